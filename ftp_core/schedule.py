@@ -1,0 +1,96 @@
+"""The sparsity schedule: which share of its tokens each transformer block skips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import overload
+
+from ftp_core.errors import ScheduleError
+
+MAX_SPARSITY = 0.95
+DEFAULT_STEP = 0.05
+
+
+def kept_count(sparsity: float, length: int) -> int:
+    """Tokens that run a block: `k = max(1, ceil((1 - s) * L))`.
+
+    Args:
+        sparsity: Share of tokens that skip the block.
+        length: Real (not padding) tokens of the row.
+    """
+    # The product of a decimal share is off by an ulp either way; without the slack ceil(0.55 * 20) would be 12.
+    return max(1, math.ceil((1.0 - sparsity) * length - 1e-9))
+
+
+class SparsitySchedule(Sequence[float]):
+    """The tuple `(s_0 ... s_{N-1})` of the shares of tokens that skip each block: immutable, hashable, printable.
+
+    Args:
+        values: One share per block, each in `[0, 0.95]`.
+
+    Raises:
+        ScheduleError: A share is not a number, lies outside the range, or there is none at all.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, values: Sequence[float]) -> None:
+        if len(values) == 0:
+            raise ScheduleError("A schedule needs one sparsity per block, but none was given.")
+        for index, value in enumerate(values):
+            if not 0.0 <= float(value) <= MAX_SPARSITY + 1e-9:
+                raise ScheduleError(
+                    f"Sparsity {value} of block {index} is outside [0, {MAX_SPARSITY}]: "
+                    "give each block the share of tokens that may skip it."
+                )
+        # Ten decimals make equal schedules equal whichever arithmetic led to them.
+        self._values = tuple(round(float(value), 10) for value in values)
+
+    @classmethod
+    def uniform(cls, sparsity: float, n_blocks: int) -> SparsitySchedule:
+        """The same sparsity in every block."""
+        return cls([sparsity] * n_blocks)
+
+    @classmethod
+    def from_levels(cls, levels: Sequence[int], step: float = DEFAULT_STEP) -> SparsitySchedule:
+        """The schedule at grid points `level * step`."""
+        return cls([level * step for level in levels])
+
+    def levels(self, step: float = DEFAULT_STEP) -> tuple[int, ...]:
+        """The nearest grid point of each block, as a count of steps."""
+        return tuple(round(value / step) for value in self._values)
+
+    @property
+    def overall(self) -> float:
+        """Overall sparsity: the mean over all blocks, what the FTP paper (arXiv 2412.11494) reports."""
+        return math.fsum(self._values) / len(self._values)
+
+    def kept_counts(self, length: int) -> tuple[int, ...]:
+        """`k_i` of every block for a row of `length` real tokens."""
+        return tuple(kept_count(value, length) for value in self._values)
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[float, ...]: ...
+    def __getitem__(self, index: int | slice) -> float | tuple[float, ...]:
+        return self._values[index]
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[float]:
+        return iter(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SparsitySchedule) and self._values == other._values
+
+    def __hash__(self) -> int:
+        return hash(self._values)
+
+    def __repr__(self) -> str:
+        return f"SparsitySchedule([{', '.join(f'{value:g}' for value in self._values)}])"
+
+    def __str__(self) -> str:
+        return f"{' '.join(f'{value:.2f}' for value in self._values)} (overall {self.overall:.1%})"

@@ -1,0 +1,81 @@
+"""What a run is asked to do, checked before any work starts."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ftp_core.distillation import DistillationConfig
+from ftp_core.schedule import MAX_SPARSITY
+from search.errors import ConfigError
+
+DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
+
+
+class RunConfig(BaseModel):
+    """Everything that a study needs to be run, stopped and resumed anywhere.
+
+    Attributes:
+        model: `demo`, a local directory, or a Hugging Face id.
+        data: `demo` or the path of a JSONL file.
+        trials: Schedules to evaluate.
+        workers: Ray actors.
+        seed: Of proposals, data splits and router training.
+        target_sparsity: Overall sparsity that every schedule must have; None searches the whole space.
+        calibration_items: Examples that a router is distilled on.
+        search_items: How many of them a trial is evaluated on.
+        validation_items: Examples that the best router is chosen on.
+        test_items: Examples that reported figures are computed on.
+        latency_batch: Rows of the timed prefill.
+        measured_points: Most points of the front that are measured.
+        repeats: How often each of them is timed.
+        router_steps: Steps of the distillation.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "demo"
+    data: str = "demo"
+    trials: int = Field(300, ge=1)
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    seed: int = 0
+    target_sparsity: float | None = Field(None, ge=0.0, le=MAX_SPARSITY)
+    calibration_items: int = Field(256, ge=1)
+    search_items: int = Field(32, ge=1)
+    validation_items: int = Field(64, ge=1)
+    test_items: int = Field(200, ge=1)
+    latency_batch: int = Field(8, ge=1)
+    measured_points: int = Field(8, ge=1)
+    repeats: int = Field(9, ge=2)
+    router_steps: int = Field(100, ge=1)
+
+    @classmethod
+    def checked(cls, **values: Any) -> RunConfig:
+        """Build a configuration; anything outside its range is one clear line.
+
+        Raises:
+            ConfigError: With the option, what it was, and what was expected.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            option = "--" + str(first["loc"][0]).replace("_", "-")
+            expected = first["msg"].replace("Input should be", "expected a number")
+            raise ConfigError(f"{option} is {first['input']!r}: {expected}.") from error
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples in each split."""
+        return {
+            "calibration": self.calibration_items,
+            "validation": self.validation_items,
+            "test": self.test_items,
+        }
+
+    @property
+    def distillation(self) -> DistillationConfig:
+        """How the router is trained."""
+        return DistillationConfig(steps=self.router_steps, seed=self.seed)

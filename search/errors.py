@@ -1,0 +1,13 @@
+"""Errors of the search: each says what was wrong, what was expected, and what to do."""
+
+
+class SearchError(Exception):
+    """Base of every error that this package raises on purpose."""
+
+
+class ConfigError(SearchError, ValueError):
+    """A run was asked for something outside its range."""
+
+
+class EvaluationError(SearchError):
+    """A worker could not evaluate a schedule, or could not start."""

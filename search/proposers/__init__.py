@@ -1,0 +1,23 @@
+"""Proposers: what to evaluate next.
+
+The engine knows them by the `Proposer` protocol alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+
+class Proposer(Protocol):
+    """Proposes levels, and learns from every finished trial, whoever proposed it."""
+
+    @property
+    def name(self) -> str:
+        """What trials are labelled with."""
+
+    def ask(self) -> tuple[int, ...]:
+        """Levels to evaluate next, inside the space."""
+
+    def tell(self, levels: Sequence[int], values: Sequence[float]) -> None:
+        """Objective values of evaluated levels, lower is better."""

@@ -1,0 +1,76 @@
+"""What all tests share: no network, the same random numbers in every run, and who may skip when."""
+
+from __future__ import annotations
+
+import os
+
+# Before anything imports torch, transformers or ray.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+    RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0",
+    RAY_DEDUP_LOGS="0",
+    RAY_USAGE_STATS_ENABLED="0",
+)
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+hypothesis.settings.register_profile("ftp", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ftp")
+
+# Programs that go by several names.
+ALIASES = {"chromium": ("chromium", "chromium-browser", "google-chrome")}
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of real models and data (SOURCES.md there says which)."""
+    folder = Path(os.environ.get("FTP_TEST_ASSETS") or ROOT.parent / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no real data at {folder}: set FTP_TEST_ASSETS to its folder")
+    return folder.resolve()
+
+
+def _find_program(name: str) -> Path | None:
+    """The program in PATH or where Debian keeps PostgreSQL's, the newest version of several."""
+    debian = sorted(
+        Path("/usr/lib/postgresql").glob("*/bin"),
+        key=lambda folder: int(folder.parent.name) if folder.parent.name.isdigit() else 0,
+        reverse=True,
+    )
+    path = os.pathsep.join([os.environ.get("PATH", os.defpath), *map(str, debian)])
+    found = (shutil.which(candidate, path=path) for candidate in ALIASES.get(name, (name,)))
+    return next((Path(program) for program in found if program), None)
+
+
+@pytest.fixture(scope="session")
+def require_system_dep() -> Callable[[str], Path]:
+    """A function that gives the path of a program; without the program it skips the test, or fails it in CI."""
+
+    def require(name: str) -> Path:
+        program = _find_program(name)
+        if program is not None:
+            return program
+        message = f"{name} is not installed: run tests/system-deps.sh"
+        if os.environ.get("FTP_REQUIRE_SYSTEM_DEPS") == "1":
+            pytest.fail(message)
+        pytest.skip(message)
+
+    return require

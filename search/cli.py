@@ -17,7 +17,9 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from search.config import DEFAULT_STORAGE, RunConfig
+from ftp_core.errors import CoreError
+from search.config import DEFAULT_STORAGE, OBJECTIVES, RunConfig
+from search.description import describe_study
 from search.errors import ConfigError, SearchError
 from search.tables import print_front, print_measurements, print_studies
 from studies import StudiesError, StudyState, StudyStore
@@ -65,8 +67,6 @@ def _options(debug: Debug = False) -> None:
 
 
 def _new_study(store: StudyStore, name: str, config: RunConfig, overwrite: bool) -> None:
-    from search.pipeline import OBJECTIVES
-
     if overwrite and any(summary.name == name for summary in store.summaries()):
         store.delete_study(name)
     store.create_study(name, config.model_dump(), OBJECTIVES)
@@ -124,7 +124,7 @@ def _continue(
     stage: Callable[[Any], None], store: StudyStore, name: str, storage: str, out: Path | None, as_json: bool
 ) -> None:
     """Run stages of an existing study's pipeline, then show and write what there is."""
-    from search.pipeline import Pipeline, describe_study
+    from search.pipeline import Pipeline
     from search.progress import ProgressView
 
     view = ProgressView(Console(stderr=True))
@@ -292,8 +292,6 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
 
     Example: ftp-search show mine --json
     """
-    from search.pipeline import describe_study
-
     with StudyStore(storage, create=False) as store:
         description = describe_study(store, name)
     if as_json:
@@ -345,7 +343,7 @@ def main() -> None:
         code = app(args=arguments, prog_name="ftp-search", standalone_mode=False)
     except (typer.TyperException, ConfigError) as error:
         _fail(error, getattr(error, "format_message", error.__str__)(), 2, debug)
-    except (SearchError, StudiesError, *_core_errors(), OSError) as error:
+    except (SearchError, StudiesError, CoreError, OSError) as error:
         _fail(error, str(error), 1, debug)
     except (KeyboardInterrupt, typer.Abort):
         print("Stopped.", file=sys.stderr)
@@ -354,12 +352,6 @@ def main() -> None:
         message = f"{type(error).__name__}: {error} (this is a defect; --debug shows where it happened)"
         _fail(error, message, 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
-
-
-def _core_errors() -> tuple[type[Exception], ...]:
-    from ftp_core.errors import CoreError
-
-    return (CoreError,)
 
 
 def _fail(error: Exception, message: str, code: int, debug: bool) -> None:

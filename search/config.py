@@ -7,11 +7,11 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ftp_core.distillation import DistillationConfig
 from ftp_core.schedule import MAX_SPARSITY
 from search.errors import ConfigError
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
+OBJECTIVES = ("kl", "latency_ms")
 
 
 class RunConfig(BaseModel):
@@ -74,8 +74,3 @@ class RunConfig(BaseModel):
             "validation": self.validation_items,
             "test": self.test_items,
         }
-
-    @property
-    def distillation(self) -> DistillationConfig:
-        """How the router is trained."""
-        return DistillationConfig(steps=self.router_steps, seed=self.seed)

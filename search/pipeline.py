@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 import torch
 
 from ftp_core.cost import LatencyProfile, measure_latency, prefill_flops, profile_latency, timing_batch
-from ftp_core.distillation import distill
+from ftp_core.distillation import DistillationConfig, distill
 from ftp_core.encoding import PromptBatch
 from ftp_core.quality import Quality, QualitySet
 from ftp_core.routing import DynamicRouter, Router, StaticRouter
@@ -39,7 +38,6 @@ from studies import (
     knee,
 )
 
-OBJECTIVES = ("kl", "latency_ms")
 _PROFILE_REPEATS = 7
 _LENGTH_MULTIPLE = 32
 
@@ -124,10 +122,10 @@ class Pipeline:
                         "compare with new ones. Restore it, or start a new study."
                     )
             model = workload.model.skipping
-            found |= {"n_blocks": model.n_blocks, "dropped_examples": workload.dropped}
             if workload.dropped:
                 self._view.console.print(f"Left out {workload.dropped} examples that exceed the model's context.")
-            self._store.set_facts(self._name, found)
+            counts = {"n_blocks": model.n_blocks, "dropped_examples": workload.dropped}
+            self._store.set_facts(self._name, found | counts)
             self._workload = workload
         return self._workload
 
@@ -242,7 +240,8 @@ class Pipeline:
         latest = self._store.latest_router(self._name)
         if latest is not None and latest.trial == chosen.number and not again:
             return
-        model, splits, config = self.workload.model.skipping, self.workload.splits, self.config.distillation
+        model, splits = self.workload.model.skipping, self.workload.splits
+        config = DistillationConfig(steps=self.config.router_steps, seed=self.config.seed)
         held_out = QualitySet(model, splits["validation"])
         with self._view.stage("Distilling the router", config.steps) as stage:
             schedule = SparsitySchedule(chosen.schedule)
@@ -336,37 +335,3 @@ def _spread(points: Sequence[TrialRecord], most: int, chosen: TrialRecord) -> li
         nearest = min(range(len(points)), key=lambda i: abs(points[i].overall_sparsity - chosen.overall_sparsity))
         points[nearest] = chosen
     return points
-
-
-def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
-    """The front of a study as plain values, with measured latency where it was measured."""
-    measured = {
-        m.trial: m.latency_ms for m in store.measurements(name) if m.variant == "static" and m.trial is not None
-    }
-    return [
-        {
-            "number": point.number,
-            "schedule": list(point.schedule),
-            "overall_sparsity": point.overall_sparsity,
-            "values": list(point.values or ()),
-            "measured_latency_ms": measured.get(point.number),
-        }
-        for point in front(store.trials(name))
-    ]
-
-
-def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
-    """A study as plain values: name, state, number of finished trials, front, measurements, chosen trial."""
-    study, trials = store.study(name), store.trials(name)
-    return {
-        "name": study.name,
-        "state": study.state.value,
-        "trials": sum(trial.state is TrialState.FINISHED for trial in trials),
-        "failed_trials": sum(trial.state is TrialState.FAILED for trial in trials),
-        "created_at": study.created_at.isoformat(),
-        "objectives": list(study.objectives),
-        "config": dict(study.config),
-        "chosen_trial": study.chosen_trial,
-        "front": front_with_latency(store, name),
-        "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in store.measurements(name)],
-    }

@@ -25,6 +25,9 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Tiny products gain nothing from threads, and lose much where they share cores with other processes.
+torch.set_num_threads(1)
+
 hypothesis.settings.register_profile("ftp", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ftp")
 

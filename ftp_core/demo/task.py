@@ -50,9 +50,9 @@ _STATEMENTS: dict[Relation, tuple[str, ...]] = {
     ),
     "owner": (
         "The {key} belongs to {value}",
-        "{value} has the {key}",
-        "{value} picked up the {key}",
-        "{value} bought the {key}",
+        "The {key} was found by {value}",
+        "The {key} is with {value}",
+        "The {key} was bought by {value}",
     ),
     "price": (
         "The {key} costs {value} coins",
@@ -62,7 +62,7 @@ _STATEMENTS: dict[Relation, tuple[str, ...]] = {
 }
 _UPDATES: dict[Relation, tuple[str, ...]] = {
     "location": ("{key} left and went to the {value}", "{key} is now in the {value}"),
-    "owner": ("{old} gave the {key} to {value}", "Now {value} has the {key}"),
+    "owner": ("The {key} was given to {value}", "Now the {key} belongs to {value}"),
     "price": ("Now the {key} costs {value} coins", "The price of the {key} went to {value} coins"),
 }
 _QUESTIONS: dict[Relation, str] = {
@@ -241,7 +241,7 @@ def make_story(split: Split, seed: int, index: int, level: Difficulty = FULL, n_
                 fact.value = rng.choice([v for v in _values(fact.relation, level.lexicon) if v != old])
                 fact.position = position
                 fact.overridden.append(old)
-                text = rng.choice(_UPDATES[fact.relation]).format(key=fact.key, value=fact.value, old=old)
+                text = rng.choice(_UPDATES[fact.relation]).format(key=fact.key, value=fact.value)
             if bare:
                 text = f"{fact.key} {fact.value}"
         tail = f" {rng.choice(_TAILS)}" if not bare and rng.random() < verbosity else ""

@@ -36,7 +36,9 @@ DEEP_BLOCKS = 12
 QUESTIONS_PER_STORY = 10
 POOL = 4
 PASS_MARK = 0.8
-ADAM_SHARE = float(os.environ.get("AS", "0.1"))
+ADAM_SHARE = 0.1
+DEEP_LR_SHARE = 0.4
+WARM_UP_STEPS = 50
 
 
 @dataclass
@@ -46,6 +48,7 @@ class Progression:
     Attributes:
         step: Optimizer steps taken.
         stage: Index into `curriculum()`.
+        in_stage: Steps taken in that stage.
         deep_step: Steps taken since the model was deepened; -1 before that.
         accuracy: Moving average of the share of questions answered right on fresh stories of the stage.
         log: `[step, stage, loss, accuracy]` of every tenth step.
@@ -53,6 +56,7 @@ class Progression:
 
     step: int = 0
     stage: int = 0
+    in_stage: int = 0
     deep_step: int = -1
     accuracy: float = 0.0
     log: list[list[float]] = field(default_factory=list)
@@ -204,11 +208,56 @@ def load_checkpoint(
     return model, opts, state
 
 
-def train(out: Path, work: Path, seed: int, deep_steps: int, batch_tokens: int, lr: float, max_minutes: float) -> None:
-    """Run or continue the curriculum, then write the finished model to `out`."""
+def learning_rate(state: Progression, peak: float, settle_steps: int, deep_steps: int) -> float:
+    """Constant over the curriculum, then one cosine at four blocks and a lower one at twelve.
+
+    The curriculum wants a rate at which accuracy stalls at about 80 %; only the decay brings it higher.
+    """
+    last = len(curriculum()) - 1
+    if state.deep_step >= 0:
+        warm_up = min(1.0, (state.deep_step + 1) / WARM_UP_STEPS)
+        return DEEP_LR_SHARE * peak * warm_up * (0.02 + 0.98 * _cosine(state.deep_step / deep_steps))
+    if state.stage == last:
+        return peak * (0.1 + 0.9 * _cosine(state.in_stage / settle_steps))
+    return peak * min(1.0, (state.step + 1) / WARM_UP_STEPS)
+
+
+def _cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def advance(
+    model: LlamaForCausalLM,
+    opts: list[torch.optim.Optimizer],
+    state: Progression,
+    settle_steps: int,
+    lr: float,
+) -> tuple[LlamaForCausalLM, list[torch.optim.Optimizer]]:
+    """After a step: go on to the next stage when this one is passed, and to twelve blocks after the last."""
+    last = len(curriculum()) - 1
+    if state.deep_step >= 0:
+        state.deep_step += 1
+    elif state.stage < last and state.in_stage >= 8 and state.accuracy > PASS_MARK:
+        state.stage, state.in_stage, state.accuracy = state.stage + 1, 0, 0.0
+    elif state.stage == last and state.in_stage >= settle_steps:
+        model, state.deep_step = deepen(model, DEEP_BLOCKS), 0
+        opts = optimizers(model, lr)
+    return model, opts
+
+
+def train(
+    out: Path,
+    work: Path,
+    seed: int,
+    settle_steps: int,
+    deep_steps: int,
+    batch_tokens: int,
+    lr: float,
+    max_minutes: float,
+) -> None:
+    """Run or continue the curriculum, then write the finished model to `out` and print its held-out accuracy."""
     torch.manual_seed(seed)
-    tokenizer = build_tokenizer(CONTEXT)
-    stages = curriculum()
+    tokenizer, stages = build_tokenizer(CONTEXT), curriculum()
     checkpoint = work / "checkpoint.safetensors"
     if checkpoint.exists():
         model, opts, state = load_checkpoint(checkpoint, len(tokenizer), lr)
@@ -216,17 +265,13 @@ def train(out: Path, work: Path, seed: int, deep_steps: int, batch_tokens: int, 
         model, state = build_model(len(tokenizer), SHALLOW_BLOCKS), Progression()
         opts = optimizers(model, lr)
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    started, last_save = time.monotonic(), time.monotonic()
+    started = last_save = time.monotonic()
     with Progress(*columns) as progress:
         bar = progress.add_task("curriculum", total=len(stages) + 1)
-        in_stage = 0
         while state.deep_step < deep_steps and time.monotonic() - started < max_minutes * 60:
-            warm_up = min(1.0, (state.step + 1) / 50)
-            if state.deep_step >= 0:
-                done = state.deep_step / deep_steps
-                warm_up = min(1.0, (state.deep_step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-            for opt, base in zip(opts, (lr, lr * ADAM_SHARE), strict=True):
-                opt.param_groups[0]["lr"] = base * warm_up
+            rate = learning_rate(state, lr, settle_steps, deep_steps)
+            for opt, share in zip(opts, (1.0, ADAM_SHARE), strict=True):
+                opt.param_groups[0]["lr"] = rate * share
             level = stages[state.stage]
             ids, marks = batch(tokenizer, seed, state.step, rows_per_batch(level, batch_tokens), level)
             loss, answer_loss, accuracy = losses(model, ids, marks)
@@ -235,37 +280,31 @@ def train(out: Path, work: Path, seed: int, deep_steps: int, batch_tokens: int, 
             for opt in opts:
                 opt.step()
                 opt.zero_grad(set_to_none=True)
-            state.step, in_stage = state.step + 1, in_stage + 1
-            state.accuracy += (accuracy - state.accuracy) * max(0.1, 1 / in_stage)
+            state.step, state.in_stage = state.step + 1, state.in_stage + 1
+            state.accuracy += (accuracy - state.accuracy) * max(0.1, 1 / state.in_stage)
             if state.step % 10 == 0:
                 state.log.append([state.step, state.stage, round(answer_loss, 4), round(state.accuracy, 4)])
                 if not progress.console.is_terminal:
-                    print(*state.log[-1], level, tuple(ids.shape), f"{time.monotonic() - started:.0f}s", flush=True)
-            if state.deep_step >= 0:
-                state.deep_step += 1
-                text, done_share = "all blocks", len(stages) + state.deep_step / deep_steps
-            elif in_stage >= 8 and state.accuracy > PASS_MARK:
-                if state.stage + 1 < len(stages):
-                    state.stage, in_stage, state.accuracy = state.stage + 1, 0, 0.0
-                else:
-                    model, state.deep_step = deepen(model, DEEP_BLOCKS), 0
-                    opts = optimizers(model, lr)
-                text, done_share = f"stage {state.stage}", state.stage
-            else:
-                text, done_share = f"stage {state.stage}", state.stage
-            progress.update(
-                bar,
-                completed=done_share,
-                description=f"{text}  step {state.step}  loss {answer_loss:.3f}  right {state.accuracy:.1%}",
-            )
+                    elapsed = time.monotonic() - started
+                    print(
+                        f"step {state.step}  stage {state.stage}  deep {state.deep_step}  loss {answer_loss:.3f}  "
+                        f"right {state.accuracy:.1%}  {elapsed:.0f} s",
+                        flush=True,
+                    )
+            model, opts = advance(model, opts, state, settle_steps, lr)
+            done = state.stage + max(0, state.deep_step) / deep_steps + (state.deep_step >= 0)
+            text = f"step {state.step}  loss {answer_loss:.3f}  right {state.accuracy:.1%}"
+            progress.update(bar, completed=done, description=text)
             if time.monotonic() - last_save > 60:
                 save_checkpoint(checkpoint, model, opts, state)
                 last_save = time.monotonic()
     save_checkpoint(checkpoint, model, opts, state)
-    if state.deep_step >= deep_steps:
-        model.bfloat16().save_pretrained(out)
-        tokenizer.save_pretrained(out)
-        print(f"wrote {out}")
+    if state.deep_step < deep_steps:
+        print(f"stopped at step {state.step}; the same command goes on from {checkpoint}")
+        return
+    model.bfloat16().save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    print(f"wrote {out}")
 
 
 def main() -> None:
@@ -274,12 +313,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("demo-training/model"), help="where the model goes")
     parser.add_argument("--work", type=Path, default=Path("demo-training"), help="where the checkpoint is kept")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--deep-steps", type=int, default=800, help="steps with all twelve blocks")
-    parser.add_argument("--batch-tokens", type=int, default=6144, help="tokens in a step, about")
-    parser.add_argument("--lr", type=float, default=0.01, help="of Muon; AdamW's is a tenth of it")
+    parser.add_argument("--settle-steps", type=int, default=400, help="steps at full difficulty with four blocks")
+    parser.add_argument("--deep-steps", type=int, default=500, help="steps with all twelve blocks")
+    parser.add_argument("--batch-tokens", type=int, default=2500, help="tokens in a step, about")
+    parser.add_argument("--lr", type=float, default=0.02, help="of Muon; AdamW's is a tenth of it")
     parser.add_argument("--max-minutes", type=float, default=math.inf, help="stop after this long; run again to go on")
     args = parser.parse_args()
-    train(args.out, args.work, args.seed, args.deep_steps, args.batch_tokens, args.lr, args.max_minutes)
+    train(**vars(args))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,42 @@
+"""A study as plain values, for tables and for `--json`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from studies import StudyStore, TrialState, front
+
+
+def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
+    """The front of a study as plain values, with measured latency where it was measured."""
+    measured = {
+        m.trial: m.latency_ms for m in store.measurements(name) if m.variant == "static" and m.trial is not None
+    }
+    return [
+        {
+            "number": point.number,
+            "schedule": list(point.schedule),
+            "overall_sparsity": point.overall_sparsity,
+            "values": list(point.values or ()),
+            "measured_latency_ms": measured.get(point.number),
+        }
+        for point in front(store.trials(name))
+    ]
+
+
+def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
+    """A study as plain values: name, state, number of finished trials, front, measurements, chosen trial."""
+    study, trials = store.study(name), store.trials(name)
+    return {
+        "name": study.name,
+        "state": study.state.value,
+        "trials": sum(trial.state is TrialState.FINISHED for trial in trials),
+        "failed_trials": sum(trial.state is TrialState.FAILED for trial in trials),
+        "created_at": study.created_at.isoformat(),
+        "objectives": list(study.objectives),
+        "config": dict(study.config),
+        "chosen_trial": study.chosen_trial,
+        "front": front_with_latency(store, name),
+        "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in store.measurements(name)],
+    }

@@ -1,0 +1,109 @@
+"""The Pareto front of a study: which trials no other beats, how much they cover, and which one to take."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+from studies.records import TrialRecord, TrialState
+
+_HALF_STEP = 0.026
+
+
+def _comparable(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Finished trials at full fidelity: only those compare with each other."""
+    return [t for t in trials if t.state is TrialState.FINISHED and t.values is not None and t.fidelity == 1.0]
+
+
+def _points(trials: Sequence[TrialRecord]) -> NDArray[np.float64]:
+    return np.array([trial.values for trial in trials], dtype=float)
+
+
+def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The non-dominated trials, lowest first objective first; of trials with equal values the earliest."""
+    comparable = _comparable(trials)
+    if not comparable:
+        return []
+    kept = moocore.is_nondominated(_points(comparable))
+    points = [trial for trial, keep in zip(comparable, kept, strict=True) if keep]
+    return sorted(points, key=lambda trial: trial.values or ())
+
+
+def reference_point(trials: Sequence[TrialRecord]) -> tuple[float, ...]:
+    """The corner that hypervolume is measured from: a tenth of the range beyond the worst value of each objective.
+
+    Raises:
+        ValueError: No trial has finished.
+    """
+    comparable = _comparable(trials)
+    if not comparable:
+        raise ValueError("No trial has finished: there is nothing to measure hypervolume from.")
+    points = _points(comparable)
+    worst, best = points.max(0), points.min(0)
+    return tuple((worst + 0.1 * np.where(worst > best, worst - best, 1.0)).tolist())
+
+
+def hypervolume(trials: Sequence[TrialRecord], reference: Sequence[float]) -> float:
+    """Volume that the front dominates, up to `reference`; higher is better."""
+    points = front(trials)
+    return float(moocore.hypervolume(_points(points), ref=list(reference))) if points else 0.0
+
+
+def hypervolume_history(trials: Sequence[TrialRecord], reference: Sequence[float]) -> list[float]:
+    """Hypervolume after each finished trial."""
+    history: list[float] = []
+    best: list[TrialRecord] = []
+    for trial in _comparable(trials):
+        candidate = front([*best, trial])
+        # A trial that does not enter the front changes nothing.
+        changed = any(point is trial for point in candidate)
+        best = candidate if changed else best
+        history.append(hypervolume(best, reference) if changed or not history else history[-1])
+    return history
+
+
+def knee(points: Sequence[TrialRecord]) -> TrialRecord:
+    """The point that lies furthest below the line between the ends of a two-objective front.
+
+    Both objectives are scaled to [0, 1] over the front first. Where no point lies below the line (fewer than three
+    points, or a front that bulges outwards), the one closest to the ideal corner is taken.
+
+    Args:
+        points: A front, as `front` returns it.
+
+    Raises:
+        ValueError: The front is empty.
+    """
+    if not points:
+        raise ValueError("The front is empty: no trial has finished.")
+    values = _points(points)
+    span = values.max(0) - values.min(0)
+    scaled = (values - values.min(0)) / np.where(span > 0, span, 1.0)
+    # On the line between (0, 1) and (1, 0) the coordinates add up to 1.
+    below = 1.0 - scaled.sum(1)
+    if len(points) >= 3 and below.max() > 0:
+        return points[int(below.argmax())]
+    return points[int(np.square(scaled).sum(1).argmin())]
+
+
+def closest_to_sparsity(points: Sequence[TrialRecord], target: float) -> TrialRecord:
+    """The point with the lowest first objective among those at a target overall sparsity.
+
+    Args:
+        points: A front, as `front` returns it.
+        target: Overall sparsity. Points within half a grid step count as being at it; if there are none, those nearest.
+
+    Raises:
+        ValueError: The front is empty.
+    """
+    if not points:
+        raise ValueError("The front is empty: no trial has finished.")
+    nearest = min(abs(point.overall_sparsity - target) for point in points)
+    reach = max(_HALF_STEP, nearest + 1e-9)
+    return min(
+        (point for point in points if abs(point.overall_sparsity - target) <= reach),
+        key=lambda point: point.values or (),
+    )

@@ -1,0 +1,155 @@
+"""Wrong input is one clear line before any work starts, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from search.config import OBJECTIVES, RunConfig
+from studies import StudyState, StudyStore, TrialRecord, TrialState
+from tests.search.command import Result, run_here
+
+Run = Callable[..., Result]
+COMMANDS = ("run", "search", "resume", "distill", "report", "studies", "show", "delete", "export")
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    return lambda *arguments: run_here(monkeypatch, capsys, tmp_path, *arguments)
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    """A finished search in the default database of `tmp_path`."""
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.create_study("mine", RunConfig(workers=1).model_dump(), OBJECTIVES)
+        for number, (level, values) in enumerate([(0.0, (0.0, 10.0)), (0.5, (0.3, 6.0)), (0.2, (0.4, 9.0))]):
+            store.append_trial(
+                "mine",
+                TrialRecord(
+                    number=number,
+                    schedule=(level,) * 12,
+                    values=values,
+                    state=TrialState.FINISHED,
+                    fidelity=1.0,
+                    proposer="deap",
+                    seconds=0.1,
+                    finished_at=datetime.now(UTC),
+                ),
+            )
+        store.choose_trial("mine", 1)
+        store.set_state("mine", StudyState.FINISHED)
+    return "mine"
+
+
+BAD: list[tuple[list[str], int, str]] = [
+    (["run", "--model", "./nowhere"], 1, "No model at './nowhere'"),
+    (["run", "--model", "no-such-user/no-such-model"], 1, "Cannot find the model 'no-such-user/no-such-model'"),
+    (["run", "--data", "nowhere.jsonl"], 1, "nowhere.jsonl"),
+    (["run", "--data", "empty.jsonl"], 1, "empty.jsonl"),
+    (["run", "--data", "bad.jsonl"], 1, "line 2"),
+    (["run", "--target-sparsity", "0.96"], 2, "--target-sparsity is 0.96"),
+    (["run", "--target-sparsity", "-0.1"], 2, "--target-sparsity is -0.1"),
+    (["run", "--trials", "0"], 2, "--trials is 0"),
+    (["run", "--workers", "0"], 2, "--workers is 0"),
+    (["run", "--trials", "many"], 2, "--trials"),
+    (["run", "--name", " "], 2, "--name"),
+    (["run", "--storage", "sqlite:////no/such/folder/studies.db"], 1, "studies.db"),
+    (["run", "--storage", "studies.db"], 1, "sqlite:///"),
+    (["run", "--storage", "mongodb://localhost/studies"], 1, "mongodb"),
+    (["run", "--no-such-option"], 2, "--no-such-option"),
+    (["search", "--trials", "0"], 2, "--trials is 0"),
+    (["resume", "nobody"], 1, "ftp-studies.db"),
+    (["show", "nobody"], 1, "ftp-studies.db"),
+    (["delete", "nobody"], 1, "ftp-studies.db"),
+    (["studies"], 1, "ftp-studies.db"),
+    (["export", "nobody"], 2, "DIR"),
+    (["no-such-command"], 2, "no-such-command"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "code", "words"), BAD, ids=[" ".join(arguments) for arguments, _, _ in BAD])
+def test_wrong_input_is_one_line_and_leaves_nothing(
+    run: Run, tmp_path: Path, arguments: list[str], code: int, words: str
+) -> None:
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": " b"}\n{"text": "c"}\n')
+    before = sorted(tmp_path.iterdir())
+    result = run(*arguments)
+    assert result.code == code
+    assert words in result.err
+    assert result.err.count("\n") == 1 and "Traceback" not in result.err
+    assert result.out == ""
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_study_name_that_exists_is_refused_and_the_study_kept(run: Run, study: str) -> None:
+    result = run("run", "--name", study)
+    assert result.code == 1 and "'mine'" in result.err and result.err.count("\n") == 1
+    assert run("show", study, "--json").json()["trials"] == 3
+
+
+def test_a_study_that_does_not_exist_is_named_beside_those_that_do(run: Run, study: str) -> None:
+    for arguments in (["show", "other"], ["resume", "other"], ["report", "other"], ["export", "other", "somewhere"]):
+        result = run(*arguments)
+        assert result.code == 1 and "'other'" in result.err and study in result.err
+
+
+def test_a_resume_below_one_trial_changes_nothing(run: Run, study: str) -> None:
+    assert run("resume", study, "--trials", "0").code == 2
+    assert run("show", study, "--json").json()["config"]["trials"] == RunConfig().trials
+
+
+def test_show_prints_one_object_with_the_front(run: Run, study: str) -> None:
+    shown = run("show", study, "--json").json()
+    assert (shown["name"], shown["state"], shown["trials"]) == ("mine", "finished", 3)
+    assert [point["number"] for point in shown["front"]] == [0, 1, 2]
+    assert shown["front"][1] == {
+        "number": 1,
+        "schedule": [0.5] * 12,
+        "overall_sparsity": 0.5,
+        "values": [0.3, 6.0],
+        "measured_latency_ms": None,
+    }
+
+
+def test_show_and_studies_print_tables(run: Run, study: str) -> None:
+    assert "Pareto front of mine" in run("show", study).out
+    assert "mine" in run("studies").out
+    listed = run("studies", "--json").json()
+    assert [(row["name"], row["trials"], row["state"]) for row in listed] == [("mine", 3, "finished")]
+
+
+def test_a_search_without_measurements_can_be_reported_and_exported(run: Run, study: str, tmp_path: Path) -> None:
+    assert run("report", study).code == 0
+    assert (tmp_path / "ftp-out/mine/report.html").stat().st_size > 1_000_000
+    assert run("export", study, "pruned").code == 0
+    exported = json.loads((tmp_path / "pruned/schedule.json").read_text())
+    assert exported["schedule"] == [0.5] * 12 and exported["router"] is None
+    assert json.loads((tmp_path / "pruned/config.json").read_text())["num_hidden_layers"] == 12
+
+
+def test_delete_removes_the_study(run: Run, study: str) -> None:
+    assert run("delete", study).code == 0
+    assert run("studies", "--json").json() == []
+    assert run("show", study).code == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.code == 0 and f"Example: ftp-search {command}" in result.out
+
+
+def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["ftp-search", "run", "--data", "nowhere.jsonl", "--debug"])
+    from ftp_core.errors import DataError
+    from search.cli import main
+
+    with pytest.raises(DataError):
+        main()

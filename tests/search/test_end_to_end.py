@@ -1,0 +1,96 @@
+"""The whole path, as a user walks it: real model, real workers, real database."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from ftp_core.routing import DynamicRouter
+from studies import StudyStore
+from tests.search.command import COMMAND, run_process
+
+# Ray workers load torch first; under load that takes its time.
+pytestmark = pytest.mark.timeout(600)
+
+
+def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> None:
+    result = run_process("run", "--name", "small", "--trials", "12", "--workers", "2", "--json", cwd=tmp_path)
+    assert result.code == 0, result.err
+    shown = result.json()
+    assert shown["trials"] == 12 and shown["state"] == "finished"
+    variants = [m["variant"] for m in shown["measurements"]]
+    assert {"dense", "uniform", "static", "dynamic"} == set(variants)
+    dense = next(m for m in shown["measurements"] if m["variant"] == "dense")
+    assert dense["kl"] < 1e-6 and dense["accuracy"] >= 0.95
+    chosen = next(point for point in shown["front"] if point["number"] == shown["chosen_trial"])
+    assert chosen["measured_latency_ms"] > 0
+    assert all(Path(tmp_path, path).is_file() for path in shown["written"])
+
+    assert run_process("export", "small", "pruned", cwd=tmp_path).code == 0
+    DynamicRouter.from_bytes((tmp_path / "pruned/router.safetensors").read_bytes())
+    assert json.loads((tmp_path / "pruned/schedule.json").read_text())["schedule"] == chosen["schedule"]
+
+    resumed = run_process("resume", "small", "--trials", "20", "--json", cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
+        trials = store.trials("small")
+    assert [trial.number for trial in trials] == list(range(20))
+    assert len({trial.schedule for trial in trials}) == 20
+
+
+def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'ftp-studies.db'}"
+    running = subprocess.Popen(
+        [*COMMAND, "search", "--name", "long", "--trials", "100000", "--workers", "1"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        while running.poll() is None:
+            time.sleep(0.2)
+            if Path(tmp_path, "ftp-studies.db").exists():
+                with StudyStore(url, create=False) as store:
+                    if any(s.n_trials >= 3 for s in store.summaries()):
+                        break
+        running.send_signal(signal.SIGINT)
+        _, err = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130
+    assert "ftp-search resume long" in err and "Traceback" not in err
+    with StudyStore(url, create=False) as store:
+        kept = store.trials("long")
+        assert store.study("long").state == "stopped" and len(kept) >= 3
+    more = str(len(kept) + 4)
+    resumed = run_process("resume", "long", "--trials", more, "--workers", "1", "--json", cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    with StudyStore(url, create=False) as store:
+        assert store.trials("long")[: len(kept)] == kept
+        assert store.n_trials("long") == len(kept) + 4
+
+
+def test_a_real_checkpoint_with_text_from_the_user_goes_all_the_way(tmp_path: Path, assets: Path) -> None:
+    lines = (assets / "data/wikitext2-valid-300k.txt").read_text().splitlines()
+    paragraphs = [line.split() for line in lines if len(line.split()) > 60][:120]
+    rows = [{"prompt": " ".join(words[:40]), "completion": " " + " ".join(words[40:52])} for words in paragraphs]
+    (tmp_path / "wiki.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run_process(
+        *("run", "--name", "wiki", "--model", assets / "models/stories260K", "--data", "wiki.jsonl"),
+        *("--trials", "16", "--workers", "2", "--target-sparsity", "0.3", "--json"),
+        cwd=tmp_path,
+    )
+    assert result.code == 0, result.err
+    shown = result.json()
+    assert len(shown["front"]) >= 1
+    # The target is met on the grid: five blocks in steps of 0.05.
+    assert all(abs(point["overall_sparsity"] - 0.3) < 0.006 for point in shown["front"])
+    assert all(measured["accuracy"] is None for measured in shown["measurements"])
+    assert (tmp_path / "ftp-out/wiki/report.html").is_file()

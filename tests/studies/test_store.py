@@ -1,0 +1,224 @@
+"""What a store is given it gives back, and it says clearly what it cannot do."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from studies import (
+    Measurement,
+    RouterRun,
+    StorageError,
+    StudyExistsError,
+    StudyNotFoundError,
+    StudyState,
+    StudyStore,
+    TrialState,
+)
+from tests.studies.records import trial
+
+MEASUREMENT = Measurement(
+    variant="static",
+    trial=3,
+    schedule=(0.1, 0.2),
+    kl=0.5,
+    perplexity=2.0,
+    accuracy=0.9,
+    accuracy_low=0.8,
+    accuracy_high=0.95,
+    n_items=100,
+    latency_ms=5.0,
+    latency_low_ms=4.5,
+    latency_high_ms=6.0,
+    repeats=9,
+    batch=8,
+    length=256,
+    flops=1e9,
+)
+ROUTER = RouterRun(
+    trial=3,
+    schedule=(0.1, 0.2),
+    config={"lr": 0.01},
+    curves={"step": [0, 1], "loss": [1.0, 0.5]},
+    weights=b"weights",
+    sha256=hashlib.sha256(b"weights").hexdigest(),
+    seconds=1.5,
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'studies.db'}"
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[StudyStore]:
+    with StudyStore(url) as store:
+        store.create_study("one", {"model": "demo", "data": "demo", "trials": 3}, ("kl", "latency_ms"))
+        yield store
+
+
+def test_a_new_study_has_nothing_but_its_configuration(store: StudyStore) -> None:
+    study = store.study("one")
+    assert study.config == {"model": "demo", "data": "demo", "trials": 3}
+    assert (study.state, study.objectives, study.facts, study.chosen_trial) == (
+        "created",
+        ("kl", "latency_ms"),
+        {},
+        None,
+    )
+    assert study.created_at.tzinfo is not None
+    assert store.trials("one") == []
+    assert store.latest_router("one") is None
+
+
+@given(
+    schedule=st.lists(st.floats(0, 0.95), min_size=1, max_size=40).map(tuple),
+    values=st.tuples(st.floats(allow_nan=False, allow_infinity=False), st.floats(0, 1e6)),
+    error=st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30),
+)
+def test_trials_come_back_bit_for_bit(schedule: tuple[float, ...], values: tuple[float, float], error: str) -> None:
+    with StudyStore("sqlite://") as store:
+        store.create_study("s", {}, ("a", "b"))
+        kept = [
+            trial(0, values, schedule),
+            replace(trial(1, None, schedule), error=error),
+        ]
+        for record in reversed(kept):
+            store.append_trial("s", record)
+        assert store.trials("s") == kept
+        assert store.n_trials("s") == 2
+
+
+def test_everything_else_comes_back_as_it_was_given(store: StudyStore) -> None:
+    store.replace_measurements("one", [replace(MEASUREMENT, variant="dense")])
+    store.replace_measurements("one", [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)])
+    assert store.measurements("one") == [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)]
+    later = replace(ROUTER, trial=4)
+    store.add_router_run("one", ROUTER)
+    store.add_router_run("one", later)
+    assert store.router_runs("one") == [ROUTER, later]
+    assert store.latest_router("one") == later
+    store.set_facts("one", {"n_blocks": 2})
+    store.set_facts("one", {"profile": {"a": [1.5]}})
+    store.choose_trial("one", 3)
+    store.set_state("one", StudyState.STOPPED)
+    store.set_config("one", {"model": "x", "data": "y"})
+    study = store.study("one")
+    assert study.facts == {"n_blocks": 2, "profile": {"a": [1.5]}}
+    assert (study.chosen_trial, study.state) == (3, StudyState.STOPPED)
+    summary = store.summaries()[0]
+    assert (summary.name, summary.n_trials, summary.model, summary.data) == ("one", 0, "x", "y")
+
+
+def test_what_was_stored_is_there_for_the_next_process(store: StudyStore, url: str) -> None:
+    store.append_trial("one", trial(0, (1.0, 2.0)))
+    with StudyStore(url, create=False) as other:
+        assert other.trials("one") == store.trials("one")
+
+
+def test_a_trial_number_is_given_once(store: StudyStore) -> None:
+    store.append_trial("one", trial(0, (1.0, 2.0)))
+    with pytest.raises(StorageError, match="trial 0 already"):
+        store.append_trial("one", trial(0, (3.0, 4.0)))
+    assert store.trials("one")[0].values == (1.0, 2.0)
+
+
+@pytest.mark.parametrize("values", [(float("nan"), 1.0), (float("inf"), 1.0)])
+def test_a_finished_trial_needs_finite_values(store: StudyStore, values: tuple[float, float]) -> None:
+    with pytest.raises(ValueError, match="record it as failed"):
+        store.append_trial("one", trial(0, values))
+    with pytest.raises(ValueError, match="record it as failed"):
+        store.append_trial("one", replace(trial(0, None), state=TrialState.FINISHED))
+    assert store.n_trials("one") == 0
+
+
+def test_deleting_a_study_deletes_all_it_remembers(store: StudyStore, tmp_path: Path) -> None:
+    store.append_trial("one", trial(0, (1.0, 2.0)))
+    store.replace_measurements("one", [MEASUREMENT])
+    store.add_router_run("one", ROUTER)
+    store.delete_study("one")
+    assert store.summaries() == []
+    with sqlite3.connect(tmp_path / "studies.db") as raw:
+        for table in ("trial", "measurement", "router_run"):
+            assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+def test_names_are_unique_and_unknown_ones_are_answered_with_those_there_are(store: StudyStore) -> None:
+    with pytest.raises(StudyExistsError, match="ftp-search resume one"):
+        store.create_study("one", {}, ("kl",))
+    for call in (store.study, store.trials, store.delete_study, store.router_runs):
+        with pytest.raises(StudyNotFoundError, match=r"no study 'onee'.*there are 'one'"):
+            call("onee")
+
+
+def test_an_altered_router_is_found_out(store: StudyStore, tmp_path: Path) -> None:
+    store.add_router_run("one", ROUTER)
+    with sqlite3.connect(tmp_path / "studies.db") as raw:
+        raw.execute("UPDATE router_run SET weights = x'00'")
+    with pytest.raises(StorageError, match="altered"):
+        store.latest_router("one")
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("studies.db", "write sqlite:///PATH"),
+        ("mysql://root:secret@localhost/x", "'mysql' are not supported"),
+        ("sqlite:////no/such/folder/studies.db", "does not exist"),
+        ("postgresql+psycopg://user:secret@127.0.0.1:1/x", "refused"),
+    ],
+)
+def test_a_database_that_cannot_be_opened_is_one_clear_line(url: str, words: str) -> None:
+    with pytest.raises(StorageError, match=words) as error:
+        StudyStore(url)
+    assert "\n" not in str(error.value)
+    assert "secret" not in str(error.value)
+
+
+def test_reading_does_not_make_a_database(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="run a study first"):
+        StudyStore(f"sqlite:///{tmp_path / 'none.db'}", create=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "letter.txt"
+    file.write_text("Dear database, " * 100)
+    with pytest.raises(StorageError, match="not a database"):
+        StudyStore(f"sqlite:///{file}")
+    assert file.read_text().startswith("Dear database")
+
+
+def test_another_schema_version_is_refused(store: StudyStore, tmp_path: Path, url: str) -> None:
+    with sqlite3.connect(tmp_path / "studies.db") as raw:
+        raw.execute("UPDATE schema_version SET version = 99")
+    with pytest.raises(StorageError, match="schema version 99, but this program reads version 1"):
+        StudyStore(url)
+
+
+def _append(url: str, name: str) -> None:
+    with StudyStore(url) as store:
+        for number in range(50):
+            store.append_trial(name, trial(number, (1.0, 2.0)))
+
+
+def test_two_processes_write_to_one_file(store: StudyStore, url: str) -> None:
+    store.create_study("two", {}, ("kl", "latency_ms"))
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_append, args=(url, name)) for name in ("one", "two")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [store.n_trials(name) for name in ("one", "two")] == [50, 50]

@@ -18,13 +18,19 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from ftp_core.errors import CoreError
-from search.config import DEFAULT_STORAGE, OBJECTIVES, RunConfig
+from search.config import (
+    DEFAULT_ROUTER_STEPS,
+    DEFAULT_STORAGE,
+    DEFAULT_TEST_ITEMS,
+    DEFAULT_TRIALS,
+    OBJECTIVES,
+    RunConfig,
+)
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
 from search.tables import print_front, print_measurements, print_studies
 from studies import StudiesError, StudyState, StudyStore
 
-DEMO_TRIALS = 300
 INTERRUPTED = 130
 
 app = typer.Typer(
@@ -57,6 +63,8 @@ Target = Annotated[
     float | None,
     typer.Option("--target-sparsity", metavar="X", help="Overall sparsity to search at.", show_default="the knee"),
 ]
+RouterSteps = Annotated[int, typer.Option("--router-steps", metavar="N", help="Steps of the router's training.")]
+TestItems = Annotated[int, typer.Option("--test-items", metavar="N", help="Items that reported figures rest on.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete a study of this name first.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -161,50 +169,54 @@ def _report(store: StudyStore, name: str, out: Path | None) -> list[Path]:
     return list(write_report(data, out or Path("ftp-out") / name))
 
 
-@app.command()
-def run(
-    name: Name = "study",
-    model: Model = "demo",
-    data: Data = "demo",
-    trials: Trials = DEMO_TRIALS,
-    workers: Workers = None,
-    seed: Seed = 0,
-    target_sparsity: Target = None,
-    storage: Storage = DEFAULT_STORAGE,
-    out: Out = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Search schedules, distil a router on the best, measure the front, write a report.
+def _new_study_command(stage: Callable[[Any], None]) -> Callable[..., None]:
+    """`run` and `search` take the same options and differ in the stages that they go through."""
+
+    def command(
+        name: Name = "study",
+        model: Model = "demo",
+        data: Data = "demo",
+        trials: Trials = DEFAULT_TRIALS,
+        workers: Workers = None,
+        seed: Seed = 0,
+        target_sparsity: Target = None,
+        router_steps: RouterSteps = DEFAULT_ROUTER_STEPS,
+        test_items: TestItems = DEFAULT_TEST_ITEMS,
+        storage: Storage = DEFAULT_STORAGE,
+        out: Out = None,
+        overwrite: Overwrite = False,
+        as_json: AsJson = False,
+        debug: Debug = False,
+    ) -> None:
+        config = _checked_config(
+            model,
+            data,
+            workers,
+            trials=trials,
+            seed=seed,
+            target_sparsity=target_sparsity,
+            router_steps=router_steps,
+            test_items=test_items,
+        )
+        _start(stage, name, storage, out, overwrite, as_json, config)
+
+    return command
+
+
+app.command(
+    "run",
+    help="""Search schedules, distil a router on the best, measure the front, write a report.
 
     Example: ftp-search run --name mine --model ./my-llama --data train.jsonl --target-sparsity 0.3
-    """
-    config = _checked_config(model, data, workers, trials=trials, seed=seed, target_sparsity=target_sparsity)
-    _start(lambda pipeline: pipeline.run(), name, storage, out, overwrite, as_json, config)
-
-
-@app.command()
-def search(
-    name: Name = "study",
-    model: Model = "demo",
-    data: Data = "demo",
-    trials: Trials = DEMO_TRIALS,
-    workers: Workers = None,
-    seed: Seed = 0,
-    target_sparsity: Target = None,
-    storage: Storage = DEFAULT_STORAGE,
-    out: Out = None,
-    overwrite: Overwrite = False,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Search schedules only; `resume` or `distill` go on from there.
+    """,
+)(_new_study_command(lambda pipeline: pipeline.run()))
+app.command(
+    "search",
+    help="""Search schedules only; `resume` goes on with distillation and measurement.
 
     Example: ftp-search search --name mine --trials 500 --workers 4
-    """
-    config = _checked_config(model, data, workers, trials=trials, seed=seed, target_sparsity=target_sparsity)
-    _start(lambda pipeline: pipeline.search_only(), name, storage, out, overwrite, as_json, config)
+    """,
+)(_new_study_command(lambda pipeline: pipeline.search_only()))
 
 
 @app.command()

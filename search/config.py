@@ -12,6 +12,9 @@ from search.errors import ConfigError
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
 OBJECTIVES = ("kl", "latency_ms")
+DEFAULT_TRIALS = 300
+DEFAULT_ROUTER_STEPS = 100
+DEFAULT_TEST_ITEMS = 200
 
 
 class RunConfig(BaseModel):
@@ -38,18 +41,18 @@ class RunConfig(BaseModel):
 
     model: str = "demo"
     data: str = "demo"
-    trials: int = Field(300, ge=1)
+    trials: int = Field(DEFAULT_TRIALS, ge=1)
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
     seed: int = 0
     target_sparsity: float | None = Field(None, ge=0.0, le=MAX_SPARSITY)
     calibration_items: int = Field(256, ge=1)
     search_items: int = Field(32, ge=1)
     validation_items: int = Field(64, ge=1)
-    test_items: int = Field(200, ge=1)
+    test_items: int = Field(DEFAULT_TEST_ITEMS, ge=1)
     latency_batch: int = Field(8, ge=1)
     measured_points: int = Field(8, ge=1)
     repeats: int = Field(9, ge=2)
-    router_steps: int = Field(100, ge=1)
+    router_steps: int = Field(DEFAULT_ROUTER_STEPS, ge=1)
 
     @classmethod
     def checked(cls, **values: Any) -> RunConfig:

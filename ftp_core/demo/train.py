@@ -24,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from ftp_core.demo.evaluate import accuracy_by_distance, print_accuracy
 from ftp_core.demo.task import FULL, Difficulty, Story, make_story
 from ftp_core.demo.tokenizer import build_tokenizer
 
@@ -304,7 +305,9 @@ def train(
         return
     model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
-    print(f"wrote {out}")
+    print(f"wrote {out}; its held-out accuracy:")
+    # What was written, with its weights rounded to bf16, is what is judged.
+    print_accuracy(accuracy_by_distance(model.float(), tokenizer, "validation", seed, per_distance=50))
 
 
 def main() -> None:

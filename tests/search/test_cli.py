@@ -107,7 +107,7 @@ def test_a_resume_below_one_trial_changes_nothing(run: Run, study: str) -> None:
 def test_show_prints_one_object_with_the_front(run: Run, study: str) -> None:
     shown = run("show", study, "--json").json()
     assert (shown["name"], shown["state"], shown["trials"]) == ("mine", "finished", 3)
-    assert [point["number"] for point in shown["front"]] == [0, 1, 2]
+    assert [point["number"] for point in shown["front"]] == [0, 1]
     assert shown["front"][1] == {
         "number": 1,
         "schedule": [0.5] * 12,

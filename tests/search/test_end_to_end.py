@@ -19,7 +19,8 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> None:
-    result = run_process("run", "--name", "small", "--trials", "12", "--workers", "2", "--json", cwd=tmp_path)
+    few = ("--router-steps", "20", "--test-items", "60")
+    result = run_process("run", "--name", "small", "--trials", "12", "--workers", "2", *few, "--json", cwd=tmp_path)
     assert result.code == 0, result.err
     shown = result.json()
     assert shown["trials"] == 12 and shown["state"] == "finished"
@@ -85,6 +86,7 @@ def test_a_real_checkpoint_with_text_from_the_user_goes_all_the_way(tmp_path: Pa
     result = run_process(
         *("run", "--name", "wiki", "--model", assets / "models/stories260K", "--data", "wiki.jsonl"),
         *("--trials", "16", "--workers", "2", "--target-sparsity", "0.3", "--json"),
+        *("--router-steps", "20", "--test-items", "24"),
         cwd=tmp_path,
     )
     assert result.code == 0, result.err

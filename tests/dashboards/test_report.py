@@ -1,0 +1,229 @@
+"""The report shows what was remembered, opens offline, and is honest about what is missing or bad."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dashboards import (
+    ReportData,
+    comparison_figure,
+    hypervolume_figure,
+    pareto_figure,
+    render_report,
+    schedule_heatmap,
+    search_figure,
+    training_figure,
+    write_report,
+)
+from dashboards.figures import VARIANT_COLOURS
+from dashboards.report import summary_sentences
+from studies import Measurement, RouterRun, StudyRecord, StudyState, TrialRecord, front
+from tests.studies.records import trial
+
+STUDY = StudyRecord(
+    name="fake",
+    state=StudyState.FINISHED,
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    config={"model": "demo", "data": "demo"},
+    objectives=("kl", "latency_ms"),
+    facts={"n_blocks": 2},
+    chosen_trial=1,
+)
+TRIALS = [
+    trial(0, (0.0, 10.0), (0.0, 0.0)),
+    trial(1, (0.1, 6.0), (0.2, 0.6)),
+    trial(2, (0.9, 5.5), (0.7, 0.7)),
+    trial(3, (0.5, 9.0), (0.6, 0.0)),
+    trial(4, None),
+]
+ROUTER = RouterRun(
+    trial=1,
+    schedule=(0.2, 0.6),
+    config={"lr": 0.01},
+    curves={
+        "step": [0, 1, 2],
+        "loss": [1.0, 0.7, 0.6],
+        "guide": [0.5, 0.4, 0.4],
+        "sparsity": [0.0, 0.0, 0.0],
+        "distill": [0.5, 0.3, 0.2],
+        "held_out_step": [2],
+        "held_out_kl": [0.05],
+    },
+    weights=b"",
+    sha256="0" * 64,
+    seconds=3.0,
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+def measured(variant: str, number: int | None, schedule: tuple[float, ...], kl: float, ms: float) -> Measurement:
+    return Measurement(
+        variant=variant,
+        trial=number,
+        schedule=schedule,
+        kl=kl,
+        perplexity=1.2,
+        accuracy=0.98 - kl,
+        accuracy_low=0.9 - kl,
+        accuracy_high=0.99 - kl,
+        n_items=200,
+        latency_ms=ms,
+        latency_low_ms=ms - 0.5,
+        latency_high_ms=ms + 1,
+        repeats=9,
+        batch=8,
+        length=256,
+        flops=1e9 * ms,
+    )
+
+
+MEASURED = [
+    measured("dense", None, (0.0, 0.0), 0.0, 10.0),
+    measured("uniform", None, (0.4, 0.4), 0.4, 6.3),
+    measured("static", 0, (0.0, 0.0), 0.0, 10.1),
+    measured("static", 1, (0.2, 0.6), 0.1, 6.1),
+    measured("dynamic", 1, (0.2, 0.6), 0.05, 6.2),
+]
+DATA = ReportData(STUDY, TRIALS, MEASURED, [ROUTER])
+
+
+def test_pareto_shows_every_measurement_in_its_variants_colour_and_rings_the_chosen_one() -> None:
+    figure = pareto_figure(MEASURED, chosen_trial=1)
+    traces = {trace.name: trace for trace in figure.data}
+    static = traces["searched schedules, static router"]
+    assert list(static.x) == [6.1, 10.1]
+    assert list(static.y) == pytest.approx([0.88, 0.98])
+    assert static.marker.color == VARIANT_COLOURS["static"]
+    assert list(static.error_y.array) == pytest.approx([0.01, 0.01])
+    assert "% skipped by block: 20 60" in static.hovertext[0]
+    assert "8 x 256 tokens" in static.hovertext[0]
+    ring = traces["chosen: trial 1"]
+    assert (list(ring.x), list(ring.y)) == ([6.1], pytest.approx([0.88]))
+    assert "8 x 256 tokens" in figure.layout.title.subtitle.text
+    assert "200 test items" in figure.layout.title.subtitle.text
+
+
+def test_pareto_falls_back_to_kl_where_data_has_no_choices() -> None:
+    figure = pareto_figure([replace(m, accuracy=None, accuracy_low=None, accuracy_high=None) for m in MEASURED], 1)
+    assert "KL" in figure.layout.yaxis.title.text
+    dynamic = next(trace for trace in figure.data if "distilled" in trace.name)
+    assert list(dynamic.y) == [0.05]
+
+
+def test_search_figure_shows_finished_trials_and_the_front() -> None:
+    figure = search_figure(TRIALS)
+    assert list(figure.data[0].x) == [10.0, 6.0, 5.5, 9.0]
+    assert list(figure.data[-1].x) == [5.5, 6.0, 10.0]
+
+
+def test_heatmap_has_a_row_per_schedule_and_marks_the_chosen_one() -> None:
+    [heatmap] = schedule_heatmap(front(TRIALS), 1).data
+    assert [list(row) for row in heatmap.z] == [[0.0, 0.0], [0.2, 0.6], [0.7, 0.7]]
+    assert [label.startswith("▶") for label in heatmap.y] == [False, True, False]
+
+
+def test_hypervolume_never_falls() -> None:
+    heights = list(hypervolume_figure(TRIALS).data[0].y)
+    assert len(heights) == 4
+    assert heights == sorted(heights)
+
+
+def test_training_figure_shows_the_curves() -> None:
+    traces = {trace.name: list(trace.y) for trace in training_figure(ROUTER).data}
+    assert traces["loss"] == [1.0, 0.7, 0.6]
+    assert traces["held-out KL"] == [0.05]
+
+
+def test_comparison_shows_the_chosen_static_schedule_only() -> None:
+    kl, accuracy = comparison_figure(MEASURED, 1).data
+    assert list(kl.x) == ["dense", "uniform", "static", "dynamic"]
+    assert list(kl.y) == [0.0, 0.4, 0.1, 0.05]
+    assert list(accuracy.y) == pytest.approx([0.98, 0.58, 0.88, 0.93])
+
+
+def test_the_summary_says_what_was_gained_and_by_whom() -> None:
+    text = " ".join(summary_sentences(DATA))
+    assert "40.0% of tokens skip" in text
+    assert "1.61 times as fast" in text
+    assert "better than the static one" in text
+
+
+def test_the_summary_does_not_hide_bad_news() -> None:
+    slow = [*MEASURED[:3], replace(MEASURED[3], latency_ms=12.0), replace(MEASURED[4], kl=0.2, latency_ms=13.0)]
+    text = " ".join(summary_sentences(replace(DATA, measurements=slow)))
+    assert "slower (0.83x) than the dense model" in text
+    assert "no better than the static one" in text
+
+
+def test_the_page_loads_nothing_from_the_network_and_holds_plotly_once(tmp_path: Path) -> None:
+    written = write_report(DATA, tmp_path / "out")
+    page = written[0].read_text()
+    head, body = page.split("</head>")
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", head + body)
+    assert "@import" not in head.split("<script>")[0]
+    assert page.count("plotly.js v") == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["front.csv", "report.html", "report.json"]
+
+
+def test_the_data_beside_the_page_is_the_front(tmp_path: Path) -> None:
+    _, table, plain = write_report(DATA, tmp_path)
+    rows = list(csv.DictReader(table.open()))
+    assert [row["trial"] for row in rows] == ["0", "1", "2"]
+    assert rows[1]["measured_latency_ms"] == "6.1"
+    assert rows[1]["schedule"] == "0.2 0.6"
+    assert rows[2]["measured_latency_ms"] == ""
+    assert json.loads(plain.read_text())["front"][1]["values"] == [0.1, 6.0]
+
+
+def test_a_name_is_text_and_not_markup() -> None:
+    page = render_report(replace(DATA, study=replace(STUDY, name="<script>alert(1)</script>")))
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+@pytest.mark.parametrize(
+    ("trials", "measurements", "routers", "words"),
+    [
+        ([], [], [], "No trial has finished yet"),
+        ([TRIALS[4]], [], [], "1 failed"),
+        (TRIALS, [], [], "predictions only"),
+        (TRIALS[:1], [], [], "predictions only"),
+        (TRIALS, MEASURED[:4], [], "1.64 times as fast"),
+    ],
+)
+def test_missing_parts_are_said_and_not_fatal(
+    trials: list[TrialRecord], measurements: list[Measurement], routers: list[RouterRun], words: str
+) -> None:
+    assert words in render_report(ReportData(STUDY, trials, measurements, routers))
+
+
+def test_a_browser_draws_every_figure(tmp_path: Path, require_system_dep: Callable[[str], Path]) -> None:
+    chromium = require_system_dep("chromium")
+    page = write_report(DATA, tmp_path / "out")[0]
+    switches = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    done = subprocess.run(
+        [
+            str(chromium),
+            *switches.split(),
+            "--disable-component-update",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    drawn = re.findall(r'id="figure-(\d)"[^>]*class="plotly-graph-div js-plotly-plot"', done.stdout)
+    assert drawn == ["0", "1", "2", "3", "4", "5"]

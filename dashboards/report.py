@@ -1,23 +1,28 @@
-"""The report of a study: one page that opens offline, with its figures as data beside it."""
+"""The report of a study: one page that opens offline, with its numbers as data beside it."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
+import math
 import os
-from collections.abc import Sequence
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 import plotly.io
-from jinja2 import Environment, PackageLoader, select_autoescape
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from dashboards.data import ReportData
 from dashboards.figures import (
+    VARIANT_COLOURS,
     comparison_figure,
     hypervolume_figure,
     pareto_figure,
@@ -25,189 +30,180 @@ from dashboards.figures import (
     search_figure,
     training_figure,
 )
-from studies import Measurement, RouterRun, StudyRecord, TrialRecord, TrialState, front
+from dashboards.summary import interval, key_figures, summary_sentences
+from studies import Measurement, TrialRecord, TrialState, front
+
+_PLOT_CONFIG = {
+    "displaylogo": False,
+    "responsive": True,
+    # By default Plotly 7 shows a button that uploads a figure with its data to cloud.plotly.com.
+    "showSendToCloud": False,
+    # A list and not what to remove: a later Plotly may come with other buttons that nobody asked for.
+    "modeBarButtons": [["toImage", "resetScale2d"]],
+}
+_CSV_FIGURES = (
+    *("kl", "perplexity", "accuracy", "accuracy_low", "accuracy_high", "n_items"),
+    *("latency_ms", "latency_low_ms", "latency_high_ms", "batch", "length"),
+)
 
 
-@dataclass(frozen=True)
-class ReportData:
-    """Everything that a report is made from.
+class ReportPaths(NamedTuple):
+    """The files of a report.
 
     Attributes:
-        study: The study.
-        trials: Its trials.
-        measurements: What was measured; empty before that.
-        router_runs: Its routers, oldest first.
+        html: The page.
+        front_csv: A line for each point of the front.
+        json: Everything that the page shows, for programs.
     """
 
-    study: StudyRecord
-    trials: Sequence[TrialRecord]
-    measurements: Sequence[Measurement]
-    router_runs: Sequence[RouterRun]
-
-    def measured(self, variant: str) -> Measurement | None:
-        """The measurement of a variant; of the static ones, that of the chosen trial."""
-        for m in self.measurements:
-            if m.variant == variant and (variant != "static" or m.trial == self.study.chosen_trial):
-                return m
-        return None
+    html: Path
+    front_csv: Path
+    json: Path
 
 
 @dataclass(frozen=True)
 class _Section:
+    """A figure with the paragraph that says how to read it; `wide` ones have panels side by side."""
+
     title: str
     reading: str
-    plot: Markup
+    figure: go.Figure
+    wide: bool = False
 
 
-def write_report(data: ReportData, folder: Path) -> list[Path]:
+def write_report(data: ReportData, out_dir: Path) -> ReportPaths:
     """Write `report.html`, `front.csv` and `report.json`, each replaced as a whole.
 
     Args:
         data: What to report.
-        folder: Where to; made if missing.
+        out_dir: Where to; made if missing.
 
     Returns:
         The files written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        "report.html": render_report(data),
-        "front.csv": _front_csv(data),
-        "report.json": json.dumps(_plain(data), indent=1) + "\n",
-    }
-    for name, content in files.items():
-        partial = folder / f".{name}.partial"
-        partial.write_text(content, encoding="utf-8")
-        os.replace(partial, folder / name)
-    return [folder / name for name in files]
+    out_dir.mkdir(parents=True, exist_ok=True)
+    paths = ReportPaths(out_dir / "report.html", out_dir / "front.csv", out_dir / "report.json")
+    contents = (render_report(data), _front_csv(data), json.dumps(_plain(data), indent=1, allow_nan=False) + "\n")
+    for path, content in zip(paths, contents, strict=True):
+        _replace(path, content)
+    return paths
 
 
 def render_report(data: ReportData) -> str:
     """The page; plotly's own script is part of it, so that it needs no network."""
     environment = Environment(
-        loader=PackageLoader("dashboards"), autoescape=select_autoescape(default=True), trim_blocks=True
+        loader=PackageLoader("dashboards"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
     )
-    environment.filters |= {"percent": lambda share: "-" if share is None else f"{share:.1%}"}
-    dense = data.measured("dense")
     return environment.get_template("report.html.j2").render(
         study=data.study,
+        created=data.study.created_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         n_finished=sum(t.state is TrialState.FINISHED for t in data.trials),
         n_failed=sum(t.state is TrialState.FAILED for t in data.trials),
         proposers=_proposers(data.trials),
         sentences=summary_sentences(data),
-        sections=_sections(data),
-        measurements=data.measurements,
-        dense=dense,
+        key_figures=key_figures(data),
+        sections=[
+            {"title": s.title, "reading": s.reading, "wide": s.wide, "plot": _embedded(s.figure, f"figure-{index}")}
+            for index, s in enumerate(_sections(data))
+        ],
+        rows=[_row(m, data) for m in data.measurements],
         router=data.router_runs[-1] if data.router_runs else None,
-        config=json.dumps(dict(data.study.config), indent=2),
-        facts=json.dumps(dict(data.study.facts), indent=2),
+        config=json.dumps(dict(data.study.config), indent=2, default=str),
+        facts=json.dumps(dict(data.study.facts), indent=2, default=str),
         plotly_js=Markup(get_plotlyjs()),
     )
 
 
-def summary_sentences(data: ReportData) -> list[str]:
-    """What was found, in plain words: also where it is not good news."""
-    if not front(data.trials):
-        return ["No trial has finished yet, so there is nothing to compare."]
-    dense, static, dynamic = (data.measured(variant) for variant in ("dense", "static", "dynamic"))
-    if dense is None or static is None:
-        return ["The search has a front, but nothing on it has been measured yet: predictions only."]
-    sentences = []
-    best = static if dynamic is None or dynamic.kl > static.kl else dynamic
-    speed_up = dense.latency_ms / best.latency_ms
-    pace = f"{speed_up:.2f} times as fast as" if speed_up >= 1 else f"slower ({speed_up:.2f}x) than"
-    sentences.append(
-        f"With the chosen schedule (trial {static.trial}) {static.overall_sparsity:.1%} of tokens skip a block on "
-        f"average, which saves {1 - static.flops / dense.flops:.1%} of the FLOPs; with the {best.variant} router the "
-        f"prefill is {pace} the dense model ({best.latency_ms:.1f} against {dense.latency_ms:.1f} ms)."
-    )
-    if dense.accuracy is not None and best.accuracy is not None:
-        sentences.append(
-            f"Accuracy is {best.accuracy:.1%} [{best.accuracy_low:.1%}, {best.accuracy_high:.1%}], where the dense "
-            f"model has {dense.accuracy:.1%} [{dense.accuracy_low:.1%}, {dense.accuracy_high:.1%}], on {best.n_items} "
-            "test items (95 % intervals)."
-        )
-    if dynamic is not None:
-        verdict = "better than" if dynamic.kl < static.kl else "no better than"
-        accuracy = (
-            f", accuracy {dynamic.accuracy:.1%} against {static.accuracy:.1%}"
-            if dynamic.accuracy is not None and static.accuracy is not None
-            else ""
-        )
-        sentences.append(
-            f"The distilled router is {verdict} the static one at the same schedule: KL {dynamic.kl:.4f} against "
-            f"{static.kl:.4f}{accuracy}; it takes {dynamic.latency_ms / static.latency_ms:.2f} times as long."
-        )
-    return sentences
+def _embedded(figure: go.Figure, name: str) -> Markup:
+    # Plotly escapes <, > and / in the JSON of a figure: no text of it can end the script that holds it.
+    return Markup(plotly.io.to_html(figure, include_plotlyjs=False, full_html=False, config=_PLOT_CONFIG, div_id=name))
 
 
 def _sections(data: ReportData) -> list[_Section]:
-    figures: list[tuple[str, str, go.Figure]] = []
-    chosen = data.study.chosen_trial
+    """The figures in the order in which questions arise: what it costs, who decides, where, how it was found."""
+    sections: list[_Section] = []
+    chosen, points = data.study.chosen_trial, front(data.trials)
     if data.measurements:
-        figures.append(
-            (
+        sections += [
+            _Section(
                 "What a choice costs",
-                "Each point is a schedule with a router, run for real. Left is faster, up is more accurate; bars are "
-                "the 95 % interval of accuracy and the quartiles of repeated timings. Points whose bars overlap are "
-                "not told apart by this many items.",
+                "Each point is a schedule with a router, run for real on data that neither search nor training saw. "
+                "Further left is faster; the blue line joins the schedules of the front, the star is the trained "
+                "router. Whiskers show the quartiles of repeated timings and, where data has choices, the 95% interval "
+                "of accuracy: points whose whiskers overlap are hardly told apart by this many items.",
                 pareto_figure(data.measurements, chosen),
-            )
-        )
-        figures.append(
-            (
+            ),
+            _Section(
                 "Who decides which tokens skip",
-                "The same overall sparsity spent in three ways: evenly over blocks (uniform), as the search allocates "
-                "it (static: first token and most recent ones), and with the trained router choosing (dynamic).",
+                "A budget of skipped tokens spent in three ways: evenly over the blocks (uniform), as the search "
+                "allocates it (static: a prompt keeps its first token and its most recent ones), and on the same "
+                "schedule with the trained router choosing the tokens (dynamic).",
                 comparison_figure(data.measurements, chosen),
+                wide=True,
+            ),
+        ]
+    if points:
+        sections.append(
+            _Section(
+                "Which blocks can do without",
+                "A row is a schedule of the front, with little skipped at the bottom and much at the top. Dark blocks "
+                "are skipped by most tokens; blocks that stay light even at the top are those that the model cannot "
+                "spare.",
+                schedule_heatmap(points, chosen),
             )
         )
-    points = front(data.trials)
-    if points:
-        figures += [
-            (
-                "Which blocks can do without",
-                "A row is a schedule of the front. Dark blocks are skipped by most tokens; light ones are those that "
-                "the model cannot spare.",
-                schedule_heatmap(points, chosen),
-            ),
-            (
+    if data.trials:
+        sections += [
+            _Section(
                 "What was tried",
-                "Every evaluated schedule, on calibration data and with predicted latency. The staircase joins those "
-                "that no other beats in both.",
-                search_figure(data.trials),
+                "Every evaluated schedule, with its KL on calibration data and its predicted latency; lower is better "
+                "in both. The staircase joins the front: the schedules that no other beats in both.",
+                search_figure(data.trials, points, chosen),
             ),
-            (
+            _Section(
                 "Whether more trials would help",
-                "The area between the front and a fixed bad corner. While it grows, better trades are still found.",
+                "The area between the front and a fixed bad corner. While it grows, better trades are still found; "
+                "where it has become flat, more trials are unlikely to help.",
                 hypervolume_figure(data.trials),
             ),
         ]
     if data.router_runs:
-        figures.append(
-            (
+        sections.append(
+            _Section(
                 "How the router learned",
-                "Left, the losses on training batches; right, KL on examples that it never trained on. The router with "
-                "the lowest held-out KL is kept.",
+                "Left, the losses on training batches: the total, and its parts before they are weighted. Right, KL on "
+                "examples that it never trained on; the router with the lowest one is kept.",
                 training_figure(data.router_runs[-1]),
+                wide=True,
             )
         )
-    return [
-        _Section(
-            title,
-            reading,
-            Markup(
-                plotly.io.to_html(
-                    figure,
-                    include_plotlyjs=False,
-                    full_html=False,
-                    config={"displaylogo": False, "responsive": True},
-                    div_id=f"figure-{index}",
-                )
-            ),
-        )
-        for index, (title, reading, figure) in enumerate(figures)
-    ]
+    return sections
+
+
+def _row(m: Measurement, data: ReportData) -> dict[str, Any]:
+    """A line of the table of measurements; a dash stands for what is not known."""
+    dense = data.measured("dense")
+    return {
+        "variant": m.variant,
+        "colour": VARIANT_COLOURS.get(m.variant, "#808080"),
+        "chosen": m.trial is not None and m.trial == data.study.chosen_trial,
+        "cells": [
+            "–" if m.trial is None else str(m.trial),
+            f"{m.overall_sparsity:.1%}",
+            "–" if dense is None else f"{1 - m.flops / dense.flops:.1%}",
+            "–" if m.accuracy is None else f"{m.accuracy:.1%} {interval(m)}",
+            f"{m.kl:.4f}",
+            f"{m.perplexity:.3f}",
+            f"{m.latency_ms:.1f} [{m.latency_low_ms:.1f}, {m.latency_high_ms:.1f}]",
+            "–" if dense is None else f"{dense.latency_ms / m.latency_ms:.2f}×",
+            str(m.n_items),
+            f"{m.batch} × {m.length}",
+        ],
+    }
 
 
 def _proposers(trials: Sequence[TrialRecord]) -> str:
@@ -216,21 +212,28 @@ def _proposers(trials: Sequence[TrialRecord]) -> str:
 
 
 def _front_csv(data: ReportData) -> str:
+    """The front as a table: objectives as the search saw them, and what was measured with the static router."""
     measured = {m.trial: m for m in data.measurements if m.variant == "static"}
+    dense = data.measured("dense")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(
-        ["trial", "overall_sparsity", *data.study.objectives, "measured_latency_ms", "accuracy", "schedule"]
+        [
+            *("trial", "chosen", "overall_sparsity", *data.study.objectives),
+            *(f"measured_{name}" for name in _CSV_FIGURES),
+            *("flops_saved", "schedule"),
+        ]
     )
     for point in front(data.trials):
         m = measured.get(point.number)
         writer.writerow(
             [
                 point.number,
+                int(point.number == data.study.chosen_trial),
                 round(point.overall_sparsity, 6),
                 *(point.values or ()),
-                "" if m is None else m.latency_ms,
-                "" if m is None or m.accuracy is None else m.accuracy,
+                *("" if m is None or getattr(m, name) is None else getattr(m, name) for name in _CSV_FIGURES),
+                "" if m is None or dense is None else round(1 - m.flops / dense.flops, 6),
                 " ".join(f"{share:g}" for share in point.schedule),
             ]
         )
@@ -238,17 +241,44 @@ def _front_csv(data: ReportData) -> str:
 
 
 def _plain(data: ReportData) -> dict[str, Any]:
-    return {
-        "name": data.study.name,
-        "state": data.study.state.value,
-        "summary": summary_sentences(data),
-        "config": dict(data.study.config),
-        "objectives": list(data.study.objectives),
-        "chosen_trial": data.study.chosen_trial,
-        "front": [
-            {"number": t.number, "schedule": list(t.schedule), "values": list(t.values or ())}
-            for t in front(data.trials)
-        ],
-        "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in data.measurements],
-        "router_curves": dict(data.router_runs[-1].curves) if data.router_runs else None,
-    }
+    latest = data.router_runs[-1] if data.router_runs else None
+    plain: dict[str, Any] = _jsonable(
+        {
+            "name": data.study.name,
+            "state": data.study.state.value,
+            "created_at": data.study.created_at.isoformat(),
+            "summary": summary_sentences(data),
+            "config": data.study.config,
+            "objectives": data.study.objectives,
+            "chosen_trial": data.study.chosen_trial,
+            "front": [
+                {"number": t.number, "schedule": t.schedule, "overall_sparsity": t.overall_sparsity, "values": t.values}
+                for t in front(data.trials)
+            ],
+            "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in data.measurements],
+            "router_curves": None if latest is None else latest.curves,
+        }
+    )
+    return plain
+
+
+def _jsonable(value: Any) -> Any:
+    """The value in terms of JSON, which knows neither NaN nor infinity: they become null."""
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int)) else str(value)
+
+
+def _replace(path: Path, content: str) -> None:
+    """Write a file so that whoever reads it sees the old one or the new one, and never a part."""
+    # Two programs may write the same report at once: each needs a name of its own.
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_text(content, encoding="utf-8", newline="\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
@@ -60,8 +61,10 @@ def resolve(name: str) -> str:
         )
     source = str(path.resolve()) if looks_local else name
     try:
+        if not looks_local:
+            _check_hub(name)
         config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HubError) as error:
         raise ModelError(
             f"Cannot find the model {name!r}: expected 'demo', a local directory, or the id of a model on the "
             f"Hugging Face Hub that this machine can reach ({_first_line(error)})."
@@ -93,6 +96,23 @@ def load_model(name: str) -> LoadedModel:
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise ModelError(f"Cannot load the model {name!r}: {_first_line(error)}") from error
     return LoadedModel(source, SkippingModel(model), tokenizer)
+
+
+class HubError(Exception):
+    """The Hub cannot be asked, or does not know the model."""
+
+
+def _check_hub(name: str) -> None:
+    """Raise `HubError` unless the model is cached or the Hub answers for it.
+
+    transformers itself would retry for half a minute before it says that there is no network.
+    """
+    if isinstance(try_to_load_from_cache(name, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(name, timeout=10)
+    except Exception as error:  # the client's network errors come from whichever HTTP library it is built on
+        raise HubError(_first_line(error)) from error
 
 
 def _first_line(error: Exception) -> str:

@@ -21,11 +21,11 @@ from dashboards import (
     render_report,
     schedule_heatmap,
     search_figure,
+    summary_sentences,
     training_figure,
     write_report,
 )
 from dashboards.figures import VARIANT_COLOURS
-from dashboards.report import summary_sentences
 from studies import Measurement, RouterRun, StudyRecord, StudyState, TrialRecord, front
 from tests.studies.records import trial
 
@@ -104,11 +104,11 @@ def test_pareto_shows_every_measurement_in_its_variants_colour_and_rings_the_cho
     assert list(static.y) == pytest.approx([0.88, 0.98])
     assert static.marker.color == VARIANT_COLOURS["static"]
     assert list(static.error_y.array) == pytest.approx([0.01, 0.01])
-    assert "% skipped by block: 20 60" in static.hovertext[0]
-    assert "8 x 256 tokens" in static.hovertext[0]
-    ring = traces["chosen: trial 1"]
+    assert "% skipped by block:<br>20 60" in static.hovertext[0]
+    assert "8 × 256 tokens" in static.hovertext[0]
+    ring = traces["chosen"]
     assert (list(ring.x), list(ring.y)) == ([6.1], pytest.approx([0.88]))
-    assert "8 x 256 tokens" in figure.layout.title.subtitle.text
+    assert "8 × 256 tokens" in figure.layout.title.subtitle.text
     assert "200 test items" in figure.layout.title.subtitle.text
 
 
@@ -120,15 +120,16 @@ def test_pareto_falls_back_to_kl_where_data_has_no_choices() -> None:
 
 
 def test_search_figure_shows_finished_trials_and_the_front() -> None:
-    figure = search_figure(TRIALS)
+    figure = search_figure(TRIALS, front(TRIALS))
     assert list(figure.data[0].x) == [10.0, 6.0, 5.5, 9.0]
     assert list(figure.data[-1].x) == [5.5, 6.0, 10.0]
 
 
 def test_heatmap_has_a_row_per_schedule_and_marks_the_chosen_one() -> None:
-    [heatmap] = schedule_heatmap(front(TRIALS), 1).data
+    figure = schedule_heatmap(front(TRIALS), 1)
+    [heatmap] = figure.data
     assert [list(row) for row in heatmap.z] == [[0.0, 0.0], [0.2, 0.6], [0.7, 0.7]]
-    assert [label.startswith("▶") for label in heatmap.y] == [False, True, False]
+    assert ["▶" in label for label in figure.layout.yaxis.ticktext] == [False, True, False]
 
 
 def test_hypervolume_never_falls() -> None:
@@ -139,15 +140,16 @@ def test_hypervolume_never_falls() -> None:
 
 def test_training_figure_shows_the_curves() -> None:
     traces = {trace.name: list(trace.y) for trace in training_figure(ROUTER).data}
-    assert traces["loss"] == [1.0, 0.7, 0.6]
+    assert traces["total"] == [1.0, 0.7, 0.6]
     assert traces["held-out KL"] == [0.05]
 
 
 def test_comparison_shows_the_chosen_static_schedule_only() -> None:
-    kl, accuracy = comparison_figure(MEASURED, 1).data
-    assert list(kl.x) == ["dense", "uniform", "static", "dynamic"]
-    assert list(kl.y) == [0.0, 0.4, 0.1, 0.05]
-    assert list(accuracy.y) == pytest.approx([0.98, 0.58, 0.88, 0.93])
+    bars = [trace for trace in comparison_figure(MEASURED, 1).data if trace.type == "bar"]
+    kl, accuracy = bars[0::2], bars[1::2]
+    assert [bar.x[0] for bar in kl] == ["dense", "uniform", "static", "dynamic"]
+    assert [bar.y[0] for bar in kl] == [0.0, 0.4, 0.1, 0.05]
+    assert [bar.y[0] for bar in accuracy] == pytest.approx([0.98, 0.58, 0.88, 0.93])
 
 
 def test_the_summary_says_what_was_gained_and_by_whom() -> None:
@@ -160,8 +162,8 @@ def test_the_summary_says_what_was_gained_and_by_whom() -> None:
 def test_the_summary_does_not_hide_bad_news() -> None:
     slow = [*MEASURED[:3], replace(MEASURED[3], latency_ms=12.0), replace(MEASURED[4], kl=0.2, latency_ms=13.0)]
     text = " ".join(summary_sentences(replace(DATA, measurements=slow)))
-    assert "slower (0.83x) than the dense model" in text
-    assert "no better than the static one" in text
+    assert "slower than the dense model's, there is no speed-up (0.83x" in text
+    assert "worse than the static one" in text
 
 
 def test_the_page_loads_nothing_from_the_network_and_holds_plotly_once(tmp_path: Path) -> None:
@@ -172,6 +174,12 @@ def test_the_page_loads_nothing_from_the_network_and_holds_plotly_once(tmp_path:
     assert "@import" not in head.split("<script>")[0]
     assert page.count("plotly.js v") == 1
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["front.csv", "report.html", "report.json"]
+
+
+def test_no_button_of_the_page_sends_data_away() -> None:
+    page = render_report(DATA)
+    assert page.count('"showSendToCloud": false') == 6
+    assert "default-src 'none'" in page
 
 
 def test_the_data_beside_the_page_is_the_front(tmp_path: Path) -> None:

@@ -1,0 +1,18 @@
+"""Pictures of a study: pure functions from what was remembered to Plotly figures."""
+
+from dashboards.figures.appearance import PROPOSER_COLOURS, VARIANT_COLOURS, proposer_colour
+from dashboards.figures.measured import comparison_figure, pareto_figure
+from dashboards.figures.searched import hypervolume_figure, schedule_heatmap, search_figure
+from dashboards.figures.trained import training_figure
+
+__all__ = [
+    "PROPOSER_COLOURS",
+    "VARIANT_COLOURS",
+    "comparison_figure",
+    "hypervolume_figure",
+    "pareto_figure",
+    "proposer_colour",
+    "schedule_heatmap",
+    "search_figure",
+    "training_figure",
+]

@@ -1,0 +1,140 @@
+"""How every figure looks: one palette, one layout, and text that Plotly cannot mistake for markup."""
+
+from __future__ import annotations
+
+import html
+import math
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+
+import plotly.graph_objects as go
+
+INK = "#1a1a1a"
+SOFT_INK = "#5a5a5a"
+GRID = "#e6e6e6"
+# Traces with this `meta` are drawn in the colour of text: a page that turns dark has to repaint them.
+INKED = "ink"
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart; a variant has one colour in every figure.
+VARIANT_COLOURS: Mapping[str, str] = {
+    "dense": INK,
+    "uniform": "#E69F00",
+    "static": "#0072B2",
+    "dynamic": "#D55E00",
+}
+VARIANT_TITLES: Mapping[str, str] = {
+    "dense": "dense model",
+    "uniform": "uniform sparsity, static router",
+    "static": "searched schedules, static router",
+    "dynamic": "distilled (dynamic) router",
+}
+VARIANT_SYMBOLS: Mapping[str, str] = {"dense": "diamond", "uniform": "square", "static": "circle", "dynamic": "star"}
+
+# The rest of that palette, so that nobody takes a proposer for a variant.
+PROPOSER_COLOURS: Mapping[str, str] = {"deap": "#009E73", "tpe": "#CC79A7", "seed": "#56B4E9", "random": "#8C8C8C"}
+_OTHER_PROPOSERS = ("#882255", "#44AA99", "#999933", "#332288")
+
+
+def proposer_colour(name: str) -> str:
+    """The colour of a proposer; a name that is not known gets the same one in every figure and every process."""
+    fallback = _OTHER_PROPOSERS[zlib.crc32(name.encode()) % len(_OTHER_PROPOSERS)]
+    return PROPOSER_COLOURS.get(name, fallback)
+
+
+def plain_text(text: str) -> str:
+    """Text for a figure: Plotly reads labels as a subset of HTML, links included."""
+    return html.escape(text, quote=False)
+
+
+def percentages(schedule: Sequence[float]) -> str:
+    """A schedule for a hover label: the percentages of the blocks, in lines of twelve."""
+    shares = [f"{100 * share:.0f}" for share in schedule]
+    return "<br>".join(" ".join(shares[start : start + 12]) for start in range(0, len(shares), 12))
+
+
+def styled(figure: go.Figure, title: str, subtitle: str = "", *, height: int = 440, panels: bool = False) -> go.Figure:
+    """Give a figure the look that all of them share, and return it.
+
+    Args:
+        figure: What to style; its traces and axis titles are in place.
+        title: Short enough for a phone: Plotly does not break lines.
+        subtitle: What holds for the whole figure; lines are separated by `<br>`.
+        height: In pixels.
+        panels: Whether panels have titles of their own, which need room.
+    """
+    subtitle_lines = subtitle.count("<br>") + bool(subtitle)
+    top = 52 + 17 * subtitle_lines + (30 if panels else 0)
+    figure.update_layout(
+        template="plotly_white",
+        paper_bgcolor="#ffffff",
+        plot_bgcolor="#ffffff",
+        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        title={
+            "text": title,
+            "font": {"size": 16},
+            "subtitle": {"text": subtitle, "font": {"size": 12.5, "color": SOFT_INK}},
+            # The container and not the plot: a title keeps the left edge of the text around it.
+            "xref": "container",
+            "x": 0,
+            "xanchor": "left",
+            "yref": "container",
+            "y": 1,
+            "yanchor": "top",
+            "pad": {"t": 14},
+        },
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "x": 0,
+            "xanchor": "left",
+            "bgcolor": "rgba(0,0,0,0)",
+        },
+        hoverlabel={"align": "left"},
+        margin={"l": 64, "r": 24, "t": top, "b": 56},
+        height=height,
+    )
+    # A tick may be wider than foreseen; a title beside it must then move and not overlap.
+    figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True, title_font_size=13)
+    figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True, title_font_size=13)
+    return figure
+
+
+def empty_figure(title: str, reason: str) -> go.Figure:
+    """A figure that says why it shows nothing."""
+    figure = go.Figure()
+    figure.add_annotation(text=reason, showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper", font={"size": 14})
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return styled(figure, title, height=220)
+
+
+def log_floor(values: Iterable[float], spread: float = 30.0) -> float | None:
+    """Where a logarithmic axis should begin; None where a linear one serves better.
+
+    The KL of the dense schedule is 0 up to rounding, and would stretch the axis over empty decades. So what lies four
+    decades below the largest value does not count, and belongs at the floor.
+
+    Args:
+        values: What will be drawn.
+        spread: The ratio of largest to smallest value from which on an axis is logarithmic.
+    """
+    positive = [value for value in values if value > 0 and math.isfinite(value)]
+    counted = [value for value in positive if value >= 1e-4 * max(positive)]
+    if not counted or max(counted) < spread * min(counted):
+        return None
+    return min(counted) / 1.5
+
+
+def log_axis(floor: float, top: float) -> dict[str, object]:
+    """A logarithmic axis with few, readable ticks (Plotly writes 100μ and an unexplained 2 and 5)."""
+    decades = range(math.floor(math.log10(floor)), math.ceil(math.log10(top)) + 1)
+    steps = (1, 3) if math.log10(top / floor) < 3 else (1,)
+    ticks = [step * 10.0**decade for decade in decades for step in steps]
+    return {
+        "type": "log",
+        "range": [math.log10(floor) - 0.08, math.log10(top) + 0.12],
+        "tickvals": ticks,
+        "ticktext": [f"{tick:.4g}" for tick in ticks],
+    }

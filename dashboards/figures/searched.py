@@ -1,0 +1,229 @@
+"""Figures of a search: what was tried, which schedules are on the front, and whether more trials would help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from dashboards.figures.appearance import (
+    INK,
+    INKED,
+    VARIANT_COLOURS,
+    empty_figure,
+    log_axis,
+    log_floor,
+    percentages,
+    plain_text,
+    proposer_colour,
+    styled,
+)
+from studies import TrialRecord, TrialState, hypervolume_history, reference_point
+
+# Beyond this many, a browser takes seconds to draw the points, and nobody sees the difference.
+_MOST_POINTS = 5_000
+# Beyond this many, rows are too thin to read.
+_MOST_ROWS = 60
+_LABELLED_ROWS = 30
+
+
+def search_figure(
+    trials: Sequence[TrialRecord], front: Sequence[TrialRecord], chosen_trial: int | None = None
+) -> go.Figure:
+    """Every finished trial: KL against predicted latency, coloured by proposer, with the front as a staircase.
+
+    KL is on a logarithmic axis where it spans decades; what is too small for it, such as the dense schedule's 0, stands
+    at the bottom. Trials on a part of the calibration set are drawn hollow: they do not compare with the others.
+
+    Args:
+        trials: The trials of a study.
+        front: Those that no other beats, as `studies.front` returns them.
+        chosen_trial: Number of the chosen trial, which is ringed.
+    """
+    title = "Every schedule that was evaluated"
+    finished = _with_two_values(trials)
+    if not finished:
+        return empty_figure(title, "No trial has finished.")
+    on_front = {t.number for t in front}
+    drawn = _thinned(finished, _MOST_POINTS, always=on_front)
+    floor = log_floor(t.values[0] for t in drawn if t.values)
+
+    def height_of(values: tuple[float, ...]) -> float:
+        return values[0] if floor is None else max(values[0], floor)
+
+    figure = go.Figure()
+    for proposer in sorted({t.proposer for t in drawn}):
+        own = [t for t in drawn if t.proposer == proposer]
+        figure.add_scatter(
+            x=[t.values[1] for t in own if t.values],
+            y=[height_of(t.values) for t in own if t.values],
+            mode="markers",
+            name=f"proposed by {plain_text(proposer)}",
+            marker={
+                "color": proposer_colour(proposer),
+                "symbol": ["circle" if t.fidelity == 1.0 else "circle-open" for t in own],
+                "size": 7,
+                "opacity": 0.75,
+            },
+            hovertext=[_hover(t) for t in own],
+            hoverinfo="text",
+        )
+    steps = sorted((t.values[1], height_of(t.values)) for t in _with_two_values(front) if t.values)
+    figure.add_scatter(
+        x=[x for x, _ in steps],
+        y=[y for _, y in steps],
+        mode="lines",
+        name="front",
+        line={"color": INK, "width": 1.5, "shape": "hv"},
+        hoverinfo="skip",
+        meta=INKED,
+    )
+    for t in finished:
+        if t.number == chosen_trial and t.values:
+            figure.add_scatter(
+                x=[t.values[1]],
+                y=[height_of(t.values)],
+                mode="markers",
+                name=f"chosen: trial {t.number}",
+                marker={"symbol": "circle-open", "size": 16, "color": INK, "line": {"width": 2}},
+                hoverinfo="skip",
+                meta=INKED,
+            )
+    figure.update_xaxes(title="predicted latency, ms")
+    figure.update_yaxes(title="KL to dense, nats per token")
+    if floor is not None:
+        figure.update_yaxes(**log_axis(floor, max(t.values[0] for t in drawn if t.values)))
+    n_failed = sum(t.state is TrialState.FAILED for t in trials)
+    subtitle = f"{len(finished)} trials finished{f', {n_failed} failed' if n_failed else ''}, {len(front)} on the front"
+    if len(drawn) < len(finished):
+        subtitle += f"<br>drawn: {len(drawn)} of them, evenly spread over the search"
+    n_floored = sum(t.values[0] < floor for t in drawn if t.values) if floor is not None else 0
+    if n_floored:
+        subtitle += f"<br>at the bottom, off the log scale: {n_floored} of lower KL"
+    return styled(figure, title, subtitle, height=480)
+
+
+def schedule_heatmap(front: Sequence[TrialRecord], chosen_trial: int | None) -> go.Figure:
+    """The schedules of a front: a row each, sorted by overall sparsity, and a column for each block.
+
+    Args:
+        front: The trials to show.
+        chosen_trial: Number of the chosen trial, whose row is marked.
+    """
+    title = "Schedules on the front"
+    if not front:
+        return empty_figure(title, "No trial has finished.")
+    chosen = {t.number for t in front if t.number == chosen_trial}
+    rows = _thinned(sorted(front, key=lambda t: (t.overall_sparsity, t.number)), _MOST_ROWS, always=chosen)
+    n_blocks = len(rows[0].schedule)
+    marked = next((index for index, t in enumerate(rows) if t.number in chosen), None)
+    # Labels that do not fit are left out evenly, but never the one of the chosen row.
+    stride = -(-len(rows) // _LABELLED_ROWS)
+    labelled = [
+        index
+        for index in range(len(rows))
+        if index == marked or (index % stride == 0 and (marked is None or abs(index - marked) >= stride))
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=[list(t.schedule) for t in rows],
+            x=list(range(n_blocks)),
+            y=list(range(len(rows))),
+            zmin=0.0,
+            zmax=0.95,
+            colorscale="Blues",
+            colorbar={
+                "title": {"text": "share of tokens skipped", "side": "right", "font": {"size": 12}},
+                "tickvals": [0, 0.25, 0.5, 0.75, 0.95],
+                "tickformat": ".0%",
+                "thickness": 12,
+                "outlinewidth": 0,
+            },
+            customdata=[[_row_label(t)] * n_blocks for t in rows],
+            hovertemplate="%{customdata}<br>block %{x}: %{z:.0%} of tokens skip it<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    figure.update_xaxes(title="block", dtick=1 if n_blocks <= 16 else 4, showgrid=False)
+    figure.update_yaxes(
+        tickvals=labelled,
+        ticktext=[
+            f"<b>▶ {_row_label(rows[index])}</b>" if index == marked else _row_label(rows[index]) for index in labelled
+        ],
+        tickfont={"size": 12},
+        showgrid=False,
+    )
+    if marked is not None:
+        figure.add_shape(
+            type="rect",
+            x0=-0.5,
+            x1=n_blocks - 0.5,
+            y0=marked - 0.5,
+            y1=marked + 0.5,
+            line={"color": INK, "width": 2},
+        )
+    subtitle = "One row a trial, with its overall sparsity"
+    subtitle += "<br>▶ and frame: the chosen schedule" if marked is not None else "<br>none is chosen yet"
+    if len(rows) < len(front):
+        subtitle += f"<br>drawn: {len(rows)} of {len(front)}, evenly spread along the front"
+    height = 175 + round(min(24.0, 720 / len(rows)) * max(3, len(rows)))
+    return styled(figure, title, subtitle, height=height)
+
+
+def hypervolume_figure(trials: Sequence[TrialRecord]) -> go.Figure:
+    """How much of the objectives' space the front covers after each finished trial."""
+    title = "Hypervolume over trials"
+    try:
+        reference = reference_point(trials)
+    except ValueError:
+        return empty_figure(title, "No trial has finished on the whole calibration set.")
+    history = hypervolume_history(trials, reference)
+    figure = go.Figure(
+        go.Scatter(
+            x=list(range(1, len(history) + 1)),
+            y=history,
+            mode="lines" if len(history) > 1 else "markers",
+            line={"color": VARIANT_COLOURS["static"], "shape": "hv"},
+            hovertemplate="after %{x} trials: %{y:.4g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="finished trials")
+    figure.update_yaxes(title="hypervolume, nats × ms", rangemode="tozero")
+    corner = (
+        f"Above a corner at KL {reference[0]:.3g}, {reference[1]:.3g} ms" if len(reference) == 2 else "All objectives"
+    )
+    return styled(figure, title, f"{corner}<br>{_recent_gain(history)}", height=380)
+
+
+def _with_two_values(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    return [t for t in trials if t.state is TrialState.FINISHED and t.values is not None and len(t.values) >= 2]
+
+
+def _thinned(trials: Sequence[TrialRecord], most: int, always: set[int]) -> list[TrialRecord]:
+    """At most about `most` trials, evenly spread, and in any case those whose number is in `always`."""
+    stride = -(-len(trials) // most)
+    return [t for index, t in enumerate(trials) if index % stride == 0 or t.number in always]
+
+
+def _hover(t: TrialRecord) -> str:
+    kl, latency_ms, *_ = t.values or (0.0, 0.0)
+    partial = "" if t.fidelity == 1.0 else f", on {t.fidelity:.0%} of the calibration set"
+    return (
+        f"<b>trial {t.number}</b>, proposed by {plain_text(t.proposer)}{partial}<br>"
+        f"KL {kl:.4g} nats per token, predicted {latency_ms:.1f} ms<br>"
+        f"overall sparsity {t.overall_sparsity:.1%}; % skipped by block:<br>{percentages(t.schedule)}"
+    )
+
+
+def _row_label(t: TrialRecord) -> str:
+    return f"trial {t.number}: {t.overall_sparsity:.0%}"
+
+
+def _recent_gain(history: Sequence[float]) -> str:
+    """What the last quarter of the trials added: whether more of them are worth their time is for readers to judge."""
+    recent = len(history) // 4
+    if not recent or history[-1] <= 0:
+        return f"{len(history)} trials"
+    gain = (history[-1] - history[-1 - recent]) / history[-1]
+    return f"The last {recent} of {len(history)} trials added {gain:.1%} of it"

@@ -1,0 +1,101 @@
+"""Figures of a router's training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dashboards.figures.appearance import INK, INKED, VARIANT_COLOURS, empty_figure, log_axis, log_floor, styled
+from studies import RouterRun
+
+_LOSSES = {"loss": INK, "distill": "#009E73", "guide": "#CC79A7", "sparsity": "#56B4E9"}
+_TITLES = {"loss": "total", "distill": "distillation", "guide": "guide", "sparsity": "sparsity"}
+
+
+def training_figure(run: RouterRun) -> go.Figure:
+    """The losses of a router's training, and its KL on held-out examples.
+
+    Losses are on a logarithmic axis where they span decades; a loss of 0 has no place there and leaves a gap.
+    """
+    steps, held_out = run.curves.get("step", []), run.curves.get("held_out_kl", [])
+    if not steps and not held_out:
+        return empty_figure("Distillation of the router", "The router has no training curves.")
+    figure = make_subplots(
+        rows=1,
+        cols=2,
+        subplot_titles=("Losses on training batches", "KL on held-out examples"),
+        horizontal_spacing=0.12,
+    )
+    curves = {name: run.curves[name] for name in _LOSSES if run.curves.get(name)}
+    floor = log_floor(value for curve in curves.values() for value in curve)
+    for name, curve in curves.items():
+        figure.add_scatter(
+            x=steps,
+            y=[_drawable(value, floor) for value in curve],
+            mode="lines",
+            name=_TITLES[name],
+            line={"color": _LOSSES[name], "width": 2 if name == "loss" else 1.5},
+            hovertemplate=f"step %{{x}}: {_TITLES[name]} %{{y:.4g}}<extra></extra>",
+            meta=INKED if name == "loss" else None,
+            row=1,
+            col=1,
+        )
+    figure.add_scatter(
+        x=run.curves.get("held_out_step", []),
+        y=[_drawable(value, None) for value in held_out],
+        mode="lines+markers",
+        name="held-out KL",
+        line={"color": VARIANT_COLOURS["dynamic"]},
+        hovertemplate="step %{x}: KL %{y:.4g} nats per token<extra></extra>",
+        showlegend=False,
+        row=1,
+        col=2,
+    )
+    _mark_best(figure, run)
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title="loss", row=1, col=1)
+    if floor is not None:
+        top = max(value for curve in curves.values() for value in curve if math.isfinite(value))
+        figure.update_yaxes(**log_axis(floor, top), row=1, col=1)
+    figure.update_yaxes(title="KL, nats per token", rangemode="tozero", row=1, col=2)
+    figure.update_annotations(font_size=13)
+    sparsity = sum(run.schedule) / len(run.schedule)
+    subtitle = f"Trial {run.trial}, overall sparsity {sparsity:.1%}<br>{len(steps)} steps in {run.seconds:.0f} s"
+    return styled(figure, "Distillation of the router", subtitle, height=440, panels=True)
+
+
+def _drawable(value: float, floor: float | None) -> float | None:
+    """The value, or None, which leaves a gap, where the axis has no place for it."""
+    if not math.isfinite(value) or (floor is not None and value <= 0):
+        return None
+    return value
+
+
+def _mark_best(figure: go.Figure, run: RouterRun) -> None:
+    """Ring the lowest held-out KL: that router is kept, and not the last one."""
+    points: Sequence[tuple[float, float]] = [
+        (kl, step)
+        for step, kl in zip(run.curves.get("held_out_step", []), run.curves.get("held_out_kl", []), strict=False)
+        if math.isfinite(kl)
+    ]
+    if not points:
+        return
+    kl, step = min(points)
+    figure.add_scatter(
+        x=[step],
+        y=[kl],
+        mode="markers",
+        name="kept",
+        marker={"symbol": "circle-open", "size": 15, "color": INK, "line": {"width": 2}},
+        hoverinfo="skip",
+        showlegend=False,
+        meta=INKED,
+        row=1,
+        col=2,
+    )
+    figure.add_annotation(
+        x=step, y=kl, text=f"kept: {kl:.3g}", showarrow=False, yshift=22, xanchor="center", row=1, col=2
+    )

@@ -105,6 +105,89 @@ class AttentionGate:
     received: Tensor | None = None
 
 
+# A closed key may score far above the open ones; beyond this, e^score / (1 + e^score) is 1 in float32 anyway.
+_HIGHEST_EXPONENT = 30.0
+
+
+class _GatedSoftmaxAttention(torch.autograd.Function):
+    """Causal attention over the open keys, with a gradient for the gate of every key, open or closed.
+
+    A token always sees itself: one that is skipped is asked what it would have computed had it run. The gate's gradient
+    is what the outputs would change by: `w (v - o)` for an open key of weight w, and for a closed one
+    `e / (Z + e) (v - o)`, the whole step from absence to presence, where `e` is its exponential score and Z the sum
+    over the open keys. Scores are computed again in the backward pass, so that memory is O(L^2) for one block at a
+    time and not for all of them.
+    """
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, gate: Tensor, asked: Tensor, scaling: float
+    ) -> tuple[Tensor, Tensor]:
+        """See the class.
+
+        Args:
+            ctx: Of autograd.
+            query: `[B, H, L, d]`.
+            key: `[B, H, L, d]`.
+            value: `[B, H, L, d]`.
+            gate: `[B, L]`, 0 or 1.
+            asked: Positions of queries `[B, W]`.
+            scaling: Factor on the scores.
+
+        Returns:
+            Output `[B, H, L, d]`, and the attention weights of the queries asked for `[B, H, W, L]` (no gradient).
+        """
+        n_rows, n_heads, length, width = query.shape
+        visible = _visible(gate)
+        scores = _scores(query, key, scaling).masked_fill_(~visible, -math.inf)
+        norms = scores.logsumexp(-1, keepdim=True)
+        weights = scores.sub_(norms).exp_()
+        output = weights @ value
+        heard = weights.gather(2, asked[:, None, :, None].expand(-1, n_heads, -1, length))
+        ctx.save_for_backward(query, key, value, gate, norms, output)
+        ctx.scaling = scaling
+        ctx.mark_non_differentiable(heard)
+        return output, heard
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Tensor, _: Tensor
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """Gradients of query, key, value and gate, as far as they are asked for."""
+        query, key, value, gate, norms, output = ctx.saved_tensors
+        visible = _visible(gate)
+        length = query.shape[2]
+        causal = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+        shares = _scores(query, key, ctx.scaling).sub_(norms).clamp_(max=_HIGHEST_EXPONENT).exp_()
+        opened = shares * visible
+        grad_value = opened.transpose(2, 3) @ grad if ctx.needs_input_grad[2] else None
+        # What moving all weight to key j would change in the loss, for each query.
+        gain = (grad @ value.transpose(2, 3)).sub_((grad * output).sum(-1, keepdim=True))
+        grad_gate = None
+        if ctx.needs_input_grad[3]:
+            closed = (~visible & causal).to(shares.dtype)
+            others = (visible & ~torch.eye(length, dtype=torch.bool, device=query.device)).to(shares.dtype)
+            would_take = shares / (1 + shares) * closed + shares * others
+            grad_gate = would_take.mul_(gain).sum((1, 2))
+        grad_query = grad_key = None
+        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+            grad_scores = opened.mul_(gain).mul_(ctx.scaling)
+            grad_query, grad_key = grad_scores @ key, grad_scores.transpose(2, 3) @ query
+        return grad_query, grad_key, grad_value, grad_gate, None, None
+
+
+def _scores(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+    # Queries are fewer numbers than scores.
+    return (query * scaling) @ key.transpose(2, 3)
+
+
+def _visible(gate: Tensor) -> Tensor:
+    """Which keys (last axis) a query sees: the open ones up to itself, and itself `[B, 1, L, L]`."""
+    length = gate.shape[1]
+    itself = torch.eye(length, dtype=torch.bool, device=gate.device)
+    return ((gate[:, None] > 0.5).expand(-1, length, -1).tril() | itself)[:, None]
+
+
 def _gated_attention(
     module: nn.Module,
     query: Tensor,
@@ -118,22 +201,12 @@ def _gated_attention(
 ) -> tuple[Tensor, None]:
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = (query @ key.transpose(2, 3)) * (scaling or query.shape[-1] ** -0.5)
-    length = query.shape[2]
-    future = torch.ones(length, length, dtype=torch.bool, device=query.device).triu(1)
-    scores = scores.masked_fill(future, -math.inf)
-    # exp(score) * gate, normalised: unlike a mask of -inf this has a finite gradient where the gate is 0, namely what
-    # the query would gain from the key that it cannot see. The maximum runs over open keys; closed ones may exceed it,
-    # but not by so much that they overflow.
-    opened = gate.gate[:, None, None]
-    top = scores.detach().masked_fill(opened == 0, torch.finfo(scores.dtype).min).amax(-1, keepdim=True)
-    unnormalised = (scores - top).clamp(max=20.0).exp() * opened
-    weights = unnormalised / unnormalised.sum(-1, keepdim=True).clamp(min=1e-9)
-    with torch.no_grad():
-        index = gate.observed[:, None, :, None].expand(-1, weights.shape[1], -1, length)
-        heard = weights.gather(2, index).mean(1) * gate.observed_weight[..., None]
-        gate.received = heard.sum(1) / gate.observed_weight.sum(1, keepdim=True).clamp(min=1)
-    return (weights @ value).transpose(1, 2).contiguous(), None
+    output, heard = _GatedSoftmaxAttention.apply(
+        query, key, value, gate.gate, gate.observed, scaling or query.shape[-1] ** -0.5
+    )
+    weight = gate.observed_weight
+    gate.received = (heard.mean(1) * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)
+    return output.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(_OBSERVED, _observed_attention)

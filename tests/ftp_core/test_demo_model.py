@@ -1,0 +1,45 @@
+"""The model that ships with the project is what the README says of it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from ftp_core.demo import assets
+from ftp_core.demo.evaluate import accuracy_by_distance
+from ftp_core.demo.examples import demo_examples
+from ftp_core.models import load_model
+
+
+def test_it_is_a_small_llama_of_twelve_blocks_in_bf16() -> None:
+    config = json.loads((assets() / "config.json").read_text())
+    assert config["architectures"] == ["LlamaForCausalLM"]
+    assert config["num_hidden_layers"] == 12
+    weights = assets() / "model.safetensors"
+    assert weights.stat().st_size <= 8_000_000
+    with safe_open(weights, "pt") as file:
+        assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"BF16"}  # noqa: SIM118
+
+
+def test_plain_transformers_answers_a_question_with_it() -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(assets()), AutoTokenizer.from_pretrained(assets())
+    assert isinstance(tokenizer, PreTrainedTokenizerFast)
+    right = 0
+    for example in demo_examples("test", 10, seed=5):
+        prompt = tokenizer(example.prompt, return_tensors="pt")
+        written = model.generate(**prompt, max_new_tokens=4, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+        right += tokenizer.decode(written, skip_special_tokens=True).strip().startswith(example.completion.strip())
+    assert right >= 8
+
+
+@pytest.mark.slow
+def test_it_answers_at_every_statement_distance() -> None:
+    loaded = load_model("demo")
+    accuracy = accuracy_by_distance(loaded.skipping.model, loaded.tokenizer, "test", seed=1, per_distance=100)
+    choices = [one.choice for one in accuracy.values()]
+    assert len(choices) == 30 and all(one.n == 100 for one in accuracy.values())
+    assert sum(choices) / len(choices) >= 0.95
+    assert min(choices) >= 0.90

@@ -2,6 +2,7 @@
 
 from studies.errors import StorageError, StudiesError, StudyExistsError, StudyNotFoundError
 from studies.front import closest_to_sparsity, front, hypervolume, hypervolume_history, knee, reference_point
+from studies.location import database_file
 from studies.records import Measurement, RouterRun, StudyRecord, StudyState, StudySummary, TrialRecord, TrialState
 from studies.store import StudyStore
 
@@ -19,6 +20,7 @@ __all__ = [
     "TrialRecord",
     "TrialState",
     "closest_to_sparsity",
+    "database_file",
     "front",
     "hypervolume",
     "hypervolume_history",

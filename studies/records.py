@@ -81,6 +81,7 @@ class Measurement:
         batch: Rows of the timed input.
         length: Tokens in each row of the timed input.
         flops: Of the timed input.
+        n_choice_items: Multiple-choice items that accuracy was counted on.
     """
 
     variant: str
@@ -99,6 +100,7 @@ class Measurement:
     batch: int
     length: int
     flops: float
+    n_choice_items: int = 0
 
     @property
     def overall_sparsity(self) -> float:

@@ -10,18 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Row, make_url
+from sqlalchemy.engine import Connection, Row
 
 from studies import schema
 from studies.errors import StorageError, StudyExistsError, StudyNotFoundError
+from studies.location import APPLICATION_ID, check_file, database_file, parse
 from studies.records import Measurement, RouterRun, StudyRecord, StudyState, StudySummary, TrialRecord, TrialState
 
 _BUSY_TIMEOUT_MS = 30_000
-_SUPPORTED = ("sqlite", "postgresql")
 
 
 class StudyStore:
@@ -29,23 +28,17 @@ class StudyStore:
 
     Args:
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
-        create: Whether a SQLite file that does not exist is made.
+        create: Whether a SQLite file that does not exist, or is empty, becomes a database.
 
     Raises:
         StorageError: The URL is of no supported kind, or the database cannot be opened.
     """
 
     def __init__(self, url: str, create: bool = True) -> None:
-        self._url = _parse(url)
+        self._url = parse(url)
         self._ids: dict[str, int] = {}
-        file = _sqlite_file(self._url)
-        fresh = file is not None and not file.exists()
-        if file is not None and fresh and not create:
-            raise StorageError(
-                f"There is no database {file}: run a study first, or name another database with --storage."
-            )
-        if file is not None and not file.parent.is_dir():
-            raise StorageError(f"Cannot open {self}: its folder {file.parent} does not exist; make it first.")
+        file = database_file(self._url)
+        fresh = file is not None and not check_file(file, create)
         try:
             self._engine = sa.create_engine(self._url, json_serializer=_strict_json)
         except (ImportError, sa.exc.ArgumentError) as error:
@@ -57,9 +50,9 @@ class StudyStore:
                 self._prepare(connection)
         except BaseException:
             self._engine.dispose()
-            if file is not None and fresh:
-                for path in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
-                    path.unlink(missing_ok=True)
+            # Another process may have filled the file meanwhile: only what holds nothing is taken away.
+            if file is not None and fresh and file.is_file() and file.stat().st_size == 0:
+                file.unlink()
             raise
 
     def __repr__(self) -> str:
@@ -278,9 +271,15 @@ class StudyStore:
             raise StorageError(
                 f"The database {self} refused: {reason}. Check that it exists, is writable, and is not locked."
             ) from error
+        except sa.exc.StatementError as error:
+            # Raised before the database saw it: a value that no column takes, such as NaN in JSON.
+            raise StorageError(f"This cannot be stored in {self}: {error.orig}.") from error
 
     def _prepare(self, connection: Connection) -> None:
         """Make the tables of an empty database, or check those that are there."""
+        if connection.dialect.name == "sqlite":
+            # Else two processes that begin at once would both find no tables, and both make them.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
         tables = set(sa.inspect(connection).get_table_names())
         if not tables & set(schema.metadata.tables):
             schema.metadata.create_all(connection)
@@ -331,33 +330,13 @@ def _trial(row: Row[Any]) -> TrialRecord:
     )
 
 
-def _parse(url: str) -> URL:
-    try:
-        parsed = make_url(url)
-    except sa.exc.ArgumentError as error:
-        raise StorageError(
-            f"{url!r} is not the URL of a database: write sqlite:///PATH or "
-            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
-        ) from error
-    if parsed.get_backend_name() not in _SUPPORTED:
-        raise StorageError(
-            f"Databases of kind {parsed.get_backend_name()!r} are not supported: use sqlite:///PATH or "
-            "postgresql+psycopg://USER:PASSWORD@HOST/DATABASE."
-        )
-    return parsed
-
-
-def _sqlite_file(url: URL) -> Path | None:
-    """The file of a SQLite database; None for other databases and for one in memory."""
-    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
-        return None
-    return Path(str(url.database))
-
-
 def _configure_sqlite(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     cursor.execute("PRAGMA foreign_keys = ON")
+    # Before the log is on, so that the file's own header says at once whose it is.
+    if cursor.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        cursor.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()
 

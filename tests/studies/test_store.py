@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from studies import (
     StudyState,
     StudyStore,
     TrialState,
+    database_file,
 )
 from tests.studies.records import trial
 
@@ -177,6 +178,10 @@ def test_an_altered_router_is_found_out(store: StudyStore, tmp_path: Path) -> No
         ("mysql://root:secret@localhost/x", "'mysql' are not supported"),
         ("sqlite:////no/such/folder/studies.db", "does not exist"),
         ("postgresql+psycopg://user:secret@127.0.0.1:1/x", "refused"),
+        ("postgresql+psycopg://user:secret@127.0.0.1:port/x", "not the URL of a database"),
+        ("postgresql+asyncpg://user:secret@127.0.0.1:1/x", "driver of 'postgresql.asyncpg' is not supported"),
+        ("sqlite:///studies.db?mode=ro", "named by its path alone"),
+        ("sqlite:///file:studies.db", "named by its path alone"),
     ],
 )
 def test_a_database_that_cannot_be_opened_is_one_clear_line(url: str, words: str) -> None:
@@ -192,12 +197,73 @@ def test_reading_does_not_make_a_database(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
+def _foreign(file: Path) -> None:
+    with sqlite3.connect(file) as raw:
+        raw.execute("CREATE TABLE recipes (name TEXT)")
+    raw.close()
+
+
+@pytest.mark.parametrize("create", [True, False])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda file: file.write_text("Dear database, " * 100), "is not a database"),
+        (_foreign, "belongs to another program"),
+        (lambda file: file.mkdir(), "Cannot read the database"),
+    ],
+)
+def test_what_is_not_ours_is_refused_and_kept(
+    tmp_path: Path, make: Callable[[Path], object], words: str, create: bool
+) -> None:
     file = tmp_path / "letter.txt"
-    file.write_text("Dear database, " * 100)
-    with pytest.raises(StorageError, match="not a database"):
-        StudyStore(f"sqlite:///{file}")
-    assert file.read_text().startswith("Dear database")
+    make(file)
+    before = file.read_bytes() if file.is_file() else None
+    with pytest.raises(StorageError, match=words) as error:
+        StudyStore(f"sqlite:///{file}", create=create)
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == [file]
+    assert before is None or file.read_bytes() == before
+
+
+def test_an_empty_file_becomes_a_database_only_if_that_is_asked_for(tmp_path: Path) -> None:
+    file = tmp_path / "studies.db"
+    file.touch()
+    with pytest.raises(StorageError, match="run a study first"):
+        StudyStore(f"sqlite:///{file}", create=False)
+    assert file.stat().st_size == 0 and list(tmp_path.iterdir()) == [file]
+    with StudyStore(f"sqlite:///{file}") as store:
+        assert store.summaries() == []
+
+
+def test_a_database_is_known_as_ours_while_another_process_has_it_open(store: StudyStore, url: str) -> None:
+    with StudyStore(url, create=False) as other:
+        assert [summary.name for summary in other.summaries()] == ["one"]
+
+
+def test_values_that_are_not_json_are_refused_in_one_line(store: StudyStore) -> None:
+    with pytest.raises(StorageError, match="cannot be stored"):
+        store.set_facts("one", {"speed": float("nan")})
+    assert store.study("one").facts == {}
+
+
+def test_a_measurement_from_before_choices_were_counted_still_loads(store: StudyStore, tmp_path: Path) -> None:
+    store.replace_measurements("one", [replace(MEASUREMENT, n_choice_items=7)])
+    assert store.measurements("one")[0].n_choice_items == 7
+    with sqlite3.connect(tmp_path / "studies.db") as raw:
+        raw.execute("UPDATE measurement SET figures = json_remove(figures, '$.n_choice_items')")
+    assert store.measurements("one") == [MEASUREMENT]
+
+
+def test_the_file_of_a_database_is_that_of_sqlite_alone(tmp_path: Path) -> None:
+    assert database_file(f"sqlite:///{tmp_path / 'a b.db'}") == tmp_path / "a b.db"
+    assert database_file("sqlite://") is None
+    assert database_file("postgresql://user:secret@host/x") is None
+
+
+def test_studies_can_be_kept_in_memory() -> None:
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", {}, ("kl",))
+        assert store.n_trials("one") == 0
 
 
 def test_another_schema_version_is_refused(store: StudyStore, tmp_path: Path, url: str) -> None:
@@ -205,6 +271,21 @@ def test_another_schema_version_is_refused(store: StudyStore, tmp_path: Path, ur
         raw.execute("UPDATE schema_version SET version = 99")
     with pytest.raises(StorageError, match="schema version 99, but this program reads version 1"):
         StudyStore(url)
+
+
+def _open(url: str) -> None:
+    StudyStore(url).close()
+
+
+def test_processes_that_begin_at_once_make_one_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'new.db'}"
+    context = multiprocessing.get_context("spawn")
+    openers = [context.Process(target=_open, args=(url,)) for _ in range(4)]
+    for opener in openers:
+        opener.start()
+    for opener in openers:
+        opener.join()
+    assert [opener.exitcode for opener in openers] == [0] * 4
 
 
 def _append(url: str, name: str) -> None:

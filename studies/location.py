@@ -1,0 +1,95 @@
+"""Where studies lie: which database a URL names."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from studies.errors import StorageError
+
+# "FTPS" in the header of a SQLite file says whose it is: https://www.sqlite.org/pragma.html#pragma_application_id
+APPLICATION_ID = int.from_bytes(b"FTPS", "big")
+_MAGIC = b"SQLite format 3\0"
+_ID_AT = slice(68, 72)
+
+_EXPECTED = "write sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST/DATABASE"
+_DRIVERS = {"sqlite": "pysqlite", "postgresql": "psycopg"}
+# Everything between the scheme and the last @, because a password may hold any sign.
+_CREDENTIALS = re.compile(r"(?<=://).*@")
+
+
+def parse(url: str) -> URL:
+    """Read the URL of a database.
+
+    Raises:
+        StorageError: It is none, or one of a kind that is not supported.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
+        shown = _CREDENTIALS.sub("***@", url)
+        raise StorageError(f"{shown!r} is not the URL of a database: {_EXPECTED}.") from error
+    backend = parsed.get_backend_name()
+    if backend not in _DRIVERS:
+        raise StorageError(f"Databases of kind {backend!r} are not supported: {_EXPECTED}.")
+    if parsed.drivername == "postgresql":
+        # SQLAlchemy's own choice for a bare scheme is another driver than the one that comes with this program.
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if "+" in parsed.drivername and parsed.drivername != f"{backend}+{_DRIVERS[backend]}":
+        raise StorageError(f"The driver of {parsed.drivername!r} is not supported: {_EXPECTED}.")
+    if backend == "sqlite" and (parsed.query or str(parsed.database or "").startswith("file:")):
+        raise StorageError(f"{str(parsed)!r}: a SQLite database is named by its path alone; write sqlite:///PATH.")
+    return parsed
+
+
+def database_file(url: str | URL) -> Path | None:
+    """The file of a SQLite database; None for other databases, and for one in memory.
+
+    Raises:
+        StorageError: See `parse`.
+    """
+    parsed = parse(url) if isinstance(url, str) else url
+    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        return None
+    return Path(str(parsed.database))
+
+
+def check_file(file: Path, create: bool) -> bool:
+    """Look whether a SQLite file may be opened, without opening it as a database.
+
+    SQLite itself would take an empty file for a database, and another program's for ours.
+
+    Args:
+        file: Its path.
+        create: Whether it may be missing or empty.
+
+    Returns:
+        Whether it is there, with content.
+
+    Raises:
+        StorageError: It is not ours, or is missing.
+    """
+    if not file.parent.is_dir():
+        raise StorageError(f"Cannot open the database {file}: its folder {file.parent} does not exist; make it first.")
+    try:
+        header = b""
+        if file.exists():
+            with file.open("rb") as content:
+                header = content.read(_ID_AT.stop)
+    except OSError as error:
+        raise StorageError(f"Cannot read the database {file}: {error.strerror or error}.") from error
+    if not header:
+        if create:
+            return False
+        raise StorageError(f"There is no database {file}: run a study first, or name another database with --storage.")
+    if not header.startswith(_MAGIC):
+        raise StorageError(f"{file} is not a database: name a database with --storage; the file is left as it is.")
+    if header[_ID_AT] != APPLICATION_ID.to_bytes(4, "big"):
+        raise StorageError(
+            f"The database {file} belongs to another program: name a database of studies, or one that does not "
+            "exist yet, with --storage."
+        )
+    return True

@@ -120,7 +120,7 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, gate: Tensor, asked: Tensor, scaling: float
     ) -> tuple[Tensor, Tensor]:
         """See the class.
@@ -137,7 +137,7 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
         Returns:
             Output `[B, H, L, d]`, and the attention weights of the queries asked for `[B, H, W, L]` (no gradient).
         """
-        n_rows, n_heads, length, width = query.shape
+        _, n_heads, length, _ = query.shape
         visible = _visible(gate)
         scores = _scores(query, key, scaling).masked_fill_(~visible, -math.inf)
         norms = scores.logsumexp(-1, keepdim=True)
@@ -150,7 +150,7 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
         return output, heard
 
     @staticmethod
-    def backward(  # type: ignore[override]
+    def backward(
         ctx: Any, grad: Tensor, _: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None]:
         """Gradients of query, key, value and gate, as far as they are asked for."""
@@ -201,7 +201,7 @@ def _gated_attention(
 ) -> tuple[Tensor, None]:
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    output, heard = _GatedSoftmaxAttention.apply(
+    output, heard = _GatedSoftmaxAttention.apply(  # type: ignore[no-untyped-call]
         query, key, value, gate.gate, gate.observed, scaling or query.shape[-1] ** -0.5
     )
     weight = gate.observed_weight

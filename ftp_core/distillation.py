@@ -17,7 +17,7 @@ from ftp_core.attention import AttentionGate, gated_attention
 from ftp_core.encoding import (
     IGNORED,
     EncodedExample,
-    continuation_batch,
+    answer_batch,
     length_sorted_batches,
     pad_right,
     prompt_batch,
@@ -31,7 +31,7 @@ from ftp_core.skipping import SkippingModel
 
 @dataclass(frozen=True)
 class DistillationConfig:
-    """Hyperparameters.of a distillation.
+    """Hyperparameters of a distillation.
 
     Attributes:
         steps: Optimizer steps.
@@ -47,9 +47,9 @@ class DistillationConfig:
         seed: Of the initial weights and the order of examples.
     """
 
-    steps: int = 120
-    batch_size: int = 16
-    lr: float = 0.01
+    steps: int = 80
+    batch_size: int = 8
+    lr: float = 0.005
     w_guide: float = 0.3
     guide_share: float = 0.3
     w_sparsity: float = 1.0
@@ -163,9 +163,9 @@ class _GatedModel:
                 if sparsity > 0:
                     scores = self._router.scores(sparsity, state)
                     keep = self._router.select(scores, sparsity, state)
-                    soft = scores.sigmoid()
-                    # Straight-through: the hard decision forwards, the gradient of p backwards. Padding stays closed,
-                    # so that completions, which stand behind shorter prompts, are not touched by it.
+                    soft = _soft_decision(scores, keep, state)
+                    # Straight-through: the hard decision forwards, the soft one's gradient backwards. Padding stays
+                    # closed, so that completions, which stand behind shorter prompts, are not touched by it.
                     hard = keep.to(soft.dtype) + soft - soft.detach()
                     within = nn.functional.pad(state.real, (0, total - width))
                     gate = torch.where(within, nn.functional.pad(hard, (0, total - width)), gate)
@@ -188,6 +188,24 @@ class _GatedModel:
         )
 
 
+def _soft_decision(scores: Tensor, keep: Tensor, state: RoutingState) -> Tensor:
+    """How near each token is to the line between kept and skipped: sigmoid of its distance from there `[B, L]`.
+
+    In budget mode a decision hangs on how scores compare within the row. The plain sigmoid(z) would saturate wherever
+    scores drift up together, and its gradient die, though no decision changed.
+
+    Args:
+        scores: Router scores z `[B, L]`.
+        keep: Who was kept `[B, L]`.
+        state: Which tokens are real.
+    """
+    dropped = state.real & ~keep
+    lowest_kept = scores.masked_fill(~keep, torch.inf).amin(1)
+    highest_dropped = scores.masked_fill(~dropped, -torch.inf).amax(1)
+    line = (lowest_kept + torch.where(dropped.any(1), highest_dropped, lowest_kept)) / 2
+    return (scores - line[:, None]).sigmoid()
+
+
 def _last_kept(keep: Tensor, window: int) -> tuple[Tensor, Tensor]:
     """Positions of each row's last `window` kept tokens `[B, W]`, and 0 for fillers where it keeps fewer."""
     order = keep.to(torch.uint8).argsort(dim=1, descending=False, stable=True)[:, -window:]
@@ -207,12 +225,13 @@ class _Curves:
             self.values[name].append(value)
 
 
-def _teacher_logits(model: SkippingModel, examples: Sequence[EncodedExample]) -> Tensor:
-    """The dense model's logits at every completion token of a batch `[n, V]`, row by row."""
-    answers = continuation_batch(examples, only_answers=True)
+def _teacher_hidden(model: SkippingModel, examples: Sequence[EncodedExample]) -> Tensor:
+    """The dense model's final hidden states at every completion token of a batch `[n, D]`, row by row."""
+    answers = answer_batch(examples)
     dense = SparsitySchedule.uniform(0.0, model.n_blocks)
-    logits = model.continuation_logits(model.prefill(prompt_batch(examples), dense, StaticRouter()), answers)
-    return logits[answers.ids != IGNORED].clone()
+    hidden = model.continuation_hidden(model.prefill(prompt_batch(examples), dense, StaticRouter()), answers)
+    # A copy, because autograd refuses tensors made in inference mode.
+    return hidden[answers.ids != IGNORED].clone()
 
 
 def distill(
@@ -222,6 +241,7 @@ def distill(
     schedules: Sequence[SparsitySchedule],
     config: DistillationConfig | None = None,
     on_step: Callable[[int, float], None] = lambda step, kl: None,
+    on_taught: Callable[[], None] = lambda: None,
 ) -> Distillation:
     """Train a dynamic router on one schedule, or on several in turn; the model's weights never change.
 
@@ -232,32 +252,38 @@ def distill(
         schedules: Schedules the router shall serve; held-out KL is the mean over them.
         config: Hyperparameters.
         on_step: Called with the step and the best held-out KL so far.
+        on_taught: Called after each batch of the dense model's pass over `examples`, which comes before the steps.
 
     Returns:
         The router with the lowest held-out KL.
 
     Raises:
-        CoreError: The loss is not finite.
+        CoreError: No schedule skips anything, or the loss is not finite.
     """
     config = config or DistillationConfig()
     started = time.monotonic()
     for schedule in schedules:
         model.check(schedule)
+    if not any(any(schedule) for schedule in schedules):
+        raise CoreError("No schedule skips anything, so a router has nothing to decide: give one with sparsity.")
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         router = DynamicRouter(config.window)
     gated = _GatedModel(model, router)
     optimizer = torch.optim.AdamW(router.parameters(), lr=config.lr, weight_decay=0.0)
     # Batches of similar lengths, in an order shuffled anew every epoch; the teacher speaks once for each.
-    batches = length_sorted_batches(examples, config.batch_size)
-    prepared = [(_TrainingBatch.of(batch), _teacher_logits(model, batch)) for batch in batches]
+    prepared = []
+    for examples_of_batch in length_sorted_batches(examples, config.batch_size):
+        prepared.append((_TrainingBatch.of(examples_of_batch), _teacher_hidden(model, examples_of_batch)))
+        on_taught()
     rng, order = random.Random(config.seed), list[int]()
     curves, best_kl, best = _Curves(), math.inf, copy.deepcopy(router.state_dict())
     for step in range(config.steps):
         if not order:
             order = list(range(len(prepared)))
             rng.shuffle(order)
-        batch, teacher = prepared[order.pop()]
+        batch, hidden = prepared[order.pop()]
+        teacher = model.logits(hidden)
         progress = step / config.steps
         warm_up = min(1.0, (step + 1) / max(1, config.steps // 10))
         optimizer.param_groups[0]["lr"] = config.lr * warm_up * 0.5 * (1 + math.cos(math.pi * progress))

@@ -77,10 +77,8 @@ def encode(
     """
     encoded = []
     for number, example in enumerate(examples, 1):
-        texts = example.choices or (example.completion,)
-        prompt = tuple(tokenizer(example.prompt)["input_ids"])
-        raw = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
-        continuations = tuple(tuple(ids[:max_continuation]) for ids in raw)
+        prompt, continuations = _tokenize(tokenizer, example)
+        continuations = tuple(ids[:max_continuation] for ids in continuations)
         if not prompt or not all(continuations):
             raise DataError(f"Example {number} has a prompt or a continuation without any token: give it some text.")
         longest = len(prompt) + max(map(len, continuations))
@@ -90,6 +88,32 @@ def encode(
             )
         encoded.append(EncodedExample(prompt, continuations, example.answer or 0, bool(example.choices)))
     return encoded
+
+
+def _tokenize(
+    tokenizer: PreTrainedTokenizerBase, example: Example
+) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """Ids of a prompt and of what may follow it, cut from the ids of the whole text.
+
+    As lm-evaluation-harness does (`TemplateLM._encode_pair`): white space that ends the prompt belongs to what follows,
+    and a continuation is what the whole text has more than the prompt. Encoded alone it would begin like a text.
+    """
+    prompt_text = example.prompt.rstrip()
+    space = example.prompt[len(prompt_text) :]
+    texts = [space + text for text in example.choices or (example.completion,)]
+    prompt = _open_ended(tokenizer, prompt_text)
+    wholes = [_open_ended(tokenizer, prompt_text + text) for text in texts]
+    return tuple(prompt), tuple(tuple(whole[len(prompt) :]) for whole in wholes)
+
+
+def _open_ended(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Ids of a text with the special tokens before it, and without the end-of-text that some tokenizers append."""
+    ids: list[int] = tokenizer(text)["input_ids"]
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id and not _says_end(tokenizer, text) else ids
+
+
+def _says_end(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
+    return tokenizer.eos_token is not None and text.endswith(str(tokenizer.eos_token))
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -104,14 +128,18 @@ def prompt_batch(examples: Sequence[EncodedExample]) -> PromptBatch:
     return PromptBatch(pad_right([example.prompt for example in examples], 0), lengths)
 
 
-def continuation_batch(examples: Sequence[EncodedExample], only_answers: bool) -> ContinuationBatch:
-    """The continuations of some examples as one batch: the right ones, or every choice."""
-    pairs = [
-        (row, continuation)
-        for row, example in enumerate(examples)
-        for index, continuation in enumerate(example.continuations)
-        if index == example.answer or not only_answers
-    ]
+def answer_batch(examples: Sequence[EncodedExample]) -> ContinuationBatch:
+    """The right continuation of each example."""
+    return _continuation_batch([(row, one.continuations[one.answer]) for row, one in enumerate(examples)])
+
+
+def choice_batch(examples: Sequence[EncodedExample]) -> ContinuationBatch | None:
+    """Every choice of the multiple-choice items among some examples; None if there are none."""
+    pairs = [(row, ids) for row, one in enumerate(examples) if one.has_choices for ids in one.continuations]
+    return _continuation_batch(pairs) if pairs else None
+
+
+def _continuation_batch(pairs: Sequence[tuple[int, tuple[int, ...]]]) -> ContinuationBatch:
     return ContinuationBatch(pad_right([ids for _, ids in pairs], IGNORED), torch.tensor([row for row, _ in pairs]))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from ftp_core.demo import assets
 from ftp_core.errors import ModelError
-from ftp_core.skipping import SUPPORTED_FAMILIES, SkippingModel
+from ftp_core.skipping import SkippingModel, check_supported
 
 DEMO = "demo"
+_NOT_OF_THE_MODEL = ("transformers_version", "_name_or_path")
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -33,8 +37,10 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
 
     def fingerprint(self) -> str:
-        """SHA-256 over configuration and weights, the same wherever the model is loaded from."""
-        digest = hashlib.sha256(self.skipping.model.config.to_json_string(use_diff=True).encode())
+        """SHA-256 over configuration and weights, the same wherever and by whichever transformers it is loaded."""
+        config = self.skipping.model.config.to_diff_dict()
+        facts = {key: value for key, value in config.items() if key not in _NOT_OF_THE_MODEL}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.skipping.model.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().data)
@@ -48,32 +54,47 @@ def resolve(name: str) -> str:
         name: `demo`, a local directory, or a Hugging Face id.
 
     Raises:
-        ModelError: It is neither, or the model's family cannot skip tokens. Weights are not read.
+        ModelError: It is neither, files are missing there, or the model cannot skip tokens. Weights are not read.
     """
     if name == DEMO:
         return str(assets())
     path = Path(name).expanduser()
-    looks_local = path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1
-    if looks_local and not (path / "config.json").is_file():
+    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        _check_directory(path, name)
+        source = str(path.resolve())
+    else:
+        _check_hub(name)
+        source = name
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except Exception as error:  # every model type checks its values in its own way, with its own exceptions
+        raise ModelError(f"The config.json of model {name!r} cannot be read: {_one_line(error)}") from error
+    check_supported(config)
+    return source
+
+
+def _check_directory(path: Path, name: str) -> None:
+    """Raise `ModelError` unless a directory has all files of a model."""
+    if not (path / "config.json").is_file():
         raise ModelError(
             f"No model at {name!r}: expected 'demo', a directory with config.json and safetensors weights, "
             "or a Hugging Face id such as 'meta-llama/Llama-3.2-1B'."
         )
-    source = str(path.resolve()) if looks_local else name
-    try:
-        if not looks_local:
-            _check_hub(name)
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, HubError) as error:
+    if (path / _INDEX).is_file():
+        try:
+            shards = sorted(set(json.loads((path / _INDEX).read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path / _INDEX} is not an index of safetensors shards: {_one_line(error)}") from error
+    else:
+        shards = [_WEIGHTS]
+    missing = [shard for shard in shards if not (path / shard).is_file()]
+    if missing:
         raise ModelError(
-            f"Cannot find the model {name!r}: expected 'demo', a local directory, or the id of a model on the "
-            f"Hugging Face Hub that this machine can reach ({_first_line(error)})."
-        ) from error
-    if config.model_type not in SUPPORTED_FAMILIES:
-        raise ModelError(
-            f"Models of type {config.model_type!r} cannot skip tokens; supported are {', '.join(SUPPORTED_FAMILIES)}."
+            f"The model at {name!r} has no {missing[0]}: expected its weights as safetensors "
+            "(save_pretrained writes them)."
         )
-    return source
+    if not any((path / file).is_file() for file in _TOKENIZERS):
+        raise ModelError(f"The model at {name!r} has no tokenizer: expected {' or '.join(_TOKENIZERS)} beside it.")
 
 
 def load_model(name: str) -> LoadedModel:
@@ -93,27 +114,27 @@ def load_model(name: str) -> LoadedModel:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
         )
-    except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"Cannot load the model {name!r}: {_first_line(error)}") from error
+    except Exception as error:  # broken files surface as whatever their many readers raise
+        raise ModelError(f"Cannot load the model {name!r}: {_one_line(error)}") from error
     return LoadedModel(source, SkippingModel(model), tokenizer)
 
 
-class HubError(Exception):
-    """The Hub cannot be asked, or does not know the model."""
-
-
 def _check_hub(name: str) -> None:
-    """Raise `HubError` unless the model is cached or the Hub answers for it.
+    """Raise `ModelError` unless the model is cached or the Hub answers for it.
 
     transformers itself would retry for half a minute before it says that there is no network.
     """
-    if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        return
     try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
         HfApi().model_info(name, timeout=10)
     except Exception as error:  # the client's network errors come from whichever HTTP library it is built on
-        raise HubError(_first_line(error)) from error
+        raise ModelError(
+            f"Cannot find the model {name!r}: expected 'demo', a local directory, or the id of a model on the "
+            f"Hugging Face Hub that this machine can reach ({_one_line(error)})."
+        ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+def _one_line(error: Exception) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}" if text else type(error).__name__

@@ -14,13 +14,14 @@ from ftp_core.encoding import (
     ContinuationBatch,
     EncodedExample,
     PromptBatch,
-    continuation_batch,
+    answer_batch,
+    choice_batch,
     length_sorted_batches,
     prompt_batch,
 )
 from ftp_core.routing import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping import SkippingModel
+from ftp_core.skipping import Prefill, SkippingModel
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Quality:
         accuracy_interval: 95 % Wilson interval of `accuracy`.
         n_items: Examples evaluated.
         n_tokens: Completion tokens evaluated.
+        n_choice_items: Multiple-choice items scored for `accuracy`.
     """
 
     kl: float
@@ -43,6 +45,7 @@ class Quality:
     accuracy_interval: tuple[float, float] | None
     n_items: int
     n_tokens: int
+    n_choice_items: int
 
 
 def wilson_interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -54,25 +57,31 @@ def wilson_interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
 
 
+# Rounding makes the KL of equal distributions a hair negative, no further below zero than this.
+_ROUNDING = 1e-6
+# exp of more than this is no float.
+_HIGHEST_EXPONENT = 700.0
+
+
 @dataclass(frozen=True)
 class _Batch:
     prompts: PromptBatch
     answers: ContinuationBatch
     choices: ContinuationBatch | None
     right_choice: Tensor
-    dense_log_probs: Tensor
+    dense_hidden: Tensor
 
 
-def _kl_and_nll(log_probs: Tensor, dense: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-    """KL(dense || pruned) and negative log-likelihood of every completion token `[n]`."""
-    real = ids != IGNORED
-    kl = (dense.exp() * (dense - log_probs)).sum(-1)[real]
-    nll = -log_probs.gather(-1, ids.clamp(min=0)[..., None]).squeeze(-1)[real]
-    return kl, nll
+def _divergence(log_probs: Tensor, dense: Tensor) -> Tensor:
+    """KL(dense || pruned) of each token `[n]`, from log-probabilities `[n, V]`."""
+    # What the dense model rules out adds nothing, though the pruned one may rule it out too (0 x (inf - inf)).
+    return torch.where(dense == -math.inf, 0.0, dense.exp() * (dense - log_probs)).sum(-1)
 
 
 class QualitySet:
     """Examples with the dense model's answers to them, computed once and compared with many pruned variants.
+
+    The answers are kept as final hidden states, D numbers a token, because V of them would fill the memory.
 
     Args:
         model: The model, which is its own dense reference.
@@ -93,16 +102,15 @@ class QualitySet:
         self._batches: list[_Batch] = []
         dense, router = SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter()
         for group in length_sorted_batches(examples, batch_size):
-            prompts, answers = prompt_batch(group), continuation_batch(group, only_answers=True)
-            scored = all(example.has_choices for example in group)
-            logits = model.continuation_logits(model.prefill(prompts, dense, router), answers)
+            prompts, answers = prompt_batch(group), answer_batch(group)
+            hidden = model.continuation_hidden(model.prefill(prompts, dense, router), answers)
             self._batches.append(
                 _Batch(
                     prompts,
                     answers,
-                    continuation_batch(group, only_answers=False) if scored else None,
-                    torch.tensor([example.answer for example in group]),
-                    logits.float().log_softmax(-1),
+                    choice_batch(group),
+                    torch.tensor([example.answer for example in group if example.has_choices]),
+                    hidden[answers.ids != IGNORED],
                 )
             )
             on_batch()
@@ -119,32 +127,47 @@ class QualitySet:
         kls, nlls, rights = [], [], []
         for batch in self._batches:
             prefill = self._model.prefill(batch.prompts, schedule, router)
-            logits = self._model.continuation_logits(prefill, batch.answers)
-            kl, nll = _kl_and_nll(logits.float().log_softmax(-1), batch.dense_log_probs, batch.answers.ids)
-            kls.append(kl)
-            nlls.append(nll)
+            hidden = self._model.continuation_hidden(prefill, batch.answers)
+            real = batch.answers.ids != IGNORED
+            log_probs = self._log_probs(hidden[real])
+            kls.append(_divergence(log_probs, self._log_probs(batch.dense_hidden)))
+            nlls.append(-log_probs.gather(-1, batch.answers.ids[real][:, None])[:, 0])
             if choices and batch.choices is not None:
-                log_probs = self._model.continuation_logits(prefill, batch.choices).float().log_softmax(-1)
-                rights.append(_choose(log_probs, batch.choices) == batch.right_choice)
+                likelihoods = self._likelihoods(prefill, batch.choices)
+                rights.append(_likeliest(likelihoods, batch.choices.rows) == batch.right_choice)
         kl, nll = torch.cat(kls), torch.cat(nlls)
         right = torch.cat(rights) if rights else None
+        mean_kl = float(kl.mean())
         return Quality(
-            kl=max(0.0, float(kl.mean())),
-            perplexity=math.exp(min(float(nll.mean()), 700.0)),
+            kl=0.0 if -_ROUNDING < mean_kl < 0 else mean_kl,
+            perplexity=math.exp(min(float(nll.mean()), _HIGHEST_EXPONENT)),
             accuracy=None if right is None else float(right.float().mean()),
             accuracy_interval=None if right is None else wilson_interval(int(right.sum()), len(right)),
             n_items=self.n_items,
             n_tokens=len(kl),
+            n_choice_items=0 if right is None else len(right),
         )
 
+    def _log_probs(self, final_hidden: Tensor) -> Tensor:
+        return self._model.logits(final_hidden).float().log_softmax(-1)
 
-def _choose(log_probs: Tensor, choices: ContinuationBatch) -> Tensor:
-    """Index of the likeliest continuation of each prompt `[B]`; the first of equals."""
-    real = choices.ids != IGNORED
-    picked = log_probs.gather(-1, choices.ids.clamp(min=0)[..., None]).squeeze(-1)
-    totals = (picked * real).sum(-1)
-    n_prompts = int(choices.rows.max()) + 1
-    table = torch.full((n_prompts, int(torch.bincount(choices.rows).max())), -torch.inf)
-    starts = torch.searchsorted(choices.rows, torch.arange(n_prompts))
-    table[choices.rows, torch.arange(len(totals)) - starts[choices.rows]] = totals
+    def _likelihoods(self, prefill: Prefill, choices: ContinuationBatch) -> Tensor:
+        """Summed log-likelihood of each choice `[R]`."""
+        hidden = self._model.continuation_hidden(prefill, choices)
+        real = choices.ids != IGNORED
+        picked = self._log_probs(hidden[real]).gather(-1, choices.ids[real][:, None])[:, 0]
+        return hidden.new_zeros(real.shape, dtype=picked.dtype).masked_scatter(real, picked).sum(-1)
+
+
+def _likeliest(likelihoods: Tensor, rows: Tensor) -> Tensor:
+    """Index of the likeliest continuation of each prompt that has some; the first of equals.
+
+    Args:
+        likelihoods: `[R]`.
+        rows: Which prompt each continues, ascending `[R]`.
+    """
+    _, group, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
+    table = likelihoods.new_full((len(counts), int(counts.max())), -torch.inf)
+    within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[group]
+    table[group, within] = likelihoods
     return table.argmax(-1)

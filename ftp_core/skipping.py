@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from ftp_core.attention import AttentionObserver, observed_attention
 from ftp_core.encoding import IGNORED, ContinuationBatch, PromptBatch
@@ -23,6 +23,16 @@ from ftp_core.routing import Router, RoutingState
 from ftp_core.schedule import SparsitySchedule
 
 SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+
+def check_supported(config: PreTrainedConfig) -> None:
+    """Raise `ModelError` unless models of this configuration can skip tokens."""
+    if config.model_type not in SUPPORTED_FAMILIES:
+        raise ModelError(
+            f"Models of type {config.model_type!r} cannot skip tokens; supported are {', '.join(SUPPORTED_FAMILIES)}."
+        )
+    if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
+        raise ModelError("Sliding-window attention cannot skip tokens yet: set sliding_window to null in the config.")
 
 
 @dataclass
@@ -106,21 +116,11 @@ class SkippingModel:
         model: A causal language model of a supported family, on the sdpa attention kernel. It is not changed.
 
     Raises:
-        ModelError: The family is not supported.
+        ModelError: See `check_supported`.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        family = model.config.model_type
-        if family not in SUPPORTED_FAMILIES:
-            raise ModelError(
-                f"Models of type {family!r} cannot skip tokens; supported are {', '.join(SUPPORTED_FAMILIES)}."
-            )
-        if getattr(model.config, "sliding_window", None) is not None and getattr(
-            model.config, "use_sliding_window", True
-        ):
-            raise ModelError(
-                "Sliding-window attention cannot skip tokens yet: set sliding_window to null in the config."
-            )
+        check_supported(model.config)
         self.model = model.eval().requires_grad_(False)
         self.decoder: Any = model.model
         self.blocks: list[nn.Module] = list(self.decoder.layers)
@@ -174,14 +174,14 @@ class SkippingModel:
     @torch.inference_mode()
     def next_logits(self, prefill: Prefill) -> Tensor:
         """Logits of the token after each prompt `[B, V]`."""
-        logits: Tensor = self.model.lm_head(self.decoder.norm(prefill.last_hidden))
-        return logits
+        return self.logits(self.decoder.norm(prefill.last_hidden))
 
     @torch.inference_mode()
-    def continuation_logits(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
-        """Logits that predict each continuation token from the prompt and the tokens before it `[R, C, V]`.
+    def continuation_hidden(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
+        """Final hidden states from which each continuation token is predicted `[R, C, D]`; see `logits`.
 
-        Continuation tokens run every block (`decode_sparsity` 0), and the prompt's routing never saw them.
+        Each comes from the prompt and the continuation's tokens before it. Continuation tokens run every block
+        (`decode_sparsity` 0), and the prompt's routing never saw them.
         """
         rows = continuations.rows
         hidden = prefill.last_hidden.index_select(0, rows)[:, None]
@@ -202,7 +202,17 @@ class SkippingModel:
                     position_embeddings=rotary,
                 )
             hidden = torch.cat([hidden, new], 1)
-        logits: Tensor = self.model.lm_head(self.decoder.norm(hidden))
+        final: Tensor = self.decoder.norm(hidden)
+        return final
+
+    @torch.inference_mode()
+    def continuation_logits(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
+        """Logits that predict each continuation token from the prompt and the tokens before it `[R, C, V]`."""
+        return self.logits(self.continuation_hidden(prefill, continuations))
+
+    def logits(self, final_hidden: Tensor) -> Tensor:
+        """Logits `[..., V]` of final hidden states `[..., D]`."""
+        logits: Tensor = self.model.lm_head(final_hidden)
         return logits
 
 

@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from ftp_core.data import Example
 from ftp_core.demo import assets
 from ftp_core.demo.task import MAX_STATEMENTS, Split, stories
-from ftp_core.encoding import IGNORED, EncodedExample, continuation_batch, encode, length_sorted_batches, prompt_batch
+from ftp_core.encoding import IGNORED, EncodedExample, choice_batch, encode, length_sorted_batches, prompt_batch
 from ftp_core.routing import StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import SkippingModel
@@ -79,7 +79,8 @@ def accuracy_by_distance(
 
 def _right(model: SkippingModel, group: list[EncodedExample]) -> dict[str, list[bool]]:
     prefill = model.prefill(prompt_batch(group), SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
-    choices = continuation_batch(group, only_answers=False)
+    choices = choice_batch(group)
+    assert choices is not None
     log_probs = model.continuation_logits(prefill, choices).float().log_softmax(-1)
     real, ids = choices.ids != IGNORED, choices.ids.clamp(min=0)
     totals = (log_probs.gather(-1, ids[..., None]).squeeze(-1) * real).sum(-1).view(len(group), -1)

@@ -11,7 +11,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from ftp_core.demo import assets
 from ftp_core.demo.evaluate import accuracy_by_distance
 from ftp_core.demo.examples import demo_examples
+from ftp_core.demo.task import Split
+from ftp_core.distillation import DistillationConfig, distill
+from ftp_core.encoding import EncodedExample, encode
 from ftp_core.models import load_model
+from ftp_core.quality import QualitySet
+from ftp_core.routing import StaticRouter
+from ftp_core.schedule import SparsitySchedule
 
 
 def test_it_is_a_small_llama_of_twelve_blocks_in_bf16() -> None:
@@ -33,6 +39,26 @@ def test_plain_transformers_answers_a_question_with_it() -> None:
         written = model.generate(**prompt, max_new_tokens=4, do_sample=False)[0, prompt["input_ids"].shape[1] :]
         right += tokenizer.decode(written, skip_special_tokens=True).strip().startswith(example.completion.strip())
     assert right >= 8
+
+
+def test_the_distilled_router_beats_the_static_one_at_the_same_schedule() -> None:
+    loaded = load_model("demo")
+    model = loaded.skipping
+
+    def examples(split: Split, n: int) -> list[EncodedExample]:
+        return encode(loaded.tokenizer, demo_examples(split, n, seed=0), model.context)
+
+    # Half of the tokens skip the blocks that carry the answer, the others run nearly all: here the choice matters.
+    schedule = SparsitySchedule([0, 0.45, 0, 0.45, 0.45, 0, 0.45, 0.45, 0.7, 0.45, 0.45, 0])
+    held_out = QualitySet(model, examples("validation", 64))
+    config = DistillationConfig(steps=60, evaluate_every=15, seed=0)
+    result = distill(model, examples("calibration", 256), held_out, [schedule], config)
+    test = QualitySet(model, examples("test", 200))
+    static = test.evaluate(schedule, StaticRouter(), choices=True)
+    dynamic = test.evaluate(schedule, result.router, choices=True)
+    assert static.accuracy is not None and dynamic.accuracy is not None
+    assert dynamic.accuracy >= static.accuracy + 0.02
+    assert dynamic.kl <= 0.8 * static.kl
 
 
 @pytest.mark.slow

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from ftp_core.distillation import (
     DistillationConfig,
     _GatedModel,
-    _teacher_logits,
+    _teacher_hidden,
     _TrainingBatch,
     distill,
     distillation_loss,
     guide_loss,
     sparsity_loss,
 )
-from ftp_core.encoding import IGNORED, EncodedExample, continuation_batch, prompt_batch
+from ftp_core.encoding import IGNORED, EncodedExample, answer_batch, prompt_batch
 from ftp_core.errors import CoreError
 from ftp_core.quality import QualitySet
 from ftp_core.routing import DynamicRouter
@@ -65,9 +65,9 @@ def test_the_gated_computation_of_training_equals_skipping(
     model, schedule = SkippingModel(tiny()), SparsitySchedule.from_levels(levels)
     torch.manual_seed(seed)
     router = DynamicRouter(window=3)
-    answers = continuation_batch(examples, only_answers=True)
+    answers = answer_batch(examples)
     with torch.no_grad():
-        teacher = _teacher_logits(model, examples)
+        teacher = model.logits(_teacher_hidden(model, examples))
         _, _, loss = _GatedModel(model, router).losses(_TrainingBatch.of(examples), teacher, schedule, 1.0)
         logits = model.continuation_logits(model.prefill(prompt_batch(examples), schedule, router), answers)
     expected = distillation_loss(logits[answers.ids != IGNORED], teacher, 1.0)
@@ -77,14 +77,46 @@ def test_the_gated_computation_of_training_equals_skipping(
 def test_a_closed_gate_has_a_gradient() -> None:
     model, schedule = SkippingModel(tiny()), SparsitySchedule([0.0, 0.5, 0.5])
     router = DynamicRouter()
-    _, _, loss = _GatedModel(model, router).losses(_TrainingBatch.of(SOME), _teacher_logits(model, SOME), schedule, 1.0)
+    teacher = model.logits(_teacher_hidden(model, SOME))
+    _, _, loss = _GatedModel(model, router).losses(_TrainingBatch.of(SOME), teacher, schedule, 1.0)
     loss.backward()
     gradients = [parameter.grad for parameter in router.parameters()]
     assert all(gradient is not None and bool(gradient.isfinite().all()) for gradient in gradients)
     assert any(bool(gradient.abs().sum() > 0) for gradient in gradients if gradient is not None)
 
 
-def test_distillation_lowers_held_out_kl_and_leaves_the_model_alone() -> None:
+def test_the_gradient_survives_scores_that_drift_up_together() -> None:
+    model, schedule = SkippingModel(tiny()), SparsitySchedule([0.0, 0.5, 0.5])
+    router = DynamicRouter()
+    with torch.no_grad():
+        router.mlp[-1].bias.add_(60.0)  # sigmoid of this is 1 in float32, its gradient 0
+    teacher = model.logits(_teacher_hidden(model, SOME))
+    _, _, loss = _GatedModel(model, router).losses(_TrainingBatch.of(SOME), teacher, schedule, 1.0)
+    loss.backward()
+    assert any(bool(parameter.grad.abs().sum() > 0) for parameter in router.parameters() if parameter.grad is not None)
+
+
+def test_schedules_that_skip_nothing_leave_nothing_to_learn() -> None:
+    model = SkippingModel(tiny())
+    with pytest.raises(CoreError, match="nothing to decide"):
+        distill(model, SOME[:4], QualitySet(model, SOME[4:]), [SparsitySchedule.uniform(0.0, 3)])
+
+
+def test_every_batch_of_the_teacher_and_every_step_is_reported() -> None:
+    model, taught, steps = SkippingModel(tiny()), [], []
+    distill(
+        model,
+        SOME[:4],
+        QualitySet(model, SOME[4:]),
+        [SparsitySchedule([0.0, 0.5, 0.5])],
+        DistillationConfig(steps=3, batch_size=2),
+        on_step=lambda step, _: steps.append(step),
+        on_taught=lambda: taught.append(len(steps)),
+    )
+    assert (taught, steps) == ([0, 0], [1, 2, 3])
+
+
+def test_the_best_held_out_router_is_kept_and_the_model_left_alone() -> None:
     model, schedule = SkippingModel(tiny()), SparsitySchedule([0.0, 0.5, 0.5])
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
     torch.manual_seed(0)

@@ -1,0 +1,66 @@
+"""Text becomes the ids that the whole text has, as lm-evaluation-harness cuts them."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from ftp_core.data import Example
+from ftp_core.demo.examples import demo_examples
+from ftp_core.encoding import IGNORED, answer_batch, choice_batch, encode
+from ftp_core.errors import DataError
+from ftp_core.models import load_model
+
+WORDS = ("<s>", "</s>", "▁ann", "▁has", "▁the", "▁cup", "▁", "\n")
+
+
+def metaspace(append_end: bool = False) -> PreTrainedTokenizerFast:
+    """A tokenizer like Llama's: every text begins with a space of its own, and perhaps ends with an end of text."""
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(WORDS)}, unk_token="\n"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    end = " </s>" if append_end else ""
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"<s> $A{end}", special_tokens=[("<s>", 0), ("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>")
+
+
+@pytest.mark.parametrize("append_end", [False, True])
+@pytest.mark.parametrize(("prompt", "completion"), [("ann has", " the cup"), ("ann has ", "the cup")])
+def test_a_continuation_is_what_the_whole_text_has_more(append_end: bool, prompt: str, completion: str) -> None:
+    (one,) = encode(metaspace(append_end), [Example(prompt, completion)], context=20)
+    assert one.prompt == (0, 2, 3)
+    assert one.continuations == ((4, 5),)
+
+
+def test_an_end_of_text_that_was_written_stays() -> None:
+    (one,) = encode(metaspace(), [Example("ann has", " the cup</s>")], context=20)
+    assert one.continuations == ((4, 5, 1),)
+
+
+def test_demo_items_begin_with_the_question_and_continue_with_an_answer() -> None:
+    tokenizer = load_model("demo").tokenizer
+    for example, one in zip(
+        demo_examples("test", 20, 0), encode(tokenizer, demo_examples("test", 20, 0), 512), strict=True
+    ):
+        for choice, ids in zip(example.choices, one.continuations, strict=True):
+            assert (
+                tokenizer.decode(one.prompt + ids, skip_special_tokens=True).split()
+                == (example.prompt + choice).split()
+            )
+
+
+def test_a_text_that_does_not_fit_is_an_error_with_both_lengths() -> None:
+    with pytest.raises(DataError, match="Example 1 is 5 tokens long, but the model reads 4"):
+        encode(metaspace(), [Example("ann has", " the cup")], context=4)
+
+
+def test_batches_hold_the_right_answers_and_every_choice() -> None:
+    items = [Example("ann", " has the cup"), Example("ann has", " the", (" cup", " the"), 1)]
+    encoded = encode(metaspace(), items, context=20)
+    answers, choices = answer_batch(encoded), choice_batch(encoded)
+    assert answers.ids.tolist() == [[3, 4, 5], [4, IGNORED, IGNORED]] and answers.rows.tolist() == [0, 1]
+    assert choices is not None
+    assert choices.ids.tolist() == [[5], [4]] and choices.rows.tolist() == [1, 1]
+    assert choice_batch(encoded[:1]) is None

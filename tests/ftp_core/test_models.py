@@ -1,0 +1,81 @@
+"""A model that cannot be used says why in one line, before its weights are read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ftp_core.demo import assets
+from ftp_core.errors import ModelError
+from ftp_core.models import load_model, resolve
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A directory with the demo model, to be spoiled."""
+    return Path(shutil.copytree(assets(), tmp_path / "model"))
+
+
+def edit_config(folder: Path, **values: object) -> None:
+    """Overwrite entries of a model's config.json."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def remove(file: str) -> Callable[[Path], None]:
+    """A spoiler that takes a file away."""
+    return lambda folder: (folder / file).unlink()
+
+
+def write(file: str, text: str) -> Callable[[Path], None]:
+    """A spoiler that overwrites a file."""
+    return lambda folder: (folder / file).write_text(text) and None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (remove("config.json"), "No model at"),
+        (remove("model.safetensors"), "has no model.safetensors"),
+        (remove("tokenizer.json"), "has no tokenizer"),
+        (write("config.json", "{"), "config.json of model"),
+        (lambda folder: edit_config(folder, model_type="gpt2"), "'gpt2' cannot skip tokens; supported are llama"),
+        (lambda folder: edit_config(folder, model_type="no such"), "config.json of model"),
+        (lambda folder: edit_config(folder, num_hidden_layers="many"), "config.json of model"),
+        (
+            lambda folder: edit_config(folder, model_type="mistral", sliding_window=64),
+            "Sliding-window attention cannot skip",
+        ),
+        (
+            write("model.safetensors.index.json", '{"weight_map": {"a": "part-1.safetensors"}}'),
+            "has no part-1.safetensors",
+        ),
+        (write("model.safetensors.index.json", "[]"), "is not an index of safetensors shards"),
+    ],
+)
+def test_a_directory_that_is_no_usable_model_is_refused(
+    copy: Path, spoil: Callable[[Path], None], message: str
+) -> None:
+    spoil(copy)
+    with pytest.raises(ModelError, match=message) as caught:
+        resolve(str(copy))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_no_safetensors_are_refused_in_one_line(copy: Path) -> None:
+    (copy / "model.safetensors").write_bytes(b"not weights")
+    with pytest.raises(ModelError, match="Cannot load the model") as caught:
+        load_model(str(copy))
+    assert "\n" not in str(caught.value)
+
+
+def test_the_fingerprint_names_weights_and_configuration_not_place_or_version(copy: Path) -> None:
+    demo = load_model("demo").fingerprint()
+    edit_config(copy, transformers_version="5.0.0", _name_or_path="elsewhere")
+    assert load_model(str(copy)).fingerprint() == demo
+    edit_config(copy, rms_norm_eps=1e-3)
+    assert load_model(str(copy)).fingerprint() != demo

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +20,7 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from ftp_core.errors import CoreError
+from search.arguments import check_name, data_path, output_folder
 from search.config import (
     DEFAULT_ROUTER_STEPS,
     DEFAULT_STORAGE,
@@ -29,12 +32,16 @@ from search.config import (
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
 from search.tables import print_front, print_measurements, print_studies
-from studies import StudiesError, StudyState, StudyStore
+from studies import StudiesError, StudyState, StudyStore, database_file
+
+if TYPE_CHECKING:
+    from search.pipeline import Pipeline
 
 INTERRUPTED = 130
 
+Stage = Callable[["Pipeline"], None]
+
 app = typer.Typer(
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -74,90 +81,84 @@ def _options(debug: Debug = False) -> None:
     """Runs before every command; `--debug` is read in `main`, which also accepts it behind the command."""
 
 
-def _new_study(store: StudyStore, name: str, config: RunConfig, overwrite: bool) -> None:
-    if overwrite and any(summary.name == name for summary in store.summaries()):
-        store.delete_study(name)
-    store.create_study(name, config.model_dump(), OBJECTIVES)
-
-
 def _checked_config(model: str, data: str, workers: int | None, **values: Any) -> RunConfig:
     """A configuration whose model and data are known to exist; nothing has been written yet."""
     from ftp_core.models import DEMO, resolve
     from search.workload import read_examples
 
     chosen = {} if workers is None else {"workers": workers}
-    config = RunConfig.checked(
-        model=model,
-        # A study may be resumed from another directory.
-        data=data if data == DEMO else str(Path(data).expanduser().resolve()),
-        **chosen,
-        **values,
-    )
+    config = RunConfig.checked(model=model, data=data if data == DEMO else data_path(data), **chosen, **values)
     source = resolve(model)
     read_examples(config.data, config.seed, config.sizes)
     return config if model == DEMO else config.model_copy(update={"model": source})
 
 
 def _start(
-    stage: Callable[[Any], None],
-    name: str,
-    storage: str,
-    out: Path | None,
-    overwrite: bool,
-    as_json: bool,
-    config: RunConfig,
+    stage: Stage, name: str, storage: str, out: Path | None, overwrite: bool, as_json: bool, config: RunConfig
 ) -> None:
-    """Create a study and run stages of its pipeline."""
-    if not name.strip() or "/" in name:
-        raise ConfigError(f"--name is {name!r}: expected a name without slashes.")
-    created = _sqlite_file(storage)
-    existed = created is None or created.exists()
+    """Create a study and run stages of its pipeline; it is created when model and data are known to be usable."""
+    from search.pipeline import Pipeline, load_with_progress
+    from search.progress import ProgressView
+
+    view = ProgressView(Console(stderr=True, markup=False))
+    database = database_file(storage)
+    fresh = database is not None and not database.exists()
     store = StudyStore(storage)
     try:
-        _new_study(store, name, config, overwrite)
+        taken = any(summary.name == name for summary in store.summaries())
+        if not (taken and not overwrite):
+            workload = load_with_progress(config, view)
+        if taken and overwrite:
+            store.delete_study(name)
+        store.create_study(name, config.model_dump(), OBJECTIVES)
     except BaseException:
+        # Another process may have begun a study in it meanwhile.
+        unused = fresh and not store.summaries()
         store.close()
-        if not existed and created is not None:
-            created.unlink(missing_ok=True)
+        if unused and database is not None:
+            for path in (database, Path(f"{database}-wal"), Path(f"{database}-shm")):
+                path.unlink(missing_ok=True)
         raise
     with store:
-        _continue(stage, store, name, storage, out, as_json)
+        _continue(stage, lambda: Pipeline(store, name, view, workload), store, name, out, as_json)
 
 
-def _sqlite_file(storage: str) -> Path | None:
-    return Path(storage.removeprefix("sqlite:///")) if storage.startswith("sqlite:///") else None
-
-
-def _continue(
-    stage: Callable[[Any], None], store: StudyStore, name: str, storage: str, out: Path | None, as_json: bool
-) -> None:
-    """Run stages of an existing study's pipeline, then show and write what there is."""
+def _go_on(stage: Stage, store: StudyStore, name: str, out: Path | None, as_json: bool) -> None:
+    """Run stages of an existing study's pipeline."""
     from search.pipeline import Pipeline
     from search.progress import ProgressView
 
-    view = ProgressView(Console(stderr=True))
+    view = ProgressView(Console(stderr=True, markup=False))
+    _continue(stage, lambda: Pipeline(store, name, view), store, name, out, as_json)
+
+
+def _continue(
+    stage: Stage, pipeline: Callable[[], Pipeline], store: StudyStore, name: str, out: Path | None, as_json: bool
+) -> None:
+    """Run stages of a pipeline, then show and write what there is."""
+    folder = output_folder(name, out)
     try:
-        stage(Pipeline(store, name, view))
+        stage(pipeline())
     except KeyboardInterrupt:
-        where = "" if storage == DEFAULT_STORAGE else f" --storage {storage!r}"
-        print(
-            f"Stopped. {store.n_trials(name)} trials are kept; go on with: ftp-search resume {name}{where}",
-            file=sys.stderr,
-        )
+        words = ["ftp-search", "resume", name]
+        # The password is not repeated: what a terminal shows is often logged.
+        words += [] if str(store) == DEFAULT_STORAGE else ["--storage", repr(store)]
+        words += [] if out is None else ["--out", str(out)]
+        print(f"Stopped. {store.n_trials(name)} trials are kept; go on with: {shlex.join(words)}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    written = _report(store, name, out)
+    written = _report(store, name, folder)
     description = describe_study(store, name)
     if as_json:
         print(json.dumps(description | {"written": [str(path) for path in written]}))
         return
-    console = Console()
+    console = Console(markup=False, highlight=False)
     print_front(console, description)
     print_measurements(console, description)
     for path in written:
-        console.print(f"wrote {path}", soft_wrap=True, highlight=False)
+        console.print(f"wrote {path}", soft_wrap=True)
 
 
-def _report(store: StudyStore, name: str, out: Path | None) -> list[Path]:
+def _report(store: StudyStore, name: str, folder: Path) -> list[Path]:
     from dashboards import ReportData, write_report
 
     data = ReportData(
@@ -166,10 +167,10 @@ def _report(store: StudyStore, name: str, out: Path | None) -> list[Path]:
         measurements=store.measurements(name),
         router_runs=store.router_runs(name),
     )
-    return list(write_report(data, out or Path("ftp-out") / name))
+    return list(write_report(data, folder))
 
 
-def _new_study_command(stage: Callable[[Any], None]) -> Callable[..., None]:
+def _new_study_command(stage: Stage) -> Callable[..., None]:
     """`run` and `search` take the same options and differ in the stages that they go through."""
 
     def command(
@@ -188,6 +189,8 @@ def _new_study_command(stage: Callable[[Any], None]) -> Callable[..., None]:
         as_json: AsJson = False,
         debug: Debug = False,
     ) -> None:
+        check_name(name)
+        output_folder(name, out)
         config = _checked_config(
             model,
             data,
@@ -236,13 +239,35 @@ def resume(
     with StudyStore(storage, create=False) as store:
         changes = {key: value for key, value in {"trials": trials, "workers": workers}.items() if value is not None}
         config = RunConfig.checked(**(dict(store.study(name).config) | changes))
+        output_folder(name, out)
+        done = store.n_trials(name)
+        if trials is not None and trials < done:
+            raise ConfigError(
+                f"--trials is {trials}, but study {name!r} has {done} trials: expected a new, larger total."
+            )
         store.set_config(name, config.model_dump())
-        _continue(lambda pipeline: pipeline.run(), store, name, storage, out, as_json)
+        _go_on(lambda pipeline: pipeline.run(), store, name, out, as_json)
 
 
 @app.command()
 def distill(
     name: StudyName,
+    router_steps: Annotated[
+        int | None,
+        typer.Option("--router-steps", metavar="N", help="Steps of the training.", show_default="as begun"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="S", help="Of the training.", show_default="as begun")
+    ] = None,
+    target_sparsity: Annotated[
+        float | None,
+        typer.Option(
+            "--target-sparsity",
+            metavar="X",
+            help="Choose the front's best schedule at this overall sparsity first.",
+            show_default="as chosen",
+        ),
+    ] = None,
     storage: Storage = DEFAULT_STORAGE,
     out: Out = None,
     as_json: AsJson = False,
@@ -250,10 +275,14 @@ def distill(
 ) -> None:
     """Distil a new router on the study's chosen schedule, and measure it.
 
-    Example: ftp-search distill mine
+    Example: ftp-search distill mine --target-sparsity 0.3 --router-steps 200
     """
+    given = {"router_steps": router_steps, "seed": seed, "target_sparsity": target_sparsity}
     with StudyStore(storage, create=False) as store:
-        _continue(lambda pipeline: pipeline.distill_only(), store, name, storage, out, as_json)
+        changes = {key: value for key, value in given.items() if value is not None}
+        RunConfig.checked(**(dict(store.study(name).config) | changes))
+        output_folder(name, out)
+        _go_on(lambda pipeline: pipeline.distill_only(router_steps, seed, target_sparsity), store, name, out, as_json)
 
 
 @app.command()
@@ -269,7 +298,7 @@ def report(
     Example: ftp-search report mine --out reports/mine
     """
     with StudyStore(storage, create=False) as store:
-        written = [str(path) for path in _report(store, name, out)]
+        written = [str(path) for path in _report(store, name, output_folder(name, out))]
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
 
 
@@ -295,7 +324,7 @@ def studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: 
         ]
         print(json.dumps(rows))
     else:
-        print_studies(Console(), summaries)
+        print_studies(Console(markup=False, highlight=False), summaries)
 
 
 @app.command()
@@ -309,8 +338,8 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     if as_json:
         print(json.dumps(description))
         return
-    console = Console()
-    console.print(f"study {name}: {description['state']}, {description['trials']} trials", highlight=False)
+    console = Console(markup=False, highlight=False)
+    console.print(f"study {name}: {description['state']}, {description['trials']} trials")
     print_front(console, description)
     print_measurements(console, description)
 
@@ -351,23 +380,26 @@ def main() -> None:
     """Run the command line; errors are one line on standard error, with exit code 2 for wrong usage and 1 otherwise."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    if not arguments:
+        # Wrong usage like any other, but here the help is the message.
+        app(args=["--help"], prog_name="ftp-search", standalone_mode=False)
+        sys.exit(2)
     try:
         code = app(args=arguments, prog_name="ftp-search", standalone_mode=False)
     except (typer.TyperException, ConfigError) as error:
-        _fail(error, getattr(error, "format_message", error.__str__)(), 2, debug)
+        _fail(getattr(error, "format_message", error.__str__)(), 2, debug)
     except (SearchError, StudiesError, CoreError, OSError) as error:
-        _fail(error, str(error), 1, debug)
+        _fail(str(error), 1, debug)
     except (KeyboardInterrupt, typer.Abort):
         print("Stopped.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        message = f"{type(error).__name__}: {error} (this is a defect; --debug shows where it happened)"
-        _fail(error, message, 1, debug)
+        _fail(f"{type(error).__name__}: {error} (this is a defect; --debug shows where it happened)", 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _fail(error: Exception, message: str, code: int, debug: bool) -> None:
+def _fail(message: str, code: int, debug: bool) -> None:
     if debug:
-        raise error
+        traceback.print_exc()
     print(f"ftp-search: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

@@ -13,7 +13,7 @@ from search.errors import ConfigError
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
 OBJECTIVES = ("kl", "latency_ms")
 DEFAULT_TRIALS = 300
-DEFAULT_ROUTER_STEPS = 100
+DEFAULT_ROUTER_STEPS = 80
 DEFAULT_TEST_ITEMS = 200
 
 
@@ -28,7 +28,7 @@ class RunConfig(BaseModel):
         seed: Of proposals, data splits and router training.
         target_sparsity: Overall sparsity that every schedule must have; None searches the whole space.
         calibration_items: Examples that a router is distilled on.
-        search_items: How many of them a trial is evaluated on.
+        search_items: How many of them make the search set, on which every trial is evaluated.
         validation_items: Examples that the best router is chosen on.
         test_items: Examples that reported figures are computed on.
         latency_batch: Rows of the timed prefill.
@@ -43,7 +43,7 @@ class RunConfig(BaseModel):
     data: str = "demo"
     trials: int = Field(DEFAULT_TRIALS, ge=1)
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**32)
     target_sparsity: float | None = Field(None, ge=0.0, le=MAX_SPARSITY)
     calibration_items: int = Field(256, ge=1)
     search_items: int = Field(32, ge=1)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from studies import StudyStore, TrialState, front
+
+
+def _timed_shape(facts: Mapping[str, Any]) -> dict[str, int] | None:
+    """Rows and tokens of the prefill that predictions are for; None before the study has profiled one."""
+    profile = facts.get("latency_profile")
+    return None if profile is None else {"batch": profile["batch"], "length": profile["length"]}
 
 
 def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
@@ -37,6 +44,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "objectives": list(study.objectives),
         "config": dict(study.config),
         "chosen_trial": study.chosen_trial,
+        "predicted_for": _timed_shape(study.facts),
         "front": front_with_latency(store, name),
         "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in store.measurements(name)],
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -40,6 +40,7 @@ from studies import (
 
 _PROFILE_REPEATS = 7
 _LENGTH_MULTIPLE = 32
+_QUALITY_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -59,21 +60,28 @@ class Pipeline:
         store: Where the study lives; it must exist.
         name: Its name.
         view: Where progress is drawn.
+        workload: Model and data, if they are loaded already.
+
+    Raises:
+        SearchError: Model or data are not those that the study began with.
+        CoreError: One of them cannot be used.
     """
 
-    def __init__(self, store: StudyStore, name: str, view: ProgressView) -> None:
+    def __init__(self, store: StudyStore, name: str, view: ProgressView, workload: Workload | None = None) -> None:
         self._store = store
         self._name = name
         self._view = view
         self.config = RunConfig.checked(**store.study(name).config)
-        self._workload: Workload | None = None
+        self.workload = load_with_progress(self.config, view) if workload is None else workload
+        self._check_workload()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """The study's state while stages run: running, then stopped or failed if they do not come to their end."""
+        """The study's state while stages run: running, then finished, or stopped or failed if they do not end well."""
         self._store.set_state(self._name, StudyState.RUNNING)
         try:
             yield
+            self._store.set_state(self._name, StudyState.FINISHED)
         except KeyboardInterrupt:
             self._store.set_state(self._name, StudyState.STOPPED)
             raise
@@ -87,47 +95,55 @@ class Pipeline:
             self.search()
             self.distill()
             self.measure()
-            self._store.set_state(self._name, StudyState.FINISHED)
 
     def search_only(self) -> None:
         """The search stage alone."""
         with self.running():
             self.search()
-            self._store.set_state(self._name, StudyState.FINISHED)
 
-    def distill_only(self) -> None:
-        """A new router for the chosen schedule, measured."""
+    def distill_only(
+        self, router_steps: int | None = None, seed: int | None = None, target_sparsity: float | None = None
+    ) -> None:
+        """A new router for the chosen schedule, measured.
+
+        Args:
+            router_steps: Steps of its training; None for the study's own.
+            seed: Of its training; None for the study's own.
+            target_sparsity: Choose the front's best schedule at this overall sparsity first.
+
+        Raises:
+            SearchError: No schedule is chosen yet, or the chosen one skips nothing.
+        """
+        chosen = self._chosen()
+        if target_sparsity is not None:
+            chosen = closest_to_sparsity(front(self._store.trials(self._name)), target_sparsity)
+        if not any(chosen.schedule):
+            raise SearchError(
+                f"The chosen schedule of study {self._name!r} skips nothing, so there is nothing to route: "
+                "choose another with --target-sparsity."
+            )
         with self.running():
-            self.distill(again=True)
+            self._store.choose_trial(self._name, chosen.number)
+            steps = self.config.router_steps if router_steps is None else router_steps
+            self._train_router(chosen, steps, self.config.seed if seed is None else seed)
             self.measure()
-            self._store.set_state(self._name, StudyState.FINISHED)
 
-    @property
-    def workload(self) -> Workload:
-        """Model and data, loaded on first use and checked against what the study began with."""
-        if self._workload is None:
-            config = self.config
-            with self._view.stage("Loading model and data", 1) as stage:
-                workload = load_workload(config.model, config.data, config.seed, config.sizes)
-                found = {
-                    "model_fingerprint": workload.model.fingerprint(),
-                    "data_fingerprint": workload.data_fingerprint,
-                }
-                stage.advance()
-            facts = self._store.study(self._name).facts
-            for key, value in found.items():
-                if facts.get(key, value) != value:
-                    raise SearchError(
-                        f"The {key.split('_')[0]} changed since study {self._name!r} began: its trials would not "
-                        "compare with new ones. Restore it, or start a new study."
-                    )
-            model = workload.model.skipping
-            if workload.dropped:
-                self._view.console.print(f"Left out {workload.dropped} examples that exceed the model's context.")
-            counts = {"n_blocks": model.n_blocks, "dropped_examples": workload.dropped}
-            self._store.set_facts(self._name, found | counts)
-            self._workload = workload
-        return self._workload
+    def _check_workload(self) -> None:
+        """Compare model and data with what the study began with, or record them if it begins now."""
+        model = self.workload.model.skipping
+        found = {
+            "model_fingerprint": self.workload.model.fingerprint(),
+            "data_fingerprint": self.workload.data_fingerprint,
+        }
+        facts = self._store.study(self._name).facts
+        for key, value in found.items():
+            if facts.get(key, value) != value:
+                raise SearchError(
+                    f"The {key.split('_')[0]} changed since study {self._name!r} began: its trials would not "
+                    "compare with new ones. Restore it, or start a new study."
+                )
+        counts = {"n_blocks": model.n_blocks, "dropped_examples": self.workload.dropped}
+        self._store.set_facts(self._name, found | counts)
 
     def _timing_batch(self) -> PromptBatch:
         """The timed input: rows as long as the 90th percentile of prompts, rounded up, of the test's own tokens."""
@@ -153,8 +169,19 @@ class Pipeline:
         config = self.config
         trials = self._store.trials(self._name)
         remaining = config.trials - len(trials)
-        if remaining <= 0:
+        if remaining > 0:
+            self._evaluate(trials, remaining)
+        elif self._store.study(self._name).chosen_trial is not None:
             return
+        if not front(trials):
+            error = trials[-1].error if trials else "no schedule was evaluated"
+            raise SearchError(f"All {len(trials)} trials failed; the last one says: {error}")
+        chosen = choose(front(trials), self.config.target_sparsity)
+        self._store.choose_trial(self._name, chosen.number)
+
+    def _evaluate(self, trials: list[TrialRecord], budget: int) -> None:
+        """Evaluate and keep up to `budget` new schedules; they are added to `trials`."""
+        config = self.config
         space = ScheduleSpace(self.workload.model.skipping.n_blocks, config.target_sparsity)
         profile = self._profile()
 
@@ -162,12 +189,15 @@ class Pipeline:
             return (evaluation.metrics["kl"], profile.predict_ms(evaluation.schedule))
 
         # A resumed search draws other numbers than the beginning did; with the same ones it would propose it again.
-        seed = config.seed * 1_000_003 + len(trials)
+        seed = (config.seed * 1_000_003 + len(trials)) % 2**32
         proposers: list[Proposer] = [GeneticProposer(space, seed), SampledProposer(space, seed)]
         known = [Known(SparsitySchedule(trial.schedule), trial.values) for trial in trials]
-        engine = SearchEngine(space, proposers, self._start_workers(), objectives, known, seed)
         number = len(trials)
-        with self._view.stage("Searching schedules", config.trials, number) as stage:
+        with (
+            closing(self._start_workers()) as evaluator,
+            self._view.stage("Searching schedules", config.trials, number) as stage,
+        ):
+            engine = SearchEngine(space, proposers, evaluator, objectives, known, seed)
 
             def keep(evaluation: Evaluation, proposer: str, values: tuple[float, ...] | None) -> None:
                 nonlocal number
@@ -188,15 +218,7 @@ class Pipeline:
                 trials.append(record)
                 stage.advance(note=self._best_note(trials) if number % 10 == 0 else "")
 
-            try:
-                engine.run(remaining, keep)
-            finally:
-                self._evaluator.close()
-        if not front(trials):
-            error = trials[-1].error if trials else "no schedule was evaluated"
-            raise SearchError(f"All {len(trials)} trials failed; the last one says: {error}")
-        chosen = self._choose(front(trials))
-        self._store.choose_trial(self._name, chosen.number)
+            engine.run(budget, keep)
 
     def _start_workers(self) -> Evaluator:
         # Ray takes a second to import: commands that only read a study shall not wait for it.
@@ -205,21 +227,15 @@ class Pipeline:
         config = self.config
         setup = WorkerSetup(config.model, config.data, config.seed, config.sizes, config.search_items)
         with self._view.stage("Starting workers", config.workers) as stage:
-            self._evaluator: Evaluator = RayPool(setup, config.workers, stage.advance)
-        return self._evaluator
+            return RayPool(setup, config.workers, stage.advance)
 
     def _best_note(self, trials: Sequence[TrialRecord]) -> str:
         points = front(trials)
         if not points:
             return "no trial finished"
-        best = self._choose(points)
+        best = choose(points, self.config.target_sparsity)
         assert best.values is not None
         return f"front {len(points)}, best: KL {best.values[0]:.3g} at {best.values[1]:.1f} ms"
-
-    def _choose(self, points: Sequence[TrialRecord]) -> TrialRecord:
-        if self.config.target_sparsity is not None:
-            return closest_to_sparsity(points, self.config.target_sparsity)
-        return knee(points)
 
     def _chosen(self) -> TrialRecord:
         number = self._store.study(self._name).chosen_trial
@@ -230,28 +246,32 @@ class Pipeline:
             )
         return self._store.trials(self._name)[number]
 
-    def distill(self, again: bool = False) -> None:
-        """Train a dynamic router on the chosen schedule, unless the study has one.
-
-        Args:
-            again: Train another one even then.
-        """
+    def distill(self) -> None:
+        """Train a dynamic router on the chosen schedule, unless the study has one or the schedule skips nothing."""
         chosen = self._chosen()
         latest = self._store.latest_router(self._name)
-        if latest is not None and latest.trial == chosen.number and not again:
+        if latest is not None and latest.trial == chosen.number:
             return
+        if not any(chosen.schedule):
+            self._view.console.print("The chosen schedule skips nothing: there is no router to distil.")
+            return
+        self._train_router(chosen, self.config.router_steps, self.config.seed)
+
+    def _train_router(self, chosen: TrialRecord, steps: int, seed: int) -> None:
         model, splits = self.workload.model.skipping, self.workload.splits
-        config = DistillationConfig(steps=self.config.router_steps, seed=self.config.seed)
-        held_out = QualitySet(model, splits["validation"])
-        with self._view.stage("Distilling the router", config.steps) as stage:
-            schedule = SparsitySchedule(chosen.schedule)
+        config = DistillationConfig(steps=steps, seed=seed)
+        held_out = self._quality_set("validation")
+        examples = splits["calibration"]
+        n_batches = -(-len(examples) // config.batch_size)
+        with self._view.stage("Distilling the router", n_batches + config.steps) as stage:
             result = distill(
                 model,
-                splits["calibration"],
+                examples,
                 held_out,
-                [schedule],
+                [SparsitySchedule(chosen.schedule)],
                 config,
                 on_step=lambda _, kl: stage.advance(note=f"held-out KL {kl:.3g}"),
+                on_taught=lambda: stage.advance(note="dense answers"),
             )
         weights = result.router.to_bytes()
         self._store.add_router_run(
@@ -268,11 +288,16 @@ class Pipeline:
             ),
         )
 
+    def _quality_set(self, split: str) -> QualitySet:
+        examples = self.workload.splits[split]
+        with self._view.stage(f"Dense answers, {split}", -(-len(examples) // _QUALITY_BATCH)) as stage:
+            return QualitySet(self.workload.model.skipping, examples, _QUALITY_BATCH, stage.advance)
+
     def measure(self) -> None:
         """Measure accuracy and latency of the front, of the distilled router, and of what they compare with."""
         variants = self._variants()
         config, model = self.config, self.workload.model.skipping
-        quality_set = QualitySet(model, self.workload.splits["test"])
+        quality_set = self._quality_set("test")
         qualities: list[Quality] = []
         with self._view.stage("Measuring quality", len(variants)) as stage:
             for variant in variants:
@@ -298,6 +323,7 @@ class Pipeline:
                     accuracy_low=low,
                     accuracy_high=high,
                     n_items=quality.n_items,
+                    n_choice_items=quality.n_choice_items,
                     latency_ms=latency.median_ms,
                     latency_low_ms=latency.low_ms,
                     latency_high_ms=latency.high_ms,
@@ -319,10 +345,40 @@ class Pipeline:
         points = _spread(front(self._store.trials(self._name)), self.config.measured_points, chosen)
         variants += [_Variant("static", p.number, SparsitySchedule(p.schedule), static) for p in points]
         latest = self._store.latest_router(self._name)
-        if latest is not None:
+        if latest is not None and latest.trial == chosen.number:
             router = DynamicRouter.from_bytes(latest.weights).eval()
             variants.append(_Variant("dynamic", latest.trial, SparsitySchedule(latest.schedule), router))
         return variants
+
+
+def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
+    """The model and data of a configuration, as `load_workload` reads them.
+
+    Raises:
+        CoreError: One of them cannot be used.
+    """
+    with view.stage("Loading model and data", 1) as stage:
+        workload = load_workload(config.model, config.data, config.seed, config.sizes)
+        stage.advance()
+    if workload.dropped:
+        view.console.print(f"Left out {workload.dropped} examples that exceed the model's context.")
+    return workload
+
+
+def choose(points: Sequence[TrialRecord], target_sparsity: float | None) -> TrialRecord:
+    """The point of a front to distil: the best at a target overall sparsity, or else the knee.
+
+    A front of few points can bend at the dense model, which is no find: then it is the knee of the others.
+
+    Args:
+        points: A front, as `front` returns it.
+        target_sparsity: The target, if there is one.
+    """
+    if target_sparsity is not None:
+        return closest_to_sparsity(points, target_sparsity)
+    best = knee(points)
+    sparse = [point for point in points if any(point.schedule)]
+    return best if any(best.schedule) or not sparse else knee(sparse)
 
 
 def _spread(points: Sequence[TrialRecord], most: int, chosen: TrialRecord) -> list[TrialRecord]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -15,21 +16,26 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
+def _table(title: str, *headings: str) -> Table:
+    """A table narrow enough for 80 columns: no frame, numbers to the right."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for heading in headings:
+        table.add_column(heading, justify="right", overflow="fold")
+    return table
+
+
 def print_front(console: Console, description: Mapping[str, Any]) -> None:
     """The front of a study, from `describe_study`."""
     if not description["front"]:
         console.print("No trial has finished yet.")
         return
-    table = Table(title=f"Pareto front of {description['name']} (* chosen)", title_justify="left")
-    for heading in (
-        "trial",
-        "overall sparsity",
-        "KL, nats/token",
-        "predicted ms",
-        "measured ms",
-        "schedule, % skipped",
-    ):
-        table.add_column(heading, justify="left" if heading.startswith("schedule") else "right", overflow="fold")
+    shape = description["predicted_for"]
+    timed = f"; ms of a prefill of {shape['batch']} x {shape['length']} tokens" if shape else ""
+    table = _table(
+        f"Pareto front of {description['name']} (* chosen){timed}",
+        *("trial", "overall\nsparsity", "KL, nats\nper token", "ms\npredicted", "ms\nmeasured"),
+    )
+    table.add_column("% of tokens that skip each block", overflow="fold")
     for point in description["front"]:
         kl, predicted = point["values"]
         table.add_row(
@@ -44,30 +50,35 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
 
 
 def print_measurements(console: Console, description: Mapping[str, Any]) -> None:
-    """What was measured, from `describe_study`."""
+    """What was measured on the front, from `describe_study`."""
     rows = description["measurements"]
     if not rows:
         return
     first = rows[0]
-    title = f"Measured: {first['n_items']} test items; prefill of {first['batch']} x {first['length']} tokens"
-    table = Table(title=title, title_justify="left")
-    for heading in ("variant", "trial", "overall sparsity", "FLOPs saved", "accuracy [95 %]", "KL", "perplexity"):
-        table.add_column(heading, justify="right")
-    for heading in ("latency ms [quartiles]", "speed-up"):
-        table.add_column(heading, justify="right")
+    mixed = 0 < first["n_choice_items"] < first["n_items"]
+    choices = f", {first['n_choice_items']} of them multiple choice" if mixed else ""
+    table = _table(
+        f"Measured on {first['n_items']} test items{choices}; "
+        f"ms of a prefill of {first['batch']} x {first['length']} tokens, {first['repeats']} times",
+        *("variant", "trial", "overall\nsparsity", "FLOPs\nsaved", "accuracy %\n[95 %]", "KL", "perplex-\nity"),
+        *("ms\n[quartiles]", "speed-\nup"),
+    )
     dense = next(row for row in rows if row["variant"] == "dense")
     for row in rows:
-        interval = "" if row["accuracy"] is None else f" [{row['accuracy_low']:.1%}, {row['accuracy_high']:.1%}]"
+        accuracy = "-"
+        if row["accuracy"] is not None:
+            right, low, high = (100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
+            accuracy = f"{right:.1f} [{low:.0f}, {high:.0f}]"
         chosen = row["trial"] is not None and row["trial"] == description["chosen_trial"]
         table.add_row(
             row["variant"],
             "-" if row["trial"] is None else f"{'*' if chosen else ''}{row['trial']}",
             f"{row['overall_sparsity']:.1%}",
             f"{1 - row['flops'] / dense['flops']:.1%}",
-            _number(row["accuracy"], ".1%") + interval,
+            accuracy,
             f"{row['kl']:.4f}",
             f"{row['perplexity']:.3f}",
-            f"{row['latency_ms']:.1f} [{row['latency_low_ms']:.1f}, {row['latency_high_ms']:.1f}]",
+            f"{row['latency_ms']:.1f} [{row['latency_low_ms']:.0f}, {row['latency_high_ms']:.0f}]",
             f"{dense['latency_ms'] / row['latency_ms']:.2f}x",
         )
     console.print(table)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -41,12 +42,17 @@ class LocalEvaluator:
     def evaluate(self, schedule: SparsitySchedule) -> Evaluation:
         """KL and perplexity under the static router; a schedule that fails comes back with its error."""
         started = time.perf_counter()
+        metrics, error = {}, None
         try:
             quality = self._quality.evaluate(schedule, self._router)
-        except (CoreError, RuntimeError) as error:
-            return Evaluation(schedule, seconds=time.perf_counter() - started, error=f"{type(error).__name__}: {error}")
-        metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
-        return Evaluation(schedule, metrics, time.perf_counter() - started)
+            metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
+        except (CoreError, RuntimeError) as caught:
+            error = f"{type(caught).__name__}: {caught}"
+        strange = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+        if strange:
+            # Such a figure cannot be compared, nor stored as JSON: the trial has failed.
+            metrics, error = {}, "not finite: " + ", ".join(f"{name} is {value}" for name, value in strange.items())
+        return Evaluation(schedule, metrics, time.perf_counter() - started, error)
 
     def close(self) -> None:
         """See `Evaluator.close`."""

@@ -14,7 +14,7 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 import torch
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from ftp_core.schedule import SparsitySchedule
 from search.errors import EvaluationError
@@ -78,6 +78,8 @@ class RayPool:
         self._setup = setup
         try:
             ray.init(
+                # Never a cluster that happens to be named in the environment: its machines lack the user's files.
+                address="local",
                 num_cpus=n_workers,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -96,7 +98,7 @@ class RayPool:
                 [done], starting = ray.wait(starting, num_returns=1)
                 ray.get(done)
                 on_ready()
-        except (RayActorError, RayTaskError) as error:
+        except RayError as error:
             self.close()
             raise EvaluationError(f"A worker could not start: {_cause(error)}") from error
         except BaseException:
@@ -120,14 +122,15 @@ class RayPool:
             self._load[worker] -= 1
             try:
                 result: Evaluation = ray.get(done)
-            except RayActorError as error:
+            except RayTaskError as error:
+                return Evaluation(schedule, error=_cause(error))
+            except RayError as error:
+                # The worker died, or was killed for want of memory.
                 self._replace(worker)
                 if attempt < MAX_ATTEMPTS:
                     self._send(schedule, attempt + 1)
                     continue
                 return Evaluation(schedule, error=f"its worker died {attempt} times: {_cause(error)}")
-            except RayTaskError as error:
-                return Evaluation(schedule, error=_cause(error))
             return result
 
     def close(self) -> None:
@@ -144,7 +147,7 @@ class RayPool:
         """Start a new actor in the place of a dead one, once for all schedules that it held."""
         try:
             ray.get(self._actors[worker].ready.remote())
-        except RayActorError:
+        except RayError:
             self._actors[worker] = self._actor_type.remote(self._setup)
 
 

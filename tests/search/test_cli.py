@@ -58,6 +58,18 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "--workers", "0"], 2, "--workers is 0"),
     (["run", "--trials", "many"], 2, "--trials"),
     (["run", "--name", " "], 2, "--name"),
+    (["run", "--name", ".."], 2, "--name is '..'"),
+    (["run", "--name", "a/b"], 2, "without slashes"),
+    (["run", "--name", "-x"], 2, "dash"),
+    (["run", "--name", "a\tb"], 2, "printable"),
+    (["run", "--name", "x" * 201], 2, "200 bytes"),
+    (["run", "--out", "empty.jsonl"], 2, "empty.jsonl is a file"),
+    (["run", "--out", "empty.jsonl/deeper"], 2, "empty.jsonl is a file"),
+    (["run", "--seed", "-1"], 2, "--seed is -1"),
+    (["run", "--seed", "4294967296"], 2, "--seed is 4294967296"),
+    (["run", "--data", "~no-such-user/x.jsonl"], 2, "--data is '~no-such-user/x.jsonl'"),
+    (["run", "--storage", "postgresql+psycopg://u:secret@host:port/db"], 1, "postgresql+psycopg://"),
+    (["run", "--storage", "sqlite:///studies.db?mode=ro"], 1, "studies.db"),
     (["run", "--storage", "sqlite:////no/such/folder/studies.db"], 1, "studies.db"),
     (["run", "--storage", "studies.db"], 1, "sqlite:///"),
     (["run", "--storage", "mongodb://localhost/studies"], 1, "mongodb"),
@@ -145,11 +157,37 @@ def test_every_command_has_help_with_an_example(run: Run, command: str) -> None:
     assert result.code == 0 and f"Example: ftp-search {command}" in result.out
 
 
-def test_debug_shows_the_traceback(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["ftp-search", "run", "--data", "nowhere.jsonl", "--debug"])
-    from ftp_core.errors import DataError
-    from search.cli import main
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [(["run", "--data", "nowhere.jsonl", "--debug"], 1), (["--debug", "run", "--trials", "0"], 2)],
+)
+def test_debug_shows_the_traceback_and_keeps_the_exit_code(run: Run, arguments: list[str], code: int) -> None:
+    result = run(*arguments)
+    assert result.code == code
+    assert "Traceback" in result.err
 
-    with pytest.raises(DataError):
-        main()
+
+def test_without_arguments_the_help_is_shown(run: Run) -> None:
+    result = run()
+    assert result.code == 2
+    assert all(command in result.out for command in COMMANDS)
+
+
+def test_a_resume_below_what_is_done_changes_nothing(run: Run, study: str) -> None:
+    result = run("resume", study, "--trials", "2")
+    assert result.code == 2 and "has 3 trials" in result.err
+    assert run("show", study, "--json").json()["config"]["trials"] == RunConfig().trials
+
+
+def test_a_router_for_a_schedule_that_skips_nothing_is_refused(run: Run, study: str, tmp_path: Path) -> None:
+    result = run("distill", study, "--target-sparsity", "0")
+    assert result.code == 1 and "skips nothing" in result.err
+    shown = run("show", study, "--json").json()
+    assert (shown["state"], shown["chosen_trial"]) == ("finished", 1)
+
+
+def test_markup_in_a_name_is_shown_as_it_is(run: Run, tmp_path: Path) -> None:
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.create_study("[red]mine[/]", RunConfig(workers=1).model_dump(), OBJECTIVES)
+    assert "[red]mine[/]" in run("studies").out
+    assert "study [red]mine[/]: created" in run("show", "[red]mine[/]").out

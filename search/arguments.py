@@ -1,0 +1,60 @@
+"""Checks the names and folders that a command is given, before any work starts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from search.errors import ConfigError
+
+MAX_NAME_BYTES = 200
+
+
+def check_name(name: str) -> None:
+    """A study's name is also a folder's, and an argument of other commands.
+
+    Raises:
+        ConfigError: It cannot be one of them.
+    """
+    problem = None
+    if not name.strip() or name in (".", ".."):
+        problem = "a name"
+    elif "/" in name or "\\" in name:
+        problem = "a name without slashes"
+    elif name.startswith("-"):
+        problem = "a name that does not begin with a dash"
+    elif not name.isprintable():
+        problem = "a name of printable characters"
+    elif len(name.encode()) > MAX_NAME_BYTES:
+        problem = f"a name of at most {MAX_NAME_BYTES} bytes"
+    if problem is not None:
+        raise ConfigError(f"--name is {name!r}: expected {problem}.")
+
+
+def output_folder(name: str, out: Path | None) -> Path:
+    """Where a study's files go: `out`, or `ftp-out/NAME`.
+
+    Raises:
+        ConfigError: It is a file, or cannot be made.
+    """
+    folder = out or Path("ftp-out") / name
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError(f"{existing} is a file: expected a folder to write to; choose another with --out.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise ConfigError(f"The folder {existing} is not writable: choose another with --out.")
+    return folder
+
+
+def data_path(data: str) -> str:
+    """The absolute path of a data file, since a study may be resumed from another directory.
+
+    Raises:
+        ConfigError: It names the home of a user who does not exist.
+    """
+    try:
+        return str(Path(data).expanduser().resolve())
+    except RuntimeError as error:
+        raise ConfigError(f"--data is {data!r}: {error} Write the path in full.") from error

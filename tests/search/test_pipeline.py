@@ -1,0 +1,61 @@
+"""The pipeline chooses a schedule worth distilling, and leaves a study alone that it cannot work on."""
+
+from __future__ import annotations
+
+import pytest
+from rich.console import Console
+
+from search.config import OBJECTIVES, RunConfig
+from search.errors import SearchError
+from search.pipeline import Pipeline, choose
+from search.progress import ProgressView
+from search.workload import load_workload
+from studies import StudyState, StudyStore, TrialRecord, front
+from tests.studies.records import trial
+
+SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}
+
+
+def _points(*points: tuple[float, float, float]) -> list[TrialRecord]:
+    return front([trial(n, schedule=(level,) * 4, values=values) for n, (level, *values) in enumerate(points)])
+
+
+def test_the_knee_is_chosen_without_a_target() -> None:
+    points = _points((0.0, 0.0, 10.0), (0.4, 0.1, 4.0), (0.8, 2.0, 2.0))
+    assert choose(points, None).number == 1
+
+
+def test_a_front_that_bends_at_the_dense_model_yields_another_point() -> None:
+    points = _points((0.0, 0.0, 10.0), (0.4, 1.0, 8.0))
+    assert choose(points, None).number == 1
+    assert choose(_points((0.0, 0.0, 10.0)), None).number == 0
+
+
+def test_the_target_wins_over_the_knee() -> None:
+    points = _points((0.0, 0.0, 10.0), (0.4, 0.1, 4.0), (0.8, 2.0, 2.0))
+    assert choose(points, 0.75).number == 2
+
+
+def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
+    config = RunConfig(workers=1, **SMALL)
+    view = ProgressView(Console(quiet=True))
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", config.model_dump(), OBJECTIVES)
+        workload = load_workload(config.model, config.data, config.seed, config.sizes)
+        with pytest.raises(SearchError, match="no chosen schedule yet"):
+            Pipeline(store, "one", view, workload).distill_only()
+        assert store.study("one").state is StudyState.CREATED
+        store.set_facts("one", {"data_fingerprint": "another"})
+        with pytest.raises(SearchError, match="data changed"):
+            Pipeline(store, "one", view, workload)
+        assert store.study("one").state is StudyState.CREATED
+
+
+def test_a_study_whose_budget_is_used_still_gets_its_choice() -> None:
+    config = RunConfig(workers=1, trials=2, **SMALL)
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", config.model_dump(), OBJECTIVES)
+        for number, level in enumerate((0.0, 0.5)):
+            store.append_trial("one", trial(number, schedule=(level,) * 12, values=(level, 10 - 10 * level)))
+        Pipeline(store, "one", ProgressView(Console(quiet=True))).search_only()
+        assert store.study("one").chosen_trial == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -378,6 +379,8 @@ def export(
 
 def main() -> None:
     """Run the command line; errors are one line on standard error, with exit code 2 for wrong usage and 1 otherwise."""
+    # A scheduler that takes the machine back sends SIGTERM: it shall stop a search as cleanly as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
     if not arguments:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,6 +77,7 @@ class RayPool:
 
     def __init__(self, setup: WorkerSetup, n_workers: int, on_ready: Callable[[], None] = lambda: None) -> None:
         self._setup = setup
+        on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(
                 # Never a cluster that happens to be named in the environment: its machines lack the user's files.
@@ -88,6 +90,8 @@ class RayPool:
             )
         except (RuntimeError, OSError, ValueError) as error:
             raise EvaluationError(f"Ray could not start: {str(error).splitlines()[0]}") from error
+        # Ray exits the process on SIGTERM; what to do about it is for the caller to say.
+        signal.signal(signal.SIGTERM, on_terminate)
         self._actor_type = ray.remote(num_cpus=1)(_Worker)
         self._actors: list[Any] = [self._actor_type.remote(setup) for _ in range(n_workers)]
         self._load = [0] * n_workers

@@ -17,10 +17,11 @@ from tests.search.command import COMMAND, run_process
 # Ray workers load torch first; under load that takes its time.
 pytestmark = pytest.mark.timeout(600)
 
+FEW = ("--router-steps", "20", "--test-items", "60")
+
 
 def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> None:
-    few = ("--router-steps", "20", "--test-items", "60")
-    result = run_process("run", "--name", "small", "--trials", "12", "--workers", "2", *few, "--json", cwd=tmp_path)
+    result = run_process("run", "--name", "small", "--trials", "12", "--workers", "2", *FEW, "--json", cwd=tmp_path)
     assert result.code == 0, result.err
     shown = result.json()
     assert shown["trials"] == 12 and shown["state"] == "finished"
@@ -44,15 +45,22 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert len({trial.schedule for trial in trials}) == 20
 
 
-def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
+def _heed_signals() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so would what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_stopped_search_is_kept_and_resume_goes_on(tmp_path: Path, stop: signal.Signals) -> None:
     url = f"sqlite:///{tmp_path / 'ftp-studies.db'}"
     running = subprocess.Popen(
-        [*COMMAND, "search", "--name", "long", "--trials", "100000", "--workers", "1"],
+        [*COMMAND, *("search", "--name", "long", "--trials", "100000", "--workers", "1"), *FEW],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=_heed_signals,
     )
     try:
         while running.poll() is None:
@@ -61,7 +69,7 @@ def test_ctrl_c_stops_cleanly_and_resume_goes_on(tmp_path: Path) -> None:
                 with StudyStore(url, create=False) as store:
                     if any(s.n_trials >= 3 for s in store.summaries()):
                         break
-        running.send_signal(signal.SIGINT)
+        running.send_signal(stop)
         _, err = running.communicate(timeout=60)
     finally:
         running.kill()

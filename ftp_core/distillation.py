@@ -69,8 +69,9 @@ class Distillation:
     """A distilled router and how it came about.
 
     Attributes:
-        router: The router with the lowest held-out KL of the run.
-        curves: "step", "loss", "guide", "sparsity", "distill", one entry a step; "held_out_step", "held_out_kl".
+        router: The one with the lowest held-out KL of the run: never worse there than the static router.
+        curves: "step", "loss", "guide", "sparsity", "distill", one entry a step; "held_out_step" (steps done; 0 is the
+            static router's) with "held_out_kl".
         seconds: Training time.
     """
 
@@ -255,7 +256,7 @@ def distill(
         on_taught: Called after each batch of the dense model's pass over `examples`, which comes before the steps.
 
     Returns:
-        The router with the lowest held-out KL.
+        The router with the lowest held-out KL; the static router's decisions, if none was lower.
 
     Raises:
         CoreError: No schedule skips anything, or the loss is not finite.
@@ -277,7 +278,17 @@ def distill(
         prepared.append((_TrainingBatch.of(examples_of_batch), _teacher_hidden(model, examples_of_batch)))
         on_taught()
     rng, order = random.Random(config.seed), list[int]()
-    curves, best_kl, best = _Curves(), math.inf, copy.deepcopy(router.state_dict())
+    curves, best_kl, best = _Curves(), math.inf, copy.deepcopy(router)
+
+    def hold_out(steps: int, candidate: DynamicRouter) -> None:
+        nonlocal best_kl, best
+        kl = sum(held_out.evaluate(schedule, candidate).kl for schedule in schedules) / len(schedules)
+        curves.add(held_out_step=steps, held_out_kl=kl)
+        if kl < best_kl:
+            best_kl, best = kl, copy.deepcopy(candidate)
+
+    # The router that decides as the static one runs along, so that none is kept that does worse than it there.
+    hold_out(0, DynamicRouter.static(config.window))
     for step in range(config.steps):
         if not order:
             order = list(range(len(prepared)))
@@ -299,13 +310,7 @@ def distill(
         parts = (loss.detach(), guide.detach(), sparsity.detach(), distill_.detach())
         curves.add(step=step, **dict(zip(("loss", "guide", "sparsity", "distill"), map(float, parts), strict=True)))
         if (step + 1) % config.evaluate_every == 0 or step + 1 == config.steps:
-            router.eval()
-            kl = sum(held_out.evaluate(schedule, router).kl for schedule in schedules) / len(schedules)
-            router.train()
-            curves.add(held_out_step=step, held_out_kl=kl)
-            if kl < best_kl:
-                best_kl, best = kl, copy.deepcopy(router.state_dict())
+            hold_out(step + 1, router)
         on_step(step + 1, best_kl)
-    router.load_state_dict(best)
-    router.eval().requires_grad_(False)
-    return Distillation(router, curves.values, time.monotonic() - started)
+    best.eval().requires_grad_(False)
+    return Distillation(best, curves.values, time.monotonic() - started)

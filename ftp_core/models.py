@@ -12,6 +12,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from ftp_core.allocator import keep_freed_memory
 from ftp_core.demo import assets
 from ftp_core.errors import ModelError
 from ftp_core.skipping import SkippingModel, check_supported
@@ -107,6 +108,7 @@ def load_model(name: str) -> LoadedModel:
         ModelError: There is no such model, its family is unknown, or its weights cannot be read.
     """
     source = resolve(name)
+    keep_freed_memory()
     # Its bar would run between those of the command line.
     disable_progress_bar()
     try:

@@ -22,6 +22,7 @@ DEFAULT_WINDOW = 32
 HIDDEN_WIDTH = 64
 FEATURES = ("position", "attention", "attention_rank", "block_sparsity")
 _METADATA = "dynamic_router"
+_LONGEST_STATIC = 10_000.0
 
 
 @dataclass
@@ -102,6 +103,28 @@ class DynamicRouter(nn.Module):
         super().__init__()
         self._window = window
         self.mlp = nn.Sequential(nn.Linear(len(FEATURES), HIDDEN_WIDTH), nn.ReLU(), nn.Linear(HIDDEN_WIDTH, 1))
+
+    @classmethod
+    def static(cls, window: int = DEFAULT_WINDOW) -> DynamicRouter:
+        """One that decides as the static router does, for rows of up to 10,000 tokens; no training needed.
+
+        Three hidden units compute z = position - sparsity, and 2 more for the first token: positive for about the
+        tokens that the static router keeps, and highest for the first and the most recent ones.
+        """
+        router = cls(window)
+        hidden, out = router.mlp[0], router.mlp[2]
+        assert isinstance(hidden, nn.Linear)
+        assert isinstance(out, nn.Linear)
+        position, sparsity = FEATURES.index("position"), FEATURES.index("block_sparsity")
+        with torch.no_grad():
+            for parameter in router.parameters():
+                parameter.zero_()
+            hidden.weight[0, position] = 1.0
+            hidden.weight[1, sparsity] = 1.0
+            # Positive for position 0 alone.
+            hidden.weight[2, position], hidden.bias[2] = -_LONGEST_STATIC, 1.0
+            out.weight[0, :3] = torch.tensor([1.0, -1.0, 2.0])
+        return router
 
     @property
     def window(self) -> int:

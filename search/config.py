@@ -47,7 +47,7 @@ class RunConfig(BaseModel):
     target_sparsity: float | None = Field(None, ge=0.0, le=MAX_SPARSITY)
     calibration_items: int = Field(256, ge=1)
     search_items: int = Field(32, ge=1)
-    validation_items: int = Field(64, ge=1)
+    validation_items: int = Field(128, ge=1)
     test_items: int = Field(DEFAULT_TEST_ITEMS, ge=1)
     latency_batch: int = Field(8, ge=1)
     measured_points: int = Field(8, ge=1)

@@ -35,7 +35,7 @@ class TrialRecord:
         schedule: Share of tokens skipped, one per block.
         values: Objective values in the study's order, lower is better; None if the trial failed.
         state: How it ended.
-        fidelity: Share of the calibration set used, in (0, 1].
+        fidelity: Share of the search set used (the calibration examples that trials are evaluated on), in (0, 1].
         proposer: Who proposed the schedule: "deap", "tpe", "seed", ...
         seconds: Time that the evaluation took on its worker.
         finished_at: When its result reached the study, UTC.

@@ -50,8 +50,8 @@ def test_the_distilled_router_beats_the_static_one_at_the_same_schedule() -> Non
 
     # Half of the tokens skip the blocks that carry the answer, the others run nearly all: here the choice matters.
     schedule = SparsitySchedule([0, 0.45, 0, 0.45, 0.45, 0, 0.45, 0.45, 0.7, 0.45, 0.45, 0])
-    held_out = QualitySet(model, examples("validation", 64))
-    config = DistillationConfig(steps=60, evaluate_every=15, seed=0)
+    held_out = QualitySet(model, examples("validation", 128))
+    config = DistillationConfig(seed=0)
     result = distill(model, examples("calibration", 256), held_out, [schedule], config)
     test = QualitySet(model, examples("test", 200))
     static = test.evaluate(schedule, StaticRouter(), choices=True)

@@ -25,6 +25,7 @@ from ftp_core.quality import QualitySet
 from ftp_core.routing import DynamicRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import SkippingModel
+from tests.ftp_core.routers import random_router
 from tests.ftp_core.test_skipping import tiny
 
 tokens = st.lists(st.integers(1, 49), min_size=2, max_size=15).map(tuple)
@@ -63,8 +64,7 @@ def test_the_gated_computation_of_training_equals_skipping(
     examples: list[EncodedExample], levels: list[int], seed: int
 ) -> None:
     model, schedule = SkippingModel(tiny()), SparsitySchedule.from_levels(levels)
-    torch.manual_seed(seed)
-    router = DynamicRouter(window=3)
+    router = random_router(seed, window=3)
     answers = answer_batch(examples)
     with torch.no_grad():
         teacher = model.logits(_teacher_hidden(model, examples))

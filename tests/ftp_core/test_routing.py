@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ftp_core.errors import ModelError
 from ftp_core.routing import DynamicRouter, RoutingState, StaticRouter
 from ftp_core.schedule import kept_count
+from tests.ftp_core.routers import random_router
 
 row_lengths = st.lists(st.integers(1, 30), min_size=1, max_size=4)
 sparsities = st.integers(1, 19).map(lambda level: level * 0.05)
@@ -45,6 +46,12 @@ def test_dynamic_keeps_the_highest_scores_and_of_equal_ones_the_earlier(
         assert keep[row].nonzero().flatten().tolist() == sorted(order[: kept_count(sparsity, length)])
 
 
+@given(lengths=st.lists(st.integers(1, 3000), min_size=1, max_size=4), sparsity=sparsities, seed=st.integers(0, 99))
+def test_a_dynamic_router_can_decide_as_the_static_one(lengths: list[int], sparsity: float, seed: int) -> None:
+    state = state_of(lengths, seed)
+    assert torch.equal(DynamicRouter.static().keep(sparsity, state), StaticRouter().keep(sparsity, state))
+
+
 @given(lengths=row_lengths, sparsity=sparsities, seed=st.integers(0, 99))
 def test_features_are_their_definitions(lengths: list[int], sparsity: float, seed: int) -> None:
     state = state_of(lengths, seed)
@@ -60,8 +67,7 @@ def test_features_are_their_definitions(lengths: list[int], sparsity: float, see
 
 @given(lengths=row_lengths, sparsity=sparsities, seed=st.integers(0, 99))
 def test_a_row_is_routed_alike_alone_and_in_a_batch(lengths: list[int], sparsity: float, seed: int) -> None:
-    torch.manual_seed(seed)
-    router, batch = DynamicRouter(), state_of(lengths, seed)
+    router, batch = random_router(seed), state_of(lengths, seed)
     keep = router.keep(sparsity, batch)
     for row, length in enumerate(lengths):
         alone = RoutingState(

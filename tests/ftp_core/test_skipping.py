@@ -22,6 +22,7 @@ from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.routing import DynamicRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import SkippingModel
+from tests.ftp_core.routers import random_router
 
 N_BLOCKS = 3
 SHAPE = {
@@ -140,7 +141,7 @@ def test_a_schedule_of_zeros_is_bit_identical_to_the_dense_model(length: int) ->
     model = MODELS["llama"]
     ids = torch.randint(1, 50, (2, length), generator=torch.Generator().manual_seed(length))
     prompts = PromptBatch(ids, torch.tensor([length, length]))
-    for router in (StaticRouter(), DynamicRouter()):
+    for router in (StaticRouter(), random_router()):
         prefill = SkippingModel(model).prefill(prompts, SparsitySchedule.uniform(0.0, N_BLOCKS), router)
         dense = model.model(ids)
         # Behind the blocks, as the head's matrix product rounds differently for one row than for many.
@@ -156,7 +157,7 @@ def test_each_row_keeps_exactly_its_kept_count(lengths: list[int], schedule: Spa
     prompts = PromptBatch(
         torch.randint(1, 50, (len(lengths), max(lengths)), generator=generator), torch.tensor(lengths)
     )
-    for router in (StaticRouter(), DynamicRouter()):
+    for router in (StaticRouter(), random_router()):
         prefill = SkippingModel(MODELS["llama"]).prefill(prompts, schedule, router)
         for row, length in enumerate(lengths):
             assert tuple(int(keep[row].sum()) for keep in prefill.kept) == schedule.kept_counts(length)
@@ -180,7 +181,7 @@ def test_blocks_compute_kept_tokens_only() -> None:
 
 def test_an_option_never_influences_which_prompt_tokens_are_kept_nor_another_option() -> None:
     torch.manual_seed(0)
-    skipping, router = SkippingModel(MODELS["llama"]), DynamicRouter()
+    skipping, router = SkippingModel(MODELS["llama"]), random_router()
     prompts = PromptBatch(torch.randint(1, 50, (1, 12)), torch.tensor([12]))
     schedule = SparsitySchedule([0.3, 0.5, 0.5])
     alone = skipping.continuation_logits(
@@ -220,5 +221,5 @@ def test_an_unsupported_family_lists_the_supported_ones() -> None:
 def test_the_models_own_kernel_is_restored() -> None:
     model = tiny()
     prompts = PromptBatch(torch.randint(1, 50, (2, 20)), torch.tensor([20, 20]))
-    SkippingModel(model).prefill(prompts, SparsitySchedule([0.2, 0.5, 0.9]), DynamicRouter())
+    SkippingModel(model).prefill(prompts, SparsitySchedule([0.2, 0.5, 0.9]), random_router())
     assert model.config._attn_implementation == "sdpa"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -173,6 +174,26 @@ def profile_latency(
         block_ms=tuple(max(0.0, prefill.median_ms - fixed_ms) / model.n_blocks for prefill in prefills),
         fixed_ms=fixed_ms,
     )
+
+
+def profile_conditions(model_fingerprint: str, prompts: PromptBatch) -> dict[str, Any]:
+    """What a latency profile holds for: another machine, program, model or input needs another one.
+
+    Args:
+        model_fingerprint: Of the model.
+        prompts: What is timed.
+    """
+    batch, length = prompts.ids.shape
+    return {
+        "model": model_fingerprint,
+        "batch": batch,
+        "length": length,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "machine": platform.node(),
+        "processor": platform.processor() or platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+    }
 
 
 @torch.inference_mode()

@@ -30,10 +30,11 @@ from search.config import (
     OBJECTIVES,
     RunConfig,
 )
+from search.database_commands import db, export_studies, import_studies
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
 from search.tables import print_front, print_measurements, print_studies
-from studies import StudiesError, StudyState, StudyStore, database_file
+from studies import Lease, StudiesError, StudyStore, database_file
 
 if TYPE_CHECKING:
     from search.pipeline import Pipeline
@@ -73,6 +74,9 @@ Target = Annotated[
 ]
 RouterSteps = Annotated[int, typer.Option("--router-steps", metavar="N", help="Steps of the router's training.")]
 TestItems = Annotated[int, typer.Option("--test-items", metavar="N", help="Items that reported figures rest on.")]
+Deterministic = Annotated[
+    bool, typer.Option("--deterministic", help="The same trials whatever the workers, the timing, the interruptions.")
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete a study of this name first.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -121,25 +125,32 @@ def _start(
                 path.unlink(missing_ok=True)
         raise
     with store:
-        _continue(stage, lambda: Pipeline(store, name, view, workload), store, name, out, as_json)
+        _continue(stage, lambda lease: Pipeline(store, name, lease, view, workload), store, name, out, as_json)
 
 
-def _go_on(stage: Stage, store: StudyStore, name: str, out: Path | None, as_json: bool) -> None:
-    """Run stages of an existing study's pipeline."""
+def _go_on(
+    stage: Stage, store: StudyStore, name: str, out: Path | None, as_json: bool, config: RunConfig | None = None
+) -> None:
+    """Run stages of an existing study's pipeline, with a new configuration if one is given."""
     from search.pipeline import Pipeline
     from search.progress import ProgressView
 
-    view = ProgressView(Console(stderr=True, markup=False))
-    _continue(stage, lambda: Pipeline(store, name, view), store, name, out, as_json)
+    def pipeline(lease: Lease) -> Pipeline:
+        if config is not None:
+            store.set_config(name, config.model_dump())
+        return Pipeline(store, name, lease, ProgressView(Console(stderr=True, markup=False)))
+
+    _continue(stage, pipeline, store, name, out, as_json)
 
 
 def _continue(
-    stage: Stage, pipeline: Callable[[], Pipeline], store: StudyStore, name: str, out: Path | None, as_json: bool
+    stage: Stage, pipeline: Callable[[Lease], Pipeline], store: StudyStore, name: str, out: Path | None, as_json: bool
 ) -> None:
     """Run stages of a pipeline, then show and write what there is."""
     folder = output_folder(name, out)
     try:
-        stage(pipeline())
+        with store.lease(name) as lease:
+            stage(pipeline(lease))
     except KeyboardInterrupt:
         words = ["ftp-search", "resume", name]
         # The password is not repeated: what a terminal shows is often logged.
@@ -184,6 +195,7 @@ def _new_study_command(stage: Stage) -> Callable[..., None]:
         target_sparsity: Target = None,
         router_steps: RouterSteps = DEFAULT_ROUTER_STEPS,
         test_items: TestItems = DEFAULT_TEST_ITEMS,
+        deterministic: Deterministic = False,
         storage: Storage = DEFAULT_STORAGE,
         out: Out = None,
         overwrite: Overwrite = False,
@@ -201,6 +213,7 @@ def _new_study_command(stage: Stage) -> Callable[..., None]:
             target_sparsity=target_sparsity,
             router_steps=router_steps,
             test_items=test_items,
+            deterministic=deterministic,
         )
         _start(stage, name, storage, out, overwrite, as_json, config)
 
@@ -246,8 +259,7 @@ def resume(
             raise ConfigError(
                 f"--trials is {trials}, but study {name!r} has {done} trials: expected a new, larger total."
             )
-        store.set_config(name, config.model_dump())
-        _go_on(lambda pipeline: pipeline.run(), store, name, out, as_json)
+        _go_on(lambda pipeline: pipeline.run(), store, name, out, as_json, config)
 
 
 @app.command()
@@ -303,12 +315,23 @@ def report(
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
 
 
-@app.command()
-def studies(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """List the studies of a database.
+app.add_typer(db, name="db")
+studies = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+app.add_typer(studies, name="studies")
+studies.command("import")(import_studies)
+studies.command("export")(export_studies)
+
+
+@studies.callback()
+def list_studies(
+    context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False
+) -> None:
+    """List the studies of a database, or copy them from and to Optuna's.
 
     Example: ftp-search studies --json
     """
+    if context.invoked_subcommand is not None:
+        return
     with StudyStore(storage, create=False) as store:
         summaries = store.summaries()
     if as_json:
@@ -352,8 +375,6 @@ def delete(name: StudyName, storage: Storage = DEFAULT_STORAGE, debug: Debug = F
     Example: ftp-search delete mine
     """
     with StudyStore(storage, create=False) as store:
-        if store.study(name).state is StudyState.RUNNING:
-            print(f"note: study {name!r} was marked as running", file=sys.stderr)
         store.delete_study(name)
     print(f"deleted {name}")
 

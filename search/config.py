@@ -35,6 +35,7 @@ class RunConfig(BaseModel):
         measured_points: Most points of the front that are measured.
         repeats: How often each of them is timed.
         router_steps: Steps of the distillation.
+        deterministic: Whether the trials must not depend on the number of workers, on timing, or on interruptions.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +54,7 @@ class RunConfig(BaseModel):
     measured_points: int = Field(8, ge=1)
     repeats: int = Field(9, ge=2)
     router_steps: int = Field(DEFAULT_ROUTER_STEPS, ge=1)
+    deterministic: bool = False
 
     @classmethod
     def checked(cls, **values: Any) -> RunConfig:

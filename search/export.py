@@ -36,7 +36,7 @@ def export_study(store: StudyStore, name: str, directory: Path) -> list[Path]:
         raise SearchError(f"{directory} is a file: name a directory to export to.")
     source = resolve(str(study.config["model"]))
     config = AutoConfig.from_pretrained(source)
-    trial = store.trials(name)[study.chosen_trial]
+    trial = store.trial(name, study.chosen_trial)
     router = store.latest_router(name)
     schedule = {
         "schedule": list(trial.schedule),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -10,16 +11,24 @@ from datetime import UTC, datetime
 
 import torch
 
-from ftp_core.cost import LatencyProfile, measure_latency, prefill_flops, profile_latency, timing_batch
+from ftp_core.cost import (
+    LatencyProfile,
+    measure_latency,
+    prefill_flops,
+    profile_conditions,
+    profile_latency,
+    timing_batch,
+)
 from ftp_core.distillation import DistillationConfig, distill
 from ftp_core.encoding import PromptBatch
 from ftp_core.quality import Quality, QualitySet
 from ftp_core.routing import DynamicRouter, Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
-from search.engine import Known, SearchEngine
+from search.engine import Known, Queued, SearchEngine
 from search.errors import SearchError
 from search.evaluators import Evaluation, Evaluator
+from search.ledger import StudyLedger
 from search.progress import ProgressView
 from search.proposers import Proposer
 from search.proposers.genetic import GeneticProposer
@@ -27,12 +36,12 @@ from search.proposers.sampled import SampledProposer
 from search.space import ScheduleSpace
 from search.workload import Workload, load_workload
 from studies import (
+    Lease,
     Measurement,
     RouterRun,
     StudyState,
     StudyStore,
     TrialRecord,
-    TrialState,
     closest_to_sparsity,
     front,
     knee,
@@ -59,6 +68,7 @@ class Pipeline:
     Args:
         store: Where the study lives; it must exist.
         name: Its name.
+        lease: The right to work on it.
         view: Where progress is drawn.
         workload: Model and data, if they are loaded already.
 
@@ -67,9 +77,12 @@ class Pipeline:
         CoreError: One of them cannot be used.
     """
 
-    def __init__(self, store: StudyStore, name: str, view: ProgressView, workload: Workload | None = None) -> None:
+    def __init__(
+        self, store: StudyStore, name: str, lease: Lease, view: ProgressView, workload: Workload | None = None
+    ) -> None:
         self._store = store
         self._name = name
+        self._lease = lease
         self._view = view
         self.config = RunConfig.checked(**store.study(name).config)
         self.workload = load_with_progress(self.config, view) if workload is None else workload
@@ -154,15 +167,20 @@ class Pipeline:
         return timing_batch(prompts, self.config.latency_batch, min(length, self.workload.model.skipping.context))
 
     def _profile(self) -> LatencyProfile:
-        """The latency profile that this study's predictions rest on, measured once."""
+        """The latency profile that this study's predictions rest on, measured once for its model on this machine."""
         stored = self._store.study(self._name).facts.get("latency_profile")
         if stored is not None:
             return LatencyProfile.from_json(stored)
-        with self._view.stage("Profiling latency", _PROFILE_REPEATS) as stage:
-            model, prompts = self.workload.model.skipping, self._timing_batch()
-            profile = profile_latency(model, prompts, _PROFILE_REPEATS, stage.advance)
-        self._store.set_facts(self._name, {"latency_profile": profile.to_json()})
-        return profile
+        model, prompts = self.workload.model.skipping, self._timing_batch()
+        conditions = profile_conditions(self.workload.model.fingerprint(), prompts)
+        fingerprint = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
+        kept = self._store.latency_profile(fingerprint)
+        if kept is None:
+            with self._view.stage("Profiling latency", _PROFILE_REPEATS) as stage:
+                measured = profile_latency(model, prompts, _PROFILE_REPEATS, stage.advance)
+            kept = self._store.keep_latency_profile(fingerprint, conditions, measured.to_json())
+        self._store.set_facts(self._name, {"latency_profile": dict(kept)})
+        return LatencyProfile.from_json(kept)
 
     def search(self) -> None:
         """Evaluate schedules until the budget is used."""
@@ -180,45 +198,33 @@ class Pipeline:
         self._store.choose_trial(self._name, chosen.number)
 
     def _evaluate(self, trials: list[TrialRecord], budget: int) -> None:
-        """Evaluate and keep up to `budget` new schedules; they are added to `trials`."""
+        """Evaluate and keep up to `budget` schedules, those first that a process that died had begun.
+
+        The trials are added to `trials`.
+        """
         config = self.config
         space = ScheduleSpace(self.workload.model.skipping.n_blocks, config.target_sparsity)
         profile = self._profile()
+        ledger = StudyLedger(self._store, self._name, self._lease, trials)
 
         def objectives(evaluation: Evaluation) -> tuple[float, ...]:
             return (evaluation.metrics["kl"], profile.predict_ms(evaluation.schedule))
 
-        # A resumed search draws other numbers than the beginning did; with the same ones it would propose it again.
-        seed = (config.seed * 1_000_003 + len(trials)) % 2**32
-        proposers: list[Proposer] = [GeneticProposer(space, seed), SampledProposer(space, seed)]
-        known = [Known(SparsitySchedule(trial.schedule), trial.values) for trial in trials]
-        number = len(trials)
+        proposers: list[Proposer] = [GeneticProposer(space, config.seed), SampledProposer(space, config.seed)]
+        known = [Known(trial.number, SparsitySchedule(trial.schedule), trial.values) for trial in trials]
         with (
             closing(self._start_workers()) as evaluator,
-            self._view.stage("Searching schedules", config.trials, number) as stage,
+            self._view.stage("Searching schedules", config.trials, len(trials)) as stage,
         ):
-            engine = SearchEngine(space, proposers, evaluator, objectives, known, seed)
-
-            def keep(evaluation: Evaluation, proposer: str, values: tuple[float, ...] | None) -> None:
-                nonlocal number
-                record = TrialRecord(
-                    number=number,
-                    schedule=tuple(evaluation.schedule),
-                    values=values,
-                    state=TrialState.FAILED if values is None else TrialState.FINISHED,
-                    fidelity=1.0,
-                    proposer=proposer,
-                    seconds=evaluation.seconds,
-                    finished_at=datetime.now(UTC),
-                    metrics=evaluation.metrics,
-                    error=evaluation.error,
-                )
-                self._store.append_trial(self._name, record)
-                number += 1
-                trials.append(record)
-                stage.advance(note=self._best_note(trials) if number % 10 == 0 else "")
-
-            engine.run(budget, keep)
+            ledger.on_kept = lambda: stage.advance(note=self._best_note(trials) if len(trials) % 10 == 0 else "")
+            queue = [
+                Queued(trial.number, SparsitySchedule(trial.schedule), trial.proposer)
+                for trial in self._store.claim_queue(self._name)
+            ]
+            engine = SearchEngine(
+                space, proposers, evaluator, objectives, ledger, known, queue, config.seed, config.deterministic
+            )
+            engine.run(budget)
 
     def _start_workers(self) -> Evaluator:
         # Ray takes a second to import: commands that only read a study shall not wait for it.
@@ -244,7 +250,7 @@ class Pipeline:
                 f"Study {self._name!r} has no chosen schedule yet: finish its search with "
                 f"`ftp-search resume {self._name}`."
             )
-        return self._store.trials(self._name)[number]
+        return self._store.trial(self._name, number)
 
     def distill(self) -> None:
         """Train a dynamic router on the chosen schedule, unless the study has one or the schedule skips nothing."""

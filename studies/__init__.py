@@ -1,29 +1,63 @@
 """What is remembered: studies, their trials, and everything found out about them, in SQL."""
 
-from studies.errors import StorageError, StudiesError, StudyExistsError, StudyNotFoundError
+from studies.errors import (
+    LeaseLostError,
+    StorageError,
+    StudiesError,
+    StudyBusyError,
+    StudyExistsError,
+    StudyNotFoundError,
+)
 from studies.front import closest_to_sparsity, front, hypervolume, hypervolume_history, knee, reference_point
+from studies.lease import Lease
+from studies.loaded import LoadedStudy, load
 from studies.location import database_file
-from studies.records import Measurement, RouterRun, StudyRecord, StudyState, StudySummary, TrialRecord, TrialState
+from studies.migration import current_revision, upgrade_database
+from studies.records import (
+    Measurement,
+    QueuedTrial,
+    RouterRun,
+    StudyRecord,
+    StudyState,
+    StudySummary,
+    TrialRecord,
+    TrialState,
+)
+from studies.schema import HEAD as SCHEMA_HEAD
+from studies.storage import StudyStorage
 from studies.store import StudyStore
+from studies.transfer import copy_study, open_optuna
 
 __all__ = [
+    "SCHEMA_HEAD",
+    "Lease",
+    "LeaseLostError",
+    "LoadedStudy",
     "Measurement",
+    "QueuedTrial",
     "RouterRun",
     "StorageError",
     "StudiesError",
+    "StudyBusyError",
     "StudyExistsError",
     "StudyNotFoundError",
     "StudyRecord",
     "StudyState",
+    "StudyStorage",
     "StudyStore",
     "StudySummary",
     "TrialRecord",
     "TrialState",
     "closest_to_sparsity",
+    "copy_study",
+    "current_revision",
     "database_file",
     "front",
     "hypervolume",
     "hypervolume_history",
     "knee",
+    "load",
+    "open_optuna",
     "reference_point",
+    "upgrade_database",
 ]

@@ -15,3 +15,11 @@ class StudyExistsError(StudiesError):
 
 class StudyNotFoundError(StudiesError):
     """There is no study of this name."""
+
+
+class StudyBusyError(StudiesError):
+    """Another process works on the study."""
+
+
+class LeaseLostError(StudiesError):
+    """Another process has taken the study over."""

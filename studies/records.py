@@ -61,6 +61,21 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
+class QueuedTrial:
+    """A schedule whose evaluation was begun, and did not end.
+
+    Attributes:
+        number: The trial's number.
+        schedule: Share of tokens skipped, one per block.
+        proposer: Who proposed it.
+    """
+
+    number: int
+    schedule: tuple[float, ...]
+    proposer: str
+
+
+@dataclass(frozen=True)
 class Measurement:
     """What a schedule with a router really does on held-out data and on the clock.
 

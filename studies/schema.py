@@ -1,4 +1,4 @@
-"""The tables: one row a study, one row a trial."""
+"""The tables: one row a study, one row a trial. `studies/migrations` says how they came to be."""
 
 from __future__ import annotations
 
@@ -6,25 +6,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import (
-    JSON,
-    Column,
-    Dialect,
-    Float,
-    ForeignKey,
-    Integer,
-    LargeBinary,
-    MetaData,
-    String,
-    Table,
-    Text,
-    TypeDecorator,
-)
+import sqlalchemy as sa
+from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Table, Text
 
-SCHEMA_VERSION = 1
+# The last of studies/migrations/versions.
+HEAD = "0002"
 
 
-class PackedFloats(TypeDecorator[tuple[float, ...]]):
+class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
     """A tuple of floats as little-endian float64: exact, eight bytes a value, and no parser between row and array."""
 
     impl = LargeBinary
@@ -39,7 +28,7 @@ class PackedFloats(TypeDecorator[tuple[float, ...]]):
         return None if value is None else tuple(np.frombuffer(value, dtype="<f8").tolist())
 
 
-class UtcTime(TypeDecorator[datetime]):
+class UtcTime(sa.TypeDecorator[datetime]):
     """A moment as ISO 8601 text in UTC: the same on every database, with microseconds and a time zone."""
 
     impl = String(40)
@@ -54,21 +43,21 @@ class UtcTime(TypeDecorator[datetime]):
         return None if value is None else datetime.fromisoformat(value)
 
 
-metadata = MetaData()
+metadata = sa.MetaData()
 
-schema_version = Table("schema_version", metadata, Column("version", Integer, nullable=False))
+# Alembic's own table: which revision of the schema this database has.
+alembic_version = Table("alembic_version", metadata, Column("version_num", String(32), primary_key=True))
 
 study = Table(
     "study",
     metadata,
     Column("id", Integer, primary_key=True),
-    Column("name", String(255), nullable=False, unique=True),
-    Column("state", String(16), nullable=False),
-    Column("created_at", UtcTime, nullable=False),
-    Column("config", JSON, nullable=False),
-    Column("objectives", JSON, nullable=False),
-    Column("facts", JSON, nullable=False),
-    Column("chosen_trial", Integer),
+    Column("name", Text, nullable=False, unique=True),
+    # optuna.study.StudyDirection, one number an objective.
+    Column("directions", JSON, nullable=False),
+    # Counts trials ever created: whoever adds one holds this row's lock, so numbers have no gaps.
+    Column("n_trials", Integer, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 
@@ -78,20 +67,88 @@ def _study_id(primary_key: bool = False) -> Column[int]:
     )
 
 
+study_attribute = Table(
+    "study_attribute",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", String(8), primary_key=True),  # "user" or "system"
+    Column("key", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
+# Each distribution that a study's parameters were drawn from, kept once; trials refer to it by number.
+distribution = Table(
+    "distribution",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    _study_id(),
+    Column("name", Text, nullable=False),
+    Column("definition", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
 trial = Table(
     "trial",
     metadata,
-    _study_id(primary_key=True),
-    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", Integer, primary_key=True),
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("state", SmallInteger, nullable=False),  # optuna.trial.TrialState
+    Column("params", LargeBinary, nullable=False),
+    Column("objective_values", LargeBinary),
+    Column("intermediate_values", LargeBinary),
+    # JSON as text, since Optuna's attributes may hold NaN; NULL where there are none.
+    Column("user_attributes", Text),
+    Column("system_attributes", Text),
+    # Optuna's times: local, without a zone.
+    Column("started_at", String(26)),
+    Column("completed_at", String(26)),
+    sa.UniqueConstraint("study_id", "number", name="uq_trial_number"),
+    sqlite_autoincrement=True,
+)
+# Only trials that wait or run are in it: finding them costs the same however many have finished.
+Index(
+    "ix_trial_unfinished",
+    trial.c.study_id,
+    trial.c.state,
+    sqlite_where=trial.c.state.in_([0, 4]),
+    postgresql_where=trial.c.state.in_([0, 4]),
+)
+
+# What this program knows of a study beyond Optuna: how it is configured, where it stands.
+search_run = Table(
+    "search_run",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
     Column("state", String(16), nullable=False),
-    Column("schedule", PackedFloats, nullable=False),
-    Column("objective_values", PackedFloats),
-    Column("fidelity", Float, nullable=False),
-    Column("proposer", String(64), nullable=False),
-    Column("seconds", Float, nullable=False),
-    Column("finished_at", UtcTime, nullable=False),
-    Column("metrics", JSON, nullable=False),
-    Column("error", Text),
+    Column("created_at", UtcTime, nullable=False),
+    Column("config", JSON, nullable=False),
+    Column("objectives", JSON, nullable=False),
+    Column("facts", JSON, nullable=False),
+    Column("chosen_trial", Integer),
+)
+
+# Who works on a study now.
+lease = Table(
+    "lease",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("owner", String(36), nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    # Seconds since 1970 by the database's clock.
+    Column("acquired_at", sa.Float(53), nullable=False),
+    Column("renewed_at", sa.Float(53), nullable=False),
+)
+
+# Shared by all studies of a database: the same model on the same machine is profiled once.
+latency_profile = Table(
+    "latency_profile",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("conditions", JSON, nullable=False),
+    Column("profile", JSON, nullable=False),
+    Column("created_at", UtcTime, nullable=False),
 )
 
 measurement = Table(
@@ -103,6 +160,7 @@ measurement = Table(
     Column("figures", JSON, nullable=False),
 )
 
+# The weights themselves are a file among the artifacts, named by their hash.
 router_run = Table(
     "router_run",
     metadata,
@@ -112,8 +170,7 @@ router_run = Table(
     Column("schedule", PackedFloats, nullable=False),
     Column("config", JSON, nullable=False),
     Column("curves", JSON, nullable=False),
-    Column("weights", LargeBinary, nullable=False),
     Column("sha256", String(64), nullable=False),
-    Column("seconds", Float, nullable=False),
+    Column("seconds", sa.Float, nullable=False),
     Column("created_at", UtcTime, nullable=False),
 )

@@ -51,7 +51,7 @@ def assets() -> Path:
     return folder.resolve()
 
 
-def _find_program(name: str) -> Path | None:
+def find_program(name: str) -> Path | None:
     """The program in PATH or where Debian keeps PostgreSQL's, the newest version of several."""
     debian = sorted(
         Path("/usr/lib/postgresql").glob("*/bin"),
@@ -68,7 +68,7 @@ def require_system_dep() -> Callable[[str], Path]:
     """A function that gives the path of a program; without the program it skips the test, or fails it in CI."""
 
     def require(name: str) -> Path:
-        program = _find_program(name)
+        program = find_program(name)
         if program is not None:
             return program
         message = f"{name} is not installed: run tests/system-deps.sh"

@@ -16,8 +16,12 @@ class Proposer(Protocol):
     def name(self) -> str:
         """What trials are labelled with."""
 
-    def ask(self) -> tuple[int, ...]:
-        """Levels to evaluate next, inside the space."""
+    def ask(self, number: int) -> tuple[int, ...]:
+        """Levels to evaluate as trial `number`, inside the space.
+
+        Random choices depend on the seed, on the number, and on how often it was asked for this number before: a search
+        that was resumed proposes as if it had never stopped.
+        """
 
     def tell(self, levels: Sequence[int], values: Sequence[float]) -> None:
         """Objective values of evaluated levels, lower is better."""

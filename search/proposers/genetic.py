@@ -44,12 +44,16 @@ class GeneticProposer:
     def __init__(self, space: ScheduleSpace, seed: int, population_size: int = 32) -> None:
         self._space = space
         self._population_size = population_size
+        self._seed = seed
+        self._number = -1
         self._rng = random.Random(seed)
         self._queue = space.anchors()
         self._population: list[_Individual] = []
 
-    def ask(self) -> tuple[int, ...]:
+    def ask(self, number: int) -> tuple[int, ...]:
         """See `Proposer.ask`."""
+        if number != self._number:
+            self._number, self._rng = number, random.Random(f"{self._seed}/{number}")
         if self._queue:
             return self._queue.pop(0)
         if len(self._population) < self._population_size // 2:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ftp_core.schedule import SparsitySchedule
-from search.engine import Known, SearchEngine
+from search.engine import Known, Queued, SearchEngine
 from search.evaluators import Evaluation
 from search.proposers.genetic import GeneticProposer
 from search.proposers.sampled import SampledProposer
@@ -43,49 +48,110 @@ def objectives(evaluation: Evaluation) -> tuple[float, ...]:
     return evaluation.metrics["kl"], -evaluation.schedule.overall
 
 
-def engine(evaluator: ShufflingEvaluator, space: ScheduleSpace, known: tuple[Known, ...] = ()) -> SearchEngine:
-    return SearchEngine(space, [GeneticProposer(space, 0), SampledProposer(space, 0)], evaluator, objectives, known)
+class Notebook:
+    """A ledger in memory; it can stop the search after some results, as a killed process would."""
+
+    def __init__(self, dies_after: int | None = None) -> None:
+        self.begun: dict[int, tuple[SparsitySchedule, str]] = {}
+        self.ended: dict[int, tuple[Evaluation, str, tuple[float, ...] | None]] = {}
+        self.dies_after = dies_after
+
+    def begin(self, schedule: SparsitySchedule, proposer: str) -> int:
+        number = len(self.begun)
+        self.begun[number] = (schedule, proposer)
+        return number
+
+    def finish(self, number: int, evaluation: Evaluation, proposer: str, values: tuple[float, ...] | None) -> None:
+        if self.dies_after == 0:
+            raise KeyboardInterrupt
+        if self.dies_after is not None:
+            self.dies_after -= 1
+        assert number not in self.ended and self.begun[number] == (evaluation.schedule, proposer)
+        self.ended[number] = (evaluation, proposer, values)
+
+    def known(self) -> list[Known]:
+        return [Known(n, e.schedule, values) for n, (e, _, values) in sorted(self.ended.items())]
+
+    def queue(self) -> list[Queued]:
+        return [Queued(n, *begun) for n, begun in self.begun.items() if n not in self.ended]
+
+
+def engine(
+    evaluator: ShufflingEvaluator, space: ScheduleSpace, book: Notebook, deterministic: bool = False
+) -> SearchEngine:
+    proposers = [GeneticProposer(space, 0), SampledProposer(space, 0)]
+    return SearchEngine(
+        space, proposers, evaluator, objectives, book, book.known(), book.queue(), deterministic=deterministic
+    )
 
 
 def test_every_schedule_is_evaluated_once_and_both_proposers_take_part() -> None:
-    evaluator, results = ShufflingEvaluator(capacity=4), []
-    done = engine(evaluator, ScheduleSpace(6)).run(100, lambda *result: results.append(result))
-    assert done == len(results) == len(set(evaluator.evaluated)) == 100
+    evaluator, book = ShufflingEvaluator(capacity=4), Notebook()
+    done = engine(evaluator, ScheduleSpace(6), book).run(100)
+    assert done == len(book.ended) == len(set(evaluator.evaluated)) == 100
     assert evaluator.most_in_flight == 4
-    shares = Counter(name for _, name, _ in results)
+    shares = Counter(name for _, name, _ in book.ended.values())
     assert shares["deap"] > 30 and shares["tpe"] > 30
 
 
 def test_known_schedules_are_not_evaluated_again() -> None:
-    space, known = ScheduleSpace(2), []
+    space, book = ScheduleSpace(2), Notebook()
     first = ShufflingEvaluator(capacity=2)
-    engine(first, space).run(200, lambda e, _, values: known.append(Known(e.schedule, values)))
+    engine(first, space, book).run(200)
     second = ShufflingEvaluator(capacity=2)
-    engine(second, space, tuple(known)).run(150, lambda *_: None)
+    engine(second, space, book).run(150)
     assert not set(first.evaluated) & set(second.evaluated)
 
 
 def test_an_exhausted_space_ends_the_search() -> None:
     evaluator = ShufflingEvaluator(capacity=3)
-    assert engine(evaluator, ScheduleSpace(1)).run(1000, lambda *_: None) <= 20
+    assert engine(evaluator, ScheduleSpace(1), Notebook()).run(1000) <= 20
     assert len(set(evaluator.evaluated)) == len(evaluator.evaluated)
 
 
 def test_failures_are_handed_on_without_values_and_the_search_goes_on() -> None:
-    results = []
+    book = Notebook()
     evaluator = ShufflingEvaluator(capacity=4, fails=3)
-    engine(evaluator, ScheduleSpace(6)).run(60, lambda *result: results.append(result))
-    failed = [(evaluation, values) for evaluation, _, values in results if evaluation.error]
-    assert len(results) == 60 and len(failed) == 20
-    assert all(values is None for _, values in failed)
+    engine(evaluator, ScheduleSpace(6), book).run(60)
+    failed = [values for evaluation, _, values in book.ended.values() if evaluation.error]
+    assert len(book.ended) == 60 and failed == [None] * 20
 
 
 def test_the_search_improves_on_its_first_proposals() -> None:
-    results = []
-    engine(ShufflingEvaluator(capacity=4), ScheduleSpace(8)).run(
-        200, lambda e, _, values: results.append((e.schedule.overall, values[0]))
-    )
+    book = Notebook()
+    engine(ShufflingEvaluator(capacity=4), ScheduleSpace(8), book).run(200)
+    results = [(evaluation.schedule.overall, values[0]) for evaluation, _, values in book.ended.values() if values]
     # At equal overall sparsity the sum of squares is least when it is spread evenly.
     early = [kl / max(overall, 0.05) ** 2 for overall, kl in results[8:40]]
     late = [kl / max(overall, 0.05) ** 2 for overall, kl in results[-32:]]
     assert sorted(late)[16] < sorted(early)[16]
+
+
+def test_what_a_dead_process_had_begun_is_evaluated_first_and_once() -> None:
+    book, space = Notebook(dies_after=30), ScheduleSpace(6)
+    with pytest.raises(KeyboardInterrupt):
+        engine(ShufflingEvaluator(capacity=4), space, book).run(100)
+    left = [trial.schedule for trial in book.queue()]
+    assert len(left) == 4
+    book.dies_after = None
+    evaluator = ShufflingEvaluator(capacity=1)
+    engine(evaluator, space, book).run(70)
+    assert evaluator.evaluated[:4] == left
+    assert len(book.ended) == len({e.schedule for e, _, _ in book.ended.values()}) == 100
+
+
+@given(capacity=st.integers(1, 20), deaths=st.lists(st.integers(0, 60), max_size=4))
+@settings(max_examples=10)
+def test_a_deterministic_search_depends_neither_on_workers_nor_on_interruptions(
+    capacity: int, deaths: list[int]
+) -> None:
+    space, expected, book = ScheduleSpace(5), Notebook(), Notebook()
+    engine(ShufflingEvaluator(capacity=1), space, expected, deterministic=True).run(80)
+    for dies_after in deaths:
+        book.dies_after = dies_after
+        with suppress(KeyboardInterrupt):
+            engine(ShufflingEvaluator(capacity), space, book, deterministic=True).run(80 - len(book.ended))
+    book.dies_after = None
+    engine(ShufflingEvaluator(capacity), space, book, deterministic=True).run(80 - len(book.ended))
+    assert book.begun == expected.begun
+    assert book.known() == expected.known()

@@ -42,12 +42,13 @@ def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
     with StudyStore("sqlite://") as store:
         store.create_study("one", config.model_dump(), OBJECTIVES)
         workload = load_workload(config.model, config.data, config.seed, config.sizes)
-        with pytest.raises(SearchError, match="no chosen schedule yet"):
-            Pipeline(store, "one", view, workload).distill_only()
-        assert store.study("one").state is StudyState.CREATED
-        store.set_facts("one", {"data_fingerprint": "another"})
-        with pytest.raises(SearchError, match="data changed"):
-            Pipeline(store, "one", view, workload)
+        with store.lease("one") as lease:
+            with pytest.raises(SearchError, match="no chosen schedule yet"):
+                Pipeline(store, "one", lease, view, workload).distill_only()
+            assert store.study("one").state is StudyState.CREATED
+            store.set_facts("one", {"data_fingerprint": "another"})
+            with pytest.raises(SearchError, match="data changed"):
+                Pipeline(store, "one", lease, view, workload)
         assert store.study("one").state is StudyState.CREATED
 
 
@@ -57,5 +58,6 @@ def test_a_study_whose_budget_is_used_still_gets_its_choice() -> None:
         store.create_study("one", config.model_dump(), OBJECTIVES)
         for number, level in enumerate((0.0, 0.5)):
             store.append_trial("one", trial(number, schedule=(level,) * 12, values=(level, 10 - 10 * level)))
-        Pipeline(store, "one", ProgressView(Console(quiet=True))).search_only()
+        with store.lease("one") as lease:
+            Pipeline(store, "one", lease, ProgressView(Console(quiet=True))).search_only()
         assert store.study("one").chosen_trial == 1

@@ -26,8 +26,8 @@ def objectives(levels: tuple[int, ...]) -> tuple[float, float]:
 
 def drive(proposer: Proposer, n: int) -> list[tuple[int, ...]]:
     proposals = []
-    for _ in range(n):
-        levels = proposer.ask()
+    for number in range(n):
+        levels = proposer.ask(number)
         proposer.tell(levels, objectives(levels))
         proposals.append(levels)
     return proposals
@@ -87,7 +87,7 @@ def test_it_learns_from_results_of_others(make: Callable[[ScheduleSpace, int], P
     for _ in range(60):
         levels = space.sample(rng)
         proposer.tell(levels, (100.0, 100.0))
-    asked = [proposer.ask() for _ in range(40)]
+    asked = [proposer.ask(number) for number in range(40)]
     told = [levels for levels in asked if levels not in space.anchors()]
     ascending = sum(sum(levels[:-1]) < 5 * 4 for levels in told)
     assert ascending > len(told) / 2
@@ -95,7 +95,7 @@ def test_it_learns_from_results_of_others(make: Callable[[ScheduleSpace, int], P
 
 def test_genetic_search_starts_with_dense_and_uniform_schedules() -> None:
     proposer = GeneticProposer(ScheduleSpace(4), 0)
-    first = [proposer.ask() for _ in range(8)]
+    first = [proposer.ask(number) for number in range(8)]
     assert first[0] == (0, 0, 0, 0)
     assert all(len(set(levels)) == 1 for levels in first)
     assert all(one < other for one, other in pairwise(first))

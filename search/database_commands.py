@@ -1,0 +1,114 @@
+"""The commands about databases: their schema, and what goes to and comes from Optuna's."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from optuna.storages import BaseStorage
+from rich.console import Console
+
+from search.config import DEFAULT_STORAGE
+from search.progress import ProgressView
+from studies import (
+    SCHEMA_HEAD,
+    StorageError,
+    StudyStorage,
+    copy_study,
+    current_revision,
+    open_optuna,
+    upgrade_database,
+)
+
+Storage = Annotated[str, typer.Option("--storage", metavar="URL", help="Database of studies.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a line.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+OptunaUrl = Annotated[str, typer.Option("--optuna", metavar="URL", help="Optuna's database (RDBStorage).")]
+Name = Annotated[
+    str | None, typer.Option("--name", metavar="NAME", help="Only this study.", show_default="every study")
+]
+
+db = typer.Typer(help="The schema of a database.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@db.command()
+def upgrade(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Bring a database to this program's schema; it is changed as a whole, or not at all.
+
+    Example: ftp-search db upgrade --storage sqlite:///ftp-studies.db
+    """
+    before, after = upgrade_database(storage)
+    if as_json:
+        print(json.dumps({"before": before, "after": after}))
+    else:
+        print(f"revision {after} already" if before == after else f"upgraded from revision {before} to {after}")
+
+
+@db.command()
+def current(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Print the revision of a database's schema, and the one that this program reads.
+
+    Example: ftp-search db current
+    """
+    revision = current_revision(storage)
+    if as_json:
+        print(json.dumps({"current": revision, "head": SCHEMA_HEAD}))
+    else:
+        print(f"revision {revision}, this program reads {SCHEMA_HEAD}")
+
+
+@db.command()
+def check(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+    """Fail unless this program can read the database as it is.
+
+    Example: ftp-search db check && ftp-search resume mine
+    """
+    revision = current_revision(storage)
+    # Opening it says what is wrong with it, and what to do.
+    StudyStorage(storage, create=False).close()
+    print(json.dumps({"current": revision, "head": SCHEMA_HEAD}) if as_json else f"revision {revision}: up to date")
+
+
+def import_studies(
+    optuna: OptunaUrl,
+    name: Name = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Copy studies from an Optuna database into ours, where every Optuna tool finds them through `StudyStorage`.
+
+    Example: ftp-search studies import --optuna sqlite:///optuna.db
+    """
+    _copy(open_optuna(optuna), StudyStorage(storage), name, as_json)
+
+
+def export_studies(
+    optuna: OptunaUrl,
+    name: Name = None,
+    storage: Storage = DEFAULT_STORAGE,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Copy studies from our database into an Optuna database; its tables are made if there are none.
+
+    Example: ftp-search studies export --optuna sqlite:///optuna.db --name mine
+    """
+    _copy(StudyStorage(storage, create=False), open_optuna(optuna), name, as_json)
+
+
+def _copy(source: BaseStorage, target: BaseStorage, name: str | None, as_json: bool) -> None:
+    totals = {study.study_name: source.get_n_trials(study._study_id) for study in source.get_all_studies()}
+    names = [name] if name is not None else list(totals)
+    if not names:
+        raise StorageError("There is no study to copy.")
+    view = ProgressView(Console(stderr=True, markup=False))
+    copied = {}
+    for one in names:
+        with view.stage(f"Copying {one}", totals.get(one, 0)) as stage:
+            copied[one] = copy_study(source, target, one, stage.advance)
+    if as_json:
+        print(json.dumps({"copied": copied}))
+    else:
+        print("\n".join(f"copied {one}: {n} trials" for one, n in copied.items()))

@@ -1,0 +1,247 @@
+"""Opens a database of studies: connections, transactions, and patience while it does not answer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from studies import schema
+from studies.errors import StorageError
+from studies.location import APPLICATION_ID, check_file, database_file, parse
+
+T = TypeVar("T")
+
+_BUSY_TIMEOUT_MS = 30_000
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 10.0
+# A server that is restarted, also on another machine, is back by then.
+DEFAULT_PATIENCE_S = 600.0
+
+_log = logging.getLogger(__name__)
+
+
+class Database:
+    """A SQLite file or a PostgreSQL database that holds studies.
+
+    What runs in it is a function of a connection: one transaction, which is tried again as a whole if the database
+    goes away meanwhile.
+
+    Args:
+        url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
+        create: Whether a SQLite file that does not exist, or is empty, becomes a database.
+        patience_s: How long a database that answered before may be away, in seconds.
+        any_revision: Leave the schema as it is found, whichever it is: for migrations.
+
+    Raises:
+        StorageError: The URL is of no supported kind, the database cannot be opened, or its schema is another one.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        create: bool = True,
+        patience_s: float = DEFAULT_PATIENCE_S,
+        any_revision: bool = False,
+    ) -> None:
+        self._url = parse(url)
+        self._patience_s = patience_s
+        file = database_file(self._url)
+        fresh = file is not None and not check_file(file, create)
+        self._connect()
+        try:
+            self._transact(schema_revision if any_revision else self._prepare, write=not any_revision)
+        except BaseException as error:
+            self._engine.dispose()
+            # Another process may have filled the file meanwhile: only what holds nothing is taken away.
+            if file is not None and fresh and file.is_file() and file.stat().st_size == 0:
+                file.unlink()
+            if isinstance(error, _AwayError):
+                # It never answered: waiting is for one that did.
+                raise StorageError(f"Cannot open the database {self}: {error}. Is its server running?") from error
+            raise
+
+    def _connect(self) -> None:
+        sqlite = self._url.get_backend_name() == "sqlite"
+        memory = sqlite and database_file(self._url) is None
+        # All threads share the one connection that a database in memory lives in.
+        self._turn: Any = threading.RLock() if memory else nullcontext()
+        options: dict[str, Any] = {"poolclass": sa.StaticPool} if memory else {}
+        if memory:
+            options["connect_args"] = {"check_same_thread": False}
+        try:
+            self._engine = sa.create_engine(self._url, json_serializer=_strict_json, **options)
+        except (ImportError, sa.exc.ArgumentError) as error:
+            raise StorageError(f"Cannot open {self}: {error}. Install the driver of that database.") from error
+        if sqlite:
+            sa.event.listen(self._engine, "connect", _configure_sqlite)
+            sa.event.listen(self._engine, "begin", _begin_sqlite)
+        self._writing = self._engine.execution_options(ftp_write=True)
+
+    def __repr__(self) -> str:
+        return self._url.render_as_string(hide_password=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self._url, "patience_s": self._patience_s}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._url, self._patience_s = state["url"], state["patience_s"]
+        self._connect()
+
+    @property
+    def url(self) -> sa.URL:
+        """Where it is, with the password."""
+        return self._url
+
+    @property
+    def dialect(self) -> str:
+        """`sqlite` or `postgresql`."""
+        return self._engine.dialect.name
+
+    def close(self) -> None:
+        """Give connections back."""
+        self._engine.dispose()
+
+    def read(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction that only reads.
+
+        Raises:
+            StorageError: The database refused, or stayed away for longer than `patience_s`.
+        """
+        return self._patiently(work, write=False)
+
+    def write(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction that holds SQLite's write lock from its start; all of it happens, or nothing.
+
+        Raises:
+            StorageError: See `read`.
+            sqlalchemy.exc.IntegrityError: What was written contradicts what is there.
+        """
+        return self._patiently(work, write=True)
+
+    def _patiently(self, work: Callable[[Connection], T], write: bool) -> T:
+        until = None
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                return self._transact(work, write)
+            except _AwayError as away:
+                now = time.monotonic()
+                until = now + self._patience_s if until is None else until
+                if now + pause > until:
+                    raise StorageError(
+                        f"The database {self} has not answered for {self._patience_s:.0f} s: {away}. Everything that "
+                        "it confirmed is kept; start it again, then resume."
+                    ) from away.__cause__
+                _log.warning("The database %s does not answer (%s): trying again in %.1f s.", self, away, pause)
+                # Not all at the same moment when the server is back.
+                time.sleep(pause * random.uniform(0.8, 1.2))
+                pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+    def _transact(self, work: Callable[[Connection], T], write: bool) -> T:
+        """One try; whatever the database complains about becomes one line that names it."""
+        engine = self._writing if write else self._engine
+        try:
+            with self._turn, engine.begin() as connection:
+                return work(connection)
+        except sa.exc.IntegrityError:
+            raise
+        except (sa.exc.DBAPIError, sqlite3.Error) as error:
+            orig = getattr(error, "orig", error)
+            reason = str(orig).strip().splitlines()[0] if str(orig).strip() else type(orig).__name__
+            if isinstance(error, sa.exc.DBAPIError) and _is_away(error):
+                raise _AwayError(reason) from error
+            raise StorageError(
+                f"The database {self} refused: {reason}. Check that it exists, is writable, and is not locked, and "
+                "that its disk has space; what it confirmed is kept."
+            ) from error
+        except sa.exc.StatementError as error:
+            # Raised before the database saw it: a value that no column takes, such as NaN in JSON.
+            raise StorageError(f"This cannot be stored in {self}: {error.orig}.") from error
+
+    def _prepare(self, connection: Connection) -> None:
+        """Make the tables of an empty database, or check those that are there."""
+        if self.dialect == "postgresql":
+            # Else two processes that begin at once would both find no tables, and both make them.
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(APPLICATION_ID)))
+        revision = schema_revision(connection)
+        if revision is None:
+            schema.metadata.create_all(connection)
+            connection.execute(sa.insert(schema.alembic_version).values(version_num=schema.HEAD))
+        elif revision != schema.HEAD:
+            raise StorageError(self._other_revision(revision))
+
+    def _other_revision(self, revision: str) -> str:
+        if revision < schema.HEAD:
+            return (
+                f"The database {self} has schema revision {revision}, and this program reads {schema.HEAD}: bring it "
+                f"up to date with `ftp-search db upgrade --storage {self}`."
+            )
+        return (
+            f"The database {self} has schema revision {revision}, which a newer program wrote, and this one reads "
+            f"{schema.HEAD}: use that program; the database is left as it is."
+        )
+
+
+class _AwayError(Exception):
+    """The database does not answer, for now."""
+
+
+def _is_away(error: sa.exc.DBAPIError) -> bool:
+    """Whether the connection is gone, rather than the statement wrong."""
+    if error.connection_invalidated:
+        return True
+    # psycopg's errors of a server that starts up, shuts down, or cannot be reached carry no state, or one of class 57P
+    # or 08.
+    state = getattr(error.orig, "sqlstate", None)
+    if isinstance(error, sa.exc.OperationalError) and type(error.orig).__module__.startswith("psycopg"):
+        return state is None or state.startswith(("08", "57P"))
+    return False
+
+
+def schema_revision(connection: Connection) -> str | None:
+    """Which revision of the schema a database has; None if it holds no tables of ours."""
+    tables = set(sa.inspect(connection).get_table_names())
+    if "alembic_version" in tables:
+        revision: str | None = connection.execute(sa.select(schema.alembic_version.c.version_num)).scalar()
+        return revision
+    # The first revision was written before there were any.
+    return "0001" if "schema_version" in tables else None
+
+
+def _configure_sqlite(connection: Any, _: Any) -> None:
+    # Transactions are begun by `_begin_sqlite`, not by the driver in front of some statements.
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA foreign_keys = ON")
+    # Before the log is on, so that the file's own header says at once whose it is.
+    if cursor.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        cursor.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+    cursor.execute("PRAGMA journal_mode = WAL")
+    # The log is not forced to the disk at every commit. What was committed survives whatever happens to processes; a
+    # power cut may take the last commits as a whole, never a part of one (https://www.sqlite.org/pragma.html).
+    cursor.execute("PRAGMA synchronous = NORMAL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and writes later could find that another one has written meanwhile, and fail.
+    write = connection.get_execution_options().get("ftp_write", False)
+    # Straight to the driver, since this is part of every transaction.
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, sqlite3.Connection)
+    driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _strict_json(value: Any) -> str:
+    # NaN and infinity are not JSON: other programs, and PostgreSQL, refuse them.
+    return json.dumps(value, allow_nan=False)

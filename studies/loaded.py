@@ -1,0 +1,111 @@
+"""A study as people analyse it: tables, the front, the best schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from studies.front import closest_to_sparsity, front, hypervolume, knee, reference_point
+from studies.records import RouterRun, StudyRecord, TrialRecord
+from studies.store import StudyStore
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class LoadedStudy:
+    """What a study knows, read anew with every call, so that a running search can be watched.
+
+    Args:
+        store: Where it lives.
+        name: Its name.
+
+    Raises:
+        StudyNotFoundError: There is no such study.
+    """
+
+    def __init__(self, store: StudyStore, name: str) -> None:
+        self._store = store
+        self.name = name
+        self._objectives = store.study(name).objectives
+
+    def __repr__(self) -> str:
+        return f"LoadedStudy({self.name!r}, {str(self._store)!r})"
+
+    @property
+    def record(self) -> StudyRecord:
+        """Its configuration, state and facts."""
+        return self._store.study(self.name)
+
+    def trials(self) -> pd.DataFrame:
+        """Every trial that has ended: one row each, indexed by number.
+
+        Columns: state, proposer, fidelity, seconds, finished_at, overall_sparsity, the objectives by name, `block_i`
+        for each block, each metric by name, error.
+        """
+        return self._frame(self._store.trials(self.name))
+
+    def front(self) -> pd.DataFrame:
+        """The trials that no other beats, in the columns of `trials`, best first objective first."""
+        return self._frame(front(self._store.trials(self.name)))
+
+    def best(self, target_sparsity: float | None = None) -> TrialRecord:
+        """The front's best trial at a target overall sparsity, or else its knee.
+
+        Raises:
+            ValueError: No trial has finished.
+        """
+        points = front(self._store.trials(self.name))
+        return knee(points) if target_sparsity is None else closest_to_sparsity(points, target_sparsity)
+
+    def hypervolume(self, reference: Sequence[float] | None = None) -> float:
+        """What the front dominates up to `reference`, which without one lies a tenth of the range beyond the worst.
+
+        Raises:
+            ValueError: No trial has finished, and no reference is given.
+        """
+        trials = self._store.trials(self.name)
+        return hypervolume(trials, reference_point(trials) if reference is None else reference)
+
+    def router(self) -> RouterRun | None:
+        """The router that was distilled last; `ftp_core.DynamicRouter.from_bytes(run.weights)` makes it work."""
+        return self._store.latest_router(self.name)
+
+    def _frame(self, trials: Sequence[TrialRecord]) -> pd.DataFrame:
+        # Commands that draw no table shall not wait for its library.
+        import pandas as pd
+
+        rows = []
+        for trial in trials:
+            values = trial.values or (float("nan"),) * len(self._objectives)
+            rows.append(
+                {
+                    "number": trial.number,
+                    "state": trial.state.value,
+                    "proposer": trial.proposer,
+                    "fidelity": trial.fidelity,
+                    "seconds": trial.seconds,
+                    "finished_at": trial.finished_at,
+                    "overall_sparsity": trial.overall_sparsity,
+                    **dict(zip(self._objectives, values, strict=True)),
+                    **{f"block_{index}": sparsity for index, sparsity in enumerate(trial.schedule)},
+                    # A metric may be an objective too.
+                    **{name: value for name, value in trial.metrics.items() if name not in self._objectives},
+                    "error": trial.error,
+                }
+            )
+        return pd.DataFrame(rows, columns=None if rows else ["number"]).set_index("number")
+
+
+def load(name: str, storage: str | StudyStore = "sqlite:///ftp-studies.db") -> LoadedStudy:
+    """Open a study to look at it.
+
+    Args:
+        name: Its name.
+        storage: URL of its database, or a store that is open already.
+
+    Raises:
+        StorageError: The database cannot be opened.
+        StudyNotFoundError: There is no such study.
+    """
+    return LoadedStudy(storage if isinstance(storage, StudyStore) else StudyStore(storage, create=False), name)

@@ -1,0 +1,76 @@
+"""Copies studies between Optuna's storages: trials, attributes, distributions and times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from optuna.exceptions import DuplicatedStudyError
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from studies.errors import StorageError, StudyExistsError, StudyNotFoundError
+
+
+def open_optuna(url: str) -> RDBStorage:
+    """Optuna's own storage in a SQL database; its tables are made if there are none.
+
+    Raises:
+        StorageError: It cannot be opened.
+    """
+    try:
+        shown = make_url(url).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError) as error:
+        raise StorageError("--optuna is not the URL of a database: write for example sqlite:///optuna.db.") from error
+    try:
+        return RDBStorage(url)
+    except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
+        reason = str(getattr(error, "orig", error)).splitlines()[0]
+        raise StorageError(f"Cannot open the Optuna database {shown}: {reason}.") from error
+
+
+def copy_study(
+    source: BaseStorage,
+    target: BaseStorage,
+    name: str,
+    on_trial: Callable[[], None] = lambda: None,
+) -> int:
+    """Copy a study as a whole; if that fails, nothing of it stays in the target.
+
+    Args:
+        source: Where it is.
+        target: Where it goes.
+        name: Its name, here and there.
+        on_trial: Called after each trial.
+
+    Returns:
+        How many trials were copied.
+
+    Raises:
+        StudyNotFoundError: The source has no such study.
+        StudyExistsError: The target has one.
+    """
+    try:
+        source_id = source.get_study_id_from_name(name)
+    except KeyError as error:
+        names = ", ".join(repr(study.study_name) for study in source.get_all_studies()) or "none"
+        raise StudyNotFoundError(f"There is no study {name!r} to copy: there are {names}.") from error
+    try:
+        target_id = target.create_new_study(source.get_study_directions(source_id), name)
+    except DuplicatedStudyError as error:
+        raise StudyExistsError(
+            f"A study named {name!r} is there already: delete it first, or copy elsewhere."
+        ) from error
+    try:
+        for key, value in source.get_study_user_attrs(source_id).items():
+            target.set_study_user_attr(target_id, key, value)
+        for key, value in source.get_study_system_attrs(source_id).items():
+            target.set_study_system_attr(target_id, key, value)
+        trials = source.get_all_trials(source_id, deepcopy=False)
+        for trial in trials:
+            target.create_new_trial(target_id, template_trial=trial)
+            on_trial()
+    except BaseException:
+        target.delete_study(target_id)
+        raise
+    return len(trials)

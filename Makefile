@@ -3,7 +3,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := venv
 .NOTPARALLEL:
-.PHONY: venv demo test fmt lint type clean
+.PHONY: venv demo test slow fmt lint type clean
 
 PYTHON := .venv/bin/python
 PACKAGES := ftp_core studies search dashboards
@@ -42,7 +42,11 @@ demo: venv
 	$(PYTHON) -m search run --name demo --overwrite
 
 test: venv
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -m "not slow"
+
+# Stress: what takes minutes each.
+slow: venv
+	$(PYTHON) -m pytest -m slow
 
 fmt: venv
 	$(PYTHON) -m ruff check --fix .

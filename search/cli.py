@@ -364,6 +364,10 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
         return
     console = Console(markup=False, highlight=False)
     console.print(f"study {name}: {description['state']}, {description['trials']} trials")
+    volume = description["hypervolume"]
+    if volume is not None:
+        corner = ", ".join(f"{value:.4g}" for value in volume["reference"])
+        console.print(f"hypervolume {volume['value']:.5g} up to ({corner})")
     print_front(console, description)
     print_measurements(console, description)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from studies import StudyStore, TrialState, front
+from studies import StudyStore, TrialRecord, TrialState, front, hypervolume, reference_point
 
 
 def _timed_shape(facts: Mapping[str, Any]) -> dict[str, int] | None:
@@ -32,8 +32,16 @@ def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
     ]
 
 
+def _hypervolume(trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
+    """What the front dominates, and up to which reference; None before a trial has finished."""
+    if not front(trials):
+        return None
+    reference = reference_point(trials)
+    return {"value": hypervolume(trials, reference), "reference": list(reference)}
+
+
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
-    """A study as plain values: name, state, number of finished trials, front, measurements, chosen trial."""
+    """A study as plain values: name, state, number of trials, front, hypervolume, measurements, chosen trial."""
     study, trials = store.study(name), store.trials(name)
     return {
         "name": study.name,
@@ -46,5 +54,6 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "chosen_trial": study.chosen_trial,
         "predicted_for": _timed_shape(study.facts),
         "front": front_with_latency(store, name),
+        "hypervolume": _hypervolume(trials),
         "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in store.measurements(name)],
     }

@@ -42,6 +42,7 @@ _log = logging.getLogger(__name__)
 
 _UNFINISHED = (TrialState.RUNNING, TrialState.WAITING)
 _MANY = 1000
+_ENDED_KEPT = 64
 
 _study, _trial = schema.study.c, schema.trial.c
 
@@ -120,6 +121,8 @@ class StudyStorage(BaseStorage):
         self._begun: dict[int, _Begun] = {}
         # Of those, the trials whose parameters the database does not have yet.
         self._held: set[int] = set()
+        # Trials that ended here lately: whoever ends one asks for it next, and it never changes again.
+        self._ended: dict[int, FrozenTrial] = {}
         self._holding: threading.Timer | None = None
 
     def __repr__(self) -> str:
@@ -167,6 +170,7 @@ class StudyStorage(BaseStorage):
         self._database.write(work)
         with self._lock:
             self._known.pop(study_id, None)
+            self._ended.clear()
             self.spaces.forget(study_id)
 
     def set_study_user_attr(self, study_id: int, key: str, value: Any) -> None:
@@ -356,39 +360,52 @@ class StudyStorage(BaseStorage):
                 _write_params(connection, trial_id, packed)
 
         self._database.write(work)
+        for trial_id, packed in held.items():
+            self._released(trial_id, packed)
+
+    def _held_of(self, trial_id: int) -> bytes | None:
+        """The parameters of a trial, if some of them wait."""
         with self._lock:
-            for trial_id, packed in held.items():
-                begun = self._begun.get(trial_id)
-                if begun is None or begun.packed() == packed:
-                    self._held.discard(trial_id)
+            return self._begun[trial_id].packed() if trial_id in self._held else None
+
+    def _released(self, trial_id: int, packed: bytes) -> None:
+        """Note that these parameters are in the database."""
+        with self._lock:
+            begun = self._begun.get(trial_id)
+            if begun is None or begun.packed() == packed:
+                self._held.discard(trial_id)
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
         """See `BaseStorage.set_trial_state_values`."""
-        with self._lock:
-            held = self._begun[trial_id].packed() if trial_id in self._held else None
+        held = self._held_of(trial_id)
 
-        def work(connection: Connection) -> bool:
+        def work(connection: Connection) -> FrozenTrial | None:
             row = self._updatable(connection, trial_id)
-            if held is not None:
-                _write_params(connection, trial_id, held)
             if state is TrialState.RUNNING and row.state != TrialState.WAITING.value:
-                return False
+                return None
             changed: dict[str, Any] = {"state": state.value}
+            if held is not None and len(held) > len(row.params):
+                changed["params"] = held
             if values is not None:
                 changed["objective_values"] = pack_floats(values)
             if state is TrialState.RUNNING:
                 changed["started_at"] = _now()
             if state.is_finished():
                 changed["completed_at"] = _now()
-            connection.execute(sa.update(schema.trial).where(_trial.id == trial_id).values(**changed))
-            return True
+            update = sa.update(schema.trial).where(_trial.id == trial_id).values(**changed).returning(schema.trial)
+            return self.spaces.frozen(connection, connection.execute(update).one())
 
-        changed = self._database.write(work)
+        trial = self._database.write(work)
+        if trial is None:
+            return False
         with self._lock:
             self._held.discard(trial_id)
             if state.is_finished():
                 self._begun.pop(trial_id, None)
-        return changed
+                self._ended[trial_id] = trial
+                while len(self._ended) > _ENDED_KEPT:
+                    self._ended.pop(next(iter(self._ended)))
+        return True
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """See `BaseStorage.set_trial_intermediate_value`."""
@@ -444,15 +461,21 @@ class StudyStorage(BaseStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See `BaseStorage.get_trial`."""
-        self._release()
+        held = self._held_of(trial_id)
+        trial = self._ended.get(trial_id)
 
         def work(connection: Connection) -> FrozenTrial:
+            if held is not None:
+                _write_params(connection, trial_id, held)
             row = connection.execute(_SELECT_TRIAL, {"trial_id": trial_id}).first()
             if row is None:
                 raise _no_trial(trial_id)
             return self.spaces.frozen(connection, row)
 
-        trial: FrozenTrial = self._database.read(work)
+        if trial is None:
+            trial = self._database.read(work) if held is None else self._database.write(work)
+            if held is not None:
+                self._released(trial_id, held)
         # Trials of one space share the dictionary of its distributions, but who asked for one may change it.
         trial._distributions = dict(trial._distributions)
         return trial

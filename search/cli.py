@@ -33,6 +33,7 @@ from search.config import (
 from search.database_commands import db, export_studies, import_studies
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
+from search.options import AsJson, Debug, Storage
 from search.tables import print_front, print_measurements, print_studies
 from studies import Lease, StudiesError, StudyStore, database_file
 
@@ -50,11 +51,9 @@ app = typer.Typer(
     help="Finds how many tokens each transformer block may skip, and what that costs.",
 )
 
-Storage = Annotated[str, typer.Option("--storage", metavar="URL", help="Database of studies.")]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where reports go.", show_default="./ftp-out/NAME")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
 StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
 Name = Annotated[str, typer.Option("--name", help="Name of the new study.")]
 Model = Annotated[str, typer.Option("--model", help="'demo', a local directory, or a Hugging Face id.")]
@@ -78,7 +77,6 @@ Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="The same trials whatever the workers, the timing, the interruptions.")
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete a study of this name first.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
 @app.callback()

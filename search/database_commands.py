@@ -10,6 +10,7 @@ from optuna.storages import BaseStorage
 from rich.console import Console
 
 from search.config import DEFAULT_STORAGE
+from search.options import AsJson, Debug, Storage
 from search.progress import ProgressView
 from studies import (
     SCHEMA_HEAD,
@@ -21,9 +22,6 @@ from studies import (
     upgrade_database,
 )
 
-Storage = Annotated[str, typer.Option("--storage", metavar="URL", help="Database of studies.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a line.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 OptunaUrl = Annotated[str, typer.Option("--optuna", metavar="URL", help="Optuna's database (RDBStorage).")]
 Name = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="Only this study.", show_default="every study")

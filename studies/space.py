@@ -131,9 +131,16 @@ class Spaces:
                         space.add(row.id, row.name, row.definition)
             return self._spaces[study_id]
 
-    def frozen(self, connection: Connection, row: Row[Any]) -> FrozenTrial:
-        """A row of the trial table as Optuna's value; trials of one space share the dictionary of its distributions."""
+    def frozen(self, connection: Connection, row: Row[Any], params_instead: bytes | None = None) -> FrozenTrial:
+        """A row of the trial table as Optuna's value; trials of one space share the dictionary of its distributions.
+
+        Args:
+            connection: Asks for distributions that are not known yet.
+            row: All columns.
+            params_instead: Packed parameters that are newer than the row's.
+        """
         number_id, study_id, number, state, packed, values, steps, user, system, started, completed = tuple(row)
+        packed = packed if params_instead is None else params_instead
         space = self.of(connection, study_id)
         try:
             params, distributions = space.unpack(packed)

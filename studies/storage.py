@@ -465,17 +465,14 @@ class StudyStorage(BaseStorage):
         trial = self._ended.get(trial_id)
 
         def work(connection: Connection) -> FrozenTrial:
-            if held is not None:
-                _write_params(connection, trial_id, held)
             row = connection.execute(_SELECT_TRIAL, {"trial_id": trial_id}).first()
             if row is None:
                 raise _no_trial(trial_id)
-            return self.spaces.frozen(connection, row)
+            late = held is not None and len(held) > len(row.params)
+            return self.spaces.frozen(connection, row, held if late else None)
 
         if trial is None:
-            trial = self._database.read(work) if held is None else self._database.write(work)
-            if held is not None:
-                self._released(trial_id, held)
+            trial = self._database.read(work)
         # Trials of one space share the dictionary of its distributions, but who asked for one may change it.
         trial._distributions = dict(trial._distributions)
         return trial
@@ -536,7 +533,7 @@ class StudyStorage(BaseStorage):
             return [trial for trial in merged if trial is not None]
 
         with self._reading, _without_garbage_collection():
-            return self._database.read(work)
+            return self._database.stream(work)
 
     def get_n_trials(self, study_id: int, state: tuple[TrialState, ...] | TrialState | None = None) -> int:
         """See `BaseStorage.get_n_trials`."""

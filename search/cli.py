@@ -250,7 +250,7 @@ def resume(
     """
     with StudyStore(storage, create=False) as store:
         changes = {key: value for key, value in {"trials": trials, "workers": workers}.items() if value is not None}
-        config = RunConfig.checked(**(dict(store.study(name).config) | changes))
+        config = RunConfig.stored(store.study(name).config, **changes)
         output_folder(name, out)
         done = store.n_trials(name)
         if trials is not None and trials < done:
@@ -291,7 +291,7 @@ def distill(
     given = {"router_steps": router_steps, "seed": seed, "target_sparsity": target_sparsity}
     with StudyStore(storage, create=False) as store:
         changes = {key: value for key, value in given.items() if value is not None}
-        RunConfig.checked(**(dict(store.study(name).config) | changes))
+        RunConfig.stored(store.study(name).config, **changes)
         output_folder(name, out)
         _go_on(lambda pipeline: pipeline.distill_only(router_steps, seed, target_sparsity), store, name, out, as_json)
 
@@ -362,6 +362,9 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
         return
     console = Console(markup=False, highlight=False)
     console.print(f"study {name}: {description['state']}, {description['trials']} trials")
+    for stage in description["stages"]:
+        took = "" if stage["seconds"] is None else f" after {stage['seconds']:.0f} s"
+        console.print(f"{stage['name']}: {stage['state']}{took}")
     volume = description["hypervolume"]
     if volume is not None:
         corner = ", ".join(f"{value:.4g}" for value in volume["reference"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -11,6 +12,7 @@ from ftp_core.schedule import MAX_SPARSITY
 from search.errors import ConfigError
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
+CONFIG_VERSION = 1
 OBJECTIVES = ("kl", "latency_ms")
 DEFAULT_TRIALS = 300
 DEFAULT_ROUTER_STEPS = 80
@@ -21,6 +23,7 @@ class RunConfig(BaseModel):
     """Everything that a study needs to be run, stopped and resumed anywhere.
 
     Attributes:
+        version: Of these fields and their meaning.
         model: `demo`, a local directory, or a Hugging Face id.
         data: `demo` or the path of a JSONL file.
         trials: Schedules to evaluate.
@@ -40,6 +43,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    version: int = CONFIG_VERSION
     model: str = "demo"
     data: str = "demo"
     trials: int = Field(DEFAULT_TRIALS, ge=1)
@@ -70,6 +74,21 @@ class RunConfig(BaseModel):
             option = "--" + str(first["loc"][0]).replace("_", "-")
             expected = first["msg"].replace("Input should be", "expected a number")
             raise ConfigError(f"{option} is {first['input']!r}: {expected}.") from error
+
+    @classmethod
+    def stored(cls, values: Mapping[str, Any], **changes: Any) -> RunConfig:
+        """Build a configuration from what a study keeps, with changes to it.
+
+        Raises:
+            ConfigError: A newer program wrote it, or a change is out of range.
+        """
+        version = values.get("version", CONFIG_VERSION)
+        if version != CONFIG_VERSION:
+            raise ConfigError(
+                f"The study's configuration has version {version}, and this program reads {CONFIG_VERSION}: use the "
+                "program that began it."
+            )
+        return cls.checked(**{**values, **changes})
 
     @property
     def sizes(self) -> dict[str, int]:

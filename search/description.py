@@ -55,5 +55,8 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "predicted_for": _timed_shape(study.facts),
         "front": front_with_latency(store, name),
         "hypervolume": _hypervolume(trials),
+        "stages": [
+            {"name": stage.name, "state": stage.state.value, "seconds": stage.seconds} for stage in store.stages(name)
+        ],
         "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in store.measurements(name)],
     }

@@ -84,7 +84,7 @@ class Pipeline:
         self._name = name
         self._lease = lease
         self._view = view
-        self.config = RunConfig.checked(**store.study(name).config)
+        self.config = RunConfig.stored(store.study(name).config)
         self.workload = load_with_progress(self.config, view) if workload is None else workload
         self._check_workload()
 
@@ -101,6 +101,20 @@ class Pipeline:
         except BaseException:
             self._store.set_state(self._name, StudyState.FAILED)
             raise
+
+    @contextmanager
+    def _stage(self, stage: str) -> Iterator[None]:
+        """Note when a stage begins, and when and how it ends."""
+        self._store.begin_stage(self._name, stage)
+        ended = StudyState.FAILED
+        try:
+            yield
+            ended = StudyState.FINISHED
+        except KeyboardInterrupt:
+            ended = StudyState.STOPPED
+            raise
+        finally:
+            self._store.end_stage(self._name, stage, ended)
 
     def run(self) -> None:
         """Every stage that is still missing."""
@@ -138,7 +152,8 @@ class Pipeline:
         with self.running():
             self._store.choose_trial(self._name, chosen.number)
             steps = self.config.router_steps if router_steps is None else router_steps
-            self._train_router(chosen, steps, self.config.seed if seed is None else seed)
+            with self._stage("distill"):
+                self._train_router(chosen, steps, self.config.seed if seed is None else seed)
             self.measure()
 
     def _check_workload(self) -> None:
@@ -188,7 +203,8 @@ class Pipeline:
         trials = self._store.trials(self._name)
         remaining = config.trials - len(trials)
         if remaining > 0:
-            self._evaluate(trials, remaining)
+            with self._stage("search"):
+                self._evaluate(trials, remaining)
         elif self._store.study(self._name).chosen_trial is not None:
             return
         if not front(trials):
@@ -261,7 +277,8 @@ class Pipeline:
         if not any(chosen.schedule):
             self._view.console.print("The chosen schedule skips nothing: there is no router to distil.")
             return
-        self._train_router(chosen, self.config.router_steps, self.config.seed)
+        with self._stage("distill"):
+            self._train_router(chosen, self.config.router_steps, self.config.seed)
 
     def _train_router(self, chosen: TrialRecord, steps: int, seed: int) -> None:
         model, splits = self.workload.model.skipping, self.workload.splits
@@ -301,6 +318,10 @@ class Pipeline:
 
     def measure(self) -> None:
         """Measure accuracy and latency of the front, of the distilled router, and of what they compare with."""
+        with self._stage("measure"):
+            self._measure()
+
+    def _measure(self) -> None:
         variants = self._variants()
         config, model = self.config, self.workload.model.skipping
         quality_set = self._quality_set("test")

@@ -61,6 +61,28 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
+class StageRecord:
+    """The last run of one stage of a study's pipeline.
+
+    Attributes:
+        name: "search", "distill" or "measure".
+        state: Where it stands.
+        began_at: When it began, UTC.
+        ended_at: When it ended, UTC; None while it runs, and if its process was killed.
+    """
+
+    name: str
+    state: StudyState
+    began_at: datetime
+    ended_at: datetime | None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None if it has not ended."""
+        return None if self.ended_at is None else (self.ended_at - self.began_at).total_seconds()
+
+
+@dataclass(frozen=True)
 class QueuedTrial:
     """A schedule whose evaluation was begun, and did not end.
 

@@ -128,6 +128,17 @@ search_run = Table(
     Column("chosen_trial", Integer),
 )
 
+# The last run of each stage of a study's pipeline.
+stage = Table(
+    "stage",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(32), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("began_at", UtcTime, nullable=False),
+    Column("ended_at", UtcTime),
+)
+
 # Who works on a study now.
 lease = Table(
     "lease",

@@ -29,6 +29,7 @@ from studies.records import (
     Measurement,
     QueuedTrial,
     RouterRun,
+    StageRecord,
     StudyRecord,
     StudyState,
     StudySummary,
@@ -212,6 +213,41 @@ class StudyStore:
             connection.execute(sa.update(schema.search_run).where(where).values(facts={**known, **facts}))
 
         self._of_study(name, work, write=True)
+
+    def begin_stage(self, name: str, stage: str) -> None:
+        """Record that a stage of the pipeline runs, in the place of its last run."""
+        table = schema.stage
+
+        def work(connection: Connection, study_id: int) -> None:
+            connection.execute(sa.delete(table).where(table.c.study_id == study_id, table.c.name == stage))
+            row = {"study_id": study_id, "name": stage, "state": StudyState.RUNNING.value}
+            connection.execute(sa.insert(table), {**row, "began_at": datetime.now(UTC)})
+
+        self._of_study(name, work, write=True)
+
+    def end_stage(self, name: str, stage: str, state: StudyState) -> None:
+        """Record how a stage that was begun ended."""
+        table = schema.stage
+
+        def work(connection: Connection, study_id: int) -> None:
+            where = sa.and_(table.c.study_id == study_id, table.c.name == stage)
+            connection.execute(sa.update(table).where(where).values(state=state.value, ended_at=datetime.now(UTC)))
+
+        self._of_study(name, work, write=True)
+
+    def stages(self, name: str) -> list[StageRecord]:
+        """The stages that a study has been through, in the order in which they began."""
+        table = schema.stage
+
+        def work(connection: Connection, study_id: int) -> list[StageRecord]:
+            selected = sa.select(table).where(table.c.study_id == study_id).order_by(table.c.began_at)
+            held = holder(connection, study_id)
+            return [
+                StageRecord(row.name, _state(row.state, held), row.began_at, row.ended_at)
+                for row in connection.execute(selected)
+            ]
+
+        return self._of_study(name, work)
 
     def latency_profile(self, fingerprint: str) -> Mapping[str, Any] | None:
         """The latency profile that was measured under these conditions; None if there is none."""

@@ -46,6 +46,13 @@ def study(tmp_path: Path) -> str:
     return "mine"
 
 
+def test_a_configuration_of_a_newer_program_is_refused(run: Run, study: str, tmp_path: Path) -> None:
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.set_config(study, {**store.study(study).config, "version": 2, "unheard_of": 1})
+    result = run("resume", study)
+    assert result.code == 2 and "configuration has version 2, and this program reads 1" in result.err
+
+
 BAD: list[tuple[list[str], int, str]] = [
     (["run", "--model", "./nowhere"], 1, "No model at './nowhere'"),
     (["run", "--model", "no-such-user/no-such-model"], 1, "Cannot find the model 'no-such-user/no-such-model'"),

@@ -25,6 +25,11 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert result.code == 0, result.err
     shown = result.json()
     assert shown["trials"] == 12 and shown["state"] == "finished"
+    assert [(s["name"], s["state"]) for s in shown["stages"]] == [
+        ("search", "finished"),
+        ("distill", "finished"),
+        ("measure", "finished"),
+    ]
     variants = [m["variant"] for m in shown["measurements"]]
     assert {"dense", "uniform", "static", "dynamic"} == set(variants)
     dense = next(m for m in shown["measurements"] if m["variant"] == "dense")

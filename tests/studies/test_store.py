@@ -122,6 +122,19 @@ def test_everything_else_comes_back_as_it_was_given(store: StudyStore) -> None:
     assert (summary.name, summary.n_trials, summary.model, summary.data) == ("one", 0, "x", "y")
 
 
+def test_the_last_run_of_each_stage_is_remembered(store: StudyStore) -> None:
+    for ended in (StudyState.FAILED, StudyState.FINISHED):
+        store.begin_stage("one", "search")
+        store.end_stage("one", "search", ended)
+    with store.lease("one"):
+        store.begin_stage("one", "distill")
+        assert [stage.state for stage in store.stages("one")] == [StudyState.FINISHED, StudyState.RUNNING]
+    # Nobody works on the study any more: the stage was cut off.
+    search, distill = store.stages("one")
+    assert (search.name, distill.name, distill.state) == ("search", "distill", StudyState.STOPPED)
+    assert search.seconds is not None and search.seconds >= 0 and distill.seconds is None
+
+
 def test_what_was_stored_is_there_for_the_next_process(store: StudyStore, url: str) -> None:
     store.append_trial("one", trial(0, (1.0, 2.0)))
     with StudyStore(url, create=False) as other:

@@ -149,6 +149,14 @@ def _create_tables() -> dict[str, sa.Table]:
         sa.Column("chosen_trial", sa.Integer),
     )
     op.create_table(
+        "stage",
+        sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("name", sa.String(32), primary_key=True),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("began_at", sa.String(40), nullable=False),
+        sa.Column("ended_at", sa.String(40)),
+    )
+    op.create_table(
         "lease",
         sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("owner", sa.String(36), nullable=False),

@@ -28,7 +28,7 @@ class Result:
         return json.loads(self.out)
 
 
-def run_process(*arguments: str | Path, cwd: Path, timeout: float = 240) -> Result:
+def run_process(*arguments: str | Path, cwd: Path, timeout: float = 480) -> Result:
     done = subprocess.run(
         [*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
     )

@@ -15,7 +15,7 @@ from studies import StudyStore
 from tests.search.command import COMMAND, run_process
 
 # Ray workers load torch first; under load that takes its time.
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1200)
 
 FEW = ("--router-steps", "20", "--test-items", "60")
 

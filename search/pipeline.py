@@ -37,6 +37,7 @@ from search.space import ScheduleSpace
 from search.workload import Workload, load_workload
 from studies import (
     Lease,
+    LeaseLostError,
     Measurement,
     RouterRun,
     StudyState,
@@ -95,6 +96,9 @@ class Pipeline:
         try:
             yield
             self._store.set_state(self._name, StudyState.FINISHED)
+        except LeaseLostError:
+            # The study is another process's now, and so is what is said of it.
+            raise
         except KeyboardInterrupt:
             self._store.set_state(self._name, StudyState.STOPPED)
             raise
@@ -106,15 +110,17 @@ class Pipeline:
     def _stage(self, stage: str) -> Iterator[None]:
         """Note when a stage begins, and when and how it ends."""
         self._store.begin_stage(self._name, stage)
-        ended = StudyState.FAILED
         try:
             yield
-            ended = StudyState.FINISHED
-        except KeyboardInterrupt:
-            ended = StudyState.STOPPED
+            self._store.end_stage(self._name, stage, StudyState.FINISHED)
+        except LeaseLostError:
             raise
-        finally:
-            self._store.end_stage(self._name, stage, ended)
+        except KeyboardInterrupt:
+            self._store.end_stage(self._name, stage, StudyState.STOPPED)
+            raise
+        except BaseException:
+            self._store.end_stage(self._name, stage, StudyState.FAILED)
+            raise
 
     def run(self) -> None:
         """Every stage that is still missing."""

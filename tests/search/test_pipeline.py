@@ -10,7 +10,7 @@ from search.errors import SearchError
 from search.pipeline import Pipeline, choose
 from search.progress import ProgressView
 from search.workload import load_workload
-from studies import StudyState, StudyStore, TrialRecord, front
+from studies import LeaseLostError, StudyState, StudyStore, TrialRecord, front
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}
@@ -50,6 +50,18 @@ def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
             with pytest.raises(SearchError, match="data changed"):
                 Pipeline(store, "one", lease, view, workload)
         assert store.study("one").state is StudyState.CREATED
+
+
+def test_who_lost_the_lease_says_nothing_more_about_the_study() -> None:
+    config = RunConfig(workers=1, **SMALL)
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", config.model_dump(), OBJECTIVES)
+        with store.lease("one") as lease:
+            pipeline = Pipeline(store, "one", lease, ProgressView(Console(quiet=True)))
+            for error, state in ((LeaseLostError, StudyState.RUNNING), (OSError, StudyState.FAILED)):
+                with pytest.raises(error), pipeline.running():
+                    raise error("taken over")
+                assert store.study("one").state is state
 
 
 def test_a_study_whose_budget_is_used_still_gets_its_choice() -> None:

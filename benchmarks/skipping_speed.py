@@ -15,7 +15,7 @@ from rich.table import Table
 from ftp_core.cost import measure_latency, prefill_flops
 from ftp_core.encoding import PromptBatch
 from ftp_core.models import load_model
-from ftp_core.routing import DynamicRouter, StaticRouter
+from ftp_core.routers import DynamicRouter, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)

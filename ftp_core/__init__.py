@@ -9,40 +9,87 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftp_core.distillation import DistillationConfig, distill
+    from ftp_core.cache import FTPCache
+    from ftp_core.calibration import calibrate_thresholds
+    from ftp_core.causal_lm import FTPConfig, FTPForCausalLM
+    from ftp_core.distillation import Distillation, DistillationConfig, distill
+    from ftp_core.encoding import EncodedExample, encode
+    from ftp_core.families import Family, register_family, supported_families
     from ftp_core.models import LoadedModel, load_model
     from ftp_core.quality import Quality, QualitySet
-    from ftp_core.routing import DynamicRouter, Router, StaticRouter
+    from ftp_core.routers import (
+        DynamicRouter,
+        HiddenRouter,
+        LocalRouter,
+        RandomRouter,
+        RecurrentRouter,
+        Router,
+        StaticRouter,
+        router_from_bytes,
+        router_to_bytes,
+    )
     from ftp_core.schedule import SparsitySchedule
-    from ftp_core.skipping import SkippingModel
+    from ftp_core.skipping_model import SkippingModel
+
+_HOMES = {
+    "Distillation": "distillation",
+    "DistillationConfig": "distillation",
+    "DynamicRouter": "routers",
+    "EncodedExample": "encoding",
+    "FTPCache": "cache",
+    "FTPConfig": "causal_lm",
+    "FTPForCausalLM": "causal_lm",
+    "Family": "families",
+    "HiddenRouter": "routers",
+    "LoadedModel": "models",
+    "LocalRouter": "routers",
+    "Quality": "quality",
+    "QualitySet": "quality",
+    "RandomRouter": "routers",
+    "RecurrentRouter": "routers",
+    "Router": "routers",
+    "SkippingModel": "skipping_model",
+    "SparsitySchedule": "schedule",
+    "StaticRouter": "routers",
+    "calibrate_thresholds": "calibration",
+    "distill": "distillation",
+    "encode": "encoding",
+    "load_model": "models",
+    "register_family": "families",
+    "router_from_bytes": "routers",
+    "router_to_bytes": "routers",
+    "supported_families": "families",
+}
 
 __all__ = [
+    "Distillation",
     "DistillationConfig",
     "DynamicRouter",
+    "EncodedExample",
+    "FTPCache",
+    "FTPConfig",
+    "FTPForCausalLM",
+    "Family",
+    "HiddenRouter",
     "LoadedModel",
+    "LocalRouter",
     "Quality",
     "QualitySet",
+    "RandomRouter",
+    "RecurrentRouter",
     "Router",
     "SkippingModel",
     "SparsitySchedule",
     "StaticRouter",
+    "calibrate_thresholds",
     "distill",
+    "encode",
     "load_model",
+    "register_family",
+    "router_from_bytes",
+    "router_to_bytes",
+    "supported_families",
 ]
-
-_HOMES = {
-    "DistillationConfig": "distillation",
-    "DynamicRouter": "routing",
-    "LoadedModel": "models",
-    "Quality": "quality",
-    "QualitySet": "quality",
-    "Router": "routing",
-    "SkippingModel": "skipping",
-    "SparsitySchedule": "schedule",
-    "StaticRouter": "routing",
-    "distill": "distillation",
-    "load_model": "models",
-}
 
 
 def __getattr__(name: str) -> Any:

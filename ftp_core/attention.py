@@ -8,7 +8,8 @@ transformers documentation.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ftp_core.errors import ModelError
+from ftp_core.families import KERNELS
 
 _OBSERVED = "ftp_observed"
 _GATED = "ftp_gated"
@@ -26,47 +28,75 @@ _GATED = "ftp_gated"
 
 @dataclass
 class AttentionObserver:
-    """Collects how much attention each token of a short sequence receives from its row's last queries.
+    """Collects how much attention keys receive from some queries, beside the kernel that computes the block's output.
 
     Attributes:
-        counts: Real tokens of each row `[B]`; they stand first in the row.
-        window: How many of a row's last queries to listen to (W).
+        window: How many queries to listen to (W): the last ones of the call, or those that `asked` names.
         kernel: Name of the attention function that computes the block's output.
-        received: Attention received `[B, k]`, mean over heads and queries; set by the block's forward.
+        asked: Places of the queries in the call `[B, W]`; None for the last ones of every row.
+        asked_real: False for entries of `asked` that stand for no query `[B, W]`; None if there is none.
+        visible: Which keys each asked query sees `[B, W, M]`; None if it sees all up to itself.
+        keeps_rows: Whether to set `heard`.
+        received: Attention received, mean over heads and queries `[B, M]`; set by the block's forward.
+        heard: The same for each query `[B, W, M]`; zero where it is no real one.
     """
 
-    counts: Tensor
     window: int
     kernel: str
+    asked: Tensor | None = None
+    asked_real: Tensor | None = None
+    visible: Tensor | None = None
+    keeps_rows: bool = False
     received: Tensor | None = None
+    heard: Tensor | None = None
+
+    def observe(self, query: Tensor, key: Tensor, scaling: float, softcap: float | None = None) -> None:
+        """Set `received` from queries `[B, H, q, d]` and keys `[B, H_kv, M, d]`, at W x M a head.
+
+        H is a multiple of H_kv; neighbouring query heads share a key head.
+        """
+        n_rows, n_heads, _, width = query.shape
+        n_keys = key.shape[2]
+        if self.asked is None:
+            asked = query[:, :, -self.window :]
+        else:
+            index = self.asked[:, None, :, None].expand(-1, n_heads, -1, width)
+            asked = query.gather(2, index)
+        n_asked = asked.shape[2]
+        # Query heads that share a key head are stacked, so that keys are not repeated; and queries are fewer numbers
+        # than scores, so that they are scaled.
+        stacked = (asked * scaling).reshape(n_rows, key.shape[1], -1, width)
+        scores = (stacked @ key.transpose(2, 3)).view(n_rows, n_heads, n_asked, n_keys).float()
+        if softcap is not None:
+            scores = (scores / softcap).tanh_().mul_(softcap)
+        if self.visible is not None:
+            scores.masked_fill_(~self.visible[:, None], -math.inf)
+        elif n_asked > 1:
+            # Only among the last keys is there one that a last query does not see.
+            future = torch.ones(n_asked, n_asked, dtype=torch.bool, device=key.device).triu_(1)
+            scores[..., -n_asked:].masked_fill_(future, -math.inf)
+        weights = scores.softmax(-1)
+        if self.asked_real is not None:
+            weights = weights.masked_fill_(~self.asked_real[:, None, :, None], 0.0)
+            n_real = self.asked_real.sum(-1, keepdim=True).clamp(min=1)
+        else:
+            n_real = torch.full((1, 1), n_asked, device=key.device)
+        if self.keeps_rows:
+            self.heard = weights.mean(1)
+            self.received = self.heard.sum(1) / n_real
+        else:
+            self.received = weights.view(n_rows, -1, n_keys).sum(1) / (n_heads * n_real)
 
 
-def attention_received(query: Tensor, key: Tensor, counts: Tensor, window: int, scaling: float) -> Tensor:
-    """Mean causal attention that each key receives from its row's last `window` queries, at W x k a head.
-
-    Args:
-        query: `[B, H, k, d]`.
-        key: `[B, H_kv, k, d]`; H is a multiple of H_kv.
-        counts: Real tokens of each row `[B]`; the row's padding stands after them.
-        window: W.
-        scaling: Factor on the scores.
-
-    Returns:
-        `[B, k]`: mean over heads and queries; zero for padding.
-    """
-    n_rows, n_heads, length, width = query.shape
-    last = counts[:, None] - min(window, length) + torch.arange(min(window, length), device=query.device)
-    spoken = last >= 0
-    last = last.clamp(min=0)
-    index = last[:, None, :, None].expand(-1, n_heads, -1, width)
-    groups = n_heads // key.shape[1]
-    # Query heads that share a key head are stacked, so that keys are not repeated.
-    asked = query.gather(2, index).reshape(n_rows, key.shape[1], -1, width)
-    scores = (asked @ key.transpose(2, 3)).view(n_rows, key.shape[1], groups, -1, length) * scaling
-    future = torch.arange(length, device=query.device) > last[:, :, None]
-    weights = scores.masked_fill(future[:, None, None], -math.inf).float().softmax(-1)
-    weights = weights * spoken[:, None, None, :, None]
-    return weights.sum((1, 2, 3)) / (n_heads * spoken.sum(-1, keepdim=True))
+def kernel_of(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    """The attention function of a name; families bring their own "eager" one."""
+    if name == "eager":
+        eager: Callable[..., tuple[Tensor, Tensor | None]] = sys.modules[
+            type(module).__module__
+        ].eager_attention_forward
+        return eager
+    kernel: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS[name]
+    return kernel
 
 
 def _observed_attention(
@@ -77,15 +107,14 @@ def _observed_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
+    softcap: float | None = None,
     observer: AttentionObserver,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    observer.received = attention_received(
-        query, key, observer.counts, observer.window, scaling or query.shape[-1] ** -0.5
-    )
-    kernel = ALL_ATTENTION_FUNCTIONS[observer.kernel]
-    output: tuple[Tensor, Tensor | None] = kernel(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    return output
+    observer.observe(query, key, scaling or query.shape[-1] ** -0.5, softcap)
+    capped = {} if softcap is None else {"softcap": softcap}
+    kernel = kernel_of(observer.kernel, module)
+    return kernel(module, query, key, value, attention_mask, scaling=scaling, **capped, **kwargs)
 
 
 @dataclass
@@ -96,12 +125,14 @@ class AttentionGate:
         gate: 1 where the token is a key of this block, 0 where it is not `[B, L]`.
         observed: Queries whose attention is observed `[B, W]`, as positions; repeated entries count once each.
         observed_weight: 1 for a query that counts, 0 for a filler `[B, W]`.
+        window: How many positions back the block attends, its own included; None if to all.
         received: Attention received `[B, L]` (no gradient); set by the block's forward.
     """
 
     gate: Tensor
     observed: Tensor
     observed_weight: Tensor
+    window: int | None = None
     received: Tensor | None = None
 
 
@@ -121,7 +152,15 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, gate: Tensor, asked: Tensor, scaling: float
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        gate: Tensor,
+        asked: Tensor,
+        scaling: float,
+        window: int | None = None,
+        softcap: float | None = None,
     ) -> tuple[Tensor, Tensor]:
         """See the class.
 
@@ -133,59 +172,73 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
             gate: `[B, L]`, 0 or 1.
             asked: Positions of queries `[B, W]`.
             scaling: Factor on the scores.
+            window: How many positions back a query sees, its own included; None for all.
+            softcap: c, if scores s become c tanh(s / c).
 
         Returns:
             Output `[B, H, L, d]`, and the attention weights of the queries asked for `[B, H, W, L]` (no gradient).
         """
         _, n_heads, length, _ = query.shape
-        visible = _visible(gate)
-        scores = _scores(query, key, scaling).masked_fill_(~visible, -math.inf)
+        visible = _visible(gate, window)
+        scores = _scores(query, key, scaling, softcap).masked_fill_(~visible, -math.inf)
         norms = scores.logsumexp(-1, keepdim=True)
         weights = scores.sub_(norms).exp_()
         output = weights @ value
         heard = weights.gather(2, asked[:, None, :, None].expand(-1, n_heads, -1, length))
         ctx.save_for_backward(query, key, value, gate, norms, output)
-        ctx.scaling = scaling
+        ctx.scaling, ctx.window, ctx.softcap = scaling, window, softcap
         ctx.mark_non_differentiable(heard)
         return output, heard
 
     @staticmethod
     def backward(
         ctx: Any, grad: Tensor, _: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None, None, None]:
         """Gradients of query, key, value and gate, as far as they are asked for."""
         query, key, value, gate, norms, output = ctx.saved_tensors
-        visible = _visible(gate)
+        visible = _visible(gate, ctx.window)
         length = query.shape[2]
-        causal = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
-        shares = _scores(query, key, ctx.scaling).sub_(norms).clamp_(max=_HIGHEST_EXPONENT).exp_()
+        reachable = _reachable(length, ctx.window, query.device)
+        scores = _scores(query, key, ctx.scaling, ctx.softcap)
+        # The derivative of c tanh(s / c), from its value.
+        slope = None if ctx.softcap is None else 1 - (scores / ctx.softcap).square()
+        shares = scores.sub_(norms).clamp_(max=_HIGHEST_EXPONENT).exp_()
         opened = shares * visible
         grad_value = opened.transpose(2, 3) @ grad if ctx.needs_input_grad[2] else None
         # What moving all weight to key j would change in the loss, for each query.
         gain = (grad @ value.transpose(2, 3)).sub_((grad * output).sum(-1, keepdim=True))
         grad_gate = None
         if ctx.needs_input_grad[3]:
-            closed = (~visible & causal).to(shares.dtype)
+            closed = (~visible & reachable).to(shares.dtype)
             others = (visible & ~torch.eye(length, dtype=torch.bool, device=query.device)).to(shares.dtype)
             would_take = shares / (1 + shares) * closed + shares * others
             grad_gate = would_take.mul_(gain).sum((1, 2))
         grad_query = grad_key = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
             grad_scores = opened.mul_(gain).mul_(ctx.scaling)
+            if slope is not None:
+                grad_scores = grad_scores.mul_(slope)
             grad_query, grad_key = grad_scores @ key, grad_scores.transpose(2, 3) @ query
-        return grad_query, grad_key, grad_value, grad_gate, None, None
+        return grad_query, grad_key, grad_value, grad_gate, None, None, None, None
 
 
-def _scores(query: Tensor, key: Tensor, scaling: float) -> Tensor:
+def _scores(query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> Tensor:
     # Queries are fewer numbers than scores.
-    return (query * scaling) @ key.transpose(2, 3)
+    scores = (query * scaling) @ key.transpose(2, 3)
+    return scores if softcap is None else (scores / softcap).tanh_().mul_(softcap)
 
 
-def _visible(gate: Tensor) -> Tensor:
-    """Which keys (last axis) a query sees: the open ones up to itself, and itself `[B, 1, L, L]`."""
+def _reachable(length: int, window: int | None, device: torch.device) -> Tensor:
+    """Which keys (last axis) a query could see if all were open `[L, L]`."""
+    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return causal if window is None else causal.triu(1 - window)
+
+
+def _visible(gate: Tensor, window: int | None) -> Tensor:
+    """Which keys (last axis) a query sees: the open ones that it can reach, and itself `[B, 1, L, L]`."""
     length = gate.shape[1]
     itself = torch.eye(length, dtype=torch.bool, device=gate.device)
-    return ((gate[:, None] > 0.5).expand(-1, length, -1).tril() | itself)[:, None]
+    return (((gate[:, None] > 0.5) & _reachable(length, window, gate.device)) | itself)[:, None]
 
 
 def _gated_attention(
@@ -196,13 +249,14 @@ def _gated_attention(
     attention_mask: Tensor | None,
     *,
     scaling: float | None = None,
+    softcap: float | None = None,
     gate: AttentionGate,
     **_: Any,
 ) -> tuple[Tensor, None]:
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     output, heard = _GatedSoftmaxAttention.apply(  # type: ignore[no-untyped-call]
-        query, key, value, gate.gate, gate.observed, scaling or query.shape[-1] ** -0.5
+        query, key, value, gate.gate, gate.observed, scaling or query.shape[-1] ** -0.5, gate.window, softcap
     )
     weight = gate.observed_weight
     gate.received = (heard.mean(1) * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)
@@ -216,16 +270,27 @@ AttentionInterface.register(_GATED, _gated_attention)
 @contextmanager
 def _attention(model: PreTrainedModel, name: str) -> Iterator[str]:
     config = model.config
-    kernel = config._attn_implementation
-    if kernel == "eager":
-        raise ModelError(
-            "Skipping runs on the sdpa attention kernel, not on eager: load with attn_implementation='sdpa'."
-        )
+    kernel = kernel_name(model)
     config._attn_implementation = name
     try:
         yield kernel
     finally:
         config._attn_implementation = kernel
+
+
+def kernel_name(model: PreTrainedModel) -> str:
+    """Name of the model's own attention function.
+
+    Raises:
+        ModelError: Skipping does not know how to mask for it.
+    """
+    name: str = model.config._attn_implementation
+    if name not in KERNELS:
+        raise ModelError(
+            f"The model runs on the attention kernel {name!r}, but skipping knows {' and '.join(KERNELS)}: load it "
+            "with attn_implementation='sdpa'."
+        )
+    return name
 
 
 def observed_attention(model: PreTrainedModel) -> Any:

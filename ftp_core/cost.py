@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from ftp_core.encoding import PromptBatch
-from ftp_core.routing import Router, StaticRouter
+from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule, kept_count
-from ftp_core.skipping import SkippingModel
+from ftp_core.skipping_model import SkippingModel
 
 _PROFILE_SHARES = (0.05, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.95)
 
@@ -198,6 +198,4 @@ def profile_conditions(model_fingerprint: str, prompts: PromptBatch) -> dict[str
 
 @torch.inference_mode()
 def _outside_blocks(model: SkippingModel, prompts: PromptBatch) -> None:
-    hidden = model.decoder.embed_tokens(prompts.ids)
-    model.decoder.rotary_emb(hidden, position_ids=torch.arange(prompts.ids.shape[1])[None])
-    model.model.lm_head(model.decoder.norm(hidden[:, -1]))
+    model.logits(model.run(lambda _, call: call.hidden, prompts.ids, use_cache=False)[:, -1])

@@ -24,12 +24,14 @@ class EncodedExample:
         continuations: What may follow; for multiple choice one per choice, else only the completion.
         answer: Index of the right continuation.
         has_choices: Whether the item is multiple choice.
+        choice_lengths: Characters of each choice without the space before it; empty if it is no multiple choice.
     """
 
     prompt: tuple[int, ...]
     continuations: tuple[tuple[int, ...], ...]
     answer: int
     has_choices: bool
+    choice_lengths: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,10 @@ class PromptBatch:
     ids: Tensor
     lengths: Tensor
 
+    def to(self, device: torch.device) -> PromptBatch:
+        """The same on a device."""
+        return PromptBatch(self.ids.to(device), self.lengths.to(device))
+
 
 @dataclass(frozen=True)
 class ContinuationBatch:
@@ -56,6 +62,10 @@ class ContinuationBatch:
 
     ids: Tensor
     rows: Tensor
+
+    def to(self, device: torch.device) -> ContinuationBatch:
+        """The same on a device."""
+        return ContinuationBatch(self.ids.to(device), self.rows.to(device))
 
 
 def encode(
@@ -86,7 +96,8 @@ def encode(
             raise DataError(
                 f"Example {number} is {longest} tokens long, but the model reads {context}: shorten its prompt."
             )
-        encoded.append(EncodedExample(prompt, continuations, example.answer or 0, bool(example.choices)))
+        lengths = tuple(len(choice.strip()) for choice in example.choices)
+        encoded.append(EncodedExample(prompt, continuations, example.answer or 0, bool(example.choices), lengths))
     return encoded
 
 

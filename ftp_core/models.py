@@ -15,7 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 from ftp_core.allocator import keep_freed_memory
 from ftp_core.demo import assets
 from ftp_core.errors import ModelError
-from ftp_core.skipping import SkippingModel, check_supported
+from ftp_core.families import family_of
+from ftp_core.skipping_model import SkippingModel
 
 DEMO = "demo"
 _NOT_OF_THE_MODEL = ("transformers_version", "_name_or_path")
@@ -70,7 +71,7 @@ def resolve(name: str) -> str:
         config = AutoConfig.from_pretrained(source)
     except Exception as error:  # every model type checks its values in its own way, with its own exceptions
         raise ModelError(f"The config.json of model {name!r} cannot be read: {_one_line(error)}") from error
-    check_supported(config)
+    family_of(config)
     return source
 
 
@@ -113,9 +114,7 @@ def load_model(name: str) -> LoadedModel:
     disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True
-        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
     except Exception as error:  # broken files surface as whatever their many readers raise
         raise ModelError(f"Cannot load the model {name!r}: {_one_line(error)}") from error
     return LoadedModel(source, SkippingModel(model), tokenizer)

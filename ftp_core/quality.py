@@ -19,9 +19,9 @@ from ftp_core.encoding import (
     length_sorted_batches,
     prompt_batch,
 )
-from ftp_core.routing import Router, StaticRouter
+from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping import Prefill, SkippingModel
+from ftp_core.skipping_model import Prefill, SkippingModel
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,26 @@ class Quality:
         accuracy: Share of multiple-choice items whose right choice has the highest summed log-likelihood (lm-eval's
             `acc`); None without such items, or if choices were not scored.
         accuracy_interval: 95 % Wilson interval of `accuracy`.
+        accuracy_norm: The same with log-likelihoods divided by the choices' characters (lm-eval's `acc_norm`).
+        accuracy_norm_interval: 95 % Wilson interval of `accuracy_norm`.
         n_items: Examples evaluated.
         n_tokens: Completion tokens evaluated.
         n_choice_items: Multiple-choice items scored for `accuracy`.
+        kl_interval: 95 % bootstrap interval of `kl` over examples; None if not asked for.
+        perplexity_interval: Likewise of `perplexity`.
     """
 
     kl: float
     perplexity: float
     accuracy: float | None
     accuracy_interval: tuple[float, float] | None
+    accuracy_norm: float | None
+    accuracy_norm_interval: tuple[float, float] | None
     n_items: int
     n_tokens: int
     n_choice_items: int
+    kl_interval: tuple[float, float] | None = None
+    perplexity_interval: tuple[float, float] | None = None
 
 
 def wilson_interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -61,6 +69,8 @@ def wilson_interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
 _ROUNDING = 1e-6
 # exp of more than this is no float.
 _HIGHEST_EXPONENT = 700.0
+# Numbers of one table of logits: 32 MB in float32.
+_LOGITS_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class _Batch:
     answers: ContinuationBatch
     choices: ContinuationBatch | None
     right_choice: Tensor
+    choice_lengths: Tensor
     dense_hidden: Tensor
 
 
@@ -76,6 +87,16 @@ def _divergence(log_probs: Tensor, dense: Tensor) -> Tensor:
     """KL(dense || pruned) of each token `[n]`, from log-probabilities `[n, V]`."""
     # What the dense model rules out adds nothing, though the pruned one may rule it out too (0 x (inf - inf)).
     return torch.where(dense == -math.inf, 0.0, dense.exp() * (dense - log_probs)).sum(-1)
+
+
+def _choice_lengths(examples: Sequence[EncodedExample]) -> list[int]:
+    """By what to divide the log-likelihood of every choice: its characters, or its tokens where they are not known."""
+    return [
+        length
+        for example in examples
+        if example.has_choices
+        for length in (example.choice_lengths or map(len, example.continuations))
+    ]
 
 
 class QualitySet:
@@ -102,51 +123,85 @@ class QualitySet:
         self._batches: list[_Batch] = []
         dense, router = SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter()
         for group in length_sorted_batches(examples, batch_size):
-            prompts, answers = prompt_batch(group), answer_batch(group)
+            prompts, answers = prompt_batch(group).to(model.device), answer_batch(group).to(model.device)
+            choices = choice_batch(group)
             hidden = model.continuation_hidden(model.prefill(prompts, dense, router), answers)
             self._batches.append(
                 _Batch(
                     prompts,
                     answers,
-                    choice_batch(group),
-                    torch.tensor([example.answer for example in group if example.has_choices]),
+                    None if choices is None else choices.to(model.device),
+                    torch.tensor([example.answer for example in group if example.has_choices], device=model.device),
+                    torch.tensor(_choice_lengths(group), device=model.device),
                     hidden[answers.ids != IGNORED],
                 )
             )
             on_batch()
 
     @torch.inference_mode()
-    def evaluate(self, schedule: SparsitySchedule, router: Router, choices: bool = False) -> Quality:
+    def evaluate(
+        self, schedule: SparsitySchedule, router: Router, choices: bool = False, intervals: bool = False
+    ) -> Quality:
         """Compare the model under a schedule and router with the dense one.
+
+        Logits are computed for some tokens at a time, so that memory does not grow with the set or the vocabulary.
 
         Args:
             schedule: One sparsity per block.
             router: Names the kept tokens.
-            choices: Whether to score every choice too, for `accuracy`.
+            choices: Whether to score every choice too, for the accuracies.
+            intervals: Whether to draw bootstrap intervals of KL and perplexity.
         """
-        kls, nlls, rights = [], [], []
+        kls, nlls, counts = [], [], []
+        rights: list[Tensor] = []
+        rights_norm: list[Tensor] = []
         for batch in self._batches:
             prefill = self._model.prefill(batch.prompts, schedule, router)
             hidden = self._model.continuation_hidden(prefill, batch.answers)
             real = batch.answers.ids != IGNORED
-            log_probs = self._log_probs(hidden[real])
-            kls.append(_divergence(log_probs, self._log_probs(batch.dense_hidden)))
-            nlls.append(-log_probs.gather(-1, batch.answers.ids[real][:, None])[:, 0])
+            kl, nll = self._compare(hidden[real], batch)
+            kls.append(_row_sums(kl, real))
+            nlls.append(_row_sums(nll, real))
+            counts.append(real.sum(1))
             if choices and batch.choices is not None:
                 likelihoods = self._likelihoods(prefill, batch.choices)
                 rights.append(_likeliest(likelihoods, batch.choices.rows) == batch.right_choice)
-        kl, nll = torch.cat(kls), torch.cat(nlls)
-        right = torch.cat(rights) if rights else None
-        mean_kl = float(kl.mean())
+                per_character = likelihoods / batch.choice_lengths
+                rights_norm.append(_likeliest(per_character, batch.choices.rows) == batch.right_choice)
+        kl_sums, nll_sums, n_tokens = torch.cat(kls), torch.cat(nlls), torch.cat(counts)
+        mean_kl = float(kl_sums.sum() / n_tokens.sum())
+        accuracy, accuracy_interval = _share(rights)
+        accuracy_norm, accuracy_norm_interval = _share(rights_norm)
+        nll_interval = bootstrap_interval(nll_sums, n_tokens) if intervals else None
         return Quality(
             kl=0.0 if -_ROUNDING < mean_kl < 0 else mean_kl,
-            perplexity=math.exp(min(float(nll.mean()), _HIGHEST_EXPONENT)),
-            accuracy=None if right is None else float(right.float().mean()),
-            accuracy_interval=None if right is None else wilson_interval(int(right.sum()), len(right)),
+            perplexity=_exp(float(nll_sums.sum() / n_tokens.sum())),
+            accuracy=accuracy,
+            accuracy_interval=accuracy_interval,
+            accuracy_norm=accuracy_norm,
+            accuracy_norm_interval=accuracy_norm_interval,
             n_items=self.n_items,
-            n_tokens=len(kl),
-            n_choice_items=0 if right is None else len(right),
+            n_tokens=int(n_tokens.sum()),
+            n_choice_items=sum(map(len, rights)),
+            kl_interval=bootstrap_interval(kl_sums, n_tokens) if intervals else None,
+            perplexity_interval=None if nll_interval is None else (_exp(nll_interval[0]), _exp(nll_interval[1])),
         )
+
+    def _compare(self, final_hidden: Tensor, batch: _Batch) -> tuple[Tensor, Tensor]:
+        """KL to the dense model, and negative log-likelihood, of each answer token `[n]`."""
+        targets = batch.answers.ids[batch.answers.ids != IGNORED]
+        kls, nlls = [], []
+        for part, dense, target in zip(
+            self._parts(final_hidden), self._parts(batch.dense_hidden), self._parts(targets), strict=True
+        ):
+            log_probs = self._log_probs(part)
+            kls.append(_divergence(log_probs, self._log_probs(dense)))
+            nlls.append(-log_probs.gather(-1, target[:, None])[:, 0])
+        return torch.cat(kls), torch.cat(nlls)
+
+    def _parts(self, of_tokens: Tensor) -> tuple[Tensor, ...]:
+        parts: tuple[Tensor, ...] = of_tokens.split(max(1, _LOGITS_AT_ONCE // self._model.model.config.vocab_size))
+        return parts
 
     def _log_probs(self, final_hidden: Tensor) -> Tensor:
         return self._model.logits(final_hidden).float().log_softmax(-1)
@@ -155,8 +210,48 @@ class QualitySet:
         """Summed log-likelihood of each choice `[R]`."""
         hidden = self._model.continuation_hidden(prefill, choices)
         real = choices.ids != IGNORED
-        picked = self._log_probs(hidden[real]).gather(-1, choices.ids[real][:, None])[:, 0]
-        return hidden.new_zeros(real.shape, dtype=picked.dtype).masked_scatter(real, picked).sum(-1)
+        picked = [
+            self._log_probs(part).gather(-1, target[:, None])[:, 0]
+            for part, target in zip(self._parts(hidden[real]), self._parts(choices.ids[real]), strict=True)
+        ]
+        return _row_sums(torch.cat(picked), real)
+
+
+def _row_sums(values: Tensor, real: Tensor) -> Tensor:
+    """Sums by row `[B]` of values `[n]` that stand where `real` is True `[B, C]`."""
+    table = torch.zeros(real.shape, dtype=values.dtype, device=values.device)
+    return table.masked_scatter_(real, values).sum(-1)
+
+
+def _share(rights: Sequence[Tensor]) -> tuple[float | None, tuple[float, float] | None]:
+    """How many of some decisions are right, with their interval; None without any."""
+    if not rights:
+        return None, None
+    right = torch.cat(list(rights))
+    return float(right.float().mean()), wilson_interval(int(right.sum()), len(right))
+
+
+def _exp(value: float) -> float:
+    return math.exp(min(value, _HIGHEST_EXPONENT))
+
+
+def bootstrap_interval(sums: Tensor, counts: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % percentile bootstrap interval of a mean over tokens, drawing whole examples (Efron and Tibshirani 1993).
+
+    Tokens of one example go together, so that it is examples that are drawn.
+
+    Args:
+        sums: Sum over each example's tokens `[n]`.
+        counts: Tokens of each example `[n]`.
+        resamples: How often to draw n examples.
+        seed: Of the draws.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randint(len(sums), (resamples, len(sums)), generator=generator)
+    sums, counts = sums.double().cpu(), counts.double().cpu()
+    means = sums[drawn].sum(1) / counts[drawn].sum(1)
+    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    return low, high
 
 
 def _likeliest(likelihoods: Tensor, rows: Tensor) -> Tensor:

@@ -1,268 +1,361 @@
 """Runs a model's own blocks on kept tokens only.
 
-Block i gets the hidden states `[B, L, D]`; a router names the kept positions; they are gathered with their rotary
-embeddings, run through the block as a shorter sequence, and scattered back. Skipped tokens pass the block unchanged and
-leave no key and no value in it. The work is really gone: nothing here computes on a skipped token.
+Block i gets the hidden states `[B, L, D]`; a router names the kept positions; they are gathered with whatever else the
+block gets per token, run through the block as a shorter sequence, and scattered back. Skipped tokens pass the block
+unchanged and leave no key and no value in it. The work is really gone: nothing here computes on a skipped token.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import Tensor
+from transformers import PreTrainedModel
 
-from ftp_core.attention import AttentionObserver, observed_attention
-from ftp_core.encoding import IGNORED, ContinuationBatch, PromptBatch
-from ftp_core.errors import ModelError, ScheduleError
-from ftp_core.routing import Router, RoutingState
+from ftp_core.attention import AttentionObserver, kernel_name, observed_attention
+from ftp_core.cache import DEAD, FTPCache, LentCache
+from ftp_core.families import Family
+from ftp_core.interception import BlockCall
+from ftp_core.masks import kernel_mask, visible_keys
+from ftp_core.routers import DecodeState, Router, RoutingState
 from ftp_core.schedule import SparsitySchedule
 
-SUPPORTED_FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+
+@dataclass
+class _Listening:
+    """What an observer shall listen to in one call of a block."""
+
+    window: int
+    asked: Tensor | None = None
+    asked_real: Tensor | None = None
+    visible: Tensor | None = None
 
 
-def check_supported(config: PreTrainedConfig) -> None:
-    """Raise `ModelError` unless models of this configuration can skip tokens."""
-    if config.model_type not in SUPPORTED_FAMILIES:
-        raise ModelError(
-            f"Models of type {config.model_type!r} cannot skip tokens; supported are {', '.join(SUPPORTED_FAMILIES)}."
+def _run(
+    model: PreTrainedModel, call: BlockCall, hidden: Tensor, listening: _Listening | None, keeps_rows: bool, **args: Any
+) -> tuple[Tensor, AttentionObserver | None]:
+    """Run a block, and listen to its attention if somebody wants to."""
+    with observed_attention(model) if listening else nullcontext("") as kernel:
+        if listening is None:
+            return call.run(hidden, **args), None
+        observer = AttentionObserver(
+            listening.window, kernel, listening.asked, listening.asked_real, listening.visible, keeps_rows
         )
-    if getattr(config, "sliding_window", None) is not None and getattr(config, "use_sliding_window", True):
-        raise ModelError("Sliding-window attention cannot skip tokens yet: set sliding_window to null in the config.")
+        return call.run(hidden, observer=observer, **args), observer
 
 
 @dataclass
-class PromptCache:
-    """Keys and values of the kept prompt tokens, each block with its own length.
-
-    It answers the `update` that blocks call: while the prompt runs it stores, afterwards it lends.
+class PromptPass:
+    """The blocks' handler while prompts run, perhaps with the beginnings of completions behind them.
 
     Attributes:
-        keys: `[B, H_kv, k_i, d]` of each block.
-        values: Likewise.
-        counts: Real tokens that each block holds of each row `[B]`; they stand first.
+        model: The model.
+        family: Its family.
+        schedule: One sparsity per block.
+        router: Names the kept tokens of the prompts.
+        state: The prompts; the width L of its tensors is that of the pass.
+        real: Tokens, those of completions included `[B, L]`.
+        cache: Where keys and values go; None to keep none.
+        routes_decoding: Whether decoded tokens will be routed, so that what they need is remembered.
+        kept: Which tokens ran each block, bool `[B, L]`; filled as the blocks run.
     """
-
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    counts: list[Tensor] = field(default_factory=list)
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Store the prompt's keys and values of a block."""
-        self.keys.append(key)
-        self.values.append(value)
-        return key, value
-
-    def expand(self, rows: Tensor) -> LentCache:
-        """The cache for continuations of the given prompts `[R]`."""
-        return LentCache(self, rows)
-
-
-@dataclass
-class LentCache:
-    """A prompt's cache as its continuations see it: read, never grown.
-
-    Attributes:
-        prompt: The cache of the prompts.
-        rows: Which prompt each continuation follows `[R]`.
-    """
-
-    prompt: PromptCache
-    rows: Tensor
-
-    def update(self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """The prompt's keys and values of a block, followed by the continuation's own."""
-        keys = self.prompt.keys[layer_idx].index_select(0, self.rows)
-        values = self.prompt.values[layer_idx].index_select(0, self.rows)
-        return torch.cat([keys, key], 2), torch.cat([values, value], 2)
-
-    def mask(self, layer_idx: int, length: int) -> Tensor:
-        """Which keys each of `length` continuation tokens may see in a block, bool `[R, 1, length, k_i + length]`."""
-        held = self.prompt.keys[layer_idx].shape[2]
-        device = self.rows.device
-        seen = torch.arange(held, device=device) < self.prompt.counts[layer_idx].index_select(0, self.rows)[:, None]
-        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-        n_rows = len(self.rows)
-        return torch.cat(
-            [seen[:, None].expand(n_rows, length, held), causal.expand(n_rows, length, length)], dim=-1
-        ).unsqueeze(1)
-
-
-@dataclass
-class Prefill:
-    """What remains of prompts that passed through the blocks.
-
-    Attributes:
-        last_hidden: Hidden state of each row's last token behind the last block `[B, D]`.
-        cache: Keys and values of the kept tokens.
-        lengths: Real tokens of each row `[B]`.
-        kept: Which tokens ran each block, bool `[B, L]`.
-    """
-
-    last_hidden: Tensor
-    cache: PromptCache
-    lengths: Tensor
-    kept: list[Tensor]
-
-
-class SkippingModel:
-    """A dense model whose prompts skip tokens by schedule and router; continuations run every block.
-
-    Args:
-        model: A causal language model of a supported family, on the sdpa attention kernel. It is not changed.
-
-    Raises:
-        ModelError: See `check_supported`.
-    """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        check_supported(model.config)
-        self.model = model.eval().requires_grad_(False)
-        self.decoder: Any = model.model
-        self.blocks: list[nn.Module] = list(self.decoder.layers)
-
-    @property
-    def n_blocks(self) -> int:
-        """N."""
-        return len(self.blocks)
-
-    @property
-    def context(self) -> int:
-        """Tokens that the model reads at once."""
-        return int(self.model.config.max_position_embeddings)
-
-    def check(self, schedule: SparsitySchedule) -> None:
-        """Raise `ScheduleError` unless the schedule has one sparsity per block."""
-        if len(schedule) != self.n_blocks:
-            raise ScheduleError(
-                f"The schedule has {len(schedule)} sparsities, but the model has {self.n_blocks} blocks: give one each."
-            )
-
-    @torch.inference_mode()
-    def prefill(self, prompts: PromptBatch, schedule: SparsitySchedule, router: Router) -> Prefill:
-        """Run prompts through all blocks, each on its kept tokens.
-
-        Args:
-            prompts: `[B, L]`, padded right.
-            schedule: One sparsity per block.
-            router: Names the kept tokens.
-        """
-        self.check(schedule)
-        width = prompts.ids.shape[1]
-        state = RoutingState.start(prompts.lengths, width)
-        hidden: Tensor = self.decoder.embed_tokens(prompts.ids)
-        position_ids = torch.arange(width, device=hidden.device)[None]
-        rotary: tuple[Tensor, Tensor] = self.decoder.rotary_emb(hidden, position_ids=position_ids)
-        cache, kept = PromptCache(), []
-        # Nobody reads the attention of a block after which no block skips.
-        last_routed = max((i for i, s in enumerate(schedule) if s > 0), default=-1)
-        for index, sparsity in enumerate(schedule):
-            keep = state.real if sparsity == 0 else router.keep(sparsity, state)
-            listens = router.window > 0 and index < last_routed
-            run = _BlockRun(self.model, self.blocks[index], cache, rotary, router.window if listens else 0)
-            hidden, received = run(hidden, keep, state.lengths, position_ids)
-            if received is not None:
-                state.observe(received, keep)
-            kept.append(keep)
-        last_hidden = hidden[torch.arange(len(hidden), device=hidden.device), prompts.lengths - 1]
-        return Prefill(last_hidden, cache, prompts.lengths, kept)
-
-    @torch.inference_mode()
-    def next_logits(self, prefill: Prefill) -> Tensor:
-        """Logits of the token after each prompt `[B, V]`."""
-        return self.logits(self.decoder.norm(prefill.last_hidden))
-
-    @torch.inference_mode()
-    def continuation_hidden(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
-        """Final hidden states from which each continuation token is predicted `[R, C, D]`; see `logits`.
-
-        Each comes from the prompt and the continuation's tokens before it. Continuation tokens run every block
-        (`decode_sparsity` 0), and the prompt's routing never saw them.
-        """
-        rows = continuations.rows
-        hidden = prefill.last_hidden.index_select(0, rows)[:, None]
-        length = continuations.ids.shape[1] - 1
-        if length > 0:
-            ids = continuations.ids[:, :-1]
-            new: Tensor = self.decoder.embed_tokens(ids.masked_fill(ids == IGNORED, 0))
-            position_ids = prefill.lengths.index_select(0, rows)[:, None] + torch.arange(length, device=new.device)
-            rotary = self.decoder.rotary_emb(new, position_ids=position_ids)
-            cache = prefill.cache.expand(rows)
-            for index, block in enumerate(self.blocks):
-                new = block(
-                    new,
-                    attention_mask=cache.mask(index, length),
-                    position_ids=position_ids,
-                    past_key_values=cache,
-                    use_cache=True,
-                    position_embeddings=rotary,
-                )
-            hidden = torch.cat([hidden, new], 1)
-        final: Tensor = self.decoder.norm(hidden)
-        return final
-
-    @torch.inference_mode()
-    def continuation_logits(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
-        """Logits that predict each continuation token from the prompt and the tokens before it `[R, C, V]`."""
-        return self.logits(self.continuation_hidden(prefill, continuations))
-
-    def logits(self, final_hidden: Tensor) -> Tensor:
-        """Logits `[..., V]` of final hidden states `[..., D]`."""
-        logits: Tensor = self.model.lm_head(final_hidden)
-        return logits
-
-
-@dataclass
-class _BlockRun:
-    """One pass of one block over the kept tokens of a batch."""
 
     model: PreTrainedModel
-    block: Callable[..., Tensor]
-    cache: PromptCache
-    rotary: tuple[Tensor, Tensor]
-    window: int
+    family: Family
+    schedule: SparsitySchedule
+    router: Router
+    state: RoutingState
+    real: Tensor
+    cache: FTPCache | None
+    routes_decoding: bool = False
+    kept: list[Tensor] = field(default_factory=list)
 
-    def __call__(
-        self, hidden: Tensor, keep: Tensor, lengths: Tensor, position_ids: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        """Hidden states behind the block `[B, L, D]`, and the attention received `[B, L]` if it was listened to."""
+    def __post_init__(self) -> None:
+        """Work out what all blocks share."""
+        self._columns = torch.arange(self.real.shape[1], device=self.real.device)
+        self._completion = self.real & ~self.state.real
+        totals = self.real.sum(1).tolist()
+        self._n_completion = [total - prompt for total, prompt in zip(totals, self.state.row_lengths, strict=True)]
+        self._has_completion = any(self._n_completion)
+        self._has_padding = any(total < self.real.shape[1] for total in totals)
+        # Nobody reads the attention of a block after which no block skips.
+        self._last_routed = max((i for i, s in enumerate(self.schedule) if s > 0), default=-1)
+        self._kernel = kernel_name(self.model)
+        if self.routes_decoding and self.cache is not None:
+            n_decoded = torch.zeros(self.real.shape[0], dtype=torch.long, device=self.real.device)
+            self.cache.decode = DecodeState([], [], [], n_decoded)
+
+    def __call__(self, index: int, call: BlockCall) -> Tensor:
+        """Hidden states behind block `index` `[B, L, D]`."""
+        sparsity, state = self.schedule[index], self.state
+        state.block = index
+        if self.router.reads_hidden:
+            state.hidden = call.hidden
+        keep = state.real if sparsity == 0 else self.router.keep(sparsity, state)
+        if sparsity == 0:
+            counts: Sequence[int] = state.row_lengths
+        elif self.router.keeps_budget:
+            counts = state.row_kept_counts(sparsity)
+        else:
+            counts = keep.sum(1).tolist()
+        self.kept.append(keep | self._completion if self._has_completion else keep)
+        listens = self.router.window > 0 and (self.routes_decoding or index < self._last_routed)
+        if tuple(counts) == state.row_lengths:
+            hidden, observer = self._run_whole(index, call, listens)
+            received = None if observer is None else observer.received
+        else:
+            hidden, observer, received = self._run_kept(index, call, counts, listens)
+        if received is not None:
+            state.observe(received, keep)
+        if self.routes_decoding and self.cache is not None and self.cache.decode is not None:
+            self._remember(index, self.cache.decode, observer)
+        return hidden
+
+    def _run_whole(self, index: int, call: BlockCall, listens: bool) -> tuple[Tensor, AttentionObserver | None]:
+        """Run the block as the model calls it, mask included: where nothing is skipped, this is the dense model."""
+        arguments = {}
+        if self.cache is not None:
+            positions = self._columns.expand(self.real.shape)
+            if self._has_padding:
+                positions = torch.where(self.real, positions, DEAD)
+            self.cache.block(index).expect(positions, self._has_padding)
+            arguments[self.family.cache_argument] = self.cache
+        listening = None
+        if listens:
+            window = self.family.window(self.model.config, index)
+            listening = _Listening(self.router.window)
+            if self._has_padding or self._has_completion or _reaches_beyond(window, self.real.shape[1]):
+                listening = _last_queries(
+                    self.state.real, self.router.window, torch.where(self.real, self._columns, DEAD), window
+                )
+        return _run(self.model, call, call.hidden, listening, self.routes_decoding, **arguments)
+
+    def _run_kept(
+        self, index: int, call: BlockCall, prompt_counts: Sequence[int], listens: bool
+    ) -> tuple[Tensor, AttentionObserver | None, Tensor | None]:
+        """Gather, run, scatter. The attention received comes back by column `[B, L]`."""
+        run, hidden = self.kept[-1], call.hidden
         n_rows, width, depth = hidden.shape
-        counts = keep.sum(1)
-        self.cache.counts.append(counts)
-        if torch.equal(counts, lengths):
-            # Padding stands last, where the causal kernel lets no real token see it: no need to gather it away.
-            return self._run(hidden, counts, position_ids, self.rotary)
-        longest = int(counts.max())
-        # Kept positions first, in order; rows that keep fewer are filled with skipped ones, which the causal kernel
-        # hides from the kept ones before them, and which are put back as they were.
-        index = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
-        flat = (index + torch.arange(n_rows, device=index.device)[:, None] * width).reshape(-1)
+        counts = [kept + behind for kept, behind in zip(prompt_counts, self._n_completion, strict=True)]
+        longest, ragged = max(counts), min(counts) < max(counts)
+        places = _places(run, longest, ragged)
+        flat = (places + torch.arange(n_rows, device=places.device)[:, None] * width).reshape(-1)
         short = hidden.reshape(-1, depth).index_select(0, flat).view(n_rows, longest, depth)
-        cos, sin = (part[0][index] for part in self.rotary)
-        out, heard = self._run(short, counts, index, (cos, sin))
-        if int(counts.min()) < longest:
-            filler = torch.arange(longest, device=counts.device) >= counts[:, None]
+        changed = {
+            name: _gather(call.arguments[name], places)
+            for name in self.family.per_token
+            if call.arguments.get(name) is not None
+        }
+        # Kept tokens stand first, in order; rows that keep fewer are filled with skipped ones, which the causal kernel
+        # hides from the kept ones before them, and which are put back as they were.
+        filler = None
+        if ragged:
+            row_counts = torch.tensor(counts, device=places.device)
+            filler = torch.arange(longest, device=places.device) >= row_counts[:, None]
+        positions = places if filler is None else places.masked_fill(filler, DEAD)
+        window = self.family.window(self.model.config, index)
+        mask = None
+        if self._kernel != "sdpa" or _reaches_beyond(window, width):
+            mask = kernel_mask(visible_keys(places, positions, window), self._kernel, hidden.dtype)
+        if self.cache is not None:
+            self.cache.block(index).expect(positions, ragged)
+        changed[self.family.cache_argument] = self.cache
+        listening = None
+        if listens:
+            listening = _Listening(self.router.window)
+            if ragged or self._has_completion or _reaches_beyond(window, width):
+                of_prompt = self.state.real.gather(1, places)
+                listening = _last_queries(
+                    of_prompt if filler is None else of_prompt & ~filler, self.router.window, positions, window
+                )
+        out, observer = _run(self.model, call, short, listening, self.routes_decoding, attention_mask=mask, **changed)
+        if filler is not None:
             out = torch.where(filler[..., None], short, out)
         whole = hidden.reshape(-1, depth).index_copy(0, flat, out.reshape(-1, depth)).view_as(hidden)
-        received = None if heard is None else heard.new_zeros(n_rows, width).scatter_(1, index, heard)
-        return whole, received
+        received = None
+        if observer is not None and observer.received is not None:
+            received = observer.received.new_zeros(n_rows, width).scatter_(1, places, observer.received)
+        return whole, observer, received
+
+    def _remember(self, index: int, decode: DecodeState, observer: AttentionObserver | None) -> None:
+        n_rows, device = self.real.shape[0], self.real.device
+        decode.skipped.append(torch.zeros(n_rows, dtype=torch.long, device=device))
+        if observer is None or observer.heard is None:
+            return
+        decode.heard.append(observer.heard)
+        real = observer.asked_real
+        if real is None:
+            real = torch.ones(observer.heard.shape[:2], dtype=torch.bool, device=device)
+        decode.heard_real.append(real)
+
+
+def _reaches_beyond(window: int | None, width: int) -> bool:
+    """Whether a sliding window hides anything within `width` positions."""
+    return window is not None and width > window
+
+
+def _places(run: Tensor, longest: int, ragged: bool) -> Tensor:
+    """Columns of the tokens that run, in order `[B, longest]`; rows with fewer are filled with ones that do not run."""
+    n_rows, width = run.shape
+    if ragged:
+        return (~run).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+    # Each token that runs is put where the count of those up to it says; the others onto a heap behind.
+    slot = torch.where(run, run.cumsum(1) - 1, longest)
+    columns = torch.arange(width, device=run.device).expand(n_rows, -1)
+    return slot.new_empty(n_rows, longest + 1).scatter_(1, slot, columns)[:, :longest]
+
+
+def _gather(argument: Any, places: Tensor) -> Any:
+    """A block's argument with an entry per token `[1 or B, L, ...]`, or a tuple of such, at some places `[B, k]`."""
+    if isinstance(argument, tuple):
+        return tuple(_gather(part, places) for part in argument)
+    if argument.shape[0] == 1:
+        return argument[0][places]
+    index = places.view(*places.shape, *[1] * (argument.ndim - 2))
+    return argument.take_along_dim(index, 1)
+
+
+def _last_queries(listened: Tensor, window: int, key_positions: Tensor, sliding: int | None) -> _Listening:
+    """Listen to each row's last `window` queries among those marked.
+
+    Args:
+        listened: Queries to choose from, bool `[B, M]`.
+        window: W.
+        key_positions: Original positions `[B, M]`, which are also the queries'; `DEAD` where there is none.
+        sliding: The block's sliding window.
+    """
+    asked = listened.to(torch.uint8).argsort(dim=1, stable=True)[:, -window:]
+    visible = visible_keys(key_positions.gather(1, asked), key_positions, sliding)
+    real = listened.gather(1, asked)
+    # Those that are not real see something, so that they are no NaN; their weights are dropped.
+    return _Listening(window, asked, real, visible | ~real[..., None])
+
+
+@dataclass
+class DecodePass:
+    """The blocks' handler behind a prompt: for tokens that are decoded, or for completions that are scored.
+
+    Attributes:
+        model: The model.
+        family: Its family.
+        cache: What the prompt left behind.
+        real: New tokens `[B, q]`; q is 1 where decoded tokens are routed.
+        query_positions: Their columns `[B, q]`.
+        schedule: One sparsity per block; only needed to route.
+        router: Only needed to route.
+        decode_sparsity: Most that a block may skip of the decoded tokens; 0 keeps all.
+    """
+
+    model: PreTrainedModel
+    family: Family
+    cache: FTPCache | LentCache
+    real: Tensor
+    query_positions: Tensor
+    schedule: SparsitySchedule | None = None
+    router: Router | None = None
+    decode_sparsity: float = 0.0
+    _state: RoutingState | None = None
+
+    def __post_init__(self) -> None:
+        """Work out what all blocks share."""
+        self._kernel = kernel_name(self.model)
+        self._all_real = bool(self.real.all())
+        if self.decode_sparsity > 0:
+            assert isinstance(self.cache, FTPCache)
+            assert self.cache.real is not None
+            self._state = RoutingState.start(torch.cat([self.cache.real, self.real], 1))
+
+    def __call__(self, index: int, call: BlockCall) -> Tensor:
+        """Hidden states behind block `index` `[B, q, D]`."""
+        if self._state is not None:
+            return self._run_routed(index, call, self._state)
+        return self._run(index, call, None, None)[0]
 
     def _run(
-        self, hidden: Tensor, counts: Tensor, position_ids: Tensor, rotary: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor | None]:
-        with observed_attention(self.model) if self.window else nullcontext("") as kernel:
-            observer = AttentionObserver(counts, self.window, kernel)
-            out = self.block(
-                hidden,
-                attention_mask=None,
-                position_ids=position_ids,
-                past_key_values=self.cache,
-                use_cache=True,
-                position_embeddings=rotary,
-                **({"observer": observer} if self.window else {}),
-            )
-        return out, observer.received
+        self, index: int, call: BlockCall, rows: Tensor | None, heard_by: Router | None
+    ) -> tuple[Tensor, AttentionObserver | None]:
+        """Run the block, for some rows only if `rows` names them `[R]`."""
+        block, positions = self.cache.block(index), self.query_positions
+        dead = not self._all_real or rows is not None
+        slots = positions if self._all_real else torch.where(self.real, positions, DEAD)
+        if rows is not None:
+            ran = torch.zeros(len(slots), 1, dtype=torch.bool, device=slots.device)
+            ran[rows] = True
+            slots = torch.where(ran, slots, DEAD)
+        block.expect(slots, dead, rows)
+        window = self.family.window(self.model.config, index)
+        hidden, arguments = call.hidden, {}
+        keys = block.positions
+        if rows is not None:
+            hidden, positions, keys = (part.index_select(0, rows) for part in (hidden, positions, keys))
+            arguments = {
+                name: _rows(call.arguments[name], rows)
+                for name in self.family.per_token
+                if call.arguments.get(name) is not None
+            }
+        mask = visible = None
+        if block.has_dead or hidden.shape[1] > 1 or _reaches_beyond(window, self.cache.seen + 1):
+            visible = visible_keys(positions, keys, window)
+            mask = kernel_mask(visible, self._kernel, hidden.dtype)
+        arguments["attention_mask"] = mask
+        arguments[self.family.cache_argument] = self.cache
+        listening = _Listening(1, visible=visible) if heard_by is not None and heard_by.window > 0 else None
+        out, observer = _run(self.model, call, hidden, listening, True, **arguments)
+        if window is not None and isinstance(self.cache, FTPCache) and self.cache.decode is None:
+            self._slide(index, window)
+        return out, observer
+
+    def _slide(self, index: int, window: int) -> None:
+        # Now and then, because letting go copies what stays.
+        block = self.cache.block(index)
+        if block.held >= window + max(16, window // 4):
+            block.slide(self.cache.seen + self.real.shape[1] - window + 1)
+
+    def _run_routed(self, index: int, call: BlockCall, state: RoutingState) -> Tensor:
+        """Run the block for the rows whose token is kept there."""
+        cache, router = self.cache, self.router
+        assert isinstance(cache, FTPCache)
+        assert cache.decode is not None
+        assert self.schedule is not None
+        assert router is not None
+        decode = cache.decode
+        state.block = index
+        sparsity = min(self.schedule[index], self.decode_sparsity)
+        skips = torch.zeros(len(self.real), dtype=torch.bool, device=self.real.device)
+        if sparsity > 0:
+            # Without the slack 0.3 * 10 would be less than 3.
+            within_cap = decode.skipped[index] + 1 <= self.decode_sparsity * (decode.decoded + 1) + 1e-9
+            skips = ~router.keep(sparsity, state)[:, -1] & within_cap & self.real[:, -1]
+            decode.skipped[index] = decode.skipped[index] + skips
+        skips = skips | ~self.real[:, -1]
+        rows = None if not bool(skips.any()) else (~skips).nonzero().flatten()
+        hidden = call.hidden
+        if rows is None or len(rows):
+            out, observer = self._run(index, call, rows, router)
+            hidden = out if rows is None else hidden.index_copy(0, rows, out)
+            if observer is not None and observer.heard is not None:
+                decode.hear(index, observer.heard[:, -1], router.window, rows)
+        if router.window > 0:
+            self._observe(index, state, decode)
+        return hidden
+
+    def _observe(self, index: int, state: RoutingState, decode: DecodeState) -> None:
+        """Let the routing state see what the block's slots received, by column."""
+        positions = self.cache.block(index).positions
+        alive = positions >= 0
+        columns = positions.clamp(min=0)
+        by_column = torch.zeros_like(state.attention)
+        by_column.scatter_add_(1, columns, decode.received(index) * alive)
+        attended = torch.zeros_like(by_column).scatter_add_(1, columns, alive.to(by_column.dtype)) > 0
+        state.observe(by_column, attended)
+
+
+def _rows(argument: Any, rows: Tensor) -> Any:
+    """Some rows `[R]` of a block's argument `[1 or B, ...]`, or of a tuple of such."""
+    if isinstance(argument, tuple):
+        return tuple(_rows(part, rows) for part in argument)
+    return argument if argument.shape[0] == 1 else argument.index_select(0, rows)

@@ -22,7 +22,7 @@ from ftp_core.cost import (
 from ftp_core.distillation import DistillationConfig, distill
 from ftp_core.encoding import PromptBatch
 from ftp_core.quality import Quality, QualitySet
-from ftp_core.routing import DynamicRouter, Router, StaticRouter
+from ftp_core.routers import Router, StaticRouter, router_from_bytes, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
 from search.engine import Known, Queued, SearchEngine
@@ -296,13 +296,13 @@ class Pipeline:
             result = distill(
                 model,
                 examples,
-                held_out,
                 [SparsitySchedule(chosen.schedule)],
                 config,
+                held_out=held_out,
                 on_step=lambda _, kl: stage.advance(note=f"held-out KL {kl:.3g}"),
                 on_taught=lambda: stage.advance(note="dense answers"),
             )
-        weights = result.router.to_bytes()
+        weights = router_to_bytes(result.router)
         self._store.add_router_run(
             self._name,
             RouterRun(
@@ -379,7 +379,7 @@ class Pipeline:
         variants += [_Variant("static", p.number, SparsitySchedule(p.schedule), static) for p in points]
         latest = self._store.latest_router(self._name)
         if latest is not None and latest.trial == chosen.number:
-            router = DynamicRouter.from_bytes(latest.weights).eval()
+            router = router_from_bytes(latest.weights).eval()
             variants.append(_Variant("dynamic", latest.trial, SparsitySchedule(latest.schedule), router))
         return variants
 

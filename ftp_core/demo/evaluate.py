@@ -19,9 +19,9 @@ from ftp_core.data import Example
 from ftp_core.demo import assets
 from ftp_core.demo.task import MAX_STATEMENTS, Split, stories
 from ftp_core.encoding import IGNORED, EncodedExample, choice_batch, encode, length_sorted_batches, prompt_batch
-from ftp_core.routing import StaticRouter
+from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping import SkippingModel
+from ftp_core.skipping_model import SkippingModel
 
 _BATCH_SIZE = 32
 

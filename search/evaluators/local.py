@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from ftp_core.encoding import EncodedExample
 from ftp_core.errors import CoreError
 from ftp_core.quality import QualitySet
-from ftp_core.routing import StaticRouter
+from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping import SkippingModel
+from ftp_core.skipping_model import SkippingModel
 from search.evaluators import Evaluation
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ftp_core.routing import DEFAULT_WINDOW, DynamicRouter
+from ftp_core.routers import DEFAULT_WINDOW, DynamicRouter
 
 
 def random_router(seed: int = 0, window: int = DEFAULT_WINDOW) -> DynamicRouter:

@@ -8,9 +8,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from ftp_core.cost import LatencyProfile, measure_latency, prefill_flops, profile_latency, timing_batch
-from ftp_core.routing import StaticRouter
+from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping import SkippingModel
+from ftp_core.skipping_model import SkippingModel
 from tests.ftp_core.test_skipping import N_BLOCKS, tiny
 
 PROFILE = LatencyProfile(

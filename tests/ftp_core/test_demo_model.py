@@ -16,7 +16,7 @@ from ftp_core.distillation import DistillationConfig, distill
 from ftp_core.encoding import EncodedExample, encode
 from ftp_core.models import load_model
 from ftp_core.quality import QualitySet
-from ftp_core.routing import StaticRouter
+from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
 
 
@@ -52,7 +52,7 @@ def test_the_distilled_router_beats_the_static_one_at_the_same_schedule() -> Non
     schedule = SparsitySchedule([0, 0.45, 0, 0.45, 0.45, 0, 0.45, 0.45, 0.7, 0.45, 0.45, 0])
     held_out = QualitySet(model, examples("validation", 128))
     config = DistillationConfig(seed=0)
-    result = distill(model, examples("calibration", 256), held_out, [schedule], config)
+    result = distill(model, examples("calibration", 256), [schedule], config, held_out=held_out)
     test = QualitySet(model, examples("test", 200))
     static = test.evaluate(schedule, StaticRouter(), choices=True)
     dynamic = test.evaluate(schedule, result.router, choices=True)

@@ -10,9 +10,9 @@ from transformers import LlamaForCausalLM
 
 from ftp_core.encoding import EncodedExample
 from ftp_core.quality import QualitySet, _divergence, wilson_interval
-from ftp_core.routing import StaticRouter
+from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping import SkippingModel
+from ftp_core.skipping_model import SkippingModel
 from tests.ftp_core.test_skipping import tiny
 
 DENSE = SparsitySchedule.uniform(0.0, 3)

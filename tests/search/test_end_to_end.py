@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ftp_core.routing import DynamicRouter
+from ftp_core.routers import router_from_bytes
 from studies import StudyStore
 from tests.search.command import COMMAND, run_process
 
@@ -39,7 +39,7 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert all(Path(tmp_path, path).is_file() for path in shown["written"])
 
     assert run_process("export", "small", "pruned", cwd=tmp_path).code == 0
-    DynamicRouter.from_bytes((tmp_path / "pruned/router.safetensors").read_bytes())
+    router_from_bytes((tmp_path / "pruned/router.safetensors").read_bytes())
     assert json.loads((tmp_path / "pruned/schedule.json").read_text())["schedule"] == chosen["schedule"]
 
     resumed = run_process("resume", "small", "--trials", "20", "--json", cwd=tmp_path)

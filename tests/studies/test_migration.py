@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from ftp_core.routing import DynamicRouter
+from ftp_core.routers import router_from_bytes
 from studies import StorageError, StudyState, StudyStore, current_revision, front, schema, upgrade_database
 from studies.database import Database
 
@@ -54,7 +54,7 @@ def test_upgrading_keeps_everything(old: Path) -> None:
         assert study.chosen_trial in [point.number for point in front(trials)]
         router = store.latest_router("small")
         assert router is not None and router.trial == study.chosen_trial
-        DynamicRouter.from_bytes(router.weights)
+        router_from_bytes(router.weights)
         assert {m.variant for m in store.measurements("small")} == {"dense", "uniform", "static", "dynamic"}
         assert store.begin_trial("begun", (0.5,) * 12, "deap") == 5
     assert upgrade_database(url) == (schema.HEAD, schema.HEAD)

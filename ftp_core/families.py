@@ -1,0 +1,120 @@
+"""The families of models whose blocks can skip tokens: where their blocks are, and how they are called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from ftp_core.errors import ModelError
+
+KERNELS = ("sdpa", "eager")
+
+
+@dataclass(frozen=True)
+class Family:
+    """What skipping must know of a family; everything else is left to the model's own code.
+
+    Blocks take `hidden_states` first, and by keyword (or by position, as the signature of their `forward` says)
+    `attention_mask`, a cache, and whatever else holds an entry per token; they return hidden states, alone or first in
+    a tuple. They hand keyword arguments that they do not know on to transformers' attention interface.
+
+    Attributes:
+        decoder: Attribute of the causal language model that holds its stack of blocks.
+        blocks: Attribute of that stack with the list of blocks.
+        cache_argument: What the blocks call their cache.
+        per_token: Arguments of a block with an entry per token, to be gathered along with the hidden states: tensors
+            `[1 or B, L, ...]` or tuples of such. Rotary families get their positions this way; families that add
+            positions to the embeddings need none.
+    """
+
+    decoder: str = "model"
+    blocks: str = "layers"
+    cache_argument: str = "past_key_values"
+    per_token: tuple[str, ...] = ("position_ids", "position_embeddings")
+
+    def decoder_of(self, model: PreTrainedModel) -> Any:
+        """The stack of blocks with its embedding and final norm."""
+        return getattr(model, self.decoder)
+
+    def blocks_of(self, model: PreTrainedModel) -> list[nn.Module]:
+        """The blocks in order."""
+        return list(getattr(self.decoder_of(model), self.blocks))
+
+    def window(self, config: PreTrainedConfig, index: int) -> int | None:
+        """How many positions back block `index` attends at most, its own included; None if to all."""
+        window = getattr(config, "sliding_window", None)
+        if window is None or not getattr(config, "use_sliding_window", True):
+            return None
+        kinds = getattr(config, "layer_types", None)
+        return int(window) if kinds is None or kinds[index] == "sliding_attention" else None
+
+    def logits(self, model: PreTrainedModel, hidden: Tensor) -> Tensor:
+        """Logits `[..., V]` of the decoder's final hidden states `[..., D]`."""
+        logits: Tensor = model.get_output_embeddings()(hidden)
+        cap = getattr(model.config, "final_logit_softcapping", None)
+        return logits if cap is None else (logits / cap).tanh() * cap
+
+
+_FAMILIES: dict[str, Family] = {
+    **{
+        name: Family()
+        for name in (
+            "llama",
+            "mistral",
+            "qwen2",
+            "qwen3",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "phi3",
+            "olmo2",
+        )
+    },
+    "gpt_neox": Family(decoder="gpt_neox", cache_argument="layer_past"),
+    "gpt2": Family(decoder="transformer", blocks="h", per_token=("position_ids",)),
+}
+
+
+def register_family(model_type: str, family: Family) -> None:
+    """Let models of another type skip tokens.
+
+    Args:
+        model_type: `config.model_type` of its models.
+        family: How their blocks are reached and called.
+
+    Raises:
+        ModelError: The type is registered already, as another family.
+    """
+    if _FAMILIES.get(model_type, family) != family:
+        raise ModelError(f"Models of type {model_type!r} are registered already, as {_FAMILIES[model_type]}.")
+    _FAMILIES[model_type] = family
+
+
+def supported_families() -> tuple[str, ...]:
+    """Model types that can skip tokens, sorted."""
+    return tuple(sorted(_FAMILIES))
+
+
+def family_of(config: PreTrainedConfig) -> Family:
+    """The family of models of this configuration.
+
+    Raises:
+        ModelError: It is none that can skip tokens; lists those that can.
+    """
+    family = _FAMILIES.get(config.model_type)
+    if family is None:
+        raise ModelError(
+            f"Models of type {config.model_type!r} cannot skip tokens; supported are "
+            f"{', '.join(supported_families())}. Others can be added with ftp_core.register_family."
+        )
+    if getattr(config, "add_cross_attention", False) or getattr(config, "use_bidirectional_attention", False):
+        raise ModelError(f"This {config.model_type} model is no plain causal decoder: it cannot skip tokens.")
+    return family
+
+
+def context_of(config: PreTrainedConfig) -> int:
+    """Tokens that models of this configuration read at once."""
+    return int(config.max_position_embeddings)

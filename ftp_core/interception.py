@@ -1,0 +1,85 @@
+"""Hands the calls of a model's blocks to a handler for the time of a forward pass; the model itself stays as it is."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """One call of one block, as the model's own forward makes it.
+
+    Attributes:
+        hidden: Hidden states before the block `[B, L, D]`.
+        arguments: The other arguments by name.
+        forward: The block's own forward.
+    """
+
+    hidden: Tensor
+    arguments: dict[str, Any]
+    forward: Callable[..., Any]
+
+    def run(self, hidden: Tensor, **changed: Any) -> Tensor:
+        """Hidden states behind the block, for other hidden states `[B', L', D]` or changed arguments."""
+        out = self.forward(hidden, **{**self.arguments, **changed})
+        behind: Tensor = out[0] if isinstance(out, tuple) else out
+        return behind
+
+
+BlockHandler = Callable[[int, BlockCall], Tensor]
+
+
+@contextmanager
+def intercepted(blocks: Sequence[nn.Module], handler: BlockHandler) -> Iterator[None]:
+    """Context in which calls of the blocks go to `handler(index, call)`, which returns hidden states `[B, L, D]`.
+
+    Instances of `forward` are replaced, as accelerate does it, so that hooks, names and weights of the modules are not
+    touched. One model runs in one thread at a time.
+    """
+    before = [block.__dict__.get("forward") for block in blocks]
+    for index, block in enumerate(blocks):
+        block.__dict__["forward"] = _Interception(index, block, handler)
+    try:
+        yield
+    finally:
+        for block, forward in zip(blocks, before, strict=True):
+            if forward is None:
+                del block.__dict__["forward"]
+            else:
+                block.__dict__["forward"] = forward
+
+
+class _Interception:
+    """Stands where a block's forward stood."""
+
+    def __init__(self, index: int, block: nn.Module, handler: BlockHandler) -> None:
+        self._index = index
+        self._forward = block.forward
+        self._names = _argument_names(type(block))
+        self._handler = handler
+
+    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        named = dict(zip(self._names, args, strict=False))
+        call = BlockCall(hidden_states, {**named, **kwargs}, self._forward)
+        return self._handler(self._index, call)
+
+
+_NAMES: dict[type, tuple[str, ...]] = {}
+
+
+def _argument_names(block_class: type[nn.Module]) -> tuple[str, ...]:
+    """Names of the positional arguments of a block's forward after `self` and the hidden states."""
+    if block_class not in _NAMES:
+        names = [
+            name
+            for name, parameter in inspect.signature(block_class.forward).parameters.items()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
+        _NAMES[block_class] = tuple(names[2:])
+    return _NAMES[block_class]

@@ -1,0 +1,39 @@
+"""Routers: which tokens of a prompt run a block.
+
+A router sees the prompt alone, never what follows it, and decides block by block from what earlier blocks left behind.
+"""
+
+from ftp_core.routers.comparison import HiddenRouter, LocalRouter, RecurrentRouter
+from ftp_core.routers.files import (
+    build_router,
+    check_router_finite,
+    describe_router,
+    router_from_bytes,
+    router_kinds,
+    router_to_bytes,
+)
+from ftp_core.routers.fixed import RandomRouter, StaticRouter
+from ftp_core.routers.protocol import Router
+from ftp_core.routers.scoring import DEFAULT_WINDOW, FEATURES, DynamicRouter, ScoringRouter
+from ftp_core.routers.state import DecodeState, RoutingState
+
+__all__ = [
+    "DEFAULT_WINDOW",
+    "FEATURES",
+    "DecodeState",
+    "DynamicRouter",
+    "HiddenRouter",
+    "LocalRouter",
+    "RandomRouter",
+    "RecurrentRouter",
+    "Router",
+    "RoutingState",
+    "ScoringRouter",
+    "StaticRouter",
+    "build_router",
+    "check_router_finite",
+    "describe_router",
+    "router_from_bytes",
+    "router_kinds",
+    "router_to_bytes",
+]

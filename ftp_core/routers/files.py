@@ -1,0 +1,102 @@
+"""Routers as files: safetensors whose metadata says which router it is."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_safetensors
+from safetensors.torch import save as save_safetensors
+
+from ftp_core.errors import CoreError, ModelError
+from ftp_core.routers.comparison import HiddenRouter, LocalRouter, RecurrentRouter
+from ftp_core.routers.fixed import RandomRouter, StaticRouter
+from ftp_core.routers.protocol import Router
+from ftp_core.routers.scoring import DynamicRouter, ScoringRouter
+from ftp_core.schedule import SparsitySchedule
+
+_METADATA = "router"
+# What the first files called it, which held dynamic routers only.
+_FIRST_METADATA = "dynamic_router"
+_TRAINABLE: dict[str, type[ScoringRouter]] = {
+    router.kind: router for router in (DynamicRouter, LocalRouter, HiddenRouter, RecurrentRouter)
+}
+
+
+def router_kinds() -> tuple[str, ...]:
+    """Names of all routers."""
+    return (StaticRouter.kind, RandomRouter.kind, *_TRAINABLE)
+
+
+def describe_router(router: Router) -> dict[str, Any]:
+    """A router without its weights, as plain values."""
+    facts: dict[str, Any] = {"kind": router.kind, "options": dict(getattr(router, "options", {}))}
+    if isinstance(router, ScoringRouter):
+        facts["trained_for"] = router.trained_for
+        if router.thresholds is not None and router.threshold_schedule is not None:
+            facts["thresholds"] = list(router.thresholds)
+            facts["threshold_schedule"] = list(router.threshold_schedule)
+    return facts
+
+
+def build_router(facts: dict[str, Any]) -> Router:
+    """The router that `describe_router` described, with fresh weights.
+
+    Raises:
+        ModelError: There is no such router.
+    """
+    kind, options = facts.get("kind"), dict(facts.get("options", {}))
+    try:
+        if kind == StaticRouter.kind:
+            return StaticRouter()
+        if kind == RandomRouter.kind:
+            return RandomRouter(**options)
+        router = _TRAINABLE[str(kind)](**options)
+    except KeyError:
+        raise ModelError(f"There is no router {kind!r}: choose of {', '.join(router_kinds())}.") from None
+    except TypeError as error:
+        raise ModelError(f"A {kind} router cannot be made with {options}: {error}.") from error
+    router.trained_for = facts.get("trained_for")
+    if facts.get("thresholds") is not None:
+        router.set_thresholds(facts["thresholds"], SparsitySchedule(facts["threshold_schedule"]))
+    return router
+
+
+def router_to_bytes(router: ScoringRouter) -> bytes:
+    """A router as a safetensors file."""
+    weights = {name: tensor.detach().float().contiguous().cpu() for name, tensor in router.state_dict().items()}
+    # One entry: safetensors writes several in an order of its own, and equal routers should be equal files.
+    data: bytes = save_safetensors(weights, metadata={_METADATA: json.dumps(describe_router(router), sort_keys=True)})
+    return data
+
+
+def router_from_bytes(data: bytes) -> ScoringRouter:
+    """Read what `router_to_bytes` wrote.
+
+    Raises:
+        ModelError: The bytes are not a router, or its weights are not finite.
+    """
+    try:
+        header = int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8 : 8 + header])["__metadata__"]
+        if _FIRST_METADATA in metadata:
+            facts = {"kind": DynamicRouter.kind, "options": json.loads(metadata[_FIRST_METADATA])}
+        else:
+            facts = json.loads(metadata[_METADATA])
+        router = build_router(facts)
+        assert isinstance(router, ScoringRouter)
+        router.load_state_dict(load_safetensors(data))
+    except (AssertionError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError, CoreError) as error:
+        raise ModelError(f"These weights are not a router: {error}. Distil the router again.") from error
+    check_router_finite(router)
+    return router
+
+
+def check_router_finite(router: Router) -> None:
+    """Raise `ModelError` if a weight of the router is NaN or infinite."""
+    if isinstance(router, ScoringRouter):
+        for name, tensor in router.state_dict().items():
+            if not bool(torch.isfinite(tensor).all()):
+                raise ModelError(f"Weight {name} of the {router.kind} router is not finite. Distil the router again.")

@@ -1,0 +1,60 @@
+"""Routers that decide by position alone: nothing to train."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ftp_core.routers.protocol import highest
+from ftp_core.routers.state import RoutingState
+
+
+class StaticRouter:
+    """Keeps the first token and the most recent ones: priority x_0, x_{L-1}, x_{L-2}, ..., x_1 (FTP, section 3.2).
+
+    The token that is decoded is always the most recent one, so that it keeps all of them.
+    """
+
+    kind = "static"
+    window = 0
+    reads_hidden = False
+    keeps_budget = True
+    routes_decoding = True
+
+    def keep(self, sparsity: float, state: RoutingState) -> Tensor:
+        """See `Router.keep`."""
+        first_recent = state.lengths - state.kept_counts(sparsity) + 1
+        return ((state.positions == 0) | (state.positions >= first_recent[:, None])) & state.real
+
+
+# Of a multiplicative congruential step (Steele and Vigna 2021, "Computationally easy, spectrally good multipliers").
+_MULTIPLIER = 0xD1342543DE82EF95 - 2**64
+
+
+class RandomRouter:
+    """Keeps tokens drawn at random: other ones in every block, the same in every row and every run.
+
+    Args:
+        seed: Another one draws others.
+    """
+
+    kind = "random"
+    window = 0
+    reads_hidden = False
+    keeps_budget = True
+    routes_decoding = True
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    @property
+    def options(self) -> dict[str, int]:
+        """What it was made with."""
+        return {"seed": self.seed}
+
+    def keep(self, sparsity: float, state: RoutingState) -> Tensor:
+        """See `Router.keep`."""
+        mixed = state.positions * 1_000_003 + (state.block * 7919 + self.seed * 104_729 + 1)
+        for _ in range(3):
+            mixed = mixed * _MULTIPLIER
+            mixed = mixed ^ (mixed >> 29)
+        return highest((mixed & 0xFFFFFF).float(), sparsity, state)

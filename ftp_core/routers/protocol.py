@@ -1,0 +1,59 @@
+"""What skipping asks of a router."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ftp_core.routers.state import RoutingState
+
+
+class Router(Protocol):
+    """Decides which tokens run a block."""
+
+    @property
+    def kind(self) -> str:
+        """Its name in files, tables and configurations."""
+
+    @property
+    def window(self) -> int:
+        """How many last queries the attention feature listens to; 0 if the router does not look at attention."""
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether it looks at hidden states."""
+
+    @property
+    def keeps_budget(self) -> bool:
+        """Whether it keeps exactly the row's kept count, and not about as many."""
+
+    @property
+    def routes_decoding(self) -> bool:
+        """Whether it can decide on one token from what the cache remembers of those before it."""
+
+    def keep(self, sparsity: float, state: RoutingState) -> Tensor:
+        """Which of the row's real tokens run block `state.block`, bool `[B, L]`; at least one of each row."""
+
+
+def highest(scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
+    """True for the k highest scores of each row `[B, L]`; of equal scores the earlier token wins."""
+    row_counts = state.row_kept_counts(sparsity)
+    rectangular = state.is_rectangular
+    if not rectangular:
+        scores = scores.masked_fill(~state.real, -torch.inf)
+    if len(set(row_counts)) == 1:
+        lowest = scores.topk(row_counts[0], dim=1, sorted=False).values.amin(1, keepdim=True)
+    else:
+        ordered = scores.sort(dim=1, descending=True).values
+        lowest = ordered.gather(1, state.kept_counts(sparsity)[:, None] - 1)
+    kept = scores >= lowest
+    # More than k of them only if the lowest score occurs more than once.
+    spare = kept.sum(1, keepdim=True) - state.kept_counts(sparsity)[:, None]
+    # Asking makes a GPU wait, which costs it more than the answer saves.
+    if spare.device.type != "cpu" or bool(spare.any()):
+        tied = scores == lowest
+        from_behind = tied.flip(1).cumsum(1).flip(1)
+        kept &= ~(tied & (from_behind <= spare))
+    return kept if rectangular else kept & state.real

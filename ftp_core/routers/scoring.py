@@ -1,0 +1,199 @@
+"""Routers that learn: they score tokens, and keep the highest or those above a threshold."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ftp_core.errors import ModelError
+from ftp_core.routers.protocol import highest
+from ftp_core.routers.state import RoutingState
+from ftp_core.schedule import SparsitySchedule
+
+DEFAULT_WINDOW = 32
+HIDDEN_WIDTH = 64
+FEATURES = ("position", "attention", "attention_rank", "block_sparsity")
+_LONGEST_STATIC = 10_000.0
+_LISTENING = ("attention", "attention_rank")
+
+
+class ScoringRouter(nn.Module):
+    """A router that scores tokens.
+
+    In mode `budget` it keeps exactly the row's kept count of highest scores. With thresholds it keeps the tokens with
+    sigmoid(z) > tau_i: about as many, more where a prompt has more that matters (mode `threshold`).
+
+    Attributes:
+        trained_for: Identity of the model that it was distilled for (`ftp_core.identity`), if it was.
+        thresholds: logit(tau) of each block, to be compared with z itself, as sigmoid(z) is 1 for many a z in float32;
+            None in mode `budget`.
+        threshold_schedule: The schedule that the thresholds meet.
+    """
+
+    kind: ClassVar[str]
+    reads_hidden = False
+    routes_decoding = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trained_for: str | None = None
+        self.thresholds: tuple[float, ...] | None = None
+        self.threshold_schedule: SparsitySchedule | None = None
+
+    @property
+    @abstractmethod
+    def window(self) -> int:
+        """See `Router.window`."""
+
+    @property
+    @abstractmethod
+    def options(self) -> dict[str, Any]:
+        """What it was made with: keyword arguments of its class."""
+
+    @abstractmethod
+    def scores(self, sparsity: float, state: RoutingState) -> Tensor:
+        """The score z of every token `[B, L]`."""
+
+    @property
+    def mode(self) -> str:
+        """`budget` or `threshold`."""
+        return "budget" if self.thresholds is None else "threshold"
+
+    @property
+    def keeps_budget(self) -> bool:
+        """See `Router.keeps_budget`."""
+        return self.thresholds is None
+
+    def keep(self, sparsity: float, state: RoutingState) -> Tensor:
+        """See `Router.keep`."""
+        return self.select(self.scores(sparsity, state), sparsity, state)
+
+    def select(self, scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
+        """The decision that `keep` takes on given scores `[B, L]`."""
+        if self.thresholds is None:
+            return highest(scores, sparsity, state)
+        above = (scores > self.thresholds[state.block]) & state.real
+        best = scores.masked_fill(~state.real, -torch.inf).argmax(1, keepdim=True)
+        return above.scatter(1, best, True)
+
+    def set_thresholds(self, thresholds: Sequence[float] | None, schedule: SparsitySchedule | None) -> None:
+        """Switch to mode `threshold`, or with None back to `budget`.
+
+        Args:
+            thresholds: logit(tau) of each block, of `ftp_core.calibrate_thresholds`.
+            schedule: The schedule that they meet.
+        """
+        self.thresholds = None if thresholds is None else tuple(float(tau) for tau in thresholds)
+        self.threshold_schedule = schedule
+
+    def check_schedule(self, schedule: SparsitySchedule) -> None:
+        """Raise `ModelError` if the thresholds were calibrated for another schedule."""
+        if self.thresholds is not None and schedule != self.threshold_schedule:
+            raise ModelError(
+                f"The router's thresholds were calibrated for the schedule {self.threshold_schedule}, not for "
+                f"{schedule}: calibrate them again, or go back to mode budget with set_thresholds(None, None)."
+            )
+
+
+def mlp(n_features: int) -> nn.Sequential:
+    """The router's network: F -> 64 -> 1."""
+    return nn.Sequential(nn.Linear(n_features, HIDDEN_WIDTH), nn.ReLU(), nn.Linear(HIDDEN_WIDTH, 1))
+
+
+def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -> Tensor:
+    """Features of every token, each in [0, 1] `[B, L, F]` (FTP, arXiv 2412.11494, section 3.3).
+
+    Args:
+        names: Which of `FEATURES`, in this order: position j / (L - 1); attention received; the rank of that attention
+            / L; the block's sparsity.
+        sparsity: The block's.
+        state: The prompts.
+    """
+    n_rows, length = state.real.shape
+    rectangular = state.is_rectangular
+    features = torch.empty(n_rows, length, len(names), device=state.real.device)
+    for column, name in enumerate(names):
+        if name == "position":
+            last = (state.lengths[:, None] - 1).clamp(min=1)
+            features[..., column] = (state.positions / last).clamp_(0, 1)
+        elif name == "attention":
+            features[..., column] = state.attention
+        elif name == "attention_rank":
+            # Padding is pushed behind every real token, so that it does not shift their ranks.
+            attention = state.attention if rectangular else state.attention.masked_fill(~state.real, -1.0)
+            order = attention.argsort(dim=-1, descending=True, stable=True)
+            places = torch.arange(length, device=order.device, dtype=torch.float32).expand(n_rows, -1)
+            rank = torch.empty_like(places, memory_format=torch.contiguous_format).scatter_(1, order, places)
+            features[..., column] = (rank / state.lengths[:, None]).clamp_(max=1)
+        elif name == "block_sparsity":
+            features[..., column] = sparsity
+        else:
+            raise ModelError(f"There is no feature {name!r}: choose of {', '.join(FEATURES)}.")
+    return features
+
+
+class DynamicRouter(ScoringRouter):
+    """FTP's router: one MLP, 4 -> 64 -> 1, shared by all blocks, on four features of a token.
+
+    Args:
+        window: How many last queries of the row the attention features listen to (W).
+        features: Which features it sees; fewer than all for ablations.
+
+    Raises:
+        ModelError: A feature has no known name, or there is none.
+    """
+
+    kind = "dynamic"
+
+    def __init__(self, window: int = DEFAULT_WINDOW, features: Sequence[str] = FEATURES) -> None:
+        super().__init__()
+        unknown = [name for name in features if name not in FEATURES]
+        if unknown or not features or window < 1:
+            raise ModelError(
+                f"A dynamic router needs a window of at least 1 and some of the features {', '.join(FEATURES)}; "
+                f"given were {window} and {', '.join(features) or 'none'}."
+            )
+        self._window = window
+        self.features = tuple(features)
+        self.mlp = mlp(len(self.features))
+
+    @classmethod
+    def static(cls, window: int = DEFAULT_WINDOW) -> DynamicRouter:
+        """One that decides as the static router does, for rows of up to 10,000 tokens; no training needed.
+
+        Three hidden units compute z = position - sparsity, and 2 more for the first token: positive for about the
+        tokens that the static router keeps, and highest for the first and the most recent ones.
+        """
+        router = cls(window)
+        hidden, out = router.mlp[0], router.mlp[2]
+        assert isinstance(hidden, nn.Linear)
+        assert isinstance(out, nn.Linear)
+        position, sparsity = FEATURES.index("position"), FEATURES.index("block_sparsity")
+        with torch.no_grad():
+            for parameter in router.parameters():
+                parameter.zero_()
+            hidden.weight[0, position] = 1.0
+            hidden.weight[1, sparsity] = 1.0
+            # Positive for position 0 alone.
+            hidden.weight[2, position], hidden.bias[2] = -_LONGEST_STATIC, 1.0
+            out.weight[0, :3] = torch.tensor([1.0, -1.0, 2.0])
+        return router
+
+    @property
+    def window(self) -> int:
+        """W; 0 if no feature listens."""
+        return self._window if any(name in _LISTENING for name in self.features) else 0
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """See `ScoringRouter.options`."""
+        return {"window": self._window, "features": list(self.features)}
+
+    def scores(self, sparsity: float, state: RoutingState) -> Tensor:
+        """See `ScoringRouter.scores`."""
+        scores: Tensor = self.mlp(token_features(self.features, sparsity, state)).squeeze(-1)
+        return scores

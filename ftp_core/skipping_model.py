@@ -1,0 +1,153 @@
+"""A dense model seen as one that skips: prompts run under a schedule, and what follows them is scored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftp_core.attention import kernel_name
+from ftp_core.cache import FTPCache
+from ftp_core.encoding import IGNORED, ContinuationBatch, PromptBatch
+from ftp_core.errors import ScheduleError
+from ftp_core.families import context_of, family_of
+from ftp_core.interception import BlockHandler, intercepted
+from ftp_core.routers import Router, RoutingState
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping import DecodePass, PromptPass
+
+
+@dataclass
+class Prefill:
+    """What remains of prompts that passed through the blocks.
+
+    Attributes:
+        last_hidden: The decoder's final hidden state of each row's last token `[B, D]`.
+        cache: Keys and values of the kept tokens.
+        lengths: Real tokens of each row `[B]`.
+        kept: Which tokens ran each block, bool `[B, L]`.
+    """
+
+    last_hidden: Tensor
+    cache: FTPCache
+    lengths: Tensor
+    kept: list[Tensor]
+
+
+class SkippingModel:
+    """A dense model whose prompts skip tokens by schedule and router; continuations run every block.
+
+    What search and training work with: each call names its schedule and router, and several continuations may follow
+    one prompt. `ftp_core.FTPForCausalLM` is the same as a Hugging Face model.
+
+    Args:
+        model: A causal language model of a supported family. Its weights are not changed; gradients are switched off.
+
+    Raises:
+        ModelError: Its family or its attention kernel is not supported.
+    """
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.family = family_of(model.config)
+        kernel_name(model)
+        self.model = model.eval().requires_grad_(False)
+        self.decoder: Any = self.family.decoder_of(model)
+        self.blocks = self.family.blocks_of(model)
+
+    @property
+    def n_blocks(self) -> int:
+        """N."""
+        return len(self.blocks)
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model reads at once."""
+        return context_of(self.model.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
+
+    def check(self, schedule: SparsitySchedule) -> None:
+        """Raise `ScheduleError` unless the schedule has one sparsity per block."""
+        check_schedule(schedule, self.n_blocks)
+
+    def run(self, handler: BlockHandler, ids: Tensor, **arguments: Any) -> Tensor:
+        """The decoder's final hidden states `[B, L, D]` of tokens `[B, L]`, its blocks in the hands of a handler."""
+        with intercepted(self.blocks, handler):
+            hidden: Tensor = self.decoder(input_ids=ids, **arguments).last_hidden_state
+        return hidden
+
+    @torch.inference_mode()
+    def prefill(self, prompts: PromptBatch, schedule: SparsitySchedule, router: Router) -> Prefill:
+        """Run prompts through all blocks, each on its kept tokens.
+
+        Args:
+            prompts: `[B, L]`, padded right.
+            schedule: One sparsity per block.
+            router: Names the kept tokens.
+
+        Raises:
+            ScheduleError: The schedule has another number of blocks.
+        """
+        self.check(schedule)
+        prompts = prompts.to(self.device)
+        state = RoutingState.padded_right(prompts.lengths, prompts.ids.shape[1])
+        cache = FTPCache(self.n_blocks)
+        handler = PromptPass(self.model, self.family, schedule, router, state, state.real, cache)
+        # Padding stands last, where causality hides it from every token: no mask is needed.
+        hidden = self.run(handler, prompts.ids, past_key_values=cache, use_cache=True)
+        cache.advance(state.real)
+        last_hidden = hidden[torch.arange(len(hidden), device=hidden.device), prompts.lengths - 1]
+        return Prefill(last_hidden, cache, prompts.lengths, handler.kept)
+
+    @torch.inference_mode()
+    def next_logits(self, prefill: Prefill) -> Tensor:
+        """Logits of the token after each prompt `[B, V]`."""
+        return self.logits(prefill.last_hidden)
+
+    @torch.inference_mode()
+    def continuation_hidden(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
+        """Final hidden states from which each continuation token is predicted `[R, C, D]`; see `logits`.
+
+        Each comes from the prompt and the continuation's tokens before it. Continuation tokens run every block
+        (`decode_sparsity` 0), and the prompt's routing never saw them.
+        """
+        continuations = continuations.to(self.device)
+        rows = continuations.rows
+        hidden = prefill.last_hidden.index_select(0, rows)[:, None]
+        length = continuations.ids.shape[1] - 1
+        if length == 0:
+            return hidden
+        ids = continuations.ids[:, :-1]
+        starts = prefill.lengths.index_select(0, rows)
+        positions = starts[:, None] + torch.arange(length, device=ids.device)
+        cache = prefill.cache.lend(rows)
+        # Padding stands last here too, and is as good as any token.
+        handler = DecodePass(self.model, self.family, cache, torch.ones_like(ids, dtype=torch.bool), positions)
+        new = self.run(
+            handler, ids.masked_fill(ids == IGNORED, 0), position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return torch.cat([hidden, new], 1)
+
+    @torch.inference_mode()
+    def continuation_logits(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
+        """Logits that predict each continuation token from the prompt and the tokens before it `[R, C, V]`."""
+        return self.logits(self.continuation_hidden(prefill, continuations))
+
+    def logits(self, final_hidden: Tensor) -> Tensor:
+        """Logits `[..., V]` of final hidden states `[..., D]`."""
+        return self.family.logits(self.model, final_hidden)
+
+
+def check_schedule(schedule: SparsitySchedule, n_blocks: int) -> None:
+    """Raise `ScheduleError` unless the schedule has one sparsity per block."""
+    if len(schedule) != n_blocks:
+        raise ScheduleError(
+            f"The schedule has {len(schedule)} sparsities, but the model has {n_blocks} blocks: give one each."
+        )

@@ -1,0 +1,132 @@
+"""Where a router's training stands, as a file from which it goes on as if it had not stopped."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ftp_core.errors import CoreError
+from ftp_core.routers import ScoringRouter
+
+_METADATA = "training_state"
+
+
+@dataclass
+class TrainingState:
+    """What a training run has done, and what it will draw next.
+
+    Attributes:
+        rng: Draws the order of lessons.
+        curves: See `Distillation.curves`.
+        order: Lessons left of this epoch.
+        step: Optimizer steps done.
+        tokens: Tokens seen.
+        best_kl: Lowest held-out KL so far.
+        seconds: Time taken.
+    """
+
+    rng: random.Random
+    curves: dict[str, list[float]]
+    order: list[int] = field(default_factory=list)
+    step: int = 0
+    tokens: int = 0
+    best_kl: float = math.inf
+    seconds: float = 0.0
+
+    def add(self, **entries: float) -> None:
+        """Append to curves."""
+        for name, value in entries.items():
+            self.curves[name].append(value)
+
+    def next_lesson(self, n_lessons: int) -> int:
+        """Which lesson comes next: each once an epoch, in an order drawn anew."""
+        if not self.order:
+            self.order = list(range(n_lessons))
+            self.rng.shuffle(self.order)
+        return self.order.pop()
+
+    def save(
+        self,
+        path: Path,
+        fingerprint: str,
+        router: ScoringRouter,
+        optimizer: torch.optim.Optimizer,
+        best: ScoringRouter,
+    ) -> None:
+        """Write everything, torch's random state included, to a safetensors file that appears at once or not at all."""
+        tensors = {f"router.{name}": tensor for name, tensor in router.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in best.state_dict().items()}
+        for number, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
+        tensors["torch_rng"] = torch.get_rng_state()
+        facts = {
+            "fingerprint": fingerprint,
+            "rng": self.rng.getstate(),
+            "order": self.order,
+            "step": self.step,
+            "tokens": self.tokens,
+            "best_kl": self.best_kl,
+            "seconds": self.seconds,
+            "curves": self.curves,
+        }
+        partial = path.with_name(f".{path.name}.partial")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        save_file(contiguous, partial, metadata={_METADATA: json.dumps(facts)})
+        os.replace(partial, path)
+
+    def load(
+        self, path: Path, fingerprint: str, router: ScoringRouter, optimizer: torch.optim.Optimizer
+    ) -> dict[str, Tensor]:
+        """Take over what `save` wrote.
+
+        Returns:
+            The weights of the best router so far.
+
+        Raises:
+            CoreError: The file is no checkpoint, or one of a run with other settings, model or data.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                facts = json.loads(file.metadata()[_METADATA])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (KeyError, TypeError, ValueError, OSError, SafetensorError) as error:
+            raise CoreError(
+                f"{path} is not a checkpoint of a distillation ({error}): remove it to start anew."
+            ) from error
+        if facts["fingerprint"] != fingerprint:
+            raise CoreError(
+                f"{path} is the checkpoint of a distillation with another configuration, model, data or schedule: give "
+                "the same as then, or remove it to start anew."
+            )
+        self._take(facts)
+        router.load_state_dict(_part(tensors, "router."))
+        state = optimizer.state_dict()
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in _part(tensors, "optimizer.").items():
+            number, moment = name.split(".", 1)
+            moments.setdefault(int(number), {})[moment] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
+        torch.set_rng_state(tensors["torch_rng"])
+        return _part(tensors, "best.")
+
+    def _take(self, facts: dict[str, Any]) -> None:
+        version, numbers, gauss = facts["rng"]
+        self.rng.setstate((version, tuple(numbers), gauss))
+        self.order, self.curves = facts["order"], facts["curves"]
+        self.step, self.tokens = facts["step"], facts["tokens"]
+        self.best_kl, self.seconds = facts["best_kl"], facts["seconds"]
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,74 @@
+"""Tiny random models of every supported family."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+N_BLOCKS = 3
+VOCABULARY = 50
+CONTEXT = 128
+_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": N_BLOCKS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": CONTEXT,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_HEAD = {"head_dim": 8}
+_NO_GQA = {key: value for key, value in _SHAPE.items() if key != "num_key_value_heads"}
+# Windows far shorter than the rows of the tests, so that they matter.
+CONFIGS: dict[str, dict[str, object]] = {
+    "llama": {"model_type": "llama", **_SHAPE, **_HEAD},
+    "qwen2": {"model_type": "qwen2", **_SHAPE},
+    "qwen2-sliding": {
+        "model_type": "qwen2",
+        **_SHAPE,
+        "use_sliding_window": True,
+        "sliding_window": 6,
+        "max_window_layers": 1,
+    },
+    "qwen3": {"model_type": "qwen3", **_SHAPE, **_HEAD},
+    "mistral": {"model_type": "mistral", **_SHAPE, **_HEAD, "sliding_window": None},
+    "mistral-sliding": {"model_type": "mistral", **_SHAPE, **_HEAD, "sliding_window": 5},
+    "gemma": {"model_type": "gemma", **_SHAPE, **_HEAD},
+    "gemma2": {"model_type": "gemma2", **_SHAPE, **_HEAD, "sliding_window": 6, "attn_logit_softcapping": 2.0},
+    "gemma3_text": {"model_type": "gemma3_text", **_SHAPE, **_HEAD, "sliding_window": 6, "sliding_window_pattern": 2},
+    "phi3": {"model_type": "phi3", **_SHAPE, "sliding_window": 7},
+    "olmo2": {"model_type": "olmo2", **_SHAPE},
+    "gpt_neox": {"model_type": "gpt_neox", **_NO_GQA, "rotary_pct": 0.5},
+    "gpt2": {
+        "model_type": "gpt2",
+        "vocab_size": VOCABULARY,
+        "n_embd": 32,
+        "n_layer": N_BLOCKS,
+        "n_head": 4,
+        "n_positions": CONTEXT,
+        "initializer_range": 0.3,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    },
+}
+
+
+@cache
+def tiny(name: str = "llama") -> PreTrainedModel:
+    """A model in eval mode; shared, so not to be changed."""
+    return fresh_tiny(name)
+
+
+def fresh_tiny(name: str = "llama") -> PreTrainedModel:
+    """A model of its own, of the same weights."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**CONFIGS[name]))
+    return model.eval()

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ftp_core.cache import FTPCache
     from ftp_core.calibration import calibrate_thresholds
-    from ftp_core.causal_lm import FTPConfig, FTPForCausalLM
+    from ftp_core.causal_lm import FTPForCausalLM
+    from ftp_core.configuration import FTPConfig
     from ftp_core.distillation import Distillation, DistillationConfig, distill
     from ftp_core.encoding import EncodedExample, encode
     from ftp_core.families import Family, register_family, supported_families
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         RecurrentRouter,
         Router,
         StaticRouter,
+        register_router,
         router_from_bytes,
         router_to_bytes,
     )
@@ -37,7 +39,7 @@ _HOMES = {
     "DynamicRouter": "routers",
     "EncodedExample": "encoding",
     "FTPCache": "cache",
-    "FTPConfig": "causal_lm",
+    "FTPConfig": "configuration",
     "FTPForCausalLM": "causal_lm",
     "Family": "families",
     "HiddenRouter": "routers",
@@ -56,6 +58,7 @@ _HOMES = {
     "encode": "encoding",
     "load_model": "models",
     "register_family": "families",
+    "register_router": "routers",
     "router_from_bytes": "routers",
     "router_to_bytes": "routers",
     "supported_families": "families",
@@ -86,6 +89,7 @@ __all__ = [
     "encode",
     "load_model",
     "register_family",
+    "register_router",
     "router_from_bytes",
     "router_to_bytes",
     "supported_families",

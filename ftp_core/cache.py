@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -27,17 +27,27 @@ class BlockCache(CacheLayerMixin):
         positions: Column of the token in each slot `[B, M]` (of the padded input, so that differences are the tokens'
             distances), `DEAD` for a dead slot.
         has_dead: Whether any slot is dead.
+        window: How many columns back the block attends, its own included; None if to all.
+        earliest: Slots of columns before this one have been let go of.
+        record_past: Whether nothing may be let go of before the next `crop` (transformers' name).
     """
 
     is_compileable = False
     is_sliding = False
     is_croppable = True
 
-    def __init__(self) -> None:
+    def __init__(self, window: int | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.positions: Tensor = torch.empty(0)
         self.has_dead = False
+        self.window = window
+        self.earliest = 0
+        self.record_past = False
         self._incoming: tuple[Tensor, Tensor | None] | None = None
+
+    def activate_past_recording(self) -> None:
+        """Let go of nothing before the next `crop`, which may take tokens back."""
+        self.record_past = True
 
     @property
     def held(self) -> int:
@@ -108,11 +118,17 @@ class BlockCache(CacheLayerMixin):
         self.positions = self.positions.masked_fill(~alive, DEAD)[:, :slots]
         self.has_dead = self.has_dead or not bool(alive[:, :slots].all())
 
-    def slide(self, earliest: int) -> None:
-        """Let go of leading slots in which no row holds a token of column `earliest` or later."""
-        if self.keys is None or self.values is None:
+    def slide(self, seen: int) -> None:
+        """Let go of leading slots that are behind the window of every token from column `seen` on.
+
+        Now and then only, because letting go copies what stays.
+        """
+        if self.window is None or self.keys is None or self.values is None:
             return
-        n = int((self.positions < earliest).all(0).to(torch.uint8).cumprod(0).sum())
+        if self.held < self.window + max(16, self.window // 4):
+            return
+        self.earliest = max(self.earliest, seen - self.window + 1)
+        n = int((self.positions < self.earliest).all(0).to(torch.uint8).cumprod(0).sum())
         if n:
             # Copies, because a view would keep the memory.
             self.keys, self.values = self.keys[:, :, n:].clone(), self.values[:, :, n:].clone()
@@ -130,14 +146,27 @@ class FTPCache(Cache):
     them; what block i *holds* is `layers[i].held`.
 
     Args:
-        n_blocks: N.
+        windows: Of each block, how many columns back it attends, its own included; None if to all. Keys behind the
+            window are let go of.
+
+    Attributes:
+        seen: Columns seen.
+        real: Which of them hold tokens, bool `[B, seen]`.
+        decode: What routing decoded tokens needs; None where they are not routed.
+        is_torn: Whether a forward pass broke off, so that blocks have seen different tokens.
     """
 
-    def __init__(self, n_blocks: int) -> None:
-        super().__init__(layers=[BlockCache() for _ in range(n_blocks)])
+    def __init__(self, windows: Sequence[int | None]) -> None:
+        super().__init__(layers=[BlockCache(window) for window in windows])
         self.seen = 0
         self.real: Tensor | None = None
         self.decode: DecodeState | None = None
+        self.is_torn = False
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether `crop` can take tokens back."""
+        return self.decode is None
 
     def block(self, index: int) -> BlockCache:
         """What a block holds."""
@@ -149,6 +178,14 @@ class FTPCache(Cache):
             self.decode.decoded = self.decode.decoded + real.sum(1)
         self.seen += real.shape[1]
         self.real = real if self.real is None else torch.cat([self.real, real], 1)
+        self._slide()
+
+    def _slide(self) -> None:
+        # Where decoded tokens are routed, what the slots heard stands in their order.
+        if self.decode is None:
+            for index in range(len(self.layers)):
+                if not self.block(index).record_past:
+                    self.block(index).slide(self.seen)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns seen, whether their tokens were kept or not."""
@@ -191,21 +228,45 @@ class FTPCache(Cache):
             self.decode.per_row(change)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last tokens seen, kept or not.
+        """Forget the last columns seen, whether their tokens were kept or not.
+
+        Args:
+            tokens_to_remove: How many, as transformers gives it: zero or negative.
 
         Raises:
-            ModelError: Decoded tokens are routed: what they heard is not kept for longer than it is needed.
+            ModelError: What would have to come back has been let go of: decoded tokens are routed, or a window has
+                passed while nobody had asked to record the past.
         """
-        if self.decode is not None and tokens_to_remove:
+        if tokens_to_remove > 0:
+            raise ModelError(
+                f"crop was called with {tokens_to_remove}: give a negative number to remove that many tokens."
+            )
+        n_removed = -tokens_to_remove
+        if n_removed > self.seen:
+            raise ModelError(f"crop shall remove {n_removed} tokens, but only {self.seen} have been seen.")
+        if self.decode is not None and n_removed:
             raise ModelError("Tokens cannot be taken back where decoded tokens skip blocks: set decode_sparsity to 0.")
-        self.seen -= tokens_to_remove
+        seen = self.seen - n_removed
         for index in range(len(self.layers)):
-            self.block(index).crop_from(self.seen)
-        self.real = None if self.real is None else self.real[:, : self.seen]
+            block = self.block(index)
+            if block.window is not None and block.earliest > max(0, seen - block.window + 1):
+                raise ModelError(
+                    f"Block {index} has let go of keys that its window of {block.window} would need again: call "
+                    "activate_past_recording before tokens that may be taken back."
+                )
+        if n_removed:
+            for index in range(len(self.layers)):
+                self.block(index).crop_from(seen)
+            self.real = None if self.real is None else self.real[:, :seen]
+        self.seen = seen
+        # What was recorded is no longer needed.
+        if self.decode is None:
+            for index in range(len(self.layers)):
+                self.block(index).slide(self.seen)
 
     def reset(self) -> None:
         """Forget everything."""
-        self.__init__(len(self.layers))  # type: ignore[misc]
+        self.__init__([self.block(index).window for index in range(len(self.layers))])  # type: ignore[misc]
 
     def lend(self, rows: Tensor) -> LentCache:
         """A view for continuations, which is read and never grown; says which row each follows `[R]`."""

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    GenerationMixin,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
-from transformers.cache_utils import Cache
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils.hub import cached_file
+from transformers.utils.generic import can_return_tuple
 
 from ftp_core.attention import kernel_name
 from ftp_core.cache import FTPCache
+from ftp_core.checkpoint import check_identity, check_loaded, read_config, read_router, router_weights
 from ftp_core.checks import check_finite, check_prompts
+from ftp_core.columns import cut_columns, prompt_columns, real_columns
+from ftp_core.configuration import FTPConfig
 from ftp_core.errors import DataError, ModelError, ScheduleError
 from ftp_core.families import context_of, family_of
-from ftp_core.identity import model_identity
-from ftp_core.interception import BlockHandler, intercepted
+from ftp_core.identity import model_identity, same_model
+from ftp_core.interception import BlockHandler, exclusive, intercepted
 from ftp_core.routers import (
     Router,
     RoutingState,
@@ -41,62 +38,8 @@ from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 from ftp_core.skipping import DecodePass, PromptPass
 from ftp_core.skipping_model import check_schedule
 
-_WEIGHTS = "model.safetensors"
-_ROUTER_PREFIX = "router."
-
-
-class FTPConfig(PreTrainedConfig):
-    """Configuration of a pruned model.
-
-    Args:
-        base_config: Configuration of the dense model.
-        base_model: Directory or Hub id of the dense model, if its weights are kept there; None if they are included.
-        base_identity: What the dense model is (`ftp_core.identity`), to notice another one under the same name.
-        schedule: One sparsity per block.
-        router: Description of the router (`ftp_core.routers.describe_router`).
-        decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
-    """
-
-    model_type = "ftp"
-    sub_configs = {"base_config": AutoConfig}  # noqa: RUF012 - transformers' interface
-    has_no_defaults_at_init = True
-
-    def __init__(
-        self,
-        base_config: PreTrainedConfig | dict[str, Any] | None = None,
-        base_model: str | None = None,
-        base_identity: str | None = None,
-        schedule: Sequence[float] | None = None,
-        router: dict[str, Any] | None = None,
-        decode_sparsity: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        if isinstance(base_config, dict):
-            base_config = AutoConfig.for_model(**base_config)
-        self.base_config = base_config
-        self.base_model = base_model
-        self.base_identity = base_identity
-        self.schedule = None if schedule is None else [float(value) for value in schedule]
-        self.router = router
-        self.decode_sparsity = decode_sparsity
-        if base_config is not None:
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
-                kwargs.setdefault(name, getattr(base_config, name, None))
-            # transformers writes this configuration's kernel into the dense model's.
-            if kwargs.get("attn_implementation") is None:
-                kwargs["attn_implementation"] = base_config._attn_implementation
-        super().__init__(**kwargs)
-
-    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """The dense model's configuration, which knows widths and counts."""
-        return self if self.base_config is None else self.base_config
-
-    def __getattr__(self, name: str) -> Any:
-        """Widths and counts are the dense model's."""
-        base = self.__dict__.get("base_config")
-        if base is None or name.startswith("_"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(base, name)
+# Columns of the prompt while `generate` runs; transformers would not hand an argument of that name to every pass.
+_PROMPT_LENGTH: ContextVar[int | Tensor | None] = ContextVar("prompt_length", default=None)
 
 
 class FTPForCausalLM(PreTrainedModel, GenerationMixin):
@@ -117,8 +60,9 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules: Any = None
+    _keep_in_fp32_modules_strict: Any = ("router",)
 
-    def __init__(self, config: FTPConfig, base: PreTrainedModel | None = None) -> None:
+    def __init__(self, config: FTPConfig, base: PreTrainedModel | None = None, router: Router | None = None) -> None:
         kernel = None if base is None else kernel_name(base)
         super().__init__(config)
         if config.base_config is None or config.schedule is None:
@@ -133,7 +77,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         self._no_split_modules = self.base._no_split_modules
         tied = getattr(self.base, "_tied_weights_keys", None) or {}
         self._tied_weights_keys = {f"base.{key}": f"base.{source}" for key, source in dict(tied).items()}
-        self.router: Router = build_router(config.router or describe_router(StaticRouter()))
+        self.router: Router = router or build_router(config.router or describe_router(StaticRouter()))
         self._schedule = SparsitySchedule(config.schedule)
         check_schedule(self._schedule, len(self._family.blocks_of(self.base)))
         self.decode_sparsity = config.decode_sparsity
@@ -160,8 +104,8 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
 
         Raises:
-            ModelError: The family is not supported, a weight is not finite, or the router was trained for another
-                model.
+            ModelError: The family is not supported, a weight is not finite, or the router does not fit the model or
+                was trained for another one.
             ScheduleError: The schedule has another length than the model has blocks, or a value outside the range.
         """
         family = family_of(model.config)
@@ -177,7 +121,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             decode_sparsity=decode_sparsity,
             dtype=model.dtype,
         )
-        pruned = cls(config, model)
+        pruned = cls(config, model, router)
         pruned.set_router(router)
         pruned.train(model.training)
         return pruned
@@ -219,17 +163,18 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         """Route with another router.
 
         Raises:
-            ModelError: It was trained for another model, calibrated for another schedule, has a weight that is not
-                finite, or cannot route decoded tokens though they are to skip.
+            ModelError: It was trained for another model or made for another shape, calibrated for another schedule,
+                has a weight that is not finite, or cannot route decoded tokens though they are to skip.
         """
         check_router_finite(router)
         if isinstance(router, ScoringRouter):
-            expected = self.config.base_identity
-            if router.trained_for is not None and expected is not None and router.trained_for != expected:
+            expected, trained_for = self.config.base_identity, router.trained_for
+            if trained_for is not None and expected is not None and not same_model(trained_for, expected, self.dtype):
                 raise ModelError(
-                    f"The router was trained for another model (identity {router.trained_for}) than this one "
+                    f"The router was trained for another model (identity {trained_for}) than this one "
                     f"({expected}): distil one for it."
                 )
+            router.check_model(self.n_blocks, self.base.config.hidden_size)
             router.check_schedule(self._schedule)
             router = router.to(self.device).eval()
         if self._decode_sparsity > 0 and not router.routes_decoding:
@@ -264,6 +209,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         for block in self._family.blocks_of(self.base):
             block.forward = torch.compile(block.forward, **{"dynamic": True, **options})
 
+    @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
         self,
         input_ids: Tensor | None = None,
@@ -294,8 +240,10 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             kwargs: Handed on to the dense model.
 
         Raises:
-            DataError: A prompt is empty, all padding, or longer than the model's context.
-            ModelError: The cache is not one that skipping can use.
+            DataError: A prompt is empty, all padding, or longer than the model's context; a mask or a prompt's length
+                does not fit the input.
+            ModelError: The cache is not one that skipping can use, or the rows' prompts end at different columns where
+                decoded tokens are routed and a cache is asked for.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise DataError("Give either input_ids or inputs_embeds.")
@@ -314,37 +262,56 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         }
         n_rows, width = first.shape[:2]
         seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-        real = _real(attention_mask, n_rows, width, first.device)
+        if not any(self._schedule) and not isinstance(past_key_values, FTPCache):
+            return self._dense(arguments, n_rows, width, seen, first.device)
+        real = real_columns(attention_mask, n_rows, width, seen, first.device)
         if seen == 0:
             check_prompts(real, context_of(self.base.config))
-        if not any(self._schedule) and not isinstance(past_key_values, FTPCache):
-            outputs: CausalLMOutputWithPast = self.base(**arguments)
-            return outputs
         is_caching = bool(getattr(self.base.config, "use_cache", True)) if use_cache is None else use_cache
         cache = self._cache(past_key_values, seen, is_caching)
         arguments |= {"past_key_values": cache, "use_cache": cache is not None}
         if seen:
             assert cache is not None
             return self._decode(arguments, real, cache)
-        in_prompt = _prompt(real, labels, prompt_length)
+        in_prompt = prompt_columns(real, labels, prompt_length)
         if self._decode_sparsity > 0 and bool((real & ~in_prompt).any()):
-            return self._prompt_then_tokens(arguments, real, in_prompt, is_caching)
+            return self._prompt_then_tokens(arguments, real, in_prompt, cache, is_asked=bool(use_cache))
         routes = self._decode_sparsity > 0 and cache is not None
         state = RoutingState.start(in_prompt)
-        outputs = self._run(
-            PromptPass(self.base, self._family, self._schedule, self.router, state, real, cache, routes), arguments
-        )
+        handler = PromptPass(self.base, self._family, self._schedule, self.router, state, real, cache, routes)
+        return self._run(handler, arguments, real, cache)
+
+    def _dense(
+        self, arguments: dict[str, Any], n_rows: int, width: int, seen: int, device: torch.device
+    ) -> CausalLMOutputWithPast:
+        """Where nothing skips, the dense model itself; it takes masks and caches that skipping does not."""
+        mask = arguments["attention_mask"]
+        if seen == 0 and (mask is None or mask.shape == (n_rows, width)):
+            check_prompts(real_columns(mask, n_rows, width, 0, device), context_of(self.base.config))
+        with exclusive(self._family.blocks_of(self.base)):
+            outputs: CausalLMOutputWithPast = self.base(**arguments)
+        return outputs
+
+    def _run(
+        self, handler: BlockHandler, arguments: dict[str, Any], real: Tensor, cache: FTPCache | None
+    ) -> CausalLMOutputWithPast:
+        try:
+            with intercepted(self._family.blocks_of(self.base), handler):
+                outputs: CausalLMOutputWithPast = self.base(**arguments)
+        except BaseException:
+            if cache is not None:
+                cache.is_torn = True
+            raise
         if cache is not None:
             cache.advance(real)
         return outputs
 
-    def _run(self, handler: BlockHandler, arguments: dict[str, Any]) -> CausalLMOutputWithPast:
-        with intercepted(self._family.blocks_of(self.base), handler):
-            outputs: CausalLMOutputWithPast = self.base(**arguments)
-        return outputs
-
     def _cache(self, given: Cache | None, seen: int, is_caching: bool) -> FTPCache | None:
         if isinstance(given, FTPCache):
+            if given.is_torn:
+                raise ModelError(
+                    "A forward pass broke off while it filled this cache: start from the prompt with another."
+                )
             return given
         if seen:
             raise ModelError(
@@ -353,11 +320,18 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             )
         if given is not None and type(given).__name__ != "DynamicCache":
             raise ModelError(f"A {type(given).__name__} cannot hold other tokens in every block: pass none.")
-        return FTPCache(self.n_blocks) if is_caching else None
+        return self._new_cache() if is_caching else None
+
+    def _new_cache(self) -> FTPCache:
+        return FTPCache(self._family.windows(self.base))
 
     def _decode(self, arguments: dict[str, Any], real: Tensor, cache: FTPCache) -> CausalLMOutputWithPast:
         """Run tokens behind a prompt; one at a time where they are routed."""
         n_rows, width = real.shape
+        self._check_room(real, cache)
+        if self._decode_sparsity == 0:
+            # What decoded tokens hear is not followed any longer.
+            cache.decode = None
         routed = self._decode_sparsity > 0 and any(self._schedule) and cache.decode is not None
         if routed and width > 1:
             return self._one_by_one(arguments, real, cache)
@@ -367,71 +341,109 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             handler = DecodePass(
                 self.base, self._family, cache, real, columns, self._schedule, self.router, self._decode_sparsity
             )
-        outputs = self._run(handler, arguments)
-        cache.advance(real)
-        return outputs
+        return self._run(handler, arguments, real, cache)
+
+    def _check_room(self, real: Tensor, cache: FTPCache) -> None:
+        n_rows, width = real.shape
+        if width == 0:
+            raise DataError("There is no new token: give at least one.")
+        if cache.real is not None and len(cache.real) != n_rows:
+            raise DataError(f"The input has {n_rows} rows, but the cache holds {len(cache.real)}: give as many.")
+        context = context_of(self.base.config)
+        # Rotary models go on behind their context, if worse; where positions are rows of a table, there are no more.
+        if self._family.embeds_positions and cache.seen + width > context:
+            n_tokens = int((real.sum(1) + (0 if cache.real is None else cache.real.sum(1))).amax())
+            if n_tokens > context:
+                raise DataError(f"{n_tokens} tokens are more than the {context} that the model has positions for.")
 
     def _one_by_one(self, arguments: dict[str, Any], real: Tensor, cache: FTPCache) -> CausalLMOutputWithPast:
         logits: list[Tensor] = []
         start = cache.seen
         for column in range(real.shape[1]):
-            step = _columns(arguments, column, column + 1, start) | {"labels": None, "logits_to_keep": 0}
+            step = cut_columns(arguments, column, column + 1, start) | {"labels": None, "logits_to_keep": 0}
             logits.append(_logits(self._decode(step, real[:, column : column + 1], cache)))
         return self._with_loss(torch.cat(logits, 1), arguments, cache)
 
     def _prompt_then_tokens(
-        self, arguments: dict[str, Any], real: Tensor, in_prompt: Tensor, is_caching: bool
+        self, arguments: dict[str, Any], real: Tensor, in_prompt: Tensor, cache: FTPCache | None, is_asked: bool
     ) -> CausalLMOutputWithPast:
         """Run prompts, then their completions token by token: each is routed by what stands before it alone."""
+        wanted = [name for name in ("output_hidden_states", "output_attentions") if arguments.get(name)]
+        if wanted:
+            raise ModelError(
+                f"{wanted[0]} is not to be had where completions run token by token: decode_sparsity is on."
+            )
+        parts: dict[str, Any] = {"labels": None, "logits_to_keep": 0, "use_cache": True}
         ends = [int(row.nonzero().amax()) + 1 for row in in_prompt]
         if len(set(ends)) > 1:
-            # Rows reach the end of their prompts at different columns.
+            if is_asked:
+                raise ModelError(
+                    "The prompts end at different columns, so that routed tokens behind them fill no common cache: pad "
+                    "left, or set use_cache or decode_sparsity to nothing."
+                )
             logits = []
             for row, end in enumerate(ends):
                 alone = {
                     name: value[row : row + 1] if isinstance(value, Tensor) and value.shape[0] == len(ends) else value
                     for name, value in arguments.items()
                 }
-                alone |= {"labels": None, "logits_to_keep": 0, "past_key_values": None, "use_cache": True}
-                logits.append(self(**alone, prompt_length=end).logits)
+                logits.append(self(**(alone | parts | {"past_key_values": None}), prompt_length=end).logits)
             return self._with_loss(torch.cat(logits), arguments, None)
-        end, cache = ends[0], FTPCache(self.n_blocks)
-        parts = {"labels": None, "logits_to_keep": 0, "past_key_values": cache, "use_cache": True}
-        prompt = self(**(_columns(arguments, 0, end, 0) | parts))
-        rest = _columns(arguments, end, real.shape[1], 0) | parts
-        behind = self._one_by_one(rest, real[:, end:], cache)
-        return self._with_loss(
-            torch.cat([_logits(prompt), _logits(behind)], 1), arguments, cache if is_caching else None
-        )
+        end, filled = ends[0], self._new_cache() if cache is None else cache
+        parts["past_key_values"] = filled
+        prompt = self(**(cut_columns(arguments, 0, end, 0) | parts))
+        rest = cut_columns(arguments, end, real.shape[1], 0) | parts
+        behind = self._one_by_one(rest, real[:, end:], filled)
+        return self._with_loss(torch.cat([_logits(prompt), _logits(behind)], 1), arguments, cache)
 
     def _with_loss(self, logits: Tensor, arguments: dict[str, Any], cache: FTPCache | None) -> CausalLMOutputWithPast:
         """Outputs from the logits of all columns `[B, L, V]`."""
         labels, keep = arguments["labels"], arguments["logits_to_keep"]
         loss = None
         if labels is not None:
-            loss = self.base.loss_function(logits=logits, labels=labels, vocab_size=self.base.config.vocab_size)
+            more = {name: value for name, value in arguments.items() if name not in _OF_FORWARD}
+            loss = self.base.loss_function(logits=logits, labels=labels, vocab_size=self.base.config.vocab_size, **more)
         kept = logits[:, slice(-keep, None) if isinstance(keep, int) and keep else slice(None)]
         if isinstance(keep, Tensor):
             kept = logits[:, keep]
         return CausalLMOutputWithPast(loss=loss, logits=kept, past_key_values=cache)
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """See transformers. Without a cache, what was generated is told from the prompt by the prompt's length."""
+        """See transformers; `prompt_length` is what `forward` calls so, by default all columns of the inputs."""
         first = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-        if first is not None and "prompt_length" not in kwargs:
-            kwargs["prompt_length"] = first.shape[1]
-        return super().generate(inputs, **kwargs)  # type: ignore[misc]
+        prompt_length = kwargs.pop("prompt_length", None if first is None else first.shape[1])
+        with _prompt_of(prompt_length):
+            return super().generate(inputs, **kwargs)  # type: ignore[misc]
 
-    def prepare_inputs_for_generation(self, input_ids: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def prepare_inputs_for_generation(  # type: ignore[override]
+        self, input_ids: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
+    ) -> Any:
         """See transformers."""
         prepared: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, **kwargs
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
         )
-        cache = prepared.get("past_key_values")
-        if cache is not None and cache.get_seq_length() > 0:
-            # It has told the prompt from the rest already.
-            prepared.pop("prompt_length", None)
+        cache, prompt_length = prepared.get("past_key_values"), _PROMPT_LENGTH.get()
+        # Behind the first pass, the cache has told the prompt from the rest already.
+        if prompt_length is not None and (cache is None or cache.get_seq_length() == 0):
+            if isinstance(prompt_length, Tensor) and prompt_length.numel() > 1:
+                # transformers has made several rows of each, for beams or samples.
+                prompt_length = prompt_length.repeat_interleave(len(input_ids) // len(prompt_length))
+            prepared["prompt_length"] = prompt_length
         return prepared
+
+    def _prepare_cache_for_generation(
+        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        """See transformers: its cache for any model is replaced by ours, before it is asked to record the past."""
+        given = model_kwargs.get("past_key_values")
+        super()._prepare_cache_for_generation(  # type: ignore[misc]
+            generation_config, model_kwargs, *args, **kwargs
+        )
+        if given is None and any(self._schedule) and type(model_kwargs.get("past_key_values")) is DynamicCache:
+            cache = self._new_cache()
+            if getattr(generation_config, "is_assistant", False):
+                cache.activate_past_recording()  # type: ignore[no-untyped-call]
+            model_kwargs["past_key_values"] = cache
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str], *, include_base: bool = True, **kwargs: Any
@@ -458,11 +470,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             if include_base:
                 super().save_pretrained(save_directory, **kwargs)
                 return
-            weights = {
-                f"{_ROUTER_PREFIX}{key}": tensor.detach().contiguous().cpu()
-                for key, tensor in (self.router.state_dict() if isinstance(self.router, ScoringRouter) else {}).items()
-            }
-            super().save_pretrained(save_directory, state_dict=weights, **kwargs)
+            super().save_pretrained(save_directory, state_dict=router_weights(self.router), **kwargs)
         finally:
             self.config.base_model = None
 
@@ -470,48 +478,63 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load what `save_pretrained` wrote; see transformers.
 
+        `schedule` and `decode_sparsity` replace what was saved.
+
         Raises:
-            ModelError: The dense model that it refers to is another one now, or weights are not finite.
+            ModelError: The dense model is another one than was pruned, weights are missing or not finite, or the
+                router does not fit.
         """
-        config = kwargs.get("config")
-        if config is None:
-            config = FTPConfig.from_pretrained(
-                pretrained_model_name_or_path,
-                **{key: kwargs[key] for key in ("revision", "cache_dir", "subfolder", "token") if key in kwargs},
-            )
+        source = pretrained_model_name_or_path
+        config, wants_info = read_config(source, kwargs), kwargs.pop("output_loading_info", False)
+        # The precision that it was saved in, wherever its weights lie.
+        if kwargs.get("dtype", "auto") == "auto" and kwargs.get("torch_dtype") is None and config.dtype is not None:
+            kwargs["dtype"] = config.dtype
+        loading: dict[str, Any] = {"use_safetensors": True, **kwargs, "output_loading_info": True}
+        # With their loading infos both return pairs, whatever they declare.
+        parts: Any
+        loaded: Any
         if config.base_model is None:
-            kwargs.setdefault("use_safetensors", True)
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            model = loaded[0] if isinstance(loaded, tuple) else loaded
-            check_finite(model)
-            return loaded
-        kwargs.pop("config", None)
-        where = {key: kwargs[key] for key in ("revision", "cache_dir", "subfolder", "token") if key in kwargs}
-        router = build_router(config.router or describe_router(StaticRouter()))
-        if isinstance(router, ScoringRouter):
-            _load_router(router, Path(str(cached_file(pretrained_model_name_or_path, _WEIGHTS, **where))))
-        base_kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
-        base = AutoModelForCausalLM.from_pretrained(config.base_model, **{"use_safetensors": True, **base_kwargs})
-        found = model_identity(base)
-        if config.base_identity is not None and found != config.base_identity:
-            raise ModelError(
-                f"The dense model at {config.base_model!r} (identity {found}) is not the one that was pruned "
-                f"({config.base_identity}): restore it, or distil again."
-            )
-        assert config.schedule is not None
-        pruned = cls.from_dense(base, config.schedule, router, decode_sparsity=config.decode_sparsity)
-        pruned.eval()  # type: ignore[no-untyped-call]
-        return pruned
+            parts = super().from_pretrained(source, *args, config=config, **loading)
+            loaded, info = parts
+            check_finite(loaded)
+            check_loaded(loaded.base, loaded.router, config, set(info["missing_keys"]), str(source))
+            loaded.set_router(loaded.router)
+        else:
+            router = read_router(config, source, kwargs)
+            base_loading = {key: value for key, value in loading.items() if key not in ("revision", "subfolder")}
+            parts = AutoModelForCausalLM.from_pretrained(config.base_model, **base_loading)
+            base, info = parts
+            check_identity(base, config, config.base_model)
+            assert config.schedule is not None
+            loaded = cls.from_dense(base, config.schedule, router, decode_sparsity=config.decode_sparsity)
+            loaded.eval()
+        return (loaded, info) if wants_info else loaded
 
 
-def _load_router(router: ScoringRouter, weights: Path) -> None:
-    with safe_open(weights, "pt") as file:
-        state = {
-            name.removeprefix(_ROUTER_PREFIX): file.get_tensor(name)
-            for name in file.keys()  # noqa: SIM118 - safe_open is no mapping
-            if name.startswith(_ROUTER_PREFIX)
-        }
-    router.load_state_dict(state)
+# Arguments that are not the loss function's.
+_OF_FORWARD = frozenset(
+    {
+        "input_ids",
+        "inputs_embeds",
+        "attention_mask",
+        "position_ids",
+        "past_key_values",
+        "labels",
+        "use_cache",
+        "logits_to_keep",
+        "prompt_length",
+    }
+)
+
+
+@contextmanager
+def _prompt_of(length: int | Tensor | None) -> Iterator[None]:
+    """Context in which `generate` takes so many columns for the prompt."""
+    token = _PROMPT_LENGTH.set(length)
+    try:
+        yield
+    finally:
+        _PROMPT_LENGTH.reset(token)
 
 
 def _logits(outputs: CausalLMOutputWithPast) -> Tensor:
@@ -519,53 +542,4 @@ def _logits(outputs: CausalLMOutputWithPast) -> Tensor:
     return outputs.logits
 
 
-def _real(attention_mask: Tensor | None, n_rows: int, width: int, device: torch.device) -> Tensor:
-    """Which of the new columns hold tokens, bool `[B, L]`."""
-    if attention_mask is None:
-        return torch.ones(n_rows, width, dtype=torch.bool, device=device)
-    if attention_mask.ndim != 2:
-        raise DataError(
-            f"attention_mask has {attention_mask.ndim} dimensions; skipping needs the plain one, 1 for tokens and 0 "
-            "for padding (batch x length)."
-        )
-    return attention_mask[:, attention_mask.shape[1] - width :].to(device).bool()
-
-
-def _prompt(real: Tensor, labels: Tensor | None, prompt_length: int | Tensor | None) -> Tensor:
-    """Which columns are tokens of the prompt, bool `[B, L]`; at least the first token of each row is."""
-    width = real.shape[1]
-    columns = torch.arange(width, device=real.device)
-    if prompt_length is not None:
-        ends = torch.as_tensor(prompt_length, device=real.device).reshape(-1, 1)
-    elif labels is not None:
-        labelled = labels.to(real.device) != -100
-        first = labelled.to(torch.uint8).argmax(1)
-        ends = torch.where(labelled.any(1), first, width)[:, None]
-    else:
-        return real
-    first_token = real.to(torch.uint8).argmax(1)[:, None]
-    return real & ((columns < ends) | (columns == first_token))
-
-
-def _columns(arguments: dict[str, Any], start: int, stop: int, before: int) -> dict[str, Any]:
-    """The arguments of a forward pass for some of its columns; masks keep everything up to them.
-
-    Args:
-        arguments: Of the pass.
-        start: First column.
-        stop: Column behind the last one.
-        before: Columns that the cache had seen before the pass, which the mask spans.
-    """
-    cut = {
-        name: arguments[name][:, start:stop] for name in ("input_ids", "inputs_embeds") if arguments[name] is not None
-    }
-    positions, mask = arguments["position_ids"], arguments["attention_mask"]
-    if positions is not None:
-        cut["position_ids"] = positions[:, start:stop]
-    if mask is not None:
-        cut["attention_mask"] = mask[:, : before + stop]
-    return {**arguments, **cut}
-
-
-AutoConfig.register(FTPConfig.model_type, FTPConfig)
 AutoModelForCausalLM.register(FTPConfig, FTPForCausalLM)

@@ -51,6 +51,15 @@ class Family:
         kinds = getattr(config, "layer_types", None)
         return int(window) if kinds is None or kinds[index] == "sliding_attention" else None
 
+    def windows(self, model: PreTrainedModel) -> tuple[int | None, ...]:
+        """`window` of every block."""
+        return tuple(self.window(model.config, index) for index in range(len(self.blocks_of(model))))
+
+    @property
+    def embeds_positions(self) -> bool:
+        """Whether positions are rows of a table, so that there are none beyond the context."""
+        return "position_embeddings" not in self.per_token
+
     def logits(self, model: PreTrainedModel, hidden: Tensor) -> Tensor:
         """Logits `[..., V]` of the decoder's final hidden states `[..., D]`."""
         logits: Tensor = model.get_output_embeddings()(hidden)

@@ -9,23 +9,39 @@ import torch
 from transformers import PreTrainedModel
 
 _SAMPLES = 64
+# Digits of each of the two hashes.
+_HALF = 16
 # What says where a model came from or how it was loaded, not what it computes.
 _CIRCUMSTANCES = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "architectures")
 
 
 def model_identity(model: PreTrainedModel) -> str:
-    """A hash over configuration and a sample of every weight: quick for large models, the same in every precision.
+    """Two hashes in one: of configuration and shapes, and of a sample of every weight; quick for large models.
 
-    Weights are compared as bfloat16, to which float32 rounds in one way only.
+    Weights are compared as bfloat16, to which float32 rounds in one way only. float16 rounds otherwise: see
+    `same_model`.
 
     Args:
         model: A dense model.
     """
     config = {key: value for key, value in model.config.to_diff_dict().items() if key not in _CIRCUMSTANCES}
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    structure = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
+    weights = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         flat = tensor.detach().reshape(-1)
-        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        structure.update(f"{name} {tuple(tensor.shape)}".encode())
         sample = flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES]
-        digest.update(sample.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
-    return digest.hexdigest()[:32]
+        weights.update(sample.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+    return structure.hexdigest()[:_HALF] + weights.hexdigest()[:_HALF]
+
+
+def same_model(one: str, other: str, dtype: torch.dtype) -> bool:
+    """Whether two identities name the same model.
+
+    Args:
+        one: Of `model_identity`.
+        other: Likewise.
+        dtype: In which the models are loaded; in float16 weights are too coarse to compare, so that only
+            configurations and shapes are.
+    """
+    return one == other or (dtype == torch.float16 and one[:_HALF] == other[:_HALF])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -40,19 +42,33 @@ def intercepted(blocks: Sequence[nn.Module], handler: BlockHandler) -> Iterator[
     """Context in which calls of the blocks go to `handler(index, call)`, which returns hidden states `[B, L, D]`.
 
     Instances of `forward` are replaced, as accelerate does it, so that hooks, names and weights of the modules are not
-    touched. One model runs in one thread at a time.
+    touched. Other threads wait, see `exclusive`.
     """
-    before = [block.__dict__.get("forward") for block in blocks]
-    for index, block in enumerate(blocks):
-        block.__dict__["forward"] = _Interception(index, block, handler)
-    try:
+    with exclusive(blocks):
+        before = [block.__dict__.get("forward") for block in blocks]
+        for index, block in enumerate(blocks):
+            block.__dict__["forward"] = _Interception(index, block, handler)
+        try:
+            yield
+        finally:
+            for block, forward in zip(blocks, before, strict=True):
+                if forward is None:
+                    del block.__dict__["forward"]
+                else:
+                    block.__dict__["forward"] = forward
+
+
+@contextmanager
+def exclusive(blocks: Sequence[nn.Module]) -> Iterator[None]:
+    """Context in which no other thread runs these blocks through this module: a model serves one thread at a time."""
+    with _GUARD:
+        lock = _LOCKS.setdefault(blocks[0], threading.RLock())
+    with lock:
         yield
-    finally:
-        for block, forward in zip(blocks, before, strict=True):
-            if forward is None:
-                del block.__dict__["forward"]
-            else:
-                block.__dict__["forward"] = forward
+
+
+_GUARD = threading.Lock()
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
 class _Interception:

@@ -14,9 +14,12 @@ def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int | N
         key_positions: Original positions of the keys `[B, M]`; negative where there is none.
         window: How many positions back a query sees, its own included; None for all.
     """
-    distance = query_positions[:, :, None] - key_positions[:, None]
-    visible = (distance >= 0) & (key_positions >= 0)[:, None]
-    return visible if window is None else visible & (distance < window)
+    queries, keys = query_positions[:, :, None], key_positions[:, None]
+    # Comparisons of positions are bools at once; their distances would be eight bytes for each pair.
+    visible = keys <= queries
+    if window is not None:
+        visible &= keys > queries - window
+    return visible.logical_and_(keys >= 0)
 
 
 def kernel_mask(visible: Tensor, kernel: str, dtype: torch.dtype) -> Tensor:

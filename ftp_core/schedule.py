@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import overload
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, overload
 
 from ftp_core.errors import ScheduleError
 
@@ -23,6 +23,15 @@ def kept_count(sparsity: float, length: int) -> int:
     return max(1, math.ceil((1.0 - sparsity) * length - 1e-9))
 
 
+def _number(index: int, value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ScheduleError(
+            f"Sparsity {value!r} of block {index} is not a number: give each block the share of tokens that may skip."
+        ) from None
+
+
 class SparsitySchedule(Sequence[float]):
     """The tuple `(s_0 ... s_{N-1})` of the shares of tokens that skip each block: immutable, hashable, printable.
 
@@ -36,16 +45,19 @@ class SparsitySchedule(Sequence[float]):
     __slots__ = ("_values",)
 
     def __init__(self, values: Sequence[float]) -> None:
-        if len(values) == 0:
+        if not isinstance(values, Iterable) or isinstance(values, str):
+            raise ScheduleError(f"A schedule is one sparsity per block, but {values!r} was given: give a list of them.")
+        numbers = [_number(index, value) for index, value in enumerate(values)]
+        if not numbers:
             raise ScheduleError("A schedule needs one sparsity per block, but none was given.")
-        for index, value in enumerate(values):
-            if not 0.0 <= float(value) <= MAX_SPARSITY + 1e-9:
+        for index, value in enumerate(numbers):
+            if not 0.0 <= value <= MAX_SPARSITY + 1e-9:
                 raise ScheduleError(
                     f"Sparsity {value} of block {index} is outside [0, {MAX_SPARSITY}]: "
                     "give each block the share of tokens that may skip it."
                 )
         # Ten decimals make equal schedules equal whichever arithmetic led to them.
-        self._values = tuple(round(float(value), 10) for value in values)
+        self._values = tuple(round(value, 10) for value in numbers)
 
     @classmethod
     def uniform(cls, sparsity: float, n_blocks: int) -> SparsitySchedule:

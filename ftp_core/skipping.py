@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -84,15 +85,19 @@ class PromptPass:
         self._has_padding = any(total < self.real.shape[1] for total in totals)
         # Nobody reads the attention of a block after which no block skips.
         self._last_routed = max((i for i, s in enumerate(self.schedule) if s > 0), default=-1)
-        self._kernel = kernel_name(self.model)
         if self.routes_decoding and self.cache is not None:
             n_decoded = torch.zeros(self.real.shape[0], dtype=torch.long, device=self.real.device)
-            self.cache.decode = DecodeState([], [], [], n_decoded)
+            self.cache.decode = DecodeState([], [], [], n_decoded, [])
+
+    @cached_property
+    def _kernel(self) -> str:
+        # Asked for while blocks run, when no other thread has changed it for its own pass.
+        return kernel_name(self.model)
 
     def __call__(self, index: int, call: BlockCall) -> Tensor:
         """Hidden states behind block `index` `[B, L, D]`."""
         sparsity, state = self.schedule[index], self.state
-        state.block = index
+        state.block, state.line = index, None
         if self.router.reads_hidden:
             state.hidden = call.hidden
         keep = state.real if sparsity == 0 else self.router.keep(sparsity, state)
@@ -184,6 +189,7 @@ class PromptPass:
     def _remember(self, index: int, decode: DecodeState, observer: AttentionObserver | None) -> None:
         n_rows, device = self.real.shape[0], self.real.device
         decode.skipped.append(torch.zeros(n_rows, dtype=torch.long, device=device))
+        decode.lines.append(self.state.line)
         if observer is None or observer.heard is None:
             return
         decode.heard.append(observer.heard)
@@ -247,7 +253,8 @@ class DecodePass:
         query_positions: Their columns `[B, q]`.
         schedule: One sparsity per block; only needed to route.
         router: Only needed to route.
-        decode_sparsity: Most that a block may skip of the decoded tokens; 0 keeps all.
+        decode_sparsity: Most that a block may skip of the decoded tokens; 0 keeps all. Within that, a token skips where
+            its score is below the line that the prompt drew.
     """
 
     model: PreTrainedModel
@@ -262,12 +269,16 @@ class DecodePass:
 
     def __post_init__(self) -> None:
         """Work out what all blocks share."""
-        self._kernel = kernel_name(self.model)
         self._all_real = bool(self.real.all())
         if self.decode_sparsity > 0:
             assert isinstance(self.cache, FTPCache)
             assert self.cache.real is not None
-            self._state = RoutingState.start(torch.cat([self.cache.real, self.real], 1))
+            self._state = RoutingState.newest(torch.cat([self.cache.real, self.real], 1))
+
+    @cached_property
+    def _kernel(self) -> str:
+        # Asked for while blocks run, when no other thread has changed it for its own pass.
+        return kernel_name(self.model)
 
     def __call__(self, index: int, call: BlockCall) -> Tensor:
         """Hidden states behind block `index` `[B, q, D]`."""
@@ -305,15 +316,7 @@ class DecodePass:
         arguments[self.family.cache_argument] = self.cache
         listening = _Listening(1, visible=visible) if heard_by is not None and heard_by.window > 0 else None
         out, observer = _run(self.model, call, hidden, listening, True, **arguments)
-        if window is not None and isinstance(self.cache, FTPCache) and self.cache.decode is None:
-            self._slide(index, window)
         return out, observer
-
-    def _slide(self, index: int, window: int) -> None:
-        # Now and then, because letting go copies what stays.
-        block = self.cache.block(index)
-        if block.held >= window + max(16, window // 4):
-            block.slide(self.cache.seen + self.real.shape[1] - window + 1)
 
     def _run_routed(self, index: int, call: BlockCall, state: RoutingState) -> Tensor:
         """Run the block for the rows whose token is kept there."""
@@ -324,12 +327,13 @@ class DecodePass:
         assert router is not None
         decode = cache.decode
         state.block = index
-        sparsity = min(self.schedule[index], self.decode_sparsity)
+        sparsity = self.schedule[index]
         skips = torch.zeros(len(self.real), dtype=torch.bool, device=self.real.device)
         if sparsity > 0:
             # Without the slack 0.3 * 10 would be less than 3.
             within_cap = decode.skipped[index] + 1 <= self.decode_sparsity * (decode.decoded + 1) + 1e-9
-            skips = ~router.keep(sparsity, state)[:, -1] & within_cap & self.real[:, -1]
+            keep = router.keep_newest(sparsity, state, decode.lines[index])
+            skips = ~keep & within_cap & self.real[:, -1]
             decode.skipped[index] = decode.skipped[index] + skips
         skips = skips | ~self.real[:, -1]
         rows = None if not bool(skips.any()) else (~skips).nonzero().flatten()

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from ftp_core.attention import kernel_name
 from ftp_core.cache import FTPCache
+from ftp_core.checks import check_finite, check_lengths
 from ftp_core.encoding import IGNORED, ContinuationBatch, PromptBatch
 from ftp_core.errors import ScheduleError
 from ftp_core.families import context_of, family_of
@@ -47,7 +48,7 @@ class SkippingModel:
         model: A causal language model of a supported family. Its weights are not changed; gradients are switched off.
 
     Raises:
-        ModelError: Its family or its attention kernel is not supported.
+        ModelError: Its family or its attention kernel is not supported, or a weight is not finite.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -56,6 +57,8 @@ class SkippingModel:
         self.model = model.eval().requires_grad_(False)
         self.decoder: Any = self.family.decoder_of(model)
         self.blocks = self.family.blocks_of(model)
+        self._windows = self.family.windows(model)
+        check_finite(model)
 
     @property
     def n_blocks(self) -> int:
@@ -94,11 +97,13 @@ class SkippingModel:
 
         Raises:
             ScheduleError: The schedule has another number of blocks.
+            DataError: A prompt is empty, or longer than the model's context.
         """
         self.check(schedule)
+        check_lengths(prompts.lengths.tolist(), self.context)
         prompts = prompts.to(self.device)
         state = RoutingState.padded_right(prompts.lengths, prompts.ids.shape[1])
-        cache = FTPCache(self.n_blocks)
+        cache = FTPCache(self._windows)
         handler = PromptPass(self.model, self.family, schedule, router, state, state.real, cache)
         # Padding stands last, where causality hides it from every token: no mask is needed.
         hidden = self.run(handler, prompts.ids, past_key_values=cache, use_cache=True)

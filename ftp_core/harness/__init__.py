@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ftp_core.causal_lm import FTPConfig, FTPForCausalLM
+from ftp_core.causal_lm import FTPForCausalLM
+from ftp_core.configuration import FTPConfig
 from ftp_core.encoding import pad_right
 from ftp_core.errors import DataError, ModelError
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ftp_core.errors import ModelError
-from ftp_core.routers.scoring import DEFAULT_WINDOW, FEATURES, ScoringRouter, mlp, token_features
+from ftp_core.routers.scoring import DEFAULT_WINDOW, FEATURES, ScoringRouter, check_window, mlp, token_features
 from ftp_core.routers.state import RoutingState
 
 _MEMORY_WIDTH = 16
@@ -26,6 +26,7 @@ class LocalRouter(ScoringRouter):
 
     def __init__(self, n_blocks: int, window: int = DEFAULT_WINDOW) -> None:
         super().__init__()
+        check_window(window)
         self._window = window
         self.mlps = nn.ModuleList(mlp(len(FEATURES)) for _ in range(n_blocks))
 
@@ -38,6 +39,12 @@ class LocalRouter(ScoringRouter):
     def options(self) -> dict[str, Any]:
         """See `ScoringRouter.options`."""
         return {"n_blocks": len(self.mlps), "window": self._window}
+
+    def check_model(self, n_blocks: int, hidden_size: int) -> None:
+        """See `ScoringRouter.check_model`."""
+        super().check_model(n_blocks, hidden_size)
+        if n_blocks != len(self.mlps):
+            raise ModelError(f"The local router is made for {len(self.mlps)} blocks, but the model has {n_blocks}.")
 
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
@@ -67,6 +74,15 @@ class HiddenRouter(ScoringRouter):
         """See `ScoringRouter.options`."""
         return {"hidden_size": self._hidden_size}
 
+    def check_model(self, n_blocks: int, hidden_size: int) -> None:
+        """See `ScoringRouter.check_model`."""
+        super().check_model(n_blocks, hidden_size)
+        if hidden_size != self._hidden_size:
+            raise ModelError(
+                f"The hidden-state router reads states of width {self._hidden_size}, but the model's are {hidden_size} "
+                "wide."
+            )
+
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
         if state.hidden is None:
@@ -91,6 +107,7 @@ class RecurrentRouter(ScoringRouter):
 
     def __init__(self, window: int = DEFAULT_WINDOW) -> None:
         super().__init__()
+        check_window(window)
         self._window = window
         self.cell = nn.GRUCell(len(FEATURES), _MEMORY_WIDTH)
         self.out = nn.Linear(_MEMORY_WIDTH, 1)

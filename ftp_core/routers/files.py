@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 
-from ftp_core.errors import CoreError, ModelError
+from ftp_core.errors import ModelError
 from ftp_core.routers.comparison import HiddenRouter, LocalRouter, RecurrentRouter
 from ftp_core.routers.fixed import RandomRouter, StaticRouter
 from ftp_core.routers.protocol import Router
@@ -20,14 +21,31 @@ from ftp_core.schedule import SparsitySchedule
 _METADATA = "router"
 # What the first files called it, which held dynamic routers only.
 _FIRST_METADATA = "dynamic_router"
-_TRAINABLE: dict[str, type[ScoringRouter]] = {
-    router.kind: router for router in (DynamicRouter, LocalRouter, HiddenRouter, RecurrentRouter)
+_KINDS: dict[str, Callable[..., Router]] = {
+    router.kind: router
+    for router in (StaticRouter, RandomRouter, DynamicRouter, LocalRouter, HiddenRouter, RecurrentRouter)
 }
+
+
+def register_router(router: type[Router]) -> None:
+    """Let routers of another class be saved and loaded with models.
+
+    Args:
+        router: A class with a `kind` of its own, made by keyword from what its `options` say (if it has any). Trainable
+            ones derive from `ScoringRouter`.
+
+    Raises:
+        ModelError: Another class has this `kind` already.
+    """
+    kind = str(router.kind)
+    if _KINDS.get(kind, router) is not router:
+        raise ModelError(f"There is another router {kind!r} already: name yours differently.")
+    _KINDS[kind] = router
 
 
 def router_kinds() -> tuple[str, ...]:
     """Names of all routers."""
-    return (StaticRouter.kind, RandomRouter.kind, *_TRAINABLE)
+    return tuple(_KINDS)
 
 
 def describe_router(router: Router) -> dict[str, Any]:
@@ -49,18 +67,21 @@ def build_router(facts: dict[str, Any]) -> Router:
     """
     kind, options = facts.get("kind"), dict(facts.get("options", {}))
     try:
-        if kind == StaticRouter.kind:
-            return StaticRouter()
-        if kind == RandomRouter.kind:
-            return RandomRouter(**options)
-        router = _TRAINABLE[str(kind)](**options)
+        router = _KINDS[str(kind)](**options)
     except KeyError:
-        raise ModelError(f"There is no router {kind!r}: choose of {', '.join(router_kinds())}.") from None
+        raise ModelError(
+            f"There is no router {kind!r}: choose of {', '.join(router_kinds())}, or add it with "
+            "ftp_core.register_router."
+        ) from None
     except TypeError as error:
         raise ModelError(f"A {kind} router cannot be made with {options}: {error}.") from error
-    router.trained_for = facts.get("trained_for")
-    if facts.get("thresholds") is not None:
-        router.set_thresholds(facts["thresholds"], SparsitySchedule(facts["threshold_schedule"]))
+    if isinstance(router, ScoringRouter):
+        router.trained_for = facts.get("trained_for")
+        thresholds = facts.get("thresholds")
+        if thresholds is not None:
+            if not all(math.isfinite(float(threshold)) for threshold in thresholds):
+                raise ModelError(f"The router's thresholds {thresholds} are not all finite: calibrate it again.")
+            router.set_thresholds(thresholds, SparsitySchedule(facts["threshold_schedule"]))
     return router
 
 
@@ -88,7 +109,7 @@ def router_from_bytes(data: bytes) -> ScoringRouter:
         router = build_router(facts)
         assert isinstance(router, ScoringRouter)
         router.load_state_dict(load_safetensors(data))
-    except (AssertionError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError, CoreError) as error:
+    except Exception as error:  # a file that is no router fails wherever it happens to differ from one
         raise ModelError(f"These weights are not a router: {error}. Distil the router again.") from error
     check_router_finite(router)
     return router

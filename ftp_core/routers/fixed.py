@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from ftp_core.routers.protocol import highest
@@ -24,6 +25,10 @@ class StaticRouter:
         """See `Router.keep`."""
         first_recent = state.lengths - state.kept_counts(sparsity) + 1
         return ((state.positions == 0) | (state.positions >= first_recent[:, None])) & state.real
+
+    def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
+        """See `Router.keep_newest`."""
+        return torch.ones_like(state.lengths, dtype=torch.bool)
 
 
 # Of a multiplicative congruential step (Steele and Vigna 2021, "Computationally easy, spectrally good multipliers").
@@ -53,8 +58,16 @@ class RandomRouter:
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `Router.keep`."""
+        return highest(self._draws(state), sparsity, state)
+
+    def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
+        """See `Router.keep_newest`."""
+        assert line is not None
+        return self._draws(state)[:, 0] >= line
+
+    def _draws(self, state: RoutingState) -> Tensor:
         mixed = state.positions * 1_000_003 + (state.block * 7919 + self.seed * 104_729 + 1)
         for _ in range(3):
             mixed = mixed * _MULTIPLIER
             mixed = mixed ^ (mixed >> 29)
-        return highest((mixed & 0xFFFFFF).float(), sparsity, state)
+        return (mixed & 0xFFFFFF).float()

@@ -36,9 +36,21 @@ class Router(Protocol):
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
         """Which of the row's real tokens run block `state.block`, bool `[B, L]`; at least one of each row."""
 
+    def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
+        """Whether the token that is decoded runs block `state.block`, bool `[B]`; asked if `routes_decoding`.
+
+        Args:
+            sparsity: The block's.
+            state: Made by `RoutingState.newest`.
+            line: What `keep` left in `state.line` for this block when the prompt ran `[B]`.
+        """
+
 
 def highest(scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
-    """True for the k highest scores of each row `[B, L]`; of equal scores the earlier token wins."""
+    """True for the k highest scores of each row `[B, L]`; of equal scores the earlier token wins.
+
+    Leaves the lowest score that is kept in `state.line`.
+    """
     row_counts = state.row_kept_counts(sparsity)
     rectangular = state.is_rectangular
     if not rectangular:
@@ -48,6 +60,7 @@ def highest(scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
     else:
         ordered = scores.sort(dim=1, descending=True).values
         lowest = ordered.gather(1, state.kept_counts(sparsity)[:, None] - 1)
+    state.line = lowest[:, 0]
     kept = scores >= lowest
     # More than k of them only if the lowest score occurs more than once.
     spare = kept.sum(1, keepdim=True) - state.kept_counts(sparsity)[:, None]

@@ -44,6 +44,14 @@ class ScoringRouter(nn.Module):
         self.thresholds: tuple[float, ...] | None = None
         self.threshold_schedule: SparsitySchedule | None = None
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # A router decides by comparing scores, and half precision would make many of them equal: whatever becomes of
+        # the model's weights, its own stay in float32.
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for parameter in self.parameters():
+            parameter.data = parameter.data.float()
+        return self
+
     @property
     @abstractmethod
     def window(self) -> int:
@@ -56,7 +64,7 @@ class ScoringRouter(nn.Module):
 
     @abstractmethod
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
-        """The score z of every token `[B, L]`."""
+        """The score z of every token `[B, L]`, or of the last one `[B, 1]` if `state.newest_only`."""
 
     @property
     def mode(self) -> str:
@@ -71,6 +79,14 @@ class ScoringRouter(nn.Module):
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `Router.keep`."""
         return self.select(self.scores(sparsity, state), sparsity, state)
+
+    def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
+        """See `Router.keep_newest`: one score, compared with the prompt's line or the threshold."""
+        score = self.scores(sparsity, state)[:, 0]
+        if self.thresholds is not None:
+            return score > self.thresholds[state.block]
+        assert line is not None
+        return score >= line
 
     def select(self, scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
         """The decision that `keep` takes on given scores `[B, L]`."""
@@ -90,6 +106,14 @@ class ScoringRouter(nn.Module):
         self.thresholds = None if thresholds is None else tuple(float(tau) for tau in thresholds)
         self.threshold_schedule = schedule
 
+    def check_model(self, n_blocks: int, hidden_size: int) -> None:
+        """Raise `ModelError` if the router does not fit a model of N blocks and width D."""
+        if self.thresholds is not None and len(self.thresholds) != n_blocks:
+            raise ModelError(
+                f"The router has {len(self.thresholds)} thresholds, but the model has {n_blocks} blocks: calibrate it "
+                "for this model."
+            )
+
     def check_schedule(self, schedule: SparsitySchedule) -> None:
         """Raise `ModelError` if the thresholds were calibrated for another schedule."""
         if self.thresholds is not None and schedule != self.threshold_schedule:
@@ -97,6 +121,12 @@ class ScoringRouter(nn.Module):
                 f"The router's thresholds were calibrated for the schedule {self.threshold_schedule}, not for "
                 f"{schedule}: calibrate them again, or go back to mode budget with set_thresholds(None, None)."
             )
+
+
+def check_window(window: int) -> None:
+    """Raise `ModelError` for a window that has no query in it."""
+    if window < 1:
+        raise ModelError(f"A router's window is {window}, but must be at least 1: the queries that it listens to.")
 
 
 def mlp(n_features: int) -> nn.Sequential:
@@ -107,12 +137,17 @@ def mlp(n_features: int) -> nn.Sequential:
 def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -> Tensor:
     """Features of every token, each in [0, 1] `[B, L, F]` (FTP, arXiv 2412.11494, section 3.3).
 
+    Of the last token alone `[B, 1, F]` if `state.newest_only`: what decoding costs does not grow with a network's width
+    times the row's length, only with the comparisons that a rank takes.
+
     Args:
         names: Which of `FEATURES`, in this order: position j / (L - 1); attention received; the rank of that attention
             / L; the block's sparsity.
         sparsity: The block's.
         state: The prompts.
     """
+    if state.newest_only:
+        return _newest_features(names, sparsity, state)
     n_rows, length = state.real.shape
     rectangular = state.is_rectangular
     features = torch.empty(n_rows, length, len(names), device=state.real.device)
@@ -136,6 +171,23 @@ def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -
     return features
 
 
+def _newest_features(names: Sequence[str], sparsity: float, state: RoutingState) -> Tensor:
+    own = state.attention[:, -1:]
+    features = torch.empty(len(own), 1, len(names), device=own.device)
+    for column, name in enumerate(names):
+        if name == "position":
+            features[..., column] = (state.lengths > 1)[:, None]
+        elif name == "attention":
+            features[..., column] = own
+        elif name == "attention_rank":
+            # Of equal ones the earlier ranks first, and all others are earlier.
+            before = ((state.attention >= own) & state.real)[:, :-1].sum(1, keepdim=True)
+            features[..., column] = before / state.lengths[:, None]
+        else:
+            features[..., column] = sparsity
+    return features
+
+
 class DynamicRouter(ScoringRouter):
     """FTP's router: one MLP, 4 -> 64 -> 1, shared by all blocks, on four features of a token.
 
@@ -151,11 +203,11 @@ class DynamicRouter(ScoringRouter):
 
     def __init__(self, window: int = DEFAULT_WINDOW, features: Sequence[str] = FEATURES) -> None:
         super().__init__()
-        unknown = [name for name in features if name not in FEATURES]
-        if unknown or not features or window < 1:
+        check_window(window)
+        if not features or any(name not in FEATURES for name in features):
             raise ModelError(
-                f"A dynamic router needs a window of at least 1 and some of the features {', '.join(FEATURES)}; "
-                f"given were {window} and {', '.join(features) or 'none'}."
+                f"A dynamic router needs some of the features {', '.join(FEATURES)}; given were "
+                f"{', '.join(features) or 'none'}."
             )
         self._window = window
         self.features = tuple(features)

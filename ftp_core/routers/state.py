@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -18,28 +19,38 @@ class RoutingState:
     Attributes:
         real: True for tokens, False for padding and for what does not belong to the prompt `[B, L]`.
         positions: Index of each token among its row's real ones `[B, L]`; anything where there is none.
-        row_lengths: Real tokens of each row.
+        lengths: Real tokens of each row `[B]`.
         attention: Attention that each token received in the last block that attended to it, divided by the row's
             maximum `[B, L]`; 0 before the first block.
         block: Index of the block that is about to run.
         hidden: Hidden states before that block `[B, L, D]`; None unless the router asks for them.
         memory: What a recurrent router remembers of each token from earlier blocks.
+        line: The lowest score that was kept in each row when scores were last compared `[B]`; None before.
+        newest_only: Whether a decision is asked on the last column alone; `positions` then is of that one `[B, 1]`.
     """
 
     real: Tensor
     positions: Tensor
-    row_lengths: tuple[int, ...]
+    lengths: Tensor
     attention: Tensor
     block: int = 0
     hidden: Tensor | None = None
     memory: Tensor | None = None
+    line: Tensor | None = None
+    newest_only: bool = False
     _counts: dict[float, Tensor] = field(default_factory=dict)
 
     @classmethod
     def start(cls, real: Tensor) -> RoutingState:
         """The state before the first block, of rows whose tokens stand where `real` is True `[B, L]`."""
-        lengths = tuple(real.sum(1).tolist())
-        return cls(real, real.cumsum(1) - 1, lengths, torch.zeros(real.shape, device=real.device))
+        return cls(real, real.cumsum(1) - 1, real.sum(1), torch.zeros(real.shape, device=real.device))
+
+    @classmethod
+    def newest(cls, real: Tensor) -> RoutingState:
+        """The state before the first block, of rows `[B, n]` on whose last column a decision is asked."""
+        lengths = real.sum(1)
+        attention = torch.zeros(real.shape, device=real.device)
+        return cls(real, lengths[:, None] - 1, lengths, attention, newest_only=True)
 
     @classmethod
     def padded_right(cls, lengths: Tensor, width: int) -> RoutingState:
@@ -47,12 +58,12 @@ class RoutingState:
         columns = torch.arange(width, device=lengths.device)
         positions = columns.expand(len(lengths), width)
         real = columns < lengths[:, None]
-        return cls(real, positions, tuple(lengths.tolist()), torch.zeros(real.shape, device=lengths.device))
+        return cls(real, positions, lengths, torch.zeros(real.shape, device=lengths.device))
 
-    @property
-    def lengths(self) -> Tensor:
-        """Real tokens of each row `[B]`."""
-        return torch.tensor(self.row_lengths, device=self.real.device)
+    @cached_property
+    def row_lengths(self) -> tuple[int, ...]:
+        """Real tokens of each row; asked for once, as a GPU has to be waited for."""
+        return tuple(self.lengths.tolist())
 
     @property
     def is_rectangular(self) -> bool:
@@ -85,12 +96,15 @@ class DecodeState:
         heard_real: Whether there is such a query `[B, W]`.
         skipped: Decoded tokens that skipped each block `[B]`.
         decoded: Tokens decoded so far `[B]`.
+        lines: Of each block, the lowest score that was kept in the prompt of each row `[B]`; None where nothing was
+            compared. Decoded tokens are kept from there on.
     """
 
     heard: list[Tensor]
     heard_real: list[Tensor]
     skipped: list[Tensor]
     decoded: Tensor
+    lines: list[Tensor | None]
 
     def received(self, block: int) -> Tensor:
         """Attention received by a block's slots, mean over its last W queries `[B, M]`."""
@@ -128,3 +142,4 @@ class DecodeState:
         self.heard_real = [change(tensor) for tensor in self.heard_real]
         self.skipped = [change(tensor) for tensor in self.skipped]
         self.decoded = change(self.decoded)
+        self.lines = [None if line is None else change(line) for line in self.lines]

@@ -5,13 +5,15 @@ No gathering, no cache, one explicit mask for every kernel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftp_core.families import family_of
 from ftp_core.interception import BlockCall, intercepted
-from ftp_core.routers import Router, RoutingState
+from ftp_core.routers import Router, RoutingState, ScoringRouter, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 
 
@@ -29,6 +31,77 @@ def attention_of(model: PreTrainedModel, index: int, call: BlockCall, mask: Tens
         model.config._attn_implementation = kernel
         handle.remove()
     return found[0]
+
+
+def slow_decoded_logits(
+    model: PreTrainedModel,
+    ids: list[int],
+    n_prompt: int,
+    schedule: SparsitySchedule,
+    router: Router,
+    decode_sparsity: float,
+) -> tuple[Tensor, list[int]]:
+    """Logits behind the prompt and behind each decoded token `[1 + D, V]`, and decoded tokens skipped by each block.
+
+    Every token is computed anew with all before it, under the decisions that were taken on those.
+    """
+    family = family_of(model.config)
+    runs = [torch.ones(len(ids), dtype=torch.bool) for _ in schedule]
+    lines: list[Tensor | None] = [None] * len(schedule)
+    skipped, logits = [0] * len(schedule), []
+    for total in range(n_prompt, len(ids) + 1):
+        n_decoded = total - n_prompt
+        state = RoutingState.padded_right(torch.tensor([total]), total)
+        distance = torch.arange(total)[:, None] - torch.arange(total)
+
+        def decide(index: int, n_decoded: int = n_decoded, state: RoutingState = state, total: int = total) -> None:
+            sparsity = schedule[index]
+            state.block = index
+            if sparsity == 0:
+                return
+            if n_decoded == 0:
+                runs[index][:total] = router.keep(sparsity, state)[0]
+                lines[index] = state.line
+                return
+            if isinstance(router, StaticRouter):
+                keep = True
+            else:
+                assert isinstance(router, ScoringRouter)
+                score = router.scores(sparsity, state)[0, -1]
+                line = lines[index]
+                if router.thresholds is not None:
+                    keep = bool(score > router.thresholds[index])
+                else:
+                    assert line is not None
+                    keep = bool(score >= line[0])
+            if not keep and skipped[index] + 1 <= decode_sparsity * n_decoded + 1e-9:
+                runs[index][total - 1] = False
+                skipped[index] += 1
+
+        def run(
+            index: int,
+            call: BlockCall,
+            state: RoutingState = state,
+            distance: Tensor = distance,
+            total: int = total,
+            decide: Callable[[int], None] = decide,
+        ) -> Tensor:
+            decide(index)
+            ran = runs[index][:total]
+            window = family.window(model.config, index)
+            near = distance < window if window is not None else torch.ones_like(distance, dtype=torch.bool)
+            visible = ((distance >= 0) & near & ran[None]) | torch.eye(total, dtype=torch.bool)
+            mask = torch.zeros(1, 1, total, total).masked_fill(~visible, torch.finfo(torch.float32).min)
+            out = call.run(call.hidden, **{"attention_mask": mask, family.cache_argument: None})
+            if router.window:
+                weights = attention_of(model, index, call, mask)[0].mean(0)
+                listeners = ran.nonzero().flatten()[-router.window :]
+                state.observe((weights[listeners].sum(0) / len(listeners))[None], ran[None])
+            return torch.where(ran[None, :, None], out, call.hidden)
+
+        with intercepted(family.blocks_of(model), run), torch.no_grad():
+            logits.append(model(torch.tensor([ids[:total]]), use_cache=False).logits[0, -1])
+    return torch.stack(logits), skipped
 
 
 def slow_logits(

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import DynamicCache
 
 from ftp_core.cache import FTPCache
+from ftp_core.calibration import calibrate_thresholds
 from ftp_core.causal_lm import FTPForCausalLM
+from ftp_core.encoding import PromptBatch
 from ftp_core.errors import DataError, ModelError, ScheduleError
 from ftp_core.families import Family, register_family, supported_families
-from ftp_core.routers import DynamicRouter, RandomRouter, Router, StaticRouter
+from ftp_core.routers import DynamicRouter, HiddenRouter, LocalRouter, RandomRouter, Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping_model import SkippingModel
 from tests.ftp_core.routers import random_router
-from tests.ftp_core.slow_reference import slow_logits
+from tests.ftp_core.slow_reference import slow_decoded_logits, slow_logits
 from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, fresh_tiny, tiny
 
 TOLERANCE = {"atol": 5e-4, "rtol": 1e-3}
@@ -109,15 +112,6 @@ def test_a_batch_generates_what_its_rows_generate_alone(name: str) -> None:
         assert torch.equal(found[:n], alone[:n])
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt_neox"])
-def test_beam_search_with_a_cache_equals_beam_search_without(name: str) -> None:
-    pruned = FTPForCausalLM.from_dense(tiny(name), MIXED, random_router(2, window=4))
-    batch = padded([list(range(3, 20)), [5, 9, 13, 17, 21]], "left")
-    options = {"max_new_tokens": 6, "num_beams": 3, "attention_mask": batch["attention_mask"]}
-    cached = pruned.generate(batch["input_ids"], **options)
-    assert torch.equal(cached, pruned.generate(batch["input_ids"], **options, use_cache=False))
-
-
 def test_the_cache_holds_what_was_kept_and_says_how_much() -> None:
     pruned = FTPForCausalLM.from_dense(tiny(), [0.0, 0.5, 0.9])
     ids = torch.randint(3, 50, (2, 20))
@@ -155,6 +149,33 @@ def test_decoded_tokens_skip_up_to_their_cap_row_by_row(rows: list[list[int]], s
         alone = pruned.generate(torch.tensor([prompt]), **options)
         first = torch.stack(alone.logits)[:, 0]
         torch.testing.assert_close(torch.stack(together.logits)[:, row], first, **TOLERANCE)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+@pytest.mark.parametrize("kind", ["static", "dynamic", "local", "thresholds"])
+@pytest.mark.parametrize("name", ["llama", "mistral-sliding", "gemma2", "gpt2"])
+def test_routed_decoding_equals_a_masked_full_computation(name: str, kind: str, share: float) -> None:
+    schedule, ids = SparsitySchedule([0.5, 0.3, 0.8]), torch.randint(3, 50, (1, 26))
+    router = (
+        LocalRouter(N_BLOCKS, window=4) if kind == "local" else router_of("static" if kind == "static" else "dynamic")
+    )
+    if kind == "thresholds":
+        prompts = PromptBatch(torch.randint(3, 50, (4, 20)), torch.full((4,), 20))
+        router = calibrate_thresholds(SkippingModel(fresh_tiny(name)), router, prompts, schedule)
+    pruned = FTPForCausalLM.from_dense(tiny(name), schedule, router, decode_sparsity=share)
+    with torch.no_grad():
+        found = pruned(ids, prompt_length=14, use_cache=True)
+    expected, skipped = slow_decoded_logits(tiny(name), ids[0].tolist(), 14, schedule, router, share)
+    torch.testing.assert_close(found.logits[0, 13:], expected, **TOLERANCE)
+    assert [int(count) for count in found.past_key_values.decode.skipped] == skipped
+
+
+def test_random_routers_skip_decoded_tokens_about_as_often_as_prompt_tokens() -> None:
+    pruned = FTPForCausalLM.from_dense(tiny(), [0.5, 0.0, 0.8], RandomRouter(1), decode_sparsity=0.95)
+    ids = torch.randint(3, 50, (8, 20))
+    out = pruned.generate(ids, max_new_tokens=61, min_new_tokens=61, return_dict_in_generate=True)
+    shares = torch.stack(out.past_key_values.decode.skipped).double().mean(1) / 60
+    assert shares.tolist() == pytest.approx([0.5, 0.0, 0.8], abs=0.15)
 
 
 def test_routed_decoding_equals_scoring_the_same_tokens() -> None:
@@ -229,13 +250,25 @@ def test_no_mask_of_all_pairs_is_made_that_the_dense_model_does_not_make() -> No
     try:
         with torch.no_grad():
             pruned(torch.randint(3, 50, (3, 30)))
-            ragged = padded([[4] * 30, [5] * 12], "right")
-            pruned(ragged["input_ids"])
+            pruned(padded([[4] * 30, [5] * 30], "right")["input_ids"])
     finally:
         for block in pruned.base.model.layers:
             block.self_attn._forward_pre_hooks.clear()
             block.self_attn._forward_pre_hooks_with_kwargs.clear()
     assert masks == [None] * 6
+
+
+def test_rows_of_different_lengths_get_the_masks_of_the_dense_model_at_most() -> None:
+    pruned, masks = FTPForCausalLM.from_dense(fresh_tiny(), MIXED, random_router(1, window=4)), []
+    for block in pruned.base.model.layers:
+        block.self_attn.register_forward_pre_hook(
+            lambda _module, _args, kwargs: masks.append(kwargs["attention_mask"]), with_kwargs=True
+        )
+    with torch.no_grad():
+        pruned(**padded([[4] * 30, [5] * 12], "right"))
+    # The middle block runs whole, with the mask that the dense model makes.
+    assert masks[0] is None and masks[2] is None
+    assert masks[1] is not None and masks[1].shape[-2:] == (30, 30)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -270,37 +303,6 @@ def test_the_schedule_can_be_switched_without_loading_again() -> None:
         assert torch.equal(pruned(ids).logits, first)
 
 
-@pytest.mark.parametrize("name", ["llama", "gemma2", "gpt2"])
-@pytest.mark.parametrize("include_base", [True, False])
-@pytest.mark.parametrize("kind", ["static", "dynamic"])
-def test_a_saved_model_loads_as_it_was(tmp_path: Path, name: str, include_base: bool, kind: str) -> None:
-    model = fresh_tiny(name)
-    model.save_pretrained(tmp_path / "dense")
-    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
-    pruned = FTPForCausalLM.from_dense(dense, MIXED, router_of(kind), decode_sparsity=0.1)
-    pruned.save_pretrained(tmp_path / "pruned", include_base=include_base)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
-    assert isinstance(loaded, FTPForCausalLM)
-    assert loaded.schedule == MIXED and loaded.decode_sparsity == 0.1
-    ids = torch.randint(3, 50, (2, 20))
-    with torch.no_grad():
-        assert torch.equal(loaded(ids).logits, pruned(ids).logits)
-    assert torch.equal(loaded.generate(ids, max_new_tokens=5), pruned.generate(ids, max_new_tokens=5))
-    files = {path.name for path in (tmp_path / "pruned").iterdir()}
-    assert files <= {"config.json", "generation_config.json", "model.safetensors"}
-
-
-def test_another_model_under_the_name_that_was_referred_to_is_noticed(tmp_path: Path) -> None:
-    fresh_tiny().save_pretrained(tmp_path / "dense")
-    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "dense")
-    FTPForCausalLM.from_dense(dense, MIXED).save_pretrained(tmp_path / "pruned", include_base=False)
-    other = fresh_tiny()
-    other.lm_head.weight.data.mul_(2)
-    other.save_pretrained(tmp_path / "dense")
-    with pytest.raises(ModelError, match="not the one that was pruned"):
-        FTPForCausalLM.from_pretrained(tmp_path / "pruned")
-
-
 def test_compiled_blocks_compute_the_same() -> None:
     pruned = FTPForCausalLM.from_dense(fresh_tiny(), MIXED)
     ids = torch.randint(3, 50, (2, 20))
@@ -317,9 +319,12 @@ def test_compiled_blocks_compute_the_same() -> None:
         ([0.1, 0.1, 1.0], "Sparsity 1.0 of block 2 is outside"),
         ([0.1, -0.1, 0.0], "Sparsity -0.1 of block 1 is outside"),
         ([float("nan"), 0.0, 0.0], "Sparsity nan of block 0 is outside"),
+        ([0.1, "a", 0.0], "Sparsity 'a' of block 1 is not a number"),
+        ([0.1, None, 0.0], "Sparsity None of block 1 is not a number"),
+        (0.3, "one sparsity per block, but 0.3 was given"),
     ],
 )
-def test_a_schedule_that_does_not_fit_is_refused(schedule: list[float], message: str) -> None:
+def test_a_schedule_that_does_not_fit_is_refused(schedule: Any, message: str) -> None:
     with pytest.raises(ScheduleError, match=message):
         FTPForCausalLM.from_dense(tiny(), schedule)
 
@@ -334,8 +339,46 @@ def test_prompts_that_cannot_run_are_refused() -> None:
         pruned(torch.ones(1, CONTEXT + 1, dtype=torch.long))
     with pytest.raises(DataError, match="Row 1 of the batch is all padding"):
         pruned(torch.ones(2, 4, dtype=torch.long), attention_mask=torch.tensor([[1] * 4, [0] * 4]))
-    with pytest.raises(DataError, match="4 dimensions"):
-        pruned(torch.ones(1, 4, dtype=torch.long), attention_mask=torch.ones(1, 1, 4, 4))
+    for shape in ((1, 1, 4, 4), (1, 3), (2, 4)):
+        with pytest.raises(DataError, match=rf"shape \({', '.join(map(str, shape))}\), but skipping needs \(1, 4\)"):
+            pruned(torch.ones(1, 4, dtype=torch.long), attention_mask=torch.ones(*shape))
+    for length in (0, 5, torch.tensor([2, 2])):
+        with pytest.raises(DataError, match="must be between 1 and the 4 columns"):
+            pruned(torch.ones(1, 4, dtype=torch.long), prompt_length=length)
+
+
+def test_tokens_behind_a_prompt_that_cannot_run_are_refused() -> None:
+    pruned = FTPForCausalLM.from_dense(tiny("gpt2"), MIXED)
+    with torch.no_grad():
+        cache = pruned(torch.ones(2, CONTEXT - 1, dtype=torch.long), use_cache=True).past_key_values
+        with pytest.raises(DataError, match="no new token"):
+            pruned(torch.ones(2, 0, dtype=torch.long), past_key_values=cache)
+        with pytest.raises(DataError, match="1 rows, but the cache holds 2"):
+            pruned(torch.ones(1, 1, dtype=torch.long), past_key_values=cache)
+        with pytest.raises(DataError, match="shape .2, 1., but skipping needs .2, 128."):
+            pruned(torch.ones(2, 1, dtype=torch.long), attention_mask=torch.ones(2, 1), past_key_values=cache)
+        pruned(torch.ones(2, 1, dtype=torch.long), past_key_values=cache)
+        with pytest.raises(DataError, match="129 tokens are more than the 128 that the model has positions for"):
+            pruned(torch.ones(2, 1, dtype=torch.long), past_key_values=cache)
+
+
+def test_a_cache_whose_pass_broke_off_is_refused() -> None:
+    model = fresh_tiny()
+    pruned = FTPForCausalLM.from_dense(model, MIXED)
+    ids = torch.randint(3, 50, (1, 12))
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    with torch.no_grad():
+        cache = pruned(ids, use_cache=True).past_key_values
+        handle = model.model.layers[1].mlp.register_forward_hook(fail)
+        with pytest.raises(MemoryError):
+            pruned(ids[:, :1], past_key_values=cache)
+        handle.remove()
+        with pytest.raises(ModelError, match="broke off while it filled this cache"):
+            pruned(ids[:, :1], past_key_values=cache)
+        assert pruned(ids).logits.shape == (1, 12, 50)
 
 
 def test_models_and_routers_that_do_not_fit_are_refused() -> None:
@@ -346,6 +389,13 @@ def test_models_and_routers_that_do_not_fit_are_refused() -> None:
     router = DynamicRouter()
     router.trained_for = "another"
     with pytest.raises(ModelError, match="trained for another model"):
+        FTPForCausalLM.from_dense(tiny(), MIXED, router)
+    for unfit, message in ((LocalRouter(2), "2 blocks, but the model has 3"), (HiddenRouter(16), "width 16, but")):
+        with pytest.raises(ModelError, match=message):
+            FTPForCausalLM.from_dense(tiny(), MIXED, unfit)
+    router = DynamicRouter()
+    router.set_thresholds([0.0], SparsitySchedule([0.5]))
+    with pytest.raises(ModelError, match="1 thresholds, but the model has 3 blocks"):
         FTPForCausalLM.from_dense(tiny(), MIXED, router)
     router = DynamicRouter()
     router.mlp[0].weight.data[0, 0] = float("inf")

@@ -101,6 +101,18 @@ def test_a_row_is_routed_alike_alone_and_in_a_batch(lengths: list[int], sparsity
         assert int(keep[row].sum()) == int(router.keep(sparsity, alone).sum())
 
 
+@given(lengths=row_lengths, sparsity=sparsities, seed=st.integers(0, 99))
+def test_the_newest_token_alone_has_the_features_it_has_among_all(
+    lengths: list[int], sparsity: float, seed: int
+) -> None:
+    for length in lengths:
+        state = state_of([length], seed)
+        newest = RoutingState.newest(state.real)
+        newest.attention = state.attention
+        whole = token_features(FEATURES, sparsity, state)[:, -1:]
+        torch.testing.assert_close(token_features(FEATURES, sparsity, newest), whole)
+
+
 def test_attention_of_a_token_that_skipped_a_block_is_the_last_it_received() -> None:
     state = RoutingState.padded_right(torch.tensor([3]), 3)
     state.observe(torch.tensor([[0.5, 0.25, 1.0]]), torch.tensor([[True, True, True]]))

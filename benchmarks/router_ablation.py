@@ -1,0 +1,346 @@
+"""Claim: what a router knows, and how it is trained, decides how much skipping costs.
+
+For every seed, schedules are searched with the static router at each overall sparsity; then all routers are compared
+at the schedule that was found, on a test set that neither search nor training saw. Seeds draw data, search, initial weights
+and order of training. The table gives means and standard deviations over seeds, and says which claims of the FTP paper
+(arXiv 2412.11494) hold here.
+
+python benchmarks/router_ablation.py [--quick] [--json PATH] [--model demo] [--data demo] [--seeds 5] [--workers 2]
+python benchmarks/router_ablation.py --model DIR --data sampled   # texts that the model itself writes
+"""
+
+import argparse
+import json
+import multiprocessing
+import random
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ftp_core.calibration import calibrate_thresholds
+from ftp_core.demo.examples import demo_examples
+from ftp_core.distillation import DistillationConfig, distill
+from ftp_core.encoding import EncodedExample, encode, prompt_batch
+from ftp_core.models import LoadedModel, load_model
+from ftp_core.quality import QualitySet
+from ftp_core.routers import (
+    FEATURES,
+    DynamicRouter,
+    HiddenRouter,
+    LocalRouter,
+    RandomRouter,
+    RecurrentRouter,
+    Router,
+    ScoringRouter,
+    StaticRouter,
+)
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping_model import SkippingModel
+from search.proposers.genetic import GeneticProposer
+from search.space import ScheduleSpace
+
+LEVELS = (0.3, 0.5)
+SEARCH_ITEMS = 32
+# Schedules of each level, the chosen one among them, that one router is trained on at once.
+MANY = 4
+PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything."""
+
+    calibration: int = 192
+    validation: int = 96
+    test: int = 200
+    trials: int = 150
+    steps: int = 48
+    evaluate_every: int = 12
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process does."""
+
+    model: str
+    data: str
+    seed: int
+    levels: tuple[float, ...]
+    sizes: Sizes
+    trains: tuple[str, ...]
+
+
+def trained_routers(model: SkippingModel) -> dict[str, tuple[Callable[[], ScoringRouter], dict[str, float]]]:
+    """How each trained row makes its router, and what it changes in the training."""
+    width, n_blocks = model.model.config.hidden_size, model.n_blocks
+    without = {name: tuple(feature for feature in FEATURES if feature != name) for name in FEATURES}
+    return {
+        "dynamic": (DynamicRouter, {}),
+        **{f"- without {name}": (lambda f=kept: DynamicRouter(features=f), {}) for name, kept in without.items()},
+        "- without guide loss": (DynamicRouter, {"w_guide": 0.0}),
+        "- without sparsity loss": (DynamicRouter, {"w_sparsity": 0.0}),
+        "- without distillation loss": (DynamicRouter, {"w_distill": 0.0, "guide_share": 1.0}),
+        "per block (local)": (lambda: LocalRouter(n_blocks), {}),
+        "recurrent": (RecurrentRouter, {}),
+        "hidden states": (lambda: HiddenRouter(width), {}),
+    }
+
+
+def sampled_texts(loaded: LoadedModel, n: int, seed: int) -> list[EncodedExample]:
+    """Texts that a model writes at temperature 1, cut into prompt and completion."""
+    model, tokenizer = loaded.skipping.model, loaded.tokenizer
+    context = loaded.skipping.context
+    prompt_tokens = min(PROMPT_TOKENS, context * 3 // 4)
+    total = min(prompt_tokens + COMPLETION_TOKENS, context)
+    start = torch.full((64, 1), tokenizer.bos_token_id)
+    found: dict[EncodedExample, None] = {}
+    with torch.random.fork_rng(), torch.inference_mode():
+        torch.manual_seed(seed)
+        while len(found) < n:
+            texts = model.generate(start, do_sample=True, top_k=0, max_new_tokens=total - 1, pad_token_id=0)
+            for ids in texts.tolist():
+                if len(ids) == total and tokenizer.eos_token_id not in ids[1:]:
+                    completion = tuple(ids[prompt_tokens:])
+                    found[EncodedExample(tuple(ids[:prompt_tokens]), (completion,), 0, False)] = None
+    return list(found)[:n]
+
+
+def splits(loaded: LoadedModel, data: str, seed: int, sizes: Sizes) -> dict[str, list[EncodedExample]]:
+    """Disjoint examples for search and training, for choosing, and for the figures."""
+    wanted = {"calibration": sizes.calibration, "validation": sizes.validation, "test": sizes.test}
+    if data == "sampled":
+        texts = sampled_texts(loaded, sum(wanted.values()), seed)
+        parts = {}
+        for split, n in wanted.items():
+            parts[split], texts = texts[:n], texts[n:]
+        return parts
+    context = loaded.skipping.context
+    return {split: encode(loaded.tokenizer, demo_examples(split, n, seed), context) for split, n in wanted.items()}
+
+
+def search(model: SkippingModel, examples: QualitySet, level: float, trials: int, seed: int) -> list[SparsitySchedule]:
+    """Schedules of an overall sparsity, best first, as the genetic proposer finds them with the static router."""
+    space = ScheduleSpace(model.n_blocks, level)
+    proposer, found = GeneticProposer(space, seed), {}
+    for number in range(trials):
+        for _ in range(20):
+            levels = proposer.ask(number)
+            if levels not in found:
+                break
+        else:
+            levels = space.sample(random.Random(f"{seed}/{number}"))
+        found[levels] = examples.evaluate(space.schedule(levels), StaticRouter()).kl
+        proposer.tell(levels, (found[levels], 0.0))
+    return [space.schedule(levels) for levels in sorted(found, key=lambda levels: (found[levels], levels))]
+
+
+def run(job: Job) -> list[dict[str, Any]]:
+    """All rows of one seed."""
+    torch.set_num_threads(1)
+    loaded, sizes = load_model(job.model), job.sizes
+    model = loaded.skipping
+    parts = splits(loaded, job.data, job.seed, sizes)
+    searched = QualitySet(model, parts["calibration"][:SEARCH_ITEMS])
+    held_out, test = QualitySet(model, parts["validation"]), QualitySet(model, parts["test"])
+    started, rows = time.monotonic(), []
+
+    def add(level: float, row: str, schedule: SparsitySchedule, router: Router, skipped: float | None = None) -> None:
+        quality = test.evaluate(schedule, router, choices=True)
+        parameters = sum(p.numel() for p in router.parameters()) if isinstance(router, ScoringRouter) else 0
+        rows.append(
+            {
+                "seed": job.seed,
+                "overall_sparsity": level,
+                "skipped": schedule.overall if skipped is None else skipped,
+                "row": row,
+                "parameters": parameters,
+                "kl": quality.kl,
+                "perplexity": quality.perplexity,
+                "accuracy": quality.accuracy,
+                "schedule": list(schedule),
+            }
+        )
+        print(
+            f"seed {job.seed}, {level:.0%}, {row}: KL {quality.kl:.4f} after {time.monotonic() - started:.0f} s",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def train(make: Callable[[], ScoringRouter], schedules: list[SparsitySchedule], **changes: Any) -> ScoringRouter:
+        torch.manual_seed(job.seed)
+        config = DistillationConfig(
+            steps=sizes.steps, evaluate_every=sizes.evaluate_every, seed=job.seed, consider_static=False
+        )
+        return distill(
+            model, parts["calibration"], schedules, replace(config, **changes), held_out=held_out, router=make()
+        ).router
+
+    ranked = {level: search(model, searched, level, sizes.trials, job.seed) for level in job.levels}
+    makers = trained_routers(model)
+    near = [schedule for schedules in ranked.values() for schedule in schedules[:MANY]]
+    # As many steps for each schedule as one alone would need to settle, not as it gets.
+    many = train(DynamicRouter, near, steps=2 * sizes.steps) if "many schedules" in job.trains else None
+    for level, schedules in ranked.items():
+        best = schedules[0]
+        uniform = SparsitySchedule.uniform(level, model.n_blocks)
+        add(level, "dense", SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
+        add(level, "uniform, static", uniform, StaticRouter())
+        add(level, "random", best, RandomRouter(job.seed))
+        add(level, "static", best, StaticRouter())
+        for row in job.trains:
+            if row in makers:
+                make, changes = makers[row]
+                router = train(make, [best], **changes)
+                add(level, row, best, router)
+                if row == "dynamic":
+                    calibrated = calibrate_thresholds(model, router, prompt_batch(parts["calibration"][:64]), best)
+                    add(level, "dynamic, thresholds", best, calibrated, skipped(model, parts["test"], best, calibrated))
+        if many is not None:
+            add(level, "dynamic, many schedules", best, many)
+    return rows
+
+
+def skipped(model: SkippingModel, examples: list[EncodedExample], schedule: SparsitySchedule, router: Router) -> float:
+    """The overall sparsity that a router comes to on prompts."""
+    n_kept = n_all = 0
+    for start in range(0, len(examples), 16):
+        prompts = prompt_batch(examples[start : start + 16])
+        kept = model.prefill(prompts, schedule, router).kept
+        n_kept += sum(int(keep.sum()) for keep in kept)
+        n_all += int(prompts.lengths.sum()) * len(kept)
+    return 1 - n_kept / n_all
+
+
+def spread(values: list[float]) -> tuple[float, float]:
+    """Mean and standard deviation."""
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every row of the table: means and standard deviations over seeds."""
+    groups: dict[tuple[float, str], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["overall_sparsity"], row["row"]), []).append(row)
+    lines = []
+    for (level, name), group in groups.items():
+        line = {"overall_sparsity": level, "row": name, "parameters": group[0]["parameters"], "seeds": len(group)}
+        for figure in ("skipped", "kl", "perplexity", "accuracy"):
+            values = [row[figure] for row in group if row[figure] is not None]
+            line[figure], line[f"{figure}_sd"] = spread(values) if values else (None, None)
+        lines.append(line)
+    return sorted(lines, key=lambda line: line["overall_sparsity"])
+
+
+def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Pairs of rows of which the first should have the lower KL, seed by seed."""
+    pairs = [
+        ("dynamic", "static"),
+        ("static", "random"),
+        ("static", "uniform, static"),
+        *[("dynamic", row) for row in dict.fromkeys(row["row"] for row in rows) if row.startswith("- without")],
+    ]
+    found = []
+    for level in sorted({row["overall_sparsity"] for row in rows}):
+        kl = {(row["row"], row["seed"]): row["kl"] for row in rows if row["overall_sparsity"] == level}
+        seeds = sorted({seed for _, seed in kl})
+        for better, worse in pairs:
+            both = [
+                (kl[better, seed], kl[worse, seed]) for seed in seeds if {(better, seed), (worse, seed)} <= kl.keys()
+            ]
+            if both:
+                ratio = sum(one for one, _ in both) / sum(other for _, other in both)
+                found.append(
+                    {
+                        "overall_sparsity": level,
+                        "claim": f"KL of {better} is below that of {worse}",
+                        "ratio": ratio,
+                        "seeds_better": sum(one < other for one, other in both),
+                        "seeds": len(both),
+                        "holds": ratio < 1,
+                    }
+                )
+        both = [(kl.get(("dynamic, many schedules", seed)), kl.get(("dynamic", seed))) for seed in seeds]
+        both = [pair for pair in both if None not in pair]
+        if both:
+            ratio = sum(one for one, _ in both) / sum(other for _, other in both)
+            found.append(
+                {
+                    "overall_sparsity": level,
+                    "claim": "KL of one router for many schedules is within 5 % of one for a single schedule",
+                    "ratio": ratio,
+                    "seeds_better": sum(one <= 1.05 * other for one, other in both),
+                    "seeds": len(both),
+                    "holds": ratio <= 1.05,
+                }
+            )
+    return found
+
+
+def show(lines: list[dict[str, Any]], checked: list[dict[str, Any]], title: str) -> None:
+    """Print the table and the claims."""
+    console = Console(width=130)
+    table = Table(title=title)
+    for heading in ("sparsity", "router", "parameters", "skipped", "KL", "perplexity", "accuracy"):
+        table.add_column(heading, justify="left" if heading == "router" else "right")
+    for line in lines:
+
+        def figure(name: str, form: str, line: dict[str, Any] = line) -> str:
+            return "-" if line[name] is None else f"{line[name]:{form}} ± {line[f'{name}_sd']:{form}}"
+
+        table.add_row(
+            f"{line['overall_sparsity']:.0%}",
+            line["row"],
+            str(line["parameters"] or "-"),
+            f"{line['skipped']:.1%}",
+            figure("kl", ".4f"),
+            figure("perplexity", ".3f"),
+            figure("accuracy", ".1%"),
+        )
+    console.print(table)
+    for one in checked:
+        console.print(
+            f"{one['overall_sparsity']:.0%}: {one['claim']}: {'holds' if one['holds'] else 'does not hold'} "
+            f"(ratio of means {one['ratio']:.3f}, {one['seeds_better']} of {one['seeds']} seeds)"
+        )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="one seed, one sparsity, little training: at most 60 s")
+    parser.add_argument("--json", type=Path, help="write rows, means and claims here, after every seed")
+    parser.add_argument("--model", default="demo", help="demo, a directory, or a Hugging Face id")
+    parser.add_argument("--data", choices=("demo", "sampled"), default="demo", help="the demo's task, or own texts")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2, help="processes; each works on one seed with one thread")
+    parser.add_argument("--rows", choices=("all", "main"), default="all", help="main: no ablations")
+    args = parser.parse_args()
+    main_rows = ("dynamic", "many schedules")
+    every_row = ("dynamic", "many schedules", *list(trained_routers(load_model(args.model).skipping))[1:])
+    job = Job(args.model, args.data, 0, LEVELS, Sizes(), every_row if args.rows == "all" else main_rows)
+    if args.quick:
+        sizes = Sizes(calibration=32, validation=16, test=40, trials=20, steps=8, evaluate_every=4)
+        job, args.seeds = replace(job, levels=LEVELS[1:], sizes=sizes, trains=("dynamic", "- without position")), 1
+    rows: list[dict[str, Any]] = []
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(args.workers, args.seeds), mp_context=spawn) as pool:
+        for done in as_completed([pool.submit(run, replace(job, seed=seed)) for seed in range(args.seeds)]):
+            rows += done.result()
+            rows.sort(key=lambda row: row["seed"])
+            if args.json:
+                result = {"rows": rows, "means": summary(rows), "claims": claims(rows)}
+                args.json.write_text(json.dumps(result, indent=1) + "\n")
+    n_tests = job.sizes.test
+    show(summary(rows), claims(rows), f"Routers, {args.model}, {args.seeds} seeds, {n_tests} test items each")
+
+
+if __name__ == "__main__":
+    main()

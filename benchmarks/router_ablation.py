@@ -1,9 +1,9 @@
 """Claim: what a router knows, and how it is trained, decides how much skipping costs.
 
 For every seed, schedules are searched with the static router at each overall sparsity; then all routers are compared
-at the schedule that was found, on a test set that neither search nor training saw. Seeds draw data, search, initial weights
-and order of training. The table gives means and standard deviations over seeds, and says which claims of the FTP paper
-(arXiv 2412.11494) hold here.
+at the schedule that was found, on a test set that neither search nor training saw. Seeds draw data, search, initial
+weights and order of training. The table gives means and standard deviations over seeds, and says which claims of the
+FTP paper (arXiv 2412.11494) hold here.
 
 python benchmarks/router_ablation.py [--quick] [--json PATH] [--model demo] [--data demo] [--seeds 5] [--workers 2]
 python benchmarks/router_ablation.py --model DIR --data sampled   # texts that the model itself writes
@@ -28,7 +28,8 @@ from rich.table import Table
 
 from ftp_core.calibration import calibrate_thresholds
 from ftp_core.demo.examples import demo_examples
-from ftp_core.distillation import DistillationConfig, distill
+from ftp_core.distillation import distill
+from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import EncodedExample, encode, prompt_batch
 from ftp_core.models import LoadedModel, load_model
 from ftp_core.quality import QualitySet

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from ftp_core.calibration import calibrate_thresholds
     from ftp_core.causal_lm import FTPForCausalLM
     from ftp_core.configuration import FTPConfig
-    from ftp_core.distillation import Distillation, DistillationConfig, distill
+    from ftp_core.distillation import Distillation, distill
+    from ftp_core.distillation_config import DistillationConfig
     from ftp_core.encoding import EncodedExample, encode
     from ftp_core.families import Family, register_family, supported_families
     from ftp_core.models import LoadedModel, load_model
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Distillation": "distillation",
-    "DistillationConfig": "distillation",
+    "DistillationConfig": "distillation_config",
     "DynamicRouter": "routers",
     "EncodedExample": "encoding",
     "FTPCache": "cache",

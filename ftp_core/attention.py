@@ -148,6 +148,9 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
     `e / (Z + e) (v - o)`, the whole step from absence to presence, where `e` is its exponential score and Z the sum
     over the open keys. Scores are computed again in the backward pass, so that memory is O(L^2) for one block at a
     time and not for all of them.
+
+    Products are computed in the precision of the arguments, weights and sums in float32 at least. Autocast has no say
+    in that: autograd runs the backward pass without it, and the two must agree.
     """
 
     @staticmethod
@@ -167,8 +170,8 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
         Args:
             ctx: Of autograd.
             query: `[B, H, L, d]`.
-            key: `[B, H, L, d]`.
-            value: `[B, H, L, d]`.
+            key: `[B, H, L, d]`, of the same dtype.
+            value: `[B, H, L, d]`, of the same dtype.
             gate: `[B, L]`, 0 or 1.
             asked: Positions of queries `[B, W]`.
             scaling: Factor on the scores.
@@ -176,15 +179,22 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
             softcap: c, if scores s become c tanh(s / c).
 
         Returns:
-            Output `[B, H, L, d]`, and the attention weights of the queries asked for `[B, H, W, L]` (no gradient).
+            Output `[B, H, L, d]`, of the same dtype, and the attention weights of the queries asked for `[B, H, W, L]`,
+            in float32 at least (no gradient).
         """
         _, n_heads, length, _ = query.shape
-        visible = _visible(gate, window)
-        scores = _scores(query, key, scaling, softcap).masked_fill_(~visible, -math.inf)
-        norms = scores.logsumexp(-1, keepdim=True)
-        weights = scores.sub_(norms).exp_()
-        output = weights @ value
-        heard = weights.gather(2, asked[:, None, :, None].expand(-1, n_heads, -1, length))
+        with torch.autocast(query.device.type, enabled=False):
+            visible = _visible(gate, window)
+            scores = _scores(query, key, scaling, softcap).masked_fill_(~visible, -math.inf)
+            highest = scores.amax(-1, keepdim=True)
+            shares = scores.sub_(highest).exp_()
+            # Dividing what the shares add up to, not the shares: d numbers a query instead of L.
+            sums = shares.sum(-1, keepdim=True)
+            output = ((shares.to(value.dtype) @ value) / sums).to(value.dtype)
+            rows = asked[:, None, :, None]
+            heard = shares.gather(2, rows.expand(-1, n_heads, -1, length))
+            heard /= sums.gather(2, rows.expand(-1, n_heads, -1, 1))
+            norms = highest.add_(sums.log_())
         ctx.save_for_backward(query, key, value, gate, norms, output)
         ctx.scaling, ctx.window, ctx.softcap = scaling, window, softcap
         ctx.mark_non_differentiable(heard)
@@ -196,35 +206,39 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None, None, None]:
         """Gradients of query, key, value and gate, as far as they are asked for."""
         query, key, value, gate, norms, output = ctx.saved_tensors
-        visible = _visible(gate, ctx.window)
-        length = query.shape[2]
-        reachable = _reachable(length, ctx.window, query.device)
-        scores = _scores(query, key, ctx.scaling, ctx.softcap)
-        # The derivative of c tanh(s / c), from its value.
-        slope = None if ctx.softcap is None else 1 - (scores / ctx.softcap).square()
-        shares = scores.sub_(norms).clamp_(max=_HIGHEST_EXPONENT).exp_()
-        opened = shares * visible
-        grad_value = opened.transpose(2, 3) @ grad if ctx.needs_input_grad[2] else None
-        # What moving all weight to key j would change in the loss, for each query.
-        gain = (grad @ value.transpose(2, 3)).sub_((grad * output).sum(-1, keepdim=True))
-        grad_gate = None
-        if ctx.needs_input_grad[3]:
-            closed = (~visible & reachable).to(shares.dtype)
-            others = (visible & ~torch.eye(length, dtype=torch.bool, device=query.device)).to(shares.dtype)
-            would_take = shares / (1 + shares) * closed + shares * others
-            grad_gate = would_take.mul_(gain).sum((1, 2))
-        grad_query = grad_key = None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-            grad_scores = opened.mul_(gain).mul_(ctx.scaling)
-            if slope is not None:
-                grad_scores = grad_scores.mul_(slope)
-            grad_query, grad_key = grad_scores @ key, grad_scores.transpose(2, 3) @ query
+        grad_query = grad_key = grad_value = grad_gate = None
+        with torch.autocast(query.device.type, enabled=False):
+            grad = grad.to(value.dtype)
+            visible = _visible(gate, ctx.window)
+            scores = _scores(query, key, ctx.scaling, ctx.softcap)
+            # The derivative of c tanh(s / c), from its value.
+            slope = None if ctx.softcap is None else 1 - (scores / ctx.softcap).square()
+            shares = scores.sub_(norms).clamp_(max=_HIGHEST_EXPONENT).exp_()
+            # What moving all weight to key j would change in the loss, for each query.
+            gain = (grad @ value.transpose(2, 3)).to(shares.dtype)
+            gain.sub_((grad.to(shares.dtype) * output).sum(-1, keepdim=True))
+            if ctx.needs_input_grad[3]:
+                would_take = torch.where(visible, shares, shares / (1 + shares)).mul_(gain)
+                reachable = _reachable(query.shape[2], ctx.window, query.device)
+                # The gate of a token has no say in whether the token sees itself.
+                grad_gate = would_take.mul_(reachable.tril(-1)).sum((1, 2))
+            opened = shares.mul_(visible)
+            if ctx.needs_input_grad[2]:
+                grad_value = opened.to(grad.dtype).transpose(2, 3) @ grad
+            if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
+                grad_scores = opened.mul_(gain).mul_(ctx.scaling)
+                if slope is not None:
+                    grad_scores = grad_scores.mul_(slope)
+                grad_scores = grad_scores.to(query.dtype)
+                grad_query, grad_key = grad_scores @ key, grad_scores.transpose(2, 3) @ query
         return grad_query, grad_key, grad_value, grad_gate, None, None, None, None
 
 
 def _scores(query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> Tensor:
+    """Scores `[B, H, L, L]` in float32 at least, as the model's own kernels keep them."""
     # Queries are fewer numbers than scores.
     scores = (query * scaling) @ key.transpose(2, 3)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return scores if softcap is None else (scores / softcap).tanh_().mul_(softcap)
 
 
@@ -253,6 +267,8 @@ def _gated_attention(
     gate: AttentionGate,
     **_: Any,
 ) -> tuple[Tensor, None]:
+    # Under autocast, rotary embedding has promoted queries and keys, but values are what the block goes on with.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     output, heard = _GatedSoftmaxAttention.apply(  # type: ignore[no-untyped-call]

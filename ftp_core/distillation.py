@@ -12,79 +12,33 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
+from transformers import PreTrainedModel
 
-from ftp_core.encoding import IGNORED, EncodedExample, answer_batch, length_sorted_batches, prompt_batch
+from ftp_core.distillation_config import DistillationConfig
+from ftp_core.encoding import (
+    EncodedExample,
+    encoded_fingerprint,
+    length_sorted_batches,
+)
 from ftp_core.errors import CoreError
-from ftp_core.gated import GatedModel, TrainingBatch
+from ftp_core.gated import GatedModel
 from ftp_core.identity import model_identity
-from ftp_core.losses import distillation_loss, top_k_distillation_loss
 from ftp_core.quality import QualitySet
-from ftp_core.routers import DEFAULT_WINDOW, FEATURES, DynamicRouter, ScoringRouter, StaticRouter
+from ftp_core.routers import FEATURES, DynamicRouter, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
+from ftp_core.teacher import Lesson, Teacher
 from ftp_core.training_state import TrainingState
 
 CURVES = ("step", "loss", "guide", "sparsity", "distill", "held_out_step", "held_out_kl")
-
-
-@dataclass(frozen=True)
-class DistillationConfig:
-    """Hyperparameters of a distillation.
-
-    Attributes:
-        steps: Optimizer steps at most.
-        batch_size: Prompts in a batch.
-        accumulate: Batches a step; their gradients are averaged.
-        lr: Peak learning rate of AdamW; warm-up over a tenth of the steps, then cosine.
-        w_guide: Weight of the guide loss at the start; it decays linearly to 0 over `guide_share` of the steps.
-        guide_share: Share of the steps in which the guide loss has weight.
-        w_sparsity: Weight of the sparsity loss.
-        symmetric_sparsity: Whether skipping more than asked is punished, too.
-        w_distill: Weight of the distillation loss.
-        temperature: T of the distillation loss.
-        teacher_top_k: Cache only the k likeliest tokens of the teacher's predictions; None for all of them (kept as
-            final hidden states, D numbers a token).
-        max_grad_norm: Gradients are scaled down to this norm.
-        window: W of the attention features.
-        evaluate_every: Steps between evaluations on the held-out set; the best router seen there is kept.
-        patience: Stop after so many evaluations without a better router; None to go on.
-        consider_static: Whether the static router's decisions take part in the choice on the held-out set, so that no
-            router is kept that is worse there.
-        gradient_checkpointing: Whether to compute blocks twice instead of keeping what they computed.
-        autocast: Whether to compute in bfloat16 on a GPU.
-        seed: Of the initial weights and the order of examples.
-    """
-
-    steps: int = 80
-    batch_size: int = 8
-    accumulate: int = 1
-    lr: float = 0.005
-    w_guide: float = 0.3
-    guide_share: float = 0.3
-    w_sparsity: float = 1.0
-    symmetric_sparsity: bool = False
-    w_distill: float = 1.0
-    temperature: float = 1.0
-    teacher_top_k: int | None = None
-    max_grad_norm: float = 1.0
-    window: int = DEFAULT_WINDOW
-    evaluate_every: int = 20
-    patience: int | None = None
-    consider_static: bool = True
-    gradient_checkpointing: bool = False
-    autocast: bool = True
-    seed: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
 
 
 @dataclass
@@ -97,7 +51,8 @@ class Distillation:
             static router's, if it was considered) with "held_out_kl".
         seconds: Training time, over all runs if it was resumed.
         tokens: Tokens that the router was trained on, repeated ones included.
-        peak_bytes: Most memory that the process (on a GPU: torch) has taken.
+        peak_bytes: Most memory taken: on a GPU by torch during this run, the dense model's pass included; else by the
+            process since it started.
         parameters: How many were trained.
     """
 
@@ -109,60 +64,13 @@ class Distillation:
     parameters: int
 
 
-@dataclass(frozen=True)
-class _Lesson:
-    """A batch with what the teacher says of it."""
-
-    batch: TrainingBatch
-    hidden: Tensor | None
-    log_probs: Tensor | None = None
-    tokens: Tensor | None = None
-
-
-class _Teacher:
-    """The dense model's predictions at completion tokens, computed once."""
-
-    def __init__(self, model: SkippingModel, config: DistillationConfig) -> None:
-        self._model = model
-        self._config = config
-        self._dense = SparsitySchedule.uniform(0.0, model.n_blocks)
-
-    def lesson(self, examples: Sequence[EncodedExample]) -> _Lesson:
-        model, top_k = self._model, self._config.teacher_top_k
-        batch = TrainingBatch.of(examples, model.device)
-        hidden = self.hidden(examples)
-        if top_k is None:
-            return _Lesson(batch, hidden)
-        log_probs = (model.logits(hidden).float() / self._config.temperature).log_softmax(-1)
-        best = log_probs.topk(min(top_k, log_probs.shape[-1] - 1), dim=-1)
-        return _Lesson(batch, None, best.values.clone(), best.indices.clone())
-
-    def hidden(self, examples: Sequence[EncodedExample]) -> Tensor:
-        """The dense model's final hidden states at every completion token of a batch `[n, D]`, row by row."""
-        answers = answer_batch(examples).to(self._model.device)
-        prefill = self._model.prefill(prompt_batch(examples), self._dense, StaticRouter())
-        hidden = self._model.continuation_hidden(prefill, answers)
-        # A copy, because autograd refuses tensors made in inference mode.
-        return hidden[answers.ids != IGNORED].clone()
-
-    def loss(self, logits: Tensor, lesson: _Lesson) -> Tensor:
-        temperature = self._config.temperature
-        if lesson.hidden is not None:
-            with torch.no_grad():
-                teacher = self._model.logits(lesson.hidden)
-            return distillation_loss(logits, teacher, temperature)
-        assert lesson.log_probs is not None
-        assert lesson.tokens is not None
-        return top_k_distillation_loss(logits, lesson.log_probs, lesson.tokens, temperature)
-
-
 def distill(
-    model: SkippingModel,
+    model: SkippingModel | PreTrainedModel,
     data: Sequence[EncodedExample],
-    schedules: Sequence[SparsitySchedule],
+    schedules: Sequence[Sequence[float]] | Sequence[float],
     config: DistillationConfig | None = None,
     *,
-    held_out: QualitySet | None = None,
+    held_out: QualitySet | Sequence[EncodedExample] | None = None,
     router: ScoringRouter | None = None,
     checkpoint: Path | None = None,
     on_step: Callable[[int, float], None] = lambda step, kl: None,
@@ -180,15 +88,18 @@ def distill(
     Gradients reach the router through the gates of its hard decisions, straight through (`ftp_core.gated`).
 
     Args:
-        model: The model.
-        data: What to train on.
-        schedules: Schedules the router shall serve; held-out KL is the mean over them.
+        model: A transformers model, an `FTPForCausalLM` (its dense model is meant; its schedule and router have no
+            say), or a model that is wrapped already. A transformers model is afterwards in training mode, or not, and
+            has the same weights that ask for gradients as before.
+        data: What to train on, as `ftp_core.encode` makes it.
+        schedules: Schedules the router shall serve, one sparsity per block each, or a single one; held-out KL is the
+            mean over them.
         config: Hyperparameters.
         held_out: What to choose the best router on; must not share examples with `data`. By default an eighth of the
             data is set aside for it.
         router: What to train, from the weights that it has; by default a dynamic router with fresh ones.
         checkpoint: File that is written at each evaluation; if it is there already, training goes on where it stopped,
-            to the same router as if it had not.
+            to the same router as if it had not. Everything else must be as it was, the initial router included.
         on_step: Called with the step and the best held-out KL so far.
         on_taught: Called after each batch of the dense model's pass over `data`, which comes before the steps.
 
@@ -196,26 +107,82 @@ def distill(
         The router with the lowest held-out KL; the static router's decisions, if none was lower.
 
     Raises:
-        ScheduleError: A schedule has another number of blocks than the model.
-        CoreError: No schedule skips anything, there is too little data, the checkpoint belongs to another run, or the
-            loss is not finite (the error names the step and the file with its inputs).
+        ScheduleError: A schedule has another number of blocks than the model, or a value outside the range.
+        ModelError: The model cannot skip tokens, or the router does not fit it.
+        CoreError: No schedule skips anything, the data is too little or not encoded, the checkpoint belongs to another
+            run, or the loss is not finite (the error names the step and the file with its inputs).
     """
     config = config or DistillationConfig()
-    for schedule in schedules:
+    _check_encoded("data", data)
+    if held_out is not None and not isinstance(held_out, QualitySet):
+        _check_encoded("held_out", held_out)
+    with _skipping(model) as skipping:
+        checked = _schedules(skipping, schedules)
+        _reset_peak(skipping.device)
+        if held_out is None:
+            data, held_out = _set_aside(data)
+        if not isinstance(held_out, QualitySet):
+            held_out = QualitySet(skipping, held_out)
+        run = _Run(skipping, checked, config, held_out, _fresh_router(config) if router is None else router)
+        fingerprint = run.fingerprint(data)
+        teacher = Teacher(skipping, config)
+        # Batches of similar lengths, in an order shuffled anew every epoch; the teacher speaks once for each.
+        lessons = []
+        for examples in length_sorted_batches(data, config.batch_size):
+            lessons.append(teacher.lesson(examples))
+            on_taught()
+        return run.train(teacher, lessons, checkpoint, fingerprint, on_step)
+
+
+@contextmanager
+def _skipping(model: SkippingModel | PreTrainedModel) -> Iterator[SkippingModel]:
+    """The model as one that skips; a user's own gets back the modes and gradients that skipping switches off."""
+    if isinstance(model, SkippingModel):
+        yield model
+        return
+    if not isinstance(model, PreTrainedModel):
+        raise CoreError(
+            f"The model to distil a router for is a {type(model).__name__}, but must be a transformers model or a "
+            "SkippingModel: load one with transformers, or take `.skipping` of what ftp_core.load_model returns."
+        )
+    # Not by its class, whose module need not be loaded.
+    dense: PreTrainedModel = cast(Any, model).base if model.config.model_type == "ftp" else model
+    modes = [(module, module.training) for module in dense.modules()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in dense.parameters()]
+    try:
+        yield SkippingModel(dense)
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in gradients:
+            parameter.requires_grad_(requires_grad)
+
+
+def _check_encoded(name: str, examples: Sequence[EncodedExample]) -> None:
+    """Raise `CoreError` unless these are encoded examples."""
+    if not examples:
+        raise CoreError(f"There is no example in {name}: give at least one.")
+    for index, example in enumerate(examples):
+        if not isinstance(example, EncodedExample):
+            raise CoreError(
+                f"Item {index} of {name} is a {type(example).__name__}, but must be an EncodedExample: encode examples "
+                "first, with ftp_core.encode(tokenizer, examples, context)."
+            )
+
+
+def _schedules(
+    model: SkippingModel, schedules: Sequence[Sequence[float]] | Sequence[float]
+) -> tuple[SparsitySchedule, ...]:
+    """The schedules that were given, one or several, checked."""
+    if not len(schedules):
+        raise CoreError("There is no schedule for the router to serve: give at least one.")
+    several: Sequence[Any] = (schedules,) if isinstance(schedules[0], Real) else schedules
+    checked = tuple(SparsitySchedule(values) for values in several)
+    for schedule in checked:
         model.check(schedule)
-    if not any(any(schedule) for schedule in schedules):
+    if not any(any(schedule) for schedule in checked):
         raise CoreError("No schedule skips anything, so a router has nothing to decide: give one with sparsity.")
-    if held_out is None:
-        data, aside = _set_aside(data)
-        held_out = QualitySet(model, aside)
-    run = _Run(model, schedules, config, held_out, _fresh_router(config) if router is None else copy.deepcopy(router))
-    teacher = _Teacher(model, config)
-    # Batches of similar lengths, in an order shuffled anew every epoch; the teacher speaks once for each.
-    lessons = []
-    for examples in length_sorted_batches(data, config.batch_size):
-        lessons.append(teacher.lesson(examples))
-        on_taught()
-    return run.train(teacher, lessons, checkpoint, _run_fingerprint(model, data, schedules, config), on_step)
+    return checked
 
 
 def _fresh_router(config: DistillationConfig) -> DynamicRouter:
@@ -233,23 +200,8 @@ def _set_aside(data: Sequence[EncodedExample]) -> tuple[list[EncodedExample], li
     return distinct[n_aside:], distinct[:n_aside]
 
 
-def _run_fingerprint(
-    model: SkippingModel,
-    data: Sequence[EncodedExample],
-    schedules: Sequence[SparsitySchedule],
-    config: DistillationConfig,
-) -> str:
-    facts = (model_identity(model.model), [hash_of(example) for example in data], list(map(repr, schedules)), config)
-    return hash_of(facts)
-
-
-def hash_of(value: object) -> str:
-    """A hash of a value's printed form."""
-    return hashlib.sha256(repr(value).encode()).hexdigest()
-
-
 class _Run:
-    """One training of one router."""
+    """One training of a copy of a router."""
 
     def __init__(
         self,
@@ -263,17 +215,31 @@ class _Run:
         self._schedules = schedules
         self._config = config
         self._held_out = held_out
+        router = copy.deepcopy(router)
         router.trained_for = model_identity(model.model)
         router.set_thresholds(None, None)
+        router.check_model(model.n_blocks, model.model.config.hidden_size)
         self._router = router.to(model.device).train().requires_grad_(True)
         self._optimizer = torch.optim.AdamW(router.parameters(), lr=config.lr, weight_decay=0.0)
         self._state = TrainingState(random.Random(config.seed), {name: [] for name in CURVES})
         self._best: ScoringRouter = copy.deepcopy(router)
 
+    def fingerprint(self, data: Sequence[EncodedExample]) -> str:
+        """A hash over all that the outcome hangs on; to be asked for before training, as the initial router is part."""
+        # The router's file names the model that it is for.
+        facts = (
+            encoded_fingerprint(data),
+            self._held_out.fingerprint,
+            [tuple(schedule) for schedule in self._schedules],
+            self._config,
+            router_to_bytes(self._router),
+        )
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
     def train(
         self,
-        teacher: _Teacher,
-        lessons: Sequence[_Lesson],
+        teacher: Teacher,
+        lessons: Sequence[Lesson],
         checkpoint: Path | None,
         fingerprint: str,
         on_step: Callable[[int, float], None],
@@ -285,7 +251,8 @@ class _Run:
             self._best.load_state_dict(state.load(checkpoint, fingerprint, self._router, self._optimizer))
         elif config.consider_static and isinstance(self._router, DynamicRouter) and self._router.features == FEATURES:
             # The router that decides as the static one runs along, so that none is kept that does worse than it there.
-            static = DynamicRouter.static(config.window).to(self._model.device)
+            # Made like the router that learns, so that either can come back, and be a checkpoint's best.
+            static = DynamicRouter.static(self._router.window).to(self._model.device)
             static.trained_for = self._router.trained_for
             self._hold_out(static)
         before, started = state.seconds, time.monotonic()
@@ -299,7 +266,8 @@ class _Run:
             on_step(state.step, state.best_kl)
         router = self._best.eval().requires_grad_(False)
         n_parameters = sum(parameter.numel() for parameter in router.parameters())
-        return Distillation(router, state.curves, state.seconds, state.tokens, peak_bytes(), n_parameters)
+        peak = peak_bytes(self._model.device)
+        return Distillation(router, state.curves, state.seconds, state.tokens, peak, n_parameters)
 
     def _is_out_of_patience(self) -> bool:
         held, patience = self._state.curves["held_out_kl"], self._config.patience
@@ -314,7 +282,7 @@ class _Run:
         if kl < self._state.best_kl:
             self._state.best_kl, self._best = kl, copy.deepcopy(candidate)
 
-    def _step(self, gated: GatedModel, teacher: _Teacher, lessons: Sequence[_Lesson], checkpoint: Path | None) -> None:
+    def _step(self, gated: GatedModel, teacher: Teacher, lessons: Sequence[Lesson], checkpoint: Path | None) -> None:
         config, state = self._config, self._state
         progress = state.step / config.steps
         warm_up = min(1.0, (state.step + 1) / max(1, config.steps // 10))
@@ -341,9 +309,11 @@ class _Run:
         state.step += 1
 
     def _not_finite(
-        self, loss: float, lesson: _Lesson, schedule: SparsitySchedule, checkpoint: Path | None
+        self, loss: float, lesson: Lesson, schedule: SparsitySchedule, checkpoint: Path | None
     ) -> CoreError:
         folder = Path(tempfile.mkdtemp(prefix="ftp-distill-")) if checkpoint is None else checkpoint.parent
+        # The checkpoint's own folder is only made with the first checkpoint.
+        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"failed-step-{self._state.step}.safetensors"
         inputs = {
             "ids": lesson.batch.ids,
@@ -364,9 +334,15 @@ def _precision(device: torch.device, autocast: bool) -> Iterator[None]:
         yield
 
 
-def peak_bytes() -> int:
-    """Most memory so far: of torch on a GPU, if one is used, else of this process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return int(torch.cuda.max_memory_allocated())
+def _reset_peak(device: torch.device) -> None:
+    """Let `peak_bytes` count from now on, where it can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory taken: of torch on a GPU since `_reset_peak`, else of this process since it started."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
     # Linux counts in kibibytes, macOS in bytes.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

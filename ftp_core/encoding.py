@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -21,10 +22,11 @@ class EncodedExample:
 
     Attributes:
         prompt: What the model reads, with the tokenizer's special tokens.
-        continuations: What may follow; for multiple choice one per choice, else only the completion.
+        continuations: What may follow; for multiple choice one per choice, whole, else only the completion.
         answer: Index of the right continuation.
         has_choices: Whether the item is multiple choice.
-        choice_lengths: Characters of each choice without the space before it; empty if it is no multiple choice.
+        choice_lengths: Characters of each choice without the space before it, as lm-evaluation-harness counts them for
+            `acc_norm`; empty if it is no multiple choice.
     """
 
     prompt: tuple[int, ...]
@@ -74,29 +76,35 @@ def encode(
     context: int,
     max_continuation: int = 128,
 ) -> list[EncodedExample]:
-    """Tokenize examples; long continuations are cut at `max_continuation` tokens.
+    """Tokenize examples; a long completion is cut at `max_continuation` tokens, a choice never is.
+
+    A choice without its end would be another choice, with a likelihood that its length in characters does not fit.
 
     Args:
         tokenizer: The model's own.
         examples: What to encode.
         context: Tokens that the model can read at once.
-        max_continuation: Longest continuation kept.
+        max_continuation: Most tokens kept of the completion of an example without choices.
 
     Raises:
-        DataError: A prompt with its continuation does not fit into the context, or encodes to nothing.
+        DataError: A prompt with its longest continuation does not fit into the context, or one of them encodes to
+            nothing.
     """
     encoded = []
     for number, example in enumerate(examples, 1):
         prompt, continuations = _tokenize(tokenizer, example)
-        continuations = tuple(ids[:max_continuation] for ids in continuations)
+        if not example.choices:
+            continuations = tuple(ids[:max_continuation] for ids in continuations)
         if not prompt or not all(continuations):
             raise DataError(f"Example {number} has a prompt or a continuation without any token: give it some text.")
         longest = len(prompt) + max(map(len, continuations))
         if longest > context:
             raise DataError(
-                f"Example {number} is {longest} tokens long, but the model reads {context}: shorten its prompt."
+                f"Example {number} is {longest} tokens long, but the model reads {context}: shorten its prompt"
+                f"{' or its choices, which are never cut' if example.choices else ''}."
             )
-        lengths = tuple(len(choice.strip()) for choice in example.choices)
+        # The one space that separates a choice from its prompt is not counted; a space alone is still one character.
+        lengths = tuple(max(1, len(choice.removeprefix(" "))) for choice in example.choices)
         encoded.append(EncodedExample(prompt, continuations, example.answer or 0, bool(example.choices), lengths))
     return encoded
 
@@ -125,6 +133,14 @@ def _open_ended(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 def _says_end(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
     return tokenizer.eos_token is not None and text.endswith(str(tokenizer.eos_token))
+
+
+def encoded_fingerprint(examples: Iterable[EncodedExample]) -> str:
+    """SHA-256 of encoded examples in their order, in hexadecimal: the same ones have the same everywhere."""
+    digest = hashlib.sha256()
+    for example in examples:
+        digest.update(repr(example).encode() + b"\n")
+    return digest.hexdigest()
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:

@@ -69,13 +69,15 @@ class _GatedPass:
         gate = torch.ones(hidden.shape[:2], device=hidden.device)
         keep = state.real
         if sparsity > 0:
-            scores = self.router.scores(sparsity, state)
-            keep = self.router.select(scores, sparsity, state)
-            soft = soft_decision(scores, keep, state)
-            # Straight-through: the hard decision forwards, the soft one's gradient backwards.
-            gate = torch.where(state.real, keep.to(soft.dtype) + soft - soft.detach(), gate)
-            self.guides.append(guide_loss(scores, StaticRouter().keep(sparsity, state), state.real))
-            self.sparsities.append(sparsity_loss(scores, sparsity, state.real, self.symmetric))
+            # In bfloat16 many tokens would share a score, and training would decide otherwise than inference does.
+            with torch.autocast(hidden.device.type, enabled=False):
+                scores = self.router.scores(sparsity, state)
+                keep = self.router.select(scores, sparsity, state)
+                soft = soft_decision(scores, keep, state)
+                # Straight-through: the hard decision forwards, the soft one's gradient backwards.
+                gate = torch.where(state.real, keep.to(soft.dtype) + soft - soft.detach(), gate)
+                self.guides.append(guide_loss(scores, StaticRouter().keep(sparsity, state), state.real))
+                self.sparsities.append(sparsity_loss(scores, sparsity, state.real, self.symmetric))
         observed, weight = _last_kept(keep, max(1, self.router.window))
         window = self.model.family.window(self.model.model.config, index)
 

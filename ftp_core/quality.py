@@ -16,9 +16,11 @@ from ftp_core.encoding import (
     PromptBatch,
     answer_batch,
     choice_batch,
+    encoded_fingerprint,
     length_sorted_batches,
     prompt_batch,
 )
+from ftp_core.errors import DataError
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import Prefill, SkippingModel
@@ -71,6 +73,8 @@ _ROUNDING = 1e-6
 _HIGHEST_EXPONENT = 700.0
 # Numbers of one table of logits: 32 MB in float32.
 _LOGITS_AT_ONCE = 2**23
+# Examples drawn at a time for bootstrap intervals: tables of 8 MB.
+_DRAWN_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,13 @@ class QualitySet:
         examples: What to evaluate on.
         batch_size: Prompts in a batch.
         on_batch: Called after each batch of the dense pass.
+
+    Attributes:
+        n_items: How many examples.
+        fingerprint: SHA-256 over the examples in their order: the same examples have the same one everywhere.
+
+    Raises:
+        DataError: There is no example.
     """
 
     def __init__(
@@ -118,8 +129,11 @@ class QualitySet:
         batch_size: int = 16,
         on_batch: Callable[[], None] = lambda: None,
     ) -> None:
+        if not examples:
+            raise DataError("There is nothing to evaluate quality on: give at least one example.")
         self._model = model
         self.n_items = len(examples)
+        self.fingerprint = encoded_fingerprint(examples)
         self._batches: list[_Batch] = []
         dense, router = SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter()
         for group in length_sorted_batches(examples, batch_size):
@@ -238,7 +252,8 @@ def _exp(value: float) -> float:
 def bootstrap_interval(sums: Tensor, counts: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over tokens, drawing whole examples (Efron and Tibshirani 1993).
 
-    Tokens of one example go together, so that it is examples that are drawn.
+    Tokens of one example go together, so that it is examples that are drawn. Some resamples are drawn at a time, so
+    that memory does not grow with their number; the draws are the same however many that are.
 
     Args:
         sums: Sum over each example's tokens `[n]`.
@@ -246,11 +261,13 @@ def bootstrap_interval(sums: Tensor, counts: Tensor, resamples: int = 1000, seed
         resamples: How often to draw n examples.
         seed: Of the draws.
     """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(len(sums), (resamples, len(sums)), generator=generator)
+    generator, n = torch.Generator().manual_seed(seed), len(sums)
     sums, counts = sums.double().cpu(), counts.double().cpu()
-    means = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
+    at_once, means = max(1, _DRAWN_AT_ONCE // n), []
+    for start in range(0, resamples, at_once):
+        drawn = torch.randint(n, (min(at_once, resamples - start), n), generator=generator)
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
     return low, high
 
 

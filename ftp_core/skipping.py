@@ -83,8 +83,6 @@ class PromptPass:
         self._n_completion = [total - prompt for total, prompt in zip(totals, self.state.row_lengths, strict=True)]
         self._has_completion = any(self._n_completion)
         self._has_padding = any(total < self.real.shape[1] for total in totals)
-        # Nobody reads the attention of a block after which no block skips.
-        self._last_routed = max((i for i, s in enumerate(self.schedule) if s > 0), default=-1)
         if self.routes_decoding and self.cache is not None:
             n_decoded = torch.zeros(self.real.shape[0], dtype=torch.long, device=self.real.device)
             self.cache.decode = DecodeState([], [], [], n_decoded, [])
@@ -108,7 +106,9 @@ class PromptPass:
         else:
             counts = keep.sum(1).tolist()
         self.kept.append(keep | self._completion if self._has_completion else keep)
-        listens = self.router.window > 0 and (self.routes_decoding or index < self._last_routed)
+        # A block that runs whole attends to every token: nobody reads what was heard just before it, or at the end.
+        is_read = index + 1 < len(self.schedule) and self.schedule[index + 1] > 0
+        listens = self.router.window > 0 and (self.routes_decoding or is_read)
         if tuple(counts) == state.row_lengths:
             hidden, observer = self._run_whole(index, call, listens)
             received = None if observer is None else observer.received

@@ -94,7 +94,7 @@ class TrainingState:
             The weights of the best router so far.
 
         Raises:
-            CoreError: The file is no checkpoint, or one of a run with other settings, model or data.
+            CoreError: The file is no checkpoint, or one of a run with other settings, model, data or initial router.
         """
         try:
             with safe_open(path, "pt") as file:
@@ -106,8 +106,8 @@ class TrainingState:
             ) from error
         if facts["fingerprint"] != fingerprint:
             raise CoreError(
-                f"{path} is the checkpoint of a distillation with another configuration, model, data or schedule: give "
-                "the same as then, or remove it to start anew."
+                f"{path} is the checkpoint of a distillation with another configuration, model, data, held-out set, "
+                "schedule or initial router: give the same as then, or remove it to start anew."
             )
         self._take(facts)
         router.load_state_dict(_part(tensors, "router."))

@@ -19,7 +19,8 @@ from ftp_core.cost import (
     profile_latency,
     timing_batch,
 )
-from ftp_core.distillation import DistillationConfig, distill
+from ftp_core.distillation import distill
+from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import PromptBatch
 from ftp_core.quality import Quality, QualitySet
 from ftp_core.routers import Router, StaticRouter, router_from_bytes, router_to_bytes

@@ -131,7 +131,7 @@ def check_window(window: int) -> None:
 
 def mlp(n_features: int) -> nn.Sequential:
     """The router's network: F -> 64 -> 1."""
-    return nn.Sequential(nn.Linear(n_features, HIDDEN_WIDTH), nn.ReLU(), nn.Linear(HIDDEN_WIDTH, 1))
+    return nn.Sequential(nn.Linear(n_features, HIDDEN_WIDTH), nn.ReLU(inplace=True), nn.Linear(HIDDEN_WIDTH, 1))
 
 
 def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -> Tensor:

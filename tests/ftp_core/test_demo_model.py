@@ -12,7 +12,8 @@ from ftp_core.demo import assets
 from ftp_core.demo.evaluate import accuracy_by_distance
 from ftp_core.demo.examples import demo_examples
 from ftp_core.demo.task import Split
-from ftp_core.distillation import DistillationConfig, distill
+from ftp_core.distillation import distill
+from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import EncodedExample, encode
 from ftp_core.models import load_model
 from ftp_core.quality import QualitySet

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,17 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from ftp_core.distillation import DistillationConfig, _Teacher, distill
+from ftp_core.causal_lm import FTPForCausalLM
+from ftp_core.distillation import Distillation, _reset_peak, distill, peak_bytes
+from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import IGNORED, EncodedExample, answer_batch, prompt_batch
-from ftp_core.errors import CoreError
+from ftp_core.errors import CoreError, ModelError, ScheduleError
 from ftp_core.gated import GatedModel, TrainingBatch
 from ftp_core.losses import distillation_loss, guide_loss, sparsity_loss, top_k_distillation_loss
 from ftp_core.quality import QualitySet
-from ftp_core.routers import DynamicRouter, router_to_bytes
+from ftp_core.routers import (
+    DynamicRouter,
+    HiddenRouter,
+    LocalRouter,
+    RecurrentRouter,
+    RoutingState,
+    ScoringRouter,
+    router_to_bytes,
+)
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
+from ftp_core.teacher import Teacher
 from tests.ftp_core.routers import random_router
 from tests.ftp_core.test_skipping import tiny
+from tests.ftp_core.tiny_models import fresh_tiny
 from tests.ftp_core.tiny_models import tiny as tiny_model
 
 tokens = st.lists(st.integers(1, 49), min_size=2, max_size=15).map(tuple)
@@ -63,7 +77,7 @@ def test_the_gated_computation_of_training_equals_skipping(
     router = random_router(seed, window=3)
     answers = answer_batch(examples)
     with torch.no_grad():
-        teacher = model.logits(_Teacher(model, DistillationConfig()).hidden(examples))
+        teacher = model.logits(Teacher(model, DistillationConfig()).hidden(examples))
         gated, _, _ = GatedModel(model, router).forward(TrainingBatch.of(examples), schedule)
         loss = distillation_loss(gated, teacher, 1.0)
         logits = model.continuation_logits(model.prefill(prompt_batch(examples), schedule, router), answers)
@@ -72,7 +86,7 @@ def test_the_gated_computation_of_training_equals_skipping(
 
 
 def distillation(model: SkippingModel, router: DynamicRouter, schedule: SparsitySchedule) -> torch.Tensor:
-    teacher = model.logits(_Teacher(model, DistillationConfig()).hidden(SOME))
+    teacher = model.logits(Teacher(model, DistillationConfig()).hidden(SOME))
     logits, _, _ = GatedModel(model, router).forward(TrainingBatch.of(SOME), schedule)
     return distillation_loss(logits, teacher, 1.0)
 
@@ -244,10 +258,294 @@ def test_patience_ends_a_training_that_gets_no_better() -> None:
     assert len(distill(SkippingModel(tiny()), SOME, SCHEDULES, config).curves["step"]) == 3
 
 
-def test_the_inputs_of_a_step_without_a_finite_loss_are_kept(tmp_path: Path) -> None:
-    model = SkippingModel(tiny())
+@pytest.mark.parametrize("folder", [".", "not/there/yet"])
+def test_the_inputs_of_a_step_without_a_finite_loss_are_kept(tmp_path: Path, folder: str) -> None:
+    model, checkpoint = SkippingModel(tiny()), tmp_path / folder / "training.safetensors"
     model.model.lm_head.weight.data.fill_(float("nan"))
-    with pytest.raises(CoreError, match="failed-step-0.safetensors"):
-        distill(model, SOME, SCHEDULES, DistillationConfig(steps=2), checkpoint=tmp_path / "training.safetensors")
-    inputs = load_file(tmp_path / "failed-step-0.safetensors")
+    with pytest.raises(CoreError, match="loss is nan at step 0.*failed-step-0.safetensors"):
+        distill(model, SOME, SCHEDULES, DistillationConfig(steps=2), checkpoint=checkpoint)
+    inputs = load_file(checkpoint.parent / "failed-step-0.safetensors")
     assert inputs["ids"].shape == (7, 17) and "router.mlp.0.weight" in inputs
+
+
+@pytest.fixture
+def bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training as on a GPU: the model in bfloat16, its weights in float32."""
+    monkeypatch.setattr("ftp_core.distillation._precision", lambda device, autocast: torch.autocast("cpu"))
+
+
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2", "gemma3_text", "phi3", "olmo2", "gpt_neox", "gpt2"])
+def test_every_family_trains_in_bfloat16(family: str, checkpointing: bool) -> None:
+    model, router = SkippingModel(tiny_model(family)), random_router(1, window=3)
+    config = DistillationConfig(steps=2, batch_size=4, gradient_checkpointing=checkpointing, lr=0.1)
+    result = distill(model, SOME, SCHEDULES, config, router=router, held_out=SOME[:2])
+    assert all(math.isfinite(loss) for loss in result.curves["loss"])
+    assert min(result.curves["distill"]) > 0
+
+
+def first_gradient(
+    model: SkippingModel, router: ScoringRouter, schedule: SparsitySchedule, autocast: bool
+) -> torch.Tensor:
+    router.zero_grad()
+    teacher, batch = Teacher(model, DistillationConfig()), TrainingBatch.of(SOME)
+    lesson = teacher.lesson(SOME)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits, _, _ = GatedModel(model, router).forward(batch, schedule)
+        loss = teacher.loss(logits, lesson)
+    assert loss.dtype == torch.float32
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in router.parameters() if parameter.grad is not None])
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "gpt2"])
+def test_gradients_in_bfloat16_point_where_those_in_float32_do(family: str) -> None:
+    # One block skips, so that no decision hangs on what bfloat16 has rounded before it.
+    model, schedule = SkippingModel(tiny_model(family)), SparsitySchedule([0.5, 0.0, 0.0])
+    exact, rounded = (first_gradient(model, random_router(3, window=3), schedule, on) for on in (False, True))
+    assert float(torch.cosine_similarity(exact, rounded, dim=0)) > 0.95
+    assert float(rounded.norm() / exact.norm()) == pytest.approx(1.0, abs=0.2)
+
+
+class Recording(DynamicRouter):
+    """Writes down its scores and what they were made of."""
+
+    def scores(self, sparsity: float, state: RoutingState) -> torch.Tensor:
+        scores = super().scores(sparsity, state)
+        self.__dict__.setdefault("recorded", []).append((state.attention.clone(), scores.detach().clone()))
+        return scores
+
+
+def test_in_bfloat16_a_router_scores_in_float32_as_inference_does() -> None:
+    model, schedule = SkippingModel(tiny_model("llama")), SparsitySchedule([0.5, 0.5, 0.5])
+    router, prompt_length = Recording(window=8), 100
+    router.load_state_dict(random_router(1).state_dict())
+    example = EncodedExample(tuple(1 + i * i % 48 for i in range(prompt_length)), ((3, 4),), 0, False)
+    with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+        GatedModel(model, router).forward(TrainingBatch.of([example]), schedule)
+    training = router.__dict__.pop("recorded")
+    model.prefill(prompt_batch([example]), schedule, router)
+    inference = router.__dict__.pop("recorded")
+    # Before the first block nothing is rounded yet: training decides exactly as inference does.
+    torch.testing.assert_close(training[0][1][:, :prompt_length], inference[0][1], atol=1e-5, rtol=1e-5)
+    for attention, scores in training:
+        assert (attention.dtype, scores.dtype) == (torch.float32, torch.float32)
+    # Attention received is a fine feature, too: no two of the kept tokens have heard the same.
+    received = training[1][0][0, :prompt_length]
+    assert len(set(received[received > 0].tolist())) == int((received > 0).sum()) >= 40
+    assert all(len(set(scores[0, :prompt_length].tolist())) > 90 for _, scores in training)
+
+
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize(
+    "router", [LocalRouter(3, window=3), HiddenRouter(32), RecurrentRouter(window=3)], ids=lambda router: router.kind
+)
+def test_every_router_trains_in_bfloat16(router: ScoringRouter) -> None:
+    config = DistillationConfig(steps=2, batch_size=4, lr=0.1)
+    result = distill(SkippingModel(tiny()), SOME, SCHEDULES, config, router=router, held_out=SOME[:2])
+    assert all(math.isfinite(loss) for loss in result.curves["loss"])
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "allowed"),
+    [
+        ("steps", [0, -1, 2.0, True, "8"], "an integer of at least 1"),
+        ("batch_size", [0, -8, None], "an integer of at least 1"),
+        ("accumulate", [0], "an integer of at least 1"),
+        ("window", [0], "an integer of at least 1"),
+        ("evaluate_every", [0], "an integer of at least 1"),
+        ("teacher_top_k", [0, 1.5], "an integer of at least 1, or None"),
+        ("patience", [0], "an integer of at least 1, or None"),
+        ("lr", [math.nan, math.inf, -0.1, None], "a finite number of at least 0"),
+        ("w_guide", [-1.0, math.nan], "a finite number of at least 0"),
+        ("w_sparsity", [-1.0, math.inf], "a finite number of at least 0"),
+        ("w_distill", [-1.0], "a finite number of at least 0"),
+        ("temperature", [0.0, -1.0, math.nan], "a finite number above 0"),
+        ("max_grad_norm", [0.0, math.inf], "a finite number above 0"),
+        ("guide_share", [-0.1, 1.1, math.nan], r"a number in \[0, 1\]"),
+        ("seed", [0.5, None], "an integer"),
+    ],
+)
+def test_a_value_that_trains_nothing_is_refused_by_its_name(field: str, values: list[Any], allowed: str) -> None:
+    for value in values:
+        with pytest.raises(CoreError, match=f"^{field} of a distillation is {value!r}, but must be {allowed}\\.$"):
+            DistillationConfig(**{field: value})
+
+
+def test_values_at_the_ends_of_their_ranges_are_accepted() -> None:
+    small = {"steps": 1, "batch_size": 1, "accumulate": 1, "window": 1, "evaluate_every": 1, "patience": 1}
+    DistillationConfig(**small, teacher_top_k=1, lr=0, w_guide=0, w_sparsity=0.0, w_distill=0, guide_share=0, seed=-1)
+    DistillationConfig(guide_share=1, teacher_top_k=None, patience=None, temperature=1e-3)
+
+
+def changed_weights() -> DynamicRouter:
+    router = random_router(1, window=4)
+    with torch.no_grad():
+        router.mlp[-1].bias.add_(0.5)
+    return router
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"router": random_router(1, window=5)},
+        {"router": changed_weights()},
+        {"router": DynamicRouter(4, ("position", "block_sparsity"))},
+        {"router": LocalRouter(3, window=4)},
+        {"router": None},
+        {"held_out": SOME[5:]},
+        {"held_out": SOME[6:] + SOME[6:7]},
+        {"data": SOME[1:6]},
+        {"schedules": SCHEDULES[:1]},
+        {"schedules": [[0.0, 0.5, 0.5], [0.3, 0.3000001, 0.0]]},
+    ],
+)
+def test_a_checkpoint_is_refused_by_a_run_that_would_come_out_otherwise(tmp_path: Path, change: dict[str, Any]) -> None:
+    model, checkpoint = SkippingModel(tiny()), tmp_path / "training.safetensors"
+    run: dict[str, Any] = {
+        "data": SOME[:6],
+        "schedules": SCHEDULES,
+        "router": random_router(1, window=4),
+        "held_out": SOME[6:],
+        "config": DistillationConfig(steps=2, batch_size=2, evaluate_every=1, consider_static=False),
+        "checkpoint": checkpoint,
+    }
+    finished = distill(model, **run)
+    again = distill(model, **run)
+    assert router_to_bytes(again.router) == router_to_bytes(finished.router)
+    with pytest.raises(CoreError, match="held-out set, schedule or initial router"):
+        distill(model, **{**run, **change})
+
+
+def test_where_the_static_decisions_win_they_come_back_as_a_router_of_the_given_window(tmp_path: Path) -> None:
+    model, schedule, given = SkippingModel(tiny()), SCHEDULES[0], random_router(1, window=5)
+    # Without a learning rate nothing is better than the start, and this start is worse than the static decisions.
+    config = DistillationConfig(steps=4, batch_size=2, evaluate_every=2, lr=0.0)
+    held_out, checkpoint = QualitySet(model, SOME[4:]), tmp_path / "training.safetensors"
+
+    def run(path: Path | None, last: int) -> Distillation:
+        def stop(step: int, _: float) -> None:
+            if step == last:
+                raise StoppedError
+
+        return distill(
+            model, SOME[:4], [schedule], config, router=given, held_out=held_out, checkpoint=path, on_step=stop
+        )
+
+    whole = run(None, 5)
+    held = whole.curves["held_out_kl"]
+    assert held.index(min(held)) == 0 and held[0] < held[1]
+    assert whole.router.window == 5
+    assert held_out.evaluate(schedule, whole.router).kl == pytest.approx(held[0], rel=1e-6)
+    with pytest.raises(StoppedError):
+        run(checkpoint, 3)
+    resumed = run(checkpoint, 5)
+    assert router_to_bytes(resumed.router) == router_to_bytes(whole.router)
+    assert resumed.curves == whole.curves
+
+
+def test_a_given_router_is_left_as_it_is() -> None:
+    router = random_router(1, window=4)
+    router.set_thresholds([0.0, 0.0, 0.0], SCHEDULES[0])
+    before = router_to_bytes(router)
+    distill(SkippingModel(tiny()), SOME, SCHEDULES, DistillationConfig(**PLAIN), router=router)
+    assert router_to_bytes(router) == before
+
+
+def test_a_router_that_does_not_fit_the_model_is_refused() -> None:
+    with pytest.raises(ModelError, match="made for 7 blocks"):
+        distill(SkippingModel(tiny()), SOME, SCHEDULES, DistillationConfig(**PLAIN), router=LocalRouter(7))
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["transformers", "FTPForCausalLM"])
+def test_a_users_own_model_is_distilled_for_and_left_as_it_was(wrapped: bool) -> None:
+    config = DistillationConfig(**PLAIN)
+    expected = distill(SkippingModel(fresh_tiny("gemma2")), SOME, SCHEDULES, config)
+    dense = fresh_tiny("gemma2").train()
+    # The user has a part of it in evaluation mode, and trains another part.
+    dense.model.layers[1].eval()
+    for name, parameter in dense.named_parameters():
+        parameter.requires_grad_("mlp" in name)
+    model = FTPForCausalLM.from_dense(dense, SCHEDULES[0]) if wrapped else dense
+    modes = {name: module.training for name, module in model.named_modules()}
+    gradients = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    result = distill(model, SOME, SCHEDULES, config)
+    assert router_to_bytes(result.router) == router_to_bytes(expected.router)
+    assert result.curves == expected.curves
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert {name: parameter.requires_grad for name, parameter in model.named_parameters()} == gradients
+    assert set(gradients.values()) == {True, False}
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+
+
+def test_a_users_own_model_is_left_as_it_was_when_training_fails() -> None:
+    dense = fresh_tiny().train()
+
+    def stop(step: int, _: float) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        distill(dense, SOME, SCHEDULES, DistillationConfig(**PLAIN), on_step=stop)
+    assert all(module.training for module in dense.modules())
+    assert all(parameter.requires_grad for parameter in dense.parameters())
+
+
+@pytest.mark.parametrize("one", [SCHEDULES[0], [0.0, 0.5, 0.5], (0, 0.5, 0.5), [[0.0, 0.5, 0.5]], [(0, 0.5, 0.5)]])
+def test_schedules_are_any_sequences_of_floats_or_one_of_them(one: Sequence[Any]) -> None:
+    model, config = SkippingModel(tiny()), DistillationConfig(**PLAIN)
+    expected = distill(model, SOME, [SCHEDULES[0]], config)
+    assert router_to_bytes(distill(model, SOME, one, config).router) == router_to_bytes(expected.router)
+
+
+@pytest.mark.parametrize(
+    ("schedules", "says"),
+    [
+        ([], "no schedule"),
+        ([0.5, 0.5], "has 2 sparsities, but the model has 3 blocks"),
+        ([SCHEDULES[0], [0.5, 0.5, 1.5]], "Sparsity 1.5 of block 2"),
+    ],
+)
+def test_schedules_that_do_not_fit_are_refused(schedules: list[Any], says: str) -> None:
+    with pytest.raises((CoreError, ScheduleError), match=says):
+        distill(SkippingModel(tiny()), SOME, schedules)
+
+
+def test_a_held_out_set_may_be_plain_examples() -> None:
+    model, config = SkippingModel(tiny()), DistillationConfig(**PLAIN)
+    one = distill(model, SOME[:6], SCHEDULES, config, held_out=QualitySet(model, SOME[6:]))
+    two = distill(model, SOME[:6], SCHEDULES, config, held_out=SOME[6:])
+    assert router_to_bytes(one.router) == router_to_bytes(two.router) and one.curves == two.curves
+
+
+def test_what_is_no_model_and_no_encoded_example_is_refused() -> None:
+    model = SkippingModel(tiny())
+    with pytest.raises(CoreError, match="model to distil a router for is a str"):
+        distill("demo", SOME, SCHEDULES)
+    with pytest.raises(CoreError, match=r"Item 1 of data is a str.*ftp_core\.encode"):
+        distill(model, [SOME[0], "a text"], SCHEDULES)
+    with pytest.raises(CoreError, match="Item 0 of held_out is a dict"):
+        distill(model, SOME, SCHEDULES, held_out=[{}])
+    for empty in ({"data": []}, {"data": SOME, "held_out": []}):
+        with pytest.raises(CoreError, match="no example in"):
+            distill(model, schedules=SCHEDULES, **empty)
+
+
+def test_what_a_training_took_is_reported() -> None:
+    config = DistillationConfig(steps=3, batch_size=4, accumulate=2)
+    result = distill(SkippingModel(tiny()), SOME[:4], SCHEDULES, config, held_out=SOME[4:])
+    assert result.tokens == 3 * 2 * sum(len(one.prompt) + 2 for one in SOME[:4])
+    assert result.parameters == 4 * 64 + 64 + 64 + 1
+    assert result.seconds > 0 and result.peak_bytes > 2**20
+
+
+def test_peak_memory_is_that_of_the_device_the_model_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    reset: list[torch.device] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 12345)
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
+    _reset_peak(cpu)
+    assert reset == [] and peak_bytes(cpu) != 12345
+    _reset_peak(gpu)
+    assert reset == [gpu] and peak_bytes(gpu) == 12345

@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from ftp_core.data import Example
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import IGNORED, answer_batch, choice_batch, encode
+from ftp_core.encoding import IGNORED, answer_batch, choice_batch, encode, encoded_fingerprint
 from ftp_core.errors import DataError
 from ftp_core.models import load_model
 
@@ -64,3 +64,35 @@ def test_batches_hold_the_right_answers_and_every_choice() -> None:
     assert choices is not None
     assert choices.ids.tolist() == [[5], [4]] and choices.rows.tolist() == [1, 1]
     assert choice_batch(encoded[:1]) is None
+
+
+def test_a_completion_is_cut_but_a_choice_never() -> None:
+    long, short = " has the cup the cup", " the"
+    items = [Example("ann", long), Example("ann", long, (short, long), 1)]
+    completion, choice = encode(metaspace(), items, context=20, max_continuation=2)
+    assert completion.continuations == ((3, 4),) and completion.choice_lengths == ()
+    assert choice.continuations == ((4,), (3, 4, 5, 4, 5))
+    # What accuracy is normalised by belongs to what is scored: all of it.
+    assert choice.choice_lengths == (len("the"), len("has the cup the cup"))
+
+
+def test_choices_that_do_not_fit_are_an_error_that_says_so() -> None:
+    item = Example("ann", " the", (" the", " has the cup the cup"), 0)
+    with pytest.raises(DataError, match="is 7 tokens long, but the model reads 6: shorten its prompt or its choices"):
+        encode(metaspace(), [item], context=6, max_continuation=2)
+
+
+def test_only_the_space_before_a_choice_is_no_character_of_it() -> None:
+    # lm-evaluation-harness divides by len(choice), and puts one space between prompt and choice.
+    item = Example("ann", " the", (" the", "  the cup ", " the\n"), 0)
+    (one,) = encode(metaspace(), [item], context=20)
+    assert one.choice_lengths == (len("the"), len(" the cup "), len("the\n"))
+
+
+def test_the_fingerprint_of_encoded_examples_is_that_of_every_one_of_them() -> None:
+    one, two, three = encode(
+        metaspace(), [Example("ann", " has"), Example("ann", " the"), Example("ann", " the", (" the", " has"), 0)], 20
+    )
+    assert encoded_fingerprint([one, two]) == encoded_fingerprint((one, two))
+    different = [(), (one,), (one, two), (two, one), (one, three), (one, one)]
+    assert len({encoded_fingerprint(examples) for examples in different}) == len(different)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from ftp_core.encoding import EncodedExample
-from ftp_core.quality import QualitySet, _divergence, wilson_interval
-from ftp_core.routers import StaticRouter
+from ftp_core.errors import DataError
+from ftp_core.quality import QualitySet, _divergence, bootstrap_interval, wilson_interval
+from ftp_core.routers import RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
+from tests.ftp_core.routers import random_router
 from tests.ftp_core.test_skipping import tiny
 
 DENSE = SparsitySchedule.uniform(0.0, 3)
@@ -77,3 +82,175 @@ def test_wilson_interval_has_width_at_the_ends() -> None:
     assert wilson_interval(0, 20)[0] == 0.0 and wilson_interval(0, 20)[1] > 0.1
     low, high = wilson_interval(50, 100)
     assert (low, high) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+
+
+HALF = SparsitySchedule.uniform(0.5, 3)
+# Lengths in characters that turn some decisions round.
+LENGTHS = [replace(item, choice_lengths=(1, 9, 4, 2 + i)) for i, item in enumerate(CHOICES)]
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_normalised_accuracy_is_that_of_the_highest_likelihood_per_character(batch_size: int) -> None:
+    model = tiny()
+    quality = QualitySet(SkippingModel(model), PLAIN + LENGTHS, batch_size).evaluate(
+        DENSE, StaticRouter(), choices=True
+    )
+    plain, normalised = [], []
+    for item in LENGTHS:
+        totals = [log_likelihood(model, item.prompt, choice) for choice in item.continuations]
+        shares = [total / length for total, length in zip(totals, item.choice_lengths, strict=True)]
+        plain.append(totals.index(max(totals)) == item.answer)
+        normalised.append(shares.index(max(shares)) == item.answer)
+    assert plain != normalised
+    assert quality.accuracy == pytest.approx(sum(plain) / 9)
+    assert quality.accuracy_norm == pytest.approx(sum(normalised) / 9)
+    assert quality.accuracy_norm_interval == wilson_interval(sum(normalised), 9)
+
+
+def test_without_characters_a_choice_is_as_long_as_its_tokens() -> None:
+    model = SkippingModel(tiny())
+    counted = [replace(item, choice_lengths=tuple(map(len, item.continuations))) for item in CHOICES]
+    one, two = (QualitySet(model, items).evaluate(DENSE, StaticRouter(), choices=True) for items in (CHOICES, counted))
+    assert one == two
+
+
+class Watched(StaticRouter):
+    """Decides as the static router, and writes down what it saw and decided."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[tuple[int, ...], list[list[bool]]]] = []
+
+    def keep(self, sparsity: float, state: RoutingState) -> Tensor:
+        keep = super().keep(sparsity, state)
+        self.seen.append((state.row_lengths, keep.tolist()))
+        return keep
+
+
+def test_choices_have_no_say_in_the_routing_of_their_prompt() -> None:
+    model, (item, *_) = SkippingModel(tiny()), CHOICES
+    right = item.continuations[item.answer]
+    seen, kls = [], []
+    for others in [((7,),), ((11, 12, 13, 14, 15, 16), (3,), (9, 9)), ((9,), right)]:
+        examples = QualitySet(model, [replace(item, continuations=(right, *others), answer=0)])
+        router = Watched()
+        kls.append(examples.evaluate(HALF, router, choices=True).kl)
+        seen.append(router.seen)
+    # Once per block: all choices continue one pass of the prompt, and nothing but the prompt is there to be seen.
+    assert len(seen[0]) == 3
+    assert all(lengths == (len(item.prompt),) for lengths, _ in seen[0])
+    assert seen[0] == seen[1] == seen[2]
+    assert kls[0] == kls[1] == kls[2] > 0
+
+
+def test_a_choice_is_as_likely_among_others_as_alone() -> None:
+    # A learned router listens to attention, so that choices would show if they were in the pass of the prompt.
+    model, router = SkippingModel(tiny()), random_router(2, window=3)
+    for item in CHOICES:
+        likelihoods = [
+            -math.log(
+                QualitySet(model, [EncodedExample(item.prompt, (ids,), 0, False)]).evaluate(HALF, router).perplexity
+            )
+            * len(ids)
+            for ids in item.continuations
+        ]
+        quality = QualitySet(model, [item]).evaluate(HALF, router, choices=True)
+        assert quality.accuracy == (likelihoods.index(max(likelihoods)) == item.answer)
+
+
+@pytest.mark.parametrize("logits_at_once", [1, 50, 170])
+def test_figures_do_not_depend_on_how_many_logits_are_computed_at_a_time(
+    logits_at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, router = SkippingModel(tiny()), random_router(1, window=3)
+    expected = QualitySet(model, PLAIN + LENGTHS).evaluate(HALF, router, choices=True, intervals=True)
+    monkeypatch.setattr("ftp_core.quality._LOGITS_AT_ONCE", logits_at_once)
+    shapes: list[int] = []
+    logits = model.logits
+    monkeypatch.setattr(model, "logits", lambda hidden: shapes.append(len(hidden)) or logits(hidden))
+    found = QualitySet(model, PLAIN + LENGTHS).evaluate(HALF, router, choices=True, intervals=True)
+    assert max(shapes) == max(1, logits_at_once // 50)
+    assert found.kl == pytest.approx(expected.kl, rel=1e-4) and expected.kl > 0
+    assert found.perplexity == pytest.approx(expected.perplexity, rel=1e-4)
+    assert found.kl_interval == pytest.approx(expected.kl_interval, rel=1e-4)
+    assert (found.accuracy, found.accuracy_norm) == (expected.accuracy, expected.accuracy_norm)
+
+
+def sums_and_counts(n: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    counts = torch.randint(1, 9, (n,), generator=generator)
+    return torch.rand(n, generator=generator) * counts, counts
+
+
+def test_a_bootstrap_interval_holds_the_mean_is_repeatable_and_narrows_with_examples() -> None:
+    widths = []
+    for n in (20, 80, 320, 1280):
+        sums, counts = sums_and_counts(n)
+        low, high = bootstrap_interval(sums, counts)
+        assert low < float(sums.sum() / counts.sum()) < high
+        assert bootstrap_interval(sums, counts) == (low, high) != bootstrap_interval(sums, counts, seed=1)
+        widths.append(high - low)
+    # Four times the examples, about half the width.
+    assert [wide / narrow for wide, narrow in pairwise(widths)] == pytest.approx([2.0] * 3, rel=0.35)
+
+
+def test_a_bootstrap_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    generator, covered = torch.Generator().manual_seed(0), 0
+    for _ in range(200):
+        # Skewed, as KL is; one token each, so that the true mean is 1.
+        sums = torch.empty(100).exponential_(generator=generator)
+        low, high = bootstrap_interval(sums, torch.ones(100), resamples=300)
+        covered += low <= 1.0 <= high
+    assert 0.88 <= covered / 200 <= 0.99
+
+
+def test_equal_examples_have_a_bootstrap_interval_without_width() -> None:
+    assert bootstrap_interval(torch.full((30,), 3.0), torch.full((30,), 4)) == (0.75, 0.75)
+
+
+@pytest.mark.parametrize("at_once", [1, 50 * 7, 50 * 1000])
+def test_a_bootstrap_interval_is_the_same_however_many_resamples_are_drawn_at_a_time(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sums, counts = sums_and_counts(50)
+    expected = bootstrap_interval(sums, counts)
+    monkeypatch.setattr("ftp_core.quality._DRAWN_AT_ONCE", at_once)
+    sizes: list[int] = []
+    draw = torch.randint
+    monkeypatch.setattr(
+        torch, "randint", lambda high, size, **kwargs: sizes.append(math.prod(size)) or draw(high, size, **kwargs)
+    )
+    assert bootstrap_interval(sums, counts) == expected
+    assert max(sizes) <= max(50, at_once) and sum(sizes) == 50 * 1000
+
+
+def test_intervals_of_kl_and_perplexity_are_those_of_their_tokens_drawn_by_example() -> None:
+    model, router = SkippingModel(tiny()), StaticRouter()
+    items = [EncodedExample(tuple(range(1 + i, 12 + i)), ((9, 8, 7 + i)[: 1 + i % 3],), 0, False) for i in range(12)]
+    quality = QualitySet(model, items, batch_size=12).evaluate(HALF, router, intervals=True)
+    alone = [QualitySet(model, [item]).evaluate(HALF, router) for item in items]
+    counts = torch.tensor([one.n_tokens for one in alone])
+    kls = torch.tensor([one.kl * one.n_tokens for one in alone])
+    nlls = torch.tensor([math.log(one.perplexity) * one.n_tokens for one in alone])
+    assert quality.kl_interval == pytest.approx(bootstrap_interval(kls, counts), rel=1e-3)
+    assert quality.perplexity_interval == pytest.approx(
+        tuple(math.exp(end) for end in bootstrap_interval(nlls, counts)), rel=1e-3
+    )
+    assert quality.kl_interval is not None and quality.perplexity_interval is not None
+    assert quality.kl_interval[0] < quality.kl < quality.kl_interval[1]
+    assert quality.perplexity_interval[0] < quality.perplexity < quality.perplexity_interval[1]
+
+
+def test_intervals_are_drawn_only_if_asked_for() -> None:
+    quality = QualitySet(SkippingModel(tiny()), PLAIN).evaluate(HALF, StaticRouter())
+    assert quality.kl_interval is None and quality.perplexity_interval is None
+
+
+def test_a_set_is_named_by_its_examples() -> None:
+    model = SkippingModel(tiny())
+    assert QualitySet(model, PLAIN).fingerprint == QualitySet(model, PLAIN, batch_size=1).fingerprint
+    assert QualitySet(model, PLAIN).fingerprint != QualitySet(model, PLAIN[:2]).fingerprint
+
+
+def test_a_set_without_examples_is_an_error() -> None:
+    with pytest.raises(DataError, match="at least one example"):
+        QualitySet(SkippingModel(tiny()), [])

@@ -14,7 +14,8 @@ from safetensors.torch import save
 
 from ftp_core.calibration import calibrate_thresholds
 from ftp_core.causal_lm import FTPForCausalLM
-from ftp_core.distillation import DistillationConfig, distill
+from ftp_core.distillation import distill
+from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import EncodedExample, PromptBatch
 from ftp_core.errors import ModelError
 from ftp_core.routers import (

@@ -108,16 +108,33 @@ def load_model(name: str) -> LoadedModel:
     Raises:
         ModelError: There is no such model, its family is unknown, or its weights cannot be read.
     """
-    source = resolve(name)
     keep_freed_memory()
+    source, (model, tokenizer) = resolve(name), _load(name, torch.float32)
+    return LoadedModel(source, SkippingModel(model), tokenizer)
+
+
+def load_published(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer in the precision that it was published in.
+
+    Args:
+        name: `demo`, a local directory, or a Hugging Face id.
+
+    Raises:
+        ModelError: There is no such model, its family is unknown, or its weights cannot be read.
+    """
+    return _load(name, "auto")
+
+
+def _load(name: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    source = resolve(name)
     # Its bar would run between those of the command line.
     disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
     except Exception as error:  # broken files surface as whatever their many readers raise
         raise ModelError(f"Cannot load the model {name!r}: {_one_line(error)}") from error
-    return LoadedModel(source, SkippingModel(model), tokenizer)
+    return model, tokenizer
 
 
 def _check_hub(name: str) -> None:

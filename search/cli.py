@@ -389,17 +389,21 @@ def export(
     name: StudyName,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if missing.")],
     storage: Storage = DEFAULT_STORAGE,
+    reference: Annotated[
+        bool, typer.Option("--reference", help="Refer to the dense model's weights, and do not copy them.")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write the model's configuration, the chosen schedule and the router into a directory.
+    """Write the pruned model into a directory, from which transformers and lm-eval load it.
 
     Example: ftp-search export mine ./pruned
     """
-    from search.export import export_study
+    with StudyStore(storage, create=False) as store, Console(stderr=True).status(f"writing to {directory}"):
+        # It loads torch and transformers.
+        from search.export import export_study
 
-    with StudyStore(storage, create=False) as store:
-        written = [str(path) for path in export_study(store, name, directory)]
+        written = [str(path) for path in export_study(store, name, directory, include_base=not reference)]
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
 
 

@@ -1,31 +1,37 @@
-"""Writes what a search found as a directory: model configuration, schedule, router."""
+"""Writes what a study found as a pruned model that loads like any other."""
 
 from __future__ import annotations
 
 import json
 import os
+import tempfile
 from pathlib import Path
+from typing import Any
 
-from transformers import AutoConfig
-
-from ftp_core.models import resolve
+from ftp_core.causal_lm import FTPForCausalLM
+from ftp_core.models import load_published
+from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from search.errors import SearchError
 from studies import StudyStore
 
 
-def export_study(store: StudyStore, name: str, directory: Path) -> list[Path]:
-    """Write `config.json`, `schedule.json` and, if one was distilled, `router.safetensors`.
+def export_study(store: StudyStore, name: str, directory: Path, include_base: bool = True) -> list[Path]:
+    """Write the pruned model with its tokenizer, and `schedule.json`, which says where it comes from.
+
+    `ftp_core.FTPForCausalLM.from_pretrained(directory)` loads it.
 
     Args:
         store: Where the study lives.
         name: Its name.
         directory: Where to write; made if missing.
+        include_base: Whether to write the dense model's weights, too, or only where they lie.
 
     Returns:
         The files written.
 
     Raises:
         SearchError: The study has no chosen schedule yet, or the directory is a file.
+        CoreError: The model cannot be loaded.
     """
     study = store.study(name)
     if study.chosen_trial is None:
@@ -34,28 +40,27 @@ def export_study(store: StudyStore, name: str, directory: Path) -> list[Path]:
         )
     if directory.exists() and not directory.is_dir():
         raise SearchError(f"{directory} is a file: name a directory to export to.")
-    source = resolve(str(study.config["model"]))
-    config = AutoConfig.from_pretrained(source)
-    trial = store.trial(name, study.chosen_trial)
-    router = store.latest_router(name)
-    schedule = {
+    trial, latest = store.trial(name, study.chosen_trial), store.latest_router(name)
+    router: Router = StaticRouter() if latest is None else router_from_bytes(latest.weights).eval()
+    model, tokenizer = load_published(str(study.config["model"]))
+    pruned = FTPForCausalLM.from_dense(model, trial.schedule, router)
+    origin: dict[str, Any] = {
         "schedule": list(trial.schedule),
         "overall_sparsity": trial.overall_sparsity,
         "study": name,
         "trial": trial.number,
         "model": study.config["model"],
         "model_fingerprint": study.facts.get("model_fingerprint"),
-        "router": None if router is None else {"file": "router.safetensors", "sha256": router.sha256},
+        "router": None if latest is None else {"kind": router.kind, "sha256": latest.sha256},
     }
-    files = {
-        "config.json": config.to_json_string().encode(),
-        "schedule.json": (json.dumps(schedule, indent=2) + "\n").encode(),
-    }
-    if router is not None:
-        files["router.safetensors"] = router.weights
     directory.mkdir(parents=True, exist_ok=True)
-    for filename, content in files.items():
-        partial = directory / f".{filename}.partial"
-        partial.write_bytes(content)
-        os.replace(partial, directory / filename)
-    return [directory / filename for filename in files]
+    # Written beside their places first, so that none of the files is ever half a file.
+    with tempfile.TemporaryDirectory(prefix=".partial-", dir=directory) as partial:
+        pruned.save_pretrained(partial, include_base=include_base)
+        tokenizer.save_pretrained(partial)
+        Path(partial, "schedule.json").write_text(json.dumps(origin, indent=2) + "\n")
+        written = []
+        for path in sorted(Path(partial).iterdir()):
+            os.replace(path, directory / path.name)
+            written.append(directory / path.name)
+    return written

@@ -68,7 +68,7 @@ class LoadedStudy:
         return hypervolume(trials, reference_point(trials) if reference is None else reference)
 
     def router(self) -> RouterRun | None:
-        """The router that was distilled last; `ftp_core.DynamicRouter.from_bytes(run.weights)` makes it work."""
+        """The router that was distilled last; `ftp_core.router_from_bytes(run.weights)` makes it work."""
         return self._store.latest_router(self.name)
 
     def _frame(self, trials: Sequence[TrialRecord]) -> pd.DataFrame:

@@ -8,7 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 
+from ftp_core import FTPForCausalLM
 from search.config import OBJECTIVES, RunConfig
 from studies import StudyState, StudyStore, TrialRecord, TrialState
 from tests.search.command import Result, run_here
@@ -149,7 +151,15 @@ def test_a_search_without_measurements_can_be_reported_and_exported(run: Run, st
     assert run("export", study, "pruned").code == 0
     exported = json.loads((tmp_path / "pruned/schedule.json").read_text())
     assert exported["schedule"] == [0.5] * 12 and exported["router"] is None
-    assert json.loads((tmp_path / "pruned/config.json").read_text())["num_hidden_layers"] == 12
+    whole = FTPForCausalLM.from_pretrained(tmp_path / "pruned")
+    assert run("export", study, "light", "--reference").code == 0
+    light = FTPForCausalLM.from_pretrained(tmp_path / "light")
+    ids = torch.arange(3, 43)[None]
+    with torch.no_grad():
+        assert torch.equal(light(ids).logits, whole(ids).logits)
+    assert (tmp_path / "pruned/model.safetensors").stat().st_size > 1_000_000
+    assert not (tmp_path / "light/model.safetensors").exists()
+    assert json.loads((tmp_path / "pruned/config.json").read_text())["base_config"]["num_hidden_layers"] == 12
 
 
 def test_delete_removes_the_study(run: Run, study: str) -> None:

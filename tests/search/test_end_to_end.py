@@ -9,8 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from ftp_core.routers import router_from_bytes
+from ftp_core import DynamicRouter, FTPForCausalLM
 from studies import StudyStore
 from tests.search.command import COMMAND, run_process
 
@@ -39,7 +40,14 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert all(Path(tmp_path, path).is_file() for path in shown["written"])
 
     assert run_process("export", "small", "pruned", cwd=tmp_path).code == 0
-    router_from_bytes((tmp_path / "pruned/router.safetensors").read_bytes())
+    pruned = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
+    assert isinstance(pruned, FTPForCausalLM) and isinstance(pruned.router, DynamicRouter)
+    assert list(pruned.schedule) == chosen["schedule"]
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pruned")
+    [written] = pipeline("text-generation", model=pruned, tokenizer=tokenizer)(
+        "Where is the cat?", max_new_tokens=3, do_sample=False
+    )
+    assert written["generated_text"].startswith("Where is the cat?")
     assert json.loads((tmp_path / "pruned/schedule.json").read_text())["schedule"] == chosen["schedule"]
 
     resumed = run_process("resume", "small", "--trials", "20", "--json", cwd=tmp_path)

@@ -16,18 +16,15 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from ftp_core.attention import kernel_name
-from ftp_core.cache import FTPCache
 from ftp_core.checkpoint import check_identity, check_loaded, read_config, read_router, router_weights
-from ftp_core.checks import check_finite, check_prompts
-from ftp_core.columns import cut_columns, prompt_columns, real_columns
+from ftp_core.checks import check_finite
 from ftp_core.configuration import FTPConfig
 from ftp_core.errors import DataError, ModelError, ScheduleError
-from ftp_core.families import context_of, family_of
+from ftp_core.families import family_of
 from ftp_core.identity import model_identity, same_model
-from ftp_core.interception import BlockHandler, exclusive, intercepted
+from ftp_core.pruned_forward import PrunedForward
 from ftp_core.routers import (
     Router,
-    RoutingState,
     ScoringRouter,
     StaticRouter,
     build_router,
@@ -35,7 +32,6 @@ from ftp_core.routers import (
     describe_router,
 )
 from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
-from ftp_core.skipping import DecodePass, PromptPass
 from ftp_core.skipping_model import check_schedule
 
 # Columns of the prompt while `generate` runs; transformers would not hand an argument of that name to every pass.
@@ -247,8 +243,6 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise DataError("Give either input_ids or inputs_embeds.")
-        first = input_ids if input_ids is not None else inputs_embeds
-        assert first is not None
         arguments = {
             "input_ids": input_ids,
             "inputs_embeds": inputs_embeds,
@@ -260,153 +254,10 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             "logits_to_keep": logits_to_keep,
             **kwargs,
         }
-        n_rows, width = first.shape[:2]
-        seen = 0 if past_key_values is None else past_key_values.get_seq_length()
-        if not any(self._schedule) and not isinstance(past_key_values, FTPCache):
-            return self._dense(arguments, n_rows, width, seen, first.device)
-        real = real_columns(attention_mask, n_rows, width, seen, first.device)
-        if seen == 0:
-            check_prompts(real, context_of(self.base.config))
-        is_caching = bool(getattr(self.base.config, "use_cache", True)) if use_cache is None else use_cache
-        cache = self._cache(past_key_values, seen, is_caching)
-        arguments |= {"past_key_values": cache, "use_cache": cache is not None}
-        if seen:
-            assert cache is not None
-            return self._decode(arguments, real, cache)
-        in_prompt = prompt_columns(real, labels, prompt_length)
-        if self._decode_sparsity > 0 and bool((real & ~in_prompt).any()):
-            return self._prompt_then_tokens(arguments, real, in_prompt, cache, is_asked=bool(use_cache))
-        routes = self._decode_sparsity > 0 and cache is not None
-        state = RoutingState.start(in_prompt)
-        handler = PromptPass(self.base, self._family, self._schedule, self.router, state, real, cache, routes)
-        return self._run(handler, arguments, real, cache)
+        return self._pruned_forward()(arguments, prompt_length)
 
-    def _dense(
-        self, arguments: dict[str, Any], n_rows: int, width: int, seen: int, device: torch.device
-    ) -> CausalLMOutputWithPast:
-        """Where nothing skips, the dense model itself; it takes masks and caches that skipping does not."""
-        mask = arguments["attention_mask"]
-        if seen == 0 and (mask is None or mask.shape == (n_rows, width)):
-            check_prompts(real_columns(mask, n_rows, width, 0, device), context_of(self.base.config))
-        with exclusive(self._family.blocks_of(self.base)):
-            outputs: CausalLMOutputWithPast = self.base(**arguments)
-        return outputs
-
-    def _run(
-        self, handler: BlockHandler, arguments: dict[str, Any], real: Tensor, cache: FTPCache | None
-    ) -> CausalLMOutputWithPast:
-        try:
-            with intercepted(self._family.blocks_of(self.base), handler):
-                outputs: CausalLMOutputWithPast = self.base(**arguments)
-        except BaseException:
-            if cache is not None:
-                cache.is_torn = True
-            raise
-        if cache is not None:
-            cache.advance(real)
-        return outputs
-
-    def _cache(self, given: Cache | None, seen: int, is_caching: bool) -> FTPCache | None:
-        if isinstance(given, FTPCache):
-            if given.is_torn:
-                raise ModelError(
-                    "A forward pass broke off while it filled this cache: start from the prompt with another."
-                )
-            return given
-        if seen:
-            raise ModelError(
-                f"A {type(given).__name__} that has seen {seen} tokens cannot go on under a schedule that skips: start "
-                "from the prompt again."
-            )
-        if given is not None and type(given).__name__ != "DynamicCache":
-            raise ModelError(f"A {type(given).__name__} cannot hold other tokens in every block: pass none.")
-        return self._new_cache() if is_caching else None
-
-    def _new_cache(self) -> FTPCache:
-        return FTPCache(self._family.windows(self.base))
-
-    def _decode(self, arguments: dict[str, Any], real: Tensor, cache: FTPCache) -> CausalLMOutputWithPast:
-        """Run tokens behind a prompt; one at a time where they are routed."""
-        n_rows, width = real.shape
-        self._check_room(real, cache)
-        if self._decode_sparsity == 0:
-            # What decoded tokens hear is not followed any longer.
-            cache.decode = None
-        routed = self._decode_sparsity > 0 and any(self._schedule) and cache.decode is not None
-        if routed and width > 1:
-            return self._one_by_one(arguments, real, cache)
-        columns = torch.arange(cache.seen, cache.seen + width, device=real.device).expand(n_rows, -1)
-        handler = DecodePass(self.base, self._family, cache, real, columns)
-        if routed:
-            handler = DecodePass(
-                self.base, self._family, cache, real, columns, self._schedule, self.router, self._decode_sparsity
-            )
-        return self._run(handler, arguments, real, cache)
-
-    def _check_room(self, real: Tensor, cache: FTPCache) -> None:
-        n_rows, width = real.shape
-        if width == 0:
-            raise DataError("There is no new token: give at least one.")
-        if cache.real is not None and len(cache.real) != n_rows:
-            raise DataError(f"The input has {n_rows} rows, but the cache holds {len(cache.real)}: give as many.")
-        context = context_of(self.base.config)
-        # Rotary models go on behind their context, if worse; where positions are rows of a table, there are no more.
-        if self._family.embeds_positions and cache.seen + width > context:
-            n_tokens = int((real.sum(1) + (0 if cache.real is None else cache.real.sum(1))).amax())
-            if n_tokens > context:
-                raise DataError(f"{n_tokens} tokens are more than the {context} that the model has positions for.")
-
-    def _one_by_one(self, arguments: dict[str, Any], real: Tensor, cache: FTPCache) -> CausalLMOutputWithPast:
-        logits: list[Tensor] = []
-        start = cache.seen
-        for column in range(real.shape[1]):
-            step = cut_columns(arguments, column, column + 1, start) | {"labels": None, "logits_to_keep": 0}
-            logits.append(_logits(self._decode(step, real[:, column : column + 1], cache)))
-        return self._with_loss(torch.cat(logits, 1), arguments, cache)
-
-    def _prompt_then_tokens(
-        self, arguments: dict[str, Any], real: Tensor, in_prompt: Tensor, cache: FTPCache | None, is_asked: bool
-    ) -> CausalLMOutputWithPast:
-        """Run prompts, then their completions token by token: each is routed by what stands before it alone."""
-        wanted = [name for name in ("output_hidden_states", "output_attentions") if arguments.get(name)]
-        if wanted:
-            raise ModelError(
-                f"{wanted[0]} is not to be had where completions run token by token: decode_sparsity is on."
-            )
-        parts: dict[str, Any] = {"labels": None, "logits_to_keep": 0, "use_cache": True}
-        ends = [int(row.nonzero().amax()) + 1 for row in in_prompt]
-        if len(set(ends)) > 1:
-            if is_asked:
-                raise ModelError(
-                    "The prompts end at different columns, so that routed tokens behind them fill no common cache: pad "
-                    "left, or set use_cache or decode_sparsity to nothing."
-                )
-            logits = []
-            for row, end in enumerate(ends):
-                alone = {
-                    name: value[row : row + 1] if isinstance(value, Tensor) and value.shape[0] == len(ends) else value
-                    for name, value in arguments.items()
-                }
-                logits.append(self(**(alone | parts | {"past_key_values": None}), prompt_length=end).logits)
-            return self._with_loss(torch.cat(logits), arguments, None)
-        end, filled = ends[0], self._new_cache() if cache is None else cache
-        parts["past_key_values"] = filled
-        prompt = self(**(cut_columns(arguments, 0, end, 0) | parts))
-        rest = cut_columns(arguments, end, real.shape[1], 0) | parts
-        behind = self._one_by_one(rest, real[:, end:], filled)
-        return self._with_loss(torch.cat([_logits(prompt), _logits(behind)], 1), arguments, cache)
-
-    def _with_loss(self, logits: Tensor, arguments: dict[str, Any], cache: FTPCache | None) -> CausalLMOutputWithPast:
-        """Outputs from the logits of all columns `[B, L, V]`."""
-        labels, keep = arguments["labels"], arguments["logits_to_keep"]
-        loss = None
-        if labels is not None:
-            more = {name: value for name, value in arguments.items() if name not in _OF_FORWARD}
-            loss = self.base.loss_function(logits=logits, labels=labels, vocab_size=self.base.config.vocab_size, **more)
-        kept = logits[:, slice(-keep, None) if isinstance(keep, int) and keep else slice(None)]
-        if isinstance(keep, Tensor):
-            kept = logits[:, keep]
-        return CausalLMOutputWithPast(loss=loss, logits=kept, past_key_values=cache)
+    def _pruned_forward(self) -> PrunedForward:
+        return PrunedForward(self.base, self._family, self._schedule, self.router, self._decode_sparsity)
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """See transformers; `prompt_length` is what `forward` calls so, by default all columns of the inputs."""
@@ -440,7 +291,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             generation_config, model_kwargs, *args, **kwargs
         )
         if given is None and any(self._schedule) and type(model_kwargs.get("past_key_values")) is DynamicCache:
-            cache = self._new_cache()
+            cache = self._pruned_forward().new_cache()
             if getattr(generation_config, "is_assistant", False):
                 cache.activate_past_recording()  # type: ignore[no-untyped-call]
             model_kwargs["past_key_values"] = cache
@@ -511,22 +362,6 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         return (loaded, info) if wants_info else loaded
 
 
-# Arguments that are not the loss function's.
-_OF_FORWARD = frozenset(
-    {
-        "input_ids",
-        "inputs_embeds",
-        "attention_mask",
-        "position_ids",
-        "past_key_values",
-        "labels",
-        "use_cache",
-        "logits_to_keep",
-        "prompt_length",
-    }
-)
-
-
 @contextmanager
 def _prompt_of(length: int | Tensor | None) -> Iterator[None]:
     """Context in which `generate` takes so many columns for the prompt."""
@@ -535,11 +370,6 @@ def _prompt_of(length: int | Tensor | None) -> Iterator[None]:
         yield
     finally:
         _PROMPT_LENGTH.reset(token)
-
-
-def _logits(outputs: CausalLMOutputWithPast) -> Tensor:
-    assert outputs.logits is not None
-    return outputs.logits
 
 
 AutoModelForCausalLM.register(FTPConfig, FTPForCausalLM)

@@ -49,10 +49,9 @@ from ftp_core.skipping_model import SkippingModel
 from search.proposers.genetic import GeneticProposer
 from search.space import ScheduleSpace
 
-LEVELS = (0.3, 0.5)
 SEARCH_ITEMS = 32
-# Schedules of each level, the chosen one among them, that one router is trained on at once.
-MANY = 4
+# The best schedules of a search, the chosen one among them, that one router is trained on at once, in twice the steps.
+MANY, MANY_SCHEDULES = 4, "dynamic, many schedules"
 PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
 
 
@@ -60,12 +59,12 @@ PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
 class Sizes:
     """How much of everything."""
 
-    calibration: int = 192
-    validation: int = 96
+    calibration: int = 128
+    validation: int = 64
     test: int = 200
-    trials: int = 150
-    steps: int = 48
-    evaluate_every: int = 12
+    trials: int = 120
+    steps: int = 40
+    evaluate_every: int = 10
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Job:
     model: str
     data: str
     seed: int
-    levels: tuple[float, ...]
+    level: float
     sizes: Sizes
     trains: tuple[str, ...]
 
@@ -145,16 +144,16 @@ def search(model: SkippingModel, examples: QualitySet, level: float, trials: int
 
 
 def run(job: Job) -> list[dict[str, Any]]:
-    """All rows of one seed."""
+    """All rows of one seed at one overall sparsity."""
     torch.set_num_threads(1)
     loaded, sizes = load_model(job.model), job.sizes
     model = loaded.skipping
     parts = splits(loaded, job.data, job.seed, sizes)
     searched = QualitySet(model, parts["calibration"][:SEARCH_ITEMS])
     held_out, test = QualitySet(model, parts["validation"]), QualitySet(model, parts["test"])
-    started, rows = time.monotonic(), []
+    started, level, rows = time.monotonic(), job.level, []
 
-    def add(level: float, row: str, schedule: SparsitySchedule, router: Router, skipped: float | None = None) -> None:
+    def add(row: str, schedule: SparsitySchedule, router: Router, skipped: float | None = None) -> None:
         quality = test.evaluate(schedule, router, choices=True)
         parameters = sum(p.numel() for p in router.parameters()) if isinstance(router, ScoringRouter) else 0
         rows.append(
@@ -185,28 +184,22 @@ def run(job: Job) -> list[dict[str, Any]]:
             model, parts["calibration"], schedules, replace(config, **changes), held_out=held_out, router=make()
         ).router
 
-    ranked = {level: search(model, searched, level, sizes.trials, job.seed) for level in job.levels}
-    makers = trained_routers(model)
-    near = [schedule for schedules in ranked.values() for schedule in schedules[:MANY]]
-    # As many steps for each schedule as one alone would need to settle, not as it gets.
-    many = train(DynamicRouter, near, steps=2 * sizes.steps) if "many schedules" in job.trains else None
-    for level, schedules in ranked.items():
-        best = schedules[0]
-        uniform = SparsitySchedule.uniform(level, model.n_blocks)
-        add(level, "dense", SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
-        add(level, "uniform, static", uniform, StaticRouter())
-        add(level, "random", best, RandomRouter(job.seed))
-        add(level, "static", best, StaticRouter())
-        for row in job.trains:
-            if row in makers:
-                make, changes = makers[row]
-                router = train(make, [best], **changes)
-                add(level, row, best, router)
-                if row == "dynamic":
-                    calibrated = calibrate_thresholds(model, router, prompt_batch(parts["calibration"][:64]), best)
-                    add(level, "dynamic, thresholds", best, calibrated, skipped(model, parts["test"], best, calibrated))
-        if many is not None:
-            add(level, "dynamic, many schedules", best, many)
+    ranked = search(model, searched, level, sizes.trials, job.seed)
+    best, makers = ranked[0], trained_routers(model)
+    add("dense", SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
+    add("uniform, static", SparsitySchedule.uniform(level, model.n_blocks), StaticRouter())
+    add("random", best, RandomRouter(job.seed))
+    add("static", best, StaticRouter())
+    for row in job.trains:
+        if row == MANY_SCHEDULES:
+            add(row, best, train(DynamicRouter, ranked[:MANY], steps=2 * sizes.steps))
+            continue
+        make, changes = makers[row]
+        router = train(make, [best], **changes)
+        add(row, best, router)
+        if row == "dynamic":
+            calibrated = calibrate_thresholds(model, router, prompt_batch(parts["calibration"][:64]), best)
+            add("dynamic, thresholds", best, calibrated, skipped(model, parts["test"], best, calibrated))
     return rows
 
 
@@ -269,7 +262,7 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                         "holds": ratio < 1,
                     }
                 )
-        both = [(kl.get(("dynamic, many schedules", seed)), kl.get(("dynamic", seed))) for seed in seeds]
+        both = [(kl.get((MANY_SCHEDULES, seed)), kl.get(("dynamic", seed))) for seed in seeds]
         both = [pair for pair in both if None not in pair]
         if both:
             ratio = sum(one for one, _ in both) / sum(other for _, other in both)
@@ -317,25 +310,32 @@ def show(lines: list[dict[str, Any]], checked: list[dict[str, Any]], title: str)
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, one sparsity, little training: at most 60 s")
-    parser.add_argument("--json", type=Path, help="write rows, means and claims here, after every seed")
+    parser.add_argument("--json", type=Path, help="write rows, means and claims here, as they come")
     parser.add_argument("--model", default="demo", help="demo, a directory, or a Hugging Face id")
     parser.add_argument("--data", choices=("demo", "sampled"), default="demo", help="the demo's task, or own texts")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--workers", type=int, default=2, help="processes; each works on one seed with one thread")
-    parser.add_argument("--rows", choices=("all", "main"), default="all", help="main: no ablations")
+    parser.add_argument("--levels", default="0.3,0.5", help="overall sparsities")
+    parser.add_argument("--workers", type=int, default=2, help="processes; each does one seed at one level at a time")
+    parser.add_argument("--rows", choices=("main", "features", "losses"), default="features", help="what is left out")
     args = parser.parse_args()
-    main_rows = ("dynamic", "many schedules")
-    every_row = ("dynamic", "many schedules", *list(trained_routers(load_model(args.model).skipping))[1:])
-    job = Job(args.model, args.data, 0, LEVELS, Sizes(), every_row if args.rows == "all" else main_rows)
+    trained = list(trained_routers(load_model(args.model).skipping))
+    chosen = {
+        "main": ["dynamic", MANY_SCHEDULES],
+        "features": ["dynamic", MANY_SCHEDULES, *(row for row in trained[1:] if not row.endswith("loss"))],
+        "losses": ["dynamic", *(row for row in trained if row.endswith("loss"))],
+    }
+    levels = [float(level) for level in args.levels.split(",")]
+    job = Job(args.model, args.data, 0, 0.0, Sizes(), tuple(chosen[args.rows]))
     if args.quick:
         sizes = Sizes(calibration=32, validation=16, test=40, trials=20, steps=8, evaluate_every=4)
-        job, args.seeds = replace(job, levels=LEVELS[1:], sizes=sizes, trains=("dynamic", "- without position")), 1
+        job, args.seeds, levels = replace(job, sizes=sizes, trains=("dynamic", "- without position")), 1, levels[-1:]
+    jobs = [replace(job, seed=seed, level=level) for seed in range(args.seeds) for level in levels]
     rows: list[dict[str, Any]] = []
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(args.workers, args.seeds), mp_context=spawn) as pool:
-        for done in as_completed([pool.submit(run, replace(job, seed=seed)) for seed in range(args.seeds)]):
+    with ProcessPoolExecutor(min(args.workers, len(jobs)), mp_context=spawn) as pool:
+        for done in as_completed([pool.submit(run, one) for one in jobs]):
             rows += done.result()
-            rows.sort(key=lambda row: row["seed"])
+            rows.sort(key=lambda row: (row["overall_sparsity"], row["seed"]))
             if args.json:
                 result = {"rows": rows, "means": summary(rows), "claims": claims(rows)}
                 args.json.write_text(json.dumps(result, indent=1) + "\n")

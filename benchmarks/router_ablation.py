@@ -49,7 +49,7 @@ from ftp_core.skipping_model import SkippingModel
 from search.proposers.genetic import GeneticProposer
 from search.space import ScheduleSpace
 
-SEARCH_ITEMS = 32
+SEARCH_ITEMS = 48
 # The best schedules of a search, the chosen one among them, that one router is trained on at once, in twice the steps.
 MANY, MANY_SCHEDULES = 4, "dynamic, many schedules"
 PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
@@ -62,7 +62,7 @@ class Sizes:
     calibration: int = 128
     validation: int = 64
     test: int = 200
-    trials: int = 120
+    trials: int = 250
     steps: int = 40
     evaluate_every: int = 10
 

@@ -34,7 +34,7 @@ from search.database_commands import db, export_studies, import_studies
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
 from search.options import AsJson, Debug, Storage
-from search.tables import print_front, print_measurements, print_studies
+from search.tables import print_front, print_measurements, print_proposers, print_studies
 from studies import Lease, StudiesError, StudyStore, database_file
 
 if TYPE_CHECKING:
@@ -351,7 +351,7 @@ def list_studies(
 
 @app.command()
 def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show a study: its state, its front, and what was measured.
+    """Show a study: its state, its proposers, its front, and what was measured.
 
     Example: ftp-search show mine --json
     """
@@ -369,6 +369,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     if volume is not None:
         corner = ", ".join(f"{value:.4g}" for value in volume["reference"])
         console.print(f"hypervolume {volume['value']:.5g} up to ({corner})")
+    print_proposers(console, description)
     print_front(console, description)
     print_measurements(console, description)
 

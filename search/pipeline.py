@@ -244,9 +244,19 @@ class Pipeline:
                 for trial in self._store.claim_queue(self._name)
             ]
             engine = SearchEngine(
-                space, proposers, evaluator, objectives, ledger, known, queue, config.seed, config.deterministic
+                space,
+                proposers,
+                evaluator,
+                objectives,
+                ledger,
+                known,
+                queue,
+                config.seed,
+                config.deterministic,
+                ledger.tallies(),
             )
             engine.run(budget)
+            ledger.keep_tallies()
 
     def _start_workers(self) -> Evaluator:
         # Ray takes a second to import: commands that only read a study shall not wait for it.

@@ -27,6 +27,7 @@ from studies.lease import Holder, Lease, holder
 from studies.packing import pack_floats, pack_params
 from studies.records import (
     Measurement,
+    ProposerState,
     QueuedTrial,
     RouterRun,
     StageRecord,
@@ -246,6 +247,33 @@ class StudyStore:
                 StageRecord(row.name, _state(row.state, held), row.began_at, row.ended_at)
                 for row in connection.execute(selected)
             ]
+
+        return self._of_study(name, work)
+
+    def keep_proposer_states(self, name: str, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep what these proposers, by name, have to remember, instead of what was kept of them before."""
+        table = schema.proposer_state
+
+        def work(connection: Connection, study_id: int) -> None:
+            where = sa.and_(table.c.study_id == study_id, table.c.proposer.in_(list(states)))
+            connection.execute(sa.delete(table).where(where))
+            now = datetime.now(UTC)
+            rows = [
+                {"study_id": study_id, "proposer": proposer, "state": dict(state), "updated_at": now}
+                for proposer, state in states.items()
+            ]
+            connection.execute(sa.insert(table), rows)
+
+        if states:
+            self._of_study(name, work, write=True)
+
+    def proposer_states(self, name: str) -> list[ProposerState]:
+        """What the proposers of a study keep there, by name."""
+        table = schema.proposer_state
+
+        def work(connection: Connection, study_id: int) -> list[ProposerState]:
+            selected = sa.select(table).where(table.c.study_id == study_id).order_by(table.c.proposer)
+            return [ProposerState(row.proposer, row.state, row.updated_at) for row in connection.execute(selected)]
 
         return self._of_study(name, work)
 

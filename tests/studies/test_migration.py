@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy as sa
 from alembic import command
@@ -85,10 +87,12 @@ def test_an_older_database_says_what_to_do_and_is_left_alone(old: Path) -> None:
 
 
 def test_upgrading_keeps_everything(old: Path, old_url: str) -> None:
+    before = current_revision(old_url)
     with sqlite3.connect(old) as raw:
+        [begun] = raw.execute("SELECT count(*) FROM trial WHERE study_id = 2").fetchone()
         values = dict(raw.execute("SELECT number, objective_values FROM trial WHERE study_id = 1"))
     raw.close()
-    assert upgrade_database(old_url) == ("0001", schema.HEAD)
+    assert upgrade_database(old_url) == (before, schema.HEAD)
     with StudyStore(old_url, create=False) as store:
         assert [(s.name, s.n_trials, s.state) for s in store.summaries()] == [
             ("small", 12, StudyState.FINISHED),
@@ -105,12 +109,28 @@ def test_upgrading_keeps_everything(old: Path, old_url: str) -> None:
         assert router is not None and router.trial == study.chosen_trial
         DynamicRouter.from_bytes(router.weights)
         assert {m.variant for m in store.measurements("small")} == {"dense", "uniform", "static", "dynamic"}
-        assert store.begin_trial("begun", (0.5,) * 12, "deap") == 5
+        assert store.begin_trial("begun", (0.5,) * 12, "deap") == begun
         # New rows of every table find an id that nobody has.
         store.create_study("new", {}, ("kl",))
         store.replace_measurements("new", store.measurements("small"))
         store.add_router_run("new", router)
+        store.keep_proposer_states("new", {"tpe": {"asked": 1}})
     assert upgrade_database(old_url) == (schema.HEAD, schema.HEAD)
+
+
+@pytest.mark.parametrize("old", DATABASES[1:], ids=lambda path: path.stem, indirect=True)
+def test_upgrading_keeps_what_belongs_to_optuna_and_what_was_left_running(old_url: str) -> None:
+    upgrade_database(old_url)
+    with StudyStore(old_url, create=False) as store:
+        with store.lease("begun"):
+            assert [(trial.number, trial.proposer) for trial in store.claim_queue("begun")] == [(5, "tpe")]
+        theirs = optuna.load_study(study_name="theirs", storage=store.storage)
+        assert theirs.user_attrs == {"note": [1, "two"]}
+        assert [trial.state.name for trial in theirs.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+        assert [trial.user_attrs for trial in theirs.trials] == [{"seen": 0}, {"seen": 1}, {"seen": 2}]
+        assert all(trial.values == [trial.params["x"], trial.params["n"]] for trial in theirs.trials[1:])
+        [pruned] = optuna.load_study(study_name="pruned", storage=store.storage).trials
+        assert pruned.intermediate_values[1] == 0.5 and math.isnan(pruned.intermediate_values[2])
 
 
 def _packed(values: tuple[float, ...] | None) -> bytes | None:

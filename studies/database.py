@@ -141,6 +141,15 @@ class Database:
         """
         return self._patiently(work, self._writing)
 
+    def write_once(self, work: Callable[[Connection], T]) -> T:
+        """Run `work`, whose statements may happen one by one: PostgreSQL gets them without a transaction.
+
+        Raises:
+            StorageError: See `read`.
+            sqlalchemy.exc.IntegrityError: See `write`.
+        """
+        return self._patiently(work, self._writing if self.dialect == "sqlite" else self._reading)
+
     def _patiently(self, work: Callable[[Connection], T], engine: sa.Engine) -> T:
         until = None
         pause = _FIRST_PAUSE_S

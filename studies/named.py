@@ -32,8 +32,14 @@ class NamedStudies:
     def __repr__(self) -> str:
         return str(self._database)
 
-    def _of_study(self, name: str, work: Callable[[Connection, int], T], write: bool = False) -> T:
-        """Run `work` in a transaction with a study's id.
+    def _of_study(self, name: str, work: Callable[[Connection, int], T], write: bool = False, once: bool = False) -> T:
+        """Run `work` with a study's id.
+
+        Args:
+            name: Of the study.
+            work: Reads, or writes in one transaction (`write`), or writes in one statement (`once`).
+            write: See `Database.write`.
+            once: See `Database.write_once`.
 
         Raises:
             StudyNotFoundError: There is no such study of schedules.
@@ -48,6 +54,8 @@ class NamedStudies:
                 self._ids[name] = found
             return work(connection, self._ids[name])
 
+        if once:
+            return self._database.write_once(with_id)
         return self._database.write(with_id) if write else self._database.read(with_id)
 
     def _not_found(self, name: str, connection: Connection | None = None) -> StudyNotFoundError:

@@ -20,15 +20,61 @@ from studies.space import Spaces
 _study, _trial = schema.study.c, schema.trial.c
 
 # Built once: SQLAlchemy then compiles each but once.
+_expected = sa.bindparam("expected", type_=sa.Integer)
 _NEXT_NUMBER = (
     sa.update(schema.study)
-    .where(_study.id == sa.bindparam("of_study"))
+    .where(_study.id == sa.bindparam("of_study"), sa.or_(_expected.is_(None), _study.n_trials == _expected))
     .values(n_trials=_study.n_trials + 1)
-    .returning(_study.n_trials)
+    .returning(_study.id, (_study.n_trials - 1).label("number"))
 )
-_INSERT_TRIAL = sa.insert(schema.trial)
+_COLUMNS = [column for column in schema.trial.columns if column.name not in ("id", "study_id", "number")]
+_INSERT_TRIAL = sa.insert(schema.trial).returning(schema.trial)
+_numbered = _NEXT_NUMBER.cte("numbered")
+# Number and trial in one statement, which SQLite does not know.
+_ADD_TRIAL = (
+    sa.insert(schema.trial)
+    .from_select(
+        ["study_id", "number", *(column.name for column in _COLUMNS)],
+        sa.select(_numbered.c.id, _numbered.c.number, *(sa.bindparam(f"new_{c.name}", type_=c.type) for c in _COLUMNS)),
+    )
+    .returning(schema.trial)
+)
 _SELECT_TRIAL = sa.select(schema.trial).where(_trial.id == sa.bindparam("trial_id"))
 _SELECT_UPDATABLE = _SELECT_TRIAL.with_for_update()
+_packed, _n_bytes = sa.bindparam("packed", type_=sa.LargeBinary), sa.bindparam("n_bytes", type_=sa.Integer)
+_new_state = sa.bindparam("new_state", type_=sa.SmallInteger)
+_CHANGE_STATE = (
+    sa.update(schema.trial)
+    .where(
+        _trial.id == sa.bindparam("trial_id"),
+        _trial.state.in_(sa.text("0, 4")),
+        # Only who takes a trial from the queue lets it run.
+        sa.or_(_new_state != TrialState.RUNNING.value, _trial.state == TrialState.WAITING.value),
+    )
+    .values(
+        state=_new_state,
+        params=sa.case((sa.func.length(_trial.params) < _n_bytes, _packed), else_=_trial.params),
+        **{
+            name: sa.func.coalesce(sa.bindparam(f"new_{name}", type_=_trial[name].type), _trial[name])
+            for name in ("objective_values", "started_at", "completed_at")
+        },
+    )
+    .returning(schema.trial)
+)
+_SELECT_UNFINISHED = (
+    sa.select(schema.trial)
+    .select_from(schema.study)
+    .outerjoin(
+        schema.trial,
+        # The second condition is the partial index's own, which databases recognise only word for word.
+        sa.and_(
+            _trial.study_id == _study.id,
+            _trial.state.in_(sa.text("0, 4")),
+            sa.or_(_trial.state == sa.bindparam("one_state"), _trial.state == sa.bindparam("other_state")),
+        ),
+    )
+    .where(_study.id == sa.bindparam("of_study"))
+)
 _WRITE_PARAMS = (
     sa.update(schema.trial)
     .where(
@@ -69,24 +115,63 @@ def check_study(connection: Connection, study_id: int, lock: bool = False) -> No
         raise no_study(study_id)
 
 
-def next_number(connection: Connection, study_id: int) -> int:
-    """The number of a new trial; the study's row stays locked until the transaction ends, so there are no gaps.
+def add_trial(
+    connection: Connection, study_id: int, columns: Mapping[str, Any], expected: int | None = None
+) -> Row[Any] | None:
+    """Add a trial; the study's row stays locked until the transaction ends, so numbers have no gaps.
+
+    Args:
+        connection: Of `Database.write` or `Database.write_once`.
+        study_id: Of its study.
+        columns: All but study and number; those that are missing are null.
+        expected: The number that it must get; None for whichever comes next.
+
+    Returns:
+        All its columns; None if there is no such study, or its next number is not the expected one.
+    """
+    numbered = {"of_study": study_id, "expected": expected}
+    if connection.dialect.name != "sqlite":
+        values = {f"new_{column.name}": columns.get(column.name) for column in _COLUMNS}
+        return connection.execute(_ADD_TRIAL, {**numbered, **values}).first()
+    next_ = connection.execute(_NEXT_NUMBER, numbered).first()
+    if next_ is None:
+        return None
+    row = {"study_id": study_id, "number": next_.number, **columns}
+    return connection.execute(_INSERT_TRIAL, row).one()
+
+
+def change_state(
+    connection: Connection, trial_id: int, state: TrialState, params: bytes | None, values: Sequence[float] | None
+) -> Row[Any] | None:
+    """Change the state of a trial that has not finished; one that runs already cannot begin to run.
+
+    Args:
+        connection: Of `Database.write` or `Database.write_once`.
+        trial_id: Its id.
+        state: The new state.
+        params: Its packed parameters, taken over if there are more than the row has.
+        values: Its objective values, if it gets any.
+
+    Returns:
+        All columns as they are then; None if it runs already.
 
     Raises:
-        KeyError: There is no such study.
+        KeyError: There is no such trial.
+        UpdateFinishedTrialError: It has finished.
     """
-    count: int | None = connection.execute(_NEXT_NUMBER, {"of_study": study_id}).scalar()
-    if count is None:
-        raise no_study(study_id)
-    return count - 1
-
-
-def insert_trial(connection: Connection, study_id: int, number: int, columns: Mapping[str, Any]) -> int:
-    """Add a trial with the number that `next_number` gave; its id."""
-    inserted = connection.execute(_INSERT_TRIAL, {"study_id": study_id, "number": number, **columns})
-    assert inserted.inserted_primary_key is not None
-    trial_id: int = inserted.inserted_primary_key[0]
-    return trial_id
+    changed = {
+        "trial_id": trial_id,
+        "new_state": state.value,
+        "packed": params,
+        "n_bytes": 0 if params is None else len(params),
+        "new_objective_values": None if values is None else pack_floats(values),
+        "new_started_at": now() if state is TrialState.RUNNING else None,
+        "new_completed_at": now() if state.is_finished() else None,
+    }
+    row = connection.execute(_CHANGE_STATE, changed).first()
+    if row is None:
+        updatable_row(connection, trial_id)
+    return row
 
 
 def begun_columns() -> dict[str, Any]:
@@ -141,6 +226,26 @@ def updatable_row(connection: Connection, trial_id: int) -> Row[Any]:
     if TrialState(row.state).is_finished():
         raise UpdateFinishedTrialError(f"Trial#{row.number} has already finished and can not be updated.")
     return row
+
+
+def unfinished_rows(connection: Connection, study_id: int, states: Sequence[int]) -> list[Row[Any]]:
+    """All columns of a study's trials that wait or run, by number.
+
+    Args:
+        connection: In a transaction or not.
+        study_id: Of their study.
+        states: Of these two states, the ones that are wanted.
+
+    Raises:
+        KeyError: There is no such study.
+    """
+    one, other = (states[0], states[-1]) if states else (-1, -1)
+    rows = connection.execute(_SELECT_UNFINISHED, {"of_study": study_id, "one_state": one, "other_state": other}).all()
+    if not rows:
+        raise no_study(study_id)
+    # A study without such trials is one row of nulls. Sorted here: asked for an order, SQLite would walk all trials
+    # in it rather than use the index of the unfinished ones.
+    return sorted((row for row in rows if row.id is not None), key=lambda row: row.number)
 
 
 def write_params(connection: Connection, trial_id: int, packed: bytes) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
+from optuna.trial import FrozenTrial
 from sqlalchemy.engine import Connection
 
 from studies.database import Database
@@ -14,7 +16,8 @@ from studies.rows import write_params
 
 _log = logging.getLogger(__name__)
 
-# How long parameters of a running trial may wait in memory for those that follow them.
+# How long parameters of a running trial may wait in memory for those that follow them, and how long a trial that nobody
+# here has changed is taken to be as it was begun.
 _HOLD_S = 0.05
 
 
@@ -44,11 +47,21 @@ class RunningTrials:
         self._begun: dict[int, _Begun] = {}
         # Of those, the trials whose parameters the database does not have yet.
         self._held: set[int] = set()
+        # Trials as they were begun, and when that was: whoever begins one asks for it next.
+        self._fresh: dict[int, tuple[FrozenTrial, float]] = {}
         self._timer: threading.Timer | None = None
 
-    def begin(self, trial_id: int, study_id: int) -> None:
+    def begin(self, study_id: int, trial: FrozenTrial) -> None:
         """Note that a trial was begun here, and has no parameters yet."""
-        self._begun[trial_id] = _Begun(study_id)
+        with self._lock:
+            self._begun[trial._trial_id] = _Begun(study_id)
+            self._fresh[trial._trial_id] = (trial, time.monotonic())
+
+    def fresh(self, trial_id: int) -> FrozenTrial | None:
+        """A trial as it was begun a moment ago, once, unless something was written since."""
+        with self._lock:
+            trial, begun_at = self._fresh.pop(trial_id, (None, 0.0))
+        return trial if time.monotonic() - begun_at < _HOLD_S else None
 
     def study_of(self, trial_id: int) -> int | None:
         """The study of a trial that was begun here; None for others."""
@@ -71,6 +84,7 @@ class RunningTrials:
             begun = self._begun.get(trial_id)
             if begun is None or name in begun.ids:
                 return False
+            self._fresh.pop(trial_id, None)
             begun.ids[name] = distribution
             begun.values.append(value)
             self._held.add(trial_id)
@@ -98,6 +112,7 @@ class RunningTrials:
             StorageError: See `Database.write`.
         """
         with self._lock:
+            self._fresh.clear()
             held = {trial_id: self._begun[trial_id].packed() for trial_id in self._held}
         if not held:
             return
@@ -106,7 +121,7 @@ class RunningTrials:
             for trial_id, packed in held.items():
                 write_params(connection, trial_id, packed)
 
-        self._database.write(work)
+        self._database.write_once(work)
         with self._lock:
             for trial_id, packed in held.items():
                 begun = self._begun.get(trial_id)
@@ -117,6 +132,7 @@ class RunningTrials:
         """Note that a trial's state was written, with its parameters."""
         with self._lock:
             self._held.discard(trial_id)
+            self._fresh.pop(trial_id, None)
             if finished:
                 self._begun.pop(trial_id, None)
 

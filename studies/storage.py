@@ -21,17 +21,17 @@ from sqlalchemy.engine import Connection, Row
 from studies import schema
 from studies.database import DEFAULT_PATIENCE_S, Database
 from studies.finished import FinishedTrials
-from studies.packing import pack_floats, pack_params, pack_steps, split_params, unpack_ids, unpack_steps
+from studies.packing import pack_params, pack_steps, split_params, unpack_ids, unpack_steps
 from studies.rows import (
+    add_trial,
     begun_columns,
+    change_state,
     check_study,
     columns_of,
     insert_study,
-    insert_trial,
-    next_number,
     no_study,
-    now,
     trial_row,
+    unfinished_rows,
     updatable_row,
 )
 from studies.running import RunningTrials
@@ -205,19 +205,24 @@ class StudyStorage(BaseStorage):
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
         """See `BaseStorage.create_new_trial`."""
+        known = template_trial is None or self.spaces.knows(study_id, template_trial.distributions)
 
-        def work(connection: Connection) -> int:
-            number = next_number(connection, study_id)
+        def work(connection: Connection) -> tuple[int, FrozenTrial | None]:
+            if not known:
+                check_study(connection, study_id, lock=True)
             columns = (
                 begun_columns()
                 if template_trial is None
                 else columns_of(connection, self.spaces, study_id, template_trial)
             )
-            return insert_trial(connection, study_id, number, columns)
+            added = add_trial(connection, study_id, columns)
+            if added is None:
+                raise no_study(study_id)
+            return added.id, None if template_trial else self.spaces.frozen(connection, added)
 
-        trial_id = self._database.write(work)
-        if template_trial is None:
-            self._running.begin(trial_id, study_id)
+        trial_id, begun = self._database.write_once(work) if known else self._database.write(work)
+        if begun is not None:
+            self._running.begin(study_id, begun)
         return trial_id
 
     def set_trial_param(
@@ -252,22 +257,10 @@ class StudyStorage(BaseStorage):
         held = self._running.held(trial_id)
 
         def work(connection: Connection) -> FrozenTrial | None:
-            row = updatable_row(connection, trial_id)
-            if state is TrialState.RUNNING and row.state != TrialState.WAITING.value:
-                return None
-            changed: dict[str, Any] = {"state": state.value}
-            if held is not None and len(held) > len(row.params):
-                changed["params"] = held
-            if values is not None:
-                changed["objective_values"] = pack_floats(values)
-            if state is TrialState.RUNNING:
-                changed["started_at"] = now()
-            if state.is_finished():
-                changed["completed_at"] = now()
-            update = sa.update(schema.trial).where(_trial.id == trial_id).values(**changed).returning(schema.trial)
-            return self.spaces.frozen(connection, connection.execute(update).one())
+            row = change_state(connection, trial_id, state, held, values)
+            return None if row is None else self.spaces.frozen(connection, row)
 
-        trial = self._database.write(work)
+        trial = self._database.write_once(work)
         if trial is None:
             return False
         self._running.changed_state(trial_id, state.is_finished())
@@ -321,7 +314,7 @@ class StudyStorage(BaseStorage):
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See `BaseStorage.get_trial`."""
         held = self._running.held(trial_id)
-        trial = self._finished.lately(trial_id)
+        trial = self._running.fresh(trial_id) or self._finished.lately(trial_id)
 
         def work(connection: Connection) -> FrozenTrial:
             row = trial_row(connection, trial_id)
@@ -351,10 +344,7 @@ class StudyStorage(BaseStorage):
         wanted = [state.value for state in _UNFINISHED if state in states]
 
         def work(connection: Connection) -> list[FrozenTrial]:
-            check_study(connection, study_id)
-            # The first condition is the partial index's own, which databases recognise only word for word.
-            where = sa.and_(_trial.study_id == study_id, _trial.state.in_(sa.text("0, 4")), _trial.state.in_(wanted))
-            rows = connection.execute(sa.select(schema.trial).where(where).order_by(_trial.number)).all()
+            rows = unfinished_rows(connection, study_id, wanted)
             return [self.spaces.frozen(connection, row) for row in rows]
 
         return self._database.read(work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -21,7 +21,7 @@ from studies.errors import StorageError
 from studies.named import NamedStudies
 from studies.packing import pack_floats, pack_params
 from studies.records import QueuedTrial, TrialRecord, TrialState
-from studies.rows import insert_trial, next_number
+from studies.rows import add_trial, check_study
 from studies.storage import StudyStorage
 
 _STATES = {TrialState.FINISHED: OptunaState.COMPLETE, TrialState.FAILED: OptunaState.FAIL}
@@ -30,7 +30,7 @@ ENDED = {optuna_state: state for state, optuna_state in _STATES.items()}
 _PREFIX = "block_"
 _SPARSITY = FloatDistribution(0.0, 1.0)
 
-_trial = schema.trial.c
+_study, _trial = schema.study.c, schema.trial.c
 
 # A trial that was returned to the queue meanwhile may be ended too: the result is as good.
 _FINISH = (
@@ -66,19 +66,12 @@ class ScheduleTrials(NamedStudies):
         Returns:
             The trial's number.
         """
-
-        def work(connection: Connection, study_id: int) -> int:
-            row = {
-                "state": OptunaState.RUNNING.value,
-                "params": self._packed(connection, study_id, schedule),
-                "user_attributes": json.dumps({"proposer": proposer}),
-                "started_at": datetime.now().isoformat(),
-            }
-            number = next_number(connection, study_id)
-            insert_trial(connection, study_id, number, row)
-            return number
-
-        return self._of_study(name, work, write=True)
+        row = {
+            "state": OptunaState.RUNNING.value,
+            "user_attributes": json.dumps({"proposer": proposer}),
+            "started_at": datetime.now().isoformat(),
+        }
+        return self._add(name, schedule, row)
 
     def finish_trial(self, name: str, trial: TrialRecord) -> bool:
         """Keep the result of a trial that was begun.
@@ -96,7 +89,7 @@ class ScheduleTrials(NamedStudies):
             bound = {"of_study": study_id, "of_number": trial.number, **changed}
             return connection.execute(_FINISH, bound).rowcount == 1
 
-        return self._of_study(name, work, write=True)
+        return self._of_study(name, work, once=True)
 
     def claim_queue(self, name: str) -> list[QueuedTrial]:
         """Take every trial that waits, by number: they are running then, and nobody else takes them."""
@@ -122,21 +115,7 @@ class ScheduleTrials(NamedStudies):
             ValueError: It is marked as finished without finite values.
         """
         _check_finite(trial)
-
-        def work(connection: Connection, study_id: int) -> None:
-            number = next_number(connection, study_id)
-            if number != trial.number:
-                has = (
-                    f"has a trial {trial.number} already" if number > trial.number else f"ends with trial {number - 1}"
-                )
-                raise StorageError(
-                    f"Study {name!r} {has}: trials are numbered without gaps, and the next one is {number}. Is another "
-                    "process working on it?"
-                )
-            packed = self._packed(connection, study_id, trial.schedule)
-            insert_trial(connection, study_id, number, {"params": packed, **_ended_columns(trial)})
-
-        self._of_study(name, work, write=True)
+        self._add(name, trial.schedule, _ended_columns(trial), trial.number)
 
     def trials(self, name: str) -> list[TrialRecord]:
         """Every trial that has ended, by number."""
@@ -169,16 +148,42 @@ class ScheduleTrials(NamedStudies):
 
         return self._of_study(name, work)
 
-    def _packed(self, connection: Connection, study_id: int, schedule: Sequence[float]) -> bytes:
-        key = (study_id, len(schedule))
+    def _add(
+        self, name: str, schedule: Sequence[float], columns: Mapping[str, Any], expected: int | None = None
+    ) -> int:
+        """Add a trial, with the expected number if there is one; its number."""
+
+        def work(connection: Connection, study_id: int) -> int:
+            packed = pack_params(self._intern(connection, study_id, len(schedule)), tuple(schedule))
+            added = add_trial(connection, study_id, {"params": packed, **columns}, expected)
+            if added is not None:
+                begun: int = added.number
+                return begun
+            number = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar()
+            if number is None or expected is None:
+                raise self._not_found(name, connection)
+            has = f"has a trial {expected} already" if number > expected else f"ends with trial {number - 1}"
+            raise StorageError(
+                f"Study {name!r} {has}: trials are numbered without gaps, and the next one is {number}. Is another "
+                "process working on it?"
+            )
+
+        # The first time, distributions are written too.
+        known = name in self._ids and (self._ids[name], len(schedule)) in self._block_ids
+        return self._of_study(name, work, write=not known, once=known)
+
+    def _intern(self, connection: Connection, study_id: int, n_blocks: int) -> tuple[int, ...]:
+        """The numbers of the distributions of a study's blocks; its row is locked if they are not known here yet."""
+        key = (study_id, n_blocks)
         ids = self._block_ids.get(key)
         if ids is None:
-            names, spaces = _block_names(len(schedule)), self.storage.spaces
+            check_study(connection, study_id, lock=True)
+            names, spaces = _block_names(n_blocks), self.storage.spaces
             ids = tuple(spaces.intern(connection, study_id, name, _SPARSITY) for name in names)
             # Only what is in the database whatever becomes of this transaction.
             if all(spaces.known(study_id, name, _SPARSITY) is not None for name in names):
                 self._block_ids[key] = ids
-        return pack_params(ids, tuple(schedule))
+        return ids
 
 
 def _check_finite(trial: TrialRecord) -> None:

@@ -154,7 +154,12 @@ def _continue(
         # The password is not repeated: what a terminal shows is often logged.
         words += [] if str(store) == DEFAULT_STORAGE else ["--storage", repr(store)]
         words += [] if out is None else ["--out", str(out)]
-        print(f"Stopped. {store.n_trials(name)} trials are kept; go on with: {shlex.join(words)}", file=sys.stderr)
+        try:
+            with store.hurried():
+                kept = f"{store.n_trials(name)} trials are kept"
+        except StudiesError:
+            kept = "What the database confirmed is kept"
+        print(f"Stopped. {kept}; go on with: {shlex.join(words)}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     written = _report(store, name, folder)
     description = describe_study(store, name)

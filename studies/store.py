@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from studies.artifacts import ArtifactStore, artifact_folder
@@ -43,6 +44,10 @@ class StudyStore(StudyResults, ScheduleTrials, StudyRuns):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def hurried(self) -> AbstractContextManager[None]:
+        """Inside, a database that is away is not waited for: for what a process writes as it leaves."""
+        return self._database.hurried()
 
     def close(self) -> None:
         """Give connections back."""

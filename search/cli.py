@@ -34,7 +34,7 @@ from search.database_commands import db, export_studies, import_studies
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
 from search.options import AsJson, Debug, Storage
-from search.tables import print_front, print_measurements, print_studies
+from search.tables import print_front, print_measurements, print_proposers, print_studies
 from studies import Lease, StudiesError, StudyStore, database_file
 
 if TYPE_CHECKING:
@@ -154,7 +154,12 @@ def _continue(
         # The password is not repeated: what a terminal shows is often logged.
         words += [] if str(store) == DEFAULT_STORAGE else ["--storage", repr(store)]
         words += [] if out is None else ["--out", str(out)]
-        print(f"Stopped. {store.n_trials(name)} trials are kept; go on with: {shlex.join(words)}", file=sys.stderr)
+        try:
+            with store.hurried():
+                kept = f"{store.n_trials(name)} trials are kept"
+        except StudiesError:
+            kept = "What the database confirmed is kept"
+        print(f"Stopped. {kept}; go on with: {shlex.join(words)}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     written = _report(store, name, folder)
     description = describe_study(store, name)
@@ -351,7 +356,7 @@ def list_studies(
 
 @app.command()
 def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show a study: its state, its front, and what was measured.
+    """Show a study: its state, its proposers, its front, and what was measured.
 
     Example: ftp-search show mine --json
     """
@@ -369,6 +374,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     if volume is not None:
         corner = ", ".join(f"{value:.4g}" for value in volume["reference"])
         console.print(f"hypervolume {volume['value']:.5g} up to ({corner})")
+    print_proposers(console, description)
     print_front(console, description)
     print_measurements(console, description)
 

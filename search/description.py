@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from search.proposers.tally import ProposerTally
 from studies import StudyStore, TrialRecord, TrialState, front, hypervolume, reference_point
 
 
@@ -41,7 +42,7 @@ def _hypervolume(trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
 
 
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
-    """A study as plain values: name, state, number of trials, front, hypervolume, measurements, chosen trial."""
+    """A study as plain values: name, state, trials, front, hypervolume, proposers, measurements, chosen trial."""
     study, trials = store.study(name), store.trials(name)
     return {
         "name": study.name,
@@ -57,6 +58,10 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "hypervolume": _hypervolume(trials),
         "stages": [
             {"name": stage.name, "state": stage.state.value, "seconds": stage.seconds} for stage in store.stages(name)
+        ],
+        "proposers": [
+            {"name": state.proposer, **asdict(ProposerTally.stored(state.state))}
+            for state in store.proposer_states(name)
         ],
         "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in store.measurements(name)],
     }

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from ftp_core.schedule import SparsitySchedule
 from search.evaluators import Evaluation, Evaluator
 from search.proposers import Proposer
+from search.proposers.tally import ProposerTally
 from search.space import ScheduleSpace
 
 _PATIENCE = 20
@@ -59,6 +62,9 @@ class Ledger(Protocol):
     def finish(self, number: int, evaluation: Evaluation, proposer: str, values: Values | None) -> None:
         """Keep a result: its objective values, or None if it failed."""
 
+    def tally(self, tallies: Mapping[str, ProposerTally]) -> None:
+        """Note what each proposer, by name, has done so far; called after each result."""
+
 
 @dataclass(frozen=True)
 class _Flight:
@@ -84,6 +90,7 @@ class SearchEngine:
         queue: What it has begun to evaluate; this comes first.
         seed: Of the draws that stand in for proposals that repeat.
         deterministic: Whether proposals must not depend on timing.
+        tallies: What proposers, by name, have done in the study before: counting goes on from there.
     """
 
     def __init__(
@@ -97,6 +104,7 @@ class SearchEngine:
         queue: Sequence[Queued] = (),
         seed: int = 0,
         deterministic: bool = False,
+        tallies: Mapping[str, ProposerTally] | None = None,
     ) -> None:
         self._space = space
         self._proposers = proposers
@@ -105,6 +113,8 @@ class SearchEngine:
         self._ledger = ledger
         self._seed = seed
         self._lag = DETERMINISTIC_LAG if deterministic else None
+        self._tallies = {proposer.name: ProposerTally() for proposer in proposers}
+        self._tallies |= {name: replace(tally) for name, tally in (tallies or {}).items()}
         self._seen: set[Levels] = set()
         self._queue = list(queue)
         numbers = [trial.number for trial in known] + [trial.number for trial in queue]
@@ -141,6 +151,9 @@ class SearchEngine:
             values = None if evaluation.error else self._objectives(evaluation)
             self._ledger.finish(flight.number, evaluation, flight.proposer, values)
             self._arrived(flight.number, flight.levels, values)
+            if values is not None:
+                self._tally(flight.proposer).finished += 1
+            self._ledger.tally(self._tallies)
             done += 1
         return done
 
@@ -165,15 +178,30 @@ class SearchEngine:
         for turn in range(len(self._proposers)):
             proposer = self._proposers[(number + turn) % len(self._proposers)]
             for _ in range(_PATIENCE):
-                levels = proposer.ask(number)
-                if levels not in self._seen:
+                levels = self._ask(proposer.name, partial(proposer.ask, number))
+                if levels is not None:
                     return levels, proposer.name
         rng = random.Random(f"{self._seed}/{number}")
         for _ in range(50 * _PATIENCE):
-            levels = self._space.sample(rng)
-            if levels not in self._seen:
+            levels = self._ask("random", lambda: self._space.sample(rng))
+            if levels is not None:
                 return levels, "random"
         return None
+
+    def _ask(self, name: str, propose: Callable[[], Levels]) -> Levels | None:
+        """One proposal, counted; None if it repeats."""
+        tally = self._tally(name)
+        began = time.perf_counter()
+        levels = propose()
+        tally.seconds += time.perf_counter() - began
+        tally.asked += 1
+        if levels in self._seen:
+            tally.repeated += 1
+            return None
+        return levels
+
+    def _tally(self, name: str) -> ProposerTally:
+        return self._tallies.setdefault(name, ProposerTally())
 
     def _arrived(self, number: int, levels: Levels, values: Values | None) -> None:
         self._seen.add(levels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -41,6 +41,7 @@ from studies import (
     LeaseLostError,
     Measurement,
     RouterRun,
+    StorageError,
     StudyState,
     StudyStore,
     TrialRecord,
@@ -94,34 +95,33 @@ class Pipeline:
     def running(self) -> Iterator[None]:
         """The study's state while stages run: running, then finished, or stopped or failed if they do not end well."""
         self._store.set_state(self._name, StudyState.RUNNING)
-        try:
+        with self._noted(lambda state: self._store.set_state(self._name, state)):
             yield
-            self._store.set_state(self._name, StudyState.FINISHED)
-        except LeaseLostError:
-            # The study is another process's now, and so is what is said of it.
-            raise
-        except KeyboardInterrupt:
-            self._store.set_state(self._name, StudyState.STOPPED)
-            raise
-        except BaseException:
-            self._store.set_state(self._name, StudyState.FAILED)
-            raise
 
     @contextmanager
     def _stage(self, stage: str) -> Iterator[None]:
         """Note when a stage begins, and when and how it ends."""
         self._store.begin_stage(self._name, stage)
+        with self._noted(lambda state: self._store.end_stage(self._name, stage, state)):
+            yield
+
+    @contextmanager
+    def _noted(self, note: Callable[[StudyState], object]) -> Iterator[None]:
+        """Note how what happens inside ends: finished, stopped, or failed."""
         try:
             yield
-            self._store.end_stage(self._name, stage, StudyState.FINISHED)
         except LeaseLostError:
+            # The study is another process's now, and so is what is said of it.
             raise
-        except KeyboardInterrupt:
-            self._store.end_stage(self._name, stage, StudyState.STOPPED)
+        except BaseException as error:
+            try:
+                # A study that nobody works on counts as stopped, so this is not worth waiting for.
+                with self._store.hurried():
+                    note(StudyState.STOPPED if isinstance(error, KeyboardInterrupt) else StudyState.FAILED)
+            except StorageError as unwritten:
+                self._view.console.print(f"How study {self._name!r} ended is not written: {unwritten}", highlight=False)
             raise
-        except BaseException:
-            self._store.end_stage(self._name, stage, StudyState.FAILED)
-            raise
+        note(StudyState.FINISHED)
 
     def run(self) -> None:
         """Every stage that is still missing."""
@@ -245,9 +245,19 @@ class Pipeline:
                 for trial in self._store.claim_queue(self._name)
             ]
             engine = SearchEngine(
-                space, proposers, evaluator, objectives, ledger, known, queue, config.seed, config.deterministic
+                space,
+                proposers,
+                evaluator,
+                objectives,
+                ledger,
+                known,
+                queue,
+                config.seed,
+                config.deterministic,
+                ledger.tallies(),
             )
-            engine.run(budget)
+            with self._noted(lambda _: ledger.keep_tallies()):
+                engine.run(budget)
 
     def _start_workers(self) -> Evaluator:
         # Ray takes a second to import: commands that only read a study shall not wait for it.

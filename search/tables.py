@@ -49,6 +49,18 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
+    """What each proposer has done, from `describe_study`."""
+    if not description["proposers"]:
+        return
+    table = _table("Proposers", *("name", "asked", "repeated", "trials\nfinished", "ms per\nproposal"))
+    for tally in description["proposers"]:
+        per_proposal = 1000 * tally["seconds"] / tally["asked"] if tally["asked"] else None
+        counts = (str(tally[key]) for key in ("asked", "repeated", "finished"))
+        table.add_row(tally["name"], *counts, _number(per_proposal, ".2f"))
+    console.print(table)
+
+
 def print_measurements(console: Console, description: Mapping[str, Any]) -> None:
     """What was measured on the front, from `describe_study`."""
     rows = description["measurements"]

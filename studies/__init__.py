@@ -15,6 +15,7 @@ from studies.location import database_file
 from studies.migration import current_revision, upgrade_database
 from studies.records import (
     Measurement,
+    ProposerState,
     QueuedTrial,
     RouterRun,
     StageRecord,
@@ -35,6 +36,7 @@ __all__ = [
     "LeaseLostError",
     "LoadedStudy",
     "Measurement",
+    "ProposerState",
     "QueuedTrial",
     "RouterRun",
     "StageRecord",

@@ -8,8 +8,8 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -73,6 +73,7 @@ class Database:
             raise
 
     def _connect(self) -> None:
+        self._leaving = threading.Event()
         sqlite = self._url.get_backend_name() == "sqlite"
         memory = sqlite and database_file(self._url) is None
         # All threads share the one connection that a database in memory lives in.
@@ -141,6 +142,27 @@ class Database:
         """
         return self._patiently(work, self._writing)
 
+    def write_once(self, work: Callable[[Connection], T]) -> T:
+        """Run `work`, whose statements may happen one by one: PostgreSQL gets them without a transaction.
+
+        Raises:
+            StorageError: See `read`.
+            sqlalchemy.exc.IntegrityError: See `write`.
+        """
+        return self._patiently(work, self._writing if self.dialect == "sqlite" else self._reading)
+
+    @contextmanager
+    def hurried(self) -> Iterator[None]:
+        """Wait for nothing inside: a database that is away is given up at the first try, in all threads.
+
+        For what a process writes as it leaves.
+        """
+        self._leaving.set()
+        try:
+            yield
+        finally:
+            self._leaving.clear()
+
     def _patiently(self, work: Callable[[Connection], T], engine: sa.Engine) -> T:
         until = None
         pause = _FIRST_PAUSE_S
@@ -150,14 +172,15 @@ class Database:
             except _AwayError as away:
                 now = time.monotonic()
                 until = now + self._patience_s if until is None else until
-                if now + pause > until:
+                if self._leaving.is_set() or now + pause > until:
+                    waited = now - until + self._patience_s
                     raise StorageError(
-                        f"The database {self} has not answered for {self._patience_s:.0f} s: {away}. Everything that "
+                        f"The database {self} has not answered for {waited:.0f} s: {away}. Everything that "
                         "it confirmed is kept; start it again, then resume."
                     ) from away.__cause__
                 _log.warning("The database %s does not answer (%s): trying again in %.1f s.", self, away, pause)
                 # Not all at the same moment when the server is back.
-                time.sleep(pause * random.uniform(0.8, 1.2))
+                self._leaving.wait(pause * random.uniform(0.8, 1.2))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _transact(self, work: Callable[[Connection], T], engine: sa.Engine) -> T:

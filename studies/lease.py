@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import threading
@@ -14,10 +15,12 @@ from sqlalchemy.engine import Connection
 
 from studies import schema
 from studies.database import Database
-from studies.errors import LeaseLostError, StudiesError, StudyBusyError
+from studies.errors import LeaseLostError, StorageError, StudiesError, StudyBusyError
 
 RENEW_EVERY_S = 5.0
 DEAD_AFTER_S = 30.0
+
+_log = logging.getLogger(__name__)
 
 _lease = schema.lease.c
 
@@ -114,8 +117,19 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         self._ended.set()
+        if kind is None:
+            self._give_back()
+            return
+        try:
+            # Who leaves because of an error, or because somebody wants it to, keeps nobody waiting.
+            with self._database.hurried():
+                self._give_back()
+        except StorageError as error:
+            _log.warning("The lease of study %r is not given back, and ends with this process: %s", self._name, error)
+
+    def _give_back(self) -> None:
         self._thread.join()
         mine = sa.and_(_lease.study_id == self._study_id, _lease.owner == self._owner)
         self._database.write(lambda connection: connection.execute(sa.delete(schema.lease).where(mine)))

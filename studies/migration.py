@@ -55,7 +55,7 @@ def upgrade_database(url: str) -> tuple[str | None, str]:
                 f"The database {database} has schema revision {before}, which a newer program wrote, and this one "
                 f"knows {schema.HEAD}: use that program; the database is left as it is."
             )
-        config = _config(connection, database)
+        config = alembic_config(connection, database)
         if before == "0001":
             # Written before there were revisions: it does not say so itself.
             command.stamp(config, before)
@@ -70,7 +70,8 @@ def upgrade_database(url: str) -> tuple[str | None, str]:
         database.close()
 
 
-def _config(connection: Connection, database: Database) -> Config:
+def alembic_config(connection: Connection, database: Database) -> Config:
+    """What Alembic's commands need to work in an open transaction of a database."""
     from alembic.config import Config
 
     config = Config()

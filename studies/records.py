@@ -83,6 +83,21 @@ class StageRecord:
 
 
 @dataclass(frozen=True)
+class ProposerState:
+    """What a proposer keeps in a study between runs.
+
+    Attributes:
+        proposer: Its name, which trials are labelled with.
+        state: What it keeps: plain values, as JSON knows them.
+        updated_at: When that was written, UTC.
+    """
+
+    proposer: str
+    state: Mapping[str, Any]
+    updated_at: datetime
+
+
+@dataclass(frozen=True)
 class QueuedTrial:
     """A schedule whose evaluation was begun, and did not end.
 

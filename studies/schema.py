@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Table, Text
 
 # The last of studies/migrations/versions.
-HEAD = "0002"
+HEAD = "0003"
 
 
 class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
@@ -137,6 +137,16 @@ stage = Table(
     Column("state", String(16), nullable=False),
     Column("began_at", UtcTime, nullable=False),
     Column("ended_at", UtcTime),
+)
+
+# What each proposer has done in a study, in its own words.
+proposer_state = Table(
+    "proposer_state",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("proposer", String(64), primary_key=True),
+    Column("state", JSON, nullable=False),
+    Column("updated_at", UtcTime, nullable=False),
 )
 
 # Who works on a study now.

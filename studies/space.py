@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -94,6 +95,10 @@ class Spaces:
         """The number of a distribution, if it can be told without the database."""
         space = self._spaces.get(study_id)
         return None if space is None else space.ids.get(key_of(name, distribution))
+
+    def knows(self, study_id: int, distributions: Mapping[str, BaseDistribution]) -> bool:
+        """Whether the numbers of all of these can be told without the database."""
+        return all(self.known(study_id, *item) is not None for item in distributions.items())
 
     def intern(self, connection: Connection, study_id: int, name: str, distribution: BaseDistribution) -> int:
         """The number of a distribution in a study whose row the transaction holds locked.

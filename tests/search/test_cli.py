@@ -48,6 +48,15 @@ def study(tmp_path: Path) -> str:
     return "mine"
 
 
+def test_show_says_what_proposers_have_done(run: Run, study: str, tmp_path: Path) -> None:
+    assert run("show", study, "--json").json()["proposers"] == []
+    tally = {"asked": 4, "repeated": 1, "finished": 3, "seconds": 0.01}
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.keep_proposer_states(study, {"deap": tally})
+    assert run("show", study, "--json").json()["proposers"] == [{"name": "deap", **tally}]
+    assert "deap 4 1 3 2.50" in " ".join(run("show", study).out.split())
+
+
 def test_a_configuration_of_a_newer_program_is_refused(run: Run, study: str, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         store.set_config(study, {**store.study(study).config, "version": 2, "unheard_of": 1})

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -15,6 +17,7 @@ from search.engine import Known, Queued, SearchEngine
 from search.evaluators import Evaluation
 from search.proposers.genetic import GeneticProposer
 from search.proposers.sampled import SampledProposer
+from search.proposers.tally import ProposerTally
 from search.space import ScheduleSpace
 
 
@@ -54,6 +57,7 @@ class Notebook:
     def __init__(self, dies_after: int | None = None) -> None:
         self.begun: dict[int, tuple[SparsitySchedule, str]] = {}
         self.ended: dict[int, tuple[Evaluation, str, tuple[float, ...] | None]] = {}
+        self.tallies: dict[str, ProposerTally] = {}
         self.dies_after = dies_after
 
     def begin(self, schedule: SparsitySchedule, proposer: str) -> int:
@@ -69,6 +73,9 @@ class Notebook:
         assert number not in self.ended and self.begun[number] == (evaluation.schedule, proposer)
         self.ended[number] = (evaluation, proposer, values)
 
+    def tally(self, tallies: Mapping[str, ProposerTally]) -> None:
+        self.tallies = {name: replace(tally) for name, tally in tallies.items()}
+
     def known(self) -> list[Known]:
         return [Known(n, e.schedule, values) for n, (e, _, values) in sorted(self.ended.items())]
 
@@ -81,7 +88,15 @@ def engine(
 ) -> SearchEngine:
     proposers = [GeneticProposer(space, 0), SampledProposer(space, 0)]
     return SearchEngine(
-        space, proposers, evaluator, objectives, book, book.known(), book.queue(), deterministic=deterministic
+        space,
+        proposers,
+        evaluator,
+        objectives,
+        book,
+        book.known(),
+        book.queue(),
+        deterministic=deterministic,
+        tallies=book.tallies,
     )
 
 
@@ -92,6 +107,27 @@ def test_every_schedule_is_evaluated_once_and_both_proposers_take_part() -> None
     assert evaluator.most_in_flight == 4
     shares = Counter(name for _, name, _ in book.ended.values())
     assert shares["deap"] > 30 and shares["tpe"] > 30
+
+
+def test_what_proposers_do_is_counted_and_counting_goes_on_after_an_interruption() -> None:
+    book, space = Notebook(), ScheduleSpace(6)
+    engine(ShufflingEvaluator(capacity=4, fails=10), space, book).run(50)
+    first = book.tallies
+    engine(ShufflingEvaluator(capacity=4), space, book).run(50)
+    finished = Counter(name for _, name, values in book.ended.values() if values is not None)
+    for name in ("deap", "tpe"):
+        tally = book.tallies[name]
+        assert tally.finished == finished[name]
+        proposed = sum(own == name for _, own in book.begun.values())
+        assert tally.asked - tally.repeated == proposed
+        assert tally.asked > first[name].asked and tally.seconds > first[name].seconds > 0
+    assert sum(tally.finished for tally in book.tallies.values()) == 95
+
+
+def test_proposals_that_repeat_are_counted() -> None:
+    book = Notebook()
+    engine(ShufflingEvaluator(capacity=1), ScheduleSpace(1), book).run(1000)
+    assert book.tallies["tpe"].repeated > 0 and book.tallies["random"].repeated > 0
 
 
 def test_known_schedules_are_not_evaluated_again() -> None:

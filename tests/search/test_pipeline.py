@@ -10,7 +10,7 @@ from search.errors import SearchError
 from search.pipeline import Pipeline, choose
 from search.progress import ProgressView
 from search.workload import load_workload
-from studies import LeaseLostError, StudyState, StudyStore, TrialRecord, front
+from studies import LeaseLostError, StorageError, StudyState, StudyStore, TrialRecord, front
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}
@@ -62,6 +62,25 @@ def test_who_lost_the_lease_says_nothing_more_about_the_study() -> None:
                 with pytest.raises(error), pipeline.running():
                     raise error("taken over")
                 assert store.study("one").state is state
+
+
+def test_an_interrupted_study_ends_as_such_even_if_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig(workers=1, **SMALL)
+
+    def away(*_: object) -> None:
+        raise StorageError("The database has not answered.")
+
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", config.model_dump(), OBJECTIVES)
+        with store.lease("one") as lease:
+            pipeline = Pipeline(store, "one", lease, ProgressView(Console(quiet=True)))
+            running = pipeline.running()
+            running.__enter__()
+            monkeypatch.setattr(store, "set_state", away)
+            interrupt = KeyboardInterrupt()
+            assert not running.__exit__(KeyboardInterrupt, interrupt, None)
+        # It runs no more, since nobody works on it.
+        assert store.study("one").state is StudyState.STOPPED
 
 
 def test_a_study_whose_budget_is_used_still_gets_its_choice() -> None:

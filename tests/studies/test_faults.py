@@ -6,12 +6,13 @@ import logging
 import sqlite3
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
-from studies import StorageError, StudyStore
+from studies import StorageError, StudyState, StudyStore
 from tests.studies.postgres import PostgresServer
 from tests.studies.records import trial
 
@@ -67,6 +68,34 @@ def test_a_database_that_stays_away_is_given_up_with_what_to_do(postgres_server:
                 StudyStore(url)
         finally:
             postgres_server.start()
+
+
+def test_who_leaves_while_the_database_is_away_is_not_kept(postgres_server: PostgresServer) -> None:
+    url = postgres_server.new_database()
+    with StudyStore(url) as store:
+        store.create_study("one", {}, ("kl", "latency_ms"))
+        lease = store.lease("one")
+        lease.__enter__()
+
+        def renew() -> None:
+            with suppress(StorageError):
+                lease.renew()
+
+        postgres_server.stop()
+        try:
+            # A thread that waits for the database with all its patience does not keep it either.
+            waiting = threading.Thread(target=renew)
+            waiting.start()
+            time.sleep(0.5)
+            began = time.monotonic()
+            with store.hurried(), pytest.raises(StorageError, match="has not answered"):
+                store.set_state("one", StudyState.STOPPED)
+            lease.__exit__(KeyboardInterrupt)
+            waiting.join(10)
+            assert not waiting.is_alive() and time.monotonic() - began < 10
+        finally:
+            postgres_server.start()
+        assert store.study("one").name == "one"
 
 
 def _limit(store: StudyStore, pragma: str) -> None:

@@ -2,26 +2,77 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sqlite3
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from ftp_core.routers import router_from_bytes
 from studies import StorageError, StudyState, StudyStore, current_revision, front, schema, upgrade_database
 from studies.database import Database
+from studies.migration import alembic_config
+from tests.studies.postgres import PostgresServer
 
-# Each was written by the program of its revision.
+# Each was written by the program of its revision, with its artifacts beside it.
 DATABASES = sorted((Path(__file__).parent / "databases").glob("*.db"))
 
 
 @pytest.fixture(params=DATABASES, ids=lambda path: path.stem)
 def old(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    return Path(shutil.copy(request.param, tmp_path / "old.db"))
+    file: Path = request.param
+    artifacts = file.with_name(f"{file.name}-artifacts")
+    if artifacts.is_dir():
+        shutil.copytree(artifacts, tmp_path / "old.db-artifacts")
+    return Path(shutil.copy(file, tmp_path / "old.db"))
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def old_url(request: pytest.FixtureRequest, old: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A database of an earlier revision, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{old}"
+    server: PostgresServer = request.getfixturevalue("postgres_server")
+    monkeypatch.setenv("FTP_SEARCH_ARTIFACTS", str(tmp_path / "old.db-artifacts"))
+    url = server.new_database()
+    _move_to_postgresql(old, url)
+    return url
+
+
+def _move_to_postgresql(old: Path, url: str) -> None:
+    """Make the tables that the revisions of `old` made, and fill them with its rows."""
+    revision = current_revision(f"sqlite:///{old}")
+    assert revision is not None
+    database = Database(url, any_revision=True)
+    database.write(lambda connection: command.upgrade(alembic_config(connection, database), revision))
+    source = sa.create_engine(f"sqlite:///{old}")
+    tables = sa.MetaData()
+    tables.reflect(source)
+
+    def fill(connection: sa.Connection) -> None:
+        if "alembic_version" not in tables.tables:
+            connection.execute(sa.text("DROP TABLE alembic_version"))
+        for table in tables.sorted_tables:
+            connection.execute(sa.text(f"DELETE FROM {table.name}"))
+            with source.connect() as read:
+                rows = [row._asdict() for row in read.execute(sa.select(table))]
+            if rows:
+                connection.execute(sa.insert(table), rows)
+            # What follows gets the ids that would have followed.
+            if "id" in table.c and rows:
+                top = max(row["id"] for row in rows)
+                sequence = sa.func.pg_get_serial_sequence(table.name, "id")
+                connection.execute(sa.select(sa.func.setval(sequence, top)))
+
+    database.write(fill)
+    source.dispose()
+    database.close()
 
 
 def test_there_is_a_database_of_every_earlier_revision() -> None:
@@ -35,12 +86,14 @@ def test_an_older_database_says_what_to_do_and_is_left_alone(old: Path) -> None:
     assert old.read_bytes() == before
 
 
-def test_upgrading_keeps_everything(old: Path) -> None:
-    url = f"sqlite:///{old}"
+def test_upgrading_keeps_everything(old: Path, old_url: str) -> None:
+    before = current_revision(old_url)
     with sqlite3.connect(old) as raw:
+        [begun] = raw.execute("SELECT count(*) FROM trial WHERE study_id = 2").fetchone()
         values = dict(raw.execute("SELECT number, objective_values FROM trial WHERE study_id = 1"))
-    assert upgrade_database(url) == ("0001", schema.HEAD)
-    with StudyStore(url, create=False) as store:
+    raw.close()
+    assert upgrade_database(old_url) == (before, schema.HEAD)
+    with StudyStore(old_url, create=False) as store:
         assert [(s.name, s.n_trials, s.state) for s in store.summaries()] == [
             ("small", 12, StudyState.FINISHED),
             ("begun", 5, StudyState.FINISHED),
@@ -56,8 +109,28 @@ def test_upgrading_keeps_everything(old: Path) -> None:
         assert router is not None and router.trial == study.chosen_trial
         router_from_bytes(router.weights)
         assert {m.variant for m in store.measurements("small")} == {"dense", "uniform", "static", "dynamic"}
-        assert store.begin_trial("begun", (0.5,) * 12, "deap") == 5
-    assert upgrade_database(url) == (schema.HEAD, schema.HEAD)
+        assert store.begin_trial("begun", (0.5,) * 12, "deap") == begun
+        # New rows of every table find an id that nobody has.
+        store.create_study("new", {}, ("kl",))
+        store.replace_measurements("new", store.measurements("small"))
+        store.add_router_run("new", router)
+        store.keep_proposer_states("new", {"tpe": {"asked": 1}})
+    assert upgrade_database(old_url) == (schema.HEAD, schema.HEAD)
+
+
+@pytest.mark.parametrize("old", DATABASES[1:], ids=lambda path: path.stem, indirect=True)
+def test_upgrading_keeps_what_belongs_to_optuna_and_what_was_left_running(old_url: str) -> None:
+    upgrade_database(old_url)
+    with StudyStore(old_url, create=False) as store:
+        with store.lease("begun"):
+            assert [(trial.number, trial.proposer) for trial in store.claim_queue("begun")] == [(5, "tpe")]
+        theirs = optuna.load_study(study_name="theirs", storage=store.storage)
+        assert theirs.user_attrs == {"note": [1, "two"]}
+        assert [trial.state.name for trial in theirs.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+        assert [trial.user_attrs for trial in theirs.trials] == [{"seen": 0}, {"seen": 1}, {"seen": 2}]
+        assert all(trial.values == [trial.params["x"], trial.params["n"]] for trial in theirs.trials[1:])
+        [pruned] = optuna.load_study(study_name="pruned", storage=store.storage).trials
+        assert pruned.intermediate_values[1] == 0.5 and math.isnan(pruned.intermediate_values[2])
 
 
 def _packed(values: tuple[float, ...] | None) -> bytes | None:

@@ -135,6 +135,16 @@ def test_the_last_run_of_each_stage_is_remembered(store: StudyStore) -> None:
     assert search.seconds is not None and search.seconds >= 0 and distill.seconds is None
 
 
+def test_what_proposers_keep_is_replaced_one_by_one(store: StudyStore) -> None:
+    assert store.proposer_states("one") == []
+    store.keep_proposer_states("one", {"tpe": {"asked": 1}, "deap": {"asked": 2}})
+    store.keep_proposer_states("one", {"tpe": {"asked": 3, "seconds": 0.5}})
+    deap, tpe = store.proposer_states("one")
+    assert (deap.proposer, deap.state) == ("deap", {"asked": 2})
+    assert (tpe.proposer, tpe.state) == ("tpe", {"asked": 3, "seconds": 0.5})
+    assert deap.updated_at < tpe.updated_at
+
+
 def test_what_was_stored_is_there_for_the_next_process(store: StudyStore, url: str) -> None:
     store.append_trial("one", trial(0, (1.0, 2.0)))
     with StudyStore(url, create=False) as other:
@@ -163,10 +173,11 @@ def test_deleting_a_study_deletes_all_it_remembers(store: StudyStore, tmp_path: 
     store.append_trial("one", trial(0, (1.0, 2.0)))
     store.replace_measurements("one", [MEASUREMENT])
     store.add_router_run("one", ROUTER)
+    store.keep_proposer_states("one", {"tpe": {"asked": 1}})
     store.delete_study("one")
     assert store.summaries() == []
     with sqlite3.connect(tmp_path / "studies.db") as raw:
-        for table in ("trial", "measurement", "router_run"):
+        for table in ("trial", "measurement", "router_run", "proposer_state"):
             assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 

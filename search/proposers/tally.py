@@ -1,0 +1,29 @@
+"""Counts what each proposer does in a study: the figures by which trials can be shared out among them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass
+class ProposerTally:
+    """What a proposer has done in a study, in all its runs.
+
+    Attributes:
+        asked: Proposals that it made.
+        repeated: Of those, the ones that were discarded because the study had them already.
+        finished: Trials of its proposals that finished with values.
+        seconds: Time that it took to propose.
+    """
+
+    asked: int = 0
+    repeated: int = 0
+    finished: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def stored(cls, state: Mapping[str, Any]) -> ProposerTally:
+        """Read back what a study keeps of it; what this program does not count is left out."""
+        return cls(**{field.name: state[field.name] for field in fields(cls) if field.name in state})

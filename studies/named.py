@@ -1,0 +1,71 @@
+"""Finds studies of schedules by name, for everything that is kept of them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from studies import schema
+from studies.database import Database
+from studies.errors import StudyNotFoundError
+
+T = TypeVar("T")
+
+_study = schema.study.c
+
+
+class NamedStudies:
+    """The studies of schedules in a database, each under its name.
+
+    Args:
+        database: Where they live.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._ids: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return str(self._database)
+
+    def _of_study(self, name: str, work: Callable[[Connection, int], T], write: bool = False, once: bool = False) -> T:
+        """Run `work` with a study's id.
+
+        Args:
+            name: Of the study.
+            work: Reads, or writes in one transaction (`write`), or writes in one statement (`once`).
+            write: See `Database.write`.
+            once: See `Database.write_once`.
+
+        Raises:
+            StudyNotFoundError: There is no such study of schedules.
+        """
+
+        def with_id(connection: Connection) -> T:
+            if name not in self._ids:
+                joined = schema.study.join(schema.search_run)
+                found = connection.execute(sa.select(_study.id).select_from(joined).where(_study.name == name)).scalar()
+                if found is None:
+                    raise self._not_found(name, connection)
+                self._ids[name] = found
+            return work(connection, self._ids[name])
+
+        if once:
+            return self._database.write_once(with_id)
+        return self._database.write(with_id) if write else self._database.read(with_id)
+
+    def _not_found(self, name: str, connection: Connection | None = None) -> StudyNotFoundError:
+        self._ids.pop(name, None)
+        selected = sa.select(_study.name).join(schema.search_run)
+        if connection is None:
+            names = self._database.read(lambda connection: list(connection.execute(selected).scalars()))
+        else:
+            names = list(connection.execute(selected).scalars())
+        shown = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:5]
+        there = f"there are {', '.join(map(repr, shown))}" if shown else "it holds none"
+        more = "; `ftp-search studies` lists all" if len(names) > len(shown) else ""
+        return StudyNotFoundError(f"There is no study {name!r} in {self}: {there}{more}.")

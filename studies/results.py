@@ -1,0 +1,127 @@
+"""Keeps what came out of studies of schedules: measurements, distilled routers, and profiles of machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from studies import schema
+from studies.artifacts import ArtifactStore
+from studies.database import Database
+from studies.errors import StorageError
+from studies.named import NamedStudies
+from studies.records import Measurement, RouterRun
+
+
+class StudyResults(NamedStudies):
+    """Measurements and routers of studies, and the latency profiles that all studies of a database share.
+
+    Args:
+        database: Where they live.
+        artifacts: Where the weights of routers lie.
+    """
+
+    def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
+        super().__init__(database)
+        self._artifacts = artifacts
+
+    def replace_measurements(self, name: str, measurements: Sequence[Measurement]) -> None:
+        """Keep these measurements instead of those before."""
+
+        def work(connection: Connection, study_id: int) -> None:
+            table = schema.measurement
+            connection.execute(sa.delete(table).where(table.c.study_id == study_id))
+            for measurement in measurements:
+                figures = asdict(measurement)
+                row = {"study_id": study_id, "schedule": figures.pop("schedule"), "figures": figures}
+                connection.execute(sa.insert(table), row)
+
+        self._of_study(name, work, write=True)
+
+    def measurements(self, name: str) -> list[Measurement]:
+        """What was measured, in the order in which it was handed over."""
+        table = schema.measurement
+
+        def work(connection: Connection, study_id: int) -> list[Measurement]:
+            rows = connection.execute(sa.select(table).where(table.c.study_id == study_id).order_by(table.c.id))
+            return [Measurement(schedule=row.schedule, **row.figures) for row in rows]
+
+        return self._of_study(name, work)
+
+    def add_router_run(self, name: str, run: RouterRun) -> None:
+        """Keep a distilled router: its weights among the artifacts first, then the rest of it.
+
+        Raises:
+            StorageError: The weights cannot be written, or their hash is not the one that they are said to have.
+        """
+        if self._artifacts.put(run.weights) != run.sha256:
+            raise StorageError(f"The router's weights do not have the hash {run.sha256}: hand over both of one router.")
+        row = asdict(run) | {"config": dict(run.config), "curves": dict(run.curves)}
+        del row["weights"]
+        self._of_study(
+            name,
+            lambda connection, study_id: connection.execute(
+                sa.insert(schema.router_run), {"study_id": study_id, **row}
+            ),
+            write=True,
+        )
+
+    def router_runs(self, name: str) -> list[RouterRun]:
+        """Every router of a study, oldest first.
+
+        Raises:
+            StorageError: The weights of one are missing, or are not those that were stored.
+        """
+        table = schema.router_run
+
+        def work(connection: Connection, study_id: int) -> Sequence[Row[Any]]:
+            return connection.execute(sa.select(table).where(table.c.study_id == study_id).order_by(table.c.id)).all()
+
+        runs = []
+        for row in self._of_study(name, work):
+            fields = row._asdict()
+            del fields["id"], fields["study_id"]
+            runs.append(RouterRun(weights=self._artifacts.get(row.sha256), **fields))
+        return runs
+
+    def latest_router(self, name: str) -> RouterRun | None:
+        """The router that was stored last."""
+        runs = self.router_runs(name)
+        return runs[-1] if runs else None
+
+    def latency_profile(self, fingerprint: str) -> Mapping[str, Any] | None:
+        """The latency profile that was measured under these conditions; None if there is none."""
+        table = schema.latency_profile.c
+        selected = sa.select(table.profile).where(table.fingerprint == fingerprint)
+        return self._database.read(lambda connection: connection.execute(selected).scalar())
+
+    def keep_latency_profile(
+        self, fingerprint: str, conditions: Mapping[str, Any], profile: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Keep a latency profile for every study of this database.
+
+        Args:
+            fingerprint: Hash of the conditions.
+            conditions: Model, machine and software that it holds for.
+            profile: The profile.
+
+        Returns:
+            The profile that is kept: an earlier one, if another process was faster.
+        """
+        table = schema.latency_profile
+        row = {
+            "fingerprint": fingerprint,
+            "conditions": dict(conditions),
+            "profile": dict(profile),
+            "created_at": datetime.now(UTC),
+        }
+        try:
+            self._database.write(lambda connection: connection.execute(sa.insert(table), row))
+        except sa.exc.IntegrityError:
+            return self.latency_profile(fingerprint) or profile
+        return profile

@@ -1,0 +1,217 @@
+"""Keeps how studies of schedules are configured, where they stand, and what was found out about their surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.study import StudyDirection
+from sqlalchemy.engine import Connection
+
+from studies import schema
+from studies.errors import StudyExistsError
+from studies.lease import Holder, Lease, holder
+from studies.named import NamedStudies
+from studies.records import ProposerState, StageRecord, StudyRecord, StudyState, StudySummary
+from studies.rows import insert_study
+from studies.trials import ENDED
+
+_run, _study, _trial = schema.search_run.c, schema.study.c, schema.trial.c
+
+
+class StudyRuns(NamedStudies):
+    """Studies without their trials: configuration, state, stages, facts, proposers, and who works on them."""
+
+    def create_study(self, name: str, config: Mapping[str, Any], objectives: Sequence[str]) -> StudyRecord:
+        """Begin a study.
+
+        Args:
+            name: Unique in this database.
+            config: How it is configured.
+            objectives: Names of the objective values, in order.
+
+        Raises:
+            StudyExistsError: The name is taken.
+        """
+        values = {
+            "state": StudyState.CREATED.value,
+            "created_at": datetime.now(UTC),
+            "config": dict(config),
+            "objectives": list(objectives),
+            "facts": {},
+        }
+
+        def work(connection: Connection) -> None:
+            study_id = insert_study(connection, name, [StudyDirection.MINIMIZE] * len(objectives))
+            connection.execute(sa.insert(schema.search_run), {"study_id": study_id, **values})
+
+        try:
+            self._database.write(work)
+        except sa.exc.IntegrityError as error:
+            raise StudyExistsError(
+                f"A study named {name!r} exists in {self}: choose another --name, continue it with "
+                f"`ftp-search resume {name}`, or remove it with `ftp-search delete {name}`."
+            ) from error
+        return self.study(name)
+
+    def study(self, name: str) -> StudyRecord:
+        """A study without its trials.
+
+        Raises:
+            StudyNotFoundError: There is none of this name.
+        """
+        row, held = self._of_study(
+            name,
+            lambda connection, study_id: (
+                connection.execute(sa.select(schema.search_run).where(_run.study_id == study_id)).one(),
+                holder(connection, study_id),
+            ),
+        )
+        return StudyRecord(
+            name=name,
+            state=_state(row.state, held),
+            created_at=row.created_at,
+            config=row.config,
+            objectives=tuple(row.objectives),
+            facts=row.facts,
+            chosen_trial=row.chosen_trial,
+        )
+
+    def summaries(self) -> list[StudySummary]:
+        """Every study of schedules, oldest first; those that belong to Optuna alone are left out."""
+        ended = [state.value for state in ENDED]
+        counts = (
+            sa.select(_trial.study_id, sa.func.count().label("n"))
+            .where(_trial.state.in_(ended))
+            .group_by(_trial.study_id)
+            .subquery()
+        )
+        columns = (_study.name, schema.search_run, sa.func.coalesce(counts.c.n, 0).label("n_trials"))
+        joined = schema.search_run.join(schema.study).outerjoin(counts, counts.c.study_id == _study.id)
+        selected = sa.select(*columns).select_from(joined).order_by(_study.id)
+
+        def work(connection: Connection) -> list[StudySummary]:
+            return [
+                StudySummary(
+                    name=row.name,
+                    state=_state(row.state, holder(connection, row.study_id)),
+                    n_trials=row.n_trials,
+                    created_at=row.created_at,
+                    model=str(row.config.get("model", "")),
+                    data=str(row.config.get("data", "")),
+                )
+                for row in connection.execute(selected).all()
+            ]
+
+        return self._database.read(work)
+
+    def lease(self, name: str) -> Lease:
+        """The right to work on a study, to be held with `with`; trials of a dead process return to the queue.
+
+        Raises:
+            StudyNotFoundError: There is no such study.
+        """
+        return Lease(self._database, self._of_study(name, lambda _, study_id: study_id), name)
+
+    def set_state(self, name: str, state: StudyState) -> None:
+        """Record where a study stands."""
+        self._update(name, state=state.value)
+
+    def set_config(self, name: str, config: Mapping[str, Any]) -> None:
+        """Replace a study's configuration."""
+        self._update(name, config=dict(config))
+
+    def choose_trial(self, name: str, number: int) -> None:
+        """Record which trial was chosen from the front."""
+        self._update(name, chosen_trial=number)
+
+    def set_facts(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Add facts to those that the study knows; equal keys are replaced."""
+
+        def work(connection: Connection, study_id: int) -> None:
+            where = _run.study_id == study_id
+            known = connection.execute(sa.select(_run.facts).where(where).with_for_update()).scalar_one()
+            connection.execute(sa.update(schema.search_run).where(where).values(facts={**known, **facts}))
+
+        self._of_study(name, work, write=True)
+
+    def begin_stage(self, name: str, stage: str) -> None:
+        """Record that a stage of the pipeline runs, in the place of its last run."""
+        table = schema.stage
+
+        def work(connection: Connection, study_id: int) -> None:
+            connection.execute(sa.delete(table).where(table.c.study_id == study_id, table.c.name == stage))
+            row = {"study_id": study_id, "name": stage, "state": StudyState.RUNNING.value}
+            connection.execute(sa.insert(table), {**row, "began_at": datetime.now(UTC)})
+
+        self._of_study(name, work, write=True)
+
+    def end_stage(self, name: str, stage: str, state: StudyState) -> None:
+        """Record how a stage that was begun ended."""
+        table = schema.stage
+
+        def work(connection: Connection, study_id: int) -> None:
+            where = sa.and_(table.c.study_id == study_id, table.c.name == stage)
+            connection.execute(sa.update(table).where(where).values(state=state.value, ended_at=datetime.now(UTC)))
+
+        self._of_study(name, work, write=True)
+
+    def stages(self, name: str) -> list[StageRecord]:
+        """The stages that a study has been through, in the order in which they began."""
+        table = schema.stage
+
+        def work(connection: Connection, study_id: int) -> list[StageRecord]:
+            selected = sa.select(table).where(table.c.study_id == study_id).order_by(table.c.began_at)
+            held = holder(connection, study_id)
+            return [
+                StageRecord(row.name, _state(row.state, held), row.began_at, row.ended_at)
+                for row in connection.execute(selected)
+            ]
+
+        return self._of_study(name, work)
+
+    def keep_proposer_states(self, name: str, states: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep what these proposers, by name, have to remember, instead of what was kept of them before."""
+        table = schema.proposer_state
+
+        def work(connection: Connection, study_id: int) -> None:
+            where = sa.and_(table.c.study_id == study_id, table.c.proposer.in_(list(states)))
+            connection.execute(sa.delete(table).where(where))
+            now = datetime.now(UTC)
+            rows = [
+                {"study_id": study_id, "proposer": proposer, "state": dict(state), "updated_at": now}
+                for proposer, state in states.items()
+            ]
+            connection.execute(sa.insert(table), rows)
+
+        if states:
+            self._of_study(name, work, write=True)
+
+    def proposer_states(self, name: str) -> list[ProposerState]:
+        """What the proposers of a study keep there, by name."""
+        table = schema.proposer_state
+
+        def work(connection: Connection, study_id: int) -> list[ProposerState]:
+            selected = sa.select(table).where(table.c.study_id == study_id).order_by(table.c.proposer)
+            return [ProposerState(row.proposer, row.state, row.updated_at) for row in connection.execute(selected)]
+
+        return self._of_study(name, work)
+
+    def _update(self, name: str, **values: Any) -> None:
+        self._of_study(
+            name,
+            lambda connection, study_id: connection.execute(
+                sa.update(schema.search_run).where(_run.study_id == study_id).values(**values)
+            ),
+            write=True,
+        )
+
+
+def _state(stored: str, held: Holder | None) -> StudyState:
+    """Where a study stands: one that runs without anybody who runs it was stopped."""
+    state = StudyState(stored)
+    if state is StudyState.RUNNING and (held is None or not held.alive):
+        return StudyState.STOPPED
+    return state

@@ -1,0 +1,255 @@
+"""Keeps trials of schedules: as rows that Optuna reads as trials with a parameter `block_i` for each block."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+from sqlalchemy.engine import Connection
+
+from studies import schema
+from studies.database import Database
+from studies.errors import StorageError
+from studies.named import NamedStudies
+from studies.packing import pack_floats, pack_params
+from studies.records import QueuedTrial, TrialRecord, TrialState
+from studies.rows import add_trial, check_study
+from studies.storage import StudyStorage
+
+_STATES = {TrialState.FINISHED: OptunaState.COMPLETE, TrialState.FAILED: OptunaState.FAIL}
+# How trials end that count: Optuna's words for ours.
+ENDED = {optuna_state: state for state, optuna_state in _STATES.items()}
+_PREFIX = "block_"
+_SPARSITY = FloatDistribution(0.0, 1.0)
+
+_study, _trial = schema.study.c, schema.trial.c
+
+# A trial that was returned to the queue meanwhile may be ended too: the result is as good.
+_FINISH = (
+    sa.update(schema.trial)
+    .where(
+        _trial.study_id == sa.bindparam("of_study"),
+        _trial.number == sa.bindparam("of_number"),
+        _trial.state.in_([OptunaState.RUNNING.value, OptunaState.WAITING.value]),
+    )
+    .values({name: sa.bindparam(name) for name in ("state", "objective_values", "user_attributes", "completed_at")})
+)
+
+
+class ScheduleTrials(NamedStudies):
+    """The trials of studies of schedules: those that wait, those that run, and those that have ended.
+
+    Args:
+        database: Where they live.
+
+    Attributes:
+        storage: The same studies for Optuna's tools.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.storage = StudyStorage(database)
+        # Numbers of the distributions of a study's blocks, by the study's id and how many blocks there are.
+        self._block_ids: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def begin_trial(self, name: str, schedule: Sequence[float], proposer: str) -> int:
+        """Record that a schedule is being evaluated: if its process dies, the next one finds it in the queue.
+
+        Returns:
+            The trial's number.
+        """
+        row = {
+            "state": OptunaState.RUNNING.value,
+            "user_attributes": json.dumps({"proposer": proposer}),
+            "started_at": datetime.now().isoformat(),
+        }
+        return self._add(name, schedule, row)
+
+    def finish_trial(self, name: str, trial: TrialRecord) -> bool:
+        """Keep the result of a trial that was begun.
+
+        Returns:
+            Whether it was kept: a trial that has ended already stays as it is.
+
+        Raises:
+            ValueError: It is marked as finished without finite values.
+        """
+        _check_finite(trial)
+        changed = _ended_columns(trial)
+
+        def work(connection: Connection, study_id: int) -> bool:
+            bound = {"of_study": study_id, "of_number": trial.number, **changed}
+            return connection.execute(_FINISH, bound).rowcount == 1
+
+        return self._of_study(name, work, once=True)
+
+    def claim_queue(self, name: str) -> list[QueuedTrial]:
+        """Take every trial that waits, by number: they are running then, and nobody else takes them."""
+
+        def work(connection: Connection, study_id: int) -> list[QueuedTrial]:
+            waiting = sa.and_(_trial.study_id == study_id, _trial.state == OptunaState.WAITING.value)
+            rows = connection.execute(sa.select(schema.trial).where(waiting).order_by(_trial.number)).all()
+            claimed = [_queued(self.storage.spaces.frozen(connection, row)) for row in rows]
+            if rows:
+                begun = {"state": OptunaState.RUNNING.value, "started_at": datetime.now().isoformat()}
+                connection.execute(
+                    sa.update(schema.trial).where(_trial.id.in_([row.id for row in rows])).values(**begun)
+                )
+            return [trial for trial in claimed if trial is not None]
+
+        return self._of_study(name, work, write=True)
+
+    def append_trial(self, name: str, trial: TrialRecord) -> None:
+        """Keep a trial that was evaluated elsewhere, in one transaction.
+
+        Raises:
+            StorageError: Its number is not the study's next one.
+            ValueError: It is marked as finished without finite values.
+        """
+        _check_finite(trial)
+        self._add(name, trial.schedule, _ended_columns(trial), trial.number)
+
+    def trials(self, name: str) -> list[TrialRecord]:
+        """Every trial that has ended, by number."""
+        study_id = self._of_study(name, lambda _, study_id: study_id)
+        try:
+            found = self.storage.get_all_trials(study_id, deepcopy=False, states=tuple(ENDED))
+        except KeyError:
+            raise self._not_found(name) from None
+        records = (_record(trial) for trial in found)
+        return [record for record in records if record is not None]
+
+    def trial(self, name: str, number: int) -> TrialRecord:
+        """One trial that has ended.
+
+        Raises:
+            StorageError: There is none of this number.
+        """
+        found = next((trial for trial in self.trials(name) if trial.number == number), None)
+        if found is None:
+            raise StorageError(f"Study {name!r} in {self} has no trial {number} that ended.")
+        return found
+
+    def n_trials(self, name: str) -> int:
+        """How many trials have ended, failed ones included."""
+
+        def work(connection: Connection, study_id: int) -> int:
+            where = sa.and_(_trial.study_id == study_id, _trial.state.in_([state.value for state in ENDED]))
+            n: int = connection.execute(sa.select(sa.func.count()).select_from(schema.trial).where(where)).scalar_one()
+            return n
+
+        return self._of_study(name, work)
+
+    def _add(
+        self, name: str, schedule: Sequence[float], columns: Mapping[str, Any], expected: int | None = None
+    ) -> int:
+        """Add a trial, with the expected number if there is one; its number."""
+
+        def work(connection: Connection, study_id: int) -> int:
+            packed = pack_params(self._intern(connection, study_id, len(schedule)), tuple(schedule))
+            added = add_trial(connection, study_id, {"params": packed, **columns}, expected)
+            if added is not None:
+                begun: int = added.number
+                return begun
+            number = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar()
+            if number is None or expected is None:
+                raise self._not_found(name, connection)
+            has = f"has a trial {expected} already" if number > expected else f"ends with trial {number - 1}"
+            raise StorageError(
+                f"Study {name!r} {has}: trials are numbered without gaps, and the next one is {number}. Is another "
+                "process working on it?"
+            )
+
+        # The first time, distributions are written too.
+        known = name in self._ids and (self._ids[name], len(schedule)) in self._block_ids
+        return self._of_study(name, work, write=not known, once=known)
+
+    def _intern(self, connection: Connection, study_id: int, n_blocks: int) -> tuple[int, ...]:
+        """The numbers of the distributions of a study's blocks; its row is locked if they are not known here yet."""
+        key = (study_id, n_blocks)
+        ids = self._block_ids.get(key)
+        if ids is None:
+            check_study(connection, study_id, lock=True)
+            names, spaces = _block_names(n_blocks), self.storage.spaces
+            ids = tuple(spaces.intern(connection, study_id, name, _SPARSITY) for name in names)
+            # Only what is in the database whatever becomes of this transaction.
+            if all(spaces.known(study_id, name, _SPARSITY) is not None for name in names):
+                self._block_ids[key] = ids
+        return ids
+
+
+def _check_finite(trial: TrialRecord) -> None:
+    finite = trial.values is not None and all(map(math.isfinite, trial.values))
+    if trial.state is TrialState.FINISHED and not finite:
+        raise ValueError(f"Trial {trial.number} is finished, but its values are {trial.values}: record it as failed.")
+
+
+def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
+    attributes: dict[str, Any] = {
+        "proposer": trial.proposer,
+        "fidelity": trial.fidelity,
+        "seconds": trial.seconds,
+        "finished_at": trial.finished_at.astimezone(UTC).isoformat(),
+        "metrics": dict(trial.metrics),
+    }
+    if trial.error is not None:
+        attributes["error"] = trial.error
+    return {
+        "state": _STATES[trial.state].value,
+        "objective_values": None if trial.values is None else pack_floats(trial.values),
+        "user_attributes": json.dumps(attributes),
+        # Optuna's times are local, without a zone.
+        "completed_at": trial.finished_at.astimezone().replace(tzinfo=None).isoformat(),
+    }
+
+
+@cache
+def _block_names(n: int) -> tuple[str, ...]:
+    return tuple(f"{_PREFIX}{index}" for index in range(n))
+
+
+def _schedule(trial: FrozenTrial) -> tuple[float, ...] | None:
+    """The schedule that a trial's parameters are; None if they are something else."""
+    params = trial.params
+    names = _block_names(len(params))
+    if tuple(params) == names:
+        return tuple(params.values()) or None
+    return tuple(params[name] for name in names) if all(name in params for name in names) else None
+
+
+def _queued(trial: FrozenTrial) -> QueuedTrial | None:
+    schedule = _schedule(trial)
+    if schedule is None:
+        return None
+    return QueuedTrial(trial.number, schedule, str(trial.user_attrs.get("proposer", "optuna")))
+
+
+def _record(trial: FrozenTrial) -> TrialRecord | None:
+    """A trial of ours, or one that an Optuna sampler added; None if its parameters are no schedule."""
+    schedule, attributes = _schedule(trial), trial.user_attrs
+    if schedule is None:
+        return None
+    assert trial.datetime_complete is not None
+    finished_at = attributes.get("finished_at")
+    return TrialRecord(
+        number=trial.number,
+        schedule=schedule,
+        values=None if trial.values is None else tuple(trial.values),
+        state=ENDED[trial.state],
+        fidelity=attributes.get("fidelity", 1.0),
+        proposer=attributes.get("proposer", "optuna"),
+        seconds=attributes.get("seconds", 0.0),
+        finished_at=(
+            trial.datetime_complete.astimezone(UTC) if finished_at is None else datetime.fromisoformat(finished_at)
+        ),
+        metrics=attributes.get("metrics", {}),
+        error=attributes.get("error"),
+    )

@@ -49,7 +49,7 @@ from ftp_core.skipping_model import SkippingModel
 from search.proposers.genetic import GeneticProposer
 from search.space import ScheduleSpace
 
-SEARCH_ITEMS = 48
+SEARCH_ITEMS = 40
 # The best schedules of a search, the chosen one among them, that one router is trained on at once, in twice the steps.
 MANY, MANY_SCHEDULES = 4, "dynamic, many schedules"
 PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
@@ -60,11 +60,11 @@ class Sizes:
     """How much of everything."""
 
     calibration: int = 128
-    validation: int = 64
+    validation: int = 96
     test: int = 200
-    trials: int = 250
+    trials: int = 200
     steps: int = 40
-    evaluate_every: int = 10
+    evaluate_every: int = 8
 
 
 @dataclass(frozen=True)
@@ -83,16 +83,30 @@ def trained_routers(model: SkippingModel) -> dict[str, tuple[Callable[[], Scorin
     """How each trained row makes its router, and what it changes in the training."""
     width, n_blocks = model.model.config.hidden_size, model.n_blocks
     without = {name: tuple(feature for feature in FEATURES if feature != name) for name in FEATURES}
+    paper = {"w_guide": 0.3}
     return {
-        "dynamic": (DynamicRouter, {}),
-        **{f"- without {name}": (lambda f=kept: DynamicRouter(features=f), {}) for name, kept in without.items()},
-        "- without guide loss": (DynamicRouter, {"w_guide": 0.0}),
-        "- without sparsity loss": (DynamicRouter, {"w_sparsity": 0.0}),
-        "- without distillation loss": (DynamicRouter, {"w_distill": 0.0, "guide_share": 1.0}),
-        "per block (local)": (lambda: LocalRouter(n_blocks), {}),
-        "recurrent": (RecurrentRouter, {}),
-        "hidden states": (lambda: HiddenRouter(width), {}),
+        "dynamic": (started(DynamicRouter), {}),
+        **{f"- without {name}": (started(lambda f=f: DynamicRouter(features=f)), {}) for name, f in without.items()},
+        "- random start": (DynamicRouter, {}),
+        "- random start, guide loss": (DynamicRouter, paper),
+        "- guide loss": (started(DynamicRouter), paper),
+        "- no sparsity loss": (started(DynamicRouter), {"w_sparsity": 0.0}),
+        "- no distillation loss": (started(DynamicRouter), {"w_distill": 0.0}),
+        "per block (local)": (started(lambda: LocalRouter(n_blocks)), {}),
+        "recurrent": (RecurrentRouter, paper),
+        "hidden states": (lambda: HiddenRouter(width), paper),
     }
+
+
+def started(make: Callable[[], ScoringRouter]) -> Callable[[], ScoringRouter]:
+    """Makes routers that decide as the static one before they learn, if they see the position."""
+
+    def make_started() -> ScoringRouter:
+        router = make()
+        router.start_as_static()
+        return router
+
+    return make_started
 
 
 def sampled_texts(loaded: LoadedModel, n: int, seed: int) -> list[EncodedExample]:
@@ -192,7 +206,7 @@ def run(job: Job) -> list[dict[str, Any]]:
     add("static", best, StaticRouter())
     for row in job.trains:
         if row == MANY_SCHEDULES:
-            add(row, best, train(DynamicRouter, ranked[:MANY], steps=2 * sizes.steps))
+            add(row, best, train(started(DynamicRouter), ranked[:MANY], steps=2 * sizes.steps))
             continue
         make, changes = makers[row]
         router = train(make, [best], **changes)
@@ -240,7 +254,7 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ("dynamic", "static"),
         ("static", "random"),
         ("static", "uniform, static"),
-        *[("dynamic", row) for row in dict.fromkeys(row["row"] for row in rows) if row.startswith("- without")],
+        *[("dynamic", row) for row in dict.fromkeys(row["row"] for row in rows) if row.startswith("- ")],
     ]
     found = []
     for level in sorted({row["overall_sparsity"] for row in rows}):
@@ -316,13 +330,16 @@ def main():
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--levels", default="0.3,0.5", help="overall sparsities")
     parser.add_argument("--workers", type=int, default=2, help="processes; each does one seed at one level at a time")
-    parser.add_argument("--rows", choices=("main", "features", "losses"), default="features", help="what is left out")
+    parser.add_argument(
+        "--rows", choices=("main", "routers", "training"), default="routers", help="which rows beside the main ones"
+    )
     args = parser.parse_args()
     trained = list(trained_routers(load_model(args.model).skipping))
+    training = [row for row in trained if row.endswith(("start", "loss"))]
     chosen = {
         "main": ["dynamic", MANY_SCHEDULES],
-        "features": ["dynamic", MANY_SCHEDULES, *(row for row in trained[1:] if not row.endswith("loss"))],
-        "losses": ["dynamic", *(row for row in trained if row.endswith("loss"))],
+        "routers": ["dynamic", MANY_SCHEDULES, *(row for row in trained[1:] if row not in training)],
+        "training": ["dynamic", *training],
     }
     levels = [float(level) for level in args.levels.split(",")]
     job = Job(args.model, args.data, 0, 0.0, Sizes(), tuple(chosen[args.rows]))

@@ -188,7 +188,10 @@ def _schedules(
 def _fresh_router(config: DistillationConfig) -> DynamicRouter:
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return DynamicRouter(config.window)
+        router = DynamicRouter(config.window)
+        if config.start == "static":
+            router.start_as_static()
+        return router
 
 
 def _set_aside(data: Sequence[EncodedExample]) -> tuple[list[EncodedExample], list[EncodedExample]]:

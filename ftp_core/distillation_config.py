@@ -25,8 +25,11 @@ class DistillationConfig:
         steps: Optimizer steps at most.
         batch_size: Prompts in a batch.
         accumulate: Batches a step; their gradients are averaged.
+        start: What a fresh router decides before it learns: "static", as the static router does, or "random".
         lr: Peak learning rate of AdamW; warm-up over a tenth of the steps, then cosine. Weights stay as they are at 0.
-        w_guide: Weight of the guide loss at the start; it decays linearly to 0 over `guide_share` of the steps.
+        w_guide: Weight of the guide loss at the start; it decays linearly to 0 over `guide_share` of the steps. It is 0
+            because a router that starts as the static one needs no guide to it, and learns less with one
+            (`benchmarks/router_ablation.py --rows training`).
         guide_share: Share of the steps in which the guide loss has weight.
         w_sparsity: Weight of the sparsity loss.
         symmetric_sparsity: Whether skipping more than asked is punished, too.
@@ -51,8 +54,9 @@ class DistillationConfig:
     steps: int = 80
     batch_size: int = 8
     accumulate: int = 1
-    lr: float = 0.005
-    w_guide: float = 0.3
+    start: str = "static"
+    lr: float = 0.01
+    w_guide: float = 0.0
     guide_share: float = 0.3
     w_sparsity: float = 1.0
     symmetric_sparsity: bool = False
@@ -61,7 +65,7 @@ class DistillationConfig:
     teacher_top_k: int | None = None
     max_grad_norm: float = 1.0
     window: int = DEFAULT_WINDOW
-    evaluate_every: int = 20
+    evaluate_every: int = 10
     patience: int | None = None
     consider_static: bool = True
     gradient_checkpointing: bool = False
@@ -79,6 +83,7 @@ class DistillationConfig:
         for name in _POSITIVE:
             self._check(name, "a finite number above 0", lambda value: _is_finite(value) and value > 0)
         self._check("guide_share", "a number in [0, 1]", lambda value: _is_finite(value) and 0 <= value <= 1)
+        self._check("start", "'static' or 'random'", lambda value: value in ("static", "random"))
         self._check("seed", "an integer", lambda value: isinstance(value, Integral))
 
     def _check(self, name: str, allowed: str, is_allowed: Callable[[Any], bool]) -> None:

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from ftp_core.errors import ModelError
-from ftp_core.routers.scoring import DEFAULT_WINDOW, FEATURES, ScoringRouter, check_window, mlp, token_features
+from ftp_core.routers.scoring import (
+    DEFAULT_WINDOW,
+    FEATURES,
+    ScoringRouter,
+    check_window,
+    decide_as_static,
+    mlp,
+    token_features,
+)
 from ftp_core.routers.state import RoutingState
 
 _MEMORY_WIDTH = 16
@@ -29,6 +37,13 @@ class LocalRouter(ScoringRouter):
         check_window(window)
         self._window = window
         self.mlps = nn.ModuleList(mlp(len(FEATURES)) for _ in range(n_blocks))
+
+    def start_as_static(self) -> bool:
+        """See `ScoringRouter.start_as_static`."""
+        for network in self.mlps:
+            assert isinstance(network, nn.Sequential)
+            decide_as_static(network, FEATURES)
+        return True
 
     @property
     def window(self) -> int:

@@ -18,6 +18,8 @@ DEFAULT_WINDOW = 32
 HIDDEN_WIDTH = 64
 FEATURES = ("position", "attention", "attention_rank", "block_sparsity")
 _LONGEST_STATIC = 10_000.0
+# Large enough that the first steps of a training do not undo where it starts, small enough that the next ones can.
+_SHARPNESS = 2.0
 _LISTENING = ("attention", "attention_rank")
 
 
@@ -65,6 +67,10 @@ class ScoringRouter(nn.Module):
     @abstractmethod
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """The score z of every token `[B, L]`, or of the last one `[B, 1]` if `state.newest_only`."""
+
+    def start_as_static(self) -> bool:
+        """Let it decide as the static router does, in a way from which it can learn; whether it can."""
+        return False
 
     @property
     def mode(self) -> str:
@@ -132,6 +138,32 @@ def check_window(window: int) -> None:
 def mlp(n_features: int) -> nn.Sequential:
     """The router's network: F -> 64 -> 1."""
     return nn.Sequential(nn.Linear(n_features, HIDDEN_WIDTH), nn.ReLU(inplace=True), nn.Linear(HIDDEN_WIDTH, 1))
+
+
+def decide_as_static(network: nn.Sequential, features: Sequence[str]) -> None:
+    """Make a network score as the static router decides, and leave what does not take part as it was.
+
+    Three hidden units compute z = 2 (position - sparsity), and 4 more for the first token: positive for about the
+    tokens that the static router keeps, and highest for the first and the most recent ones. The other hidden units keep
+    their weights and start without a say, so that training can give them one.
+
+    Args:
+        network: Of `mlp`.
+        features: What it sees, the position among it.
+    """
+    hidden, out = network[0], network[2]
+    assert isinstance(hidden, nn.Linear)
+    assert isinstance(out, nn.Linear)
+    position = list(features).index("position")
+    with torch.no_grad():
+        hidden.weight[:3], hidden.bias[:3] = 0.0, 0.0
+        out.weight.zero_()
+        out.bias.zero_()
+        hidden.weight[0, position], out.weight[0, 0] = 1.0, _SHARPNESS
+        if "block_sparsity" in features:
+            hidden.weight[1, list(features).index("block_sparsity")], out.weight[0, 1] = 1.0, -_SHARPNESS
+        # Positive for position 0 alone.
+        hidden.weight[2, position], hidden.bias[2], out.weight[0, 2] = -_LONGEST_STATIC, 1.0, 2 * _SHARPNESS
 
 
 def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -> Tensor:
@@ -215,25 +247,20 @@ class DynamicRouter(ScoringRouter):
 
     @classmethod
     def static(cls, window: int = DEFAULT_WINDOW) -> DynamicRouter:
-        """One that decides as the static router does, for rows of up to 10,000 tokens; no training needed.
-
-        Three hidden units compute z = position - sparsity, and 2 more for the first token: positive for about the
-        tokens that the static router keeps, and highest for the first and the most recent ones.
-        """
+        """One that decides as the static router does, for rows of up to 10,000 tokens; no training needed."""
         router = cls(window)
-        hidden, out = router.mlp[0], router.mlp[2]
-        assert isinstance(hidden, nn.Linear)
-        assert isinstance(out, nn.Linear)
-        position, sparsity = FEATURES.index("position"), FEATURES.index("block_sparsity")
         with torch.no_grad():
             for parameter in router.parameters():
                 parameter.zero_()
-            hidden.weight[0, position] = 1.0
-            hidden.weight[1, sparsity] = 1.0
-            # Positive for position 0 alone.
-            hidden.weight[2, position], hidden.bias[2] = -_LONGEST_STATIC, 1.0
-            out.weight[0, :3] = torch.tensor([1.0, -1.0, 2.0])
+        router.start_as_static()
         return router
+
+    def start_as_static(self) -> bool:
+        """See `ScoringRouter.start_as_static`; it needs the position among the features."""
+        if "position" not in self.features:
+            return False
+        decide_as_static(self.mlp, self.features)
+        return True
 
     @property
     def window(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from ftp_core.routers import (
     RecurrentRouter,
     RoutingState,
     ScoringRouter,
+    StaticRouter,
     router_to_bytes,
 )
 from ftp_core.schedule import SparsitySchedule
@@ -187,6 +189,14 @@ def test_a_stopped_training_goes_on_to_the_same_router(tmp_path: Path) -> None:
     assert steps == [5, 6, 7, 8]
     assert router_to_bytes(resumed.router) == router_to_bytes(whole.router)
     assert resumed.curves == whole.curves and resumed.tokens == whole.tokens
+
+
+@pytest.mark.parametrize("start", ["static", "random"])
+def test_a_fresh_router_decides_as_the_static_one_before_it_learns_unless_it_starts_at_random(start: str) -> None:
+    model, config = SkippingModel(tiny()), DistillationConfig(**PLAIN | {"steps": 1}, lr=0.0, start=start)
+    router = distill(model, SOME, SCHEDULES, dataclasses.replace(config, consider_static=False)).router
+    state = RoutingState.padded_right(torch.tensor([20]), 20)
+    assert torch.equal(router.keep(0.5, state), StaticRouter().keep(0.5, state)) == (start == "static")
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
@@ -359,6 +369,7 @@ def test_every_router_trains_in_bfloat16(router: ScoringRouter) -> None:
         ("patience", [0], "an integer of at least 1, or None"),
         ("lr", [math.nan, math.inf, -0.1, None], "a finite number of at least 0"),
         ("w_guide", [-1.0, math.nan], "a finite number of at least 0"),
+        ("start", ["none", None], "'static' or 'random'"),
         ("w_sparsity", [-1.0, math.inf], "a finite number of at least 0"),
         ("w_distill", [-1.0], "a finite number of at least 0"),
         ("temperature", [0.0, -1.0, math.nan], "a finite number above 0"),

@@ -78,6 +78,42 @@ def test_a_dynamic_router_can_decide_as_the_static_one(lengths: list[int], spars
     assert torch.equal(DynamicRouter.static().keep(sparsity, state), StaticRouter().keep(sparsity, state))
 
 
+@pytest.mark.parametrize(
+    "router",
+    [DynamicRouter(), DynamicRouter(features=("position", "attention")), LocalRouter(3)],
+    ids=["dynamic", "fewer features", "local"],
+)
+@given(lengths=row_lengths, sparsity=sparsities, seed=st.integers(0, 99))
+def test_a_router_that_starts_as_the_static_one_decides_like_it(
+    router: ScoringRouter, lengths: list[int], sparsity: float, seed: int
+) -> None:
+    assert router.start_as_static()
+    state = state_of(lengths, seed)
+    assert torch.equal(router.keep(sparsity, state), StaticRouter().keep(sparsity, state))
+
+
+def test_a_router_that_starts_as_the_static_one_can_learn_with_every_hidden_unit() -> None:
+    torch.manual_seed(0)
+    router, state = DynamicRouter(), state_of([30])
+    router.start_as_static()
+    optimizer = torch.optim.SGD(router.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        (router.scores(0.3, state) * torch.randn(1, 30)).sum().backward()
+        optimizer.step()
+    hidden, out = router.mlp[0], router.mlp[2]
+    used = (hidden(token_features(FEATURES, 0.3, state)) > 0).any(1)[0]
+    assert int(used.sum()) > 40
+    assert bool((out.weight[0, used] != 0).all()) and bool((hidden.weight.grad[used].abs().sum(1) > 0).all())
+
+
+def test_routers_that_do_not_see_the_position_cannot_start_as_the_static_one() -> None:
+    for router in (DynamicRouter(features=("attention",)), RecurrentRouter(), HiddenRouter(8)):
+        before = copy.deepcopy(router.state_dict())
+        assert not router.start_as_static()
+        assert all(torch.equal(tensor, before[name]) for name, tensor in router.state_dict().items())
+
+
 @given(lengths=row_lengths, sparsity=sparsities, seed=st.integers(0, 99))
 def test_features_are_their_definitions(lengths: list[int], sparsity: float, seed: int) -> None:
     state = state_of(lengths, seed)

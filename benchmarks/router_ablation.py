@@ -59,10 +59,10 @@ PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
 class Sizes:
     """How much of everything."""
 
-    calibration: int = 128
+    calibration: int = 192
     validation: int = 96
     test: int = 200
-    trials: int = 200
+    trials: int = 150
     steps: int = 40
     evaluate_every: int = 8
 
@@ -87,8 +87,8 @@ def trained_routers(model: SkippingModel) -> dict[str, tuple[Callable[[], Scorin
     return {
         "dynamic": (started(DynamicRouter), {}),
         **{f"- without {name}": (started(lambda f=f: DynamicRouter(features=f)), {}) for name, f in without.items()},
-        "- random start": (DynamicRouter, {}),
-        "- random start, guide loss": (DynamicRouter, paper),
+        "- random start": (DynamicRouter, {"consider_static": False}),
+        "- random start, guide loss": (DynamicRouter, {**paper, "consider_static": False}),
         "- guide loss": (started(DynamicRouter), paper),
         "- no sparsity loss": (started(DynamicRouter), {"w_sparsity": 0.0}),
         "- no distillation loss": (started(DynamicRouter), {"w_distill": 0.0}),
@@ -165,7 +165,7 @@ def run(job: Job) -> list[dict[str, Any]]:
     parts = splits(loaded, job.data, job.seed, sizes)
     searched = QualitySet(model, parts["calibration"][:SEARCH_ITEMS])
     held_out, test = QualitySet(model, parts["validation"]), QualitySet(model, parts["test"])
-    started, level, rows = time.monotonic(), job.level, []
+    began, level, rows = time.monotonic(), job.level, []
 
     def add(row: str, schedule: SparsitySchedule, router: Router, skipped: float | None = None) -> None:
         quality = test.evaluate(schedule, router, choices=True)
@@ -184,16 +184,14 @@ def run(job: Job) -> list[dict[str, Any]]:
             }
         )
         print(
-            f"seed {job.seed}, {level:.0%}, {row}: KL {quality.kl:.4f} after {time.monotonic() - started:.0f} s",
+            f"seed {job.seed}, {level:.0%}, {row}: KL {quality.kl:.4f} after {time.monotonic() - began:.0f} s",
             file=sys.stderr,
             flush=True,
         )
 
     def train(make: Callable[[], ScoringRouter], schedules: list[SparsitySchedule], **changes: Any) -> ScoringRouter:
         torch.manual_seed(job.seed)
-        config = DistillationConfig(
-            steps=sizes.steps, evaluate_every=sizes.evaluate_every, seed=job.seed, consider_static=False
-        )
+        config = DistillationConfig(steps=sizes.steps, evaluate_every=sizes.evaluate_every, seed=job.seed)
         return distill(
             model, parts["calibration"], schedules, replace(config, **changes), held_out=held_out, router=make()
         ).router
@@ -345,7 +343,7 @@ def main():
     job = Job(args.model, args.data, 0, 0.0, Sizes(), tuple(chosen[args.rows]))
     if args.quick:
         sizes = Sizes(calibration=32, validation=16, test=40, trials=20, steps=8, evaluate_every=4)
-        job, args.seeds, levels = replace(job, sizes=sizes, trains=("dynamic", "- without position")), 1, levels[-1:]
+        job, args.seeds, levels = replace(job, sizes=sizes, trains=("dynamic", MANY_SCHEDULES)), 1, levels[-1:]
     jobs = [replace(job, seed=seed, level=level) for seed in range(args.seeds) for level in levels]
     rows: list[dict[str, Any]] = []
     spawn = multiprocessing.get_context("spawn")

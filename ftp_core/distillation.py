@@ -47,8 +47,9 @@ class Distillation:
 
     Attributes:
         router: The one with the lowest held-out KL of the run.
-        curves: "step", "loss", "guide", "sparsity", "distill", one entry a step; "held_out_step" (steps done; 0 is the
-            static router's, if it was considered) with "held_out_kl".
+        curves: "step", "loss", "guide", "sparsity", "distill", one entry a step; "held_out_step" (steps done; 0 is
+            the static router's decisions, if they were considered, or else the router as it was given) with
+            "held_out_kl".
         seconds: Training time, over all runs if it was resumed.
         tokens: Tokens that the router was trained on, repeated ones included.
         peak_bytes: Most memory taken: on a GPU by torch during this run, the dense model's pass included; else by the
@@ -258,6 +259,9 @@ class _Run:
             static = DynamicRouter.static(self._router.window).to(self._model.device)
             static.trained_for = self._router.trained_for
             self._hold_out(static)
+        else:
+            # No router is kept that is worse than the one that it was before.
+            self._hold_out(self._router)
         before, started = state.seconds, time.monotonic()
         while state.step < config.steps and not self._is_out_of_patience():
             self._step(gated, teacher, lessons, checkpoint)

@@ -52,6 +52,13 @@ from search.space import ScheduleSpace
 SEARCH_ITEMS = 40
 # The best schedules of a search, the chosen one among them, that one router is trained on at once, in twice the steps.
 MANY, MANY_SCHEDULES = 4, "dynamic, many schedules"
+# Trainings from which the held-out set chooses, beside the default one: they start elsewhere, or learn faster.
+BEST_OF = "dynamic, best of 4"
+OTHERS = (
+    (False, {"w_guide": 0.3, "consider_static": False}),
+    (True, {"lr": 0.02}),
+    (False, {"lr": 0.005, "w_guide": 0.3, "consider_static": False}),
+)
 PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
 
 
@@ -64,7 +71,7 @@ class Sizes:
     test: int = 200
     trials: int = 150
     steps: int = 40
-    evaluate_every: int = 8
+    evaluate_every: int = 5
 
 
 @dataclass(frozen=True)
@@ -198,6 +205,7 @@ def run(job: Job) -> list[dict[str, Any]]:
 
     ranked = search(model, searched, level, sizes.trials, job.seed)
     best, makers = ranked[0], trained_routers(model)
+    default: list[ScoringRouter] = []
     add("dense", SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
     add("uniform, static", SparsitySchedule.uniform(level, model.n_blocks), StaticRouter())
     add("random", best, RandomRouter(job.seed))
@@ -206,10 +214,15 @@ def run(job: Job) -> list[dict[str, Any]]:
         if row == MANY_SCHEDULES:
             add(row, best, train(started(DynamicRouter), ranked[:MANY], steps=2 * sizes.steps))
             continue
+        if row == BEST_OF:
+            others = [train(started(DynamicRouter) if static else DynamicRouter, [best], **ch) for static, ch in OTHERS]
+            add(row, best, min([*default, *others], key=lambda router: held_out.evaluate(best, router).kl))
+            continue
         make, changes = makers[row]
         router = train(make, [best], **changes)
         add(row, best, router)
         if row == "dynamic":
+            default.append(router)
             calibrated = calibrate_thresholds(model, router, prompt_batch(parts["calibration"][:64]), best)
             add("dynamic, thresholds", best, calibrated, skipped(model, parts["test"], best, calibrated))
     return rows
@@ -250,6 +263,7 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Pairs of rows of which the first should have the lower KL, seed by seed."""
     pairs = [
         ("dynamic", "static"),
+        (BEST_OF, "static"),
         ("static", "random"),
         ("static", "uniform, static"),
         *[("dynamic", row) for row in dict.fromkeys(row["row"] for row in rows) if row.startswith("- ")],
@@ -335,15 +349,15 @@ def main():
     trained = list(trained_routers(load_model(args.model).skipping))
     training = [row for row in trained if row.endswith(("start", "loss"))]
     chosen = {
-        "main": ["dynamic", MANY_SCHEDULES],
-        "routers": ["dynamic", MANY_SCHEDULES, *(row for row in trained[1:] if row not in training)],
+        "main": ["dynamic", BEST_OF, MANY_SCHEDULES],
+        "routers": ["dynamic", BEST_OF, MANY_SCHEDULES, *(row for row in trained[1:] if row not in training)],
         "training": ["dynamic", *training],
     }
     levels = [float(level) for level in args.levels.split(",")]
     job = Job(args.model, args.data, 0, 0.0, Sizes(), tuple(chosen[args.rows]))
     if args.quick:
         sizes = Sizes(calibration=32, validation=16, test=40, trials=20, steps=8, evaluate_every=4)
-        job, args.seeds, levels = replace(job, sizes=sizes, trains=("dynamic", MANY_SCHEDULES)), 1, levels[-1:]
+        job, args.seeds, levels = replace(job, sizes=sizes, trains=("dynamic", BEST_OF)), 1, levels[-1:]
     jobs = [replace(job, seed=seed, level=level) for seed in range(args.seeds) for level in levels]
     rows: list[dict[str, Any]] = []
     spawn = multiprocessing.get_context("spawn")

@@ -20,7 +20,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ftp_core import causal_lm
+from ftp_core import pruned_forward
 from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.data import Example
 from ftp_core.demo import assets
@@ -98,7 +98,7 @@ def prompt_passes(monkeypatch: pytest.MonkeyPatch) -> list[PromptPass]:
             super().__post_init__()
             passes.append(self)
 
-    monkeypatch.setattr(causal_lm, "PromptPass", Recorded)
+    monkeypatch.setattr(pruned_forward, "PromptPass", Recorded)
     return passes
 
 

@@ -133,10 +133,10 @@ class PrunedForward:
         """Run tokens behind a prompt; one at a time where they are routed."""
         n_rows, width = real.shape
         self._check_room(real, cache)
-        if self.decode_sparsity == 0:
-            # What decoded tokens hear is not followed any longer.
-            cache.decode = None
         routed = self.decode_sparsity > 0 and any(self.schedule) and cache.decode is not None
+        if not routed:
+            # What decoded tokens hear is not followed any longer, so that none behind them can be routed.
+            cache.decode = None
         if routed and width > 1:
             return self._one_by_one(arguments, real, cache)
         columns = torch.arange(cache.seen, cache.seen + width, device=real.device).expand(n_rows, -1)

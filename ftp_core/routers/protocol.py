@@ -42,7 +42,8 @@ class Router(Protocol):
         Args:
             sparsity: The block's.
             state: Made by `RoutingState.newest`.
-            line: What `keep` left in `state.line` for this block when the prompt ran `[B]`.
+            line: What `keep` left in `state.line` for this block when the prompt ran `[B]`; None if nothing was
+                compared there, as under another schedule in which the block skipped nothing: then the token runs.
         """
 
 

@@ -88,11 +88,11 @@ class ScoringRouter(nn.Module):
 
     def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
         """See `Router.keep_newest`: one score, compared with the prompt's line or the threshold."""
-        score = self.scores(sparsity, state)[:, 0]
         if self.thresholds is not None:
-            return score > self.thresholds[state.block]
-        assert line is not None
-        return score >= line
+            return self.scores(sparsity, state)[:, 0] > self.thresholds[state.block]
+        if line is None:
+            return torch.ones_like(state.lengths, dtype=torch.bool)
+        return self.scores(sparsity, state)[:, 0] >= line
 
     def select(self, scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
         """The decision that `keep` takes on given scores `[B, L]`."""

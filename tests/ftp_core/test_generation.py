@@ -13,6 +13,7 @@ from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.demo import assets
 from ftp_core.errors import ModelError
 from ftp_core.models import load_model
+from ftp_core.routers import RandomRouter, Router, StaticRouter
 from tests.ftp_core.routers import random_router
 from tests.ftp_core.test_causal_lm import MIXED, TOLERANCE, padded
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny, tiny
@@ -141,6 +142,22 @@ def test_decoding_goes_on_where_its_sparsity_is_switched_off() -> None:
         pruned.decode_sparsity = 0.5
         assert pruned(ids[:, 13:14], past_key_values=cache).logits.isfinite().all()
     assert cache.get_seq_length() == 14
+
+
+@pytest.mark.parametrize("router", [random_router(2, window=4), RandomRouter(1), StaticRouter()])
+def test_the_schedule_may_change_while_tokens_are_decoded(router: Router) -> None:
+    pruned = FTPForCausalLM.from_dense(tiny(), [0.5, 0.0, 0.8], router, decode_sparsity=0.9)
+    ids = torch.randint(3, 50, (2, 16))
+    with torch.no_grad():
+        cache = pruned(ids[:, :10], use_cache=True).past_key_values
+        # Nothing was compared in the middle block: there, no token is skipped.
+        pruned.schedule = [0.5, 0.5, 0.5]
+        pruned(ids[:, 10:13], past_key_values=cache)
+        assert int(cache.decode.skipped[1].sum()) == 0
+        for schedule in ([0.0, 0.0, 0.0], [0.5, 0.5, 0.5]):
+            pruned.schedule = schedule
+            assert pruned(ids[:, 13:14], past_key_values=cache).logits.isfinite().all()
+    assert cache.get_seq_length() == 15
 
 
 def test_threads_take_turns() -> None:

@@ -16,7 +16,7 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,13 +52,8 @@ from search.space import ScheduleSpace
 SEARCH_ITEMS = 40
 # The best schedules of a search, the chosen one among them, that one router is trained on at once, in twice the steps.
 MANY, MANY_SCHEDULES = 4, "dynamic, many schedules"
-# Trainings from which the held-out set chooses, beside the default one: they start elsewhere, or learn faster.
-BEST_OF = "dynamic, best of 4"
-OTHERS = (
-    (False, {"w_guide": 0.3, "consider_static": False}),
-    (True, {"lr": 0.02}),
-    (False, {"lr": 0.005, "w_guide": 0.3, "consider_static": False}),
-)
+# Both routers get the same second search, around what the first one found; the held-out set chooses among its best.
+AGAIN, STARTS, FINALISTS = "searched again", 20, 5
 PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
 
 
@@ -66,10 +61,11 @@ PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
 class Sizes:
     """How much of everything."""
 
-    calibration: int = 192
-    validation: int = 96
-    test: int = 200
+    calibration: int = 256
+    validation: int = 128
+    test: int = 300
     trials: int = 150
+    trials_again: int = 75
     steps: int = 40
     evaluate_every: int = 5
 
@@ -148,18 +144,26 @@ def splits(loaded: LoadedModel, data: str, seed: int, sizes: Sizes) -> dict[str,
     return {split: encode(loaded.tokenizer, demo_examples(split, n, seed), context) for split, n in wanted.items()}
 
 
-def search(model: SkippingModel, examples: QualitySet, level: float, trials: int, seed: int) -> list[SparsitySchedule]:
-    """Schedules of an overall sparsity, best first, as the genetic proposer finds them with the static router."""
+def search(
+    model: SkippingModel,
+    examples: QualitySet,
+    level: float,
+    trials: int,
+    seed: int,
+    router: Router,
+    starts: Sequence[SparsitySchedule] = (),
+) -> list[SparsitySchedule]:
+    """Schedules of an overall sparsity, best first, as the genetic proposer finds them; the starts count as trials."""
     space = ScheduleSpace(model.n_blocks, level)
     proposer, found = GeneticProposer(space, seed), {}
     for number in range(trials):
         for _ in range(20):
-            levels = proposer.ask(number)
+            levels = proposer.ask(number) if number >= len(starts) else space.levels(starts[number])
             if levels not in found:
                 break
         else:
             levels = space.sample(random.Random(f"{seed}/{number}"))
-        found[levels] = examples.evaluate(space.schedule(levels), StaticRouter()).kl
+        found[levels] = examples.evaluate(space.schedule(levels), router).kl
         proposer.tell(levels, (found[levels], 0.0))
     return [space.schedule(levels) for levels in sorted(found, key=lambda levels: (found[levels], levels))]
 
@@ -203,26 +207,26 @@ def run(job: Job) -> list[dict[str, Any]]:
             model, parts["calibration"], schedules, replace(config, **changes), held_out=held_out, router=make()
         ).router
 
-    ranked = search(model, searched, level, sizes.trials, job.seed)
+    def search_again(row: str, router: Router) -> None:
+        found = search(model, searched, level, sizes.trials_again, job.seed + 1000, router, ranked[:STARTS])
+        add(row, min(found[:FINALISTS], key=lambda schedule: held_out.evaluate(schedule, router).kl), router)
+
+    ranked = search(model, searched, level, sizes.trials, job.seed, StaticRouter())
     best, makers = ranked[0], trained_routers(model)
-    default: list[ScoringRouter] = []
     add("dense", SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
     add("uniform, static", SparsitySchedule.uniform(level, model.n_blocks), StaticRouter())
     add("random", best, RandomRouter(job.seed))
     add("static", best, StaticRouter())
+    search_again(f"static, {AGAIN}", StaticRouter())
     for row in job.trains:
         if row == MANY_SCHEDULES:
             add(row, best, train(started(DynamicRouter), ranked[:MANY], steps=2 * sizes.steps))
-            continue
-        if row == BEST_OF:
-            others = [train(started(DynamicRouter) if static else DynamicRouter, [best], **ch) for static, ch in OTHERS]
-            add(row, best, min([*default, *others], key=lambda router: held_out.evaluate(best, router).kl))
             continue
         make, changes = makers[row]
         router = train(make, [best], **changes)
         add(row, best, router)
         if row == "dynamic":
-            default.append(router)
+            search_again(f"dynamic, {AGAIN}", router)
             calibrated = calibrate_thresholds(model, router, prompt_batch(parts["calibration"][:64]), best)
             add("dynamic, thresholds", best, calibrated, skipped(model, parts["test"], best, calibrated))
     return rows
@@ -263,7 +267,8 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Pairs of rows of which the first should have the lower KL, seed by seed."""
     pairs = [
         ("dynamic", "static"),
-        (BEST_OF, "static"),
+        (f"dynamic, {AGAIN}", f"static, {AGAIN}"),
+        (f"dynamic, {AGAIN}", "static"),
         ("static", "random"),
         ("static", "uniform, static"),
         *[("dynamic", row) for row in dict.fromkeys(row["row"] for row in rows) if row.startswith("- ")],
@@ -343,21 +348,23 @@ def main():
     parser.add_argument("--levels", default="0.3,0.5", help="overall sparsities")
     parser.add_argument("--workers", type=int, default=2, help="processes; each does one seed at one level at a time")
     parser.add_argument(
-        "--rows", choices=("main", "routers", "training"), default="routers", help="which rows beside the main ones"
+        "--rows", choices=("main", "routers", "training", "all"), default="all", help="which rows beside the main ones"
     )
     args = parser.parse_args()
     trained = list(trained_routers(load_model(args.model).skipping))
     training = [row for row in trained if row.endswith(("start", "loss"))]
+    routers = [MANY_SCHEDULES, *(row for row in trained[1:] if row not in training)]
     chosen = {
-        "main": ["dynamic", BEST_OF, MANY_SCHEDULES],
-        "routers": ["dynamic", BEST_OF, MANY_SCHEDULES, *(row for row in trained[1:] if row not in training)],
+        "main": ["dynamic", MANY_SCHEDULES],
+        "routers": ["dynamic", *routers],
         "training": ["dynamic", *training],
+        "all": ["dynamic", *routers, *training],
     }
     levels = [float(level) for level in args.levels.split(",")]
     job = Job(args.model, args.data, 0, 0.0, Sizes(), tuple(chosen[args.rows]))
     if args.quick:
-        sizes = Sizes(calibration=32, validation=16, test=40, trials=20, steps=8, evaluate_every=4)
-        job, args.seeds, levels = replace(job, sizes=sizes, trains=("dynamic", BEST_OF)), 1, levels[-1:]
+        sizes = Sizes(calibration=32, validation=16, test=40, trials=16, trials_again=8, steps=8, evaluate_every=4)
+        job, args.seeds, levels = replace(job, sizes=sizes, trains=("dynamic",)), 1, levels[-1:]
     jobs = [replace(job, seed=seed, level=level) for seed in range(args.seeds) for level in levels]
     rows: list[dict[str, Any]] = []
     spawn = multiprocessing.get_context("spawn")

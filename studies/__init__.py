@@ -14,6 +14,7 @@ from studies.loaded import LoadedStudy, load
 from studies.location import database_file
 from studies.migration import current_revision, upgrade_database
 from studies.records import (
+    KnownEvaluation,
     Measurement,
     ProposerState,
     QueuedTrial,
@@ -32,6 +33,7 @@ from studies.transfer import copy_study, open_optuna
 
 __all__ = [
     "SCHEMA_HEAD",
+    "KnownEvaluation",
     "Lease",
     "LeaseLostError",
     "LoadedStudy",

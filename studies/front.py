@@ -14,8 +14,13 @@ _HALF_STEP = 0.026
 
 
 def _comparable(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Finished trials at full fidelity: only those compare with each other."""
-    return [t for t in trials if t.state is TrialState.FINISHED and t.values is not None and t.fidelity == 1.0]
+    """Finished trials at full fidelity that keep the constraints: only those compare with each other."""
+    return [
+        trial
+        for trial in trials
+        if trial.state is TrialState.FINISHED and trial.values is not None and trial.fidelity == 1.0
+        if trial.violation <= 0
+    ]
 
 
 def _points(trials: Sequence[TrialRecord]) -> NDArray[np.float64]:

@@ -20,9 +20,10 @@ class StudyState(enum.StrEnum):
 
 
 class TrialState(enum.StrEnum):
-    """How a trial ended."""
+    """How a trial ended: `PRUNED` ones were stopped at a low fidelity, since others did better there."""
 
     FINISHED = "finished"
+    PRUNED = "pruned"
     FAILED = "failed"
 
 
@@ -36,11 +37,12 @@ class TrialRecord:
         values: Objective values in the study's order, lower is better; None if the trial failed.
         state: How it ended.
         fidelity: Share of the search set used (the calibration examples that trials are evaluated on), in (0, 1].
-        proposer: Who proposed the schedule: "deap", "tpe", "seed", ...
+        proposer: Who proposed the schedule: "deap", "tpe", "anchor", ...
         seconds: Time that the evaluation took on its worker.
         finished_at: When its result reached the study, UTC.
         metrics: Figures beside the objectives, for example `perplexity`.
         error: What went wrong, if it failed.
+        violation: By how much it breaks the study's constraints; 0 if it keeps them.
     """
 
     number: int
@@ -53,11 +55,27 @@ class TrialRecord:
     finished_at: datetime
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    violation: float = 0.0
 
     @property
     def overall_sparsity(self) -> float:
         """Mean of the schedule."""
         return sum(self.schedule) / len(self.schedule)
+
+
+@dataclass(frozen=True)
+class KnownEvaluation:
+    """What the evaluation of a schedule on the whole search set found out.
+
+    Attributes:
+        schedule: Share of tokens skipped, one per block.
+        metrics: Figures by name.
+        seconds: Time that it took.
+    """
+
+    schedule: tuple[float, ...]
+    metrics: Mapping[str, float]
+    seconds: float
 
 
 @dataclass(frozen=True)

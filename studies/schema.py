@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Table, Text
 
 # The last of studies/migrations/versions.
-HEAD = "0003"
+HEAD = "0004"
 
 
 class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
@@ -170,6 +170,17 @@ latency_profile = Table(
     Column("conditions", JSON, nullable=False),
     Column("profile", JSON, nullable=False),
     Column("created_at", UtcTime, nullable=False),
+)
+
+# Shared by all studies of a database: a schedule that was evaluated under the same circumstances is known.
+evaluation = Table(
+    "evaluation",
+    metadata,
+    # Hash of model, search set and router.
+    Column("context", String(64), primary_key=True),
+    Column("schedule", PackedFloats, primary_key=True),
+    Column("metrics", JSON, nullable=False),
+    Column("seconds", sa.Float, nullable=False),
 )
 
 measurement = Table(

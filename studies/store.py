@@ -7,12 +7,13 @@ from pathlib import Path
 
 from studies.artifacts import ArtifactStore, artifact_folder
 from studies.database import DEFAULT_PATIENCE_S, Database
+from studies.evaluations import KnownEvaluations
 from studies.results import StudyResults
 from studies.runs import StudyRuns
 from studies.trials import ScheduleTrials
 
 
-class StudyStore(StudyResults, ScheduleTrials, StudyRuns):
+class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations):
     """Studies of schedules in a SQL database; every method that writes is one transaction.
 
     Each is an Optuna study too, whose trials have a parameter `block_i` for each block: `storage` hands it to Optuna's

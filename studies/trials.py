@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -17,21 +17,31 @@ from sqlalchemy.engine import Connection
 
 from studies import schema
 from studies.database import Database
-from studies.errors import StorageError
+from studies.errors import StorageError, StudiesError
+from studies.evaluations import keep_evaluations
 from studies.named import NamedStudies
 from studies.packing import pack_floats, pack_params
 from studies.records import QueuedTrial, TrialRecord, TrialState
 from studies.rows import add_trial, check_study
 from studies.storage import StudyStorage
 
-_STATES = {TrialState.FINISHED: OptunaState.COMPLETE, TrialState.FAILED: OptunaState.FAIL}
+_STATES = {
+    TrialState.FINISHED: OptunaState.COMPLETE,
+    TrialState.PRUNED: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+}
 # How trials end that count: Optuna's words for ours.
 ENDED = {optuna_state: state for state, optuna_state in _STATES.items()}
 _PREFIX = "block_"
+# Where Optuna looks for constraints: positive ones are broken.
+_CONSTRAINTS = "constraints"
+# Trials read at a time where not all of them are wanted in memory.
+_AT_ONCE = 1000
 _SPARSITY = FloatDistribution(0.0, 1.0)
 
 _study, _trial = schema.study.c, schema.trial.c
 
+_ENDED_COLUMNS = ("state", "objective_values", "user_attributes", "system_attributes", "completed_at")
 # A trial that was returned to the queue meanwhile may be ended too: the result is as good.
 _FINISH = (
     sa.update(schema.trial)
@@ -40,7 +50,7 @@ _FINISH = (
         _trial.number == sa.bindparam("of_number"),
         _trial.state.in_([OptunaState.RUNNING.value, OptunaState.WAITING.value]),
     )
-    .values({name: sa.bindparam(name) for name in ("state", "objective_values", "user_attributes", "completed_at")})
+    .values({name: sa.bindparam(name) for name in _ENDED_COLUMNS})
 )
 
 
@@ -61,35 +71,68 @@ class ScheduleTrials(NamedStudies):
         self._block_ids: dict[tuple[int, int], tuple[int, ...]] = {}
 
     def begin_trial(self, name: str, schedule: Sequence[float], proposer: str) -> int:
-        """Record that a schedule is being evaluated: if its process dies, the next one finds it in the queue.
+        """`begin_trials` for one."""
+        return self.begin_trials(name, [(schedule, proposer)])[0]
+
+    def begin_trials(self, name: str, begun: Sequence[tuple[Sequence[float], str]]) -> list[int]:
+        """Record that schedules are being evaluated: if the process dies, the next one finds them in the queue.
+
+        Args:
+            name: Of the study.
+            begun: Schedules, each with its proposer.
 
         Returns:
-            The trial's number.
+            The trials' numbers.
         """
-        row = {
-            "state": OptunaState.RUNNING.value,
-            "user_attributes": json.dumps({"proposer": proposer}),
-            "started_at": datetime.now().isoformat(),
-        }
-        return self._add(name, schedule, row)
+        now = datetime.now().isoformat()
+        rows = [
+            (
+                schedule,
+                {
+                    "state": OptunaState.RUNNING.value,
+                    "user_attributes": json.dumps({"proposer": proposer}),
+                    "started_at": now,
+                },
+            )
+            for schedule, proposer in begun
+        ]
+        return self._add(name, rows)
 
     def finish_trial(self, name: str, trial: TrialRecord) -> bool:
-        """Keep the result of a trial that was begun.
+        """`finish_trials` for one; whether it was kept."""
+        return self.finish_trials(name, [trial]) == 1
+
+    def finish_trials(self, name: str, trials: Sequence[TrialRecord], context: str | None = None) -> int:
+        """Keep the results of trials that were begun, all or none of them.
+
+        Args:
+            name: Of the study.
+            trials: How they ended.
+            context: What their evaluations depend on beside the schedule, as a hash: finished ones are then known to
+                every study that says the same, see `known_evaluations`. None keeps them to the study.
 
         Returns:
-            Whether it was kept: a trial that has ended already stays as it is.
+            How many were kept: a trial that has ended already stays as it is.
 
         Raises:
-            ValueError: It is marked as finished without finite values.
+            ValueError: One is marked as finished without finite values.
         """
-        _check_finite(trial)
-        changed = _ended_columns(trial)
+        for trial in trials:
+            _check_finite(trial)
+        changed = [(trial.number, _ended_columns(trial)) for trial in trials]
+        whole = [] if context is None else [trial for trial in trials if _is_whole(trial)]
 
-        def work(connection: Connection, study_id: int) -> bool:
-            bound = {"of_study": study_id, "of_number": trial.number, **changed}
-            return connection.execute(_FINISH, bound).rowcount == 1
+        def work(connection: Connection, study_id: int) -> int:
+            kept = 0
+            for number, columns in changed:
+                bound = {"of_study": study_id, "of_number": number, **columns}
+                kept += connection.execute(_FINISH, bound).rowcount
+            if context is not None and whole:
+                keep_evaluations(connection, context, whole)
+            return kept
 
-        return self._of_study(name, work, once=True)
+        alone = len(trials) == 1 and not whole
+        return self._of_study(name, work, write=not alone, once=alone)
 
     def claim_queue(self, name: str) -> list[QueuedTrial]:
         """Take every trial that waits, by number: they are running then, and nobody else takes them."""
@@ -115,7 +158,7 @@ class ScheduleTrials(NamedStudies):
             ValueError: It is marked as finished without finite values.
         """
         _check_finite(trial)
-        self._add(name, trial.schedule, _ended_columns(trial), trial.number)
+        self._add(name, [(trial.schedule, _ended_columns(trial))], trial.number)
 
     def trials(self, name: str) -> list[TrialRecord]:
         """Every trial that has ended, by number."""
@@ -126,6 +169,23 @@ class ScheduleTrials(NamedStudies):
             raise self._not_found(name) from None
         records = (_record(trial) for trial in found)
         return [record for record in records if record is not None]
+
+    def each_trial(self, name: str) -> Iterator[TrialRecord]:
+        """Every trial that has ended, by number, read piece by piece: not all of them are in memory at once."""
+        last = -1
+        while True:
+
+            def work(connection: Connection, study_id: int, last: int = last) -> list[FrozenTrial]:
+                ended = _trial.state.in_([state.value for state in ENDED])
+                selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number > last, ended)
+                rows = connection.execute(selected.order_by(_trial.number).limit(_AT_ONCE)).all()
+                return [self.storage.spaces.frozen(connection, row) for row in rows]
+
+            found = self._of_study(name, work)
+            if not found:
+                return
+            last = found[-1].number
+            yield from (record for record in map(_record, found) if record is not None)
 
     def trial(self, name: str, number: int) -> TrialRecord:
         """One trial that has ended.
@@ -149,28 +209,34 @@ class ScheduleTrials(NamedStudies):
         return self._of_study(name, work)
 
     def _add(
-        self, name: str, schedule: Sequence[float], columns: Mapping[str, Any], expected: int | None = None
-    ) -> int:
-        """Add a trial, with the expected number if there is one; its number."""
+        self, name: str, rows: Sequence[tuple[Sequence[float], Mapping[str, Any]]], expected: int | None = None
+    ) -> list[int]:
+        """Add trials, a single one with the expected number if there is one; their numbers."""
 
-        def work(connection: Connection, study_id: int) -> int:
-            packed = pack_params(self._intern(connection, study_id, len(schedule)), tuple(schedule))
-            added = add_trial(connection, study_id, {"params": packed, **columns}, expected)
-            if added is not None:
-                begun: int = added.number
-                return begun
-            number = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar()
-            if number is None or expected is None:
-                raise self._not_found(name, connection)
-            has = f"has a trial {expected} already" if number > expected else f"ends with trial {number - 1}"
-            raise StorageError(
-                f"Study {name!r} {has}: trials are numbered without gaps, and the next one is {number}. Is another "
-                "process working on it?"
-            )
+        def work(connection: Connection, study_id: int) -> list[int]:
+            numbers = []
+            for schedule, columns in rows:
+                packed = pack_params(self._intern(connection, study_id, len(schedule)), tuple(schedule))
+                added = add_trial(connection, study_id, {"params": packed, **columns}, expected)
+                if added is None:
+                    raise self._unexpected(connection, name, study_id, expected)
+                numbers.append(added.number)
+            return numbers
 
         # The first time, distributions are written too.
-        known = name in self._ids and (self._ids[name], len(schedule)) in self._block_ids
-        return self._of_study(name, work, write=not known, once=known)
+        known = name in self._ids and all((self._ids[name], len(schedule)) in self._block_ids for schedule, _ in rows)
+        once = known and len(rows) == 1
+        return self._of_study(name, work, write=not once, once=once)
+
+    def _unexpected(self, connection: Connection, name: str, study_id: int, expected: int | None) -> StudiesError:
+        number = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar()
+        if number is None or expected is None:
+            return self._not_found(name, connection)
+        has = f"has a trial {expected} already" if number > expected else f"ends with trial {number - 1}"
+        return StorageError(
+            f"Study {name!r} {has}: trials are numbered without gaps, and the next one is {number}. Is another "
+            "process working on it?"
+        )
 
     def _intern(self, connection: Connection, study_id: int, n_blocks: int) -> tuple[int, ...]:
         """The numbers of the distributions of a study's blocks; its row is locked if they are not known here yet."""
@@ -192,6 +258,10 @@ def _check_finite(trial: TrialRecord) -> None:
         raise ValueError(f"Trial {trial.number} is finished, but its values are {trial.values}: record it as failed.")
 
 
+def _is_whole(trial: TrialRecord) -> bool:
+    return trial.state is TrialState.FINISHED and trial.fidelity == 1.0
+
+
 def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
     attributes: dict[str, Any] = {
         "proposer": trial.proposer,
@@ -206,6 +276,7 @@ def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
         "state": _STATES[trial.state].value,
         "objective_values": None if trial.values is None else pack_floats(trial.values),
         "user_attributes": json.dumps(attributes),
+        "system_attributes": json.dumps({_CONSTRAINTS: [trial.violation]}) if trial.violation > 0 else None,
         # Optuna's times are local, without a zone.
         "completed_at": trial.finished_at.astimezone().replace(tzinfo=None).isoformat(),
     }
@@ -252,4 +323,5 @@ def _record(trial: FrozenTrial) -> TrialRecord | None:
         ),
         metrics=attributes.get("metrics", {}),
         error=attributes.get("error"),
+        violation=max(0.0, *trial.constraints.values()) if trial.constraints else 0.0,
     )

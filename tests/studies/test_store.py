@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import multiprocessing
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from studies import (
     StudyStore,
     TrialState,
     database_file,
+    front,
 )
 from tests.studies.records import trial
 
@@ -326,3 +328,44 @@ def test_two_processes_write_to_one_file(store: StudyStore, url: str) -> None:
     for writer in writers:
         writer.join()
     assert [store.n_trials(name) for name in ("one", "two")] == [50, 50]
+
+
+def test_trials_are_begun_and_finished_together_or_not_at_all(store: StudyStore) -> None:
+    numbers = store.begin_trials("one", [((0.0, 0.1 * n), "deap") for n in range(5)])
+    assert numbers == list(range(5))
+    records = [trial(n, (float(n), 1.0), schedule=(0.0, 0.1 * n)) for n in numbers]
+    with pytest.raises(ValueError, match="record it as failed"):
+        store.finish_trials("one", [*records[:2], replace(records[2], values=(math.nan, 1.0))])
+    assert store.n_trials("one") == 0
+    assert store.finish_trials("one", records, "context") == 5
+    assert store.finish_trials("one", records) == 0
+    assert store.trials("one") == list(store.each_trial("one")) == records
+
+
+def test_trials_are_read_piece_by_piece(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.trials._AT_ONCE", 3)
+    for number in range(8):
+        store.append_trial("one", trial(number, None if number == 4 else (float(number), 1.0)))
+    assert list(store.each_trial("one")) == store.trials("one")
+    assert [record.number for record in store.each_trial("one")] == list(range(8))
+
+
+def test_a_pruned_trial_keeps_its_values_and_its_fidelity(store: StudyStore) -> None:
+    pruned = replace(trial(0, (1.0, 2.0), fidelity=0.25), state=TrialState.PRUNED, violation=0.5)
+    store.append_trial("one", pruned)
+    assert store.trials("one") == [pruned] and front([pruned]) == []
+    [frozen] = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
+    assert frozen.state.name == "PRUNED" and list(frozen.constraints.values()) == [0.5]
+
+
+def test_evaluations_are_found_again_many_at_a_time_and_the_first_one_stays(store: StudyStore) -> None:
+    schedules = [(0.0005 * n, 0.5) for n in range(1200)]
+    store.begin_trials("one", [(schedule, "deap") for schedule in schedules])
+    records = [trial(n, (float(n), 1.0), schedule=schedule) for n, schedule in enumerate(schedules)]
+    store.finish_trials("one", records, "context")
+    again = store.begin_trial("one", schedules[7], "deap")
+    store.finish_trials("one", [replace(records[7], number=again, metrics={"perplexity": 9.0})], "context")
+    found = store.known_evaluations("context", [*schedules, (0.9, 0.9)])
+    assert set(found) == set(schedules)
+    assert found[schedules[7]].metrics == records[7].metrics and found[schedules[7]].seconds == 0.25
+    assert store.known_evaluations("other", schedules[:3]) == {}

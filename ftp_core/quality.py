@@ -21,6 +21,7 @@ from ftp_core.encoding import (
     prompt_batch,
 )
 from ftp_core.errors import DataError
+from ftp_core.prefixes import Passage, PrefixStore, Scope
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import Prefill, SkippingModel
@@ -134,6 +135,7 @@ class QualitySet:
         self._model = model
         self.n_items = len(examples)
         self.fingerprint = encoded_fingerprint(examples)
+        self._identity = object()
         self._batches: list[_Batch] = []
         dense, router = SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter()
         for group in length_sorted_batches(examples, batch_size):
@@ -152,9 +154,18 @@ class QualitySet:
             )
             on_batch()
 
+    def scope(self, router: Router, choices: bool = False) -> Scope:
+        """What `evaluate` finds in a store of prefixes: `store.longest(scope, schedule)` says how many blocks of it."""
+        return Scope(self._identity, router, choices)
+
     @torch.inference_mode()
     def evaluate(
-        self, schedule: SparsitySchedule, router: Router, choices: bool = False, intervals: bool = False
+        self,
+        schedule: SparsitySchedule,
+        router: Router,
+        choices: bool = False,
+        intervals: bool = False,
+        prefixes: PrefixStore | None = None,
     ) -> Quality:
         """Compare the model under a schedule and router with the dense one.
 
@@ -165,23 +176,29 @@ class QualitySet:
             router: Names the kept tokens.
             choices: Whether to score every choice too, for the accuracies.
             intervals: Whether to draw bootstrap intervals of KL and perplexity.
+            prefixes: States that schedules leave behind and that others with the same beginning go on from; the figures
+                are the same bit for bit. The router must not change as long as it is used.
         """
+        prefixes = PrefixStore(0) if prefixes is None else prefixes
+        self._model.check(schedule)
         kls, nlls, counts = [], [], []
         rights: list[Tensor] = []
         rights_norm: list[Tensor] = []
-        for batch in self._batches:
-            prefill = self._model.prefill(batch.prompts, schedule, router)
-            hidden = self._model.continuation_hidden(prefill, batch.answers)
-            real = batch.answers.ids != IGNORED
-            kl, nll = self._compare(hidden[real], batch)
-            kls.append(_row_sums(kl, real))
-            nlls.append(_row_sums(nll, real))
-            counts.append(real.sum(1))
-            if choices and batch.choices is not None:
-                likelihoods = self._likelihoods(prefill, batch.choices)
-                rights.append(_likeliest(likelihoods, batch.choices.rows) == batch.right_choice)
-                per_character = likelihoods / batch.choice_lengths
-                rights_norm.append(_likeliest(per_character, batch.choices.rows) == batch.right_choice)
+        with prefixes.path(self.scope(router, choices), schedule, self.n_items, self._state_bytes(choices)) as path:
+            for batch in self._batches:
+                of_prompts, of_answers, of_choices = path.passages()
+                prefill = self._model.prefill(batch.prompts, schedule, router, of_prompts)
+                hidden = self._model.continuation_hidden(prefill, batch.answers, of_answers)
+                real = batch.answers.ids != IGNORED
+                kl, nll = self._compare(hidden[real], batch)
+                kls.append(_row_sums(kl, real))
+                nlls.append(_row_sums(nll, real))
+                counts.append(real.sum(1))
+                if choices and batch.choices is not None:
+                    likelihoods = self._likelihoods(prefill, batch.choices, of_choices)
+                    rights.append(_likeliest(likelihoods, batch.choices.rows) == batch.right_choice)
+                    per_character = likelihoods / batch.choice_lengths
+                    rights_norm.append(_likeliest(per_character, batch.choices.rows) == batch.right_choice)
         kl_sums, nll_sums, n_tokens = torch.cat(kls), torch.cat(nlls), torch.cat(counts)
         mean_kl = float(kl_sums.sum() / n_tokens.sum())
         accuracy, accuracy_interval = _share(rights)
@@ -200,6 +217,16 @@ class QualitySet:
             kl_interval=bootstrap_interval(kl_sums, n_tokens) if intervals else None,
             perplexity_interval=None if nll_interval is None else (_exp(nll_interval[0]), _exp(nll_interval[1])),
         )
+
+    def _state_bytes(self, choices: bool) -> int:
+        """Memory that the states behind one block take: hidden states, and the prompts' attention in float32."""
+        n_prompt = sum(batch.prompts.ids.numel() for batch in self._batches)
+        continuations = [batch.answers for batch in self._batches]
+        if choices:
+            continuations += [batch.choices for batch in self._batches if batch.choices is not None]
+        n_tokens = n_prompt + sum(batch.ids[:, 1:].numel() for batch in continuations)
+        hidden = self._batches[0].dense_hidden
+        return n_tokens * hidden.shape[-1] * hidden.element_size() + 4 * n_prompt
 
     def _compare(self, final_hidden: Tensor, batch: _Batch) -> tuple[Tensor, Tensor]:
         """KL to the dense model, and negative log-likelihood, of each answer token `[n]`."""
@@ -220,9 +247,9 @@ class QualitySet:
     def _log_probs(self, final_hidden: Tensor) -> Tensor:
         return self._model.logits(final_hidden).float().log_softmax(-1)
 
-    def _likelihoods(self, prefill: Prefill, choices: ContinuationBatch) -> Tensor:
+    def _likelihoods(self, prefill: Prefill, choices: ContinuationBatch, passage: Passage) -> Tensor:
         """Summed log-likelihood of each choice `[R]`."""
-        hidden = self._model.continuation_hidden(prefill, choices)
+        hidden = self._model.continuation_hidden(prefill, choices, passage)
         real = choices.ids != IGNORED
         picked = [
             self._log_probs(part).gather(-1, target[:, None])[:, 0]

@@ -16,6 +16,7 @@ from ftp_core.encoding import IGNORED, ContinuationBatch, PromptBatch
 from ftp_core.errors import ScheduleError
 from ftp_core.families import context_of, family_of
 from ftp_core.interception import BlockHandler, intercepted
+from ftp_core.prefixes import Passage
 from ftp_core.routers import Router, RoutingState
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import DecodePass, PromptPass
@@ -29,7 +30,7 @@ class Prefill:
         last_hidden: The decoder's final hidden state of each row's last token `[B, D]`.
         cache: Keys and values of the kept tokens.
         lengths: Real tokens of each row `[B]`.
-        kept: Which tokens ran each block, bool `[B, L]`.
+        kept: Which tokens ran each block, bool `[B, L]`; of the blocks that ran, see `Passage`.
     """
 
     last_hidden: Tensor
@@ -87,26 +88,33 @@ class SkippingModel:
         return hidden
 
     @torch.inference_mode()
-    def prefill(self, prompts: PromptBatch, schedule: SparsitySchedule, router: Router) -> Prefill:
+    def prefill(
+        self, prompts: PromptBatch, schedule: SparsitySchedule, router: Router, passage: Passage | None = None
+    ) -> Prefill:
         """Run prompts through all blocks, each on its kept tokens.
 
         Args:
             prompts: `[B, L]`, padded right.
             schedule: One sparsity per block.
             router: Names the kept tokens.
+            passage: Where to begin, and what to leave behind; None to run every block. Blocks that do not run leave
+                no keys and values: continuations must begin behind them, too.
 
         Raises:
             ScheduleError: The schedule has another number of blocks.
             DataError: A prompt is empty, or longer than the model's context.
         """
         self.check(schedule)
+        passage = passage or Passage()
         check_lengths(prompts.lengths.tolist(), self.context)
         prompts = prompts.to(self.device)
         state = RoutingState.padded_right(prompts.lengths, prompts.ids.shape[1])
         cache = FTPCache(self._windows)
         handler = PromptPass(self.model, self.family, schedule, router, state, state.real, cache)
+        for index in range(passage.start):
+            cache.block(index).positions = prompts.ids[:, :0]
         # Padding stands last, where causality hides it from every token: no mask is needed.
-        hidden = self.run(handler, prompts.ids, past_key_values=cache, use_cache=True)
+        hidden = self.run(passage.through(handler, state), prompts.ids, past_key_values=cache, use_cache=True)
         cache.advance(state.real)
         last_hidden = hidden[torch.arange(len(hidden), device=hidden.device), prompts.lengths - 1]
         return Prefill(last_hidden, cache, prompts.lengths, handler.kept)
@@ -117,12 +125,21 @@ class SkippingModel:
         return self.logits(prefill.last_hidden)
 
     @torch.inference_mode()
-    def continuation_hidden(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
+    def continuation_hidden(
+        self, prefill: Prefill, continuations: ContinuationBatch, passage: Passage | None = None
+    ) -> Tensor:
         """Final hidden states from which each continuation token is predicted `[R, C, D]`; see `logits`.
 
         Each comes from the prompt and the continuation's tokens before it. Continuation tokens run every block
         (`decode_sparsity` 0), and the prompt's routing never saw them.
+
+        Args:
+            prefill: The prompts.
+            continuations: What follows them.
+            passage: Where to begin, which is where the prompts began, and what to leave behind; None to run every
+                block.
         """
+        passage = passage or Passage()
         continuations = continuations.to(self.device)
         rows = continuations.rows
         hidden = prefill.last_hidden.index_select(0, rows)[:, None]
@@ -136,7 +153,11 @@ class SkippingModel:
         # Padding stands last here too, and is as good as any token.
         handler = DecodePass(self.model, self.family, cache, torch.ones_like(ids, dtype=torch.bool), positions)
         new = self.run(
-            handler, ids.masked_fill(ids == IGNORED, 0), position_ids=positions, past_key_values=cache, use_cache=True
+            passage.through(handler),
+            ids.masked_fill(ids == IGNORED, 0),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
         )
         return torch.cat([hidden, new], 1)
 

@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM
 
 from ftp_core.encoding import EncodedExample
 from ftp_core.errors import DataError
+from ftp_core.prefixes import PrefixStore
 from ftp_core.quality import QualitySet, _divergence, bootstrap_interval, wilson_interval
 from ftp_core.routers import RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
@@ -243,6 +244,16 @@ def test_intervals_of_kl_and_perplexity_are_those_of_their_tokens_drawn_by_examp
 def test_intervals_are_drawn_only_if_asked_for() -> None:
     quality = QualitySet(SkippingModel(tiny()), PLAIN).evaluate(HALF, StaticRouter())
     assert quality.kl_interval is None and quality.perplexity_interval is None
+
+
+def test_figures_are_the_same_if_schedules_share_their_work() -> None:
+    model, router, store = SkippingModel(tiny()), random_router(1, window=3), PrefixStore(2**30)
+    examples = QualitySet(model, PLAIN + CHOICES, batch_size=5)
+    schedules = [SparsitySchedule(values) for values in ([0.5, 0.5, 0.5], [0.5, 0.5, 0.2], [0.5, 0.1, 0.2])]
+    for schedule in schedules:
+        expected = examples.evaluate(schedule, router, choices=True, intervals=True)
+        assert examples.evaluate(schedule, router, choices=True, intervals=True, prefixes=store) == expected
+    assert (store.blocks_run, store.blocks_reused) == (12 * (3 + 1 + 2), 12 * (0 + 2 + 1))
 
 
 def test_a_set_is_named_by_its_examples() -> None:

@@ -1,1 +1,19 @@
 """What to try next, and where to run it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from search.deap_sampler import DEAPSampler
+
+__all__ = ["DEAPSampler"]
+
+
+def __getattr__(name: str) -> Any:
+    """Load the sampler, and Optuna with it, only for those who want it."""
+    if name == "DEAPSampler":
+        from search.deap_sampler import DEAPSampler
+
+        return DEAPSampler
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from itertools import pairwise
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ftp_core.schedule import MAX_SPARSITY
 from search.errors import ConfigError
+from search.proposers.catalogue import proposer_names
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
-CONFIG_VERSION = 1
-OBJECTIVES = ("kl", "latency_ms")
+CONFIG_VERSION = 2
+# Who proposed in studies of version 1.
+_FIRST_SAMPLERS = "deap,tpe"
 DEFAULT_TRIALS = 300
 DEFAULT_ROUTER_STEPS = 80
 DEFAULT_TEST_ITEMS = 200
+DEFAULT_PREFIX_MB = 512
 
 
 class RunConfig(BaseModel):
@@ -27,9 +31,23 @@ class RunConfig(BaseModel):
         model: `demo`, a local directory, or a Hugging Face id.
         data: `demo` or the path of a JSONL file.
         trials: Schedules to evaluate.
-        workers: Ray actors.
+        workers: Ray actors on one core each.
         seed: Of proposals, data splits and router training.
         target_sparsity: Overall sparsity that every schedule must have; None searches the whole space.
+        sampler: Who proposes: names of `search.proposers.catalogue`, separated by commas.
+        seconds: How long to begin new trials; None for ever.
+        plateau: How many trials may end in a row without the front growing; None for any.
+        max_latency_ms: Predicted latency that every schedule must keep; None for any.
+        min_accuracy: Accuracy on the search set that points of the front must have; None for any.
+        dense_blocks: Blocks that skip nothing; negative numbers count from the end.
+        fidelities: Shares of the search set after which it is decided whether a trial goes on; the last is 1.
+        pruner: Who decides that.
+        warm_start: A study of the same model and data whose results this one starts from.
+        trial_timeout: Seconds after which the worker of an evaluation is killed; None for no limit.
+        gpu_workers: Ray actors on GPUs, beside the others.
+        gpu_share: Share of a GPU that each of these takes.
+        ray_address: Cluster to work on; None for one of this machine alone.
+        prefix_mb: Memory of each worker for hidden states that other schedules can go on from, in MiB; 0 for none.
         calibration_items: Examples that a router is distilled on.
         search_items: How many of them make the search set, on which every trial is evaluated.
         validation_items: Examples that the best router is chosen on.
@@ -47,9 +65,23 @@ class RunConfig(BaseModel):
     model: str = "demo"
     data: str = "demo"
     trials: int = Field(DEFAULT_TRIALS, ge=1)
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=1)
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=0)
     seed: int = Field(0, ge=0, lt=2**32)
     target_sparsity: float | None = Field(None, ge=0.0, le=MAX_SPARSITY)
+    sampler: str = "portfolio"
+    seconds: float | None = Field(None, gt=0.0)
+    plateau: int | None = Field(None, ge=1)
+    max_latency_ms: float | None = Field(None, gt=0.0)
+    min_accuracy: float | None = Field(None, gt=0.0, le=1.0)
+    dense_blocks: tuple[int, ...] = ()
+    fidelities: tuple[float, ...] = (1.0,)
+    pruner: Literal["halving", "asha", "hyperband", "median", "percentile"] = "halving"
+    warm_start: str | None = None
+    trial_timeout: float | None = Field(None, gt=0.0)
+    gpu_workers: int = Field(0, ge=0)
+    gpu_share: float = Field(1.0, gt=0.0, le=1.0)
+    ray_address: str | None = None
+    prefix_mb: int = Field(DEFAULT_PREFIX_MB, ge=0)
     calibration_items: int = Field(256, ge=1)
     search_items: int = Field(32, ge=1)
     validation_items: int = Field(128, ge=1)
@@ -59,6 +91,35 @@ class RunConfig(BaseModel):
     repeats: int = Field(9, ge=2)
     router_steps: int = Field(DEFAULT_ROUTER_STEPS, ge=1)
     deterministic: bool = False
+
+    @field_validator("fidelities")
+    @classmethod
+    def _ascend_to_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or value[-1] != 1.0 or value[0] <= 0 or any(a >= b for a, b in pairwise(value)):
+            raise ValueError("expected ascending shares of the search set, of which the last is 1, such as 0.25,1")
+        return value
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_samplers(cls, value: str) -> str:
+        proposer_names(value)
+        return value
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> RunConfig:
+        if self.deterministic and self.pruner != "halving":
+            raise ConfigError(
+                f"--pruner {self.pruner} decides by what has ended so far, which --deterministic rules out: use "
+                "halving."
+            )
+        if self.fidelities[0] * self.search_items < 1:
+            raise ConfigError(
+                f"--fidelities begins with {self.fidelities[0]:g} of {self.search_items} items, which is none: begin "
+                "with more."
+            )
+        if self.workers + self.gpu_workers == 0:
+            raise ConfigError("--workers and --gpu-workers are both 0: expected at least one worker.")
+        return self
 
     @classmethod
     def checked(cls, **values: Any) -> RunConfig:
@@ -71,8 +132,12 @@ class RunConfig(BaseModel):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:
+                # Options that do not go together: the message names them.
+                raise ConfigError(first["msg"].removeprefix("Value error, ")) from error
             option = "--" + str(first["loc"][0]).replace("_", "-")
-            expected = first["msg"].replace("Input should be", "expected a number")
+            kind = "one of" if first["type"] == "literal_error" else "a number"
+            expected = first["msg"].replace("Input should be", f"expected {kind}").removeprefix("Value error, ")
             raise ConfigError(f"{option} is {first['input']!r}: {expected}.") from error
 
     @classmethod
@@ -83,7 +148,9 @@ class RunConfig(BaseModel):
             ConfigError: A newer program wrote it, or a change is out of range.
         """
         version = values.get("version", CONFIG_VERSION)
-        if version != CONFIG_VERSION:
+        if version == 1:
+            values = {"sampler": _FIRST_SAMPLERS, "prefix_mb": 0, **values, "version": CONFIG_VERSION}
+        elif version != CONFIG_VERSION:
             raise ConfigError(
                 f"The study's configuration has version {version}, and this program reads {CONFIG_VERSION}: use the "
                 "program that began it."

@@ -48,6 +48,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "name": study.name,
         "state": study.state.value,
         "trials": sum(trial.state is TrialState.FINISHED for trial in trials),
+        "pruned_trials": sum(trial.state is TrialState.PRUNED for trial in trials),
         "failed_trials": sum(trial.state is TrialState.FAILED for trial in trials),
         "created_at": study.created_at.isoformat(),
         "objectives": list(study.objectives),
@@ -56,6 +57,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "predicted_for": _timed_shape(study.facts),
         "front": front_with_latency(store, name),
         "hypervolume": _hypervolume(trials),
+        "blocks": {key: study.facts.get(f"blocks_{key}", 0) for key in ("run", "reused")},
         "stages": [
             {"name": stage.name, "state": stage.state.value, "seconds": stage.seconds} for stage in store.stages(name)
         ],

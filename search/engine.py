@@ -5,221 +5,336 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Protocol
+from dataclasses import dataclass, field, replace
 
 from ftp_core.schedule import SparsitySchedule
-from search.evaluators import Evaluation, Evaluator
+from search.archive import FrontArchive
+from search.evaluators import Evaluation, Evaluator, Task
+from search.halving import ParetoHalving, Pruner
+from search.ledger import Known, Ledger, Result
+from search.outcome import Levels, Outcome, Values
+from search.portfolio import Portfolio
 from search.proposers import Proposer
-from search.proposers.tally import ProposerTally
 from search.space import ScheduleSpace
+from search.stopping import Stopping
 
 _PATIENCE = 20
 # How many results a deterministic search lags behind: enough to keep eight workers with two schedules each busy.
 DETERMINISTIC_LAG = 16
+# Evaluations of a schedule that fail or kill their worker before the trial counts as failed.
+MAX_ATTEMPTS = 3
+# How long the engine is deaf to a request to stop.
+_POLL_S = 0.25
+# How many of the latest trials of a resumed study proposers learn again.
+_LATEST = 2000
+# Who "proposes" what every search evaluates first, and what stands in where proposers only repeat themselves.
+ANCHOR, SAMPLE = "anchor", "sample"
 
-Levels = tuple[int, ...]
-Values = tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Known:
-    """A schedule that the study has proposed before.
-
-    Attributes:
-        number: Of its trial.
-        schedule: What was proposed.
-        values: Its objective values; None if it failed.
-    """
-
-    number: int
-    schedule: SparsitySchedule
-    values: Values | None
+# Objective values, lower is better, and by how much the constraints are broken.
+Judge = Callable[[SparsitySchedule, Mapping[str, float]], tuple[Values, float]]
 
 
-@dataclass(frozen=True)
-class Queued:
-    """A schedule whose evaluation was begun by a process that died.
-
-    Attributes:
-        number: Of its trial.
-        schedule: What was proposed.
-        proposer: By whom.
-    """
-
-    number: int
-    schedule: SparsitySchedule
-    proposer: str
-
-
-class Ledger(Protocol):
-    """Where the engine writes down what it does, before it goes on."""
-
-    def begin(self, schedule: SparsitySchedule, proposer: str) -> int:
-        """Note that a schedule will be evaluated; gives its trial's number."""
-
-    def finish(self, number: int, evaluation: Evaluation, proposer: str, values: Values | None) -> None:
-        """Keep a result: its objective values, or None if it failed."""
-
-    def tally(self, tallies: Mapping[str, ProposerTally]) -> None:
-        """Note what each proposer, by name, has done so far; called after each result."""
-
-
-@dataclass(frozen=True)
+@dataclass
 class _Flight:
     number: int
     levels: Levels
     proposer: str
+    part: int = 0
+    attempts: int = 0
+    evaluation: Evaluation | None = None
+    rungs: dict[str, float] = field(default_factory=dict)
 
 
 class SearchEngine:
     """Asynchronous ask and tell: no generation barrier, no schedule evaluated twice.
 
-    What is proposed for trial n depends on the seed, on n, and on the results that proposers were told before. They are
-    told each as it arrives; or, in a deterministic search, those of trials 0 to n - `DETERMINISTIC_LAG` in order, so
-    that neither the number of workers nor an interruption changes any proposal.
+    What is proposed for trial n depends on the seed, on n, and on the outcomes that proposers were told before. They
+    are told each as it arrives; or, in a deterministic search, those of trials 0 to n - `DETERMINISTIC_LAG` in order,
+    so that neither the number of workers nor an interruption changes any proposal.
+
+    Memory holds what is in flight, the front, and eight bytes of every schedule that was seen.
 
     Args:
         space: Where schedules come from.
-        proposers: They take turns; each learns from every result.
+        portfolio: Who proposes.
         evaluator: Where schedules are evaluated.
-        objectives: Turns an evaluation into objective values, lower is better.
+        judge: Turns metrics into objective values.
         ledger: Where trials are written down.
-        known: What the study has evaluated already, by number.
-        queue: What it has begun to evaluate; this comes first.
         seed: Of the draws that stand in for proposals that repeat.
         deterministic: Whether proposals must not depend on timing.
-        tallies: What proposers, by name, have done in the study before: counting goes on from there.
+        fidelities: Shares of the search set after which it is decided whether a trial goes on; the last is 1.
+        pruner: Decides that; None for `ParetoHalving`.
+        warm: Outcomes of another study, which proposers learn from; those of its front are the first to be tried here.
+        generation: Evaluate so many, wait for all of them, and only then ask for more; None for no such barrier.
     """
 
     def __init__(
         self,
         space: ScheduleSpace,
-        proposers: Sequence[Proposer],
+        portfolio: Portfolio,
         evaluator: Evaluator,
-        objectives: Callable[[Evaluation], Values],
+        judge: Judge,
         ledger: Ledger,
-        known: Sequence[Known] = (),
-        queue: Sequence[Queued] = (),
+        *,
         seed: int = 0,
         deterministic: bool = False,
-        tallies: Mapping[str, ProposerTally] | None = None,
+        fidelities: Sequence[float] = (1.0,),
+        pruner: Pruner | None = None,
+        warm: Sequence[Outcome] = (),
+        generation: int | None = None,
     ) -> None:
         self._space = space
-        self._proposers = proposers
+        self._portfolio = portfolio
         self._evaluator = evaluator
-        self._objectives = objectives
+        self._judge = judge
         self._ledger = ledger
         self._seed = seed
         self._lag = DETERMINISTIC_LAG if deterministic else None
-        self._tallies = {proposer.name: ProposerTally() for proposer in proposers}
-        self._tallies |= {name: replace(tally) for name, tally in (tallies or {}).items()}
-        self._seen: set[Levels] = set()
-        self._queue = list(queue)
-        numbers = [trial.number for trial in known] + [trial.number for trial in queue]
-        self._next = 1 + max(numbers, default=-1)
-        # Results that proposers have not been told, by number, and the number of the next one to tell in order.
-        self._untold: dict[int, tuple[Levels, Values | None]] = {}
+        self._fidelities = tuple(fidelities)
+        self._pruner = pruner or ParetoHalving(lag=self._lag)
+        self._generation = generation
+        self._in_flight: dict[Levels, _Flight] = {}
+        self._seen: set[int] = set()
+        self._next = 0
+        self._is_dry = False
+        # The front of what has ended, and, for credit, of what proposers have been told: in a deterministic search
+        # these are not the same.
+        self._ended, self._learned = FrontArchive(), FrontArchive()
+        # What proposers have not been told, by number, and the number of the next one to tell in order.
+        self._untold: dict[int, tuple[str, Outcome | None, float]] = {}
         self._told = 0
-        for trial in known:
-            self._arrived(trial.number, space.levels(trial.schedule), trial.values)
-        self._seen.update(space.levels(trial.schedule) for trial in queue)
+        self._firsts = [*space.anchors(), *_front(warm)]
+        for outcome in warm:
+            portfolio.learn(outcome)
+        self._queue = list(ledger.queue())
+        for queued in self._queue:
+            self._see(space.levels(queued.schedule))
+            self._next = max(self._next, queued.number + 1)
+        # Other numbers have no outcome to wait for: Optuna's tools may have added trials that are none of ours.
+        self._awaited = {queued.number for queued in self._queue}
+        self._take_over()
 
-    def run(self, budget: int) -> int:
-        """Evaluate up to `budget` schedules.
+    def run(self, stopping: Stopping, is_asked_to_stop: Callable[[], bool] = lambda: False) -> int:
+        """Evaluate schedules until a condition ends it.
 
         Args:
-            budget: How many.
+            stopping: The conditions.
+            is_asked_to_stop: Asked all the time: what is in flight then ends, and nothing more begins.
 
         Returns:
-            How many were evaluated: fewer than the budget only if the space is exhausted.
+            How many trials ended: fewer than `stopping.trials` if another condition was met first, or if the space is
+            exhausted.
         """
-        in_flight: dict[Levels, _Flight] = {}
-        done = 0
-        while done < budget:
-            while len(in_flight) < min(self._evaluator.capacity, budget - done):
-                flight = self._take()
-                if flight is None:
-                    break
-                in_flight[flight.levels] = flight
-                self._evaluator.submit(self._space.schedule(flight.levels))
+        done, in_flight = 0, self._in_flight
+        while True:
+            ends = stopping.reason is not None or is_asked_to_stop()
+            if not ends and not (self._generation and in_flight):
+                done += self._fill(stopping, done)
             if not in_flight:
-                break
-            evaluation = self._evaluator.next_result()
-            flight = in_flight.pop(self._space.levels(evaluation.schedule))
-            values = None if evaluation.error else self._objectives(evaluation)
-            self._ledger.finish(flight.number, evaluation, flight.proposer, values)
-            self._arrived(flight.number, flight.levels, values)
-            if values is not None:
-                self._tally(flight.proposer).finished += 1
-            self._ledger.tally(self._tallies)
-            done += 1
-        return done
+                if ends or done >= stopping.trials or self._is_dry:
+                    self._ledger.tally(self._portfolio.tallies)
+                    return done
+                continue
+            results = []
+            for evaluation in self._evaluator.next_results(_POLL_S):
+                flight = in_flight[self._space.levels(evaluation.schedule)]
+                result = self._advance(flight, evaluation)
+                if result is not None:
+                    del in_flight[flight.levels]
+                    results.append(result)
+            done += self._finish(results, stopping)
 
-    def _take(self) -> _Flight | None:
-        """What to evaluate next; None if nothing can be proposed now."""
-        if self._queue:
-            queued = self._queue.pop(0)
-            return _Flight(queued.number, self._space.levels(queued.schedule), queued.proposer)
-        if self._lag is not None and not self._tell_until(self._next - self._lag):
-            return None
-        proposal = self._propose(self._next)
-        if proposal is None:
-            return None
-        levels, proposer = proposal
-        self._seen.add(levels)
-        number = self._ledger.begin(self._space.schedule(levels), proposer)
-        self._next = number + 1
-        return _Flight(number, levels, proposer)
+    def _fill(self, stopping: Stopping, done: int) -> int:
+        """Begin as many trials as the evaluator takes; gives how many ended at once, since they were known."""
+        wanted = min(self._generation or self._evaluator.capacity, stopping.trials - done) - len(self._in_flight)
+        if wanted <= 0:
+            return 0
+        queued, self._queue = self._queue[:wanted], self._queue[wanted:]
+        flights = [_Flight(one.number, self._space.levels(one.schedule), one.proposer) for one in queued]
+        proposals = self._proposals(wanted - len(flights))
+        self._is_dry = not flights and not proposals
+        known: list[Evaluation | None] = [None] * len(flights)
+        if proposals:
+            schedules = [self._space.schedule(levels) for levels, _ in proposals]
+            known += self._ledger.recall(schedules)
+            names = [name for _, name in proposals]
+            numbers = self._ledger.begin(list(zip(schedules, names, strict=True)))
+            self._next = max(self._next, numbers[-1] + 1)
+            self._awaited.update(numbers)
+            flights += [_Flight(n, *proposal) for n, proposal in zip(numbers, proposals, strict=True)]
+        results = []
+        for flight, evaluation in zip(flights, known, strict=True):
+            if evaluation is None:
+                self._in_flight[flight.levels] = flight
+                self._evaluator.submit(Task(self._space.schedule(flight.levels)))
+            else:
+                results.append(self._result(flight, evaluation, 1.0))
+        return self._finish(results, stopping)
+
+    def _proposals(self, most: int) -> list[tuple[Levels, str]]:
+        """Schedules that nobody has seen, each with its proposer; fewer where none can be found now."""
+        found: list[tuple[Levels, str]] = []
+        while len(found) < most:
+            number = self._next + len(found)
+            if self._lag is not None and not self._tell_until(number - self._lag):
+                break
+            proposal = self._propose(number)
+            if proposal is None:
+                break
+            self._see(proposal[0])
+            found.append(proposal)
+        return found
 
     def _propose(self, number: int) -> tuple[Levels, str] | None:
-        """A schedule nobody has seen, and whose it is; None when none can be found."""
-        for turn in range(len(self._proposers)):
-            proposer = self._proposers[(number + turn) % len(self._proposers)]
+        while self._firsts:
+            levels = self._firsts.pop(0)
+            if not self._has_seen(levels) and self._space.contains(levels):
+                return levels, ANCHOR
+        for proposer in self._portfolio.in_turn(number):
             for _ in range(_PATIENCE):
-                levels = self._ask(proposer.name, partial(proposer.ask, number))
-                if levels is not None:
+                levels = self._ask(proposer, number)
+                if not self._has_seen(levels):
                     return levels, proposer.name
-        rng = random.Random(f"{self._seed}/{number}")
+                self._portfolio.tally(proposer.name).repeated += 1
+        rng, tally = random.Random(f"{self._seed}/{number}"), self._portfolio.tally(SAMPLE)
         for _ in range(50 * _PATIENCE):
-            levels = self._ask("random", lambda: self._space.sample(rng))
-            if levels is not None:
-                return levels, "random"
+            levels = self._space.sample(rng)
+            tally.asked += 1
+            if not self._has_seen(levels):
+                return levels, SAMPLE
+            tally.repeated += 1
         return None
 
-    def _ask(self, name: str, propose: Callable[[], Levels]) -> Levels | None:
-        """One proposal, counted; None if it repeats."""
-        tally = self._tally(name)
+    def _ask(self, proposer: Proposer, number: int) -> Levels:
+        tally = self._portfolio.tally(proposer.name)
         began = time.perf_counter()
-        levels = propose()
+        levels = proposer.ask(number)
         tally.seconds += time.perf_counter() - began
         tally.asked += 1
-        if levels in self._seen:
-            tally.repeated += 1
-            return None
         return levels
 
-    def _tally(self, name: str) -> ProposerTally:
-        return self._tallies.setdefault(name, ProposerTally())
+    def _advance(self, flight: _Flight, evaluation: Evaluation) -> Result | None:
+        """What an evaluation makes of its trial: tried again, taken further (None), or ended."""
+        if evaluation.error is not None:
+            flight.attempts += 1
+            if flight.attempts < MAX_ATTEMPTS:
+                self._evaluator.submit(evaluation.task)
+                return None
+            error = f"failed {flight.attempts} times, at last with: {evaluation.error}"
+            return Result(flight.number, flight.proposer, replace(evaluation, metrics={}, error=error), None)
+        whole = evaluation if flight.evaluation is None else flight.evaluation.joined(evaluation)
+        fidelity = self._fidelities[flight.part]
+        if fidelity < 1.0:
+            values, _ = self._judge(evaluation.schedule, whole.metrics)
+            flight.rungs |= {_at(name, fidelity): figure for name, figure in whole.metrics.items()}
+            if self._pruner.goes_on(flight.number, flight.part, values):
+                flight.part, flight.evaluation, flight.attempts = flight.part + 1, whole, 0
+                self._evaluator.submit(Task(evaluation.schedule, flight.part))
+                return None
+        return self._result(flight, whole, fidelity)
 
-    def _arrived(self, number: int, levels: Levels, values: Values | None) -> None:
-        self._seen.add(levels)
+    def _result(self, flight: _Flight, evaluation: Evaluation, fidelity: float) -> Result:
+        evaluation = replace(evaluation, metrics={**evaluation.metrics, **flight.rungs})
+        values, violation = self._judge(evaluation.schedule, evaluation.metrics)
+        outcome = Outcome(flight.levels, values, violation, fidelity)
+        return Result(flight.number, flight.proposer, evaluation, outcome)
+
+    def _finish(self, results: Sequence[Result], stopping: Stopping) -> int:
+        """Keep results, then let everybody learn of them."""
+        if not results:
+            return 0
+        self._ledger.finish(results)
+        for result in results:
+            outcome = result.outcome
+            stopping.ended(self._arrived(result.number, result.proposer, outcome, result.evaluation.seconds))
+            if outcome is not None:
+                self._portfolio.tally(result.proposer).finished += 1
+        self._ledger.tally(self._portfolio.tallies)
+        return len(results)
+
+    def _take_over(self) -> None:
+        """Learn of the trials that ended in earlier runs as if they had ended now."""
+        n = 0
+        for trial in self._ledger.known():
+            n += 1
+            self._see(self._space.levels(trial.schedule))
+            self._next = max(self._next, trial.number + 1)
+            self._see_rungs(trial)
+            outcome = self._known_outcome(trial)
+            if self._lag is not None:
+                # Trial number + 1 may have been proposed knowing no more than this.
+                self._untold[trial.number] = (trial.proposer, outcome, trial.seconds)
+                self._tell_until(trial.number + 1 - self._lag)
+            elif outcome is not None and outcome.penalty == 0:
+                self._ended.add(outcome.values)
+        if self._lag is not None:
+            return
+        for place, trial in enumerate(self._ledger.known()):
+            outcome = self._known_outcome(trial)
+            # Of a long history proposers learn the best and the latest; they would forget the rest anyway.
+            if outcome is None or place >= n - _LATEST or self._ended.holds(outcome.values):
+                self._tell(trial.proposer, outcome, trial.seconds)
+
+    def _known_outcome(self, trial: Known) -> Outcome | None:
+        if trial.metrics is None:
+            return None
+        values, violation = self._judge(trial.schedule, trial.metrics)
+        return Outcome(self._space.levels(trial.schedule), values, violation, trial.fidelity)
+
+    def _see_rungs(self, trial: Known) -> None:
+        """Let the pruner know what a trial was worth at lower fidelities."""
+        for rung, fidelity in enumerate(self._fidelities[:-1]):
+            figures = {name: (trial.metrics or {}).get(_at(name, fidelity)) for name in trial.metrics or {}}
+            there = {name: figure for name, figure in figures.items() if figure is not None}
+            if there:
+                self._pruner.saw(trial.number, rung, self._judge(trial.schedule, there)[0])
+
+    def _arrived(self, number: int, proposer: str, outcome: Outcome | None, seconds: float) -> float:
+        """Tell proposers of a trial that ended, now or when its turn comes; gives what it added to the front."""
+        self._awaited.discard(number)
+        gain = 0.0
+        if outcome is not None and outcome.penalty == 0:
+            gain = self._ended.add(outcome.values)
         if self._lag is None:
-            self._tell(levels, values)
+            self._tell(proposer, outcome, seconds)
         else:
-            self._untold[number] = (levels, values)
+            self._untold[number] = (proposer, outcome, seconds)
+        return gain
 
     def _tell_until(self, last: int) -> bool:
-        """Tell the results of all trials up to number `last` in order; False if one of them is still missing."""
+        """Tell the outcomes of all trials up to number `last` in order; False if one of them is still missing."""
         while self._told <= last:
-            if self._told not in self._untold:
+            if self._told in self._untold:
+                self._tell(*self._untold.pop(self._told))
+            elif self._told in self._awaited:
                 return False
-            self._tell(*self._untold.pop(self._told))
             self._told += 1
         return True
 
-    def _tell(self, levels: Levels, values: Values | None) -> None:
-        if values is not None:
-            for proposer in self._proposers:
-                proposer.tell(levels, values)
+    def _tell(self, proposer: str, outcome: Outcome | None, seconds: float) -> None:
+        gain = 0.0
+        if outcome is not None and outcome.penalty == 0:
+            gain = self._learned.add(outcome.values)
+        self._portfolio.credit(proposer, gain, seconds)
+        if outcome is not None:
+            self._portfolio.learn(outcome)
+
+    def _see(self, levels: Levels) -> None:
+        self._seen.add(hash(levels))
+
+    def _has_seen(self, levels: Levels) -> bool:
+        return hash(levels) in self._seen
+
+
+def _front(outcomes: Sequence[Outcome]) -> list[Levels]:
+    """The levels of the outcomes that no other one beats."""
+    archive = FrontArchive()
+    legal = [outcome for outcome in outcomes if outcome.penalty == 0]
+    for outcome in legal:
+        archive.add(outcome.values)
+    return [outcome.levels for outcome in legal if archive.holds(outcome.values)]
+
+
+def _at(name: str, fidelity: float) -> str:
+    """Under which name a figure of a lower fidelity is kept beside that of the highest."""
+    return f"{name}@{fidelity:g}"

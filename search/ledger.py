@@ -1,88 +1,87 @@
-"""Writes the engine's trials into a study."""
+"""What the engine asks of whoever keeps its trials."""
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 from ftp_core.schedule import SparsitySchedule
 from search.evaluators import Evaluation
+from search.outcome import Outcome
 from search.proposers.tally import ProposerTally
-from studies import Lease, StudyStore, TrialRecord, TrialState
-
-_SECONDS_BETWEEN_TALLIES = 1.0
 
 
-class StudyLedger:
-    """A study as the engine's ledger; every call is one transaction.
-
-    Tallies are written once a second at most, so that they cost a fast search nothing: `keep_tallies` writes the last.
-
-    Args:
-        store: Where the study lives.
-        name: Its name.
-        lease: The right to write into it.
-        trials: Grows by each trial that ends.
+@dataclass(frozen=True)
+class Known:
+    """A trial of the study that has ended.
 
     Attributes:
-        on_kept: Called after a trial was kept.
+        number: Its number.
+        schedule: What was evaluated.
+        proposer: Who proposed it.
+        metrics: What was found out; None if it failed.
+        fidelity: Share of the search set that it was evaluated on.
+        seconds: Time that it took.
     """
 
-    def __init__(self, store: StudyStore, name: str, lease: Lease, trials: list[TrialRecord]) -> None:
-        self._store = store
-        self._name = name
-        self._lease = lease
-        self._trials = trials
-        self.on_kept: Callable[[], None] = lambda: None
-        self._tallies: Mapping[str, ProposerTally] = {}
-        self._last_tally = time.monotonic()
+    number: int
+    schedule: SparsitySchedule
+    proposer: str
+    metrics: Mapping[str, float] | None
+    fidelity: float = 1.0
+    seconds: float = 0.0
 
-    def begin(self, schedule: SparsitySchedule, proposer: str) -> int:
-        """See `Ledger.begin`."""
-        self._lease.check()
-        return self._store.begin_trial(self._name, tuple(schedule), proposer)
 
-    def finish(self, number: int, evaluation: Evaluation, proposer: str, values: tuple[float, ...] | None) -> None:
-        """See `Ledger.finish`."""
-        record = TrialRecord(
-            number=number,
-            schedule=tuple(evaluation.schedule),
-            values=values,
-            state=TrialState.FAILED if values is None else TrialState.FINISHED,
-            fidelity=1.0,
-            proposer=proposer,
-            seconds=evaluation.seconds,
-            finished_at=datetime.now(UTC),
-            metrics=evaluation.metrics,
-            error=evaluation.error,
-        )
-        self._store.finish_trial(self._name, record)
-        self._lease.check()
-        self._trials.append(record)
-        self.on_kept()
+@dataclass(frozen=True)
+class Queued:
+    """A schedule whose evaluation was begun by a process that died.
+
+    Attributes:
+        number: Of its trial.
+        schedule: What was proposed.
+        proposer: By whom.
+    """
+
+    number: int
+    schedule: SparsitySchedule
+    proposer: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a trial ended.
+
+    Attributes:
+        number: Its number.
+        proposer: Who proposed it.
+        evaluation: All that was evaluated of it.
+        outcome: What it is worth; None if it failed.
+    """
+
+    number: int
+    proposer: str
+    evaluation: Evaluation
+    outcome: Outcome | None
+
+
+class Ledger(Protocol):
+    """Where the engine writes down what it does, before it goes on."""
+
+    def known(self) -> Iterable[Known]:
+        """The trials of the study that have ended, by number; asked for once or twice, before anything is begun."""
+
+    def queue(self) -> Sequence[Queued]:
+        """What was begun and has not ended: it is the engine's now."""
+
+    def recall(self, schedules: Sequence[SparsitySchedule]) -> Sequence[Evaluation | None]:
+        """What other studies have found out about schedules, on the whole search set."""
+
+    def begin(self, begun: Sequence[tuple[SparsitySchedule, str]]) -> Sequence[int]:
+        """Note that schedules, each with its proposer, will be evaluated; gives their trials' numbers."""
+
+    def finish(self, results: Sequence[Result]) -> None:
+        """Keep results, all of them or none."""
 
     def tally(self, tallies: Mapping[str, ProposerTally]) -> None:
-        """See `Ledger.tally`."""
-        self._tallies = tallies
-        if time.monotonic() - self._last_tally > _SECONDS_BETWEEN_TALLIES:
-            self.keep_tallies()
-
-    def keep_tallies(self) -> None:
-        """Write the tallies as the engine noted them last."""
-        self._lease.check()
-        self._store.keep_proposer_states(self._name, {name: asdict(tally) for name, tally in self._tallies.items()})
-        self._last_tally = time.monotonic()
-
-    def tallies(self) -> dict[str, ProposerTally]:
-        """What proposers have done in the study so far.
-
-        Finished trials are counted anew: a process that was killed did not write its last tally.
-        """
-        kept = {state.proposer: ProposerTally.stored(state.state) for state in self._store.proposer_states(self._name)}
-        finished = Counter(trial.proposer for trial in self._trials if trial.state is TrialState.FINISHED)
-        for proposer, count in finished.items():
-            kept.setdefault(proposer, ProposerTally()).finished = count
-        return kept
+        """Note what each proposer, by name, has done so far; called after results."""

@@ -3,43 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
-import torch
-
-from ftp_core.cost import (
-    LatencyProfile,
-    measure_latency,
-    prefill_flops,
-    profile_conditions,
-    profile_latency,
-    timing_batch,
-)
 from ftp_core.distillation import distill
 from ftp_core.distillation_config import DistillationConfig
-from ftp_core.encoding import PromptBatch
-from ftp_core.quality import Quality, QualitySet
-from ftp_core.routers import Router, StaticRouter, router_from_bytes, router_to_bytes
+from ftp_core.routers import router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
-from search.engine import Known, Queued, SearchEngine
 from search.errors import SearchError
-from search.evaluators import Evaluation, Evaluator
-from search.ledger import StudyLedger
+from search.measuring import latency_profile, measure, quality_set
+from search.open_study import OpenStudy
 from search.progress import ProgressView
-from search.proposers import Proposer
-from search.proposers.genetic import GeneticProposer
-from search.proposers.sampled import SampledProposer
-from search.space import ScheduleSpace
+from search.searching import search_schedules
 from search.workload import Workload, load_workload
 from studies import (
     Lease,
     LeaseLostError,
-    Measurement,
     RouterRun,
     StorageError,
     StudyState,
@@ -49,20 +30,6 @@ from studies import (
     front,
     knee,
 )
-
-_PROFILE_REPEATS = 7
-_LENGTH_MULTIPLE = 32
-_QUALITY_BATCH = 16
-
-
-@dataclass(frozen=True)
-class _Variant:
-    """A schedule with a router, as it will be measured."""
-
-    name: str
-    trial: int | None
-    schedule: SparsitySchedule
-    router: Router
 
 
 class Pipeline:
@@ -90,6 +57,7 @@ class Pipeline:
         self.config = RunConfig.stored(store.study(name).config)
         self.workload = load_with_progress(self.config, view) if workload is None else workload
         self._check_workload()
+        self._study = OpenStudy(store, name, lease, self.config, self.workload, view)
 
     @contextmanager
     def running(self) -> Iterator[None]:
@@ -180,101 +148,19 @@ class Pipeline:
         counts = {"n_blocks": model.n_blocks, "dropped_examples": self.workload.dropped}
         self._store.set_facts(self._name, found | counts)
 
-    def _timing_batch(self) -> PromptBatch:
-        """The timed input: rows as long as the 90th percentile of prompts, rounded up, of the test's own tokens."""
-        prompts = [example.prompt for example in self.workload.splits["test"]]
-        lengths = sorted(len(prompt) for prompt in prompts)
-        length = lengths[int(0.9 * (len(lengths) - 1))]
-        length = -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-        return timing_batch(prompts, self.config.latency_batch, min(length, self.workload.model.skipping.context))
-
-    def _profile(self) -> LatencyProfile:
-        """The latency profile that this study's predictions rest on, measured once for its model on this machine."""
-        stored = self._store.study(self._name).facts.get("latency_profile")
-        if stored is not None:
-            return LatencyProfile.from_json(stored)
-        model, prompts = self.workload.model.skipping, self._timing_batch()
-        conditions = profile_conditions(self.workload.model.fingerprint(), prompts)
-        fingerprint = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
-        kept = self._store.latency_profile(fingerprint)
-        if kept is None:
-            with self._view.stage("Profiling latency", _PROFILE_REPEATS) as stage:
-                measured = profile_latency(model, prompts, _PROFILE_REPEATS, stage.advance)
-            kept = self._store.keep_latency_profile(fingerprint, conditions, measured.to_json())
-        self._store.set_facts(self._name, {"latency_profile": dict(kept)})
-        return LatencyProfile.from_json(kept)
-
     def search(self) -> None:
         """Evaluate schedules until the budget is used."""
-        config = self.config
-        trials = self._store.trials(self._name)
-        remaining = config.trials - len(trials)
-        if remaining > 0:
+        n_trials = self._store.n_trials(self._name)
+        if n_trials < self.config.trials:
             with self._stage("search"):
-                self._evaluate(trials, remaining)
+                search_schedules(self._study, latency_profile(self._study))
         elif self._store.study(self._name).chosen_trial is not None:
             return
-        if not front(trials):
-            error = trials[-1].error if trials else "no schedule was evaluated"
-            raise SearchError(f"All {len(trials)} trials failed; the last one says: {error}")
-        chosen = choose(front(trials), self.config.target_sparsity)
-        self._store.choose_trial(self._name, chosen.number)
-
-    def _evaluate(self, trials: list[TrialRecord], budget: int) -> None:
-        """Evaluate and keep up to `budget` schedules, those first that a process that died had begun.
-
-        The trials are added to `trials`.
-        """
-        config = self.config
-        space = ScheduleSpace(self.workload.model.skipping.n_blocks, config.target_sparsity)
-        profile = self._profile()
-        ledger = StudyLedger(self._store, self._name, self._lease, trials)
-
-        def objectives(evaluation: Evaluation) -> tuple[float, ...]:
-            return (evaluation.metrics["kl"], profile.predict_ms(evaluation.schedule))
-
-        proposers: list[Proposer] = [GeneticProposer(space, config.seed), SampledProposer(space, config.seed)]
-        known = [Known(trial.number, SparsitySchedule(trial.schedule), trial.values) for trial in trials]
-        with (
-            closing(self._start_workers()) as evaluator,
-            self._view.stage("Searching schedules", config.trials, len(trials)) as stage,
-        ):
-            ledger.on_kept = lambda: stage.advance(note=self._best_note(trials) if len(trials) % 10 == 0 else "")
-            queue = [
-                Queued(trial.number, SparsitySchedule(trial.schedule), trial.proposer)
-                for trial in self._store.claim_queue(self._name)
-            ]
-            engine = SearchEngine(
-                space,
-                proposers,
-                evaluator,
-                objectives,
-                ledger,
-                known,
-                queue,
-                config.seed,
-                config.deterministic,
-                ledger.tallies(),
-            )
-            with self._noted(lambda _: ledger.keep_tallies()):
-                engine.run(budget)
-
-    def _start_workers(self) -> Evaluator:
-        # Ray takes a second to import: commands that only read a study shall not wait for it.
-        from search.evaluators.ray_pool import RayPool, WorkerSetup
-
-        config = self.config
-        setup = WorkerSetup(config.model, config.data, config.seed, config.sizes, config.search_items)
-        with self._view.stage("Starting workers", config.workers) as stage:
-            return RayPool(setup, config.workers, stage.advance)
-
-    def _best_note(self, trials: Sequence[TrialRecord]) -> str:
+        trials = self._store.trials(self._name)
         points = front(trials)
         if not points:
-            return "no trial finished"
-        best = choose(points, self.config.target_sparsity)
-        assert best.values is not None
-        return f"front {len(points)}, best: KL {best.values[0]:.3g} at {best.values[1]:.1f} ms"
+            raise SearchError(_nothing_found(trials, self.config))
+        self._store.choose_trial(self._name, choose(points, self.config.target_sparsity).number)
 
     def _chosen(self) -> TrialRecord:
         number = self._store.study(self._name).chosen_trial
@@ -300,7 +186,7 @@ class Pipeline:
     def _train_router(self, chosen: TrialRecord, steps: int, seed: int) -> None:
         model, splits = self.workload.model.skipping, self.workload.splits
         config = DistillationConfig(steps=steps, seed=seed)
-        held_out = self._quality_set("validation")
+        held_out = quality_set(self._study, "validation")
         examples = splits["calibration"]
         n_batches = -(-len(examples) // config.batch_size)
         with self._view.stage("Distilling the router", n_batches + config.steps) as stage:
@@ -328,71 +214,10 @@ class Pipeline:
             ),
         )
 
-    def _quality_set(self, split: str) -> QualitySet:
-        examples = self.workload.splits[split]
-        with self._view.stage(f"Dense answers, {split}", -(-len(examples) // _QUALITY_BATCH)) as stage:
-            return QualitySet(self.workload.model.skipping, examples, _QUALITY_BATCH, stage.advance)
-
     def measure(self) -> None:
         """Measure accuracy and latency of the front, of the distilled router, and of what they compare with."""
         with self._stage("measure"):
-            self._measure()
-
-    def _measure(self) -> None:
-        variants = self._variants()
-        config, model = self.config, self.workload.model.skipping
-        quality_set = self._quality_set("test")
-        qualities: list[Quality] = []
-        with self._view.stage("Measuring quality", len(variants)) as stage:
-            for variant in variants:
-                qualities.append(quality_set.evaluate(variant.schedule, variant.router, choices=True))
-                stage.advance()
-        prompts = self._timing_batch()
-        batch, length = prompts.ids.shape
-        with self._view.stage("Measuring latency", config.repeats) as stage, torch.inference_mode():
-            latencies = measure_latency(
-                model, prompts, [(v.schedule, v.router) for v in variants], config.repeats, stage.advance
-            )
-        measurements = []
-        for variant, quality, latency in zip(variants, qualities, latencies, strict=True):
-            low, high = quality.accuracy_interval or (None, None)
-            measurements.append(
-                Measurement(
-                    variant=variant.name,
-                    trial=variant.trial,
-                    schedule=tuple(variant.schedule),
-                    kl=quality.kl,
-                    perplexity=quality.perplexity,
-                    accuracy=quality.accuracy,
-                    accuracy_low=low,
-                    accuracy_high=high,
-                    n_items=quality.n_items,
-                    n_choice_items=quality.n_choice_items,
-                    latency_ms=latency.median_ms,
-                    latency_low_ms=latency.low_ms,
-                    latency_high_ms=latency.high_ms,
-                    repeats=latency.repeats,
-                    batch=batch,
-                    length=length,
-                    flops=prefill_flops(model, variant.schedule, batch, length),
-                )
-            )
-        self._store.replace_measurements(self._name, measurements)
-
-    def _variants(self) -> list[_Variant]:
-        chosen, n_blocks = self._chosen(), self.workload.model.skipping.n_blocks
-        static = StaticRouter()
-        variants = [
-            _Variant("dense", None, SparsitySchedule.uniform(0.0, n_blocks), static),
-            _Variant("uniform", None, SparsitySchedule.uniform(chosen.overall_sparsity, n_blocks), static),
-        ]
-        points = _spread(front(self._store.trials(self._name)), self.config.measured_points, chosen)
-        variants += [_Variant("static", p.number, SparsitySchedule(p.schedule), static) for p in points]
-        latest = self._store.latest_router(self._name)
-        if latest is not None and latest.trial == chosen.number:
-            router = router_from_bytes(latest.weights).eval()
-            variants.append(_Variant("dynamic", latest.trial, SparsitySchedule(latest.schedule), router))
-        return variants
+            self._store.replace_measurements(self._name, measure(self._study, self._chosen()))
 
 
 def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
@@ -425,13 +250,14 @@ def choose(points: Sequence[TrialRecord], target_sparsity: float | None) -> Tria
     return best if any(best.schedule) or not sparse else knee(sparse)
 
 
-def _spread(points: Sequence[TrialRecord], most: int, chosen: TrialRecord) -> list[TrialRecord]:
-    """At most `most` points of a front, evenly spread along it, the chosen one among them."""
-    points = list(points)
-    if len(points) > most:
-        picked = {round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)}
-        points = [point for index, point in enumerate(points) if index in picked]
-    if all(point.number != chosen.number for point in points):
-        nearest = min(range(len(points)), key=lambda i: abs(points[i].overall_sparsity - chosen.overall_sparsity))
-        points[nearest] = chosen
-    return points
+def _nothing_found(trials: Sequence[TrialRecord], config: RunConfig) -> str:
+    """Why a study has no front."""
+    if not trials:
+        return "No schedule was evaluated: allow the search more seconds."
+    if config.min_accuracy is not None and any(trial.violation > 0 for trial in trials):
+        best = max(trial.metrics.get("accuracy", 0.0) for trial in trials)
+        return (
+            f"None of {len(trials)} trials has an accuracy of {config.min_accuracy:g} on the search set; the best has "
+            f"{best:.3g}. Demand less with --min-accuracy."
+        )
+    return f"All {len(trials)} trials failed; the last one says: {trials[-1].error}"

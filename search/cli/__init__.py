@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -21,28 +19,19 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from ftp_core.errors import CoreError
-from search.arguments import check_name, data_path, output_folder
-from search.config import (
-    DEFAULT_ROUTER_STEPS,
-    DEFAULT_STORAGE,
-    DEFAULT_TEST_ITEMS,
-    DEFAULT_TRIALS,
-    OBJECTIVES,
-    RunConfig,
-)
-from search.database_commands import db, export_studies, import_studies
+from search.cli.arguments import output_folder
+from search.cli.database_commands import db, export_studies, import_studies
+from search.cli.new_study import new_study_command
+from search.cli.options import AsJson, Debug, MoreTrials, Out, Plateau, Seconds, Storage, StudyName, Workers
+from search.cli.stages import INTERRUPTED, Stage, continue_study, write_reports
+from search.cli.tables import print_front, print_measurements, print_proposers, print_studies
+from search.config import DEFAULT_STORAGE, RunConfig
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
-from search.options import AsJson, Debug, Storage
-from search.tables import print_front, print_measurements, print_proposers, print_studies
-from studies import Lease, StudiesError, StudyStore, database_file
+from studies import Lease, StudiesError, StudyStore
 
 if TYPE_CHECKING:
     from search.pipeline import Pipeline
-
-INTERRUPTED = 130
-
-Stage = Callable[["Pipeline"], None]
 
 app = typer.Typer(
     add_completion=False,
@@ -51,79 +40,10 @@ app = typer.Typer(
     help="Finds how many tokens each transformer block may skip, and what that costs.",
 )
 
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Where reports go.", show_default="./ftp-out/NAME")
-]
-StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
-Name = Annotated[str, typer.Option("--name", help="Name of the new study.")]
-Model = Annotated[str, typer.Option("--model", help="'demo', a local directory, or a Hugging Face id.")]
-Data = Annotated[str, typer.Option("--data", help="'demo', or a JSONL file (see README).")]
-Trials = Annotated[int, typer.Option("--trials", metavar="N", help="Schedules to evaluate.")]
-MoreTrials = Annotated[
-    int | None,
-    typer.Option("--trials", metavar="N", help="New total of schedules to evaluate.", show_default="as begun"),
-]
-Workers = Annotated[
-    int | None, typer.Option("--workers", metavar="N", help="Ray workers.", show_default="number of cores")
-]
-Seed = Annotated[int, typer.Option("--seed", metavar="S", help="Of proposals, data splits and router training.")]
-Target = Annotated[
-    float | None,
-    typer.Option("--target-sparsity", metavar="X", help="Overall sparsity to search at.", show_default="the knee"),
-]
-RouterSteps = Annotated[int, typer.Option("--router-steps", metavar="N", help="Steps of the router's training.")]
-TestItems = Annotated[int, typer.Option("--test-items", metavar="N", help="Items that reported figures rest on.")]
-Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="The same trials whatever the workers, the timing, the interruptions.")
-]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete a study of this name first.")]
-
 
 @app.callback()
 def _options(debug: Debug = False) -> None:
     """Runs before every command; `--debug` is read in `main`, which also accepts it behind the command."""
-
-
-def _checked_config(model: str, data: str, workers: int | None, **values: Any) -> RunConfig:
-    """A configuration whose model and data are known to exist; nothing has been written yet."""
-    from ftp_core.models import DEMO, resolve
-    from search.workload import read_examples
-
-    chosen = {} if workers is None else {"workers": workers}
-    config = RunConfig.checked(model=model, data=data if data == DEMO else data_path(data), **chosen, **values)
-    source = resolve(model)
-    read_examples(config.data, config.seed, config.sizes)
-    return config if model == DEMO else config.model_copy(update={"model": source})
-
-
-def _start(
-    stage: Stage, name: str, storage: str, out: Path | None, overwrite: bool, as_json: bool, config: RunConfig
-) -> None:
-    """Create a study and run stages of its pipeline; it is created when model and data are known to be usable."""
-    from search.pipeline import Pipeline, load_with_progress
-    from search.progress import ProgressView
-
-    view = ProgressView(Console(stderr=True, markup=False))
-    database = database_file(storage)
-    fresh = database is not None and not database.exists()
-    store = StudyStore(storage)
-    try:
-        taken = any(summary.name == name for summary in store.summaries())
-        if not (taken and not overwrite):
-            workload = load_with_progress(config, view)
-        if taken and overwrite:
-            store.delete_study(name)
-        store.create_study(name, config.model_dump(), OBJECTIVES)
-    except BaseException:
-        # Another process may have begun a study in it meanwhile.
-        unused = fresh and not store.summaries()
-        store.close()
-        if unused and database is not None:
-            for path in (database, Path(f"{database}-wal"), Path(f"{database}-shm")):
-                path.unlink(missing_ok=True)
-        raise
-    with store:
-        _continue(stage, lambda lease: Pipeline(store, name, lease, view, workload), store, name, out, as_json)
 
 
 def _go_on(
@@ -138,89 +58,7 @@ def _go_on(
             store.set_config(name, config.model_dump())
         return Pipeline(store, name, lease, ProgressView(Console(stderr=True, markup=False)))
 
-    _continue(stage, pipeline, store, name, out, as_json)
-
-
-def _continue(
-    stage: Stage, pipeline: Callable[[Lease], Pipeline], store: StudyStore, name: str, out: Path | None, as_json: bool
-) -> None:
-    """Run stages of a pipeline, then show and write what there is."""
-    folder = output_folder(name, out)
-    try:
-        with store.lease(name) as lease:
-            stage(pipeline(lease))
-    except KeyboardInterrupt:
-        words = ["ftp-search", "resume", name]
-        # The password is not repeated: what a terminal shows is often logged.
-        words += [] if str(store) == DEFAULT_STORAGE else ["--storage", repr(store)]
-        words += [] if out is None else ["--out", str(out)]
-        try:
-            with store.hurried():
-                kept = f"{store.n_trials(name)} trials are kept"
-        except StudiesError:
-            kept = "What the database confirmed is kept"
-        print(f"Stopped. {kept}; go on with: {shlex.join(words)}", file=sys.stderr)
-        raise typer.Exit(INTERRUPTED) from None
-    written = _report(store, name, folder)
-    description = describe_study(store, name)
-    if as_json:
-        print(json.dumps(description | {"written": [str(path) for path in written]}))
-        return
-    console = Console(markup=False, highlight=False)
-    print_front(console, description)
-    print_measurements(console, description)
-    for path in written:
-        console.print(f"wrote {path}", soft_wrap=True)
-
-
-def _report(store: StudyStore, name: str, folder: Path) -> list[Path]:
-    from dashboards import ReportData, write_report
-
-    data = ReportData(
-        study=store.study(name),
-        trials=store.trials(name),
-        measurements=store.measurements(name),
-        router_runs=store.router_runs(name),
-    )
-    return list(write_report(data, folder))
-
-
-def _new_study_command(stage: Stage) -> Callable[..., None]:
-    """`run` and `search` take the same options and differ in the stages that they go through."""
-
-    def command(
-        name: Name = "study",
-        model: Model = "demo",
-        data: Data = "demo",
-        trials: Trials = DEFAULT_TRIALS,
-        workers: Workers = None,
-        seed: Seed = 0,
-        target_sparsity: Target = None,
-        router_steps: RouterSteps = DEFAULT_ROUTER_STEPS,
-        test_items: TestItems = DEFAULT_TEST_ITEMS,
-        deterministic: Deterministic = False,
-        storage: Storage = DEFAULT_STORAGE,
-        out: Out = None,
-        overwrite: Overwrite = False,
-        as_json: AsJson = False,
-        debug: Debug = False,
-    ) -> None:
-        check_name(name)
-        output_folder(name, out)
-        config = _checked_config(
-            model,
-            data,
-            workers,
-            trials=trials,
-            seed=seed,
-            target_sparsity=target_sparsity,
-            router_steps=router_steps,
-            test_items=test_items,
-            deterministic=deterministic,
-        )
-        _start(stage, name, storage, out, overwrite, as_json, config)
-
-    return command
+    continue_study(stage, pipeline, store, name, out, as_json)
 
 
 app.command(
@@ -229,20 +67,22 @@ app.command(
 
     Example: ftp-search run --name mine --model ./my-llama --data train.jsonl --target-sparsity 0.3
     """,
-)(_new_study_command(lambda pipeline: pipeline.run()))
+)(new_study_command(lambda pipeline: pipeline.run()))
 app.command(
     "search",
     help="""Search schedules only; `resume` goes on with distillation and measurement.
 
     Example: ftp-search search --name mine --trials 500 --workers 4
     """,
-)(_new_study_command(lambda pipeline: pipeline.search_only()))
+)(new_study_command(lambda pipeline: pipeline.search_only()))
 
 
 @app.command()
 def resume(
     name: StudyName,
     trials: MoreTrials = None,
+    seconds: Seconds = None,
+    plateau: Plateau = None,
     workers: Workers = None,
     storage: Storage = DEFAULT_STORAGE,
     out: Out = None,
@@ -254,7 +94,8 @@ def resume(
     Example: ftp-search resume mine --trials 1000
     """
     with StudyStore(storage, create=False) as store:
-        changes = {key: value for key, value in {"trials": trials, "workers": workers}.items() if value is not None}
+        given = {"trials": trials, "seconds": seconds, "plateau": plateau, "workers": workers}
+        changes = {key: value for key, value in given.items() if value is not None}
         config = RunConfig.stored(store.study(name).config, **changes)
         output_folder(name, out)
         done = store.n_trials(name)
@@ -302,6 +143,23 @@ def distill(
 
 
 @app.command()
+def workers(
+    name: StudyName,
+    number: Annotated[int, typer.Argument(metavar="N", min=1, help="Ray workers from now on.")],
+    storage: Storage = DEFAULT_STORAGE,
+    debug: Debug = False,
+) -> None:
+    """Change how many workers a study has; one that is being searched follows within seconds.
+
+    Example: ftp-search workers mine 8
+    """
+    with StudyStore(storage, create=False) as store:
+        config = RunConfig.stored(store.study(name).config, workers=number)
+        store.set_config(name, config.model_dump())
+    print(f"{name}: {number} workers")
+
+
+@app.command()
 def report(
     name: StudyName,
     storage: Storage = DEFAULT_STORAGE,
@@ -314,7 +172,7 @@ def report(
     Example: ftp-search report mine --out reports/mine
     """
     with StudyStore(storage, create=False) as store:
-        written = [str(path) for path in _report(store, name, output_folder(name, out))]
+        written = [str(path) for path in write_reports(store, name, output_folder(name, out))]
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
 
 
@@ -366,7 +224,8 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
         print(json.dumps(description))
         return
     console = Console(markup=False, highlight=False)
-    console.print(f"study {name}: {description['state']}, {description['trials']} trials")
+    pruned = f", {description['pruned_trials']} stopped early" if description["pruned_trials"] else ""
+    console.print(f"study {name}: {description['state']}, {description['trials']} trials{pruned}")
     for stage in description["stages"]:
         took = "" if stage["seconds"] is None else f" after {stage['seconds']:.0f} s"
         console.print(f"{stage['name']}: {stage['state']}{took}")
@@ -374,6 +233,10 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     if volume is not None:
         corner = ", ".join(f"{value:.4g}" for value in volume["reference"])
         console.print(f"hypervolume {volume['value']:.5g} up to ({corner})")
+    blocks = description["blocks"]
+    if blocks["reused"]:
+        known = blocks["reused"] / (blocks["run"] + blocks["reused"])
+        console.print(f"{known:.0%} of the block computations were known from other schedules")
     print_proposers(console, description)
     print_front(console, description)
     print_measurements(console, description)
@@ -415,7 +278,8 @@ def export(
 
 def main() -> None:
     """Run the command line; errors are one line on standard error, with exit code 2 for wrong usage and 1 otherwise."""
-    # A scheduler that takes the machine back sends SIGTERM: it shall stop a search as cleanly as Ctrl-C does.
+    # A scheduler that takes the machine back sends SIGTERM: it shall stop a search as cleanly as Ctrl-C does, and at
+    # once.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = sys.argv[1:]
     debug = "--debug" in arguments

@@ -58,3 +58,27 @@ def data_path(data: str) -> str:
         return str(Path(data).expanduser().resolve())
     except RuntimeError as error:
         raise ConfigError(f"--data is {data!r}: {error} Write the path in full.") from error
+
+
+def block_list(text: str) -> tuple[int, ...]:
+    """Blocks from text such as `0,1,-1`.
+
+    Raises:
+        ConfigError: One of them is no whole number.
+    """
+    try:
+        return tuple(int(part) for part in text.split(",") if part.strip())
+    except ValueError:
+        raise ConfigError(f"--dense-blocks is {text!r}: expected whole numbers with commas, such as 0,1,-1.") from None
+
+
+def share_list(text: str) -> tuple[float, ...]:
+    """Shares from text such as `0.25,1`.
+
+    Raises:
+        ConfigError: One of them is no number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise ConfigError(f"--fidelities is {text!r}: expected numbers with commas, such as 0.25,1.") from None

@@ -9,8 +9,8 @@ import typer
 from optuna.storages import BaseStorage
 from rich.console import Console
 
+from search.cli.options import AsJson, Debug, Storage
 from search.config import DEFAULT_STORAGE
-from search.options import AsJson, Debug, Storage
 from search.progress import ProgressView
 from studies import (
     SCHEMA_HEAD,

@@ -53,11 +53,17 @@ def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
     """What each proposer has done, from `describe_study`."""
     if not description["proposers"]:
         return
-    table = _table("Proposers", *("name", "asked", "repeated", "trials\nfinished", "ms per\nproposal"))
+    table = _table(
+        "Proposers",
+        *("name", "asked", "repeated", "trials\nfinished", "ms per\nproposal", "front\ngrowth", "share\nnow"),
+    )
     for tally in description["proposers"]:
         per_proposal = 1000 * tally["seconds"] / tally["asked"] if tally["asked"] else None
         counts = (str(tally[key]) for key in ("asked", "repeated", "finished"))
-        table.add_row(tally["name"], *counts, _number(per_proposal, ".2f"))
+        share = tally["share"] or None
+        table.add_row(
+            tally["name"], *counts, _number(per_proposal, ".2f"), f"{tally['gain']:.2f}", _number(share, ".0%")
+        )
     console.print(table)
 
 

@@ -5,55 +5,176 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
 
 from ftp_core.encoding import EncodedExample
 from ftp_core.errors import CoreError
-from ftp_core.quality import QualitySet
-from ftp_core.routers import StaticRouter
-from ftp_core.schedule import SparsitySchedule
+from ftp_core.prefixes import PrefixStore
+from ftp_core.quality import Quality, QualitySet
+from ftp_core.routers import Router, StaticRouter
 from ftp_core.skipping_model import SkippingModel
-from search.evaluators import Evaluation
+from search.errors import ConfigError, EvaluationError
+from search.evaluators import Evaluation, Task
+
+_Result = TypeVar("_Result")
+# What torch's allocators say on CPUs and GPUs, where they do not raise an error of its own type.
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class LocalEvaluator:
-    """One model in this process; `next_result` evaluates what was submitted first.
+    """One model in this process; `next_results` evaluates what was submitted first.
+
+    Schedules that begin alike share the work of the blocks that they have in common, see `ftp_core.prefixes`. When
+    memory runs out, batches become half as large, and so does the memory of shared work, until it suffices.
 
     Args:
         model: The model.
-        examples: Calibration examples.
+        examples: The search set.
+        fidelities: Shares of the set, ascending and ending with 1, at which its parts end.
+        router: Names the kept tokens; it must not change.
+        choices: Whether to score multiple-choice items, too, for the metric `accuracy`.
+        batch_size: Prompts in a batch.
+        prefix_bytes: Most memory for what schedules can share; 0 shares nothing.
+
+    Attributes:
+        batch_size: Prompts in a batch now.
+
+    Raises:
+        ConfigError: The fidelities are no such shares, or a part would have no item.
+        EvaluationError: The dense model does not run on the set.
     """
 
     capacity = 1
 
-    def __init__(self, model: SkippingModel, examples: Sequence[EncodedExample]) -> None:
-        self._quality = QualitySet(model, examples)
-        self._router = StaticRouter()
-        self._waiting: deque[SparsitySchedule] = deque()
-
-    def submit(self, schedule: SparsitySchedule) -> None:
-        """See `Evaluator.submit`."""
-        self._waiting.append(schedule)
-
-    def next_result(self) -> Evaluation:
-        """See `Evaluator.next_result`."""
-        return self.evaluate(self._waiting.popleft())
-
-    def evaluate(self, schedule: SparsitySchedule) -> Evaluation:
-        """KL and perplexity under the static router; a schedule that fails comes back with its error."""
-        started = time.perf_counter()
-        metrics, error = {}, None
+    def __init__(
+        self,
+        model: SkippingModel,
+        examples: Sequence[EncodedExample],
+        fidelities: Sequence[float] = (1.0,),
+        router: Router | None = None,
+        choices: bool = False,
+        batch_size: int = 16,
+        prefix_bytes: int = 0,
+    ) -> None:
+        self.batch_size = batch_size
+        self._model = model
+        self._parts = [examples[start:end] for start, end in pairwise(part_ends(len(examples), fidelities))]
+        self._router = router or StaticRouter()
+        self._choices = choices
+        self._prefixes = PrefixStore(prefix_bytes)
+        self._sets: list[QualitySet] = []
+        self._waiting: deque[Task] = deque()
         try:
-            quality = self._quality.evaluate(schedule, self._router)
-            metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
-        except (CoreError, RuntimeError) as caught:
-            error = f"{type(caught).__name__}: {caught}"
-        strange = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-        if strange:
-            # Such a figure cannot be compared, nor stored as JSON: the trial has failed.
-            metrics, error = {}, "not finite: " + ", ".join(f"{name} is {value}" for name, value in strange.items())
-        return Evaluation(schedule, metrics, time.perf_counter() - started, error)
+            self._within_memory(self._ready_sets)
+        except (MemoryError, RuntimeError) as error:
+            raise EvaluationError(
+                f"The dense model's answers could not be computed: {error}. If memory is short, give a smaller model, "
+                "shorter examples, or more memory."
+            ) from error
+
+    def submit(self, task: Task) -> None:
+        """See `Evaluator.submit`."""
+        self._waiting.append(task)
+
+    def next_results(self, timeout_s: float | None = None) -> list[Evaluation]:
+        """See `Evaluator.next_results`; one task, which is not interrupted when the time is up."""
+        return [self.evaluate(self._waiting.popleft())] if self._waiting else []
+
+    def evaluate(self, task: Task) -> Evaluation:
+        """Figures of a schedule on one part of the set; a schedule that fails comes back with its error."""
+        started = time.perf_counter()
+        try:
+            quality, blocks_run, blocks_reused = self._within_memory(lambda: self._compare(task))
+        except (CoreError, RuntimeError, MemoryError) as error:
+            return Evaluation(task, seconds=time.perf_counter() - started, error=f"{type(error).__name__}: {error}")
+        metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
+        if quality.accuracy is not None:
+            metrics["accuracy"] = quality.accuracy
+        strange = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+        return Evaluation(
+            task,
+            # A figure that is not finite cannot be compared, nor stored as JSON: the trial has failed.
+            metrics={} if strange else metrics,
+            n_tokens=quality.n_tokens,
+            n_choice_items=quality.n_choice_items,
+            seconds=time.perf_counter() - started,
+            error="not finite: " + ", ".join(strange) if strange else None,
+            blocks_run=blocks_run,
+            blocks_reused=blocks_reused,
+        )
+
+    def known_blocks(self, task: Task) -> int:
+        """How many of the task's first blocks need not run."""
+        if not self._sets:
+            return 0
+        return self._prefixes.longest(self._sets[task.part].scope(self._router, self._choices), task.schedule)
 
     def close(self) -> None:
         """See `Evaluator.close`."""
         self._waiting.clear()
+        self._prefixes.clear()
+
+    def _ready_sets(self) -> list[QualitySet]:
+        if not self._sets:
+            self._sets = [QualitySet(self._model, part, self.batch_size) for part in self._parts]
+        return self._sets
+
+    def _compare(self, task: Task) -> tuple[Quality, int, int]:
+        items, store = self._ready_sets()[task.part], self._prefixes
+        run, reused = store.blocks_run, store.blocks_reused
+        quality = items.evaluate(task.schedule, self._router, self._choices, prefixes=store)
+        return quality, store.blocks_run - run, store.blocks_reused - reused
+
+    def _within_memory(self, compute: Callable[[], _Result]) -> _Result:
+        """Compute in ever smaller batches until memory suffices; out of memory is an error if nothing is left to give.
+
+        What was computed in larger batches is computed anew, as figures of other batches differ by rounding.
+        """
+        while True:
+            try:
+                return compute()
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error) or (self.batch_size == 1 and self._prefixes.max_bytes == 0):
+                    raise
+            # Behind the handler: until then its traceback holds the tensors of the computation that failed.
+            smaller = self._prefixes.max_bytes // 2 if self.batch_size > 1 else 0
+            self._prefixes, self._sets = PrefixStore(smaller), []
+            self.batch_size = max(1, self.batch_size // 2)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory did not suffice."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
+def part_ends(n_items: int, fidelities: Sequence[float]) -> list[int]:
+    """Where the parts of a search set begin and end: 0, and the number of items up to each fidelity.
+
+    Args:
+        n_items: Items in the set.
+        fidelities: Shares of the set, ascending and ending with 1.
+
+    Raises:
+        ConfigError: They are no such shares, or a part would have no item.
+    """
+    shares = [0.0, *fidelities]
+    if shares[-1] != 1.0 or any(not one < other for one, other in pairwise(shares)):
+        raise ConfigError(
+            f"The fidelities are {', '.join(f'{share:g}' for share in fidelities) or 'none'}, but must be ascending "
+            "shares of the search set above 0, of which the last is 1: give for example 0.25, 1."
+        )
+    ends = [round(share * n_items) for share in shares]
+    if any(start == end for start, end in pairwise(ends)):
+        raise ConfigError(
+            f"A search set of {n_items} items cannot be cut at {', '.join(f'{share:g}' for share in fidelities)}: each "
+            "part needs an item. Give more items or fewer fidelities."
+        )
+    return ends

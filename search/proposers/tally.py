@@ -16,12 +16,16 @@ class ProposerTally:
         repeated: Of those, the ones that were discarded because the study had them already.
         finished: Trials of its proposals that finished with values.
         seconds: Time that it took to propose.
+        gain: Sum of the shares by which its trials enlarged the front's hypervolume.
+        share: Share of the trials that it gets now; 0 for what takes no part in the portfolio.
     """
 
     asked: int = 0
     repeated: int = 0
     finished: int = 0
     seconds: float = 0.0
+    gain: float = 0.0
+    share: float = 0.0
 
     @classmethod
     def stored(cls, state: Mapping[str, Any]) -> ProposerTally:

@@ -9,14 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftp_core import FTPForCausalLM
-from search.config import OBJECTIVES, RunConfig
+from ftp_core.models import load_model
+from search.config import RunConfig
+from search.objectives import OBJECTIVES
 from studies import StudyState, StudyStore, TrialRecord, TrialState
 from tests.search.command import Result, run_here
 
 Run = Callable[..., Result]
-COMMANDS = ("run", "search", "resume", "distill", "report", "studies", "show", "delete", "export")
+COMMANDS = ("run", "search", "resume", "workers", "distill", "report", "studies", "show", "delete", "export")
 
 
 @pytest.fixture
@@ -50,18 +53,32 @@ def study(tmp_path: Path) -> str:
 
 def test_show_says_what_proposers_have_done(run: Run, study: str, tmp_path: Path) -> None:
     assert run("show", study, "--json").json()["proposers"] == []
-    tally = {"asked": 4, "repeated": 1, "finished": 3, "seconds": 0.01}
+    tally = {"asked": 4, "repeated": 1, "finished": 3, "seconds": 0.01, "gain": 0.25, "share": 0.5}
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         store.keep_proposer_states(study, {"deap": tally})
     assert run("show", study, "--json").json()["proposers"] == [{"name": "deap", **tally}]
-    assert "deap 4 1 3 2.50" in " ".join(run("show", study).out.split())
+    assert "deap 4 1 3 2.50 0.25 50%" in " ".join(run("show", study).out.split())
 
 
 def test_a_configuration_of_a_newer_program_is_refused(run: Run, study: str, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.set_config(study, {**store.study(study).config, "version": 2, "unheard_of": 1})
+        store.set_config(study, {**store.study(study).config, "version": 3, "unheard_of": 1})
     result = run("resume", study)
-    assert result.code == 2 and "configuration has version 2, and this program reads 1" in result.err
+    assert result.code == 2 and "configuration has version 3, and this program reads 2" in result.err
+
+
+def test_a_configuration_of_version_1_goes_on_with_the_proposers_it_had() -> None:
+    config = RunConfig.stored({"version": 1, "trials": 12, "workers": 1})
+    assert (config.version, config.sampler, config.prefix_mb, config.fidelities) == (2, "deap,tpe", 0, (1.0,))
+    assert RunConfig.stored(config.model_dump()) == config
+
+
+def test_the_number_of_workers_can_be_changed_for_a_search_that_runs(run: Run, study: str, tmp_path: Path) -> None:
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store, store.lease(study):
+        assert run("workers", study, "5").out == "mine: 5 workers\n"
+        assert RunConfig.stored(store.study(study).config).workers == 5
+    assert run("workers", study, "0").code == 2
+    assert run("workers", "nobody", "2").code == 1
 
 
 BAD: list[tuple[list[str], int, str]] = [
@@ -73,7 +90,25 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "--target-sparsity", "0.96"], 2, "--target-sparsity is 0.96"),
     (["run", "--target-sparsity", "-0.1"], 2, "--target-sparsity is -0.1"),
     (["run", "--trials", "0"], 2, "--trials is 0"),
-    (["run", "--workers", "0"], 2, "--workers is 0"),
+    (["run", "--workers", "0"], 2, "--workers and --gpu-workers are both 0: expected at least one worker."),
+    (["run", "--workers", "-1"], 2, "--workers is -1"),
+    (["run", "--sampler", "deap,genius"], 2, "'genius'"),
+    (["run", "--sampler", ""], 2, "--sampler is ''"),
+    (["run", "--fidelities", "0.5,0.25,1"], 2, "--fidelities is (0.5, 0.25, 1.0): expected ascending shares"),
+    (["run", "--fidelities", "0.5"], 2, "of which the last is 1"),
+    (["run", "--fidelities", "half,1"], 2, "--fidelities is 'half,1': expected numbers with commas"),
+    (["run", "--fidelities", "0.01,1"], 2, "--fidelities begins with 0.01 of 32 items, which is none"),
+    (["run", "--dense-blocks", "first"], 2, "--dense-blocks is 'first': expected whole numbers"),
+    (["run", "--pruner", "shears"], 2, "--pruner is 'shears': expected one of 'halving', 'asha'"),
+    (["run", "--pruner", "median", "--deterministic"], 2, "--pruner median decides by what has ended so far"),
+    (["run", "--min-accuracy", "1.5"], 2, "--min-accuracy is 1.5"),
+    (["run", "--max-latency-ms", "0"], 2, "--max-latency-ms is 0"),
+    (["run", "--seconds", "-1"], 2, "--seconds is -1"),
+    (["run", "--plateau", "0"], 2, "--plateau is 0"),
+    (["run", "--trial-timeout", "0"], 2, "--trial-timeout is 0"),
+    (["run", "--gpu-share", "2"], 2, "--gpu-share is 2"),
+    (["run", "--warm-start", "nobody"], 1, "There is no study 'nobody'"),
+    (["run", "--name", "one", "--warm-start", "one"], 2, "--warm-start is 'one', which is the new study itself"),
     (["run", "--trials", "many"], 2, "--trials"),
     (["run", "--name", " "], 2, "--name"),
     (["run", "--name", ".."], 2, "--name is '..'"),
@@ -217,3 +252,27 @@ def test_markup_in_a_name_is_shown_as_it_is(run: Run, tmp_path: Path) -> None:
         store.create_study("[red]mine[/]", RunConfig(workers=1).model_dump(), OBJECTIVES)
     assert "[red]mine[/]" in run("studies").out
     assert "study [red]mine[/]: created" in run("show", "[red]mine[/]").out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--dense-blocks", "0,12"], "Dense block 12 is none of the model's 12: expected -12 to 11"),
+        (["--dense-blocks", "0,1,2,3,4,5", "--target-sparsity", "0.6"], "A target sparsity of 0.6 cannot be reached"),
+        (["--sampler", "grid", "--model", "deep"], "grid"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_search_that_the_model_rules_out_is_refused_before_there_is_a_study(
+    run: Run, tmp_path: Path, options: list[str], words: str
+) -> None:
+    if "deep" in options:
+        config = LlamaConfig(
+            **{"vocab_size": 512, "hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1},
+            num_hidden_layers=20,
+        )
+        LlamaForCausalLM(config).save_pretrained(tmp_path / "deep")
+        load_model("demo").tokenizer.save_pretrained(tmp_path / "deep")
+    result = run("search", *options)
+    assert result.code == 2 and words in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err and not (tmp_path / "ftp-studies.db").exists()

@@ -10,7 +10,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.config import OBJECTIVES, RunConfig
+from search.config import RunConfig
+from search.objectives import OBJECTIVES
 from studies import SCHEMA_HEAD, StudyStore
 from tests.search.command import Result, run_here
 from tests.studies.records import trial

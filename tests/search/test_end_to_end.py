@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from ftp_core import DynamicRouter, FTPForCausalLM
-from studies import StudyStore
+from studies import StudyStore, front
 from tests.search.command import COMMAND, run_process
 
 # Ray workers load torch first; under load that takes its time.
@@ -117,3 +117,33 @@ def test_a_real_checkpoint_with_text_from_the_user_goes_all_the_way(tmp_path: Pa
     assert all(abs(point["overall_sparsity"] - 0.3) < 0.006 for point in shown["front"])
     assert all(measured["accuracy"] is None for measured in shown["measurements"])
     assert (tmp_path / "ftp-out/wiki/report.html").is_file()
+
+
+def test_constraints_are_kept_and_another_study_is_built_upon(tmp_path: Path) -> None:
+    small = ("--workers", "2", "--trials", "24", "--dense-blocks", "0,-1")
+    first = run_process("search", "--name", "first", *small, "--fidelities", "0.25,1", "--json", cwd=tmp_path)
+    assert first.code == 0, first.err
+    assert first.json()["pruned_trials"] > 0
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
+        trials = store.trials("first")
+        latencies = sorted(trial.values[1] for trial in trials if trial.values)
+        limit = latencies[len(latencies) // 2]
+        assert len(trials) == 24 and all(trial.schedule[0] == trial.schedule[-1] == 0 for trial in trials)
+        pruned = [trial for trial in trials if trial.state == "pruned"]
+        assert {trial.fidelity for trial in pruned} == {0.25} and not set(map(id, pruned)) & set(map(id, front(trials)))
+
+        options = ("--max-latency-ms", str(limit), "--warm-start", "first")
+        second = run_process("search", "--name", "second", *small, *options, cwd=tmp_path)
+        assert second.code == 0, second.err
+        after = store.trials("second")
+        assert all(trial.values is not None and trial.values[1] <= limit for trial in after)
+        known = {trial.schedule: trial for trial in trials if trial.fidelity == 1.0 and trial.state == "finished"}
+        shared = [trial for trial in after if trial.schedule in known]
+        best = {point.schedule for point in front(trials) if point.values and point.values[1] <= limit}
+        assert {trial.schedule for trial in shared} >= best and len(best) > 0
+        assert all(trial.seconds == 0.0 and trial.values == known[trial.schedule].values for trial in shared)
+
+        third = run_process("search", "--name", "third", *small, "--min-accuracy", "0.9", "--json", cwd=tmp_path)
+        assert third.code == 0, third.err
+        right = {trial.number: trial.metrics["accuracy"] for trial in store.trials("third")}
+        assert min(right.values()) < 0.9 and all(right[point["number"]] >= 0.9 for point in third.json()["front"])

@@ -4,190 +4,282 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
+import moocore
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftp_core.schedule import SparsitySchedule
-from search.engine import Known, Queued, SearchEngine
-from search.evaluators import Evaluation
-from search.proposers.genetic import GeneticProposer
-from search.proposers.sampled import SampledProposer
-from search.proposers.tally import ProposerTally
+from search.engine import ANCHOR, MAX_ATTEMPTS, SearchEngine
+from search.evaluators import Evaluation, Task
+from search.outcome import Outcome
+from search.portfolio import Portfolio
+from search.proposers.catalogue import make_proposers
 from search.space import ScheduleSpace
+from search.stopping import Stopping
+from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of, portfolio
+
+FIDELITIES = (0.25, 0.5, 1.0)
 
 
-class ShufflingEvaluator:
-    """Finishes schedules in random order, and fails those that a predicate picks."""
-
-    def __init__(self, capacity: int, fails: int = 0) -> None:
-        self.capacity = capacity
-        self.most_in_flight = 0
-        self.evaluated: list[SparsitySchedule] = []
-        self._waiting: list[SparsitySchedule] = []
-        self._fails = fails
-        self._rng = random.Random(0)
-
-    def submit(self, schedule: SparsitySchedule) -> None:
-        self._waiting.append(schedule)
-        self.most_in_flight = max(self.most_in_flight, len(self._waiting))
-
-    def next_result(self) -> Evaluation:
-        schedule = self._waiting.pop(self._rng.randrange(len(self._waiting)))
-        self.evaluated.append(schedule)
-        if self._fails and len(self.evaluated) % self._fails == 0:
-            return Evaluation(schedule, error="broken")
-        return Evaluation(schedule, {"kl": sum(s * s for s in schedule)})
-
-    def close(self) -> None:
-        self._waiting.clear()
-
-
-def objectives(evaluation: Evaluation) -> tuple[float, ...]:
-    return evaluation.metrics["kl"], -evaluation.schedule.overall
-
-
-class Notebook:
-    """A ledger in memory; it can stop the search after some results, as a killed process would."""
-
-    def __init__(self, dies_after: int | None = None) -> None:
-        self.begun: dict[int, tuple[SparsitySchedule, str]] = {}
-        self.ended: dict[int, tuple[Evaluation, str, tuple[float, ...] | None]] = {}
-        self.tallies: dict[str, ProposerTally] = {}
-        self.dies_after = dies_after
-
-    def begin(self, schedule: SparsitySchedule, proposer: str) -> int:
-        number = len(self.begun)
-        self.begun[number] = (schedule, proposer)
-        return number
-
-    def finish(self, number: int, evaluation: Evaluation, proposer: str, values: tuple[float, ...] | None) -> None:
-        if self.dies_after == 0:
-            raise KeyboardInterrupt
-        if self.dies_after is not None:
-            self.dies_after -= 1
-        assert number not in self.ended and self.begun[number] == (evaluation.schedule, proposer)
-        self.ended[number] = (evaluation, proposer, values)
-
-    def tally(self, tallies: Mapping[str, ProposerTally]) -> None:
-        self.tallies = {name: replace(tally) for name, tally in tallies.items()}
-
-    def known(self) -> list[Known]:
-        return [Known(n, e.schedule, values) for n, (e, _, values) in sorted(self.ended.items())]
-
-    def queue(self) -> list[Queued]:
-        return [Queued(n, *begun) for n, begun in self.begun.items() if n not in self.ended]
-
-
-def engine(
-    evaluator: ShufflingEvaluator, space: ScheduleSpace, book: Notebook, deterministic: bool = False
-) -> SearchEngine:
-    proposers = [GeneticProposer(space, 0), SampledProposer(space, 0)]
-    return SearchEngine(
-        space,
-        proposers,
-        evaluator,
-        objectives,
-        book,
-        book.known(),
-        book.queue(),
-        deterministic=deterministic,
-        tallies=book.tallies,
+def search(evaluator: ShufflingEvaluator, space: ScheduleSpace, book: Notebook, n: int, **options: Any) -> int:
+    deterministic = options.get("deterministic", False)
+    proposers = Portfolio(
+        make_proposers(options.pop("names", "deap,tpe"), space, 0), 0, book.tallies, by_trial=deterministic
     )
+    return SearchEngine(space, proposers, evaluator, judge, book, **options).run(Stopping(n))
 
 
-def test_every_schedule_is_evaluated_once_and_both_proposers_take_part() -> None:
+def test_every_schedule_is_evaluated_once_and_all_proposers_take_part() -> None:
     evaluator, book = ShufflingEvaluator(capacity=4), Notebook()
-    done = engine(evaluator, ScheduleSpace(6), book).run(100)
-    assert done == len(book.ended) == len(set(evaluator.evaluated)) == 100
+    done = search(evaluator, ScheduleSpace(6), book, 100)
+    assert done == len(book.ended) == len({task.schedule for task in evaluator.evaluated}) == 100
     assert evaluator.most_in_flight == 4
-    shares = Counter(name for _, name, _ in book.ended.values())
-    assert shares["deap"] > 30 and shares["tpe"] > 30
+    shares = Counter(result.proposer for result in book.ended.values())
+    assert shares["deap"] > 10 and shares["tpe"] > 10
+
+
+def test_a_search_begins_with_dense_and_uniform_schedules() -> None:
+    space, book = ScheduleSpace(6), Notebook()
+    search(ShufflingEvaluator(capacity=4), space, book, 20)
+    firsts = [space.levels(schedule) for schedule, name in book.begun.values() if name == ANCHOR]
+    assert firsts == space.anchors()
+    assert firsts[0] == (0,) * 6 and all(len(set(levels)) == 1 for levels in firsts)
 
 
 def test_what_proposers_do_is_counted_and_counting_goes_on_after_an_interruption() -> None:
     book, space = Notebook(), ScheduleSpace(6)
-    engine(ShufflingEvaluator(capacity=4, fails=10), space, book).run(50)
+    search(ShufflingEvaluator(capacity=4, fails=2), space, book, 50)
     first = book.tallies
-    engine(ShufflingEvaluator(capacity=4), space, book).run(50)
-    finished = Counter(name for _, name, values in book.ended.values() if values is not None)
+    search(ShufflingEvaluator(capacity=4), space, book, 50)
+    finished = Counter(result.proposer for result in book.ended.values() if result.outcome is not None)
     for name in ("deap", "tpe"):
         tally = book.tallies[name]
         assert tally.finished == finished[name]
-        proposed = sum(own == name for _, own in book.begun.values())
-        assert tally.asked - tally.repeated == proposed
+        assert tally.asked - tally.repeated == sum(own == name for _, own in book.begun.values())
         assert tally.asked > first[name].asked and tally.seconds > first[name].seconds > 0
-    assert sum(tally.finished for tally in book.tallies.values()) == 95
+        assert 0 < tally.share < 1
+    assert sum(tally.gain for tally in book.tallies.values()) > 0
 
 
 def test_proposals_that_repeat_are_counted() -> None:
     book = Notebook()
-    engine(ShufflingEvaluator(capacity=1), ScheduleSpace(1), book).run(1000)
-    assert book.tallies["tpe"].repeated > 0 and book.tallies["random"].repeated > 0
+    search(ShufflingEvaluator(capacity=1), ScheduleSpace(1), book, 1000)
+    assert book.tallies["tpe"].repeated > 0 and book.tallies["sample"].repeated > 0
 
 
 def test_known_schedules_are_not_evaluated_again() -> None:
     space, book = ScheduleSpace(2), Notebook()
-    first = ShufflingEvaluator(capacity=2)
-    engine(first, space, book).run(200)
-    second = ShufflingEvaluator(capacity=2)
-    engine(second, space, book).run(150)
+    first, second = ShufflingEvaluator(capacity=2), ShufflingEvaluator(capacity=2)
+    search(first, space, book, 200)
+    search(second, space, book, 150)
     assert not set(first.evaluated) & set(second.evaluated)
+
+
+def test_what_another_study_found_out_is_not_evaluated() -> None:
+    space, book = ScheduleSpace(3), Notebook()
+    known = [SparsitySchedule((0.0,) * 3), SparsitySchedule((0.35, 0.35, 0.35))]
+    anchors = [space.schedule(levels) for levels in space.anchors()]
+    book.elsewhere = {schedule: metrics_of(schedule) for schedule in [*known, *anchors]}
+    evaluator = ShufflingEvaluator(capacity=3)
+    assert search(evaluator, space, book, 30) == len(book.ended) == 30
+    assert not {task.schedule for task in evaluator.evaluated} & set(anchors)
+    assert all(book.ended[number].outcome is not None for number in range(len(anchors)))
+
+
+def test_a_search_of_which_everything_is_known_ends_without_an_evaluation() -> None:
+    space, book = ScheduleSpace(2), Notebook()
+    grid = [space.schedule((a, b)) for a in range(space.top + 1) for b in range(space.top + 1)]
+    book.elsewhere = {schedule: metrics_of(schedule) for schedule in grid}
+    evaluator = ShufflingEvaluator(capacity=4)
+    assert search(evaluator, space, book, 50) == 50
+    assert evaluator.evaluated == []
+
+
+def test_proposers_learn_from_the_outcomes_of_another_study_and_its_front_comes_first() -> None:
+    space, book = ScheduleSpace(4), Notebook()
+    levels = [(0, 0, 0, n) for n in range(1, 12)]
+    warm = [Outcome(one, judge(s := space.schedule(one), metrics_of(s))[0]) for one in levels]
+    search(ShufflingEvaluator(capacity=1), space, book, 40, warm=warm)
+    assert {space.levels(schedule) for schedule, _ in book.begun.values()} >= set(levels)
 
 
 def test_an_exhausted_space_ends_the_search() -> None:
     evaluator = ShufflingEvaluator(capacity=3)
-    assert engine(evaluator, ScheduleSpace(1), Notebook()).run(1000) <= 20
+    assert search(evaluator, ScheduleSpace(1), Notebook(), 1000) == 20
     assert len(set(evaluator.evaluated)) == len(evaluator.evaluated)
 
 
-def test_failures_are_handed_on_without_values_and_the_search_goes_on() -> None:
-    book = Notebook()
-    evaluator = ShufflingEvaluator(capacity=4, fails=3)
-    engine(evaluator, ScheduleSpace(6), book).run(60)
-    failed = [values for evaluation, _, values in book.ended.values() if evaluation.error]
-    assert len(book.ended) == 60 and failed == [None] * 20
+class HauntedEvaluator(ShufflingEvaluator):
+    """Fails one schedule always, and another one twice."""
+
+    cursed = SparsitySchedule((0.0,) * 4)
+    shy = SparsitySchedule((0.1,) * 4)
+
+    def _evaluate(self, task: Task) -> Evaluation:
+        evaluation = super()._evaluate(task)
+        tries = sum(one.schedule == task.schedule for one in self.evaluated)
+        if task.schedule == self.cursed or (task.schedule == self.shy and tries < MAX_ATTEMPTS):
+            return Evaluation(task, error=f"worker died ({tries})")
+        return evaluation
+
+
+def test_a_schedule_that_fails_three_times_is_recorded_and_the_search_goes_on() -> None:
+    book, evaluator = Notebook(), HauntedEvaluator(capacity=4)
+    assert search(evaluator, ScheduleSpace(4), book, 40) == 40
+    [failed] = [result for result in book.ended.values() if result.outcome is None]
+    assert failed.evaluation.schedule == evaluator.cursed
+    assert failed.evaluation.error == "failed 3 times, at last with: worker died (3)"
+    counts = Counter(task.schedule for task in evaluator.evaluated)
+    assert counts[evaluator.cursed] == counts[evaluator.shy] == MAX_ATTEMPTS
 
 
 def test_the_search_improves_on_its_first_proposals() -> None:
     book = Notebook()
-    engine(ShufflingEvaluator(capacity=4), ScheduleSpace(8), book).run(200)
-    results = [(evaluation.schedule.overall, values[0]) for evaluation, _, values in book.ended.values() if values]
-    # At equal overall sparsity the sum of squares is least when it is spread evenly.
-    early = [kl / max(overall, 0.05) ** 2 for overall, kl in results[8:40]]
-    late = [kl / max(overall, 0.05) ** 2 for overall, kl in results[-32:]]
-    assert sorted(late)[16] < sorted(early)[16]
+    search(ShufflingEvaluator(capacity=4), ScheduleSpace(8), book, 200)
+
+    values = [book.ended[n].outcome.values for n in range(200)]  # type: ignore[union-attr]
+    first = moocore.hypervolume(values[:20], ref=[10.0, 1.0])
+    assert moocore.hypervolume(values, ref=[10.0, 1.0]) > 1.02 * first
 
 
-def test_what_a_dead_process_had_begun_is_evaluated_first_and_once() -> None:
-    book, space = Notebook(dies_after=30), ScheduleSpace(6)
-    with pytest.raises(KeyboardInterrupt):
-        engine(ShufflingEvaluator(capacity=4), space, book).run(100)
-    left = [trial.schedule for trial in book.queue()]
-    assert len(left) == 4
-    book.dies_after = None
-    evaluator = ShufflingEvaluator(capacity=1)
-    engine(evaluator, space, book).run(70)
-    assert evaluator.evaluated[:4] == left
-    assert len(book.ended) == len({e.schedule for e, _, _ in book.ended.values()}) == 100
-
-
-@given(capacity=st.integers(1, 20), deaths=st.lists(st.integers(0, 60), max_size=4))
-@settings(max_examples=10)
-def test_a_deterministic_search_depends_neither_on_workers_nor_on_interruptions(
-    capacity: int, deaths: list[int]
+@settings(max_examples=8, deadline=None)
+@given(
+    capacity=st.integers(1, 9),
+    deaths=st.lists(st.integers(1, 30), max_size=3),
+    fidelities=st.sampled_from([(1.0,), FIDELITIES]),
+    seed=st.integers(0, 3),
+)
+def test_a_deterministic_search_is_the_same_for_any_workers_and_interruptions(
+    capacity: int, deaths: list[int], fidelities: tuple[float, ...], seed: int
 ) -> None:
-    space, expected, book = ScheduleSpace(5), Notebook(), Notebook()
-    engine(ShufflingEvaluator(capacity=1), space, expected, deterministic=True).run(80)
-    for dies_after in deaths:
-        book.dies_after = dies_after
+    space = ScheduleSpace(5)
+    whole = Notebook()
+    options: dict[str, Any] = {"deterministic": True, "fidelities": fidelities, "names": "deap,evopress,tpe"}
+    search(ShufflingEvaluator(1), space, whole, 90, **options)
+    pieces = Notebook()
+    for life in [*deaths, None]:
+        pieces.dies_after = life
         with suppress(KeyboardInterrupt):
-            engine(ShufflingEvaluator(capacity), space, book, deterministic=True).run(80 - len(book.ended))
-    book.dies_after = None
-    engine(ShufflingEvaluator(capacity), space, book, deterministic=True).run(80 - len(book.ended))
-    assert book.begun == expected.begun
-    assert book.known() == expected.known()
+            search(ShufflingEvaluator(capacity, seed=seed), space, pieces, 90 - len(pieces.ended), **options)
+    assert pieces.trials() == whole.trials()
+
+
+def test_without_a_generation_barrier_a_slow_evaluation_delays_nobody() -> None:
+    class OneSlow(ShufflingEvaluator):
+        def next_results(self, timeout_s: float | None = None) -> list[Evaluation]:
+            return [self._evaluate(self._waiting.pop(1 if len(self._waiting) > 1 else 0))]
+
+    for generation, expected in ((None, 49), (10, 9)):
+        book, evaluator = Notebook(), OneSlow(capacity=10)
+        slow = ScheduleSpace(5).schedule(ScheduleSpace(5).anchors()[0])
+        search(evaluator, ScheduleSpace(5), book, 50, generation=generation)
+        assert [task.schedule for task in evaluator.evaluated].index(slow) == expected
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_halving_stops_bad_schedules_early_and_never_compares_across_fidelities(deterministic: bool) -> None:
+    book, evaluator = Notebook(), ShufflingEvaluator(capacity=4)
+    search(evaluator, ScheduleSpace(6), book, 200, fidelities=FIDELITIES, deterministic=deterministic)
+    fidelities = Counter(result.outcome.fidelity for result in book.ended.values() if result.outcome)
+    assert set(fidelities) == set(FIDELITIES) and fidelities[1.0] < 160
+    parts = Counter(task.part for task in evaluator.evaluated)
+    assert parts[0] == 200 and parts[2] == fidelities[1.0]
+    for result in book.ended.values():
+        assert result.outcome is not None
+        schedule, outcome = result.evaluation.schedule, result.outcome
+        n_parts = FIDELITIES.index(outcome.fidelity) + 1
+        means = [metrics_of(schedule, part)["kl"] for part in range(n_parts)]
+        assert outcome.values[0] == pytest.approx(sum(means) / n_parts)
+        assert (outcome.penalty == 0) == (outcome.fidelity == 1.0)
+    # What goes on is beaten by fewer than what does not, compared where both were.
+    there = {
+        number: (result.evaluation.metrics.get("kl@0.25", result.evaluation.metrics["kl"]), 1 - schedule.overall)
+        for number, result in book.ended.items()
+        if (schedule := result.evaluation.schedule)
+    }
+
+    def beaten_by(number: int) -> int:
+        return sum(all(a < b for a, b in zip(other, there[number], strict=True)) for other in there.values())
+
+    stopped = [n for n, result in book.ended.items() if result.outcome and result.outcome.fidelity == 0.25]
+    whole = [n for n, result in book.ended.items() if result.outcome and result.outcome.fidelity == 1.0]
+    assert sum(map(beaten_by, whole)) / len(whole) < 0.5 * sum(map(beaten_by, stopped)) / len(stopped)
+
+
+def test_the_budget_counts_trials_whatever_their_fidelity_and_conditions_end_a_search() -> None:
+    book = Notebook()
+    engine = SearchEngine(ScheduleSpace(5), portfolio(ScheduleSpace(5)), ShufflingEvaluator(3), judge, book)
+    assert engine.run(Stopping(10)) == 10
+    ticks = iter(range(1000))
+    assert engine.run(Stopping(1000, seconds=30.0, clock=lambda: float(next(ticks)))) < 200
+    n = len(book.ended)
+    assert engine.run(Stopping(5000, plateau=60)) < 5000
+    assert len(book.ended) > n + 59
+
+
+def test_being_asked_to_stop_lets_what_is_in_flight_end() -> None:
+    book, evaluator = Notebook(), ShufflingEvaluator(capacity=7)
+    asked = iter([False] * 5 + [True] * 1000)
+    engine = SearchEngine(ScheduleSpace(5), portfolio(ScheduleSpace(5)), evaluator, judge, book)
+    done = engine.run(Stopping(1000), lambda: next(asked))
+    assert done == len(book.ended) == len(book.begun) < 60
+
+
+def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch: pytest.MonkeyPatch) -> None:
+    from search import engine as module
+
+    monkeypatch.setattr(module, "_LATEST", 10)
+    space, book = ScheduleSpace(4), Notebook()
+    search(ShufflingEvaluator(capacity=1), space, book, 120)
+
+    class Listener:
+        name = "listener"
+
+        def __init__(self) -> None:
+            self.told: list[Outcome] = []
+
+        def ask(self, number: int) -> tuple[int, ...]:
+            return space.sample(random.Random(number))
+
+        def tell(self, outcome: Outcome) -> None:
+            self.told.append(outcome)
+
+    listener = Listener()
+    SearchEngine(space, Portfolio([listener], 0), ShufflingEvaluator(1), judge, book)
+    outcomes = [result.outcome for _, result in sorted(book.ended.items()) if result.outcome]
+    best = [
+        one
+        for one in outcomes
+        if not any(
+            all(a <= b for a, b in zip(other.values, one.values, strict=True)) and other.values != one.values
+            for other in outcomes
+        )
+    ]
+    assert {one.levels for one in listener.told} >= {one.levels for one in [*best, *outcomes[-10:]]}
+    assert len(listener.told) < 100
+
+
+def test_numbers_that_others_gave_away_are_not_waited_for() -> None:
+    book = Notebook()
+    # An Optuna tool added a trial without a schedule: it has a number, and never an outcome.
+    book.begun = {0: (SparsitySchedule((0.9,) * 4), "theirs")}
+    first = book.queue
+    book.queue = lambda: []  # type: ignore[method-assign]
+    assert search(ShufflingEvaluator(2), ScheduleSpace(4), book, 60, deterministic=True) == 60
+    assert [one.number for one in first()] == [0]
+
+
+def test_a_trial_that_was_left_running_is_evaluated_first_under_its_number() -> None:
+    book = Notebook()
+    left = SparsitySchedule((0.5, 0.0, 0.2, 0.1))
+    book.begun = {0: (left, "deap")}
+    evaluator = ShufflingEvaluator(1)
+    search(evaluator, ScheduleSpace(4), book, 5)
+    assert evaluator.evaluated[0].schedule == left
+    assert book.ended[0].proposer == "deap"
+    assert replace(book.ended[0].evaluation, seconds=0.0).schedule == left

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from search.config import OBJECTIVES, RunConfig
+from search.config import RunConfig
 from search.errors import SearchError
+from search.objectives import OBJECTIVES
 from search.pipeline import Pipeline, choose
 from search.progress import ProgressView
 from search.workload import load_workload

@@ -1,0 +1,65 @@
+"""What a pool knows of one of its workers."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+from search.evaluators import Task
+
+
+@dataclass(eq=False)
+class Call:
+    """A call to a worker.
+
+    Attributes:
+        place: Where the worker is.
+        task: What it is to evaluate; None for a call that starts it or sees whether it lives.
+        reference: Ray's, of the result.
+        death: What Ray said, if the worker died first.
+    """
+
+    place: Place
+    task: Task | None
+    reference: Any
+    death: Exception | None = None
+
+
+@dataclass(eq=False)
+class Place:
+    """Where a worker is, or the one that replaces it.
+
+    Attributes:
+        device: `cpu` or `cuda`.
+        halvings: How many of its workers died for want of memory.
+        failed_starts: How many of the last starts failed.
+        refused_starts: How many of these ended with an error of the setup, which is likely to come again.
+        actor: Ray's handle of the worker.
+        is_ready: Whether it has loaded.
+        is_dying: Whether a call has told of its death, and others have not yet.
+        is_leaving: Whether it ends when it has done what it holds.
+        calls: What it holds, in the order in which it does it.
+        changed: When its first call became the first, or when it became idle, by the monotonic clock.
+    """
+
+    device: str
+    halvings: int = 0
+    failed_starts: int = 0
+    refused_starts: int = 0
+    actor: Any = None
+    is_ready: bool = False
+    is_dying: bool = False
+    is_leaving: bool = False
+    calls: deque[Call] = field(default_factory=deque)
+    changed: float = 0.0
+
+    @property
+    def takes_tasks(self) -> bool:
+        """Whether it may be given tasks."""
+        return self.is_ready and not self.is_dying and not self.is_leaving
+
+    @property
+    def is_at_work(self) -> bool:
+        """Whether it runs a call, other than its start."""
+        return self.is_ready and not self.is_dying and len(self.calls) > 0

@@ -1,0 +1,56 @@
+"""What a search makes better: objective values from what was found out about a schedule, and what it must keep."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ftp_core.schedule import SparsitySchedule
+from search.errors import EvaluationError
+from search.outcome import Values
+
+OBJECTIVES = ("kl", "latency_ms")
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """KL on the search set against predicted latency.
+
+    Attributes:
+        predict_ms: Predicted latency of a schedule; never measured on a worker, which is busy.
+        min_accuracy: Accuracy on the search set below which a schedule breaks the constraints; None for any.
+    """
+
+    predict_ms: Callable[[SparsitySchedule], float]
+    min_accuracy: float | None = None
+
+    def __call__(self, schedule: SparsitySchedule, metrics: Mapping[str, float]) -> tuple[Values, float]:
+        """Objective values, lower is better, and by how much the constraints are broken.
+
+        Raises:
+            EvaluationError: An accuracy is demanded, and none was found out.
+        """
+        violation = 0.0
+        if self.min_accuracy is not None:
+            if "accuracy" not in metrics:
+                raise EvaluationError(
+                    "--min-accuracy needs multiple-choice items among the first calibration examples, and there are "
+                    "none: give such data, or leave the option out."
+                )
+            violation = max(0.0, self.min_accuracy - metrics["accuracy"])
+        return (metrics["kl"], self.predict_ms(schedule)), violation
+
+
+def evaluation_context(model: str, search_set: str, router: str, choices: bool) -> str:
+    """Hash of what an evaluation depends on beside the schedule: equal ones need no second evaluation.
+
+    Args:
+        model: Fingerprint of the model.
+        search_set: Fingerprint of the examples, in their order.
+        router: What names the router.
+        choices: Whether accuracy is found out, too.
+    """
+    parts = {"model": model, "search_set": search_set, "router": router, "choices": choices}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

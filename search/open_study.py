@@ -1,0 +1,31 @@
+"""A study that this process works on, with all that its stages share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from search.config import RunConfig
+from search.progress import ProgressView
+from search.workload import Workload
+from studies import Lease, StudyStore
+
+
+@dataclass(frozen=True)
+class OpenStudy:
+    """What every stage of a study's pipeline needs.
+
+    Attributes:
+        store: Where the study lives.
+        name: Its name.
+        lease: The right to work on it.
+        config: How it is configured.
+        workload: Its model and data.
+        view: Where progress is drawn.
+    """
+
+    store: StudyStore
+    name: str
+    lease: Lease
+    config: RunConfig
+    workload: Workload
+    view: ProgressView

@@ -1,0 +1,153 @@
+"""Proposals from the evolutionary search of EvoPress (arXiv 2410.14649), for one overall sparsity or all of them."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from itertools import pairwise
+
+from search.outcome import Levels, Outcome
+from search.space import ScheduleSpace
+
+_MOST_SWITCHES = 3
+# Bands that the overall sparsities are parted into where no target is given.
+_N_BANDS = 10
+# Outcomes to know before the best of them become parents.
+_FIRST = 8
+# How often a child is drawn again that equals a parent.
+_MOST_TRIES = 10
+# How many children keep their parent's first blocks, see `_changing_blocks`.
+_HEAD_RATE = 0.7
+
+
+class EvoPressProposer:
+    """A (1 + lambda) search: children differ from their parent by few switches, and the best becomes the next parent.
+
+    A switch moves sparsity from one block to another and keeps the overall sparsity, so there is a parent per overall
+    sparsity: the outcome with the lowest penalty, then with the best first objective, whoever proposed it. It is
+    replaced as soon as a better one is told, without waiting for its other children.
+
+    With a target there is one parent. Without, the overall sparsities are parted into bands, and `offspring` trials
+    after one another are given to one band; each cycle visits all bands in a new order. A child there comes from one of
+    the band's parents that no parent of a higher overall sparsity outdoes; every second one is made a little sparser
+    or denser first, which fills the overall sparsities between. Bands without a parent get children from the nearest.
+
+    Selection in several steps, cheap evaluations first, is what the engine's fidelities do.
+
+    Args:
+        space: Where schedules come from.
+        seed: Of all random choices.
+        offspring: Lambda: for how many trials the search stays with a band.
+    """
+
+    name = "evopress"
+
+    def __init__(self, space: ScheduleSpace, seed: int, offspring: int = 4) -> None:
+        self._space = space
+        self._seed = seed
+        self._offspring = offspring
+        self._parents: dict[int, Outcome] = {}
+        self._n_told = 0
+        self._number = -1
+        self._repeats = 0
+        # By how much a switch moves at most: a fifth of what a block can skip.
+        self._stride = max(1, space.top // 5)
+        lowest = 0 if space.latency_limit is None else sum(space.repair([0] * space.n_blocks, random.Random(0)))
+        highest = space.top * len(space.free_blocks)
+        if space.target_total is not None:
+            lowest = highest = space.target_total
+        n_bands = min(_N_BANDS, highest - lowest + 1)
+        width = (highest - lowest + 1) / n_bands
+        edges = [lowest + math.floor(width * band) for band in range(n_bands)] + [highest + 1]
+        self._bands = [range(low, high) for low, high in pairwise(edges)]
+
+    def ask(self, number: int) -> Levels:
+        """See `Proposer.ask`."""
+        self._repeats = self._repeats + 1 if number == self._number else 0
+        self._number = number
+        rng = random.Random(f"{self.name}/{self._seed}/{number}/{self._repeats}")
+        legal = {total: parent for total, parent in self._parents.items() if parent.penalty == 0}
+        parents = legal or self._parents
+        if self._n_told < _FIRST or not parents:
+            return self._space.sample(rng)
+        band = self._band(number)
+        known = {parent.levels for parent in self._parents.values()}
+        for _ in range(_MOST_TRIES):
+            if (child := self._child(parents, band, rng)) not in known:
+                break
+        return child
+
+    def tell(self, outcome: Outcome) -> None:
+        """See `Proposer.tell`."""
+        if not math.isfinite(outcome.values[0]) or not self._space.contains(outcome.levels):
+            return
+        self._n_told += 1
+        total = sum(outcome.levels)
+        parent = self._parents.get(total)
+        if parent is None or (outcome.penalty, outcome.values[0]) < (parent.penalty, parent.values[0]):
+            self._parents[total] = outcome
+
+    def _band(self, number: int) -> range:
+        cycle, place = divmod(number // self._offspring, len(self._bands))
+        return random.Random(f"{self._seed}/cycle/{cycle}").sample(self._bands, len(self._bands))[place]
+
+    def _child(self, parents: dict[int, Outcome], band: range, rng: random.Random) -> Levels:
+        total = self._choose(parents, band, rng)
+        levels = list(parents[total].levels)
+        # Asked again for the same trial, the neighbourhood is known already: look further away.
+        most_switches = _MOST_SWITCHES + self._repeats
+        n_switches = min(rng.randint(1, most_switches), rng.randint(1, most_switches))
+        blocks = self._changing_blocks(rng)
+        if total not in band:
+            self._shift(levels, rng.choice(band) - total, blocks, rng)
+            n_switches -= 1
+        elif self._space.target_total is None and rng.random() < 0.5:
+            self._shift(levels, rng.choice((-1, 1)) * rng.randint(1, max(1, len(band) // 2)), blocks, rng)
+            n_switches -= 1
+        for _ in range(n_switches):
+            self._switch(levels, blocks, rng)
+        return self._space.repair(levels, rng)
+
+    def _choose(self, parents: dict[int, Outcome], band: range, rng: random.Random) -> int:
+        """The overall sparsity, in steps, of the parent that children for a band come from."""
+        inside = [total for total in parents if total in band]
+        if not inside:
+            return min(parents, key=lambda total: (max(band.start - total, total - band.stop), total))
+        inside.sort(reverse=True)
+        best, front = math.inf, []
+        for total in inside:
+            if (value := parents[total].values[0]) < best:
+                best = value
+                front.append(total)
+        return rng.choice(front)
+
+    def _changing_blocks(self, rng: random.Random) -> tuple[int, ...]:
+        """The blocks in which a child may differ from its parent.
+
+        Most children keep the blocks before a random one: evaluators need not compute these again.
+        """
+        free = self._space.free_blocks
+        return free[rng.randrange(len(free) - 1) :] if len(free) > 1 and rng.random() < _HEAD_RATE else free
+
+    def _shift(self, levels: list[int], amount: int, blocks: Sequence[int], rng: random.Random) -> None:
+        """Make levels sparser, or denser for a negative amount, step by step in random blocks."""
+        step = 1 if amount > 0 else -1
+        for _ in range(abs(amount)):
+            movable = [block for block in blocks if 0 <= levels[block] + step <= self._space.top]
+            if not movable:
+                return
+            levels[rng.choice(movable)] += step
+
+    def _switch(self, levels: list[int], blocks: Sequence[int], rng: random.Random) -> None:
+        """Move sparsity from one block to another."""
+        givers = [block for block in blocks if levels[block] > 0]
+        takers = [block for block in blocks if levels[block] < self._space.top]
+        if not givers or not takers:
+            return
+        giver, taker = rng.choice(givers), rng.choice(takers)
+        amount = min(rng.randint(1, self._stride), rng.randint(1, self._stride))
+        amount = min(amount, levels[giver], self._space.top - levels[taker])
+        if giver != taker:
+            levels[giver] -= amount
+            levels[taker] += amount

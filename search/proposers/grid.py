@@ -1,0 +1,73 @@
+"""A coarse grid over a space of schedules, visited point by point."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Sequence
+
+from search.errors import ConfigError
+from search.outcome import Levels, Outcome
+from search.space import ScheduleSpace
+
+_MOST_POINTS = 10_000
+
+
+class GridOrder:
+    """An even grid, visited in an order of the seed, each point once; after that there is nothing left to propose.
+
+    Optuna's own grid sampler counts the points that its own trials visited; here outcomes of all proposers count, and
+    points that repair makes the same are one.
+
+    Args:
+        space: Where schedules come from. Each block that may skip gets as many levels as keep the grid small.
+        seed: Of the order.
+
+    Raises:
+        ConfigError: Even with two levels per block there are too many points.
+    """
+
+    def __init__(self, space: ScheduleSpace, seed: int) -> None:
+        n_free = len(space.free_blocks)
+        n_levels = min(space.top + 1, math.floor(_MOST_POINTS ** (1 / n_free) + 1e-9))
+        if n_levels < 2:
+            raise ConfigError(
+                f"A grid over {n_free} blocks has at least {2**n_free} points: expected at most {_MOST_POINTS}, so at "
+                f"most {math.floor(math.log2(_MOST_POINTS))} blocks that may skip. Choose another proposer, or keep "
+                "more blocks dense."
+            )
+        steps = [round(space.top * place / (n_levels - 1)) for place in range(n_levels)]
+        rng = random.Random(f"{seed}/grid")
+        points: dict[Levels, None] = {}
+        for free in itertools.product(steps, repeat=n_free):
+            levels = [0] * space.n_blocks
+            for block, level in zip(space.free_blocks, free, strict=True):
+                levels[block] = level
+            points[space.repair(levels, rng)] = None
+        self._free_blocks = space.free_blocks
+        self._points = list(points)
+        rng.shuffle(self._points)
+        self._places = {point: place for place, point in enumerate(self._points)}
+        self._unvisited = set(self._places.values())
+
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
+        """Levels of the free blocks at the first point from place `number` on of which nothing was told.
+
+        Args:
+            number: Of the trial; trials that run side by side start at places of their own.
+            repeats: How many points to pass over, as they were proposed for this trial before.
+            rng: Not needed: the order is drawn once.
+
+        Returns:
+            None if every point was visited.
+        """
+        n = len(self._points)
+        ahead = (place % n for place in range(number, number + n))
+        place = next(itertools.islice((place for place in ahead if place in self._unvisited), repeats, None), None)
+        return None if place is None else [self._points[place][block] for block in self._free_blocks]
+
+    def tell(self, outcome: Outcome) -> None:
+        """Take note that a point was visited."""
+        if (place := self._places.get(outcome.levels)) is not None:
+            self._unvisited.discard(place)

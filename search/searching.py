@@ -1,0 +1,240 @@
+"""The search stage: builds space, proposers, workers and engine from a study's configuration, and runs them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+from ftp_core.cost import LatencyProfile
+from ftp_core.encoding import EncodedExample, encoded_fingerprint
+from ftp_core.routers import StaticRouter
+from ftp_core.schedule import SparsitySchedule
+from search.config import RunConfig
+from search.engine import SearchEngine
+from search.errors import ConfigError
+from search.evaluators import Evaluator
+from search.halving import OptunaPruning, Pruner
+from search.interruption import gentle_interruption
+from search.objectives import Objectives, evaluation_context
+from search.open_study import OpenStudy
+from search.outcome import Outcome
+from search.portfolio import Portfolio
+from search.progress import Stage
+from search.proposers.catalogue import make_proposers
+from search.space import LatencyLimit, ScheduleSpace
+from search.stopping import Stopping
+from search.study_ledger import StudyLedger
+from studies import StudyRecord, TrialRecord, TrialState, front, knee
+
+# Of another study's trials, how many of the latest ones a search starts from, beside the front.
+_WARM_TRIALS = 2000
+_SECONDS_BETWEEN_RESIZES = 2.0
+_SECONDS_BETWEEN_NOTES = 0.5
+
+
+def search_schedules(study: OpenStudy, profile: LatencyProfile) -> None:
+    """Evaluate schedules until a condition ends it.
+
+    Args:
+        study: What to search for.
+        profile: Predicts latency.
+
+    Raises:
+        ConfigError: No schedule keeps the constraints, or the study to start from does not go with this one.
+        EvaluationError: No worker could start.
+        KeyboardInterrupt: Ctrl-C was pressed, and what was in flight has ended.
+    """
+    config = study.config
+    space = schedule_space(config, study.workload.model.skipping.n_blocks, profile)
+    objectives = Objectives(profile.predict_ms, config.min_accuracy)
+    warm = _warm_outcomes(study, space, objectives)
+    ledger = StudyLedger(study.store, study.name, study.lease, _context(study))
+    portfolio = Portfolio(
+        make_proposers(config.sampler, space, config.seed), config.seed, ledger.tallies(), config.deterministic
+    )
+    with (
+        closing(_start_workers(study)) as evaluator,
+        study.view.stage("Searching schedules", config.trials, ledger.n_trials) as stage,
+    ):
+        engine = SearchEngine(
+            space,
+            portfolio,
+            evaluator,
+            objectives,
+            ledger,
+            seed=config.seed,
+            deterministic=config.deterministic,
+            fidelities=config.fidelities,
+            pruner=_pruner(config),
+            warm=warm,
+        )
+        watch = _Watch(study, stage, ledger, evaluator)
+        ledger.on_kept = watch.on_kept
+        stopping = Stopping(config.trials - ledger.n_trials, config.seconds, config.plateau)
+
+        def on_first() -> None:
+            stage.advance(0, "finishing what is in flight; Ctrl-C again leaves at once")
+
+        try:
+            with gentle_interruption(on_first) as interruption:
+                engine.run(stopping, lambda: interruption.requested)
+            if interruption.requested:
+                raise KeyboardInterrupt
+        finally:
+            with study.store.hurried():
+                ledger.keep_tallies()
+        if stopping.reason is not None and ledger.n_trials < config.trials:
+            stage.advance(0, f"stopped, since {stopping.reason}")
+    _keep_reuse(study, ledger)
+
+
+def schedule_space(config: RunConfig, n_blocks: int, profile: LatencyProfile) -> ScheduleSpace:
+    """The schedules that a configuration allows.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    limit = None if config.max_latency_ms is None else LatencyLimit(profile.predict_ms, config.max_latency_ms)
+    return ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks, latency_limit=limit)
+
+
+def search_set(study: OpenStudy) -> list[EncodedExample]:
+    """The examples that every schedule is evaluated on."""
+    return list(study.workload.splits["calibration"][: study.config.search_items])
+
+
+def best_note(points: list[TrialRecord]) -> str:
+    """A word on a front."""
+    if not points:
+        return "no trial finished"
+    best = knee(points)
+    assert best.values is not None
+    return f"front {len(points)}, knee: KL {best.values[0]:.3g} at {best.values[1]:.1f} ms"
+
+
+class _Watch:
+    """Draws progress, and lets the number of workers follow what the study says."""
+
+    def __init__(self, study: OpenStudy, stage: Stage, ledger: StudyLedger, evaluator: Evaluator) -> None:
+        self._study = study
+        self._stage = stage
+        self._ledger = ledger
+        self._evaluator = evaluator
+        self._n_workers = study.config.workers
+        self._resized = self._noted = time.monotonic()
+
+    def on_kept(self, n: int) -> None:
+        now, note = time.monotonic(), ""
+        if now - self._noted > _SECONDS_BETWEEN_NOTES:
+            self._noted, note = now, best_note(self._ledger.front)
+        self._stage.advance(n, note)
+        if now - self._resized > _SECONDS_BETWEEN_RESIZES:
+            self._resized = now
+            self._follow()
+
+    def _follow(self) -> None:
+        from search.evaluators.ray_pool import RayPool
+
+        wanted = self._study.store.study(self._study.name).config.get("workers", self._n_workers)
+        if wanted != self._n_workers and isinstance(self._evaluator, RayPool):
+            self._n_workers = wanted
+            self._evaluator.resize(wanted)
+
+
+def _start_workers(study: OpenStudy) -> Evaluator:
+    # Ray takes a second to import: commands that only read a study shall not wait for it.
+    from search.evaluators.ray_pool import RayPool
+    from search.evaluators.worker_setup import ModelSetup
+
+    config = study.config
+    setup = ModelSetup(
+        study.workload.model.skipping,
+        search_set(study),
+        fidelities=config.fidelities,
+        router=StaticRouter(),
+        choices=config.min_accuracy is not None,
+        prefix_bytes=config.prefix_mb * 2**20,
+    )
+    with study.view.stage("Starting workers", config.workers + config.gpu_workers) as stage:
+        return RayPool(
+            setup,
+            config.workers,
+            address=config.ray_address,
+            n_gpu_workers=config.gpu_workers,
+            gpu_share=config.gpu_share,
+            trial_timeout_s=config.trial_timeout,
+            on_ready=stage.advance,
+        )
+
+
+def _pruner(config: RunConfig) -> Pruner | None:
+    if config.pruner == "halving":
+        return None
+    from optuna import pruners
+
+    made: dict[str, pruners.BasePruner] = {
+        "asha": pruners.SuccessiveHalvingPruner(),
+        "hyperband": pruners.HyperbandPruner(),
+        "median": pruners.MedianPruner(),
+        "percentile": pruners.PercentilePruner(50.0),
+    }
+    return OptunaPruning(made[config.pruner], len(config.fidelities) - 1)
+
+
+def _context(study: OpenStudy) -> str:
+    config = study.config
+    return evaluation_context(
+        study.workload.model.fingerprint(),
+        encoded_fingerprint(search_set(study)),
+        StaticRouter.kind,
+        config.min_accuracy is not None,
+    )
+
+
+def _warm_outcomes(study: OpenStudy, space: ScheduleSpace, objectives: Objectives) -> list[Outcome]:
+    """What the study that this one shall start from found out, as outcomes of this one."""
+    other = study.config.warm_start
+    if other is None:
+        return []
+    _check_warm(study, study.store.study(other))
+    trials = [
+        trial for trial in study.store.each_trial(other) if trial.state is TrialState.FINISHED and trial.fidelity == 1.0
+    ]
+    points = {trial.number for trial in front(trials)}
+    outcomes = []
+    for place, trial in enumerate(trials):
+        if trial.number not in points and place < len(trials) - _WARM_TRIALS:
+            continue
+        levels = space.levels(SparsitySchedule(trial.schedule))
+        metrics = trial.metrics
+        known = "kl" in metrics and (study.config.min_accuracy is None or "accuracy" in metrics)
+        if known and space.contains(levels):
+            outcomes.append(Outcome(levels, *objectives(space.schedule(levels), metrics)))
+    return outcomes
+
+
+def _check_warm(study: OpenStudy, other: StudyRecord) -> None:
+    facts = study.store.study(study.name).facts
+    for fact in ("model_fingerprint", "data_fingerprint"):
+        if facts.get(fact) != other.facts.get(fact):
+            raise ConfigError(
+                f"--warm-start {other.name}: its {fact.split('_')[0]} is not that of study {study.name!r}, so that "
+                "its results say nothing here. Name a study of the same model and data."
+            )
+    if other.config.get("search_items") != study.config.search_items:
+        raise ConfigError(
+            f"--warm-start {other.name}: it evaluates on {other.config.get('search_items')} items, and study "
+            f"{study.name!r} on {study.config.search_items}: their results do not compare."
+        )
+
+
+def _keep_reuse(study: OpenStudy, ledger: StudyLedger) -> None:
+    """Add to what the study knows of block computations that were made and spared."""
+    facts = study.store.study(study.name).facts
+    study.store.set_facts(
+        study.name,
+        {
+            "blocks_run": facts.get("blocks_run", 0) + ledger.blocks_run,
+            "blocks_reused": facts.get("blocks_reused", 0) + ledger.blocks_reused,
+        },
+    )

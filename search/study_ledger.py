@@ -1,0 +1,157 @@
+"""Writes the engine's trials into a study."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+
+from ftp_core.schedule import SparsitySchedule
+from search.evaluators import Evaluation, Task
+from search.ledger import Known, Queued, Result
+from search.proposers.tally import ProposerTally
+from studies import Lease, StudyStore, TrialRecord, TrialState, front
+
+_SECONDS_BETWEEN_TALLIES = 1.0
+
+
+class StudyLedger:
+    """A study as the engine's ledger; every call that writes is one transaction.
+
+    Tallies are written once a second at most, so that they cost a fast search nothing: `keep_tallies` writes the last.
+
+    Args:
+        store: Where the study lives.
+        name: Its name.
+        lease: The right to write into it.
+        context: Hash of what evaluations depend on beside the schedule; see `StudyStore.finish_trials`.
+
+    Attributes:
+        n_trials: Trials of the study that have ended.
+        front: Its front.
+        blocks_run: Block computations of the trials that ended through this ledger.
+        blocks_reused: Those that were spared, since their results were known.
+        on_kept: Called with the number of trials after they were kept.
+    """
+
+    def __init__(self, store: StudyStore, name: str, lease: Lease, context: str) -> None:
+        self._store = store
+        self._name = name
+        self._lease = lease
+        self._context = context
+        self.n_trials = store.n_trials(name)
+        self.front: list[TrialRecord] = []
+        self.blocks_run = 0
+        self.blocks_reused = 0
+        self.on_kept: Callable[[int], None] = lambda _: None
+        self._tallies: Mapping[str, ProposerTally] = {}
+        self._last_tally = time.monotonic()
+
+    def known(self) -> Iterator[Known]:
+        """See `Ledger.known`."""
+        self.front = []
+        for trial in self._store.each_trial(self._name):
+            self._enter(trial)
+            failed = trial.state is TrialState.FAILED
+            yield Known(
+                trial.number,
+                SparsitySchedule(trial.schedule),
+                trial.proposer,
+                None if failed else trial.metrics,
+                trial.fidelity,
+                trial.seconds,
+            )
+
+    def queue(self) -> list[Queued]:
+        """See `Ledger.queue`."""
+        return [
+            Queued(trial.number, SparsitySchedule(trial.schedule), trial.proposer)
+            for trial in self._store.claim_queue(self._name)
+        ]
+
+    def recall(self, schedules: Sequence[SparsitySchedule]) -> list[Evaluation | None]:
+        """See `Ledger.recall`."""
+        known = self._store.known_evaluations(self._context, [tuple(schedule) for schedule in schedules])
+        # It took this study no time, and that is what its proposer is judged by.
+        return [
+            None if found is None else Evaluation(Task(schedule), found.metrics)
+            for schedule, found in ((schedule, known.get(tuple(schedule))) for schedule in schedules)
+        ]
+
+    def begin(self, begun: Sequence[tuple[SparsitySchedule, str]]) -> list[int]:
+        """See `Ledger.begin`."""
+        self._lease.check()
+        return self._store.begin_trials(self._name, [(tuple(schedule), proposer) for schedule, proposer in begun])
+
+    def finish(self, results: Sequence[Result]) -> None:
+        """See `Ledger.finish`."""
+        records = [_record(result) for result in results]
+        self._store.finish_trials(self._name, records, self._context)
+        self._lease.check()
+        for result, record in zip(results, records, strict=True):
+            self._enter(record)
+            self.blocks_run += result.evaluation.blocks_run
+            self.blocks_reused += result.evaluation.blocks_reused
+        self.n_trials += len(records)
+        self.on_kept(len(records))
+
+    def tally(self, tallies: Mapping[str, ProposerTally]) -> None:
+        """See `Ledger.tally`."""
+        self._tallies = tallies
+        if time.monotonic() - self._last_tally > _SECONDS_BETWEEN_TALLIES:
+            self.keep_tallies()
+
+    def keep_tallies(self) -> None:
+        """Write the tallies as the engine noted them last."""
+        self._lease.check()
+        self._store.keep_proposer_states(self._name, {name: asdict(tally) for name, tally in self._tallies.items()})
+        self._last_tally = time.monotonic()
+
+    def tallies(self) -> dict[str, ProposerTally]:
+        """What proposers have done in the study so far.
+
+        Finished trials are counted anew, and gains come from them as the engine learns them again: a process that was
+        killed did not write its last tally.
+        """
+        kept = {state.proposer: ProposerTally.stored(state.state) for state in self._store.proposer_states(self._name)}
+        trials = self._store.each_trial(self._name)
+        finished = Counter(trial.proposer for trial in trials if trial.state is not TrialState.FAILED)
+        for proposer, count in finished.items():
+            kept.setdefault(proposer, ProposerTally()).finished = count
+        for tally in kept.values():
+            tally.gain = 0.0
+        return kept
+
+    def _enter(self, trial: TrialRecord) -> None:
+        """Keep the front, and nothing of what others beat."""
+        if not any(_beats(point, trial) for point in self.front):
+            self.front = front([*self.front, trial])
+
+
+def _beats(point: TrialRecord, trial: TrialRecord) -> bool:
+    assert point.values is not None
+    return trial.values is not None and all(a <= b for a, b in zip(point.values, trial.values, strict=True))
+
+
+def _record(result: Result) -> TrialRecord:
+    outcome, evaluation = result.outcome, result.evaluation
+    state = TrialState.FINISHED
+    if outcome is None:
+        state = TrialState.FAILED
+    elif outcome.fidelity < 1:
+        state = TrialState.PRUNED
+    return TrialRecord(
+        number=result.number,
+        schedule=tuple(evaluation.schedule),
+        values=None if outcome is None else outcome.values,
+        state=state,
+        fidelity=1.0 if outcome is None else outcome.fidelity,
+        proposer=result.proposer,
+        seconds=evaluation.seconds,
+        finished_at=datetime.now(UTC),
+        metrics=evaluation.metrics,
+        error=evaluation.error,
+        violation=0.0 if outcome is None else outcome.violation,
+    )

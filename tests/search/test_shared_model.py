@@ -1,0 +1,144 @@
+"""Workers of one machine share the weights, and find what a single process finds."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from ftp_core.demo.examples import demo_examples
+from ftp_core.encoding import encode
+from ftp_core.models import load_model
+from ftp_core.routers import DynamicRouter
+from ftp_core.schedule import SparsitySchedule
+from search.errors import EvaluationError
+from search.evaluators import Evaluation, Task
+from search.evaluators.local import LocalEvaluator
+from search.evaluators.ray_pool import RayPool
+from search.evaluators.shared_model import SharedModel
+from search.evaluators.worker_setup import ModelSetup
+from tests.ftp_core.tiny_models import CONFIGS, tiny
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def tensors(module):
+    return {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers())}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_model_comes_back_bit_by_bit_without_a_copy_of_its_weights(name):
+    model = tiny(name)
+    shared = SharedModel(model)
+    there = shared.load()
+    before, after = tensors(model), tensors(there)
+    assert before.keys() == after.keys() and type(there) is type(model)
+    for key, tensor in before.items():
+        assert torch.equal(tensor, after[key]) and tensor.dtype == after[key].dtype
+        assert tensor.data_ptr() == after[key].data_ptr() or tensor.numel() == 0
+    ids = torch.randint(3, 50, (2, 20))
+    assert torch.equal(model(ids).logits, there(ids).logits)
+    assert shared.n_bytes == sum(tensor.nbytes for tensor in {id(one): one for one in before.values()}.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn, torch.bool])
+def test_tensors_of_any_type_and_shape_come_back(dtype):
+    module = nn.Module()
+    for name, shape in (("matrix", (3, 4)), ("number", ()), ("nothing", (0, 2))):
+        module.register_buffer(name, (torch.randn(shape) > 0).to(dtype))
+    module.register_buffer("turned", torch.arange(6.0).reshape(2, 3).T, persistent=False)
+    there = SharedModel(module).load()
+    for name, tensor in module.named_buffers():
+        other = there.get_buffer(name)
+        assert other.dtype == tensor.dtype and other.shape == tensor.shape
+        assert torch.equal(other.double(), tensor.double())
+
+
+def test_tied_weights_stay_one():
+    module = nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)])
+    module[1].weight = module[0].weight
+    there = SharedModel(module).load()
+    assert there[1].weight is there[0].weight and isinstance(there[0].weight, nn.Parameter)
+    assert there[1].bias is not there[0].bias
+
+
+def test_a_model_that_cannot_be_pickled_is_an_error_that_says_so():
+    module = nn.Linear(2, 2)
+    module.forward = lambda x: x
+    with pytest.raises(EvaluationError, match="cannot be sent to workers"):
+        SharedModel(module)
+
+
+@dataclass(frozen=True)
+class Looking:
+    """Setups whose workers tell where the model's tensors are."""
+
+    model: SharedModel
+
+    def start(self, device, halvings):
+        return LookingWorker(self.model.load())
+
+
+@dataclass(frozen=True)
+class LookingWorker:
+    model: nn.Module
+
+    def evaluate(self, task):
+        # A mapping that other processes see, too, is marked s, a private one p.
+        maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
+        shared = [tuple(int(end, 16) for end in line[0].split("-")) for line in maps if line[1][3] == "s"]
+        held = [*tensors(self.model).values()]
+        own = torch.ones(1000)
+        is_shared = [any(start <= one.data_ptr() < end for start, end in shared) for one in [*held, own]]
+        total = float(sum(one.double().abs().sum() for one in held))
+        return Evaluation(task, {"n": len(held), "shared": sum(is_shared), "own": is_shared[-1], "sum": total})
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return load_model("demo")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not tell what memory is shared")
+def test_workers_have_no_weights_in_memory_of_their_own(demo):
+    model = load_model("demo").skipping.model.to(torch.bfloat16)
+    expected = float(sum(one.double().abs().sum() for one in tensors(model).values()))
+    with closing(RayPool(Looking(SharedModel(model)), 2)) as pool:
+        for number in range(10):
+            pool.submit(Task(SparsitySchedule.from_levels([number])))
+        n_answers = 0
+        while n_answers < 10:
+            for result in pool.next_results(120):
+                assert result.error is None
+                assert not result.metrics["own"]
+                assert result.metrics["shared"] == result.metrics["n"] == len(tensors(model))
+                assert np.isclose(result.metrics["sum"], expected, rtol=1e-12)
+                n_answers += 1
+
+
+@pytest.mark.parametrize("router", [None, DynamicRouter()], ids=["static", "dynamic"])
+def test_workers_find_what_a_single_process_finds(demo, router):
+    examples = encode(demo.tokenizer, demo_examples("calibration", 12, 0), demo.skipping.context, 64)
+    options = {"fidelities": (0.5, 1.0), "router": router, "choices": True, "batch_size": 4, "prefix_bytes": 2**22}
+    n_blocks, rng = demo.skipping.n_blocks, np.random.default_rng(0)
+    tasks = [
+        Task(SparsitySchedule.from_levels(rng.integers(0, 12, n_blocks).tolist()), part)
+        for part in (0, 1)
+        for _ in range(6)
+    ]
+    local = LocalEvaluator(demo.skipping, examples, **options)
+    with closing(RayPool(ModelSetup(demo.skipping, examples, **options), 2)) as pool:
+        for task in tasks:
+            pool.submit(task)
+        found = {}
+        while len(found) < len(tasks):
+            found |= {result.task: result for result in pool.next_results(240)}
+    for task in tasks:
+        expected = local.evaluate(task)
+        assert found[task].error is None
+        assert found[task].metrics == expected.metrics and found[task].n_tokens == expected.n_tokens

@@ -1,0 +1,122 @@
+"""A study as a ledger keeps every result in one transaction with its trial, and knows what other studies found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from ftp_core.schedule import SparsitySchedule
+from search import study_ledger as module
+from search.engine import SearchEngine
+from search.evaluators import Evaluation, Task
+from search.ledger import Result
+from search.outcome import Outcome
+from search.proposers.tally import ProposerTally
+from search.space import ScheduleSpace
+from search.stopping import Stopping
+from search.study_ledger import StudyLedger
+from studies import Lease, StudyStore, TrialState, front
+from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, portfolio
+from tests.studies.records import trial
+
+TALLY = ProposerTally(asked=5, repeated=1, finished=2, seconds=0.5)
+
+
+@pytest.fixture
+def store() -> Iterator[StudyStore]:
+    with StudyStore("sqlite://") as store:
+        for name in ("one", "other"):
+            store.create_study(name, {}, ("kl", "latency_ms"))
+        yield store
+
+
+@pytest.fixture
+def lease(store: StudyStore) -> Iterator[Lease]:
+    with store.lease("one") as lease:
+        yield lease
+
+
+def test_tallies_are_written_once_a_second_and_when_that_is_asked_for(
+    store: StudyStore, lease: Lease, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = StudyLedger(store, "one", lease, "context")
+    ledger.tally({"deap": TALLY})
+    assert store.proposer_states("one") == []
+    ledger.keep_tallies()
+    assert [state.state["asked"] for state in store.proposer_states("one")] == [5]
+    ledger.tally({"deap": replace(TALLY, asked=6)})
+    assert [state.state["asked"] for state in store.proposer_states("one")] == [5]
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_TALLIES", 0.0)
+    ledger.tally({"deap": replace(TALLY, asked=7)})
+    assert [state.state["asked"] for state in store.proposer_states("one")] == [7]
+
+
+def test_finished_trials_are_counted_anew_after_a_kill(store: StudyStore, lease: Lease) -> None:
+    store.keep_proposer_states("one", {"deap": {"asked": 5, "finished": 1, "gain": 0.5, "of a newer program": True}})
+    for record in (trial(0, (1.0, 2.0)), trial(1, (1.0, 2.0)), trial(2, None)):
+        store.append_trial("one", record)
+    tallies = StudyLedger(store, "one", lease, "context").tallies()
+    assert tallies == {"deap": ProposerTally(asked=5, finished=2)}
+
+
+def test_the_engine_finds_the_same_in_a_study_as_in_memory_and_goes_on_after_a_stop(
+    store: StudyStore, lease: Lease
+) -> None:
+    space, book = ScheduleSpace(4), Notebook()
+    options = {"deterministic": True, "fidelities": (0.25, 1.0)}
+    SearchEngine(space, portfolio(space, by_trial=True), ShufflingEvaluator(3, fails=1000), judge, book, **options).run(
+        Stopping(80)
+    )
+    for _ in range(2):
+        ledger = StudyLedger(store, "one", lease, "context")
+        engine = SearchEngine(space, portfolio(space, by_trial=True), ShufflingEvaluator(5), judge, ledger, **options)
+        assert engine.run(Stopping(40)) == 40
+    kept = store.trials("one")
+    assert [(t.number, SparsitySchedule(t.schedule), t.proposer, t.values, t.fidelity, t.metrics) for t in kept] == [
+        (number, schedule, proposer, outcome.values, outcome.fidelity, metrics)
+        for number, schedule, proposer, outcome, metrics in book.trials()
+    ]
+    assert {t.state for t in kept} == {TrialState.FINISHED, TrialState.PRUNED}
+    assert ledger.front == front(kept) and ledger.n_trials == 80
+
+
+def test_an_evaluation_is_known_to_every_study_of_its_context_unless_it_was_partial(
+    store: StudyStore, lease: Lease
+) -> None:
+    ledger = StudyLedger(store, "one", lease, "context")
+    schedules = [SparsitySchedule((level, 0.1)) for level in (0.0, 0.3, 0.5)]
+    numbers = ledger.begin([(schedule, "deap") for schedule in schedules])
+    assert numbers == [0, 1, 2] and [queued.number for queued in ledger.queue()] == []
+    results = []
+    for number, schedule, fidelity in zip(numbers, schedules, (1.0, 0.25, 1.0), strict=True):
+        evaluation = Evaluation(Task(schedule), {"kl": 0.1}, seconds=2.0)
+        outcome = Outcome((0, 2), (0.1, 3.0), fidelity=fidelity) if number < 2 else None
+        results.append(Result(number, "deap", evaluation, outcome))
+    ledger.finish(results)
+    with store.lease("other") as others:
+        known = StudyLedger(store, "other", others, "context").recall(schedules)
+        assert [None if one is None else (dict(one.metrics), one.seconds) for one in known] == [
+            ({"kl": 0.1}, 0.0),
+            None,
+            None,
+        ]
+        assert StudyLedger(store, "other", others, "another").recall(schedules) == [None] * 3
+
+
+def test_trials_that_break_a_constraint_are_kept_and_are_no_part_of_the_front(store: StudyStore, lease: Lease) -> None:
+    ledger = StudyLedger(store, "one", lease, "context")
+    schedules = [SparsitySchedule((level, 0.1)) for level in (0.0, 0.3)]
+    numbers = ledger.begin([(schedule, "deap") for schedule in schedules])
+    ledger.finish(
+        [
+            Result(number, "deap", Evaluation(Task(schedule), {"kl": kl}), Outcome((0, 2), (kl, 3.0), violation))
+            for number, schedule, kl, violation in zip(numbers, schedules, (0.1, 0.2), (0.05, 0.0), strict=True)
+        ]
+    )
+    kept = store.trials("one")
+    assert [record.violation for record in kept] == [0.05, 0.0]
+    assert [point.number for point in front(kept)] == [point.number for point in ledger.front] == [1]
+    frozen = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
+    assert [list(one.constraints.values()) for one in frozen] == [[0.05], []]

@@ -26,6 +26,7 @@ from dashboards.figures import (
     comparison_figure,
     hypervolume_figure,
     pareto_figure,
+    proposers_figure,
     schedule_heatmap,
     search_figure,
     training_figure,
@@ -102,6 +103,7 @@ def render_report(data: ReportData) -> str:
         study=data.study,
         created=data.study.created_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         n_finished=sum(t.state is TrialState.FINISHED for t in data.trials),
+        n_pruned=sum(t.state is TrialState.PRUNED for t in data.trials),
         n_failed=sum(t.state is TrialState.FAILED for t in data.trials),
         proposers=_proposers(data.trials),
         sentences=summary_sentences(data),
@@ -160,8 +162,9 @@ def _sections(data: ReportData) -> list[_Section]:
         sections += [
             _Section(
                 "What was tried",
-                "Every evaluated schedule, with its KL on calibration data and its predicted latency; lower is better "
-                "in both. The staircase joins the front: the schedules that no other beats in both.",
+                "Every schedule that was evaluated to the end, with its KL on calibration data and its predicted "
+                "latency; lower is better in both. The staircase joins the front: the schedules that no other beats "
+                "in both.",
                 search_figure(data.trials, points, chosen),
             ),
             _Section(
@@ -169,6 +172,14 @@ def _sections(data: ReportData) -> list[_Section]:
                 "The area between the front and a fixed bad corner. While it grows, better trades are still found; "
                 "where it has become flat, more trials are unlikely to help.",
                 hypervolume_figure(data.trials),
+            ),
+            _Section(
+                "Who found it",
+                "Several proposers share a search and learn from each other's results. Left, who got the trials: most "
+                "go to those that have lately made the front grow fastest, and nobody starves. Right, what their "
+                "trials added to the front; the first ones (anchor) are dense and uniform schedules.",
+                proposers_figure(data.trials),
+                wide=True,
             ),
         ]
     if data.router_runs:

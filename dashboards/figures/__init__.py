@@ -2,6 +2,7 @@
 
 from dashboards.figures.appearance import PROPOSER_COLOURS, VARIANT_COLOURS, proposer_colour
 from dashboards.figures.measured import comparison_figure, pareto_figure
+from dashboards.figures.proposed import proposers_figure
 from dashboards.figures.searched import hypervolume_figure, schedule_heatmap, search_figure
 from dashboards.figures.trained import training_figure
 
@@ -12,6 +13,7 @@ __all__ = [
     "hypervolume_figure",
     "pareto_figure",
     "proposer_colour",
+    "proposers_figure",
     "schedule_heatmap",
     "search_figure",
     "training_figure",

@@ -31,8 +31,16 @@ VARIANT_TITLES: Mapping[str, str] = {
 VARIANT_SYMBOLS: Mapping[str, str] = {"dense": "diamond", "uniform": "square", "static": "circle", "dynamic": "star"}
 
 # The rest of that palette, so that nobody takes a proposer for a variant.
-PROPOSER_COLOURS: Mapping[str, str] = {"deap": "#009E73", "tpe": "#CC79A7", "seed": "#56B4E9", "random": "#8C8C8C"}
-_OTHER_PROPOSERS = ("#882255", "#44AA99", "#999933", "#332288")
+PROPOSER_COLOURS: Mapping[str, str] = {
+    "deap": "#009E73",
+    "tpe": "#CC79A7",
+    "evopress": "#56B4E9",
+    "cmaes": "#882255",
+    "anchor": "#5A5A5A",
+    "sample": "#8C8C8C",
+    "random": "#8C8C8C",
+}
+_OTHER_PROPOSERS = ("#AA4499", "#44AA99", "#999933", "#332288")
 
 
 def proposer_colour(name: str) -> str:

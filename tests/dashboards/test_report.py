@@ -18,6 +18,7 @@ from dashboards import (
     comparison_figure,
     hypervolume_figure,
     pareto_figure,
+    proposers_figure,
     render_report,
     schedule_heatmap,
     search_figure,
@@ -26,7 +27,7 @@ from dashboards import (
     write_report,
 )
 from dashboards.figures import VARIANT_COLOURS
-from studies import Measurement, RouterRun, StudyRecord, StudyState, TrialRecord, front
+from studies import Measurement, RouterRun, StudyRecord, StudyState, TrialRecord, TrialState, front
 from tests.studies.records import trial
 
 STUDY = StudyRecord(
@@ -178,7 +179,7 @@ def test_the_page_loads_nothing_from_the_network_and_holds_plotly_once(tmp_path:
 
 def test_no_button_of_the_page_sends_data_away() -> None:
     page = render_report(DATA)
-    assert page.count('"showSendToCloud": false') == 6
+    assert page.count('"showSendToCloud": false') == 7
     assert "default-src 'none'" in page
 
 
@@ -234,4 +235,23 @@ def test_a_browser_draws_every_figure(tmp_path: Path, require_system_dep: Callab
         check=True,
     )
     drawn = re.findall(r'id="figure-(\d)"[^>]*class="plotly-graph-div js-plotly-plot"', done.stdout)
-    assert drawn == ["0", "1", "2", "3", "4", "5"]
+    assert drawn == [str(number) for number in range(7)]
+
+
+def test_the_figure_of_proposers_shows_who_got_trials_and_what_these_added() -> None:
+    trials = [
+        replace(trial(0, (4.0, 10.0)), proposer="anchor"),
+        replace(trial(1, (1.0, 8.0)), proposer="deap"),
+        replace(trial(2, (2.0, 9.0)), proposer="<b>tpe</b>"),
+        replace(trial(3, (0.5, 8.0)), proposer="deap"),
+        replace(trial(4, None), proposer="deap"),
+        replace(trial(5, (0.1, 1.0), fidelity=0.25), proposer="deap", state=TrialState.PRUNED),
+        replace(trial(6, (0.1, 1.0)), proposer="deap", violation=0.1),
+    ]
+    figure = proposers_figure(trials)
+    shares = {bar.name: list(bar.y) for bar in figure.data if bar.name}
+    assert shares["deap"] == [60.0, 100.0] and shares["anchor"] == [20.0, 0.0]
+    assert "&lt;b&gt;tpe&lt;/b&gt;" in shares
+    gains = {bar.y[0]: bar.x[0] for bar in figure.data if bar.orientation == "h"}
+    assert gains["&lt;b&gt;tpe&lt;/b&gt;"] == 0.0 and gains["deap"] > gains["anchor"] > 0.0
+    assert "No trial has ended" in proposers_figure([]).layout.annotations[0].text

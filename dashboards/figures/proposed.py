@@ -1,0 +1,78 @@
+"""A figure of the proposers that shared a search: who got trials, and what came of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dashboards.figures.appearance import empty_figure, plain_text, proposer_colour, styled
+from studies import TrialRecord, TrialState, hypervolume_history, reference_point
+
+_MOST_WINDOWS = 20
+_FEWEST_TRIALS = 5
+
+
+def proposers_figure(trials: Sequence[TrialRecord]) -> go.Figure:
+    """Each proposer's share of the trials over time, and by how much its trials enlarged the front's hypervolume."""
+    title = "Who proposed"
+    if not trials:
+        return empty_figure(title, "No trial has ended yet.")
+    names = [name for name, _ in Counter(trial.proposer for trial in trials).most_common()]
+    figure = make_subplots(
+        rows=1, cols=2, subplot_titles=("Share of the trials", "Hypervolume gained"), horizontal_spacing=0.16
+    )
+    size = max(_FEWEST_TRIALS, -(-len(trials) // _MOST_WINDOWS))
+    windows = [trials[start : start + size] for start in range(0, len(trials), size)]
+    gains = _gains(trials)
+    for name in names:
+        colour, shown = proposer_colour(name), plain_text(name)
+        figure.add_bar(
+            x=[window[0].number + len(window) / 2 for window in windows],
+            y=[100 * sum(trial.proposer == name for trial in window) / len(window) for window in windows],
+            width=[len(window) for window in windows],
+            name=shown,
+            marker={"color": colour, "line": {"width": 0}},
+            hovertemplate=f"{shown}: %{{y:.0f}} %<extra></extra>",
+            row=1,
+            col=1,
+        )
+        own = sum(trial.proposer == name for trial in trials)
+        figure.add_bar(
+            x=[gains[name]],
+            y=[shown],
+            orientation="h",
+            marker={"color": colour},
+            hovertemplate=f"{shown}: %{{x:.4g}} in {own} trials<extra></extra>",
+            showlegend=False,
+            row=1,
+            col=2,
+        )
+    figure.update_layout(barmode="stack", bargap=0)
+    figure.update_xaxes(title="trial", row=1, col=1)
+    figure.update_yaxes(title="% of the trials", range=[0, 100], row=1, col=1)
+    figure.update_xaxes(title="hypervolume, nats × ms", rangemode="tozero", row=1, col=2)
+    figure.update_yaxes(autorange="reversed", row=1, col=2)
+    figure.update_annotations(font_size=13)
+    n_whole = sum(trial.state is TrialState.FINISHED for trial in trials)
+    subtitle = f"{len(trials)} trials, {n_whole} of them evaluated to the end"
+    return styled(figure, title, subtitle, height=400, panels=True)
+
+
+def _gains(trials: Sequence[TrialRecord]) -> dict[str, float]:
+    """By how much the trials of each proposer enlarged the hypervolume, added up."""
+    gains = dict.fromkeys((trial.proposer for trial in trials), 0.0)
+    try:
+        history = hypervolume_history(trials, reference_point(trials))
+    except ValueError:
+        return gains
+    whole = [
+        trial
+        for trial in trials
+        if trial.state is TrialState.FINISHED and trial.fidelity == 1.0 and trial.violation <= 0
+    ]
+    for trial, after, before in zip(whole, history, [0.0, *history], strict=False):
+        gains[trial.proposer] += after - before
+    return gains

@@ -86,6 +86,12 @@ def ray_tune(folder, trials):
         def reset_config(self, new_config):
             return True
 
+        def save_checkpoint(self, checkpoint_dir):
+            return {}
+
+        def load_checkpoint(self, checkpoint):
+            pass
+
     ray.init(address="local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     tuner = tune.Tuner(
         Trainable,
@@ -94,7 +100,9 @@ def ray_tune(folder, trials):
         run_config=tune.RunConfig(storage_path=str(folder), name="tune", verbose=0),
     )
     began = time.perf_counter()
-    assert len(tuner.fit()) == trials
+    results = tuner.fit()
+    assert len(results) == trials
+    assert results.num_errors == 0
     seconds = time.perf_counter() - began
     ray.shutdown()
     return trials / seconds

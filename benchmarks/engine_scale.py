@@ -145,7 +145,7 @@ def main():
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--sampler", default="deap", help="who proposes")
     args = parser.parse_args()
-    sizes, each = ((4, 64, 256), 15) if args.quick else ((4, 16, 64, 256), 40)
+    sizes, each = ((64, 256), 8) if args.quick else ((4, 16, 64, 256), 40)
     rows = []
     for n_workers in sizes:
         for generation in (None, n_workers):

@@ -20,7 +20,6 @@ _FIRST_SAMPLERS = "deap,tpe"
 DEFAULT_TRIALS = 300
 DEFAULT_ROUTER_STEPS = 80
 DEFAULT_TEST_ITEMS = 200
-DEFAULT_PREFIX_MB = 512
 
 
 class RunConfig(BaseModel):
@@ -47,7 +46,8 @@ class RunConfig(BaseModel):
         gpu_workers: Ray actors on GPUs, beside the others.
         gpu_share: Share of a GPU that each of these takes.
         ray_address: Cluster to work on; None for one of this machine alone.
-        prefix_mb: Memory of each worker for hidden states that other schedules can go on from, in MiB; 0 for none.
+        prefix_mb: Memory of each worker for hidden states that other schedules can go on from, in MiB; 0 for none, None
+            for the workers' shares of an eighth of this machine's.
         calibration_items: Examples that a router is distilled on.
         search_items: How many of them make the search set, on which every trial is evaluated.
         validation_items: Examples that the best router is chosen on.
@@ -81,7 +81,7 @@ class RunConfig(BaseModel):
     gpu_workers: int = Field(0, ge=0)
     gpu_share: float = Field(1.0, gt=0.0, le=1.0)
     ray_address: str | None = None
-    prefix_mb: int = Field(DEFAULT_PREFIX_MB, ge=0)
+    prefix_mb: int | None = Field(None, ge=0)
     calibration_items: int = Field(256, ge=1)
     search_items: int = Field(32, ge=1)
     validation_items: int = Field(128, ge=1)
@@ -156,6 +156,14 @@ class RunConfig(BaseModel):
                 "program that began it."
             )
         return cls.checked(**{**values, **changes})
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Memory of each worker for hidden states that other schedules can go on from."""
+        if self.prefix_mb is not None:
+            return self.prefix_mb * 2**20
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return whole // 8 // max(1, self.workers + self.gpu_workers)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ from search.outcome import Outcome
 from search.proposers import Proposer
 from search.proposers.tally import ProposerTally
 
-# Share of the trials that is spread evenly, so that none starves: one that is bad now may be good later.
+# Share of the time that is spread evenly, so that none starves: one that is bad now may be good later.
 FLOOR = 0.3
 # What is left of a credit after each further trial: about the last fifty count.
 _MEMORY = 0.98
@@ -45,6 +45,7 @@ class Portfolio:
         self._by_trial = by_trial
         self._gains = dict.fromkeys(self._proposers, 0.0)
         self._costs = dict.fromkeys(self._proposers, 0.0)
+        self._counts = dict.fromkeys(self._proposers, 0.0)
         self._tries = dict.fromkeys(self._proposers, 0)
         self.tallies = {name: ProposerTally() for name in self._proposers}
         self.tallies |= {name: replace(tally) for name, tally in (tallies or {}).items()}
@@ -65,13 +66,14 @@ class Portfolio:
         even = dict.fromkeys(self._proposers, 1.0 / n)
         if min(self._tries.values()) < _TRIES:
             return even
+        # As many seconds for each: one whose trials take twice as long gets half as many of them.
+        floor = _parts({name: self._counts[name] / max(self._costs[name], 1e-9) for name in self._proposers})
         rates = {name: self._gains[name] / max(self._costs[name], 1e-9) for name in self._proposers}
         best = max(rates.values())
         if best <= 0:
-            return even
-        weights = {name: (rate / best) ** _EXPONENT for name, rate in rates.items()}
-        total = sum(weights.values())
-        return {name: FLOOR / n + (1 - FLOOR) * weight / total for name, weight in weights.items()}
+            return floor
+        merit = _parts({name: (rate / best) ** _EXPONENT for name, rate in rates.items()})
+        return {name: FLOOR * floor[name] + (1 - FLOOR) * merit[name] for name in self._proposers}
 
     def credit(self, name: str, gain: float, seconds: float) -> None:
         """Note what a trial of a proposer added to the front, and what it took.
@@ -86,9 +88,11 @@ class Portfolio:
         for other in self._proposers:
             self._gains[other] *= _MEMORY
             self._costs[other] *= _MEMORY
+            self._counts[other] *= _MEMORY
         tally = self.tallies[name]
         self._gains[name] += gain
         self._costs[name] += 1.0 if self._by_trial else seconds + tally.seconds / max(1, tally.asked)
+        self._counts[name] += 1.0
         self._tries[name] += 1
         shares = self.shares()
         for other in self._proposers:
@@ -103,3 +107,9 @@ class Portfolio:
     def tally(self, name: str) -> ProposerTally:
         """What is counted of a proposer, or of another source of trials."""
         return self.tallies.setdefault(name, ProposerTally())
+
+
+def _parts(weights: Mapping[str, float]) -> dict[str, float]:
+    """Weights as shares of their sum."""
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}

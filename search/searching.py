@@ -153,7 +153,7 @@ def _start_workers(study: OpenStudy) -> Evaluator:
         fidelities=config.fidelities,
         router=StaticRouter(),
         choices=config.min_accuracy is not None,
-        prefix_bytes=config.prefix_mb * 2**20,
+        prefix_bytes=config.prefix_bytes,
     )
     with study.view.stage("Starting workers", config.workers + config.gpu_workers) as stage:
         return RayPool(

@@ -42,7 +42,6 @@ from search.cli.options import (
 )
 from search.cli.stages import Stage, continue_study
 from search.config import (
-    DEFAULT_PREFIX_MB,
     DEFAULT_ROUTER_STEPS,
     DEFAULT_STORAGE,
     DEFAULT_TEST_ITEMS,
@@ -81,7 +80,7 @@ def new_study_command(stage: Stage) -> Callable[..., None]:
         gpu_workers: GpuWorkers = 0,
         gpu_share: GpuShare = 1.0,
         ray_address: RayAddress = None,
-        prefix_mb: PrefixMb = DEFAULT_PREFIX_MB,
+        prefix_mb: PrefixMb = None,
         storage: Storage = DEFAULT_STORAGE,
         out: Out = None,
         overwrite: Overwrite = False,

@@ -92,7 +92,13 @@ RayAddress = Annotated[
     ),
 ]
 PrefixMb = Annotated[
-    int, typer.Option("--prefix-mb", metavar="N", help="MiB of each worker for results that other schedules share.")
+    int | None,
+    typer.Option(
+        "--prefix-mb",
+        metavar="N",
+        help="MiB of each worker for results that other schedules share.",
+        show_default="an eighth of the memory for all",
+    ),
 ]
 Deterministic = Annotated[
     bool, typer.Option("--deterministic", help="The same trials whatever the workers, the timing, the interruptions.")

@@ -18,7 +18,7 @@ _FIRST = 8
 # How often a child is drawn again that equals a parent.
 _MOST_TRIES = 10
 # How many children keep their parent's first blocks, see `_changing_blocks`.
-_HEAD_RATE = 0.7
+_HEAD_RATE = 0.85
 
 
 class EvoPressProposer:

@@ -10,8 +10,8 @@ from search.space import ScheduleSpace
 
 # A child that repeats a parent is no news: how often another one is tried.
 _MOST_TRIES = 8
-# Two of three children keep the first blocks of their mother, whose results evaluators may still hold.
-_HEAD_RATE = 0.7
+# How many children keep the first blocks of their mother, whose results evaluators may still hold.
+_HEAD_RATE = 0.8
 
 
 class GeneticProposer:

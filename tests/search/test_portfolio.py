@@ -65,6 +65,16 @@ def test_seconds_count_unless_the_clock_must_not() -> None:
         assert low < portfolio.shares()["a"] < high
 
 
+def test_the_floor_is_one_of_time() -> None:
+    portfolio = three()
+    for _ in range(30):
+        portfolio.credit("a", 0.01, 1.0)
+        portfolio.credit("b", 0.0, 1.0)
+        portfolio.credit("c", 0.0, 9.0)
+    shares = portfolio.shares()
+    assert shares["b"] == pytest.approx(9 * shares["c"]) == pytest.approx(FLOOR * 9 / 19)
+
+
 def test_the_time_to_propose_counts_too() -> None:
     portfolio = Portfolio([Named("a"), Named("b")], 0, {"b": ProposerTally(asked=10, seconds=100.0)})
     for _ in range(30):

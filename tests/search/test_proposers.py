@@ -21,7 +21,7 @@ from search.errors import ConfigError
 from search.outcome import Levels, Outcome, Values
 from search.proposers import Proposer
 from search.proposers.catalogue import PORTFOLIO, PROPOSERS, make_proposers
-from search.proposers.front_archive import OutcomeMemory
+from search.proposers.memory import OutcomeMemory
 from search.space import LatencyLimit, ScheduleSpace
 
 # Skipping in an early block hurts more: the best schedules are those that ascend.

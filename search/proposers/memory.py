@@ -34,11 +34,19 @@ class OutcomeMemory:
         self._outcomes.append(outcome)
         if len(self._outcomes) <= self._most:
             return False
-        keep = max(1, self._most // 2)
-        lowest = min(outcome.penalty for outcome in self._outcomes)
-        peers = [place for place, outcome in enumerate(self._outcomes) if outcome.penalty == lowest]
-        best = moocore.is_nondominated([self._outcomes[place].values for place in peers])
-        front = {place for place, is_best in zip(peers, best, strict=True) if is_best}
+        keep, front = max(1, self._most // 2), set(self._best_places())
         by_worth = sorted(range(len(self._outcomes)), key=lambda place: (place in front, place))
         self._outcomes = [self._outcomes[place] for place in sorted(by_worth[-keep:])]
         return True
+
+    def best(self) -> list[Outcome]:
+        """The best ones in the order in which they were told; none only if nothing was told."""
+        return [self._outcomes[place] for place in self._best_places()]
+
+    def _best_places(self) -> list[int]:
+        if not self._outcomes:
+            return []
+        lowest = min(outcome.penalty for outcome in self._outcomes)
+        peers = [place for place, outcome in enumerate(self._outcomes) if outcome.penalty == lowest]
+        best = moocore.is_nondominated([self._outcomes[place].values for place in peers])
+        return [place for place, is_best in zip(peers, best, strict=True) if is_best]

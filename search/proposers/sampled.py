@@ -11,13 +11,10 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol
 
 import optuna
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import (
-    BaseSampler,
-    CmaEsSampler,
     GPSampler,
     NSGAIIISampler,
     NSGAIISampler,
@@ -25,11 +22,13 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial
 
 from search.outcome import Levels, Outcome
+from search.proposers.cma import CmaModel
 from search.proposers.grid import GridOrder
 from search.proposers.memory import OutcomeMemory
+from search.proposers.parameters import STUDY_NAME, BlockParameters, draw_seed, new_study
 from search.space import ScheduleSpace
 
 # How many outcomes must be known before a model says more than a random schedule does.
@@ -39,14 +38,9 @@ _FIRST_GP = 10
 _MOST_TPE = 600
 _MOST_GP = 128
 _POPULATION = 16
-# Weight of the sum in the augmented Tchebycheff function (Knowles 2006, equation 2).
-_AUGMENTATION = 0.05
-# A whole evaluation of a legal schedule is never scalarised to this much.
-_WORSE_THAN_ALL = 2.0
 # A sampler that answers so often with what is known already has run dry for this trial.
 _MOST_REPEATS = 8
 _MOST_REPEATS_GP = 2  # an answer takes about a second
-_STUDY = "outcomes"
 # How many of TPE's proposals keep the first blocks of a good schedule.
 _HEAD_RATE = 0.9
 
@@ -120,50 +114,6 @@ class _Model(Protocol):
         """Learn from an outcome of finite figures."""
 
 
-class _Parameters:
-    """The free blocks as Optuna's parameters: steps of sparsity up to the top; `real` ones take any value between."""
-
-    def __init__(self, space: ScheduleSpace, real: bool = False) -> None:
-        self._blocks = space.free_blocks
-        levels = FloatDistribution(0.0, space.top) if real else IntDistribution(0, space.top)
-        # Some samplers sort parameters by name.
-        self.distributions: dict[str, BaseDistribution] = {f"s_{block:04}": levels for block in self._blocks}
-
-    def trial(self, outcome: Outcome, values: Sequence[float] | None = None, **attributes: Any) -> FrozenTrial:
-        """A finished trial, its penalty as the constraint."""
-        return create_trial(
-            params={name: outcome.levels[block] for name, block in zip(self.distributions, self._blocks, strict=True)},
-            distributions=self.distributions,
-            values=list(outcome.values if values is None else values),
-            **attributes,
-        )
-
-    def of(self, outcome: Outcome) -> list[float]:
-        """The levels of the free blocks."""
-        return [outcome.levels[block] for block in self._blocks]
-
-    def levels(
-        self, sampler: BaseSampler, study: optuna.Study, trial: FrozenTrial, jointly: bool = True
-    ) -> list[float]:
-        """What a sampler suggests: what it does not suggest jointly, one parameter after the other."""
-        params = sampler.sample_relative(study, trial, self.distributions) if jointly else {}
-        return [
-            params[name] if name in params else sampler.sample_independent(study, trial, name, distribution)
-            for name, distribution in self.distributions.items()
-        ]
-
-
-def _new_study(n_objectives: int = 1) -> tuple[optuna.Study, FrozenTrial]:
-    """A study in memory, and the running trial in it that samplers suggest parameters for."""
-    study = optuna.create_study(study_name=_STUDY, directions=["minimize"] * n_objectives, sampler=RandomSampler(0))
-    study.ask()
-    return study, study.get_trials()[0]
-
-
-def _draw_seed(rng: random.Random) -> int:
-    return rng.randrange(2**32)
-
-
 class _Parzen:
     """Multi-objective TPE (Ozaki et al. 2022); penalties are constraints (Watanabe and Hutter 2022).
 
@@ -175,7 +125,7 @@ class _Parzen:
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         self._jointly = space.target_sparsity is not None
-        self._parameters = _Parameters(space)
+        self._parameters = BlockParameters(space)
         self._memory = OutcomeMemory(_MOST_TPE)
         self._study: tuple[optuna.Study, FrozenTrial] | None = None
 
@@ -183,9 +133,9 @@ class _Parzen:
         if self._study is None or len(self._memory) < _FIRST_TPE:
             return None
         study, trial = self._study
-        sampler = TPESampler(seed=_draw_seed(rng), n_startup_trials=1, multivariate=self._jointly, constant_liar=False)
+        sampler = TPESampler(seed=draw_seed(rng), n_startup_trials=1, multivariate=self._jointly, constant_liar=False)
         # A study caches its trials until it is asked itself, a newly opened one has all of them.
-        study = optuna.load_study(study_name=_STUDY, storage=study._storage, sampler=sampler)
+        study = optuna.load_study(study_name=STUDY_NAME, storage=study._storage, sampler=sampler)
         levels = self._parameters.levels(sampler, study, trial, self._jointly)
         if self._jointly or rng.random() >= _HEAD_RATE:
             return levels
@@ -194,7 +144,7 @@ class _Parzen:
 
     def tell(self, outcome: Outcome) -> None:
         if self._memory.add(outcome) or self._study is None:
-            self._study = _new_study(len(outcome.values))
+            self._study = new_study(len(outcome.values))
             news = list(self._memory)
         else:
             news = [outcome]
@@ -209,21 +159,21 @@ class _GaussianProcess:
     """
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._parameters = _Parameters(space, real=True)
+        self._parameters = BlockParameters(space, real=True)
         self._memory = OutcomeMemory(_MOST_GP)
 
     def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
         outcomes = list(self._memory)
         if len(outcomes) < _FIRST_GP or repeats > _MOST_REPEATS_GP:
             return None
-        study, trial = _new_study(len(outcomes[0].values))
+        study, trial = new_study(len(outcomes[0].values))
         # Each constraint costs a process of its own, and one that is kept everywhere has nothing to teach.
         is_constrained = any(outcome.penalty > 0 for outcome in outcomes)
         for one in outcomes:
             study.add_trial(
                 self._parameters.trial(one, constraints={"penalty": one.penalty} if is_constrained else None)
             )
-        return self._parameters.levels(GPSampler(seed=_draw_seed(rng), n_startup_trials=1), study, trial)
+        return self._parameters.levels(GPSampler(seed=draw_seed(rng), n_startup_trials=1), study, trial)
 
     def tell(self, outcome: Outcome) -> None:
         self._memory.add(outcome)
@@ -261,7 +211,7 @@ class _Generations:
     def __init__(self, space: ScheduleSpace, seed: int, sampler: type[_NSGAII] | type[_NSGAIII]) -> None:
         self._sampler = sampler
         self._seed = seed
-        self._parameters = _Parameters(space)
+        self._parameters = BlockParameters(space)
         self._study: tuple[optuna.Study, FrozenTrial] | None = None
         self._n_told = 0
         self._generation: list[FrozenTrial] = []
@@ -270,16 +220,16 @@ class _Generations:
     def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
         if self._study is None or not self._parents:
             return None
-        return self._parameters.levels(self._at_work(_draw_seed(rng)), *self._study)
+        return self._parameters.levels(self._at_work(draw_seed(rng)), *self._study)
 
     def tell(self, outcome: Outcome) -> None:
-        self._study = self._study or _new_study(len(outcome.values))
+        self._study = self._study or new_study(len(outcome.values))
         trial = self._parameters.trial(outcome, constraints={"penalty": outcome.penalty})
         trial.number = self._n_told = self._n_told + 1
         self._generation.append(trial)
         if len(self._generation) == _POPULATION:
             rng = random.Random(f"{self._seed}/select/{self._n_told}")
-            self._parents = self._at_work(_draw_seed(rng)).select_parent(self._study[0], 1)
+            self._parents = self._at_work(draw_seed(rng)).select_parent(self._study[0], 1)
             self._generation = []
 
     def _at_work(self, seed: int) -> _NSGAII | _NSGAIII:
@@ -288,90 +238,15 @@ class _Generations:
         return sampler
 
 
-class _Evolution:
-    """CMA-ES with margin (Hamano et al. 2022) on one figure made of all objectives.
-
-    That figure is the first objective if the overall sparsity is given, which leaves little to trade. Otherwise it is
-    the augmented Tchebycheff function (Knowles 2006) of the objectives, each scaled to the range that outcomes had
-    so far, under weights from the seed: a search for one point of the front.
-
-    So many outcomes as the population has members are a generation, whoever proposed them: those of others are injected
-    as it is (Hansen 2011). Optuna keeps the state of CMA-ES in attributes of trials, and here it goes from generation
-    to generation.
-    """
-
-    def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._parameters = _Parameters(space)
-        self._space = space
-        self._seed = seed
-        self._population_size = 4 + math.floor(3 * math.log(len(space.free_blocks)))
-        self._state: dict[str, Any] = {}
-        self._n_generations = 0
-        self._generation: list[Outcome] = []
-        self._bounds: list[tuple[float, float]] | None = None
-
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
-        if len(self._space.free_blocks) == 1:  # Nothing can covary with itself alone.
-            return None
-        study, trial = _new_study()
-        # A trial of no generation only carries the state.
-        carrier = Outcome((0,) * self._space.n_blocks, (0.0,))
-        study.add_trial(self._parameters.trial(carrier, system_attrs=self._state))
-        return self._parameters.levels(self._sampler(rng), study, trial)
-
-    def tell(self, outcome: Outcome) -> None:
-        if len(self._space.free_blocks) == 1:
-            return
-        if outcome.penalty == 0:
-            bounds = self._bounds or [(value, value) for value in outcome.values]
-            self._bounds = [
-                (min(low, value), max(high, value)) for (low, high), value in zip(bounds, outcome.values, strict=True)
-            ]
-        self._generation.append(outcome)
-        if len(self._generation) < self._population_size:
-            return
-        study, trial = _new_study()
-        for one in self._generation:
-            attributes = {
-                "cmawm:generation": self._n_generations,
-                "x_for_tell": [one.levels[block] / self._space.top for block in self._space.free_blocks],
-            }
-            attributes |= self._state
-            study.add_trial(self._parameters.trial(one, [self._figure(one)], system_attrs=attributes))
-        rng = random.Random(f"{self._seed}/update/{self._n_generations}")
-        self._sampler(rng).sample_relative(study, trial, self._parameters.distributions)
-        asked = study.get_trials()[0].system_attrs
-        self._state = {key: value for key, value in asked.items() if key.startswith("cmawm:optimizer")}
-        self._n_generations += 1
-        self._generation = []
-
-    def _sampler(self, rng: random.Random) -> CmaEsSampler:
-        return CmaEsSampler(seed=_draw_seed(rng), with_margin=True, popsize=self._population_size)
-
-    def _figure(self, outcome: Outcome) -> float:
-        if outcome.penalty > 0 or self._bounds is None:
-            return _WORSE_THAN_ALL + outcome.penalty
-        scaled = [
-            (value - low) / (high - low) if high > low else 0.0
-            for value, (low, high) in zip(outcome.values, self._bounds, strict=True)
-        ]
-        if self._space.target_sparsity is not None:
-            return scaled[0]
-        rng = random.Random(f"{self._seed}/weights")
-        shares = [rng.expovariate(1.0) for _ in scaled]
-        weighted = [share / sum(shares) * value for share, value in zip(shares, scaled, strict=True)]
-        return max(weighted) + _AUGMENTATION * sum(weighted)
-
-
 class _Random:
     """Every block on its own, all levels alike."""
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._parameters = _Parameters(space)
-        self._study = _new_study()
+        self._parameters = BlockParameters(space)
+        self._study = new_study()
 
     def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
-        return self._parameters.levels(RandomSampler(_draw_seed(rng)), *self._study)
+        return self._parameters.levels(RandomSampler(draw_seed(rng)), *self._study)
 
     def tell(self, outcome: Outcome) -> None:
         pass
@@ -381,12 +256,12 @@ class _Sequence:
     """A scrambled Sobol sequence: trial n gets its point n; each time that it is asked again, another scrambling's."""
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._parameters = _Parameters(space)
+        self._parameters = BlockParameters(space)
         self._seed = seed
 
     def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
-        seed = _draw_seed(random.Random(f"{self._seed}/sequence/{repeats}"))
-        study, trial = _new_study()
+        seed = draw_seed(random.Random(f"{self._seed}/sequence/{repeats}"))
+        study, trial = new_study()
         sampler = QMCSampler(seed=seed, scramble=True)
         point = self._parameters.levels(sampler, study, trial)
         if number == 0:
@@ -406,7 +281,7 @@ _MODELS: Mapping[str, Callable[[ScheduleSpace, int], _Model]] = {
     "gp": _GaussianProcess,
     "nsga2": lambda space, seed: _Generations(space, seed, _NSGAII),
     "nsga3": lambda space, seed: _Generations(space, seed, _NSGAIII),
-    "cmaes": _Evolution,
+    "cmaes": CmaModel,
     "qmc": _Sequence,
     "random": _Random,
     "grid": GridOrder,

@@ -23,6 +23,7 @@ class Stage:
         self._completed = completed
         self._note = ""
         self._last_line = time.monotonic()
+        self._is_over = False
         self._bar: TaskID | None = None
         if bars is not None:
             self._bar = bars.add_task(title, total=total, completed=completed, note="")
@@ -30,7 +31,9 @@ class Stage:
             console.print(f"{title} ...", highlight=False)
 
     def advance(self, steps: int = 1, note: str = "") -> None:
-        """Count steps as done, with a word on what was reached."""
+        """Count steps as done, with a word on what was reached; one that is over counts no more."""
+        if self._is_over:
+            return
         self._completed += steps
         self._note = note or self._note
         if self._bars is not None and self._bar is not None:
@@ -41,6 +44,7 @@ class Stage:
 
     def finish(self) -> None:
         """Say that the work is done."""
+        self._is_over = True
         if self._bars is None:
             self._console.print(f"{self._title}: done  {self._note}", highlight=False)
 
@@ -71,4 +75,6 @@ class ProgressView:
             TextColumn("{task.fields[note]}", markup=False),
         )
         with Progress(*columns, console=self.console) as bars:
-            yield Stage(self.console, bars, title, total, completed)
+            stage = Stage(self.console, bars, title, total, completed)
+            yield stage
+            stage.finish()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
+from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search.errors import EvaluationError
+
+# Its hooks cannot be pickled, and nobody in a worker asks for what they capture.
+_CAPTURING = "transformers.utils.output_capturing"
 
 
 class SharedModel:
@@ -71,6 +76,21 @@ class _TensorPickler(pickle.Pickler):
             # As bytes, since numpy knows no bfloat16.
             self.arrays.append(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return self._known[id(value)][1]
+
+
+    def reducer_override(self, value: Any) -> Any:
+        """Leave out what transformers hooks into a model that was once asked for its attentions or hidden states."""
+        if isinstance(value, FunctionType) and value.__module__ == _CAPTURING:
+            return _hook_of_nothing, ()
+        return NotImplemented
+
+
+def _hook_of_nothing() -> Callable[..., None]:
+    return _hear_nothing
+
+
+def _hear_nothing(*_: Any) -> None:
+    """A hook that changes nothing."""
 
 
 class _TensorUnpickler(pickle.Unpickler):

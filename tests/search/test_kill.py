@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,9 @@ def test_a_search_that_is_killed_again_and_again_finds_what_an_uninterrupted_one
         # The second study finds the first one's latency profile in the database: what both predict is the same.
         config = store.study("whole").config
         store.create_study("killed", config, store.study("whole").objectives)
+        # But not its evaluations: those it shall make itself.
+        with closing(sqlite3.connect(tmp_path / "ftp-studies.db")) as raw, raw:
+            raw.execute("DELETE FROM evaluation")
         for _ in range(KILLS):
             reported = _run_until_killed(("resume", "killed"), tmp_path, store, rng.uniform(0, 0.15))
             kept = store.trials("killed")

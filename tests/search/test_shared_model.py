@@ -22,7 +22,7 @@ from search.evaluators.local import LocalEvaluator
 from search.evaluators.ray_pool import RayPool
 from search.evaluators.shared_model import SharedModel
 from search.evaluators.worker_setup import ModelSetup
-from tests.ftp_core.tiny_models import CONFIGS, tiny
+from tests.ftp_core.tiny_models import CONFIGS, fresh_tiny, tiny
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -44,6 +44,13 @@ def test_a_model_comes_back_bit_by_bit_without_a_copy_of_its_weights(name):
     ids = torch.randint(3, 50, (2, 20))
     assert torch.equal(model(ids).logits, there(ids).logits)
     assert shared.n_bytes == sum(tensor.nbytes for tensor in {id(one): one for one in before.values()}.values())
+
+
+def test_a_model_that_was_asked_for_its_hidden_states_can_be_sent():
+    model = fresh_tiny()
+    ids = torch.randint(3, 50, (2, 20))
+    assert len(model(ids, output_hidden_states=True).hidden_states) > 1
+    assert torch.equal(SharedModel(model).load()(ids).logits, model(ids).logits)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.float8_e4m3fn, torch.bool])

@@ -1,0 +1,114 @@
+"""A whole search whose workers are killed at random: nothing is lost, and nothing happens twice."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ftp_core.encoding import EncodedExample
+from ftp_core.skipping_model import SkippingModel
+from search.engine import SearchEngine
+from search.evaluators import Evaluator
+from search.evaluators.local import LocalEvaluator
+from search.evaluators.ray_pool import RayPool
+from search.evaluators.worker_setup import ModelSetup
+from search.objectives import OBJECTIVES, Objectives
+from search.portfolio import Portfolio
+from search.proposers.catalogue import make_proposers
+from search.space import ScheduleSpace
+from search.stopping import Stopping
+from search.study_ledger import StudyLedger
+from studies import StudyStore, TrialRecord, TrialState, front
+from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
+
+TRIALS = 250
+FIDELITIES = (0.5, 1.0)
+ITEMS = [EncodedExample(tuple(range(1 + i, 30 + i)), ((9, 8, 7, 6),), 0, False) for i in range(8)]
+
+
+class KnownByPid(ModelSetup):
+    """Workers that leave their process's number in a folder."""
+
+    def __init__(self, folder: Path, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._folder = folder
+
+    def start(self, device: str, halvings: int) -> LocalEvaluator:
+        evaluator = super().start(device, 0)
+        (self._folder / str(os.getpid())).touch()
+        return evaluator
+
+
+@contextmanager
+def killing(folder: Path, seed: int) -> Iterator[list[int]]:
+    """Kill a worker every now and then."""
+    rng, over, kills = random.Random(seed), threading.Event(), []
+
+    def work() -> None:
+        while not over.wait(rng.uniform(0.5, 2.0)):
+            for path in rng.sample(sorted(folder.iterdir()), len(list(folder.iterdir()))):
+                with suppress(OSError):
+                    if b"ray::" in Path(f"/proc/{path.name}/cmdline").read_bytes():
+                        os.kill(int(path.name), signal.SIGKILL)
+                        kills.append(int(path.name))
+                        break
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield kills
+    finally:
+        over.set()
+        thread.join()
+
+
+def search(store: StudyStore, name: str, evaluator: Evaluator) -> list[TrialRecord]:
+    space = ScheduleSpace(N_BLOCKS)
+    store.create_study(name, {}, OBJECTIVES)
+    with store.lease(name) as lease:
+        engine = SearchEngine(
+            space,
+            Portfolio(make_proposers("portfolio", space, 0), 0, by_trial=True),
+            evaluator,
+            Objectives(lambda schedule: 100 * (1 - schedule.overall)),
+            # Each study of a context of its own: the second one shall evaluate everything anew.
+            StudyLedger(store, name, lease, name),
+            deterministic=True,
+            fidelities=FIDELITIES,
+        )
+        assert engine.run(Stopping(TRIALS)) == TRIALS
+    return store.trials(name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_search_whose_workers_are_killed_finds_what_an_undisturbed_one_finds(tmp_path: Path) -> None:
+    model = SkippingModel(fresh_tiny())
+    (tmp_path / "pids").mkdir()
+    with StudyStore(f"sqlite:///{tmp_path / 'studies.db'}") as store:
+        with closing(LocalEvaluator(model, ITEMS, FIDELITIES)) as alone:
+            expected = search(store, "calm", alone)
+        setup = KnownByPid(tmp_path / "pids", model, ITEMS, fidelities=FIDELITIES, prefix_bytes=2**22)
+        with closing(RayPool(setup, 3, trial_timeout_s=120)) as pool, killing(tmp_path / "pids", 0) as kills:
+            found = search(store, "killed", pool)
+    assert len(kills) >= 3
+    assert [trial.number for trial in found] == list(range(TRIALS))
+    assert len({trial.schedule for trial in found}) == TRIALS
+    assert not [trial.error for trial in found if trial.state is TrialState.FAILED]
+
+    def facts(trials: list[TrialRecord]) -> list[tuple[object, ...]]:
+        return [(trial.number, trial.schedule, trial.state, trial.fidelity, trial.proposer) for trial in trials]
+
+    assert facts(found) == facts(expected)
+    for one, other in zip(found, expected, strict=True):
+        # Threads of torch may add up in another order.
+        assert one.values == pytest.approx(other.values, rel=1e-4, abs=1e-6)
+    assert [point.number for point in front(found)] == [point.number for point in front(expected)]

@@ -77,7 +77,6 @@ class _TensorPickler(pickle.Pickler):
             self.arrays.append(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return self._known[id(value)][1]
 
-
     def reducer_override(self, value: Any) -> Any:
         """Leave out what transformers hooks into a model that was once asked for its attentions or hidden states."""
         if isinstance(value, FunctionType) and value.__module__ == _CAPTURING:

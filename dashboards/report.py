@@ -177,7 +177,7 @@ def _sections(data: ReportData) -> list[_Section]:
                 "Who found it",
                 "Several proposers share a search and learn from each other's results. Left, who got the trials: most "
                 "go to those that have lately made the front grow fastest, and nobody starves. Right, what their "
-                "trials added to the front; the first ones (anchor) are dense and uniform schedules.",
+                "trials added to what the first schedules (anchor), dense and uniform ones, had reached.",
                 proposers_figure(data.trials),
                 wide=True,
             ),

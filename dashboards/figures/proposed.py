@@ -13,6 +13,8 @@ from studies import TrialRecord, TrialState, hypervolume_history, reference_poin
 
 _MOST_WINDOWS = 20
 _FEWEST_TRIALS = 5
+# The schedules that every search begins with are nobody's proposals.
+_ANCHOR = "anchor"
 
 
 def proposers_figure(trials: Sequence[TrialRecord]) -> go.Figure:
@@ -40,6 +42,9 @@ def proposers_figure(trials: Sequence[TrialRecord]) -> go.Figure:
             col=1,
         )
         own = sum(trial.proposer == name for trial in trials)
+        if name == _ANCHOR:
+            # Whatever comes first makes up most of the volume.
+            continue
         figure.add_bar(
             x=[gains[name]],
             y=[shown],

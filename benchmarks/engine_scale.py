@@ -40,24 +40,33 @@ IN_ACTOR = 2
 
 
 class SleepingWorkers:
-    """Workers that sleep, as a queue of moments at which they wake up; all in one thread, in real time."""
+    """Workers that sleep, as a queue of moments at which they wake up; all in one thread, in real time.
 
-    def __init__(self, n_workers, seed):
+    `utilisation` is set when the last of all tasks is submitted: what follows is the same for everybody.
+    """
+
+    def __init__(self, n_workers, seed, n_tasks):
         self.n_workers = n_workers
         self.capacity = 3 * n_workers
-        self.busy_s = 0.0
+        self.utilisation = None
+        self._n_left = n_tasks
+        self._asleep_s = 0.0
         self._rng = random.Random(seed)
         self._waking = []
         self._held = [deque() for _ in range(n_workers)]
         self._backlog = deque()
         # Workers with room, those with nothing to do first.
         self._room = deque(list(range(n_workers)) * IN_ACTOR)
-        self.began = time.perf_counter()
-        self.handed_out = self.began
+        self._began = time.perf_counter()
 
     def submit(self, task):
+        now = time.perf_counter()
         self._backlog.append(task)
-        self._feed(time.perf_counter())
+        self._feed(now)
+        self._n_left -= 1
+        if self._n_left == 0:
+            still = sum(max(0.0, moment - now) for moment, *_ in self._waking)
+            self.utilisation = (self._asleep_s - still) / (self.n_workers * (now - self._began))
 
     def next_results(self, timeout_s=None):
         if not self._waking:
@@ -85,36 +94,14 @@ class SleepingWorkers:
         while self._backlog and self._room:
             worker = self._room.popleft()
             self._held[worker].append(self._backlog.popleft())
-            self.handed_out = now
             if len(self._held[worker]) == 1:
                 self._sleep(worker, now)
 
     def _sleep(self, worker, moment):
         seconds = min(LONGEST_S, SHORTEST_S * (1.0 - self._rng.random()) ** (-1 / TAIL))
-        self.busy_s += seconds
+        self._asleep_s += seconds
         task = self._held[worker][0]
         heapq.heappush(self._waking, (moment + seconds, worker, task, seconds))
-
-    def utilisation(self):
-        """Share of the workers' time up to the last task's handing out in which they slept."""
-        left = sum(max(0.0, moment - self.handed_out) for moment, *_ in self._waking)
-        return (self.busy_s - left) / (self.n_workers * (self.handed_out - self.began))
-
-
-class Watched(SleepingWorkers):
-    """Notes how busy workers were while there still was something to hand out."""
-
-    def __init__(self, n_workers, seed, trials):
-        super().__init__(n_workers, seed)
-        self._left = trials
-        self.measured = None
-
-    def submit(self, task):
-        super().submit(task)
-        self._left -= 1
-        if self._left == 0:
-            self.handed_out = time.perf_counter()
-            self.measured = self.utilisation()
 
 
 def run(n_workers, generation, trials, sampler):
@@ -122,7 +109,7 @@ def run(n_workers, generation, trials, sampler):
     with tempfile.TemporaryDirectory() as folder, StudyStore(f"sqlite:///{folder}/studies.db") as store:
         store.create_study("bench", {}, OBJECTIVES)
         with store.lease("bench") as lease:
-            workers = Watched(n_workers, 0, trials)
+            workers = SleepingWorkers(n_workers, 0, trials)
             portfolio = Portfolio(make_proposers(sampler, space, 0), 0)
             ledger = StudyLedger(store, "bench", lease, "bench")
             engine = SearchEngine(space, portfolio, workers, objectives, ledger, generation=generation)
@@ -134,7 +121,7 @@ def run(n_workers, generation, trials, sampler):
         "mode": "asynchronous" if generation is None else f"generations of {generation}",
         "sampler": sampler,
         "trials": trials,
-        "utilisation": workers.measured,
+        "utilisation": workers.utilisation,
         "per_second": trials / seconds,
     }
 

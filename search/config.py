@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from ftp_core.schedule import MAX_SPARSITY
 from search.errors import ConfigError
+from search.fidelities import part_ends
 from search.proposers.catalogue import proposer_names
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
@@ -92,13 +92,6 @@ class RunConfig(BaseModel):
     router_steps: int = Field(DEFAULT_ROUTER_STEPS, ge=1)
     deterministic: bool = False
 
-    @field_validator("fidelities")
-    @classmethod
-    def _ascend_to_one(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not value or value[-1] != 1.0 or value[0] <= 0 or any(a >= b for a, b in pairwise(value)):
-            raise ValueError("expected ascending shares of the search set, of which the last is 1, such as 0.25,1")
-        return value
-
     @field_validator("sampler")
     @classmethod
     def _known_samplers(cls, value: str) -> str:
@@ -112,11 +105,7 @@ class RunConfig(BaseModel):
                 f"--pruner {self.pruner} decides by what has ended so far, which --deterministic rules out: use "
                 "halving."
             )
-        if self.fidelities[0] * self.search_items < 1:
-            raise ConfigError(
-                f"--fidelities begins with {self.fidelities[0]:g} of {self.search_items} items, which is none: begin "
-                "with more."
-            )
+        part_ends(self.search_items, self.fidelities)
         if self.workers + self.gpu_workers == 0:
             raise ConfigError("--workers and --gpu-workers are both 0: expected at least one worker.")
         return self

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import time
 from contextlib import closing
+from typing import TYPE_CHECKING
 
 from ftp_core.cost import LatencyProfile
-from ftp_core.encoding import EncodedExample, encoded_fingerprint
+from ftp_core.encoding import encoded_fingerprint
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
 from search.engine import SearchEngine
-from search.errors import ConfigError
-from search.evaluators import Evaluator
 from search.halving import OptunaPruning, Pruner
 from search.interruption import gentle_interruption
 from search.objectives import Objectives, evaluation_context
@@ -24,7 +23,11 @@ from search.proposers.catalogue import make_proposers
 from search.space import LatencyLimit, ScheduleSpace
 from search.stopping import Stopping
 from search.study_ledger import StudyLedger
-from studies import StudyRecord, TrialRecord, TrialState, front, knee
+from search.workload import search_set
+from studies import TrialRecord, TrialState, front, knee
+
+if TYPE_CHECKING:
+    from search.evaluators.ray_pool import RayPool
 
 # Of another study's trials, how many of the latest ones a search starts from, beside the front.
 _WARM_TRIALS = 2000
@@ -40,7 +43,7 @@ def search_schedules(study: OpenStudy, profile: LatencyProfile) -> None:
         profile: Predicts latency.
 
     Raises:
-        ConfigError: No schedule keeps the constraints, or the study to start from does not go with this one.
+        ConfigError: No schedule keeps the latency; what can be known without a profile, `check_search` has checked.
         EvaluationError: No worker could start.
         KeyboardInterrupt: Ctrl-C was pressed, and what was in flight has ended.
     """
@@ -53,13 +56,13 @@ def search_schedules(study: OpenStudy, profile: LatencyProfile) -> None:
         make_proposers(config.sampler, space, config.seed), config.seed, ledger.tallies(), config.deterministic
     )
     with (
-        closing(_start_workers(study)) as evaluator,
+        closing(_start_workers(study)) as pool,
         study.view.stage("Searching schedules", config.trials, ledger.n_trials) as stage,
     ):
         engine = SearchEngine(
             space,
             portfolio,
-            evaluator,
+            pool,
             objectives,
             ledger,
             seed=config.seed,
@@ -68,7 +71,7 @@ def search_schedules(study: OpenStudy, profile: LatencyProfile) -> None:
             pruner=_pruner(config),
             warm=warm,
         )
-        watch = _Watch(study, stage, ledger, evaluator)
+        watch = _Watch(study, stage, ledger, pool)
         ledger.on_kept = watch.on_kept
         stopping = Stopping(config.trials - ledger.n_trials, config.seconds, config.plateau)
 
@@ -83,9 +86,9 @@ def search_schedules(study: OpenStudy, profile: LatencyProfile) -> None:
         finally:
             with study.store.hurried():
                 ledger.keep_tallies()
+                _keep_reuse(study, ledger)
         if stopping.reason is not None and ledger.n_trials < config.trials:
             stage.advance(0, f"stopped, since {stopping.reason}")
-    _keep_reuse(study, ledger)
 
 
 def schedule_space(config: RunConfig, n_blocks: int, profile: LatencyProfile) -> ScheduleSpace:
@@ -96,11 +99,6 @@ def schedule_space(config: RunConfig, n_blocks: int, profile: LatencyProfile) ->
     """
     limit = None if config.max_latency_ms is None else LatencyLimit(profile.predict_ms, config.max_latency_ms)
     return ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks, latency_limit=limit)
-
-
-def search_set(study: OpenStudy) -> list[EncodedExample]:
-    """The examples that every schedule is evaluated on."""
-    return list(study.workload.splits["calibration"][: study.config.search_items])
 
 
 def best_note(points: list[TrialRecord]) -> str:
@@ -115,11 +113,11 @@ def best_note(points: list[TrialRecord]) -> str:
 class _Watch:
     """Draws progress, and lets the number of workers follow what the study says."""
 
-    def __init__(self, study: OpenStudy, stage: Stage, ledger: StudyLedger, evaluator: Evaluator) -> None:
+    def __init__(self, study: OpenStudy, stage: Stage, ledger: StudyLedger, pool: RayPool) -> None:
         self._study = study
         self._stage = stage
         self._ledger = ledger
-        self._evaluator = evaluator
+        self._pool = pool
         self._n_workers = study.config.workers
         self._resized = self._noted = time.monotonic()
 
@@ -133,15 +131,13 @@ class _Watch:
             self._follow()
 
     def _follow(self) -> None:
-        from search.evaluators.ray_pool import RayPool
-
         wanted = self._study.store.study(self._study.name).config.get("workers", self._n_workers)
-        if wanted != self._n_workers and isinstance(self._evaluator, RayPool):
+        if wanted != self._n_workers:
             self._n_workers = wanted
-            self._evaluator.resize(wanted)
+            self._pool.resize(wanted)
 
 
-def _start_workers(study: OpenStudy) -> Evaluator:
+def _start_workers(study: OpenStudy) -> RayPool:
     # Ray takes a second to import: commands that only read a study shall not wait for it.
     from search.evaluators.ray_pool import RayPool
     from search.evaluators.worker_setup import ModelSetup
@@ -149,7 +145,7 @@ def _start_workers(study: OpenStudy) -> Evaluator:
     config = study.config
     setup = ModelSetup(
         study.workload.model.skipping,
-        search_set(study),
+        search_set(study.config, study.workload),
         fidelities=config.fidelities,
         router=StaticRouter(),
         choices=config.min_accuracy is not None,
@@ -185,7 +181,7 @@ def _context(study: OpenStudy) -> str:
     config = study.config
     return evaluation_context(
         study.workload.model.fingerprint(),
-        encoded_fingerprint(search_set(study)),
+        encoded_fingerprint(search_set(study.config, study.workload)),
         StaticRouter.kind,
         config.min_accuracy is not None,
     )
@@ -196,7 +192,6 @@ def _warm_outcomes(study: OpenStudy, space: ScheduleSpace, objectives: Objective
     other = study.config.warm_start
     if other is None:
         return []
-    _check_warm(study, study.store.study(other))
     trials = [
         trial for trial in study.store.each_trial(other) if trial.state is TrialState.FINISHED and trial.fidelity == 1.0
     ]
@@ -211,21 +206,6 @@ def _warm_outcomes(study: OpenStudy, space: ScheduleSpace, objectives: Objective
         if known and space.contains(levels):
             outcomes.append(Outcome(levels, *objectives(space.schedule(levels), metrics)))
     return outcomes
-
-
-def _check_warm(study: OpenStudy, other: StudyRecord) -> None:
-    facts = study.store.study(study.name).facts
-    for fact in ("model_fingerprint", "data_fingerprint"):
-        if facts.get(fact) != other.facts.get(fact):
-            raise ConfigError(
-                f"--warm-start {other.name}: its {fact.split('_')[0]} is not that of study {study.name!r}, so that "
-                "its results say nothing here. Name a study of the same model and data."
-            )
-    if other.config.get("search_items") != study.config.search_items:
-        raise ConfigError(
-            f"--warm-start {other.name}: it evaluates on {other.config.get('search_items')} items, and study "
-            f"{study.name!r} on {study.config.search_items}: their results do not compare."
-        )
 
 
 def _keep_reuse(study: OpenStudy, ledger: StudyLedger) -> None:

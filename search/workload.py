@@ -12,6 +12,7 @@ from ftp_core.demo.examples import demo_examples
 from ftp_core.encoding import EncodedExample, encode
 from ftp_core.errors import DataError
 from ftp_core.models import DEMO, LoadedModel, load_model
+from search.config import RunConfig
 
 SPLITS = ("calibration", "validation", "test")
 MAX_CONTINUATION = 64
@@ -80,3 +81,8 @@ def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int]) ->
             )
     parts = "".join(fingerprint(examples[split]) for split in SPLITS)
     return Workload(loaded, encoded, hashlib.sha256(parts.encode()).hexdigest(), dropped)
+
+
+def search_set(config: RunConfig, workload: Workload) -> list[EncodedExample]:
+    """The examples that every schedule is evaluated on."""
+    return list(workload.splits["calibration"][: config.search_items])

@@ -135,10 +135,9 @@ def start_study(
     stage: Stage, name: str, storage: str, out: Path | None, overwrite: bool, as_json: bool, config: RunConfig
 ) -> None:
     """Create a study and run stages of its pipeline; it is created when model and data are known to be usable."""
+    from search.feasibility import check_search
     from search.pipeline import Pipeline, load_with_progress
     from search.progress import ProgressView
-    from search.proposers.catalogue import make_proposers
-    from search.space import ScheduleSpace
 
     view = ProgressView(Console(stderr=True, markup=False))
     database = database_file(storage)
@@ -152,10 +151,7 @@ def start_study(
             store.study(config.warm_start)
         if not (taken and not overwrite):
             workload = load_with_progress(config, view)
-            # Whether there is any schedule to search, and anybody to search for it, before there is a study.
-            n_blocks = workload.model.skipping.n_blocks
-            space = ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
-            make_proposers(config.sampler, space, config.seed)
+            check_search(config, workload, store)
         if taken and overwrite:
             store.delete_study(name)
         store.create_study(name, config.model_dump(), OBJECTIVES)

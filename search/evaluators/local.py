@@ -17,8 +17,9 @@ from ftp_core.prefixes import PrefixStore
 from ftp_core.quality import Quality, QualitySet
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.skipping_model import SkippingModel
-from search.errors import ConfigError, EvaluationError
+from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
+from search.fidelities import part_ends
 
 _Result = TypeVar("_Result")
 # What torch's allocators say on CPUs and GPUs, where they do not raise an error of its own type.
@@ -153,28 +154,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
-
-
-def part_ends(n_items: int, fidelities: Sequence[float]) -> list[int]:
-    """Where the parts of a search set begin and end: 0, and the number of items up to each fidelity.
-
-    Args:
-        n_items: Items in the set.
-        fidelities: Shares of the set, ascending and ending with 1.
-
-    Raises:
-        ConfigError: They are no such shares, or a part would have no item.
-    """
-    shares = [0.0, *fidelities]
-    if shares[-1] != 1.0 or any(not one < other for one, other in pairwise(shares)):
-        raise ConfigError(
-            f"The fidelities are {', '.join(f'{share:g}' for share in fidelities) or 'none'}, but must be ascending "
-            "shares of the search set above 0, of which the last is 1: give for example 0.25, 1."
-        )
-    ends = [round(share * n_items) for share in shares]
-    if any(start == end for start, end in pairwise(ends)):
-        raise ConfigError(
-            f"A search set of {n_items} items cannot be cut at {', '.join(f'{share:g}' for share in fidelities)}: each "
-            "part needs an item. Give more items or fewer fidelities."
-        )
-    return ends

@@ -1,0 +1,46 @@
+"""Whether a search can be made as it is asked for, before there is a study."""
+
+from __future__ import annotations
+
+from search.config import RunConfig
+from search.errors import ConfigError
+from search.proposers.catalogue import make_proposers
+from search.space import ScheduleSpace
+from search.workload import Workload, search_set
+from studies import StudyStore
+
+
+def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> None:
+    """Check all that needs the model and the data, but no latency profile.
+
+    Raises:
+        ConfigError: No schedule keeps the constraints, a proposer cannot search them, accuracy cannot be found out, or
+            the study to start from is of another model or data.
+        StudyNotFoundError: There is no study to start from.
+    """
+    space = ScheduleSpace(workload.model.skipping.n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
+    make_proposers(config.sampler, space, config.seed)
+    if config.min_accuracy is not None and not any(item.has_choices for item in search_set(config, workload)):
+        raise ConfigError(
+            f"--min-accuracy is {config.min_accuracy:g}, but there is no multiple-choice item among the "
+            f"{config.search_items} examples that schedules are evaluated on: give such data, or leave the option out."
+        )
+    if config.warm_start is not None:
+        _check_warm_start(config, workload, store)
+
+
+def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) -> None:
+    assert config.warm_start is not None
+    other = store.study(config.warm_start)
+    own = {"model": workload.model.fingerprint(), "data": workload.data_fingerprint}
+    for what, fingerprint in own.items():
+        if other.facts.get(f"{what}_fingerprint") != fingerprint:
+            raise ConfigError(
+                f"--warm-start is {other.name!r}, but its {what} is not that of the new study, so that its results say "
+                "nothing there: name a study of the same model and data."
+            )
+    if other.config.get("search_items") != config.search_items:
+        raise ConfigError(
+            f"--warm-start is {other.name!r}, which evaluates on {other.config.get('search_items')} items, and not on "
+            f"{config.search_items}: results do not compare."
+        )

@@ -1,0 +1,33 @@
+"""Cuts a search set into the parts that trials are evaluated on one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from search.errors import ConfigError
+
+
+def part_ends(n_items: int, fidelities: Sequence[float]) -> list[int]:
+    """Where the parts of a search set begin and end: 0, and the number of items up to each fidelity.
+
+    Args:
+        n_items: Items in the set.
+        fidelities: Shares of the set, ascending and ending with 1.
+
+    Raises:
+        ConfigError: They are no such shares, or a part would have no item.
+    """
+    shares = [0.0, *fidelities]
+    if shares[-1] != 1.0 or any(not one < other for one, other in pairwise(shares)):
+        raise ConfigError(
+            f"--fidelities are {', '.join(f'{share:g}' for share in fidelities) or 'none'}, but must be ascending "
+            "shares of the search set above 0, of which the last is 1: give for example 0.25, 1."
+        )
+    ends = [round(share * n_items) for share in shares]
+    if any(start == end for start, end in pairwise(ends)):
+        raise ConfigError(
+            f"A search set of {n_items} items cannot be cut at {', '.join(f'{share:g}' for share in fidelities)}: each "
+            "part needs an item. Give more items or fewer fidelities."
+        )
+    return ends

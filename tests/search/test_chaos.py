@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,7 @@ import pytest
 from ftp_core.encoding import EncodedExample
 from ftp_core.skipping_model import SkippingModel
 from search.engine import SearchEngine
-from search.evaluators import Evaluator
+from search.evaluators import Evaluation, Evaluator, Task
 from search.evaluators.local import LocalEvaluator
 from search.evaluators.ray_pool import RayPool
 from search.evaluators.worker_setup import ModelSetup
@@ -30,6 +28,7 @@ from studies import StudyStore, TrialRecord, TrialState, front
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
 
 TRIALS = 250
+EVERY = 40
 FIDELITIES = (0.5, 1.0)
 ITEMS = [EncodedExample(tuple(range(1 + i, 30 + i)), ((9, 8, 7, 6),), 0, False) for i in range(8)]
 
@@ -47,27 +46,40 @@ class KnownByPid(ModelSetup):
         return evaluator
 
 
-@contextmanager
-def killing(folder: Path, seed: int) -> Iterator[list[int]]:
-    """Kill a worker every now and then."""
-    rng, over, kills = random.Random(seed), threading.Event(), []
+class Deadly:
+    """An evaluator whose workers are killed at random: one after every few answers, however long these take."""
 
-    def work() -> None:
-        while not over.wait(rng.uniform(0.5, 2.0)):
-            for path in rng.sample(sorted(folder.iterdir()), len(list(folder.iterdir()))):
-                with suppress(OSError):
-                    if b"ray::" in Path(f"/proc/{path.name}/cmdline").read_bytes():
-                        os.kill(int(path.name), signal.SIGKILL)
-                        kills.append(int(path.name))
-                        break
+    def __init__(self, pool: RayPool, folder: Path, seed: int) -> None:
+        self._pool, self._folder, self._rng = pool, folder, random.Random(seed)
+        self._answers = 0
+        self.kills: list[int] = []
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield kills
-    finally:
-        over.set()
-        thread.join()
+    @property
+    def capacity(self) -> int:
+        return self._pool.capacity
+
+    def submit(self, task: Task) -> None:
+        self._pool.submit(task)
+
+    def next_results(self, timeout_s: float | None = None) -> list[Evaluation]:
+        results = self._pool.next_results(timeout_s)
+        self._answers += len(results)
+        if self._answers >= EVERY * (len(self.kills) + 1):
+            self._kill()
+        return results
+
+    def close(self) -> None:
+        self._pool.close()
+
+    def _kill(self) -> None:
+        """Kill a worker; there may be none while they start again, then the next answers will do."""
+        for path in self._rng.sample(sorted(self._folder.iterdir()), len(list(self._folder.iterdir()))):
+            # Whoever started a worker's process, or has its number today, is let alone.
+            with suppress(OSError):
+                if b"ray::" in Path(f"/proc/{path.name}/cmdline").read_bytes():
+                    os.kill(int(path.name), signal.SIGKILL)
+                    self.kills.append(int(path.name))
+                    return
 
 
 def search(store: StudyStore, name: str, evaluator: Evaluator) -> list[TrialRecord]:
@@ -97,9 +109,9 @@ def test_a_search_whose_workers_are_killed_finds_what_an_undisturbed_one_finds(t
         with closing(LocalEvaluator(model, ITEMS, FIDELITIES)) as alone:
             expected = search(store, "calm", alone)
         setup = KnownByPid(tmp_path / "pids", model, ITEMS, fidelities=FIDELITIES, prefix_bytes=2**22)
-        with closing(RayPool(setup, 3, trial_timeout_s=120)) as pool, killing(tmp_path / "pids", 0) as kills:
-            found = search(store, "killed", pool)
-    assert len(kills) >= 3
+        with closing(Deadly(RayPool(setup, 3, trial_timeout_s=120), tmp_path / "pids", 0)) as deadly:
+            found = search(store, "killed", deadly)
+    assert len(set(deadly.kills)) >= TRIALS // EVERY - 1
     assert [trial.number for trial in found] == list(range(TRIALS))
     assert len({trial.schedule for trial in found}) == TRIALS
     assert not [trial.error for trial in found if trial.state is TrialState.FAILED]

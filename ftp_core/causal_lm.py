@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from pathlib import Path
+from typing import Any, SupportsFloat
 
-import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
@@ -16,12 +16,14 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from ftp_core.attention import kernel_name
-from ftp_core.checkpoint import check_identity, check_loaded, read_config, read_router, router_weights
+from ftp_core.checkpoint import check_loaded, loading, read_base, read_config, read_router, router_weights
 from ftp_core.checks import check_finite
+from ftp_core.compilation import compile_block
 from ftp_core.configuration import FTPConfig
-from ftp_core.errors import DataError, ModelError, ScheduleError
+from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.families import family_of
 from ftp_core.identity import model_identity, same_model
+from ftp_core.inputs import check_input, checked_router
 from ftp_core.pruned_forward import PrunedForward
 from ftp_core.routers import (
     Router,
@@ -104,11 +106,16 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
                 was trained for another one.
             ScheduleError: The schedule has another length than the model has blocks, or a value outside the range.
         """
+        if not isinstance(model, PreTrainedModel) or isinstance(model, FTPForCausalLM):
+            raise ModelError(
+                f"A {type(model).__name__} is no dense model: give a transformers model (`.model` of a SkippingModel, "
+                "`.base` of an FTPForCausalLM)."
+            )
         family = family_of(model.config)
         values = SparsitySchedule(schedule)
         check_schedule(values, len(family.blocks_of(model)))
         check_finite(model)
-        router = StaticRouter() if router is None else router
+        router = StaticRouter() if router is None else checked_router(router)
         config = FTPConfig(
             base_config=model.config,
             base_identity=model_identity(model),
@@ -143,12 +150,11 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
 
     @decode_sparsity.setter
     def decode_sparsity(self, share: float) -> None:
-        if not 0.0 <= share <= MAX_SPARSITY:
-            raise ScheduleError(f"decode_sparsity is {share}, but must be in [0, {MAX_SPARSITY}].")
+        if not isinstance(share, SupportsFloat) or not 0.0 <= float(share) <= MAX_SPARSITY:
+            raise ScheduleError(f"decode_sparsity is {share!r}, but must be a number in [0, {MAX_SPARSITY}].")
         if share > 0 and not self.router.routes_decoding:
             raise ModelError(f"A {self.router.kind} router cannot route decoded tokens: leave decode_sparsity at 0.")
-        self._decode_sparsity = share
-        self.config.decode_sparsity = share
+        self._decode_sparsity = self.config.decode_sparsity = float(share)
 
     @property
     def n_blocks(self) -> int:
@@ -162,7 +168,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             ModelError: It was trained for another model or made for another shape, calibrated for another schedule,
                 has a weight that is not finite, or cannot route decoded tokens though they are to skip.
         """
-        check_router_finite(router)
+        check_router_finite(checked_router(router))
         if isinstance(router, ScoringRouter):
             expected, trained_for = self.config.base_identity, router.trained_for
             if trained_for is not None and expected is not None and not same_model(trained_for, expected, self.dtype):
@@ -199,11 +205,13 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
     def compile_blocks(self, **options: Any) -> None:
         """Compile the blocks in place with `torch.compile`, for lengths that change.
 
+        Copies (`copy.deepcopy`, pickle, what `save_pretrained` writes) are not compiled: call it again on them.
+
         Args:
             options: Of `torch.compile`; `dynamic` is True by default.
         """
         for block in self._family.blocks_of(self.base):
-            block.forward = torch.compile(block.forward, **{"dynamic": True, **options})
+            compile_block(block, {"dynamic": True, **options})
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -236,13 +244,12 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             kwargs: Handed on to the dense model.
 
         Raises:
-            DataError: A prompt is empty, all padding, or longer than the model's context; a mask or a prompt's length
-                does not fit the input.
+            DataError: A prompt is empty, all padding, or longer than the model's context, or has a token that the model
+                does not know; the input has another shape, or a mask or a prompt's length does not fit it.
             ModelError: The cache is not one that skipping can use, or the rows' prompts end at different columns where
                 decoded tokens are routed and a cache is asked for.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise DataError("Give either input_ids or inputs_embeds.")
+        check_input(input_ids, inputs_embeds, past_key_values, self.base.config.vocab_size)
         arguments = {
             "input_ids": input_ids,
             "inputs_embeds": inputs_embeds,
@@ -311,6 +318,9 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             ModelError: The dense model has no name to refer to.
         """
         name = getattr(self.base, "name_or_path", "") or None
+        if name is not None and Path(name).is_dir():
+            # So that it is found from wherever it will be looked for.
+            name = str(Path(name).resolve())
         if not include_base and name is None:
             raise ModelError(
                 "The dense model was not loaded from a directory or the Hub, so there is nothing to refer to: save it "
@@ -329,33 +339,34 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load what `save_pretrained` wrote; see transformers.
 
-        `schedule` and `decode_sparsity` replace what was saved.
+        `schedule` and `decode_sparsity` replace what was saved; `base_model` says where the dense model lies now if its
+        weights were not included.
 
         Raises:
-            ModelError: The dense model is another one than was pruned, weights are missing or not finite, or the
-                router does not fit.
+            ModelError: There is no pruned model, or its dense one is not to be found or another one than was pruned;
+                weights are missing, not finite, or cannot be read; or the router does not fit.
+            ScheduleError: The schedule does not fit the model.
         """
         source = pretrained_model_name_or_path
         config, wants_info = read_config(source, kwargs), kwargs.pop("output_loading_info", False)
         # The precision that it was saved in, wherever its weights lie.
         if kwargs.get("dtype", "auto") == "auto" and kwargs.get("torch_dtype") is None and config.dtype is not None:
             kwargs["dtype"] = config.dtype
-        loading: dict[str, Any] = {"use_safetensors": True, **kwargs, "output_loading_info": True}
-        # With their loading infos both return pairs, whatever they declare.
-        parts: Any
+        # Weights that do not fit are reported, so that the error can name them.
+        reporting = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        kwargs = {"use_safetensors": True, **kwargs, **reporting}
         loaded: Any
         if config.base_model is None:
-            parts = super().from_pretrained(source, *args, config=config, **loading)
+            with loading(f"The weights of {source!s}", "restore its files, or save the model again"):
+                # With its report it returns a pair, whatever it declares.
+                parts: Any = super().from_pretrained(source, *args, config=config, **kwargs)
             loaded, info = parts
+            check_loaded(loaded.base, loaded.router, config, info, str(source))
             check_finite(loaded)
-            check_loaded(loaded.base, loaded.router, config, set(info["missing_keys"]), str(source))
             loaded.set_router(loaded.router)
         else:
             router = read_router(config, source, kwargs)
-            base_loading = {key: value for key, value in loading.items() if key not in ("revision", "subfolder")}
-            parts = AutoModelForCausalLM.from_pretrained(config.base_model, **base_loading)
-            base, info = parts
-            check_identity(base, config, config.base_model)
+            base, info = read_base(config, source, kwargs)
             assert config.schedule is not None
             loaded = cls.from_dense(base, config.schedule, router, decode_sparsity=config.decode_sparsity)
             loaded.eval()

@@ -49,7 +49,7 @@ def prompt_columns(real: Tensor, labels: Tensor | None, prompt_length: int | Ten
     columns = torch.arange(width, device=real.device)
     if prompt_length is not None:
         ends = torch.as_tensor(prompt_length, device=real.device).reshape(-1, 1)
-        if len(ends) not in (1, n_rows) or bool(((ends < 1) | (ends > width)).any()):
+        if ends.is_floating_point() or len(ends) not in (1, n_rows) or bool(((ends < 1) | (ends > width)).any()):
             raise DataError(
                 f"prompt_length is {prompt_length}, but must be between 1 and the {width} columns of the input, one "
                 f"number or one for each of the {n_rows} rows."

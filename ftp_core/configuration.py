@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from ftp_core.schedule import SparsitySchedule
+
 
 class FTPConfig(PreTrainedConfig):
     """Configuration of a pruned model.
@@ -39,7 +41,7 @@ class FTPConfig(PreTrainedConfig):
         self.base_config = base_config
         self.base_model = base_model
         self.base_identity = base_identity
-        self.schedule = None if schedule is None else [float(value) for value in schedule]
+        self.schedule = None if schedule is None else list(SparsitySchedule(schedule))
         self.router = router
         self.decode_sparsity = decode_sparsity
         if base_config is not None:

@@ -25,6 +25,7 @@ from transformers import PreTrainedModel
 from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import (
     EncodedExample,
+    check_readable,
     encoded_fingerprint,
     length_sorted_batches,
 )
@@ -119,11 +120,13 @@ def distill(
         _check_encoded("held_out", held_out)
     with _skipping(model) as skipping:
         checked = _schedules(skipping, schedules)
+        check_readable(data, skipping.context, skipping.model.config.vocab_size)
         _reset_peak(skipping.device)
         if held_out is None:
             data, held_out = _set_aside(data)
         if not isinstance(held_out, QualitySet):
             held_out = QualitySet(skipping, held_out)
+        held_out.check_model(skipping)
         run = _Run(skipping, checked, config, held_out, _fresh_router(config) if router is None else router)
         fingerprint = run.fingerprint(data)
         teacher = Teacher(skipping, config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from ftp_core.data import Example
 from ftp_core.errors import DataError
 
 IGNORED = -100
+_INT = {int}
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,10 @@ class EncodedExample:
         has_choices: Whether the item is multiple choice.
         choice_lengths: Characters of each choice without the space before it, as lm-evaluation-harness counts them for
             `acc_norm`; empty if it is no multiple choice.
+
+    Raises:
+        DataError: The prompt or a continuation has no token, or one that is no whole number from 0; there is no
+            continuation; the answer is none of them; or the lengths are not theirs.
     """
 
     prompt: tuple[int, ...]
@@ -34,6 +40,47 @@ class EncodedExample:
     answer: int
     has_choices: bool
     choice_lengths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what would come to light far from here, if at all; at the speed of C, as there are thousands."""
+        _check_ids("The prompt", self.prompt)
+        if not isinstance(self.continuations, tuple) or not self.continuations:
+            raise DataError(
+                f"The continuations are {_short(self.continuations)}, but must be a tuple with at least one, each a "
+                "tuple of token ids: what may follow the prompt."
+            )
+        for continuation in self.continuations:
+            _check_ids("A continuation", continuation)
+        n = len(self.continuations)
+        if type(self.answer) is not int or not 0 <= self.answer < n:
+            raise DataError(
+                f"The answer is {_short(self.answer)}, but must be the index of one of the {n} continuations, 0 to "
+                f"{n - 1}: the right one's."
+            )
+        lengths = self.choice_lengths
+        if lengths and (len(lengths) != n or set(map(type, lengths)) != _INT or min(lengths) < 1):
+            raise DataError(
+                f"The choices' lengths are {_short(lengths)}, but must be {n} numbers of characters, each at least 1: "
+                "one for each continuation, or none."
+            )
+
+
+def _check_ids(name: str, ids: object) -> None:
+    # Not isinstance: True is an int, and numpy's integers have a repr, thus a fingerprint, of their own.
+    if isinstance(ids, tuple) and ids and set(map(type, ids)) == _INT and min(ids) >= 0:
+        return
+    if not isinstance(ids, tuple):
+        raise DataError(f"{name} is {_short(ids)}, but must be a tuple of token ids.")
+    if not ids:
+        raise DataError(f"{name} is empty: give it at least one token.")
+    place, token = next((place, token) for place, token in enumerate(ids) if type(token) is not int or token < 0)
+    raise DataError(f"{name} has {_short(token)} at place {place}, but token ids are whole numbers (int) from 0.")
+
+
+def _short(value: object) -> str:
+    """A value for an error, however long it is."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 @dataclass(frozen=True)
@@ -87,8 +134,8 @@ def encode(
         max_continuation: Most tokens kept of the completion of an example without choices.
 
     Raises:
-        DataError: A prompt with its longest continuation does not fit into the context, or one of them encodes to
-            nothing.
+        DataError: A prompt with its longest continuation does not fit into the context, one of them encodes to
+            nothing, or the answer is no choice's index.
     """
     encoded = []
     for number, example in enumerate(examples, 1):
@@ -105,8 +152,40 @@ def encode(
             )
         # The one space that separates a choice from its prompt is not counted; a space alone is still one character.
         lengths = tuple(max(1, len(choice.removeprefix(" "))) for choice in example.choices)
-        encoded.append(EncodedExample(prompt, continuations, example.answer or 0, bool(example.choices), lengths))
+        answer: Any = example.answer if example.choices else 0
+        try:
+            encoded.append(EncodedExample(prompt, continuations, answer, bool(example.choices), lengths))
+        except DataError as error:
+            raise DataError(f"Example {number}: {error}") from None
     return encoded
+
+
+def check_readable(examples: Sequence[EncodedExample], context: int, vocabulary: int) -> None:
+    """Raise `DataError` for the first example that a model cannot read.
+
+    Args:
+        examples: What it shall read.
+        context: Tokens that it reads at once.
+        vocabulary: How many tokens it knows.
+    """
+    for number, example in enumerate(examples, 1):
+        if not isinstance(example, EncodedExample):
+            raise DataError(
+                f"Example {number} is of type {type(example).__name__}, but must be an EncodedExample: encode examples "
+                "first, with ftp_core.encode(tokenizer, examples, context)."
+            )
+        longest = len(example.prompt) + max(map(len, example.continuations))
+        if longest > context:
+            raise DataError(
+                f"Example {number} is {longest} tokens long, but the model reads {context}: shorten its prompt or what "
+                "follows it."
+            )
+        highest = max(max(example.prompt), *map(max, example.continuations))
+        if highest >= vocabulary:
+            raise DataError(
+                f"Example {number} has the token {highest}, but the model knows {vocabulary} tokens, 0 to "
+                f"{vocabulary - 1}: encode it with the model's own tokenizer."
+            )
 
 
 def _tokenize(

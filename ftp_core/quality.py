@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,14 +16,16 @@ from ftp_core.encoding import (
     EncodedExample,
     PromptBatch,
     answer_batch,
+    check_readable,
     choice_batch,
     encoded_fingerprint,
     length_sorted_batches,
     prompt_batch,
 )
-from ftp_core.errors import DataError
+from ftp_core.errors import DataError, ModelError
+from ftp_core.identity import model_identity, same_model
 from ftp_core.prefixes import Passage, PrefixStore, Scope
-from ftp_core.routers import Router, StaticRouter
+from ftp_core.routers import Router, ScoringRouter, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import Prefill, SkippingModel
 
@@ -116,11 +119,14 @@ class QualitySet:
         on_batch: Called after each batch of the dense pass.
 
     Attributes:
+        model: The model, with whose answers pruned variants of it are compared.
         n_items: How many examples.
         fingerprint: SHA-256 over the examples in their order: the same examples have the same one everywhere.
 
     Raises:
-        DataError: There is no example.
+        DataError: There is no example, or one is not encoded, longer than the model's context, or has a token that the
+            model does not know.
+        ModelError: The model cannot skip tokens as it is.
     """
 
     def __init__(
@@ -130,9 +136,17 @@ class QualitySet:
         batch_size: int = 16,
         on_batch: Callable[[], None] = lambda: None,
     ) -> None:
+        if not isinstance(model, SkippingModel):
+            raise ModelError(
+                f"A {type(model).__name__} was given to evaluate, but it must be a SkippingModel: make one with "
+                "ftp_core.SkippingModel(dense), or take `.skipping` of what ftp_core.load_model returns."
+            )
         if not examples:
             raise DataError("There is nothing to evaluate quality on: give at least one example.")
-        self._model = model
+        if batch_size < 1:
+            raise DataError(f"batch_size is {batch_size}, but must be at least 1: the prompts of a batch.")
+        check_readable(examples, model.context, model.model.config.vocab_size)
+        self.model = model
         self.n_items = len(examples)
         self.fingerprint = encoded_fingerprint(examples)
         self._identity = object()
@@ -154,6 +168,31 @@ class QualitySet:
             )
             on_batch()
 
+    @cached_property
+    def model_identity(self) -> str:
+        """What the model is (`ftp_core.identity`), wherever it was loaded."""
+        return model_identity(self.model.model)
+
+    def check_model(self, model: SkippingModel) -> None:
+        """Raise `ModelError` unless this model is the one that the answers are of, loaded again or not.
+
+        Args:
+            model: The one that the set shall be used for.
+        """
+        if model.model is self.model.model:
+            return
+        found = model_identity(model.model)
+        if not same_model(found, self.model_identity, model.model.dtype):
+            raise ModelError(
+                f"The quality set holds the answers of another model (identity {self.model_identity}) than this one "
+                f"({found}): make a QualitySet of this model."
+            )
+        if model.device != self.model.device:
+            raise ModelError(
+                f"The quality set's model is on {self.model.device}, but this one on {model.device}: make a QualitySet "
+                "of this one."
+            )
+
     def scope(self, router: Router, choices: bool = False) -> Scope:
         """What `evaluate` finds in a store of prefixes: `store.longest(scope, schedule)` says how many blocks of it."""
         return Scope(self._identity, router, choices)
@@ -161,7 +200,7 @@ class QualitySet:
     @torch.inference_mode()
     def evaluate(
         self,
-        schedule: SparsitySchedule,
+        schedule: Sequence[float],
         router: Router,
         choices: bool = False,
         intervals: bool = False,
@@ -178,17 +217,23 @@ class QualitySet:
             intervals: Whether to draw bootstrap intervals of KL and perplexity.
             prefixes: States that schedules leave behind and that others with the same beginning go on from; the figures
                 are the same bit for bit. The router must not change as long as it is used.
+
+        Raises:
+            ScheduleError: The schedule has another length than the model has blocks, or a value outside the range.
+            ModelError: The router was trained for another model or made for another shape, or calibrated for another
+                schedule.
         """
         prefixes = PrefixStore(0) if prefixes is None else prefixes
-        self._model.check(schedule)
+        schedule = schedule if isinstance(schedule, SparsitySchedule) else SparsitySchedule(schedule)
+        self._check(schedule, router)
         kls, nlls, counts = [], [], []
         rights: list[Tensor] = []
         rights_norm: list[Tensor] = []
         with prefixes.path(self.scope(router, choices), schedule, self.n_items, self._state_bytes(choices)) as path:
             for batch in self._batches:
                 of_prompts, of_answers, of_choices = path.passages()
-                prefill = self._model.prefill(batch.prompts, schedule, router, of_prompts)
-                hidden = self._model.continuation_hidden(prefill, batch.answers, of_answers)
+                prefill = self.model.prefill(batch.prompts, schedule, router, of_prompts)
+                hidden = self.model.continuation_hidden(prefill, batch.answers, of_answers)
                 real = batch.answers.ids != IGNORED
                 kl, nll = self._compare(hidden[real], batch)
                 kls.append(_row_sums(kl, real))
@@ -218,6 +263,20 @@ class QualitySet:
             perplexity_interval=None if nll_interval is None else (_exp(nll_interval[0]), _exp(nll_interval[1])),
         )
 
+    def _check(self, schedule: SparsitySchedule, router: Router) -> None:
+        """Raise an error unless schedule and router are this model's; quick, as it is asked in every evaluation."""
+        self.model.check(schedule)
+        if not isinstance(router, ScoringRouter):
+            return
+        model, trained_for = self.model.model, router.trained_for
+        if trained_for is not None and not same_model(trained_for, self.model_identity, model.dtype):
+            raise ModelError(
+                f"The router was trained for another model (identity {trained_for}) than the one that the quality set "
+                f"holds the answers of ({self.model_identity}): distil one for it, or make a QualitySet of its model."
+            )
+        router.check_model(self.model.n_blocks, model.config.hidden_size)
+        router.check_schedule(schedule)
+
     def _state_bytes(self, choices: bool) -> int:
         """Memory that the states behind one block take: hidden states, and the prompts' attention in float32."""
         n_prompt = sum(batch.prompts.ids.numel() for batch in self._batches)
@@ -241,15 +300,15 @@ class QualitySet:
         return torch.cat(kls), torch.cat(nlls)
 
     def _parts(self, of_tokens: Tensor) -> tuple[Tensor, ...]:
-        parts: tuple[Tensor, ...] = of_tokens.split(max(1, _LOGITS_AT_ONCE // self._model.model.config.vocab_size))
+        parts: tuple[Tensor, ...] = of_tokens.split(max(1, _LOGITS_AT_ONCE // self.model.model.config.vocab_size))
         return parts
 
     def _log_probs(self, final_hidden: Tensor) -> Tensor:
-        return self._model.logits(final_hidden).float().log_softmax(-1)
+        return self.model.logits(final_hidden).float().log_softmax(-1)
 
     def _likelihoods(self, prefill: Prefill, choices: ContinuationBatch, passage: Passage) -> Tensor:
         """Summed log-likelihood of each choice `[R]`."""
-        hidden = self._model.continuation_hidden(prefill, choices, passage)
+        hidden = self.model.continuation_hidden(prefill, choices, passage)
         real = choices.ids != IGNORED
         picked = [
             self._log_probs(part).gather(-1, target[:, None])[:, 0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, overload
 
 from ftp_core.errors import ScheduleError
@@ -24,12 +24,15 @@ def kept_count(sparsity: float, length: int) -> int:
 
 
 def _number(index: int, value: Any) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise ScheduleError(
-            f"Sparsity {value!r} of block {index} is not a number: give each block the share of tokens that may skip."
-        ) from None
+    # A text may say a number, but whoever hands in texts has not read what they come from.
+    if not isinstance(value, str | bytes):
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            pass
+    raise ScheduleError(
+        f"Sparsity {value!r} of block {index} is not a number: give each block the share of tokens that may skip."
+    )
 
 
 class SparsitySchedule(Sequence[float]):
@@ -45,7 +48,8 @@ class SparsitySchedule(Sequence[float]):
     __slots__ = ("_values",)
 
     def __init__(self, values: Sequence[float]) -> None:
-        if not isinstance(values, Iterable) or isinstance(values, str):
+        # Sets have no order, and of mappings only the keys would be seen.
+        if not isinstance(values, Iterable) or isinstance(values, str | bytes | Set | Mapping):
             raise ScheduleError(f"A schedule is one sparsity per block, but {values!r} was given: give a list of them.")
         numbers = [_number(index, value) for index, value in enumerate(values)]
         if not numbers:

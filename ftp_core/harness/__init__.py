@@ -1,7 +1,7 @@
 """Pruned models in lm-evaluation-harness: `--model ftp --model_args pretrained=DIR`.
 
-Importing this module makes the name `ftp` known to lm-eval. Versions of lm-eval that read the entry points
-`lm_eval.models` import it by themselves; for 0.4.13, which does not, docs/lm-eval.md names two ways.
+Importing this module makes the name `ftp` known to lm-eval. Versions after 0.4.13 import it by themselves, by the entry
+points `lm_eval.models`; for 0.4.13, which reads none, docs/lm-eval.md names two ways.
 """
 
 from __future__ import annotations

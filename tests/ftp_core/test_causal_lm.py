@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -312,6 +315,35 @@ def test_compiled_blocks_compute_the_same() -> None:
         torch.testing.assert_close(pruned(ids).logits, expected, **TOLERANCE)
 
 
+def pickled(model: FTPForCausalLM) -> FTPForCausalLM:
+    copied: FTPForCausalLM = pickle.loads(pickle.dumps(model))
+    return copied
+
+
+@pytest.mark.parametrize("make", [copy.deepcopy, pickled])
+@pytest.mark.parametrize("is_compiled", [False, True])
+def test_a_copy_runs_its_own_weights_even_if_the_blocks_were_compiled(
+    make: Callable[[FTPForCausalLM], FTPForCausalLM], is_compiled: bool
+) -> None:
+    pruned, ids = FTPForCausalLM.from_dense(fresh_tiny(), MIXED, random_router(1)), torch.randint(3, 50, (2, 20))
+    if is_compiled:
+        pruned.compile_blocks(backend="eager")
+    with torch.no_grad():
+        expected = pruned(ids).logits
+        copied = make(pruned)
+        torch.testing.assert_close(copied(ids).logits, expected, **TOLERANCE)
+        for parameter in copied.base.model.layers.parameters():
+            parameter.zero_()
+        # Blocks of zeros hand hidden states on as they are.
+        embedded = copied.base.model.norm(copied.get_input_embeddings()(ids))
+        torch.testing.assert_close(copied(ids).logits, copied.base.lm_head(embedded), **TOLERANCE)
+        assert torch.equal(pruned(ids).logits, expected)
+        # A copy of the copy, and blocks that are compiled again, are no exceptions.
+        copied.compile_blocks(backend="eager")
+        copied.compile_blocks(backend="eager")
+        torch.testing.assert_close(make(copied)(ids).logits, copied.base.lm_head(embedded), **TOLERANCE)
+
+
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
@@ -345,6 +377,49 @@ def test_prompts_that_cannot_run_are_refused() -> None:
     for length in (0, 5, torch.tensor([2, 2])):
         with pytest.raises(DataError, match="must be between 1 and the 4 columns"):
             pruned(torch.ones(1, 4, dtype=torch.long), prompt_length=length)
+
+
+@pytest.mark.parametrize("schedule", [MIXED, [0.0] * N_BLOCKS])
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (
+            {"input_ids": torch.ones(4, dtype=torch.long)},
+            r"input_ids has the shape \(4,\), but must be a tensor \[B, L\]",
+        ),
+        ({"input_ids": [[1, 2, 3]]}, r"input_ids is a list, but must be a tensor \[B, L\]"),
+        ({"inputs_embeds": torch.ones(1, 4)}, r"inputs_embeds has the shape \(1, 4\), but .* \[B, L, D\]"),
+        (
+            {"input_ids": torch.tensor([[3, 50]])},
+            "input_ids holds the token 50, but the model knows 50 tokens, 0 to 49",
+        ),
+        ({"input_ids": torch.tensor([[3, -2]])}, "input_ids holds the token -2"),
+        ({}, "either input_ids or inputs_embeds"),
+    ],
+)
+def test_inputs_that_are_no_batch_of_the_models_tokens_are_refused(
+    inputs: dict[str, Any], message: str, schedule: Any
+) -> None:
+    with pytest.raises(DataError, match=message):
+        FTPForCausalLM.from_dense(tiny(), schedule)(**inputs)
+
+
+@pytest.mark.parametrize("share", [1.0, -0.1, float("nan"), "half", None])
+def test_a_share_of_decoded_tokens_that_is_none_is_refused(share: Any) -> None:
+    with pytest.raises(ScheduleError, match=rf"decode_sparsity is {share!r}, but must be a number in \[0, 0.95\]"):
+        FTPForCausalLM.from_dense(tiny(), MIXED, decode_sparsity=share)
+
+
+def test_what_is_no_dense_model_or_no_router_is_refused() -> None:
+    pruned = FTPForCausalLM.from_dense(tiny(), MIXED)
+    for model in ("a/model", torch.nn.Linear(2, 2), SkippingModel(fresh_tiny()), pruned):
+        with pytest.raises(ModelError, match=f"A {type(model).__name__} is no dense model: give a transformers model"):
+            FTPForCausalLM.from_dense(model, MIXED)  # type: ignore[arg-type]
+    for router in ("static", StaticRouter, 3):
+        with pytest.raises(ModelError, match=r"is no router: give an object such as StaticRouter\(\)"):
+            FTPForCausalLM.from_dense(tiny(), MIXED, router)  # type: ignore[arg-type]
+        with pytest.raises(ModelError, match="is no router"):
+            pruned.set_router(router)  # type: ignore[arg-type]
 
 
 def test_tokens_behind_a_prompt_that_cannot_run_are_refused() -> None:

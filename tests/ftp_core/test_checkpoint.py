@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from ftp_core.causal_lm import FTPForCausalLM
-from ftp_core.errors import ModelError
+from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.identity import model_identity, same_model
 from ftp_core.routers import DynamicRouter, StaticRouter, register_router
 from ftp_core.routers.state import RoutingState
@@ -142,6 +144,157 @@ def test_a_damaged_router_file_is_refused(tmp_path: Path, content: object) -> No
         path.write_bytes(content)
     with pytest.raises(ModelError, match="has no weights of its dynamic router"):
         FTPForCausalLM.from_pretrained(tmp_path / "pruned")
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not weights", "half"])
+def test_a_damaged_file_of_weights_is_an_error_that_names_it(tmp_path: Path, content: object) -> None:
+    saved(tmp_path)
+    path = tmp_path / "pruned" / "model.safetensors"
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:5000] if content == "half" else content)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=f"The weights of {path.parent} cannot be loaded .*: restore its files"):
+        FTPForCausalLM.from_pretrained(path.parent)
+
+
+def rewrite(path: Path, **changed: Tensor | None) -> None:
+    """Change tensors of a safetensors file; None takes one out."""
+    weights: dict[str, Any] = load_file(path) | changed
+    save_file({name: tensor for name, tensor in weights.items() if tensor is not None}, path, metadata={"format": "pt"})
+
+
+def test_weights_that_do_not_make_the_model_are_named(tmp_path: Path) -> None:
+    saved(tmp_path)
+    path, one, head = (
+        tmp_path / "pruned" / "model.safetensors",
+        "base.model.layers.1.mlp.up_proj.weight",
+        "base.lm_head",
+    )
+    before = path.read_bytes()
+    not_finite = load_file(path)[f"{head}.weight"].index_fill(0, torch.tensor(7), float("nan"))
+    for changed, message in (
+        ({one: None}, f"1 weights are missing, the first is {one}"),
+        ({one: torch.zeros(2, 3)}, rf"weight {one} is of the shape \(2, 3\), but its config.json asks for \(48, 32\)"),
+        ({f"{head}.weight": not_finite}, "lm_head.weight of the model is not finite"),
+        ({"router.mlp.0.weight": torch.zeros(64, 1)}, r"no weights of its dynamic router, .*router.mlp.0.weight"),
+        ({"router.other": torch.zeros(1)}, r"no weights of its dynamic router, or other ones .router.other."),
+    ):
+        rewrite(path, **changed)
+        with pytest.raises(ModelError, match=message):
+            FTPForCausalLM.from_pretrained(path.parent)
+        path.write_bytes(before)
+    rewrite(tmp_path / "dense" / "model.safetensors", **{"lm_head.weight": not_finite})
+    FTPForCausalLM.from_pretrained(path.parent)
+
+
+@pytest.mark.parametrize("load", [FTPForCausalLM.from_pretrained, AutoModelForCausalLM.from_pretrained])
+def test_a_dense_model_that_moved_is_an_error_and_may_be_said_anew(tmp_path: Path, load: Any) -> None:
+    pruned, ids = saved(tmp_path, include_base=False), torch.randint(3, 50, (2, 20))
+    shutil.move(tmp_path / "dense", tmp_path / "elsewhere")
+    with pytest.raises(
+        ModelError,
+        match=f"The dense model '{tmp_path / 'dense'}', to which {tmp_path / 'pruned'} refers, cannot be loaded .there "
+        r"is no directory .*say where it is with from_pretrained\(\.\.\., base_model=\.\.\.\)",
+    ):
+        load(tmp_path / "pruned")
+    loaded = load(tmp_path / "pruned", base_model=str(tmp_path / "elsewhere"))
+    with torch.no_grad():
+        assert torch.equal(loaded(ids).logits, pruned(ids).logits)
+    fresh_tiny("qwen3").save_pretrained(tmp_path / "dense")
+    with pytest.raises(
+        ModelError, match=f"The dense model at '{tmp_path / 'dense'}' .* is not the one that was pruned"
+    ):
+        load(tmp_path / "pruned")
+
+
+def test_a_dense_model_that_cannot_be_read_is_an_error_that_names_both(tmp_path: Path) -> None:
+    saved(tmp_path, include_base=False)
+    dense, pruned = tmp_path / "dense", tmp_path / "pruned"
+    weights = dense / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    refers = f"The dense model '{dense}', to which {pruned} refers,"
+    with pytest.raises(ModelError, match=f"{refers} cannot be loaded .*deserializing"):
+        FTPForCausalLM.from_pretrained(pruned)
+    weights.unlink()
+    with pytest.raises(ModelError, match=f"{refers} cannot be loaded .*no file named model.safetensors"):
+        FTPForCausalLM.from_pretrained(pruned)
+    (dense / "config.json").unlink()
+    with pytest.raises(ModelError, match=f"{refers} cannot be loaded .*has no config.json"):
+        FTPForCausalLM.from_pretrained(pruned)
+    shutil.copytree(pruned, dense, dirs_exist_ok=True)
+    with pytest.raises(ModelError, match=f"{refers} is a pruned model itself"):
+        FTPForCausalLM.from_pretrained(pruned)
+    fresh_tiny().save_pretrained(dense)
+    nothing = load_file(weights)["lm_head.weight"].fill_(float("nan"))
+    rewrite(weights, **{"lm_head.weight": nothing})
+    with pytest.raises(ModelError, match="lm_head.weight of the model is not finite"):
+        FTPForCausalLM.from_pretrained(pruned)
+    rewrite(weights, **{"lm_head.weight": None})
+    with pytest.raises(
+        ModelError, match=f"The dense model '{dense}': 1 weights are missing, the first is lm_head.weight"
+    ):
+        FTPForCausalLM.from_pretrained(pruned)
+
+
+def test_a_dense_model_is_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fresh_tiny().save_pretrained(tmp_path / "dense")
+    monkeypatch.chdir(tmp_path)
+    dense = AutoModelForCausalLM.from_pretrained("dense")
+    FTPForCausalLM.from_dense(dense, MIXED).save_pretrained("pruned", include_base=False)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert FTPForCausalLM.from_pretrained("../pruned").schedule == MIXED
+
+
+@pytest.mark.parametrize("include_base", [True, False])
+@pytest.mark.parametrize(
+    ("changed", "error", "message"),
+    [
+        ({"schedule": [0.1, 0.1]}, ScheduleError, "2 sparsities, but the model has 3 blocks"),
+        ({"schedule": [0.1, 2, 0.1]}, ScheduleError, "PRUNED has no schedule that fits: Sparsity 2.0 of block 1"),
+        ({"schedule": ["a", 0.1, 0.1]}, ScheduleError, "PRUNED has no schedule that fits: Sparsity 'a' of block 0"),
+        ({"schedule": "0.1"}, ScheduleError, "PRUNED has no schedule that fits: .*'0.1' was given"),
+        ({"schedule": None}, ScheduleError, "PRUNED has no schedule that fits: .*None was given"),
+        ({"decode_sparsity": "half"}, ScheduleError, "decode_sparsity is 'half', but must be a number"),
+        ({"router": {"kind": "foo"}}, ModelError, "There is no router 'foo': choose of static"),
+        ({"router": "static"}, ModelError, "PRUNED has the router 'static', not a description"),
+        ({"base_config": {}}, ModelError, "PRUNED does not say what its dense model is"),
+        ({"base_config": {"model_type": "foo"}}, ModelError, "The configuration of PRUNED cannot be loaded .*foo"),
+        ({"base_identity": "foo"}, ModelError, "is not the one that was pruned .foo."),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_an_error_that_names_what(
+    tmp_path: Path, include_base: bool, changed: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    saved(tmp_path, include_base=include_base)
+    path = tmp_path / "pruned" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    with pytest.raises(error, match=message.replace("PRUNED", str(path.parent))):
+        FTPForCausalLM.from_pretrained(path.parent)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [("0.1", "'0.1' was given"), (0.3, "0.3 was given"), (["a"] * 3, "'a' of block 0"), ([0.1], "1 sparsities, but")],
+)
+def test_a_schedule_that_does_not_fit_is_refused_when_loading(tmp_path: Path, schedule: Any, message: str) -> None:
+    saved(tmp_path)
+    with pytest.raises(ScheduleError, match=message):
+        FTPForCausalLM.from_pretrained(tmp_path / "pruned", schedule=schedule)
+
+
+def test_where_no_pruned_model_is_the_error_says_so(tmp_path: Path) -> None:
+    for source, reason in ((tmp_path / "nowhere", "there is no directory"), (tmp_path, "has no config.json")):
+        with pytest.raises(
+            ModelError, match=f"A pruned model at '{source}' cannot be loaded .*{reason}.*save_pretrained"
+        ):
+            FTPForCausalLM.from_pretrained(source)
+    (tmp_path / "config.json").write_text('{"model_type": "ft')
+    with pytest.raises(ModelError, match="cannot be loaded .*not a valid JSON file"):
+        FTPForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="config is a LlamaConfig, but must be an FTPConfig"):
+        FTPForCausalLM.from_pretrained(tmp_path, config=tiny().config)
 
 
 def test_weights_of_another_model_in_the_file_are_noticed(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.distillation import Distillation, _reset_peak, distill, peak_bytes
 from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import IGNORED, EncodedExample, answer_batch, prompt_batch
-from ftp_core.errors import CoreError, ModelError, ScheduleError
+from ftp_core.errors import CoreError, DataError, ModelError, ScheduleError
 from ftp_core.gated import GatedModel, TrainingBatch
 from ftp_core.losses import distillation_loss, guide_loss, sparsity_loss, top_k_distillation_loss
 from ftp_core.quality import QualitySet
@@ -37,7 +37,7 @@ from ftp_core.skipping_model import SkippingModel
 from ftp_core.teacher import Teacher
 from tests.ftp_core.routers import random_router
 from tests.ftp_core.test_skipping import tiny
-from tests.ftp_core.tiny_models import fresh_tiny
+from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
 from tests.ftp_core.tiny_models import tiny as tiny_model
 
 tokens = st.lists(st.integers(1, 49), min_size=2, max_size=15).map(tuple)
@@ -528,6 +528,17 @@ def test_a_held_out_set_may_be_plain_examples() -> None:
     one = distill(model, SOME[:6], SCHEDULES, config, held_out=QualitySet(model, SOME[6:]))
     two = distill(model, SOME[:6], SCHEDULES, config, held_out=SOME[6:])
     assert router_to_bytes(one.router) == router_to_bytes(two.router) and one.curves == two.curves
+
+
+def test_a_held_out_set_of_another_model_is_refused() -> None:
+    model, other = (SkippingModel(fresh_tiny(name)) for name in ("llama", "qwen3"))
+    with pytest.raises(ModelError, match="another model"):
+        distill(model, SOME[:4], [0.5] * N_BLOCKS, held_out=QualitySet(other, SOME[4:]))
+
+
+def test_examples_that_the_model_cannot_read_are_refused() -> None:
+    with pytest.raises(DataError, match="has the token 999"):
+        distill(SkippingModel(tiny()), [EncodedExample((1, 999), ((2,),), 0, False), *SOME], [0.5] * N_BLOCKS)
 
 
 def test_what_is_no_model_and_no_encoded_example_is_refused() -> None:

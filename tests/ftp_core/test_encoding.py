@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from ftp_core.data import Example
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import IGNORED, answer_batch, choice_batch, encode, encoded_fingerprint
+from ftp_core.encoding import (
+    IGNORED,
+    EncodedExample,
+    answer_batch,
+    check_readable,
+    choice_batch,
+    encode,
+    encoded_fingerprint,
+)
 from ftp_core.errors import DataError
 from ftp_core.models import load_model
 
@@ -96,3 +107,62 @@ def test_the_fingerprint_of_encoded_examples_is_that_of_every_one_of_them() -> N
     assert encoded_fingerprint([one, two]) == encoded_fingerprint((one, two))
     different = [(), (one,), (one, two), (two, one), (one, three), (one, one)]
     assert len({encoded_fingerprint(examples) for examples in different}) == len(different)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"prompt": ()}, "The prompt is empty: give it at least one token"),
+        ({"prompt": [1, 2]}, r"The prompt is \[1, 2\], but must be a tuple"),
+        ({"prompt": torch.tensor([1, 2])}, r"The prompt is tensor\(\[1, 2\]\), but must be a tuple"),
+        ({"prompt": (1, -7, 2)}, "The prompt has -7 at place 1, but token ids are whole numbers"),
+        ({"prompt": (1, 2.5)}, "The prompt has 2.5 at place 1"),
+        ({"prompt": (True, 2)}, "The prompt has True at place 0"),
+        ({"prompt": ("a", 2)}, "The prompt has 'a' at place 0"),
+        ({"prompt": tuple(torch.tensor([3, 4]))}, r"The prompt has tensor\(3\) at place 0"),
+        ({"continuations": ()}, r"The continuations are \(\), but must be a tuple with at least one"),
+        ({"continuations": [(1,)]}, r"The continuations are \[\(1,\)\], but must be a tuple"),
+        ({"continuations": ((1,), ())}, "A continuation is empty"),
+        ({"continuations": ((1,), (2, None))}, "A continuation has None at place 1"),
+        ({"continuations": (1, 2)}, "A continuation is 1, but must be a tuple of token ids"),
+        ({"answer": 2}, "The answer is 2, but must be the index of one of the 2 continuations, 0 to 1"),
+        ({"answer": -1}, "The answer is -1"),
+        ({"answer": None}, "The answer is None"),
+        ({"answer": 1.0}, "The answer is 1.0"),
+        ({"choice_lengths": (3,)}, r"The choices' lengths are \(3,\), but must be 2 numbers of characters"),
+        ({"choice_lengths": (3, 0)}, r"The choices' lengths are \(3, 0\)"),
+    ],
+)
+def test_an_example_made_by_hand_that_is_none_is_an_error_that_names_what_is_wrong(
+    parts: dict[str, Any], message: str
+) -> None:
+    right = {"prompt": (1, 2), "continuations": ((3,), (4, 5)), "answer": 1, "has_choices": True}
+    assert EncodedExample(**right, choice_lengths=(3, 4)).answer == 1
+    with pytest.raises(DataError, match=message):
+        EncodedExample(**{**right, **parts})
+
+
+def test_a_value_in_an_error_is_cut_where_it_is_long() -> None:
+    with pytest.raises(DataError, match=r"The prompt is \[0, 1, .*\.\.\., but must") as caught:
+        EncodedExample(list(range(10_000)), ((3,),), 0, False)  # type: ignore[arg-type]
+    assert len(str(caught.value)) < 200
+
+
+@pytest.mark.parametrize("answer", [2, None])
+def test_an_answer_that_is_no_choice_is_an_error_with_the_examples_number(answer: int | None) -> None:
+    items = [Example("ann", " the"), Example("ann", " the", (" the", " has"), answer)]
+    with pytest.raises(DataError, match=f"Example 2: The answer is {answer}, but must be the index"):
+        encode(metaspace(), items, 20)
+
+
+def test_examples_that_a_model_cannot_read_are_errors_with_their_number() -> None:
+    right = EncodedExample((1, 9), ((2, 3), (4,)), 1, True)
+    check_readable([right, right], context=4, vocabulary=10)
+    with pytest.raises(DataError, match="Example 2 has the token 9, but the model knows 9 tokens, 0 to 8"):
+        check_readable([EncodedExample((1,), ((2,),), 0, False), right], context=4, vocabulary=9)
+    with pytest.raises(DataError, match="Example 1 has the token 7, but the model knows 7 tokens"):
+        check_readable([EncodedExample((1,), ((2,), (3, 7)), 0, True)], context=4, vocabulary=7)
+    with pytest.raises(DataError, match="Example 2 is 4 tokens long, but the model reads 3"):
+        check_readable([EncodedExample((1,), ((2,),), 0, False), right], context=3, vocabulary=10)
+    with pytest.raises(DataError, match="Example 1 is of type Example, but must be an EncodedExample: encode examples"):
+        check_readable([Example("ann", " the")], context=3, vocabulary=10)  # type: ignore[list-item]

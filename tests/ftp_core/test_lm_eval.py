@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -339,6 +340,22 @@ def test_decoded_tokens_that_skip_are_routed_by_what_stands_before_them(demo: De
 def test_lm_eval_finds_the_model_by_an_entry_point() -> None:
     (found,) = entry_points(group="lm_eval.models", name="ftp")
     assert found.load() is FTPLM
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["ls", "--help"], ["--model", "ftp", "--nonsense"]]
+)
+def test_our_command_line_is_that_of_lm_eval(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = []
+    for module in ("lm_eval", "ftp_core.harness"):
+        monkeypatch.delitem(sys.modules, "lm_eval.__main__", raising=False)
+        monkeypatch.setattr(sys, "argv", [module, *arguments])
+        with pytest.raises(SystemExit) as end:
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+        written.append((end.value.code, capsys.readouterr()))
+    assert written[0] == written[1]
 
 
 @pytest.mark.parametrize(

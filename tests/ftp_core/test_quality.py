@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from torch import Tensor
 from transformers import LlamaForCausalLM
 
 from ftp_core.encoding import EncodedExample
-from ftp_core.errors import DataError
+from ftp_core.errors import DataError, ModelError, ScheduleError
+from ftp_core.identity import model_identity
 from ftp_core.prefixes import PrefixStore
 from ftp_core.quality import QualitySet, _divergence, bootstrap_interval, wilson_interval
-from ftp_core.routers import RoutingState, StaticRouter
+from ftp_core.routers import HiddenRouter, LocalRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
 from tests.ftp_core.routers import random_router
@@ -265,3 +267,83 @@ def test_a_set_is_named_by_its_examples() -> None:
 def test_a_set_without_examples_is_an_error() -> None:
     with pytest.raises(DataError, match="at least one example"):
         QualitySet(SkippingModel(tiny()), [])
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([*PLAIN, EncodedExample((1, 50), ((2,),), 0, False)], "Example 4 has the token 50, but the model knows 50"),
+        ([EncodedExample((1,), ((2,), (3, 99)), 0, True)], "Example 1 has the token 99"),
+        ([EncodedExample((1,) * 120, ((2,) * 9,), 0, False)], "Example 1 is 129 tokens long, but the model reads 128"),
+        (["a story"], "Example 1 is of type str, but must be an EncodedExample"),
+    ],
+)
+def test_examples_that_the_model_cannot_read_are_errors_before_anything_is_computed(
+    examples: Any, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SkippingModel(tiny())
+    monkeypatch.setattr(model, "prefill", None)
+    with pytest.raises(DataError, match=message):
+        QualitySet(model, examples)
+
+
+def test_a_set_needs_a_model_that_skips_and_a_batch_with_prompts() -> None:
+    with pytest.raises(ModelError, match=r"A LlamaForCausalLM was given .* make one with ftp_core.SkippingModel"):
+        QualitySet(tiny(), PLAIN)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="batch_size is 0, but must be at least 1"):
+        QualitySet(SkippingModel(tiny()), PLAIN, batch_size=0)
+
+
+def test_a_set_knows_its_model_wherever_that_was_loaded_and_no_other() -> None:
+    model = SkippingModel(tiny())
+    examples = QualitySet(model, PLAIN)
+    assert examples.model is model and examples.model_identity == model_identity(model.model)
+    for same in (model, SkippingModel(model.model), SkippingModel(tiny())):
+        examples.check_model(same)
+    scaled = tiny()
+    scaled.lm_head.weight.data.mul_(2)
+    for other in (tiny("qwen3"), scaled):
+        with pytest.raises(
+            ModelError, match=f"{examples.model_identity}. than this one .{model_identity(other)}.: make a QualitySet"
+        ):
+            examples.check_model(SkippingModel(other))
+
+
+def router_of_another_model() -> Router:
+    router = random_router(1)
+    router.trained_for = "another"
+    return router
+
+
+def router_with_thresholds() -> Router:
+    router = random_router(1)
+    router.set_thresholds([0.0, 0.0, 0.0], SparsitySchedule([0.1, 0.1, 0.1]))
+    return router
+
+
+@pytest.mark.parametrize(
+    ("schedule", "router", "error", "message"),
+    [
+        ([0.1, 0.1], StaticRouter(), ScheduleError, "2 sparsities, but the model has 3 blocks"),
+        ([0.1, 0.96, 0.1], StaticRouter(), ScheduleError, "Sparsity 0.96 of block 1 is outside"),
+        ([0.1, "half", 0.1], StaticRouter(), ScheduleError, "Sparsity 'half' of block 1 is not a number"),
+        ("0.1", StaticRouter(), ScheduleError, "one sparsity per block, but '0.1' was given"),
+        (HALF, router_of_another_model(), ModelError, "trained for another model .identity another. than the one"),
+        (HALF, LocalRouter(2), ModelError, "2 blocks, but the model has 3"),
+        (HALF, HiddenRouter(16), ModelError, "width 16, but"),
+        (HALF, router_with_thresholds(), ModelError, "calibrated for the schedule 0.10 0.10 0.10"),
+    ],
+)
+def test_schedules_and_routers_of_other_models_are_refused(
+    schedule: Any, router: Router, error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        QualitySet(SkippingModel(tiny()), PLAIN).evaluate(schedule, router)
+
+
+def test_a_router_that_was_trained_for_the_model_is_taken_and_so_is_a_plain_list() -> None:
+    model, router = tiny(), random_router(1)
+    examples = QualitySet(SkippingModel(model), PLAIN)
+    expected = examples.evaluate(HALF, router)
+    router.trained_for = model_identity(model)
+    assert examples.evaluate(list(HALF), router, prefixes=PrefixStore(2**20)) == expected

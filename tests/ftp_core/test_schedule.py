@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -45,6 +46,18 @@ def test_a_value_outside_the_range_is_named(values: list[float]) -> None:
 def test_an_empty_schedule_is_refused() -> None:
     with pytest.raises(ScheduleError, match="one sparsity per block"):
         SparsitySchedule([])
+
+
+@pytest.mark.parametrize("values", [{0.1, 0.2}, {0.1: 1, 0.2: 2}, "0.1", b"\x00\x00"])
+def test_what_has_no_order_of_numbers_is_no_schedule(values: Any) -> None:
+    with pytest.raises(ScheduleError, match="one sparsity per block"):
+        SparsitySchedule(values)
+
+
+@pytest.mark.parametrize("value", ["0.5", b"0.5", None, "x"])
+def test_a_value_that_is_no_number_is_named(value: Any) -> None:
+    with pytest.raises(ScheduleError, match=r"Sparsity .* of block 1 is not a number"):
+        SparsitySchedule([0.1, value])
 
 
 def test_a_schedule_cannot_be_changed() -> None:

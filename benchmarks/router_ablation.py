@@ -32,6 +32,7 @@ from ftp_core.distillation import distill
 from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import EncodedExample, encode, prompt_batch
 from ftp_core.models import LoadedModel, load_model
+from ftp_core.prefixes import PrefixStore
 from ftp_core.quality import QualitySet
 from ftp_core.routers import (
     FEATURES,
@@ -46,6 +47,7 @@ from ftp_core.routers import (
 )
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
+from search.outcome import Outcome
 from search.proposers.genetic import GeneticProposer
 from search.space import ScheduleSpace
 
@@ -55,6 +57,8 @@ MANY, MANY_SCHEDULES = 4, "dynamic, many schedules"
 # Both routers get the same second search, around what the first one found; the held-out set chooses among its best.
 AGAIN, STARTS, FINALISTS = "searched again", 20, 5
 PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
+# Of each process, for what schedules of one search have in common.
+PREFIX_BYTES = 2**30
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,7 @@ def search(
 ) -> list[SparsitySchedule]:
     """Schedules of an overall sparsity, best first, as the genetic proposer finds them; the starts count as trials."""
     space = ScheduleSpace(model.n_blocks, level)
-    proposer, found = GeneticProposer(space, seed), {}
+    proposer, found, prefixes = GeneticProposer(space, seed), {}, PrefixStore(PREFIX_BYTES)
     for number in range(trials):
         for _ in range(20):
             levels = proposer.ask(number) if number >= len(starts) else space.levels(starts[number])
@@ -163,8 +167,8 @@ def search(
                 break
         else:
             levels = space.sample(random.Random(f"{seed}/{number}"))
-        found[levels] = examples.evaluate(space.schedule(levels), router).kl
-        proposer.tell(levels, (found[levels], 0.0))
+        found[levels] = examples.evaluate(space.schedule(levels), router, prefixes=prefixes).kl
+        proposer.tell(Outcome(levels, (found[levels], 0.0)))
     return [space.schedule(levels) for levels in sorted(found, key=lambda levels: (found[levels], levels))]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from ftp_core.cost import LatencyProfile
+from ftp_core.cost import LatencyProfile, ShapeProfile
 from ftp_core.encoding import encoded_fingerprint
 from search.evaluators import Task
 from search.evaluators.local import LocalEvaluator
@@ -30,12 +30,15 @@ SPACE = ScheduleSpace(12, step=0.25, max_sparsity=0.75, dense_blocks=(0, 2, 4, 6
 N_ITEMS = 32
 # A fixed profile of the demo model on one machine: the front shall not depend on the next one.
 PROFILE = LatencyProfile(
-    batch=8,
-    length=288,
-    threads=2,
-    kept=(15, 29, 72, 116, 159, 202, 245, 274, 287, 288),
-    block_ms=(1.135, 1.432, 2.231, 3.19, 4.414, 5.449, 6.887, 7.205, 7.373, 7.635),
-    fixed_ms=0.788,
+    (
+        ShapeProfile(
+            batch=8,
+            length=288,
+            kept=(15, 29, 72, 116, 159, 202, 245, 274, 287, 288),
+            block_ms=((1.135, 1.432, 2.231, 3.19, 4.414, 5.449, 6.887, 7.205, 7.373, 7.635),),
+            fixed_ms=0.788,
+        ),
+    )
 )
 
 

@@ -1,14 +1,32 @@
 """What a schedule costs: FLOPs and memory counted, latency predicted from a profile, latency measured."""
 
-from ftp_core.cost.flops import prefill_flops
-from ftp_core.cost.profile import LatencyProfile, profile_conditions
+from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
+from ftp_core.cost.flops import Flops, FlopsCounter, prefill_flops
+from ftp_core.cost.measure import Measurement, Skipping, Unchanged, Variant, measure
+from ftp_core.cost.memory import AllocationTracker, kv_bytes, peak_activation_bytes
+from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import profile_latency
-from ftp_core.cost.timing import Latency, measure_latency, timing_batch
+from ftp_core.cost.shape_profile import ShapeProfile
+from ftp_core.cost.timing import Estimate, Latency, measure_latency, timing_batch
 
 __all__ = [
+    "AllocationTracker",
+    "Conditions",
+    "Estimate",
+    "Flops",
+    "FlopsCounter",
     "Latency",
     "LatencyProfile",
+    "Measurement",
+    "ProfileError",
+    "ShapeProfile",
+    "Skipping",
+    "Unchanged",
+    "Variant",
+    "kv_bytes",
+    "measure",
     "measure_latency",
+    "peak_activation_bytes",
     "prefill_flops",
     "profile_conditions",
     "profile_latency",

@@ -2,68 +2,342 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
-import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
 
-from ftp_core.encoding import PromptBatch
+from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
+from ftp_core.cost.shape_profile import ShapeProfile, ShapeTimes
+from ftp_core.errors import ScheduleError
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping_model import SkippingModel
+
+RouterKind = Literal["static", "dynamic"]
+
+_VERSION = 2
+# Beyond these, predictions are not to be relied on.
+MAX_CHECK_ERROR = 0.1
+MAX_WAITED = 0.2
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class LatencyProfile:
-    """Milliseconds that a prefill takes, as measured once on this machine and interpolated afterwards.
+    """Milliseconds that prefills and decoded tokens take, measured once and interpolated afterwards.
+
+    A prefill takes what its blocks take, each by the tokens that it keeps, and what is outside them. A dynamic router
+    adds its decisions where a block skips, and listening where the block behind it skips. Prompts are taken to be of
+    equal length, and the router to keep exactly the kept count of each block.
 
     Attributes:
-        batch: Rows of the profiled input.
-        length: Tokens in each row.
-        threads: torch threads that it was measured with.
-        kept: Kept counts that were measured, ascending; the last is `length`, which runs without gathering.
-        block_ms: Time of one block at each of them.
-        fixed_ms: Time of everything outside the blocks.
+        shapes: What was measured, for each batch and length; ascending.
+        blocks: Of each block, the index of its kind. Empty if blocks are all alike, and as many as a schedule has.
+        kinds: What blocks of each kind have in common.
+        conditions: Where it was measured; None if that is not known.
     """
 
-    batch: int
-    length: int
-    threads: int
-    kept: tuple[int, ...]
-    block_ms: tuple[float, ...]
-    fixed_ms: float
+    shapes: tuple[ShapeProfile, ...]
+    blocks: tuple[int, ...] = ()
+    kinds: tuple[str, ...] = ("all",)
+    conditions: Conditions | None = None
+    _times: dict[tuple[int, int], ShapeTimes] = field(init=False, repr=False, compare=False, default_factory=dict)
 
-    def predict_ms(self, schedule: SparsitySchedule) -> float:
-        """Predicted latency of a prefill under a schedule, linear between measured kept counts."""
-        counts = schedule.kept_counts(self.length)
-        return float(np.interp(counts, self.kept, self.block_ms).sum() + self.fixed_ms)
+    def __post_init__(self) -> None:
+        """Put shapes in order."""
+        if not self.shapes:
+            raise ProfileError("A latency profile needs one batch and length at least.")
+        object.__setattr__(self, "shapes", tuple(sorted(self.shapes, key=lambda shape: (shape.batch, shape.length))))
+
+    @classmethod
+    def joined(cls, profiles: Sequence[LatencyProfile]) -> LatencyProfile:
+        """One profile of all shapes of several, which were measured under the same conditions."""
+        first = profiles[0]
+        for other in profiles[1:]:
+            if first.conditions is not None and other.conditions is not None:
+                first.conditions.check(other.conditions)
+        return cls(
+            tuple(shape for profile in profiles for shape in profile.shapes),
+            first.blocks,
+            first.kinds,
+            first.conditions,
+        )
+
+    def parts(self) -> list[LatencyProfile]:
+        """A profile of each shape alone."""
+        return [LatencyProfile((shape,), self.blocks, self.kinds, self.conditions) for shape in self.shapes]
+
+    @property
+    def batch(self) -> int:
+        """Rows that predictions are for if none are named."""
+        return self.shapes[0].batch
+
+    @property
+    def length(self) -> int:
+        """Tokens in each row that predictions are for if none are named."""
+        return self.shapes[0].length
+
+    @property
+    def check_error(self) -> float | None:
+        """How far predictions were off when they were compared, as a share; of the worst shape. None if never."""
+        return max((shape.check_error for shape in self.shapes if shape.check_error is not None), default=None)
+
+    @property
+    def unsteady(self) -> tuple[tuple[int, int, str, int], ...]:
+        """Batch, length, what was timed and kept count of the times that kept varying, however often repeated."""
+        return tuple((shape.batch, shape.length, *point) for shape in self.shapes for point in shape.unsteady)
+
+    def doubts(self) -> tuple[str, ...]:
+        """Why not to rely on this profile, one line each; none if all was well."""
+        lines = []
+        for shape in self.shapes:
+            where = f"at {shape.batch} x {shape.length} tokens"
+            if shape.waited is not None and shape.waited > MAX_WAITED:
+                lines.append(f"processes waited for a core during {shape.waited:.0%} of the time {where}")
+            if shape.unsteady:
+                lines.append(f"{len(shape.unsteady)} times {where} kept varying however often they were repeated")
+            if shape.check_error is not None and shape.check_error > MAX_CHECK_ERROR:
+                lines.append(f"predictions {where} were off by {shape.check_error:.0%} right afterwards")
+        return tuple(lines)
+
+    def predict_ms(
+        self,
+        schedule: SparsitySchedule,
+        *,
+        batch: int | None = None,
+        length: int | None = None,
+        router: RouterKind = "static",
+    ) -> float:
+        """Predicted latency of a prefill under a schedule.
+
+        Args:
+            schedule: One sparsity per block.
+            batch: Rows; None for the first that was profiled.
+            length: Tokens in each row; None for the first that was profiled.
+            router: Who decides.
+
+        Raises:
+            ProfileError: The batch was not profiled, or the length lies outside what was.
+            ScheduleError: The schedule has another number of blocks.
+        """
+        times = self._times_of(batch, length)
+        kinds, counts = self._kinds(len(schedule)), schedule.kept_counts(times.length)
+        rows = times.block_rows
+        total = times.fixed_ms + sum(rows[kind][count] for kind, count in zip(kinds, counts, strict=True))
+        if router == "dynamic":
+            total += times.score_ms * sum(sparsity > 0 for sparsity in schedule)
+            rows = times.listen_rows
+            heard = zip(kinds, counts, schedule[1:], strict=False)
+            total += sum(rows[kind][count] for kind, count, behind in heard if behind > 0)
+        return total
+
+    def predict_many_ms(
+        self,
+        sparsities: Floats,
+        *,
+        batch: int | None = None,
+        length: int | None = None,
+        router: RouterKind = "static",
+    ) -> Floats:
+        """`predict_ms` of many schedules at once `[n]`.
+
+        Args:
+            sparsities: `[n, N]`.
+            batch: See `predict_ms`, also for what is raised.
+            length: See there.
+            router: See there.
+        """
+        times = self._times_of(batch, length)
+        kinds = np.array(self._kinds(sparsities.shape[1]))
+        counts = _kept_counts(sparsities, times.length)
+        total = times.block_ms[kinds, counts].sum(1) + times.fixed_ms
+        if router == "dynamic":
+            scored = sparsities > 0
+            listened = times.listen_ms[kinds[:-1], counts[:, :-1]] * scored[:, 1:]
+            total += times.score_ms * scored.sum(1) + listened.sum(1)
+        return np.asarray(total)
+
+    def decode_ms(
+        self, schedule: SparsitySchedule, *, batch: int | None = None, length: int | None = None, decoded: int = 0
+    ) -> float:
+        """Predicted milliseconds of one decoded token of every row, which runs every block.
+
+        Args:
+            schedule: What the prompt ran under, one sparsity per block.
+            batch: See `predict_ms`, also for what is raised.
+            length: Tokens of the prompt; see there.
+            decoded: Tokens decoded before it. Half of what is to be decoded gives the mean of all.
+
+        Raises:
+            ProfileError: See `predict_ms`; or decoding was not profiled.
+        """
+        [ms] = self.decode_many_ms(np.array([tuple(schedule)]), batch=batch, length=length, decoded=decoded)
+        return float(ms)
+
+    def decode_many_ms(
+        self, sparsities: Floats, *, batch: int | None = None, length: int | None = None, decoded: int = 0
+    ) -> Floats:
+        """`decode_ms` of many schedules at once `[n]`.
+
+        Args:
+            sparsities: `[n, N]`.
+            batch: See `decode_ms`, also for what is raised.
+            length: See there.
+            decoded: See there.
+        """
+        times = self._times_of(batch, length)
+        # What a block does with a decoded token depends on the keys that it holds, not on how many were seen.
+        longest = next(shape for shape in self._of_batch(batch) if shape.length >= times.length)
+        if not longest.held:
+            raise ProfileError(
+                "This latency profile is of an earlier version, which did not measure decoding: measure one with "
+                "`ftp-search profile`."
+            )
+        kinds = np.array(self._kinds(sparsities.shape[1]))
+        held = _kept_counts(sparsities, times.length) + decoded + 1
+        rows = longest.decode_rows(int(held.max()))
+        return np.asarray(rows[kinds, held].sum(1) + longest.decode_fixed_ms)
+
+    def worthwhile(
+        self,
+        schedule: SparsitySchedule,
+        batch: int | None = None,
+        length: int | None = None,
+        router: RouterKind = "static",
+    ) -> SparsitySchedule:
+        """The schedule with 0 for blocks that take as long on their kept tokens as on all.
+
+        Args:
+            schedule: One sparsity per block.
+            batch: See `predict_ms`, also for what is raised.
+            length: See there.
+            router: Who decides: what a block's decision costs, and the listening before it, must be made good, too.
+        """
+        times = self._times_of(batch, length)
+        kinds, counts = self._kinds(len(schedule)), schedule.kept_counts(times.length)
+        chosen: list[float] = []
+        for index, (kind, count) in enumerate(zip(kinds, counts, strict=True)):
+            ms = times.block_rows[kind][count]
+            if router == "dynamic":
+                ms += times.score_ms
+                if index > 0:
+                    ms += times.listen_rows[kinds[index - 1]][counts[index - 1]]
+            chosen.append(schedule[index] if ms < times.block_rows[kind][times.length] else 0.0)
+        return SparsitySchedule(chosen)
+
+    def nearest_shape(self, batch: int, length: int) -> tuple[int, int]:
+        """The nearest batch and length that predictions can be made for; batches are compared by their ratio."""
+        rows = min({shape.batch: None for shape in self.shapes}, key=lambda known: abs(math.log(known / batch)))
+        lengths = [shape.length for shape in self._of_batch(rows)]
+        return rows, min(max(length, lengths[0]), lengths[-1])
+
+    def check(self, model: SkippingModel | PreTrainedModel) -> None:
+        """Raise `ProfileError` that names what differs, unless a model here and now runs as the profiled one did."""
+        if self.conditions is None:
+            raise ProfileError("It is not known where this latency profile was measured: measure one here.")
+        self.conditions.check(profile_conditions(model))
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return asdict(self)
+        return {
+            "version": _VERSION,
+            "batch": self.batch,
+            "length": self.length,
+            "shapes": [shape.to_json() for shape in self.shapes],
+            "blocks": list(self.blocks),
+            "kinds": list(self.kinds),
+            "conditions": None if self.conditions is None else self.conditions.to_json(),
+        }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LatencyProfile:
-        """Read what `to_json` wrote."""
-        return cls(**{**values, "kept": tuple(values["kept"]), "block_ms": tuple(values["block_ms"])})
+        """Read what `to_json` wrote, in this version of the program or an earlier one.
+
+        Raises:
+            ProfileError: It is no profile, or a newer program wrote it.
+        """
+        version = values.get("version", 1)
+        if version not in (1, _VERSION):
+            raise ProfileError(
+                f"The latency profile has version {version}, and this program reads {_VERSION}: use the program that "
+                "measured it, or measure another."
+            )
+        try:
+            if version == 1:
+                # One shape, one kind of blocks, and nothing said about decoding or dynamic routers.
+                block_ms = (tuple(values["block_ms"]),)
+                shape = ShapeProfile(
+                    values["batch"], values["length"], tuple(values["kept"]), block_ms, values["fixed_ms"]
+                )
+                return cls((shape,))
+            conditions = values["conditions"]
+            return cls(
+                tuple(ShapeProfile.from_json(shape) for shape in values["shapes"]),
+                tuple(values["blocks"]),
+                tuple(values["kinds"]),
+                None if conditions is None else Conditions.from_json(conditions),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ProfileError(
+                f"This is no latency profile ({type(error).__name__}: {error}): expected what `ftp-search profile "
+                "--json` writes."
+            ) from error
+
+    def _kinds(self, n_blocks: int) -> tuple[int, ...]:
+        if not self.blocks:
+            return (0,) * n_blocks
+        if n_blocks != len(self.blocks):
+            raise ScheduleError(
+                f"The schedule has {n_blocks} sparsities, but the profiled model has {len(self.blocks)} blocks: give "
+                "one each."
+            )
+        return self.blocks
+
+    def _of_batch(self, batch: int | None) -> list[ShapeProfile]:
+        wanted = self.batch if batch is None else batch
+        return [shape for shape in self.shapes if shape.batch == wanted]
+
+    def _times_of(self, batch: int | None, length: int | None) -> ShapeTimes:
+        """Times of a shape, between profiled lengths by those above and below."""
+        key = (-1 if batch is None else batch, -1 if length is None else length)
+        known = self._times.get(key)
+        if known is None:
+            known = self._times[key] = self._made_times(batch, length)
+        return known
+
+    def _made_times(self, batch: int | None, length: int | None) -> ShapeTimes:
+        shapes = self._of_batch(batch)
+        if not shapes:
+            batches = _listed({shape.batch for shape in self.shapes})
+            raise ProfileError(
+                f"A batch of {batch} was not profiled; these were: {batches}. Profile it with `ftp-search profile "
+                f"--batch {batch}`."
+            )
+        if length is None:
+            return shapes[0].times()
+        below = [shape for shape in shapes if shape.length <= length]
+        above = [shape for shape in shapes if shape.length >= length]
+        if not below or not above:
+            raise ProfileError(
+                f"A length of {length} lies outside what was profiled for a batch of {shapes[0].batch}: "
+                f"{_listed({shape.length for shape in shapes})}. Profile it with `ftp-search profile --length "
+                f"{length}`."
+            )
+        if below[-1] is above[0]:
+            return above[0].times()
+        return below[-1].times_towards(above[0], length)
 
 
-def profile_conditions(model_fingerprint: str, prompts: PromptBatch) -> dict[str, Any]:
-    """What a latency profile holds for: another machine, program, model or input needs another one.
+def _listed(numbers: Iterable[int]) -> str:
+    return ", ".join(map(str, sorted(numbers)))
 
-    Args:
-        model_fingerprint: Of the model.
-        prompts: What is timed.
-    """
-    batch, length = prompts.ids.shape
-    return {
-        "model": model_fingerprint,
-        "batch": batch,
-        "length": length,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": platform.node(),
-        "processor": platform.processor() or platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
+
+def _kept_counts(sparsities: Floats, length: int) -> NDArray[np.intp]:
+    """`ftp_core.schedule.kept_count` of every block `[n, N]`, with the same slack."""
+    counts = np.ceil((1.0 - sparsities) * length - 1e-9).astype(np.intp)
+    return np.maximum(counts, 1, out=counts)

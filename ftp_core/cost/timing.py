@@ -1,18 +1,26 @@
-"""Times variants against each other."""
+"""Times variants against each other: they take turns, so that drift of the machine hits all alike."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 
 from ftp_core.encoding import PromptBatch
+from ftp_core.errors import DataError
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
+
+Timer = Callable[[], float]
+"""Reads seconds, of which only differences mean anything."""
+
+_RESAMPLES = 2000
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,62 @@ class Latency:
     repeats: int
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A median, or a ratio of two, with its confidence interval.
+
+    Attributes:
+        median: Of what was measured.
+        low: Lower end of the interval.
+        high: Upper end.
+    """
+
+    median: float
+    low: float
+    high: float
+
+
+def estimate_median(samples: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Estimate:
+    """The median of samples with a bootstrap interval (Efron 1979, percentiles of resampled medians).
+
+    Args:
+        samples: What was measured, one number a round.
+        confidence: Of the interval, in (0, 1).
+        seed: Of the resampling.
+    """
+    return estimate_ratio(samples, [1.0] * len(samples), confidence, seed)
+
+
+def estimate_ratio(
+    numerators: Sequence[float], denominators: Sequence[float], confidence: float = 0.95, seed: int = 0
+) -> Estimate:
+    """The ratio of two medians; rounds are resampled whole, as what slows one variant in a round slows both.
+
+    Args:
+        numerators: One number a round.
+        denominators: Of the same rounds.
+        confidence: Of the interval, in (0, 1).
+        seed: Of the resampling.
+    """
+    above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
+    rounds = np.random.default_rng(seed).integers(len(above), size=(_RESAMPLES, len(above)))
+    ratios = np.median(above[rounds], axis=1) / np.median(below[rounds], axis=1)
+    low, high = np.quantile(ratios, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Estimate(float(np.median(above) / np.median(below)), float(low), float(high))
+
+
+def timer_of(device: torch.device) -> Timer:
+    """A clock that reads only when a device has done all that it was given; on the CPU that is always."""
+    if device.type == "cpu":
+        return time.perf_counter
+
+    def read() -> float:
+        torch.accelerator.synchronize(device)
+        return time.perf_counter()
+
+    return read
+
+
 def timing_batch(prompts: Sequence[Sequence[int]], batch: int, length: int) -> PromptBatch:
     """A rectangular batch of real tokens: prompts laid end to end, over again if need be, and cut into rows."""
     stream = [token for prompt in prompts for token in prompt]
@@ -40,20 +104,59 @@ def timing_batch(prompts: Sequence[Sequence[int]], batch: int, length: int) -> P
     return PromptBatch(ids, torch.full((batch,), length))
 
 
-def interleaved_ms(
-    runs: Sequence[Callable[[], object]], repeats: int, on_round: Callable[[], None]
-) -> list[list[float]]:
-    """Times of each run in milliseconds; the runs take turns, so that drift of the machine hits all alike."""
+def take_turns(
+    runs: Sequence[Callable[[], _Result]], repeats: int, on_round: Callable[[], None] = lambda: None
+) -> list[list[_Result]]:
+    """What each run returns in each round, after one round to warm up.
+
+    Every other round goes backwards: a machine that slows down steadily slows all alike, and nobody always comes first
+    or right behind the same other one.
+
+    Args:
+        runs: What takes turns.
+        repeats: Rounds.
+        on_round: Called after each round.
+
+    Raises:
+        DataError: There shall be no round.
+    """
+    if repeats < 1:
+        raise DataError(f"repeats is {repeats}, but nothing can be said without at least one round.")
     for run in runs:
         run()
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeats):
-        for run, own in zip(runs, times, strict=True):
-            started = time.perf_counter()
-            run()
-            own.append((time.perf_counter() - started) * 1000)
+    results: list[list[_Result]] = [[] for _ in runs]
+    for number in range(repeats):
+        indices = range(len(runs))
+        for index in reversed(indices) if number % 2 else indices:
+            results[index].append(runs[index]())
         on_round()
-    return times
+    return results
+
+
+def interleaved_ms(
+    runs: Sequence[Callable[[], object]],
+    repeats: int,
+    on_round: Callable[[], None] = lambda: None,
+    timer: Timer = time.perf_counter,
+) -> list[list[float]]:
+    """Times of each run in milliseconds, round by round; see `take_turns`.
+
+    Args:
+        runs: What is timed.
+        repeats: Rounds, after one warm-up.
+        on_round: Called after each round.
+        timer: Of `timer_of`, unless all runs on the CPU.
+    """
+
+    def timed(run: Callable[[], object]) -> Callable[[], float]:
+        def measured() -> float:
+            started = timer()
+            run()
+            return (timer() - started) * 1000
+
+        return measured
+
+    return take_turns([timed(run) for run in runs], repeats, on_round)
 
 
 def measure_latency(
@@ -62,6 +165,7 @@ def measure_latency(
     variants: Sequence[tuple[SparsitySchedule, Router]],
     repeats: int = 15,
     on_round: Callable[[], None] = lambda: None,
+    timer: Timer | None = None,
 ) -> list[Latency]:
     """Time a prefill, the next token's logits included, under each variant; variants take turns.
 
@@ -71,13 +175,15 @@ def measure_latency(
         variants: Schedules with their routers.
         repeats: Rounds, after one warm-up.
         on_round: Called after each round.
+        timer: By default one that waits for the model's device.
     """
 
     def run(schedule: SparsitySchedule, router: Router) -> Callable[[], object]:
         return lambda: model.next_logits(model.prefill(prompts, schedule, router))
 
+    runs = [run(*variant) for variant in variants]
     latencies = []
-    for times in interleaved_ms([run(*variant) for variant in variants], repeats, on_round):
-        low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    for times in interleaved_ms(runs, repeats, on_round, timer or timer_of(model.device)):
+        low, median, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
         latencies.append(Latency(median, low, high, len(times)))
     return latencies

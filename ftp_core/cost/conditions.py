@@ -1,0 +1,136 @@
+"""What a latency profile holds for: hardware, software and model. Elsewhere another one must be measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+from ftp_core.attention import kernel_name
+from ftp_core.errors import CoreError
+from ftp_core.identity import model_identity
+from ftp_core.skipping_model import SkippingModel
+
+_PROGRAM = "ftp-search"
+_UNKNOWN = "unknown"
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+class ProfileError(CoreError, ValueError):
+    """A latency profile does not hold for what it is asked."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The circumstances under which a latency profile was measured.
+
+    Attributes:
+        cpu: Name of the processor.
+        cores: Cores that this process may use.
+        cpu_capability: Vector instructions that torch uses.
+        threads: Threads that torch computes with.
+        gpu: Name of the GPU that the model is on; "none" if it is on the CPU.
+        torch: Version.
+        transformers: Version.
+        program: Version of this program.
+        model: Identity of the model (`ftp_core.identity`).
+        dtype: Of its weights.
+        kernel: Name of its attention function.
+    """
+
+    cpu: str
+    cores: int
+    cpu_capability: str
+    threads: int
+    gpu: str
+    torch: str
+    transformers: str
+    program: str
+    model: str
+    dtype: str
+    kernel: str
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Conditions:
+        """Read what `to_json` wrote; fields of other versions of this program are left out."""
+        return cls(**{field.name: values.get(field.name, _UNKNOWN) for field in fields(cls)})
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def fingerprint(self, batch: int, length: int) -> str:
+        """SHA-256 that names a profile of inputs of one shape under these conditions.
+
+        Args:
+            batch: Rows.
+            length: Tokens in each row.
+        """
+        values = {**self.to_json(), "batch": batch, "length": length}
+        return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+    def differences(self, here: Conditions) -> tuple[str, ...]:
+        """What is another here than it was there, one phrase for each field."""
+        there, now = self.to_json(), here.to_json()
+        return tuple(f"{name} {there[name]!r}, here {now[name]!r}" for name in there if there[name] != now[name])
+
+    def check(self, here: Conditions) -> None:
+        """Raise `ProfileError` that names what differs, unless the conditions here are the same."""
+        differences = self.differences(here)
+        if differences:
+            raise ProfileError(
+                f"The latency profile was measured under other conditions ({'; '.join(differences)}), so that its "
+                "times do not hold here: measure one here with `ftp-search profile`."
+            )
+
+
+def profile_conditions(model: SkippingModel | PreTrainedModel) -> Conditions:
+    """The conditions here and now, for a dense model as it is loaded."""
+    base = model.model if isinstance(model, SkippingModel) else model
+    device: torch.device = base.device
+    return Conditions(
+        cpu=_cpu_name(),
+        cores=_cores(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        threads=torch.get_num_threads(),
+        gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
+        torch=torch.__version__,
+        transformers=transformers.__version__,
+        program=_program_version(),
+        model=model_identity(base),
+        dtype=str(base.dtype).removeprefix("torch."),
+        kernel=kernel_name(base),
+    )
+
+
+def _cpu_name() -> str:
+    try:
+        for line in _CPU_INFO.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or _UNKNOWN
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _program_version() -> str:
+    try:
+        return version(_PROGRAM)
+    except PackageNotFoundError:
+        return _UNKNOWN

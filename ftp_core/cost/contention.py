@@ -1,0 +1,46 @@
+"""Whether programs have to wait for the machine's cores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_PRESSURE = Path("/proc/pressure/cpu")
+
+
+class Contention:
+    """Share of the time during which some process of the machine was ready but waited for a core.
+
+    Linux counts it (`/proc/pressure/cpu`, see "PSI" in the kernel's documentation). A program that has its cores for
+    itself makes nobody wait.
+
+    Args:
+        waited_us: Microseconds for which processes have waited so far; None if that cannot be known.
+        timer: Seconds since any moment.
+    """
+
+    def __init__(
+        self,
+        waited_us: Callable[[], int | None] | None = None,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._waited_us = waited_us or pressure_us
+        self._timer = timer
+        self._began_at, self._began_us = timer(), self._waited_us()
+
+    def share(self) -> float | None:
+        """The share since this was made; None if it cannot be known."""
+        now_us, passed_s = self._waited_us(), self._timer() - self._began_at
+        if now_us is None or self._began_us is None or passed_s <= 0:
+            return None
+        return min(1.0, (now_us - self._began_us) / 1e6 / passed_s)
+
+
+def pressure_us(file: Path = _PRESSURE) -> int | None:
+    """What Linux has counted so far, in microseconds; None where it does not count."""
+    try:
+        some = file.read_text().splitlines()[0]
+        return int(some.rpartition("total=")[2])
+    except (OSError, ValueError, IndexError):
+        return None

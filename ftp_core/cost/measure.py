@@ -1,0 +1,258 @@
+"""Measures what a user waits for: the first token, every further one, and all of them together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftp_core.cost.timing import Estimate, Timer, estimate_median, estimate_ratio, take_turns, timer_of
+from ftp_core.encoding import PromptBatch
+from ftp_core.errors import DataError
+from ftp_core.families import context_of, family_of
+from ftp_core.pruned_forward import PrunedForward
+from ftp_core.routers import Router, StaticRouter
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping_model import SkippingModel, check_schedule
+
+Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
+"""Runs tokens `[B, q]` behind what a cache holds, None at first: logits of the last one `[B, V]`, and the cache."""
+
+
+class Variant(Protocol):
+    """A way to run a dense model, to be measured against others."""
+
+    @property
+    def name(self) -> str:
+        """What it is called in results."""
+
+    def step_of(self, model: PreTrainedModel) -> Step:
+        """How it runs tokens through a model, which stays as it is."""
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The model as it is: a dense one, or an `FTPForCausalLM` as it was saved.
+
+    Attributes:
+        name: See `Variant`.
+    """
+
+    name: str = "dense"
+
+    def step_of(self, model: PreTrainedModel) -> Step:
+        """See `Variant`."""
+
+        def step(ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+            outputs = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            return outputs.logits[:, -1], outputs.past_key_values
+
+        return step
+
+
+@dataclass(frozen=True)
+class Skipping:
+    """The model with tokens that skip blocks, run as `FTPForCausalLM` runs it.
+
+    Attributes:
+        name: See `Variant`.
+        schedule: One sparsity per block.
+        router: Names the kept tokens.
+        decode_sparsity: Most that a block may skip of the decoded tokens.
+    """
+
+    name: str
+    schedule: SparsitySchedule
+    router: Router = field(default_factory=StaticRouter)
+    decode_sparsity: float = 0.0
+
+    def step_of(self, model: PreTrainedModel) -> Step:
+        """See `Variant`."""
+        family = family_of(model.config)
+        check_schedule(self.schedule, len(family.blocks_of(model)))
+        forward = PrunedForward(model, family, self.schedule, self.router, self.decode_sparsity)
+
+        def step(ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
+            arguments = {
+                "input_ids": ids,
+                "inputs_embeds": None,
+                "attention_mask": None,
+                "position_ids": None,
+                "past_key_values": cache,
+                "labels": None,
+                "use_cache": True,
+                "logits_to_keep": 1,
+            }
+            outputs = forward(arguments, None)
+            assert outputs.logits is not None
+            return outputs.logits[:, -1], outputs.past_key_values
+
+        return step
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What one variant took, measured round by round while all variants took turns.
+
+    Attributes:
+        variant: Its name.
+        batch: Rows.
+        prompt_tokens: Tokens of each prompt (input).
+        new_tokens: Tokens decoded behind each prompt, all of which run through the model (output).
+        device: Where it ran.
+        dtype: Of the model's weights.
+        first_token_ms: Until the prompt has run and the first new token is known.
+        end_to_end_ms: Until the last new token has run, too; without new tokens the same.
+        tokens_per_second: New tokens of all rows by the time between the two; None without new tokens.
+        first_token_samples_ms: Of every round.
+        end_to_end_samples_ms: Likewise.
+    """
+
+    variant: str
+    batch: int
+    prompt_tokens: int
+    new_tokens: int
+    device: str
+    dtype: str
+    first_token_ms: Estimate
+    end_to_end_ms: Estimate
+    tokens_per_second: Estimate | None
+    first_token_samples_ms: tuple[float, ...]
+    end_to_end_samples_ms: tuple[float, ...]
+
+    @property
+    def length(self) -> int:
+        """Input and output tokens of each row."""
+        return self.prompt_tokens + self.new_tokens
+
+    @property
+    def repeats(self) -> int:
+        """Rounds."""
+        return len(self.end_to_end_samples_ms)
+
+    def speed_up_over(self, other: Measurement, confidence: float = 0.95, seed: int = 0) -> Estimate:
+        """How many times as fast as another that it took turns with, end to end."""
+        return estimate_ratio(other.end_to_end_samples_ms, self.end_to_end_samples_ms, confidence, seed)
+
+    def __str__(self) -> str:
+        length = f"length {self.length} ({self.prompt_tokens} in, {self.new_tokens} out)"
+        parts = [
+            f"{self.variant}: batch {self.batch}, {length}",
+            f"first token {_shown(self.first_token_ms)} ms",
+        ]
+        if self.tokens_per_second is not None:
+            parts.append(f"{_shown(self.tokens_per_second)} tokens/s")
+            parts.append(f"end to end {_shown(self.end_to_end_ms)} ms")
+        return ", ".join(parts)
+
+
+def _shown(estimate: Estimate) -> str:
+    return f"{estimate.median:.1f} [{estimate.low:.1f}, {estimate.high:.1f}]"
+
+
+@torch.inference_mode()
+def measure(
+    model: SkippingModel | PreTrainedModel,
+    inputs: PromptBatch | Tensor,
+    variants: Sequence[Variant] | None = None,
+    *,
+    new_tokens: int = 0,
+    repeats: int = 15,
+    confidence: float = 0.95,
+    seed: int = 0,
+    timer: Timer | None = None,
+    on_round: Callable[[], None] = lambda: None,
+) -> list[Measurement]:
+    """Time to first token, tokens per second and end to end, under each variant; variants take turns.
+
+    Args:
+        model: A dense model in eval mode; also one of `FTPForCausalLM`, if no variants are given.
+        inputs: Prompts of equal length `[B, L]`; `timing_batch` makes some.
+        variants: Ways to run it; None to run it as it is.
+        new_tokens: How many to decode behind each prompt, greedily, the end-of-text token being one like any other.
+        repeats: Rounds, after one to warm up.
+        confidence: Of the intervals.
+        seed: Of the resampling behind the intervals.
+        timer: By default one that waits for the model's device.
+        on_round: Called after each round.
+
+    Returns:
+        One for each variant, in their order.
+
+    Raises:
+        DataError: Prompts are padded or empty, do not fit into the model's context with the new tokens, or there is
+            nothing to count.
+        ModelError: A variant does not fit the model.
+        ScheduleError: Likewise.
+    """
+    base = model.model if isinstance(model, SkippingModel) else model
+    ids = _rectangular(inputs).to(base.device)
+    batch, length = ids.shape
+    if new_tokens < 0:
+        raise DataError(f"new_tokens is {new_tokens}, but must be 0, for the first token alone, or more.")
+    if length + new_tokens > (context := _context(base)):
+        raise DataError(
+            f"Prompts of {length} tokens and {new_tokens} new ones are longer than the {context} that the model reads: "
+            "shorten one of them."
+        )
+    ways: Sequence[Variant] = [Unchanged(type(base).__name__)] if variants is None else variants
+    ticks = timer or timer_of(base.device)
+    runs = [partial(_generate, way.step_of(base), ids, new_tokens, ticks) for way in ways]
+    measured = []
+    for way, rounds in zip(ways, take_turns(runs, repeats, on_round), strict=True):
+        first, end = (tuple(1000 * seconds[part] for seconds in rounds) for part in (0, 1))
+        rates = [
+            1000 * batch * new_tokens / (last - start) for start, last in zip(first, end, strict=True) if new_tokens
+        ]
+        measured.append(
+            Measurement(
+                variant=way.name,
+                batch=batch,
+                prompt_tokens=length,
+                new_tokens=new_tokens,
+                device=base.device.type,
+                dtype=str(base.dtype).removeprefix("torch."),
+                first_token_ms=estimate_median(first, confidence, seed),
+                end_to_end_ms=estimate_median(end, confidence, seed),
+                tokens_per_second=estimate_median(rates, confidence, seed) if rates else None,
+                first_token_samples_ms=first,
+                end_to_end_samples_ms=end,
+            )
+        )
+    return measured
+
+
+def _generate(step: Step, ids: Tensor, new_tokens: int, timer: Timer) -> tuple[float, float]:
+    """Seconds to the first new token, and to the end."""
+    started = timer()
+    logits, cache = step(ids, None)
+    token = logits.argmax(-1, keepdim=True)
+    first = timer() - started
+    if new_tokens == 0:
+        return first, first
+    for _ in range(new_tokens):
+        logits, cache = step(token, cache)
+        token = logits.argmax(-1, keepdim=True)
+    return first, timer() - started
+
+
+def _rectangular(inputs: PromptBatch | Tensor) -> Tensor:
+    ids = inputs.ids if isinstance(inputs, PromptBatch) else inputs
+    if ids.ndim != 2 or 0 in ids.shape:
+        raise DataError(f"The prompts have the shape {tuple(ids.shape)}, but must be rows of at least one token.")
+    if isinstance(inputs, PromptBatch) and bool((inputs.lengths != ids.shape[1]).any()):
+        raise DataError(
+            f"The prompts have from {int(inputs.lengths.min())} to {int(inputs.lengths.max())} tokens, padded to "
+            f"{ids.shape[1]}: time prompts of equal length, so that it says what was timed; timing_batch makes some."
+        )
+    return ids
+
+
+def _context(model: PreTrainedModel) -> int:
+    # A pruned model's own configuration keeps the dense model's beside its own.
+    return context_of(getattr(model.config, "base_config", None) or model.config)

@@ -1,0 +1,162 @@
+"""What was measured for inputs of one batch size and length, and the tables made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+PerKind = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class ShapeTimes:
+    """Times of one shape at every kept count, measured or interpolated.
+
+    Attributes:
+        length: Tokens in each row, L.
+        fixed_ms: Everything outside the blocks.
+        score_ms: What a dynamic router's decision adds in a block that skips.
+        block_ms: Of each kind of block, by kept count `[kinds, L + 1]`.
+        listen_ms: What listening to its attention adds, likewise.
+    """
+
+    length: int
+    fixed_ms: float
+    score_ms: float
+    block_ms: Floats
+    listen_ms: Floats
+
+    @cached_property
+    def block_rows(self) -> list[list[float]]:
+        """`block_ms` as Python's numbers, which are quicker to look up one by one."""
+        rows: list[list[float]] = self.block_ms.tolist()
+        return rows
+
+    @cached_property
+    def listen_rows(self) -> list[list[float]]:
+        """`listen_ms` likewise."""
+        rows: list[list[float]] = self.listen_ms.tolist()
+        return rows
+
+
+@dataclass(frozen=True)
+class ShapeProfile:
+    """Milliseconds measured for inputs of one batch size and length.
+
+    Attributes:
+        batch: Rows.
+        length: Tokens in each row.
+        kept: Kept counts that were measured, ascending; the last is `length`, which runs without gathering.
+        block_ms: Of each kind of block, its time at each of them, with the static router.
+        fixed_ms: Everything outside the blocks.
+        iqr_ms: Of each kind of block, the interquartile range of what each time is the median of.
+        score_ms: What a dynamic router's decision adds in a block that skips.
+        listen_ms: Of each kind of block, what listening to its attention adds at each kept count; empty for nothing.
+        held: Keys that blocks held when decoding was measured, ascending; empty if it was not.
+        decode_block_ms: Of each kind of block, its time for one decoded token of every row at each of them.
+        decode_fixed_ms: Of a decoded token, everything outside the blocks.
+        unsteady: What was timed ("prefill", "dynamic" or "decode") and at which kept count, where times kept varying.
+        waited: Share of the time during which some process of the machine waited for a core; None if that cannot be
+            known.
+        check_error: Median relative error of predictions, compared with schedules that were not profiled; None if they
+            were not compared.
+        measured_at: When, in ISO 8601; empty if that is not known.
+    """
+
+    batch: int
+    length: int
+    kept: tuple[int, ...]
+    block_ms: PerKind
+    fixed_ms: float
+    iqr_ms: PerKind = ()
+    score_ms: float = 0.0
+    listen_ms: PerKind = ()
+    held: tuple[int, ...] = ()
+    decode_block_ms: PerKind = ()
+    decode_fixed_ms: float = 0.0
+    unsteady: tuple[tuple[str, int], ...] = ()
+    waited: float | None = None
+    check_error: float | None = None
+    measured_at: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ShapeProfile:
+        """Read what `to_json` wrote."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: _tuples(value) for name, value in values.items() if name in names})
+
+    def times(self) -> ShapeTimes:
+        """Times at every kept count."""
+        return self._at(self.length)
+
+    def times_towards(self, longer: ShapeProfile, length: int) -> ShapeTimes:
+        """Times of a length between this one and a longer one.
+
+        Both lengths are read at the share of tokens that is kept. A block's time is about a L + b L^2, so that its time
+        per token is what lies on a line.
+        """
+        low, high = self._at(length), longer._at(length)
+        share = (length - self.length) / (longer.length - self.length)
+
+        def between(one: Any, other: Any) -> Any:
+            return (1 - share) * one + share * other
+
+        def between_per_token(one: Any, other: Any) -> Any:
+            return between(one / self.length, other / longer.length) * length
+
+        return ShapeTimes(
+            length,
+            between(low.fixed_ms, high.fixed_ms),
+            between_per_token(low.score_ms, high.score_ms),
+            between_per_token(low.block_ms, high.block_ms),
+            between_per_token(low.listen_ms, high.listen_ms),
+        )
+
+    def decode_rows(self, most: int) -> Floats:
+        """Time of each kind of block for a decoded token, by the keys that it holds `[kinds, most + 1]`.
+
+        Beyond what was measured it grows on as over the upper half of that.
+        """
+        held = np.arange(most + 1)
+        beyond = np.maximum(held - self.held[-1], 0)
+        middle = len(self.held) // 2 if len(self.held) > 2 else 0
+        rows = []
+        for ms in self.decode_block_ms:
+            width = self.held[-1] - self.held[middle]
+            slope = max(0.0, (ms[-1] - ms[middle]) / width) if width else 0.0
+            rows.append(np.interp(held, self.held, ms) + slope * beyond)
+        return np.stack(rows)
+
+    def _at(self, length: int) -> ShapeTimes:
+        """This length's times, listed by the kept counts of a row of another length."""
+        shares = np.arange(length + 1) / length
+        block_ms = np.stack([self._curve(row, shares) for row in self.block_ms])
+        listen_ms = (
+            np.stack([self._curve(row, shares) for row in self.listen_ms])
+            if self.listen_ms
+            else np.zeros_like(block_ms)
+        )
+        return ShapeTimes(length, self.fixed_ms, self.score_ms, block_ms, listen_ms)
+
+    def _curve(self, row: tuple[float, ...], shares: Floats) -> Floats:
+        """Times of a block that keeps some shares of the tokens."""
+        # Keeping all is no end of the curve: it spares gathering and scattering.
+        if len(self.kept) == 1:
+            return np.full(len(shares), row[-1])
+        gathered = np.interp(shares * self.length, self.kept[:-1], row[:-1])
+        return np.where(shares == 1.0, row[-1], gathered)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(_tuples(one) for one in value) if isinstance(value, list | tuple) else value

@@ -16,10 +16,13 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
 from ftp_core.attention import kernel_name
+from ftp_core.break_even import BreakEven
+from ftp_core.cache import FTPCache
 from ftp_core.checkpoint import check_loaded, loading, read_base, read_config, read_router, router_weights
 from ftp_core.checks import check_finite
 from ftp_core.compilation import compile_block
 from ftp_core.configuration import FTPConfig
+from ftp_core.cost.profile import LatencyProfile
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.families import family_of
 from ftp_core.identity import model_identity, same_model
@@ -79,6 +82,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
         self._schedule = SparsitySchedule(config.schedule)
         check_schedule(self._schedule, len(self._family.blocks_of(self.base)))
         self.decode_sparsity = config.decode_sparsity
+        self._break_even: BreakEven | None = None
         if base is None:
             self.post_init()  # type: ignore[no-untyped-call]
         if getattr(self.base, "generation_config", None) is not None:
@@ -142,6 +146,21 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             self.router.check_schedule(schedule)
         self._schedule = schedule
         self.config.schedule = list(schedule)
+
+    @property
+    def latency_profile(self) -> LatencyProfile | None:
+        """Measured for this model on this machine: blocks that would lose time by skipping then run whole.
+
+        None, as it is after loading, skips whatever the schedule says. It is not saved with the model, as it holds for
+        one machine only.
+        """
+        return None if self._break_even is None else self._break_even.profile
+
+    @latency_profile.setter
+    def latency_profile(self, profile: LatencyProfile | None) -> None:
+        if profile is not None:
+            profile.check(self.base)
+        self._break_even = None if profile is None else BreakEven(profile)
 
     @property
     def decode_sparsity(self) -> float:
@@ -261,10 +280,21 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             "logits_to_keep": logits_to_keep,
             **kwargs,
         }
-        return self._pruned_forward()(arguments, prompt_length)
+        schedule = self._paying_schedule(input_ids if input_ids is not None else inputs_embeds, past_key_values)
+        return self._pruned_forward(schedule)(arguments, prompt_length)
 
-    def _pruned_forward(self) -> PrunedForward:
-        return PrunedForward(self.base, self._family, self._schedule, self.router, self._decode_sparsity)
+    def _paying_schedule(self, first: Any, cache: Cache | None) -> SparsitySchedule:
+        """The schedule of a forward pass whose input is `first` `[B, L, ...]`."""
+        if self._break_even is None:
+            return self._schedule
+        if cache is None or cache.get_seq_length() == 0:
+            n_rows, width = first.shape[:2]
+            return self._break_even.schedule(self._schedule, n_rows, width, self.router)
+        # A prompt that ran every block whole has left the dense model's own cache behind.
+        return self._schedule if isinstance(cache, FTPCache) else SparsitySchedule.uniform(0.0, self.n_blocks)
+
+    def _pruned_forward(self, schedule: SparsitySchedule) -> PrunedForward:
+        return PrunedForward(self.base, self._family, schedule, self.router, self._decode_sparsity)
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """See transformers; `prompt_length` is what `forward` calls so, by default all columns of the inputs."""
@@ -298,7 +328,7 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             generation_config, model_kwargs, *args, **kwargs
         )
         if given is None and any(self._schedule) and type(model_kwargs.get("past_key_values")) is DynamicCache:
-            cache = self._pruned_forward().new_cache()
+            cache = self._pruned_forward(self._schedule).new_cache()
             if getattr(generation_config, "is_assistant", False):
                 cache.activate_past_recording()  # type: ignore[no-untyped-call]
             model_kwargs["past_key_values"] = cache

@@ -1,0 +1,51 @@
+"""Runs blocks whole where skipping tokens takes no less time."""
+
+from __future__ import annotations
+
+import logging
+
+from ftp_core.cost.profile import LatencyProfile, RouterKind
+from ftp_core.routers import Router
+from ftp_core.schedule import SparsitySchedule
+
+_LOG = logging.getLogger(__name__)
+
+
+class BreakEven:
+    """Turns a schedule into one that never skips at a loss, by what was measured on this machine.
+
+    Gathering and scattering, and deciding, take time that a few skipped tokens of a short input do not make good. The
+    model comes nearer to the dense one where a block runs whole, so that nothing is lost but the memory of its keys.
+
+    Args:
+        profile: Measured for the model, here.
+    """
+
+    def __init__(self, profile: LatencyProfile) -> None:
+        self.profile = profile
+        self._known: dict[tuple[SparsitySchedule, int, int, RouterKind], SparsitySchedule] = {}
+
+    def schedule(self, schedule: SparsitySchedule, batch: int, length: int, router: Router) -> SparsitySchedule:
+        """The schedule with 0 for blocks that take as long on their kept tokens as on all; says once which those are.
+
+        Args:
+            schedule: One sparsity per block.
+            batch: Rows of the input. What was profiled nearest to it and to the length decides.
+            length: Tokens in each row.
+            router: Who decides.
+        """
+        # Any router that listens or scores is taken for the dynamic one, as what it does.
+        kind: RouterKind = "static" if router.kind == "static" else "dynamic"
+        key = (schedule, batch, length, kind)
+        if key not in self._known:
+            near = self.profile.nearest_shape(batch, length)
+            self._known[key] = paying = self.profile.worthwhile(schedule, near[0], near[1], kind)
+            whole = [index for index, (asked, runs) in enumerate(zip(schedule, paying, strict=True)) if asked > runs]
+            if whole:
+                _LOG.warning(
+                    "Blocks %s run whole on inputs of %d x %d tokens: skipping would not save time there.",
+                    ", ".join(map(str, whole)),
+                    batch,
+                    length,
+                )
+        return self._known[key]

@@ -215,10 +215,14 @@ def run(job: Job) -> list[dict[str, Any]]:
         found = search(model, searched, level, sizes.trials_again, job.seed + 1000, router, ranked[:STARTS])
         add(row, min(found[:FINALISTS], key=lambda schedule: held_out.evaluate(schedule, router).kl), router)
 
+    uniform = SparsitySchedule.uniform(level, model.n_blocks)
+    add("dense", SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
+    add("uniform, static", uniform, StaticRouter())
+    add("uniform, dynamic", uniform, train(started(DynamicRouter), [uniform]))
+    if not job.trains:
+        return rows
     ranked = search(model, searched, level, sizes.trials, job.seed, StaticRouter())
     best, makers = ranked[0], trained_routers(model)
-    add("dense", SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
-    add("uniform, static", SparsitySchedule.uniform(level, model.n_blocks), StaticRouter())
     add("random", best, RandomRouter(job.seed))
     add("static", best, StaticRouter())
     search_again(f"static, {AGAIN}", StaticRouter())
@@ -270,6 +274,7 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Pairs of rows of which the first should have the lower KL, seed by seed."""
     pairs = [
+        ("uniform, dynamic", "uniform, static"),
         ("dynamic", "static"),
         (f"dynamic, {AGAIN}", f"static, {AGAIN}"),
         (f"dynamic, {AGAIN}", "static"),
@@ -352,13 +357,14 @@ def main():
     parser.add_argument("--levels", default="0.3,0.5", help="overall sparsities")
     parser.add_argument("--workers", type=int, default=2, help="processes; each does one seed at one level at a time")
     parser.add_argument(
-        "--rows", choices=("main", "routers", "training", "all"), default="all", help="which rows beside the main ones"
+        "--rows", choices=("uniform", "main", "routers", "training", "all"), default="all", help="which rows"
     )
     args = parser.parse_args()
     trained = list(trained_routers(load_model(args.model).skipping))
     training = [row for row in trained if row.endswith(("start", "loss"))]
     routers = [MANY_SCHEDULES, *(row for row in trained[1:] if row not in training)]
     chosen = {
+        "uniform": [],
         "main": ["dynamic", MANY_SCHEDULES],
         "routers": ["dynamic", *routers],
         "training": ["dynamic", *training],

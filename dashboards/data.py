@@ -6,6 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from studies import Measurement, RouterRun, StudyRecord, TrialRecord
+from studies.objectives import COSTS, DEFAULT_COST, Objective, objective
+
+
+def measured_cost(m: Measurement, cost: str) -> float | None:
+    """What a measurement says of a cost, which has the name of an objective; None if it says nothing."""
+    value: float | None = getattr(m, cost, None) if cost in COSTS else None
+    return value
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,18 @@ class ReportData:
     trials: Sequence[TrialRecord]
     measurements: Sequence[Measurement]
     router_runs: Sequence[RouterRun]
+
+    @property
+    def cost(self) -> Objective:
+        """What the study trades KL against."""
+        return objective(self.study.objectives[1] if len(self.study.objectives) > 1 else DEFAULT_COST)
+
+    @property
+    def prefill(self) -> str:
+        """The prefill that costs are of, for a sentence; empty where it is not known."""
+        facts = self.study.facts
+        shape = facts.get("timed_input") or facts.get("latency_profile")
+        return f" of a prefill of {shape['batch']} × {shape['length']} tokens" if shape else ""
 
     def measured(self, variant: str) -> Measurement | None:
         """The measurement of a variant; of the static and dynamic ones, that of the chosen trial."""

@@ -33,6 +33,7 @@ from dashboards.figures import (
 )
 from dashboards.summary import interval, key_figures, summary_sentences
 from studies import Measurement, TrialRecord, TrialState, front
+from studies.objectives import COSTS
 
 _PLOT_CONFIG = {
     "displaylogo": False,
@@ -134,10 +135,10 @@ def _sections(data: ReportData) -> list[_Section]:
             _Section(
                 "What a choice costs",
                 "Each point is a schedule with a router, run for real on data that neither search nor training saw. "
-                "Further left is faster; the blue line joins the schedules of the front, the star is the trained "
-                "router. Whiskers show the quartiles of repeated timings and, where data has choices, the 95% interval "
+                "Further left is cheaper; the blue line joins the schedules of the front, the star is the trained "
+                "router. Whiskers show the quartiles of what was timed and, where data has choices, the 95% interval "
                 "of accuracy: points whose whiskers overlap are hardly told apart by this many items.",
-                pareto_figure(data.measurements, chosen),
+                pareto_figure(data.measurements, chosen, data.cost.name),
             ),
             _Section(
                 "Who decides which tokens skip",
@@ -162,23 +163,23 @@ def _sections(data: ReportData) -> list[_Section]:
         sections += [
             _Section(
                 "What was tried",
-                "Every schedule that was evaluated to the end, with its KL on calibration data and its predicted "
-                "latency; lower is better in both. The staircase joins the front: the schedules that no other beats "
-                "in both.",
-                search_figure(data.trials, points, chosen),
+                "Every schedule that was evaluated to the end, with its KL on calibration data and its "
+                f"{data.cost.title}{data.prefill}; lower is better in both. The staircase joins the front: the "
+                "schedules that no other beats in both.",
+                search_figure(data.trials, points, chosen, data.cost.name),
             ),
             _Section(
                 "Whether more trials would help",
                 "The area between the front and a fixed bad corner. While it grows, better trades are still found; "
                 "where it has become flat, more trials are unlikely to help.",
-                hypervolume_figure(data.trials),
+                hypervolume_figure(data.trials, data.cost.name),
             ),
             _Section(
                 "Who found it",
                 "Several proposers share a search and learn from each other's results. Left, who got the trials: most "
                 "go to those that have lately made the front grow fastest, and nobody starves. Right, what their "
                 "trials added to what the first schedules (anchor), dense and uniform ones, had reached.",
-                proposers_figure(data.trials),
+                proposers_figure(data.trials, data.cost.name),
                 wide=True,
             ),
         ]
@@ -223,14 +224,15 @@ def _proposers(trials: Sequence[TrialRecord]) -> str:
 
 
 def _front_csv(data: ReportData) -> str:
-    """The front as a table: objectives as the search saw them, and what was measured with the static router."""
+    """The front as a table: objectives and costs as the search saw them, and the static router's measurements."""
     measured = {m.trial: m for m in data.measurements if m.variant == "static"}
     dense = data.measured("dense")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    others = [name for name in COSTS if name not in data.study.objectives]
     writer.writerow(
         [
-            *("trial", "chosen", "overall_sparsity", *data.study.objectives),
+            *("trial", "chosen", "overall_sparsity", *data.study.objectives, *others),
             *(f"measured_{name}" for name in _CSV_FIGURES),
             *("flops_saved", "schedule"),
         ]
@@ -243,6 +245,7 @@ def _front_csv(data: ReportData) -> str:
                 int(point.number == data.study.chosen_trial),
                 round(point.overall_sparsity, 6),
                 *(point.values or ()),
+                *(point.metrics.get(name, "") for name in others),
                 *("" if m is None or getattr(m, name) is None else getattr(m, name) for name in _CSV_FIGURES),
                 "" if m is None or dense is None else round(1 - m.flops / dense.flops, 6),
                 " ".join(f"{share:g}" for share in point.schedule),
@@ -263,7 +266,13 @@ def _plain(data: ReportData) -> dict[str, Any]:
             "objectives": data.study.objectives,
             "chosen_trial": data.study.chosen_trial,
             "front": [
-                {"number": t.number, "schedule": t.schedule, "overall_sparsity": t.overall_sparsity, "values": t.values}
+                {
+                    "number": t.number,
+                    "schedule": t.schedule,
+                    "overall_sparsity": t.overall_sparsity,
+                    "values": t.values,
+                    "costs": {name: t.metrics[name] for name in COSTS if name in t.metrics},
+                }
                 for t in front(data.trials)
             ],
             "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in data.measurements],

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashboards.data import ReportData
+from dashboards.data import ReportData, measured_cost
 from studies import Measurement, TrialRecord, TrialState, front
+from studies.objectives import objective
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,9 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
                 f"{dense.latency_ms / best.latency_ms:.2f}×", "measured speed-up", f"{best.variant} router, {shape}"
             ),
         ]
+        held, all_held = measured_cost(best, "kv_bytes"), measured_cost(dense, "kv_bytes")
+        if data.cost.name == "kv_bytes" and held is not None and all_held:
+            figures.append(KeyFigure(f"{1 - held / all_held:.1%}", "KV cache saved", f"against dense, {shape}"))
     for m, name in ((best, f"{best.variant} router"), (dense, "dense model")):
         if m is not None and m.accuracy is not None:
             figures.append(KeyFigure(f"{m.accuracy:.1%}", f"accuracy, {name}", f"{interval(m)}, {m.n_items} items"))
@@ -97,12 +101,12 @@ def _no_front(trials: Sequence[TrialRecord]) -> str:
 
 
 def _search_alone(data: ReportData, points: Sequence[TrialRecord]) -> list[str]:
-    best_kl, fastest = points[0], min(points, key=lambda t: (t.values or (0.0,))[-1])
-    reach = ""
-    if len(points) > 1 and best_kl.values and fastest.values and len(best_kl.values) == 2:
+    best_kl, cheapest = points[0], min(points, key=lambda t: (t.values or (0.0,))[-1])
+    reach, cost = "", data.cost
+    if len(points) > 1 and best_kl.values and cheapest.values and len(best_kl.values) == 2:
         reach = (
-            f", from KL {best_kl.values[0]:.3g} at {best_kl.values[1]:.1f} ms to {fastest.values[0]:.3g} at "
-            f"{fastest.values[1]:.1f} ms (predicted)"
+            f", from KL {best_kl.values[0]:.3g} at {cost.text(best_kl.values[1])} to {cheapest.values[0]:.3g} at "
+            f"{cost.text(cheapest.values[1])} ({cost.title})"
         )
     count = "one schedule" if len(points) == 1 else f"{len(points)} schedules"
     sentences = [f"The search has a front of {count}{reach}."]
@@ -110,8 +114,10 @@ def _search_alone(data: ReportData, points: Sequence[TrialRecord]) -> list[str]:
     if chosen is None:
         sentences.append("None of them has been chosen yet.")
     else:
-        values = zip(data.study.objectives, chosen.values or (), strict=False)
-        found = ", ".join(f"{name} {value:.4g}" for name, value in values)
+        values = [
+            (objective(name), value) for name, value in zip(data.study.objectives, chosen.values or (), strict=False)
+        ]
+        found = ", ".join(f"{one.title} {one.text(value)}" for one, value in values)
         sentences.append(
             f"The chosen one is trial {chosen.number}, at {chosen.overall_sparsity:.1%} overall sparsity ({found})."
         )

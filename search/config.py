@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ftp_core.schedule import MAX_SPARSITY
 from search.errors import ConfigError
 from search.fidelities import part_ends
+from search.objectives import DEFAULT_COST, CostName
 from search.proposers.catalogue import proposer_names
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
@@ -33,6 +34,7 @@ class RunConfig(BaseModel):
         workers: Ray actors on one core each.
         seed: Of proposals, data splits and router training.
         target_sparsity: Overall sparsity that every schedule must have; None searches the whole space.
+        cost: What is traded against KL: predicted latency, or counted operations or KV bytes of the same prefill.
         sampler: Who proposes: names of `search.proposers.catalogue`, separated by commas.
         seconds: How long to begin new trials; None for ever.
         plateau: How many trials may end in a row without the front growing; None for any.
@@ -68,6 +70,7 @@ class RunConfig(BaseModel):
     workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=0)
     seed: int = Field(0, ge=0, lt=2**32)
     target_sparsity: float | None = Field(None, ge=0.0, le=MAX_SPARSITY)
+    cost: CostName = DEFAULT_COST
     sampler: str = "portfolio"
     seconds: float | None = Field(None, gt=0.0)
     plateau: int | None = Field(None, ge=1)
@@ -145,6 +148,11 @@ class RunConfig(BaseModel):
                 "program that began it."
             )
         return cls.checked(**{**values, **changes})
+
+    @property
+    def predicts_latency(self) -> bool:
+        """Whether the search cannot do without a latency profile."""
+        return self.cost == "latency_ms" or self.max_latency_ms is not None
 
     @property
     def prefix_bytes(self) -> int:

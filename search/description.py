@@ -11,9 +11,10 @@ from studies import StudyStore, TrialRecord, TrialState, front, hypervolume, ref
 
 
 def _timed_shape(facts: Mapping[str, Any]) -> dict[str, int] | None:
-    """Rows and tokens of the prefill that predictions are for; None before the study has profiled one."""
-    profile = facts.get("latency_profile")
-    return None if profile is None else {"batch": profile["batch"], "length": profile["length"]}
+    """Rows and tokens of the prefill that costs are of; None before the study has begun."""
+    # Studies of earlier versions have it in their profile only.
+    shape = facts.get("timed_input") or facts.get("latency_profile")
+    return None if shape is None else {"batch": shape["batch"], "length": shape["length"]}
 
 
 def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:

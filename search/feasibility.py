@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
+from search.costs import Costs
 from search.errors import ConfigError
 from search.proposers.catalogue import make_proposers
 from search.space import ScheduleSpace
@@ -16,9 +18,13 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
     Raises:
         ConfigError: No schedule keeps the constraints, a proposer cannot search them, accuracy cannot be found out, or
             the study to start from is of another model or data.
+        ModelError: The model's operations cannot be counted.
         StudyNotFoundError: There is no study to start from.
     """
-    space = ScheduleSpace(workload.model.skipping.n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
+    model = workload.model.skipping
+    # Trials remember their costs, so a model whose operations cannot be counted is refused here, and not by its first.
+    Costs(model, batch=1, length=1).of(SparsitySchedule.uniform(0.0, model.n_blocks))
+    space = ScheduleSpace(model.n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
     make_proposers(config.sampler, space, config.seed)
     if config.min_accuracy is not None and not any(item.has_choices for item in search_set(config, workload)):
         raise ConfigError(

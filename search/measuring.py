@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
-from ftp_core.cost import (
-    LatencyProfile,
-    measure_latency,
-    prefill_flops,
-    profile_conditions,
-    profile_latency,
-    timing_batch,
-)
+from ftp_core.cost import LatencyProfile, kv_bytes, measure_latency, prefill_flops, timing_batch
+from ftp_core.cost.conditions import profile_conditions
 from ftp_core.encoding import PromptBatch
 from ftp_core.quality import Quality, QualitySet
 from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.open_study import OpenStudy
+from search.profiles import profile_of, say_elsewhere
 from studies import Measurement, TrialRecord, front
 
-_PROFILE_REPEATS = 7
 _LENGTH_MULTIPLE = 32
 _QUALITY_BATCH = 16
 
@@ -40,20 +32,17 @@ class _Variant:
 
 
 def latency_profile(study: OpenStudy) -> LatencyProfile:
-    """The latency profile that a study's predictions rest on, measured once for its model on this machine."""
+    """The latency profile that a study's predictions rest on: of the machine where the study began."""
+    model = study.workload.model.skipping
     stored = study.store.study(study.name).facts.get("latency_profile")
     if stored is not None:
-        return LatencyProfile.from_json(stored)
-    model, prompts = study.workload.model, _timed_prompts(study)
-    conditions = profile_conditions(model.fingerprint(), prompts)
-    fingerprint = hashlib.sha256(json.dumps(conditions, sort_keys=True).encode()).hexdigest()
-    kept = study.store.latency_profile(fingerprint)
-    if kept is None:
-        with study.view.stage("Profiling latency", _PROFILE_REPEATS) as stage:
-            measured = profile_latency(model.skipping, prompts, _PROFILE_REPEATS, stage.advance)
-        kept = study.store.keep_latency_profile(fingerprint, conditions, measured.to_json())
-    study.store.set_facts(study.name, {"latency_profile": dict(kept)})
-    return LatencyProfile.from_json(kept)
+        profile = LatencyProfile.from_json(stored)
+        say_elsewhere(profile, profile_conditions(model), study.view)
+        return profile
+    batch, length = timed_prompts(study).ids.shape
+    profile = profile_of(study.store, model, [(batch, length)], study.view).profile
+    study.store.set_facts(study.name, {"latency_profile": profile.to_json()})
+    return profile
 
 
 def quality_set(study: OpenStudy, split: str) -> QualitySet:
@@ -78,7 +67,7 @@ def measure(study: OpenStudy, chosen: TrialRecord) -> list[Measurement]:
         for variant in variants:
             qualities.append(test.evaluate(variant.schedule, variant.router, choices=True))
             stage.advance()
-    prompts = _timed_prompts(study)
+    prompts = timed_prompts(study)
     batch, length = prompts.ids.shape
     with study.view.stage("Measuring latency", config.repeats) as stage, torch.inference_mode():
         latencies = measure_latency(
@@ -106,12 +95,13 @@ def measure(study: OpenStudy, chosen: TrialRecord) -> list[Measurement]:
                 batch=batch,
                 length=length,
                 flops=prefill_flops(model, variant.schedule, batch, length),
+                kv_bytes=kv_bytes(model, variant.schedule, batch, length),
             )
         )
     return measurements
 
 
-def _timed_prompts(study: OpenStudy) -> PromptBatch:
+def timed_prompts(study: OpenStudy) -> PromptBatch:
     """The timed input: rows as long as the 90th percentile of prompts, rounded up, of the test's own tokens."""
     prompts = [example.prompt for example in study.workload.splits["test"]]
     lengths = sorted(len(prompt) for prompt in prompts)

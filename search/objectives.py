@@ -6,35 +6,48 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from ftp_core.schedule import SparsitySchedule
 from search.outcome import Values
 
-OBJECTIVES = ("kl", "latency_ms")
+# What a search can trade quality against; `search.costs` computes it.
+CostName = Literal["latency_ms", "flops", "kv_bytes"]
+COST_NAMES: tuple[CostName, ...] = get_args(CostName)
+DEFAULT_COST: CostName = "latency_ms"
+
+
+def objective_names(cost: CostName = DEFAULT_COST) -> tuple[str, str]:
+    """Names of the objectives of a search, in the order of its values."""
+    return ("kl", cost)
+
+
+OBJECTIVES = objective_names()
 
 
 @dataclass(frozen=True)
 class Objectives:
-    """KL on the search set against predicted latency.
+    """KL on the search set against one cost.
 
     Attributes:
-        predict_ms: Predicted latency of a schedule; never measured on a worker, which is busy.
+        cost: Of a schedule, lower is better: predicted or counted, never measured on a worker, which is busy.
         min_accuracy: Accuracy on the search set below which a schedule breaks the constraints; None for any.
     """
 
-    predict_ms: Callable[[SparsitySchedule], float]
+    cost: Callable[[SparsitySchedule], float]
     min_accuracy: float | None = None
 
     def __call__(self, schedule: SparsitySchedule, metrics: Mapping[str, float]) -> tuple[Values, float]:
         """Objective values, lower is better, and by how much the constraints are broken.
 
-        Where no multiple-choice item was among those evaluated, accuracy breaks nothing.
+        Where no multiple-choice item was among those evaluated, accuracy breaks nothing. A cost among the metrics does
+        not count: another study, with another timed input, may have put it there.
         """
         accuracy = metrics.get("accuracy")
         violation = 0.0
         if self.min_accuracy is not None and accuracy is not None:
             violation = max(0.0, self.min_accuracy - accuracy)
-        return (metrics["kl"], self.predict_ms(schedule)), violation
+        return (metrics["kl"], self.cost(schedule)), violation
 
 
 def evaluation_context(model: str, search_set: str, router: str, choices: bool) -> str:

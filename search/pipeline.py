@@ -13,10 +13,10 @@ from ftp_core.routers import router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
 from search.errors import SearchError
-from search.measuring import latency_profile, measure, quality_set
+from search.measuring import measure, quality_set
 from search.open_study import OpenStudy
 from search.progress import ProgressView
-from search.searching import search_schedules
+from search.searching import search_schedules, study_costs
 from search.workload import Workload, load_workload
 from studies import (
     Lease,
@@ -153,7 +153,7 @@ class Pipeline:
         n_trials = self._store.n_trials(self._name)
         if n_trials < self.config.trials:
             with self._stage("search"):
-                search_schedules(self._study, latency_profile(self._study))
+                search_schedules(self._study, study_costs(self._study))
         elif self._store.study(self._name).chosen_trial is not None:
             return
         trials = self._store.trials(self._name)

@@ -7,50 +7,66 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from ftp_core.cost import LatencyProfile
+from ftp_core.cost.conditions import profile_conditions
 from ftp_core.encoding import encoded_fingerprint
 from ftp_core.routers import StaticRouter
-from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
+from search.cost_ledger import CostLedger
+from search.costs import Costs
 from search.engine import SearchEngine
 from search.halving import OptunaPruning, Pruner
 from search.interruption import gentle_interruption
-from search.objectives import Objectives, evaluation_context
+from search.measuring import latency_profile, timed_prompts
+from search.objectives import DEFAULT_COST, CostName, Objectives, evaluation_context
 from search.open_study import OpenStudy
-from search.outcome import Outcome
 from search.portfolio import Portfolio
 from search.progress import Stage
 from search.proposers.catalogue import make_proposers
 from search.space import LatencyLimit, ScheduleSpace
 from search.stopping import Stopping
 from search.study_ledger import StudyLedger
+from search.warm_start import warm_outcomes
 from search.workload import search_set
-from studies import TrialRecord, TrialState, front, knee
+from studies import TrialRecord, knee
+from studies.objectives import objective
 
 if TYPE_CHECKING:
     from search.evaluators.ray_pool import RayPool
 
-# Of another study's trials, how many of the latest ones a search starts from, beside the front.
-_WARM_TRIALS = 2000
 _SECONDS_BETWEEN_RESIZES = 2.0
 _SECONDS_BETWEEN_NOTES = 0.5
 
 
-def search_schedules(study: OpenStudy, profile: LatencyProfile) -> None:
+def study_costs(study: OpenStudy) -> Costs:
+    """What a study's schedules cost at its timed input; latency is profiled first if the search needs it.
+
+    A search that trades KL against something else takes a profile that is there already, and does without otherwise.
+    """
+    model = study.workload.model.skipping
+    batch, length = timed_prompts(study).ids.shape
+    study.store.set_facts(study.name, {"timed_input": {"batch": batch, "length": length}})
+    needs = study.config.predicts_latency
+    return Costs(model, batch, length, latency_profile(study) if needs else _known_profile(study, batch, length))
+
+
+def search_schedules(study: OpenStudy, costs: Costs) -> None:
     """Evaluate schedules until a condition ends it.
 
     Args:
         study: What to search for.
-        profile: Predicts latency.
+        costs: What schedules cost there.
 
     Raises:
-        ConfigError: No schedule keeps the latency; what can be known without a profile, `check_search` has checked.
+        ConfigError: No schedule keeps the latency; what can be known without them, `check_search` has checked.
         EvaluationError: No worker could start.
         KeyboardInterrupt: Ctrl-C was pressed, and what was in flight has ended.
     """
     config = study.config
-    space = schedule_space(config, study.workload.model.skipping.n_blocks, profile)
-    objectives = Objectives(profile.predict_ms, config.min_accuracy)
-    warm = _warm_outcomes(study, space, objectives)
+    space = schedule_space(config, study.workload.model.skipping.n_blocks, costs)
+    objectives = Objectives(costs.function(config.cost), config.min_accuracy)
+    warm = []
+    if config.warm_start is not None:
+        warm = warm_outcomes(study.store.each_trial(config.warm_start), space, objectives)
     ledger = StudyLedger(study.store, study.name, study.lease, _context(study))
     portfolio = Portfolio(
         make_proposers(config.sampler, space, config.seed), config.seed, ledger.tallies(), config.deterministic
@@ -64,7 +80,7 @@ def search_schedules(study: OpenStudy, profile: LatencyProfile) -> None:
             portfolio,
             pool,
             objectives,
-            ledger,
+            CostLedger(ledger, costs.of),
             seed=config.seed,
             deterministic=config.deterministic,
             fidelities=config.fidelities,
@@ -91,23 +107,25 @@ def search_schedules(study: OpenStudy, profile: LatencyProfile) -> None:
             stage.advance(0, f"stopped, since {stopping.reason}")
 
 
-def schedule_space(config: RunConfig, n_blocks: int, profile: LatencyProfile) -> ScheduleSpace:
+def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSpace:
     """The schedules that a configuration allows.
 
     Raises:
         ConfigError: There is none.
     """
-    limit = None if config.max_latency_ms is None else LatencyLimit(profile.predict_ms, config.max_latency_ms)
+    limit = None
+    if config.max_latency_ms is not None:
+        limit = LatencyLimit(costs.function("latency_ms"), config.max_latency_ms)
     return ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks, latency_limit=limit)
 
 
-def best_note(points: list[TrialRecord]) -> str:
-    """A word on a front."""
+def best_note(points: list[TrialRecord], cost: CostName = DEFAULT_COST) -> str:
+    """A word on a front of KL against a cost."""
     if not points:
         return "no trial finished"
     best = knee(points)
     assert best.values is not None
-    return f"front {len(points)}, knee: KL {best.values[0]:.3g} at {best.values[1]:.1f} ms"
+    return f"front {len(points)}, knee: KL {best.values[0]:.3g} at {objective(cost).text(best.values[1])}"
 
 
 class _Watch:
@@ -124,7 +142,7 @@ class _Watch:
     def on_kept(self, n: int) -> None:
         now, note = time.monotonic(), ""
         if now - self._noted > _SECONDS_BETWEEN_NOTES:
-            self._noted, note = now, best_note(self._ledger.front)
+            self._noted, note = now, best_note(self._ledger.front, self._study.config.cost)
         self._stage.advance(n, note)
         if now - self._resized > _SECONDS_BETWEEN_RESIZES:
             self._resized = now
@@ -135,6 +153,17 @@ class _Watch:
         if wanted != self._n_workers:
             self._n_workers = wanted
             self._pool.resize(wanted)
+
+
+def _known_profile(study: OpenStudy, batch: int, length: int) -> LatencyProfile | None:
+    """The study's latency profile, or else this machine's, which then is the study's: its trials shall compare."""
+    stored = study.store.study(study.name).facts.get("latency_profile")
+    if stored is None:
+        here = profile_conditions(study.workload.model.skipping)
+        stored = study.store.latency_profile(here.fingerprint(batch, length))
+        if stored is not None:
+            study.store.set_facts(study.name, {"latency_profile": dict(stored)})
+    return None if stored is None else LatencyProfile.from_json(stored)
 
 
 def _start_workers(study: OpenStudy) -> RayPool:
@@ -185,27 +214,6 @@ def _context(study: OpenStudy) -> str:
         StaticRouter.kind,
         config.min_accuracy is not None,
     )
-
-
-def _warm_outcomes(study: OpenStudy, space: ScheduleSpace, objectives: Objectives) -> list[Outcome]:
-    """What the study that this one shall start from found out, as outcomes of this one."""
-    other = study.config.warm_start
-    if other is None:
-        return []
-    trials = [
-        trial for trial in study.store.each_trial(other) if trial.state is TrialState.FINISHED and trial.fidelity == 1.0
-    ]
-    points = {trial.number for trial in front(trials)}
-    outcomes = []
-    for place, trial in enumerate(trials):
-        if trial.number not in points and place < len(trials) - _WARM_TRIALS:
-            continue
-        levels = space.levels(SparsitySchedule(trial.schedule))
-        metrics = trial.metrics
-        known = "kl" in metrics and (study.config.min_accuracy is None or "accuracy" in metrics)
-        if known and space.contains(levels):
-            outcomes.append(Outcome(levels, *objectives(space.schedule(levels), metrics)))
-    return outcomes
 
 
 def _keep_reuse(study: OpenStudy, ledger: StudyLedger) -> None:

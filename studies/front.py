@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 from studies.records import TrialRecord, TrialState
 
 _HALF_STEP = 0.026
+# In nats per token: a model that differs from the dense one by less is hardly told apart from it.
+_KL_FLOOR = 0.02
+# A model that differs by more is ruined: its perplexity is about e times as high, or worse.
+_RUINED_KL = 1.0
 
 
 def _comparable(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -71,27 +75,46 @@ def hypervolume_history(trials: Sequence[TrialRecord], reference: Sequence[float
 
 
 def knee(points: Sequence[TrialRecord]) -> TrialRecord:
-    """The point that lies furthest below the line between the ends of a two-objective front.
+    """The point that lies furthest below the line between the ends of a front of KL against a cost.
 
-    Both objectives are scaled to [0, 1] over the front first. Where no point lies below the line (fewer than three
-    points, or a front that bulges outwards), the one closest to the ideal corner is taken.
+    KL spans decades, from noise to ruin, so that on a linear scale a knee sits where nobody would run the model: the
+    cheapest points have a KL of several nats, beside which one of 1 looks small. Therefore
+
+    - KL is taken as log(KL + 0.02): a step from 0.1 to 0.2 weighs about as much as one from 0.4 to 0.8, differences far
+      below 0.02 weigh nothing, and a KL of 0 has its place;
+    - points beyond a KL of 1 nat count only if there are no others. KL saturates there, so that a step towards ruin
+      looks cheap on the logarithmic scale, too, and how far a search looked there says nothing of the rest.
+
+    Both objectives are scaled to [0, 1] over the points that count, so the cost's unit does not matter. Where none of
+    them lies below the line, as on a front that bulges outwards, the one closest to the ideal corner is taken; so it is
+    where fewer than three count, on the scale of the whole front.
 
     Args:
-        points: A front, as `front` returns it.
+        points: A front, as `front` returns it; its first objective is KL.
 
     Raises:
         ValueError: The front is empty.
     """
     if not points:
         raise ValueError("The front is empty: no trial has finished.")
-    values = _points(points)
-    span = values.max(0) - values.min(0)
-    scaled = (values - values.min(0)) / np.where(span > 0, span, 1.0)
+    usable = [point for point in points if point.values is not None and point.values[0] <= _RUINED_KL] or points
+    is_line = len(usable) >= 3
+    ends = _with_log_kl(usable if is_line else points)
+    span = ends.max(0) - ends.min(0)
+    scaled = (_with_log_kl(usable) - ends.min(0)) / np.where(span > 0, span, 1.0)
     # On the line between (0, 1) and (1, 0) the coordinates add up to 1.
     below = 1.0 - scaled.sum(1)
-    if len(points) >= 3 and below.max() > 0:
-        return points[int(below.argmax())]
-    return points[int(np.square(scaled).sum(1).argmin())]
+    if is_line and below.max() > 0:
+        return usable[int(below.argmax())]
+    return usable[int(np.square(scaled).sum(1).argmin())]
+
+
+def _with_log_kl(points: Sequence[TrialRecord]) -> NDArray[np.float64]:
+    """Objective values, with log(KL + 0.02) in place of KL."""
+    values = _points(points)
+    # The KL of the dense schedule is 0 up to rounding, which may be on either side.
+    values[:, 0] = np.log(np.maximum(values[:, 0], 0.0) + _KL_FLOOR)
+    return values
 
 
 def closest_to_sparsity(points: Sequence[TrialRecord], target: float) -> TrialRecord:

@@ -152,6 +152,7 @@ class Measurement:
         length: Tokens in each row of the timed input.
         flops: Of the timed input.
         n_choice_items: Multiple-choice items that accuracy was counted on.
+        kv_bytes: Of the keys and values that the timed input leaves behind; None where an earlier version measured.
     """
 
     variant: str
@@ -171,6 +172,7 @@ class Measurement:
     length: int
     flops: float
     n_choice_items: int = 0
+    kv_bytes: int | None = None
 
     @property
     def overall_sparsity(self) -> float:

@@ -101,7 +101,7 @@ class StudyResults(NamedStudies):
         return self._database.read(lambda connection: connection.execute(selected).scalar())
 
     def keep_latency_profile(
-        self, fingerprint: str, conditions: Mapping[str, Any], profile: Mapping[str, Any]
+        self, fingerprint: str, conditions: Mapping[str, Any], profile: Mapping[str, Any], replace: bool = False
     ) -> Mapping[str, Any]:
         """Keep a latency profile for every study of this database.
 
@@ -109,9 +109,10 @@ class StudyResults(NamedStudies):
             fingerprint: Hash of the conditions.
             conditions: Model, machine and software that it holds for.
             profile: The profile.
+            replace: Whether it takes the place of an earlier one. Studies that began with that one keep it.
 
         Returns:
-            The profile that is kept: an earlier one, if another process was faster.
+            The profile that is kept: an earlier one, if there is one and it is not replaced.
         """
         table = schema.latency_profile
         row = {
@@ -120,8 +121,14 @@ class StudyResults(NamedStudies):
             "profile": dict(profile),
             "created_at": datetime.now(UTC),
         }
+
+        def work(connection: Connection) -> None:
+            if replace:
+                connection.execute(sa.delete(table).where(table.c.fingerprint == fingerprint))
+            connection.execute(sa.insert(table), row)
+
         try:
-            self._database.write(lambda connection: connection.execute(sa.insert(table), row))
+            self._database.write(work)
         except sa.exc.IntegrityError:
             return self.latency_profile(fingerprint) or profile
         return profile

@@ -8,6 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dashboards.data import measured_cost
 from dashboards.figures.appearance import (
     INK,
     INKED,
@@ -21,33 +22,38 @@ from dashboards.figures.appearance import (
     styled,
 )
 from studies import Measurement
+from studies.objectives import COSTS, DEFAULT_COST, objective
 
 _NOTHING = "Nothing has been measured yet."
 
 
-def pareto_figure(measurements: Sequence[Measurement], chosen_trial: int | None) -> go.Figure:
-    """Accuracy against measured latency, one trace a variant; KL in place of accuracy where data has no choices.
+def pareto_figure(measurements: Sequence[Measurement], chosen_trial: int | None, cost: str = DEFAULT_COST) -> go.Figure:
+    """Accuracy against a cost, one trace a variant; KL in place of accuracy where data has no choices.
 
-    Error bars are the 95 % interval of accuracy and the quartiles of latency.
+    Error bars are the 95 % interval of accuracy and the quartiles of latency; what is counted has none.
 
     Args:
         measurements: What was measured.
         chosen_trial: Number of the chosen trial: ringed and named.
+        cost: Which cost to show; measured latency where a measurement does not know it.
     """
+    if any(measured_cost(m, cost) is None for m in measurements):
+        cost = DEFAULT_COST
+    title, is_timed = _cost_title(cost), cost == DEFAULT_COST
     if not measurements:
-        return empty_figure("Accuracy against measured latency", _NOTHING)
+        return empty_figure(f"Accuracy against {title}", _NOTHING)
     by_accuracy = _all_have_accuracy(measurements)
     figure = go.Figure()
     # The lone points come last, so that the line of the front does not cover them.
     for variant in ("static", "uniform", "dense", "dynamic"):
-        points = sorted((m for m in measurements if m.variant == variant), key=lambda m: m.latency_ms)
+        points = sorted((m for m in measurements if m.variant == variant), key=lambda m: _cost_shown(m, cost))
         if not points:
             continue
         colour = VARIANT_COLOURS[variant]
         figure.add_scatter(
-            x=[m.latency_ms for m in points],
+            x=[_cost_shown(m, cost) for m in points],
             y=[m.accuracy if by_accuracy else m.kl for m in points],
-            error_x=_error_bars([(m.latency_low_ms, m.latency_ms, m.latency_high_ms) for m in points]),
+            error_x=_error_bars([_latency_range(m) for m in points]) if is_timed else None,
             error_y=_error_bars([_accuracy_range(m) for m in points]) if by_accuracy else None,
             mode="lines+markers" if variant == "static" else "markers",
             name=VARIANT_TITLES[variant],
@@ -61,14 +67,14 @@ def pareto_figure(measurements: Sequence[Measurement], chosen_trial: int | None)
             hoverinfo="text",
             meta=INKED if variant == "dense" else None,
         )
-    _ring_chosen(figure, measurements, chosen_trial, by_accuracy)
-    figure.update_xaxes(title="measured latency, ms (lower is better)")
+    _ring_chosen(figure, measurements, chosen_trial, by_accuracy, cost)
+    figure.update_xaxes(title=f"{title}, {objective(cost).unit} (lower is better)")
     if by_accuracy:
         figure.update_yaxes(title="accuracy (higher is better)", tickformat=".0%")
     else:
         figure.update_yaxes(title="KL to dense, nats per token (lower is better)")
-    title = "Accuracy against measured latency" if by_accuracy else "KL against measured latency"
-    return styled(figure, title, _conditions(measurements), height=520)
+    quality = "Accuracy" if by_accuracy else "KL"
+    return styled(figure, f"{quality} against {title}", _conditions(measurements, is_timed), height=520)
 
 
 def comparison_figure(measurements: Sequence[Measurement], chosen_trial: int | None = None) -> go.Figure:
@@ -121,6 +127,19 @@ def _accuracy_range(m: Measurement) -> tuple[float, float, float]:
     return low, accuracy, high
 
 
+def _latency_range(m: Measurement) -> tuple[float, float, float]:
+    return m.latency_low_ms, m.latency_ms, m.latency_high_ms
+
+
+def _cost_title(cost: str) -> str:
+    return "measured latency" if cost == DEFAULT_COST else objective(cost).title
+
+
+def _cost_shown(m: Measurement, cost: str) -> float:
+    """A cost in the unit that people read."""
+    return objective(cost).shown(measured_cost(m, cost) or 0.0)
+
+
 def _error_bars(ranges: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
     """Error bars from (low, middle, high)."""
     return {
@@ -138,13 +157,17 @@ def _span(values: Sequence[int]) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _conditions(measurements: Sequence[Measurement]) -> str:
-    """What was timed and on how many items: without it, no number of the figure means anything."""
+def _conditions(measurements: Sequence[Measurement], is_timed: bool) -> str:
+    """What the cost is of and on how many items: without it, no number of the figure means anything."""
     shapes = dict.fromkeys(f"batch {m.batch} × {m.length} tokens" for m in measurements)
     repeats = _span([m.repeats for m in measurements])
     items = _span([m.n_items for m in measurements])
-    whiskers = "whiskers: 95% interval, quartiles" if _all_have_accuracy(measurements) else "whiskers: quartiles"
-    return f"Prefill of {' and '.join(shapes)}, median of {repeats} runs<br>n = {items} test items; {whiskers}"
+    whiskers = [
+        name for name, shown in (("95% interval", _all_have_accuracy(measurements)), ("quartiles", is_timed)) if shown
+    ]
+    runs = f", median of {repeats} runs" if is_timed else ""
+    said = f"; whiskers: {', '.join(whiskers)}" if whiskers else ""
+    return f"Prefill of {' and '.join(shapes)}{runs}<br>n = {items} test items{said}"
 
 
 def _sparsities(shown: Sequence[Measurement]) -> str:
@@ -158,12 +181,14 @@ def _sparsities(shown: Sequence[Measurement]) -> str:
 def _hover(m: Measurement) -> str:
     trial = "" if m.trial is None else f", trial {m.trial}"
     low, accuracy, high = _accuracy_range(m)
+    counted = [(objective(name), measured_cost(m, name)) for name in COSTS if name != DEFAULT_COST]
     lines = [
         f"<b>{VARIANT_TITLES.get(m.variant, m.variant)}</b>{trial}",
         *([] if m.accuracy is None else [f"accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}]"]),
         f"KL {m.kl:.4g} nats per token, perplexity {m.perplexity:.4g}, n = {m.n_items}",
         f"latency {m.latency_ms:.1f} ms [{m.latency_low_ms:.1f}, {m.latency_high_ms:.1f}], "
         f"batch {m.batch} × {m.length} tokens",
+        ", ".join(f"{one.title} {one.text(value)}" for one, value in counted if value is not None),
         f"overall sparsity {m.overall_sparsity:.1%}; % skipped by block:",
         percentages(m.schedule),
     ]
@@ -171,7 +196,7 @@ def _hover(m: Measurement) -> str:
 
 
 def _ring_chosen(
-    figure: go.Figure, measurements: Sequence[Measurement], chosen_trial: int | None, by_accuracy: bool
+    figure: go.Figure, measurements: Sequence[Measurement], chosen_trial: int | None, by_accuracy: bool, cost: str
 ) -> None:
     ringed = [m for m in measurements if m.variant == "static" and m.trial is not None and m.trial == chosen_trial]
     if not ringed:
@@ -179,7 +204,7 @@ def _ring_chosen(
     m = ringed[0]
     height = m.accuracy if by_accuracy else m.kl
     figure.add_scatter(
-        x=[m.latency_ms],
+        x=[_cost_shown(m, cost)],
         y=[height],
         mode="markers",
         name="chosen",
@@ -190,10 +215,10 @@ def _ring_chosen(
     )
     # A front leaves room on its bad side: below it where higher is better, above it where lower is. Near the right
     # edge the text turns to the left.
-    low, high = min(p.latency_ms for p in measurements), max(p.latency_ms for p in measurements)
-    to_the_right = m.latency_ms <= low + 0.6 * (high - low)
+    costs = [_cost_shown(p, cost) for p in measurements]
+    to_the_right = _cost_shown(m, cost) <= min(costs) + 0.6 * (max(costs) - min(costs))
     figure.add_annotation(
-        x=m.latency_ms,
+        x=_cost_shown(m, cost),
         y=height,
         text=f"<b>chosen: trial {m.trial}</b><br>{m.overall_sparsity:.1%} overall sparsity",
         ax=64 if to_the_right else -64,

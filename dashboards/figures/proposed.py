@@ -10,6 +10,7 @@ from plotly.subplots import make_subplots
 
 from dashboards.figures.appearance import empty_figure, plain_text, proposer_colour, styled
 from studies import TrialRecord, TrialState, hypervolume_history, reference_point
+from studies.objectives import DEFAULT_COST, objective
 
 _MOST_WINDOWS = 20
 _FEWEST_TRIALS = 5
@@ -17,8 +18,13 @@ _FEWEST_TRIALS = 5
 _ANCHOR = "anchor"
 
 
-def proposers_figure(trials: Sequence[TrialRecord]) -> go.Figure:
-    """Each proposer's share of the trials over time, and by how much its trials enlarged the front's hypervolume."""
+def proposers_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) -> go.Figure:
+    """Each proposer's share of the trials over time, and by how much its trials enlarged the front's hypervolume.
+
+    Args:
+        trials: The trials of a study.
+        cost: Name of its second objective.
+    """
     title = "Who proposed"
     if not trials:
         return empty_figure(title, "No trial has ended yet.")
@@ -28,7 +34,7 @@ def proposers_figure(trials: Sequence[TrialRecord]) -> go.Figure:
     )
     size = max(_FEWEST_TRIALS, -(-len(trials) // _MOST_WINDOWS))
     windows = [trials[start : start + size] for start in range(0, len(trials), size)]
-    gains = _gains(trials)
+    gains = {name: objective(cost).shown(gain) for name, gain in _gains(trials).items()}
     for name in names:
         colour, shown = proposer_colour(name), plain_text(name)
         figure.add_bar(
@@ -58,7 +64,7 @@ def proposers_figure(trials: Sequence[TrialRecord]) -> go.Figure:
     figure.update_layout(barmode="stack", bargap=0)
     figure.update_xaxes(title="trial", row=1, col=1)
     figure.update_yaxes(title="% of the trials", range=[0, 100], row=1, col=1)
-    figure.update_xaxes(title="hypervolume, nats × ms", rangemode="tozero", row=1, col=2)
+    figure.update_xaxes(title=f"hypervolume, nats × {objective(cost).unit}", rangemode="tozero", row=1, col=2)
     figure.update_yaxes(autorange="reversed", row=1, col=2)
     figure.update_annotations(font_size=13)
     n_whole = sum(trial.state is TrialState.FINISHED for trial in trials)

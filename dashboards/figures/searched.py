@@ -19,6 +19,7 @@ from dashboards.figures.appearance import (
     styled,
 )
 from studies import TrialRecord, TrialState, hypervolume_history, reference_point
+from studies.objectives import COSTS, DEFAULT_COST, Objective, objective
 
 # Beyond this many, a browser takes seconds to draw the points, and nobody sees the difference.
 _MOST_POINTS = 5_000
@@ -28,9 +29,12 @@ _LABELLED_ROWS = 30
 
 
 def search_figure(
-    trials: Sequence[TrialRecord], front: Sequence[TrialRecord], chosen_trial: int | None = None
+    trials: Sequence[TrialRecord],
+    front: Sequence[TrialRecord],
+    chosen_trial: int | None = None,
+    cost: str = DEFAULT_COST,
 ) -> go.Figure:
-    """Every finished trial: KL against predicted latency, coloured by proposer, with the front as a staircase.
+    """Every finished trial: KL against the cost that was searched, coloured by proposer, with the front as a staircase.
 
     KL is on a logarithmic axis where it spans decades; what is too small for it, such as the dense schedule's 0, stands
     at the bottom. Trials on a part of the calibration set are drawn hollow: they do not compare with the others.
@@ -39,7 +43,9 @@ def search_figure(
         trials: The trials of a study.
         front: Those that no other beats, as `studies.front` returns them.
         chosen_trial: Number of the chosen trial, which is ringed.
+        cost: Name of the second objective.
     """
+    searched = objective(cost)
     title = "Every schedule that was evaluated"
     finished = _with_two_values(trials)
     if not finished:
@@ -55,7 +61,7 @@ def search_figure(
     for proposer in sorted({t.proposer for t in drawn}):
         own = [t for t in drawn if t.proposer == proposer]
         figure.add_scatter(
-            x=[t.values[1] for t in own if t.values],
+            x=[searched.shown(t.values[1]) for t in own if t.values],
             y=[height_of(t.values) for t in own if t.values],
             mode="markers",
             name=f"proposed by {plain_text(proposer)}",
@@ -65,10 +71,10 @@ def search_figure(
                 "size": 7,
                 "opacity": 0.75,
             },
-            hovertext=[_hover(t) for t in own],
+            hovertext=[_hover(t, searched) for t in own],
             hoverinfo="text",
         )
-    steps = sorted((t.values[1], height_of(t.values)) for t in _with_two_values(front) if t.values)
+    steps = sorted((searched.shown(t.values[1]), height_of(t.values)) for t in _with_two_values(front) if t.values)
     figure.add_scatter(
         x=[x for x, _ in steps],
         y=[y for _, y in steps],
@@ -81,7 +87,7 @@ def search_figure(
     for t in finished:
         if t.number == chosen_trial and t.values:
             figure.add_scatter(
-                x=[t.values[1]],
+                x=[searched.shown(t.values[1])],
                 y=[height_of(t.values)],
                 mode="markers",
                 name=f"chosen: trial {t.number}",
@@ -89,7 +95,7 @@ def search_figure(
                 hoverinfo="skip",
                 meta=INKED,
             )
-    figure.update_xaxes(title="predicted latency, ms")
+    figure.update_xaxes(title=searched.axis)
     figure.update_yaxes(title="KL to dense, nats per token")
     if floor is not None:
         figure.update_yaxes(**log_axis(floor, max(t.values[0] for t in drawn if t.values)))
@@ -171,8 +177,14 @@ def schedule_heatmap(front: Sequence[TrialRecord], chosen_trial: int | None) -> 
     return styled(figure, title, subtitle, height=height)
 
 
-def hypervolume_figure(trials: Sequence[TrialRecord]) -> go.Figure:
-    """How much of the objectives' space the front covers after each finished trial."""
+def hypervolume_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) -> go.Figure:
+    """How much of the objectives' space the front covers after each finished trial.
+
+    Args:
+        trials: The trials of a study.
+        cost: Name of its second objective.
+    """
+    searched = objective(cost)
     title = "Hypervolume over trials"
     try:
         reference = reference_point(trials)
@@ -182,16 +194,18 @@ def hypervolume_figure(trials: Sequence[TrialRecord]) -> go.Figure:
     figure = go.Figure(
         go.Scatter(
             x=list(range(1, len(history) + 1)),
-            y=history,
+            y=[searched.shown(volume) for volume in history],
             mode="lines" if len(history) > 1 else "markers",
             line={"color": VARIANT_COLOURS["static"], "shape": "hv"},
             hovertemplate="after %{x} trials: %{y:.4g}<extra></extra>",
         )
     )
     figure.update_xaxes(title="finished trials")
-    figure.update_yaxes(title="hypervolume, nats × ms", rangemode="tozero")
+    figure.update_yaxes(title=f"hypervolume, nats × {searched.unit}", rangemode="tozero")
     corner = (
-        f"Above a corner at KL {reference[0]:.3g}, {reference[1]:.3g} ms" if len(reference) == 2 else "All objectives"
+        f"Above a corner at KL {reference[0]:.3g}, {searched.text(reference[1])}"
+        if len(reference) == 2
+        else "All objectives"
     )
     return styled(figure, title, f"{corner}<br>{_recent_gain(history)}", height=380)
 
@@ -206,12 +220,16 @@ def _thinned(trials: Sequence[TrialRecord], most: int, always: set[int]) -> list
     return [t for index, t in enumerate(trials) if index % stride == 0 or t.number in always]
 
 
-def _hover(t: TrialRecord) -> str:
-    kl, latency_ms, *_ = t.values or (0.0, 0.0)
+def _hover(t: TrialRecord, searched: Objective) -> str:
+    kl, cost, *_ = t.values or (0.0, 0.0)
+    # Whatever the search trades KL against, the other costs are known, too.
+    others = [objective(name) for name in COSTS if name != searched.name and name in t.metrics]
+    costs = [(searched, cost), *((other, t.metrics[other.name]) for other in others)]
+    known = ", ".join(f"{one.title} {one.text(value)}" for one, value in costs)
     partial = "" if t.fidelity == 1.0 else f", on {t.fidelity:.0%} of the calibration set"
     return (
         f"<b>trial {t.number}</b>, proposed by {plain_text(t.proposer)}{partial}<br>"
-        f"KL {kl:.4g} nats per token, predicted {latency_ms:.1f} ms<br>"
+        f"KL {kl:.4g} nats per token<br>{known}<br>"
         f"overall sparsity {t.overall_sparsity:.1%}; % skipped by block:<br>{percentages(t.schedule)}"
     )
 

@@ -23,6 +23,7 @@ from search.cli.arguments import output_folder
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.new_study import new_study_command
 from search.cli.options import AsJson, Debug, MoreTrials, Out, Plateau, Seconds, Storage, StudyName, Workers
+from search.cli.profile import profile_command
 from search.cli.stages import INTERRUPTED, Stage, continue_study, write_reports
 from search.cli.tables import print_front, print_measurements, print_proposers, print_studies
 from search.config import DEFAULT_STORAGE, RunConfig
@@ -176,6 +177,7 @@ def report(
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
 
 
+app.command("profile")(profile_command)
 app.add_typer(db, name="db")
 studies = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
 app.add_typer(studies, name="studies")

@@ -11,6 +11,7 @@ from rich.console import Console
 from search.cli.arguments import block_list, check_name, data_path, output_folder, share_list
 from search.cli.options import (
     AsJson,
+    Cost,
     Data,
     Debug,
     DenseBlocks,
@@ -49,7 +50,7 @@ from search.config import (
     RunConfig,
 )
 from search.errors import ConfigError
-from search.objectives import OBJECTIVES
+from search.objectives import DEFAULT_COST, objective_names
 from studies import StudyStore, database_file
 
 
@@ -65,6 +66,7 @@ def new_study_command(stage: Stage) -> Callable[..., None]:
         plateau: Plateau = None,
         workers: Workers = None,
         seed: Seed = 0,
+        cost: Cost = DEFAULT_COST,
         target_sparsity: Target = None,
         max_latency_ms: MaxLatency = None,
         min_accuracy: MinAccuracy = None,
@@ -97,6 +99,7 @@ def new_study_command(stage: Stage) -> Callable[..., None]:
             seconds=seconds,
             plateau=plateau,
             seed=seed,
+            cost=cost,
             target_sparsity=target_sparsity,
             max_latency_ms=max_latency_ms,
             min_accuracy=min_accuracy,
@@ -154,7 +157,7 @@ def start_study(
             check_search(config, workload, store)
         if taken and overwrite:
             store.delete_study(name)
-        store.create_study(name, config.model_dump(), OBJECTIVES)
+        store.create_study(name, config.model_dump(), objective_names(config.cost))
     except BaseException:
         # Another process may have begun a study in it meanwhile.
         unused = fresh and not store.summaries()

@@ -32,6 +32,14 @@ Target = Annotated[
     float | None,
     typer.Option("--target-sparsity", metavar="X", help="Overall sparsity to search at.", show_default="the knee"),
 ]
+Cost = Annotated[
+    str,
+    typer.Option(
+        "--cost",
+        metavar="NAME",
+        help="What is traded against KL: latency_ms (predicted), flops, or kv_bytes, of one prefill.",
+    ),
+]
 RouterSteps = Annotated[int, typer.Option("--router-steps", metavar="N", help="Steps of the router's training.")]
 TestItems = Annotated[int, typer.Option("--test-items", metavar="N", help="Items that reported figures rest on.")]
 Sampler = Annotated[

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from studies import StudySummary
+from studies.objectives import objective
 
 
 def _number(value: float | None, form: str) -> str:
@@ -30,19 +31,20 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
         console.print("No trial has finished yet.")
         return
     shape = description["predicted_for"]
-    timed = f"; ms of a prefill of {shape['batch']} x {shape['length']} tokens" if shape else ""
+    cost = objective(description["objectives"][1])
+    timed = f"; prefill of {shape['batch']} x {shape['length']} tokens" if shape else ""
     table = _table(
         f"Pareto front of {description['name']} (* chosen){timed}",
-        *("trial", "overall\nsparsity", "KL, nats\nper token", "ms\npredicted", "ms\nmeasured"),
+        *("trial", "overall\nsparsity", "KL, nats\nper token", f"{cost.unit}\n{cost.source}", "ms\nmeasured"),
     )
     table.add_column("% of tokens that skip each block", overflow="fold")
     for point in description["front"]:
-        kl, predicted = point["values"]
+        kl, known = point["values"]
         table.add_row(
             f"{'*' if point['number'] == description['chosen_trial'] else ''}{point['number']}",
             f"{point['overall_sparsity']:.1%}",
             f"{kl:.4f}",
-            f"{predicted:.1f}",
+            cost.number(known),
             _number(point["measured_latency_ms"], ".1f"),
             " ".join(f"{100 * s:.0f}" for s in point["schedule"]),
         )

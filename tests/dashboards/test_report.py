@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from dashboards import (
     write_report,
 )
 from dashboards.figures import VARIANT_COLOURS
+from dashboards.summary import key_figures
 from studies import Measurement, RouterRun, StudyRecord, StudyState, TrialRecord, TrialState, front
 from tests.studies.records import trial
 
@@ -255,3 +256,80 @@ def test_the_figure_of_proposers_shows_who_got_trials_and_what_these_added() -> 
     gains = {bar.y[0]: bar.x[0] for bar in figure.data if bar.orientation == "h"}
     assert gains["&lt;b&gt;tpe&lt;/b&gt;"] == 0.0 and gains["deap"] > 0.0 and "anchor" not in gains
     assert "No trial has ended" in proposers_figure([]).layout.annotations[0].text
+
+
+COUNTED = replace(STUDY, objectives=("kl", "flops"))
+COUNTED_TRIALS = [
+    replace(t, values=t.values and (t.values[0], 1e9 * t.values[1]), metrics={"kv_bytes": 2.0**21, "latency_ms": 3.5})
+    for t in TRIALS
+]
+
+
+def test_figures_of_a_search_are_in_the_unit_of_its_cost() -> None:
+    timed, counted = (
+        search_figure(TRIALS, front(TRIALS)),
+        search_figure(COUNTED_TRIALS, front(COUNTED_TRIALS), 1, "flops"),
+    )
+    assert timed.layout.xaxis.title.text == "predicted latency, ms"
+    assert counted.layout.xaxis.title.text == "prefill arithmetic, GFLOPs"
+    # The same numbers, in another unit.
+    assert [list(trace.x) for trace in counted.data[: len(timed.data)]] == [list(trace.x) for trace in timed.data]
+    assert list(counted.data[-1].x) == [6.0]
+    for draw in (hypervolume_figure, proposers_figure):
+        ours, theirs = draw(COUNTED_TRIALS, "flops"), draw(TRIALS)
+        for mine, yours in zip(ours.data, theirs.data, strict=True):
+            assert list(mine.x) + list(mine.y) == pytest.approx(list(yours.x) + list(yours.y))
+    assert hypervolume_figure(COUNTED_TRIALS, "flops").layout.yaxis.title.text == "hypervolume, nats × GFLOPs"
+    assert proposers_figure(COUNTED_TRIALS, "flops").layout.xaxis2.title.text == "hypervolume, nats × GFLOPs"
+    assert "KL 0.99, 10.4 GFLOPs" in hypervolume_figure(COUNTED_TRIALS, "flops").layout.title.subtitle.text
+
+
+def test_a_trial_shows_every_cost_that_it_remembers() -> None:
+    [first, *_] = search_figure(COUNTED_TRIALS, front(COUNTED_TRIALS), cost="flops").data[0].hovertext
+    assert "prefill arithmetic 10.0 GFLOPs, predicted latency 3.5 ms, KV cache 2 MiB" in first
+    assert "predicted latency 10.0 ms<br>" in search_figure(TRIALS, front(TRIALS)).data[0].hovertext[0]
+
+
+def test_pareto_shows_the_cost_that_was_searched() -> None:
+    figure = pareto_figure(MEASURED, 1, "flops")
+    static = next(trace for trace in figure.data if trace.name == "searched schedules, static router")
+    assert list(static.x) == [6.1, 10.1] and static.error_x.array is None and static.error_y.array is not None
+    assert figure.layout.title.text == "Accuracy against prefill arithmetic"
+    assert figure.layout.xaxis.title.text == "prefill arithmetic, GFLOPs (lower is better)"
+    said = figure.layout.title.subtitle.text
+    assert (
+        "Prefill of batch 8 × 256 tokens<br>" in said and "whiskers: 95% interval" in said and "quartiles" not in said
+    )
+    assert next(trace for trace in figure.data if trace.name == "chosen").x == (6.1,)
+
+
+@dataclass(frozen=True)
+class Held(Measurement):
+    kv_bytes: int | None = None
+
+
+def test_what_was_measured_without_a_cost_is_shown_by_its_latency() -> None:
+    assert pareto_figure(MEASURED, 1, "kv_bytes").layout.xaxis.title.text == "measured latency, ms (lower is better)"
+    held = [Held(**{**asdict(m), "kv_bytes": round(2**20 * m.latency_ms)}) for m in MEASURED]
+    figure = pareto_figure(held, 1, "kv_bytes")
+    assert figure.layout.xaxis.title.text == "KV cache, MiB (lower is better)"
+    assert "KV cache 10.1 MiB" in figure.data[0].hovertext[1]
+    study = replace(STUDY, objectives=("kl", "kv_bytes"))
+    shown = {figure.label: figure.value for figure in key_figures(replace(DATA, study=study, measurements=held))}
+    assert shown["KV cache saved"] == "38.0%" and shown["measured speed-up"] == "1.61×"
+    assert "KV cache saved" not in {figure.label for figure in key_figures(replace(DATA, study=study))}
+
+
+def test_the_report_of_a_study_of_flops_speaks_of_flops(tmp_path: Path) -> None:
+    data = ReportData(COUNTED, COUNTED_TRIALS, [], [])
+    text = " ".join(summary_sentences(data))
+    assert "from KL 0 at 10.0 GFLOPs to 0.9 at 5.5 GFLOPs (prefill arithmetic)" in text
+    assert "(KL to dense 0.1 nats per token, prefill arithmetic 6 GFLOPs)" in text
+    page = render_report(data)
+    assert "its KL on calibration data and its prefill arithmetic; lower" in page
+    timed = replace(COUNTED, objectives=("kl", "kv_bytes"), facts={"timed_input": {"batch": 8, "length": 96}})
+    assert "its KV cache of a prefill of 8 × 96 tokens; lower" in render_report(replace(data, study=timed))
+    _, table, plain = write_report(data, tmp_path)
+    row = next(csv.DictReader(table.open()))
+    assert (row["flops"], row["latency_ms"], row["kv_bytes"]) == ("10000000000.0", "3.5", "2097152.0")
+    assert json.loads(plain.read_text())["front"][0]["costs"] == {"latency_ms": 3.5, "kv_bytes": 2097152.0}

@@ -89,6 +89,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "--data", "bad.jsonl"], 1, "line 2"),
     (["run", "--target-sparsity", "0.96"], 2, "--target-sparsity is 0.96"),
     (["run", "--target-sparsity", "-0.1"], 2, "--target-sparsity is -0.1"),
+    (["run", "--cost", "money"], 2, "--cost is 'money': expected one of 'latency_ms', 'flops' or 'kv_bytes'"),
     (["run", "--trials", "0"], 2, "--trials is 0"),
     (["run", "--workers", "0"], 2, "--workers and --gpu-workers are both 0: expected at least one worker."),
     (["run", "--workers", "-1"], 2, "--workers is -1"),
@@ -195,6 +196,7 @@ def test_a_search_without_measurements_can_be_reported_and_exported(run: Run, st
     assert run("export", study, "pruned").code == 0
     exported = json.loads((tmp_path / "pruned/schedule.json").read_text())
     assert exported["schedule"] == [0.5] * 12 and exported["router"] is None
+    assert exported["objectives"] == {"kl": 0.3, "latency_ms": 6.0}
     whole = FTPForCausalLM.from_pretrained(tmp_path / "pruned")
     assert run("export", study, "light", "--reference").code == 0
     light = FTPForCausalLM.from_pretrained(tmp_path / "light")

@@ -58,6 +58,20 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert len({trial.schedule for trial in trials}) == 20
 
 
+def test_a_search_for_fewer_operations_needs_no_profile(tmp_path: Path) -> None:
+    result = run_process(
+        "search", "--name", "lean", "--cost", "flops", "--trials", "8", "--workers", "1", *FEW, "--json", cwd=tmp_path
+    )
+    assert result.code == 0, result.err
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
+        study, trials = store.study("lean"), store.trials("lean")
+    assert study.objectives == ("kl", "flops") and "latency_profile" not in study.facts
+    assert len(trials) == 8
+    for trial in trials:
+        assert trial.values == (trial.metrics["kl"], trial.metrics["flops"])
+        assert trial.metrics["kv_bytes"] > 0 and "latency_ms" not in trial.metrics
+
+
 def _heed_signals() -> None:
     """A shell's background jobs ignore Ctrl-C, and so would what they start."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import torch
 
+from ftp_core.errors import ModelError
+from ftp_core.models import load_model
 from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
 from search.errors import ConfigError
@@ -60,6 +63,8 @@ def test_a_part_without_multiple_choice_breaks_no_accuracy() -> None:
 
 def test_only_a_study_of_the_same_model_data_and_items_is_started_from(workload: Workload, store: StudyStore) -> None:
     check_search(config(warm_start="other"), workload, store)
+    # It may trade KL against something else: costs are computed anew.
+    check_search(config(warm_start="other", cost="kv_bytes"), workload, store)
     with pytest.raises(StudyNotFoundError, match="nobody"):
         check_search(config(warm_start="nobody"), workload, store)
     with pytest.raises(ConfigError, match="its data is not that of the new study"):
@@ -69,3 +74,10 @@ def test_only_a_study_of_the_same_model_data_and_items_is_started_from(workload:
     store.set_facts("other", {"model_fingerprint": "another"})
     with pytest.raises(ConfigError, match="its model is not that of the new study"):
         check_search(config(warm_start="other"), workload, store)
+
+
+def test_a_model_whose_operations_cannot_be_counted_is_refused(workload: Workload, store: StudyStore) -> None:
+    strange = load_model("demo")
+    strange.skipping.blocks[3].register_parameter("stack", torch.nn.Parameter(torch.zeros(2, 2, 2)))
+    with pytest.raises(ModelError, match="stack has shape"):
+        check_search(config(), replace(workload, model=strange), store)

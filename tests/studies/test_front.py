@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from studies import closest_to_sparsity, front, hypervolume, hypervolume_history, knee, reference_point
@@ -57,6 +60,92 @@ def test_the_reference_point_lies_beyond_every_trial() -> None:
 def test_the_knee_is_where_the_front_bends() -> None:
     points = front([trial(0, (0.0, 10.0)), trial(1, (0.1, 3.0)), trial(2, (0.5, 2.0)), trial(3, (2.0, 0.0))])
     assert knee(points).number == 1
+
+
+# Fronts that searches of the demo model found: KL, and milliseconds, GFLOPs or MiB.
+FOUND = {
+    "ms, 300 trials": [
+        *((0.0, 104.9), (0.008, 101.2), (0.030, 100.0), (0.193, 95.0), (0.218, 80.5), (0.225, 77.8), (0.261, 70.1)),
+        *((0.331, 66.9), (0.727, 49.8), (0.944, 36.9), (1.792, 36.7), (1.956, 30.3), (2.380, 23.4), (2.621, 16.6)),
+    ],
+    "ms, a better one": [
+        *((0.0, 87.6), (0.0001, 77.7), (0.027, 70.0), (0.037, 60.1), (0.096, 57.5), (0.127, 53.5), (0.219, 44.5)),
+        *((0.252, 38.1), (0.271, 36.3), (0.454, 36.2), (0.704, 34.3), (1.629, 29.3), (2.245, 26.5), (2.537, 21.7)),
+    ],
+    "GFLOPs, 40 trials": [
+        *((0.0, 3.62), (0.240, 3.06), (0.264, 2.75), (0.827, 2.63), (0.862, 2.33), (1.193, 2.17), (1.236, 1.56)),
+        *((1.664, 1.08), (1.99, 1.02), (2.039, 0.667)),
+    ],
+    "MiB, 40 trials": [
+        *((0.0, 6.75), (0.054, 5.55), (0.264, 5.41), (0.827, 5.18), (0.862, 4.73), (1.163, 2.98), (1.660, 2.29)),
+        *((1.794, 1.87), (2.039, 1.58), (2.659, 1.42)),
+    ],
+}
+
+
+def knee_of(points: Sequence[tuple[float, float]]) -> tuple[float, ...] | None:
+    return knee(front([trial(n, values) for n, values in enumerate(points)])).values
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    list(zip(FOUND.values(), [(0.261, 70.1), (0.037, 60.1), (0.264, 2.75), (0.054, 5.55)], strict=True)),
+    ids=list(FOUND),
+)
+def test_the_knee_is_a_model_that_one_would_run(
+    found: list[tuple[float, float]], expected: tuple[float, float]
+) -> None:
+    assert knee_of(found) == expected
+
+
+@pytest.mark.parametrize("unit", [1e9, 2.0**-20])
+def test_the_knee_does_not_depend_on_the_unit_of_the_cost(unit: float) -> None:
+    for found in FOUND.values():
+        in_unit = knee_of([(kl, unit * cost) for kl, cost in found])
+        assert in_unit == pytest.approx((knee_of(found)[0], unit * knee_of(found)[1]))  # type: ignore[index]
+
+
+def below_the_line(points: Sequence[tuple[float, ...]]) -> list[float]:
+    """How far points lie below the line between the first and the last one, on the scale of log(KL + 0.02)."""
+    scaled = [(math.log(kl + 0.02), cost) for kl, cost in points]
+    (x0, y0), (x1, y1) = scaled[0], scaled[-1]
+    return [(y0 + (y1 - y0) * (x - x0) / (x1 - x0) - y) / (y0 - y1) for x, y in scaled]
+
+
+some = st.lists(st.tuples(st.integers(0, 10), st.integers(1, 99)), min_size=1, max_size=12)
+
+
+@given(points=some)
+def test_the_knee_is_furthest_below_the_line_on_the_scale_of_log_kl(points: list[tuple[int, int]]) -> None:
+    shown = front([trial(n, (kl / 10, float(cost))) for n, (kl, cost) in enumerate(points)])
+    assume(len(shown) > 2)
+    below = below_the_line([point.values for point in shown if point.values])
+    if max(below) > 1e-9:
+        assert below[shown.index(knee(shown))] == pytest.approx(max(below), abs=1e-9)
+
+
+@given(points=some, ruined=st.lists(st.tuples(st.integers(11, 80), st.integers(-99, 0)), max_size=5))
+def test_what_lies_beyond_a_kl_of_1_does_not_move_the_knee(
+    points: list[tuple[int, int]], ruined: list[tuple[int, int]]
+) -> None:
+    usable, whole = ([(kl / 10, float(cost)) for kl, cost in all_of] for all_of in (points, [*points, *ruined]))
+    assume(len(front([trial(n, values) for n, values in enumerate(usable)])) >= 3)
+    assert knee_of(usable) == knee_of(whole)
+
+
+def test_of_two_points_the_knee_is_the_cheaper_one_if_that_saves_much_of_what_the_whole_front_does() -> None:
+    assert knee_of([(0.0, 10.0), (0.1, 4.0), (2.0, 2.0)]) == (0.1, 4.0)
+    assert knee_of([(0.0, 10.0), (0.6, 9.0), (2.0, 2.0)]) == (0.0, 10.0)
+
+
+def test_a_front_of_ruined_models_has_a_knee_too() -> None:
+    assert knee_of([(1.5, 10.0), (1.6, 4.0), (3.0, 2.0)]) == (1.6, 4.0)
+
+
+@pytest.mark.parametrize("none", [0.0, -1e-9, 1e-12])
+def test_a_kl_of_zero_has_its_place_on_the_scale_of_the_knee(none: float) -> None:
+    assert knee_of([(none, 9.0), (0.1, 2.0), (0.9, 1.0)]) == (0.1, 2.0)
+    assert knee_of([(none, 4.0)]) == (none, 4.0)
 
 
 def test_the_knee_of_short_and_bulging_fronts_is_the_point_closest_to_the_ideal() -> None:

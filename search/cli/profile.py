@@ -1,0 +1,191 @@
+"""The command `profile`: what blocks take on this machine, by the tokens that they keep."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from search.cli.options import Debug, Model, Storage
+from search.config import DEFAULT_STORAGE
+from search.errors import ConfigError
+from studies import StudyStore, database_file
+
+if TYPE_CHECKING:
+    from ftp_core.cost.profile import LatencyProfile
+    from ftp_core.cost.shape_profile import ShapeProfile
+    from ftp_core.skipping_model import SkippingModel
+    from search.profiles import Profiled
+    from search.progress import ProgressView
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_DEVICES = ("cpu", "cuda")
+
+
+def profile_command(
+    model: Model = "demo",
+    batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Rows of the inputs, such as 1,8.")] = "1,8",
+    length: Annotated[
+        str, typer.Option("--length", metavar="LIST", help="Tokens in each row, such as 512,1024,2048.")
+    ] = "512",
+    dtype: Annotated[str, typer.Option("--dtype", help=f"Precision: {', '.join(_DTYPES)}.")] = "float32",
+    device: Annotated[str, typer.Option("--device", help=f"Where to compute: {', '.join(_DEVICES)}.")] = "cpu",
+    threads: Annotated[
+        int | None,
+        typer.Option("--threads", metavar="N", help="Threads to compute with.", show_default="as torch chooses"),
+    ] = None,
+    remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again what is known already.")] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="PATH", help="Measure nothing: keep what --json wrote on such a machine."),
+    ] = None,
+    target: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write the profile here, too.")] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    debug: Debug = False,
+) -> None:
+    """Measure how long blocks take on this machine; searches predict latency from it.
+
+    Example: ftp-search profile --model ./my-llama --batch 1,8 --length 512,1024,2048
+    """
+    batches, lengths = _numbers("--batch", batch), _numbers("--length", length)
+    _check_one_of("--dtype", dtype, _DTYPES)
+    _check_one_of("--device", device, _DEVICES)
+    if threads is not None and threads < 1:
+        raise ConfigError(f"--threads is {threads}: expected at least 1.")
+    for option, path in (("--json", target), ("--from", source)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise ConfigError(f"{option} is {str(path)!r}: expected a file in a folder that exists.")
+    # Says what is wrong with a URL before a model is loaded.
+    database_file(storage)
+    given = None if source is None else _read(source)
+
+    # They load torch and transformers.
+    from ftp_core.cost.profile import LatencyProfile
+    from search.profiles import Profiled, keep_profile, profile_of, say_doubts
+    from search.progress import ProgressView
+
+    view = ProgressView(Console(stderr=True, markup=False))
+    skipping = _load(model, dtype, device, threads, view)
+    if given is not None:
+        there = LatencyProfile.from_json(given)
+        there.check(skipping)
+        with StudyStore(storage) as store:
+            found = Profiled(LatencyProfile.joined(keep_profile(store, there, replace=True)))
+        say_doubts(found.profile, view)
+    else:
+        if max(lengths) > skipping.context:
+            raise ConfigError(
+                f"--length is {max(lengths)}, but the model {model!r} reads {skipping.context} tokens at once: give no "
+                "more than that."
+            )
+        shapes = [(rows, tokens) for rows in batches for tokens in lengths]
+        with StudyStore(storage) as store:
+            found = profile_of(store, skipping, shapes, view, remeasure)
+    console = Console(markup=False, highlight=False)
+    _print(console, found)
+    if target is not None:
+        target.write_text(json.dumps(found.profile.to_json(), indent=1) + "\n")
+        console.print(f"wrote {target}", soft_wrap=True)
+
+
+def _numbers(option: str, text: str) -> list[int]:
+    """Positive whole numbers from text such as `1,8`."""
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ConfigError(f"{option} is {text!r}: expected whole numbers from 1 on with commas, such as 1,8.")
+    return sorted(set(numbers))
+
+
+def _check_one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{option} is {value!r}: expected one of {', '.join(choices)}.")
+
+
+def _read(source: Path) -> dict[str, object]:
+    try:
+        values = json.loads(source.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--from is {str(source)!r}, which cannot be read as JSON: {error}.") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"--from is {str(source)!r}, which is no latency profile: expected what --json wrote.")
+    return values
+
+
+def _load(model: str, dtype: str, device: str, threads: int | None, view: ProgressView) -> SkippingModel:
+    import torch
+
+    from ftp_core.models import load_model
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device is 'cuda', but torch finds no such device here: use cpu.")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with view.stage(f"Loading {model}", 1) as stage:
+        skipping = load_model(model).skipping
+        skipping.model.to(device=device, dtype=getattr(torch, dtype))
+        stage.advance()
+    return skipping
+
+
+def _print(console: Console, found: Profiled) -> None:
+    profile, conditions = found.profile, found.profile.conditions
+    if conditions is not None:
+        where = conditions.cpu if conditions.gpu == "none" else conditions.gpu
+        console.print(f"{where}, {conditions.threads} threads, {conditions.dtype}, {conditions.kernel}")
+    known = {(batch, length): when for batch, length, when in found.known}
+    for shape in profile.shapes:
+        unsteady = "; ~ kept varying" if shape.unsteady else ""
+        console.print(f"\n{shape.batch} x {shape.length} tokens, mean of {len(profile.blocks)} blocks{unsteady}")
+        console.print(_table(profile, shape))
+        if (when := known.get((shape.batch, shape.length))) is not None:
+            console.print(f"already measured on {when}; --remeasure measures again", soft_wrap=True)
+        for line in _remarks(profile, shape):
+            console.print(line, soft_wrap=True)
+
+
+def _table(profile: LatencyProfile, shape: ShapeProfile) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("kept", "share", "block ms", "IQR", "speed-up"):
+        table.add_column(heading, justify="right")
+    whole = _mean(shape.block_ms, profile.blocks, -1)
+    for point, count in enumerate(shape.kept):
+        ms = _mean(shape.block_ms, profile.blocks, point)
+        table.add_row(
+            str(count),
+            f"{count / shape.length:.0%}",
+            f"{ms:.3f}{'~' if ('prefill', count) in shape.unsteady else ' '}",
+            f"{_mean(shape.iqr_ms, profile.blocks, point) / ms:.1%}",
+            f"{whole / ms:.2f}x",
+        )
+    return table
+
+
+def _mean(rows: tuple[tuple[float, ...], ...], blocks: tuple[int, ...], point: int) -> float:
+    """Over all blocks, from a row for each kind."""
+    return sum(rows[kind][point] for kind in blocks) / len(blocks)
+
+
+def _remarks(profile: LatencyProfile, shape: ShapeProfile) -> list[str]:
+    from ftp_core.schedule import SparsitySchedule
+
+    dense = SparsitySchedule.uniform(0.0, len(profile.blocks))
+    prefill_ms = profile.predict_ms(dense, batch=shape.batch, length=shape.length)
+    decode_ms = profile.decode_ms(dense, batch=shape.batch, length=shape.length)
+    listening_ms = _mean(shape.listen_ms, profile.blocks, -2 if len(shape.kept) > 1 else -1)
+    lines = [
+        f"dense: a prefill {prefill_ms:.1f} ms, of which {shape.fixed_ms:.1f} outside the blocks; a decoded token "
+        f"{decode_ms:.1f} ms",
+        f"a dynamic router adds {shape.score_ms:.3f} ms for each block that skips, and up to {listening_ms:.3f} ms for "
+        "listening in the block before it",
+    ]
+    if shape.check_error is not None:
+        lines.append(f"predictions for other schedules were off by {shape.check_error:.1%}")
+    return lines

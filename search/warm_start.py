@@ -1,0 +1,43 @@
+"""What a study begins with from the results of another one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ftp_core.schedule import SparsitySchedule
+from search.archive import FrontArchive
+from search.objectives import Objectives
+from search.outcome import Outcome
+from search.space import ScheduleSpace
+from studies import TrialRecord, TrialState
+
+# How many of the latest trials a search starts from, beside the front.
+_LATEST = 2000
+
+
+def warm_outcomes(trials: Iterable[TrialRecord], space: ScheduleSpace, objectives: Objectives) -> list[Outcome]:
+    """Trials of another study as outcomes of this one: those on the front, and the latest.
+
+    The other study may trade KL against another cost, or may have timed another input. So values come from what was
+    evaluated and from the schedule, and the front is that of this study's objectives.
+
+    Args:
+        trials: The other study's.
+        space: Schedules outside it are left out.
+        objectives: Of this study. Where they demand an accuracy, trials without one are left out.
+    """
+    outcomes, best = [], FrontArchive()
+    for trial in trials:
+        if trial.state is not TrialState.FINISHED or trial.fidelity < 1.0 or "kl" not in trial.metrics:
+            continue
+        if objectives.min_accuracy is not None and "accuracy" not in trial.metrics:
+            continue
+        levels = space.levels(SparsitySchedule(trial.schedule))
+        if not space.contains(levels):
+            continue
+        outcome = Outcome(levels, *objectives(space.schedule(levels), trial.metrics))
+        outcomes.append(outcome)
+        if outcome.penalty == 0:
+            best.add(outcome.values)
+    first_of_latest = len(outcomes) - _LATEST
+    return [outcome for place, outcome in enumerate(outcomes) if place >= first_of_latest or best.holds(outcome.values)]

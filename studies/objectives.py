@@ -1,0 +1,63 @@
+"""What objectives are called and measured in, for whoever shows their values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Objective:
+    """How the values of one objective are shown.
+
+    Attributes:
+        name: What studies keep it under.
+        title: What it is, in words.
+        unit: What people read it in.
+        source: Beside the unit, in the heading of a narrow column: where the number comes from.
+        per_unit: How much of what is stored makes one unit.
+    """
+
+    name: str
+    title: str
+    unit: str
+    source: str = ""
+    per_unit: float = 1.0
+
+    @property
+    def axis(self) -> str:
+        """The title of an axis."""
+        return f"{self.title}, {self.unit}" if self.unit else self.title
+
+    def shown(self, value: float) -> float:
+        """A stored value in the unit that people read."""
+        return value / self.per_unit
+
+    def number(self, value: float) -> str:
+        """A stored value as digits of that unit: one decimal, or three digits of what is small."""
+        shown = self.shown(value)
+        return f"{shown:.1f}" if shown >= 10 or shown == 0 else f"{shown:.3g}"
+
+    def text(self, value: float) -> str:
+        """A stored value with its unit."""
+        return f"{self.number(value)} {self.unit}".rstrip()
+
+
+_KNOWN = {
+    one.name: one
+    for one in (
+        Objective("kl", "KL to dense", "nats per token"),
+        Objective("latency_ms", "predicted latency", "ms", "predicted"),
+        Objective("flops", "prefill arithmetic", "GFLOPs", "counted", 1e9),
+        Objective("kv_bytes", "KV cache", "MiB", "KV cache", 2.0**20),
+    )
+}
+
+
+# What trials keep beside their objectives, as far as it is known, and what is an objective unless another is named.
+COSTS = ("latency_ms", "flops", "kv_bytes")
+DEFAULT_COST = "latency_ms"
+
+
+def objective(name: str) -> Objective:
+    """How an objective is shown; one of which nothing is known goes by its name, without a unit."""
+    return _KNOWN.get(name, Objective(name, name, ""))

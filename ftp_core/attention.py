@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ftp_core.errors import ModelError
@@ -24,6 +24,8 @@ from ftp_core.families import KERNELS
 
 _OBSERVED = "ftp_observed"
 _GATED = "ftp_gated"
+# Where transformers keeps the name of the attention function.
+_KERNEL_FIELD = "_attn_implementation_internal"
 
 
 @dataclass
@@ -78,9 +80,9 @@ class AttentionObserver:
         weights = scores.softmax(-1)
         if self.asked_real is not None:
             weights = weights.masked_fill_(~self.asked_real[:, None, :, None], 0.0)
-            n_real = self.asked_real.sum(-1, keepdim=True).clamp(min=1)
+            n_real: Tensor | int = self.asked_real.sum(-1, keepdim=True).clamp(min=1)
         else:
-            n_real = torch.full((1, 1), n_asked, device=key.device)
+            n_real = n_asked
         if self.keeps_rows:
             self.heard = weights.mean(1)
             self.received = self.heard.sum(1) / n_real
@@ -287,11 +289,19 @@ AttentionInterface.register(_GATED, _gated_attention)
 def _attention(model: PreTrainedModel, name: str) -> Iterator[str]:
     config = model.config
     kernel = kernel_name(model)
-    config._attn_implementation = name
+    _set_kernel(config, name)
     try:
         yield kernel
     finally:
-        config._attn_implementation = kernel
+        _set_kernel(config, kernel)
+
+
+def _set_kernel(config: PreTrainedConfig, name: str) -> None:
+    if config.sub_configs or _KERNEL_FIELD not in config.__dict__:
+        config._attn_implementation = name
+    else:
+        # Once for every block that is listened to: the property checks the whole configuration each time.
+        config.__dict__[_KERNEL_FIELD] = name
 
 
 def kernel_name(model: PreTrainedModel) -> str:

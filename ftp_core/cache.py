@@ -62,8 +62,7 @@ class BlockCache(CacheLayerMixin):
             has_dead: Whether there is such a one.
             rows: Rows that the update comes from `[R]`; None for all. Others get dead slots.
         """
-        known = self.positions if self.held else positions[:, :0]
-        self.positions = torch.cat([known, positions], 1)
+        self.positions = torch.cat([self.positions, positions], 1) if self.held else positions
         self.has_dead = self.has_dead or has_dead
         self._incoming = (positions, rows)
 

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from ftp_core.attention import AttentionObserver, kernel_name, observed_attention
 from ftp_core.cache import DEAD, FTPCache, LentCache
 from ftp_core.families import Family
+from ftp_core.gathering import Ends, Places
 from ftp_core.interception import BlockCall
 from ftp_core.masks import kernel_mask, visible_keys
 from ftp_core.routers import DecodeState, Router, RoutingState
@@ -78,6 +79,7 @@ class PromptPass:
     def __post_init__(self) -> None:
         """Work out what all blocks share."""
         self._columns = torch.arange(self.real.shape[1], device=self.real.device)
+        self._rows = torch.arange(len(self.real), device=self.real.device)[:, None] * self.real.shape[1]
         self._completion = self.real & ~self.state.real
         totals = self.real.sum(1).tolist()
         self._n_completion = [total - prompt for total, prompt in zip(totals, self.state.row_lengths, strict=True)]
@@ -143,15 +145,19 @@ class PromptPass:
         self, index: int, call: BlockCall, prompt_counts: Sequence[int], listens: bool
     ) -> tuple[Tensor, AttentionObserver | None, Tensor | None]:
         """Gather, run, scatter. The attention received comes back by column `[B, L]`."""
-        run, hidden = self.kept[-1], call.hidden
-        n_rows, width, depth = hidden.shape
+        hidden = call.hidden
+        n_rows, width, _ = hidden.shape
         counts = [kept + behind for kept, behind in zip(prompt_counts, self._n_completion, strict=True)]
         longest, ragged = max(counts), min(counts) < max(counts)
-        places = _places(run, longest, ragged)
-        flat = (places + torch.arange(n_rows, device=places.device)[:, None] * width).reshape(-1)
-        short = hidden.reshape(-1, depth).index_select(0, flat).view(n_rows, longest, depth)
+        tokens: Ends | Places
+        if self.router.keeps_ends and not (ragged or self._has_completion or self._has_padding):
+            tokens = Ends(longest, width)
+        else:
+            tokens = Places(_places(self.kept[-1], longest, ragged), self._rows)
+        places = tokens.columns(self._columns.expand(n_rows, width))
+        short = tokens.gather(hidden)
         changed = {
-            name: _gather(call.arguments[name], places)
+            name: tokens.gather(call.arguments[name])
             for name in self.family.per_token
             if call.arguments.get(name) is not None
         }
@@ -180,7 +186,7 @@ class PromptPass:
         out, observer = _run(self.model, call, short, listening, self.routes_decoding, attention_mask=mask, **changed)
         if filler is not None:
             out = torch.where(filler[..., None], short, out)
-        whole = hidden.reshape(-1, depth).index_copy(0, flat, out.reshape(-1, depth)).view_as(hidden)
+        whole = tokens.scatter(out, hidden)
         received = None
         if observer is not None and observer.received is not None:
             received = observer.received.new_zeros(n_rows, width).scatter_(1, places, observer.received)
@@ -213,16 +219,6 @@ def _places(run: Tensor, longest: int, ragged: bool) -> Tensor:
     slot = torch.where(run, run.cumsum(1) - 1, longest)
     columns = torch.arange(width, device=run.device).expand(n_rows, -1)
     return slot.new_empty(n_rows, longest + 1).scatter_(1, slot, columns)[:, :longest]
-
-
-def _gather(argument: Any, places: Tensor) -> Any:
-    """A block's argument with an entry per token `[1 or B, L, ...]`, or a tuple of such, at some places `[B, k]`."""
-    if isinstance(argument, tuple):
-        return tuple(_gather(part, places) for part in argument)
-    if argument.shape[0] == 1:
-        return argument[0][places]
-    index = places.view(*places.shape, *[1] * (argument.ndim - 2))
-    return argument.take_along_dim(index, 1)
 
 
 def _last_queries(listened: Tensor, window: int, key_positions: Tensor, sliding: int | None) -> _Listening:

@@ -19,6 +19,7 @@ class StaticRouter:
     window = 0
     reads_hidden = False
     keeps_budget = True
+    keeps_ends = True
     routes_decoding = True
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
@@ -46,6 +47,7 @@ class RandomRouter:
     window = 0
     reads_hidden = False
     keeps_budget = True
+    keeps_ends = False
     routes_decoding = True
 
     def __init__(self, seed: int = 0) -> None:

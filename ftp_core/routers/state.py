@@ -65,6 +65,16 @@ class RoutingState:
         """Real tokens of each row; asked for once, as a GPU has to be waited for."""
         return tuple(self.lengths.tolist())
 
+    @cached_property
+    def relative_positions(self) -> Tensor:
+        """Position j / (L - 1) of each token `[B, L]`; anything in [0, 1] where there is none."""
+        return (self.positions / (self.lengths[:, None] - 1).clamp(min=1)).clamp_(0, 1)
+
+    @cached_property
+    def columns(self) -> Tensor:
+        """The number of each column, as a float `[B, L]`."""
+        return torch.arange(self.real.shape[1], device=self.real.device, dtype=torch.float32).expand(self.real.shape)
+
     @property
     def is_rectangular(self) -> bool:
         """Whether every column of every row is a real token."""

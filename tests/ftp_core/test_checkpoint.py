@@ -333,6 +333,7 @@ class EveryOther:
     window = 0
     reads_hidden = False
     keeps_budget = False
+    keeps_ends = False
     routes_decoding = False
 
     def __init__(self, offset: int = 0) -> None:

@@ -10,7 +10,7 @@ last two blocks skip less than the others. Weights are random but the demo's; a 
 
 python benchmarks/inference_speed.py [--quick] [--json PATH] [--shape demo,160m] [--batches 1,4,16]
     [--lengths 256,512,1024,2048] [--sparsities 0.22,0.25,0.3,0.4,0.5] [--variants LIST] [--schedule 0,0.3,...]
-    [--new-tokens N] [--repeats N] [--threads N] [--profile-pass]
+    [--new-tokens N] [--repeats N] [--threads N] [--break-even] [--profile-pass]
 """
 
 import argparse
@@ -18,9 +18,8 @@ import gc
 import json
 import os
 import platform
-import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
@@ -29,26 +28,25 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from shapes import LARGE, OUTER_SHARES, SHAPES, build, random_prompts, searched
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.shapes import LARGE, OUTER_SHARES, SHAPES, build, random_prompts, searched  # noqa: E402
-from ftp_core.allocator import keep_freed_memory  # noqa: E402
-from ftp_core.block_removal import (  # noqa: E402
+from ftp_core.allocator import keep_freed_memory
+from ftp_core.block_removal import (
     BlockRemoval,
     block_influence,
     blocks_removed_at,
     flops_without_blocks,
     least_influential,
 )
-from ftp_core.calibration import calibrate_thresholds  # noqa: E402
-from ftp_core.cost.flops import FlopsCounter  # noqa: E402
-from ftp_core.cost.measure import Skipping, Unchanged, Variant, measure  # noqa: E402
-from ftp_core.cost.memory import AllocationTracker  # noqa: E402
-from ftp_core.cost.timing import estimate_ratio  # noqa: E402
-from ftp_core.routers import DynamicRouter  # noqa: E402
-from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule  # noqa: E402
+from ftp_core.break_even import BreakEven
+from ftp_core.calibration import calibrate_thresholds
+from ftp_core.cost.flops import FlopsCounter
+from ftp_core.cost.measure import Skipping, Unchanged, Variant, measure
+from ftp_core.cost.memory import AllocationTracker
+from ftp_core.cost.profiling import profile_latency
+from ftp_core.cost.timing import estimate_ratio
+from ftp_core.routers import DynamicRouter, StaticRouter
+from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 
 DENSE, UNIFORM, STATIC, REMOVAL = "dense", "uniform", "searched static", "block removal"
 BUDGET, THRESHOLD = "searched dynamic budget", "searched dynamic threshold"
@@ -61,20 +59,27 @@ PAPER = "Beside it: FTP (arXiv 2412.11494), Table 6, 7B models at 1,000 and 2,00
 
 @dataclass(frozen=True)
 class Contestant:
-    """A variant with its count of operations, the router's left out, and the share of tokens that skip blocks."""
+    """A variant with its count of operations, the router's left out, and the share of tokens that skip blocks.
+
+    With --break-even some blocks may run whole though the schedule lets them skip.
+    """
 
     variant: Variant
     flops: float
     skipped: float
+    whole_blocks: int = 0
 
 
-def contestants(model, influence, batch, length, new_tokens, overall, schedule):
+def contestants(model, influence, batch, length, new_tokens, overall, schedule, break_even=None):
     """Everything that takes turns at one point, by name; `length` is the prompt's."""
     counter = FlopsCounter(model)
 
-    def skipping(name, schedule, *router):
-        flops = counter.count(schedule, batch, length, new_tokens).total
-        return Contestant(Skipping(name, schedule, *router), flops, schedule.overall)
+    def skipping(name, asked, router=StaticRouter()):  # noqa: B008 - it holds nothing
+        # The ideal is that of the schedule that was asked for.
+        flops = counter.count(asked, batch, length, new_tokens).total
+        runs = asked if break_even is None else break_even.schedule(asked, batch, length, router)
+        whole = sum(share > left for share, left in zip(asked, runs, strict=True))
+        return Contestant(Skipping(name, runs, router), flops, runs.overall, whole)
 
     dense, uniform = (SparsitySchedule.uniform(share, model.n_blocks) for share in (0.0, overall))
     torch.manual_seed(0)
@@ -113,7 +118,9 @@ def rows_of(model, influence, point, args, on_round):
     """Rows of all variants of one batch, length and sparsity."""
     shape, batch, length, overall = point
     n_prompt, n_new = length - args.new_tokens, args.new_tokens
-    everyone = contestants(model, influence, batch, n_prompt, n_new, overall, schedule_of(args, overall, model))
+    break_even = break_even_at(model, shape, batch, n_prompt) if args.break_even else None
+    schedule = schedule_of(args, overall, model)
+    everyone = contestants(model, influence, batch, n_prompt, n_new, overall, schedule, break_even)
     some = {name: everyone[name] for name in VARIANTS if name in args.variants}
     prompts = random_prompts(model, batch, n_prompt, seed=0)
     held = {name: memory(model, one.variant, prompts.ids) for name, one in some.items()}
@@ -121,7 +128,7 @@ def rows_of(model, influence, point, args, on_round):
         # It keeps about as many as it was asked to: what it can gain at best hangs on how many it did keep.
         skipped = [min(1 - count / (batch * n_prompt), MAX_SPARSITY) for count in held[THRESHOLD][2]]
         flops = FlopsCounter(model).count(SparsitySchedule(skipped), batch, n_prompt, n_new).total
-        some[THRESHOLD] = Contestant(some[THRESHOLD].variant, flops, float(np.mean(skipped)))
+        some[THRESHOLD] = replace(some[THRESHOLD], flops=flops, skipped=float(np.mean(skipped)))
     variants = [one.variant for one in some.values()]
     results = measure(model, prompts, variants, new_tokens=n_new, repeats=args.repeats, on_round=on_round)
     measured = {result.variant: result for result in results}
@@ -129,7 +136,8 @@ def rows_of(model, influence, point, args, on_round):
     for name, result in measured.items():
         speedup, ideal = result.speed_up_over(dense), some[DENSE].flops / some[name].flops
         overhead = None
-        if name in (BUDGET, THRESHOLD) and STATIC in measured:
+        # With thresholds other numbers of tokens are kept, so that the difference is not the router's alone.
+        if name == BUDGET and STATIC in measured:
             pairs = zip(result.end_to_end_samples_ms, measured[STATIC].end_to_end_samples_ms, strict=True)
             overhead = estimate_ratio([own - static for own, static in pairs], dense.end_to_end_samples_ms)
         low_ms, high_ms = np.quantile(result.end_to_end_samples_ms, [0.25, 0.75]).tolist()
@@ -144,6 +152,7 @@ def rows_of(model, influence, point, args, on_round):
                 # Of the point, also in the dense model's row: with whom it took turns.
                 "point_sparsity": overall,
                 "skipped": some[name].skipped,
+                "whole_blocks": some[name].whole_blocks,
                 "speedup": speedup.median,
                 "speedup_low": speedup.low,
                 "speedup_high": speedup.high,
@@ -166,6 +175,16 @@ def rows_of(model, influence, point, args, on_round):
             }
         )
     return rows
+
+
+PROFILED = {}
+
+
+def break_even_at(model, shape, batch, length):
+    """By a profile of the point's own batch and length, measured once."""
+    if (shape, batch, length) not in PROFILED:
+        PROFILED[shape, batch, length] = BreakEven(profile_latency(model, [(batch, length)]))
+    return PROFILED[shape, batch, length]
 
 
 def schedule_of(args, overall, model):
@@ -281,6 +300,9 @@ def parsed():
     parser.add_argument("--variants", type=list_of(str), default=list(VARIANTS), help="default: " + ",".join(VARIANTS))
     parser.add_argument("--schedule", type=list_of(float), help="instead of the fixed one, one sparsity per block")
     parser.add_argument("--new-tokens", type=int, default=0, help="how much of the length is decoded")
+    parser.add_argument(
+        "--break-even", action="store_true", help="run blocks whole where skipping takes no less time, by a profile"
+    )
     parser.add_argument("--repeats", type=int, help="rounds of each point (default: 15, with --quick 5)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--profile-pass", action="store_true", help="print what takes longer than it should, and end")

@@ -21,13 +21,12 @@ import torch
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
-from transformers import LlamaConfig, LlamaForCausalLM
+from shapes import build
 
 from ftp_core.cost.memory import AllocationTracker, kv_bytes, peak_activation_bytes
 from ftp_core.distillation import distill
 from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import EncodedExample, PromptBatch
-from ftp_core.models import load_model
 from ftp_core.routers import DEFAULT_WINDOW, DynamicRouter, Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
@@ -41,22 +40,6 @@ TRAININGS = {"demo": ((2, 256), (8, 256), (8, 512)), "160m": ((1, 256), (1, 512)
 COMPLETION = 16
 _M_MMAP_THRESHOLD, _LARGE_BYTES = -3, 2**16
 _MEBI = 2**20
-
-
-def shaped(shape: str) -> SkippingModel:
-    """The demo model, or a Llama in the shape of Pythia-160M."""
-    if shape == "demo":
-        return load_model("demo").skipping
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=32_000,
-        hidden_size=768,
-        intermediate_size=2048,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        max_position_embeddings=2048,
-    )
-    return SkippingModel(LlamaForCausalLM(config))
 
 
 def map_large_tensors() -> None:
@@ -85,6 +68,9 @@ def resident_rise(run: Callable[[], object]) -> int | None:
 
 def measured(run: Callable[[], object], device: torch.device) -> dict[str, int | None]:
     """Most bytes held while something runs, by tensors and by the process; it runs twice."""
+    if device.type == "cuda":
+        # The first product takes a workspace that stays.
+        run()
     with AllocationTracker(device) as held:
         run()
     return {
@@ -149,7 +135,7 @@ def main():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    model = shaped(args.shape)
+    model = build(args.shape, torch.device("cpu"))
     model.model.to(args.device)
     map_large_tensors()
     static, dynamic = StaticRouter(), DynamicRouter().requires_grad_(False).to(model.device)

@@ -24,6 +24,7 @@ class BreakEven:
     def __init__(self, profile: LatencyProfile) -> None:
         self.profile = profile
         self._known: dict[tuple[SparsitySchedule, int, int, RouterKind], SparsitySchedule] = {}
+        self._said: set[tuple[int, ...]] = set()
 
     def schedule(self, schedule: SparsitySchedule, batch: int, length: int, router: Router) -> SparsitySchedule:
         """The schedule with 0 for blocks that take as long on their kept tokens as on all; says once which those are.
@@ -36,12 +37,14 @@ class BreakEven:
         """
         # Any router that listens or scores is taken for the dynamic one, as what it does.
         kind: RouterKind = "static" if router.kind == "static" else "dynamic"
-        key = (schedule, batch, length, kind)
+        rows, tokens = self.profile.nearest_shape(batch, length)
+        key = (schedule, rows, tokens, kind)
         if key not in self._known:
-            near = self.profile.nearest_shape(batch, length)
-            self._known[key] = paying = self.profile.worthwhile(schedule, near[0], near[1], kind)
-            whole = [index for index, (asked, runs) in enumerate(zip(schedule, paying, strict=True)) if asked > runs]
-            if whole:
+            self._known[key] = paying = self.profile.worthwhile(schedule, rows, tokens, kind)
+            pairs = enumerate(zip(schedule, paying, strict=True))
+            whole = tuple(index for index, (asked, runs) in pairs if asked > runs)
+            if whole and whole not in self._said:
+                self._said.add(whole)
                 _LOG.warning(
                     "Blocks %s run whole on inputs of %d x %d tokens: skipping would not save time there.",
                     ", ".join(map(str, whole)),

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from ftp_core.errors import ModelError
 from ftp_core.routers.state import DecodeState
+from ftp_core.schedule import SparsitySchedule
 
 DEAD = -1
 
@@ -151,6 +152,7 @@ class FTPCache(Cache):
     Attributes:
         seen: Columns seen.
         real: Which of them hold tokens, bool `[B, seen]`.
+        schedule: What the prompt ran under, if that was another one than the model's (see `ftp_core.break_even`).
         decode: What routing decoded tokens needs; None where they are not routed.
         is_torn: Whether a forward pass broke off, so that blocks have seen different tokens.
     """
@@ -159,6 +161,7 @@ class FTPCache(Cache):
         super().__init__(layers=[BlockCache(window) for window in windows])
         self.seen = 0
         self.real: Tensor | None = None
+        self.schedule: SparsitySchedule | None = None
         self.decode: DecodeState | None = None
         self.is_torn = False
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 from ftp_core.skipping_model import check_schedule
 
 # Columns of the prompt while `generate` runs; transformers would not hand an argument of that name to every pass.
+_LOG = logging.getLogger(__name__)
 _PROMPT_LENGTH: ContextVar[int | Tensor | None] = ContextVar("prompt_length", default=None)
 
 
@@ -160,6 +162,8 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
     def latency_profile(self, profile: LatencyProfile | None) -> None:
         if profile is not None:
             profile.check(self.base)
+            for doubt in profile.doubts():
+                _LOG.warning("The machine was busy when latency was profiled: %s. Measure again.", doubt)
         self._break_even = None if profile is None else BreakEven(profile)
 
     @property
@@ -291,7 +295,9 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             n_rows, width = first.shape[:2]
             return self._break_even.schedule(self._schedule, n_rows, width, self.router)
         # A prompt that ran every block whole has left the dense model's own cache behind.
-        return self._schedule if isinstance(cache, FTPCache) else SparsitySchedule.uniform(0.0, self.n_blocks)
+        if not isinstance(cache, FTPCache):
+            return SparsitySchedule.uniform(0.0, self.n_blocks)
+        return cache.schedule or self._schedule
 
     def _pruned_forward(self, schedule: SparsitySchedule) -> PrunedForward:
         return PrunedForward(self.base, self._family, schedule, self.router, self._decode_sparsity)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.utils.hub import cached_file
@@ -52,7 +52,8 @@ def loading(what: str, advice: str) -> Iterator[None]:
         yield
     except (CoreError, torch.OutOfMemoryError):
         raise
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+    except Exception as error:
+        # Every type of model checks its configuration in its own way, with exceptions of its own.
         reason = " ".join(str(error).split())[:300]
         raise ModelError(f"{what} cannot be loaded ({reason}): {advice}.") from error
 

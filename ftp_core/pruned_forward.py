@@ -81,6 +81,8 @@ class PrunedForward:
             return self._prompt_then_tokens(arguments, real, in_prompt, cache, is_asked=bool(use_cache))
         routes = self.decode_sparsity > 0 and cache is not None
         state = RoutingState.start(in_prompt)
+        if cache is not None:
+            cache.schedule = self.schedule
         handler = PromptPass(self.base, self.family, self.schedule, self.router, state, real, cache, routes)
         return self._run(handler, arguments, real, cache)
 

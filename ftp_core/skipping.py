@@ -150,7 +150,8 @@ class PromptPass:
         counts = [kept + behind for kept, behind in zip(prompt_counts, self._n_completion, strict=True)]
         longest, ragged = max(counts), min(counts) < max(counts)
         tokens: Ends | Places
-        if self.router.keeps_ends and not (ragged or self._has_completion or self._has_padding):
+        # An attribute of fixed routers only: whether the first token and the most recent ones are all that they keep.
+        if getattr(self.router, "keeps_ends", False) and not (ragged or self._has_completion or self._has_padding):
             tokens = Ends(longest, width)
         else:
             tokens = Places(_places(self.kept[-1], longest, ragged), self._rows)

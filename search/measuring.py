@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import torch
 
-from ftp_core.cost import LatencyProfile, kv_bytes, measure_latency, prefill_flops, timing_batch
+from ftp_core.cost import FlopsCounter, LatencyProfile, kv_bytes, measure_latency, timing_batch
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.encoding import PromptBatch
 from ftp_core.quality import Quality, QualitySet
 from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.open_study import OpenStudy
-from search.profiles import profile_of, say_elsewhere
+from search.profiles import profile_of, say_doubts, say_elsewhere
 from studies import Measurement, TrialRecord, front
 
 _LENGTH_MULTIPLE = 32
@@ -38,6 +38,7 @@ def latency_profile(study: OpenStudy) -> LatencyProfile:
     if stored is not None:
         profile = LatencyProfile.from_json(stored)
         say_elsewhere(profile, profile_conditions(model), study.view)
+        say_doubts(profile, study.view)
         return profile
     batch, length = timed_prompts(study).ids.shape
     profile = profile_of(study.store, model, [(batch, length)], study.view).profile
@@ -73,7 +74,7 @@ def measure(study: OpenStudy, chosen: TrialRecord) -> list[Measurement]:
         latencies = measure_latency(
             model, prompts, [(v.schedule, v.router) for v in variants], config.repeats, stage.advance
         )
-    measurements = []
+    measurements, counter = [], FlopsCounter(model)
     for variant, quality, latency in zip(variants, qualities, latencies, strict=True):
         low, high = quality.accuracy_interval or (None, None)
         measurements.append(
@@ -94,7 +95,7 @@ def measure(study: OpenStudy, chosen: TrialRecord) -> list[Measurement]:
                 repeats=latency.repeats,
                 batch=batch,
                 length=length,
-                flops=prefill_flops(model, variant.schedule, batch, length),
+                flops=counter.count(variant.schedule, batch, length, window=variant.router.window).total,
                 kv_bytes=kv_bytes(model, variant.schedule, batch, length),
             )
         )

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from ftp_core.cost.conditions import Conditions, profile_conditions
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import count_passes, profile_latency
 from ftp_core.skipping_model import SkippingModel
-from search.progress import ProgressView
+from search.errors import SearchError
+from search.progress import ProgressView, Stage
 from studies import StudyStore
 
 
@@ -55,13 +58,23 @@ def profile_of(
     parts, missing = list(known.values()), [shape for shape in shapes if shape not in known]
     if missing:
         with view.stage("Profiling latency", count_passes(missing)) as stage:
-            measured = profile_latency(model, missing, stage.advance)
-        parts += keep_profile(store, measured, replace=remeasure)
+            # One by one, so that those that are done are kept whatever becomes of the next.
+            for shape in missing:
+                parts += keep_profile(store, _measured(model, shape, stage), replace=remeasure)
     profile = LatencyProfile.joined(parts)
     say_doubts(profile, view)
     return Profiled(
         profile, tuple((s.batch, s.length, s.measured_at) for s in profile.shapes if (s.batch, s.length) in known)
     )
+
+
+def _measured(model: SkippingModel, shape: tuple[int, int], stage: Stage) -> LatencyProfile:
+    try:
+        return profile_latency(model, [shape], stage.advance)
+    except torch.OutOfMemoryError as error:
+        raise SearchError(
+            f"There is not enough memory for {shape[0]} x {shape[1]} tokens: profile smaller batches or lengths."
+        ) from error
 
 
 def keep_profile(store: StudyStore, profile: LatencyProfile, replace: bool) -> list[LatencyProfile]:
@@ -97,7 +110,9 @@ def say_doubts(profile: LatencyProfile, view: ProgressView) -> None:
 
 def say_elsewhere(profile: LatencyProfile, here: Conditions, view: ProgressView) -> None:
     """Say that a study's predictions come from other hardware or software than this, if they do."""
-    differences = () if profile.conditions is None else profile.conditions.differences(here)
+    differences: tuple[str, ...] = ("measured by an earlier version, which did not keep where",)
+    if profile.conditions is not None:
+        differences = profile.conditions.differences(here)
     if differences:
         view.console.print(
             "Latency is predicted for where this study began, not for this machine: "

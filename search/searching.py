@@ -20,6 +20,7 @@ from search.measuring import latency_profile, timed_prompts
 from search.objectives import DEFAULT_COST, CostName, Objectives, evaluation_context
 from search.open_study import OpenStudy
 from search.portfolio import Portfolio
+from search.profiles import say_doubts
 from search.progress import Stage
 from search.proposers.catalogue import make_proposers
 from search.space import LatencyLimit, ScheduleSpace
@@ -156,14 +157,20 @@ class _Watch:
 
 
 def _known_profile(study: OpenStudy, batch: int, length: int) -> LatencyProfile | None:
-    """The study's latency profile, or else this machine's, which then is the study's: its trials shall compare."""
+    """The study's latency profile, or else this machine's if no trial was made without: its trials shall compare."""
     stored = study.store.study(study.name).facts.get("latency_profile")
-    if stored is None:
+    if stored is not None:
+        return latency_profile(study)
+    if study.store.n_trials(study.name) == 0:
         here = profile_conditions(study.workload.model.skipping)
         stored = study.store.latency_profile(here.fingerprint(batch, length))
         if stored is not None:
             study.store.set_facts(study.name, {"latency_profile": dict(stored)})
-    return None if stored is None else LatencyProfile.from_json(stored)
+    if stored is None:
+        return None
+    profile = LatencyProfile.from_json(stored)
+    say_doubts(profile, study.view)
+    return profile
 
 
 def _start_workers(study: OpenStudy) -> RayPool:

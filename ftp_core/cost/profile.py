@@ -49,9 +49,11 @@ class LatencyProfile:
     _times: dict[tuple[int, int], ShapeTimes] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Put shapes in order."""
+        """Check what was measured, and put shapes in order."""
         if not self.shapes:
             raise ProfileError("A latency profile needs one batch and length at least.")
+        for shape in self.shapes:
+            shape.check(max(self.blocks, default=0) + 1)
         object.__setattr__(self, "shapes", tuple(sorted(self.shapes, key=lambda shape: (shape.batch, shape.length))))
 
     @classmethod
@@ -232,7 +234,7 @@ class LatencyProfile:
 
     def nearest_shape(self, batch: int, length: int) -> tuple[int, int]:
         """The nearest batch and length that predictions can be made for; batches are compared by their ratio."""
-        rows = min({shape.batch: None for shape in self.shapes}, key=lambda known: abs(math.log(known / batch)))
+        rows = min({shape.batch: None for shape in self.shapes}, key=lambda known: abs(math.log(known / max(1, batch))))
         lengths = [shape.length for shape in self._of_batch(rows)]
         return rows, min(max(length, lengths[0]), lengths[-1])
 
@@ -282,7 +284,7 @@ class LatencyProfile:
                 tuple(values["kinds"]),
                 None if conditions is None else Conditions.from_json(conditions),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ProfileError(
                 f"This is no latency profile ({type(error).__name__}: {error}): expected what `ftp-search profile "
                 "--json` writes."

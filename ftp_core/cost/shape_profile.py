@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ftp_core.cost.conditions import ProfileError
 
 Floats = NDArray[np.float64]
 PerKind = tuple[tuple[float, ...], ...]
@@ -85,6 +89,28 @@ class ShapeProfile:
     check_error: float | None = None
     measured_at: str = ""
 
+    def check(self, n_kinds: int) -> None:
+        """Raise `ProfileError` unless these can be times of so many kinds of blocks."""
+        where = f"The latency profile of {self.batch} x {self.length} tokens"
+        if not self.kept or self.kept[0] < 1 or self.kept[-1] != self.length or not _ascends(self.kept):
+            raise ProfileError(f"{where} has the kept counts {self.kept}, but they must ascend to the length.")
+        if not _ascends(self.held):
+            raise ProfileError(f"{where} has the counts of held keys {self.held}, but they must ascend.")
+        tables = {"block_ms": (self.block_ms, self.kept), "decode_block_ms": (self.decode_block_ms, self.held)}
+        if self.listen_ms:
+            tables["listen_ms"] = (self.listen_ms, self.kept)
+        for name, (rows, counts) in tables.items():
+            if len(rows) < (n_kinds if counts else 0) or any(len(row) != len(counts) for row in rows):
+                raise ProfileError(
+                    f"{where} has {name} for {len(rows)} kinds of blocks, but must have them for {n_kinds}, each at "
+                    f"{len(counts)} counts."
+                )
+        times = [self.fixed_ms, self.score_ms, self.decode_fixed_ms]
+        times += [ms for rows, _ in tables.values() for row in rows for ms in row]
+        wrong = [ms for ms in times if not isinstance(ms, int | float) or not math.isfinite(ms) or ms < 0]
+        if wrong:
+            raise ProfileError(f"{where} has the time {wrong[0]!r}, but times are finite and at least 0.")
+
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
@@ -155,6 +181,10 @@ class ShapeProfile:
             return np.full(len(shares), row[-1])
         gathered = np.interp(shares * self.length, self.kept[:-1], row[:-1])
         return np.where(shares == 1.0, row[-1], gathered)
+
+
+def _ascends(counts: tuple[int, ...]) -> bool:
+    return all(one < other for one, other in pairwise(counts))
 
 
 def _tuples(value: Any) -> Any:

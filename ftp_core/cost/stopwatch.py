@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from ftp_core.cost.conditions import ProfileError
 from ftp_core.encoding import PromptBatch
 from ftp_core.interception import BlockCall, BlockHandler
 from ftp_core.prefixes import Passage
@@ -59,17 +60,25 @@ class WallTimeline:
 
 
 class CudaTimeline:
-    """Of a GPU, which computes behind the program's back: its own events say when it came to each mark."""
+    """Of a GPU, which computes behind the program's back: its own events say when it came to each mark.
+
+    Args:
+        device: The GPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
     def mark(self) -> Any:
         """See `Timeline.mark`."""
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        with torch.cuda.device(self._device):
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
         return event
 
     def settle(self) -> None:
         """See `Timeline.settle`."""
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(self._device)
 
     def ms(self, begin: Any, end: Any) -> float:
         """See `Timeline.ms`."""
@@ -78,7 +87,9 @@ class CudaTimeline:
 
 def timeline_of(device: torch.device) -> Timeline:
     """The timeline for computations on a device."""
-    return CudaTimeline() if device.type == "cuda" else WallTimeline()
+    if device.type not in ("cpu", "cuda"):
+        raise ProfileError(f"Latency cannot be profiled on a {device.type!r} device: put the model on a CPU or a GPU.")
+    return CudaTimeline(device) if device.type == "cuda" else WallTimeline()
 
 
 @dataclass(frozen=True)

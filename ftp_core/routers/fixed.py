@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,12 @@ class StaticRouter:
     keeps_budget = True
     keeps_ends = True
     routes_decoding = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Whoever keeps others keeps no ends, unless they say so."""
+        super().__init_subclass__(**kwargs)
+        if "keep" in cls.__dict__ and "keeps_ends" not in cls.__dict__:
+            cls.keeps_ends = False
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `Router.keep`."""
@@ -47,7 +55,6 @@ class RandomRouter:
     window = 0
     reads_hidden = False
     keeps_budget = True
-    keeps_ends = False
     routes_decoding = True
 
     def __init__(self, seed: int = 0) -> None:

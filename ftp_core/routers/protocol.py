@@ -30,10 +30,6 @@ class Router(Protocol):
         """Whether it keeps exactly the row's kept count, and not about as many."""
 
     @property
-    def keeps_ends(self) -> bool:
-        """Whether it keeps the first token of a row and the most recent ones, and no others."""
-
-    @property
     def routes_decoding(self) -> bool:
         """Whether it can decide on one token from what the cache remembers of those before it."""
 

@@ -38,7 +38,6 @@ class ScoringRouter(nn.Module):
 
     kind: ClassVar[str]
     reads_hidden = False
-    keeps_ends = False
     routes_decoding = True
 
     def __init__(self) -> None:
@@ -206,7 +205,8 @@ def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -
             # Padding is pushed behind every real token, so that it does not shift their ranks.
             attention = state.attention if rectangular else state.attention.masked_fill(~state.real, -1.0)
             order = attention.argsort(dim=-1, descending=True, stable=True)
-            rank = torch.empty(n_rows, length, device=order.device).scatter_(1, order, state.columns)
+            rank = torch.empty(n_rows, length, dtype=torch.float32, device=order.device)
+            rank.scatter_(1, order, state.columns)
             features[..., column] = (rank / state.lengths[:, None]).clamp_(max=1)
         elif name == "block_sparsity":
             features[..., column] = sparsity

@@ -13,6 +13,8 @@ from ftp_core.cost.conditions import ProfileError, profile_conditions
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.routers import DynamicRouter
+from ftp_core.schedule import SparsitySchedule
+from tests.ftp_core.routers import random_router
 from tests.ftp_core.tiny_models import fresh_tiny
 
 # Keeping half of the tokens takes as long as all, keeping fewer takes less.
@@ -63,6 +65,41 @@ def test_where_nothing_pays_the_dense_model_runs_and_goes_on() -> None:
     assert written.equal(expected)
 
 
+@torch.inference_mode()
+def test_decoded_tokens_are_routed_by_what_the_prompt_ran_under() -> None:
+    schedule = SparsitySchedule([0.5, 0.8, 0.5])
+    for seed in range(4):
+        router = random_router(seed)
+        router.set_thresholds([0.0] * 3, schedule)
+        model = pruned(list(schedule), router)
+        model.decode_sparsity = 0.9
+        tokens = torch.cat([IDS, IDS[:, :6]], 1)
+        at_once = model(tokens, prompt_length=20).logits[:, 20:]
+        cache, steps = model(IDS, use_cache=True).past_key_values, []
+        for column in range(20, 26):
+            out = model(tokens[:, column : column + 1], past_key_values=cache)
+            cache = out.past_key_values
+            steps.append(out.logits)
+        assert torch.cat(steps, 1).allclose(at_once, atol=1e-5)
+
+
+def test_a_profile_of_a_busy_machine_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    model = FTPForCausalLM.from_dense(fresh_tiny(), [0.5] * 3)
+    busy = LatencyProfile((replace(SHAPE, check_error=5.0),), conditions=profile_conditions(model.base))
+    with caplog.at_level(logging.WARNING):
+        model.latency_profile = busy
+    assert "off by 500%" in caplog.text
+
+
+@torch.inference_mode()
+def test_inputs_of_other_lengths_are_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    model = pruned([0.5, 0.8, 0.05])
+    with caplog.at_level(logging.WARNING):
+        for length in range(10, 20):
+            model(IDS[:, :length])
+    assert len(caplog.records) == 1
+
+
 def test_a_profile_of_another_machine_is_refused() -> None:
     model = FTPForCausalLM.from_dense(fresh_tiny(), [0.5] * 3)
     elsewhere = replace(profile_conditions(model.base), cpu="abacus")
@@ -72,8 +109,8 @@ def test_a_profile_of_another_machine_is_refused() -> None:
 
 
 def test_the_nearest_profiled_shape_decides() -> None:
-    shapes = tuple(replace(SHAPE, batch=batch, length=length) for batch in (1, 8) for length in (20, 40))
-    profile = LatencyProfile(shapes)
+    shapes = [replace(SHAPE, batch=batch, length=n, kept=(1, 10, 19, n)) for batch in (1, 8) for n in (20, 40)]
+    profile = LatencyProfile(tuple(shapes))
     assert profile.nearest_shape(1, 30) == (1, 30)
     assert profile.nearest_shape(2, 10) == (1, 20)
     assert profile.nearest_shape(3, 100) == (8, 40)

@@ -333,7 +333,6 @@ class EveryOther:
     window = 0
     reads_hidden = False
     keeps_budget = False
-    keeps_ends = False
     routes_decoding = False
 
     def __init__(self, offset: int = 0) -> None:

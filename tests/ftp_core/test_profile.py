@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -226,6 +227,28 @@ def test_what_is_no_profile_of_this_program_is_refused() -> None:
     for values in ({}, {"version": 2, "shapes": 1}, {**OLD_JSON, "kept": None}, {**RICH.to_json(), "shapes": [{}]}):
         with pytest.raises(ProfileError, match="This is no latency profile"):
             LatencyProfile.from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kept": []}, "must ascend to the length"),
+        ({"kept": [7, 1, 100]}, "must ascend to the length"),
+        ({"length": 101}, "must ascend to the length"),
+        ({"block_ms": [1.0, 2.0]}, "each at"),
+        ({"block_ms": ["fast"] * len(OLD_JSON["block_ms"])}, "the time 'fast'"),
+        ({"fixed_ms": float("nan")}, "the time nan"),
+        ({"fixed_ms": -1.0}, "the time -1.0"),
+    ],
+)
+def test_times_that_cannot_be_are_refused_by_name(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ProfileError, match=says):
+        LatencyProfile.from_json({**OLD_JSON, **change})
+
+
+def test_blocks_of_a_kind_without_times_are_refused() -> None:
+    with pytest.raises(ProfileError, match="for 1 kinds of blocks, but must have them for 2"):
+        replace(PROFILE, blocks=(0, 1))
 
 
 def test_profiles_are_joined_and_taken_apart_by_shape() -> None:

@@ -223,3 +223,17 @@ def test_the_models_own_kernel_is_restored() -> None:
     prompts = PromptBatch(torch.randint(1, 50, (2, 20)), torch.tensor([20, 20]))
     SkippingModel(model).prefill(prompts, SparsitySchedule([0.2, 0.5, 0.9]), random_router())
     assert model.config._attn_implementation == "sdpa"
+
+
+class FirstOnes(StaticRouter):
+    """Keeps the first tokens."""
+
+    def keep(self, sparsity: float, state: RoutingState) -> Tensor:
+        return (state.positions < state.kept_counts(sparsity)[:, None]) & state.real
+
+
+def test_a_router_made_from_the_static_one_decides_for_itself() -> None:
+    model = SkippingModel(tiny())
+    prompts = PromptBatch(torch.arange(3, 23)[None], torch.tensor([20]))
+    prefill = model.prefill(prompts, SparsitySchedule.uniform(0.5, N_BLOCKS), FirstOnes())
+    assert prefill.cache.block(0).positions.tolist() == [list(range(10))]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -20,7 +21,9 @@ from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import block_kinds
 from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.models import load_model
+from ftp_core.skipping_model import SkippingModel
 from search.config import RunConfig
+from search.errors import SearchError
 from search.measuring import latency_profile
 from search.objectives import OBJECTIVES
 from search.open_study import OpenStudy
@@ -210,6 +213,22 @@ def _rest(profile: LatencyProfile) -> tuple[Any, ...]:
     return profile.blocks, profile.kinds, profile.conditions
 
 
+def test_what_is_done_is_kept_when_there_is_no_memory_for_the_next(
+    study: OpenStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(model: SkippingModel, shapes: list[tuple[int, int]], *_: object) -> LatencyProfile:
+        if shapes == [(1, 64)]:
+            raise torch.OutOfMemoryError
+        return made_up(study.workload, shapes)
+
+    # The memory of a machine cannot be taken away for a test.
+    monkeypatch.setattr("search.profiles.profile_latency", measured)
+    model = study.workload.model.skipping
+    with pytest.raises(SearchError, match="not enough memory for 1 x 64 tokens"):
+        profile_of(study.store, model, [(1, 32), (1, 64)], study.view)
+    assert study.store.latency_profile(profile_conditions(model).fingerprint(1, 32)) is not None
+
+
 def test_an_earlier_profile_stays_unless_it_shall_be_replaced(study: OpenStudy) -> None:
     here = made_up(study.workload, [(1, 64)])
     later = LatencyProfile((replace(here.shapes[0], fixed_ms=9.0),), *_rest(here))
@@ -235,7 +254,7 @@ def test_a_study_of_an_earlier_version_goes_on_with_its_profile(study: OpenStudy
     old = {"batch": 8, "length": 64, "threads": 2, "kept": [4, 63, 64], "block_ms": [0.1, 1.0, 0.9], "fixed_ms": 1.0}
     study.store.set_facts(study.name, {"latency_profile": old})
     assert latency_profile(study) == LatencyProfile.from_json(old)
-    assert shown.getvalue() == ""
+    assert "measured by an earlier version, which did not keep where" in shown.getvalue()
 
 
 def test_a_study_says_that_its_profile_is_not_to_be_relied_on(study: OpenStudy, shown: io.StringIO) -> None:

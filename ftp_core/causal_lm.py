@@ -40,8 +40,8 @@ from ftp_core.routers import (
 from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 from ftp_core.skipping_model import check_schedule
 
-# Columns of the prompt while `generate` runs; transformers would not hand an argument of that name to every pass.
 _LOG = logging.getLogger(__name__)
+# Columns of the prompt while `generate` runs; transformers would not hand an argument of that name to every pass.
 _PROMPT_LENGTH: ContextVar[int | Tensor | None] = ContextVar("prompt_length", default=None)
 
 

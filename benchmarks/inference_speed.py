@@ -126,7 +126,10 @@ def rows_of(model, influence, point, args, on_round):
     held = {name: memory(model, one.variant, prompts.ids) for name, one in some.items()}
     if THRESHOLD in some:
         # It keeps about as many as it was asked to: what it can gain at best hangs on how many it did keep.
-        skipped = [min(1 - count / (batch * n_prompt), MAX_SPARSITY) for count in held[THRESHOLD][2]]
+        n_all = batch * n_prompt
+        # Where every block ran whole, the dense model's own cache does not say.
+        counts = [n_all if count is None else count for count in held[THRESHOLD][2]]
+        skipped = [min(1 - count / n_all, MAX_SPARSITY) for count in counts]
         flops = FlopsCounter(model).count(SparsitySchedule(skipped), batch, n_prompt, n_new).total
         some[THRESHOLD] = replace(some[THRESHOLD], flops=flops, skipped=float(np.mean(skipped)))
     variants = [one.variant for one in some.values()]

@@ -22,6 +22,7 @@ from rich.progress import Progress
 from rich.table import Table
 from shapes import LARGE, SHAPES, build, random_prompts
 
+from ftp_core.allocator import keep_freed_memory
 from ftp_core.cost.measure import Skipping
 from ftp_core.cost.profiling import count_passes, profile_latency
 from ftp_core.cost.timing import take_turns, timer_of
@@ -126,6 +127,7 @@ def main():
     parser.add_argument("--rounds", type=int, help="how often each schedule is timed")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    keep_freed_memory()
     device = "cuda" if args.shape in LARGE else "cpu"
     model = build(args.shape, device)
     runs, n_schedules = RUNS.get(args.shape, LARGE_RUNS), N_SCHEDULES

@@ -140,19 +140,6 @@ def mlp(n_features: int) -> nn.Sequential:
     return nn.Sequential(nn.Linear(n_features, HIDDEN_WIDTH), nn.ReLU(inplace=True), nn.Linear(HIDDEN_WIDTH, 1))
 
 
-def mlp_scores(network: nn.Sequential, features: Tensor) -> Tensor:
-    """Scores `[B, L]` of features `[B, L, F]`.
-
-    What calling the network does, without the way through three modules, which takes a small model longer than the
-    numbers do.
-    """
-    hidden, out = network[0], network[2]
-    assert isinstance(hidden, nn.Linear)
-    assert isinstance(out, nn.Linear)
-    active = nn.functional.linear(features, hidden.weight, hidden.bias).relu_()
-    return nn.functional.linear(active, out.weight, out.bias).squeeze(-1)
-
-
 def decide_as_static(network: nn.Sequential, features: Sequence[str]) -> None:
     """Make a network score as the static router decides, and leave what does not take part as it was.
 
@@ -286,4 +273,5 @@ class DynamicRouter(ScoringRouter):
 
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
-        return mlp_scores(self.mlp, token_features(self.features, sparsity, state))
+        scores: Tensor = self.mlp(token_features(self.features, sparsity, state)).squeeze(-1)
+        return scores

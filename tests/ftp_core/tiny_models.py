@@ -68,7 +68,8 @@ def tiny(name: str = "llama") -> PreTrainedModel:
 
 def fresh_tiny(name: str = "llama") -> PreTrainedModel:
     """A model of its own, of the same weights."""
-    with torch.random.fork_rng():
+    # A test that computes without gradients may be the first to ask; weights made there could not be trained through.
+    with torch.inference_mode(False), torch.random.fork_rng():
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**CONFIGS[name]))
     return model.eval()

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils.generic import can_return_tuple
 
@@ -20,14 +18,14 @@ from ftp_core.attention import kernel_name
 from ftp_core.break_even import BreakEven
 from ftp_core.cache import FTPCache
 from ftp_core.checkpoint import check_loaded, loading, read_base, read_config, read_router, router_weights
-from ftp_core.checks import check_finite
+from ftp_core.checks import check_finite, check_input, checked_router
 from ftp_core.compilation import compile_block
 from ftp_core.configuration import FTPConfig
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.families import family_of
+from ftp_core.generation import PromptedGeneration
 from ftp_core.identity import model_identity, same_model
-from ftp_core.inputs import check_input, checked_router
 from ftp_core.pruned_forward import PrunedForward
 from ftp_core.routers import (
     Router,
@@ -41,11 +39,9 @@ from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 from ftp_core.skipping_model import check_schedule
 
 _LOG = logging.getLogger(__name__)
-# Columns of the prompt while `generate` runs; transformers would not hand an argument of that name to every pass.
-_PROMPT_LENGTH: ContextVar[int | Tensor | None] = ContextVar("prompt_length", default=None)
 
 
-class FTPForCausalLM(PreTrainedModel, GenerationMixin):
+class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     """A dense model whose prompts skip tokens, with the interface of the dense one.
 
     `model(input_ids, ...)` takes the whole input for the prompt, as `generate` does, unless `labels` or `prompt_length`
@@ -302,42 +298,8 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
     def _pruned_forward(self, schedule: SparsitySchedule) -> PrunedForward:
         return PrunedForward(self.base, self._family, schedule, self.router, self._decode_sparsity)
 
-    def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """See transformers; `prompt_length` is what `forward` calls so, by default all columns of the inputs."""
-        first = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
-        prompt_length = kwargs.pop("prompt_length", None if first is None else first.shape[1])
-        with _prompt_of(prompt_length):
-            return super().generate(inputs, **kwargs)  # type: ignore[misc]
-
-    def prepare_inputs_for_generation(  # type: ignore[override]
-        self, input_ids: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> Any:
-        """See transformers."""
-        prepared: dict[str, Any] = super().prepare_inputs_for_generation(  # type: ignore[misc]
-            input_ids, inputs_embeds=inputs_embeds, **kwargs
-        )
-        cache, prompt_length = prepared.get("past_key_values"), _PROMPT_LENGTH.get()
-        # Behind the first pass, the cache has told the prompt from the rest already.
-        if prompt_length is not None and (cache is None or cache.get_seq_length() == 0):
-            if isinstance(prompt_length, Tensor) and prompt_length.numel() > 1:
-                # transformers has made several rows of each, for beams or samples.
-                prompt_length = prompt_length.repeat_interleave(len(input_ids) // len(prompt_length))
-            prepared["prompt_length"] = prompt_length
-        return prepared
-
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> Any:
-        """See transformers: its cache for any model is replaced by ours, before it is asked to record the past."""
-        given = model_kwargs.get("past_key_values")
-        super()._prepare_cache_for_generation(  # type: ignore[misc]
-            generation_config, model_kwargs, *args, **kwargs
-        )
-        if given is None and any(self._schedule) and type(model_kwargs.get("past_key_values")) is DynamicCache:
-            cache = self._pruned_forward(self._schedule).new_cache()
-            if getattr(generation_config, "is_assistant", False):
-                cache.activate_past_recording()  # type: ignore[no-untyped-call]
-            model_kwargs["past_key_values"] = cache
+    def _cache_to_fill(self) -> FTPCache | None:
+        return self._pruned_forward(self._schedule).new_cache() if any(self._schedule) else None
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str], *, include_base: bool = True, **kwargs: Any
@@ -407,16 +369,6 @@ class FTPForCausalLM(PreTrainedModel, GenerationMixin):
             loaded = cls.from_dense(base, config.schedule, router, decode_sparsity=config.decode_sparsity)
             loaded.eval()
         return (loaded, info) if wants_info else loaded
-
-
-@contextmanager
-def _prompt_of(length: int | Tensor | None) -> Iterator[None]:
-    """Context in which `generate` takes so many columns for the prompt."""
-    token = _PROMPT_LENGTH.set(length)
-    try:
-        yield
-    finally:
-        _PROMPT_LENGTH.reset(token)
 
 
 AutoModelForCausalLM.register(FTPConfig, FTPForCausalLM)

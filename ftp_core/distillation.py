@@ -115,9 +115,9 @@ def distill(
             run, or the loss is not finite (the error names the step and the file with its inputs).
     """
     config = config or DistillationConfig()
-    _check_encoded("data", data)
-    if held_out is not None and not isinstance(held_out, QualitySet):
-        _check_encoded("held_out", held_out)
+    for name, examples in (("data", data), ("held_out", held_out)):
+        if isinstance(examples, Sequence) and not examples:
+            raise CoreError(f"There is no example in {name}: give at least one.")
     with _skipping(model) as skipping:
         checked = _schedules(skipping, schedules)
         check_readable(data, skipping.context, skipping.model.config.vocab_size)
@@ -160,18 +160,6 @@ def _skipping(model: SkippingModel | PreTrainedModel) -> Iterator[SkippingModel]
             module.training = training
         for parameter, requires_grad in gradients:
             parameter.requires_grad_(requires_grad)
-
-
-def _check_encoded(name: str, examples: Sequence[EncodedExample]) -> None:
-    """Raise `CoreError` unless these are encoded examples."""
-    if not examples:
-        raise CoreError(f"There is no example in {name}: give at least one.")
-    for index, example in enumerate(examples):
-        if not isinstance(example, EncodedExample):
-            raise CoreError(
-                f"Item {index} of {name} is a {type(example).__name__}, but must be an EncodedExample: encode examples "
-                "first, with ftp_core.encode(tokenizer, examples, context)."
-            )
 
 
 def _schedules(

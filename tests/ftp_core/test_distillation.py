@@ -545,9 +545,9 @@ def test_what_is_no_model_and_no_encoded_example_is_refused() -> None:
     model = SkippingModel(tiny())
     with pytest.raises(CoreError, match="model to distil a router for is a str"):
         distill("demo", SOME, SCHEDULES)
-    with pytest.raises(CoreError, match=r"Item 1 of data is a str.*ftp_core\.encode"):
+    with pytest.raises(CoreError, match=r"Example 2 is of type str.*ftp_core\.encode"):
         distill(model, [SOME[0], "a text"], SCHEDULES)
-    with pytest.raises(CoreError, match="Item 0 of held_out is a dict"):
+    with pytest.raises(CoreError, match="Example 1 is of type dict"):
         distill(model, SOME, SCHEDULES, held_out=[{}])
     for empty in ({"data": []}, {"data": SOME, "held_out": []}):
         with pytest.raises(CoreError, match="no example in"):

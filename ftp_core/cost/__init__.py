@@ -2,7 +2,7 @@
 
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
 from ftp_core.cost.flops import Flops, FlopsCounter, prefill_flops
-from ftp_core.cost.measure import Measurement, Skipping, Unchanged, Variant, measure
+from ftp_core.cost.measure import Skipping, Timing, Unchanged, Variant, measure
 from ftp_core.cost.memory import AllocationTracker, kv_bytes, peak_activation_bytes
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import profile_latency
@@ -17,10 +17,10 @@ __all__ = [
     "FlopsCounter",
     "Latency",
     "LatencyProfile",
-    "Measurement",
     "ProfileError",
     "ShapeProfile",
     "Skipping",
+    "Timing",
     "Unchanged",
     "Variant",
     "kv_bytes",

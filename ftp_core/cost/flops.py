@@ -12,7 +12,7 @@ from ftp_core.cost.memory import head_width, slots_held
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.routers import FEATURES
 from ftp_core.routers.scoring import HIDDEN_WIDTH
-from ftp_core.schedule import DEFAULT_STEP, SparsitySchedule
+from ftp_core.schedule import DEFAULT_STEP, SparsitySchedule, kept_counts
 from ftp_core.skipping_model import SkippingModel
 
 
@@ -117,9 +117,7 @@ class FlopsCounter:
                 "give a row for each schedule, with one sparsity per block."
             )
         sparsities = given * DEFAULT_STEP if np.issubdtype(given.dtype, np.integer) else given
-        # As `SparsitySchedule` rounds and `kept_count` counts.
-        sparsities = np.round(sparsities, 10)
-        kept = np.maximum(1.0, np.ceil((1.0 - sparsities) * length - 1e-9))
+        kept = kept_counts(sparsities, length).astype(float)
         blocks = kept @ (self._projections + self._mlps) + self._pair * (kept**2).sum(1)
         totals: np.ndarray = batch * (blocks + self._router(sparsities, kept, length, window) + self._head)
         return totals

@@ -96,7 +96,7 @@ class Skipping:
 
 
 @dataclass(frozen=True)
-class Measurement:
+class Timing:
     """What one variant took, measured round by round while all variants took turns.
 
     Attributes:
@@ -135,7 +135,7 @@ class Measurement:
         """Rounds."""
         return len(self.end_to_end_samples_ms)
 
-    def speed_up_over(self, other: Measurement, confidence: float = 0.95, seed: int = 0) -> Estimate:
+    def speed_up_over(self, other: Timing, confidence: float = 0.95, seed: int = 0) -> Estimate:
         """How many times as fast as another that it took turns with, end to end."""
         return estimate_ratio(other.end_to_end_samples_ms, self.end_to_end_samples_ms, confidence, seed)
 
@@ -167,7 +167,7 @@ def measure(
     seed: int = 0,
     timer: Timer | None = None,
     on_round: Callable[[], None] = lambda: None,
-) -> list[Measurement]:
+) -> list[Timing]:
     """Time to first token, tokens per second and end to end, under each variant; variants take turns.
 
     Args:
@@ -210,7 +210,7 @@ def measure(
             1000 * batch * new_tokens / (last - start) for start, last in zip(first, end, strict=True) if new_tokens
         ]
         measured.append(
-            Measurement(
+            Timing(
                 variant=way.name,
                 batch=batch,
                 prompt_tokens=length,

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
 from ftp_core.cost.shape_profile import ShapeProfile, ShapeTimes
 from ftp_core.errors import ScheduleError
-from ftp_core.schedule import SparsitySchedule
+from ftp_core.schedule import SparsitySchedule, kept_counts
 from ftp_core.skipping_model import SkippingModel
 
 RouterKind = Literal["static", "dynamic"]
@@ -156,7 +156,7 @@ class LatencyProfile:
         """
         times = self._times_of(batch, length)
         kinds = np.array(self._kinds(sparsities.shape[1]))
-        counts = _kept_counts(sparsities, times.length)
+        counts = kept_counts(sparsities, times.length)
         total = times.block_ms[kinds, counts].sum(1) + times.fixed_ms
         if router == "dynamic":
             scored = sparsities > 0
@@ -201,7 +201,7 @@ class LatencyProfile:
                 "`ftp-search profile`."
             )
         kinds = np.array(self._kinds(sparsities.shape[1]))
-        held = _kept_counts(sparsities, times.length) + decoded + 1
+        held = kept_counts(sparsities, times.length) + decoded + 1
         rows = longest.decode_rows(int(held.max()))
         return np.asarray(rows[kinds, held].sum(1) + longest.decode_fixed_ms)
 
@@ -337,9 +337,3 @@ class LatencyProfile:
 
 def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
-
-
-def _kept_counts(sparsities: Floats, length: int) -> NDArray[np.intp]:
-    """`ftp_core.schedule.kept_count` of every block `[n, N]`, with the same slack."""
-    counts = np.ceil((1.0 - sparsities) * length - 1e-9).astype(np.intp)
-    return np.maximum(counts, 1, out=counts)

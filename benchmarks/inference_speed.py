@@ -74,7 +74,9 @@ def contestants(model, influence, batch, length, new_tokens, overall, schedule, 
     """Everything that takes turns at one point, by name; `length` is the prompt's."""
     counter = FlopsCounter(model)
 
-    def skipping(name, asked, router=StaticRouter()):  # noqa: B008 - it holds nothing
+    static = StaticRouter()
+
+    def skipping(name, asked, router=static):
         # The ideal is that of the schedule that was asked for.
         flops = counter.count(asked, batch, length, new_tokens).total
         runs = asked if break_even is None else break_even.schedule(asked, batch, length, router)

@@ -37,7 +37,7 @@ RUNS = {
     "160m": ((1, (512,), 512), (4, (512,), 512), (1, (512, 1024), 768)),
 }
 # With the schedules that there is time for.
-QUICK = {"demo": ((2, (256,), 256), N_SCHEDULES), "160m": ((1, (64,), 64), 30)}
+QUICK = {"demo": ((1, (256,), 256), N_SCHEDULES), "160m": ((1, (64,), 64), 30)}
 LARGE_RUNS = ((1, (1024,), 1024), (4, (2048,), 2048), (4, (1024, 2048), 1536))
 # Tokens that are decoded and not timed, as the first ones are slower than all behind them; and tokens that are timed.
 COLD, DECODED = 3, 10

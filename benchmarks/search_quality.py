@@ -26,7 +26,8 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import enumerated  # noqa: E402
+import enumerated  # noqa: E402
+
 from search.engine import SearchEngine  # noqa: E402
 from search.evaluators import Evaluation  # noqa: E402
 from search.evaluators.local import LocalEvaluator  # noqa: E402

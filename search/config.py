@@ -11,8 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from ftp_core.schedule import MAX_SPARSITY
 from search.errors import ConfigError
 from search.fidelities import part_ends
-from search.objectives import DEFAULT_COST, CostName
 from search.proposers.catalogue import proposer_names
+from studies.objectives import DEFAULT_COST, CostName
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
 CONFIG_VERSION = 2

@@ -8,8 +8,8 @@ from dataclasses import replace
 from ftp_core.schedule import SparsitySchedule
 from search.evaluators import Evaluation
 from search.ledger import Known, Ledger, Queued, Result
-from search.objectives import COST_NAMES
 from search.proposers.tally import ProposerTally
+from studies.objectives import COSTS
 
 
 class CostLedger:
@@ -57,4 +57,4 @@ class CostLedger:
 
 
 def _without_costs(evaluation: Evaluation) -> Evaluation:
-    return replace(evaluation, metrics={k: v for k, v in evaluation.metrics.items() if k not in COST_NAMES})
+    return replace(evaluation, metrics={k: v for k, v in evaluation.metrics.items() if k not in COSTS})

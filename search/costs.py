@@ -12,7 +12,7 @@ from ftp_core.cost.memory import kv_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
 from search.errors import SearchError
-from search.objectives import COST_NAMES, CostName
+from studies.objectives import COSTS, CostName
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Costs:
 
     def of(self, schedule: SparsitySchedule) -> dict[str, float]:
         """Every cost that is known: without a profile there is no latency."""
-        known = [name for name in COST_NAMES if self.profile is not None or name != "latency_ms"]
+        known = [name for name in COSTS if self.profile is not None or name != "latency_ms"]
         return {name: self.function(name)(schedule) for name in known}
 
     def function(self, name: CostName) -> Callable[[SparsitySchedule], float]:

@@ -12,8 +12,8 @@ from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.models import load_published
 from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from search.errors import SearchError
-from search.objectives import COST_NAMES
 from studies import StudyStore
+from studies.objectives import COSTS
 
 
 def export_study(store: StudyStore, name: str, directory: Path, include_base: bool = True) -> list[Path]:
@@ -50,7 +50,7 @@ def export_study(store: StudyStore, name: str, directory: Path, include_base: bo
         "overall_sparsity": trial.overall_sparsity,
         # As the search knew them: latency is predicted.
         "objectives": dict(zip(study.objectives, trial.values or (), strict=False)),
-        "costs": {cost: trial.metrics[cost] for cost in COST_NAMES if cost in trial.metrics},
+        "costs": {cost: trial.metrics[cost] for cost in COSTS if cost in trial.metrics},
         "study": name,
         "trial": trial.number,
         "model": study.config["model"],

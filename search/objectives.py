@@ -6,15 +6,10 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from ftp_core.schedule import SparsitySchedule
 from search.outcome import Values
-
-# What a search can trade quality against; `search.costs` computes it.
-CostName = Literal["latency_ms", "flops", "kv_bytes"]
-COST_NAMES: tuple[CostName, ...] = get_args(CostName)
-DEFAULT_COST: CostName = "latency_ms"
+from studies.objectives import DEFAULT_COST, CostName
 
 
 def objective_names(cost: CostName = DEFAULT_COST) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from search.engine import SearchEngine
 from search.halving import OptunaPruning, Pruner
 from search.interruption import gentle_interruption
 from search.measuring import latency_profile, timed_prompts
-from search.objectives import DEFAULT_COST, CostName, Objectives, evaluation_context
+from search.objectives import Objectives, evaluation_context
 from search.open_study import OpenStudy
 from search.portfolio import Portfolio
 from search.profiles import say_doubts
@@ -29,7 +29,7 @@ from search.study_ledger import StudyLedger
 from search.warm_start import warm_outcomes
 from search.workload import search_set
 from studies import TrialRecord, knee
-from studies.objectives import objective
+from studies.objectives import DEFAULT_COST, CostName, objective
 
 if TYPE_CHECKING:
     from search.evaluators.ray_pool import RayPool

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ _KNOWN = {
 
 
 # What trials keep beside their objectives, as far as it is known, and what is an objective unless another is named.
-COSTS = ("latency_ms", "flops", "kv_bytes")
-DEFAULT_COST = "latency_ms"
+CostName = Literal["latency_ms", "flops", "kv_bytes"]
+COSTS: tuple[CostName, ...] = get_args(CostName)
+DEFAULT_COST: CostName = "latency_ms"
 
 
 def objective(name: str) -> Objective:

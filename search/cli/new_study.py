@@ -50,8 +50,9 @@ from search.config import (
     RunConfig,
 )
 from search.errors import ConfigError
-from search.objectives import DEFAULT_COST, objective_names
+from search.objectives import objective_names
 from studies import StudyStore, database_file
+from studies.objectives import DEFAULT_COST
 
 
 def new_study_command(stage: Stage) -> Callable[..., None]:

@@ -18,7 +18,7 @@ from search.costs import Costs
 from search.description import describe_study
 from search.engine import SearchEngine
 from search.errors import ConfigError, SearchError
-from search.objectives import COST_NAMES, DEFAULT_COST, OBJECTIVES, CostName, Objectives, objective_names
+from search.objectives import OBJECTIVES, Objectives, objective_names
 from search.open_study import OpenStudy
 from search.outcome import Outcome
 from search.progress import ProgressView
@@ -30,6 +30,7 @@ from search.warm_start import warm_outcomes
 from search.workload import Workload, load_workload
 from studies import StudyStore, TrialState, front
 from studies import objectives as shown
+from studies.objectives import COSTS, DEFAULT_COST, CostName
 from tests.search.synthetic import Notebook, ShufflingEvaluator, metrics_of, portfolio
 from tests.studies.records import trial
 
@@ -59,13 +60,13 @@ def test_costs_are_those_of_the_prefill_that_a_study_times(workload: Workload, c
         known = costs.of(schedule)
         assert known["latency_ms"] == PROFILE.predict_ms(schedule)
         assert known["kv_bytes"] == held
-        assert list(known) == list(COST_NAMES)
+        assert list(known) == list(COSTS)
     assert 0.4 < costs.of(HALF)["flops"] / costs.of(DENSE)["flops"] < 0.5
     assert costs.of(HALF)["kv_bytes"] == costs.of(DENSE)["kv_bytes"] / 2
 
 
 def test_each_cost_can_be_the_objective(costs: Costs) -> None:
-    for name in COST_NAMES:
+    for name in COSTS:
         judge = Objectives(costs.function(name))
         assert judge(HALF, {"kl": 0.3}) == ((0.3, costs.of(HALF)[name]), 0.0)
         assert objective_names(name) == ("kl", name)
@@ -86,7 +87,7 @@ def test_a_cost_among_the_metrics_is_not_believed() -> None:
 
 
 def test_what_every_cost_is_shown_in_is_known() -> None:
-    assert shown.COSTS == COST_NAMES and shown.DEFAULT_COST == DEFAULT_COST
+    assert shown.COSTS == COSTS and shown.DEFAULT_COST == DEFAULT_COST
     texts = [shown.objective(name).text(3.0 * 2**30) for name in ("flops", "kv_bytes")]
     assert texts == ["3.22 GFLOPs", "3072.0 MiB"]
     assert [shown.objective("latency_ms").text(ms) for ms in (0.0, 5.254, 105.25)] == ["0.0 ms", "5.25 ms", "105.2 ms"]
@@ -105,13 +106,13 @@ def test_the_cost_is_part_of_the_configuration_and_latency_in_those_that_do_not_
 def test_latency_is_profiled_for_those_searches_alone_that_cannot_do_without() -> None:
     needs = {
         (cost, limit): RunConfig.checked(cost=cost, max_latency_ms=limit, **SMALL).predicts_latency
-        for cost in COST_NAMES
+        for cost in COSTS
         for limit in (None, 5.0)
     }
     assert [pair for pair, needed in needs.items() if not needed] == [("flops", None), ("kv_bytes", None)]
 
 
-@pytest.mark.parametrize("cost", COST_NAMES)
+@pytest.mark.parametrize("cost", COSTS)
 def test_a_search_finds_the_front_of_its_cost_and_its_trials_remember_all_costs(costs: Costs, cost: CostName) -> None:
     space, book = ScheduleSpace(N_BLOCKS), Notebook()
     judge = Objectives(costs.function(cost))
@@ -128,7 +129,7 @@ def test_a_search_finds_the_front_of_its_cost_and_its_trials_remember_all_costs(
     ended = [result for result in book.ended.values() if result.outcome is not None]
     for result in ended:
         schedule, metrics = result.evaluation.schedule, result.evaluation.metrics
-        assert {name: metrics[name] for name in COST_NAMES} == costs.of(schedule)
+        assert {name: metrics[name] for name in COSTS} == costs.of(schedule)
         assert result.outcome is not None and result.outcome.values[1] == costs.of(schedule)[cost]
         assert not any(name.startswith("latency_ms@") for name in metrics)
     assert {result.outcome.fidelity for result in ended if result.outcome} == {0.25, 1.0}

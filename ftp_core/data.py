@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
@@ -40,18 +40,22 @@ class Example:
         completion: The right continuation, with the white space that separates it from the prompt.
         choices: Continuations to choose from, each with its leading space; empty if there is no choice.
         answer: Index of the right choice: `choices[answer] == completion`; None if there is no choice.
+        group: What kind of item it is, so that figures can be told apart by it; None if that is not known. It is no
+            part of the content.
     """
 
     prompt: str
     completion: str
     choices: tuple[str, ...] = ()
     answer: int | None = None
+    group: str | None = field(default=None, compare=False)
 
 
 def load_jsonl(path: Path) -> list[Example]:
     r"""Read examples from a JSON Lines file in UTF-8.
 
-    A line has one of three forms, and a file may mix them; other keys than these are ignored, and so are blank lines:
+    A line has one of three forms, and a file may mix them; other keys than these and "group" are ignored, and so are
+    blank lines:
 
     - `{"prompt", "completion"}`: taken as they are, white space between the two included.
     - `{"instruction", "input", "output"}`: Alpaca's, put into its published template, which ends with "### Response:".
@@ -61,6 +65,9 @@ def load_jsonl(path: Path) -> list[Example]:
       the prompt is `Question: {question}\nAnswer:` and a choice is a space and its text. WinoGrande and HellaSwag
       items are treated in the same way (WinoGrande's `_` stays in the question), so figures on them compare with each
       other, but not with published ones of those two tasks.
+
+    Each form may have a "group", a text or a whole number that says what kind of item it is (its subject, its length,
+    how far back its answer stands): reports then tell accuracy by group. `null` is no group.
 
     Args:
         path: The file.
@@ -100,6 +107,10 @@ def _parse_line(line: bytes) -> Example:
         raise DataError(f"JSON beyond what Python reads; expected {_FORMS}.") from None
     if not isinstance(row, dict):
         raise DataError(f"a JSON {_json_type(row)} where an object was expected; expected {_FORMS}.")
+    return replace(_content(row), group=_group(row))
+
+
+def _content(row: Mapping[str, Any]) -> Example:
     if row.keys() >= {"prompt", "completion"}:
         return Example(_text(row, "prompt"), _text(row, "completion"))
     if row.keys() >= {"instruction", "output"}:
@@ -131,6 +142,18 @@ def _multiple_choice(row: Mapping[str, Any]) -> Example:
     return Example(f"Question: {question}\nAnswer:", choices[answer], choices, answer)
 
 
+def _group(row: Mapping[str, Any]) -> str | None:
+    group = row.get("group")
+    if group is None:
+        return None
+    if type(group) is int:  # not isinstance: True is an int
+        return str(group)
+    if not isinstance(group, str):
+        found = group if type(group) is float else f"a JSON {_json_type(group)}"
+        raise DataError(f'"group" must be a text or a whole number, but is {found}.')
+    return _check_text(group, '"group"').strip()
+
+
 def _text(row: Mapping[str, Any], key: str) -> str:
     return _check_text(row[key], f'"{key}"')
 
@@ -160,7 +183,8 @@ def split_examples(examples: Iterable[Example], seed: int, sizes: Mapping[str, i
     """Cut examples into disjoint sets of distinct ones.
 
     The sets hang on the content, the seed and the sizes alone, not on the order of the examples: they are shuffled by
-    a seeded hash of what they say. Duplicates are dropped first, so that none is in two sets.
+    a seeded hash of what they say. Duplicates are dropped first, so that none is in two sets; of their groups the last
+    in the alphabet stays.
 
     Args:
         examples: What to cut.
@@ -177,7 +201,8 @@ def split_examples(examples: Iterable[Example], seed: int, sizes: Mapping[str, i
     for name, size in sizes.items():
         if size < 1:
             raise DataError(f"The {name} set is to have {size} examples: ask for at least 1.")
-    distinct = {hashlib.sha256(f"{seed} ".encode() + _canonical(example)).digest(): example for example in examples}
+    by_group = sorted(examples, key=lambda example: example.group or "")
+    distinct = {hashlib.sha256(f"{seed} ".encode() + _canonical(example)).digest(): example for example in by_group}
     shuffled = [distinct[key] for key in sorted(distinct)]
     if len(shuffled) < len(sizes):
         raise DataError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ class EncodedExample:
         has_choices: Whether the item is multiple choice.
         choice_lengths: Characters of each choice without the space before it, as lm-evaluation-harness counts them for
             `acc_norm`; empty if it is no multiple choice.
+        group: What kind of item it is; None if that is not known. It is no part of what fingerprints name.
 
     Raises:
         DataError: The prompt or a continuation has no token, or one that is no whole number from 0; there is no
@@ -40,6 +41,7 @@ class EncodedExample:
     answer: int
     has_choices: bool
     choice_lengths: tuple[int, ...] = ()
+    group: str | None = field(default=None, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check what would come to light far from here, if at all; at the speed of C, as there are thousands."""
@@ -154,9 +156,10 @@ def encode(
         lengths = tuple(max(1, len(choice.removeprefix(" "))) for choice in example.choices)
         answer: Any = example.answer if example.choices else 0
         try:
-            encoded.append(EncodedExample(prompt, continuations, answer, bool(example.choices), lengths))
+            one = EncodedExample(prompt, continuations, answer, bool(example.choices), lengths, example.group)
         except DataError as error:
             raise DataError(f"Example {number}: {error}") from None
+        encoded.append(one)
     return encoded
 
 
@@ -245,11 +248,26 @@ def choice_batch(examples: Sequence[EncodedExample]) -> ContinuationBatch | None
     return _continuation_batch(pairs) if pairs else None
 
 
+def choice_lengths(examples: Sequence[EncodedExample]) -> list[int]:
+    """By what to divide the log-likelihood of every choice: its characters, or its tokens where they are not known."""
+    return [
+        length
+        for example in examples
+        if example.has_choices
+        for length in (example.choice_lengths or map(len, example.continuations))
+    ]
+
+
 def _continuation_batch(pairs: Sequence[tuple[int, tuple[int, ...]]]) -> ContinuationBatch:
     return ContinuationBatch(pad_right([ids for _, ids in pairs], IGNORED), torch.tensor([row for row, _ in pairs]))
 
 
+def length_order(examples: Sequence[EncodedExample]) -> list[int]:
+    """Places of the examples by the length of their prompts, shortest first, as `length_sorted_batches` has them."""
+    return sorted(range(len(examples)), key=lambda place: len(examples[place].prompt))
+
+
 def length_sorted_batches(examples: Sequence[EncodedExample], batch_size: int) -> list[list[EncodedExample]]:
     """Cut examples into batches of similar prompt lengths, so that little padding is computed."""
-    ordered = sorted(examples, key=lambda example: len(example.prompt))
+    ordered = [examples[place] for place in length_order(examples)]
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -18,12 +19,14 @@ from ftp_core.encoding import (
     answer_batch,
     check_readable,
     choice_batch,
+    choice_lengths,
     encoded_fingerprint,
-    length_sorted_batches,
+    length_order,
     prompt_batch,
 )
 from ftp_core.errors import DataError, ModelError
 from ftp_core.identity import model_identity, same_model
+from ftp_core.intervals import bootstrap_interval, wilson_interval
 from ftp_core.prefixes import Passage, PrefixStore, Scope
 from ftp_core.routers import Router, ScoringRouter, StaticRouter
 from ftp_core.schedule import SparsitySchedule
@@ -62,13 +65,19 @@ class Quality:
     perplexity_interval: tuple[float, float] | None = None
 
 
-def wilson_interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson score interval of a share (Wilson 1927): right at 0 and 1, where the normal one has no width."""
-    share, extra = right / n, z * z / n
-    centre = (share + extra / 2) / (1 + extra)
-    half = z * math.sqrt(share * (1 - share) / n + extra / (4 * n)) / (1 + extra)
-    # At the ends rounding would leave the share itself outside by an ulp.
-    return max(0.0, min(share, centre - half)), min(1.0, max(share, centre + half))
+@dataclass(frozen=True)
+class ItemQuality:
+    """Quality of a pruned model on one example.
+
+    Attributes:
+        kl: Mean KL(dense || pruned) per completion token, nats.
+        choice: Index of the choice with the highest summed log-likelihood; None if it is no multiple choice.
+        right: Whether that is the right one; None if it is no multiple choice.
+    """
+
+    kl: float
+    choice: int | None
+    right: bool | None
 
 
 # Rounding makes the KL of equal distributions a hair negative, no further below zero than this.
@@ -77,8 +86,6 @@ _ROUNDING = 1e-6
 _HIGHEST_EXPONENT = 700.0
 # Numbers of one table of logits: 32 MB in float32.
 _LOGITS_AT_ONCE = 2**23
-# Examples drawn at a time for bootstrap intervals: tables of 8 MB.
-_DRAWN_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True)
@@ -86,25 +93,37 @@ class _Batch:
     prompts: PromptBatch
     answers: ContinuationBatch
     choices: ContinuationBatch | None
+    has_choices: tuple[bool, ...]
     right_choice: Tensor
     choice_lengths: Tensor
     dense_hidden: Tensor
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a pruned model does on a batch.
+
+    Attributes:
+        kl: Sum of KL(dense || pruned) over each answer's tokens `[B]`.
+        nll: Likewise of the negative log-likelihood.
+        n_tokens: Tokens of each answer `[B]`.
+        choice: Index of the likeliest choice of each multiple-choice item `[M]`; empty if choices were not scored.
+        right: Whether it is the right one.
+        right_norm: Whether the likeliest choice per character is.
+    """
+
+    kl: Tensor
+    nll: Tensor
+    n_tokens: Tensor
+    choice: Tensor
+    right: Tensor
+    right_norm: Tensor
 
 
 def _divergence(log_probs: Tensor, dense: Tensor) -> Tensor:
     """KL(dense || pruned) of each token `[n]`, from log-probabilities `[n, V]`."""
     # What the dense model rules out adds nothing, though the pruned one may rule it out too (0 x (inf - inf)).
     return torch.where(dense == -math.inf, 0.0, dense.exp() * (dense - log_probs)).sum(-1)
-
-
-def _choice_lengths(examples: Sequence[EncodedExample]) -> list[int]:
-    """By what to divide the log-likelihood of every choice: its characters, or its tokens where they are not known."""
-    return [
-        length
-        for example in examples
-        if example.has_choices
-        for length in (example.choice_lengths or map(len, example.continuations))
-    ]
 
 
 class QualitySet:
@@ -152,7 +171,9 @@ class QualitySet:
         self._identity = object()
         self._batches: list[_Batch] = []
         dense, router = SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter()
-        for group in length_sorted_batches(examples, batch_size):
+        self._order = length_order(examples)
+        for start in range(0, len(examples), batch_size):
+            group = [examples[place] for place in self._order[start : start + batch_size]]
             prompts, answers = prompt_batch(group).to(model.device), answer_batch(group).to(model.device)
             choices = choice_batch(group)
             hidden = model.continuation_hidden(model.prefill(prompts, dense, router), answers)
@@ -161,8 +182,9 @@ class QualitySet:
                     prompts,
                     answers,
                     None if choices is None else choices.to(model.device),
+                    tuple(example.has_choices for example in group),
                     torch.tensor([example.answer for example in group if example.has_choices], device=model.device),
-                    torch.tensor(_choice_lengths(group), device=model.device),
+                    torch.tensor(choice_lengths(group), device=model.device),
                     hidden[answers.ids != IGNORED],
                 )
             )
@@ -223,34 +245,14 @@ class QualitySet:
             ModelError: The router was trained for another model or made for another shape, or calibrated for another
                 schedule.
         """
-        prefixes = PrefixStore(0) if prefixes is None else prefixes
-        schedule = schedule if isinstance(schedule, SparsitySchedule) else SparsitySchedule(schedule)
-        self._check(schedule, router)
-        kls, nlls, counts = [], [], []
-        rights: list[Tensor] = []
-        rights_norm: list[Tensor] = []
-        with prefixes.path(self.scope(router, choices), schedule, self.n_items, self._state_bytes(choices)) as path:
-            for batch in self._batches:
-                of_prompts, of_answers, of_choices = path.passages()
-                prefill = self.model.prefill(batch.prompts, schedule, router, of_prompts)
-                hidden = self.model.continuation_hidden(prefill, batch.answers, of_answers)
-                real = batch.answers.ids != IGNORED
-                kl, nll = self._compare(hidden[real], batch)
-                kls.append(_row_sums(kl, real))
-                nlls.append(_row_sums(nll, real))
-                counts.append(real.sum(1))
-                if choices and batch.choices is not None:
-                    likelihoods = self._likelihoods(prefill, batch.choices, of_choices)
-                    rights.append(_likeliest(likelihoods, batch.choices.rows) == batch.right_choice)
-                    per_character = likelihoods / batch.choice_lengths
-                    rights_norm.append(_likeliest(per_character, batch.choices.rows) == batch.right_choice)
-        kl_sums, nll_sums, n_tokens = torch.cat(kls), torch.cat(nlls), torch.cat(counts)
-        mean_kl = float(kl_sums.sum() / n_tokens.sum())
-        accuracy, accuracy_interval = _share(rights)
-        accuracy_norm, accuracy_norm_interval = _share(rights_norm)
+        found = self._run(schedule, router, choices, PrefixStore(0) if prefixes is None else prefixes)
+        kl_sums, nll_sums = torch.cat([one.kl for one in found]), torch.cat([one.nll for one in found])
+        n_tokens, right = torch.cat([one.n_tokens for one in found]), torch.cat([one.right for one in found])
+        accuracy, accuracy_interval = _share(right)
+        accuracy_norm, accuracy_norm_interval = _share(torch.cat([one.right_norm for one in found]))
         nll_interval = bootstrap_interval(nll_sums, n_tokens) if intervals else None
         return Quality(
-            kl=0.0 if -_ROUNDING < mean_kl < 0 else mean_kl,
+            kl=_mean_kl(float(kl_sums.sum() / n_tokens.sum())),
             perplexity=_exp(float(nll_sums.sum() / n_tokens.sum())),
             accuracy=accuracy,
             accuracy_interval=accuracy_interval,
@@ -258,10 +260,54 @@ class QualitySet:
             accuracy_norm_interval=accuracy_norm_interval,
             n_items=self.n_items,
             n_tokens=int(n_tokens.sum()),
-            n_choice_items=sum(map(len, rights)),
+            n_choice_items=len(right),
             kl_interval=bootstrap_interval(kl_sums, n_tokens) if intervals else None,
             perplexity_interval=None if nll_interval is None else (_exp(nll_interval[0]), _exp(nll_interval[1])),
         )
+
+    @torch.inference_mode()
+    def per_item(self, schedule: Sequence[float], router: Router) -> list[ItemQuality]:
+        """Compare the model under a schedule and router with the dense one on each example.
+
+        Args:
+            schedule: One sparsity per block.
+            router: Names the kept tokens.
+
+        Returns:
+            One for each example, in the order in which they were given.
+
+        Raises:
+            ScheduleError: As `evaluate` does.
+            ModelError: As `evaluate` does.
+        """
+        items = []
+        for batch, found in zip(self._batches, self._run(schedule, router, True, PrefixStore(0)), strict=True):
+            answers = zip(found.choice.tolist(), found.right.tolist(), strict=True)
+            for kl, has_choices in zip((found.kl / found.n_tokens).tolist(), batch.has_choices, strict=True):
+                choice, right = next(answers) if has_choices else (None, None)
+                items.append(ItemQuality(_mean_kl(kl), choice, right))
+        return [item for _, item in sorted(zip(self._order, items, strict=True), key=itemgetter(0))]
+
+    def _run(self, schedule: Sequence[float], router: Router, choices: bool, prefixes: PrefixStore) -> list[_Found]:
+        """What the model does on each batch; see `evaluate`."""
+        schedule = schedule if isinstance(schedule, SparsitySchedule) else SparsitySchedule(schedule)
+        self._check(schedule, router)
+        found = []
+        with prefixes.path(self.scope(router, choices), schedule, self.n_items, self._state_bytes(choices)) as path:
+            for batch in self._batches:
+                of_prompts, of_answers, of_choices = path.passages()
+                prefill = self.model.prefill(batch.prompts, schedule, router, of_prompts)
+                hidden = self.model.continuation_hidden(prefill, batch.answers, of_answers)
+                real = batch.answers.ids != IGNORED
+                kl, nll = self._compare(hidden[real], batch)
+                choice = right = right_norm = torch.zeros(0, dtype=torch.long, device=real.device)
+                if choices and batch.choices is not None:
+                    likelihoods, rows = self._likelihoods(prefill, batch.choices, of_choices), batch.choices.rows
+                    choice = _likeliest(likelihoods, rows)
+                    right = choice == batch.right_choice
+                    right_norm = _likeliest(likelihoods / batch.choice_lengths, rows) == batch.right_choice
+                found.append(_Found(_row_sums(kl, real), _row_sums(nll, real), real.sum(1), choice, right, right_norm))
+        return found
 
     def _check(self, schedule: SparsitySchedule, router: Router) -> None:
         """Raise an error unless schedule and router are this model's; quick, as it is asked in every evaluation."""
@@ -323,38 +369,19 @@ def _row_sums(values: Tensor, real: Tensor) -> Tensor:
     return table.masked_scatter_(real, values).sum(-1)
 
 
-def _share(rights: Sequence[Tensor]) -> tuple[float | None, tuple[float, float] | None]:
+def _share(right: Tensor) -> tuple[float | None, tuple[float, float] | None]:
     """How many of some decisions are right, with their interval; None without any."""
-    if not rights:
+    if not len(right):
         return None, None
-    right = torch.cat(list(rights))
     return float(right.float().mean()), wilson_interval(int(right.sum()), len(right))
+
+
+def _mean_kl(value: float) -> float:
+    return 0.0 if -_ROUNDING < value < 0 else value
 
 
 def _exp(value: float) -> float:
     return math.exp(min(value, _HIGHEST_EXPONENT))
-
-
-def bootstrap_interval(sums: Tensor, counts: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile bootstrap interval of a mean over tokens, drawing whole examples (Efron and Tibshirani 1993).
-
-    Tokens of one example go together, so that it is examples that are drawn. Some resamples are drawn at a time, so
-    that memory does not grow with their number; the draws are the same however many that are.
-
-    Args:
-        sums: Sum over each example's tokens `[n]`.
-        counts: Tokens of each example `[n]`.
-        resamples: How often to draw n examples.
-        seed: Of the draws.
-    """
-    generator, n = torch.Generator().manual_seed(seed), len(sums)
-    sums, counts = sums.double().cpu(), counts.double().cpu()
-    at_once, means = max(1, _DRAWN_AT_ONCE // n), []
-    for start in range(0, resamples, at_once):
-        drawn = torch.randint(n, (min(at_once, resamples - start), n), generator=generator)
-        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
-    low, high = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.double)).tolist()
-    return low, high
 
 
 def _likeliest(likelihoods: Tensor, rows: Tensor) -> Tensor:

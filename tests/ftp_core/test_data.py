@@ -82,6 +82,22 @@ def test_a_file_may_mix_forms(file: Path) -> None:
     assert [example.completion for example in mixed] == [" b", " d", "\ng"]
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "completion": " b"},
+        {"instruction": "a", "output": "b"},
+        {"question": "a", "choices": ["b", "c"], "answer": 0},
+    ],
+)
+def test_every_form_may_name_a_group(file: Path, row: dict[str, object]) -> None:
+    groups = ["far", " far away ", 12, -3, None]
+    found = load(file, row, *({**row, "group": group} for group in groups))
+    assert [example.group for example in found] == [None, "far", "far away", "12", "-3", None]
+    # A group is no content: the same item has the same name with another one.
+    assert len(set(found)) == len({fingerprint([example]) for example in found}) == 1
+
+
 def test_byte_order_mark_windows_line_ends_and_blank_lines_do_no_harm(file: Path) -> None:
     line = '{"prompt": "a\u2028\u0085é", "completion": " b"}'
     file.write_bytes(f"\ufeff{line}\r\n\r\n \t\n{line}".encode())
@@ -117,6 +133,10 @@ QUESTION = {"question": "q", "choices": ["a", "b"]}
         (b'{"prompt": "\\ud800", "completion": "b"}', '"prompt" holds half a character'),
         (b'{"instruction": "a", "input": ["b"], "output": "c"}', '"input" must be a text, but is a JSON array'),
         (b'{"instruction": "a", "output": ""}', '"output" is empty'),
+        (b'{"prompt": "a", "completion": "b", "group": 1.5}', '"group" must be a text or a whole number, but is 1.5'),
+        (b'{"prompt": "a", "completion": "b", "group": true}', '"group" must be .* but is a JSON boolean'),
+        (b'{"instruction": "a", "output": "b", "group": ["c"]}', '"group" must be .* but is a JSON array'),
+        (b'{"prompt": "a", "completion": "b", "group": " "}', '"group" is empty'),
         (b'{"question": "q", "choices": "ab", "answer": 0}', '"choices" must be a list of at least 2'),
         (b'{"question": "q", "choices": ["a"], "answer": 0}', '"choices" must be a list of at least 2'),
         (b'{"question": "q", "choices": ["a", ""], "answer": 0}', r'"choices"\[1\] is empty'),
@@ -193,6 +213,12 @@ def test_the_order_of_the_file_and_duplicates_change_nothing(pool: list[Example]
     sizes = {"calibration": 4, "validation": 2, "test": 2}
     shuffled = data.draw(st.permutations(pool + pool[:3]))
     assert split_examples(shuffled, 1, sizes) == split_examples(pool, 1, sizes)
+
+
+def test_the_group_of_duplicates_does_not_hang_on_their_order() -> None:
+    named = [Example("a", " b", group=group) for group in (None, "x", "y", None)]
+    for pool in (named, named[::-1], [named[2], named[1]]):
+        assert [example.group for example in split_examples(pool, 0, {"test": 1})["test"]] == ["y"]
 
 
 def test_another_seed_cuts_otherwise() -> None:

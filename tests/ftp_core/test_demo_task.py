@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from itertools import islice
 
 from hypothesis import given
@@ -80,6 +81,16 @@ def test_facts_are_overridden_and_answers_lie_anywhere() -> None:
         bool(re.search(r"is now in|left and|was given|Now the|coins.*went to", " ".join(s.statements))) for s in drawn
     )
     assert overridden > 1500
+
+
+def test_items_are_grouped_by_the_distance_of_their_answer() -> None:
+    groups = Counter()
+    for example, story in zip(demo_examples("test", 200), stories("test"), strict=False):
+        assert example.group is not None
+        first, last = map(int, example.group.removeprefix("distance ").split("-"))
+        assert first <= story.questions[0].distance <= last
+        groups[example.group] += 1
+    assert len(groups) == 7 and min(groups.values()) >= 10
 
 
 def test_every_word_of_the_lexicon_is_one_token() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,8 @@ from ftp_core.encoding import (
     choice_batch,
     encode,
     encoded_fingerprint,
+    length_order,
+    length_sorted_batches,
 )
 from ftp_core.errors import DataError
 from ftp_core.models import load_model
@@ -98,6 +101,23 @@ def test_only_the_space_before_a_choice_is_no_character_of_it() -> None:
     item = Example("ann", " the", (" the", "  the cup ", " the\n"), 0)
     (one,) = encode(metaspace(), [item], context=20)
     assert one.choice_lengths == (len("the"), len(" the cup "), len("the\n"))
+
+
+def test_a_group_comes_along_and_changes_no_name() -> None:
+    items = [Example("ann", " the", group="near"), Example("ann", " the", (" the", " has"), 0)]
+    with_group, without = encode(metaspace(), items, 20)
+    assert (with_group.group, without.group) == ("near", None)
+    assert with_group == replace(with_group, group=None)
+    assert encoded_fingerprint([with_group]) == encoded_fingerprint([replace(with_group, group="far")])
+
+
+def test_batches_of_similar_lengths_come_in_the_order_of_lengths() -> None:
+    items = [EncodedExample((1,) * length, ((2,),), 0, False) for length in (3, 1, 2, 1, 5)]
+    order = length_order(items)
+    assert order == [1, 3, 2, 0, 4]
+    batches = length_sorted_batches(items, 2)
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert [id(one) for batch in batches for one in batch] == [id(items[place]) for place in order]
 
 
 def test_the_fingerprint_of_encoded_examples_is_that_of_every_one_of_them() -> None:

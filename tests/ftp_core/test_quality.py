@@ -15,8 +15,9 @@ from transformers import LlamaForCausalLM
 from ftp_core.encoding import EncodedExample
 from ftp_core.errors import DataError, ModelError, ScheduleError
 from ftp_core.identity import model_identity
+from ftp_core.intervals import bootstrap_interval, wilson_interval
 from ftp_core.prefixes import PrefixStore
-from ftp_core.quality import QualitySet, _divergence, bootstrap_interval, wilson_interval
+from ftp_core.quality import QualitySet, _divergence
 from ftp_core.routers import HiddenRouter, LocalRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
@@ -216,7 +217,7 @@ def test_a_bootstrap_interval_is_the_same_however_many_resamples_are_drawn_at_a_
 ) -> None:
     sums, counts = sums_and_counts(50)
     expected = bootstrap_interval(sums, counts)
-    monkeypatch.setattr("ftp_core.quality._DRAWN_AT_ONCE", at_once)
+    monkeypatch.setattr("ftp_core.intervals._DRAWN_AT_ONCE", at_once)
     sizes: list[int] = []
     draw = torch.randint
     monkeypatch.setattr(
@@ -246,6 +247,32 @@ def test_intervals_of_kl_and_perplexity_are_those_of_their_tokens_drawn_by_examp
 def test_intervals_are_drawn_only_if_asked_for() -> None:
     quality = QualitySet(SkippingModel(tiny()), PLAIN).evaluate(HALF, StaticRouter())
     assert quality.kl_interval is None and quality.perplexity_interval is None
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 20])
+def test_items_have_their_own_figures_in_the_order_in_which_they_were_given(batch_size: int) -> None:
+    model, router = SkippingModel(tiny()), random_router(2, window=3)
+    # Neither sorted by length nor all with choices, so that batches turn them round and mix them.
+    mixed = [*CHOICES[4:], PLAIN[2], *CHOICES[:4], PLAIN[0], PLAIN[1]]
+    found = QualitySet(model, mixed, batch_size).per_item(HALF, router)
+    for item, example in zip(found, mixed, strict=True):
+        alone = QualitySet(model, [example]).evaluate(HALF, router, choices=True)
+        assert item.kl == pytest.approx(alone.kl, rel=1e-3)
+        if example.has_choices:
+            assert item.choice is not None and item.right == (item.choice == example.answer) == alone.accuracy
+        else:
+            assert (item.choice, item.right) == (None, None)
+
+
+def test_the_items_make_up_the_whole() -> None:
+    model = SkippingModel(tiny())
+    examples = QualitySet(model, PLAIN + CHOICES, batch_size=5)
+    whole, items = examples.evaluate(HALF, StaticRouter(), choices=True), examples.per_item(HALF, StaticRouter())
+    n_tokens = [len(example.continuations[example.answer]) for example in PLAIN + CHOICES]
+    assert sum(item.kl * n for item, n in zip(items, n_tokens, strict=True)) / sum(n_tokens) == pytest.approx(whole.kl)
+    right = [item.right for item in items if item.right is not None]
+    assert whole.accuracy == pytest.approx(sum(right) / len(right))
+    assert [item.kl for item in examples.per_item(DENSE, StaticRouter())] == [0.0] * 12
 
 
 def test_figures_are_the_same_if_schedules_share_their_work() -> None:

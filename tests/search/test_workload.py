@@ -1,0 +1,192 @@
+"""Held-out data stays held out: no prompt is in two splits, whatever the file says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import normalizers
+
+from ftp_core.data import Example, fingerprint, load_jsonl
+from ftp_core.encoding import EncodedExample, encode
+from ftp_core.errors import DataError
+from ftp_core.models import LoadedModel, load_model
+from search import workload as module
+from search.config import RunConfig
+from search.workload import SPLITS, Workload, load_workload, read_examples, search_set
+
+SIZES = {"calibration": 20, "validation": 10, "test": 10}
+
+
+@pytest.fixture(scope="module")
+def loaded() -> LoadedModel:
+    return load_model("demo")
+
+
+@pytest.fixture
+def _loaded_once(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "load_model", lambda _: loaded)
+
+
+def written(path: Path, rows: Sequence[dict[str, Any]]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def colliding(n_prompts: int, n_each: int) -> list[dict[str, Any]]:
+    """Every prompt several times: with other completions, other white space, and as another form."""
+    rows: list[dict[str, Any]] = []
+    for number in range(n_prompts):
+        prompt = f"Question: Who has lamp {number}?\nAnswer:"
+        rows += [{"prompt": prompt + " " * (k % 3), "completion": f" Anna {k}"} for k in range(n_each - 1)]
+        rows.append({"question": f"Who has lamp {number}?", "choices": ["Anna", "Ben"], "answer": 1})
+    return rows
+
+
+def prompts_of(workload: Workload) -> dict[str, set[tuple[int, ...]]]:
+    return {split: {example.prompt for example in workload.splits[split]} for split in SPLITS}
+
+
+def assert_disjoint(workload: Workload) -> None:
+    for one, other in combinations(prompts_of(workload).values(), 2):
+        assert not one & other
+
+
+@pytest.mark.usefixtures("_loaded_once")
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_prompt_with_several_completions_stays_in_the_strictest_split_alone(tmp_path: Path, seed: int) -> None:
+    data = written(tmp_path / "data.jsonl", colliding(12, 4))
+    read = read_examples(data, seed, SIZES)
+    prompts = {split: {example.prompt.strip() for example in read[split]} for split in SPLITS}
+    assert prompts["calibration"] & prompts["test"] and prompts["validation"] & prompts["test"]
+    workload = load_workload("demo", data, seed, SIZES)
+    assert_disjoint(workload)
+    # The test set keeps all, the validation set what is not in it, the calibration set what is in neither.
+    taken: set[str] = set()
+    for split in reversed(SPLITS):
+        kept = [example for example in read[split] if example.prompt.strip() not in taken]
+        assert workload.split_sizes[split] == len(kept)
+        taken |= prompts[split]
+    assert workload.leaked == sum(SIZES.values()) - sum(workload.split_sizes.values()) > 0
+    assert workload.dropped == 0 and list(workload.split_sizes) == list(SPLITS)
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_what_does_not_leak_is_left_as_it_was(tmp_path: Path, loaded: LoadedModel) -> None:
+    rows = [{"prompt": f"lamp {n} is with", "completion": " Anna", "group": n % 2} for n in range(40)]
+    data = written(tmp_path / "data.jsonl", rows)
+    workload, read = load_workload("demo", data, 0, SIZES), read_examples(data, 0, SIZES)
+    assert workload.leaked == 0 and workload.split_sizes == SIZES
+    for split in SPLITS:
+        assert workload.splits[split] == encode(loaded.tokenizer, read[split], loaded.skipping.context)
+        assert {example.group for example in workload.splits[split]} == {"0", "1"}
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_the_name_of_the_data_is_that_of_what_is_worked_on(tmp_path: Path) -> None:
+    twice = [{"prompt": "lamp is with", "completion": f" {name}"} for name in ("Anna", "Ben")]
+    other = [{"prompt": f"lamp {n} is with", "completion": " Anna"} for n in range(20)]
+    sizes = {"calibration": 12, "validation": 5, "test": 5}
+    workload = load_workload("demo", written(tmp_path / "data.jsonl", other + twice), 0, sizes)
+    assert workload.leaked in (0, 1)
+    again = load_workload("demo", written(tmp_path / "turned.jsonl", (other + twice)[::-1]), 0, sizes)
+    assert again.data_fingerprint == workload.data_fingerprint
+    assert again.splits == workload.splits
+    renamed = load_workload("demo", written(tmp_path / "fewer.jsonl", other), 0, sizes)
+    assert renamed.data_fingerprint != workload.data_fingerprint
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_streams_that_collide_are_told_apart_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    def colliding_streams(split: str, n: int, seed: int) -> list[Example]:
+        return [Example(f"lamp {number} is with", f" {split}") for number in range({"test": 2}.get(split, n))]
+
+    monkeypatch.setattr(module, "demo_examples", colliding_streams)
+    workload = load_workload("demo", "demo", 0, {"calibration": 7, "validation": 5, "test": 2})
+    assert (workload.split_sizes, workload.leaked) == ({"calibration": 2, "validation": 3, "test": 2}, 5 + 2)
+    assert_disjoint(workload)
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_the_demo_has_nothing_to_leave_out_and_says_the_distance_of_each_answer() -> None:
+    workload = load_workload("demo", "demo", 3, SIZES)
+    assert (workload.leaked, workload.split_sizes) == (0, SIZES)
+    groups = [example.group for split in SPLITS for example in workload.splits[split]]
+    assert all(group is not None and group.startswith("distance ") for group in groups)
+
+
+def test_prompts_that_are_the_same_to_the_model_alone_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    careless = load_model("demo")
+    careless.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    monkeypatch.setattr(module, "load_model", lambda _: careless)
+    rows = [
+        {"prompt": prompt, "completion": " x"}
+        for n in range(20)
+        for prompt in (f"lamp {n} is with", f"LAMP {n} is with")
+    ]
+    workload = load_workload("demo", written(tmp_path / "data.jsonl", rows), 0, SIZES)
+    assert workload.leaked > 0
+    assert_disjoint(workload)
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_a_split_that_is_all_leaks_is_an_error_that_says_so(tmp_path: Path) -> None:
+    data = written(tmp_path / "data.jsonl", [{"prompt": "lamp", "completion": f" {n}"} for n in range(40)])
+    with pytest.raises(DataError, match=r"No calibration example is left, .* give data with more distinct prompts"):
+        load_workload("demo", data, 0, SIZES)
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_prompts_that_are_all_too_long_are_an_error_that_says_so(tmp_path: Path) -> None:
+    rows = [{"prompt": f"{n} " * 400, "completion": " x"} for n in range(100, 140)]
+    with pytest.raises(DataError, match=r"None of the 20 calibration examples fits into the model's context"):
+        load_workload("demo", written(tmp_path / "data.jsonl", rows), 0, SIZES)
+
+
+def test_splits_that_share_a_prompt_make_no_workload(loaded: LoadedModel) -> None:
+    one, two, three = (EncodedExample((1, n), ((2,),), 0, False) for n in (3, 4, 5))
+    sound = Workload(loaded, {"calibration": [one, one], "validation": [two], "test": [three]}, "", 0)
+    assert sound.split_sizes == {"calibration": 2, "validation": 1, "test": 1}
+    same_prompt = replace(one, continuations=((7,),))
+    with pytest.raises(DataError, match="The prompt of test example 2 is among the calibration examples, too"):
+        replace(sound, splits={**sound.splits, "test": [three, same_prompt]})
+
+
+rows = st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3), st.sampled_from(["", " ", "\n"])), min_size=3)
+
+
+@given(drawn=rows, seed=st.integers(0, 3))
+def test_no_file_makes_splits_that_share_a_prompt(
+    loaded: LoadedModel, tmp_path_factory: pytest.TempPathFactory, drawn: list[tuple[int, int, str]], seed: int
+) -> None:
+    data = written(
+        tmp_path_factory.getbasetemp() / "drawn.jsonl",
+        [{"prompt": f"lamp {n}{end}", "completion": f" {k}"} for n, k, end in drawn],
+    )
+    sizes = {"calibration": 8, "validation": 4, "test": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "load_model", lambda _: loaded)
+        try:
+            workload = load_workload("demo", data, seed, sizes)
+        except DataError:
+            # Too little: fewer examples than splits, or too few prompts for three splits that share none.
+            assert len({fingerprint([one]) for one in load_jsonl(Path(data))}) < 3 or len({n for n, _, _ in drawn}) < 12
+            return
+    assert_disjoint(workload)
+
+
+@pytest.mark.usefixtures("_loaded_once")
+@pytest.mark.parametrize("search_items", [1, 20, 99])
+def test_the_search_set_is_a_part_of_the_calibration_set(search_items: int) -> None:
+    workload = load_workload("demo", "demo", 0, SIZES)
+    found = search_set(RunConfig(search_items=search_items), workload)
+    assert found == list(workload.splits["calibration"])[:search_items]

@@ -8,16 +8,28 @@ from studies.errors import (
     StudyExistsError,
     StudyNotFoundError,
 )
-from studies.front import closest_to_sparsity, front, hypervolume, hypervolume_history, knee, reference_point
+from studies.front import (
+    closest_to_sparsity,
+    front,
+    hypervolume,
+    hypervolume_history,
+    knee,
+    reference_point,
+    useful_hypervolume,
+)
 from studies.lease import Lease
 from studies.loaded import LoadedStudy, load
 from studies.location import database_file
 from studies.migration import current_revision, upgrade_database
 from studies.records import (
+    Disagreement,
+    Exhibits,
+    GroupAccuracy,
     KnownEvaluation,
     Measurement,
     ProposerState,
     QueuedTrial,
+    RoutedPrompt,
     RouterRun,
     StageRecord,
     StudyRecord,
@@ -33,6 +45,9 @@ from studies.transfer import copy_study, open_optuna
 
 __all__ = [
     "SCHEMA_HEAD",
+    "Disagreement",
+    "Exhibits",
+    "GroupAccuracy",
     "KnownEvaluation",
     "Lease",
     "LeaseLostError",
@@ -40,6 +55,7 @@ __all__ = [
     "Measurement",
     "ProposerState",
     "QueuedTrial",
+    "RoutedPrompt",
     "RouterRun",
     "StageRecord",
     "StorageError",
@@ -66,4 +82,5 @@ __all__ = [
     "open_optuna",
     "reference_point",
     "upgrade_database",
+    "useful_hypervolume",
 ]

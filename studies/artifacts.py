@@ -93,6 +93,10 @@ class ArtifactStore:
             )
         return content
 
+    def scratch(self, name: str) -> Path | None:
+        """Where work that is not finished may lie, by name: the path of a file or a folder; None without a folder."""
+        return None if self._folder is None else self._folder / "unfinished" / name
+
     def _path(self, sha256: str) -> Path:
         return (self._folder or Path("memory")) / f"{sha256}.safetensors"
 

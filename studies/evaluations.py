@@ -25,8 +25,8 @@ _FIND = sa.select(_table.schedule, _table.metrics, _table.seconds).where(
 _AT_ONCE = 500
 
 
-def keep_evaluations(connection: Connection, context: str, trials: Iterable[TrialRecord]) -> None:
-    """Keep the evaluations of trials that finished on the whole search set; part of a transaction."""
+def keep_evaluations(connection: Connection, context: str, trials: Iterable[TrialRecord | KnownEvaluation]) -> None:
+    """Keep the evaluations of trials that finished on the whole search set, or others; part of a transaction."""
     rows = [
         {
             "context": context,
@@ -61,3 +61,12 @@ class KnownEvaluations(NamedStudies):
             return found
 
         return self._database.read(work)
+
+    def keep_evaluation(self, context: str, evaluation: KnownEvaluation) -> None:
+        """Keep what the evaluation of a schedule found out, for whoever asks for the same.
+
+        Args:
+            context: Hash of all that it depends on beside the schedule.
+            evaluation: What was found out.
+        """
+        self._database.write(lambda connection: keep_evaluations(connection, context, [evaluation]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import moocore
@@ -10,7 +11,8 @@ from numpy.typing import NDArray
 
 from studies.records import TrialRecord, TrialState
 
-_HALF_STEP = 0.026
+# Overall sparsities within so much of each other are the same: half a grid step, and rounding.
+HALF_STEP = 0.026
 # In nats per token: a model that differs from the dense one by less is hardly told apart from it.
 _KL_FLOOR = 0.02
 # A model that differs by more is ruined: its perplexity is about e times as high, or worse.
@@ -74,8 +76,37 @@ def hypervolume_history(trials: Sequence[TrialRecord], reference: Sequence[float
     return history
 
 
+def useful_hypervolume(trials: Sequence[TrialRecord], dense_cost: float) -> float:
+    """What the front of KL against a cost dominates where a pruned model is of use: below 1 nat, and below dense cost.
+
+    KL counts as log(KL + 0.02), as for the knee: on a linear scale a better model at a KL of 0.05 would not show beside
+    one of several nats.
+
+    Args:
+        trials: Of a study whose first objective is KL and whose second one is a cost.
+        dense_cost: What the dense model costs.
+    """
+    points = [point for point in front(trials) if point.values is not None and point.values[0] < _RUINED_KL]
+    if not points:
+        return 0.0
+    reference = [math.log(_RUINED_KL + _KL_FLOOR), dense_cost]
+    return float(moocore.hypervolume(_with_log_kl(_points(points)), ref=reference))
+
+
 def knee(points: Sequence[TrialRecord]) -> TrialRecord:
-    """The point that lies furthest below the line between the ends of a front of KL against a cost.
+    """The point of a front of KL against a cost where it bends most; see `knee_index`.
+
+    Args:
+        points: A front, as `front` returns it; its first objective is KL.
+
+    Raises:
+        ValueError: The front is empty.
+    """
+    return points[knee_index([point.values or () for point in points])]
+
+
+def knee_index(values: Sequence[Sequence[float]]) -> int:
+    """Which point lies furthest below the line between the ends of a front of KL against a cost.
 
     KL spans decades, from noise to ruin, so that on a linear scale a knee sits where nobody would run the model: the
     cheapest points have a KL of several nats, beside which one of 1 looks small. Therefore
@@ -90,28 +121,33 @@ def knee(points: Sequence[TrialRecord]) -> TrialRecord:
     where fewer than three count, on the scale of the whole front.
 
     Args:
-        points: A front, as `front` returns it; its first objective is KL.
+        values: KL and cost of each point, none of which another beats in both.
+
+    Returns:
+        Its place among them.
 
     Raises:
         ValueError: The front is empty.
     """
-    if not points:
+    if not values:
         raise ValueError("The front is empty: no trial has finished.")
-    usable = [point for point in points if point.values is not None and point.values[0] <= _RUINED_KL] or points
+    points = np.array(values, dtype=float)
+    usable = np.flatnonzero(points[:, 0] <= _RUINED_KL)
+    if not len(usable):
+        usable = np.arange(len(points))
     is_line = len(usable) >= 3
-    ends = _with_log_kl(usable if is_line else points)
+    ends = _with_log_kl(points[usable] if is_line else points)
     span = ends.max(0) - ends.min(0)
-    scaled = (_with_log_kl(usable) - ends.min(0)) / np.where(span > 0, span, 1.0)
+    scaled = (_with_log_kl(points[usable]) - ends.min(0)) / np.where(span > 0, span, 1.0)
     # On the line between (0, 1) and (1, 0) the coordinates add up to 1.
     below = 1.0 - scaled.sum(1)
-    if is_line and below.max() > 0:
-        return usable[int(below.argmax())]
-    return usable[int(np.square(scaled).sum(1).argmin())]
+    best = below.argmax() if is_line and below.max() > 0 else np.square(scaled).sum(1).argmin()
+    return int(usable[best])
 
 
-def _with_log_kl(points: Sequence[TrialRecord]) -> NDArray[np.float64]:
+def _with_log_kl(points: NDArray[np.float64]) -> NDArray[np.float64]:
     """Objective values, with log(KL + 0.02) in place of KL."""
-    values = _points(points)
+    values = points.copy()
     # The KL of the dense schedule is 0 up to rounding, which may be on either side.
     values[:, 0] = np.log(np.maximum(values[:, 0], 0.0) + _KL_FLOOR)
     return values
@@ -130,7 +166,7 @@ def closest_to_sparsity(points: Sequence[TrialRecord], target: float) -> TrialRe
     if not points:
         raise ValueError("The front is empty: no trial has finished.")
     nearest = min(abs(point.overall_sparsity - target) for point in points)
-    reach = max(_HALF_STEP, nearest + 1e-9)
+    reach = max(HALF_STEP, nearest + 1e-9)
     return min(
         (point for point in points if abs(point.overall_sparsity - target) <= reach),
         key=lambda point: point.values or (),

@@ -43,6 +43,8 @@ class TrialRecord:
         metrics: Figures beside the objectives, for example `perplexity`.
         error: What went wrong, if it failed.
         violation: By how much it breaks the study's constraints; 0 if it keeps them.
+        round: Which search of the study it belongs to: 0 is the first one, n the n-th refinement.
+        router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
     """
 
     number: int
@@ -56,6 +58,8 @@ class TrialRecord:
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
     violation: float = 0.0
+    round: int = 0
+    router: int | None = None
 
     @property
     def overall_sparsity(self) -> float:
@@ -83,7 +87,8 @@ class StageRecord:
     """The last run of one stage of a study's pipeline.
 
     Attributes:
-        name: "search", "distill" or "measure".
+        name: "search", "tune", "distill-1", "refine-1", "distill-2", ..., "measure", "select", "test", "export" or
+            "report".
         state: Where it stands.
         began_at: When it began, UTC.
         ended_at: When it ended, UTC; None while it runs, and if its process was killed.
@@ -135,24 +140,34 @@ class Measurement:
     """What a schedule with a router really does on held-out data and on the clock.
 
     Attributes:
-        variant: "dense", "uniform", "static" or "dynamic": which router and schedule ran.
+        variant: Which router and schedule ran: "dense"; "uniform" (the selected overall sparsity in every block, static
+            router); "static" (a schedule that the first search found, with its static router); "dynamic" (that schedule
+            with the first distilled router); "refined" (what a refinement found); "candidate" (a point of the front,
+            whichever router it has).
         trial: Number of the trial whose schedule it is; None for dense and uniform.
         schedule: Share of tokens skipped, one per block.
         kl: Mean KL(dense || pruned) per completion token, nats.
         perplexity: Of the completions.
         accuracy: Share of multiple-choice items answered right; None if the data has no choices.
-        accuracy_low: Lower end of its 95 % interval.
-        accuracy_high: Upper end of its 95 % interval.
+        accuracy_low: Lower end of its 95 % Wilson interval.
+        accuracy_high: Upper end of its 95 % Wilson interval.
         n_items: Items that quality was computed on.
-        latency_ms: Median of the repeats, one prefill of `batch` rows of `length` tokens.
-        latency_low_ms: First quartile of the repeats.
-        latency_high_ms: Third quartile of the repeats.
+        latency_ms: Median of the timed runs, one prefill of `batch` rows of `length` tokens.
+        latency_low_ms: First quartile of the timed runs.
+        latency_high_ms: Third quartile of the timed runs.
         repeats: How often it was timed.
         batch: Rows of the timed input.
         length: Tokens in each row of the timed input.
-        flops: Of the timed input.
+        flops: Of the timed input, the router's own included.
         n_choice_items: Multiple-choice items that accuracy was counted on.
         kv_bytes: Of the keys and values that the timed input leaves behind; None where an earlier version measured.
+        split: Which examples quality was computed on: "validation" for what selection may see, "test" for the report.
+        router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
+        kl_low: Lower end of the 95 % bootstrap interval of `kl` over items; None where an earlier version measured.
+        kl_high: Upper end of it.
+        perplexity_low: Lower end of the 95 % bootstrap interval of `perplexity` over items.
+        perplexity_high: Upper end of it.
+        peak_bytes: Predicted peak memory of the timed prefill's activations; None where it is not known.
     """
 
     variant: str
@@ -173,6 +188,13 @@ class Measurement:
     flops: float
     n_choice_items: int = 0
     kv_bytes: int | None = None
+    split: str = "test"
+    router: int | None = None
+    kl_low: float | None = None
+    kl_high: float | None = None
+    perplexity_low: float | None = None
+    perplexity_high: float | None = None
+    peak_bytes: int | None = None
 
     @property
     def overall_sparsity(self) -> float:
@@ -185,15 +207,17 @@ class RouterRun:
     """One distilled router.
 
     Attributes:
-        trial: Number of the trial whose schedule it was distilled on.
+        trial: Number of the trial whose schedule it was distilled on, or the chosen one of several.
         schedule: That schedule.
-        config: Hyperparameters of the distillation.
+        config: Hyperparameters of the distillation; `stage` says which stage trained it, `schedules` how many schedules
+            it was trained on.
         curves: One list per curve over the steps: "step", "loss", "guide", "sparsity", "distill", "held_out_step",
             "held_out_kl".
         weights: The router as safetensors bytes.
         sha256: Hash of `weights`.
         seconds: Training time.
         created_at: When it was stored, UTC.
+        number: Its place among the study's routers, from 0; set where it is read.
     """
 
     trial: int
@@ -204,6 +228,95 @@ class RouterRun:
     sha256: str
     seconds: float
     created_at: datetime
+    number: int = 0
+
+    @property
+    def beats_static(self) -> bool:
+        """Whether training found a router with a lower held-out KL than the static one's decisions had."""
+        held = self.curves.get("held_out_kl", [])
+        return len(held) > 1 and min(held) < held[0]
+
+
+@dataclass(frozen=True)
+class RoutedPrompt:
+    """A prompt of the test set, and how far the selected model carries each of its tokens.
+
+    Attributes:
+        tokens: The prompt's tokens as text, white space included: joined they are the prompt.
+        blocks_run: For each token, how many blocks it runs.
+        n_blocks: Blocks of the model.
+        expected: The right answer's text.
+        dense: What the dense model answers: its likeliest choice, or its greedy continuation.
+        pruned: What the selected model answers.
+    """
+
+    tokens: tuple[str, ...]
+    blocks_run: tuple[int, ...]
+    n_blocks: int
+    expected: str
+    dense: str
+    pruned: str
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Accuracy on the test items of one group, such as those with the answer three statements back.
+
+    Attributes:
+        group: The group's name, as the data says it.
+        n_items: Its items.
+        accuracy: By variant ("dense", "uniform", "static", "dynamic", "refined").
+        interval: 95 % Wilson intervals of those, by variant.
+    """
+
+    group: str
+    n_items: int
+    accuracy: Mapping[str, float]
+    interval: Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A test item on which the selected model and the dense one differ.
+
+    Attributes:
+        prompt: Its text.
+        expected: The right answer's text.
+        dense: What the dense model answers.
+        pruned: What the selected model answers.
+        kl: KL(dense || pruned) per token of the right answer, nats.
+        group: Its group; None if the data has none.
+    """
+
+    prompt: str
+    expected: str
+    dense: str
+    pruned: str
+    kl: float
+    group: str | None = None
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """What a report shows of single prompts and items of the test set.
+
+    Attributes:
+        prompts: A few prompts with the blocks that each token runs.
+        groups: Accuracy by group, in the groups' natural order; empty if the data has no groups or no choices.
+        disagreements: The worst items, highest KL first: those answered differently before all others.
+        n_disagreements: How many items are answered differently.
+        n_lost: Of those, how many the dense model had right and the selected one has wrong.
+        n_won: The other way round.
+        n_items: Items looked at.
+    """
+
+    prompts: tuple[RoutedPrompt, ...] = ()
+    groups: tuple[GroupAccuracy, ...] = ()
+    disagreements: tuple[Disagreement, ...] = ()
+    n_disagreements: int = 0
+    n_lost: int = 0
+    n_won: int = 0
+    n_items: int = 0
 
 
 @dataclass(frozen=True)
@@ -228,9 +341,10 @@ class StudyRecord:
         created_at: When it was created, UTC.
         config: How it was configured, enough to resume it.
         objectives: Names of the objectives, in the order of `TrialRecord.values`.
-        facts: What was found out about model, data and machine before the first trial: fingerprints, block count,
-            latency profile.
-        chosen_trial: Number of the trial that was chosen from the front, once it was.
+        facts: What was found out about model, data and machine: fingerprints, block count, latency profile, rounds, and
+            why a point was selected.
+        chosen_trial: Number of the trial that was chosen from the front, once it was: after a search the one to distil
+            a router for, after selection the one to export.
     """
 
     name: str

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -15,7 +17,14 @@ from studies.artifacts import ArtifactStore
 from studies.database import Database
 from studies.errors import StorageError
 from studies.named import NamedStudies
-from studies.records import Measurement, RouterRun
+from studies.records import (
+    Disagreement,
+    Exhibits,
+    GroupAccuracy,
+    Measurement,
+    RoutedPrompt,
+    RouterRun,
+)
 
 
 class StudyResults(NamedStudies):
@@ -62,7 +71,7 @@ class StudyResults(NamedStudies):
         if self._artifacts.put(run.weights) != run.sha256:
             raise StorageError(f"The router's weights do not have the hash {run.sha256}: hand over both of one router.")
         row = asdict(run) | {"config": dict(run.config), "curves": dict(run.curves)}
-        del row["weights"]
+        del row["weights"], row["number"]
         self._of_study(
             name,
             lambda connection, study_id: connection.execute(
@@ -83,16 +92,48 @@ class StudyResults(NamedStudies):
             return connection.execute(sa.select(table).where(table.c.study_id == study_id).order_by(table.c.id)).all()
 
         runs = []
-        for row in self._of_study(name, work):
+        for number, row in enumerate(self._of_study(name, work)):
             fields = row._asdict()
             del fields["id"], fields["study_id"]
-            runs.append(RouterRun(weights=self._artifacts.get(row.sha256), **fields))
+            runs.append(RouterRun(weights=self._artifacts.get(row.sha256), number=number, **fields))
         return runs
 
     def latest_router(self, name: str) -> RouterRun | None:
         """The router that was stored last."""
         runs = self.router_runs(name)
         return runs[-1] if runs else None
+
+    def keep_exhibits(self, name: str, exhibits: Exhibits) -> None:
+        """Keep what a report shows of single prompts and items, instead of what was kept before."""
+        table, contents = schema.exhibit, asdict(exhibits)
+
+        def work(connection: Connection, study_id: int) -> None:
+            connection.execute(sa.delete(table).where(table.c.study_id == study_id))
+            rows = [{"study_id": study_id, "kind": kind, "content": content} for kind, content in contents.items()]
+            connection.execute(sa.insert(table), rows)
+
+        self._of_study(name, work, write=True)
+
+    def exhibits(self, name: str) -> Exhibits | None:
+        """What a report shows of single prompts and items; None before they were looked at."""
+        table = schema.exhibit
+
+        def work(connection: Connection, study_id: int) -> dict[str, Any]:
+            rows = connection.execute(sa.select(table).where(table.c.study_id == study_id))
+            return {row.kind: row.content for row in rows}
+
+        found = self._of_study(name, work)
+        return _exhibits(found) if found else None
+
+    def unfinished(self, name: str, stage: str) -> Path | None:
+        """Where a stage of a study keeps how far it has come, as a file or a folder; None for a database in memory.
+
+        Whoever ends the stage removes it.
+        """
+        study_id = self._of_study(name, lambda _, study_id: study_id)
+        # Databases may share a folder of artifacts.
+        place = hashlib.sha256(f"{self._database.url.render_as_string()} {study_id}".encode()).hexdigest()[:16]
+        return self._artifacts.scratch(f"{place}-{stage}")
 
     def latency_profile(self, fingerprint: str) -> Mapping[str, Any] | None:
         """The latency profile that was measured under these conditions; None if there is none."""
@@ -132,3 +173,21 @@ class StudyResults(NamedStudies):
         except sa.exc.IntegrityError:
             return self.latency_profile(fingerprint) or profile
         return profile
+
+
+def _exhibits(found: Mapping[str, Any]) -> Exhibits:
+    """Exhibits from JSON, which knows no tuples."""
+    return Exhibits(
+        **{
+            **found,
+            "prompts": tuple(
+                RoutedPrompt(**{**one, "tokens": tuple(one["tokens"]), "blocks_run": tuple(one["blocks_run"])})
+                for one in found["prompts"]
+            ),
+            "groups": tuple(
+                GroupAccuracy(**{**one, "interval": {name: tuple(ends) for name, ends in one["interval"].items()}})
+                for one in found["groups"]
+            ),
+            "disagreements": tuple(Disagreement(**one) for one in found["disagreements"]),
+        }
+    )

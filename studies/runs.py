@@ -158,6 +158,16 @@ class StudyRuns(NamedStudies):
 
         self._of_study(name, work, write=True)
 
+    def forget_stages(self, name: str, stages: Sequence[str]) -> None:
+        """Let stages count as not begun: what they rested on has changed."""
+        table = schema.stage
+
+        def work(connection: Connection, study_id: int) -> None:
+            where = sa.and_(table.c.study_id == study_id, table.c.name.in_(list(stages)))
+            connection.execute(sa.delete(table).where(where))
+
+        self._of_study(name, work, write=True)
+
     def stages(self, name: str) -> list[StageRecord]:
         """The stages that a study has been through, in the order in which they began."""
         table = schema.stage

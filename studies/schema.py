@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Table, Text
 
 # The last of studies/migrations/versions.
-HEAD = "0004"
+HEAD = "0006"
 
 
 class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
@@ -205,4 +205,80 @@ router_run = Table(
     Column("sha256", String(64), nullable=False),
     Column("seconds", sa.Float, nullable=False),
     Column("created_at", UtcTime, nullable=False),
+)
+
+# What a report shows of single prompts and items, one row a kind; kept because drawing it again needs the model.
+exhibit = Table(
+    "exhibit",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("kind", String(32), primary_key=True),
+    Column("content", JSON, nullable=False),
+)
+
+# A study that the service's workers shall run, and what became of that.
+submission = Table(
+    "submission",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("state", String(16), nullable=False),  # "queued", "claimed" or "ended"
+    # Seconds since 1970 by the database's clock: the order of the queue.
+    Column("submitted_at", sa.Float(53), nullable=False),
+    Column("submitted_by", Text),
+    Column("worker", String(36)),
+    # Settings that change before the study goes on.
+    Column("changes", JSON, nullable=False),
+    Column("stop_requested", sa.Boolean, nullable=False),
+    # Workers that died over it in a row while `progress` stayed the same.
+    Column("deaths", Integer, nullable=False),
+    Column("progress", Integer, nullable=False),
+    # Counts events ever kept: whoever adds one holds this row's lock, so numbers have no gaps.
+    Column("n_events", Integer, nullable=False),
+    Column("error", Text),
+)
+
+# What a worker tells of a study's run.
+run_event = Table(
+    "run_event",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("at", sa.Float(53), nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("content", JSON, nullable=False),
+)
+
+# The processes that run submitted studies.
+worker = Table(
+    "worker",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    # Seconds since 1970 by the database's clock.
+    Column("began_at", sa.Float(53), nullable=False),
+    Column("seen_at", sa.Float(53), nullable=False),
+    Column("study_id", ForeignKey("study.id", ondelete="SET NULL")),
+)
+
+# Who may use the service. Secrets are random, and only their SHA-256 is kept.
+access_token = Table(
+    "access_token",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("name", Text, nullable=False, unique=True),
+    Column("role", String(16), nullable=False),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("created_at", UtcTime, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+# Browsers whose users have shown a token.
+browser_session = Table(
+    "browser_session",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("token_id", ForeignKey("access_token.id", ondelete="CASCADE"), nullable=False),
+    Column("csrf", String(64), nullable=False),
+    Column("expires_at", sa.Float(53), nullable=False),
 )

@@ -170,9 +170,9 @@ class ScheduleTrials(NamedStudies):
         records = (_record(trial) for trial in found)
         return [record for record in records if record is not None]
 
-    def each_trial(self, name: str) -> Iterator[TrialRecord]:
-        """Every trial that has ended, by number, read piece by piece: not all of them are in memory at once."""
-        last = -1
+    def each_trial(self, name: str, after: int = -1) -> Iterator[TrialRecord]:
+        """Every trial behind a number that has ended, read piece by piece: not all of them are in memory at once."""
+        last = after
         while True:
 
             def work(connection: Connection, study_id: int, last: int = last) -> list[FrozenTrial]:
@@ -204,6 +204,15 @@ class ScheduleTrials(NamedStudies):
         def work(connection: Connection, study_id: int) -> int:
             where = sa.and_(_trial.study_id == study_id, _trial.state.in_([state.value for state in ENDED]))
             n: int = connection.execute(sa.select(sa.func.count()).select_from(schema.trial).where(where)).scalar_one()
+            return n
+
+        return self._of_study(name, work)
+
+    def n_begun(self, name: str) -> int:
+        """How many trials were ever begun: the number that the next one gets."""
+
+        def work(connection: Connection, study_id: int) -> int:
+            n: int = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar_one()
             return n
 
         return self._of_study(name, work)
@@ -272,6 +281,10 @@ def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
     }
     if trial.error is not None:
         attributes["error"] = trial.error
+    if trial.round:
+        attributes["round"] = trial.round
+    if trial.router is not None:
+        attributes["router"] = trial.router
     return {
         "state": _STATES[trial.state].value,
         "objective_values": None if trial.values is None else pack_floats(trial.values),
@@ -323,5 +336,7 @@ def _record(trial: FrozenTrial) -> TrialRecord | None:
         ),
         metrics=attributes.get("metrics", {}),
         error=attributes.get("error"),
+        round=attributes.get("round", 0),
+        router=attributes.get("router"),
         violation=max(0.0, *trial.constraints.values()) if trial.constraints else 0.0,
     )

@@ -9,7 +9,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from studies import closest_to_sparsity, front, hypervolume, hypervolume_history, knee, reference_point
+from studies import (
+    closest_to_sparsity,
+    front,
+    hypervolume,
+    hypervolume_history,
+    knee,
+    reference_point,
+    useful_hypervolume,
+)
 from tests.studies.records import trial
 
 # A coarse grid, so that ties and duplicates occur.
@@ -160,3 +168,20 @@ def test_a_target_sparsity_picks_the_best_point_at_it_or_the_nearest() -> None:
     points = [trial(0, (0.0, 9.0), (0.3, 0.3)), trial(1, (0.2, 8.0), (0.3, 0.34)), trial(2, (0.5, 5.0), (0.6, 0.6))]
     assert closest_to_sparsity(points, 0.31).number == 0
     assert closest_to_sparsity(points, 0.5).number == 2
+
+
+def test_useful_hypervolume_is_the_area_on_the_logarithm_of_kl_below_one_nat_and_dense_cost() -> None:
+    trials = [trial(0, (0.03, 8.0)), trial(1, (0.3, 4.0)), trial(2, (5.0, 1.0)), trial(3, (0.02, 12.0))]
+    top, low, high = math.log(1.02), math.log(0.05), math.log(0.32)
+    expected = (top - high) * (10.0 - 4.0) + (high - low) * (10.0 - 8.0)
+    assert useful_hypervolume(trials, 10.0) == pytest.approx(expected)
+
+
+def test_useful_hypervolume_of_ruined_models_is_nothing() -> None:
+    assert useful_hypervolume([trial(0, (1.5, 4.0))], 10.0) == 0.0
+    assert useful_hypervolume([], 10.0) == 0.0
+
+
+def test_useful_hypervolume_grows_with_a_better_model_at_a_small_kl() -> None:
+    before = [trial(0, (0.09, 6.0)), trial(1, (8.0, 1.0))]
+    assert useful_hypervolume([*before, trial(2, (0.06, 6.0))], 10.0) > 1.1 * useful_hypervolume(before, 10.0)

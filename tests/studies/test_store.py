@@ -16,7 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies import (
+    Disagreement,
+    Exhibits,
+    GroupAccuracy,
+    KnownEvaluation,
     Measurement,
+    RoutedPrompt,
     RouterRun,
     StorageError,
     StudyExistsError,
@@ -96,18 +101,19 @@ def test_trials_come_back_bit_for_bit(schedule: tuple[float, ...], values: tuple
         kept = [
             trial(0, values, schedule),
             replace(trial(1, None, schedule), error=error),
+            replace(trial(2, values, schedule), round=2, router=0),
         ]
         for record in kept:
             store.append_trial("s", record)
         assert store.trials("s") == kept
-        assert store.n_trials("s") == 2
+        assert store.n_trials("s") == store.n_begun("s") == 3
 
 
 def test_everything_else_comes_back_as_it_was_given(store: StudyStore) -> None:
     store.replace_measurements("one", [replace(MEASUREMENT, variant="dense")])
     store.replace_measurements("one", [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)])
     assert store.measurements("one") == [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)]
-    later = replace(ROUTER, trial=4)
+    later = replace(ROUTER, trial=4, number=1)
     store.add_router_run("one", ROUTER)
     store.add_router_run("one", later)
     assert store.router_runs("one") == [ROUTER, later]
@@ -122,6 +128,45 @@ def test_everything_else_comes_back_as_it_was_given(store: StudyStore) -> None:
     assert (study.chosen_trial, study.state) == (3, StudyState.STOPPED)
     summary = store.summaries()[0]
     assert (summary.name, summary.n_trials, summary.model, summary.data) == ("one", 0, "x", "y")
+
+
+def test_exhibits_come_back_as_they_were_given_and_replace_those_before(store: StudyStore) -> None:
+    assert store.exhibits("one") is None
+    exhibits = Exhibits(
+        prompts=(RoutedPrompt((" a", "b"), (2, 0), 2, " yes", " yes", " no"),),
+        groups=(GroupAccuracy("near", 3, {"dense": 1.0}, {"dense": (0.4, 1.0)}),),
+        disagreements=(Disagreement("<b>", " yes", " yes", " no", 1.5, "near"), Disagreement("", "", "", "", 0.0)),
+        n_disagreements=1,
+        n_lost=1,
+        n_items=3,
+    )
+    store.keep_exhibits("one", Exhibits())
+    store.keep_exhibits("one", exhibits)
+    assert store.exhibits("one") == exhibits
+
+
+def test_an_evaluation_is_known_to_whoever_asks_for_the_same(store: StudyStore) -> None:
+    kept = KnownEvaluation((0.5, 0.0), {"kl": 0.1, "interval": [0.0, 0.2]}, 1.0)
+    store.keep_evaluation("c" * 64, kept)
+    store.keep_evaluation("c" * 64, replace(kept, metrics={"kl": 0.2}))
+    assert store.known_evaluations("c" * 64, [(0.5, 0.0), (0.5, 0.5)]) == {(0.5, 0.0): kept}
+    assert store.known_evaluations("d" * 64, [(0.5, 0.0)]) == {}
+
+
+def test_unfinished_work_of_each_study_and_stage_has_a_place_of_its_own(tmp_path: Path) -> None:
+    with StudyStore(f"sqlite:///{tmp_path / 'a.db'}") as store:
+        places = set()
+        for name in ("one", "two"):
+            store.create_study(name, {}, ("kl",))
+            places |= {store.unfinished(name, stage) for stage in ("distill-1", "tune")}
+    assert len(places) == 4 and {place.parent for place in places if place} == {tmp_path / "a.db-artifacts/unfinished"}
+
+
+def test_a_stage_that_is_forgotten_has_not_begun(store: StudyStore) -> None:
+    for stage in ("search", "measure"):
+        store.begin_stage("one", stage)
+    store.forget_stages("one", ["measure", "select"])
+    assert [stage.name for stage in store.stages("one")] == ["search"]
 
 
 def test_the_last_run_of_each_stage_is_remembered(store: StudyStore) -> None:

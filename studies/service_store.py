@@ -1,0 +1,61 @@
+"""Keeps what the service knows beside the studies: its queue, its workers, and who may use it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from studies import schema
+from studies.lease import Holder, holder
+from studies.run_events import RunEvents
+from studies.store import StudyStore
+from studies.submissions import Submissions
+from studies.tokens import AccessTokens
+from studies.workers import Workers
+
+T = TypeVar("T")
+
+
+class ServiceStore(StudyStore, Submissions, RunEvents, Workers, AccessTokens):
+    """Studies with the queue, the workers and the tokens of a service.
+
+    Other processes may delete a study, and begin another one of its name, while this one looks on: names are looked up
+    in each transaction anew.
+    """
+
+    def __enter__(self) -> ServiceStore:
+        return self
+
+    def delete_study(self, name: str) -> None:
+        """Remove a study with everything it remembers, its place in the queue included.
+
+        Raises:
+            StudyBusyError: A process works on it.
+        """
+        with self.lease(name):
+            self.storage.delete_study(self._of_study(name, lambda _, study_id: study_id))
+
+    @property
+    def url(self) -> str:
+        """Where it is, with the password: for processes that are started to use it, too."""
+        return self._database.url.render_as_string(hide_password=False)
+
+    def holder(self, name: str) -> Holder | None:
+        """Who works on a study; None if nobody does."""
+        held = self._of_study(name, holder)
+        return held if held is not None and held.alive else None
+
+    def _of_study(self, name: str, work: Callable[[Connection, int], T], write: bool = False, once: bool = False) -> T:
+        selected = sa.select(schema.study.c.id).join(schema.search_run).where(schema.study.c.name == name)
+
+        def with_id(connection: Connection) -> T:
+            study_id = connection.execute(selected).scalar()
+            if study_id is None:
+                raise self._not_found(name, connection)
+            return work(connection, study_id)
+
+        # Two statements are no single one.
+        return self._database.write(with_id) if write or once else self._database.read(with_id)

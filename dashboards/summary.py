@@ -6,6 +6,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dashboards.data import ReportData, measured_cost
+from dashboards.intervals import (
+    Interval,
+    accuracy_interval,
+    kl_interval,
+    latency_quartiles,
+    overlap,
+    paired_retention_interval,
+    retention,
+    retention_interval,
+)
+from dashboards.tables import bracketed, kl_text
 from studies import Measurement, TrialRecord, TrialState, front
 from studies.objectives import objective
 
@@ -26,32 +37,31 @@ class KeyFigure:
 
 
 def summary_sentences(data: ReportData) -> list[str]:
-    """What was found, in two or three plain sentences."""
+    """What was found, in a few plain sentences."""
     points = front(data.trials)
     if not points:
         return [_no_front(data.trials)]
-    dense, best = data.measured("dense"), data.best()
-    if best is None:
+    dense, selected = data.measured("dense"), data.selected
+    if selected is None:
         return [*_search_alone(data, points), _not_measured(data)]
-    sentences = [_gain(best, dense)]
-    if dense is not None and dense.accuracy is not None and best.accuracy is not None:
-        sentences.append(_accuracy(best, dense))
+    sentences = [_gain(selected, dense, data)]
+    if dense is not None and dense.accuracy is not None and selected.accuracy is not None:
+        sentences.append(_accuracy(selected, dense, data))
     elif dense is not None:
         sentences.append(
-            f"Perplexity is {best.perplexity:.3f} against {dense.perplexity:.3f} of the dense model, KL to it "
-            f"{best.kl:.4f} nats per token ({best.n_items} test items; this data has no choices, so no accuracy)."
+            f"Perplexity is {selected.perplexity:.3f} against {dense.perplexity:.3f} of the dense model, KL to it "
+            f"{kl_text(selected.kl)} nats per token ({selected.n_items} test items; this data has no choices, so no "
+            "accuracy)."
         )
-    pair = data.router_pair()
-    if pair is not None:
-        sentences.append(_routers(*pair, chosen=pair[0].trial == data.study.chosen_trial))
+    sentences += [sentence for sentence in (_against_uniform(data, selected), _routers(data)) if sentence]
     return sentences
 
 
 def key_figures(data: ReportData) -> list[KeyFigure]:
     """The numbers that a reader looks for first, as far as they are known."""
-    dense, best = data.measured("dense"), data.best()
-    if best is None:
-        chosen = next((t for t in data.trials if t.number == data.study.chosen_trial), None)
+    dense, selected = data.measured("dense"), data.selected
+    if selected is None:
+        chosen = next((t for t in data.trials if t.number == data.chosen_trial), None)
         finished = sum(t.state is TrialState.FINISHED for t in data.trials)
         figures = [KeyFigure(f"{finished}", "trials finished", f"{len(front(data.trials))} on the front")]
         if chosen is not None:
@@ -59,31 +69,53 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
                 KeyFigure(f"{chosen.overall_sparsity:.1%}", "overall sparsity", f"chosen: trial {chosen.number}")
             )
         return figures
-    figures = [KeyFigure(f"{best.overall_sparsity:.1%}", "overall sparsity", f"chosen schedule, trial {best.trial}")]
+    figures = [
+        KeyFigure(f"{selected.overall_sparsity:.1%}", "overall sparsity", f"selected schedule, trial {selected.trial}")
+    ]
     if dense is not None:
-        shape = f"batch {best.batch} × {best.length} tokens"
+        shape = f"batch {selected.batch} × {selected.length} tokens"
         figures += [
-            KeyFigure(f"{1 - best.flops / dense.flops:.1%}", "FLOPs saved", f"against dense, {shape}"),
+            KeyFigure(f"{1 - selected.flops / dense.flops:.1%}", "FLOPs saved", f"against dense, {shape}"),
             KeyFigure(
-                f"{dense.latency_ms / best.latency_ms:.2f}×", "measured speed-up", f"{best.variant} router, {shape}"
+                f"{dense.latency_ms / selected.latency_ms:.2f}×",
+                "measured speed-up",
+                f"{_router(selected, data)}, {shape}",
             ),
         ]
-        held, all_held = measured_cost(best, "kv_bytes"), measured_cost(dense, "kv_bytes")
+        held, all_held = measured_cost(selected, "kv_bytes"), measured_cost(dense, "kv_bytes")
         if data.cost.name == "kv_bytes" and held is not None and all_held:
             figures.append(KeyFigure(f"{1 - held / all_held:.1%}", "KV cache saved", f"against dense, {shape}"))
-    for m, name in ((best, f"{best.variant} router"), (dense, "dense model")):
+        kept = retention(selected, dense)
+        if kept is not None:
+            ends, method = best_retention_interval(data, selected, dense)
+            figures.append(KeyFigure(f"{kept:.1%}", "accuracy retained", f"{bracketed(ends, '.1%')} {method}".strip()))
+    for m, name in ((selected, "selected"), (dense, "dense model")):
         if m is not None and m.accuracy is not None:
-            figures.append(KeyFigure(f"{m.accuracy:.1%}", f"accuracy, {name}", f"{interval(m)}, {m.n_items} items"))
+            n = m.n_choice_items or m.n_items
+            figures.append(KeyFigure(f"{m.accuracy:.1%}", f"accuracy, {name}", f"{_ends(m)}, {n} items"))
         elif m is not None:
             figures.append(KeyFigure(f"{m.perplexity:.3g}", f"perplexity, {name}", f"{m.n_items} items"))
     return figures
 
 
-def interval(m: Measurement) -> str:
+def best_retention_interval(data: ReportData, selected: Measurement, dense: Measurement) -> tuple[Interval | None, str]:
+    """An interval of the selected point's retention and how it was made: item by item where both answers are known."""
+    paired = paired_retention_interval(selected, dense, data.exhibits)
+    if paired is not None:
+        return paired, "item by item"
+    ends = retention_interval(selected, dense)
+    return ends, "" if ends is None else "as if independent"
+
+
+def _ends(m: Measurement) -> str:
     """The 95 % interval of a measured accuracy, where it is known."""
-    if m.accuracy_low is None or m.accuracy_high is None:
-        return "no interval"
-    return f"[{m.accuracy_low:.1%}, {m.accuracy_high:.1%}]"
+    return bracketed(accuracy_interval(m), ".1%") or "no interval"
+
+
+def _router(m: Measurement, data: ReportData) -> str:
+    """What decides in a measurement, for a sentence."""
+    name = data.router_name(m)
+    return f"{name} router" if name in ("static", "distilled") else f"router of {name}"
 
 
 def _no_front(trials: Sequence[TrialRecord]) -> str:
@@ -110,7 +142,7 @@ def _search_alone(data: ReportData, points: Sequence[TrialRecord]) -> list[str]:
         )
     count = "one schedule" if len(points) == 1 else f"{len(points)} schedules"
     sentences = [f"The search has a front of {count}{reach}."]
-    chosen = next((t for t in points if t.number == data.study.chosen_trial), None)
+    chosen = next((t for t in points if t.number == data.chosen_trial), None)
     if chosen is None:
         sentences.append("None of them has been chosen yet.")
     else:
@@ -126,66 +158,80 @@ def _search_alone(data: ReportData, points: Sequence[TrialRecord]) -> list[str]:
 
 def _not_measured(data: ReportData) -> str:
     if data.measurements:
-        return "The chosen schedule has not been measured: what is said of it are predictions only."
+        return "The chosen schedule has not been measured on test items: what is said of it are predictions only."
     return "Nothing has been measured yet: these are predictions only."
 
 
-def _gain(best: Measurement, dense: Measurement | None) -> str:
-    skipped = (
-        f"With the chosen schedule (trial {best.trial}) {best.overall_sparsity:.1%} of tokens skip a block on average"
-    )
-    timed = f"batch {best.batch} × {best.length} tokens"
+def _gain(m: Measurement, dense: Measurement | None, data: ReportData) -> str:
+    skipped = f"At the selected point (trial {m.trial}, the row {m.variant}) {m.overall_sparsity:.1%} of tokens skip a "
+    skipped += "block on average"
+    timed, router = f"batch {m.batch} × {m.length} tokens", _router(m, data)
     if dense is None:
         return (
-            f"{skipped}; a prefill of {timed} takes {best.latency_ms:.1f} ms with the {best.variant} router. The dense "
-            "model was not measured, so nothing can be said about savings."
+            f"{skipped}; a prefill of {timed} takes {m.latency_ms:.1f} ms with the {router}. The dense model was not "
+            "measured, so nothing can be said about savings."
         )
-    saved = 1 - best.flops / dense.flops
-    ratio = dense.latency_ms / best.latency_ms
-    overlap = best.latency_high_ms >= dense.latency_low_ms and dense.latency_high_ms >= best.latency_low_ms
-    if overlap:
-        pace = f"takes about as long as the dense model's, their quartiles overlap ({ratio:.2f}x:"
+    saved = 1 - m.flops / dense.flops
+    ratio = dense.latency_ms / m.latency_ms
+    if overlap(latency_quartiles(m), latency_quartiles(dense)):
+        pace = f"takes about as long as the dense model's, their quartiles overlap ({ratio:.2f}x: "
     elif ratio > 1:
         pace = f"is {ratio:.2f} times as fast as the dense model's ("
     else:
-        pace = f"is slower than the dense model's, there is no speed-up ({ratio:.2f}x:"
-    pace += "" if pace.endswith("(") else " "
+        pace = f"is slower than the dense model's, there is no speed-up ({ratio:.2f}x: "
     return (
-        f"{skipped}, which saves {saved:.1%} of the FLOPs; with the {best.variant} router the prefill of {timed} {pace}"
-        f"{best.latency_ms:.1f} [{best.latency_low_ms:.1f}, {best.latency_high_ms:.1f}] against {dense.latency_ms:.1f} "
-        f"[{dense.latency_low_ms:.1f}, {dense.latency_high_ms:.1f}] ms, median and quartiles)."
+        f"{skipped}, which saves {saved:.1%} of the FLOPs; with the {router} the prefill of {timed} {pace}"
+        f"{m.latency_ms:.1f} {bracketed(latency_quartiles(m), '.1f')} against {dense.latency_ms:.1f} "
+        f"{bracketed(latency_quartiles(dense), '.1f')} ms, median and quartiles)."
     )
 
 
-def _accuracy(best: Measurement, dense: Measurement) -> str:
+def _accuracy(m: Measurement, dense: Measurement, data: ReportData) -> str:
+    kept, n = retention(m, dense), m.n_choice_items or m.n_items
+    retained = ""
+    if kept is not None:
+        ends, method = best_retention_interval(data, m, dense)
+        retained = f": it retains {kept:.1%} of it"
+        retained += f" {bracketed(ends, '.1%')}, {method}" if ends else ""
     return (
-        f"Accuracy with it is {best.accuracy:.1%} {interval(best)}, where the dense model has {dense.accuracy:.1%} "
-        f"{interval(dense)} ({best.n_items} test items, 95% intervals)."
+        f"Accuracy there is {m.accuracy:.1%} {_ends(m)}, where the dense model has {dense.accuracy:.1%} "
+        f"{_ends(dense)}{retained} ({n} test items, 95% intervals)."
     )
 
 
-def _routers(dynamic: Measurement, static: Measurement, chosen: bool) -> str:
-    where = (
-        "at the same schedule" if chosen else f"at the schedule of trial {dynamic.trial}, which is not the chosen one"
+def _against_uniform(data: ReportData, selected: Measurement) -> str:
+    """Whether the search was worth it: the selected point against the same sparsity in every block."""
+    uniform = data.measured("uniform")
+    if uniform is None:
+        return ""
+    verdict = "lower" if selected.kl < uniform.kl else ("higher" if selected.kl > uniform.kl else "no lower")
+    unsure = " (the intervals overlap)" if overlap(kl_interval(selected), kl_interval(uniform)) else ""
+    return (
+        f"Its KL is {verdict} than that of uniform sparsity with the static router: {kl_text(selected.kl)} against "
+        f"{kl_text(uniform.kl)} nats per token{unsure}, at {selected.latency_ms:.1f} against "
+        f"{uniform.latency_ms:.1f} ms."
     )
+
+
+def _routers(data: ReportData) -> str:
+    """Whether the distilled router was worth it; nothing is said where no two rows differ in the router alone."""
+    pair = data.router_pair()
+    if pair is None:
+        return ""
+    dynamic, static = pair
     verdict = (
         "better than" if dynamic.kl < static.kl else ("worse than" if dynamic.kl > static.kl else "no better than")
     )
+    unsure = ""
+    if overlap(kl_interval(dynamic), kl_interval(static)):
+        unsure = " (the intervals overlap)"
     accuracy = ""
     if dynamic.accuracy is not None and static.accuracy is not None:
-        accuracy = (
-            f", accuracy {dynamic.accuracy:.1%} {interval(dynamic)} against {static.accuracy:.1%} {interval(static)}"
-        )
-        if _overlap(dynamic, static):
+        accuracy = f", accuracy {dynamic.accuracy:.1%} {_ends(dynamic)} against {static.accuracy:.1%} {_ends(static)}"
+        if overlap(accuracy_interval(dynamic), accuracy_interval(static)):
             accuracy += " (the intervals overlap)"
     return (
-        f"By KL, the distilled router is {verdict} the static one {where}: {dynamic.kl:.4f} against {static.kl:.4f} "
-        f"nats per token{accuracy}, {dynamic.n_items} items; it takes "
-        f"{dynamic.latency_ms / static.latency_ms:.2f} times as long."
+        f"By KL, the distilled router is {verdict} the static one at the same schedule, that of trial {dynamic.trial}: "
+        f"{kl_text(dynamic.kl)} against {kl_text(static.kl)} nats per token{unsure}{accuracy}, {dynamic.n_items} "
+        f"items; it takes {dynamic.latency_ms / static.latency_ms:.2f} times as long."
     )
-
-
-def _overlap(a: Measurement, b: Measurement) -> bool:
-    if None in (a.accuracy_low, a.accuracy_high, b.accuracy_low, b.accuracy_high):
-        return False
-    return (a.accuracy_low or 0) <= (b.accuracy_high or 0) and (b.accuracy_low or 0) <= (a.accuracy_high or 0)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from search.proposers.tally import ProposerTally
-from studies import StudyStore, TrialRecord, TrialState, front, hypervolume, reference_point
+from studies import Measurement, StudyStore, TrialRecord, TrialState, front, hypervolume, reference_point
 
 
 def _timed_shape(facts: Mapping[str, Any]) -> dict[str, int] | None:
@@ -18,19 +18,39 @@ def _timed_shape(facts: Mapping[str, Any]) -> dict[str, int] | None:
 
 
 def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
-    """The front of a study as plain values, with measured latency where it was measured."""
+    """The front of a study as plain values, with measured latency where it was measured with the trial's own router."""
+    # An earlier version did not number the router that it measured as "dynamic".
     measured = {
-        m.trial: m.latency_ms for m in store.measurements(name) if m.variant == "static" and m.trial is not None
+        (m.trial, m.router): m.latency_ms
+        for m in store.measurements(name)
+        if m.trial is not None and (m.variant != "dynamic" or m.router is not None)
     }
     return [
         {
             "number": point.number,
+            "round": point.round,
+            "router": point.router,
             "schedule": list(point.schedule),
             "overall_sparsity": point.overall_sparsity,
             "values": list(point.values or ()),
-            "measured_latency_ms": measured.get(point.number),
+            "measured_latency_ms": measured.get((point.number, point.router)),
         }
         for point in front(store.trials(name))
+    ]
+
+
+def _measured(measurements: Sequence[Measurement], selection: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Measurements as plain values, with what they retain of the dense model's accuracy on the same items."""
+    dense = {m.split: m.accuracy for m in measurements if m.variant == "dense"}
+    wanted = None if selection is None else (selection["trial"], selection.get("router"))
+    return [
+        asdict(m)
+        | {
+            "overall_sparsity": m.overall_sparsity,
+            "retention": m.accuracy / right if m.accuracy is not None and (right := dense.get(m.split)) else None,
+            "selected": m.trial is not None and (m.trial, m.router) == wanted,
+        }
+        for m in measurements
     ]
 
 
@@ -43,7 +63,7 @@ def _hypervolume(trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
 
 
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
-    """A study as plain values: name, state, trials, front, hypervolume, proposers, measurements, chosen trial."""
+    """A study as plain values: state, trials, front, rounds, tuning, selection, measurements, and what they cost."""
     study, trials = store.study(name), store.trials(name)
     return {
         "name": study.name,
@@ -55,6 +75,14 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "objectives": list(study.objectives),
         "config": dict(study.config),
         "chosen_trial": study.chosen_trial,
+        "selection": study.facts.get("selection"),
+        "rounds": study.facts.get("rounds", []),
+        "tuning": study.facts.get("tuning"),
+        "split_sizes": study.facts.get("split_sizes"),
+        "dropped_examples": study.facts.get("dropped_examples"),
+        "leaked_examples": study.facts.get("leaked_examples"),
+        "peak_process_bytes": study.facts.get("peak_process_bytes"),
+        "evaluation_seconds": sum(trial.seconds for trial in trials),
         "predicted_for": _timed_shape(study.facts),
         "front": front_with_latency(store, name),
         "hypervolume": _hypervolume(trials),
@@ -66,5 +94,5 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
             {"name": state.proposer, **asdict(ProposerTally.stored(state.state))}
             for state in store.proposer_states(name)
         ],
-        "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in store.measurements(name)],
+        "measurements": _measured(store.measurements(name), study.facts.get("selection")),
     }

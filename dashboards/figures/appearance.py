@@ -21,18 +21,29 @@ VARIANT_COLOURS: Mapping[str, str] = {
     "uniform": "#E69F00",
     "static": "#0072B2",
     "dynamic": "#D55E00",
+    "refined": "#009E73",
+    "candidate": "#808080",
 }
 VARIANT_TITLES: Mapping[str, str] = {
     "dense": "dense model",
     "uniform": "uniform sparsity, static router",
-    "static": "searched schedules, static router",
-    "dynamic": "distilled (dynamic) router",
+    "static": "static: searched schedule, static router",
+    "dynamic": "dynamic: that schedule, distilled router",
+    "refined": "refined: searched again with the router",
+    "candidate": "candidates of the front",
 }
-VARIANT_SYMBOLS: Mapping[str, str] = {"dense": "diamond", "uniform": "square", "static": "circle", "dynamic": "star"}
+VARIANT_SYMBOLS: Mapping[str, str] = {
+    "dense": "diamond",
+    "uniform": "square",
+    "static": "circle",
+    "dynamic": "triangle-up",
+    "refined": "star",
+    "candidate": "circle",
+}
 
 # The rest of that palette, so that nobody takes a proposer for a variant.
 PROPOSER_COLOURS: Mapping[str, str] = {
-    "deap": "#009E73",
+    "deap": "#999933",
     "tpe": "#CC79A7",
     "evopress": "#56B4E9",
     "cmaes": "#882255",
@@ -40,7 +51,7 @@ PROPOSER_COLOURS: Mapping[str, str] = {
     "sample": "#8C8C8C",
     "random": "#8C8C8C",
 }
-_OTHER_PROPOSERS = ("#AA4499", "#44AA99", "#999933", "#332288")
+_OTHER_PROPOSERS = ("#AA4499", "#44AA99", "#661100", "#332288")
 
 
 def proposer_colour(name: str) -> str:

@@ -90,7 +90,7 @@ def search_figure(
                 x=[searched.shown(t.values[1])],
                 y=[height_of(t.values)],
                 mode="markers",
-                name=f"chosen: trial {t.number}",
+                name=f"selected: trial {t.number}",
                 marker={"symbol": "circle-open", "size": 16, "color": INK, "line": {"width": 2}},
                 hoverinfo="skip",
                 meta=INKED,
@@ -114,7 +114,7 @@ def schedule_heatmap(front: Sequence[TrialRecord], chosen_trial: int | None) -> 
 
     Args:
         front: The trials to show.
-        chosen_trial: Number of the chosen trial, whose row is marked.
+        chosen_trial: Number of the selected trial, whose row is marked.
     """
     title = "Schedules on the front"
     if not front:
@@ -170,7 +170,7 @@ def schedule_heatmap(front: Sequence[TrialRecord], chosen_trial: int | None) -> 
             line={"color": INK, "width": 2},
         )
     subtitle = "One row a trial, with its overall sparsity"
-    subtitle += "<br>▶ and frame: the chosen schedule" if marked is not None else "<br>none is chosen yet"
+    subtitle += "<br>▶ and frame: the selected schedule" if marked is not None else "<br>none is selected yet"
     if len(rows) < len(front):
         subtitle += f"<br>drawn: {len(rows)} of {len(front)}, evenly spread along the front"
     height = 175 + round(min(24.0, 720 / len(rows)) * max(3, len(rows)))
@@ -178,7 +178,7 @@ def schedule_heatmap(front: Sequence[TrialRecord], chosen_trial: int | None) -> 
 
 
 def hypervolume_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) -> go.Figure:
-    """How much of the objectives' space the front covers after each finished trial.
+    """How much of the objectives' space the front covers after each finished trial; refinements are marked.
 
     Args:
         trials: The trials of a study.
@@ -200,6 +200,22 @@ def hypervolume_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) 
             hovertemplate="after %{x} trials: %{y:.4g}<extra></extra>",
         )
     )
+    counted = [t for t in _with_two_values(trials) if t.fidelity == 1.0 and t.violation <= 0]
+    for number in sorted({t.round for t in counted} - {0}):
+        begun = next(place for place, t in enumerate(counted) if t.round == number)
+        # A line is a shape, which a page that turns dark repaints.
+        figure.add_vline(x=begun + 0.5, line={"color": INK, "width": 1, "dash": "dot"})
+        figure.add_annotation(
+            x=begun + 0.5,
+            y=0,
+            yref="paper",
+            text=f"round {number}",
+            showarrow=False,
+            xanchor="left",
+            yanchor="bottom",
+            xshift=4,
+            font={"size": 12},
+        )
     figure.update_xaxes(title="finished trials")
     figure.update_yaxes(title=f"hypervolume, nats × {searched.unit}", rangemode="tozero")
     corner = (
@@ -226,9 +242,10 @@ def _hover(t: TrialRecord, searched: Objective) -> str:
     others = [objective(name) for name in COSTS if name != searched.name and name in t.metrics]
     costs = [(searched, cost), *((other, t.metrics[other.name]) for other in others)]
     known = ", ".join(f"{one.title} {one.text(value)}" for one, value in costs)
+    refined = f", round {t.round}" if t.round else ""
     partial = "" if t.fidelity == 1.0 else f", on {t.fidelity:.0%} of the calibration set"
     return (
-        f"<b>trial {t.number}</b>, proposed by {plain_text(t.proposer)}{partial}<br>"
+        f"<b>trial {t.number}</b>, proposed by {plain_text(t.proposer)}{refined}{partial}<br>"
         f"KL {kl:.4g} nats per token<br>{known}<br>"
         f"overall sparsity {t.overall_sparsity:.1%}; % skipped by block:<br>{percentages(t.schedule)}"
     )

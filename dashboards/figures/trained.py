@@ -8,15 +8,24 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.figures.appearance import INK, INKED, VARIANT_COLOURS, empty_figure, log_axis, log_floor, styled
+from dashboards.figures.appearance import (
+    INK,
+    INKED,
+    VARIANT_COLOURS,
+    empty_figure,
+    log_axis,
+    log_floor,
+    plain_text,
+    styled,
+)
 from studies import RouterRun
 
-_LOSSES = {"loss": INK, "distill": "#009E73", "guide": "#CC79A7", "sparsity": "#56B4E9"}
+_LOSSES = {"loss": INK, "distill": "#999933", "guide": "#CC79A7", "sparsity": "#56B4E9"}
 _TITLES = {"loss": "total", "distill": "distillation", "guide": "guide", "sparsity": "sparsity"}
 
 
 def training_figure(run: RouterRun) -> go.Figure:
-    """The losses of a router's training, and its KL on held-out examples.
+    """The losses of one router's training, and its KL on held-out examples.
 
     Losses are on a logarithmic axis where they span decades; a loss of 0 has no place there and leaves a gap.
     """
@@ -63,8 +72,13 @@ def training_figure(run: RouterRun) -> go.Figure:
     figure.update_yaxes(title="KL, nats per token", rangemode="tozero", row=1, col=2)
     figure.update_annotations(font_size=13)
     sparsity = sum(run.schedule) / len(run.schedule)
-    subtitle = f"Trial {run.trial}, overall sparsity {sparsity:.1%}<br>{len(steps)} steps in {run.seconds:.0f} s"
-    return styled(figure, "Distillation of the router", subtitle, height=440, panels=True)
+    schedules = run.config.get("schedules", 1)
+    where = f"Trial {run.trial}, overall sparsity {sparsity:.1%}"
+    where += f", and {schedules - 1} more on the front" if schedules > 1 else ""
+    subtitle = f"{where}<br>{len(steps)} steps in {run.seconds:.0f} s"
+    title = "Distillation of the router"
+    title += f", stage {plain_text(str(run.config['stage']))}" if "stage" in run.config else ""
+    return styled(figure, title, subtitle, height=440, panels=True)
 
 
 def _drawable(value: float, floor: float | None) -> float | None:

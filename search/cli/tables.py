@@ -12,6 +12,8 @@ from rich.table import Table
 from studies import StudySummary
 from studies.objectives import objective
 
+_VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")
+
 
 def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
@@ -69,39 +71,93 @@ def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def print_rounds(console: Console, description: Mapping[str, Any]) -> None:
+    """What each refinement added to the front, from `describe_study`."""
+    if not description["rounds"]:
+        return
+    table = _table("Refinements", "round", "searched\nwith", "trials", "hypervolume\nbefore", "\nafter", "growth")
+    for one in description["rounds"]:
+        growth = one.get("growth")
+        table.add_row(
+            str(one["round"]),
+            "static" if one.get("router") is None else f"router {one['router']}",
+            str(one.get("trials", 0)),
+            _number(one.get("hypervolume_before"), ".4g"),
+            _number(one.get("hypervolume_after"), ".4g"),
+            "-" if growth is None else f"{growth:+.1%}",
+        )
+    console.print(table)
+
+
+def print_selection(console: Console, description: Mapping[str, Any]) -> None:
+    """Which point was selected and why, from `describe_study`."""
+    selection = description["selection"]
+    if selection is None:
+        return
+    decides = "the static router" if selection.get("router") is None else f"router {selection['router']}"
+    console.print(f"Selected: trial {selection['trial']} with {decides}. {selection['reason']}\n")
+
+
 def print_measurements(console: Console, description: Mapping[str, Any]) -> None:
-    """What was measured on the front, from `describe_study`."""
-    rows = description["measurements"]
+    """Dense, uniform, static, dynamic and refined as measured on test items, from `describe_study`.
+
+    Candidates of the front are left to the report, unless one was selected.
+    """
+    tested = [row for row in description["measurements"] if row["split"] == "test"]
+    rows = _named(tested)
     if not rows:
         return
     first = rows[0]
     mixed = 0 < first["n_choice_items"] < first["n_items"]
     choices = f", {first['n_choice_items']} of them multiple choice" if mixed else ""
+    by_accuracy = all(row["accuracy"] is not None for row in rows)
+    quality = ("accuracy\n% [95 %]", "re-\ntained") if by_accuracy else ("perplexity\n[95 %]",)
     table = _table(
-        f"Measured on {first['n_items']} test items{choices}; "
-        f"ms of a prefill of {first['batch']} x {first['length']} tokens, {first['repeats']} times",
-        *("variant", "trial", "overall\nsparsity", "FLOPs\nsaved", "accuracy %\n[95 %]", "KL", "perplex-\nity"),
-        *("ms\n[quartiles]", "speed-\nup"),
+        f"Measured on n = {first['n_items']} test items{choices}; "
+        f"ms of a prefill of {first['batch']} x {first['length']} tokens, {first['repeats']} times (* selected)",
+        *("variant", "spar-\nsity", "FLOPs\nsaved", *quality, "KL\n[95 %]", "ms, and\nquartiles", "speed-\nup"),
     )
-    dense = next(row for row in rows if row["variant"] == "dense")
+    dense = next((row for row in rows if row["variant"] == "dense"), None)
+    marked = any(row["selected"] for row in tested)
     for row in rows:
-        accuracy = "-"
-        if row["accuracy"] is not None:
-            right, low, high = (100 * row[key] for key in ("accuracy", "accuracy_low", "accuracy_high"))
-            accuracy = f"{right:.1f} [{low:.0f}, {high:.0f}]"
-        chosen = row["trial"] is not None and row["trial"] == description["chosen_trial"]
+        # What an earlier version measured has no selection: there it is the chosen trial.
+        chosen = row["selected"] if marked else row["trial"] is not None and row["trial"] == description["chosen_trial"]
+        measured: tuple[str, ...]
+        if by_accuracy:
+            measured = (_with_ends(row, "accuracy", ".1f", ".0f", 100), _number(row["retention"], ".1%"))
+        else:
+            measured = (_with_ends(row, "perplexity", ".3f", ".2f"),)
+        trial = "" if row["trial"] is None else f"\ntrial {row['trial']}"
+        quartiles = f"[{row['latency_low_ms']:.0f}, {row['latency_high_ms']:.0f}]"
         table.add_row(
-            row["variant"],
-            "-" if row["trial"] is None else f"{'*' if chosen else ''}{row['trial']}",
+            f"{'*' if chosen else ''}{row['variant']}{trial}",
             f"{row['overall_sparsity']:.1%}",
-            f"{1 - row['flops'] / dense['flops']:.1%}",
-            accuracy,
-            f"{row['kl']:.4f}",
-            f"{row['perplexity']:.3f}",
-            f"{row['latency_ms']:.1f} [{row['latency_low_ms']:.0f}, {row['latency_high_ms']:.0f}]",
-            f"{dense['latency_ms'] / row['latency_ms']:.2f}x",
+            "-" if dense is None else f"{1 - row['flops'] / dense['flops']:.1%}",
+            *measured,
+            _with_ends(row, "kl", ".4f", ".3f"),
+            f"{row['latency_ms']:.1f}\n{quartiles}",
+            "-" if dense is None else f"{dense['latency_ms'] / row['latency_ms']:.2f}x",
         )
     console.print(table)
+
+
+def _named(tested: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The rows that have a name, in their order; a selected candidate only if no other row is the same point."""
+    named = [row for variant in _VARIANTS for row in tested if row["variant"] == variant]
+    if any(row["selected"] for row in named):
+        return named
+    return named + [row for row in tested if row["variant"] not in _VARIANTS and row["selected"]]
+
+
+def _with_ends(row: Mapping[str, Any], name: str, form: str, form_of_ends: str, per: float = 1.0) -> str:
+    """A figure, and below it its interval, if that is known."""
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    if low is None or high is None:
+        return f"{per * row[name]:{form}}"
+    # In 80 columns there is no room for zeros that say nothing.
+    ends = [f"{per * end:{form_of_ends}}" for end in (low, high)]
+    shortened = ", ".join(end[1:] if end.startswith("0.") else end for end in ends)
+    return f"{per * row[name]:{form}}\n[{shortened}]"
 
 
 def print_studies(console: Console, summaries: Sequence[StudySummary]) -> None:

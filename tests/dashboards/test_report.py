@@ -7,7 +7,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from dashboards import (
     write_report,
 )
 from dashboards.figures import VARIANT_COLOURS
+from dashboards.figures.appearance import VARIANT_TITLES
+from dashboards.figures.measured import unbeaten
 from dashboards.summary import key_figures
 from studies import Measurement, RouterRun, StudyRecord, StudyState, TrialRecord, TrialState, front
 from tests.studies.records import trial
@@ -99,25 +101,33 @@ DATA = ReportData(STUDY, TRIALS, MEASURED, [ROUTER])
 
 
 def test_pareto_shows_every_measurement_in_its_variants_colour_and_rings_the_chosen_one() -> None:
-    figure = pareto_figure(MEASURED, chosen_trial=1)
+    figure = pareto_figure(DATA.results, DATA.selected)
     traces = {trace.name: trace for trace in figure.data}
-    static = traces["searched schedules, static router"]
-    assert list(static.x) == [6.1, 10.1]
-    assert list(static.y) == pytest.approx([0.88, 0.98])
+    static = traces[VARIANT_TITLES["static"]]
+    assert list(static.x) == [6.1] and list(static.y) == pytest.approx([0.88])
     assert static.marker.color == VARIANT_COLOURS["static"]
-    assert list(static.error_y.array) == pytest.approx([0.01, 0.01])
+    assert list(static.error_y.array) == pytest.approx([0.01])
     assert "% skipped by block:<br>20 60" in static.hovertext[0]
     assert "8 × 256 tokens" in static.hovertext[0]
-    ring = traces["chosen"]
-    assert (list(ring.x), list(ring.y)) == ([6.1], pytest.approx([0.88]))
+    ring = traces["selected"]
+    assert (list(ring.x), list(ring.y)) == ([6.2], pytest.approx([0.93]))
     assert "8 × 256 tokens" in figure.layout.title.subtitle.text
     assert "200 test items" in figure.layout.title.subtitle.text
 
 
+def test_a_line_joins_what_is_not_beaten_and_the_beaten_are_faint() -> None:
+    figure = pareto_figure(DATA.results, DATA.selected)
+    line = next(trace for trace in figure.data if trace.mode == "lines")
+    assert list(line.x) == [6.1, 6.2, 10.0]
+    faint = {trace.name for trace in figure.data if (trace.opacity or 1.0) < 1.0}
+    assert faint == {VARIANT_TITLES["uniform"], VARIANT_TITLES["candidate"]}
+    assert {m.variant for m in unbeaten(DATA.results)} == {"dense", "static", "dynamic"}
+
+
 def test_pareto_falls_back_to_kl_where_data_has_no_choices() -> None:
-    figure = pareto_figure([replace(m, accuracy=None, accuracy_low=None, accuracy_high=None) for m in MEASURED], 1)
+    figure = pareto_figure([replace(m, accuracy=None, accuracy_low=None, accuracy_high=None) for m in MEASURED], None)
     assert "KL" in figure.layout.yaxis.title.text
-    dynamic = next(trace for trace in figure.data if "distilled" in trace.name)
+    dynamic = next(trace for trace in figure.data if trace.name == VARIANT_TITLES["dynamic"])
     assert list(dynamic.y) == [0.05]
 
 
@@ -146,12 +156,13 @@ def test_training_figure_shows_the_curves() -> None:
     assert traces["held-out KL"] == [0.05]
 
 
-def test_comparison_shows_the_chosen_static_schedule_only() -> None:
-    bars = [trace for trace in comparison_figure(MEASURED, 1).data if trace.type == "bar"]
-    kl, accuracy = bars[0::2], bars[1::2]
+def test_comparison_has_a_bar_for_each_named_row_in_each_panel() -> None:
+    bars = [trace for trace in comparison_figure(DATA.results, DATA.selected).data if trace.type == "bar"]
+    kl, accuracy, latency = bars[0::3], bars[1::3], bars[2::3]
     assert [bar.x[0] for bar in kl] == ["dense", "uniform", "static", "dynamic"]
     assert [bar.y[0] for bar in kl] == [0.0, 0.4, 0.1, 0.05]
     assert [bar.y[0] for bar in accuracy] == pytest.approx([0.98, 0.58, 0.88, 0.93])
+    assert [bar.y[0] for bar in latency] == [10.0, 6.3, 6.1, 6.2]
 
 
 def test_the_summary_says_what_was_gained_and_by_whom() -> None:
@@ -175,7 +186,8 @@ def test_the_page_loads_nothing_from_the_network_and_holds_plotly_once(tmp_path:
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", head + body)
     assert "@import" not in head.split("<script>")[0]
     assert page.count("plotly.js v") == 1
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["front.csv", "report.html", "report.json"]
+    names = ["front.csv", "report.html", "report.json", "report.md", "rows.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 
 def test_no_button_of_the_page_sends_data_away() -> None:
@@ -185,13 +197,13 @@ def test_no_button_of_the_page_sends_data_away() -> None:
 
 
 def test_the_data_beside_the_page_is_the_front(tmp_path: Path) -> None:
-    _, table, plain = write_report(DATA, tmp_path)
-    rows = list(csv.DictReader(table.open()))
+    written = write_report(DATA, tmp_path)
+    rows = list(csv.DictReader(written.front_csv.open()))
     assert [row["trial"] for row in rows] == ["0", "1", "2"]
     assert rows[1]["measured_latency_ms"] == "6.1"
     assert rows[1]["schedule"] == "0.2 0.6"
     assert rows[2]["measured_latency_ms"] == ""
-    assert json.loads(plain.read_text())["front"][1]["values"] == [0.1, 6.0]
+    assert json.loads(written.json.read_text())["front"][1]["values"] == [0.1, 6.0]
 
 
 def test_a_name_is_text_and_not_markup() -> None:
@@ -291,29 +303,24 @@ def test_a_trial_shows_every_cost_that_it_remembers() -> None:
 
 
 def test_pareto_shows_the_cost_that_was_searched() -> None:
-    figure = pareto_figure(MEASURED, 1, "flops")
-    static = next(trace for trace in figure.data if trace.name == "searched schedules, static router")
-    assert list(static.x) == [6.1, 10.1] and static.error_x.array is None and static.error_y.array is not None
+    figure = pareto_figure(DATA.results, DATA.selected, "flops")
+    static = next(trace for trace in figure.data if trace.name == VARIANT_TITLES["static"])
+    assert list(static.x) == [6.1] and static.error_x.array is None and static.error_y.array is not None
     assert figure.layout.title.text == "Accuracy against prefill arithmetic"
     assert figure.layout.xaxis.title.text == "prefill arithmetic, GFLOPs (lower is better)"
     said = figure.layout.title.subtitle.text
     assert (
         "Prefill of batch 8 × 256 tokens<br>" in said and "whiskers: 95% interval" in said and "quartiles" not in said
     )
-    assert next(trace for trace in figure.data if trace.name == "chosen").x == (6.1,)
-
-
-@dataclass(frozen=True)
-class Held(Measurement):
-    kv_bytes: int | None = None
+    assert next(trace for trace in figure.data if trace.name == "selected").x == (6.2,)
 
 
 def test_what_was_measured_without_a_cost_is_shown_by_its_latency() -> None:
-    assert pareto_figure(MEASURED, 1, "kv_bytes").layout.xaxis.title.text == "measured latency, ms (lower is better)"
-    held = [Held(**{**asdict(m), "kv_bytes": round(2**20 * m.latency_ms)}) for m in MEASURED]
-    figure = pareto_figure(held, 1, "kv_bytes")
+    assert pareto_figure(MEASURED, None, "kv_bytes").layout.xaxis.title.text == "measured latency, ms (lower is better)"
+    held = [replace(m, kv_bytes=round(2**20 * m.latency_ms)) for m in MEASURED]
+    figure = pareto_figure(held, None, "kv_bytes")
     assert figure.layout.xaxis.title.text == "KV cache, MiB (lower is better)"
-    assert "KV cache 10.1 MiB" in figure.data[0].hovertext[1]
+    assert any("KV cache 6.1 MiB" in text for trace in figure.data for text in trace.hovertext or ())
     study = replace(STUDY, objectives=("kl", "kv_bytes"))
     shown = {figure.label: figure.value for figure in key_figures(replace(DATA, study=study, measurements=held))}
     assert shown["KV cache saved"] == "38.0%" and shown["measured speed-up"] == "1.61×"
@@ -329,7 +336,7 @@ def test_the_report_of_a_study_of_flops_speaks_of_flops(tmp_path: Path) -> None:
     assert "its KL on calibration data and its prefill arithmetic; lower" in page
     timed = replace(COUNTED, objectives=("kl", "kv_bytes"), facts={"timed_input": {"batch": 8, "length": 96}})
     assert "its KV cache of a prefill of 8 × 96 tokens; lower" in render_report(replace(data, study=timed))
-    _, table, plain = write_report(data, tmp_path)
-    row = next(csv.DictReader(table.open()))
+    written = write_report(data, tmp_path)
+    row = next(csv.DictReader(written.front_csv.open()))
     assert (row["flops"], row["latency_ms"], row["kv_bytes"]) == ("10000000000.0", "3.5", "2097152.0")
-    assert json.loads(plain.read_text())["front"][0]["costs"] == {"latency_ms": 3.5, "kv_bytes": 2097152.0}
+    assert json.loads(written.json.read_text())["front"][0]["costs"] == {"latency_ms": 3.5, "kv_bytes": 2097152.0}

@@ -1,0 +1,76 @@
+"""Why a point was selected, and how its figures were kept apart from what selected it."""
+
+from __future__ import annotations
+
+from dashboards.data import ReportData
+from dashboards.intervals import retention
+from dashboards.tables import counted, kl_text
+from studies import Measurement
+
+_RULES = {
+    "target_sparsity": "the target of overall sparsity",
+    "max_latency_ms": "the limit on latency",
+    "min_retention": "the accuracy that must be retained",
+    "knee": "the knee of the front",
+}
+
+
+def why_selected(data: ReportData) -> list[str]:
+    """Why this point, in sentences: the only place of a report where figures of validation items stand."""
+    found = data.selection
+    if found is None:
+        return []
+    rule = _RULES.get(found["rule"], str(found["rule"]))
+    sentences = [str(found["reason"]), f"The rule was {rule}, applied to figures of the validation items alone."]
+    seen = _validated(data, found["trial"], found.get("router"))
+    tested = data.selected
+    if seen is None:
+        return sentences
+    if tested is None:
+        return [*sentences, "The point has not been measured on the test items yet."]
+    # What is picked for being good looks better where it was picked than it is.
+    now, then = [f"KL {kl_text(tested.kl)}"], [f"KL {kl_text(seen.kl)}"]
+    for m, said, dense in ((tested, now, data.measured("dense")), (seen, then, _validated_dense(data))):
+        kept = retention(m, dense)
+        if kept is not None:
+            said.append(f"a retention of {kept:.1%}")
+    sentences.append(
+        f"There it had {' and '.join(then)} ({counted(seen.n_items, 'item')}); on the test items, which nothing was "
+        f"chosen on, it has {' and '.join(now)} ({counted(tested.n_items, 'item')})."
+    )
+    worse = tested.kl_low is not None and seen.kl_high is not None and tested.kl_low > seen.kl_high
+    if worse:
+        sentences.append("The KL intervals do not overlap: the selection was too optimistic.")
+    return sentences
+
+
+def held_out(data: ReportData) -> list[str]:
+    """How honest the figures are: the splits, what was left out of them, and the seed."""
+    facts, config = data.study.facts, data.study.config
+    sizes = facts.get("split_sizes") or {
+        split: config[f"{split}_items"] for split in ("calibration", "validation", "test") if f"{split}_items" in config
+    }
+    sentences = []
+    if sizes:
+        named = ", ".join(f"{split} {size}" for split, size in sizes.items())
+        sentences.append(
+            f"Items: {named}. The splits are disjoint by the content of prompts, under seed "
+            f"{config.get('seed', 'unknown')}: the search and the training of routers see calibration items, "
+            "stopping early, hyperparameters and the selection rest on validation items, and test items are for this "
+            "report alone."
+        )
+    dropped, leaked = facts.get("dropped_examples"), facts.get("leaked_examples")
+    if dropped is not None:
+        sentences.append(f"Left out as longer than the model's context: {dropped}.")
+    if leaked is not None:
+        sentences.append(f"Left out because another split has their prompt: {leaked}.")
+    return sentences
+
+
+def _validated(data: ReportData, trial: int, router: int | None) -> Measurement | None:
+    seen = (m for m in data.measurements if m.split == "validation")
+    return next((m for m in seen if (m.trial, m.router) == (trial, router)), None)
+
+
+def _validated_dense(data: ReportData) -> Measurement | None:
+    return next((m for m in data.measurements if m.split == "validation" and m.variant == "dense"), None)

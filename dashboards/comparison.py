@@ -1,0 +1,306 @@
+"""Several studies side by side: each seed's figures, and their means over seeds with intervals."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dashboards.data import NAMED_VARIANTS
+from dashboards.figures.appearance import VARIANT_COLOURS
+from dashboards.files import jsonable, replace_file
+from dashboards.intervals import (
+    Interval,
+    accuracy_interval,
+    kl_interval,
+    latency_quartiles,
+    mean_interval,
+    retention,
+    retention_interval,
+)
+from dashboards.markdown import table, text
+from dashboards.page import environment
+from dashboards.plain import records_csv
+from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, counted, kl_text
+from studies import Measurement
+
+SELECTED = "selected"
+# What is averaged over seeds, and how it is written.
+_FIGURES: Mapping[str, str] = {
+    "overall_sparsity": ".1%",
+    "accuracy": ".1%",
+    "retention": ".1%",
+    "kl": ".4f",
+    "latency_ms": ".1f",
+    "speed_up": ".2f",
+}
+_TITLES = ("overall sparsity", "accuracy", "retention", "KL, nats per token", "latency, ms", "speed-up")
+METHOD = (
+    "Every number is of test items. A mean is over seeds, each a whole run with its own search, training, selection "
+    "and split of the data; its 95% interval is by Student's t over the seeds, which takes them for independent. One "
+    "seed has no interval. Of single seeds, accuracy stands with its 95% Wilson interval, retention with one made from "
+    "two of these (MOVER), KL with its bootstrap interval over items, latency with its quartiles."
+)
+
+
+class ComparisonPaths(NamedTuple):
+    """The files of a comparison.
+
+    Attributes:
+        html: The page.
+        markdown: The same as Markdown.
+        csv: A line for each study and variant, and one for each mean.
+        json: The same for programs.
+    """
+
+    html: Path
+    markdown: Path
+    csv: Path
+    json: Path
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What one study measured of one variant.
+
+    Attributes:
+        study: Name of the study.
+        seed: Its seed.
+        measurement: On test items.
+        dense: The dense model's, of the same study; None where it was not measured.
+    """
+
+    study: str
+    seed: int
+    measurement: Measurement
+    dense: Measurement | None
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The figures that are averaged over seeds; None for what is not known."""
+        m, dense = self.measurement, self.dense
+        return {
+            "overall_sparsity": m.overall_sparsity,
+            "accuracy": m.accuracy,
+            "retention": retention(m, dense),
+            "kl": m.kl,
+            "latency_ms": m.latency_ms,
+            "speed_up": None if dense is None else dense.latency_ms / m.latency_ms,
+        }
+
+    @property
+    def ends(self) -> dict[str, Interval | None]:
+        """The intervals of those figures that have one: over items, or the quartiles of what was timed."""
+        m = self.measurement
+        return {
+            "accuracy": accuracy_interval(m),
+            "retention": retention_interval(m, self.dense),
+            "kl": kl_interval(m),
+            "latency_ms": latency_quartiles(m),
+        }
+
+    @property
+    def n(self) -> int:
+        """Items that accuracy was counted on, or KL where there is none."""
+        return self.measurement.n_choice_items or self.measurement.n_items
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A variant over the seeds of one model and target.
+
+    Attributes:
+        variant: Its name, or "selected" for whichever row each study selected.
+        seeds: The single seeds.
+        figures: Mean and interval of each figure that every seed knows.
+    """
+
+    variant: str
+    seeds: tuple[Seed, ...]
+    figures: Mapping[str, tuple[float, Interval | None]]
+
+
+@dataclass(frozen=True)
+class Group:
+    """The studies of one model at one target.
+
+    Attributes:
+        model: The model.
+        target: Overall sparsity aimed at; None where the knee was selected.
+        means: Its variants in the order of a report's table, then what was selected.
+    """
+
+    model: str
+    target: float | None
+    means: tuple[Mean, ...]
+
+    @property
+    def title(self) -> str:
+        """What the studies have in common, in words."""
+        aim = "no target" if self.target is None else f"target {self.target:.1%} overall sparsity"
+        return f"{self.model}, {aim}"
+
+
+def write_comparison(rows: Sequence[Mapping[str, Any]], folder: Path) -> ComparisonPaths:
+    """Write `comparison.html`, `comparison.md`, `comparison.csv` and `comparison.json`, each replaced as a whole.
+
+    Args:
+        rows: A study each: "study", "model", "target", "seed", "measurements" (a sequence of `Measurement`) and
+            "selection" (`StudyRecord.facts["selection"]`, or None).
+        folder: Where to; made if missing.
+
+    Returns:
+        The files written.
+    """
+    groups = grouped(rows)
+    records = [record for group in groups for record in _records(group)]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = ComparisonPaths(*(folder / f"comparison.{kind}" for kind in ("html", "md", "csv", "json")))
+    tables = [(group.title, comparison_table(group), seeds_table(group)) for group in groups if group.means]
+    page = (
+        environment()
+        .get_template("comparison.html.j2")
+        .render(title=_title(rows), method=METHOD, tables=tables, missing=_missing(rows))
+    )
+    contents = (
+        page,
+        _markdown(rows, tables),
+        records_csv(records),
+        json.dumps(jsonable({"method": METHOD, "rows": records}), indent=1, allow_nan=False) + "\n",
+    )
+    for path, content in zip(paths, contents, strict=True):
+        replace_file(path, content)
+    return paths
+
+
+def grouped(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Studies by model and target, in the order in which these first appear; see `write_comparison`."""
+    keys = list(dict.fromkeys((row["model"], row["target"]) for row in rows))
+    return [
+        Group(model, target, _means([row for row in rows if (row["model"], row["target"]) == (model, target)]))
+        for model, target in keys
+    ]
+
+
+def comparison_table(group: Group) -> Table:
+    """The means of a group, a row each variant."""
+    rows = []
+    for mean in group.means:
+        cells = [Cell(mean.variant, counted(len(mean.seeds), "seed")), Cell(_items(mean.seeds))]
+        for name, form in _FIGURES.items():
+            if name in mean.figures:
+                value, ends = mean.figures[name]
+                cells.append(Cell(f"{value:{form}}", bracketed(ends, form)))
+            else:
+                cells.append(UNKNOWN)
+        rows.append(Row(tuple(cells), VARIANT_COLOURS.get(mean.variant, ""), mean.variant == SELECTED))
+    return Table((Column("variant"), Column("n"), *(Column(title, "95% over seeds") for title in _TITLES)), tuple(rows))
+
+
+def seeds_table(group: Group) -> Table:
+    """Every seed of a group, a row each variant and study."""
+    rows = []
+    for mean in group.means:
+        for one in sorted(mean.seeds, key=lambda one: one.seed):
+            m, found = one.measurement, one.figures
+            known = {name: f"{value:{_FIGURES[name]}}" for name, value in found.items() if value is not None}
+            known["kl"] = kl_text(m.kl)
+            label = f"{mean.variant}: {m.variant}" if mean.variant == SELECTED else mean.variant
+            cells = [
+                Cell(label, one.study),
+                Cell(str(one.seed)),
+                Cell(str(one.n)),
+                *(
+                    Cell(known[name], bracketed(one.ends.get(name), _FIGURES[name])) if name in known else UNKNOWN
+                    for name in _FIGURES
+                ),
+            ]
+            rows.append(Row(tuple(cells), VARIANT_COLOURS.get(m.variant, ""), mean.variant == SELECTED))
+    columns = (Column("variant"), Column("seed"), Column("n"), *(Column(title) for title in _TITLES))
+    return Table(columns, tuple(rows))
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> tuple[Mean, ...]:
+    found: dict[str, list[Seed]] = {variant: [] for variant in (*NAMED_VARIANTS, SELECTED)}
+    for row in rows:
+        tested = [m for m in row["measurements"] if m.split == "test"]
+        dense = next((m for m in tested if m.variant == "dense"), None)
+        for variant in NAMED_VARIANTS:
+            m = next((m for m in tested if m.variant == variant), None)
+            if m is not None:
+                found[variant].append(Seed(row["study"], row["seed"], m, dense))
+        selected = _selected(tested, row["selection"])
+        if selected is not None:
+            found[SELECTED].append(Seed(row["study"], row["seed"], selected, dense))
+    return tuple(Mean(variant, tuple(seeds), _averages(seeds)) for variant, seeds in found.items() if seeds)
+
+
+def _selected(tested: Sequence[Measurement], selection: Mapping[str, Any] | None) -> Measurement | None:
+    """The selected point: under its name, if it has one, rather than as a candidate."""
+    if selection is None:
+        return None
+    wanted = (selection["trial"], selection.get("router"))
+    matching = [m for m in tested if m.trial is not None and (m.trial, m.router) == wanted]
+    return min(matching, key=lambda m: m.variant not in NAMED_VARIANTS, default=None)
+
+
+def _averages(seeds: Sequence[Seed]) -> dict[str, tuple[float, Interval | None]]:
+    found = {}
+    for name in _FIGURES:
+        values = [one.figures[name] for one in seeds]
+        known = [value for value in values if value is not None]
+        # A mean of some of the seeds would be of another thing than the others of its row.
+        if len(known) == len(values):
+            found[name] = mean_interval(known)
+    return found
+
+
+def _records(group: Group) -> list[dict[str, Any]]:
+    """A record for each seed of each variant, and one for the mean; all with the same keys."""
+    records: list[dict[str, Any]] = []
+    for mean in group.means:
+        first = {"model": group.model, "target": group.target, "variant": mean.variant}
+        for one in mean.seeds:
+            about = {"kind": "seed", "study": one.study, "seeds": str(one.seed)}
+            counted_on = {"measured_as": one.measurement.variant, "n": one.n}
+            figures = {name: (value, one.ends.get(name)) for name, value in one.figures.items()}
+            records.append({**first, **about, **counted_on, **_numbers(figures)})
+        about = {"kind": "mean", "study": "", "seeds": " ".join(str(one.seed) for one in mean.seeds)}
+        counted_on = {"measured_as": "", "n": sum(one.n for one in mean.seeds)}
+        records.append({**first, **about, **counted_on, **_numbers(mean.figures)})
+    return records
+
+
+def _numbers(figures: Mapping[str, tuple[float | None, Interval | None]]) -> dict[str, float | None]:
+    """Value and ends of every figure under names of their own."""
+    numbers: dict[str, float | None] = {}
+    for name in _FIGURES:
+        value, ends = figures.get(name, (None, None))
+        low, high = ends or (None, None)
+        numbers |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return numbers
+
+
+def _items(seeds: Sequence[Seed]) -> str:
+    counts = [one.n for one in seeds]
+    return f"{len(counts)} × {counts[0]}" if len(set(counts)) == 1 else " + ".join(str(count) for count in counts)
+
+
+def _title(rows: Sequence[Mapping[str, Any]]) -> str:
+    n = len({row["study"] for row in rows})
+    return f"Comparison of {counted(n, 'study', 'studies')}"
+
+
+def _missing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Which studies are not in the means, so that no failure goes unseen."""
+    untested = [row["study"] for row in rows if not any(m.split == "test" for m in row["measurements"])]
+    return [f"Without test measurements, and so in no mean: {', '.join(untested)}."] if untested else []
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]], tables: Sequence[tuple[str, Table, Table]]) -> str:
+    parts = [f"# {text(_title(rows))}", text(METHOD), *(text(words) for words in _missing(rows))]
+    for title, means, seeds in tables:
+        parts += [f"## {text(title)}", table(means), "### Each seed", table(seeds)]
+    return "\n\n".join(parts) + "\n"

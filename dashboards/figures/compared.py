@@ -1,0 +1,196 @@
+"""Figures that compare who decides which tokens skip: over all test items, and group by group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dashboards.data import NAMED_VARIANTS
+from dashboards.figures.appearance import (
+    INKED,
+    VARIANT_COLOURS,
+    VARIANT_SYMBOLS,
+    VARIANT_TITLES,
+    empty_figure,
+    log_axis,
+    log_floor,
+    plain_text,
+    styled,
+)
+from dashboards.figures.marks import (
+    Range,
+    accuracy_range,
+    all_have_accuracy,
+    error_bars,
+    hover,
+    kl_range,
+    latency_range,
+    span,
+)
+from studies import GroupAccuracy, Measurement
+
+_TITLE = "Dense, uniform, static, dynamic, refined"
+# Grey is read on white and on black.
+_WHISKERS: dict[str, Any] = {"color": "#808080", "thickness": 1.5, "width": 5}
+_FAINT = 0.5
+
+
+def comparison_figure(measurements: Sequence[Measurement], selected: Measurement | None = None) -> go.Figure:
+    """KL, accuracy where data has choices, and latency of dense, uniform, static, dynamic and refined.
+
+    KL is drawn as bars from 0, or, where it spans more than a decade and a half, as points on a logarithmic axis, on
+    which the length of a bar would mean nothing.
+
+    Args:
+        measurements: What was measured on test items; candidates of the front are left out.
+        selected: The selected point, whose name is bold.
+    """
+    shown = [m for variant in NAMED_VARIANTS for m in measurements if m.variant == variant]
+    if not shown:
+        return empty_figure(_TITLE, "Nothing has been measured yet.")
+    by_accuracy = all_have_accuracy(shown)
+    titles = ["KL to dense, nats per token<br>(lower is better)"]
+    titles += ["Accuracy<br>(higher is better)"] if by_accuracy else []
+    titles += ["Measured latency, ms<br>(lower is better)"]
+    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.07)
+    last, floor = len(titles), log_floor(m.kl for m in shown)
+    for m in shown:
+        _add_kl(figure, m, floor)
+        if by_accuracy:
+            _add_bar(figure, m, accuracy_range(m), f"{m.accuracy:.1%}", 2)
+        _add_bar(figure, m, latency_range(m), f"{m.latency_ms:.1f}", last)
+    if floor is None:
+        top = max(kl_range(m)[2] for m in shown)
+        figure.update_yaxes(range=[0, 1.15 * top or 1.0], row=1, col=1)
+    else:
+        figure.update_yaxes(**log_axis(floor, 1.5 * max(m.kl for m in shown)), row=1, col=1)
+    if by_accuracy:
+        figure.update_yaxes(tickformat=".0%", range=[0, 1.12], tickvals=[0, 0.25, 0.5, 0.75, 1], row=1, col=2)
+    figure.update_yaxes(range=[0, 1.15 * max(m.latency_high_ms for m in shown)], row=1, col=last)
+    names = [m.variant for m in shown]
+    labels = [f"<b>{m.variant}</b>" if m is selected else m.variant for m in shown]
+    figure.update_xaxes(showgrid=False, tickvals=names, ticktext=labels, tickangle=0, tickfont_size=12)
+    figure.update_annotations(font_size=13)
+    whiskers = "95% intervals; of latency, quartiles" if by_accuracy or shown[0].kl_low is not None else "quartiles"
+    subtitle = f"{_sparsities(shown)}<br>n = {span([m.n_items for m in shown])} test items; whiskers: {whiskers}"
+    figure = styled(figure, _TITLE, subtitle, height=430, panels=True)
+    return figure.update_layout(showlegend=False, margin_b=40)
+
+
+def groups_figure(groups: Sequence[GroupAccuracy], selected: str | None) -> go.Figure:
+    """Accuracy by group of items, dense and the selected variant in full, the others faint.
+
+    Args:
+        groups: In the order to draw them in.
+        selected: Which variant was selected; None draws all alike.
+    """
+    title = "Accuracy by group of items"
+    if not groups:
+        return empty_figure(title, "The data has no groups, or no choices.")
+    variants = [variant for variant in NAMED_VARIANTS if any(variant in one.accuracy for one in groups)]
+    figure = go.Figure()
+    for place, variant in enumerate(variants):
+        inked = INKED if variant == "dense" else None
+        known = [(index, one) for index, one in enumerate(groups) if variant in one.accuracy]
+        # Side by side, or whiskers would cover each other.
+        offset = 0.13 * (place - (len(variants) - 1) / 2)
+        values = [one.accuracy[variant] for _, one in known]
+        ends = [one.interval.get(variant, (value, value)) for (_, one), value in zip(known, values, strict=True)]
+        figure.add_scatter(
+            x=[index + offset for index, _ in known],
+            y=values,
+            error_y=error_bars([(low, value, high) for (low, high), value in zip(ends, values, strict=True)]),
+            mode="markers",
+            name=f"{VARIANT_TITLES[variant]} (selected)" if variant == selected else VARIANT_TITLES[variant],
+            opacity=1.0 if selected is None or variant in ("dense", selected) else _FAINT,
+            marker={"color": VARIANT_COLOURS[variant], "symbol": VARIANT_SYMBOLS[variant], "size": 11},
+            hovertext=[
+                f"<b>{VARIANT_TITLES[variant]}</b><br>{plain_text(one.group)}, n = {one.n_items}<br>"
+                f"accuracy {value:.1%} [{low:.1%}, {high:.1%}]"
+                for (_, one), value, (low, high) in zip(known, values, ends, strict=True)
+            ],
+            hoverinfo="text",
+            meta=inked,
+        )
+    figure.update_xaxes(
+        tickvals=list(range(len(groups))),
+        ticktext=[f"{plain_text(_shortened(one.group))}<br>n = {one.n_items}" for one in groups],
+        range=[-0.6, len(groups) - 0.4],
+        showgrid=False,
+    )
+    lowest = min(low for one in groups for low, _ in one.interval.values()) if any(g.interval for g in groups) else 0.0
+    figure.update_yaxes(title="accuracy (higher is better)", tickformat=".0%", range=[max(0.0, lowest - 0.05), 1.03])
+    return styled(figure, title, "Test items; whiskers: 95% Wilson intervals", height=440).update_layout(margin_b=120)
+
+
+def _shortened(text: str) -> str:
+    """A name that leaves room for others on an axis."""
+    return text if len(text) <= 24 else f"{text[:23]}…"
+
+
+def _sparsities(shown: Sequence[Measurement]) -> str:
+    """The overall sparsity of what is compared; each by itself where they differ, for then it is no fair comparison."""
+    pruned = {m.variant: f"{m.overall_sparsity:.1%}" for m in shown if m.variant != "dense"}
+    if len(set(pruned.values())) <= 1:
+        return f"All pruned at {next(iter(pruned.values()))} overall sparsity" if pruned else "Nothing pruned"
+    return "Overall sparsity: " + ", ".join(f"{variant} {share}" for variant, share in pruned.items())
+
+
+def _add_kl(figure: go.Figure, m: Measurement, floor: float | None) -> None:
+    if floor is None:
+        _add_bar(figure, m, kl_range(m), f"{m.kl:.3g}", 1)
+        return
+    low, middle, high = kl_range(m)
+    # A KL of 0 has no place on the axis: it stands at the bottom, with its number beside it.
+    shown = max(middle, floor)
+    whiskers = error_bars([(min(max(low, floor), shown), shown, max(high, shown))]) | _WHISKERS
+    figure.add_scatter(
+        x=[m.variant],
+        y=[shown],
+        error_y=whiskers,
+        mode="markers",
+        name=m.variant,
+        marker={"color": VARIANT_COLOURS[m.variant], "symbol": VARIANT_SYMBOLS[m.variant], "size": 13},
+        hovertext=[hover(m)],
+        hoverinfo="text",
+        meta=INKED if m.variant == "dense" else None,
+        row=1,
+        col=1,
+    )
+    _add_number(figure, m, max(high, shown), f"{m.kl:.3g}", 1)
+
+
+def _add_bar(figure: go.Figure, m: Measurement, ends: Range, number: str, panel: int) -> None:
+    low, middle, high = ends
+    figure.add_bar(
+        x=[m.variant],
+        y=[middle],
+        width=0.62,
+        name=m.variant,
+        marker={"color": VARIANT_COLOURS[m.variant]},
+        error_y=error_bars([(low, middle, high)]) | _WHISKERS,
+        hovertext=[hover(m)],
+        hoverinfo="text",
+        meta=INKED if m.variant == "dense" else None,
+        row=1,
+        col=panel,
+    )
+    _add_number(figure, m, high, number, panel)
+
+
+def _add_number(figure: go.Figure, m: Measurement, height: float, number: str, panel: int) -> None:
+    # The number stands above the whisker, which would cross a label of the mark's own.
+    figure.add_scatter(
+        x=[m.variant],
+        y=[height],
+        mode="text",
+        text=[number],
+        textposition="top center",
+        name=f"{m.variant} number",
+        hoverinfo="skip",
+        row=1,
+        col=panel,
+    )

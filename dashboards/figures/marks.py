@@ -1,0 +1,85 @@
+"""What figures of measurements draw alike: whiskers, hover labels, and the conditions that numbers hold under."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from dashboards.data import measured_cost
+from dashboards.figures.appearance import VARIANT_TITLES, percentages
+from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles
+from studies import Measurement
+from studies.objectives import COSTS, DEFAULT_COST, objective
+
+Range = tuple[float, float, float]
+
+
+def all_have_accuracy(measurements: Sequence[Measurement]) -> bool:
+    """Whether the data has choices, so that accuracy can be drawn."""
+    return all(m.accuracy is not None for m in measurements)
+
+
+def accuracy_range(m: Measurement) -> Range:
+    """Lower end, value and upper end of an accuracy; all the same where the interval is not known."""
+    accuracy = m.accuracy or 0.0
+    low, high = accuracy_interval(m) or (accuracy, accuracy)
+    return low, accuracy, high
+
+
+def kl_range(m: Measurement) -> Range:
+    """Lower end, value and upper end of a KL; all the same where the interval is not known."""
+    low, high = kl_interval(m) or (m.kl, m.kl)
+    return low, m.kl, high
+
+
+def latency_range(m: Measurement) -> Range:
+    """First quartile, median and third quartile of what was timed."""
+    low, high = latency_quartiles(m)
+    return low, m.latency_ms, high
+
+
+def error_bars(ranges: Sequence[Range]) -> dict[str, Any]:
+    """Error bars from (low, middle, high)."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(0.0, high - middle) for _, middle, high in ranges],
+        "arrayminus": [max(0.0, middle - low) for low, middle, _ in ranges],
+        "thickness": 1,
+        "width": 3,
+    }
+
+
+def span(values: Sequence[int]) -> str:
+    """The least and the most of some counts."""
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def conditions(measurements: Sequence[Measurement], whiskers: Sequence[str], is_timed: bool) -> str:
+    """What the cost is of and on how many items: without it, no number of the figure means anything."""
+    shapes = dict.fromkeys(f"batch {m.batch} × {m.length} tokens" for m in measurements)
+    runs = f", median of {span([m.repeats for m in measurements])} runs" if is_timed else ""
+    said = f"; whiskers: {', '.join(whiskers)}" if whiskers else ""
+    items = span([m.n_items for m in measurements])
+    return f"Prefill of {' and '.join(shapes)}{runs}<br>n = {items} test items{said}"
+
+
+def hover(m: Measurement) -> str:
+    """Everything about a measurement, for a hover label."""
+    trial = "" if m.trial is None else f", trial {m.trial}"
+    low, accuracy, high = accuracy_range(m)
+    counted = [(objective(name), measured_cost(m, name)) for name in COSTS if name != DEFAULT_COST]
+    kl = kl_interval(m)
+    lines = [
+        f"<b>{VARIANT_TITLES.get(m.variant, m.variant)}</b>{trial}",
+        *([] if m.accuracy is None else [f"accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}]"]),
+        f"KL {m.kl:.4g}{'' if kl is None else f' [{kl[0]:.4g}, {kl[1]:.4g}]'} nats per token, "
+        f"perplexity {m.perplexity:.4g}, n = {m.n_items}",
+        f"latency {m.latency_ms:.1f} ms [{m.latency_low_ms:.1f}, {m.latency_high_ms:.1f}], "
+        f"batch {m.batch} × {m.length} tokens",
+        ", ".join(f"{one.title} {one.text(value)}" for one, value in counted if value is not None),
+        f"overall sparsity {m.overall_sparsity:.1%}; % skipped by block:",
+        percentages(m.schedule),
+    ]
+    return "<br>".join(lines)

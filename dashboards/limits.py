@@ -1,0 +1,219 @@
+"""Limits of what was found: where the selected point is beaten, and what the numbers cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dashboards.data import ReportData
+from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap, retention
+from dashboards.summary import best_retention_interval
+from dashboards.tables import bracketed, counted, kl_text
+from studies import Measurement, TrialState
+
+# Half a step of the grid that schedules are on.
+_AT_TARGET = 0.026
+_NAMED_AT_ONCE = 4
+
+
+def limits(data: ReportData) -> list[str]:
+    """What a reader should hold against the figures, most serious first; each a sentence or two."""
+    selected = data.selected
+    found = [] if selected is None else _of_selected(data, selected)
+    return [*found, *_of_routers(data), *_of_rounds(data), *_of_trials(data), *_of_numbers(data, selected)]
+
+
+def disagreements(data: ReportData) -> str:
+    """How often the selected model answers otherwise than the dense one; empty before anybody looked."""
+    seen = data.exhibits
+    if seen is None or not seen.n_items:
+        return ""
+    if not seen.n_disagreements:
+        return f"Dense and selected model give the same answer to all {counted(seen.n_items, 'test item')}."
+    neither = seen.n_disagreements - seen.n_lost - seen.n_won
+    parts = [
+        f"right before and wrong now: {seen.n_lost}",
+        f"wrong before and right now: {seen.n_won}",
+        *([f"wrong both times, in different ways: {neither}"] if neither > 0 else []),
+    ]
+    share = seen.n_disagreements / seen.n_items
+    return (
+        f"Dense and selected model differ on {seen.n_disagreements} of {counted(seen.n_items, 'test item')} "
+        f"({share:.1%}); {', '.join(parts)}."
+    )
+
+
+def _of_selected(data: ReportData, selected: Measurement) -> list[str]:
+    dense = data.measured("dense")
+    others = [m for m in data.results if m is not selected]
+    found = _beaten(selected, [m for m in others if m.variant != "dense" and _no_slower(m, selected, data)])
+    found += _against_dense(data, selected, dense) if dense is not None else []
+    found += _against_wishes(data, selected, dense)
+    unsure = [m for m in others if m.variant not in ("dense", "candidate")]
+    close = [m.variant for m in unsure if overlap(kl_interval(m), kl_interval(selected))]
+    if close:
+        found.append(
+            f"The KL interval of the selected point overlaps with that of {_listed(close)}: these items are too few to "
+            "call one better with confidence."
+        )
+    if data.measured("uniform") is None:
+        found.append("Uniform sparsity was not measured, so what the search is worth is not shown.")
+    return found
+
+
+def _no_slower(m: Measurement, selected: Measurement, data: ReportData) -> bool:
+    """Whether a row takes no longer: by the clock, or relative to dense if it was timed in another sitting."""
+    if data.timed_earlier(m) == data.timed_earlier(selected):
+        return m.latency_ms <= selected.latency_ms
+    own, others = data.dense_timed_with(selected), data.dense_timed_with(m)
+    if own is None or others is None:
+        return False
+    return m.latency_ms / others.latency_ms <= selected.latency_ms / own.latency_ms
+
+
+def _beaten(selected: Measurement, no_slower: Sequence[Measurement]) -> list[str]:
+    """Those of the rows that are no slower which are better."""
+    by_kl = [m for m in no_slower if m.kl < selected.kl]
+    more_right = [m for m in no_slower if (m.accuracy or 0.0) > (selected.accuracy or 0.0)]
+    found = []
+    for better, quality in ((by_kl, "a lower KL"), (more_right, "a higher accuracy")):
+        if not better:
+            continue
+        verb = "is no slower than the selected point and has" if len(better) == 1 else "are no slower and have"
+        sure = ""
+        if not any(_told_apart(m, selected, quality) for m in better):
+            sure = "; its interval overlaps" if len(better) == 1 else "; all their intervals overlap"
+            sure += " with the selected point's, or is not known"
+        found.append(f"{_rows(better, quality)} {verb} {quality}{sure}.")
+    return found
+
+
+def _told_apart(m: Measurement, selected: Measurement, quality: str) -> bool:
+    """Whether the intervals of two measurements are known and apart."""
+    interval = kl_interval if "KL" in quality else accuracy_interval
+    ends = (interval(m), interval(selected))
+    return None not in ends and not overlap(*ends)
+
+
+def _rows(found: Sequence[Measurement], quality: str) -> str:
+    """Rows with the numbers that matter, the first few by name."""
+
+    def said(m: Measurement) -> str:
+        name = m.variant if m.trial is None else f"{m.variant} (trial {m.trial})"
+        number = f"KL {kl_text(m.kl)}" if "KL" in quality else f"accuracy {m.accuracy:.1%}"
+        return f"{name} at {m.latency_ms:.1f} ms with {number}"
+
+    named = [said(m) for m in found[:_NAMED_AT_ONCE]]
+    more = len(found) - len(named)
+    words = _listed([*named, f"{more} more"] if more else named)
+    return words[0].upper() + words[1:]
+
+
+def _against_dense(data: ReportData, selected: Measurement, dense: Measurement) -> list[str]:
+    found = []
+    if overlap(latency_quartiles(selected), latency_quartiles(dense)):
+        found.append("The quartiles of its latency overlap with the dense model's: no speed-up is shown.")
+    elif selected.latency_ms > dense.latency_ms:
+        found.append(
+            f"It is slower than the dense model: {selected.latency_ms:.1f} against {dense.latency_ms:.1f} ms. Routing "
+            "costs more than skipping saves on this input."
+        )
+    if selected.accuracy is None or dense.accuracy is None:
+        found.append("The data has no choices: accuracy and retention are not known, only KL and perplexity.")
+        return found
+    ends, _ = best_retention_interval(data, selected, dense)
+    if ends is not None and ends[1] < 1:
+        found.append(
+            f"Accuracy is lost beyond what chance explains: the interval of retention, {bracketed(ends, '.1%')}, ends "
+            "below 100%."
+        )
+    elif overlap(accuracy_interval(selected), accuracy_interval(dense)):
+        n = selected.n_choice_items or selected.n_items
+        reach = "" if ends is None else f"; with {n} items a retention down to {ends[0]:.1%} is not ruled out"
+        found.append(
+            f"The accuracy intervals of the selected point and the dense model overlap{reach}: no difference is shown, "
+            "which is not the same as none."
+        )
+    return found
+
+
+def _against_wishes(data: ReportData, selected: Measurement, dense: Measurement | None) -> list[str]:
+    """Where the selected point misses, on test items or on the clock, what was asked for."""
+    config, found = data.study.config, []
+    target, limit, least = (config.get(key) for key in ("target_sparsity", "max_latency_ms", "min_retention"))
+    if target is not None and abs(selected.overall_sparsity - target) > _AT_TARGET:
+        found.append(f"The target was an overall sparsity of {target:.1%}; it has {selected.overall_sparsity:.1%}.")
+    if limit is not None and selected.latency_ms > limit:
+        found.append(f"The limit was {limit:g} ms; measured are {selected.latency_ms:.1f} ms.")
+    kept = retention(selected, dense)
+    if least is not None and kept is not None and kept < least:
+        found.append(
+            f"The demand was to retain {least:.1%} of the dense model's accuracy; on the test items {kept:.1%} is "
+            "retained."
+        )
+    elif least is not None and kept is not None and dense is not None:
+        ends, _ = best_retention_interval(data, selected, dense)
+        if ends is not None and ends[0] < least:
+            found.append(f"The interval of retention reaches below the {least:.1%} that were demanded.")
+    return found
+
+
+def _of_routers(data: ReportData) -> list[str]:
+    found = []
+    compared = [run for run in data.router_runs if len(run.curves.get("held_out_kl", [])) > 1]
+    lost = [str(run.config.get("stage", f"router {run.number}")) for run in compared if not run.beats_static]
+    if lost:
+        found.append(
+            "Training found no router that beats the static one's decisions by KL on validation items: "
+            f"{_listed(lost)}."
+        )
+    pair = data.router_pair()
+    if pair is not None and pair[0].kl >= pair[1].kl:
+        found.append(
+            f"On the test items the distilled router has no lower KL than the static one at the same schedule: "
+            f"{kl_text(pair[0].kl)} against {kl_text(pair[1].kl)}."
+        )
+    refined, static = data.measured("refined"), data.measured("static")
+    if refined is not None and static is not None and refined.kl >= static.kl:
+        found.append(
+            f"Refinement brought nothing on the test items: KL {kl_text(refined.kl)}, where static has "
+            f"{kl_text(static.kl)}."
+        )
+    return found
+
+
+def _of_rounds(data: ReportData) -> list[str]:
+    rounds = data.study.facts.get("rounds") or []
+    still = [str(one["round"]) for one in rounds if one.get("growth") is not None and one["growth"] <= 0]
+    if not still:
+        return []
+    return [f"The front did not grow in round{'s' if len(still) > 1 else ''} {_listed(still)}."]
+
+
+def _of_trials(data: ReportData) -> list[str]:
+    failed = [trial for trial in data.trials if trial.state is TrialState.FAILED]
+    if not failed:
+        return []
+    said = f" The last one says: {failed[-1].error}" if failed[-1].error else ""
+    return [f"{len(failed)} of {counted(len(data.trials), 'trial')} failed.{said}"]
+
+
+def _of_numbers(data: ReportData, selected: Measurement | None) -> list[str]:
+    """What holds for every such report, and is easily forgotten."""
+    if not data.results:
+        return []
+    m = selected or data.results[0]
+    found = [
+        f"Latency holds for this machine and a prefill of {m.batch} × {m.length} tokens; shorter prompts and smaller "
+        "batches gain less, and may lose. Tokens that are generated run every block: the longer the answer, the "
+        "smaller the share that is saved.",
+    ]
+    if any(one.variant == "candidate" for one in data.results):
+        found.append(
+            "Many rows were measured, and some look better than they are by chance: the selected point was not chosen "
+            "among them by these numbers, whoever picks another row by them does just that."
+        )
+    return found
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

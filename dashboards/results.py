@@ -1,0 +1,179 @@
+"""The table of results: what was measured on test items, a row each, and how it compares with the dense model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dashboards.data import ReportData
+from dashboards.figures.appearance import VARIANT_COLOURS
+from dashboards.intervals import (
+    Interval,
+    accuracy_interval,
+    kl_interval,
+    latency_quartiles,
+    perplexity_interval,
+    retention,
+    retention_interval,
+)
+from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_text
+from studies import Measurement
+
+_MIB = 2.0**20
+
+
+@dataclass(frozen=True)
+class Result:
+    """A measurement with what it comes to against the dense model.
+
+    Attributes:
+        measurement: What was measured.
+        selected: Whether it is the point that was selected.
+        router: What decides, in words.
+        flops_saved: Share of the dense model's arithmetic that is not done; None where dense was not measured.
+        retention: Accuracy as a share of the dense model's; None where it is not known.
+        retention_interval: A 95 % interval of it, from the Wilson intervals of both accuracies.
+        speed_up: How often it fits into the latency that the dense model had in the same sitting.
+    """
+
+    measurement: Measurement
+    selected: bool
+    router: str
+    flops_saved: float | None
+    retention: float | None
+    retention_interval: Interval | None
+    speed_up: float | None
+
+
+def results(data: ReportData) -> list[Result]:
+    """A result for each measurement on test items, in the order of the table."""
+    dense, selected = data.measured("dense"), data.selected
+    return [
+        Result(
+            measurement=m,
+            selected=m is selected,
+            router=data.router_name(m),
+            flops_saved=None if dense is None else 1 - m.flops / dense.flops,
+            retention=retention(m, dense),
+            retention_interval=retention_interval(m, dense),
+            speed_up=None if (timed := data.dense_timed_with(m)) is None else timed.latency_ms / m.latency_ms,
+        )
+        for m in data.results
+    ]
+
+
+def results_table(data: ReportData) -> Table:
+    """The results as a table."""
+    found = results(data)
+    rows = tuple(
+        Row(
+            tuple(_cells(one)), VARIANT_COLOURS.get(one.measurement.variant, VARIANT_COLOURS["candidate"]), one.selected
+        )
+        for one in found
+    )
+    return Table(_COLUMNS, rows, _reading(data) if found else "")
+
+
+def plain_result(one: Result) -> dict[str, Any]:
+    """A result as numbers, one name each, for JSON and CSV."""
+    m = one.measurement
+    low, high = one.retention_interval or (None, None)
+    figures = asdict(m)
+    schedule = figures.pop("schedule")
+    first = {name: figures.pop(name) for name in ("variant", "trial", "router")}
+    return {
+        **first,
+        "decided_by": one.router,
+        "selected": one.selected,
+        "overall_sparsity": m.overall_sparsity,
+        "flops_saved": one.flops_saved,
+        "retention": one.retention,
+        "retention_low": low,
+        "retention_high": high,
+        "speed_up": one.speed_up,
+        **figures,
+        "schedule": schedule,
+    }
+
+
+_COLUMNS = (
+    Column("variant"),
+    Column("overall sparsity"),
+    Column("FLOPs saved"),
+    Column("accuracy", "95% interval"),
+    Column("n"),
+    Column("retention", "95% interval"),
+    Column("KL, nats per token", "95% interval"),
+    Column("perplexity", "95% interval"),
+    Column("latency, ms", "quartiles"),
+    Column("speed-up"),
+    Column("KV cache, MiB"),
+    Column("peak memory, MiB"),
+)
+
+
+def _cells(one: Result) -> list[Cell]:
+    m = one.measurement
+    return [
+        Cell(f"{m.variant} (selected)" if one.selected else m.variant, _origin(one)),
+        Cell(f"{m.overall_sparsity:.1%}"),
+        UNKNOWN if one.flops_saved is None else Cell(f"{one.flops_saved:.1%}"),
+        UNKNOWN if m.accuracy is None else Cell(f"{m.accuracy:.1%}", bracketed(accuracy_interval(m), ".1%")),
+        Cell(str(m.n_choice_items or m.n_items)),
+        UNKNOWN if one.retention is None else Cell(f"{one.retention:.1%}", bracketed(one.retention_interval, ".1%")),
+        Cell(kl_text(m.kl), bracketed(kl_interval(m), ".4f" if m.kl < 0.05 else ".3f")),
+        Cell(f"{m.perplexity:.3f}", bracketed(perplexity_interval(m), ".3f")),
+        Cell(f"{m.latency_ms:.1f}", bracketed(latency_quartiles(m), ".1f")),
+        UNKNOWN if one.speed_up is None else Cell(f"{one.speed_up:.2f}×"),
+        _mebibytes(m.kv_bytes),
+        _mebibytes(m.peak_bytes),
+    ]
+
+
+def _origin(one: Result) -> str:
+    """Which trial's schedule it is, and who decides."""
+    parts = [] if one.measurement.trial is None else [f"trial {one.measurement.trial}"]
+    return ", ".join(parts if one.measurement.variant == "dense" else [*parts, one.router])
+
+
+def _mebibytes(size: int | None) -> Cell:
+    return UNKNOWN if size is None else Cell(f"{size / _MIB:.2f}")
+
+
+def _reading(data: ReportData) -> str:
+    shown = data.results
+    shapes = " and ".join(dict.fromkeys(f"{m.batch} × {m.length} tokens" for m in shown))
+    repeats = " or ".join(str(count) for count in dict.fromkeys(m.repeats for m in shown))
+    parts = [
+        f"Every number is of test items, which neither search nor training nor selection saw: {_items(shown)}.",
+        f"Latency is the median of {repeats} timed prefills of {shapes}, with quartiles; FLOPs, the KV cache and the "
+        "peak memory of the prefill's activations are counted for the same input.",
+    ]
+    if any(m.accuracy is not None for m in shown):
+        parts.append(
+            "Accuracy has a Wilson interval. Retention is accuracy as a share of the dense model's; its interval is "
+            "made from both Wilson intervals as if the two were independent (MOVER), so it is wider than it had to be."
+        )
+    if any(m.kl_low is not None for m in shown):
+        parts.append("KL and perplexity have bootstrap intervals over items.")
+    if any(m.variant == "candidate" for m in shown):
+        parts.append("Candidates are further points of the front.")
+    if any(data.timed_earlier(m) for m in shown):
+        parts.append(
+            "Candidates were timed in the earlier sitting in which one was selected: their speed-up is against the "
+            "dense model of that sitting, and their milliseconds compare among themselves only."
+        )
+    parts.append(
+        "Under its name stand the trial that a row's schedule comes from and who decides: the static router, or the "
+        "one that was trained in that stage."
+    )
+    return " ".join(parts)
+
+
+def _items(shown: Sequence[Measurement]) -> str:
+    items, choices = {m.n_items for m in shown}, {m.n_choice_items for m in shown}
+    said = " or ".join(str(count) for count in sorted(items))
+    if len(items) == len(choices) == 1 and 0 < min(choices) < min(items):
+        return f"{said} of them, {min(choices)} with choices (n is those)"
+    return f"{said} of them"

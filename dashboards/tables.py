@@ -1,0 +1,93 @@
+"""Tables as values, which pages and Markdown show alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from dashboards.intervals import Interval
+
+
+class Cell(NamedTuple):
+    """What stands in one place of a table.
+
+    Attributes:
+        text: What it says.
+        detail: An interval or a condition, set smaller.
+    """
+
+    text: str
+    detail: str = ""
+
+
+class Column(NamedTuple):
+    """A column's heading, and what its numbers are in."""
+
+    title: str
+    unit: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of a table.
+
+    Attributes:
+        cells: One for each column.
+        colour: Of the dot before it; empty for none.
+        marked: Whether to highlight it.
+    """
+
+    cells: tuple[Cell, ...]
+    colour: str = ""
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under headings, with what to know before reading them.
+
+    Attributes:
+        columns: Their headings.
+        rows: The lines.
+        reading: What the numbers are, in sentences.
+    """
+
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    reading: str = ""
+
+
+UNKNOWN = Cell("–")
+
+
+def row(texts: Sequence[str], *, marked: bool = False) -> Row:
+    """A line of plain cells."""
+    return Row(tuple(Cell(text) for text in texts), marked=marked)
+
+
+def bracketed(interval: Interval | None, form: str) -> str:
+    """An interval as text; empty where there is none."""
+    return "" if interval is None else f"[{interval[0]:{form}}, {interval[1]:{form}}]"
+
+
+def counted(number: int, thing: str, things: str | None = None) -> str:
+    """A number of things in words: "1 router", "2 routers"."""
+    return f"{number} {thing if number == 1 else things or thing + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A duration with the two units that matter: "0.4 s", "12 s", "3 min 20 s", "2 h 5 min"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def kl_text(value: float) -> str:
+    """A KL with enough digits to tell small ones apart."""
+    return f"{value:.4f}" if abs(value) >= 0.001 or abs(value) < 5e-8 else f"{value:.1e}"

@@ -1,0 +1,82 @@
+"""Tables of a study fit a terminal and say what was selected, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from rich.console import Console
+
+from search.cli.tables import print_measurements, print_rounds, print_selection
+from search.config import RunConfig
+from search.description import describe_study
+from studies import Measurement, StudyStore
+from tests.dashboards.records import DATA, REFINED, SELECTION, STATIC, STUDY
+
+
+def described(measurements: Sequence[Measurement] = DATA.measurements, **facts: Any) -> dict[str, Any]:
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", RunConfig(workers=1).model_dump(), STUDY.objectives)
+        for trial in DATA.trials:
+            store.append_trial("one", trial)
+        store.set_facts("one", {**STUDY.facts, **facts})
+        store.choose_trial("one", REFINED.number)
+        store.replace_measurements("one", measurements)
+        return describe_study(store, "one")
+
+
+def printed(show: Callable[[Console, Mapping[str, Any]], None], description: Mapping[str, Any]) -> str:
+    console = Console(width=80, markup=False, highlight=False)
+    with console.capture() as captured:
+        show(console, description)
+    return captured.get()
+
+
+def test_five_rows_are_printed_with_n_and_intervals() -> None:
+    lines = printed(print_measurements, described()).splitlines()
+    names = [line.split()[0] for line in lines if "x" in line.split()[-1:] or line.rstrip().endswith("x")]
+    assert names == ["dense", "uniform", "static", "dynamic", "*refined"]
+    text = "\n".join(lines)
+    assert "n = 200 test items" in text and "[93, 98]" in text and "[.018, .031]" in text and "99.0%" in text
+    # Nothing is folded, and nothing of the validation items or of candidates stands there.
+    assert len(lines) <= 5 + 2 * 5 + 3 and "candidate" not in text and "98.0" not in text
+
+
+def test_data_without_choices_shows_perplexity() -> None:
+    bare = [replace(m, accuracy=None, accuracy_low=None, accuracy_high=None) for m in DATA.measurements]
+    text = printed(print_measurements, described(bare))
+    assert "perplexity" in text and "[1.17, 1.29]" in text and "accuracy" not in text
+
+
+def test_what_an_earlier_version_measured_is_shown_with_its_chosen_trial() -> None:
+    old = [replace(m, kl_low=None, kl_high=None) for m in DATA.measurements if m.variant in ("dense", "static")]
+    old = [replace(m, trial=m.trial and REFINED.number) for m in old if m.split == "test"]
+    text = printed(print_measurements, described(old, selection=None))
+    assert "*static" in text and "dense" in text
+
+
+def test_a_selected_candidate_is_a_row_too() -> None:
+    other = next(m for m in DATA.results if m.variant == "candidate")
+    selection = {**SELECTION, "trial": other.trial, "router": other.router}
+    text = printed(print_measurements, described(selection=selection))
+    assert "*candidate" in text and "*refined" not in text
+
+
+def test_rounds_and_the_reason_are_printed() -> None:
+    description = described()
+    words = " ".join(printed(print_rounds, description).split())
+    assert "1 router 0 40 61.2 66.9 +9.3%" in words and "2 router 1 40 66.9 67.2 +0.4%" in words
+    assert SELECTION["reason"] in " ".join(printed(print_selection, description).split())
+    empty = described(selection=None, rounds=[])
+    assert printed(print_rounds, empty) == printed(print_selection, empty) == ""
+
+
+def test_plain_values_carry_selection_rounds_tuning_and_retention() -> None:
+    description = described()
+    assert description["selection"] == SELECTION and len(description["rounds"]) == 2
+    assert len(description["tuning"]["trials"]) == 3 and description["leaked_examples"] == 7
+    [refined] = [row for row in description["measurements"] if row["variant"] == "refined"]
+    assert refined["selected"] and refined["retention"] == 193 / 200 / (195 / 200)
+    static = next(point for point in description["front"] if point["measured_latency_ms"] is not None)
+    assert static["number"] != STATIC.number or static["measured_latency_ms"] == 31.2

@@ -9,6 +9,7 @@ from functools import cached_property, partial
 from ftp_core.cost import LatencyProfile
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.memory import kv_bytes
+from ftp_core.cost.profile import RouterKind
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
 from search.errors import SearchError
@@ -24,12 +25,14 @@ class Costs:
         batch: Rows of the prefill.
         length: Tokens in each row.
         profile: Predicts latency; None where none was measured.
+        window: Queries that a dynamic router listens to, whose own work then counts; 0 for the static router.
     """
 
     model: SkippingModel
     batch: int
     length: int
     profile: LatencyProfile | None = None
+    window: int = 0
 
     def of(self, schedule: SparsitySchedule) -> dict[str, float]:
         """Every cost that is known: without a profile there is no latency."""
@@ -48,14 +51,23 @@ class Costs:
             return self._kv_bytes
         if self.profile is None:
             raise SearchError("Latency cannot be predicted without a profile: measure one before the search begins.")
-        return partial(self.profile.predict_ms, batch=self.batch, length=self.length)
+        kind: RouterKind = "dynamic" if self.window else "static"
+        return partial(self.profile.predict_ms, batch=self.batch, length=self.length, router=kind)
+
+    def dense(self, name: CostName) -> float:
+        """One of the costs, of the dense model.
+
+        Raises:
+            SearchError: See `function`.
+        """
+        return self.function(name)(SparsitySchedule.uniform(0.0, self.model.n_blocks))
 
     @cached_property
     def _counter(self) -> FlopsCounter:
         return FlopsCounter(self.model)
 
     def _flops(self, schedule: SparsitySchedule) -> float:
-        return self._counter.count(schedule, self.batch, self.length).total
+        return self._counter.count(schedule, self.batch, self.length, window=self.window).total
 
     def _kv_bytes(self, schedule: SparsitySchedule) -> float:
         return float(kv_bytes(self.model, schedule, self.batch, self.length))

@@ -66,6 +66,7 @@ class SearchEngine:
         pruner: Decides that; None for `ParetoHalving`.
         warm: Outcomes of another study, which proposers learn from; those of its front are the first to be tried here.
         generation: Evaluate so many, wait for all of them, and only then ask for more; None for no such barrier.
+        first: Number of the first trial that is proposed here, if the ledger knows none with a higher one.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class SearchEngine:
         pruner: Pruner | None = None,
         warm: Sequence[Outcome] = (),
         generation: int | None = None,
+        first: int = 0,
     ) -> None:
         self._space = space
         self._portfolio = portfolio
@@ -95,7 +97,7 @@ class SearchEngine:
         self._generation = generation
         self._in_flight: dict[Levels, _Flight] = {}
         self._seen: set[int] = set()
-        self._next = 0
+        self._next = first
         self._is_dry = False
         # The front of what has ended, and, for credit, of what proposers have been told: in a deterministic search
         # these are not the same.

@@ -41,8 +41,9 @@ def export_study(store: StudyStore, name: str, directory: Path, include_base: bo
         )
     if directory.exists() and not directory.is_dir():
         raise SearchError(f"{directory} is a file: name a directory to export to.")
-    trial, latest = store.trial(name, study.chosen_trial), store.latest_router(name)
-    router: Router = StaticRouter() if latest is None else router_from_bytes(latest.weights).eval()
+    trial = store.trial(name, study.chosen_trial)
+    run = None if trial.router is None else store.router_runs(name)[trial.router]
+    router: Router = StaticRouter() if run is None else router_from_bytes(run.weights).eval()
     model, tokenizer = load_published(str(study.config["model"]))
     pruned = FTPForCausalLM.from_dense(model, trial.schedule, router)
     origin: dict[str, Any] = {
@@ -55,7 +56,7 @@ def export_study(store: StudyStore, name: str, directory: Path, include_base: bo
         "trial": trial.number,
         "model": study.config["model"],
         "model_fingerprint": study.facts.get("model_fingerprint"),
-        "router": None if latest is None else {"kind": router.kind, "sha256": latest.sha256},
+        "router": None if run is None else {"kind": router.kind, "sha256": run.sha256},
     }
     directory.mkdir(parents=True, exist_ok=True)
     # Written beside their places first, so that none of the files is ever half a file.

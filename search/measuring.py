@@ -1,34 +1,48 @@
-"""The measuring stage: what the points of a front really do, on held-out data and on the clock."""
+"""The measuring stages: what schedules with their routers really do, on held-out data and on the clock."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 
 from ftp_core.cost import FlopsCounter, LatencyProfile, kv_bytes, measure_latency, timing_batch
 from ftp_core.cost.conditions import profile_conditions
-from ftp_core.encoding import PromptBatch
+from ftp_core.cost.memory import peak_activation_bytes
+from ftp_core.cost.timing import Latency
+from ftp_core.encoding import PromptBatch, encoded_fingerprint
 from ftp_core.quality import Quality, QualitySet
-from ftp_core.routers import Router, StaticRouter, router_from_bytes
+from ftp_core.routers import Router, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.open_study import OpenStudy
 from search.profiles import profile_of, say_doubts, say_elsewhere
-from studies import Measurement, TrialRecord, front
+from studies import KnownEvaluation, Measurement
 
 _LENGTH_MULTIPLE = 32
 _QUALITY_BATCH = 16
 
 
 @dataclass(frozen=True)
-class _Variant:
-    """A schedule with a router, as it will be measured."""
+class Variant:
+    """A schedule with a router, as it will be measured.
+
+    Attributes:
+        name: See `Measurement.variant`.
+        schedule: One sparsity per block.
+        router: Decides which tokens are kept.
+        trial: Number of the trial that it comes from; None if from none.
+        number: The router's number in the study; None for the static one.
+    """
 
     name: str
-    trial: int | None
     schedule: SparsitySchedule
     router: Router
+    trial: int | None = None
+    number: int | None = None
 
 
 def latency_profile(study: OpenStudy) -> LatencyProfile:
@@ -53,30 +67,25 @@ def quality_set(study: OpenStudy, split: str) -> QualitySet:
         return QualitySet(study.workload.model.skipping, examples, _QUALITY_BATCH, stage.advance)
 
 
-def measure(study: OpenStudy, chosen: TrialRecord) -> list[Measurement]:
-    """Accuracy and latency of the front, of the distilled router, and of what they compare with.
+def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[Measurement]:
+    """Quality of variants on a split, and how long a prefill takes under each; variants take turns on the clock.
+
+    Qualities are kept in the database one by one, so that a stage that was stopped goes on with the next.
 
     Args:
-        study: What to measure.
-        chosen: The trial that was chosen from its front.
+        study: Whose variants.
+        variants: What to measure.
+        split: "validation" or "test".
     """
-    variants = _variants(study, chosen)
-    config, model = study.config, study.workload.model.skipping
-    test = quality_set(study, "test")
-    qualities: list[Quality] = []
-    with study.view.stage("Measuring quality", len(variants)) as stage:
-        for variant in variants:
-            qualities.append(test.evaluate(variant.schedule, variant.router, choices=True))
-            stage.advance()
+    model = study.workload.model.skipping
+    qualities = _qualities(study, variants, split)
     prompts = timed_prompts(study)
     batch, length = prompts.ids.shape
-    with study.view.stage("Measuring latency", config.repeats) as stage, torch.inference_mode():
-        latencies = measure_latency(
-            model, prompts, [(v.schedule, v.router) for v in variants], config.repeats, stage.advance
-        )
+    latencies = _latencies(study, variants, prompts)
     measurements, counter = [], FlopsCounter(model)
     for variant, quality, latency in zip(variants, qualities, latencies, strict=True):
         low, high = quality.accuracy_interval or (None, None)
+        window = variant.router.window
         measurements.append(
             Measurement(
                 variant=variant.name,
@@ -95,8 +104,13 @@ def measure(study: OpenStudy, chosen: TrialRecord) -> list[Measurement]:
                 repeats=latency.repeats,
                 batch=batch,
                 length=length,
-                flops=counter.count(variant.schedule, batch, length, window=variant.router.window).total,
+                flops=counter.count(variant.schedule, batch, length, window=window).total,
                 kv_bytes=kv_bytes(model, variant.schedule, batch, length),
+                split=split,
+                router=variant.number,
+                peak_bytes=peak_activation_bytes(model, variant.schedule, batch, length, window),
+                **_ends("kl", quality.kl_interval),
+                **_ends("perplexity", quality.perplexity_interval),
             )
         )
     return measurements
@@ -111,28 +125,51 @@ def timed_prompts(study: OpenStudy) -> PromptBatch:
     return timing_batch(prompts, study.config.latency_batch, min(length, study.workload.model.skipping.context))
 
 
-def _variants(study: OpenStudy, chosen: TrialRecord) -> list[_Variant]:
-    n_blocks, static = study.workload.model.skipping.n_blocks, StaticRouter()
-    variants = [
-        _Variant("dense", None, SparsitySchedule.uniform(0.0, n_blocks), static),
-        _Variant("uniform", None, SparsitySchedule.uniform(chosen.overall_sparsity, n_blocks), static),
-    ]
-    points = _spread(front(study.store.trials(study.name)), study.config.measured_points, chosen)
-    variants += [_Variant("static", p.number, SparsitySchedule(p.schedule), static) for p in points]
-    latest = study.store.latest_router(study.name)
-    if latest is not None and latest.trial == chosen.number:
-        router = router_from_bytes(latest.weights).eval()
-        variants.append(_Variant("dynamic", latest.trial, SparsitySchedule(latest.schedule), router))
-    return variants
+def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[Quality]:
+    """Quality of each variant: remembered, or found out now."""
+    examples: QualitySet | None = None
+    qualities = []
+    data = encoded_fingerprint(study.workload.splits[split])
+    with study.view.stage(f"Measuring quality, {split}", len(variants)) as stage:
+        for variant in variants:
+            schedule = tuple(variant.schedule)
+            context = _quality_context(study, data, variant.router)
+            known = study.store.known_evaluations(context, [schedule]).get(schedule)
+            if known is None:
+                study.lease.check()
+                examples = quality_set(study, split) if examples is None else examples
+                quality = examples.evaluate(variant.schedule, variant.router, choices=True, intervals=True)
+                study.store.keep_evaluation(context, KnownEvaluation(schedule, asdict(quality), 0.0))
+                # As it will be read the next time: JSON knows no tuples.
+                known = KnownEvaluation(schedule, json.loads(json.dumps(asdict(quality))), 0.0)
+            qualities.append(_quality(known.metrics))
+            stage.advance()
+    return qualities
 
 
-def _spread(points: Sequence[TrialRecord], most: int, chosen: TrialRecord) -> list[TrialRecord]:
-    """At most `most` points of a front, evenly spread along it, the chosen one among them."""
-    points = list(points)
-    if len(points) > most:
-        picked = {round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)}
-        points = [point for index, point in enumerate(points) if index in picked]
-    if all(point.number != chosen.number for point in points):
-        nearest = min(range(len(points)), key=lambda i: abs(points[i].overall_sparsity - chosen.overall_sparsity))
-        points[nearest] = chosen
-    return points
+def _quality_context(study: OpenStudy, data: str, router: Router) -> str:
+    """Hash of what a quality depends on beside the schedule."""
+    deciding = hashlib.sha256(router_to_bytes(router)).hexdigest() if isinstance(router, ScoringRouter) else router.kind
+    parts = ["quality", study.workload.model.fingerprint(), data, deciding]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _quality(figures: Mapping[str, Any]) -> Quality:
+    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in figures.items()}
+    return Quality(**values)
+
+
+def _latencies(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch) -> list[Latency]:
+    runs = study.config.timed_runs
+    with study.view.stage("Measuring latency", runs) as stage, torch.inference_mode():
+        return measure_latency(
+            study.workload.model.skipping,
+            prompts,
+            [(one.schedule, one.router) for one in variants],
+            runs,
+            stage.advance,
+        )
+
+
+def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float]:
+    return {} if interval is None else {f"{name}_low": interval[0], f"{name}_high": interval[1]}

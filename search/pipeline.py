@@ -1,39 +1,39 @@
-"""From a configuration to a measured front: search, choose, distil, measure; the study keeps each stage as it ends."""
+"""From a configuration to a pruned model and its report: stages, each of which continues where the study stands."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from ftp_core.distillation import distill
-from ftp_core.distillation_config import DistillationConfig
-from ftp_core.routers import router_to_bytes
-from ftp_core.schedule import SparsitySchedule
+from search.choosing import choose_from_front, chosen_trial
+from search.concluding import (
+    compare_selected,
+    export_selected,
+    measure_candidates,
+    note_selection,
+    select_candidate,
+)
 from search.config import RunConfig
 from search.errors import SearchError
-from search.measuring import measure, quality_set
 from search.open_study import OpenStudy
 from search.progress import ProgressView
-from search.searching import search_schedules, study_costs
+from search.refining import distill_again, refine
+from search.rounds import first_round, rounds_of, with_fresh_rounds
+from search.searching import Search, search_schedules, study_costs
+from search.stages import LAST_STAGES, Stages
 from search.workload import Workload, load_workload
-from studies import (
-    Lease,
-    LeaseLostError,
-    RouterRun,
-    StorageError,
-    StudyState,
-    StudyStore,
-    TrialRecord,
-    closest_to_sparsity,
-    front,
-    knee,
-)
+from studies import Lease, StudyStore, closest_to_sparsity, front
+
+# Writes the report of the study into a folder; gives its files.
+Report = Callable[[Path], Sequence[Path]]
 
 
 class Pipeline:
     """The stages of one study, each of which continues where the study stands.
+
+    They are `search`, then rounds of `distill-n` and `refine-n` while the front grows, with `tune` before the first,
+    then `measure`, `select`, `test`, `export` and `report`. One that has finished is not run again: for a search to go
+    on, let it be forgotten (`StudyStore.forget_stages`).
 
     Args:
         store: Where the study lives; it must exist.
@@ -41,6 +41,9 @@ class Pipeline:
         lease: The right to work on it.
         view: Where progress is drawn.
         workload: Model and data, if they are loaded already.
+
+    Attributes:
+        config: How the study is configured.
 
     Raises:
         SearchError: Model or data are not those that the study began with.
@@ -50,174 +53,120 @@ class Pipeline:
     def __init__(
         self, store: StudyStore, name: str, lease: Lease, view: ProgressView, workload: Workload | None = None
     ) -> None:
-        self._store = store
-        self._name = name
-        self._lease = lease
-        self._view = view
         self.config = RunConfig.stored(store.study(name).config)
-        self.workload = load_with_progress(self.config, view) if workload is None else workload
+        workload = load_with_progress(self.config, view) if workload is None else workload
+        self._study = OpenStudy(store, name, lease, self.config, workload, view)
         self._check_workload()
-        self._study = OpenStudy(store, name, lease, self.config, self.workload, view)
+        self._stages = Stages(self._study)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """The study's state while stages run: running, then finished, or stopped or failed if they do not end well."""
-        self._store.set_state(self._name, StudyState.RUNNING)
-        with self._noted(lambda state: self._store.set_state(self._name, state)):
-            yield
+    def run(self, report: Report) -> None:
+        """Every stage that is still missing.
 
-    @contextmanager
-    def _stage(self, stage: str) -> Iterator[None]:
-        """Note when a stage begins, and when and how it ends."""
-        self._store.begin_stage(self._name, stage)
-        with self._noted(lambda state: self._store.end_stage(self._name, stage, state)):
-            yield
-
-    @contextmanager
-    def _noted(self, note: Callable[[StudyState], object]) -> Iterator[None]:
-        """Note how what happens inside ends: finished, stopped, or failed."""
-        try:
-            yield
-        except LeaseLostError:
-            # The study is another process's now, and so is what is said of it.
-            raise
-        except BaseException as error:
-            try:
-                # A study that nobody works on counts as stopped, so this is not worth waiting for.
-                with self._store.hurried():
-                    note(StudyState.STOPPED if isinstance(error, KeyboardInterrupt) else StudyState.FAILED)
-            except StorageError as unwritten:
-                self._view.console.print(f"How study {self._name!r} ended is not written: {unwritten}", highlight=False)
-            raise
-        note(StudyState.FINISHED)
-
-    def run(self) -> None:
-        """Every stage that is still missing."""
-        with self.running():
-            self.search()
-            self.distill()
-            self.measure()
+        Args:
+            report: Writes the report; called as the last stage, also if no other one is missing.
+        """
+        with self._stages.running(self._foreseen()):
+            self._search()
+            refine(self._study, self._stages)
+            self._once("measure", measure_candidates)
+            self._once("select", select_candidate)
+            self._end(self._first_router(), report)
 
     def search_only(self) -> None:
         """The search stage alone."""
-        with self.running():
-            self.search()
+        with self._stages.running(["search"]):
+            self._search()
 
     def distill_only(
-        self, router_steps: int | None = None, seed: int | None = None, target_sparsity: float | None = None
+        self, router_steps: int | None, seed: int | None, target_sparsity: float | None, report: Report
     ) -> None:
-        """A new router for the chosen schedule, measured.
+        """A new router for the chosen schedule, compared on the test examples; it is chosen if it beats the static one.
 
         Args:
             router_steps: Steps of its training; None for the study's own.
             seed: Of its training; None for the study's own.
             target_sparsity: Choose the front's best schedule at this overall sparsity first.
+            report: Writes the report.
 
         Raises:
             SearchError: No schedule is chosen yet, or the chosen one skips nothing.
         """
-        chosen = self._chosen()
+        study = self._study
+        chosen = chosen_trial(study)
         if target_sparsity is not None:
-            chosen = closest_to_sparsity(front(self._store.trials(self._name)), target_sparsity)
+            chosen = closest_to_sparsity(front(study.store.trials(study.name)), target_sparsity)
         if not any(chosen.schedule):
             raise SearchError(
-                f"The chosen schedule of study {self._name!r} skips nothing, so there is nothing to route: "
+                f"The chosen schedule of study {study.name!r} skips nothing, so there is nothing to route: "
                 "choose another with --target-sparsity."
             )
-        with self.running():
-            self._store.choose_trial(self._name, chosen.number)
-            steps = self.config.router_steps if router_steps is None else router_steps
-            with self._stage("distill"):
-                self._train_router(chosen, steps, self.config.seed if seed is None else seed)
-            self.measure()
+        with self._stages.running(["distill", "test", "export", "report"]):
+            self._stages.forget(LAST_STAGES)
+            router_run = distill_again(study, self._stages, chosen, router_steps, seed)
+            note_selection(study, "distill", "Its schedule was chosen to distil a new router for.")
+            self._end(router_run, report)
+
+    def _foreseen(self) -> list[str]:
+        """The stages that are to come, if no round ends the refinement early."""
+        config = self.config
+        first = first_round(self._study.store.study(self._study.name).facts)
+        rounds = [f"{kind}-{n}" for n in range(first, first + config.rounds) for kind in ("distill", "refine")]
+        last = [stage for stage in LAST_STAGES if stage != "export" or config.export != "none"]
+        return ["search", *(["tune"] if rounds and config.router_trials else []), *rounds, *last]
 
     def _check_workload(self) -> None:
         """Compare model and data with what the study began with, or record them if it begins now."""
-        model = self.workload.model.skipping
-        found = {
-            "model_fingerprint": self.workload.model.fingerprint(),
-            "data_fingerprint": self.workload.data_fingerprint,
-        }
-        facts = self._store.study(self._name).facts
+        store, name, workload = self._study.store, self._study.name, self._study.workload
+        found = {"model_fingerprint": workload.model.fingerprint(), "data_fingerprint": workload.data_fingerprint}
+        facts = store.study(name).facts
         for key, value in found.items():
             if facts.get(key, value) != value:
                 raise SearchError(
-                    f"The {key.split('_')[0]} changed since study {self._name!r} began: its trials would not "
+                    f"The {key.split('_')[0]} changed since study {name!r} began: its trials would not "
                     "compare with new ones. Restore it, or start a new study."
                 )
-        counts = {"n_blocks": model.n_blocks, "dropped_examples": self.workload.dropped}
-        self._store.set_facts(self._name, found | counts)
+        counts = {
+            "n_blocks": workload.model.skipping.n_blocks,
+            "dropped_examples": workload.dropped,
+            "leaked_examples": workload.leaked,
+            "split_sizes": dict(workload.split_sizes),
+        }
+        store.set_facts(name, found | counts)
 
-    def search(self) -> None:
-        """Evaluate schedules until the budget is used."""
-        n_trials = self._store.n_trials(self._name)
-        if n_trials < self.config.trials:
-            with self._stage("search"):
-                search_schedules(self._study, study_costs(self._study))
-        elif self._store.study(self._name).chosen_trial is not None:
+    def _search(self) -> None:
+        """Evaluate schedules with the static router until the budget is used."""
+        study, store, name = self._study, self._study.store, self._study.name
+        if self._stages.has_finished("search"):
             return
-        trials = self._store.trials(self._name)
-        points = front(trials)
-        if not points:
-            raise SearchError(_nothing_found(trials, self.config))
-        self._store.choose_trial(self._name, choose(points, self.config.target_sparsity).number)
+        if rounds_of(store.study(name).facts):
+            # The front that they refined is about to change.
+            store.set_facts(name, with_fresh_rounds(store.study(name).facts))
+        self._stages.forget(LAST_STAGES)
+        with self._stages.stage("search"):
+            if sum(trial.round == 0 for trial in store.each_trial(name)) < self.config.trials:
+                search = Search(0, self.config.trials, first_trial=store.n_begun(name))
+                search_schedules(study, study_costs(study), search)
+            choose_from_front(study)
 
-    def _chosen(self) -> TrialRecord:
-        number = self._store.study(self._name).chosen_trial
-        if number is None:
-            raise SearchError(
-                f"Study {self._name!r} has no chosen schedule yet: finish its search with "
-                f"`ftp-search resume {self._name}`."
-            )
-        return self._store.trial(self._name, number)
+    def _first_router(self) -> int | None:
+        """Number of the router that was distilled on what the first search found; None if there is none."""
+        facts = self._study.store.study(self._study.name).facts
+        one = rounds_of(facts).get(first_round(facts))
+        return None if one is None else one.router_run
 
-    def distill(self) -> None:
-        """Train a dynamic router on the chosen schedule, unless the study has one or the schedule skips nothing."""
-        chosen = self._chosen()
-        latest = self._store.latest_router(self._name)
-        if latest is not None and latest.trial == chosen.number:
-            return
-        if not any(chosen.schedule):
-            self._view.console.print("The chosen schedule skips nothing: there is no router to distil.")
-            return
-        with self._stage("distill"):
-            self._train_router(chosen, self.config.router_steps, self.config.seed)
+    def _end(self, router_run: int | None, report: Report) -> None:
+        """Everything behind the selection."""
+        self._once("test", lambda study: compare_selected(study, router_run))
+        if self.config.export != "none":
+            self._once("export", export_selected)
+        with self._stages.stage("report"):
+            report(self.config.folder(self._study.name))
 
-    def _train_router(self, chosen: TrialRecord, steps: int, seed: int) -> None:
-        model, splits = self.workload.model.skipping, self.workload.splits
-        config = DistillationConfig(steps=steps, seed=seed)
-        held_out = quality_set(self._study, "validation")
-        examples = splits["calibration"]
-        n_batches = -(-len(examples) // config.batch_size)
-        with self._view.stage("Distilling the router", n_batches + config.steps) as stage:
-            result = distill(
-                model,
-                examples,
-                [SparsitySchedule(chosen.schedule)],
-                config,
-                held_out=held_out,
-                on_step=lambda _, kl: stage.advance(note=f"held-out KL {kl:.3g}"),
-                on_taught=lambda: stage.advance(note="dense answers"),
-            )
-        weights = router_to_bytes(result.router)
-        self._store.add_router_run(
-            self._name,
-            RouterRun(
-                trial=chosen.number,
-                schedule=chosen.schedule,
-                config=config.to_json(),
-                curves=result.curves,
-                weights=weights,
-                sha256=hashlib.sha256(weights).hexdigest(),
-                seconds=result.seconds,
-                created_at=datetime.now(UTC),
-            ),
-        )
-
-    def measure(self) -> None:
-        """Measure accuracy and latency of the front, of the distilled router, and of what they compare with."""
-        with self._stage("measure"):
-            self._store.replace_measurements(self._name, measure(self._study, self._chosen()))
+    def _once(self, stage: str, work: Callable[[OpenStudy], None]) -> None:
+        """Run a stage, unless it has finished."""
+        if not self._stages.has_finished(stage):
+            with self._stages.stage(stage):
+                work(self._study)
 
 
 def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
@@ -231,33 +180,6 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
         stage.advance()
     if workload.dropped:
         view.console.print(f"Left out {workload.dropped} examples that exceed the model's context.")
+    if workload.leaked:
+        view.console.print(f"Left out {workload.leaked} examples whose prompt is in another split, too.")
     return workload
-
-
-def choose(points: Sequence[TrialRecord], target_sparsity: float | None) -> TrialRecord:
-    """The point of a front to distil: the best at a target overall sparsity, or else the knee.
-
-    A front of few points can bend at the dense model, which is no find: then it is the knee of the others.
-
-    Args:
-        points: A front, as `front` returns it.
-        target_sparsity: The target, if there is one.
-    """
-    if target_sparsity is not None:
-        return closest_to_sparsity(points, target_sparsity)
-    best = knee(points)
-    sparse = [point for point in points if any(point.schedule)]
-    return best if any(best.schedule) or not sparse else knee(sparse)
-
-
-def _nothing_found(trials: Sequence[TrialRecord], config: RunConfig) -> str:
-    """Why a study has no front."""
-    if not trials:
-        return "No schedule was evaluated: allow the search more seconds."
-    if config.min_accuracy is not None and any(trial.violation > 0 for trial in trials):
-        best = max(trial.metrics.get("accuracy", 0.0) for trial in trials)
-        return (
-            f"None of {len(trials)} trials has an accuracy of {config.min_accuracy:g} on the search set; the best has "
-            f"{best:.3g}. Demand less with --min-accuracy."
-        )
-    return f"All {len(trials)} trials failed; the last one says: {trials[-1].error}"

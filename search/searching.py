@@ -1,15 +1,17 @@
-"""The search stage: builds space, proposers, workers and engine from a study's configuration, and runs them."""
+"""A search of schedules: builds space, proposers, workers and engine from a study's configuration, and runs them."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ftp_core.cost import LatencyProfile
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.encoding import encoded_fingerprint
-from ftp_core.routers import StaticRouter
+from ftp_core.routers import Router, StaticRouter
 from search.config import RunConfig
 from search.cost_ledger import CostLedger
 from search.costs import Costs
@@ -28,7 +30,7 @@ from search.stopping import Stopping
 from search.study_ledger import StudyLedger
 from search.warm_start import warm_outcomes
 from search.workload import search_set
-from studies import TrialRecord, knee
+from studies import TrialRecord, knee, useful_hypervolume
 from studies.objectives import DEFAULT_COST, CostName, objective
 
 if TYPE_CHECKING:
@@ -38,24 +40,59 @@ _SECONDS_BETWEEN_RESIZES = 2.0
 _SECONDS_BETWEEN_NOTES = 0.5
 
 
-def study_costs(study: OpenStudy) -> Costs:
+@dataclass(frozen=True)
+class Search:
+    """Which of a study's searches it is, and with which router.
+
+    Attributes:
+        round: 0 for the first one, n for the n-th refinement.
+        trials: Schedules to evaluate, those of earlier runs of this search included.
+        router: Decides which tokens are kept.
+        number: Its number among the study's routers; None for the static one.
+        sha256: Hash of its weights; None for the static one.
+        first_trial: Number of the search's first trial.
+    """
+
+    round: int
+    trials: int
+    router: Router = field(default_factory=StaticRouter)
+    number: int | None = None
+    sha256: str | None = None
+    first_trial: int = 0
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that it is."""
+        return "search" if self.round == 0 else f"refine-{self.round}"
+
+
+def study_costs(study: OpenStudy, window: int = 0) -> Costs:
     """What a study's schedules cost at its timed input; latency is profiled first if the search needs it.
 
     A search that trades KL against something else takes a profile that is there already, and does without otherwise.
+
+    Args:
+        study: Whose schedules.
+        window: Queries that the router listens to; 0 for the static router.
     """
     model = study.workload.model.skipping
     batch, length = timed_prompts(study).ids.shape
     study.store.set_facts(study.name, {"timed_input": {"batch": batch, "length": length}})
     needs = study.config.predicts_latency
-    return Costs(model, batch, length, latency_profile(study) if needs else _known_profile(study, batch, length))
+    profile = latency_profile(study) if needs else _known_profile(study, batch, length)
+    return Costs(model, batch, length, profile, window)
 
 
-def search_schedules(study: OpenStudy, costs: Costs) -> None:
+def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     """Evaluate schedules until a condition ends it.
+
+    A refinement starts from what earlier searches found: their fronts are evaluated first where another router decides
+    now, and proposers learn from them.
 
     Args:
         study: What to search for.
         costs: What schedules cost there.
+        search: Which search it is.
 
     Raises:
         ConfigError: No schedule keeps the latency; what can be known without them, `check_search` has checked.
@@ -65,16 +102,16 @@ def search_schedules(study: OpenStudy, costs: Costs) -> None:
     config = study.config
     space = schedule_space(config, study.workload.model.skipping.n_blocks, costs)
     objectives = Objectives(costs.function(config.cost), config.min_accuracy)
-    warm = []
-    if config.warm_start is not None:
-        warm = warm_outcomes(study.store.each_trial(config.warm_start), space, objectives)
-    ledger = StudyLedger(study.store, study.name, study.lease, _context(study))
+    warm = warm_outcomes(_earlier_trials(study, search), space, objectives)
+    context = _context(study, search)
+    ledger = StudyLedger(study.store, study.name, study.lease, context, search.round, search.number)
+    title = f"Refining schedules, round {search.round}" if search.round else "Searching schedules"
     portfolio = Portfolio(
         make_proposers(config.sampler, space, config.seed), config.seed, ledger.tallies(), config.deterministic
     )
     with (
-        closing(_start_workers(study)) as pool,
-        study.view.stage("Searching schedules", config.trials, ledger.n_trials) as stage,
+        closing(_start_workers(study, search.router)) as pool,
+        study.view.stage(title, search.trials, ledger.n_trials) as stage,
     ):
         engine = SearchEngine(
             space,
@@ -87,10 +124,11 @@ def search_schedules(study: OpenStudy, costs: Costs) -> None:
             fidelities=config.fidelities,
             pruner=_pruner(config),
             warm=warm,
+            first=search.first_trial,
         )
-        watch = _Watch(study, stage, ledger, pool)
+        watch = _Watch(study, stage, ledger, pool, search.stage, costs)
         ledger.on_kept = watch.on_kept
-        stopping = Stopping(config.trials - ledger.n_trials, config.seconds, config.plateau)
+        stopping = Stopping(search.trials - ledger.n_trials, config.seconds, config.plateau)
 
         def on_first() -> None:
             stage.advance(0, "finishing what is in flight; Ctrl-C again leaves at once")
@@ -104,7 +142,8 @@ def search_schedules(study: OpenStudy, costs: Costs) -> None:
             with study.store.hurried():
                 ledger.keep_tallies()
                 _keep_reuse(study, ledger)
-        if stopping.reason is not None and ledger.n_trials < config.trials:
+            watch.send_figures()
+        if stopping.reason is not None and ledger.n_trials < search.trials:
             stage.advance(0, f"stopped, since {stopping.reason}")
 
 
@@ -120,6 +159,16 @@ def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSp
     return ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks, latency_limit=limit)
 
 
+def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[TrialRecord]:
+    """Trials that a search starts from: those of a study to begin with, or of this one with other routers."""
+    if search.round > 0:
+        for trial in study.store.each_trial(study.name):
+            if trial.round < search.round and trial.router != search.number:
+                yield trial
+    elif study.config.warm_start is not None:
+        yield from study.store.each_trial(study.config.warm_start)
+
+
 def best_note(points: list[TrialRecord], cost: CostName = DEFAULT_COST) -> str:
     """A word on a front of KL against a cost."""
     if not points:
@@ -132,22 +181,46 @@ def best_note(points: list[TrialRecord], cost: CostName = DEFAULT_COST) -> str:
 class _Watch:
     """Draws progress, and lets the number of workers follow what the study says."""
 
-    def __init__(self, study: OpenStudy, stage: Stage, ledger: StudyLedger, pool: RayPool) -> None:
+    def __init__(
+        self, study: OpenStudy, stage: Stage, ledger: StudyLedger, pool: RayPool, name: str, costs: Costs
+    ) -> None:
         self._study = study
         self._stage = stage
         self._ledger = ledger
         self._pool = pool
+        self._name = name
+        self._dense_cost = costs.dense(study.config.cost)
         self._n_workers = study.config.workers
-        self._resized = self._noted = time.monotonic()
+        self._resized = self._noted = self._began = time.monotonic()
+        self._n_before = ledger.n_trials
 
     def on_kept(self, n: int) -> None:
         now, note = time.monotonic(), ""
-        if now - self._noted > _SECONDS_BETWEEN_NOTES:
+        ended = self._ledger.n_trials
+        if now - self._noted > _SECONDS_BETWEEN_NOTES or ended == self._n_before + n:
             self._noted, note = now, best_note(self._ledger.front, self._study.config.cost)
+            self.send_figures()
         self._stage.advance(n, note)
         if now - self._resized > _SECONDS_BETWEEN_RESIZES:
             self._resized = now
             self._follow()
+
+    def send_figures(self) -> None:
+        """Let the view and its observers know how far the search is."""
+        self._study.view.figures(self._name, self._ledger.n_trials, self._figures(time.monotonic() - self._began))
+
+    def _figures(self, seconds: float) -> dict[str, float]:
+        points, ended = self._ledger.front, self._ledger.n_trials
+        figures = {
+            "trials": ended,
+            "trials_per_s": (ended - self._n_before) / max(seconds, 1e-9),
+            "workers": self._n_workers,
+            "front": len(points),
+            "hypervolume": useful_hypervolume(points, self._dense_cost),
+        }
+        if points:
+            figures |= dict(zip(("knee_kl", "knee_cost"), knee(points).values or (), strict=False))
+        return figures
 
     def _follow(self) -> None:
         wanted = self._study.store.study(self._study.name).config.get("workers", self._n_workers)
@@ -173,7 +246,7 @@ def _known_profile(study: OpenStudy, batch: int, length: int) -> LatencyProfile 
     return profile
 
 
-def _start_workers(study: OpenStudy) -> RayPool:
+def _start_workers(study: OpenStudy, router: Router) -> RayPool:
     # Ray takes a second to import: commands that only read a study shall not wait for it.
     from search.evaluators.ray_pool import RayPool
     from search.evaluators.worker_setup import ModelSetup
@@ -183,7 +256,7 @@ def _start_workers(study: OpenStudy) -> RayPool:
         study.workload.model.skipping,
         search_set(study.config, study.workload),
         fidelities=config.fidelities,
-        router=StaticRouter(),
+        router=router,
         choices=config.min_accuracy is not None,
         prefix_bytes=config.prefix_bytes,
     )
@@ -213,12 +286,12 @@ def _pruner(config: RunConfig) -> Pruner | None:
     return OptunaPruning(made[config.pruner], len(config.fidelities) - 1)
 
 
-def _context(study: OpenStudy) -> str:
+def _context(study: OpenStudy, search: Search) -> str:
     config = study.config
     return evaluation_context(
         study.workload.model.fingerprint(),
         encoded_fingerprint(search_set(study.config, study.workload)),
-        StaticRouter.kind,
+        StaticRouter.kind if search.sha256 is None else f"{search.router.kind} {search.sha256}",
         config.min_accuracy is not None,
     )
 

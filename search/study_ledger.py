@@ -27,21 +27,34 @@ class StudyLedger:
         name: Its name.
         lease: The right to write into it.
         context: Hash of what evaluations depend on beside the schedule; see `StudyStore.finish_trials`.
+        round: Which search of the study its trials belong to.
+        router: Number of the study's router that decides in them; None for the static one. Only trials with this router
+            are known to the engine: KL under another one does not compare.
 
     Attributes:
-        n_trials: Trials of the study that have ended.
-        front: Its front.
+        n_trials: Trials of this round that have ended.
+        front: The front of the whole study, as far as it was read or written here.
         blocks_run: Block computations of the trials that ended through this ledger.
         blocks_reused: Those that were spared, since their results were known.
         on_kept: Called with the number of trials after they were kept.
     """
 
-    def __init__(self, store: StudyStore, name: str, lease: Lease, context: str) -> None:
+    def __init__(
+        self,
+        store: StudyStore,
+        name: str,
+        lease: Lease,
+        context: str,
+        round: int = 0,
+        router: int | None = None,
+    ) -> None:
         self._store = store
         self._name = name
         self._lease = lease
         self._context = context
-        self.n_trials = store.n_trials(name)
+        self._round = round
+        self._router = router
+        self.n_trials = sum(trial.round == round for trial in store.each_trial(name))
         self.front: list[TrialRecord] = []
         self.blocks_run = 0
         self.blocks_reused = 0
@@ -54,6 +67,8 @@ class StudyLedger:
         self.front = []
         for trial in self._store.each_trial(self._name):
             self._enter(trial)
+            if trial.router != self._router:
+                continue
             failed = trial.state is TrialState.FAILED
             yield Known(
                 trial.number,
@@ -87,7 +102,7 @@ class StudyLedger:
 
     def finish(self, results: Sequence[Result]) -> None:
         """See `Ledger.finish`."""
-        records = [_record(result) for result in results]
+        records = [self._record(result) for result in results]
         self._store.finish_trials(self._name, records, self._context)
         self._lease.check()
         for result, record in zip(results, records, strict=True):
@@ -129,29 +144,30 @@ class StudyLedger:
         if not any(_beats(point, trial) for point in self.front):
             self.front = front([*self.front, trial])
 
+    def _record(self, result: Result) -> TrialRecord:
+        outcome, evaluation = result.outcome, result.evaluation
+        state = TrialState.FINISHED
+        if outcome is None:
+            state = TrialState.FAILED
+        elif outcome.fidelity < 1:
+            state = TrialState.PRUNED
+        return TrialRecord(
+            number=result.number,
+            schedule=tuple(evaluation.schedule),
+            values=None if outcome is None else outcome.values,
+            state=state,
+            fidelity=1.0 if outcome is None else outcome.fidelity,
+            proposer=result.proposer,
+            seconds=evaluation.seconds,
+            finished_at=datetime.now(UTC),
+            metrics=evaluation.metrics,
+            error=evaluation.error,
+            violation=0.0 if outcome is None else outcome.violation,
+            round=self._round,
+            router=self._router,
+        )
+
 
 def _beats(point: TrialRecord, trial: TrialRecord) -> bool:
     assert point.values is not None
     return trial.values is not None and all(a <= b for a, b in zip(point.values, trial.values, strict=True))
-
-
-def _record(result: Result) -> TrialRecord:
-    outcome, evaluation = result.outcome, result.evaluation
-    state = TrialState.FINISHED
-    if outcome is None:
-        state = TrialState.FAILED
-    elif outcome.fidelity < 1:
-        state = TrialState.PRUNED
-    return TrialRecord(
-        number=result.number,
-        schedule=tuple(evaluation.schedule),
-        values=None if outcome is None else outcome.values,
-        state=state,
-        fidelity=1.0 if outcome is None else outcome.fidelity,
-        proposer=result.proposer,
-        seconds=evaluation.seconds,
-        finished_at=datetime.now(UTC),
-        metrics=evaluation.metrics,
-        error=evaluation.error,
-        violation=0.0 if outcome is None else outcome.violation,
-    )

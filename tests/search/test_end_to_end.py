@@ -11,51 +11,100 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from ftp_core import DynamicRouter, FTPForCausalLM
+from ftp_core import DynamicRouter, FTPForCausalLM, StaticRouter
 from studies import StudyStore, front
 from tests.search.command import COMMAND, run_process
 
 # Ray workers load torch first; under load that takes its time.
 pytestmark = pytest.mark.timeout(1200)
 
-FEW = ("--router-steps", "20", "--test-items", "60")
+FEW = ("--router-steps", "20", "--test-items", "60", "--rounds", "0")
+REFINED = (
+    *(
+        "--router-steps",
+        "6",
+        "--router-schedules",
+        "2",
+        "--rounds",
+        "1",
+        "--refine-trials",
+        "8",
+        "--router-trials",
+        "0",
+    ),
+    *("--search-items", "8", "--calibration-items", "24", "--validation-items", "12", "--test-items", "24"),
+    *("--measured-points", "3", "--timed-runs", "2"),
+)
+STAGES = ["search", "distill-1", "refine-1", "measure", "select", "test", "export", "report"]
 
 
 def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> None:
-    result = run_process("run", "--name", "small", "--trials", "12", "--workers", "2", *FEW, "--json", cwd=tmp_path)
+    result = run_process("run", "--name", "small", "--trials", "12", "--workers", "2", *REFINED, "--json", cwd=tmp_path)
     assert result.code == 0, result.err
     shown = result.json()
-    assert shown["trials"] == 12 and shown["state"] == "finished"
-    assert [(s["name"], s["state"]) for s in shown["stages"]] == [
-        ("search", "finished"),
-        ("distill", "finished"),
-        ("measure", "finished"),
-    ]
-    variants = [m["variant"] for m in shown["measurements"]]
-    assert {"dense", "uniform", "static", "dynamic"} == set(variants)
-    dense = next(m for m in shown["measurements"] if m["variant"] == "dense")
-    assert dense["kl"] < 1e-6 and dense["accuracy"] >= 0.95
-    chosen = next(point for point in shown["front"] if point["number"] == shown["chosen_trial"])
-    assert chosen["measured_latency_ms"] > 0
+    assert shown["trials"] == 20 and shown["state"] == "finished"
+    assert [(s["name"], s["state"]) for s in shown["stages"]] == [(stage, "finished") for stage in STAGES]
+    tested = {m["variant"]: m for m in shown["measurements"] if m["split"] == "test"}
+    assert {"dense", "uniform", "static", "dynamic", "refined"} <= set(tested)
+    assert {m["split"] for m in shown["measurements"]} == {"validation", "test"}
+    dense = tested["dense"]
+    assert dense["kl"] < 1e-6 and dense["accuracy"] >= 0.9
+    assert all(m["latency_ms"] > 0 and m["kl_low"] <= m["kl"] <= m["kl_high"] for m in tested.values())
     assert all(Path(tmp_path, path).is_file() for path in shown["written"])
 
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
+        trials, study, exhibits = store.trials("small"), store.study("small"), store.exhibits("small")
+        [run] = store.router_runs("small")
+    chosen = trials[shown["chosen_trial"]]
+    assert study.facts["selection"]["trial"] == chosen.number and study.facts["selection"]["reason"]
+    assert [trial.round for trial in trials] == [0] * 12 + [1] * 8
+    assert {trial.router for trial in trials[12:]} == {run.number if run.beats_static else None}
+    assert exhibits is not None and exhibits.n_items == 24 and exhibits.prompts and exhibits.groups
+
+    # What was exported by itself, and what is exported when asked for, is the selected schedule with its router.
     assert run_process("export", "small", "pruned", cwd=tmp_path).code == 0
-    pruned = AutoModelForCausalLM.from_pretrained(tmp_path / "pruned")
-    assert isinstance(pruned, FTPForCausalLM) and isinstance(pruned.router, DynamicRouter)
-    assert list(pruned.schedule) == chosen["schedule"]
-    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "pruned")
-    [written] = pipeline("text-generation", model=pruned, tokenizer=tokenizer)(
-        "Where is the cat?", max_new_tokens=3, do_sample=False
-    )
-    assert written["generated_text"].startswith("Where is the cat?")
-    assert json.loads((tmp_path / "pruned/schedule.json").read_text())["schedule"] == chosen["schedule"]
+    router = DynamicRouter if chosen.router is not None else StaticRouter
+    for folder in (tmp_path / "ftp-out/small/model", tmp_path / "pruned"):
+        pruned = AutoModelForCausalLM.from_pretrained(folder)
+        assert isinstance(pruned, FTPForCausalLM) and isinstance(pruned.router, router)
+        assert tuple(pruned.schedule) == chosen.schedule
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        [written] = pipeline("text-generation", model=pruned, tokenizer=tokenizer)(
+            "Where is the cat?", max_new_tokens=3, do_sample=False
+        )
+        assert written["generated_text"].startswith("Where is the cat?")
+        assert tuple(json.loads((folder / "schedule.json").read_text())["schedule"]) == chosen.schedule
 
     resumed = run_process("resume", "small", "--trials", "20", "--json", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
+    # The first search went on, and its new front was refined anew.
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        trials = store.trials("small")
-    assert [trial.number for trial in trials] == list(range(20))
-    assert len({trial.schedule for trial in trials}) == 20
+        again, facts = store.trials("small"), store.study("small").facts
+    assert again[:20] == trials
+    assert [trial.round for trial in again[20:]] == [0] * 8 + [2] * 8
+    assert len({(trial.schedule, trial.router) for trial in again}) == 36
+    assert [one["round"] for one in facts["rounds"]] == [1, 2]
+
+
+def test_a_new_router_for_the_chosen_schedule_is_compared_with_the_static_one(tmp_path: Path) -> None:
+    few = (
+        *("--search-items", "8", "--calibration-items", "24", "--validation-items", "12", "--test-items", "12"),
+        *("--rounds", "0", "--measured-points", "3", "--timed-runs", "2"),
+    )
+    begun = run_process("run", "--name", "one", "--trials", "10", "--cost", "flops", *few, cwd=tmp_path)
+    assert begun.code == 0, begun.err
+    done = run_process(*("distill", "one", "--target-sparsity", "0.5", "--router-steps", "10", "--json"), cwd=tmp_path)
+    assert done.code == 0, done.err
+    shown = done.json()
+    tested = {m["variant"]: m for m in shown["measurements"] if m["split"] == "test"}
+    assert tested["dynamic"]["router"] == 0 and tested["static"]["router"] is None
+    assert tested["dynamic"]["schedule"] == tested["static"]["schedule"]
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
+        [run], trials = store.router_runs("one"), store.trials("one")
+        chosen = store.study("one").chosen_trial
+    assert run.config["steps"] == 6 and chosen is not None
+    assert trials[chosen].router == (0 if run.beats_static else None)
+    assert len(trials) == 10 + run.beats_static
 
 
 def test_a_search_for_fewer_operations_needs_no_profile(tmp_path: Path) -> None:
@@ -121,7 +170,18 @@ def test_a_real_checkpoint_with_text_from_the_user_goes_all_the_way(tmp_path: Pa
     result = run_process(
         *("run", "--name", "wiki", "--model", assets / "models/stories260K", "--data", "wiki.jsonl"),
         *("--trials", "16", "--workers", "2", "--target-sparsity", "0.3", "--json"),
-        *("--router-steps", "20", "--test-items", "24"),
+        *(
+            "--router-steps",
+            "10",
+            "--test-items",
+            "24",
+            "--rounds",
+            "1",
+            "--refine-trials",
+            "8",
+            "--router-trials",
+            "2",
+        ),
         cwd=tmp_path,
     )
     assert result.code == 0, result.err

@@ -17,7 +17,7 @@ from studies import StudyStore, TrialRecord, front
 from tests.search.command import COMMAND, run_process
 
 KILLS = 25
-SMALL = ("--trials", "200", "--workers", "1", "--router-steps", "5", "--test-items", "20", "--deterministic")
+SMALL = ("--trials", "200", "--workers", "1", "--rounds", "0", "--test-items", "20", "--deterministic")
 
 
 def _results(trials: list[TrialRecord]) -> list[tuple[object, ...]]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from rich.console import Console
 
+from search.choosing import choose
 from search.config import RunConfig
 from search.errors import SearchError
 from search.objectives import OBJECTIVES
-from search.pipeline import Pipeline, choose
+from search.open_study import OpenStudy
+from search.pipeline import Pipeline
 from search.progress import ProgressView
+from search.stages import Stages
 from search.workload import load_workload
-from studies import LeaseLostError, StorageError, StudyState, StudyStore, TrialRecord, front
+from studies import Lease, LeaseLostError, StorageError, StudyState, StudyStore, TrialRecord, front
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}
@@ -19,6 +24,16 @@ SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search
 
 def _points(*points: tuple[float, float, float]) -> list[TrialRecord]:
     return front([trial(n, schedule=(level,) * 4, values=values) for n, (level, *values) in enumerate(points)])
+
+
+def _no_report(folder: Path) -> list[Path]:
+    return []
+
+
+def _stages(store: StudyStore, lease: Lease) -> Stages:
+    view, config = ProgressView(Console(quiet=True)), RunConfig.stored(store.study("one").config)
+    workload = load_workload(config.model, config.data, config.seed, config.sizes)
+    return Stages(OpenStudy(store, "one", lease, config, workload, view))
 
 
 def test_the_knee_is_chosen_without_a_target() -> None:
@@ -45,7 +60,7 @@ def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
         workload = load_workload(config.model, config.data, config.seed, config.sizes)
         with store.lease("one") as lease:
             with pytest.raises(SearchError, match="no chosen schedule yet"):
-                Pipeline(store, "one", lease, view, workload).distill_only()
+                Pipeline(store, "one", lease, view, workload).distill_only(None, None, None, _no_report)
             assert store.study("one").state is StudyState.CREATED
             store.set_facts("one", {"data_fingerprint": "another"})
             with pytest.raises(SearchError, match="data changed"):
@@ -58,9 +73,9 @@ def test_who_lost_the_lease_says_nothing_more_about_the_study() -> None:
     with StudyStore("sqlite://") as store:
         store.create_study("one", config.model_dump(), OBJECTIVES)
         with store.lease("one") as lease:
-            pipeline = Pipeline(store, "one", lease, ProgressView(Console(quiet=True)))
+            stages = _stages(store, lease)
             for error, state in ((LeaseLostError, StudyState.RUNNING), (OSError, StudyState.FAILED)):
-                with pytest.raises(error), pipeline.running():
+                with pytest.raises(error), stages.running(["search"]):
                     raise error("taken over")
                 assert store.study("one").state is state
 
@@ -74,8 +89,7 @@ def test_an_interrupted_study_ends_as_such_even_if_that_cannot_be_written(monkey
     with StudyStore("sqlite://") as store:
         store.create_study("one", config.model_dump(), OBJECTIVES)
         with store.lease("one") as lease:
-            pipeline = Pipeline(store, "one", lease, ProgressView(Console(quiet=True)))
-            running = pipeline.running()
+            running = _stages(store, lease).running(["search"])
             running.__enter__()
             monkeypatch.setattr(store, "set_state", away)
             interrupt = KeyboardInterrupt()

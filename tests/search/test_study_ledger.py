@@ -120,3 +120,21 @@ def test_trials_that_break_a_constraint_are_kept_and_are_no_part_of_the_front(st
     assert [point.number for point in front(kept)] == [point.number for point in ledger.front] == [1]
     frozen = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
     assert [list(one.constraints.values()) for one in frozen] == [[0.05], []]
+
+
+def test_a_refinement_knows_only_trials_with_its_router_and_counts_its_own(store: StudyStore, lease: Lease) -> None:
+    store.append_trial("one", trial(0, (1.0, 2.0), (0.0, 0.5)))
+    store.append_trial("one", replace(trial(1, (0.5, 3.0), (0.0, 0.25)), round=1, router=0))
+    first = StudyLedger(store, "one", lease, "first")
+    assert [known.number for known in first.known()] == [0] and first.n_trials == 1
+    again = StudyLedger(store, "one", lease, "again", round=2)
+    assert [known.number for known in again.known()] == [0] and again.n_trials == 0
+    refined = StudyLedger(store, "one", lease, "refined", round=1, router=0)
+    assert [known.number for known in refined.known()] == [1] and refined.n_trials == 1
+    # The front is that of the study, whichever router decided.
+    assert [point.number for point in refined.front] == [1, 0]
+    [number] = refined.begin([(SparsitySchedule((0.5, 0.5)), "deap")])
+    evaluation = Evaluation(Task(SparsitySchedule((0.5, 0.5))), {"kl": 0.1})
+    refined.finish([Result(number, "deap", evaluation, Outcome((10, 10), (0.1, 1.0)))])
+    assert [(t.number, t.round, t.router) for t in store.trials("one")][-1] == (2, 1, 0)
+    assert refined.n_trials == 2

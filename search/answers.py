@@ -1,0 +1,160 @@
+"""From tokens back to text: prompts piece by piece, and what a model answers to them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from ftp_core.encoding import ContinuationBatch, EncodedExample, pad_right, prompt_batch
+from ftp_core.routers import Router
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping_model import SkippingModel
+
+# Pieces before a piece that it is decoded with: some tokenizers write a token otherwise where a text begins.
+_BEFORE = 4
+_PROMPTS_AT_ONCE = 16
+
+
+def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    """The text of an answer, without special tokens and white space around it."""
+    return _decoded(tokenizer, ids, skip_special_tokens=True).strip()
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
+    """The text of a prompt, without the special tokens that the tokenizer puts before a text."""
+    return _decoded(tokenizer, prompt[_n_put_before(tokenizer, prompt) :])
+
+
+def prompt_pieces(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> list[tuple[str, range]]:
+    """The pieces of `prompt_text`, and the places of the tokens that each is made of; joined they are the text.
+
+    A piece is a token, or several that make sense together only: tokens of byte-level vocabularies may be parts of
+    characters.
+
+    Args:
+        tokenizer: What the tokens are of.
+        prompt: The tokens.
+    """
+    first = _n_put_before(tokenizer, prompt)
+    whole = prompt_text(tokenizer, prompt)
+    pieces: list[tuple[str, range]] = []
+    start, written = first, 0
+    for end in range(first + 1, len(prompt)):
+        before = prompt[pieces[-_BEFORE:][0][1].start : start] if pieces else ()
+        known, longer = _decoded(tokenizer, before), _decoded(tokenizer, [*before, *prompt[start:end]])
+        piece = longer[len(known) :]
+        # Part of a character is decoded as a sign for what cannot be read, which is not what stands there.
+        if piece and longer.startswith(known) and whole.startswith(piece, written):
+            pieces.append((piece, range(start, end)))
+            start, written = end, written + len(piece)
+    return [*pieces, (whole[written:], range(start, len(prompt)))]
+
+
+@torch.inference_mode()
+def greedy_answers(
+    model: SkippingModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[EncodedExample],
+    schedule: SparsitySchedule,
+    router: Router,
+    n_tokens: int = 32,
+) -> list[str]:
+    """What a model writes after each prompt if it always takes the likeliest token.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        examples: The prompts.
+        schedule: One sparsity per block.
+        router: Names the kept tokens of the prompts; what is written runs every block.
+        n_tokens: Most tokens to write.
+    """
+    ends = torch.tensor(sorted(_ends(model, tokenizer)), dtype=torch.long, device=model.device)
+    texts = []
+    for group in _groups(examples):
+        prompts = prompt_batch(group)
+        prefill = model.prefill(prompts, schedule, router)
+        rows = torch.arange(len(group), device=model.device)
+        written = torch.zeros(len(group), 0, dtype=torch.long, device=model.device)
+        for _ in range(min(n_tokens, model.context - int(prompts.lengths.max()))):
+            # The last token of a continuation is only predicted, whatever it is.
+            unknown = torch.cat([written, written.new_zeros(len(group), 1)], 1)
+            hidden = model.continuation_hidden(prefill, ContinuationBatch(unknown, rows))
+            written = torch.cat([written, model.logits(hidden[:, -1:]).argmax(-1)], 1)
+            if bool(torch.isin(written, ends).any(1).all()):
+                break
+        texts += [text_of(tokenizer, _until(row, ends)) for row in written]
+    return texts
+
+
+@torch.inference_mode()
+def first_words(
+    model: SkippingModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[EncodedExample],
+    schedule: SparsitySchedule,
+    router: Router,
+) -> list[tuple[int, bool]]:
+    """The likeliest token in place of the first one of each right answer that is more than white space.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        examples: Prompts with their answers.
+        schedule: One sparsity per block.
+        router: Names the kept tokens of the prompts.
+
+    Returns:
+        For each example the token, and whether it is that of the right answer.
+    """
+    found = []
+    for group in _groups(examples):
+        answers = [_first_word(tokenizer, one.continuations[one.answer]) for one in group]
+        prefill = model.prefill(prompt_batch(group), schedule, router)
+        rows = torch.arange(len(group), device=model.device)
+        hidden = model.continuation_hidden(prefill, ContinuationBatch(pad_right(answers, 0).to(model.device), rows))
+        places = torch.tensor([len(answer) - 1 for answer in answers], device=model.device)
+        likeliest = model.logits(hidden[rows, places]).argmax(-1).tolist()
+        found += [(token, token == answer[-1]) for token, answer in zip(likeliest, answers, strict=True)]
+    return found
+
+
+def _n_put_before(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> int:
+    """How many tokens a tokenizer has put before a text; none if there is no other token."""
+    special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return next((place for place, token in enumerate(prompt) if token not in special), 0)
+
+
+def _groups(examples: Sequence[EncodedExample]) -> list[Sequence[EncodedExample]]:
+    return [examples[start : start + _PROMPTS_AT_ONCE] for start in range(0, len(examples), _PROMPTS_AT_ONCE)]
+
+
+def _first_word(tokenizer: PreTrainedTokenizerBase, answer: tuple[int, ...]) -> tuple[int, ...]:
+    """An answer up to its first token that is more than white space."""
+    blank = (not _decoded(tokenizer, [token]).strip() for token in answer)
+    n_blank = next((place for place, is_blank in enumerate(blank) if not is_blank), len(answer) - 1)
+    return answer[: n_blank + 1]
+
+
+def _ends(model: SkippingModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokens that end a text."""
+    generation = getattr(model.model, "generation_config", None)
+    ends = getattr(generation, "eos_token_id", None)
+    of_model = ends if isinstance(ends, list) else [ends]
+    return {token for token in (*of_model, tokenizer.eos_token_id) if token is not None}
+
+
+def _until(ids: Tensor, ends: Tensor) -> list[int]:
+    """The tokens before the first that ends the text."""
+    is_end = torch.isin(ids, ends)
+    written: list[int] = ids[is_end.cumsum(0) == 0].tolist()
+    return written
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+    text = tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    return text

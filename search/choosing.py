@@ -1,0 +1,66 @@
+"""Chooses the point of a front that a router is distilled for; which one is exported, selection says later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search.config import RunConfig
+from search.errors import SearchError
+from search.open_study import OpenStudy
+from studies import TrialRecord, closest_to_sparsity, front, knee
+
+
+def chosen_trial(study: OpenStudy) -> TrialRecord:
+    """The trial that is chosen now.
+
+    Raises:
+        SearchError: None is yet.
+    """
+    number = study.store.study(study.name).chosen_trial
+    if number is None:
+        raise SearchError(
+            f"Study {study.name!r} has no chosen schedule yet: finish its search with `ftp-search resume {study.name}`."
+        )
+    return study.store.trial(study.name, number)
+
+
+def choose_from_front(study: OpenStudy) -> None:
+    """Choose anew, from all trials that there are.
+
+    Raises:
+        SearchError: The study has no front.
+    """
+    trials = study.store.trials(study.name)
+    points = front(trials)
+    if not points:
+        raise SearchError(_nothing_found(trials, study.config))
+    study.store.choose_trial(study.name, choose(points, study.config.target_sparsity).number)
+
+
+def choose(points: Sequence[TrialRecord], target_sparsity: float | None) -> TrialRecord:
+    """The point of a front to distil: the best at a target overall sparsity, or else the knee.
+
+    A front of few points can bend at the dense model, which is no find: then it is the knee of the others.
+
+    Args:
+        points: A front, as `front` returns it.
+        target_sparsity: The target, if there is one.
+    """
+    if target_sparsity is not None:
+        return closest_to_sparsity(points, target_sparsity)
+    best = knee(points)
+    sparse = [point for point in points if any(point.schedule)]
+    return best if any(best.schedule) or not sparse else knee(sparse)
+
+
+def _nothing_found(trials: Sequence[TrialRecord], config: RunConfig) -> str:
+    """Why a study has no front."""
+    if not trials:
+        return "No schedule was evaluated: allow the search more seconds."
+    if config.min_accuracy is not None and any(trial.violation > 0 for trial in trials):
+        best = max(trial.metrics.get("accuracy", 0.0) for trial in trials)
+        return (
+            f"None of {len(trials)} trials has an accuracy of {config.min_accuracy:g} on the search set; the best has "
+            f"{best:.3g}. Demand less with --min-accuracy."
+        )
+    return f"All {len(trials)} trials failed; the last one says: {trials[-1].error}"

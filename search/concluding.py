@@ -1,0 +1,98 @@
+"""The stages that end a pipeline: measure candidates, select one, test it against others, export it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftp_core.distillation import peak_bytes
+from search.choosing import chosen_trial
+from search.exhibits import collect_exhibits
+from search.export import export_study
+from search.measuring import Variant, measure
+from search.open_study import OpenStudy
+from search.selection import select
+from search.variants import candidates, compared, dense
+from studies import Exhibits, Measurement, TrialRecord
+
+
+def measure_candidates(study: OpenStudy) -> None:
+    """Measure what can be selected, on the validation examples and on the clock."""
+    variants = [dense(study), *candidates(study, chosen_trial(study))]
+    study.store.replace_measurements(study.name, measure(study, variants, "validation"))
+
+
+def select_candidate(study: OpenStudy) -> None:
+    """Choose one of the candidates by what validation examples and the clock say."""
+    config, measured = study.config, _measured(study, "validation")
+    selection = select(
+        [one for one in measured if one.variant == "candidate"],
+        next(one for one in measured if one.variant == "dense"),
+        cost=config.cost,
+        target_sparsity=config.target_sparsity,
+        max_latency_ms=config.max_latency_ms,
+        min_retention=config.min_retention,
+    )
+    number = selection.measurement.trial
+    assert number is not None
+    study.store.choose_trial(study.name, number)
+    note_selection(study, selection.rule, selection.reason, selection.retention)
+
+
+def note_selection(study: OpenStudy, rule: str, reason: str, retention: float | None = None) -> None:
+    """Keep why the trial that is chosen now was.
+
+    Args:
+        study: Whose trial.
+        rule: Name of the rule that chose it.
+        reason: That in words.
+        retention: Share of the dense model's accuracy that it keeps on validation items, if that is known.
+    """
+    trial = chosen_trial(study)
+    selection = {"trial": trial.number, "router": trial.router, "rule": rule, "reason": reason, "retention": retention}
+    study.store.set_facts(study.name, {"selection": selection})
+
+
+def compare_selected(study: OpenStudy, router_run: int | None) -> None:
+    """Compare the selected point with others on the test examples, which nothing was chosen by.
+
+    Args:
+        study: Whose point.
+        router_run: Number of the router that the schedule of the first search is shown with, too.
+    """
+    chosen, validation = chosen_trial(study), _measured(study, "validation")
+    rows = compared(study, chosen, router_run)
+    shown = {(row.trial, row.number) for row in rows}
+    candidate_trials = {one.trial for one in validation if one.variant == "candidate"}
+    others = [one for one in candidates(study, chosen) if one.trial in candidate_trials]
+    rows += [one for one in others if (one.trial, one.number) not in shown]
+    tested = measure(study, rows, "test")
+    study.store.replace_measurements(study.name, [*validation, *tested])
+    study.store.keep_exhibits(study.name, _exhibits(study, rows, chosen))
+    study.store.set_facts(study.name, {"peak_process_bytes": peak_bytes(study.workload.model.skipping.device)})
+    study.view.measured(tested)
+
+
+def export_selected(study: OpenStudy) -> None:
+    """Write the selected schedule with its router as a model that loads like any other."""
+    folder = study.config.folder(study.name) / "model"
+    export_study(study.store, study.name, folder, include_base=study.config.export == "full")
+
+
+def _measured(study: OpenStudy, split: str) -> list[Measurement]:
+    return [one for one in study.store.measurements(study.name) if one.split == split]
+
+
+def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: TrialRecord) -> Exhibits:
+    """What the report shows of single prompts and items."""
+    named = {row.name: row for row in rows if row.name != "candidate"}
+    selected = next(name for name, row in named.items() if (row.trial, row.number) == (chosen.number, chosen.router))
+    model = study.workload.model
+    with study.view.stage("Looking at single items", len(named)) as stage:
+        return collect_exhibits(
+            model.skipping,
+            model.tokenizer,
+            study.workload.splits["test"],
+            {name: (row.schedule, row.router) for name, row in named.items()},
+            selected,
+            stage.advance,
+        )

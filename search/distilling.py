@@ -1,0 +1,153 @@
+"""The distillation stage: trains a router on schedules of the front, from where an earlier run of the stage stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ftp_core.distillation import distill
+from ftp_core.distillation_config import DistillationConfig
+from ftp_core.routers import router_to_bytes
+from ftp_core.schedule import SparsitySchedule
+from search.measuring import quality_set
+from search.open_study import OpenStudy
+from studies import RouterRun, TrialRecord
+
+
+def distillation_config(study: OpenStudy) -> DistillationConfig:
+    """The study's hyperparameters of router training: the defaults, or what tuning found to be better."""
+    tuning = study.store.study(study.name).facts.get("tuning")
+    base = DistillationConfig(steps=study.config.router_steps, seed=study.config.seed)
+    return base if tuning is None else replace(base, **tuning["best"])
+
+
+def schedules_to_distil(points: Sequence[TrialRecord], chosen: TrialRecord, most: int) -> list[SparsitySchedule]:
+    """The schedules that one router learns to serve: the chosen one, and those next to it on the front.
+
+    A router sees each block's sparsity, so that one can serve many schedules; those near the chosen one are what the
+    refinement will try.
+
+    Args:
+        points: The front.
+        chosen: The trial that was chosen from it.
+        most: How many schedules at most.
+    """
+    nearest = sorted(points, key=lambda point: (abs(point.overall_sparsity - chosen.overall_sparsity), point.number))
+    found = dict.fromkeys(tuple(point.schedule) for point in (chosen, *nearest) if any(point.schedule))
+    return [SparsitySchedule(schedule) for schedule in found][:most]
+
+
+def train_router(
+    study: OpenStudy,
+    stage: str,
+    chosen: TrialRecord,
+    schedules: Sequence[SparsitySchedule],
+    config: DistillationConfig,
+) -> RouterRun:
+    """Train a router and keep it; a training that was stopped goes on at its last evaluation.
+
+    Args:
+        study: Whose router.
+        stage: Name of the stage that it is for.
+        chosen: The trial whose schedule it is for in the first place.
+        schedules: What to train on.
+        config: Hyperparameters.
+
+    Raises:
+        CoreError: See `ftp_core.distill`.
+    """
+    held_out = quality_set(study, "validation")
+    examples = study.workload.splits["calibration"]
+    checkpoint = study.store.unfinished(study.name, f"{stage}.safetensors")
+    n_batches = -(-len(examples) // config.batch_size)
+    with study.view.stage("Distilling the router", n_batches + config.steps) as progress:
+
+        def on_step(step: int, kl: float) -> None:
+            study.lease.check()
+            progress.advance(note=f"held-out KL {kl:.3g}")
+            study.view.figures(stage, step, {"held_out_kl": kl})
+
+        result = distill(
+            study.workload.model.skipping,
+            examples,
+            schedules,
+            config,
+            held_out=held_out,
+            checkpoint=checkpoint,
+            on_step=on_step,
+            on_taught=lambda: progress.advance(note="dense answers"),
+        )
+    weights = router_to_bytes(result.router)
+    run = RouterRun(
+        trial=chosen.number,
+        schedule=tuple(chosen.schedule),
+        config=config.to_json() | {"stage": stage, "schedules": len(schedules)},
+        curves=result.curves,
+        weights=weights,
+        sha256=hashlib.sha256(weights).hexdigest(),
+        seconds=result.seconds,
+        created_at=datetime.now(UTC),
+    )
+    study.store.add_router_run(study.name, run)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+    return study.store.router_runs(study.name)[-1]
+
+
+def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> dict[str, Any]:
+    """Let Ray Tune look for better hyperparameters of router training; what it found, as the study keeps it.
+
+    Args:
+        study: Whose router.
+        schedules: What routers are trained on.
+
+    Raises:
+        SearchError: See `search.router_tuning.tune_router`.
+    """
+    # Ray takes a second to import.
+    from search.router_tuning import tune_router
+
+    config, splits = study.config, study.workload.splits
+    base = DistillationConfig(steps=config.router_steps, seed=config.seed)
+    folder = study.store.unfinished(study.name, "tune")
+    with tempfile.TemporaryDirectory() as passing, study.view.stage("Tuning the router", config.router_trials) as stage:
+        ended = 0
+
+        def on_result(number: int, kl: float) -> None:
+            nonlocal ended
+            study.lease.check()
+            stage.advance(number - ended, note=f"best held-out KL {kl:.3g}")
+            ended = number
+            study.view.figures("tune", number, {"held_out_kl": kl})
+
+        tuning = tune_router(
+            study.workload.model.skipping,
+            splits["calibration"],
+            splits["validation"],
+            schedules,
+            base,
+            trials=config.router_trials,
+            seed=config.seed,
+            workers=max(1, config.workers),
+            address=config.ray_address,
+            deterministic=config.deterministic,
+            folder=folder or Path(passing),
+            on_result=on_result,
+        )
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    best = tuning.best.to_json()
+    return {
+        "trials": [
+            {"config": dict(one.config), "held_out_kl": one.held_out_kl, "steps": one.steps, "seconds": one.seconds}
+            for one in tuning.trials
+        ],
+        "best": {name: value for name, value in best.items() if value != base.to_json()[name]},
+        "seconds": tuning.seconds,
+    }

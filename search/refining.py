@@ -1,0 +1,121 @@
+"""Refines what a first search found: distils a router, searches again with it, and does so while the front grows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from ftp_core.schedule import SparsitySchedule
+from search.choosing import choose_from_front, chosen_trial
+from search.distilling import distillation_config, schedules_to_distil, train_router, tune
+from search.open_study import OpenStudy
+from search.rounds import Round, first_round, rounds_of, with_round
+from search.searching import Search, search_schedules, study_costs
+from search.single_trial import add_trial
+from search.stages import LAST_STAGES, Stages
+from search.variants import router_of
+from studies import TrialRecord, front, useful_hypervolume
+
+
+def refine(study: OpenStudy, stages: Stages) -> None:
+    """Every round that is still missing.
+
+    Args:
+        study: Whose front.
+        stages: Where it is noted how far it is.
+    """
+    first = first_round(_facts(study))
+    for number in range(first, first + study.config.rounds):
+        if not any(chosen_trial(study).schedule):
+            study.view.console.print("The chosen schedule skips nothing: there is no router to distil.")
+            return
+        if number == first and study.config.router_trials and not stages.has_finished("tune"):
+            with stages.stage("tune"):
+                study.store.set_facts(study.name, {"tuning": tune(study, _schedules(study))})
+        if not stages.has_finished(f"distill-{number}"):
+            stages.forget(LAST_STAGES)
+            with stages.stage(f"distill-{number}"):
+                _distill(study, number)
+        if not stages.has_finished(f"refine-{number}"):
+            stages.forget(LAST_STAGES)
+            with stages.stage(f"refine-{number}"):
+                _search_again(study, number)
+        if not rounds_of(_facts(study))[number].was_worthwhile:
+            return
+
+
+def distill_again(
+    study: OpenStudy, stages: Stages, chosen: TrialRecord, router_steps: int | None, seed: int | None
+) -> int:
+    """A round with a new router for one schedule, and no search: chosen is the better of that one and what was.
+
+    Args:
+        study: Whose router.
+        stages: Where it is noted.
+        chosen: The trial with the schedule.
+        router_steps: Steps of the training; None for the study's own.
+        seed: Of the training; None for the study's own.
+
+    Returns:
+        Number of the router.
+    """
+    config = distillation_config(study)
+    config = replace(config, steps=router_steps or config.steps, seed=config.seed if seed is None else seed)
+    number, schedule = max(rounds_of(_facts(study)), default=0) + 1, SparsitySchedule(chosen.schedule)
+    with stages.stage(f"distill-{number}"):
+        run = train_router(study, f"distill-{number}", chosen, [schedule], config)
+        one = Round(number, run.number, run.number if run.beats_static else None)
+        one = one.begun(study.store.n_begun(study.name), _hypervolume(study))
+        if run.beats_static:
+            chosen = add_trial(study, schedule, router_of(study, run.number), run.number, number, "distill")
+        _note(study, one.ended(int(run.beats_static), _hypervolume(study)))
+        study.store.choose_trial(study.name, chosen.number)
+    return run.number
+
+
+def _distill(study: OpenStudy, number: int) -> None:
+    """Train the router of a round."""
+    run = train_router(study, f"distill-{number}", chosen_trial(study), _schedules(study), distillation_config(study))
+    _note(study, Round(number, run.number, run.number if run.beats_static else None))
+    if not run.beats_static:
+        study.view.console.print(
+            "No router that training came by beats the static one on validation examples: the static one goes on."
+        )
+
+
+def _search_again(study: OpenStudy, number: int) -> None:
+    """Search around the front with the router of a round."""
+    one = rounds_of(_facts(study))[number].begun(study.store.n_begun(study.name), _hypervolume(study))
+    _note(study, one)
+    router, runs = router_of(study, one.router), study.store.router_runs(study.name)
+    search = Search(
+        number,
+        study.config.refine_trials,
+        router,
+        one.router,
+        None if one.router is None else runs[one.router].sha256,
+        one.first_trial or 0,
+    )
+    search_schedules(study, study_costs(study, router.window), search)
+    trials = study.store.trials(study.name)
+    _note(study, one.ended(sum(trial.round == number for trial in trials), _hypervolume(study)))
+    choose_from_front(study)
+
+
+def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
+    points = front(study.store.trials(study.name))
+    return schedules_to_distil(points, chosen_trial(study), study.config.router_schedules)
+
+
+def _hypervolume(study: OpenStudy) -> float:
+    dense_cost = study_costs(study).dense(study.config.cost)
+    return useful_hypervolume(study.store.trials(study.name), dense_cost)
+
+
+def _note(study: OpenStudy, one: Round) -> None:
+    study.store.set_facts(study.name, with_round(_facts(study), one))
+
+
+def _facts(study: OpenStudy) -> Mapping[str, Any]:
+    return study.store.study(study.name).facts

@@ -1,0 +1,265 @@
+"""The point of the front that a study ends with, chosen by what was measured on validation examples, and why it was."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ftp_core.schedule import DEFAULT_STEP
+from search.errors import SearchError
+from studies import Measurement
+from studies.front import knee_index
+from studies.objectives import CostName, objective
+
+Rule = Literal["target_sparsity", "max_latency_ms", "min_retention", "knee"]
+
+# Half a step of the grid, and what rounding adds.
+_AT_TARGET = DEFAULT_STEP / 2 + 1e-3
+# Accuracies are shares in float32, which are off by less; one item of a million is more.
+_ROUNDING = 5e-7
+_MEASURED = {"latency_ms": "measured latency", "flops": "arithmetic", "kv_bytes": "KV cache"}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was selected.
+
+    Attributes:
+        measurement: The point, as it was measured on validation examples.
+        rule: What decided in the end: a demand, or the knee where there is none.
+        reason: Why this one, in a sentence or two with figures.
+        retention: Its accuracy as a share of the dense model's; None where the data has no choices, or the dense model
+            has none of them right.
+    """
+
+    measurement: Measurement
+    rule: Rule
+    reason: str
+    retention: float | None
+
+
+def select(
+    candidates: Sequence[Measurement],
+    dense: Measurement,
+    *,
+    cost: CostName,
+    target_sparsity: float | None = None,
+    max_latency_ms: float | None = None,
+    min_retention: float | None = None,
+) -> Selection:
+    """Select the point to report and to export.
+
+    1. Candidates beyond the largest latency, as it was measured, are out. If all are, the fastest is taken.
+    2. With a target sparsity those count that are within half a grid step of it, or else the nearest. The one with the
+       lowest KL is taken; if a retention is demanded, too, the one with the lowest KL of those that keep it.
+    3. With a retention and no target, the cheapest of those that keep it is taken.
+    4. Without either, the knee of KL against the cost.
+
+    Where none keeps the retention, the one that keeps most is taken. Retention is the share of the dense model's
+    accuracy; where the data has no choices, the ratio of perplexities, dense to pruned. Of equals the one with the
+    lower KL is taken, then the earlier trial. A candidate whose KL is not finite is none.
+
+    Args:
+        candidates: The points, measured on validation examples.
+        dense: The dense model, measured on the same.
+        cost: What is traded against KL. Latency is the measured one.
+        target_sparsity: Overall sparsity to have.
+        max_latency_ms: Largest latency to have.
+        min_retention: Least retention to have.
+
+    Raises:
+        SearchError: There is no candidate with a finite KL, or something was measured on other than validation examples
+            or by a version that did not know the cost.
+    """
+    _check([*candidates, dense], cost)
+    candidates = [m for m in candidates if math.isfinite(m.kl)]
+    if not candidates:
+        raise SearchError("There is no candidate with a finite KL to select from: measure other points of the front.")
+    choice = _Choice(candidates, dense, cost)
+    if max_latency_ms is not None and not choice.keep_within(max_latency_ms):
+        fastest = min(candidates, key=lambda m: (m.latency_ms, *_order(m)))
+        why = (
+            f"No candidate runs within {max_latency_ms:g} ms; the fastest of {len(candidates)}, {_name(fastest)}, "
+            f"takes {fastest.latency_ms:.1f} ms."
+        )
+        return choice.selection(fastest, "max_latency_ms", why)
+    if target_sparsity is not None:
+        return choice.at_target(target_sparsity, min_retention)
+    if min_retention is not None:
+        return choice.cheapest_that_keeps(min_retention)
+    return choice.knee()
+
+
+class _Choice:
+    """Candidates that are left, in their order, and what is said of them."""
+
+    def __init__(self, candidates: Sequence[Measurement], dense: Measurement, cost: CostName) -> None:
+        self._left = sorted(candidates, key=_order)
+        self._dense = dense
+        self._cost = cost
+        self._has_choices = all(m.accuracy is not None for m in (dense, *candidates))
+        self._where = ""
+
+    def keep_within(self, max_latency_ms: float) -> bool:
+        """Rule out what takes longer; False, and nothing is, if all do."""
+        within = [m for m in self._left if m.latency_ms <= max_latency_ms]
+        if within:
+            self._where = f" within {max_latency_ms:g} ms"
+            self._left = within
+        return bool(within)
+
+    def at_target(self, target: float, min_retention: float | None) -> Selection:
+        """The lowest KL at a target sparsity, of those that keep a retention if one is demanded."""
+        nearest = min(abs(m.overall_sparsity - target) for m in self._left)
+        reach = max(_AT_TARGET, nearest + 1e-9)
+        near = [m for m in self._left if abs(m.overall_sparsity - target) <= reach]
+        asked, is_met = f"{100 * target:g} % overall sparsity", nearest <= _AT_TARGET
+        if min_retention is None:
+            best = near[0]
+            if is_met:
+                why = f"{_title(best)} has the lowest KL of {_count(near)}{self._where} at {asked}."
+            else:
+                why = (
+                    f"No candidate{self._where} has {asked}; of {_count(near)} nearest to it, {_name(best)} with "
+                    f"{_percent(best.overall_sparsity)} has the lowest KL."
+                )
+            return self.selection(best, "target_sparsity", why)
+        keeping = [m for m in near if self._retention(m) >= min_retention - _ROUNDING]
+        kept = f"{100 * min_retention:g} % {self._of_dense}"
+        keep = "that keeps" if len(keeping) == 1 else "that keep"
+        best = keeping[0] if keeping else max(near, key=self._retention)
+        if keeping and is_met:
+            why = f"{_title(best)} has the lowest KL of {_count(keeping)}{self._where} at {asked} {keep} {kept}."
+        elif keeping:
+            why = (
+                f"No candidate{self._where} has {asked}; of {_count(keeping)} nearest to it {keep} {kept}, "
+                f"{_name(best)} with {_percent(best.overall_sparsity)} has the lowest KL."
+            )
+        else:
+            place = f"{self._where} at {asked}" if is_met else f"{self._where} has {asked}, and none nearest to it"
+            why = (
+                f"No candidate{place} keeps {kept}; the best, {_name(best)}, keeps {100 * self._retention(best):.2f} %."
+            )
+        return self.selection(best, "target_sparsity" if keeping else "min_retention", why)
+
+    def cheapest_that_keeps(self, min_retention: float) -> Selection:
+        """The cheapest that keeps a retention."""
+        keeping = [m for m in self._left if self._retention(m) >= min_retention - _ROUNDING]
+        kept = f"{100 * min_retention:g} % {self._of_dense}"
+        keep = "that keeps" if len(keeping) == 1 else "that keep"
+        if keeping:
+            best = min(keeping, key=lambda m: _cost_of(m, self._cost))
+            why = (
+                f"{_title(best)} has the lowest {_MEASURED[self._cost]} of {_count(keeping)}{self._where} {keep} "
+                f"{kept}."
+            )
+        else:
+            best = max(self._left, key=self._retention)
+            why = (
+                f"No candidate{self._where} keeps {kept}; the best of {len(self._left)}, {_name(best)}, keeps "
+                f"{100 * self._retention(best):.2f} %."
+            )
+        return self.selection(best, "min_retention", why)
+
+    def knee(self) -> Selection:
+        """Where KL against the cost bends most, which is not at the dense model if anything else is left."""
+        best = self._bend(self._left)
+        sparse = [m for m in self._left if any(m.schedule)]
+        if sparse and not any(best.schedule):
+            best = self._bend(sparse)
+        why = (
+            f"{_title(best)} is the knee of {_count(self._left)}{self._where}, where KL against "
+            f"{_MEASURED[self._cost]} bends most."
+        )
+        return self.selection(best, "knee", why)
+
+    def _bend(self, points: Sequence[Measurement]) -> Measurement:
+        front: list[Measurement] = []
+        for m in sorted(points, key=lambda m: (m.kl, _cost_of(m, self._cost), *_order(m))):
+            if not front or _cost_of(m, self._cost) < _cost_of(front[-1], self._cost):
+                front.append(m)
+        return front[knee_index([(m.kl, _cost_of(m, self._cost)) for m in front])]
+
+    def selection(self, best: Measurement, rule: Rule, why: str) -> Selection:
+        """What was selected, with its figures behind the reason."""
+        retention = None
+        if self._has_choices and self._dense.accuracy and best.accuracy is not None:
+            retention = best.accuracy / self._dense.accuracy
+        return Selection(best, rule, f"{why} {self._figures(best)}", retention)
+
+    def _retention(self, m: Measurement) -> float:
+        if not self._has_choices:
+            return self._dense.perplexity / m.perplexity
+        assert m.accuracy is not None
+        # Of nothing everything is kept.
+        return m.accuracy / self._dense.accuracy if self._dense.accuracy else 1.0
+
+    @property
+    def _of_dense(self) -> str:
+        if self._has_choices:
+            return "of the dense model's accuracy"
+        return "by the ratio of perplexities, dense to pruned, as the data has no choices"
+
+    def _figures(self, m: Measurement) -> str:
+        """The measured figures, in a sentence."""
+        dense, cost = self._dense, objective(self._cost)
+        if m.accuracy is not None and dense.accuracy is not None:
+            interval = ""
+            if m.accuracy_low is not None and m.accuracy_high is not None:
+                interval = f" (95 % interval {100 * m.accuracy_low:.1f} to {_percent(m.accuracy_high)})"
+            of_items = (
+                f"{m.n_choice_items or m.n_items} validation items it has {_percent(m.accuracy)} right{interval}, the "
+                f"dense model {_percent(dense.accuracy)}"
+            )
+        else:
+            of_items = (
+                f"{m.n_items} validation items its perplexity is {m.perplexity:.4g}, the dense model's "
+                f"{dense.perplexity:.4g}"
+            )
+        said = (
+            f"On {of_items}; its KL is {m.kl:.3g} nats per token, and a prefill of {m.batch} × {m.length} tokens takes "
+        )
+        said += f"{m.latency_ms:.1f} ms instead of {dense.latency_ms:.1f} ms"
+        if self._cost != "latency_ms":
+            said += f", with {cost.text(_cost_of(m, self._cost))} instead of {cost.text(_cost_of(dense, self._cost))}"
+        return f"{said}."
+
+
+def _check(measurements: Sequence[Measurement], cost: CostName) -> None:
+    for m in measurements:
+        if m.split != "validation":
+            raise SearchError(
+                f"{_title(m)} was measured on {m.split} examples, but selection may see validation examples alone: "
+                "what it saw would be held out no more."
+            )
+        if getattr(m, cost) is None:
+            raise SearchError(f"{_title(m)} has no {cost}, as an earlier version measured it: measure it again.")
+
+
+def _cost_of(m: Measurement, cost: CostName) -> float:
+    return float(getattr(m, cost))
+
+
+def _order(m: Measurement) -> tuple[float, int, int]:
+    """Which of equals is taken."""
+    return m.kl, -1 if m.trial is None else m.trial, -1 if m.router is None else m.router
+
+
+def _name(m: Measurement) -> str:
+    trial = "the dense model" if m.trial is None else f"trial {m.trial}"
+    return trial if m.router is None else f"{trial} with router {m.router}"
+
+
+def _title(m: Measurement) -> str:
+    name = _name(m)
+    return name[0].upper() + name[1:]
+
+
+def _count(points: Sequence[Measurement]) -> str:
+    return f"{len(points)} candidate{'' if len(points) == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"

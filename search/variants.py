@@ -1,0 +1,111 @@
+"""Which schedules with which routers a study compares: candidates to select from, and the rows of its report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ftp_core.routers import Router, StaticRouter, router_from_bytes
+from ftp_core.schedule import SparsitySchedule
+from search.measuring import Variant
+from search.open_study import OpenStudy
+from studies import TrialRecord, TrialState, closest_to_sparsity, front
+from studies.front import HALF_STEP
+
+# A model that differs from the dense one by more nats per token is ruined: no candidate, if there are others.
+_RUINED_KL = 1.0
+
+
+def router_of(study: OpenStudy, number: int | None) -> Router:
+    """A router of the study, ready to decide; the static one for None."""
+    return (
+        StaticRouter()
+        if number is None
+        else router_from_bytes(study.store.router_runs(study.name)[number].weights).eval()
+    )
+
+
+def candidates(study: OpenStudy, chosen: TrialRecord) -> list[Variant]:
+    """What can be selected: points of the front, the one that was chosen for distillation among them.
+
+    At a target sparsity these are the trials with the lowest KL there: a search that tried hundreds on a few items
+    has found some that are good by luck, and only other items tell.
+    """
+    config, trials = study.config, study.store.trials(study.name)
+    if config.target_sparsity is None:
+        usable = [p for p in front(trials) if p.values is not None and p.values[0] <= _RUINED_KL] or front(trials)
+        points = _spread(usable, config.measured_points, chosen)
+    else:
+        points = _best_at(trials, config.target_sparsity, config.measured_points, chosen)
+    return [_of_trial("candidate", study, point) for point in points]
+
+
+def dense(study: OpenStudy) -> Variant:
+    """The dense model."""
+    return Variant("dense", SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks), StaticRouter())
+
+
+def compared(study: OpenStudy, selected: TrialRecord, router_run: int | None) -> list[Variant]:
+    """The rows of the report: dense, uniform, static, dynamic, and refined, at the sparsity that was selected.
+
+    Args:
+        study: Whose rows.
+        selected: The trial that was selected.
+        router_run: Number of the router of the row "dynamic", the one that was distilled on what the first search
+            found; None if there is none.
+    """
+    trials = [trial for trial in study.store.trials(study.name) if _is_whole(trial)]
+    first = [trial for trial in trials if trial.round == 0]
+    static = selected if selected.round == 0 else _at_sparsity(first, selected.overall_sparsity)
+    n_blocks = study.workload.model.skipping.n_blocks
+    uniform = SparsitySchedule.uniform(selected.overall_sparsity, n_blocks)
+    rows = [dense(study), Variant("uniform", uniform, StaticRouter())]
+    if static is not None:
+        rows.append(_of_trial("static", study, static))
+        if router_run is not None and any(static.schedule):
+            schedule, router = SparsitySchedule(static.schedule), router_of(study, router_run)
+            rows.append(Variant("dynamic", schedule, router, static.number, router_run))
+    refined = selected
+    if selected.round == 0:
+        found = _at_sparsity([trial for trial in trials if trial.round > 0], selected.overall_sparsity)
+        if found is None:
+            return rows
+        refined = found
+    return [*rows, _of_trial("refined", study, refined)]
+
+
+def _of_trial(name: str, study: OpenStudy, trial: TrialRecord) -> Variant:
+    schedule = SparsitySchedule(trial.schedule)
+    return Variant(name, schedule, router_of(study, trial.router), trial.number, trial.router)
+
+
+def _at_sparsity(trials: Sequence[TrialRecord], sparsity: float) -> TrialRecord | None:
+    """Of trials, the one with the lowest KL at an overall sparsity, or nearest to it; None if there is no trial.
+
+    Not of their front, which may have dropped the best one there for another that is cheaper by a hair.
+    """
+    kept = [trial for trial in trials if trial.violation <= 0]
+    return closest_to_sparsity(kept, sparsity) if kept else None
+
+
+def _best_at(trials: Sequence[TrialRecord], target: float, most: int, chosen: TrialRecord) -> list[TrialRecord]:
+    """The trials with the lowest KL at an overall sparsity, one a schedule and router, the chosen one among them."""
+    near = [t for t in trials if _is_whole(t) and t.violation <= 0 and abs(t.overall_sparsity - target) <= HALF_STEP]
+    ranked = sorted(near, key=lambda trial: (trial.values or (), trial.number))
+    picked = ranked[:most]
+    return picked if any(one.number == chosen.number for one in picked) else [*picked[: most - 1], chosen]
+
+
+def _is_whole(trial: TrialRecord) -> bool:
+    return trial.state is TrialState.FINISHED and trial.values is not None and trial.fidelity == 1.0
+
+
+def _spread(points: Sequence[TrialRecord], most: int, chosen: TrialRecord) -> list[TrialRecord]:
+    """At most `most` points of a front, evenly spread along it, the chosen one among them."""
+    points = list(points)
+    if len(points) > most:
+        picked = {round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)}
+        points = [point for index, point in enumerate(points) if index in picked]
+    if all(point.number != chosen.number for point in points):
+        nearest = min(range(len(points)), key=lambda i: abs(points[i].overall_sparsity - chosen.overall_sparsity))
+        points[nearest] = chosen
+    return points

@@ -1,0 +1,53 @@
+"""Runs `ftp-search` in a process that kills itself in the middle of a stage, as `kill -9` would: `STAGE N ARGUMENT...`.
+
+The process dies at the N-th sign of life that the stage gives: a figure, a quality that was kept, or at its begin (0).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from search.cli import main
+from search.progress import ProgressView
+from studies import StudyStore
+
+
+def _dying(method: Callable[..., Any], counts: Callable[..., bool], last: int) -> Callable[..., Any]:
+    """The method, which kills the process behind its call number `last` that counts."""
+    calls = 0
+
+    def called(self: object, *arguments: Any) -> Any:
+        nonlocal calls
+        result = method(self, *arguments)
+        calls += counts(*arguments)
+        if calls >= last and counts(*arguments):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    return called
+
+
+def run() -> None:
+    stage, last, *arguments = sys.argv[1:]
+    n, running = int(last), [""]
+
+    def begins(_: str, name: str) -> bool:
+        running[0] = name
+        return n == 0 and name == stage
+
+    StudyStore.begin_stage = _dying(StudyStore.begin_stage, begins, 1)  # type: ignore[method-assign]
+    if n > 0:
+        figures = _dying(ProgressView.figures, lambda name, *_: name == stage, n)
+        ProgressView.figures = figures  # type: ignore[method-assign]
+        kept = _dying(StudyStore.keep_evaluation, lambda *_: running[0] == stage, n)
+        StudyStore.keep_evaluation = kept  # type: ignore[method-assign]
+    sys.argv = ["ftp-search", *arguments]
+    main()
+
+
+if __name__ == "__main__":
+    run()

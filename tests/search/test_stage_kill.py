@@ -1,0 +1,95 @@
+"""A pipeline that is killed in the middle of every stage, and resumed, exports what an uninterrupted one exports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from studies import StudyStore
+from tests.search.command import run_process
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+# Operations as the cost and a target: what is selected depends on no clock.
+SMALL = (
+    *("--deterministic", "--cost", "flops", "--target-sparsity", "0.4", "--workers", "1", "--trials", "24"),
+    *("--rounds", "1", "--refine-trials", "20", "--router-trials", "2", "--router-steps", "12"),
+    *("--search-items", "8", "--calibration-items", "24", "--validation-items", "12", "--test-items", "12"),
+    *("--router-schedules", "1", "--measured-points", "4", "--timed-runs", "2"),
+)
+# Where to die: the stage, and after how many signs of life.
+DEATHS = [
+    *(("search", 1), ("tune", 1), ("distill-1", 11), ("refine-1", 1), ("measure", 3), ("select", 0)),
+    *(("test", 3), ("export", 0), ("report", 0)),
+]
+
+
+def _die(stage: str, n: int, folder: Path, *arguments: str) -> None:
+    running = subprocess.Popen(
+        [sys.executable, "-m", "tests.search.dying", stage, str(n), *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        _, err = running.communicate(timeout=600)
+        assert running.returncode == -signal.SIGKILL, err
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+
+
+def _exported(folder: Path) -> dict[str, Any]:
+    """The files that an exported model is made of."""
+    return {path.name: path.read_bytes() for path in (folder / "ftp-out/one/model").iterdir()}
+
+
+def _trials(store: StudyStore) -> list[tuple[object, ...]]:
+    return [(t.number, t.schedule, t.values, t.proposer, t.round, t.router) for t in store.trials("one")]
+
+
+def test_a_pipeline_that_is_killed_in_every_stage_exports_what_an_uninterrupted_one_does(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    result = run_process("run", "--name", "one", *SMALL, cwd=whole, timeout=600)
+    assert result.code == 0, result.err
+    url = "sqlite:///{}/ftp-studies.db"
+    for stage, n in DEATHS:
+        begun = ("resume", "one") if (killed / "ftp-studies.db").exists() else ("run", "--name", "one", *SMALL)
+        _die(stage, n, killed, *begun)
+        with StudyStore(url.format(killed), create=False) as store:
+            states = {one.name: one.state for one in store.stages("one")}
+            work = store.n_trials("one"), len(store.router_runs("one"))
+        assert states.pop(stage) == "stopped" and set(states.values()) <= {"finished"}
+        if stage == "search":
+            assert 0 < work[0] < 24
+        elif stage == "refine-1":
+            assert 24 < work[0] < 44
+        elif stage in ("tune", "distill-1"):
+            # Died in the middle of a training: what it was about to find is still unfinished work.
+            assert work == (24, 0) and any((killed / "ftp-studies.db-artifacts/unfinished").iterdir())
+    resumed = run_process("resume", "one", cwd=killed, timeout=600)
+    assert resumed.code == 0, resumed.err
+    with (
+        StudyStore(url.format(whole), create=False) as expected,
+        StudyStore(url.format(killed), create=False) as found,
+    ):
+        assert _trials(found) == _trials(expected)
+        assert [run.sha256 for run in found.router_runs("one")] == [run.sha256 for run in expected.router_runs("one")]
+    assert _exported(killed) == _exported(whole)
+    # Nothing of unfinished work stays behind.
+    assert not any((killed / "ftp-studies.db-artifacts/unfinished").iterdir())
+    with closing(sqlite3.connect(killed / "ftp-studies.db")) as raw:
+        assert raw.execute("SELECT count(*) FROM trial WHERE state IN (0, 4)").fetchone() == (0,)

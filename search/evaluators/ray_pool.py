@@ -9,9 +9,9 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 # Both must be set before Ray is imported: no usage report, and no warning about accelerators that are not asked for.
@@ -21,11 +21,13 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
-from search.errors import ConfigError, EvaluationError
+from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
 from search.evaluators.affinity import Backlog
+from search.evaluators.causes import KERNEL, cause_of
 from search.evaluators.place import Call, Place
 from search.evaluators.worker import WorkerProcess, WorkerSetup
+from search.evaluators.worker_numbers import check_gpus, check_numbers
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +40,8 @@ _MAX_STARTS = 3
 # A worker that was idle for longer is asked for a sign of life ahead of its next task, which is then not taken for the
 # cause of a death that nobody had noticed.
 _LONG_IDLE_S = 1.0
-# Of Ray's texts on the death of a process: what only those have that do not know why, and what comes before the gist.
-_KERNEL, _DETAIL = "OOM killer", "Worker exit detail: "
+# Addresses of the Rays that `cluster` keeps up: none, or one.
+_kept: list[str | None] = []
 
 
 class RayPool:
@@ -75,8 +77,7 @@ class RayPool:
         trial_timeout_s: float | None = None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
-        _check_numbers(n_workers, n_gpu_workers)
-        self._on_cluster = address is not None
+        check_numbers(n_workers, n_gpu_workers)
         self._gpu_share = gpu_share
         self._trial_timeout_s = trial_timeout_s
         self._on_ready = on_ready
@@ -86,10 +87,11 @@ class RayPool:
         self._n_pending = 0
         self._is_closed = False
         self._cause = ""
-        _start_ray(address, n_workers)
+        self._on_cluster = start_ray(address, n_workers)
         try:
-            if address is None:
-                _check_gpus(n_gpu_workers, gpu_share)
+            if not self._on_cluster:
+                n_gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+                check_gpus(n_gpu_workers, gpu_share, n_gpus)
             self._actor_type = ray.remote(WorkerProcess)
             # Put once, the object store gives it to all processes of a node.
             self._setup = ray.put(setup)
@@ -102,7 +104,7 @@ class RayPool:
                 self._check_alive()
         except RayError as error:
             self.close()
-            raise EvaluationError(f"Workers could not start: {_cause(error)}") from error
+            raise EvaluationError(f"Workers could not start: {cause_of(error)}") from error
         except BaseException:
             self.close()
             raise
@@ -156,7 +158,7 @@ class RayPool:
         Raises:
             ConfigError: No worker would be left.
         """
-        _check_numbers(n_workers, sum(place.device != "cpu" for place in self._places))
+        check_numbers(n_workers, sum(place.device != "cpu" for place in self._places))
         places = [place for place in self._places if place.device == "cpu"]
         # Those stay that can do most right now.
         places.sort(key=lambda place: (place.is_leaving, not place.is_ready, -len(place.calls)))
@@ -169,15 +171,14 @@ class RayPool:
         self._feed(self._places)
 
     def close(self) -> None:
-        """See `Evaluator.close`; a cluster that was joined goes on without the workers."""
+        """See `Evaluator.close`; a cluster that was joined, or is kept up, goes on without the workers."""
         if self._is_closed:
             return
         self._is_closed = True
         for place in self._places:
             _kill(place.actor)
         self._places.clear()
-        ray.shutdown()
-        _let_ray_print(True)
+        stop_ray()
 
     def _add(self, device: str) -> None:
         place = Place(device)
@@ -249,10 +250,10 @@ class RayPool:
             if is_first:
                 place.changed = moment
             if call.task is not None:
-                results.append(Evaluation(call.task, error=_cause(error)) if error else pickle.loads(future.result()))
+                results.append(Evaluation(call.task, error=cause_of(error)) if error else pickle.loads(future.result()))
             elif error is not None:
                 place.refused_starts += 1
-                self._start_failed(place, _cause(error))
+                self._start_failed(place, cause_of(error))
                 return
             elif not place.is_ready:
                 place.is_ready, place.failed_starts, place.refused_starts = True, 0, 0
@@ -268,7 +269,7 @@ class RayPool:
         """Replace a worker whose calls have all ended with its death."""
         first, *others = place.calls
         assert first.death is not None
-        cause = _cause(first.death)
+        cause = cause_of(first.death)
         if _wanted_memory(first.death):
             place.halvings += 1
         if not place.is_ready:
@@ -325,12 +326,39 @@ class RayPool:
             raise EvaluationError(f"No worker could start: {self._cause}")
 
 
-def _start_ray(address: str | None, n_workers: int) -> None:
+@contextmanager
+def cluster(address: str | None, n_cpus: int) -> Iterator[None]:
+    """Keep one Ray up for all pools and tunings inside, each of which would else start its own; inside another: that.
+
+    Args:
+        address: Of a cluster to join, `auto` or `host:port`; None for a Ray of this process alone. That of a pool
+            inside then does not count.
+        n_cpus: Cores that a Ray of this process counts on.
+
+    Raises:
+        EvaluationError: Ray could not start.
+    """
+    if _kept:
+        yield
+        return
+    start_ray(address, n_cpus)
+    _kept.append(address)
+    try:
+        yield
+    finally:
+        _kept.clear()
+        stop_ray()
+
+
+def start_ray(address: str | None, n_cpus: int) -> bool:
+    """Start or join Ray, unless one is kept up; says whether others may ask it for cores, too. See `cluster`."""
+    if _kept:
+        return _kept[0] is not None
     on_terminate = signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
         # Never a cluster that happens to be named in the environment.
-        options |= {"address": "local", "num_cpus": max(1, n_workers), "include_dashboard": False}
+        options |= {"address": "local", "num_cpus": max(1, n_cpus), "include_dashboard": False}
     else:
         options |= {"address": address}
     try:
@@ -341,33 +369,19 @@ def _start_ray(address: str | None, n_workers: int) -> None:
         # Ray exits the process on SIGTERM; what to do about it is for the caller to say.
         signal.signal(signal.SIGTERM, on_terminate)
     _let_ray_print(False)
+    return address is not None
+
+
+def stop_ray() -> None:
+    """End or leave Ray, unless it is kept up."""
+    if not _kept:
+        ray.shutdown()
+        _let_ray_print(True)
 
 
 def _let_ray_print(is_allowed: bool) -> None:
     """Whether Ray may write of dead workers to the standard output, which is the caller's, and knows of them."""
     ray._private.worker._worker_logs_enabled = is_allowed
-
-
-def _check_numbers(n_workers: int, n_gpu_workers: int) -> None:
-    if n_workers < 0 or n_gpu_workers < 0 or n_workers + n_gpu_workers == 0:
-        raise ConfigError(
-            f"{n_workers} workers on CPUs and {n_gpu_workers} on GPUs evaluate nothing: give at least one of them."
-        )
-
-
-def _check_gpus(n_gpu_workers: int, gpu_share: float) -> None:
-    """Ray would wait for ever for GPUs that this machine does not have."""
-    if n_gpu_workers == 0:
-        return
-    if gpu_share <= 0 or (gpu_share > 1 and gpu_share != int(gpu_share)):
-        raise ConfigError(f"A share of {gpu_share:g} GPUs is none: give one in (0, 1], or a whole number.")
-    n_gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-    n_fitting = n_gpus * int(1 / gpu_share + 1e-9) if gpu_share <= 1 else n_gpus // int(gpu_share)
-    if n_gpu_workers > n_fitting:
-        raise EvaluationError(
-            f"Of {n_gpu_workers} workers that take {gpu_share:g} of a GPU each, {n_fitting} fit on the {n_gpus} GPUs "
-            "that Ray sees here: start fewer, or give each a smaller share."
-        )
 
 
 def _kill(actor: Any) -> None:
@@ -381,12 +395,4 @@ def _wanted_memory(death: Exception) -> bool:
     A kernel that ends it for that leaves no more than a broken connection. So do other sudden ends; Ray's text for them
     all names that kernel among the causes.
     """
-    return isinstance(death, OutOfMemoryError) or _KERNEL in str(death)
-
-
-def _cause(error: BaseException) -> str:
-    """The last line of a Ray error, which is the one that the worker raised, or a short form of how it died."""
-    if _KERNEL in str(error):
-        return "its process ended all at once: killed, perhaps for want of memory, or crashed"
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip().rpartition(_DETAIL)[2] if lines else type(error).__name__
+    return isinstance(death, OutOfMemoryError) or KERNEL in str(death)

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import ray
 
 from ftp_core.schedule import SparsitySchedule
 from search.errors import ConfigError, EvaluationError
 from search.evaluators import Evaluation, Task
-from search.evaluators.ray_pool import RayPool
+from search.evaluators.ray_pool import RayPool, cluster
 
 # Nothing here imports torch: a worker whose setup does not need it shall do without.
 
@@ -330,6 +331,26 @@ def test_a_pool_joins_a_cluster_uses_its_gpus_and_leaves_it_running():
                 seen |= pids(found)
     finally:
         cluster.shutdown()
+
+
+def test_pools_use_the_ray_that_is_kept_up_and_leave_it_up():
+    with cluster(None, 1):
+        job = ray.get_runtime_context().get_job_id()
+        seen = set()
+        for address in (None, "nowhere:1"):
+            # Two workers on one core, as in a pool that grows; the address of what is up counts.
+            with closing(RayPool(Obedient(), 2, address=address)) as pool, cluster(None, 3):
+                found = until(pool, lambda found: len(pids(found)) == 2)
+                assert not pids(found) & seen
+                seen |= pids(found)
+            assert ray.is_initialized() and ray.get_runtime_context().get_job_id() == job
+    assert not ray.is_initialized()
+
+
+def test_a_kept_ray_ends_with_an_error_inside():
+    with pytest.raises(KeyError), cluster(None, 1):
+        raise KeyError
+    assert not ray.is_initialized()
 
 
 @pytest.mark.slow

@@ -1,0 +1,36 @@
+"""How many workers are asked for, and whether there can be so many."""
+
+from __future__ import annotations
+
+from search.errors import ConfigError, EvaluationError
+
+
+def check_numbers(n_workers: int, n_gpu_workers: int) -> None:
+    """Refuse to do without workers.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    if n_workers < 0 or n_gpu_workers < 0 or n_workers + n_gpu_workers == 0:
+        raise ConfigError(
+            f"{n_workers} workers on CPUs and {n_gpu_workers} on GPUs evaluate nothing: give at least one of them."
+        )
+
+
+def check_gpus(n_gpu_workers: int, gpu_share: float, n_gpus: int) -> None:
+    """Refuse workers on GPUs that are not there: Ray would wait for them for ever.
+
+    Raises:
+        ConfigError: The share of each is none.
+        EvaluationError: The GPUs do not suffice.
+    """
+    if n_gpu_workers == 0:
+        return
+    if gpu_share <= 0 or (gpu_share > 1 and gpu_share != int(gpu_share)):
+        raise ConfigError(f"A share of {gpu_share:g} GPUs is none: give one in (0, 1], or a whole number.")
+    n_fitting = n_gpus * int(1 / gpu_share + 1e-9) if gpu_share <= 1 else n_gpus // int(gpu_share)
+    if n_gpu_workers > n_fitting:
+        raise EvaluationError(
+            f"Of {n_gpu_workers} workers that take {gpu_share:g} of a GPU each, {n_fitting} fit on the {n_gpus} GPUs "
+            "that Ray sees here: start fewer, or give each a smaller share."
+        )

@@ -1,0 +1,162 @@
+"""What is known of a tuning's trials: a folder of small files, each of which appears at once or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from ftp_core.distillation_config import DistillationConfig
+from search.errors import EvaluationError, SearchError
+
+_SUBJECT, _TRIALS = "tuning.json", "trials"
+
+
+@dataclass(frozen=True)
+class TunedTrial:
+    """One choice of hyperparameters.
+
+    Attributes:
+        config: The tuned ones of `DistillationConfig`, by name.
+        held_out_kl: Lowest held-out KL of its training; the mean over the schedules.
+        steps: Steps done; fewer than its configuration's if it was stopped.
+        seconds: Time that it took on its workers.
+    """
+
+    config: Mapping[str, Any]
+    held_out_kl: float
+    steps: int
+    seconds: float = field(compare=False)
+
+
+@dataclass(frozen=True)
+class RouterTuning:
+    """What a tuning found.
+
+    Attributes:
+        best: The configuration with the lowest held-out KL among those that were trained to their end; the first of
+            equal ones.
+        trials: All trials in the order in which they began, without those that failed; the first one is the base
+            configuration.
+        seconds: Time that they took on their workers, over all runs if the tuning was resumed.
+    """
+
+    best: DistillationConfig
+    trials: tuple[TunedTrial, ...]
+    seconds: float = field(compare=False)
+
+
+@dataclass(frozen=True)
+class TuningEntry:
+    """Where a trial stands.
+
+    Attributes:
+        number: From 0 without gaps.
+        config: Its hyperparameters.
+        state: Whether it still trains, was stopped since others did better, was trained to its end, or cannot be
+            trained.
+        steps: Steps done.
+        held_out_kl: Lowest held-out KL by then.
+        seconds: Time that it took on its workers.
+        checkpoint: Folder, relative to the tuning's, from which it can go on.
+        error: Why it cannot be trained.
+    """
+
+    number: int
+    config: Mapping[str, Any]
+    state: Literal["begun", "stopped", "trained", "failed"] = "begun"
+    steps: int = 0
+    held_out_kl: float = math.inf
+    seconds: float = 0.0
+    checkpoint: str | None = None
+    error: str | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more becomes of it."""
+        return self.state != "begun"
+
+
+class TuningLedger:
+    """The trials of one tuning, which outlive the process that trains them, however it ends.
+
+    Args:
+        folder: Where they are kept; is made if it is not there.
+        subject: What is tuned, and how, as JSON knows it: trials of something else do not compare.
+
+    Raises:
+        SearchError: The folder cannot be written to, or holds another tuning.
+    """
+
+    def __init__(self, folder: Path, subject: Mapping[str, Any]) -> None:
+        self.folder = folder.absolute()
+        path = self.folder / _SUBJECT
+        try:
+            (self.folder / _TRIALS).mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                _write(path, subject)
+            known = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise SearchError(
+                f"The router's tuning cannot be kept in {folder}: {error}. Give a folder that can be written to and "
+                "holds nothing else."
+            ) from error
+        changed = [name for name, value in json.loads(json.dumps(subject)).items() if known.get(name) != value]
+        if changed:
+            raise SearchError(
+                f"{folder} holds a tuning with another {', '.join(changed)}: give the same as then to go on with it, "
+                "or remove the folder to start anew."
+            )
+
+    def entries(self) -> dict[int, TuningEntry]:
+        """All trials that were begun, by number."""
+        files = sorted((self.folder / _TRIALS).glob("*.json"))
+        entries = (TuningEntry(**json.loads(file.read_text())) for file in files)
+        return {entry.number: entry for entry in entries}
+
+    def write(self, entry: TuningEntry) -> None:
+        """Keep where a trial stands."""
+        _write(self.folder / _TRIALS / f"{entry.number:05d}.json", asdict(entry))
+
+    def numbers_left(self, trials: int) -> list[int]:
+        """Numbers of the trials that have not ended, of so many."""
+        entries = self.entries()
+        return [number for number in range(trials) if number not in entries or not entries[number].has_ended]
+
+    def progress(self) -> tuple[int, float]:
+        """How many trials have ended, and their lowest held-out KL; infinity for none."""
+        kls = [entry.held_out_kl for entry in self.entries().values() if entry.has_ended]
+        return len(kls), min(kls, default=math.inf)
+
+    def outcome(self, trials: int, base: DistillationConfig) -> RouterTuning:
+        """What the trials that have ended come to.
+
+        Args:
+            trials: How many count.
+            base: The configuration that they change.
+
+        Raises:
+            EvaluationError: None was trained to its end.
+        """
+        entries = [entry for number, entry in sorted(self.entries().items()) if number < trials]
+        trained = [entry for entry in entries if entry.state == "trained"]
+        if not trained:
+            errors = [entry.error for entry in entries if entry.error is not None]
+            raise EvaluationError(f"No router could be trained: {errors[0] if errors else 'no trial has ended'}")
+        entries = [entry for entry in entries if entry.state in ("trained", "stopped")]
+        best = min(trained, key=lambda entry: entry.held_out_kl)
+        return RouterTuning(
+            replace(base, **best.config),
+            tuple(TunedTrial(entry.config, entry.held_out_kl, entry.steps, entry.seconds) for entry in entries),
+            sum(entry.seconds for entry in entries),
+        )
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    os.replace(partial, path)

@@ -1,80 +1,239 @@
-"""Progress of long work: bars on a terminal, plain lines elsewhere."""
+"""Progress of long work: one live view on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
+import atexit
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Column
+from rich.text import Text
+
+from search.observer import Observers, RunObserver
+from search.stage_list import StageList, duration
+from studies import Measurement, StudyState
+from studies.objectives import DEFAULT_COST, objective
 
 _SECONDS_BETWEEN_LINES = 10.0
+_REFRESHES_PER_SECOND = 4
+# These stay true while later stages run.
+_OF_THE_FRONT = ("front", "hypervolume", "knee_kl", "knee_cost")
 
 
 class Stage:
-    """One piece of work with a known number of steps."""
+    """One piece of work with a known number of steps, on the view that it was begun on."""
 
-    def __init__(self, console: Console, bars: Progress | None, title: str, total: int, completed: int) -> None:
-        self._console = console
+    def __init__(self, view: ProgressView, bars: Progress, title: str, total: int, completed: int) -> None:
+        self._view = view
         self._bars = bars
+        self._bar: TaskID = bars.add_task(title, total=total, completed=completed)
         self._title = title
-        self._total = total
-        self._completed = completed
         self._note = ""
         self._last_line = time.monotonic()
         self._is_over = False
-        self._bar: TaskID | None = None
-        if bars is not None:
-            self._bar = bars.add_task(title, total=total, completed=completed, note="")
-        else:
-            console.print(f"{title} ...", highlight=False)
+
+    @property
+    def note(self) -> str:
+        """The latest word on what was reached."""
+        return self._note
 
     def advance(self, steps: int = 1, note: str = "") -> None:
         """Count steps as done, with a word on what was reached; one that is over counts no more."""
         if self._is_over:
             return
-        self._completed += steps
         self._note = note or self._note
-        if self._bars is not None and self._bar is not None:
-            self._bars.update(self._bar, advance=steps, note=self._note)
-        elif time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
+        self._bars.update(self._bar, advance=steps)
+        if time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            self._console.print(f"{self._title}: {self._completed}/{self._total}  {self._note}", highlight=False)
+            self._view.say(f"{self._title}: {self._counted()}  {self._view.reached(self)}")
 
     def finish(self) -> None:
         """Say that the work is done."""
         self._is_over = True
-        if self._bars is None:
-            self._console.print(f"{self._title}: done  {self._note}", highlight=False)
+        self._view.say(f"{self._title}: done  {self._view.reached(self)}")
+
+    def remove(self) -> None:
+        """Take the work off the view."""
+        self._is_over = True
+        self._bars.remove_task(self._bar)
+
+    def _counted(self) -> str:
+        task = next(task for task in self._bars.tasks if task.id == self._bar)
+        left = "" if task.time_remaining is None else f", {duration(task.time_remaining)} left"
+        return f"{task.completed:.0f}/{task.total:.0f}{left}"
 
 
 class ProgressView:
-    """Draws stages on a console, one bar each.
+    """Draws how a run goes: its stages, the work that is done now, and the figures that were found.
+
+    It is a `RunObserver`; commands without a run use `stage` alone. On a terminal everything is in one view that
+    refreshes itself, below what is printed on `console` meanwhile. Elsewhere there are lines: as work begins and ends,
+    and at most one each ten seconds in between.
 
     Args:
         console: Where to draw; standard error, so that standard output stays clean for data.
+        quiet: Whether to draw nothing. What is printed on `console` is still seen.
+        observers: Who else is told. One that fails is reported on the console and told nothing more.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, quiet: bool = False, observers: Sequence[RunObserver] = ()) -> None:
         self.console = console
+        self._is_live = console.is_terminal and not console.is_dumb_terminal and not quiet
+        self._says_lines = not self._is_live and not quiet
+        self._observers = Observers(observers, self._say_given_up)
+        self._live: Live | None = None
+        self._bars = Progress(
+            # Where it is narrow, titles wrap before counts are cut.
+            TextColumn("{task.description}", markup=False, table_column=Column()),
+            BarColumn(None, table_column=Column(ratio=1, min_width=4)),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+            console=console,
+            auto_refresh=False,
+            expand=True,
+        )
+        self._work: list[Stage] = []
+        self._name = ""
+        self._began_at = 0.0
+        self._stages: StageList | None = None
+        self._cost: str = DEFAULT_COST
+        self._figures: dict[str, float] = {}
+
+    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+        """Show a run with its stages from now on, until it has ended."""
+        self._name, self._began_at = name, time.monotonic()
+        self._stages, self._figures = StageList(stages), {}
+        self._cost = str(config.get("cost", DEFAULT_COST))
+        self._open()
+        self._observers.began(name, config, stages)
+
+    def stage_changed(self, stage: str, state: StudyState) -> None:
+        """Show where a stage stands."""
+        lasting = _OF_THE_FRONT if self._is_live else ()
+        self._figures = {name: self._figures[name] for name in lasting if name in self._figures}
+        if self._stages is not None:
+            self._stages.change(stage, state)
+            if state is StudyState.RUNNING:
+                self.say("Stage {} of {}: {}".format(*self._stages.place(stage), stage))
+            else:
+                seconds = self._stages.seconds(stage)
+                self.say(f"Stage {stage}: {state}" + ("" if seconds is None else f" after {duration(seconds)}"))
+        self.refresh()
+        self._observers.stage_changed(stage, state)
+
+    def figures(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
+        """Show the latest figures of the stage that runs."""
+        self._figures = {**self._figures, **figures}
+        self._observers.figures(stage, step, figures)
+
+    def measured(self, measurements: Sequence[Measurement]) -> None:
+        """Hand the test measurements on; they are drawn by whoever shows results."""
+        self._observers.measured(measurements)
+
+    def ended(self, state: StudyState) -> None:
+        """Leave the view as it is, and wait a while for observers that lag behind."""
+        try:
+            self._observers.ended(state)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Stop drawing: the view's last state stays, and the terminal goes on below it."""
+        if self._live is not None:
+            live, self._live = self._live, None
+            atexit.unregister(self.close)
+            live.stop()
+        self._stages = None
+
+    def refresh(self) -> None:
+        """Draw the live view as things stand now, and not a moment later by itself."""
+        if self._live is not None:
+            self._live.refresh()
 
     @contextmanager
     def stage(self, title: str, total: int, completed: int = 0) -> Iterator[Stage]:
-        """A stage of `total` steps, of which some may be done already."""
-        if not self.console.is_terminal:
-            stage = Stage(self.console, None, title, total, completed)
+        """Work of `total` steps, of which some may be done already; other work may be inside."""
+        is_alone = self._live is None
+        self.say(f"{title} ...")
+        stage = Stage(self, self._bars, title, total, completed)
+        self._work = [*self._work, stage]
+        try:
+            self._open()
             yield stage
             stage.finish()
-            return
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-            TextColumn("{task.fields[note]}", markup=False),
-        )
-        with Progress(*columns, console=self.console) as bars:
-            stage = Stage(self.console, bars, title, total, completed)
-            yield stage
-            stage.finish()
+        finally:
+            if is_alone and self._stages is None:
+                # Without a run to show, the work's last state is what stays.
+                self.close()
+            self._work = [other for other in self._work if other is not stage]
+            stage.remove()
+
+    def say(self, line: str) -> None:
+        """Print a line about progress, where there is no live view."""
+        if self._says_lines:
+            self.console.print(line.rstrip(), highlight=False, markup=False)
+
+    def reached(self, stage: Stage) -> str:
+        """What work has reached: its own word, and the figures that this does not say already."""
+        pieces = [piece for piece in _pieces(self._figures, self._cost) if piece not in stage.note]
+        return ", ".join([stage.note, *pieces] if stage.note else pieces)
+
+    def _open(self) -> None:
+        if self._is_live and self._live is None:
+            self._live = Live(
+                console=self.console,
+                get_renderable=self._drawing,
+                refresh_per_second=_REFRESHES_PER_SECOND,
+                # What goes to a file or a pipe is data.
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            # Whatever ends the process, the terminal gets its cursor back.
+            atexit.register(self.close)
+            self._live.start(refresh=True)
+
+    def _drawing(self) -> RenderableType:
+        stages, work = self._stages, self._work
+        parts: list[RenderableType] = []
+        if stages is not None:
+            title = Text.assemble((self._name, "bold"), f"  {duration(time.monotonic() - self._began_at)}")
+            parts += [title, stages]
+        if work:
+            parts.append(self._bars)
+        notes = [stage.note for stage in work if stage.note]
+        parts += [Text(note, style="dim") for note in notes]
+        said = " ".join(notes)
+        pieces = [piece for piece in _pieces(self._figures, self._cost) if piece not in said]
+        if stages is not None and pieces:
+            parts.append(Text("  ".join(pieces)))
+        return Group(*parts)
+
+    def _say_given_up(self, reason: str) -> None:
+        self.console.print(reason, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+
+def _pieces(figures: Mapping[str, float], cost: str) -> list[str]:
+    """Figures in words, those that people look for first."""
+    rest = dict(figures)
+    rest.pop("trials", None)  # the bar counts them
+    pieces = []
+    if "trials_per_s" in rest:
+        pieces.append(f"{rest.pop('trials_per_s'):.3g} trials/s")
+    if "workers" in rest:
+        n = rest.pop("workers")
+        pieces.append(f"{n:.0f} worker" + ("" if n == 1 else "s"))
+    if "front" in rest:
+        pieces.append(f"front {rest.pop('front'):.0f}")
+    if "hypervolume" in rest:
+        pieces.append(f"hypervolume {rest.pop('hypervolume'):.4g}")
+    if "knee_kl" in rest:
+        knee = f"knee: KL {rest.pop('knee_kl'):.3g}"
+        pieces.append(knee + (f" at {objective(cost).text(rest.pop('knee_cost'))}" if "knee_cost" in rest else ""))
+    if "held_out_kl" in rest:
+        pieces.append(f"held-out KL {rest.pop('held_out_kl'):.3g}")
+    return pieces + [f"{name.replace('_', ' ')} {value:.4g}" for name, value in rest.items()]

@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.client import Client
     from search.deap_sampler import DEAPSampler
 
-__all__ = ["DEAPSampler"]
+__all__ = ["Client", "DEAPSampler"]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the sampler, and Optuna with it, only for those who want it."""
+    """Load the sampler, and Optuna with it, or the client of a service, only for those who want them."""
+    if name == "Client":
+        from search.client import Client
+
+        return Client
     if name == "DEAPSampler":
         from search.deap_sampler import DEAPSampler
 

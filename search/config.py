@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import difflib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
 
 from ftp_core.schedule import MAX_SPARSITY
 from search.errors import ConfigError
@@ -15,85 +26,160 @@ from search.proposers.catalogue import proposer_names
 from studies.objectives import DEFAULT_COST, CostName
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
-CONFIG_VERSION = 2
+DEFAULT_OUT = Path("ftp-out")
+CONFIG_VERSION = 3
 # Who proposed in studies of version 1.
 _FIRST_SAMPLERS = "deap,tpe"
-DEFAULT_TRIALS = 300
-DEFAULT_ROUTER_STEPS = 80
-DEFAULT_TEST_ITEMS = 200
+# What pydantic calls values of the wrong type, and what people call the right one.
+_EXPECTED_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+}
+
+
+def option(field: str) -> str:
+    """The command line's name of a field."""
+    return "--" + field.replace("_", "-")
 
 
 class RunConfig(BaseModel):
     """Everything that a study needs to be run, stopped and resumed anywhere.
 
-    Attributes:
-        version: Of these fields and their meaning.
-        model: `demo`, a local directory, or a Hugging Face id.
-        data: `demo` or the path of a JSONL file.
-        trials: Schedules to evaluate.
-        workers: Ray actors on one core each.
-        seed: Of proposals, data splits and router training.
-        target_sparsity: Overall sparsity that every schedule must have; None searches the whole space.
-        cost: What is traded against KL: predicted latency, or counted operations or KV bytes of the same prefill.
-        sampler: Who proposes: names of `search.proposers.catalogue`, separated by commas.
-        seconds: How long to begin new trials; None for ever.
-        plateau: How many trials may end in a row without the front growing; None for any.
-        max_latency_ms: Predicted latency that every schedule must keep; None for any.
-        min_accuracy: Accuracy on the search set that points of the front must have; None for any.
-        dense_blocks: Blocks that skip nothing; negative numbers count from the end.
-        fidelities: Shares of the search set after which it is decided whether a trial goes on; the last is 1.
-        pruner: Who decides that.
-        warm_start: A study of the same model and data whose results this one starts from.
-        trial_timeout: Seconds after which the worker of an evaluation is killed; None for no limit.
-        gpu_workers: Ray actors on GPUs, beside the others.
-        gpu_share: Share of a GPU that each of these takes.
-        ray_address: Cluster to work on; None for one of this machine alone.
-        prefix_mb: Memory of each worker for hidden states that other schedules can go on from, in MiB; 0 for none, None
-            for the workers' shares of an eighth of this machine's.
-        calibration_items: Examples that a router is distilled on.
-        search_items: How many of them make the search set, on which every trial is evaluated.
-        validation_items: Examples that the best router is chosen on.
-        test_items: Examples that reported figures are computed on.
-        latency_batch: Rows of the timed prefill.
-        measured_points: Most points of the front that are measured.
-        repeats: How often each of them is timed.
-        router_steps: Steps of the distillation.
-        deterministic: Whether the trials must not depend on the number of workers, on timing, or on interruptions.
+    What is said below of each field is also what a configuration file and the command line's help say of it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     version: int = CONFIG_VERSION
+    """Of these settings and their meaning."""
+
     model: str = "demo"
+    """'demo', a local directory, or a Hugging Face id."""
+
     data: str = "demo"
-    trials: int = Field(DEFAULT_TRIALS, ge=1)
-    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=0)
-    seed: int = Field(0, ge=0, lt=2**32)
-    target_sparsity: float | None = Field(None, ge=0.0, le=MAX_SPARSITY)
-    cost: CostName = DEFAULT_COST
-    sampler: str = "portfolio"
+    """'demo', or a JSONL file (README.md says what its lines are)."""
+
+    trials: int = Field(300, ge=1)
+    """Schedules to evaluate in the first search."""
+
     seconds: float | None = Field(None, gt=0.0)
+    """How long a search may begin new schedules; for ever if not given."""
+
     plateau: int | None = Field(None, ge=1)
-    max_latency_ms: float | None = Field(None, gt=0.0)
-    min_accuracy: float | None = Field(None, gt=0.0, le=1.0)
-    dense_blocks: tuple[int, ...] = ()
-    fidelities: tuple[float, ...] = (1.0,)
-    pruner: Literal["halving", "asha", "hyperband", "median", "percentile"] = "halving"
+    """End a search after so many schedules in a row that added nothing to the front; never if not given."""
+
+    sampler: str = "portfolio"
+    """Who proposes schedules: portfolio, or some of deap, evopress, tpe, gp, nsga2, nsga3, cmaes, qmc, random and grid,
+    separated by commas."""
+
     warm_start: str | None = None
-    trial_timeout: float | None = Field(None, gt=0.0)
-    gpu_workers: int = Field(0, ge=0)
-    gpu_share: float = Field(1.0, gt=0.0, le=1.0)
-    ray_address: str | None = None
-    prefix_mb: int | None = Field(None, ge=0)
-    calibration_items: int = Field(256, ge=1)
-    search_items: int = Field(32, ge=1)
-    validation_items: int = Field(128, ge=1)
-    test_items: int = Field(DEFAULT_TEST_ITEMS, ge=1)
-    latency_batch: int = Field(8, ge=1)
-    measured_points: int = Field(8, ge=1)
-    repeats: int = Field(9, ge=2)
-    router_steps: int = Field(DEFAULT_ROUTER_STEPS, ge=1)
+    """A study of the same model and data whose results the first search starts from."""
+
+    fidelities: tuple[float, ...] = (1.0,)
+    """Shares of the search set after which bad schedules are stopped, such as 0.25, 1; the last is 1."""
+
+    pruner: Literal["halving", "asha", "hyperband", "median", "percentile"] = "halving"
+    """Who decides which schedules are bad: halving, or a pruner of Optuna's."""
+
+    seed: int = Field(0, ge=0, lt=2**32)
+    """Of proposals, data splits and router training."""
+
     deterministic: bool = False
+    """The same trials whatever the workers, the timing, the interruptions."""
+
+    cost: CostName = DEFAULT_COST
+    """What is traded against KL: predicted latency, or counted operations or KV bytes, of one prefill."""
+
+    target_sparsity: float | None = Field(None, ge=0.0, le=MAX_SPARSITY)
+    """Overall sparsity that every schedule must have; if not given, the whole space is searched."""
+
+    max_latency_ms: float | None = Field(None, gt=0.0)
+    """Latency that every schedule must keep, predicted in a search and measured where one is selected; any if not
+    given."""
+
+    min_accuracy: float | None = Field(None, gt=0.0, le=1.0)
+    """Accuracy on the search set that points of the front must have; any if not given."""
+
+    min_retention: float | None = Field(None, gt=0.0, le=1.0)
+    """Share of the dense model's accuracy on validation items that the selected point must keep, the cheapest such
+    point being selected; if not given, the point that the target or the knee says."""
+
+    dense_blocks: tuple[int, ...] = ()
+    """Blocks that skip nothing, such as 0, 1, -1; negative numbers count from the end."""
+
+    rounds: int = Field(2, ge=0)
+    """Most times that a router is distilled and schedules are searched again with it; fewer, once the front grows by no
+    more than a hundredth. 0: the first search alone."""
+
+    refine_trials: int = Field(150, ge=1)
+    """Schedules to evaluate in each of those searches."""
+
+    router_trials: int = Field(4, ge=0)
+    """Hyperparameters of the router's training that Ray Tune tries before the first distillation. 0: the defaults."""
+
+    router_steps: int = Field(80, ge=1)
+    """Steps of the router's training."""
+
+    router_schedules: int = Field(4, ge=1)
+    """Schedules of the front that a router is distilled on at once, the chosen one among them."""
+
+    calibration_items: int = Field(256, ge=1)
+    """Examples that a router is distilled on."""
+
+    search_items: int = Field(32, ge=1)
+    """How many of them make the search set, on which every schedule is evaluated."""
+
+    validation_items: int = Field(128, ge=1)
+    """Examples that routers, their hyperparameters and the point to export are selected on."""
+
+    test_items: int = Field(200, ge=1)
+    """Examples that reported figures rest on; nothing is selected on them."""
+
+    latency_batch: int = Field(8, ge=1)
+    """Rows of the prefill that costs are of."""
+
+    measured_points: int = Field(8, ge=1)
+    """Most points of the front that are measured."""
+
+    timed_runs: int = Field(9, ge=2)
+    """How often each of them is timed."""
+
+    workers: int = Field(default_factory=lambda: os.cpu_count() or 1, ge=0)
+    """Ray workers on one core each; as many as there are cores if not given."""
+
+    gpu_workers: int = Field(0, ge=0)
+    """Ray workers on GPUs, beside the others."""
+
+    gpu_share: float = Field(1.0, gt=0.0, le=1.0)
+    """Share of a GPU that each of these takes."""
+
+    ray_address: str | None = None
+    """Ray cluster to work on; one of this machine alone if not given."""
+
+    trial_timeout: float | None = Field(None, gt=0.0)
+    """Seconds after which the worker of an evaluation is killed; never if not given."""
+
+    prefix_mb: int | None = Field(None, ge=0)
+    """MiB of each worker for results that other schedules share, 0 for none; an eighth of the memory for all of them if
+    not given."""
+
+    export: Literal["reference", "full", "none"] = "reference"
+    """What is written of the pruned model: a reference to the dense weights ("reference") or a copy of them ("full")
+    beside what was found, or nothing ("none")."""
+
+    out: str | None = None
+    """Folder of the report and the pruned model; ftp-out/NAME if not given."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # For Python true is 1, and for YAML a bare no, off or on is a truth value.
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("expected a number or text (put words such as no and off into quotes)")
+        return value
 
     @field_validator("sampler")
     @classmethod
@@ -114,23 +200,28 @@ class RunConfig(BaseModel):
         return self
 
     @classmethod
-    def checked(cls, **values: Any) -> RunConfig:
+    def checked(cls, called: Callable[[str], str] = option, /, **values: Any) -> RunConfig:
         """Build a configuration; anything outside its range is one clear line.
 
+        Args:
+            called: What whoever gave the values calls a field, with the place where it stands.
+            values: The fields that are given.
+
         Raises:
-            ConfigError: With the option, what it was, and what was expected.
+            ConfigError: With the field, what it was, and what was expected.
         """
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
+            # A misspelled name first: it may be why another is missing.
+            first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
             if not first["loc"]:
                 # Options that do not go together: the message names them.
                 raise ConfigError(first["msg"].removeprefix("Value error, ")) from error
-            option = "--" + str(first["loc"][0]).replace("_", "-")
-            kind = "one of" if first["type"] == "literal_error" else "a number"
-            expected = first["msg"].replace("Input should be", f"expected {kind}").removeprefix("Value error, ")
-            raise ConfigError(f"{option} is {first['input']!r}: {expected}.") from error
+            name = str(first["loc"][0])
+            if first["type"] == "extra_forbidden":
+                raise ConfigError(f"{called(name)} is unknown: {suggestion(name, cls.model_fields)}") from error
+            raise ConfigError(f"{called(name)} is {first['input']!r}: {_expected(first)}.") from error
 
     @classmethod
     def stored(cls, values: Mapping[str, Any], **changes: Any) -> RunConfig:
@@ -141,13 +232,22 @@ class RunConfig(BaseModel):
         """
         version = values.get("version", CONFIG_VERSION)
         if version == 1:
-            values = {"sampler": _FIRST_SAMPLERS, "prefix_mb": 0, **values, "version": CONFIG_VERSION}
+            values = {"sampler": _FIRST_SAMPLERS, "prefix_mb": 0, **values}
+        if version in (1, 2):
+            # Before there were whole runs to repeat.
+            renamed = {"timed_runs" if key == "repeats" else key: value for key, value in values.items()}
+            values = {**renamed, "version": CONFIG_VERSION}
         elif version != CONFIG_VERSION:
             raise ConfigError(
                 f"The study's configuration has version {version}, and this program reads {CONFIG_VERSION}: use the "
                 "program that began it."
             )
         return cls.checked(**{**values, **changes})
+
+    @classmethod
+    def description(cls, field: str) -> str:
+        """What a field means, as one line."""
+        return " ".join((cls.model_fields[field].description or "").split())
 
     @property
     def predicts_latency(self) -> bool:
@@ -170,3 +270,26 @@ class RunConfig(BaseModel):
             "validation": self.validation_items,
             "test": self.test_items,
         }
+
+    def folder(self, name: str) -> Path:
+        """Where the report and the pruned model of a study go.
+
+        Args:
+            name: The study's name.
+        """
+        return DEFAULT_OUT / name if self.out is None else Path(self.out)
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """What to write instead of an unknown name: the nearest known one, or one of them all."""
+    near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
+    return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
+
+
+def _expected(error: ErrorDetails) -> str:
+    """What should have been given, in words that need no knowledge of pydantic."""
+    kind = error["type"].partition("_")[0]
+    if error["type"].endswith(("_type", "_parsing", "_from_float")) and kind in _EXPECTED_TYPES:
+        return f"expected {_EXPECTED_TYPES[kind]}"
+    of = "one of" if error["type"] == "literal_error" else "a number"
+    return error["msg"].replace("Input should be", f"expected {of}").removeprefix("Value error, ")

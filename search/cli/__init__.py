@@ -8,7 +8,7 @@ import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,20 +19,29 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from ftp_core.errors import CoreError
-from search.cli.arguments import output_folder
+from search.cli.arguments import check_writable
+from search.cli.config import config_command
+from search.cli.continuing import RESUMABLE, distill, resume
 from search.cli.database_commands import db, export_studies, import_studies
-from search.cli.new_study import new_study_command
-from search.cli.options import AsJson, Debug, MoreTrials, Out, Plateau, Seconds, Storage, StudyName, Workers
+from search.cli.new_study import run_command, search_command
+from search.cli.options import AsJson, Debug, Out, Storage, StudyName
 from search.cli.profile import profile_command
-from search.cli.stages import INTERRUPTED, Stage, continue_study, write_reports
-from search.cli.tables import print_front, print_measurements, print_proposers, print_studies
+from search.cli.service import add_service_commands
+from search.cli.settings import with_settings
+from search.cli.stages import INTERRUPTED, study_folder, write_reports
+from search.cli.sweep import sweep_command
+from search.cli.tables import (
+    print_front,
+    print_measurements,
+    print_proposers,
+    print_rounds,
+    print_selection,
+    print_studies,
+)
 from search.config import DEFAULT_STORAGE, RunConfig
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
-from studies import Lease, StudiesError, StudyStore
-
-if TYPE_CHECKING:
-    from search.pipeline import Pipeline
+from studies import StudiesError, StudyStore
 
 app = typer.Typer(
     add_completion=False,
@@ -47,100 +56,13 @@ def _options(debug: Debug = False) -> None:
     """Runs before every command; `--debug` is read in `main`, which also accepts it behind the command."""
 
 
-def _go_on(
-    stage: Stage, store: StudyStore, name: str, out: Path | None, as_json: bool, config: RunConfig | None = None
-) -> None:
-    """Run stages of an existing study's pipeline, with a new configuration if one is given."""
-    from search.pipeline import Pipeline
-    from search.progress import ProgressView
-
-    def pipeline(lease: Lease) -> Pipeline:
-        if config is not None:
-            store.set_config(name, config.model_dump())
-        return Pipeline(store, name, lease, ProgressView(Console(stderr=True, markup=False)))
-
-    continue_study(stage, pipeline, store, name, out, as_json)
-
-
-app.command(
-    "run",
-    help="""Search schedules, distil a router on the best, measure the front, write a report.
-
-    Example: ftp-search run --name mine --model ./my-llama --data train.jsonl --target-sparsity 0.3
-    """,
-)(new_study_command(lambda pipeline: pipeline.run()))
-app.command(
-    "search",
-    help="""Search schedules only; `resume` goes on with distillation and measurement.
-
-    Example: ftp-search search --name mine --trials 500 --workers 4
-    """,
-)(new_study_command(lambda pipeline: pipeline.search_only()))
-
-
-@app.command()
-def resume(
-    name: StudyName,
-    trials: MoreTrials = None,
-    seconds: Seconds = None,
-    plateau: Plateau = None,
-    workers: Workers = None,
-    storage: Storage = DEFAULT_STORAGE,
-    out: Out = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Continue a study that was stopped, or a finished one with more trials.
-
-    Example: ftp-search resume mine --trials 1000
-    """
-    with StudyStore(storage, create=False) as store:
-        given = {"trials": trials, "seconds": seconds, "plateau": plateau, "workers": workers}
-        changes = {key: value for key, value in given.items() if value is not None}
-        config = RunConfig.stored(store.study(name).config, **changes)
-        output_folder(name, out)
-        done = store.n_trials(name)
-        if trials is not None and trials < done:
-            raise ConfigError(
-                f"--trials is {trials}, but study {name!r} has {done} trials: expected a new, larger total."
-            )
-        _go_on(lambda pipeline: pipeline.run(), store, name, out, as_json, config)
-
-
-@app.command()
-def distill(
-    name: StudyName,
-    router_steps: Annotated[
-        int | None,
-        typer.Option("--router-steps", metavar="N", help="Steps of the training.", show_default="as begun"),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option("--seed", metavar="S", help="Of the training.", show_default="as begun")
-    ] = None,
-    target_sparsity: Annotated[
-        float | None,
-        typer.Option(
-            "--target-sparsity",
-            metavar="X",
-            help="Choose the front's best schedule at this overall sparsity first.",
-            show_default="as chosen",
-        ),
-    ] = None,
-    storage: Storage = DEFAULT_STORAGE,
-    out: Out = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Distil a new router on the study's chosen schedule, and measure it.
-
-    Example: ftp-search distill mine --target-sparsity 0.3 --router-steps 200
-    """
-    given = {"router_steps": router_steps, "seed": seed, "target_sparsity": target_sparsity}
-    with StudyStore(storage, create=False) as store:
-        changes = {key: value for key, value in given.items() if value is not None}
-        RunConfig.stored(store.study(name).config, **changes)
-        output_folder(name, out)
-        _go_on(lambda pipeline: pipeline.distill_only(router_steps, seed, target_sparsity), store, name, out, as_json)
+app.command("run")(with_settings(run_command))
+app.command("search")(with_settings(search_command))
+app.command("resume")(with_settings(resume, RESUMABLE, show_default="as begun"))
+app.command("distill")(distill)
+app.command("sweep")(sweep_command)
+app.command("config")(config_command)
+add_service_commands(app)
 
 
 @app.command()
@@ -173,7 +95,9 @@ def report(
     Example: ftp-search report mine --out reports/mine
     """
     with StudyStore(storage, create=False) as store:
-        written = [str(path) for path in write_reports(store, name, output_folder(name, out))]
+        folder = study_folder(store, name) if out is None else out
+        check_writable(folder)
+        written = [str(path) for path in write_reports(store, name, folder)]
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
 
 
@@ -216,7 +140,7 @@ def list_studies(
 
 @app.command()
 def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show a study: its state, its proposers, its front, and what was measured.
+    """Show a study: its stages, proposers, rounds and front, what was selected and why, and what was measured.
 
     Example: ftp-search show mine --json
     """
@@ -240,7 +164,9 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
         known = blocks["reused"] / (blocks["run"] + blocks["reused"])
         console.print(f"{known:.0%} of the block computations were known from other schedules")
     print_proposers(console, description)
+    print_rounds(console, description)
     print_front(console, description)
+    print_selection(console, description)
     print_measurements(console, description)
 
 

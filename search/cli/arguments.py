@@ -31,13 +31,12 @@ def check_name(name: str) -> None:
         raise ConfigError(f"--name is {name!r}: expected {problem}.")
 
 
-def output_folder(name: str, out: Path | None) -> Path:
-    """Where a study's files go: `out`, or `ftp-out/NAME`.
+def check_writable(folder: Path) -> None:
+    """Where a study's files go must be a folder, or become one.
 
     Raises:
         ConfigError: It is a file, or cannot be made.
     """
-    folder = out or Path("ftp-out") / name
     existing = folder
     while not existing.exists():
         existing = existing.parent
@@ -45,19 +44,6 @@ def output_folder(name: str, out: Path | None) -> Path:
         raise ConfigError(f"{existing} is a file: expected a folder to write to; choose another with --out.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"The folder {existing} is not writable: choose another with --out.")
-    return folder
-
-
-def data_path(data: str) -> str:
-    """The absolute path of a data file, since a study may be resumed from another directory.
-
-    Raises:
-        ConfigError: It names the home of a user who does not exist.
-    """
-    try:
-        return str(Path(data).expanduser().resolve())
-    except RuntimeError as error:
-        raise ConfigError(f"--data is {data!r}: {error} Write the path in full.") from error
 
 
 def block_list(text: str) -> tuple[int, ...]:

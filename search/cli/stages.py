@@ -5,40 +5,43 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
-from search.cli.arguments import output_folder
-from search.cli.tables import print_front, print_measurements
-from search.config import DEFAULT_STORAGE
+from search.cli.tables import print_front, print_measurements, print_rounds, print_selection
+from search.config import DEFAULT_STORAGE, RunConfig
 from search.description import describe_study
-from studies import Lease, StudiesError, StudyStore
+from studies import Lease, StudiesError, StudyState, StudyStore
 
 if TYPE_CHECKING:
-    from search.pipeline import Pipeline
+    from search.pipeline import Pipeline, Report
 
 INTERRUPTED = 130
 
-Stage = Callable[["Pipeline"], None]
+Stage = Callable[["Pipeline", "Report"], None]
 
 
 def continue_study(
-    stage: Stage, pipeline: Callable[[Lease], Pipeline], store: StudyStore, name: str, out: Path | None, as_json: bool
+    stage: Stage, pipeline: Callable[[Lease], Pipeline], store: StudyStore, name: str, as_json: bool
 ) -> None:
     """Run stages of a pipeline, then show and write what there is."""
-    folder = output_folder(name, out)
+    written: list[Path] = []
+
+    def report(folder: Path) -> Sequence[Path]:
+        written[:] = write_reports(store, name, folder)
+        return written
+
     try:
         with store.lease(name) as lease:
-            stage(pipeline(lease))
+            stage(pipeline(lease), report)
     except KeyboardInterrupt:
         words = ["ftp-search", "resume", name]
         # The password is not repeated: what a terminal shows is often logged.
         words += [] if str(store) == DEFAULT_STORAGE else ["--storage", repr(store)]
-        words += [] if out is None else ["--out", str(out)]
         try:
             with store.hurried():
                 kept = f"{store.n_trials(name)} trials are kept"
@@ -46,16 +49,29 @@ def continue_study(
             kept = "What the database confirmed is kept"
         print(f"Stopped. {kept}; go on with: {shlex.join(words)}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    written = write_reports(store, name, folder)
+    folder = study_folder(store, name)
+    if not written:
+        # A search alone is worth a report, too.
+        report(folder)
+    has_model = any(one.name == "export" and one.state is StudyState.FINISHED for one in store.stages(name))
+    exported = folder / "model" if has_model else None
     description = describe_study(store, name)
     if as_json:
-        print(json.dumps(description | {"written": [str(path) for path in written]}))
+        files = {"written": [str(path) for path in written], "exported": exported and str(exported)}
+        print(json.dumps(description | files))
         return
     console = Console(markup=False, highlight=False)
+    print_rounds(console, description)
     print_front(console, description)
+    print_selection(console, description)
     print_measurements(console, description)
-    for path in written:
+    for path in (*written, *filter(None, [exported])):
         console.print(f"wrote {path}", soft_wrap=True)
+
+
+def study_folder(store: StudyStore, name: str) -> Path:
+    """Where the report and the pruned model of a study go."""
+    return RunConfig.stored(store.study(name).config).folder(name)
 
 
 def write_reports(store: StudyStore, name: str, folder: Path) -> list[Path]:
@@ -67,5 +83,7 @@ def write_reports(store: StudyStore, name: str, folder: Path) -> list[Path]:
         trials=store.trials(name),
         measurements=store.measurements(name),
         router_runs=store.router_runs(name),
+        exhibits=store.exhibits(name),
+        stages=store.stages(name),
     )
     return list(write_report(data, folder))

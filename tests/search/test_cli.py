@@ -13,13 +13,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftp_core import FTPForCausalLM
 from ftp_core.models import load_model
-from search.config import RunConfig
+from search.config import RunConfig, option
+from search.config_file import SETTINGS
 from search.objectives import OBJECTIVES
 from studies import StudyState, StudyStore, TrialRecord, TrialState
 from tests.search.command import Result, run_here
 
 Run = Callable[..., Result]
-COMMANDS = ("run", "search", "resume", "workers", "distill", "report", "studies", "show", "delete", "export")
+COMMANDS = (
+    *("run", "search", "resume", "sweep", "config", "workers", "distill", "report", "studies", "show", "delete"),
+    "export",
+)
 
 
 @pytest.fixture
@@ -62,14 +66,14 @@ def test_show_says_what_proposers_have_done(run: Run, study: str, tmp_path: Path
 
 def test_a_configuration_of_a_newer_program_is_refused(run: Run, study: str, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.set_config(study, {**store.study(study).config, "version": 3, "unheard_of": 1})
+        store.set_config(study, {**store.study(study).config, "version": 4, "unheard_of": 1})
     result = run("resume", study)
-    assert result.code == 2 and "configuration has version 3, and this program reads 2" in result.err
+    assert result.code == 2 and "configuration has version 4, and this program reads 3" in result.err
 
 
 def test_a_configuration_of_version_1_goes_on_with_the_proposers_it_had() -> None:
     config = RunConfig.stored({"version": 1, "trials": 12, "workers": 1})
-    assert (config.version, config.sampler, config.prefix_mb, config.fidelities) == (2, "deap,tpe", 0, (1.0,))
+    assert (config.version, config.sampler, config.prefix_mb, config.fidelities) == (3, "deap,tpe", 0, (1.0,))
     assert RunConfig.stored(config.model_dump()) == config
 
 
@@ -95,6 +99,20 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "--workers", "-1"], 2, "--workers is -1"),
     (["run", "--sampler", "deap,genius"], 2, "'genius'"),
     (["run", "--sampler", ""], 2, "--sampler is ''"),
+    (["run", "--rounds", "-1"], 2, "--rounds is -1"),
+    (["run", "--min-retention", "1.01"], 2, "--min-retention is 1.01"),
+    (["run", "--export", "half"], 2, "--export is 'half': expected one of 'reference', 'full' or 'none'"),
+    (["run", "--timed-runs", "1"], 2, "--timed-runs is 1"),
+    (["run", "--search-items", "0"], 2, "--search-items is 0"),
+    (["run", "--repeats", "0"], 2, "--repeats is 0: expected at least 1"),
+    (["run", "--track", "pigeons"], 2, "pigeons"),
+    (["run", "--config", "nowhere.yaml"], 2, "nowhere.yaml cannot be read: No such file or directory."),
+    (["search", "--config", "bad.yaml"], 2, "bad.yaml, line 2: trails is unknown: did you mean trials?"),
+    (["run", "--config", "bad.yaml", "--seed", "-1"], 2, "bad.yaml, line 2"),
+    (["config", "nowhere/run.yaml"], 2, "FILE is 'nowhere/run.yaml': expected a file in a folder that exists"),
+    (["config", "bad.yaml"], 2, "bad.yaml exists already: choose another name, or replace it with --overwrite."),
+    (["sweep", "nowhere.yaml"], 2, "nowhere.yaml cannot be read"),
+    (["sweep"], 2, "FILE"),
     (["run", "--fidelities", "0.5,0.25,1"], 2, "--fidelities are 0.5, 0.25, 1, but must be ascending shares"),
     (["run", "--fidelities", "0.5"], 2, "of which the last is 1"),
     (["run", "--fidelities", "half,1"], 2, "--fidelities is 'half,1': expected numbers with commas"),
@@ -143,6 +161,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     run: Run, tmp_path: Path, arguments: list[str], code: int, words: str
 ) -> None:
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "bad.yaml").write_text("seed: 1\ntrails: 3\n")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": " b"}\n{"text": "c"}\n')
     before = sorted(tmp_path.iterdir())
     result = run(*arguments)
@@ -179,6 +198,8 @@ def test_show_prints_one_object_with_the_front(run: Run, study: str) -> None:
         "schedule": [0.5] * 12,
         "overall_sparsity": 0.5,
         "values": [0.3, 6.0],
+        "round": 0,
+        "router": None,
         "measured_latency_ms": None,
     }
 
@@ -206,6 +227,15 @@ def test_a_search_without_measurements_can_be_reported_and_exported(run: Run, st
     assert (tmp_path / "pruned/model.safetensors").stat().st_size > 1_000_000
     assert not (tmp_path / "light/model.safetensors").exists()
     assert json.loads((tmp_path / "pruned/config.json").read_text())["base_config"]["num_hidden_layers"] == 12
+
+
+def test_the_report_goes_where_the_study_says(run: Run, study: str, tmp_path: Path) -> None:
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.set_config(study, {**store.study(study).config, "out": str(tmp_path / "kept")})
+    assert str(tmp_path / "kept/report.html") in run("report", study).out
+    assert run("report", study, "--out", "elsewhere").code == 0
+    for folder in ("kept", "elsewhere"):
+        assert (tmp_path / folder / "report.html").is_file()
 
 
 def test_delete_removes_the_study(run: Run, study: str) -> None:
@@ -278,3 +308,36 @@ def test_a_search_that_the_model_rules_out_is_refused_before_there_is_a_study(
     result = run("search", *options)
     assert result.code == 2 and words in result.err.splitlines()[-1]
     assert "Traceback" not in result.err and not (tmp_path / "ftp-studies.db").exists()
+
+
+def test_a_configuration_file_is_written_to_be_read(run: Run, tmp_path: Path) -> None:
+    shown = run("config")
+    assert shown.code == 0 and "\ntarget_sparsity: null\n" in shown.out
+    assert run("config", "run.yaml").out == "wrote run.yaml\n"
+    assert (tmp_path / "run.yaml").read_text() == shown.out
+    (tmp_path / "run.yaml").write_text("mine\n")
+    assert run("config", "run.yaml").code == 2
+    assert (tmp_path / "run.yaml").read_text() == "mine\n"
+    assert run("config", "run.yaml", "--overwrite").code == 0
+    assert (tmp_path / "run.yaml").read_text() == shown.out
+
+
+def test_help_says_of_each_setting_what_the_class_says(run: Run) -> None:
+    words = " ".join(run("run", "--help").out.split())
+    for field in SETTINGS:
+        # Lines are broken at dashes, too.
+        assert RunConfig.description(field).replace("- ", "-") in words.replace("- ", "-")
+        assert option(field) in words
+    assert "[default: 300]" in words and "[default: portfolio]" in words and "[default: True]" not in words
+
+
+def test_only_options_that_are_given_override_the_file(run: Run, tmp_path: Path) -> None:
+    """What is wrong is what counts: the default of an option never hides what the file says."""
+    (tmp_path / "run.yaml").write_text("trials: 0\nseed: 3\n")
+    assert "run.yaml, line 1: trials is 0" in run("run", "--config", "run.yaml").err
+    # The default, given all the same.
+    assert "--seed is -1" in run("run", "--config", "run.yaml", "--trials", "300", "--seed", "-1").err
+    (tmp_path / "run.yaml").write_text("deterministic: true\npruner: median\nmodel: ./nowhere\n")
+    assert "--pruner median decides" in run("run", "--config", "run.yaml").err
+    result = run("run", "--config", "run.yaml", "--no-deterministic")
+    assert result.code == 1 and f"No model at '{tmp_path / 'nowhere'}'" in result.err

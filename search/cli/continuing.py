@@ -1,0 +1,114 @@
+"""The commands that go on with a study: `resume` and `distill`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from search.cli.arguments import check_writable
+from search.cli.options import AsJson, Debug, Out, Quiet, Storage, StudyName, Track
+from search.cli.stages import Stage, continue_study
+from search.cli.views import make_view
+from search.config import DEFAULT_STORAGE, RunConfig
+from search.errors import ConfigError
+from studies import Lease, StudyStore
+
+if TYPE_CHECKING:
+    from search.pipeline import Pipeline
+
+# What may change of a study that has begun.
+RESUMABLE = ("trials", "rounds", "refine_trials", "seconds", "plateau", "workers", "export", "out")
+
+
+def resume(
+    name: StudyName,
+    settings: Mapping[str, Any],
+    storage: Storage = DEFAULT_STORAGE,
+    track: Track = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Continue a study that was stopped, or a finished one with more trials; nothing that has finished is done again.
+
+    Example: ftp-search resume mine --trials 1000
+    """
+    with StudyStore(storage, create=False) as store:
+        trials = settings.get("trials")
+        config = RunConfig.stored(store.study(name).config, **settings)
+        done = sum(trial.round == 0 for trial in store.trials(name))
+        if trials is not None and trials < done:
+            raise ConfigError(
+                f"--trials is {trials}, but study {name!r} has {done} trials: expected a new, larger total."
+            )
+        # A search that ended goes on if that is asked for in any way.
+        goes_on = bool(settings.keys() & {"trials", "seconds", "plateau"})
+        _go_on(lambda pipeline, report: pipeline.run(report), store, name, config, quiet, track, as_json, goes_on)
+
+
+def distill(
+    name: StudyName,
+    router_steps: Annotated[
+        int | None,
+        typer.Option("--router-steps", metavar="N", help="Steps of the training.", show_default="as begun"),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", metavar="S", help="Of the training.", show_default="as begun")
+    ] = None,
+    target_sparsity: Annotated[
+        float | None,
+        typer.Option(
+            "--target-sparsity",
+            metavar="X",
+            help="Choose the front's best schedule at this overall sparsity first.",
+            show_default="as chosen",
+        ),
+    ] = None,
+    storage: Storage = DEFAULT_STORAGE,
+    out: Out = None,
+    track: Track = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Distil a new router on the study's chosen schedule, and compare it with others.
+
+    Example: ftp-search distill mine --target-sparsity 0.3 --router-steps 200
+    """
+    given = {"router_steps": router_steps, "seed": seed, "target_sparsity": target_sparsity}
+    moved = {} if out is None else {"out": str(out.resolve())}
+    with StudyStore(storage, create=False) as store:
+        stored = store.study(name).config
+        RunConfig.stored(stored, **{key: value for key, value in given.items() if value is not None})
+        _go_on(
+            lambda pipeline, report: pipeline.distill_only(router_steps, seed, target_sparsity, report),
+            *(store, name, RunConfig.stored(stored, **moved), quiet, track, as_json),
+        )
+
+
+def _go_on(
+    stage: Stage,
+    store: StudyStore,
+    name: str,
+    config: RunConfig,
+    quiet: bool,
+    track: str,
+    as_json: bool,
+    search_goes_on: bool = False,
+) -> None:
+    """Run stages of an existing study's pipeline with a configuration that differs in what may change."""
+    check_writable(config.folder(name))
+    view = make_view(quiet, track)
+    # They load torch and transformers.
+    from search.pipeline import Pipeline
+    from search.starting import reconfigure
+
+    def pipeline(lease: Lease) -> Pipeline:
+        reconfigure(store, name, config)
+        if search_goes_on:
+            store.forget_stages(name, ["search"])
+        return Pipeline(store, name, lease, view)
+
+    continue_study(stage, pipeline, store, name, as_json)

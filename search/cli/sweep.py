@@ -1,0 +1,130 @@
+"""The command `sweep`: several studies, one after the other, and one table of them all."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from search.cli.arguments import check_name, check_writable
+from search.cli.opening import opened
+from search.cli.options import AsJson, Debug, Quiet, Storage, Track
+from search.cli.stages import INTERRUPTED, write_reports
+from search.cli.views import make_view
+from search.config import DEFAULT_STORAGE
+from search.sweep_plan import Sweep, read_sweep
+
+if TYPE_CHECKING:
+    from dashboards.tables import Table as PageTable
+    from search.progress import ProgressView
+    from search.sweep import Outcome
+
+
+def sweep_command(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML with what to combine (see docs/pipeline.md).")],
+    storage: Storage = DEFAULT_STORAGE,
+    track: Track = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Run a study for each model, target and seed of a file, and compare them; what has finished is not run again.
+
+    Example: ftp-search sweep sweep.yaml
+    """
+    sweep = read_sweep(file)
+    for study in sweep.studies:
+        check_name(study.name)
+    go_through(sweep, storage, make_view(quiet, track), quiet, as_json, debug)
+
+
+def go_through(
+    sweep: Sweep, storage: str, view: ProgressView, quiet: bool, as_json: bool, debug: bool, overwrite: bool = False
+) -> None:
+    """Go through the studies of a sweep, then compare those that have finished.
+
+    Args:
+        sweep: The studies.
+        storage: Where they live.
+        view: Where progress is drawn.
+        quiet: Whether not to say which study begins.
+        as_json: Whether to print one JSON object.
+        debug: Whether to show the tracebacks of what failed.
+        overwrite: Whether studies of these names are deleted first.
+    """
+    # It loads torch and transformers.
+    from search.sweep import comparison_rows, has_finished, run_sweep
+
+    def say(line: str) -> None:
+        if not quiet:
+            view.console.print(line, highlight=False)
+
+    check_writable(sweep.folder)
+    with opened(storage) as store:
+        try:
+            outcomes = run_sweep(
+                sweep, store, view, say, lambda name, folder: write_reports(store, name, folder), overwrite
+            )
+        except KeyboardInterrupt:
+            known = {summary.name for summary in store.summaries()}
+            done = sum(study.name in known and has_finished(store, study.name) for study in sweep.studies)
+            again = "the same command without --overwrite" if overwrite else "the same command"
+            print(f"Stopped. {done} of {len(sweep.studies)} studies have finished; go on with {again}", file=sys.stderr)
+            raise typer.Exit(INTERRUPTED) from None
+        rows = comparison_rows(sweep, store)
+    failed = [outcome for outcome in outcomes if outcome.error is not None]
+    for outcome in failed if debug else ():
+        traceback.print_exception(outcome.error)
+    _show(sweep, outcomes, rows, as_json)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show(sweep: Sweep, outcomes: list[Outcome], rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print and write how studies ended, and what they compare to."""
+    # It loads plotly.
+    from dashboards import write_comparison
+    from dashboards.comparison import comparison_table, grouped
+
+    written = [str(path) for path in write_comparison(rows, sweep.folder)] if rows else []
+    if as_json:
+        studies = [
+            {
+                "name": outcome.study.name,
+                "model": outcome.study.model,
+                "target": outcome.study.config.target_sparsity,
+                "seed": outcome.study.config.seed,
+                "state": "finished" if outcome.error is None else "failed",
+                "was_finished": outcome.was_finished,
+                "error": outcome.reason,
+            }
+            for outcome in outcomes
+        ]
+        compared = json.loads((sweep.folder / "comparison.json").read_text())["rows"] if rows else []
+        print(json.dumps({"name": sweep.name, "studies": studies, "comparison": compared, "written": written}))
+        return
+    console = Console(markup=False, highlight=False)
+    for group in grouped(rows):
+        _print_table(console, f"{group.title} [95 % over seeds]", comparison_table(group))
+    for outcome in outcomes:
+        state = "has finished" if outcome.error is None else f"failed: {outcome.reason}"
+        console.print(f"{outcome.study.name} {state}", soft_wrap=True)
+    for path in written:
+        console.print(f"wrote {path}", soft_wrap=True)
+
+
+def _print_table(console: Console, title: str, table: PageTable) -> None:
+    """A table of a page, narrow enough for a terminal: details below what they belong to."""
+    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in table.columns:
+        drawn.add_column("\n".join(column.title.replace(", ", " ").split()), justify="right", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*("\n".join(filter(None, (cell.text, cell.detail))) for cell in row.cells))
+    console.print(drawn)

@@ -1,0 +1,32 @@
+"""Where commands draw progress, and whom they tell of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from search.observer import RunObserver
+    from search.progress import ProgressView
+
+
+def make_view(quiet: bool, track: str) -> ProgressView:
+    """A view on standard error, since standard output is for results.
+
+    Args:
+        quiet: Whether it draws nothing.
+        track: Names of trackers that are told, too, separated by commas; empty for none.
+
+    Raises:
+        SearchError: A tracker is unknown, or not installed.
+    """
+    from search.progress import ProgressView
+
+    observers: Sequence[RunObserver] = ()
+    if track:
+        from search.callbacks import make_observers
+
+        observers = make_observers(track)
+    return ProgressView(Console(stderr=True, markup=False), quiet=quiet, observers=observers)

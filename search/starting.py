@@ -1,0 +1,76 @@
+"""Begins studies: everything that can be wrong with what is asked for is found out before there is one."""
+
+from __future__ import annotations
+
+from ftp_core.models import DEMO, resolve
+from search.callbacks import forget_runs
+from search.config import RunConfig
+from search.errors import ConfigError
+from search.feasibility import check_search
+from search.objectives import objective_names
+from search.pipeline import load_with_progress
+from search.progress import ProgressView
+from search.workload import Workload, read_examples
+from studies import StudyStore
+
+
+def usable(config: RunConfig) -> RunConfig:
+    """A configuration whose model and data are known to exist, with the place of the model; no weights are read.
+
+    Raises:
+        CoreError: There is no such model, or the data cannot be read.
+    """
+    source = resolve(config.model)
+    read_examples(config.data, config.seed, config.sizes)
+    return config if config.model == DEMO else config.model_copy(update={"model": source})
+
+
+def begin_study(
+    store: StudyStore, name: str, config: RunConfig, view: ProgressView, overwrite: bool = False
+) -> Workload:
+    """Create a study, once its model and data are loaded and a search can be made as it is asked for.
+
+    Args:
+        store: Where it shall live.
+        name: Its name.
+        config: How it is configured, as `usable` returns it.
+        view: Where progress is drawn.
+        overwrite: Whether a study of this name is deleted first.
+
+    Returns:
+        Its model and data.
+
+    Raises:
+        StudyExistsError: There is a study of this name.
+        ConfigError: No search can be made as it is asked for.
+        CoreError: Model or data cannot be used.
+    """
+    if config.warm_start is not None:
+        if config.warm_start == name:
+            raise ConfigError(f"--warm-start is {name!r}, which is the new study itself: name another one.")
+        store.study(config.warm_start)
+    taken = any(summary.name == name for summary in store.summaries())
+    if taken and not overwrite:
+        # Refused at once, and not after minutes of loading.
+        store.create_study(name, config.model_dump(), objective_names(config.cost))
+    workload = load_with_progress(config, view)
+    check_search(config, workload, store)
+    if taken:
+        store.delete_study(name)
+    store.create_study(name, config.model_dump(), objective_names(config.cost))
+    forget_runs(config.folder(name))
+    return workload
+
+
+def reconfigure(store: StudyStore, name: str, config: RunConfig) -> None:
+    """Give a study another configuration, with which it goes on; in another folder its model is written again.
+
+    Args:
+        store: Where it lives.
+        name: Its name.
+        config: The new configuration.
+    """
+    before = RunConfig.stored(store.study(name).config)
+    if (before.folder(name), before.export) != (config.folder(name), config.export):
+        store.forget_stages(name, ["export"])
+    store.set_config(name, config.model_dump())

@@ -1,0 +1,1 @@
+"""The service: studies over HTTP, and the workers that run them."""

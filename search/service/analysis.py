@@ -1,0 +1,93 @@
+"""Fronts of studies and how they grew, kept until there are more trials: drawing one must not read all again."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import numpy as np
+
+from studies import TrialRecord, TrialState, front, hypervolume, reference_point
+from studies.service_store import ServiceStore
+
+_MAX_STUDIES = 16
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The hypervolume from one trial on."""
+
+    trial: TrialRecord
+    value: float
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """What the trials of a study add up to.
+
+    Attributes:
+        front: The trials that no other beats.
+        reference: The corner that hypervolume is measured from; None before a trial has finished.
+        growth: The hypervolume, once for each trial that changed it.
+    """
+
+    front: list[TrialRecord]
+    reference: tuple[float, ...] | None
+    growth: list[Growth]
+
+
+class Analyses:
+    """The analyses of the studies that were asked for last.
+
+    Args:
+        store: Where they live.
+    """
+
+    def __init__(self, store: ServiceStore) -> None:
+        self._store = store
+        self._known: OrderedDict[tuple[str, int], Analysis] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, name: str) -> Analysis:
+        """The analysis of a study as it stands now.
+
+        Raises:
+            StudyNotFoundError: There is no such study.
+        """
+        key = (self._store.events_of(name), self._store.n_trials(name))
+        with self._lock:
+            if key in self._known:
+                self._known.move_to_end(key)
+                return self._known[key]
+        analysis = analyse(self._store.trials(name))
+        with self._lock:
+            self._known[key] = analysis
+            # Of a study that runs, only the latest is of use.
+            for other in [one for one in self._known if one[0] == key[0] and one[1] < key[1]]:
+                del self._known[other]
+            while len(self._known) > _MAX_STUDIES:
+                self._known.popitem(last=False)
+        return analysis
+
+
+def analyse(trials: list[TrialRecord]) -> Analysis:
+    """What trials add up to."""
+    points = front(trials)
+    if not points:
+        return Analysis([], None, [])
+    reference = reference_point(trials)
+    growth: list[Growth] = []
+    best: list[TrialRecord] = []
+    values = np.empty((0, len(reference)))
+    for trial in trials:
+        if trial.state is not TrialState.FINISHED or trial.fidelity != 1.0 or trial.violation > 0:
+            continue
+        own = np.array(trial.values)
+        if (values <= own).all(axis=1).any():
+            continue
+        left = np.logical_not((own <= values).all(axis=1)).tolist()
+        best = [one for one, stays in zip(best, left, strict=True) if stays] + [trial]
+        values = np.vstack([values[np.array(left, dtype=bool)], own])
+        growth.append(Growth(trial, hypervolume(best, reference)))
+    return Analysis(points, reference, growth)

@@ -1,0 +1,338 @@
+"""What the API says of studies, trials, routers and workers."""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from studies import RouterRun, StageRecord, StudyRecord, StudyState, StudySummary, TrialRecord, TrialState
+from studies.run_events import RunEvent
+from studies.submissions import Submission, SubmissionState
+from studies.workers import WorkerRecord
+
+
+class RunState(enum.StrEnum):
+    """Where a study stands, the queue included."""
+
+    CREATED = "created"
+    QUEUED = "queued"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing happens until somebody resumes it."""
+        return self not in (RunState.QUEUED, RunState.RUNNING, RunState.STOPPING)
+
+
+def run_state(state: StudyState, submission: Submission | None) -> RunState:
+    """Where a study stands, from what its pipeline and the queue say."""
+    if submission is None or submission.state is SubmissionState.ENDED:
+        return RunState(state.value)
+    if submission.is_waiting:
+        return RunState.QUEUED
+    if submission.state is SubmissionState.QUEUED:
+        # Somebody works on it who is no worker of the service; after that, it is a worker's turn.
+        return RunState.RUNNING
+    return RunState.STOPPING if submission.stop_requested else RunState.RUNNING
+
+
+class Health(BaseModel):
+    """Whether the service answers."""
+
+    status: str = "ok"
+
+
+class StudyLine(BaseModel):
+    """One line of the list of studies."""
+
+    name: str
+    state: RunState
+    created_at: datetime
+    model: str
+    data: str
+    n_trials: int = Field(description="Trials that have ended.")
+
+
+class StudyList(BaseModel):
+    """Studies, oldest first."""
+
+    items: list[StudyLine]
+    total: int = Field(description="How many there are on all pages.")
+
+
+class StageAnswer(BaseModel):
+    """The last run of one stage of a study's pipeline."""
+
+    name: str
+    state: StudyState
+    began_at: datetime
+    ended_at: datetime | None
+    seconds: float | None
+
+
+class RunAnswer(BaseModel):
+    """What became of a study's last submission."""
+
+    submitted_at: datetime
+    submitted_by: str | None = Field(description="Name of the token.")
+    worker: str | None
+    host: str | None = Field(description="Machine that works on the study now.")
+    pid: int | None
+    error: str | None = Field(description="Why it ended early.")
+
+
+class StudyAnswer(StudyLine):
+    """A study without its trials."""
+
+    objectives: list[str]
+    config: dict[str, Any]
+    chosen_trial: int | None
+    facts: dict[str, Any] = Field(description="Blocks, split sizes, rounds, and why a point was selected.")
+    stages: list[StageAnswer]
+    run: RunAnswer | None = Field(description="Null for a study that was never submitted.")
+
+
+class TrialAnswer(BaseModel):
+    """One evaluated schedule at one fidelity."""
+
+    number: int
+    state: TrialState
+    schedule: list[float]
+    overall_sparsity: float
+    values: list[float] | None = Field(description="In the order of the study's objectives; lower is better.")
+    fidelity: float
+    proposer: str
+    round: int
+    router: int | None
+    seconds: float
+    finished_at: datetime
+    metrics: dict[str, float | None]
+    violation: float
+    error: str | None
+
+
+class TrialPage(BaseModel):
+    """Trials by number."""
+
+    items: list[TrialAnswer]
+    next: int | None = Field(
+        description="Hand it over as `after` for the next page, which may be empty; null at the end."
+    )
+
+
+class Front(BaseModel):
+    """The trials that no other beats, lowest first objective first."""
+
+    objectives: list[str]
+    items: list[TrialAnswer]
+
+
+class VolumePoint(BaseModel):
+    """The hypervolume from one trial on."""
+
+    trial: int
+    finished_at: datetime
+    value: float
+
+
+class VolumeHistory(BaseModel):
+    """How much the front dominated: one point for each trial that changed it."""
+
+    reference: list[float] | None = Field(description="Up to which corner; null before a trial has finished.")
+    items: list[VolumePoint]
+
+
+class ScheduleAnswer(BaseModel):
+    """What a trial skips."""
+
+    trial: int
+    schedule: list[float] = Field(description="Share of tokens that skip each block.")
+    overall_sparsity: float
+    router: int | None = Field(description="Number of the router that decides which tokens; null for the static one.")
+
+
+class RouterAnswer(BaseModel):
+    """A distilled router, without its weights."""
+
+    number: int
+    trial: int
+    schedule: list[float]
+    config: dict[str, Any]
+    curves: dict[str, list[float]]
+    sha256: str
+    seconds: float
+    created_at: datetime
+    beats_static: bool
+
+
+class Routers(BaseModel):
+    """The routers of a study, oldest first."""
+
+    items: list[RouterAnswer]
+
+
+class LogLine(BaseModel):
+    """A line that a run wrote."""
+
+    number: int
+    at: datetime
+    text: str
+
+
+class Log(BaseModel):
+    """What runs of a study wrote."""
+
+    items: list[LogLine]
+    next: int = Field(description="Hand it over as `after` for what comes next.")
+
+
+class FileAnswer(BaseModel):
+    """A file of the report."""
+
+    name: str
+    bytes: int
+
+
+class Files(BaseModel):
+    """The files of the report."""
+
+    items: list[FileAnswer]
+
+
+class WorkerAnswer(BaseModel):
+    """A process that runs submitted studies."""
+
+    id: str
+    host: str
+    pid: int
+    began_at: datetime
+    silent_s: float = Field(description="Seconds since it showed itself.")
+    is_alive: bool
+    study: str | None
+
+
+class WorkerList(BaseModel):
+    """Workers that have shown themselves within a day, oldest first."""
+
+    items: list[WorkerAnswer]
+
+
+_SHOWN_FACTS = ("n_blocks", "split_sizes", "timed_input", "rounds", "selection", "dropped_examples", "leaked_examples")
+
+
+def study_line(summary: StudySummary, submission: Submission | None) -> StudyLine:
+    """A line of the list."""
+    return StudyLine(
+        name=summary.name,
+        state=run_state(summary.state, submission),
+        created_at=summary.created_at,
+        model=summary.model,
+        data=summary.data,
+        n_trials=summary.n_trials,
+    )
+
+
+def study_answer(
+    study: StudyRecord, n_trials: int, stages: Sequence[StageRecord], submission: Submission | None
+) -> StudyAnswer:
+    """A study."""
+    return StudyAnswer(
+        name=study.name,
+        state=run_state(study.state, submission),
+        created_at=study.created_at,
+        model=str(study.config.get("model", "")),
+        data=str(study.config.get("data", "")),
+        n_trials=n_trials,
+        objectives=list(study.objectives),
+        # Where the cluster is concerns nobody who may not decide it.
+        config={key: value for key, value in study.config.items() if key != "ray_address"},
+        chosen_trial=study.chosen_trial,
+        facts={key: study.facts[key] for key in _SHOWN_FACTS if key in study.facts},
+        stages=[
+            StageAnswer(
+                name=one.name, state=one.state, began_at=one.began_at, ended_at=one.ended_at, seconds=one.seconds
+            )
+            for one in stages
+        ],
+        run=None if submission is None else _run(submission),
+    )
+
+
+def _run(submission: Submission) -> RunAnswer:
+    holder = submission.holder if submission.holder is not None and submission.holder.alive else None
+    return RunAnswer(
+        submitted_at=submission.submitted_at,
+        submitted_by=submission.submitted_by,
+        worker=submission.worker,
+        host=None if holder is None else holder.host.split("/")[0],
+        pid=None if holder is None else holder.pid,
+        error=submission.error,
+    )
+
+
+def trial_answer(trial: TrialRecord) -> TrialAnswer:
+    """A trial."""
+    values = trial.values
+    return TrialAnswer(
+        number=trial.number,
+        state=trial.state,
+        schedule=list(trial.schedule),
+        overall_sparsity=trial.overall_sparsity,
+        values=None if values is None or not all(map(math.isfinite, values)) else list(values),
+        fidelity=trial.fidelity,
+        proposer=trial.proposer,
+        round=trial.round,
+        router=trial.router,
+        seconds=trial.seconds,
+        finished_at=trial.finished_at,
+        metrics=_finite(trial.metrics),
+        violation=trial.violation,
+        error=trial.error,
+    )
+
+
+def router_answer(run: RouterRun) -> RouterAnswer:
+    """A router."""
+    return RouterAnswer(
+        number=run.number,
+        trial=run.trial,
+        schedule=list(run.schedule),
+        config=dict(run.config),
+        curves=dict(run.curves),
+        sha256=run.sha256,
+        seconds=run.seconds,
+        created_at=run.created_at,
+        beats_static=run.beats_static,
+    )
+
+
+def log_line(event: RunEvent) -> LogLine:
+    """A line of the log."""
+    return LogLine(number=event.number, at=event.at, text=str(event.content.get("text", "")))
+
+
+def worker_answer(worker: WorkerRecord) -> WorkerAnswer:
+    """A worker."""
+    return WorkerAnswer(
+        id=worker.id,
+        host=worker.host,
+        pid=worker.pid,
+        began_at=worker.began_at,
+        silent_s=max(0.0, worker.silent_s),
+        is_alive=worker.is_alive,
+        study=worker.study,
+    )
+
+
+def _finite(figures: Mapping[str, Any]) -> dict[str, float | None]:
+    """Figures as JSON can say them."""
+    return {name: value if math.isfinite(value) else None for name, value in figures.items()}

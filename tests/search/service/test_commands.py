@@ -1,0 +1,166 @@
+"""The service's commands, and that whatever is killed, a submitted study comes to its end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.client import Client
+from search.service.worker_processes import PARENT_VARIABLE, STORAGE_VARIABLE, WorkerProcesses
+from studies import StudyState
+from studies.service_store import ServiceStore
+from tests.search.command import COMMAND, Result, run_here
+
+REPOSITORY = Path(__file__).parents[3]
+TINY: dict[str, Any] = {
+    **{"cost": "flops", "rounds": 0, "router_trials": 0, "router_steps": 2, "deterministic": True},
+    **{"calibration_items": 8, "search_items": 4, "validation_items": 8, "test_items": 8, "latency_batch": 1},
+    **{"timed_runs": 2, "measured_points": 2, "workers": 1},
+}
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    return lambda *arguments: run_here(monkeypatch, capsys, tmp_path, *arguments)
+
+
+def test_tokens_are_added_listed_and_removed(run: Run, tmp_path: Path) -> None:
+    secret = run("token", "add", "ada", "--role", "editor").out.strip()
+    with ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
+        found = store.token(secret)
+    assert found is not None and found.name == "ada"
+    [listed] = run("token", "list", "--json").json()
+    assert (listed["name"], listed["role"]) == ("ada", "editor") and secret not in str(listed)
+    assert run("token", "add", "ada", "--role", "reader").code == 1
+    assert run("token", "add", "bob", "--role", "admin").code == 2
+    assert run("token", "remove", "ada").code == 0 and run("token", "list", "--json").json() == []
+
+
+def test_serving_other_machines_demands_a_token(run: Run) -> None:
+    refused = run("serve", "--host", "0.0.0.0", "--port", "0", "--workers", "0")
+    assert refused.code == 2 and "ftp-search token add" in refused.err
+    assert run("serve", "--root", "absent").code == 2
+
+
+def test_a_service_that_is_not_there_is_one_line(run: Run) -> None:
+    for arguments in (("submit", "--name", "one"), ("status",), ("wait", "one", "--timeout", "0"), ("stop", "one")):
+        result = run(*arguments, "--server", "http://127.0.0.1:9")
+        assert result.code == 1 and "does not answer" in result.err and len(result.err.splitlines()) == 1
+
+
+def test_workers_that_die_are_replaced_and_those_that_live_leave_with_the_service(tmp_path: Path) -> None:
+    # Says who its parent is and which database it has, waits, and says when it is told to leave.
+    program = (
+        "import os, pathlib, signal, sys, time\n"
+        "folder = pathlib.Path(sys.argv[1])\n"
+        f"words = os.environ['{PARENT_VARIABLE}'] + ' ' + os.environ['{STORAGE_VARIABLE}']\n"
+        "def leave(*_):\n"
+        "    (folder / f'{os.getpid()}.left').touch()\n"
+        "    sys.exit()\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "(folder / f'{os.getpid()}.began').write_text(words)\n"
+        "time.sleep(60)\n"
+    )
+    with WorkerProcesses(2, [sys.executable, "-c", program, str(tmp_path)], "sqlite:///secret.db") as workers:
+        _until(lambda: len(list(tmp_path.glob("*.began"))) == 2)
+        first = workers.pids
+        os.kill(first[0], signal.SIGKILL)
+        _until(lambda: len(list(tmp_path.glob("*.began"))) == 3)
+    assert {path.read_text() for path in tmp_path.glob("*.began")} == {f"{os.getpid()} sqlite:///secret.db"}
+    assert len(list(tmp_path.glob("*.left"))) == 2 and not (tmp_path / f"{first[0]}.left").exists()
+
+
+def _until(condition: Callable[[], object], most_s: float = 240.0) -> None:
+    until = time.monotonic() + most_s
+    while not condition():
+        assert time.monotonic() < until, "it does not come"
+        time.sleep(0.1)
+
+
+@contextmanager
+def _serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
+    """A service in a process of its own, with its client."""
+    process = subprocess.Popen(
+        [*COMMAND, "serve", "--port", "0", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        address = re.search(r"http://\S+", line)
+        assert address is not None, line
+        with Client(address[0]) as client:
+            yield process, client
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGTERM)
+        process.wait(60)
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _worker_of(client: Client, name: str) -> int | None:
+    alive = [worker for worker in client.workers() if worker["is_alive"] and worker["study"] == name]
+    return alive[0]["pid"] if alive else None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_study_survives_the_death_of_its_worker_of_the_server_and_of_both(tmp_path: Path) -> None:
+    with ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        with _serving(tmp_path) as (server, client):
+            client.create("one", trials=60, export="full", **TINY)
+            _until(lambda: store.n_trials("one") > 5)
+            worker = _worker_of(client, "one")
+            assert worker is not None
+            os.kill(worker, signal.SIGKILL)
+            # The service starts another worker, which goes on.
+            _until(lambda: _worker_of(client, "one") not in (None, worker))
+            server.kill()
+        # Its worker notices that it is alone, and leaves the study to the next one.
+        _until(lambda: not any(one.is_alive for one in store.workers()))
+        assert store.waiting() == ["one"] or store.study("one").state is StudyState.FINISHED
+        with _serving(tmp_path) as (_, client):
+            assert client.wait("one", 600)["state"] == "finished"
+            assert sum(1 for _ in client.trials("one")) == 60
+            assert client.download_model("one", tmp_path / "model.zip").stat().st_size > 2**20
+            assert {path.name for path in client.download_report("one", tmp_path / "report")} >= {"report.html"}
+            assert any("search" in line for line in client.logs("one"))
+        # Whoever leaves in good order is known to have left.
+        assert store.workers() == [] or not any(one.is_alive for one in store.workers())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_study_is_stopped_from_elsewhere_and_goes_on_with_more_trials(tmp_path: Path) -> None:
+    with _serving(tmp_path) as (_, client), ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        client.create("one", trials=5000, **TINY)
+        client.create("broken", warm_start="one", **TINY)
+        _until(lambda: store.n_trials("one") > 5)
+        client.stop("one")
+        assert client.wait("one", 120)["state"] == "stopped"
+        # The worker goes on with the next one, which cannot be run: its search set is that of another study.
+        kept = store.n_trials("one")
+        assert 5 < kept < 5000
+        client.wait("broken", 240)
+        client.resume("one", trials=kept + 10)
+        assert client.wait("one", 600)["state"] == "finished"
+        assert store.n_trials("one") == kept + 10
+        kinds = [kind for kind, _ in client.events("one")]
+        assert kinds.count("ended") == 2 and kinds[-1] == "rest"

@@ -143,4 +143,4 @@ class ReportData:
             # An earlier version did not number routers.
             return "distilled" if m.variant == "dynamic" else "static"
         run = next((run for run in self.router_runs if run.number == m.router), None)
-        return str((run.config if run else {}).get("stage", f"router {m.router}"))
+        return f"router {m.router}" if run is None else run.title

@@ -62,7 +62,7 @@ def rounds_table(data: ReportData) -> Table:
         held = run.curves.get("held_out_kl", []) if run else []
         verdict = UNKNOWN
         if run is not None and len(held) > 1:
-            ends = f"KL {kl_text(min(held))} against {kl_text(held[0])}"
+            ends = f"KL {kl_text(run.held_out_kl)} against {kl_text(run.static_kl)}"
             verdict = Cell("better" if run.beats_static else "not better", ends)
         growth = one.get("growth")
         rows.append(
@@ -123,7 +123,7 @@ def routers_table(data: ReportData) -> Table:
         rows.append(
             row(
                 [
-                    str(run.config.get("stage", f"router {run.number}")),
+                    run.title,
                     str(run.trial),
                     str(run.config.get("schedules", 1)),
                     str(len(run.curves.get("step", []))),

@@ -160,7 +160,7 @@ def _against_wishes(data: ReportData, selected: Measurement, dense: Measurement 
 def _of_routers(data: ReportData) -> list[str]:
     found = []
     compared = [run for run in data.router_runs if len(run.curves.get("held_out_kl", [])) > 1]
-    lost = [str(run.config.get("stage", f"router {run.number}")) for run in compared if not run.beats_static]
+    lost = [run.title for run in compared if not run.beats_static]
     if lost:
         found.append(
             "Training found no router that beats the static one's decisions by KL on validation items: "

@@ -28,6 +28,8 @@ from studies.objectives import DEFAULT_COST, CostName
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
 DEFAULT_OUT = Path("ftp-out")
 CONFIG_VERSION = 3
+# What may change of a study that has begun.
+RESUMABLE = ("trials", "rounds", "refine_trials", "seconds", "plateau", "workers", "export", "out")
 # Who proposed in studies of version 1.
 _FIRST_SAMPLERS = "deap,tpe"
 # What pydantic calls values of the wrong type, and what people call the right one.
@@ -117,8 +119,13 @@ class RunConfig(BaseModel):
     refine_trials: int = Field(150, ge=1)
     """Schedules to evaluate in each of those searches."""
 
+    router: Literal["best", "dynamic", "hidden"] = "best"
+    """Which router is distilled: the dynamic one of the paper (position, attention, its rank, sparsity), one that reads
+    hidden states, or both, of which the better on validation items goes on."""
+
     router_trials: int = Field(4, ge=0)
-    """Hyperparameters of the router's training that Ray Tune tries before the first distillation. 0: the defaults."""
+    """Hyperparameters of the dynamic router's training that Ray Tune tries before the first distillation. 0: the
+    defaults."""
 
     router_steps: int = Field(80, ge=1)
     """Steps of the router's training."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 
 from ftp_core.cost import LatencyProfile
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.memory import kv_bytes
 from ftp_core.cost.profile import RouterKind
+from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
 from search.errors import SearchError
@@ -25,14 +26,15 @@ class Costs:
         batch: Rows of the prefill.
         length: Tokens in each row.
         profile: Predicts latency; None where none was measured.
-        window: Queries that a dynamic router listens to, whose own work then counts; 0 for the static router.
+        router: Decides which tokens are kept; what that takes counts. The latency of one that reads hidden states is
+            predicted as the dynamic one's: both score every token, and only that one was profiled.
     """
 
     model: SkippingModel
     batch: int
     length: int
     profile: LatencyProfile | None = None
-    window: int = 0
+    router: Router = field(default_factory=StaticRouter)
 
     def of(self, schedule: SparsitySchedule) -> dict[str, float]:
         """Every cost that is known: without a profile there is no latency."""
@@ -51,7 +53,7 @@ class Costs:
             return self._kv_bytes
         if self.profile is None:
             raise SearchError("Latency cannot be predicted without a profile: measure one before the search begins.")
-        kind: RouterKind = "dynamic" if self.window else "static"
+        kind: RouterKind = "static" if self.router.kind == StaticRouter.kind else "dynamic"
         return partial(self.profile.predict_ms, batch=self.batch, length=self.length, router=kind)
 
     def dense(self, name: CostName) -> float:
@@ -67,7 +69,11 @@ class Costs:
         return FlopsCounter(self.model)
 
     def _flops(self, schedule: SparsitySchedule) -> float:
-        return self._counter.count(schedule, self.batch, self.length, window=self.window).total
+        router = self.router
+        flops = self._counter.count(
+            schedule, self.batch, self.length, window=router.window, reads_hidden=router.reads_hidden
+        )
+        return flops.total
 
     def _kv_bytes(self, schedule: SparsitySchedule) -> float:
         return float(kv_bytes(self.model, schedule, self.batch, self.length))

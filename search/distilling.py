@@ -5,19 +5,25 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from statistics import fmean
 from typing import Any
+
+import torch
 
 from ftp_core.distillation import distill
 from ftp_core.distillation_config import DistillationConfig
-from ftp_core.routers import router_to_bytes
+from ftp_core.quality import QualitySet
+from ftp_core.routers import HiddenRouter, ScoringRouter, StaticRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.measuring import quality_set
 from search.open_study import OpenStudy
 from studies import RouterRun, TrialRecord
+
+_HIDDEN_GUIDE = 0.3
 
 
 def distillation_config(study: OpenStudy) -> DistillationConfig:
@@ -50,7 +56,7 @@ def train_router(
     schedules: Sequence[SparsitySchedule],
     config: DistillationConfig,
 ) -> RouterRun:
-    """Train a router and keep it; a training that was stopped goes on at its last evaluation.
+    """Train a router of each kind that is wanted, and keep them; a training that was stopped goes on.
 
     Args:
         study: Whose router.
@@ -59,18 +65,50 @@ def train_router(
         schedules: What to train on.
         config: Hyperparameters.
 
+    Returns:
+        The one with the lowest held-out KL.
+
     Raises:
         CoreError: See `ftp_core.distill`.
     """
     held_out = quality_set(study, "validation")
+    static_kl = fmean(held_out.evaluate(schedule, StaticRouter()).kl for schedule in schedules)
+    facts = {"stage": stage, "schedules": len(schedules), "static_kl": static_kl}
+    kinds = ("dynamic", "hidden") if study.config.router == "best" else (study.config.router,)
+    for kind in kinds:
+        known = [run for run in study.store.router_runs(study.name) if run.config.get("stage") == stage]
+        if not any(run.config.get("kind") == kind for run in known):
+            _train(study, stage, chosen, schedules, config, kind, held_out, facts)
+    of_stage = [run for run in study.store.router_runs(study.name) if run.config.get("stage") == stage]
+    return min(of_stage, key=lambda run: (run.held_out_kl, run.number))
+
+
+def _train(
+    study: OpenStudy,
+    stage: str,
+    chosen: TrialRecord,
+    schedules: Sequence[SparsitySchedule],
+    config: DistillationConfig,
+    kind: str,
+    held_out: QualitySet,
+    facts: Mapping[str, Any],
+) -> None:
+    """Train one router and keep it, from where an earlier run of the stage stopped."""
+    router: ScoringRouter | None = None
+    if kind == HiddenRouter.kind:
+        # It cannot start as the static router, so it needs the paper's guide to it.
+        config = replace(config, w_guide=config.w_guide or _HIDDEN_GUIDE)
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(config.seed)
+            router = HiddenRouter(study.workload.model.skipping.model.config.hidden_size)
     examples = study.workload.splits["calibration"]
-    checkpoint = study.store.unfinished(study.name, f"{stage}.safetensors")
+    checkpoint = study.store.unfinished(study.name, f"{stage}-{kind}.safetensors")
     n_batches = -(-len(examples) // config.batch_size)
-    with study.view.stage("Distilling the router", n_batches + config.steps) as progress:
+    with study.view.stage(f"Distilling the {kind} router", n_batches + config.steps) as progress:
 
         def on_step(step: int, kl: float) -> None:
             study.lease.check()
-            progress.advance(note=f"held-out KL {kl:.3g}")
+            progress.advance(note=f"held-out KL {kl:.3g}, static {facts['static_kl']:.3g}")
             study.view.figures(stage, step, {"held_out_kl": kl})
 
         result = distill(
@@ -79,6 +117,7 @@ def train_router(
             schedules,
             config,
             held_out=held_out,
+            router=router,
             checkpoint=checkpoint,
             on_step=on_step,
             on_taught=lambda: progress.advance(note="dense answers"),
@@ -87,7 +126,7 @@ def train_router(
     run = RouterRun(
         trial=chosen.number,
         schedule=tuple(chosen.schedule),
-        config=config.to_json() | {"stage": stage, "schedules": len(schedules)},
+        config={**config.to_json(), **facts, "kind": kind},
         curves=result.curves,
         weights=weights,
         sha256=hashlib.sha256(weights).hexdigest(),
@@ -97,7 +136,6 @@ def train_router(
     study.store.add_router_run(study.name, run)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    return study.store.router_runs(study.name)[-1]
 
 
 def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
     measurements, counter = [], FlopsCounter(model)
     for variant, quality, latency in zip(variants, qualities, latencies, strict=True):
         low, high = quality.accuracy_interval or (None, None)
-        window = variant.router.window
+        window, reads_hidden = variant.router.window, variant.router.reads_hidden
         measurements.append(
             Measurement(
                 variant=variant.name,
@@ -104,11 +104,14 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
                 repeats=latency.repeats,
                 batch=batch,
                 length=length,
-                flops=counter.count(variant.schedule, batch, length, window=window).total,
+                flops=counter.count(variant.schedule, batch, length, window=window, reads_hidden=reads_hidden).total,
                 kv_bytes=kv_bytes(model, variant.schedule, batch, length),
                 split=split,
                 router=variant.number,
-                peak_bytes=peak_activation_bytes(model, variant.schedule, batch, length, window),
+                # What reading hidden states takes is not predicted.
+                peak_bytes=(
+                    None if reads_hidden else peak_activation_bytes(model, variant.schedule, batch, length, window)
+                ),
                 **_ends("kl", quality.kl_interval),
                 **_ends("perplexity", quality.perplexity_interval),
             )

@@ -97,7 +97,7 @@ def _search_again(study: OpenStudy, number: int) -> None:
         None if one.router is None else runs[one.router].sha256,
         one.first_trial or 0,
     )
-    search_schedules(study, study_costs(study, router.window), search)
+    search_schedules(study, study_costs(study, router), search)
     trials = study.store.trials(study.name)
     _note(study, one.ended(sum(trial.round == number for trial in trials), _hypervolume(study)))
     choose_from_front(study)

@@ -66,21 +66,21 @@ class Search:
         return "search" if self.round == 0 else f"refine-{self.round}"
 
 
-def study_costs(study: OpenStudy, window: int = 0) -> Costs:
+def study_costs(study: OpenStudy, router: Router | None = None) -> Costs:
     """What a study's schedules cost at its timed input; latency is profiled first if the search needs it.
 
     A search that trades KL against something else takes a profile that is there already, and does without otherwise.
 
     Args:
         study: Whose schedules.
-        window: Queries that the router listens to; 0 for the static router.
+        router: Decides which tokens are kept; None for the static one.
     """
     model = study.workload.model.skipping
     batch, length = timed_prompts(study).ids.shape
     study.store.set_facts(study.name, {"timed_input": {"batch": batch, "length": length}})
     needs = study.config.predicts_latency
     profile = latency_profile(study) if needs else _known_profile(study, batch, length)
-    return Costs(model, batch, length, profile, window)
+    return Costs(model, batch, length, profile, router or StaticRouter())
 
 
 def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:

@@ -39,7 +39,7 @@ def add_trial(
     evaluation = evaluator.evaluate(Task(schedule))
     if evaluation.error is not None:
         raise SearchError(f"The schedule {schedule} cannot be evaluated with its new router: {evaluation.error}")
-    costs = study_costs(study, router.window)
+    costs = study_costs(study, router)
     values, violation = Objectives(costs.function(config.cost), config.min_accuracy)(schedule, evaluation.metrics)
     trial = TrialRecord(
         number=study.store.n_begun(study.name),

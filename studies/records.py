@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -209,8 +210,8 @@ class RouterRun:
     Attributes:
         trial: Number of the trial whose schedule it was distilled on, or the chosen one of several.
         schedule: That schedule.
-        config: Hyperparameters of the distillation; `stage` says which stage trained it, `schedules` how many schedules
-            it was trained on.
+        config: Hyperparameters of the distillation; `stage` says which stage trained it, `kind` what it reads,
+            `schedules` how many schedules it was trained on, `static_kl` the held-out KL of the static router.
         curves: One list per curve over the steps: "step", "loss", "guide", "sparsity", "distill", "held_out_step",
             "held_out_kl".
         weights: The router as safetensors bytes.
@@ -231,10 +232,26 @@ class RouterRun:
     number: int = 0
 
     @property
+    def title(self) -> str:
+        """The stage that trained it, and what it reads, as far as they are known."""
+        stage, kind = self.config.get("stage", f"router {self.number}"), self.config.get("kind")
+        return f"{stage} ({kind})" if kind else str(stage)
+
+    @property
+    def held_out_kl(self) -> float:
+        """The lowest held-out KL of the training, which is that of the router that was kept; infinite without any."""
+        return min(self.curves.get("held_out_kl", []), default=math.inf)
+
+    @property
+    def static_kl(self) -> float:
+        """Held-out KL of the static router's decisions, which earlier versions noted as the first of the curve."""
+        held = self.curves.get("held_out_kl", [])
+        return float(self.config.get("static_kl", held[0] if len(held) > 1 else -math.inf))
+
+    @property
     def beats_static(self) -> bool:
         """Whether training found a router with a lower held-out KL than the static one's decisions had."""
-        held = self.curves.get("held_out_kl", [])
-        return len(held) > 1 and min(held) < held[0]
+        return self.held_out_kl < self.static_kl
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,15 @@ class FlopsCounter:
         self._mlps = np.array([_token_flops(block, config, of_attention=False) for block in model.blocks])
         self._head = 2.0 * model.model.get_output_embeddings().weight.numel()
 
-    def count(self, schedule: SparsitySchedule, batch: int, length: int, new_tokens: int = 0, window: int = 0) -> Flops:
+    def count(
+        self,
+        schedule: SparsitySchedule,
+        batch: int,
+        length: int,
+        new_tokens: int = 0,
+        window: int = 0,
+        reads_hidden: bool = False,
+    ) -> Flops:
         """FLOPs of prompts, and of tokens that are decoded behind them.
 
         Every decoded token runs every block, attends to what the block holds, itself included, and has its own logits.
@@ -79,6 +87,7 @@ class FlopsCounter:
             new_tokens: Tokens run behind the prompt, one at a time; to write n tokens takes n - 1, as the first comes
                 from the prompt.
             window: Queries that a dynamic router listens to; 0 for the static router.
+            reads_hidden: Whether the router scores hidden states instead.
 
         Raises:
             ScheduleError: The schedule has another number of blocks.
@@ -89,7 +98,12 @@ class FlopsCounter:
             sum(slots + 1 for slots in slots_held(int(k), length, new_tokens, sliding)[:-1])
             for k, sliding in zip(kept, self._windows, strict=True)
         ]
-        router = self._router(np.array(schedule)[None], kept[None], length, window)
+        shares = np.array(schedule)[None]
+        if reads_hidden:
+            inputs = self._model.model.config.hidden_size + 1
+            router = (shares > 0).sum(1) * length * _score_flops(inputs)
+        else:
+            router = self._router(shares, kept[None], length, window)
         return Flops(
             projections=float(batch * self._projections @ (kept + new_tokens)),
             attention=float(batch * self._pair * (kept**2 + decoded_pairs).sum()),
@@ -128,10 +142,15 @@ class FlopsCounter:
             return np.zeros(len(kept))
         skips = sparsities > 0
         # Every token is scored before a block that skips, and the block before that one is listened to.
-        scored = skips.sum(1) * length * 2.0 * (len(FEATURES) * HIDDEN_WIDTH + HIDDEN_WIDTH)
+        scored = skips.sum(1) * length * _score_flops(len(FEATURES))
         listened = (np.minimum(window, kept) * kept)[:, :-1] * skips[:, 1:]
         routed: np.ndarray = scored + self._score * listened.sum(1)
         return routed
+
+
+def _score_flops(inputs: int) -> float:
+    """FLOPs of one score of a router's network, whose hidden layer reads so many inputs and is read by one output."""
+    return 2.0 * (inputs + 1) * HIDDEN_WIDTH
 
 
 def prefill_flops(model: SkippingModel, schedule: SparsitySchedule, batch: int, length: int) -> float:

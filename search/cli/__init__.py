@@ -21,7 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 from ftp_core.errors import CoreError
 from search.cli.arguments import check_writable
 from search.cli.config import config_command
-from search.cli.continuing import RESUMABLE, distill, resume
+from search.cli.continuing import distill, resume
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.new_study import run_command, search_command
 from search.cli.options import AsJson, Debug, Out, Storage, StudyName
@@ -38,7 +38,7 @@ from search.cli.tables import (
     print_selection,
     print_studies,
 )
-from search.config import DEFAULT_STORAGE, RunConfig
+from search.config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
 from studies import StudiesError, StudyStore

@@ -7,29 +7,6 @@ from pathlib import Path
 
 from search.errors import ConfigError
 
-MAX_NAME_BYTES = 200
-
-
-def check_name(name: str) -> None:
-    """A study's name is also a folder's, and an argument of other commands.
-
-    Raises:
-        ConfigError: It cannot be one of them.
-    """
-    problem = None
-    if not name.strip() or name in (".", ".."):
-        problem = "a name"
-    elif "/" in name or "\\" in name:
-        problem = "a name without slashes"
-    elif name.startswith("-"):
-        problem = "a name that does not begin with a dash"
-    elif not name.isprintable():
-        problem = "a name of printable characters"
-    elif len(name.encode()) > MAX_NAME_BYTES:
-        problem = f"a name of at most {MAX_NAME_BYTES} bytes"
-    if problem is not None:
-        raise ConfigError(f"--name is {name!r}: expected {problem}.")
-
 
 def check_writable(folder: Path) -> None:
     """Where a study's files go must be a folder, or become one.

@@ -18,9 +18,6 @@ from studies import Lease, StudyStore
 if TYPE_CHECKING:
     from search.pipeline import Pipeline
 
-# What may change of a study that has begun.
-RESUMABLE = ("trials", "rounds", "refine_trials", "seconds", "plateau", "workers", "export", "out")
-
 
 def resume(
     name: StudyName,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli.arguments import check_name, check_writable
+from search.cli.arguments import check_writable
 from search.cli.opening import opened
 from search.cli.options import AsJson, ConfigFile, Debug, Name, Overwrite, Quiet, Storage, Track
 from search.cli.stages import Stage, continue_study
@@ -16,6 +16,7 @@ from search.cli.views import make_view
 from search.config import DEFAULT_STORAGE, RunConfig
 from search.config_file import configured
 from search.errors import ConfigError
+from search.study_name import check_study_name
 from search.sweep_plan import repeated
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run_command(
 
     Example: ftp-search run --name mine --model ./my-llama --data train.jsonl --target-sparsity 0.3
     """
-    check_name(name)
+    check_study_name(name, "--name")
     if repeats < 1:
         raise ConfigError(f"--repeats is {repeats}: expected at least 1.")
     chosen = configured(config, settings)
@@ -76,7 +77,7 @@ def search_command(
 
     Example: ftp-search search --name mine --trials 500 --workers 4
     """
-    check_name(name)
+    check_study_name(name, "--name")
     chosen = configured(config, settings)
     check_writable(chosen.folder(name))
     view = make_view(quiet, track)

@@ -13,12 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from search.cli.arguments import check_name, check_writable
+from search.cli.arguments import check_writable
 from search.cli.opening import opened
 from search.cli.options import AsJson, Debug, Quiet, Storage, Track
 from search.cli.stages import INTERRUPTED, write_reports
 from search.cli.views import make_view
 from search.config import DEFAULT_STORAGE
+from search.study_name import check_study_name
 from search.sweep_plan import Sweep, read_sweep
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def sweep_command(
     """
     sweep = read_sweep(file)
     for study in sweep.studies:
-        check_name(study.name)
+        check_study_name(study.name, "--name")
     go_through(sweep, storage, make_view(quiet, track), quiet, as_json, debug)
 
 

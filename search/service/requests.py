@@ -10,7 +10,7 @@ from annotated_types import Le, MaxLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ftp_core.data import load_jsonl, split_examples
-from search.config import RunConfig
+from search.config import RESUMABLE, RunConfig
 from search.errors import ConfigError
 from search.service.problems import in_fields
 from search.service.roots import DEMO, checked_data, checked_model, confined
@@ -20,8 +20,6 @@ from studies import StudyRecord, StudyStore, TrialRecord
 
 # Where the cluster is, no request says; the version is the program's.
 SUBMITTABLE = tuple(field for field in RunConfig.model_fields if field not in ("version", "ray_address"))
-# What may change of a study that has begun.
-RESUMABLE = ("trials", "rounds", "refine_trials", "seconds", "plateau", "workers", "export", "out")
 # Larger data is looked at by the worker alone.
 _MAX_CHECKED_BYTES = 64 * 2**20
 _MOST: Mapping[str, float] = {

@@ -21,7 +21,7 @@ from ftp_core.cost.flops import FlopsCounter, prefill_flops
 from ftp_core.cost.timing import timing_batch
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.families import Family, register_family
-from ftp_core.routers import Router, StaticRouter
+from ftp_core.routers import HiddenRouter, Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
 from tests.ftp_core.routers import random_router
@@ -74,6 +74,16 @@ def test_a_prefill_costs_what_torch_counts(
     router = random_router(1, window) if window else StaticRouter()
     counter = counted_prefill(model, schedule, router, batch, length)
     found = FlopsCounter(model).count(schedule, batch, length, window=window)
+    assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_a_router_that_reads_hidden_states_costs_what_torch_counts(name: str) -> None:
+    model = SkippingModel(tiny(name))
+    router = HiddenRouter(model.model.config.hidden_size).eval()
+    counter = counted_prefill(model, MIXED, router, 2, 50)
+    found = FlopsCounter(model).count(MIXED, 2, 50, reads_hidden=True)
+    assert found.router == counted_within(counter, "Sequential")[0] > 0
     assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
-from ftp_core import DynamicRouter, FTPForCausalLM, StaticRouter
+from ftp_core import DynamicRouter, FTPForCausalLM, HiddenRouter, StaticRouter
 from studies import StudyStore, front
 from tests.search.command import COMMAND, run_process
 
@@ -54,16 +54,19 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
 
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
         trials, study, exhibits = store.trials("small"), store.study("small"), store.exhibits("small")
-        [run] = store.router_runs("small")
+        runs = store.router_runs("small")
     chosen = trials[shown["chosen_trial"]]
     assert study.facts["selection"]["trial"] == chosen.number and study.facts["selection"]["reason"]
     assert [trial.round for trial in trials] == [0] * 12 + [1] * 8
-    assert {trial.router for trial in trials[12:]} == {run.number if run.beats_static else None}
+    assert [run.config["kind"] for run in runs] == ["dynamic", "hidden"]
+    best = min(runs, key=lambda run: run.held_out_kl)
+    assert {trial.router for trial in trials[12:]} == {best.number if best.beats_static else None}
     assert exhibits is not None and exhibits.n_items == 24 and exhibits.prompts and exhibits.groups
 
     # What was exported by itself, and what is exported when asked for, is the selected schedule with its router.
     assert run_process("export", "small", "pruned", cwd=tmp_path).code == 0
-    router = DynamicRouter if chosen.router is not None else StaticRouter
+    kinds = {"dynamic": DynamicRouter, "hidden": HiddenRouter}
+    router = StaticRouter if chosen.router is None else kinds[runs[chosen.router].config["kind"]]
     for folder in (tmp_path / "ftp-out/small/model", tmp_path / "pruned"):
         pruned = AutoModelForCausalLM.from_pretrained(folder)
         assert isinstance(pruned, FTPForCausalLM) and isinstance(pruned.router, router)
@@ -89,7 +92,7 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
 def test_a_new_router_for_the_chosen_schedule_is_compared_with_the_static_one(tmp_path: Path) -> None:
     few = (
         *("--search-items", "8", "--calibration-items", "24", "--validation-items", "12", "--test-items", "12"),
-        *("--rounds", "0", "--measured-points", "3", "--timed-runs", "2"),
+        *("--rounds", "0", "--router", "dynamic", "--measured-points", "3", "--timed-runs", "2"),
     )
     begun = run_process("run", "--name", "one", "--trials", "10", "--cost", "flops", *few, cwd=tmp_path)
     assert begun.code == 0, begun.err

@@ -118,6 +118,13 @@ def test_upgrading_keeps_everything(old: Path, old_url: str) -> None:
     assert upgrade_database(old_url) == (schema.HEAD, schema.HEAD)
 
 
+@pytest.mark.parametrize("old", DATABASES[4:], ids=lambda path: path.stem, indirect=True)
+def test_upgrading_keeps_exhibits(old_url: str) -> None:
+    upgrade_database(old_url)
+    with StudyStore(old_url, create=False) as store:
+        assert store.exhibits("small") is not None and store.exhibits("begun") is None
+
+
 @pytest.mark.parametrize("old", DATABASES[1:], ids=lambda path: path.stem, indirect=True)
 def test_upgrading_keeps_what_belongs_to_optuna_and_what_was_left_running(old_url: str) -> None:
     upgrade_database(old_url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property, partial
 
 from ftp_core.cost import LatencyProfile
@@ -26,15 +26,16 @@ class Costs:
         batch: Rows of the prefill.
         length: Tokens in each row.
         profile: Predicts latency; None where none was measured.
-        router: Decides which tokens are kept; what that takes counts. The latency of one that reads hidden states is
-            predicted as the dynamic one's: both score every token, and only that one was profiled.
+        router: Decides which tokens are kept; what that takes counts. None for the static one, which takes nothing.
+            The latency of one that reads hidden states is predicted as the dynamic one's: both score every token, and
+            only that one was profiled.
     """
 
     model: SkippingModel
     batch: int
     length: int
     profile: LatencyProfile | None = None
-    router: Router = field(default_factory=StaticRouter)
+    router: Router | None = None
 
     def of(self, schedule: SparsitySchedule) -> dict[str, float]:
         """Every cost that is known: without a profile there is no latency."""
@@ -53,7 +54,7 @@ class Costs:
             return self._kv_bytes
         if self.profile is None:
             raise SearchError("Latency cannot be predicted without a profile: measure one before the search begins.")
-        kind: RouterKind = "static" if self.router.kind == StaticRouter.kind else "dynamic"
+        kind: RouterKind = "static" if self.router is None else "dynamic"
         return partial(self.profile.predict_ms, batch=self.batch, length=self.length, router=kind)
 
     def dense(self, name: CostName) -> float:
@@ -69,7 +70,7 @@ class Costs:
         return FlopsCounter(self.model)
 
     def _flops(self, schedule: SparsitySchedule) -> float:
-        router = self.router
+        router = self.router or StaticRouter()
         flops = self._counter.count(
             schedule, self.batch, self.length, window=router.window, reads_hidden=router.reads_hidden
         )

@@ -14,8 +14,8 @@ from search.rounds import Round, first_round, rounds_of, with_round
 from search.searching import Search, search_schedules, study_costs
 from search.single_trial import add_trial
 from search.stages import LAST_STAGES, Stages
-from search.variants import router_of
-from studies import TrialRecord, front, useful_hypervolume
+from search.variants import best_at, router_of, usable_front
+from studies import TrialRecord, useful_hypervolume
 
 
 def refine(study: OpenStudy, stages: Stages) -> None:
@@ -104,8 +104,14 @@ def _search_again(study: OpenStudy, number: int) -> None:
 
 
 def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
-    points = front(study.store.trials(study.name))
-    return schedules_to_distil(points, chosen_trial(study), study.config.router_schedules)
+    """What a router learns to serve: schedules that may be selected in the end."""
+    config, chosen, trials = study.config, chosen_trial(study), study.store.trials(study.name)
+    if config.target_sparsity is None:
+        points = usable_front(trials)
+    else:
+        # Not the front there, on which ruined models are that cost less by a hair.
+        points = best_at(trials, config.target_sparsity, config.router_schedules, chosen)
+    return schedules_to_distil(points, chosen, config.router_schedules)
 
 
 def _hypervolume(study: OpenStudy) -> float:

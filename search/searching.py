@@ -80,7 +80,7 @@ def study_costs(study: OpenStudy, router: Router | None = None) -> Costs:
     study.store.set_facts(study.name, {"timed_input": {"batch": batch, "length": length}})
     needs = study.config.predicts_latency
     profile = latency_profile(study) if needs else _known_profile(study, batch, length)
-    return Costs(model, batch, length, profile, router or StaticRouter())
+    return Costs(model, batch, length, profile, None if router is None or router.kind == StaticRouter.kind else router)
 
 
 def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:

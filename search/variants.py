@@ -32,11 +32,16 @@ def candidates(study: OpenStudy, chosen: TrialRecord) -> list[Variant]:
     """
     config, trials = study.config, study.store.trials(study.name)
     if config.target_sparsity is None:
-        usable = [p for p in front(trials) if p.values is not None and p.values[0] <= _RUINED_KL] or front(trials)
-        points = _spread(usable, config.measured_points, chosen)
+        points = _spread(usable_front(trials), config.measured_points, chosen)
     else:
-        points = _best_at(trials, config.target_sparsity, config.measured_points, chosen)
+        points = best_at(trials, config.target_sparsity, config.measured_points, chosen)
     return [_of_trial("candidate", study, point) for point in points]
+
+
+def usable_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The front without ruined models, unless there are no others."""
+    points = front(trials)
+    return [point for point in points if point.values is not None and point.values[0] <= _RUINED_KL] or points
 
 
 def dense(study: OpenStudy) -> Variant:
@@ -87,7 +92,7 @@ def _at_sparsity(trials: Sequence[TrialRecord], sparsity: float) -> TrialRecord 
     return closest_to_sparsity(kept, sparsity) if kept else None
 
 
-def _best_at(trials: Sequence[TrialRecord], target: float, most: int, chosen: TrialRecord) -> list[TrialRecord]:
+def best_at(trials: Sequence[TrialRecord], target: float, most: int, chosen: TrialRecord) -> list[TrialRecord]:
     """The trials with the lowest KL at an overall sparsity, one a schedule and router, the chosen one among them."""
     near = [t for t in trials if _is_whole(t) and t.violation <= 0 and abs(t.overall_sparsity - target) <= HALF_STEP]
     ranked = sorted(near, key=lambda trial: (trial.values or (), trial.number))

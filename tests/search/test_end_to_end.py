@@ -18,7 +18,10 @@ from tests.search.command import COMMAND, run_process
 # Ray workers load torch first; under load that takes its time.
 pytestmark = pytest.mark.timeout(1200)
 
-FEW = ("--router-steps", "20", "--test-items", "60", "--rounds", "0")
+FEW = (
+    *("--rounds", "0", "--search-items", "8", "--calibration-items", "16", "--validation-items", "12"),
+    *("--test-items", "12", "--measured-points", "3", "--timed-runs", "2"),
+)
 REFINED = (
     *(
         "--router-steps",
@@ -38,6 +41,7 @@ REFINED = (
 STAGES = ["search", "distill-1", "refine-1", "measure", "select", "test", "export", "report"]
 
 
+@pytest.mark.slow
 def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> None:
     result = run_process("run", "--name", "small", "--trials", "12", "--workers", "2", *REFINED, "--json", cwd=tmp_path)
     assert result.code == 0, result.err
@@ -96,7 +100,7 @@ def test_a_new_router_for_the_chosen_schedule_is_compared_with_the_static_one(tm
     )
     begun = run_process("run", "--name", "one", "--trials", "10", "--cost", "flops", *few, cwd=tmp_path)
     assert begun.code == 0, begun.err
-    done = run_process(*("distill", "one", "--target-sparsity", "0.5", "--router-steps", "10", "--json"), cwd=tmp_path)
+    done = run_process(*("distill", "one", "--target-sparsity", "0.5", "--router-steps", "6", "--json"), cwd=tmp_path)
     assert done.code == 0, done.err
     shown = done.json()
     tested = {m["variant"]: m for m in shown["measurements"] if m["split"] == "test"}
@@ -172,7 +176,7 @@ def test_a_real_checkpoint_with_text_from_the_user_goes_all_the_way(tmp_path: Pa
     (tmp_path / "wiki.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     result = run_process(
         *("run", "--name", "wiki", "--model", assets / "models/stories260K", "--data", "wiki.jsonl"),
-        *("--trials", "16", "--workers", "2", "--target-sparsity", "0.3", "--json"),
+        *("--trials", "12", "--workers", "2", "--target-sparsity", "0.3", "--json"),
         *(
             "--router-steps",
             "10",

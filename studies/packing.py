@@ -6,7 +6,8 @@ import struct
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 
-_PARAM_BYTES = 4 + 8
+# Of one parameter: the id of its distribution, and its value.
+PARAM_BYTES = 4 + 8
 _STEP_BYTES = 8 + 8
 
 
@@ -27,7 +28,7 @@ def pack_params(distributions: Sequence[int], values: Sequence[float]) -> bytes:
 
 def split_params(packed: bytes) -> tuple[bytes, tuple[float, ...]]:
     """The ids as the bytes that they are, which trials of one space share, and the values."""
-    n = len(packed) // _PARAM_BYTES
+    n = len(packed) // PARAM_BYTES
     return packed[: 4 * n], _floats(n).unpack_from(packed, 4 * n)
 
 

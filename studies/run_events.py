@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, Row
 
 from studies import schema
 from studies.lease import clock
@@ -84,13 +84,27 @@ class RunEvents(NamedStudies):
             if kinds is not None:
                 selected = selected.where(_event.kind.in_(list(kinds)))
             rows = connection.execute(selected.order_by(_event.number).limit(limit))
-            return [RunEvent(row.number, datetime.fromtimestamp(row.at, UTC), row.kind, row.content) for row in rows]
+            return [_record(row) for row in rows]
+
+        return self._of_study(name, work)
+
+    def latest_events(self, name: str, kinds: Collection[str], limit: int = 1) -> list[RunEvent]:
+        """The last events of some kinds, oldest first; at most `limit`."""
+
+        def work(connection: Connection, study_id: int) -> list[RunEvent]:
+            selected = sa.select(schema.run_event).where(_event.study_id == study_id, _event.kind.in_(list(kinds)))
+            rows = connection.execute(selected.order_by(_event.number.desc()).limit(limit)).all()
+            return [_record(row) for row in reversed(rows)]
 
         return self._of_study(name, work)
 
     def events_of(self, name: str) -> str:
         """A name for the study's events that no other study of this name has, before or after it."""
         return str(self._of_study(name, lambda _, study_id: study_id))
+
+
+def _record(row: Row[Any]) -> RunEvent:
+    return RunEvent(row.number, datetime.fromtimestamp(row.at, UTC), row.kind, row.content)
 
 
 def _finite(value: Any) -> Any:

@@ -34,7 +34,7 @@ _STATES = {
 ENDED = {optuna_state: state for state, optuna_state in _STATES.items()}
 _PREFIX = "block_"
 # Where Optuna looks for constraints: positive ones are broken.
-_CONSTRAINTS = "constraints"
+CONSTRAINTS = "constraints"
 # Trials read at a time where not all of them are wanted in memory.
 _AT_ONCE = 1000
 _SPARSITY = FloatDistribution(0.0, 1.0)
@@ -253,7 +253,7 @@ class ScheduleTrials(NamedStudies):
         ids = self._block_ids.get(key)
         if ids is None:
             check_study(connection, study_id, lock=True)
-            names, spaces = _block_names(n_blocks), self.storage.spaces
+            names, spaces = block_names(n_blocks), self.storage.spaces
             ids = tuple(spaces.intern(connection, study_id, name, _SPARSITY) for name in names)
             # Only what is in the database whatever becomes of this transaction.
             if all(spaces.known(study_id, name, _SPARSITY) is not None for name in names):
@@ -289,21 +289,22 @@ def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
         "state": _STATES[trial.state].value,
         "objective_values": None if trial.values is None else pack_floats(trial.values),
         "user_attributes": json.dumps(attributes),
-        "system_attributes": json.dumps({_CONSTRAINTS: [trial.violation]}) if trial.violation > 0 else None,
+        "system_attributes": json.dumps({CONSTRAINTS: [trial.violation]}) if trial.violation > 0 else None,
         # Optuna's times are local, without a zone.
         "completed_at": trial.finished_at.astimezone().replace(tzinfo=None).isoformat(),
     }
 
 
 @cache
-def _block_names(n: int) -> tuple[str, ...]:
+def block_names(n: int) -> tuple[str, ...]:
+    """Names of the parameters of a schedule of `n` blocks."""
     return tuple(f"{_PREFIX}{index}" for index in range(n))
 
 
 def _schedule(trial: FrozenTrial) -> tuple[float, ...] | None:
     """The schedule that a trial's parameters are; None if they are something else."""
     params = trial.params
-    names = _block_names(len(params))
+    names = block_names(len(params))
     if tuple(params) == names:
         return tuple(params.values()) or None
     return tuple(params[name] for name in names) if all(name in params for name in names) else None

@@ -1,0 +1,243 @@
+"""Trials by the column: what is drawn of a hundred thousand trials must not become a hundred thousand objects first."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from numpy.typing import NDArray
+from optuna.distributions import FloatDistribution
+from sqlalchemy.engine import Connection, Row
+
+from studies import schema
+from studies.packing import PARAM_BYTES, unpack_ids
+from studies.records import TrialState
+from studies.trials import CONSTRAINTS, ENDED, ScheduleTrials, block_names
+
+Floats = NDArray[np.float64]
+_trial, _run = schema.trial.c, schema.search_run.c
+_READ = ("number", "state", "params", "objective_values", "user_attributes", "system_attributes", "completed_at")
+# In the order of the numbers in `TrialColumns.state`.
+STATES = tuple(TrialState)
+_STATE_NUMBERS = {optuna_state.value: STATES.index(state) for optuna_state, state in ENDED.items()}
+# Trials that others have overtaken are asked for by number, up to so many.
+_MOST_GAPS = 500
+_decode = json.JSONDecoder().decode
+
+
+@dataclass(frozen=True)
+class TrialColumns:
+    """Every trial of a study that has ended, by number; see `TrialRecord` for what the columns hold.
+
+    Attributes:
+        number: [n] Position in the study.
+        state: [n] Place of the state in `STATES`.
+        values: [n, objectives] NaN where a trial failed.
+        schedule: [n, blocks] Share of tokens skipped.
+        fidelity: [n] Share of the search set.
+        violation: [n] By how much constraints are broken.
+        seconds: [n] Time of the evaluation.
+        finished_at: [n] Seconds since 1970.
+        round: [n] Which search.
+        proposer: [n] Place of the proposer in `proposers`.
+        proposers: Names, in the order in which they first proposed.
+        metrics: [n] for each metric that any trial has; NaN where one has not.
+    """
+
+    number: NDArray[np.int64]
+    state: NDArray[np.int8]
+    values: Floats
+    schedule: NDArray[np.float32]
+    fidelity: Floats
+    violation: Floats
+    seconds: Floats
+    finished_at: Floats
+    round: NDArray[np.int32]
+    proposer: NDArray[np.int16]
+    proposers: tuple[str, ...] = ()
+    metrics: Mapping[str, Floats] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks of the schedules; 0 without trials."""
+        return int(self.schedule.shape[1])
+
+    @property
+    def overall_sparsity(self) -> Floats:
+        """[n] Mean of the schedule."""
+        if not len(self):
+            return np.empty(0)
+        return np.asarray(self.schedule.mean(1, dtype=np.float64))
+
+    @property
+    def comparable(self) -> NDArray[np.bool_]:
+        """[n] Whether a trial finished on the whole search set and keeps the constraints."""
+        finished = self.state == STATES.index(TrialState.FINISHED)
+        return finished & (self.fidelity == 1.0) & (self.violation <= 0) & np.isfinite(self.values).all(1)
+
+    def place(self, number: int) -> int | None:
+        """Where a trial stands in the columns; None if it has not ended."""
+        at = int(np.searchsorted(self.number, number))
+        return at if at < len(self) and self.number[at] == number else None
+
+
+def no_trials(n_objectives: int) -> TrialColumns:
+    """The columns of a study without trials."""
+    return _columns([], np.empty((0, 0), np.float32), n_objectives)
+
+
+class ColumnTrials(ScheduleTrials):
+    """The trials of studies, read by the column."""
+
+    def trial_columns(self, name: str, known: TrialColumns | None = None) -> TrialColumns:
+        """Every trial that has ended.
+
+        Args:
+            name: The study.
+            known: What was read of the same study before: only the others are read then.
+
+        Raises:
+            StudyNotFoundError: There is no such study.
+        """
+
+        def work(connection: Connection, study_id: int) -> TrialColumns:
+            where = [_trial.study_id == study_id, _trial.state.in_(list(_STATE_NUMBERS))]
+            if known is not None and len(known):
+                behind, gaps = _trial.number > int(known.number[-1]), _gaps(known)
+                where.append(sa.or_(behind, _trial.number.in_(gaps)))
+            selected = sa.select(*(_trial[column] for column in _READ)).where(*where).order_by(_trial.number)
+            rows = connection.execute(selected).all()
+            objectives = sa.select(_run.objectives).where(_run.study_id == study_id)
+            schedules, is_schedule = self._schedules(connection, study_id, [row.params for row in rows])
+            kept = [row for row, keep in zip(rows, is_schedule, strict=True) if keep]
+            return _columns(kept, schedules, len(connection.execute(objectives).scalar_one()))
+
+        found = self._of_study(name, work)
+        if known is None or not len(known):
+            return found
+        return _merged(known, found) if len(found) else known
+
+    def _schedules(
+        self, connection: Connection, study_id: int, packed: Sequence[bytes]
+    ) -> tuple[NDArray[np.float32], list[bool]]:
+        """Schedules [n, blocks] of packed parameters, and for each whether it is one."""
+        orders: dict[bytes, NDArray[np.intp] | None] = {}
+        n_blocks = 0
+        for one in packed:
+            ids = one[: len(one) // PARAM_BYTES * 4]
+            if ids not in orders:
+                orders[ids] = self._order(connection, study_id, ids)
+                n_blocks = n_blocks or (0 if (order := orders[ids]) is None else len(order))
+        is_schedule = []
+        values: list[bytes] = []
+        order_of: list[NDArray[np.intp]] = []
+        for one in packed:
+            split = len(one) // PARAM_BYTES * 4
+            order = orders[one[:split]]
+            is_schedule.append(order is not None and len(order) == n_blocks)
+            if order is not None and len(order) == n_blocks:
+                values.append(one[split:])
+                order_of.append(order)
+        if not values:
+            return np.empty((0, n_blocks), np.float32), is_schedule
+        shares = np.frombuffer(b"".join(values), "<f8").reshape(len(values), n_blocks)
+        if len(orders) == 1:
+            return shares[:, order_of[0]].astype(np.float32), is_schedule
+        return np.take_along_axis(shares, np.array(order_of), 1).astype(np.float32), is_schedule
+
+    def _order(self, connection: Connection, study_id: int, ids: bytes) -> NDArray[np.intp] | None:
+        """Where the blocks stand among parameters with these ids; None if they are no schedule."""
+        spaces, numbers = self.storage.spaces, unpack_ids(ids)
+        space = spaces.of(connection, study_id)
+        if any(number not in space.by_id for number in numbers):
+            space = spaces.of(connection, study_id, again=True)
+        pairs = [space.by_id[number] for number in numbers]
+        places = {name: place for place, (name, _) in enumerate(pairs)}
+        blocks = [places.get(name) for name in block_names(len(pairs))]
+        plain = all(isinstance(distribution, FloatDistribution) for _, distribution in pairs)
+        if not blocks or not plain or any(place is None for place in blocks):
+            return None
+        return np.array(blocks, dtype=np.intp)
+
+
+def _gaps(known: TrialColumns) -> list[int]:
+    """Numbers below the last one that had not ended: only the latest, since workers do not run that many at once."""
+    last = int(known.number[-1])
+    if len(known) == last + 1:
+        return []
+    missing = np.setdiff1d(np.arange(last), known.number)
+    return [int(number) for number in missing[-_MOST_GAPS:]]
+
+
+def _columns(rows: Sequence[Row[Any]], schedule: NDArray[np.float32], n_objectives: int) -> TrialColumns:
+    n = len(rows)
+    values = np.full((n, n_objectives), np.nan)
+    violation, fidelity, seconds, finished_at = np.zeros(n), np.ones(n), np.zeros(n), np.zeros(n)
+    rounds, proposer = np.zeros(n, np.int32), np.zeros(n, np.int16)
+    names: dict[str, int] = {}
+    metrics: dict[str, Floats] = {}
+    for place, row in enumerate(rows):
+        if row.objective_values is not None and len(row.objective_values) == 8 * n_objectives:
+            values[place] = np.frombuffer(row.objective_values, "<f8")
+        said = {} if row.user_attributes is None else _decode(row.user_attributes)
+        fidelity[place], seconds[place] = said.get("fidelity", 1.0), said.get("seconds", 0.0)
+        finished_at[place] = _moment(said.get("finished_at") or row.completed_at)
+        rounds[place] = said.get("round", 0)
+        proposer[place] = names.setdefault(str(said.get("proposer", "optuna")), len(names))
+        for metric, value in (said.get("metrics") or {}).items():
+            if metric not in metrics:
+                metrics[metric] = np.full(n, np.nan)
+            metrics[metric][place] = value
+        if row.system_attributes is not None:
+            violation[place] = max(0.0, *(_decode(row.system_attributes).get(CONSTRAINTS) or (0.0,)), 0.0)
+    return TrialColumns(
+        number=np.array([row.number for row in rows], dtype=np.int64),
+        state=np.array([_STATE_NUMBERS[row.state] for row in rows], dtype=np.int8),
+        values=values,
+        schedule=schedule,
+        fidelity=fidelity,
+        violation=violation,
+        seconds=seconds,
+        finished_at=finished_at,
+        round=rounds,
+        proposer=proposer,
+        proposers=tuple(names),
+        metrics=metrics,
+    )
+
+
+def _moment(text: str | None) -> float:
+    """Seconds since 1970; times without a zone are local, as Optuna's are."""
+    return 0.0 if text is None else datetime.fromisoformat(text).timestamp()
+
+
+def _merged(first: TrialColumns, second: TrialColumns) -> TrialColumns:
+    order = np.argsort(np.concatenate([first.number, second.number]), kind="stable")
+    names = dict.fromkeys([*first.proposers, *second.proposers])
+    numbers = {name: place for place, name in enumerate(names)}
+    renumbered = np.array([numbers[name] for name in second.proposers], dtype=np.int16)[second.proposer]
+
+    def joined(a: NDArray[Any], b: NDArray[Any]) -> Any:
+        return np.concatenate([a, b])[order]
+
+    def metric(columns: TrialColumns, name: str) -> Floats:
+        return columns.metrics.get(name, np.full(len(columns), np.nan))
+
+    plain = ("number", "state", "values", "schedule", "fidelity", "violation", "seconds", "finished_at", "round")
+    return TrialColumns(
+        **{name: joined(getattr(first, name), getattr(second, name)) for name in plain},
+        proposer=joined(first.proposer, renumbered),
+        proposers=tuple(names),
+        metrics={
+            name: joined(metric(first, name), metric(second, name))
+            for name in dict.fromkeys([*first.metrics, *second.metrics])
+        },
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import math
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -12,37 +11,8 @@ from pydantic import BaseModel, Field
 
 from studies import RouterRun, StageRecord, StudyRecord, StudyState, StudySummary, TrialRecord, TrialState
 from studies.run_events import RunEvent
-from studies.submissions import Submission, SubmissionState
+from studies.submissions import RunState, Submission, run_state
 from studies.workers import WorkerRecord
-
-
-class RunState(enum.StrEnum):
-    """Where a study stands, the queue included."""
-
-    CREATED = "created"
-    QUEUED = "queued"
-    RUNNING = "running"
-    STOPPING = "stopping"
-    STOPPED = "stopped"
-    FAILED = "failed"
-    FINISHED = "finished"
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether nothing happens until somebody resumes it."""
-        return self not in (RunState.QUEUED, RunState.RUNNING, RunState.STOPPING)
-
-
-def run_state(state: StudyState, submission: Submission | None) -> RunState:
-    """Where a study stands, from what its pipeline and the queue say."""
-    if submission is None or submission.state is SubmissionState.ENDED:
-        return RunState(state.value)
-    if submission.is_waiting:
-        return RunState.QUEUED
-    if submission.state is SubmissionState.QUEUED:
-        # Somebody works on it who is no worker of the service; after that, it is a worker's turn.
-        return RunState.RUNNING
-    return RunState.STOPPING if submission.stop_requested else RunState.RUNNING
 
 
 class Health(BaseModel):

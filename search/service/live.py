@@ -14,13 +14,13 @@ from fastapi import APIRouter, Header
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from search.service.answers import RunState, run_state
 from search.service.parameters import StudyName
 from search.service.problems import described, problem
 from search.service.settings import ServiceSettings
 from studies import StorageError, StudyNotFoundError
 from studies.run_events import RunEvent
 from studies.service_store import ServiceStore
+from studies.submissions import RunState, run_state
 
 _POLL_S = 0.5
 _SILENCE_S = 15.0

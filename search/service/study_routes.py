@@ -7,14 +7,14 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Response
 
-from search.objectives import objective_names
-from search.service.access import current_access
-from search.service.answers import RunState, StudyAnswer, StudyList, study_answer, study_line
+from search.service.answers import StudyAnswer, StudyList, study_answer, study_line
 from search.service.parameters import Limit, Offset, StudyName
 from search.service.problems import described
-from search.service.requests import ResumeRequest, StudyRequest, checked_changes, checked_study
+from search.service.requests import ResumeRequest, StudyRequest
 from search.service.settings import ServiceSettings
+from search.service.submitting import create_and_submit, resume_and_submit
 from studies.service_store import ServiceStore
+from studies.submissions import RunState
 
 
 def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSettings) -> None:
@@ -49,10 +49,7 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
         Model and data are looked at now, and loaded by the worker: it may find more that is wrong, and the study has
         failed then.
         """
-        config, undecided = checked_study(request, store, settings)
-        kept = {field: value for field, value in config.model_dump().items() if field not in undecided}
-        store.create_study(request.name, kept, objective_names(config.cost))
-        store.submit(request.name, by=_who())
+        create_and_submit(request, store, settings)
         response.headers["Location"] = f"/api/v1/studies/{quote(request.name, safe='')}"
         return answer(request.name)
 
@@ -86,14 +83,5 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
     )
     def resume_study(name: StudyName, request: ResumeRequest | None = None) -> StudyAnswer:
         """Hand a study to the workers again, perhaps with more trials; nothing that has finished is done again."""
-        study = store.study(name)
-        changes: dict[str, object] = {}
-        if request is not None:
-            changes = checked_changes(request, study, store.trials(name), settings)
-        store.submit(name, changes, by=_who())
+        resume_and_submit(name, request, store, settings)
         return answer(name)
-
-
-def _who() -> str | None:
-    access = current_access()
-    return None if access is None else access.name

@@ -1,0 +1,43 @@
+"""What begins a study and lets one go on, whether the API or the dashboard is asked."""
+
+from __future__ import annotations
+
+from search.objectives import objective_names
+from search.service.access import current_access
+from search.service.requests import ResumeRequest, StudyRequest, checked_changes, checked_study
+from search.service.settings import ServiceSettings
+from studies.service_store import ServiceStore
+
+
+def create_and_submit(request: StudyRequest, store: ServiceStore, settings: ServiceSettings) -> None:
+    """Create a study and hand it to the workers.
+
+    Raises:
+        ConfigError: A setting is out of range, or names what requests may not name.
+        DataError: The data cannot be read.
+        StudyExistsError: The name is taken.
+    """
+    config, undecided = checked_study(request, store, settings)
+    kept = {field: value for field, value in config.model_dump().items() if field not in undecided}
+    store.create_study(request.name, kept, objective_names(config.cost))
+    store.submit(request.name, by=_who())
+
+
+def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceStore, settings: ServiceSettings) -> None:
+    """Hand a study to the workers again, perhaps with changed settings.
+
+    Raises:
+        ConfigError: A setting is out of range, or names what requests may not name.
+        StudyBusyError: It is in the queue already, or a process works on it.
+        StudyNotFoundError: There is no such study.
+    """
+    study = store.study(name)
+    changes: dict[str, object] = {}
+    if request is not None:
+        changes = checked_changes(request, study, store.trials(name), settings)
+    store.submit(name, changes, by=_who())
+
+
+def _who() -> str | None:
+    access = current_access()
+    return None if access is None else access.name

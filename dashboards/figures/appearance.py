@@ -12,6 +12,13 @@ import plotly.graph_objects as go
 INK = "#1a1a1a"
 SOFT_INK = "#5a5a5a"
 GRID = "#e6e6e6"
+# What takes the place of these, and of white, on a dark page.
+_DARK: Mapping[str, str] = {
+    INK: "#e9e9ea",
+    SOFT_INK: "#a9adb3",
+    GRID: "#33373d",
+    "#ffffff": "#15171a",
+}
 # Traces with this `meta` are drawn in the colour of text: a page that turns dark has to repaint them.
 INKED = "ink"
 
@@ -118,6 +125,28 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", *, height: int = 4
     figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True, title_font_size=13)
     figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True, title_font_size=13)
     return figure
+
+
+def darkened(figure: go.Figure) -> go.Figure:
+    """The same figure for a dark page: text, grid and background change, and what is drawn in the colour of text."""
+    dark = go.Figure(figure)
+    dark.update_layout(
+        template="plotly_dark",
+        paper_bgcolor=_DARK["#ffffff"],
+        plot_bgcolor=_DARK["#ffffff"],
+        font_color=_DARK[INK],
+        title_subtitle_font_color=_DARK[SOFT_INK],
+    )
+    dark.update_xaxes(gridcolor=_DARK[GRID])
+    dark.update_yaxes(gridcolor=_DARK[GRID])
+    dark.update_shapes({"line.color": _DARK[INK]}, selector={"line.color": INK})
+    for trace in dark.data:
+        if trace.meta != INKED:
+            continue
+        for part in ("marker", "line"):
+            if part in trace and trace[part].color == INK:
+                trace[part].color = _DARK[INK]
+    return dark
 
 
 def empty_figure(title: str, reason: str) -> go.Figure:

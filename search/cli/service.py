@@ -69,6 +69,7 @@ def serve_command(
     Example: ftp-search serve --root /srv/models --root /srv/data
     """
     needs_extra()
+    from search.service.dashboard import dashboard
     from search.service.serving import serve
     from search.service.settings import ServiceSettings, is_loopback
 
@@ -83,7 +84,7 @@ def serve_command(
             is_local=is_loopback(host),
             insecure=insecure,
         )
-        serve(store, settings, host, port, workers, command, proxy, say=lambda line: print(line, flush=True))
+        serve(store, settings, host, port, workers, command, proxy, dashboard(settings), lambda line: print(line, flush=True))
 
 
 def worker_command(
@@ -249,6 +250,7 @@ def needs_extra() -> None:
         SearchError: They are not.
     """
     try:
+        import dash  # noqa: F401
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401

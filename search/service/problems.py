@@ -67,7 +67,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
     def invalid(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, " ".join(_complaint(one) for one in error.errors()[:10]))
+        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, " ".join(complaint(one) for one in error.errors()[:10]))
 
     def known(request: Request, error: Exception) -> Response:
         return problem_of(error, request)
@@ -107,7 +107,8 @@ def in_fields(text: str) -> str:
     return _OPTION.sub(field, text)
 
 
-def _complaint(error: Mapping[str, Any]) -> str:
+def complaint(error: Mapping[str, Any]) -> str:
+    """What is wrong with a field, from what pydantic says of it; its place begins with the part of the request."""
     place: Sequence[Any] = error["loc"]
     name = ".".join(map(str, place[1:])) or f"the {place[0]}"
     kind = error["type"]

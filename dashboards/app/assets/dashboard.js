@@ -1,0 +1,77 @@
+"use strict";
+// What happens in the browser alone: the theme, which panel is shown, what is selected, saving a picture.
+(function () {
+  const root = document.documentElement;
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const none = () => window.dash_clientside.no_update;
+
+  function triggered() {
+    const found = window.dash_clientside.callback_context.triggered;
+    return found.length ? found[0].prop_id : "";
+  }
+
+  // Before anything is drawn, or a dark page would flash.
+  let wanted = null;
+  try { wanted = JSON.parse(window.localStorage.getItem("wanted-theme")); } catch (_) { /* Not a value of ours. */ }
+  root.dataset.theme = wanted || (dark.matches ? "dark" : "light");
+
+  window.dash_clientside = window.dash_clientside || {};
+  window.dash_clientside.ftp = {
+    theme: function (clicks, before) {
+      let theme = before || (dark.matches ? "dark" : "light");
+      if (clicks && triggered().startsWith("theme-button")) theme = theme === "dark" ? "light" : "dark";
+      else clicks = 0;
+      root.dataset.theme = theme;
+      return [theme, clicks ? theme : none(), theme === "dark" ? "Light" : "Dark"];
+    },
+
+    signOut: function (clicks) {
+      const token = document.cookie.match(/(?:^|; )_csrf_token=([^;]*)/);
+      if (clicks && token) {
+        const headers = { "X-CSRFToken": decodeURIComponent(token[1]) };
+        fetch("/api/v1/session", { method: "DELETE", headers: headers }).then(() => window.location.assign("/login"));
+      }
+      return !token;
+    },
+
+    showPanel: function (view, panels) {
+      return panels.map((panel) => panel.view !== view);
+    },
+
+    zoomed: function (change) {
+      if (!triggered().startsWith("front-figure")) return null;
+      if (!change) return none();
+      const ends = (axis) => {
+        if (change[axis + ".range[0]"] !== undefined) return [change[axis + ".range[0]"], change[axis + ".range[1]"]];
+        return change[axis + ".range"] || null;
+      };
+      const reset = change["xaxis.autorange"] || change["yaxis.autorange"] || change["autosize"];
+      const x = ends("xaxis"), y = ends("yaxis");
+      if (!x && !y) return change["xaxis.autorange"] || change["yaxis.autorange"] ? null : none();
+      const plot = document.querySelector("#front-figure .js-plotly-plot");
+      const log = plot && plot._fullLayout.yaxis.type === "log";
+      if (reset && !x) return null;
+      return { x: x, y: y && log ? y.map((end) => Math.pow(10, end)) : y };
+    },
+
+    selected: function (click, typed, walked, before) {
+      const by = triggered();
+      if (by.startsWith("trial-number")) {
+        const number = parseInt(typed, 10);
+        return [Number.isInteger(number) && number >= 0 ? number : null, none()];
+      }
+      if (by.startsWith("walked")) return walked === null ? [none(), none()] : [walked, String(walked)];
+      let number = click && click.points.length ? click.points[0].customdata : undefined;
+      if (Array.isArray(number)) number = number[0];
+      if (!Number.isInteger(number)) return [none(), none()];
+      // Whoever clicks what is selected lets it go.
+      return number === before ? [null, ""] : [number, String(number)];
+    },
+
+    savePng: function (clicks) {
+      const plot = document.querySelector("#front-figure .js-plotly-plot");
+      if (clicks && plot) window.Plotly.downloadImage(plot, { format: "png", scale: 2, filename: "front" });
+      return none();
+    },
+  };
+})();

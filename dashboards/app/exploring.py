@@ -1,0 +1,294 @@
+"""The view to look around in: the front, the trial that is pointed at, and what leaves the page as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import numpy as np
+import plotly.graph_objects as go
+from dash import ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+
+from dashboards.app.frame import NAMESPACE
+from dashboards.app.parts import drawn, graph, in_theme, nothing, shown_table, terms
+from dashboards.app.watching import Standing, Watch
+from dashboards.axes import Axis
+from dashboards.data import ReportData
+from dashboards.figures.explored import RING, explored_figure, ring_position
+from dashboards.figures.progress import schedule_figure
+from dashboards.found import Found
+from dashboards.results import results_table
+from dashboards.tables import duration
+from studies import StudiesError, TrialRecord
+from studies.objectives import objective
+
+Zoom = Mapping[str, Any]
+
+
+class Exploring:
+    """The front of a study, and its trials one by one.
+
+    Args:
+        watch: Reads them.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def controls(self, standing: Standing) -> html.Div:
+        """What chooses the quantities, before any trial has been read."""
+        x, y = default_axes(standing.study.objectives)
+        names = ("kl", "accuracy", "perplexity", "latency_ms", "flops", "kv_bytes", "overall_sparsity")
+        options = [{"label": Axis(one).title, "value": one} for one in names]
+        choices = [
+            html.Label([html.Span(words), dcc.Dropdown(options, value, id=place, clearable=False, searchable=False)])
+            for words, place, value in (("upwards", "front-y", y), ("across", "front-x", x))
+        ]
+        trial = dcc.Input(id="trial-number", type="text", inputMode="numeric", debounce=True, maxLength=10)
+        walk = [
+            html.Button(sign, id=place, className="quiet", type="button", **{"aria-label": words})
+            for sign, place, words in (
+                ("←", "trial-before", "Previous trial of the front"),
+                ("→", "trial-after", "Next trial of the front"),
+            )
+        ]
+        return html.Div([*choices, html.Label([html.Span("trial"), trial]), html.Div(walk, className="acts")], className="bar")
+
+    def layout(self) -> html.Div:
+        """The figure, the trial beside it, and what is below."""
+        return html.Div(
+            [
+                html.Div(
+                    [
+                        graph("front-figure", "trials against two quantities"),
+                        html.Aside(id="trial-panel", **{"aria-live": "polite", "aria-label": "Trial"}),
+                    ],
+                    className="beside",
+                ),
+                html.Div(id="exports", className="acts"),
+                html.Div(id="measured"),
+                dcc.Store(id="selected"),
+                dcc.Store(id="walked"),
+                dcc.Store(id="zoom"),
+            ]
+        )
+
+    def register(self, dash: Dash) -> None:
+        """Add the callbacks."""
+        live = [Input("version", "data"), Input("view", "value"), Input("theme", "data")]
+        axes = [Input("front-x", "value"), Input("front-y", "value")]
+        dash.callback(
+            Output("front-figure", "figure"),
+            *live,
+            *axes,
+            Input("zoom", "data"),
+            State("selected", "data"),
+            State("study", "data"),
+        )(self.figure)
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "zoomed"),
+            Output("zoom", "data"),
+            Input("front-figure", "relayoutData"),
+            Input("front-x", "value"),
+            Input("front-y", "value"),
+            prevent_initial_call=True,
+        )
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "selected"),
+            Output("selected", "data"),
+            Output("trial-number", "value"),
+            Input("front-figure", "clickData"),
+            Input("trial-number", "value"),
+            Input("walked", "data"),
+            State("selected", "data"),
+            prevent_initial_call=True,
+        )
+        dash.callback(
+            Output("walked", "data"),
+            Input("trial-before", "n_clicks"),
+            Input("trial-after", "n_clicks"),
+            State("selected", "data"),
+            State("front-x", "value"),
+            State("front-y", "value"),
+            State("study", "data"),
+            prevent_initial_call=True,
+        )(self._walked)
+        dash.callback(
+            Output("front-figure", "figure", allow_duplicate=True),
+            Input("selected", "data"),
+            State("front-x", "value"),
+            State("front-y", "value"),
+            State("study", "data"),
+            prevent_initial_call=True,
+        )(self.ring)
+        dash.callback(
+            Output("trial-panel", "children"),
+            Input("selected", "data"),
+            Input("front-figure", "hoverData"),
+            Input("theme", "data"),
+            State("study", "data"),
+        )(self.panel)
+        dash.callback(
+            Output("measured", "children"),
+            Output("exports", "children"),
+            Input("version", "data"),
+            *axes,
+            State("study", "data"),
+        )(self.below)
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "savePng"),
+            Output("save-png", "title"),
+            Input("save-png", "n_clicks"),
+            prevent_initial_call=True,
+        )
+
+    def figure(
+        self,
+        version: str | None,
+        view: str,
+        theme: str | None,
+        x: str,
+        y: str,
+        zoom: Zoom | None,
+        selected: int | None,
+        name: str,
+    ) -> Any:
+        """The figure, for what is looked at of it."""
+        if view != "front" or version is None:
+            return no_update
+        try:
+            found, measurements = self._watch.found(name), self._watch.measurements(name)
+        except StudiesError:
+            # The page says so already.
+            return no_update
+        figure = explored_figure(found, x, y, measurements, selected, *ranges(zoom, x, y))
+        return in_theme(figure, theme)
+
+    def ring(self, selected: int | None, x: str, y: str, name: str) -> Any:
+        """Move the ring to the selected trial; nothing else of the figure changes."""
+        try:
+            across, upwards = ring_position(self._watch.found(name), x, y, selected)
+        except StudiesError:
+            return no_update
+        patch = Patch()
+        patch["data"][RING]["x"] = across
+        patch["data"][RING]["y"] = upwards
+        return patch
+
+    def panel(self, selected: int | None, hovered: Mapping[str, Any] | None, theme: str | None, name: str) -> Any:
+        """The selected trial, or else the one that is pointed at."""
+        number = selected if selected is not None else pointed_at(hovered)
+        if number is None:
+            return nothing("No trial selected", "Point at one to see it here, click it to keep it, or type its number.")
+        try:
+            found = self._watch.found(name)
+            place = found.columns.place(number)
+            if place is None:
+                return nothing(f"Trial {number}", "There is no such trial, or it has not ended yet.")
+            error, router = self._watch.trial_text(name, number)
+        except StudiesError:
+            return no_update
+        trial = found.record(place)
+        return [
+            drawn(in_theme(schedule_figure(trial), theme), f"schedule of trial {number}"),
+            terms([*described(trial, found, router), *([("error", error)] if error else [])]),
+        ]
+
+    def below(self, version: str | None, x: str, y: str, name: str) -> tuple[Any, Any]:
+        """The table of results, and the files that the view can be saved as."""
+        if version is None:
+            return no_update, no_update
+        try:
+            standing, measurements = self._watch.standing(name), self._watch.measurements(name)
+            table = results_table(
+                ReportData(standing.study, [], measurements, self._watch.routers(name), None, standing.stages)
+            )
+        except StudiesError:
+            return no_update, no_update
+        place = f"/export/{quote(name, safe='')}"
+        chosen = urlencode({"x": x, "y": y})
+        links = [("HTML", f"figure.html?{chosen}"), ("CSV of the front", "front.csv"), ("CSV of all trials", "trials.csv")]
+        links += [("JSON", "study.json")]
+        files = [html.Span("Save as")]
+        files += [html.Button("PNG", id="save-png", className="quiet", type="button")]
+        files += [html.A(words, href=f"{place}/{file}", className="quiet", download="") for words, file in links]
+        results = [html.H2("Measured on test items"), html.P(table.reading, className="soft"), shown_table(table, "Results")]
+        return results if measurements else None, files
+
+    def walk(self, step: int, selected: int | None, x: str, y: str, name: str) -> int | None:
+        """The trial of the front that comes before (-1) or after (1) the selected one; None if there is no front."""
+        found = self._watch.found(name)
+        numbers = found.columns.number[found.front(x, y)].tolist()
+        if not numbers:
+            return None
+        at = numbers.index(selected) if selected in numbers else (-1 if step > 0 else 0)
+        return int(numbers[(at + step) % len(numbers)])
+
+    def _walked(self, _: int | None, __: int | None, selected: int | None, x: str, y: str, name: str) -> Any:
+        step = 1 if ctx.triggered_id == "trial-after" else -1
+        try:
+            return self.walk(step, selected, x, y, name)
+        except StudiesError:
+            return no_update
+
+
+def default_axes(objectives: tuple[str, ...]) -> tuple[str, str]:
+    """What is across and upwards at first: the cost, and KL."""
+    return (objectives[1] if len(objectives) > 1 else "overall_sparsity"), objectives[0]
+
+
+def ranges(
+    zoom: Zoom | None, x: str, y: str
+) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """What a page is zoomed to, in the units in which values are stored."""
+    if not zoom:
+        return None, None
+
+    def stored(name: str, ends: Any) -> tuple[float, float] | None:
+        if not isinstance(ends, list) or len(ends) != 2:
+            return None
+        try:
+            low, high = (float(end) * objective(name).per_unit for end in ends)
+        except (TypeError, ValueError):
+            return None
+        return (low, high) if np.isfinite([low, high]).all() else None
+
+    return stored(x, zoom.get("x")), stored(y, zoom.get("y"))
+
+
+def pointed_at(hovered: Mapping[str, Any] | None) -> int | None:
+    """The number of the trial that Plotly says is pointed at."""
+    points = (hovered or {}).get("points") or [{}]
+    number = points[0].get("customdata")
+    number = number[0] if isinstance(number, list) and number else number
+    return number if isinstance(number, int) else None
+
+
+def described(trial: TrialRecord, found: Found, router: int | None) -> list[tuple[str, Any]]:
+    """What is known of a trial, in words."""
+    values = dict(zip(found.objectives, trial.values or (), strict=False))
+    known = {**trial.metrics, **values}
+    offered = [axis for axis in found.axes if axis.name in known]
+    others = sorted(set(known) - {axis.name for axis in offered})
+    front = found.columns.number[found.front()]
+    return [
+        ("trial", f"{trial.number}, {trial.state.value}{', on the front' if trial.number in front else ''}"),
+        ("proposed by", trial.proposer),
+        *((axis.title, axis.text(known[axis.name])) for axis in offered),
+        ("overall sparsity", f"{trial.overall_sparsity:.1%}"),
+        *((name.replace("_", " "), f"{known[name]:.4g}") for name in others),
+        ("search", "the first one" if not trial.round else f"refinement {trial.round}"),
+        ("router", "static" if router is None else f"number {router}"),
+        *([] if trial.fidelity == 1.0 else [("evaluated on", f"{trial.fidelity:.0%} of the search set")]),
+        *([("breaks constraints by", f"{trial.violation:.3g}")] if trial.violation > 0 else []),
+        ("evaluation", duration(trial.seconds)),
+        ("ended", trial.finished_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
+    ]
+
+
+def page_of(figure: go.Figure) -> str:
+    """A figure as a page of its own that opens offline."""
+    page: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False, "responsive": True})
+    return page

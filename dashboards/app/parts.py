@@ -1,0 +1,115 @@
+"""Pieces that pages share: addresses, badges, messages, tables, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+import plotly.graph_objects as go
+from dash import dcc, html
+
+from dashboards.figures.appearance import INK, darkened
+from dashboards.tables import Table
+from studies import StorageError, StudiesError, StudyNotFoundError
+from studies.submissions import RunState
+
+DARK = "dark"
+PLOT_CONFIG: dict[str, Any] = {
+    "displaylogo": False,
+    "responsive": True,
+    # By default Plotly 7 shows a button that uploads a figure with its data to cloud.plotly.com.
+    "showSendToCloud": False,
+    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+    "toImageButtonOptions": {"scale": 2},
+}
+_STATE_WORDS = {RunState.CREATED: "created", RunState.QUEUED: "waits for a worker"}
+_STATE_SIGNS = {
+    RunState.CREATED: "○",
+    RunState.QUEUED: "◔",
+    RunState.RUNNING: "▶",
+    RunState.STOPPING: "◼",
+    RunState.STOPPED: "◼",
+    RunState.FAILED: "✕",
+    RunState.FINISHED: "✓",
+}
+
+
+def study_address(name: str) -> str:
+    """Where the page of a study is."""
+    return f"/study/{quote(name, safe='')}"
+
+
+def badge(state: RunState) -> html.Span:
+    """Where a study stands: a sign, a colour and a word, since not everybody sees all three."""
+    words = _STATE_WORDS.get(state, state.value)
+    sign = html.Span(_STATE_SIGNS[state], **{"aria-hidden": "true"})
+    return html.Span([sign, f" {words}"], className=f"badge {state.value}")
+
+
+def alert(text: str) -> html.Div:
+    """A message about something that went wrong."""
+    return html.Div(text, className="alert", role="alert")
+
+
+def nothing(title: str, text: Any) -> html.Div:
+    """What stands where there is nothing to show, and why."""
+    return html.Div([html.H2(title), html.P(text)], className="nothing")
+
+
+def complaint(error: StudiesError) -> str:
+    """What a page says of an error of the database; its own text would name the address."""
+    if isinstance(error, StudyNotFoundError):
+        return "There is no such study: it may have been deleted."
+    if isinstance(error, StorageError):
+        return "The database does not answer at the moment. This page tries again by itself."
+    return str(error)
+
+
+def in_theme(figure: go.Figure, theme: str | None) -> go.Figure:
+    """A figure for the page as it looks."""
+    return darkened(figure) if theme == DARK else figure
+
+
+def graph(name: str, label: str, *, wide: bool = False) -> html.Div:
+    """A figure's place, which says that it is loading until it is there."""
+    return html.Div(
+        dcc.Graph(id=name, config=PLOT_CONFIG, responsive=True, className="figure"),
+        className="plot wide" if wide else "plot",
+        role="group",
+        **{"aria-label": f"Figure: {label}"},
+    )
+
+
+def drawn(figure: go.Figure, label: str, *, wide: bool = False) -> html.Div:
+    """A figure that is there already."""
+    return html.Div(
+        dcc.Graph(figure=figure, config=PLOT_CONFIG, responsive=True, className="figure"),
+        className="plot wide" if wide else "plot",
+        role="group",
+        **{"aria-label": f"Figure: {label}"},
+    )
+
+
+def shown_table(table: Table, label: str) -> html.Div:
+    """A table of the report as part of a page."""
+    headings = [
+        html.Th([column.title, *([html.Small(f"[{column.unit}]")] if column.unit else [])], scope="col")
+        for column in table.columns
+    ]
+    rows = []
+    for row in table.rows:
+        cells = []
+        for place, cell in enumerate(row.cells):
+            colour = "var(--ink)" if row.colour == INK else row.colour
+            dot = [html.Span(className="dot", style={"background": colour})] if row.colour and not place else []
+            detail = [html.Small(cell.detail)] if cell.detail else []
+            cells.append(html.Td([*dot, cell.text, *detail]))
+        rows.append(html.Tr(cells, className="chosen" if row.marked else ""))
+    body = html.Table([html.Thead(html.Tr(headings)), html.Tbody(rows)])
+    return html.Div(body, className="scroll", role="region", tabIndex=0, **{"aria-label": label})
+
+
+def terms(pairs: Sequence[tuple[str, Any]]) -> html.Dl:
+    """Names with what holds for each."""
+    return html.Dl([part for name, value in pairs for part in (html.Dt(name), html.Dd(value))], className="terms")

@@ -1,0 +1,151 @@
+"""The other views of a study: schedules, progress, routers, prompts, log; each is drawn while it is looked at."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import plotly.graph_objects as go
+from dash import Dash, Input, Output, State, html, no_update
+
+from dashboards.app.parts import drawn, in_theme, nothing
+from dashboards.app.watching import Watch
+from dashboards.figures import groups_figure, schedule_heatmap, training_figure
+from dashboards.figures.explored import parallel_figure
+from dashboards.figures.progress import busy_figure, credit_figure, growth_figure, importance_figure
+from dashboards.found import Found
+from dashboards.prompts import ShadedToken, legend, shaded_prompts
+from studies import StudiesError, StudyRecord
+
+Draw = Callable[[Found, StudyRecord], go.Figure]
+
+
+def _heatmap(found: Found, study: StudyRecord) -> go.Figure:
+    chosen = study.chosen_trial
+    places = found.front().tolist()
+    place = None if chosen is None else found.columns.place(chosen)
+    if place is not None and place not in places:
+        places.append(place)
+    return schedule_heatmap(found.records(places), chosen)
+
+
+def _workers(study: StudyRecord) -> int | None:
+    said = study.config.get("workers")
+    return said if isinstance(said, int) and said > 0 else None
+
+
+def _cost(study: StudyRecord) -> str:
+    return study.objectives[1] if len(study.objectives) > 1 else "overall_sparsity"
+
+
+# For each figure of a fixed place: its view, and what draws it.
+_FIGURES: dict[str, tuple[str, Draw]] = {
+    "heatmap": ("schedules", _heatmap),
+    "importance": ("schedules", lambda found, study: importance_figure(found)),
+    "parallel": ("schedules", lambda found, study: parallel_figure(found, _cost(study))),
+    "growth-trials": ("progress", lambda found, study: growth_figure(found)),
+    "growth-seconds": ("progress", lambda found, study: growth_figure(found, by_seconds=True)),
+    "credit": ("progress", lambda found, study: credit_figure(found)),
+    "busy": ("progress", lambda found, study: busy_figure(found, _workers(study))),
+}
+
+
+class Views:
+    """Views that only show.
+
+    Args:
+        watch: Reads what they show.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def register(self, dash: Dash) -> None:
+        """Add the callbacks."""
+        live = [Input("version", "data"), Input("view", "value"), Input("theme", "data"), State("study", "data")]
+        for place in _FIGURES:
+            dash.callback(Output(place, "figure"), *live)(self._drawer(place))
+        for place, show in (("routers", self.routers), ("prompts", self.prompts), ("log", self.log)):
+            dash.callback(Output(place, "children"), *live)(show)
+
+    def figure(self, place: str, name: str, theme: str | None) -> go.Figure:
+        """One of the figures that have a fixed place."""
+        figure = _FIGURES[place][1](self._watch.found(name), self._watch.standing(name).study)
+        return in_theme(figure, theme).update_layout(uirevision=place)
+
+    def routers(self, version: str | None, view: str, theme: str | None, name: str) -> Any:
+        """The training curves of every router."""
+        if view != "routers" or version is None:
+            return no_update
+        try:
+            runs = self._watch.routers(name)
+        except StudiesError:
+            return no_update
+        if not runs:
+            return nothing("No routers", "None has been distilled yet: that comes after the first search.")
+        return [drawn(in_theme(training_figure(run), theme), f"training of router {run.number}", wide=True) for run in runs]
+
+    def prompts(self, version: str | None, view: str, theme: str | None, name: str) -> Any:
+        """Example prompts, their tokens shaded by how many blocks they run."""
+        if view != "prompts" or version is None:
+            return no_update
+        try:
+            exhibits = self._watch.exhibits(name)
+        except StudiesError:
+            return no_update
+        if exhibits is None or not exhibits.prompts:
+            return nothing("No prompts", "They are looked at once the selected point is tested.")
+        shades = html.P(
+            [html.Span("blocks run: "), *(_token(one) for one in legend(exhibits))], className="legend", **{"aria-hidden": "true"}
+        )
+        shown: list[Any] = [shades]
+        for prompt in shaded_prompts(exhibits):
+            wrong = "wrong" if prompt.pruned != prompt.expected else ""
+            answers = html.Dl(
+                [
+                    *(html.Dt("expected"), html.Dd(prompt.expected)),
+                    *(html.Dt("dense"), html.Dd(prompt.dense)),
+                    *(html.Dt("selected"), html.Dd(prompt.pruned, className=wrong)),
+                ],
+                className="answers",
+            )
+            tokens = html.P([_token(one) for one in prompt.tokens], className="tokens")
+            shown.append(html.Article([tokens, html.P(prompt.said, className="soft"), answers], className="prompt"))
+        if exhibits.groups:
+            shown.append(drawn(in_theme(groups_figure(exhibits.groups, None), theme), "accuracy by group", wide=True))
+        return shown
+
+    def log(self, version: str | None, view: str, theme: str | None, name: str) -> Any:
+        """What the runs wrote, and the configuration."""
+        if view != "log" or version is None:
+            return no_update
+        try:
+            lines, standing = self._watch.log(name), self._watch.standing(name)
+        except StudiesError:
+            return no_update
+        text = "\n".join(f"{line.at:%H:%M:%S}  {line.content.get('text', '')}" for line in lines)
+        # Where the cluster is concerns nobody who may not decide it.
+        config = {key: value for key, value in standing.study.config.items() if key != "ray_address"}
+        stages = [f"{one.name}: {one.state.value}" for one in standing.stages]
+        return [
+            html.Pre(text, className="log", tabIndex=0) if text else nothing("No log", "No run has written anything yet."),
+            html.P("Stages: " + (", ".join(stages) if stages else "none has begun") + ".", className="soft"),
+            html.Details([html.Summary("Configuration"), html.Pre(json.dumps(config, indent=2, default=str))]),
+        ]
+
+    def _drawer(self, place: str) -> Callable[[str | None, str, str | None, str], Any]:
+        def draw(version: str | None, view: str, theme: str | None, name: str) -> Any:
+            if view != _FIGURES[place][0] or version is None:
+                return no_update
+            try:
+                return self.figure(place, name, theme)
+            except StudiesError:
+                # The page says so already.
+                return no_update
+
+        return draw
+
+
+def _token(token: ShadedToken) -> html.Span:
+    return html.Span(token.text, title=f"{token.blocks_run} blocks", style={"--ran": str(token.shade)})

@@ -1,0 +1,199 @@
+"""What the pages look at: studies as they stand, and their trials by the column, read once and then only what is new."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dashboards.found import Found
+from studies import Exhibits, Measurement, RouterRun, StageRecord, StudyRecord, StudySummary
+from studies.run_events import RunEvent
+from studies.service_store import ServiceStore
+from studies.submissions import RunState, Submission, run_state
+from studies.workers import WorkerRecord
+
+_MOST_STUDIES = 12
+# Lines of a log that a page shows.
+_MOST_LINES = 500
+
+
+@dataclass(frozen=True)
+class Line:
+    """One study of the list.
+
+    Attributes:
+        summary: The study.
+        state: Where it stands, the queue included.
+        submission: What became of its last submission; None if it was never submitted.
+        wanted: Trials of the first search.
+        stage: The stage that runs; None if none does.
+        figures: What its run said last: trials, trials_per_s, knee_kl, knee_cost, ...
+        best: KL and cost of the trial to take, or of the knee; None where it is not known.
+        cost: Name of the second objective.
+    """
+
+    summary: StudySummary
+    state: RunState
+    submission: Submission | None
+    wanted: int | None
+    stage: str | None
+    figures: Mapping[str, float]
+    best: tuple[float, ...] | None
+    cost: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a study stands.
+
+    Attributes:
+        study: The study without its trials.
+        state: The queue included.
+        submission: What became of its last submission.
+        stages: Of its pipeline.
+        figures: What its run said last.
+    """
+
+    study: StudyRecord
+    state: RunState
+    submission: Submission | None
+    stages: list[StageRecord] = field(default_factory=list)
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that runs; None if none does."""
+        return next((one.name for one in reversed(self.stages) if one.state.value == "running"), None)
+
+
+class Watch:
+    """Reads studies for the pages; threads may share it.
+
+    Args:
+        store: Where they live.
+    """
+
+    def __init__(self, store: ServiceStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[str, Found]] = OrderedDict()
+        self._reading: dict[str, threading.Lock] = {}
+
+    def lines(self) -> list[Line]:
+        """Every study, newest first."""
+        submissions = self._store.submissions()
+        return [self._line(summary, submissions.get(summary.name)) for summary in reversed(self._store.summaries())]
+
+    def names(self) -> list[str]:
+        """Names of all studies, newest first."""
+        return [summary.name for summary in reversed(self._store.summaries())]
+
+    def workers(self) -> list[WorkerRecord]:
+        """The workers that live."""
+        return [worker for worker in self._store.workers() if worker.is_alive]
+
+    def standing(self, name: str) -> Standing:
+        """Where a study stands.
+
+        Raises:
+            StudyNotFoundError: There is no such study.
+        """
+        study, submission = self._store.study(name), self._store.submission(name)
+        state = run_state(study.state, submission)
+        return Standing(study, state, submission, self._store.stages(name), self._figures(name))
+
+    def version(self, name: str) -> str:
+        """Changes whenever there is something new to show of a study.
+
+        Raises:
+            StudyNotFoundError: There is no such study.
+        """
+        standing = self.standing(name)
+        last = self._store.latest_events(name, ("began", "stage", "figures", "measured", "log", "ended"))
+        parts = [
+            self._store.events_of(name),
+            self._store.n_trials(name),
+            last[-1].number if last else 0,
+            standing.state.value,
+            standing.study.chosen_trial,
+            len(standing.study.facts),
+            *(f"{one.name}={one.state.value}" for one in standing.stages),
+        ]
+        return " ".join(map(str, parts))
+
+    def found(self, name: str) -> Found:
+        """What the trials of a study add up to, as they are now.
+
+        Raises:
+            StudyNotFoundError: There is no such study.
+        """
+        with self._lock:
+            reading = self._reading.setdefault(name, threading.Lock())
+        # Several figures of one page ask at once: the first one reads, the others wait for it.
+        with reading:
+            origin = self._store.events_of(name)
+            with self._lock:
+                known = self._known.get(name)
+            before = known[1] if known is not None and known[0] == origin else None
+            if before is not None and len(before.columns) == self._store.n_trials(name):
+                return before
+            columns = self._store.trial_columns(name, None if before is None else before.columns)
+            found = Found(columns, self._store.study(name).objectives)
+            with self._lock:
+                self._known[name] = (origin, found)
+                self._known.move_to_end(name)
+                while len(self._known) > _MOST_STUDIES:
+                    self._known.popitem(last=False)
+            return found
+
+    def trial_text(self, name: str, number: int) -> tuple[str | None, int | None]:
+        """What went wrong in a trial, and its router: the two things that columns do not hold."""
+        found = next(self._store.each_trial(name, after=number - 1), None)
+        return (None, None) if found is None or found.number != number else (found.error, found.router)
+
+    def measurements(self, name: str) -> list[Measurement]:
+        """What was measured on test items."""
+        return [m for m in self._store.measurements(name) if m.split == "test"]
+
+    def routers(self, name: str) -> list[RouterRun]:
+        """The routers of a study, oldest first."""
+        return self._store.router_runs(name)
+
+    def exhibits(self, name: str) -> Exhibits | None:
+        """Prompts and items of the test set; None before they were looked at."""
+        return self._store.exhibits(name)
+
+    def log(self, name: str) -> list[RunEvent]:
+        """The last lines that runs of a study wrote."""
+        return self._store.latest_events(name, ("log",), _MOST_LINES)
+
+    def _figures(self, name: str) -> Mapping[str, float]:
+        said = self._store.latest_events(name, ("figures",))
+        figures: Mapping[str, Any] = said[-1].content.get("figures", {}) if said else {}
+        return {key: float(value) for key, value in figures.items() if isinstance(value, (int, float))}
+
+    def _line(self, summary: StudySummary, submission: Submission | None) -> Line:
+        study, figures = self._store.study(summary.name), self._figures(summary.name)
+        state = run_state(summary.state, submission)
+        wanted = study.config.get("trials")
+        best: tuple[float, ...] | None = None
+        if study.chosen_trial is not None:
+            chosen = next(self._store.each_trial(summary.name, after=study.chosen_trial - 1), None)
+            best = None if chosen is None else chosen.values
+        elif "knee_kl" in figures and "knee_cost" in figures:
+            best = (figures["knee_kl"], figures["knee_cost"])
+        stages = [] if state.is_at_rest else self._store.stages(summary.name)
+        running = [one.name for one in stages if one.state.value == "running"]
+        return Line(
+            summary=summary,
+            state=state,
+            submission=submission,
+            wanted=wanted if isinstance(wanted, int) else None,
+            stage=running[-1] if running else None,
+            figures=figures,
+            best=best,
+            cost=study.objectives[1] if len(study.objectives) > 1 else "",
+        )

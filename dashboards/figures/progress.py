@@ -1,0 +1,183 @@
+"""Figures of how a search went: the front's growth, who proposed, how busy its workers were, which blocks matter."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, plain_text, proposer_colour, styled
+from dashboards.found import Found
+from studies import TrialRecord
+from studies.objectives import DEFAULT_COST, objective
+
+_WINDOWS = 24
+_ANCHOR = "anchor"
+_COLOUR = VARIANT_COLOURS["static"]
+
+
+def growth_figure(found: Found, by_seconds: bool = False) -> go.Figure:
+    """The front's hypervolume over trials, or over time.
+
+    Args:
+        found: The trials.
+        by_seconds: Over seconds since the first trial began, pauses included.
+    """
+    growth = found.growth
+    title = f"Hypervolume over {'seconds' if by_seconds else 'trials'}"
+    if growth is None:
+        return empty_figure(title, "No trial has finished on the whole search set.")
+    cost = objective(found.objectives[1])
+    at = growth.seconds if by_seconds else growth.counted
+    last = growth.last_s if by_seconds else growth.n_comparable
+    volume = growth.volume / cost.per_unit
+    figure = go.Figure(
+        go.Scatter(
+            x=[*at.tolist(), last],
+            y=[*volume.tolist(), float(volume[-1])],
+            mode="lines",
+            line={"color": _COLOUR, "shape": "hv", "width": 2},
+            hovertemplate=f"after %{{x:.4~g}} {'s' if by_seconds else 'trials'}: %{{y:.4g}}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="seconds since the first trial began" if by_seconds else "comparable trials")
+    figure.update_yaxes(title=f"hypervolume, nats × {cost.unit}", rangemode="tozero")
+    kl, corner = growth.reference
+    subtitle = f"Above a corner at KL {kl:.3g}, {cost.text(corner)}<br>{len(at)} trials enlarged it"
+    return styled(figure, title, subtitle, height=380).update_layout(showlegend=False, uirevision=title)
+
+
+def credit_figure(found: Found) -> go.Figure:
+    """Each proposer's share of the trials over time, and what its trials added to the front.
+
+    Args:
+        found: The trials.
+    """
+    title, columns = "Who proposed", found.columns
+    if not len(found):
+        return empty_figure(title, "No trial has ended yet.")
+    figure = make_subplots(
+        rows=1, cols=2, subplot_titles=("Share of the trials", "Hypervolume gained"), horizontal_spacing=0.18
+    )
+    edges = np.linspace(0, len(found), min(_WINDOWS, len(found)) + 1).astype(int)
+    middles, widths = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
+    gains = np.zeros(len(columns.proposers))
+    growth, cost = found.growth, objective(found.objectives[1] if len(found.objectives) > 1 else DEFAULT_COST)
+    if growth is not None:
+        np.add.at(gains, growth.proposer, np.diff(growth.volume, prepend=0.0) / cost.per_unit)
+    totals = np.bincount(columns.proposer, minlength=len(columns.proposers))
+    for number in np.argsort(-totals):
+        name = columns.proposers[number]
+        colour, shown = proposer_colour(name), plain_text(name)
+        shares = np.add.reduceat((columns.proposer == number).astype(float), edges[:-1]) / widths
+        figure.add_bar(
+            x=middles.tolist(),
+            y=(100 * shares).tolist(),
+            width=widths.tolist(),
+            name=shown,
+            marker={"color": colour, "line": {"width": 0}},
+            hovertemplate=f"{shown}: %{{y:.0f}} %<extra></extra>",
+            row=1,
+            col=1,
+        )
+        if name != _ANCHOR:
+            # Whatever comes first makes up most of the volume.
+            figure.add_bar(
+                x=[float(gains[number])],
+                y=[shown],
+                orientation="h",
+                marker={"color": colour},
+                hovertemplate=f"{shown}: %{{x:.4g}} in {totals[number]} trials<extra></extra>",
+                showlegend=False,
+                row=1,
+                col=2,
+            )
+    figure.update_layout(barmode="stack", bargap=0)
+    figure.update_xaxes(title="trial", row=1, col=1)
+    figure.update_yaxes(title="% of the trials", range=[0, 100], row=1, col=1)
+    figure.update_xaxes(title=f"nats × {cost.unit}", rangemode="tozero", row=1, col=2)
+    figure.update_yaxes(autorange="reversed", row=1, col=2)
+    figure.update_annotations(font_size=13)
+    subtitle = f"{len(found)} trials; anchors, the first schedules, have no bar on the right"
+    return styled(figure, title, subtitle, height=400, panels=True).update_layout(uirevision=title)
+
+
+def busy_figure(found: Found, workers: int | None) -> go.Figure:
+    """How many evaluations went on at a time, and how many trials ended per second.
+
+    Args:
+        found: The trials.
+        workers: How many workers the study has; None if that is not known.
+    """
+    title = "How busy the workers were"
+    at, evaluations, rate = found.busy()
+    if not len(at):
+        return empty_figure(title, "No trial has ended yet.")
+    figure = make_subplots(rows=1, cols=2, subplot_titles=("Evaluations at a time", "Trials per second"))
+    for col, values in ((1, evaluations), (2, rate)):
+        figure.add_scatter(
+            x=at.tolist(),
+            y=values.tolist(),
+            mode="lines",
+            line={"color": _COLOUR, "width": 1.5},
+            fill="tozeroy",
+            hovertemplate="%{x:.4~g} s: %{y:.3~g}<extra></extra>",
+            row=1,
+            col=col,
+        )
+    if workers:
+        figure.add_hline(y=workers, line={"color": INK, "width": 1, "dash": "dot"}, row=1, col=1)
+        figure.update_yaxes(range=[0, 1.1 * max(workers, float(evaluations.max()))], row=1, col=1)
+    figure.update_xaxes(title="seconds since the first trial began")
+    figure.update_yaxes(rangemode="tozero")
+    figure.update_annotations(font_size=13)
+    share = "" if not workers else f"; dotted: {workers} workers, {evaluations.mean() / workers:.0%} busy on average"
+    subtitle = f"Averages over {at[1] - at[0]:.3g} s each{share}" if len(at) > 1 else ""
+    return styled(figure, title, subtitle, height=360, panels=True).update_layout(showlegend=False, uirevision=title)
+
+
+def importance_figure(found: Found) -> go.Figure:
+    """By how much KL grows as a block is skipped, from a linear fit over all trials.
+
+    Args:
+        found: The trials.
+    """
+    title, importance = "Which blocks matter", found.importance
+    if importance is None:
+        needed = 3 * (found.columns.n_blocks + 1)
+        return empty_figure(title, f"Too few trials to tell: it takes {needed} that finished.")
+    blocks = list(range(len(importance.effect)))
+    figure = go.Figure(
+        go.Bar(
+            x=blocks,
+            y=importance.effect.tolist(),
+            error_y={"type": "data", "array": (1.96 * importance.error).tolist(), "thickness": 1, "width": 3},
+            marker={"color": _COLOUR},
+            hovertemplate="block %{x}: %{y:.3g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 4, showgrid=False)
+    figure.update_yaxes(title="growth of log(KL + 0.02)")
+    subtitle = f"As all tokens skip the block rather than none: a linear fit to {importance.n} trials, R² "
+    subtitle = f"{subtitle}{importance.r2:.2f}<br>whiskers: 95% intervals; the trials of a search are no random sample"
+    return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)
+
+
+def schedule_figure(trial: TrialRecord) -> go.Figure:
+    """What a trial skips, a bar for each block.
+
+    Args:
+        trial: The trial.
+    """
+    blocks = list(range(len(trial.schedule)))
+    figure = go.Figure(
+        go.Bar(
+            x=blocks,
+            y=list(trial.schedule),
+            marker={"color": _COLOUR},
+            hovertemplate="block %{x}: %{y:.0%} of tokens skip it<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 4, showgrid=False)
+    figure.update_yaxes(title="share of tokens skipped", tickformat=".0%", range=[0, 1])
+    return styled(figure, f"Schedule of trial {trial.number}", "", height=260).update_layout(showlegend=False)

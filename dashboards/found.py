@@ -1,0 +1,269 @@
+"""What a study's trials add up to, computed on columns: a hundred thousand of them must not take longer than a glance."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+
+import moocore
+import numpy as np
+from numpy.typing import NDArray
+
+from dashboards.axes import Axis, Floats, offered, values_of
+from studies import TrialRecord
+from studies.columns import STATES, TrialColumns
+
+Places = NDArray[np.intp]
+# Points of one cell would cover each other: this many cells are about as fine as dots on a screen.
+_CELLS = (150, 90)
+# In nats per token, as for the knee: below, models hardly differ from the dense one.
+_KL_FLOOR = 0.02
+
+
+@dataclass(frozen=True)
+class Growth:
+    """How the front grew.
+
+    Attributes:
+        reference: The corner that hypervolume is measured from.
+        counted: [m] How many comparable trials had ended, for each that enlarged it.
+        seconds: [m] Since the first trial began.
+        volume: [m] The hypervolume from then on.
+        proposer: [m] Whose trial it was.
+        n_comparable: Comparable trials in all.
+        last_s: When the last of them ended.
+    """
+
+    reference: tuple[float, float]
+    counted: NDArray[np.int64]
+    seconds: Floats
+    volume: Floats
+    proposer: NDArray[np.int16]
+    n_comparable: int
+    last_s: float
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much each block matters, from a linear fit of log KL.
+
+    Attributes:
+        effect: [blocks] By how much log(KL + 0.02) grows as all tokens skip the block rather than none.
+        error: [blocks] Standard errors.
+        r2: Share of the variance that the fit explains.
+        n: Trials that it rests on.
+    """
+
+    effect: Floats
+    error: Floats
+    r2: float
+    n: int
+
+
+class Found:
+    """The trials of a study, and what follows from them.
+
+    Args:
+        columns: The trials.
+        objectives: Names of their objectives.
+    """
+
+    def __init__(self, columns: TrialColumns, objectives: Sequence[str]) -> None:
+        self.columns = columns
+        self.objectives = tuple(objectives)
+        self._fronts: dict[tuple[str, str], Places] = {}
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    @cached_property
+    def axes(self) -> list[Axis]:
+        """What the trials can be drawn against."""
+        return offered(self.columns, self.objectives)
+
+    @cached_property
+    def comparable(self) -> Places:
+        """Places of the trials that compare with each other."""
+        return np.flatnonzero(self.columns.comparable)
+
+    def values(self, name: str) -> Floats:
+        """[n] A quantity of each trial, as it is stored."""
+        return values_of(self.columns, self.objectives, name)
+
+    def drawable(self, x: str, y: str) -> Places:
+        """Places of the comparable trials that have two quantities."""
+        kept = np.isfinite(self.values(x)[self.comparable]) & np.isfinite(self.values(y)[self.comparable])
+        return self.comparable[kept]
+
+    def front(self, x: str | None = None, y: str | None = None) -> Places:
+        """Places of the trials that no other beats in two quantities, by the first; the objectives if none are named."""
+        pair = (x or self.objectives[0], y or self.objectives[-1])
+        if pair not in self._fronts:
+            places = self.drawable(*pair)
+            if len(places):
+                losses = np.stack([Axis(name).losses(self.values(name)[places]) for name in pair], 1)
+                places = places[np.asarray(moocore.is_nondominated(losses), dtype=bool)]
+                places = places[np.argsort(self.values(pair[0])[places], kind="stable")]
+            self._fronts[pair] = places
+        return self._fronts[pair]
+
+    def representatives(
+        self,
+        x: str,
+        y: str,
+        x_range: tuple[float, float] | None = None,
+        y_range: tuple[float, float] | None = None,
+        log_y: bool = False,
+    ) -> Places:
+        """Places of one trial for each spot of a screen that has any: with them, a plot looks as with all.
+
+        Args:
+            x: Quantity across.
+            y: Quantity upwards.
+            x_range: What is looked at, as it is stored; None for everything.
+            y_range: The same upwards.
+            log_y: Whether the axis upwards is logarithmic.
+        """
+        places = self.drawable(x, y)
+        across, upwards = self.values(x)[places], self.values(y)[places]
+        if log_y:
+            upwards = np.log10(np.maximum(upwards, 1e-300))
+            y_range = None if y_range is None else (np.log10(max(y_range[0], 1e-300)), np.log10(max(y_range[1], 1e-300)))
+        inside = np.ones(len(places), dtype=bool)
+        for own, ends in ((across, x_range), (upwards, y_range)):
+            if ends is not None:
+                inside &= (own >= min(ends)) & (own <= max(ends))
+        places, across, upwards = places[inside], across[inside], upwards[inside]
+        if not len(places):
+            return places
+        cell = _cells(across, _CELLS[0]) * _CELLS[1] + _cells(upwards, _CELLS[1])
+        # Each proposer has a colour, and stays visible where it has been.
+        cell = cell * len(self.columns.proposers) + self.columns.proposer[places]
+        _, first = np.unique(cell, return_index=True)
+        return places[np.sort(first)]
+
+    @cached_property
+    def growth(self) -> Growth | None:
+        """How the front of the first two objectives grew; None before a trial has finished."""
+        columns, places = self.columns, self.comparable
+        if not len(places) or columns.values.shape[1] < 2:
+            return None
+        ended = places[np.argsort(columns.finished_at[places], kind="stable")]
+        points = columns.values[ended, :2]
+        worst, best = points.max(0), points.min(0)
+        reference = worst + 0.1 * np.where(worst > best, worst - best, 1.0)
+        grown = _grown(points.tolist(), (float(reference[0]), float(reference[1])))
+        at = np.array([place for place, _ in grown], dtype=np.intp)
+        began = float((columns.finished_at[ended] - columns.seconds[ended]).min())
+        return Growth(
+            reference=(float(reference[0]), float(reference[1])),
+            counted=at + 1,
+            seconds=columns.finished_at[ended][at] - began,
+            volume=np.array([volume for _, volume in grown]),
+            proposer=columns.proposer[ended][at],
+            n_comparable=len(ended),
+            last_s=float(columns.finished_at[ended[-1]] - began),
+        )
+
+    @cached_property
+    def importance(self) -> Importance | None:
+        """How much each block matters; None where there are too few trials to tell."""
+        columns, places = self.columns, self.comparable
+        n, blocks = len(places), columns.n_blocks
+        if "kl" not in self.objectives or n < 3 * (blocks + 1) or not blocks:
+            return None
+        known = np.column_stack([np.ones(n), columns.schedule[places].astype(float)])
+        wanted = np.log(np.maximum(self.values("kl")[places], 0.0) + _KL_FLOOR)
+        inverse = np.linalg.pinv(known.T @ known)
+        fitted = inverse @ known.T @ wanted
+        rest = wanted - known @ fitted
+        variance = float(rest @ rest) / max(1, n - blocks - 1)
+        spread = float(((wanted - wanted.mean()) ** 2).sum())
+        return Importance(
+            effect=fitted[1:],
+            error=np.sqrt(np.maximum(0.0, variance * np.diag(inverse)[1:])),
+            r2=1 - float(rest @ rest) / spread if spread > 0 else 0.0,
+            n=n,
+        )
+
+    def busy(self, bins: int = 120) -> tuple[Floats, Floats, Floats]:
+        """How many evaluations went on at a time.
+
+        Returns:
+            [bins] Seconds since the first one began, at the middle of each bin; [bins] evaluations at a time on
+            average; [bins] trials that ended per second.
+        """
+        columns = self.columns
+        if not len(columns):
+            return np.empty(0), np.empty(0), np.empty(0)
+        ends = columns.finished_at - (columns.finished_at - columns.seconds).min()
+        begins = np.maximum(0.0, ends - columns.seconds)
+        edges = np.linspace(0.0, max(float(ends.max()), 1e-9), bins + 1)
+        width = edges[1] - edges[0]
+        # Up to a moment: for each evaluation the part of it that lies before.
+        done = _before(edges, begins) - _before(edges, ends)
+        return edges[:-1] + width / 2, np.diff(done) / width, np.histogram(ends, edges)[0] / width
+
+    def record(self, place: int) -> TrialRecord:
+        """A trial as a record, without its error and its router."""
+        columns = self.columns
+        values = columns.values[place]
+        return TrialRecord(
+            number=int(columns.number[place]),
+            schedule=tuple(round(float(share), 6) for share in columns.schedule[place]),
+            values=tuple(values.tolist()) if np.isfinite(values).all() else None,
+            state=STATES[columns.state[place]],
+            fidelity=float(columns.fidelity[place]),
+            proposer=columns.proposers[columns.proposer[place]],
+            seconds=float(columns.seconds[place]),
+            finished_at=datetime.fromtimestamp(float(columns.finished_at[place]), UTC),
+            metrics={
+                name: float(column[place]) for name, column in columns.metrics.items() if np.isfinite(column[place])
+            },
+            violation=float(columns.violation[place]),
+            round=int(columns.round[place]),
+        )
+
+    def records(self, places: Sequence[int] | Places) -> list[TrialRecord]:
+        """Trials as records."""
+        return [self.record(int(place)) for place in places]
+
+
+def _cells(values: Floats, n: int) -> NDArray[np.int64]:
+    low, high = float(values.min()), float(values.max())
+    return np.minimum(n - 1, ((values - low) / max(high - low, 1e-300) * n).astype(np.int64))
+
+
+def _before(moments: Floats, instants: Floats) -> Floats:
+    """For each moment, the sum of how long ago the instants were that lie before it."""
+    ordered = np.sort(instants)
+    sums = np.concatenate([[0.0], np.cumsum(ordered)])
+    n = np.searchsorted(ordered, moments)
+    return np.asarray(n * moments - sums[n])
+
+
+def _grown(points: Sequence[Sequence[float]], reference: tuple[float, float]) -> list[tuple[int, float]]:
+    """For each point that enlarged the hypervolume, its place and the hypervolume from then on; lower is better."""
+    xs: list[float] = []
+    ys: list[float] = []
+    volume, grown = 0.0, []
+    for place, (x, y) in enumerate(points):
+        right = bisect_right(xs, x)
+        if right and ys[right - 1] <= y:
+            continue
+        left = bisect_left(xs, x)
+        edge, level = x, ys[left - 1] if left else reference[1]
+        last = left
+        # What the new point beats goes, and the area below its steps is filled.
+        while last < len(xs) and ys[last] >= y:
+            volume += (xs[last] - edge) * (level - y)
+            edge, level = xs[last], ys[last]
+            last += 1
+        volume += ((xs[last] if last < len(xs) else reference[0]) - edge) * (level - y)
+        xs[left:last], ys[left:last] = [x], [y]
+        grown.append((place, volume))
+    return grown
+

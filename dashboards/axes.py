@@ -39,7 +39,7 @@ class Axis:
     def heading(self) -> str:
         """The title of an axis."""
         unit = objective(self.name).unit
-        return f"{self.title}{f', {unit}' if unit else ''} ({'higher' if self.higher_is_better else 'lower'} is better)"
+        return f"{self.title}{f', {unit}' if unit else ''}"
 
     @property
     def higher_is_better(self) -> bool:

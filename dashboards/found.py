@@ -116,7 +116,7 @@ class Found:
         y: str,
         x_range: tuple[float, float] | None = None,
         y_range: tuple[float, float] | None = None,
-        log_y: bool = False,
+        floor: float | None = None,
     ) -> Places:
         """Places of one trial for each spot of a screen that has any: with them, a plot looks as with all.
 
@@ -125,13 +125,14 @@ class Found:
             y: Quantity upwards.
             x_range: What is looked at, as it is stored; None for everything.
             y_range: The same upwards.
-            log_y: Whether the axis upwards is logarithmic.
+            floor: Where a logarithmic axis upwards begins, at which everything lower is drawn; None for a linear one.
         """
         places = self.drawable(x, y)
         across, upwards = self.values(x)[places], self.values(y)[places]
-        if log_y:
-            upwards = np.log10(np.maximum(upwards, 1e-300))
-            y_range = None if y_range is None else (np.log10(max(y_range[0], 1e-300)), np.log10(max(y_range[1], 1e-300)))
+        if floor is not None:
+            upwards = np.log10(np.maximum(upwards, floor))
+            # What lies at the bottom is looked at with it.
+            y_range = None if y_range is None else (np.log10(max(min(y_range), floor)), np.log10(max(*y_range, floor)))
         inside = np.ones(len(places), dtype=bool)
         for own, ends in ((across, x_range), (upwards, y_range)):
             if ends is not None:

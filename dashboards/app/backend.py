@@ -18,6 +18,8 @@ PAGES = ("/", "/new", "/compare", "/study/{name:path}")
 class ThreadedBackend(FastAPIDashServer):
     """Runs callbacks in threads, since they ask the database, and serves the pages alone."""
 
+    websocket_capability = False
+
     def serve_callback(self, dash_app: Dash) -> Callable[..., Awaitable[Response]]:
         """A function that answers callbacks."""
         dispatch = super().serve_callback(dash_app)
@@ -40,9 +42,6 @@ class ThreadedBackend(FastAPIDashServer):
 
         for path in PAGES:
             self.server.add_api_route(path, page, methods=["GET"], include_in_schema=False)
-
-    def serve_websocket_callback(self, dash_app: Dash) -> None:
-        """Add nothing: the service lets no web sockets in."""
 
     def _setup_catchall(self) -> None:
         """Add nothing: addresses that are not known are not found."""

@@ -46,7 +46,7 @@ class ComparePage:
         return html.Div(
             [
                 html.H1("Compare studies"),
-                html.Label([html.Span("studies"), studies]),
+                html.Label([html.Span("studies", className="name-of"), studies]),
                 html.Div(axes, className="bar"),
                 graph("compare-figure", "fronts of several studies"),
             ]

@@ -162,4 +162,4 @@ def _labelled(field: FormField) -> html.Div:
         autoComplete="off",
         spellCheck=False,
     )
-    return html.Div([html.Label([html.Span(words), control]), about, said], className="field")
+    return html.Div([html.Label([html.Span(words, className="name-of"), control]), about, said], className="field")

@@ -77,7 +77,7 @@ class Exploring:
 
     def register(self, dash: Dash) -> None:
         """Add the callbacks."""
-        live = [Input("version", "data"), Input("view", "value"), Input("theme", "data")]
+        live = [Input("version", "data"), Input("view", "value"), Input("theme", "data"), Input("webgl", "data")]
         axes = [Input("front-x", "value"), Input("front-y", "value")]
         dash.callback(
             Output("front-figure", "figure"),
@@ -149,6 +149,7 @@ class Exploring:
         version: str | None,
         view: str,
         theme: str | None,
+        webgl: bool | None,
         x: str,
         y: str,
         zoom: Zoom | None,
@@ -163,7 +164,7 @@ class Exploring:
         except StudiesError:
             # The page says so already.
             return no_update
-        figure = explored_figure(found, x, y, measurements, selected, *ranges(zoom, x, y))
+        figure = explored_figure(found, x, y, measurements, selected, *ranges(zoom, x, y), webgl=bool(webgl))
         return in_theme(figure, theme)
 
     def ring(self, selected: int | None, x: str, y: str, name: str) -> Any:

@@ -83,14 +83,15 @@ def _lines(found: Found, places: Any) -> Iterator[str]:
     headings = ["trial", "state", "proposer", "round", "fidelity", "seconds", "overall_sparsity", *objectives, *metrics]
     yield csv_text([*headings, *(f"block_{block}" for block in range(columns.n_blocks))], [])
     for start in range(0, len(places), _AT_ONCE):
-        yield "".join(csv_text(*_line(found, place, metrics)) for place in places[start : start + _AT_ONCE])
+        first, *others = [_line(found, place, metrics) for place in places[start : start + _AT_ONCE]]
+        yield csv_text(first, others)
 
 
-def _line(found: Found, place: int, metrics: list[str]) -> tuple[list[Any], list[Any]]:
+def _line(found: Found, place: int, metrics: list[str]) -> list[Any]:
     columns = found.columns
     proposer = columns.proposers[columns.proposer[place]]
     figures = [*columns.values[place].tolist(), *(float(columns.metrics[name][place]) for name in metrics)]
-    line = [
+    return [
         int(columns.number[place]),
         STATES[columns.state[place]].value,
         f"'{proposer}" if proposer.startswith(_FORMULA) else proposer,
@@ -101,7 +102,6 @@ def _line(found: Found, place: int, metrics: list[str]) -> tuple[list[Any], list
         *("" if figure != figure else figure for figure in figures),
         *(round(float(share), 6) for share in columns.schedule[place]),
     ]
-    return line, []
 
 
 def _headers(file: str) -> dict[str, str]:

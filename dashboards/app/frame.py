@@ -36,6 +36,7 @@ class Frame:
             [
                 dcc.Location(id="url", refresh="callback-nav"),
                 dcc.Store(id="theme"),
+                dcc.Store(id="webgl"),
                 dcc.Store(id="wanted-theme", storage_type="local"),
                 html.A("Skip to the content", href="#page", className="skip"),
                 html.Header(
@@ -64,6 +65,7 @@ class Frame:
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "theme"),
             Output("theme", "data"),
+            Output("webgl", "data"),
             Output("wanted-theme", "data"),
             Output("theme-button", "children"),
             Input("theme-button", "n_clicks"),

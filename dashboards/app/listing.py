@@ -133,7 +133,7 @@ class StudiesPage:
 
     def _row(self, line: Line, is_editor: bool) -> html.Tr:
         summary, speed = line.summary, line.figures.get("trials_per_s")
-        runs = not line.state.is_at_rest
+        runs = line.state in (RunState.RUNNING, RunState.STOPPING)
         cells: list[Any] = [
             [
                 dcc.Link(summary.name, href=study_address(summary.name), className="name"),

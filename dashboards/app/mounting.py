@@ -19,8 +19,26 @@ from dashboards.app.study_page import StudyPage
 from dashboards.app.watching import Watch
 from studies.service_store import ServiceStore
 
-# Dash and Plotly add style elements to pages as they draw.
-_SOURCES = {"style-src": ("'unsafe-inline'",)}
+# Dash and Plotly add style elements to pages as they draw, and what draws with WebGL for Plotly compiles its own code.
+# Scripts still come from the service alone: no inline one runs but Dash's own, which is known by its hash.
+_STYLES, _SCRIPTS = ("'unsafe-inline'",), ("'unsafe-eval'",)
+_INDEX = """<!DOCTYPE html>
+<html lang="en">
+<head>
+{%metas%}
+<title>{%title%}</title>
+{%favicon%}
+{%css%}
+</head>
+<body>
+{%app_entry%}
+<footer>
+{%config%}
+{%scripts%}
+{%renderer%}
+</footer>
+</body>
+</html>"""
 
 
 def mount(
@@ -47,6 +65,7 @@ def mount(
         requests_pathname_prefix="/",
         suppress_callback_exceptions=True,
         title="ftp-search",
+        index_string=_INDEX,
         update_title="",
         add_log_handler=False,
         use_async=False,
@@ -69,4 +88,4 @@ def mount(
     dash.init_app(app)
     # Otherwise the first request would do it, whichever it is.
     dash._setup_server()
-    return {**_SOURCES, "script-src": tuple(dash.csp_hashes())}
+    return {"style-src": _STYLES, "script-src": (*dash.csp_hashes(), *_SCRIPTS)}

@@ -74,7 +74,7 @@ def in_theme(figure: go.Figure, theme: str | None) -> go.Figure:
 def graph(name: str, label: str, *, wide: bool = False) -> html.Div:
     """A figure's place, which says that it is loading until it is there."""
     return html.Div(
-        dcc.Graph(id=name, config=PLOT_CONFIG, responsive=True, className="figure"),
+        dcc.Graph(id=name, config=PLOT_CONFIG, className="figure"),
         className="plot wide" if wide else "plot",
         role="group",
         **{"aria-label": f"Figure: {label}"},
@@ -84,7 +84,7 @@ def graph(name: str, label: str, *, wide: bool = False) -> html.Div:
 def drawn(figure: go.Figure, label: str, *, wide: bool = False) -> html.Div:
     """A figure that is there already."""
     return html.Div(
-        dcc.Graph(figure=figure, config=PLOT_CONFIG, responsive=True, className="figure"),
+        dcc.Graph(figure=figure, config=PLOT_CONFIG, className="figure"),
         className="plot wide" if wide else "plot",
         role="group",
         **{"aria-label": f"Figure: {label}"},

@@ -17,6 +17,7 @@ from dashboards.app.watching import Standing, Watch
 from dashboards.tables import duration
 from studies import StudiesError
 from studies.objectives import objective
+from studies.submissions import RunState
 
 _EVERY_MS = 2000
 # Value and words of each view.
@@ -65,7 +66,7 @@ class StudyPage:
             "schedules": [
                 graph("heatmap", "schedules of the front"),
                 graph("importance", "which blocks matter"),
-                graph("parallel", "parallel coordinates of schedules", wide=True),
+                html.Div(id="parallel-place"),
             ],
             "progress": [
                 html.Div(
@@ -179,7 +180,7 @@ class StudyPage:
         facts = [f"{config.get('model', '')} on {config.get('data', '')}", f"seed {config.get('seed', '–')}"]
         if standing.stage is not None:
             facts.append(f"stage {standing.stage}")
-        if not standing.state.is_at_rest and "trials_per_s" in standing.figures:
+        if standing.state in (RunState.RUNNING, RunState.STOPPING) and "trials_per_s" in standing.figures:
             facts.append(f"{standing.figures['trials_per_s']:.3g} trials/s")
         spent = sum(one.seconds or 0.0 for one in standing.stages)
         facts += [f"{duration(spent)} in stages that have ended"] if spent else []

@@ -43,7 +43,6 @@ def _cost(study: StudyRecord) -> str:
 _FIGURES: dict[str, tuple[str, Draw]] = {
     "heatmap": ("schedules", _heatmap),
     "importance": ("schedules", lambda found, study: importance_figure(found)),
-    "parallel": ("schedules", lambda found, study: parallel_figure(found, _cost(study))),
     "growth-trials": ("progress", lambda found, study: growth_figure(found)),
     "growth-seconds": ("progress", lambda found, study: growth_figure(found, by_seconds=True)),
     "credit": ("progress", lambda found, study: credit_figure(found)),
@@ -66,6 +65,7 @@ class Views:
         live = [Input("version", "data"), Input("view", "value"), Input("theme", "data"), State("study", "data")]
         for place in _FIGURES:
             dash.callback(Output(place, "figure"), *live)(self._drawer(place))
+        dash.callback(Output("parallel-place", "children"), *live[:-1], Input("webgl", "data"), live[-1])(self.parallel)
         for place, show in (("routers", self.routers), ("prompts", self.prompts), ("log", self.log)):
             dash.callback(Output(place, "children"), *live)(show)
 
@@ -73,6 +73,18 @@ class Views:
         """One of the figures that have a fixed place."""
         figure = _FIGURES[place][1](self._watch.found(name), self._watch.standing(name).study)
         return in_theme(figure, theme).update_layout(uirevision=place)
+
+    def parallel(self, version: str | None, view: str, theme: str | None, webgl: bool | None, name: str) -> Any:
+        """Parallel coordinates, which only WebGL draws."""
+        if view != "schedules" or version is None:
+            return no_update
+        if not webgl:
+            return nothing("Schedules, block by block", "This figure needs WebGL, which this browser does not have.")
+        try:
+            found, study = self._watch.found(name), self._watch.standing(name).study
+        except StudiesError:
+            return no_update
+        return drawn(in_theme(parallel_figure(found, _cost(study)), theme), "parallel coordinates", wide=True)
 
     def routers(self, version: str | None, view: str, theme: str | None, name: str) -> Any:
         """The training curves of every router."""

@@ -34,6 +34,8 @@ _FRONT_COLOUR = VARIANT_COLOURS["static"]
 STUDY_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 _STUDY_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
 _MOST_LINES = 400
+# From so many points on, WebGL draws faster than SVG; browsers have few contexts of it to give.
+_MANY = 1000
 
 
 def explored_figure(
@@ -44,6 +46,7 @@ def explored_figure(
     selected: int | None = None,
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
+    webgl: bool = True,
 ) -> go.Figure:
     """Trials against two quantities: those that another beats are faint, a staircase joins the others.
 
@@ -57,6 +60,7 @@ def explored_figure(
         selected: Number of the trial to ring.
         x_range: What is looked at, as it is stored: points are chosen anew for it; None for everything.
         y_range: The same upwards.
+        webgl: Whether the browser has WebGL, which draws many points faster.
     """
     across, upwards = Axis(x), Axis(y)
     title = f"{_capital(upwards.title)} against {across.title}"
@@ -64,14 +68,14 @@ def explored_figure(
         return empty_figure(title, "No trial has finished yet." if not len(found) else "No trial knows both of these.")
     columns, front = found.columns, found.front(x, y)
     floor = _floor(found, y)
-    places = found.representatives(x, y, x_range, y_range, log_y=floor is not None)
+    places = found.representatives(x, y, x_range, y_range, floor)
     beaten = np.setdiff1d(places, front)
     figure = go.Figure(_ring(found, x, y, selected, floor))
     for number, proposer in enumerate(columns.proposers):
         own = beaten[columns.proposer[beaten] == number]
         if len(own):
             figure.add_trace(
-                go.Scattergl(
+                (go.Scattergl if webgl and len(beaten) > _MANY else go.Scatter)(
                     **_points(found, own, across, upwards, floor),
                     mode="markers",
                     name=f"by {plain_text(proposer)}",
@@ -91,9 +95,18 @@ def explored_figure(
     )
     _add_measured(figure, measurements, across, upwards, floor)
     _set_axes(figure, found, across, upwards, floor)
+    # A page that draws itself anew while somebody looks at a part of it goes on showing that part.
+    if x_range is not None:
+        figure.update_xaxes(range=across.shown(np.array(x_range)).tolist(), autorange=False)
+    if y_range is not None:
+        ends = upwards.shown(np.array(y_range))
+        ends = ends if floor is None else np.log10(np.maximum(ends, 1e-12))
+        figure.update_yaxes(range=ends.tolist(), autorange=False)
     drawable = len(found.drawable(x, y))
-    subtitle = f"{drawable:,} comparable trials, {len(front)} of them on the front".replace(",", "\u202f")
-    subtitle += f"<br>drawn: one of those that would cover each other, {len(places):,}".replace(",", "\u202f")
+    subtitle = f"{_spaced(drawable)} comparable trials, {len(front)} on the front; {_better(across, upwards)}"
+    n_drawn = len(np.union1d(places, front))
+    if n_drawn < drawable:
+        subtitle += f"<br>drawn: {_spaced(n_drawn)}, one of those that would cover each other"
     return styled(figure, title, subtitle, height=560).update_layout(
         hovermode="closest", margin_b=110, uirevision=f"{x} {y}"
     )
@@ -139,7 +152,7 @@ def compared_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
         top = max(float(_front_values(found, x, y).max()) for found in known.values())
         figure.update_yaxes(**log_axis(floor, top))
     missing = len(studies) - len(known)
-    subtitle = f"Fronts of {len(known)} studies, each of what it searched on"
+    subtitle = f"Each front is of what its study searched on; {_better(across, upwards)}"
     subtitle += f"<br>left out, since no trial knows both: {missing}" if missing else ""
     return styled(figure, title, subtitle, height=560).update_layout(
         hovermode="closest", margin_b=110, uirevision=f"{x} {y}"
@@ -189,6 +202,14 @@ def parallel_figure(found: Found, cost: str) -> go.Figure:
     )
 
 
+def _better(across: Axis, upwards: Axis) -> str:
+    return f"better: {'up' if upwards.higher_is_better else 'down'} and {'right' if across.higher_is_better else 'left'}"
+
+
+def _spaced(number: int) -> str:
+    return f"{number:,}".replace(",", "\u202f")
+
+
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -198,8 +219,11 @@ def _floor(found: Found, y: str) -> float | None:
         return None
     values = found.values(y)[found.comparable]
     values = values[np.isfinite(values) & (values > 0)]
-    # Where an axis begins must not hang on a hundred thousand values in a loop.
-    return log_floor(np.quantile(values, [0, 0.001, 0.01, 0.1, 0.5, 1]).tolist()) if len(values) else None
+    if not len(values):
+        return None
+    # The least that counts and the most are all that it needs: no loop over a hundred thousand.
+    counted = values[values >= 1e-4 * values.max()]
+    return log_floor([float(counted.min()), float(counted.max())])
 
 
 def _front_values(found: Found, x: str, y: str) -> Floats:

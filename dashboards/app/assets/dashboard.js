@@ -10,6 +10,10 @@
     return found.length ? found[0].prop_id : "";
   }
 
+  const webgl = (function () {
+    try { return Boolean(document.createElement("canvas").getContext("webgl")); } catch (_) { return false; }
+  })();
+
   // Before anything is drawn, or a dark page would flash.
   let wanted = null;
   try { wanted = JSON.parse(window.localStorage.getItem("wanted-theme")); } catch (_) { /* Not a value of ours. */ }
@@ -22,7 +26,7 @@
       if (clicks && triggered().startsWith("theme-button")) theme = theme === "dark" ? "light" : "dark";
       else clicks = 0;
       root.dataset.theme = theme;
-      return [theme, clicks ? theme : none(), theme === "dark" ? "Light" : "Dark"];
+      return [theme, webgl, clicks ? theme : none(), theme === "dark" ? "Light" : "Dark"];
     },
 
     signOut: function (clicks) {

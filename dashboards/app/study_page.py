@@ -12,7 +12,7 @@ from dashboards.app.exploring import Exploring
 from dashboards.app.frame import NAMESPACE
 from dashboards.app.managing import buttons, done, question
 from dashboards.app.parts import alert, badge, complaint, graph, nothing
-from dashboards.app.views import Views
+from dashboards.app.views import FIGURES, Views
 from dashboards.app.watching import Standing, Watch
 from dashboards.tables import duration
 from studies import StudiesError
@@ -92,6 +92,7 @@ class StudyPage:
                     )
                     for view, content in panels.items()
                 ),
+                *(dcc.Store(id=f"{place}-drawn") for place in FIGURES),
                 dcc.Store(id="study", data=name),
                 dcc.Store(id="version"),
                 dcc.Store(id="study-changed"),

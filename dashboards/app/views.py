@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
-from dash import Dash, Input, Output, State, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, html, no_update
 
+from dashboards.app.frame import NAMESPACE
 from dashboards.app.parts import drawn, in_theme, nothing
 from dashboards.app.watching import Watch
 from dashboards.figures import groups_figure, schedule_heatmap, training_figure
@@ -40,7 +41,7 @@ def _cost(study: StudyRecord) -> str:
 
 
 # For each figure of a fixed place: its view, and what draws it.
-_FIGURES: dict[str, tuple[str, Draw]] = {
+FIGURES: dict[str, tuple[str, Draw]] = {
     "heatmap": ("schedules", _heatmap),
     "importance": ("schedules", lambda found, study: importance_figure(found)),
     "growth-trials": ("progress", lambda found, study: growth_figure(found)),
@@ -63,15 +64,24 @@ class Views:
     def register(self, dash: Dash) -> None:
         """Add the callbacks."""
         live = [Input("version", "data"), Input("view", "value"), Input("theme", "data"), State("study", "data")]
-        for place in _FIGURES:
-            dash.callback(Output(place, "figure"), *live)(self._drawer(place))
+        for place in FIGURES:
+            dash.callback(Output(f"{place}-drawn", "data"), *live)(self._drawer(place))
+            # As it draws what somebody zoomed, Dash takes the zoom for the figure's own, and Plotly's uirevision for
+            # done: a new figure would show everything again.
+            dash.clientside_callback(
+                ClientsideFunction(NAMESPACE, "keepZoom"),
+                Output(place, "figure"),
+                Input(f"{place}-drawn", "data"),
+                State(place, "figure"),
+                prevent_initial_call=True,
+            )
         dash.callback(Output("parallel-place", "children"), *live[:-1], Input("webgl", "data"), live[-1])(self.parallel)
         for place, show in (("routers", self.routers), ("prompts", self.prompts), ("log", self.log)):
             dash.callback(Output(place, "children"), *live)(show)
 
     def figure(self, place: str, name: str, theme: str | None) -> go.Figure:
         """One of the figures that have a fixed place."""
-        figure = _FIGURES[place][1](self._watch.found(name), self._watch.standing(name).study)
+        figure = FIGURES[place][1](self._watch.found(name), self._watch.standing(name).study)
         return in_theme(figure, theme).update_layout(uirevision=place)
 
     def parallel(self, version: str | None, view: str, theme: str | None, webgl: bool | None, name: str) -> Any:
@@ -148,7 +158,7 @@ class Views:
 
     def _drawer(self, place: str) -> Callable[[str | None, str, str | None, str], Any]:
         def draw(version: str | None, view: str, theme: str | None, name: str) -> Any:
-            if view != _FIGURES[place][0] or version is None:
+            if view != FIGURES[place][0] or version is None:
                 return no_update
             try:
                 return self.figure(place, name, theme)

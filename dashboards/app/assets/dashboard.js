@@ -42,6 +42,18 @@
       return panels.map((panel) => panel.view !== view);
     },
 
+    keepZoom: function (drawn, before) {
+      if (!drawn) return none();
+      const old = (before && before.layout) || {};
+      if (old.uirevision !== drawn.layout.uirevision) return drawn;
+      for (const axis of Object.keys(old).filter((name) => /^[xy]axis\d*$/.test(name))) {
+        if (old[axis].autorange === false && old[axis].range && drawn.layout[axis]) {
+          drawn.layout[axis] = { ...drawn.layout[axis], range: old[axis].range, autorange: false };
+        }
+      }
+      return drawn;
+    },
+
     zoomed: function (change) {
       if (!triggered().startsWith("front-figure")) return null;
       if (!change) return none();

@@ -1,4 +1,4 @@
-"""What a study's trials add up to, computed on columns: a hundred thousand of them must not take longer than a glance."""
+"""What a study's trials add up to, computed on columns: a hundred thousand take no longer than a glance."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Found:
         return self.comparable[kept]
 
     def front(self, x: str | None = None, y: str | None = None) -> Places:
-        """Places of the trials that no other beats in two quantities, by the first; the objectives if none are named."""
+        """Places of the trials that no other beats in two quantities, by the first; by default the objectives."""
         pair = (x or self.objectives[0], y or self.objectives[-1])
         if pair not in self._fronts:
             places = self.drawable(*pair)
@@ -144,7 +144,7 @@ class Found:
         # Each proposer has a colour, and stays visible where it has been.
         cell = cell * len(self.columns.proposers) + self.columns.proposer[places]
         _, first = np.unique(cell, return_index=True)
-        return places[np.sort(first)]
+        return np.asarray(places[np.sort(first)])
 
     @cached_property
     def growth(self) -> Growth | None:
@@ -267,4 +267,3 @@ def _grown(points: Sequence[Sequence[float]], reference: tuple[float, float]) ->
         xs[left:last], ys[left:last] = [x], [y]
         grown.append((place, volume))
     return grown
-

@@ -81,7 +81,8 @@ class TrialColumns:
     def comparable(self) -> NDArray[np.bool_]:
         """[n] Whether a trial finished on the whole search set and keeps the constraints."""
         finished = self.state == STATES.index(TrialState.FINISHED)
-        return finished & (self.fidelity == 1.0) & (self.violation <= 0) & np.isfinite(self.values).all(1)
+        kept = finished & (self.fidelity == 1.0) & (self.violation <= 0) & np.isfinite(self.values).all(1)
+        return np.asarray(kept, dtype=bool)
 
     def place(self, number: int) -> int | None:
         """Where a trial stands in the columns; None if it has not ended."""

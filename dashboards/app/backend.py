@@ -1,4 +1,4 @@
-"""Dash's FastAPI backend as a service needs it: nothing waits in the event loop, and no address is taken that is not ours."""
+"""Dash's FastAPI backend as a service needs it: nothing waits in the event loop, and only pages have addresses."""
 
 from __future__ import annotations
 

@@ -73,7 +73,7 @@ class NewPage:
         Raises:
             RefusedError: What stands in a field is no number.
         """
-        said = {}
+        said: dict[str, Any] = {}
         for one in self._fields:
             value = values.get(one.name)
             if one.kind == "switch":
@@ -139,7 +139,7 @@ def _number(field: FormField, text: str) -> float | int:
         raise RefusedError(f"{field.name} is {text!r}: expected {expected}.", field.name) from None
 
 
-def _labelled(field: FormField) -> html.Div:
+def _labelled(field: FormField) -> html.Div | html.Fieldset:
     place = {"type": "field", "name": field.name}
     words = field.name.replace("_", " ")
     about = html.Small(field.about, id=f"about-{field.name}")
@@ -155,7 +155,7 @@ def _labelled(field: FormField) -> html.Div:
         id=place,
         # A number's own control swallows what is none: the form should say that instead.
         type="text",
-        inputMode="numeric" if numeric else "text",
+        inputMode="numeric" if numeric else "verbatim",
         placeholder=field.default,
         maxLength=field.longest or (30 if numeric else 4096),
         debounce=True,

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
 from dashboards.app.frame import NAMESPACE
-from dashboards.app.parts import drawn, graph, in_theme, nothing, shown_table, terms
+from dashboards.app.parts import attributes, drawn, graph, in_theme, nothing, shown_table, terms
 from dashboards.app.watching import Standing, Watch
 from dashboards.axes import Axis
 from dashboards.data import ReportData
@@ -48,13 +48,15 @@ class Exploring:
         ]
         trial = dcc.Input(id="trial-number", type="text", inputMode="numeric", debounce=True, maxLength=10)
         walk = [
-            html.Button(sign, id=place, className="quiet", type="button", **{"aria-label": words})
+            html.Button(sign, id=place, className="quiet", type="button", **attributes(aria_label=words))
             for sign, place, words in (
                 ("←", "trial-before", "Previous trial of the front"),
                 ("→", "trial-after", "Next trial of the front"),
             )
         ]
-        return html.Div([*choices, html.Label([html.Span("trial"), trial]), html.Div(walk, className="acts")], className="bar")
+        return html.Div(
+            [*choices, html.Label([html.Span("trial"), trial]), html.Div(walk, className="acts")], className="bar"
+        )
 
     def layout(self) -> html.Div:
         """The figure, the trial beside it, and what is below."""
@@ -63,7 +65,7 @@ class Exploring:
                 html.Div(
                     [
                         graph("front-figure", "trials against two quantities"),
-                        html.Aside(id="trial-panel", **{"aria-live": "polite", "aria-label": "Trial"}),
+                        html.Aside(id="trial-panel", **attributes(aria_live="polite", aria_label="Trial")),
                     ],
                     className="beside",
                 ),
@@ -210,12 +212,20 @@ class Exploring:
             return no_update, no_update
         place = f"/export/{quote(name, safe='')}"
         chosen = urlencode({"x": x, "y": y})
-        links = [("HTML", f"figure.html?{chosen}"), ("CSV of the front", "front.csv"), ("CSV of all trials", "trials.csv")]
+        links = [
+            ("HTML", f"figure.html?{chosen}"),
+            ("CSV of the front", "front.csv"),
+            ("CSV of all trials", "trials.csv"),
+        ]
         links += [("JSON", "study.json")]
-        files = [html.Span("Save as")]
+        files: list[Any] = [html.Span("Save as")]
         files += [html.Button("PNG", id="save-png", className="quiet", type="button")]
         files += [html.A(words, href=f"{place}/{file}", className="quiet", download="") for words, file in links]
-        results = [html.H2("Measured on test items"), html.P(table.reading, className="soft"), shown_table(table, "Results")]
+        results = [
+            html.H2("Measured on test items"),
+            html.P(table.reading, className="soft"),
+            shown_table(table, "Results"),
+        ]
         return results if measurements else None, files
 
     def walk(self, step: int, selected: int | None, x: str, y: str, name: str) -> int | None:
@@ -240,9 +250,7 @@ def default_axes(objectives: tuple[str, ...]) -> tuple[str, str]:
     return (objectives[1] if len(objectives) > 1 else "overall_sparsity"), objectives[0]
 
 
-def ranges(
-    zoom: Zoom | None, x: str, y: str
-) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+def ranges(zoom: Zoom | None, x: str, y: str) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
     """What a page is zoomed to, in the units in which values are stored."""
     if not zoom:
         return None, None

@@ -22,7 +22,10 @@ from studies.columns import STATES
 
 _AT_ONCE = 2000
 # A saved page draws itself, wherever it is opened, and asks nobody.
-_POLICY = "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+    "img-src data: blob:"
+)
 # With these, spreadsheets take text for a formula.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -57,7 +60,9 @@ def add_exports(app: FastAPI, watch: Watch) -> None:
     def trials(name: StudyName) -> Response:
         found = watch.found(name)
         headers = _headers(f"{name}-trials.csv")
-        return StreamingResponse(_lines(found, range(len(found))), media_type="text/csv; charset=utf-8", headers=headers)
+        return StreamingResponse(
+            _lines(found, range(len(found))), media_type="text/csv; charset=utf-8", headers=headers
+        )
 
     @app.get("/export/{name}/study.json", include_in_schema=False)
     def study(name: StudyName) -> Response:

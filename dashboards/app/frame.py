@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
 
-from dashboards.app.parts import nothing
+from dashboards.app.parts import attributes, nothing
 
 NAMESPACE = "ftp"
 
@@ -48,7 +48,7 @@ class Frame:
                                 dcc.Link("New study", href="/new"),
                                 dcc.Link("Compare", href="/compare"),
                             ],
-                            **{"aria-label": "Pages"},
+                            **attributes(aria_label="Pages"),
                         ),
                         html.Button("Dark", id="theme-button", className="quiet", type="button"),
                         html.Button("Sign out", id="sign-out", className="quiet", type="button", hidden=True),

@@ -10,7 +10,7 @@ from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from dashboards.app.actions import Actions
 from dashboards.app.managing import buttons, done, question
-from dashboards.app.parts import alert, badge, complaint, nothing, study_address
+from dashboards.app.parts import alert, attributes, badge, complaint, nothing, study_address
 from dashboards.app.watching import Line, Watch
 from studies import StudiesError
 from studies.objectives import objective
@@ -41,7 +41,10 @@ class StudiesPage:
         return html.Div(
             [
                 html.Div(
-                    [html.H1("Studies"), *([dcc.Link("New study", href="/new", className="button")] if self._is_editor() else [])],
+                    [
+                        html.H1("Studies"),
+                        *([dcc.Link("New study", href="/new", className="button")] if self._is_editor() else []),
+                    ],
                     className="title",
                 ),
                 html.Div(id="said", role="status", className="said"),
@@ -147,10 +150,7 @@ class StudiesPage:
             html.Div(buttons(summary.name, line.state) if is_editor else [], className="acts"),
         ]
         return html.Tr(
-            [
-                html.Td(cell, **{"data-label": heading})
-                for heading, cell in zip(_HEADINGS, cells, strict=True)
-            ]
+            [html.Td(cell, **attributes(data_label=heading)) for heading, cell in zip(_HEADINGS, cells, strict=True)]
         )
 
 
@@ -163,7 +163,7 @@ def _progress(line: Line) -> Any:
     n = line.summary.n_trials
     words = f"{n} trials" if line.wanted is None else f"{n} trials, {line.wanted} in the first search"
     share = 1.0 if line.state is RunState.FINISHED else min(1.0, n / line.wanted) if line.wanted else 0.0
-    bar = html.Progress(value=str(round(share, 3)), max="1", **{"aria-label": words})
+    bar = html.Progress(value=str(round(share, 3)), max="1", **attributes(aria_label=words))
     return [bar, html.Small(words)]
 
 

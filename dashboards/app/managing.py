@@ -8,23 +8,24 @@ from typing import Any
 from dash import html
 
 from dashboards.app.actions import Actions, RefusedError
+from dashboards.app.parts import attributes
 from studies import StudiesError
 from studies.submissions import RunState
 
 NOT_AN_EDITOR = "Your token is a reader's: only editors may change studies."
 
 
-def buttons(name: str, state: RunState) -> list[html.Button]:
-    """What may be done with a study as it stands."""
+def buttons(name: str, state: RunState, kind: str = "act") -> list[html.Button]:
+    """What may be done with a study as it stands; `kind` says whose callbacks hear of it."""
     doable = ["stop"] if state in (RunState.QUEUED, RunState.RUNNING) else []
     doable += ["resume", "delete"] if state.is_at_rest else []
     return [
         html.Button(
             one.capitalize(),
-            id={"type": "act", "do": one, "study": name},
+            id={"type": kind, "do": one, "study": name},
             className="danger" if one == "delete" else "quiet",
             type="button",
-            **{"aria-label": f"{one.capitalize()} {name}"},
+            **attributes(aria_label=f"{one.capitalize()} {name}"),
         )
         for one in doable
     ]

@@ -13,7 +13,7 @@ from dashboards.app.backend import ThreadedBackend
 from dashboards.app.comparing import ComparePage
 from dashboards.app.creating import NewPage
 from dashboards.app.exports import add_exports
-from dashboards.app.frame import Frame
+from dashboards.app.frame import Frame, Page
 from dashboards.app.listing import StudiesPage
 from dashboards.app.study_page import StudyPage
 from dashboards.app.watching import Watch
@@ -73,7 +73,7 @@ def mount(
         use_pages=False,
     )
     watch = Watch(store)
-    pages = {
+    pages: dict[str, Page] = {
         "studies": StudiesPage(watch, actions, is_editor),
         "new": NewPage(actions, is_editor),
         "study": StudyPage(watch, actions, is_editor),

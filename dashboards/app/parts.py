@@ -15,7 +15,7 @@ from studies import StorageError, StudiesError, StudyNotFoundError
 from studies.submissions import RunState
 
 DARK = "dark"
-PLOT_CONFIG: dict[str, Any] = {
+PLOT_CONFIG: Any = {
     "displaylogo": False,
     "responsive": True,
     # By default Plotly 7 shows a button that uploads a figure with its data to cloud.plotly.com.
@@ -35,6 +35,11 @@ _STATE_SIGNS = {
 }
 
 
+def attributes(**said: str) -> dict[str, Any]:
+    """Attributes whose names have hyphens, for which underscores stand: `aria_label`, `data_label`."""
+    return {name.replace("_", "-"): value for name, value in said.items()}
+
+
 def study_address(name: str) -> str:
     """Where the page of a study is."""
     return f"/study/{quote(name, safe='')}"
@@ -43,7 +48,7 @@ def study_address(name: str) -> str:
 def badge(state: RunState) -> html.Span:
     """Where a study stands: a sign, a colour and a word, since not everybody sees all three."""
     words = _STATE_WORDS.get(state, state.value)
-    sign = html.Span(_STATE_SIGNS[state], **{"aria-hidden": "true"})
+    sign = html.Span(_STATE_SIGNS[state], **attributes(aria_hidden="true"))
     return html.Span([sign, f" {words}"], className=f"badge {state.value}")
 
 
@@ -77,7 +82,7 @@ def graph(name: str, label: str, *, wide: bool = False) -> html.Div:
         dcc.Graph(id=name, config=PLOT_CONFIG, className="figure"),
         className="plot wide" if wide else "plot",
         role="group",
-        **{"aria-label": f"Figure: {label}"},
+        **attributes(aria_label=f"Figure: {label}"),
     )
 
 
@@ -87,7 +92,7 @@ def drawn(figure: go.Figure, label: str, *, wide: bool = False) -> html.Div:
         dcc.Graph(figure=figure, config=PLOT_CONFIG, className="figure"),
         className="plot wide" if wide else "plot",
         role="group",
-        **{"aria-label": f"Figure: {label}"},
+        **attributes(aria_label=f"Figure: {label}"),
     )
 
 
@@ -107,7 +112,7 @@ def shown_table(table: Table, label: str) -> html.Div:
             cells.append(html.Td([*dot, cell.text, *detail]))
         rows.append(html.Tr(cells, className="chosen" if row.marked else ""))
     body = html.Table([html.Thead(html.Tr(headings)), html.Tbody(rows)])
-    return html.Div(body, className="scroll", role="region", tabIndex=0, **{"aria-label": label})
+    return html.Div(body, className="scroll", role="region", tabIndex=0, **attributes(aria_label=label))
 
 
 def terms(pairs: Sequence[tuple[str, Any]]) -> html.Dl:

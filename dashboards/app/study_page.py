@@ -11,7 +11,7 @@ from dashboards.app.actions import Actions
 from dashboards.app.exploring import Exploring
 from dashboards.app.frame import NAMESPACE
 from dashboards.app.managing import buttons, done, question
-from dashboards.app.parts import alert, badge, complaint, graph, nothing
+from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
 from dashboards.app.views import FIGURES, Views
 from dashboards.app.watching import Standing, Watch
 from dashboards.tables import duration
@@ -70,7 +70,10 @@ class StudyPage:
             ],
             "progress": [
                 html.Div(
-                    [graph("growth-trials", "hypervolume over trials"), graph("growth-seconds", "hypervolume over time")],
+                    [
+                        graph("growth-trials", "hypervolume over trials"),
+                        graph("growth-seconds", "hypervolume over time"),
+                    ],
                     className="pair",
                 ),
                 graph("credit", "proposers", wide=True),
@@ -85,10 +88,13 @@ class StudyPage:
                 html.Div(self._head(standing), id="study-head"),
                 html.Div(id="study-said", role="status", className="said"),
                 html.Div(id="study-alert"),
-                html.Div(tabs, role="group", **{"aria-label": "Views of the study"}),
+                html.Div(tabs, role="group", **attributes(aria_label="Views of the study")),
                 *(
                     html.Section(
-                        content, id={"type": "panel", "view": view}, hidden=view != "front", **{"aria-label": VIEWS[view]}
+                        content,
+                        id={"type": "panel", "view": view},
+                        hidden=view != "front",
+                        **attributes(aria_label=VIEWS[view]),
                     )
                     for view, content in panels.items()
                 ),
@@ -126,7 +132,7 @@ class StudyPage:
             Output("study-to-delete", "data"),
             Output("study-confirm", "message"),
             Output("study-confirm", "displayed"),
-            Input({"type": "study-act", "do": ALL}, "n_clicks"),
+            Input({"type": "study-act", "do": ALL, "study": ALL}, "n_clicks"),
             State("study", "data"),
             State({"type": "more-trials", "of": ALL}, "value"),
             prevent_initial_call=True,
@@ -187,9 +193,7 @@ class StudyPage:
         facts += [f"{duration(spent)} in stages that have ended"] if spent else []
         acts: list[Any] = []
         if self._is_editor():
-            acts = buttons(study.name, standing.state)
-            for button in acts:
-                button.id = {"type": "study-act", "do": button.id["do"]}
+            acts += buttons(study.name, standing.state, "study-act")
             if standing.state.is_at_rest:
                 more = dcc.Input(
                     id={"type": "more-trials", "of": "study"},

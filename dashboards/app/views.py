@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, State, html, no_update
 
 from dashboards.app.frame import NAMESPACE
-from dashboards.app.parts import drawn, in_theme, nothing
+from dashboards.app.parts import attributes, drawn, in_theme, nothing
 from dashboards.app.watching import Watch
 from dashboards.figures import groups_figure, schedule_heatmap, training_figure
 from dashboards.figures.explored import parallel_figure
@@ -106,7 +106,9 @@ class Views:
             return no_update
         if not runs:
             return nothing("No routers", "None has been distilled yet: that comes after the first search.")
-        return [drawn(in_theme(training_figure(run), theme), f"training of router {run.number}", wide=True) for run in runs]
+        return [
+            drawn(in_theme(training_figure(run), theme), f"training of router {run.number}", wide=True) for run in runs
+        ]
 
     def prompts(self, version: str | None, view: str, theme: str | None, name: str) -> Any:
         """Example prompts, their tokens shaded by how many blocks they run."""
@@ -119,7 +121,9 @@ class Views:
         if exhibits is None or not exhibits.prompts:
             return nothing("No prompts", "They are looked at once the selected point is tested.")
         shades = html.P(
-            [html.Span("blocks run: "), *(_token(one) for one in legend(exhibits))], className="legend", **{"aria-hidden": "true"}
+            [html.Span("blocks run: "), *(_token(one) for one in legend(exhibits))],
+            className="legend",
+            **attributes(aria_hidden="true"),
         )
         shown: list[Any] = [shades]
         for prompt in shaded_prompts(exhibits):
@@ -151,7 +155,9 @@ class Views:
         config = {key: value for key, value in standing.study.config.items() if key != "ray_address"}
         stages = [f"{one.name}: {one.state.value}" for one in standing.stages]
         return [
-            html.Pre(text, className="log", tabIndex=0) if text else nothing("No log", "No run has written anything yet."),
+            html.Pre(text, className="log", tabIndex=0)
+            if text
+            else nothing("No log", "No run has written anything yet."),
             html.P("Stages: " + (", ".join(stages) if stages else "none has begun") + ".", className="soft"),
             html.Details([html.Summary("Configuration"), html.Pre(json.dumps(config, indent=2, default=str))]),
         ]

@@ -1,4 +1,4 @@
-"""What the pages look at: studies as they stand, and their trials by the column, read once and then only what is new."""
+"""What the pages look at: studies as they stand, and their trials, read once and then only what is new."""
 
 from __future__ import annotations
 

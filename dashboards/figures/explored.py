@@ -184,7 +184,12 @@ def parallel_figure(found: Found, cost: str) -> go.Figure:
     ]
     dimensions += [
         {"label": axis.title, "values": axis.shown(found.values(cost)[shown]).tolist()},
-        {"label": "KL", "values": log_kl.tolist(), "tickvals": ticks, "ticktext": [f"{10.0**tick:g}" for tick in ticks]},
+        {
+            "label": "KL",
+            "values": log_kl.tolist(),
+            "tickvals": ticks,
+            "ticktext": [f"{10.0**tick:g}" for tick in ticks],
+        },
     ]
     figure = go.Figure(
         go.Parcoords(
@@ -203,7 +208,8 @@ def parallel_figure(found: Found, cost: str) -> go.Figure:
 
 
 def _better(across: Axis, upwards: Axis) -> str:
-    return f"better: {'up' if upwards.higher_is_better else 'down'} and {'right' if across.higher_is_better else 'left'}"
+    towards = ("up" if upwards.higher_is_better else "down", "right" if across.higher_is_better else "left")
+    return f"better: {' and '.join(towards)}"
 
 
 def _spaced(number: int) -> str:

@@ -84,7 +84,17 @@ def serve_command(
             is_local=is_loopback(host),
             insecure=insecure,
         )
-        serve(store, settings, host, port, workers, command, proxy, dashboard(settings), lambda line: print(line, flush=True))
+        serve(
+            store,
+            settings,
+            host,
+            port,
+            workers,
+            command,
+            proxy,
+            dashboard(settings),
+            lambda line: print(line, flush=True),
+        )
 
 
 def worker_command(

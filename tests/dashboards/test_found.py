@@ -1,0 +1,202 @@
+"""What trials add up to, and the figures that look around in it; no browser is needed for either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dashboards.axes import Axis
+from dashboards.figures.appearance import INK, INKED, darkened
+from dashboards.figures.explored import RING, compared_figure, explored_figure, parallel_figure, ring_position
+from dashboards.figures.progress import busy_figure, credit_figure, growth_figure, importance_figure, schedule_figure
+from dashboards.found import Found
+from studies import TrialRecord, front, hypervolume_history, reference_point
+from studies.service_store import ServiceStore
+from tests.dashboards import records
+
+OBJECTIVES = ("kl", "latency_ms")
+
+
+def measured_trials() -> list[TrialRecord]:
+    return [
+        replace(t, metrics={"accuracy": max(0.3, 0.98 - 0.2 * t.values[0]), "flops": 4e9 * (1 - t.overall_sparsity)})
+        if t.values
+        else t
+        for t in records.TRIALS
+    ]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceStore]:
+    folder: Path = tmp_path_factory.mktemp("found")
+    with ServiceStore(f"sqlite:///{folder / 'studies.db'}") as store:
+        store.create_study("made up", {}, OBJECTIVES)
+        store.create_study("empty", {}, OBJECTIVES)
+        trials = measured_trials()
+        store.begin_trials("made up", [(t.schedule, t.proposer) for t in trials])
+        store.finish_trials("made up", trials)
+        yield store
+
+
+@pytest.fixture(scope="module")
+def found(store: ServiceStore) -> Found:
+    return Found(store.trial_columns("made up"), OBJECTIVES)
+
+
+@pytest.fixture(scope="module")
+def empty(store: ServiceStore) -> Found:
+    return Found(store.trial_columns("empty"), OBJECTIVES)
+
+
+def test_the_front_is_the_one_of_studies(found: Found) -> None:
+    assert found.columns.number[found.front()].tolist() == [t.number for t in front(records.TRIALS)]
+
+
+def test_a_front_of_other_quantities_heeds_which_way_is_better(found: Found) -> None:
+    best = found.front("flops", "accuracy")
+    accuracy, flops = found.values("accuracy"), found.values("flops")
+    for place in best:
+        rivals = found.drawable("flops", "accuracy")
+        beats = (accuracy[rivals] >= accuracy[place]) & (flops[rivals] <= flops[place])
+        beats &= (accuracy[rivals] > accuracy[place]) | (flops[rivals] < flops[place])
+        assert not beats.any()
+    assert np.all(np.diff(flops[best]) >= 0)
+
+
+def test_growth_is_the_history_of_studies(found: Found) -> None:
+    history = hypervolume_history(records.TRIALS, reference_point(records.TRIALS))
+    growth = found.growth
+    assert growth is not None
+    assert growth.volume[-1] == pytest.approx(history[-1])
+    assert [history[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
+    assert np.all(np.diff(growth.volume) > 0)
+
+
+def test_representatives_keep_the_look_and_are_few() -> None:
+    chance = np.random.default_rng(0)
+    from studies.columns import TrialColumns
+
+    n = 50_000
+    columns = TrialColumns(
+        number=np.arange(n),
+        state=np.zeros(n, np.int8),
+        values=chance.uniform(0.1, 1.0, (n, 2)),
+        schedule=chance.uniform(0, 1, (n, 4)).astype(np.float32),
+        fidelity=np.ones(n),
+        violation=np.zeros(n),
+        seconds=np.ones(n),
+        finished_at=np.arange(n, dtype=float),
+        round=np.zeros(n, np.int32),
+        proposer=np.zeros(n, np.int16),
+        proposers=("deap",),
+    )
+    many = Found(columns, OBJECTIVES)
+    places = many.representatives("latency_ms", "kl")
+    assert 1000 < len(places) <= 150 * 90
+    # Every trial has one of them near.
+    grid = np.floor(columns.values * 20).astype(int)
+    assert {tuple(cell) for cell in grid[places].tolist()} == {tuple(cell) for cell in grid.tolist()}
+    close = many.representatives("latency_ms", "kl", (0.5, 0.52), (0.5, 0.52))
+    inside = np.all((columns.values > 0.5) & (columns.values < 0.52), axis=1).sum()
+    assert len(close) == pytest.approx(inside, rel=0.2)
+
+
+def test_busy_adds_up_to_the_time_of_evaluations(found: Found) -> None:
+    at, evaluations, rate = found.busy(50)
+    width = at[1] - at[0]
+    assert (evaluations * width).sum() == pytest.approx(found.columns.seconds.sum())
+    assert (rate * width).sum() == pytest.approx(len(found))
+
+
+def test_importance_finds_the_block_that_was_made_to_matter(found: Found) -> None:
+    from dataclasses import replace as changed
+
+    schedule = found.columns.schedule
+    kl = np.exp(3.0 * schedule[:, 4] + 0.2 * schedule[:, 1]) - 0.02
+    columns = changed(found.columns, values=np.column_stack([kl, found.columns.values[:, 1]]))
+    importance = Found(columns, OBJECTIVES).importance
+    assert importance is not None
+    assert importance.effect.argmax() == 4 and importance.effect[4] == pytest.approx(3.0, abs=1e-3)
+    assert importance.r2 == pytest.approx(1.0)
+
+
+def test_the_explored_figure_shows_front_ring_and_comparison(found: Found) -> None:
+    figure = explored_figure(found, "latency_ms", "kl", records.measurements(), selected=50)
+    by_name = {trace.name: trace for trace in figure.data}
+    assert figure.data[RING].name == "selected" and len(figure.data[RING].x) == 1
+    assert list(by_name["front"].customdata) == found.columns.number[found.front("latency_ms", "kl")].tolist()
+    assert {"dense, measured", "uniform, measured", "static, measured", "refined, measured"} <= set(by_name)
+    beaten = [trace for trace in figure.data if trace.name.startswith("by ")]
+    assert beaten and all(trace.marker.opacity < 0.5 for trace in beaten)
+    shown = {number for trace in beaten for number in trace.customdata}
+    assert not shown & set(by_name["front"].customdata)
+    assert ring_position(found, "latency_ms", "kl", None) == ([], [])
+    assert ring_position(found, "latency_ms", "kl", 10_000) == ([], [])
+
+
+def test_a_zoomed_figure_stays_where_it_is(found: Found) -> None:
+    figure = explored_figure(found, "flops", "accuracy", x_range=(1e9, 2e9), y_range=(0.6, 0.9))
+    assert list(figure.layout.xaxis.range) == [1.0, 2.0]
+    assert list(figure.layout.yaxis.range) == [0.6, 0.9]
+    figure = explored_figure(found, "latency_ms", "kl", y_range=(0.01, 0.1))
+    assert list(figure.layout.yaxis.range) == pytest.approx([-2, -1])
+
+
+def test_many_points_are_drawn_with_webgl_where_there_is_webgl(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dashboards.figures.explored._MANY", 10)
+    kinds = {trace.type for trace in explored_figure(found, "latency_ms", "kl").data}
+    assert kinds == {"scatter", "scattergl"}
+    assert {trace.type for trace in explored_figure(found, "latency_ms", "kl", webgl=False).data} == {"scatter"}
+
+
+def test_figures_say_why_they_are_empty(empty: Found) -> None:
+    figures = [
+        explored_figure(empty, "latency_ms", "kl"),
+        parallel_figure(empty, "latency_ms"),
+        growth_figure(empty),
+        credit_figure(empty),
+        busy_figure(empty, 4),
+        importance_figure(empty),
+        compared_figure({"a": empty}, "latency_ms", "kl"),
+        compared_figure({}, "latency_ms", "kl"),
+    ]
+    assert all(len(figure.layout.annotations) == 1 and not figure.data for figure in figures)
+
+
+def test_figures_of_progress_are_about_every_trial(found: Found) -> None:
+    growth = growth_figure(found, by_seconds=True)
+    assert growth.data[0].x[-1] == pytest.approx(199.4, abs=0.5)
+    credit = credit_figure(found)
+    stacked = np.sum([trace.y for trace in credit.data if trace.orientation != "h"], 0)
+    assert stacked == pytest.approx(np.full(len(stacked), 100.0))
+    gained = {trace.y[0] for trace in credit.data if trace.orientation == "h"}
+    assert gained == {"deap", "tpe", "evopress", "cmaes"}
+    assert "busy on average" in busy_figure(found, 4).layout.title.subtitle.text
+    assert len(importance_figure(found).data[0].x) == records.N_BLOCKS
+    assert list(schedule_figure(records.TRIALS[9]).data[0].y) == list(records.TRIALS[9].schedule)
+
+
+def test_names_cannot_become_markup(found: Found) -> None:
+    figure = compared_figure({"<a href='x'>click</a>": found}, "latency_ms", "kl")
+    assert "<a" not in figure.data[0].name and "<a" not in figure.data[0].hovertemplate
+
+
+def test_a_dark_figure_is_repainted_and_the_light_one_stays(found: Found) -> None:
+    light = explored_figure(found, "latency_ms", "kl", records.measurements(), selected=3)
+    dark = darkened(light)
+    assert dark.layout.paper_bgcolor != light.layout.paper_bgcolor == "#ffffff"
+    inked = [trace for trace in dark.data if trace.meta == INKED]
+    assert inked and all(trace.marker.color != INK for trace in inked)
+    assert light.data[RING].marker.color == INK
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [("accuracy", 0.5, "50.0%"), ("flops", 2e9, "2 GFLOPs"), ("kl", 0.01234, "0.01234 nats per token")],
+)
+def test_axes_say_values_with_their_units(name: str, value: float, text: str) -> None:
+    assert Axis(name).text(value) == text

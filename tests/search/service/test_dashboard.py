@@ -1,0 +1,273 @@
+"""The dashboard on the service: who may see and do what, what pages say, and what leaves them as files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from dashboards.app import RefusedError
+from dashboards.app.creating import NewPage
+from dashboards.app.exploring import Exploring, pointed_at, ranges
+from dashboards.app.listing import StudiesPage
+from dashboards.app.study_page import StudyPage
+from dashboards.app.views import FIGURES, Views
+from dashboards.app.watching import Watch
+from search.service.dashboard import actions, dashboard, form_field
+from search.service.requests import SUBMITTABLE
+from search.service.settings import ServiceSettings
+from studies import StudyState
+from studies.service_store import ServiceStore
+from studies.submissions import RunState
+from tests.dashboards import records
+from tests.search.service.conftest import MakeClient
+
+SCRIPT = "<script>alert(1)</script>"
+
+
+def filled(store: ServiceStore, name: str = "made up") -> None:
+    store.create_study(name, dict(records.STUDY.config), records.STUDY.objectives)
+    store.begin_trials(name, [(t.schedule, t.proposer) for t in records.TRIALS])
+    store.finish_trials(name, records.TRIALS)
+    store.set_facts(name, records.STUDY.facts)
+    store.choose_trial(name, records.REFINED.number)
+    store.replace_measurements(name, records.measurements())
+    store.keep_exhibits(name, records.EXHIBITS)
+    store.set_state(name, StudyState.FINISHED)
+
+
+def text_of(component: Any) -> str:
+    """Everything that a component says, as JSON."""
+    return json.dumps(component, default=lambda one: one.to_plotly_json())
+
+
+@pytest.fixture
+def watch(store: ServiceStore) -> Watch:
+    return Watch(store)
+
+
+def ask(client: Any, output: str, inputs: list[Any], headers: dict[str, str] | None = None, **more: Any) -> Any:
+    body = {"output": output, "inputs": inputs, **more}
+    return client.post("/_dash-update-component", json=body, headers=headers or {})
+
+
+def test_pages_are_behind_the_door_and_hardened(
+    make_client: MakeClient, settings: ServiceSettings, store: ServiceStore, reader: dict[str, str]
+) -> None:
+    client = make_client(dashboard=dashboard(settings))
+    for path in ("/", "/new", "/compare", "/study/some/name"):
+        refused = client.get(path, headers={"Accept": "text/html"})
+        assert (refused.status_code, refused.headers["location"]) == (303, "/login")
+        page = client.get(path, headers=reader)
+        assert page.status_code == 200 and 'lang="en"' in page.text
+        policy = page.headers["content-security-policy"]
+        assert "script-src 'self' 'sha256-" in policy and "default-src 'none'" in policy
+    for path in ("/_dash-layout", "/_dash-dependencies", "/assets/dashboard.css", "/export/x/study.json"):
+        assert client.get(path).status_code == 401
+    assert ask(client, "x", []).status_code == 401
+
+
+def test_addresses_without_a_page_are_not_found(make_client: MakeClient, settings: ServiceSettings) -> None:
+    with make_client(dashboard=dashboard(settings)) as client:
+        for path in ("/nothing", "/api/v1/nothing", "/export/nothing/study.json"):
+            assert client.get(path).status_code == 404
+        assert client.get("/api/v1/nothing").json()["detail"].startswith("There is nothing at this address")
+        assert not any(
+            "export" in path or "study/" in path for path in client.get("/api/v1/openapi.json").json()["paths"]
+        )
+
+
+def test_a_page_loads_nothing_from_elsewhere(make_client: MakeClient, settings: ServiceSettings) -> None:
+    page = make_client(dashboard=dashboard(settings)).get("/").text
+    assert 'src="http' not in page and "cdn" not in page and 'href="http' not in page
+
+
+def test_callbacks_of_a_session_need_its_csrf_token(
+    make_client: MakeClient, settings: ServiceSettings, store: ServiceStore
+) -> None:
+    from studies.tokens import Role
+
+    secret = store.add_token("ada", Role.EDITOR)
+    client = make_client(dashboard=dashboard(settings))
+    client.post("/api/v1/session", json={"token": secret})
+    inputs = [{"id": "url", "property": "pathname", "value": "/"}]
+    call = {"outputs": {"id": "page", "property": "children"}, "changedPropIds": ["url.pathname"]}
+    assert ask(client, "page.children", inputs, **call).status_code == 403
+    csrf = {"X-CSRFToken": client.cookies["_csrf_token"]}
+    answer = ask(client, "page.children", inputs, csrf, **call)
+    assert answer.status_code == 200 and "No studies" in answer.text and "New study" in answer.text
+
+
+def test_a_reader_sees_pages_but_no_buttons(
+    make_client: MakeClient,
+    settings: ServiceSettings,
+    store: ServiceStore,
+    reader: dict[str, str],
+    editor: dict[str, str],
+) -> None:
+    filled(store)
+    client = make_client(dashboard=dashboard(settings))
+    call = {"outputs": {"id": "page", "property": "children"}, "changedPropIds": ["url.pathname"]}
+
+    def page(path: str, who: dict[str, str]) -> str:
+        return str(
+            ask(client, "page.children", [{"id": "url", "property": "pathname", "value": path}], who, **call).text
+        )
+
+    assert "Delete made up" in page("/", editor) and "Delete made up" not in page("/", reader)
+    assert "Delete made up" in page("/study/made%20up", editor) and "Delete" not in page("/study/made%20up", reader)
+    assert "only editors" in page("/new", reader)
+
+
+def test_the_list_says_where_studies_stand(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
+    page = StudiesPage(watch, actions(store, settings), lambda: True)
+    assert "No studies" in text_of(page.layout(""))
+    filled(store)
+    filled(store, SCRIPT)
+    store.create_study("next", {"trials": 50, "model": "demo"}, ("kl", "latency_ms"))
+    store.submit("next", by="ada")
+    content, seen = page.rows(1, None, None)
+    text = text_of(content)
+    assert SCRIPT in text and "200 trials" in text and "waits for a worker" in text and "submitted by ada" in text
+    # What stays the same is not drawn again.
+    assert page.rows(2, None, seen)[1] != seen
+    said, _, asked, question, is_shown = page.press("delete", "made up")
+    assert asked == "made up" and "cannot be undone" in question and is_shown
+    assert page.delete(None, "made up")[0] != "made up: deleted."
+    assert page.delete(1, "made up")[0] == "made up: deleted."
+    said = page.press("stop", "next")[0]
+    assert "stops" in said and watch.standing("next").state is RunState.STOPPED
+    assert "goes on" in page.press("resume", "next")[0] and watch.standing("next").state is RunState.QUEUED
+
+
+def test_whoever_is_no_editor_changes_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
+    filled(store)
+    may = actions(store, settings)
+    assert "only editors" in StudiesPage(watch, may, lambda: False).delete(1, "made up")[0]
+    assert "only editors" in StudyPage(watch, may, lambda: False).press("resume", "made up", None)[0]
+    outcome = NewPage(may, lambda: False).create({"name": "mine"})
+    assert isinstance(outcome, RefusedError) and store.summaries()[0].name == "made up"
+    assert len(store.summaries()) == 1
+
+
+def test_the_form_has_every_setting_and_creates_what_it_says(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings
+) -> None:
+    may = actions(store, settings)
+    assert {one.name for one in may.fields} == set(SUBMITTABLE)
+    page = NewPage(may, lambda: True)
+    values = {
+        "name": "mine",
+        "trials": "20",
+        "target_sparsity": "0.3",
+        "dense_blocks": "0, -1",
+        "deterministic": ["on"],
+    }
+    assert page.check(values) is None
+    assert page.create(values) == "mine"
+    config = store.study("mine").config
+    assert (config["trials"], config["target_sparsity"], config["deterministic"]) == (20, 0.3, True)
+    assert list(config["dense_blocks"]) == [0, -1]
+    assert watch.standing("mine").state is RunState.QUEUED
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a", "trials": "many"}, "trials"),
+        ({"name": "a", "trials": "0"}, "trials"),
+        ({"name": "a", "target_sparsity": "2"}, "target_sparsity"),
+        ({"name": "a", "sampler": "nobody"}, "sampler"),
+        ({"name": "a", "data": "/etc/passwd"}, "data"),
+        ({"name": "there"}, "name"),
+    ],
+)
+def test_the_form_says_which_field_is_wrong(
+    store: ServiceStore, settings: ServiceSettings, values: dict[str, str], field: str
+) -> None:
+    store.create_study("there", {}, ("kl", "latency_ms"))
+    outcome = NewPage(actions(store, settings), lambda: True).create(values)
+    assert isinstance(outcome, RefusedError) and outcome.field == field, outcome
+    assert len(store.summaries()) == 1
+
+
+def test_fields_are_of_the_kind_that_settings_are() -> None:
+    kinds = {name: form_field(name).kind for name in ("trials", "target_sparsity", "cost", "deterministic", "sampler")}
+    assert kinds == {
+        **{"trials": "integer", "target_sparsity": "number", "cost": "choice", "deterministic": "switch"},
+        "sampler": "text",
+    }
+    assert form_field("cost").choices == ("latency_ms", "flops", "kv_bytes")
+    assert (form_field("trials").least, form_field("trials").default) == (1, "300")
+
+
+def test_a_study_is_drawn_in_all_its_views(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
+    filled(store)
+    page = StudyPage(watch, actions(store, settings), lambda: True)
+    text = text_of(page.layout("made up"))
+    assert "made up" in text and f"trial {records.REFINED.number}" in text
+    assert "No such study" in text_of(page.layout("other"))
+    version, head, alert = page.look(1, None, "made up", None)
+    assert isinstance(version, str) and alert is None and head
+    views = Views(watch)
+    for place in FIGURES:
+        assert views.figure(place, "made up", "dark").data
+    assert "WebGL" in text_of(views.parallel(version, "schedules", None, False, "made up"))
+    assert "parcoords" in text_of(views.parallel(version, "schedules", None, True, "made up"))
+    assert "No routers" in text_of(views.routers(version, "routers", None, "made up"))
+    prompts = text_of(views.prompts(version, "prompts", None, "made up"))
+    assert "of 31 tokens run all 12 blocks" in prompts
+    assert "No log" in text_of(views.log(version, "log", None, "made up"))
+    store.submit("made up")
+    store.add_events("made up", [("log", {"text": SCRIPT})])
+    assert page.look(2, None, "made up", version)[0] != version
+    assert SCRIPT in text_of(views.log(version, "log", None, "made up"))
+    assert "may have been deleted" in text_of(page.look(1, None, "other", None)[2])
+
+
+def test_a_trial_is_shown_when_it_is_pointed_at_or_selected(store: ServiceStore, watch: Watch) -> None:
+    filled(store)
+    exploring = Exploring(watch)
+    assert "No trial selected" in text_of(exploring.panel(None, None, None, "made up"))
+    hovered = {"points": [{"customdata": 9}]}
+    shown = text_of(exploring.panel(None, hovered, None, "made up"))
+    assert "Schedule of trial 9" in shown and records.TRIALS[9].proposer in shown
+    assert "Schedule of trial 7" in text_of(exploring.panel(7, hovered, None, "made up"))
+    assert "A worker ran out of memory <here>." in text_of(exploring.panel(7, hovered, None, "made up"))
+    assert "no such trial" in text_of(exploring.panel(9999, None, None, "made up"))
+    first = exploring.walk(1, None, "latency_ms", "kl", "made up")
+    second = exploring.walk(1, first, "latency_ms", "kl", "made up")
+    assert first != second and exploring.walk(-1, second, "latency_ms", "kl", "made up") == first
+
+
+@pytest.mark.parametrize(
+    "nonsense", [{"x": "a"}, {"x": [1]}, {"x": ["a", "b"]}, {"x": [None, 1]}, {"x": [1, 1e999]}, {}]
+)
+def test_a_zoom_that_is_none_is_none(nonsense: dict[str, Any]) -> None:
+    assert ranges(nonsense, "latency_ms", "kl") == (None, None)
+
+
+def test_what_is_pointed_at_may_be_no_trial() -> None:
+    assert pointed_at(None) is None and pointed_at({"points": []}) is None
+    assert pointed_at({"points": [{"customdata": [4]}]}) == 4 and pointed_at({"points": [{"customdata": "4"}]}) is None
+
+
+def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettings, store: ServiceStore) -> None:
+    filled(store)
+    client = make_client(dashboard=dashboard(settings))
+    found = client.get("/export/made%20up/trials.csv")
+    assert found.headers["content-disposition"].startswith("attachment")
+    rows = list(csv.DictReader(io.StringIO(found.text)))
+    assert [int(row["trial"]) for row in rows] == list(range(200))
+    assert float(rows[9]["kl"]) == records.TRIALS[9].values[0] and rows[7]["kl"] == "" and rows[7]["state"] == "failed"
+    assert len(list(csv.DictReader(io.StringIO(client.get("/export/made%20up/front.csv").text)))) < 100
+    plain = client.get("/export/made%20up/study.json").json()
+    assert plain["name"] == "made up" and plain["rows"] and plain["front"]
+    page = client.get("/export/made%20up/figure.html", params={"x": "latency_ms", "y": "kl"})
+    assert "Plotly.newPlot" in page.text and "sandbox" in page.headers["content-security-policy"]
+    assert client.get("/export/made%20up/figure.html", params={"x": "__class__"}).status_code == 422
+    assert client.get("/export/other/trials.csv").status_code == 404

@@ -1,0 +1,243 @@
+"""The dashboard as people meet it: in a real Chromium, over HTTP, with the policy that the service sends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from search.service.app import create_app
+from search.service.dashboard import dashboard
+from search.service.settings import ServiceSettings
+from studies import StudyState
+from studies.service_store import ServiceStore
+from studies.tokens import Role
+from tests.dashboards import records
+from tests.search.service.test_dashboard import SCRIPT, filled
+
+# Without a GPU, WebGL is drawn by the processor.
+SWITCHES = ["--no-sandbox", "--headless=new", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+# Other work may share the cores.
+PATIENCE_MS = 60_000
+expect.set_options(timeout=PATIENCE_MS)
+FRONT = "#front-figure .js-plotly-plot"
+# Where a point of the front is on the screen, and its trial's number.
+POINT = """selector => {
+  const plot = document.querySelector(selector), front = plot.data.find((trace) => trace.name === "front");
+  const at = Math.floor(front.x.length / 2), box = plot.getBoundingClientRect();
+  const { xaxis, yaxis } = plot._fullLayout;
+  return [box.left + xaxis._offset + xaxis.d2p(front.x[at]), box.top + yaxis._offset + yaxis.d2p(front.y[at]),
+          front.customdata[at]];
+}"""
+
+
+@pytest.fixture(scope="module")
+def chromium(require_system_dep: Callable[[str], Path]) -> Iterator[Browser]:
+    program = require_system_dep("chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(program), args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def address(store: ServiceStore, settings: ServiceSettings) -> Iterator[str]:
+    app = create_app(store, settings, dashboard(settings))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@contextmanager
+def opened(chromium: Browser, address: str, name: str, width: int = 1280, scheme: Any = "light") -> Iterator[Page]:
+    """A page that must load nothing from elsewhere, break no policy, and say nothing on its console."""
+    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=address)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    complaints: list[str] = []
+    page.on("console", lambda said: complaints.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request",
+        lambda sent: None if sent.url.startswith((address, "blob:", "data:")) else complaints.append(sent.url),
+    )
+    page.add_init_script(
+        "window.broken = []; document.addEventListener('securitypolicyviolation', (one) => "
+        "window.broken.push(one.violatedDirective + ' ' + one.blockedURI))"
+    )
+    try:
+        yield page
+        folder = os.environ.get("FTP_TEST_SCREENSHOTS")
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            page.screenshot(path=Path(folder) / f"{name}-{width}-{scheme}.png", full_page=True)
+        assert page.evaluate("window.broken") == []
+        # WebGL of the processor says how slow it is, and whoever is signed out is refused.
+        expected = ("GPU stall", "401 (Unauthorized)")
+        assert [one for one in complaints if not any(words in one for words in expected)] == []
+    finally:
+        context.close()
+
+
+def worked_on(store: ServiceStore, name: str) -> None:
+    """Do what a worker would, with made-up results."""
+    while not store.waiting():
+        time.sleep(0.05)
+    with store.lease(name):
+        assert store.claim(name, "w") is not None
+        store.set_state(name, StudyState.RUNNING)
+        store.begin_stage(name, "search")
+        for start in range(0, 60, 20):
+            part = [replace(t, round=0, router=None) for t in records.TRIALS[start : start + 20]]
+            store.begin_trials(name, [(t.schedule, t.proposer) for t in part])
+            store.finish_trials(name, part)
+            store.add_events(name, [("figures", {"stage": "search", "step": start, "figures": {"trials_per_s": 9.5}})])
+            time.sleep(0.5)
+        store.set_state(name, StudyState.FINISHED)
+        store.end(name, "w")
+
+
+def test_a_study_is_created_watched_looked_into_and_saved(chromium: Browser, address: str, store: ServiceStore) -> None:
+    with opened(chromium, address, "created") as page:
+        page.goto("/")
+        page.get_by_role("link", name="Create the first one").click()
+        page.get_by_label("name", exact=True).fill("mine")
+        page.get_by_label("trials", exact=True).fill("none")
+        page.get_by_role("button", name="Create and submit").click()
+        expect(page.locator("#new-said")).to_contain_text("expected a whole number")
+        page.get_by_label("trials", exact=True).fill("60")
+        page.get_by_role("button", name="Create and submit").click()
+        expect(page.locator("h1")).to_have_text("mine")
+        expect(page.locator(".badge")).to_contain_text("waits for a worker")
+
+        worker = threading.Thread(target=worked_on, args=(store, "mine"))
+        worker.start()
+        expect(page.locator(".badge")).to_contain_text("finished")
+        worker.join()
+        page.wait_for_function(
+            "s => (document.querySelector(s)?.data || []).some((one) => one.name === 'front')", arg=FRONT
+        )
+
+        page.evaluate("window.scrollTo(0, 0)")
+        x, y, number = page.evaluate(POINT, FRONT)
+        page.mouse.move(x - 2, y)
+        page.mouse.move(x, y)
+        expect(page.locator("#trial-panel")).to_contain_text("proposed by")
+        page.mouse.click(x, y)
+        expect(page.locator("#trial-number")).to_have_value(str(number))
+        expect(page.locator("#trial-panel .gtitle")).to_have_text(f"Schedule of trial {number}")
+        page.wait_for_function("s => document.querySelector(s).data[0].x.length === 1", arg=FRONT)
+
+        for words, ending in (("CSV of all trials", "mine-trials.csv"), ("HTML", "mine.html"), ("JSON", "mine.json")):
+            with page.expect_download() as saved:
+                page.get_by_role("link", name=words, exact=True).click()
+            assert saved.value.suggested_filename == ending
+        with page.expect_download() as saved:
+            page.get_by_role("button", name="PNG", exact=True).click()
+        assert Path(saved.value.path()).read_bytes().startswith(b"\x89PNG")
+
+        page.once("dialog", lambda dialog: dialog.dismiss())
+        page.get_by_role("button", name="Delete mine").click()
+        assert [one.name for one in store.summaries()] == ["mine"]
+        page.once("dialog", lambda dialog: dialog.accept())
+        page.get_by_role("button", name="Delete mine").click()
+        expect(page.locator("#studies")).to_contain_text("No studies")
+        assert store.summaries() == []
+
+
+def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: ServiceStore) -> None:
+    filled(store)
+    store.submit("made up")
+    with opened(chromium, address, "zoomed") as page:
+        page.goto("/study/made%20up")
+        page.wait_for_selector(f"{FRONT} .main-svg")
+        box = page.locator(f"{FRONT} .nsewdrag").bounding_box()
+        assert box is not None
+        page.mouse.move(box["x"] + 0.3 * box["width"], box["y"] + 0.3 * box["height"])
+        page.mouse.down()
+        page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.7 * box["height"], steps=5)
+        page.mouse.up()
+        shown = "s => document.querySelector(s)._fullLayout.xaxis.range"
+        page.wait_for_function("s => document.querySelector(s)._fullLayout.xaxis.range[1] < 40", arg=FRONT)
+        zoomed = page.evaluate(shown, FRONT)
+        new = replace(records.TRIALS[20], number=200, values=(0.0005, 30.0))
+        store.begin_trial("made up", new.schedule, new.proposer)
+        store.finish_trial("made up", new)
+        page.wait_for_function(
+            "s => document.querySelector(s).data.some((one) => (one.customdata || []).includes(200))", arg=FRONT
+        )
+        assert page.evaluate(shown, FRONT) == pytest.approx(zoomed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
+def test_every_view_is_readable(chromium: Browser, address: str, store: ServiceStore, width: int, scheme: str) -> None:
+    filled(store)
+    filled(store, SCRIPT)
+    store.submit("made up")
+    store.add_events("made up", [("log", {"text": SCRIPT})])
+    for view, sign in (
+        *(("Front", FRONT), ("Schedules", "#parallel-place .main-svg"), ("Progress", "#busy .main-svg")),
+        *(("Routers", "#routers h2"), ("Prompts", ".prompt"), ("Log", ".log")),
+    ):
+        with opened(chromium, address, f"view-{view}", width, scheme) as page:
+            page.goto("/study/made%20up")
+            # Tabs are radio buttons, which keys reach and move.
+            page.get_by_role("radio", name=view).focus()
+            page.keyboard.press("Space")
+            page.wait_for_selector(sign)
+            page.wait_for_timeout(300)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (background == "rgb(255, 255, 255)") == (scheme == "light")
+    for name, path, sign in (
+        *(("list", "/", ".studies"), ("new", "/new", "#create")),
+        ("compare", "/compare", "#compare-figure .main-svg"),
+    ):
+        with opened(chromium, address, name, width, scheme) as page:
+            page.goto(path)
+            page.wait_for_selector(sign)
+            page.wait_for_timeout(300)
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_names_are_text_wherever_they_stand(chromium: Browser, address: str, store: ServiceStore) -> None:
+    filled(store, SCRIPT)
+    with opened(chromium, address, "script") as page:
+        page.on("dialog", lambda dialog: pytest.fail(f"a script ran: {dialog.message}"))
+        page.goto("/")
+        page.get_by_role("link", name=SCRIPT).click()
+        expect(page.locator("h1")).to_have_text(SCRIPT)
+        page.get_by_role("link", name="Compare").click()
+        page.wait_for_selector("#compare-figure .main-svg")
+
+
+def test_a_reader_signs_in_and_out(chromium: Browser, address: str, store: ServiceStore) -> None:
+    filled(store)
+    secret = store.add_token("bob", Role.READER)
+    with opened(chromium, address, "signed-in") as page:
+        page.goto("/")
+        page.locator("input[name=token]").fill(secret)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".studies")
+        assert page.get_by_role("button", name="Delete").count() == 0
+        page.get_by_role("button", name="Sign out").click()
+        page.wait_for_url("**/login")

@@ -103,10 +103,10 @@ def explored_figure(
         ends = ends if floor is None else np.log10(np.maximum(ends, 1e-12))
         figure.update_yaxes(range=ends.tolist(), autorange=False)
     drawable = len(found.drawable(x, y))
-    subtitle = f"{_spaced(drawable)} comparable trials, {len(front)} on the front; {_better(across, upwards)}"
+    subtitle = f"{_spaced(drawable)} comparable trials, {len(front)} on the front<br>{_better(across, upwards)}"
     n_drawn = len(np.union1d(places, front))
     if n_drawn < drawable:
-        subtitle += f"<br>drawn: {_spaced(n_drawn)}, one of those that would cover each other"
+        subtitle += f"<br>drawn: {_spaced(n_drawn)}, one where several would cover each other"
     return styled(figure, title, subtitle, height=560).update_layout(
         hovermode="closest", margin_b=110, uirevision=f"{x} {y}"
     )
@@ -152,7 +152,7 @@ def compared_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
         top = max(float(_front_values(found, x, y).max()) for found in known.values())
         figure.update_yaxes(**log_axis(floor, top))
     missing = len(studies) - len(known)
-    subtitle = f"Each front is of what its study searched on; {_better(across, upwards)}"
+    subtitle = f"Each front is of what its study searched on<br>{_better(across, upwards)}"
     subtitle += f"<br>left out, since no trial knows both: {missing}" if missing else ""
     return styled(figure, title, subtitle, height=560).update_layout(
         hovermode="closest", margin_b=110, uirevision=f"{x} {y}"

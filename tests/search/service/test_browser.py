@@ -154,11 +154,14 @@ def test_a_study_is_created_watched_looked_into_and_saved(chromium: Browser, add
             page.get_by_role("button", name="PNG", exact=True).click()
         assert Path(saved.value.path()).read_bytes().startswith(b"\x89PNG")
 
-        page.once("dialog", lambda dialog: dialog.dismiss())
-        page.get_by_role("button", name="Delete mine").click()
+        with page.expect_event("dialog") as asked:
+            page.get_by_role("button", name="Delete mine").click()
+        assert "Delete the study mine" in asked.value.message
+        asked.value.dismiss()
         assert [one.name for one in store.summaries()] == ["mine"]
-        page.once("dialog", lambda dialog: dialog.accept())
-        page.get_by_role("button", name="Delete mine").click()
+        with page.expect_event("dialog") as asked:
+            page.get_by_role("button", name="Delete mine").click()
+        asked.value.accept()
         expect(page.locator("#studies")).to_contain_text("No studies")
         assert store.summaries() == []
 

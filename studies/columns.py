@@ -28,6 +28,7 @@ _STATE_NUMBERS = {optuna_state.value: STATES.index(state) for optuna_state, stat
 # Trials that others have overtaken are asked for by number, up to so many.
 _MOST_GAPS = 500
 _decode = json.JSONDecoder().decode
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
@@ -179,40 +180,37 @@ def _gaps(known: TrialColumns) -> list[int]:
 
 
 def _columns(rows: Sequence[Row[Any]], schedule: NDArray[np.float32], n_objectives: int) -> TrialColumns:
-    n = len(rows)
-    values = np.full((n, n_objectives), np.nan)
-    violation, fidelity, seconds, finished_at = np.zeros(n), np.ones(n), np.zeros(n), np.zeros(n)
-    rounds, proposer = np.zeros(n, np.int32), np.zeros(n, np.int16)
+    n, none = len(rows), np.full(n_objectives, np.nan).tobytes()
+    packed = [
+        none if (row.objective_values is None or len(row.objective_values) != len(none)) else row.objective_values
+        for row in rows
+    ]
+    said = [_NOTHING if row.user_attributes is None else _decode(row.user_attributes) for row in rows]
     names: dict[str, int] = {}
-    metrics: dict[str, Floats] = {}
-    for place, row in enumerate(rows):
-        if row.objective_values is not None and len(row.objective_values) == 8 * n_objectives:
-            values[place] = np.frombuffer(row.objective_values, "<f8")
-        said = {} if row.user_attributes is None else _decode(row.user_attributes)
-        fidelity[place], seconds[place] = said.get("fidelity", 1.0), said.get("seconds", 0.0)
-        finished_at[place] = _moment(said.get("finished_at") or row.completed_at)
-        rounds[place] = said.get("round", 0)
-        proposer[place] = names.setdefault(str(said.get("proposer", "optuna")), len(names))
-        for metric, value in (said.get("metrics") or {}).items():
-            if metric not in metrics:
-                metrics[metric] = np.full(n, np.nan)
-            metrics[metric][place] = value
-        if row.system_attributes is not None:
-            violation[place] = max(0.0, *(_decode(row.system_attributes).get(CONSTRAINTS) or (0.0,)), 0.0)
+    proposer = [names.setdefault(str(one.get("proposer", "optuna")), len(names)) for one in said]
+    figures = [one.get("metrics") or _NOTHING for one in said]
+    finished = [one.get("finished_at") or row.completed_at for one, row in zip(said, rows, strict=True)]
     return TrialColumns(
         number=np.array([row.number for row in rows], dtype=np.int64),
         state=np.array([_STATE_NUMBERS[row.state] for row in rows], dtype=np.int8),
-        values=values,
+        values=np.frombuffer(b"".join(packed), "<f8").reshape(n, n_objectives),
         schedule=schedule,
-        fidelity=fidelity,
-        violation=violation,
-        seconds=seconds,
-        finished_at=finished_at,
-        round=rounds,
-        proposer=proposer,
+        fidelity=np.array([one.get("fidelity", 1.0) for one in said], dtype=np.float64),
+        violation=np.array([_violation(row.system_attributes) for row in rows], dtype=np.float64),
+        seconds=np.array([one.get("seconds", 0.0) for one in said], dtype=np.float64),
+        finished_at=np.array([_moment(text) for text in finished], dtype=np.float64),
+        round=np.array([one.get("round", 0) for one in said], dtype=np.int32),
+        proposer=np.array(proposer, dtype=np.int16),
         proposers=tuple(names),
-        metrics=metrics,
+        metrics={
+            metric: np.array([one.get(metric, np.nan) for one in figures], dtype=np.float64)
+            for metric in dict.fromkeys(metric for one in figures for metric in one)
+        },
     )
+
+
+def _violation(attributes: str | None) -> float:
+    return 0.0 if attributes is None else max(0.0, *(_decode(attributes).get(CONSTRAINTS) or (0.0,)), 0.0)
 
 
 def _moment(text: str | None) -> float:

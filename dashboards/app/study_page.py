@@ -51,7 +51,8 @@ class StudyPage:
         """The page of a study of this name."""
         try:
             standing = self._watch.standing(name)
-            axes = self._exploring.controls(standing)
+            axes, version = self._exploring.controls(standing), self._watch.version(name)
+            self._watch.read_ahead(name)
         except StudiesError as error:
             return nothing("No such study", complaint(error))
         tabs = dcc.RadioItems(
@@ -100,7 +101,7 @@ class StudyPage:
                 ),
                 *(dcc.Store(id=f"{place}-drawn") for place in FIGURES),
                 dcc.Store(id="study", data=name),
-                dcc.Store(id="version"),
+                dcc.Store(id="version", data=version),
                 dcc.Store(id="study-changed"),
                 dcc.Store(id="study-to-delete"),
                 dcc.ConfirmDialog(id="study-confirm"),

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from dashboards.found import Found
-from studies import Exhibits, Measurement, RouterRun, StageRecord, StudyRecord, StudySummary
+from studies import Exhibits, Measurement, RouterRun, StageRecord, StudiesError, StudyRecord, StudySummary
 from studies.run_events import RunEvent
 from studies.service_store import ServiceStore
 from studies.submissions import RunState, Submission, run_state
 from studies.workers import WorkerRecord
 
 _MOST_STUDIES = 12
+# Counting a hundred thousand trials takes a while, and what is drawn at once need not be counted each time.
+_COUNT_FOR_S = 1.0
 # Lines of a log that a page shows.
 _MOST_LINES = 500
 
@@ -81,6 +85,8 @@ class Watch:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[str, Found]] = OrderedDict()
         self._reading: dict[str, threading.Lock] = {}
+        # When, and how many trials of a study had ended, by what its events are known by.
+        self._counted: dict[str, tuple[float, int]] = {}
 
     def lines(self) -> list[Line]:
         """Every study, newest first."""
@@ -113,9 +119,10 @@ class Watch:
         """
         standing = self.standing(name)
         last = self._store.latest_events(name, ("began", "stage", "figures", "measured", "log", "ended"))
+        origin = self._store.events_of(name)
         parts = [
-            self._store.events_of(name),
-            self._store.n_trials(name),
+            origin,
+            self._count(name, origin),
             last[-1].number if last else 0,
             standing.state.value,
             standing.study.chosen_trial,
@@ -138,7 +145,10 @@ class Watch:
             with self._lock:
                 known = self._known.get(name)
             before = known[1] if known is not None and known[0] == origin else None
-            if before is not None and len(before.columns) == self._store.n_trials(name):
+            counted_at, n = self._counted.get(origin, (0.0, 0))
+            if time.monotonic() - counted_at > _COUNT_FOR_S:
+                n = self._count(name, origin)
+            if before is not None and len(before) >= n:
                 return before
             columns = self._store.trial_columns(name, None if before is None else before.columns)
             found = Found(columns, self._store.study(name).objectives)
@@ -148,6 +158,16 @@ class Watch:
                 while len(self._known) > _MOST_STUDIES:
                     self._known.popitem(last=False)
             return found
+
+    def read_ahead(self, name: str) -> None:
+        """Begin to read the trials of a study that somebody opens: the browser takes a while until it asks for them."""
+
+        def read() -> None:
+            # Whoever asks for them hears what is wrong.
+            with suppress(StudiesError):
+                self.found(name)
+
+        threading.Thread(target=read, name=f"trials of {name}", daemon=True).start()
 
     def trial_text(self, name: str, number: int) -> tuple[str | None, int | None]:
         """What went wrong in a trial, and its router: the two things that columns do not hold."""
@@ -169,6 +189,11 @@ class Watch:
     def log(self, name: str) -> list[RunEvent]:
         """The last lines that runs of a study wrote."""
         return self._store.latest_events(name, ("log",), _MOST_LINES)
+
+    def _count(self, name: str, origin: str) -> int:
+        n = self._store.n_trials(name)
+        self._counted[origin] = (time.monotonic(), n)
+        return n
 
     def _figures(self, name: str) -> Mapping[str, float]:
         said = self._store.latest_events(name, ("figures",))

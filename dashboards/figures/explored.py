@@ -236,11 +236,11 @@ def _front_values(found: Found, x: str, y: str) -> Floats:
     return np.asarray(found.values(y)[found.front(x, y)])
 
 
-def _points(found: Found, places: Places, across: Axis, upwards: Axis, floor: float | None) -> dict[str, list[float]]:
+def _points(found: Found, places: Places, across: Axis, upwards: Axis, floor: float | None) -> dict[str, Floats]:
     heights = upwards.shown(found.values(upwards.name)[places])
     if floor is not None:
         heights = np.maximum(heights, floor)
-    return {"x": across.shown(found.values(across.name)[places]).tolist(), "y": heights.tolist()}
+    return {"x": across.shown(found.values(across.name)[places]), "y": heights}
 
 
 def _ring(found: Found, x: str, y: str, selected: int | None, floor: float | None) -> go.Scatter:
@@ -248,7 +248,7 @@ def _ring(found: Found, x: str, y: str, selected: int | None, floor: float | Non
     places = np.array([] if place is None else [place], dtype=np.intp)
     points = _points(found, places, Axis(x), Axis(y), floor)
     if not np.isfinite([*points["x"], *points["y"]]).all():
-        points = {"x": [], "y": []}
+        points = {"x": np.empty(0), "y": np.empty(0)}
     return go.Scatter(
         **points,
         mode="markers",

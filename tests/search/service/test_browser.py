@@ -33,7 +33,7 @@ expect.set_options(timeout=PATIENCE_MS)
 FRONT = "#front-figure .js-plotly-plot"
 # Where a point of the front is on the screen, and its trial's number.
 POINT = """selector => {
-  const plot = document.querySelector(selector), front = plot.data.find((trace) => trace.name === "front");
+  const plot = document.querySelector(selector), front = plot._fullData.find((trace) => trace.name === "front");
   const at = Math.floor(front.x.length / 2), box = plot.getBoundingClientRect();
   const { xaxis, yaxis } = plot._fullLayout;
   return [box.left + xaxis._offset + xaxis.d2p(front.x[at]), box.top + yaxis._offset + yaxis.d2p(front.y[at]),

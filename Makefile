@@ -39,8 +39,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@printf '%s\n' "$(CURDIR)" > $(STAMP)
 
 demo: venv
-	$(PYTHON) -m search run --name demo --overwrite --rounds 1 --refine-trials 60 --router dynamic --router-trials 0 \
-	  --router-steps 40 --router-schedules 2
+	$(PYTHON) -m search run --name demo --overwrite --target-sparsity 0.3 --rounds 1 --refine-trials 60 \
+	  --router dynamic --router-trials 0 --router-steps 40 --router-schedules 2
 
 test: venv
 	$(PYTHON) -m pytest -m "not slow"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from ftp_core.models import DEMO, resolve
 from search.callbacks import forget_runs
 from search.config import RunConfig
@@ -12,6 +14,9 @@ from search.pipeline import load_with_progress
 from search.progress import ProgressView
 from search.workload import Workload, read_examples
 from studies import StudyStore
+
+# Settings that say how long the first search goes on.
+_LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
 
 
 def usable(config: RunConfig) -> RunConfig:
@@ -62,15 +67,19 @@ def begin_study(
     return workload
 
 
-def reconfigure(store: StudyStore, name: str, config: RunConfig) -> None:
+def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collection[str] = ()) -> None:
     """Give a study another configuration, with which it goes on; in another folder its model is written again.
 
     Args:
         store: Where it lives.
         name: Its name.
         config: The new configuration.
+        asked: Which settings were asked for. If one of them says how long to search, a first search that ended before
+            it had all its trials goes on, and what rests on it is done anew.
     """
     before = RunConfig.stored(store.study(name).config)
     if (before.folder(name), before.export) != (config.folder(name), config.export):
         store.forget_stages(name, ["export"])
+    if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.each_trial(name)) < config.trials:
+        store.forget_stages(name, ["search"])
     store.set_config(name, config.model_dump())

@@ -6,13 +6,13 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, plain_text, proposer_colour, styled
+from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, styled
+from dashboards.figures.proposed import Credit, drawn_credits
 from dashboards.found import Found
 from studies import TrialRecord
 from studies.objectives import DEFAULT_COST, objective
 
 _WINDOWS = 24
-_ANCHOR = "anchor"
 _COLOUR = VARIANT_COLOURS["static"]
 
 
@@ -56,50 +56,25 @@ def credit_figure(found: Found) -> go.Figure:
     title, columns = "Who proposed", found.columns
     if not len(found):
         return empty_figure(title, "No trial has ended yet.")
-    figure = make_subplots(
-        rows=1, cols=2, subplot_titles=("Share of the trials", "Hypervolume gained"), horizontal_spacing=0.18
-    )
     edges = np.linspace(0, len(found), min(_WINDOWS, len(found)) + 1).astype(int)
     middles, widths = (edges[:-1] + edges[1:]) / 2, np.diff(edges)
     gains = np.zeros(len(columns.proposers))
-    growth, cost = found.growth, objective(found.objectives[1] if len(found.objectives) > 1 else DEFAULT_COST)
+    growth, cost = found.growth, found.objectives[1] if len(found.objectives) > 1 else DEFAULT_COST
     if growth is not None:
-        np.add.at(gains, growth.proposer, np.diff(growth.volume, prepend=0.0) / cost.per_unit)
+        np.add.at(gains, growth.proposer, np.diff(growth.volume, prepend=0.0) / objective(cost).per_unit)
     totals = np.bincount(columns.proposer, minlength=len(columns.proposers))
-    for number in np.argsort(-totals):
-        name = columns.proposers[number]
-        colour, shown = proposer_colour(name), plain_text(name)
-        shares = np.add.reduceat((columns.proposer == number).astype(float), edges[:-1]) / widths
-        figure.add_bar(
-            x=middles.tolist(),
-            y=(100 * shares).tolist(),
-            width=widths.tolist(),
-            name=shown,
-            marker={"color": colour, "line": {"width": 0}},
-            hovertemplate=f"{shown}: %{{y:.0f}} %<extra></extra>",
-            row=1,
-            col=1,
+    credits = [
+        Credit(
+            columns.proposers[number],
+            (np.add.reduceat((columns.proposer == number).astype(float), edges[:-1]) / widths).tolist(),
+            int(totals[number]),
+            float(gains[number]),
         )
-        if name != _ANCHOR:
-            # Whatever comes first makes up most of the volume.
-            figure.add_bar(
-                x=[float(gains[number])],
-                y=[shown],
-                orientation="h",
-                marker={"color": colour},
-                hovertemplate=f"{shown}: %{{x:.4g}} in {totals[number]} trials<extra></extra>",
-                showlegend=False,
-                row=1,
-                col=2,
-            )
-    figure.update_layout(barmode="stack", bargap=0)
-    figure.update_xaxes(title="trial", row=1, col=1)
-    figure.update_yaxes(title="% of the trials", range=[0, 100], row=1, col=1)
-    figure.update_xaxes(title=f"nats × {cost.unit}", rangemode="tozero", row=1, col=2)
-    figure.update_yaxes(autorange="reversed", row=1, col=2)
-    figure.update_annotations(font_size=13)
+        for number in np.argsort(-totals)
+    ]
     subtitle = f"{len(found)} trials; anchors, the first schedules, have no bar on the right"
-    return styled(figure, title, subtitle, height=400, panels=True).update_layout(uirevision=title)
+    figure = drawn_credits(credits, middles.tolist(), widths.tolist(), cost, title, subtitle)
+    return figure.update_layout(uirevision=title)
 
 
 def busy_figure(found: Found, workers: int | None) -> go.Figure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -28,35 +29,83 @@ def proposers_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) ->
     title = "Who proposed"
     if not trials:
         return empty_figure(title, "No trial has ended yet.")
-    names = [name for name, _ in Counter(trial.proposer for trial in trials).most_common()]
-    figure = make_subplots(
-        rows=1, cols=2, subplot_titles=("Share of the trials", "Hypervolume gained"), horizontal_spacing=0.16
-    )
     size = max(_FEWEST_TRIALS, -(-len(trials) // _MOST_WINDOWS))
     windows = [trials[start : start + size] for start in range(0, len(trials), size)]
     gains = {name: objective(cost).shown(gain) for name, gain in _gains(trials).items()}
-    for name in names:
-        colour, shown = proposer_colour(name), plain_text(name)
+    credits = [
+        Credit(
+            name,
+            [sum(trial.proposer == name for trial in window) / len(window) for window in windows],
+            count,
+            gains[name],
+        )
+        for name, count in Counter(trial.proposer for trial in trials).most_common()
+    ]
+    middles = [window[0].number + len(window) / 2 for window in windows]
+    n_whole = sum(trial.state is TrialState.FINISHED for trial in trials)
+    subtitle = f"{len(trials)} trials, {n_whole} of them evaluated to the end"
+    return drawn_credits(credits, middles, [len(window) for window in windows], cost, title, subtitle)
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What a proposer did.
+
+    Attributes:
+        name: Its name.
+        shares: Its share of the trials in each window.
+        n_trials: Its trials.
+        gain: By how much they enlarged the hypervolume, in the unit that people read.
+    """
+
+    name: str
+    shares: Sequence[float]
+    n_trials: int
+    gain: float
+
+
+def drawn_credits(
+    credits: Sequence[Credit],
+    middles: Sequence[float],
+    widths: Sequence[float],
+    cost: str,
+    title: str,
+    subtitle: str,
+) -> go.Figure:
+    """The figure of `proposers_figure`, from what was counted.
+
+    Args:
+        credits: Of each proposer, in the order of the legend.
+        middles: Trial number in the middle of each window.
+        widths: Trials of each window.
+        cost: Name of the second objective.
+        title: Of the figure.
+        subtitle: Below it.
+    """
+    figure = make_subplots(
+        rows=1, cols=2, subplot_titles=("Share of the trials", "Hypervolume gained"), horizontal_spacing=0.16
+    )
+    for one in credits:
+        colour, shown = proposer_colour(one.name), plain_text(one.name)
         figure.add_bar(
-            x=[window[0].number + len(window) / 2 for window in windows],
-            y=[100 * sum(trial.proposer == name for trial in window) / len(window) for window in windows],
-            width=[len(window) for window in windows],
+            x=list(middles),
+            y=[100 * share for share in one.shares],
+            width=list(widths),
             name=shown,
             marker={"color": colour, "line": {"width": 0}},
             hovertemplate=f"{shown}: %{{y:.0f}} %<extra></extra>",
             row=1,
             col=1,
         )
-        own = sum(trial.proposer == name for trial in trials)
-        if name == _ANCHOR:
+        if one.name == _ANCHOR:
             # Whatever comes first makes up most of the volume.
             continue
         figure.add_bar(
-            x=[gains[name]],
+            x=[one.gain],
             y=[shown],
             orientation="h",
             marker={"color": colour},
-            hovertemplate=f"{shown}: %{{x:.4g}} in {own} trials<extra></extra>",
+            hovertemplate=f"{shown}: %{{x:.4g}} in {one.n_trials} trials<extra></extra>",
             showlegend=False,
             row=1,
             col=2,
@@ -67,8 +116,6 @@ def proposers_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) ->
     figure.update_xaxes(title=f"hypervolume, nats × {objective(cost).unit}", rangemode="tozero", row=1, col=2)
     figure.update_yaxes(autorange="reversed", row=1, col=2)
     figure.update_annotations(font_size=13)
-    n_whole = sum(trial.state is TrialState.FINISHED for trial in trials)
-    subtitle = f"{len(trials)} trials, {n_whole} of them evaluated to the end"
     return styled(figure, title, subtitle, height=400, panels=True)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -40,9 +40,7 @@ def resume(
             raise ConfigError(
                 f"--trials is {trials}, but study {name!r} has {done} trials: expected a new, larger total."
             )
-        # A search that ended goes on if that is asked for in any way.
-        goes_on = bool(settings.keys() & {"trials", "seconds", "plateau"})
-        _go_on(lambda pipeline, report: pipeline.run(report), store, name, config, quiet, track, as_json, goes_on)
+        _go_on(lambda pipeline, report: pipeline.run(report), store, name, config, quiet, track, as_json, settings)
 
 
 def distill(
@@ -93,7 +91,7 @@ def _go_on(
     quiet: bool,
     track: str,
     as_json: bool,
-    search_goes_on: bool = False,
+    asked: Collection[str] = (),
 ) -> None:
     """Run stages of an existing study's pipeline with a configuration that differs in what may change."""
     check_writable(config.folder(name))
@@ -103,9 +101,7 @@ def _go_on(
     from search.starting import reconfigure
 
     def pipeline(lease: Lease) -> Pipeline:
-        reconfigure(store, name, config)
-        if search_goes_on:
-            store.forget_stages(name, ["search"])
+        reconfigure(store, name, config, asked)
         return Pipeline(store, name, lease, view)
 
     continue_study(stage, pipeline, store, name, as_json)

@@ -169,7 +169,7 @@ class Worker:
         if self._ray_address is not None:
             config = config.model_copy(update={"ray_address": self._ray_address})
         _check_model(config)
-        reconfigure(store, name, config)
+        reconfigure(store, name, config, submission.changes)
         self._store.note_changed(name)
         workload = load_with_progress(config, view)
         if not store.stages(name):

@@ -1,0 +1,50 @@
+"""A study that is given another configuration does again what that changes, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import pytest
+
+from search.config import RunConfig
+from search.objectives import OBJECTIVES
+from search.starting import reconfigure
+from studies import StudyState, StudyStore
+from tests.studies.records import trial
+
+BEGUN = RunConfig(workers=1, trials=3)
+
+
+@pytest.fixture
+def store() -> Iterator[StudyStore]:
+    """A study whose first search ended with two of its three trials."""
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", BEGUN.model_dump(), OBJECTIVES)
+        for number in range(2):
+            store.append_trial("one", trial(number, (1.0, 2.0)))
+        for stage in ("search", "export"):
+            store.begin_stage("one", stage)
+            store.end_stage("one", stage, StudyState.FINISHED)
+        yield store
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "kept"),
+    [
+        ({}, (), {"search", "export"}),
+        ({"workers": 2}, ("workers",), {"search", "export"}),
+        ({"trials": 5}, ("trials",), {"export"}),
+        # The same as before, but asked for again.
+        ({}, ("seconds",), {"export"}),
+        # All of them were made: there is nothing to go on with.
+        ({"trials": 2}, ("trials",), {"search", "export"}),
+        ({"export": "full"}, ("export",), {"search"}),
+        ({"out": "/elsewhere"}, ("out",), {"search"}),
+    ],
+)
+def test_what_was_asked_for_says_which_stages_are_run_again(
+    store: StudyStore, changes: dict[str, object], asked: Collection[str], kept: set[str]
+) -> None:
+    reconfigure(store, "one", BEGUN.model_copy(update=changes), asked)
+    assert {stage.name for stage in store.stages("one")} == kept
+    assert store.study("one").config["trials"] == changes.get("trials", 3)

@@ -60,7 +60,7 @@ def compare_selected(study: OpenStudy, router_run: int | None) -> None:
         router_run: Number of the router that the schedule of the first search is shown with, too.
     """
     chosen, validation = chosen_trial(study), _measured(study, "validation")
-    rows = compared(study, chosen, router_run)
+    rows = compared(study, chosen, router_run, [one for one in validation if one.variant == "candidate"])
     shown = {(row.trial, row.number) for row in rows}
     candidate_trials = {one.trial for one in validation if one.variant == "candidate"}
     others = [one for one in candidates(study, chosen) if one.trial in candidate_trials]

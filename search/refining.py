@@ -110,7 +110,7 @@ def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
         points = usable_front(trials)
     else:
         # Not the front there, on which ruined models are that cost less by a hair.
-        points = best_at(trials, config.target_sparsity, config.router_schedules, chosen)
+        points = best_at(trials, config.target_sparsity, config.router_schedules)
     return schedules_to_distil(points, chosen, config.router_schedules)
 
 

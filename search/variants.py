@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.measuring import Variant
 from search.open_study import OpenStudy
-from studies import TrialRecord, TrialState, closest_to_sparsity, front
+from studies import Measurement, TrialRecord, TrialState, closest_to_sparsity, front
 from studies.front import HALF_STEP
 
 # A model that differs from the dense one by more nats per token is ruined: no candidate, if there are others.
@@ -27,14 +27,19 @@ def router_of(study: OpenStudy, number: int | None) -> Router:
 def candidates(study: OpenStudy, chosen: TrialRecord) -> list[Variant]:
     """What can be selected: points of the front, the one that was chosen for distillation among them.
 
-    At a target sparsity these are the trials with the lowest KL there: a search that tried hundreds on a few items
-    has found some that are good by luck, and only other items tell.
+    At a target sparsity these are the trials with the lowest KL there, of the first search and of the refinements the
+    same number: a search that tried hundreds on a few items has found some that are good by luck, only other items
+    tell, and the report shall compare with the best of the first search as they tell it.
     """
     config, trials = study.config, study.store.trials(study.name)
+    most = config.measured_points
     if config.target_sparsity is None:
-        points = _spread(usable_front(trials), config.measured_points, chosen)
-    else:
-        points = best_at(trials, config.target_sparsity, config.measured_points, chosen)
+        return [_of_trial("candidate", study, point) for point in _spread(usable_front(trials), most, chosen)]
+    refined = best_at([trial for trial in trials if trial.round > 0], config.target_sparsity, most // 2)
+    first = best_at([trial for trial in trials if trial.round == 0], config.target_sparsity, most - len(refined))
+    points = [*first, *refined]
+    if all(point.number != chosen.number for point in points):
+        points = [chosen, *points][:most]
     return [_of_trial("candidate", study, point) for point in points]
 
 
@@ -49,7 +54,9 @@ def dense(study: OpenStudy) -> Variant:
     return Variant("dense", SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks), StaticRouter())
 
 
-def compared(study: OpenStudy, selected: TrialRecord, router_run: int | None) -> list[Variant]:
+def compared(
+    study: OpenStudy, selected: TrialRecord, router_run: int | None, validated: Sequence[Measurement]
+) -> list[Variant]:
     """The rows of the report: dense, uniform, static, dynamic, and refined, at the sparsity that was selected.
 
     Args:
@@ -57,10 +64,14 @@ def compared(study: OpenStudy, selected: TrialRecord, router_run: int | None) ->
         selected: The trial that was selected.
         router_run: Number of the router of the row "dynamic", the one that was distilled on what the first search
             found; None if there is none.
+        validated: Candidates as they were measured on validation examples, by which rows are chosen like the selected
+            one, where there are any.
     """
-    trials = [trial for trial in study.store.trials(study.name) if _is_whole(trial)]
-    first = [trial for trial in trials if trial.round == 0]
-    static = selected if selected.round == 0 else _at_sparsity(first, selected.overall_sparsity)
+    trials = [trial for trial in study.store.trials(study.name) if _is_whole(trial) and trial.violation <= 0]
+    by_number = {one.trial: one.kl for one in validated}
+    first = _like(selected, [trial for trial in trials if trial.round == 0], by_number)
+    refined = _like(selected, [trial for trial in trials if trial.round > 0], by_number)
+    static, refined = (selected, refined) if selected.round == 0 else (first, selected)
     n_blocks = study.workload.model.skipping.n_blocks
     uniform = SparsitySchedule.uniform(selected.overall_sparsity, n_blocks)
     rows = [dense(study), Variant("uniform", uniform, StaticRouter())]
@@ -69,13 +80,7 @@ def compared(study: OpenStudy, selected: TrialRecord, router_run: int | None) ->
         if router_run is not None and any(static.schedule):
             schedule, router = SparsitySchedule(static.schedule), router_of(study, router_run)
             rows.append(Variant("dynamic", schedule, router, static.number, router_run))
-    refined = selected
-    if selected.round == 0:
-        found = _at_sparsity([trial for trial in trials if trial.round > 0], selected.overall_sparsity)
-        if found is None:
-            return rows
-        refined = found
-    return [*rows, _of_trial("refined", study, refined)]
+    return rows if refined is None else [*rows, _of_trial("refined", study, refined)]
 
 
 def _of_trial(name: str, study: OpenStudy, trial: TrialRecord) -> Variant:
@@ -83,21 +88,28 @@ def _of_trial(name: str, study: OpenStudy, trial: TrialRecord) -> Variant:
     return Variant(name, schedule, router_of(study, trial.router), trial.number, trial.router)
 
 
-def _at_sparsity(trials: Sequence[TrialRecord], sparsity: float) -> TrialRecord | None:
-    """Of trials, the one with the lowest KL at an overall sparsity, or nearest to it; None if there is no trial.
+def _like(selected: TrialRecord, trials: Sequence[TrialRecord], kl: Mapping[int | None, float]) -> TrialRecord | None:
+    """Of trials, the one to compare a selected one with, at its overall sparsity; None if there is no trial.
 
-    Not of their front, which may have dropped the best one there for another that is cheaper by a hair.
+    That is the one with the lowest KL on validation examples, if any is known there, else on the search set. Not of
+    their front, which may have dropped the best one there for another that is cheaper by a hair.
+
+    Args:
+        selected: The trial that was selected.
+        trials: Those to choose from.
+        kl: KL on validation examples, by number of the trial.
     """
-    kept = [trial for trial in trials if trial.violation <= 0]
-    return closest_to_sparsity(kept, sparsity) if kept else None
+    near = [trial for trial in trials if abs(trial.overall_sparsity - selected.overall_sparsity) <= HALF_STEP]
+    known = [trial for trial in near if trial.number in kl]
+    if known:
+        return min(known, key=lambda trial: (kl[trial.number], trial.number))
+    return closest_to_sparsity(trials, selected.overall_sparsity) if trials else None
 
 
-def best_at(trials: Sequence[TrialRecord], target: float, most: int, chosen: TrialRecord) -> list[TrialRecord]:
-    """The trials with the lowest KL at an overall sparsity, one a schedule and router, the chosen one among them."""
+def best_at(trials: Sequence[TrialRecord], target: float, most: int) -> list[TrialRecord]:
+    """The trials with the lowest KL at an overall sparsity, the best first; none where no trial has it."""
     near = [t for t in trials if _is_whole(t) and t.violation <= 0 and abs(t.overall_sparsity - target) <= HALF_STEP]
-    ranked = sorted(near, key=lambda trial: (trial.values or (), trial.number))
-    picked = ranked[:most]
-    return picked if any(one.number == chosen.number for one in picked) else [*picked[: most - 1], chosen]
+    return sorted(near, key=lambda trial: (trial.values or (), trial.number))[:most]
 
 
 def _is_whole(trial: TrialRecord) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -35,6 +35,21 @@ class StudyRuns(NamedStudies):
         Raises:
             StudyExistsError: The name is taken.
         """
+        self._begin_study(name, config, objectives)
+        return self.study(name)
+
+    def _begin_study(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        objectives: Sequence[str],
+        more: Callable[[Connection, int], None] = lambda connection, study_id: None,
+    ) -> None:
+        """Begin a study, with `more` of what belongs to it, in one transaction.
+
+        Raises:
+            StudyExistsError: The name is taken.
+        """
         values = {
             "state": StudyState.CREATED.value,
             "created_at": datetime.now(UTC),
@@ -46,6 +61,7 @@ class StudyRuns(NamedStudies):
         def work(connection: Connection) -> None:
             study_id = insert_study(connection, name, [StudyDirection.MINIMIZE] * len(objectives))
             connection.execute(sa.insert(schema.search_run), {"study_id": study_id, **values})
+            more(connection, study_id)
 
         try:
             self._database.write(work)
@@ -54,7 +70,6 @@ class StudyRuns(NamedStudies):
                 f"A study named {name!r} exists in {self}: choose another --name, continue it with "
                 f"`ftp-search resume {name}`, or remove it with `ftp-search delete {name}`."
             ) from error
-        return self.study(name)
 
     def study(self, name: str) -> StudyRecord:
         """A study without its trials.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,7 +13,7 @@ from studies.columns import ColumnTrials
 from studies.lease import Holder, holder
 from studies.run_events import RunEvents
 from studies.store import StudyStore
-from studies.submissions import Submissions
+from studies.submissions import Submissions, enqueue
 from studies.tokens import AccessTokens
 from studies.workers import Workers
 
@@ -29,6 +29,22 @@ class ServiceStore(ColumnTrials, StudyStore, Submissions, RunEvents, Workers, Ac
 
     def __enter__(self) -> ServiceStore:
         return self
+
+    def create_submitted(
+        self, name: str, config: Mapping[str, Any], objectives: Sequence[str], by: str | None = None
+    ) -> None:
+        """Begin a study and hand it to the workers: both happen, or neither.
+
+        Args:
+            name: Unique in this database.
+            config: How it is configured.
+            objectives: Names of the objective values, in order.
+            by: Who does so.
+
+        Raises:
+            StudyExistsError: The name is taken.
+        """
+        self._begin_study(name, config, objectives, lambda connection, study_id: enqueue(connection, study_id, by=by))
 
     def delete_study(self, name: str) -> None:
         """Remove a study with everything it remembers, its place in the queue included.

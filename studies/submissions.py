@@ -123,21 +123,10 @@ class Submissions(NamedStudies):
                 raise StudyBusyError(f"Study {name!r} is being worked on by {held}: wait until it ends, or stop it.")
             if row is not None and row.state != SubmissionState.ENDED:
                 raise StudyBusyError(f"Study {name!r} waits for a worker already.")
-            values = {
-                "state": SubmissionState.QUEUED.value,
-                "submitted_at": clock(connection),
-                "submitted_by": by,
-                "worker": None,
-                "changes": dict(changes or {}),
-                "stop_requested": False,
-                "deaths": 0,
-                "progress": -1,
-                "error": None,
-            }
             if row is None:
-                connection.execute(sa.insert(schema.submission).values(study_id=study_id, n_events=0, **values))
+                enqueue(connection, study_id, changes, by)
             else:
-                _update(connection, study_id, **values)
+                _update(connection, study_id, **_queued(connection, changes, by))
 
         self._of_study(name, work, write=True)
 
@@ -272,6 +261,28 @@ class Submissions(NamedStudies):
 
 
 _SELECTED = sa.select(schema.submission, _study.name).join(schema.study)
+
+
+def enqueue(
+    connection: Connection, study_id: int, changes: Mapping[str, Any] | None = None, by: str | None = None
+) -> None:
+    """Put a study that was never submitted into the queue, as part of a transaction. See `Submissions.submit`."""
+    values = _queued(connection, changes, by)
+    connection.execute(sa.insert(schema.submission).values(study_id=study_id, n_events=0, **values))
+
+
+def _queued(connection: Connection, changes: Mapping[str, Any] | None, by: str | None) -> dict[str, Any]:
+    return {
+        "state": SubmissionState.QUEUED.value,
+        "submitted_at": clock(connection),
+        "submitted_by": by,
+        "worker": None,
+        "changes": dict(changes or {}),
+        "stop_requested": False,
+        "deaths": 0,
+        "progress": -1,
+        "error": None,
+    }
 
 
 def _record(row: Row[Any], held: Holder | None) -> Submission:

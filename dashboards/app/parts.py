@@ -14,7 +14,8 @@ from dashboards.tables import Table
 from studies import StorageError, StudiesError, StudyNotFoundError
 from studies.submissions import RunState
 
-DARK = "dark"
+# Words of the page's look, which the browser knows.
+DARK, NARROW = "dark", "narrow"
 PLOT_CONFIG: Any = {
     "displaylogo": False,
     "responsive": True,
@@ -23,6 +24,8 @@ PLOT_CONFIG: Any = {
     "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     "toImageButtonOptions": {"scale": 2},
 }
+# Four lines; the legend scrolls beyond.
+_MOST_LEGEND_PX = 96
 _STATE_WORDS = {RunState.CREATED: "created", RunState.QUEUED: "waits for a worker"}
 _STATE_SIGNS = {
     RunState.CREATED: "○",
@@ -72,8 +75,20 @@ def complaint(error: StudiesError) -> str:
 
 
 def in_theme(figure: go.Figure, theme: str | None) -> go.Figure:
-    """A figure for the page as it looks."""
-    return darkened(figure) if theme == DARK else figure
+    """A figure for the page as it looks: `theme` has the words "light" or "dark", and "narrow" on a phone."""
+    words = (theme or "").split()
+    figure = darkened(figure) if DARK in words else figure
+    return narrowed(figure) if NARROW in words else figure
+
+
+def narrowed(figure: go.Figure) -> go.Figure:
+    """The same figure with a small legend of short names, which scrolls if it is long: the plot needs the height."""
+    narrow = go.Figure(figure)
+    for trace in narrow.data:
+        # The longest name sets the width of all columns. Marks and hover labels tell the two kinds apart.
+        trace.name = trace.name and trace.name.removeprefix("by ").removesuffix(", measured")
+    narrow.update_layout(margin={"l": 48, "r": 8})
+    return narrow.update_layout(legend={"xref": "container", "font_size": 10, "maxheight": _MOST_LEGEND_PX})
 
 
 def graph(name: str, label: str, *, wide: bool = False) -> html.Div:

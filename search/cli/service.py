@@ -20,6 +20,7 @@ from search.cli.stages import write_reports
 from search.config import DEFAULT_OUT, DEFAULT_STORAGE
 from search.config_file import SETTINGS, configured
 from search.errors import ConfigError, SearchError
+from search.service.roots import Reach
 from studies.service_store import ServiceStore
 from studies.tokens import Role
 
@@ -30,6 +31,12 @@ ServiceStorage = Annotated[
     str,
     typer.Option("--storage", metavar="URL", envvar="FTP_SEARCH_STORAGE", help="Database of studies."),
 ]
+Roots = Annotated[
+    list[Path] | None,
+    typer.Option("--root", metavar="DIR", help="Folder below which studies may name files; may be repeated."),
+]
+Hub = Annotated[bool, typer.Option("--hub", help="Let studies name models of the Hugging Face Hub.")]
+ServiceOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where reports and pruned models go.")]
 Server = Annotated[
     str, typer.Option("--server", metavar="URL", envvar="FTP_SEARCH_SERVER", help="Address of the service.")
 ]
@@ -44,14 +51,9 @@ def serve_command(
     host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Workers to start beside it.")] = 1,
-    root: Annotated[
-        list[Path] | None,
-        typer.Option("--root", metavar="DIR", help="Folder below which requests may name files; may be repeated."),
-    ] = None,
-    hub: Annotated[bool, typer.Option("--hub", help="Let requests name models of the Hugging Face Hub.")] = False,
-    out: Annotated[
-        Path, typer.Option("--out", metavar="DIR", help="Where reports and pruned models go.")
-    ] = DEFAULT_OUT,
+    root: Roots = None,
+    hub: Hub = False,
+    out: ServiceOut = DEFAULT_OUT,
     ray_address: Annotated[
         str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="Ray cluster of the workers started here.")
     ] = None,
@@ -76,10 +78,13 @@ def serve_command(
     logging.basicConfig(format=_LOG_FORMAT, level=logging.WARNING)
     command = [sys.executable, "-m", "search", "worker"]
     command += [] if ray_address is None else ["--ray-address", ray_address]
+    reach = _reach(root, hub, out)
+    command += [f"--root={one}" for one in reach.roots]
+    command += [f"--out={reach.out}", *(["--hub"] if hub else [])] if reach.roots else []
     with ServiceStore(storage) as store:
         settings = ServiceSettings(
-            out=out.resolve(),
-            roots=tuple(_root(one) for one in root or ()),
+            out=reach.out,
+            roots=reach.roots,
             hub=hub,
             is_local=is_loopback(host),
             insecure=insecure,
@@ -104,9 +109,15 @@ def worker_command(
         typer.Option("--ray-address", metavar="HOST:PORT", help="Ray cluster to work on; this machine if not given."),
     ] = None,
     until_idle: Annotated[bool, typer.Option("--until-idle", help="Leave once no study waits.")] = False,
+    root: Roots = None,
+    hub: Hub = False,
+    out: ServiceOut = DEFAULT_OUT,
     debug: Debug = False,
 ) -> None:
     """Run the studies that are submitted to a service, here or on any other machine that reaches its database.
+
+    With --root, a study fails that names other files than below these folders, or writes elsewhere than there or below
+    --out, or names a model of the Hub without --hub. Without, the worker opens whatever a study names.
 
     Example: ftp-search worker --storage postgresql+psycopg://user:password@host/studies
     """
@@ -116,7 +127,8 @@ def worker_command(
     logging.basicConfig(format=_LOG_FORMAT, level=logging.WARNING)
     logging.getLogger("search.service").setLevel(logging.INFO)
     parent = os.environ.get(PARENT_VARIABLE)
-    Worker(storage, write_reports, ray_address, None if parent is None else int(parent)).run(until_idle)
+    reach = _reach(root, hub, out) if root else None
+    Worker(storage, write_reports, ray_address, None if parent is None else int(parent), reach).run(until_idle)
 
 
 @token.command("add")
@@ -272,6 +284,10 @@ def _client(server: str) -> Any:
     from search.client import Client
 
     return Client(server, os.environ.get(TOKEN_VARIABLE))
+
+
+def _reach(roots: list[Path] | None, hub: bool, out: Path) -> Reach:
+    return Reach(tuple(_root(one) for one in roots or ()), out.resolve(), hub)
 
 
 def _root(folder: Path) -> Path:

@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from search.config import RunConfig
 from search.errors import ConfigError
 
 DEMO = "demo"
 # https://huggingface.co/docs/hub/repositories-settings: letters, digits, and these signs.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a worker opens for the studies that it runs, whoever wrote them into the database.
+
+    Attributes:
+        roots: Folders below which models, data and results may lie, absolute and without symbolic links.
+        out: Folder in which results may lie, too.
+        hub: Whether models of the Hugging Face Hub may be loaded.
+    """
+
+    roots: tuple[Path, ...]
+    out: Path
+    hub: bool = False
 
 
 def confined(field: str, value: str, roots: Sequence[Path]) -> Path:
@@ -57,7 +74,7 @@ def checked_model(value: str, roots: Sequence[Path], hub: bool) -> str:
     """
     if value == DEMO:
         return value
-    if hub and _HUB_ID.fullmatch(value) and ".." not in value:
+    if hub and _is_hub_id(value):
         # A relative path would win over the Hub where it is loaded.
         if not Path(value).exists():
             return value
@@ -80,3 +97,45 @@ def checked_data(value: str, roots: Sequence[Path]) -> str:
     if not path.is_file():
         raise ConfigError(f"data is {value!r}: expected a JSONL file.")
     return str(path)
+
+
+def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
+    """Refuse a study whose files a worker may not open; relative paths begin where the worker does, as when it runs.
+
+    Args:
+        config: How the study is configured.
+        name: Its name.
+        reach: What the worker may open.
+
+    Raises:
+        ConfigError: One of its paths lies elsewhere, symbolic links resolved.
+    """
+    model, data, out = config.model, config.data, str(config.folder(name))
+    writable = (*reach.roots, reach.out)
+    is_known = model == DEMO or (reach.hub and _is_hub_id(model))
+    # A relative one would be the Hub's wherever there is no such folder.
+    if not is_known and not (Path(model).is_absolute() and _lies_below(model, reach.roots)):
+        raise _outside("model", model, reach.roots)
+    if data != DEMO and not _lies_below(data, reach.roots):
+        raise _outside("data", data, reach.roots)
+    if not _lies_below(out, writable):
+        raise _outside("out", out, writable)
+
+
+def _outside(field: str, value: str, folders: Sequence[Path]) -> ConfigError:
+    return ConfigError(
+        f"{field} is {value!r}, which lies below no folder that this worker was started with: expected a path below "
+        f"{' or '.join(map(str, folders))}. Start a worker with its folder as --root."
+    )
+
+
+def _is_hub_id(value: str) -> bool:
+    return _HUB_ID.fullmatch(value) is not None and ".." not in value
+
+
+def _lies_below(value: str, folders: Sequence[Path]) -> bool:
+    try:
+        path = Path(value).resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links; a zero byte
+        return False
+    return any(path.is_relative_to(folder) for folder in folders)

@@ -10,7 +10,7 @@ from studies.service_store import ServiceStore
 
 
 def create_and_submit(request: StudyRequest, store: ServiceStore, settings: ServiceSettings) -> None:
-    """Create a study and hand it to the workers.
+    """Create a study and hand it to the workers, in one transaction.
 
     Raises:
         ConfigError: A setting is out of range, or names what requests may not name.
@@ -19,8 +19,7 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
     """
     config, undecided = checked_study(request, store, settings)
     kept = {field: value for field, value in config.model_dump().items() if field not in undecided}
-    store.create_study(request.name, kept, objective_names(config.cost))
-    store.submit(request.name, by=_who())
+    store.create_submitted(request.name, kept, objective_names(config.cost), by=_who())
 
 
 def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceStore, settings: ServiceSettings) -> None:

@@ -9,7 +9,8 @@ import signal
 import threading
 import traceback
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from ftp_core.errors import CoreError
 from search.config import RunConfig
 from search.errors import ConfigError, SearchError
 from search.service.event_log import EventLog, console_of
+from search.service.roots import Reach, check_reach
 from studies import LeaseLostError, StorageError, StudiesError, StudyBusyError, StudyNotFoundError, StudyStore
 from studies.service_store import ServiceStore
 from studies.submissions import Submission
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from studies import Lease
 
 _LOOK_EVERY_S = 1.0
-# A run that was told to stop, and goes on, is told so again.
+# A run that was told to stop, and goes on, is told so again: code of others may have swallowed the interruption.
 _REMIND_AFTER_S = 30.0
 
 _log = logging.getLogger(__name__)
@@ -39,19 +41,27 @@ class Worker:
     """A process that runs submitted studies.
 
     Studies run in the main thread, where Ctrl-C arrives: stopping one from elsewhere is the same as pressing it here.
+    Who wants the worker to leave interrupts what it evaluates, which another worker then evaluates anew, but not what
+    it notes before and behind a run: the study would seem to be its own for a while.
 
     Args:
         storage: URL of the database.
         report: Writes reports.
         ray_address: Ray cluster to work on; None for one of this machine alone.
         parent: Process whose end ends this one, too; None for none.
+        reach: Files that studies may name; None for any that this process can open.
 
     Attributes:
         id: Tells this worker from others.
     """
 
     def __init__(
-        self, storage: str, report: WriteReport, ray_address: str | None = None, parent: int | None = None
+        self,
+        storage: str,
+        report: WriteReport,
+        ray_address: str | None = None,
+        parent: int | None = None,
+        reach: Reach | None = None,
     ) -> None:
         self.id = str(uuid.uuid4())
         self._storage = storage
@@ -59,12 +69,15 @@ class Worker:
         self._report = report
         self._ray_address = ray_address
         self._parent = parent
+        self._reach = reach
         self._lock = threading.Lock()
         # The study whose run may be interrupted now.
         self._running: str | None = None
         # What the interruption that arrives is for: the run alone, or the worker.
         self._stops_run = False
         self._leaves = False
+        # Whether an interruption waits until what is being noted of a study is noted.
+        self._is_noting = False
         self._is_over = threading.Event()
 
     def run(self, until_idle: bool = False) -> None:
@@ -77,7 +90,8 @@ class Worker:
             KeyboardInterrupt: Somebody wants the worker to leave; what it ran is back in the queue.
             StorageError: The database is away for too long.
         """
-        signal.signal(signal.SIGTERM, self._leave)
+        signal.signal(signal.SIGTERM, self._interrupted)
+        signal.signal(signal.SIGINT, self._interrupted)
         self._store.beat(self.id, None)
         watch = threading.Thread(target=self._watch, name="watch", daemon=True)
         watch.start()
@@ -88,6 +102,7 @@ class Worker:
                         return
                     self._is_over.wait(_LOOK_EVERY_S)
         finally:
+            self._is_noting = True
             self._is_over.set()
             watch.join()
             try:
@@ -103,7 +118,7 @@ class Worker:
             # What is left of an earlier study is not this one's.
             with StudyStore(self._storage, create=False) as store:
                 try:
-                    with store.lease(name) as lease:
+                    with self._noting(), store.lease(name) as lease:
                         submission = self._store.claim(name, self.id)
                         if submission is None:
                             continue
@@ -116,25 +131,42 @@ class Worker:
                     gc.collect()
         return False
 
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Context in which an interruption waits for the end, but for that of a run inside."""
+        self._is_noting = True
+        try:
+            yield
+        finally:
+            self._is_noting = False
+            if self._leaves:
+                raise KeyboardInterrupt
+
     def _run_claimed(self, store: StudyStore, lease: Lease, submission: Submission) -> None:
         name = submission.name
         events = EventLog(self._store, name)
         error: str | None = None
         try:
-            with self._lock:
-                self._running, self._stops_run = name, False
             _log.info("Study %r begins.", name)
             self._store.beat(self.id, name)
-            self._go_on(store, lease, submission, events)
-            with self._lock:
-                self._running = None
+            try:
+                self._is_noting = False
+                with self._lock:
+                    self._running, self._stops_run = name, False
+                if self._leaves:
+                    raise KeyboardInterrupt
+                self._go_on(store, lease, submission, events)
+                with self._lock:
+                    self._running = None
+            finally:
+                self._is_noting = True
         except KeyboardInterrupt:
-            self._running = None
-            events.close()
-            with self._store.hurried():
-                self._store.release(name, self.id)
-            if self._leaves or not self._stops_run:
+            self._is_noting, self._running = True, None
+            self._leaves = self._leaves or not self._stops_run
+            self._return(name, events)
+            if self._leaves:
                 raise
+            self._store.beat(self.id, None)
             return
         except LeaseLostError as lost:
             # What is said of the study is another process's now.
@@ -155,20 +187,32 @@ class Worker:
         self._store.end(name, self.id, error)
         self._store.beat(self.id, None)
 
+    def _return(self, name: str, events: EventLog) -> None:
+        """Return a study whose run was interrupted to the queue, unless somebody has stopped it."""
+        try:
+            with self._store.hurried():
+                events.close()
+                self._store.release(name, self.id)
+        except StorageError as error:
+            # Nobody holds its lease any more: it counts as one whose worker has died.
+            _log.warning("That study %r waits again is not written: %s", name, error)
+
     def _go_on(self, store: StudyStore, lease: Lease, submission: Submission, events: EventLog) -> None:
         """Make the changes that were submitted, then run every stage that is missing."""
+        name = submission.name
+        config = RunConfig.stored(store.study(name).config, **submission.changes)
+        _check_model(config)
+        if self._reach is not None:
+            check_reach(config, name, self._reach)
         # They load torch and transformers.
         from search.feasibility import check_search
         from search.pipeline import Pipeline, load_with_progress
         from search.progress import ProgressView
         from search.starting import reconfigure
 
-        name = submission.name
         view = ProgressView(console_of(events, name), observers=[events])
-        config = RunConfig.stored(store.study(name).config, **submission.changes)
         if self._ray_address is not None:
             config = config.model_copy(update={"ray_address": self._ray_address})
-        _check_model(config)
         reconfigure(store, name, config, submission.changes)
         self._store.note_changed(name)
         workload = load_with_progress(config, view)
@@ -183,14 +227,18 @@ class Worker:
 
     def _watch(self) -> None:
         """Show that this worker lives, and interrupt the study that it runs if that shall stop."""
-        silent_s, told_s = 0.0, _REMIND_AFTER_S
+        silent_s, told_s, left_s = 0.0, _REMIND_AFTER_S, 0.0
         while not self._is_over.wait(_LOOK_EVERY_S):
             name = self._running
             silent_s, told_s = silent_s + _LOOK_EVERY_S, told_s + _LOOK_EVERY_S
-            if self._parent is not None and os.getppid() != self._parent:
+            if self._parent is not None and os.getppid() != self._parent and not self._leaves:
                 _log.warning("The service is gone: so does this worker.")
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
                 self._parent = None
+            left_s = left_s + _LOOK_EVERY_S if self._leaves else 0.0
+            if left_s >= _REMIND_AFTER_S:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                left_s = 0.0
             try:
                 if silent_s >= BEAT_EVERY_S:
                     self._store.beat(self.id, name)
@@ -203,9 +251,12 @@ class Worker:
             except (StudyNotFoundError, StorageError) as error:
                 _log.warning("%s", error)
 
-    def _leave(self, *_: object) -> None:
-        self._leaves = True
-        raise KeyboardInterrupt
+    def _interrupted(self, number: int, _: object) -> None:
+        """What SIGTERM does, and Ctrl-C where the search does not hear it itself."""
+        if number == signal.SIGTERM or self._running is None or not self._stops_run:
+            self._leaves = True
+        if not self._is_noting:
+            raise KeyboardInterrupt
 
     def _interrupt(self, name: str) -> None:
         """What Ctrl-C does, unless the run has just ended by itself."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import StudyBusyError, StudyNotFoundError, StudyState
+from studies import StudyBusyError, StudyExistsError, StudyNotFoundError, StudyState
 from studies.run_events import MAX_EVENTS
 from studies.service_store import ServiceStore
 from studies.submissions import MAX_DEATHS, NotSubmittedError, SubmissionState
@@ -50,6 +51,20 @@ with store.lease("one"):
     assert store.claim("one", "dying") is not None
     os.kill(os.getpid(), signal.SIGKILL)
 """
+# Dies while a study that it has created is being handed to the workers.
+DYING_BETWEEN = """
+import os, signal, sys
+import sqlalchemy as sa
+from studies.service_store import ServiceStore
+
+def die(connection, cursor, statement, *_):
+    if statement.startswith("INSERT INTO submission"):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+store = ServiceStore(sys.argv[1], create=False)
+sa.event.listen(sa.engine.Engine, "before_cursor_execute", die)
+store.create_submitted("one", {"trials": 3}, ("kl", "latency_ms"))
+"""
 
 
 @pytest.fixture
@@ -79,6 +94,23 @@ def test_studies_wait_in_the_order_in_which_they_were_submitted(store: ServiceSt
         store.submit("b")
     submission = store.submission("b")
     assert submission is not None and submission.submitted_by == "ada" and submission.worker is None
+
+
+def test_a_study_is_created_and_submitted_or_neither(store: ServiceStore, database_url: str) -> None:
+    died = subprocess.run(
+        [sys.executable, "-c", DYING_BETWEEN, database_url], check=False, cwd=Path(__file__).parents[2]
+    )
+    assert died.returncode == -signal.SIGKILL
+    assert store.summaries() == [] and store.waiting() == []
+    # So the name is free for whoever tries again.
+    store.create_submitted("one", {"trials": 3}, ("kl", "latency_ms"), by="ada")
+    submission = store.submission("one")
+    assert submission is not None and submission.submitted_by == "ada" and store.waiting() == ["one"]
+    assert store.study("one").config == {"trials": 3}
+    with pytest.raises(StudyExistsError):
+        store.create_submitted("one", {"trials": 4}, ("kl", "latency_ms"))
+    with store.lease("one"):
+        assert store.claim("one", "w1") is not None
 
 
 def test_who_holds_the_lease_claims_and_ends(store: ServiceStore) -> None:

@@ -3,6 +3,8 @@
 (function () {
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  // As in the style sheet.
+  const narrow = window.matchMedia("(max-width: 600px)");
   const none = () => window.dash_clientside.no_update;
 
   function triggered() {
@@ -19,6 +21,11 @@
   try { wanted = JSON.parse(window.localStorage.getItem("wanted-theme")); } catch (_) { /* Not a value of ours. */ }
   root.dataset.theme = wanted || (dark.matches ? "dark" : "light");
 
+  const look = (theme) => (narrow.matches ? theme + " narrow" : theme);
+  narrow.addEventListener("change", () => {
+    window.dash_clientside.set_props("theme", { data: look(root.dataset.theme) });
+  });
+
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.ftp = {
     theme: function (clicks, before) {
@@ -26,7 +33,7 @@
       if (clicks && triggered().startsWith("theme-button")) theme = theme === "dark" ? "light" : "dark";
       else clicks = 0;
       root.dataset.theme = theme;
-      return [theme, webgl, clicks ? theme : none(), theme === "dark" ? "Light" : "Dark"];
+      return [look(theme), webgl, clicks ? theme : none(), theme === "dark" ? "Light" : "Dark"];
     },
 
     signOut: function (clicks) {

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,14 +14,8 @@ from search.client import Client
 from search.service.worker_processes import PARENT_VARIABLE, STORAGE_VARIABLE, WorkerProcesses
 from studies import StudyState
 from studies.service_store import ServiceStore
-from tests.search.command import COMMAND, Result, run_here
-
-REPOSITORY = Path(__file__).parents[3]
-TINY: dict[str, Any] = {
-    **{"cost": "flops", "rounds": 0, "router_trials": 0, "router_steps": 2, "deterministic": True},
-    **{"calibration_items": 8, "search_items": 4, "validation_items": 8, "test_items": 8, "latency_batch": 1},
-    **{"timed_runs": 2, "measured_points": 2, "workers": 1},
-}
+from tests.search.command import Result, run_here
+from tests.search.service.running import TINY, serving, until
 
 Run = Callable[..., Result]
 
@@ -74,45 +63,12 @@ def test_workers_that_die_are_replaced_and_those_that_live_leave_with_the_servic
         "time.sleep(60)\n"
     )
     with WorkerProcesses(2, [sys.executable, "-c", program, str(tmp_path)], "sqlite:///secret.db") as workers:
-        _until(lambda: len(list(tmp_path.glob("*.began"))) == 2)
+        until(lambda: len(list(tmp_path.glob("*.began"))) == 2)
         first = workers.pids
         os.kill(first[0], signal.SIGKILL)
-        _until(lambda: len(list(tmp_path.glob("*.began"))) == 3)
+        until(lambda: len(list(tmp_path.glob("*.began"))) == 3)
     assert {path.read_text() for path in tmp_path.glob("*.began")} == {f"{os.getpid()} sqlite:///secret.db"}
     assert len(list(tmp_path.glob("*.left"))) == 2 and not (tmp_path / f"{first[0]}.left").exists()
-
-
-def _until(condition: Callable[[], object], most_s: float = 240.0) -> None:
-    until = time.monotonic() + most_s
-    while not condition():
-        assert time.monotonic() < until, "it does not come"
-        time.sleep(0.1)
-
-
-@contextmanager
-def _serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], Client]]:
-    """A service in a process of its own, with its client."""
-    process = subprocess.Popen(
-        [*COMMAND, "serve", "--port", "0", *arguments],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
-        address = re.search(r"http://\S+", line)
-        assert address is not None, line
-        with Client(address[0]) as client:
-            yield process, client
-    finally:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGTERM)
-        process.wait(60)
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 def _worker_of(client: Client, name: str) -> int | None:
@@ -124,19 +80,19 @@ def _worker_of(client: Client, name: str) -> int | None:
 @pytest.mark.timeout(1200)
 def test_a_study_survives_the_death_of_its_worker_of_the_server_and_of_both(tmp_path: Path) -> None:
     with ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        with _serving(tmp_path) as (server, client):
+        with serving(tmp_path) as (server, client):
             client.create("one", trials=60, export="full", **TINY)
-            _until(lambda: store.n_trials("one") > 5)
+            until(lambda: store.n_trials("one") > 5)
             worker = _worker_of(client, "one")
             assert worker is not None
             os.kill(worker, signal.SIGKILL)
             # The service starts another worker, which goes on.
-            _until(lambda: _worker_of(client, "one") not in (None, worker))
+            until(lambda: _worker_of(client, "one") not in (None, worker))
             server.kill()
         # Its worker notices that it is alone, and leaves the study to the next one.
-        _until(lambda: not any(one.is_alive for one in store.workers()))
+        until(lambda: not any(one.is_alive for one in store.workers()))
         assert store.waiting() == ["one"] or store.study("one").state is StudyState.FINISHED
-        with _serving(tmp_path) as (_, client):
+        with serving(tmp_path) as (_, client):
             assert client.wait("one", 600)["state"] == "finished"
             assert sum(1 for _ in client.trials("one")) == 60
             assert client.download_model("one", tmp_path / "model.zip").stat().st_size > 2**20
@@ -149,10 +105,10 @@ def test_a_study_survives_the_death_of_its_worker_of_the_server_and_of_both(tmp_
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_study_is_stopped_from_elsewhere_and_goes_on_with_more_trials(tmp_path: Path) -> None:
-    with _serving(tmp_path) as (_, client), ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+    with serving(tmp_path) as (_, client), ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         client.create("one", trials=5000, **TINY)
         client.create("broken", warm_start="one", **TINY)
-        _until(lambda: store.n_trials("one") > 5)
+        until(lambda: store.n_trials("one") > 5)
         client.stop("one")
         assert client.wait("one", 120)["state"] == "stopped"
         # The worker goes on with the next one, which cannot be run: its search set is that of another study.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,6 +45,23 @@ class Growth:
     proposer: NDArray[np.int16]
     n_comparable: int
     last_s: float
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """When each worker was busy.
+
+    Attributes:
+        at: [bins] Seconds since the first evaluation began, at the middle of each bin.
+        workers: [workers] Their names.
+        busy: [workers, bins] Share of the bin's time.
+        n_unknown: Evaluated trials of which it is not known who evaluated them.
+    """
+
+    at: Floats
+    workers: tuple[str, ...]
+    busy: Floats
+    n_unknown: int
 
 
 @dataclass(frozen=True)
@@ -190,6 +208,41 @@ class Found:
             n=n,
         )
 
+    @cached_property
+    def _unknown(self) -> Places:
+        """Places of the trials that were evaluated, nobody knows by whom."""
+        return np.flatnonzero((self.columns.worker < 0) & (self.columns.seconds > 0))
+
+    @cached_property
+    def _spans(self) -> tuple[Floats, Floats]:
+        """When evaluations began and ended; where no worker noted it, by when they were kept and how long they took."""
+        columns, work, rest = self.columns, self.columns.work, self._unknown
+        ends = columns.finished_at[rest]
+        begins = np.concatenate([work.began_at, ends - columns.seconds[rest]])
+        return begins, np.concatenate([work.began_at + work.seconds, ends])
+
+    def _edges(self, bins: int) -> tuple[float, Floats]:
+        """When the first evaluation began, and the ends of bins up to when everything was over, in seconds since."""
+        begins, ends = self._spans
+        kept = self.columns.finished_at
+        first, last = min(begins.min(initial=np.inf), kept.min()), max(ends.max(initial=-np.inf), kept.max())
+        return float(first), np.linspace(0.0, max(float(last - first), 1e-9), bins + 1)
+
+    def timeline(self, bins: int = 240) -> Timeline | None:
+        """When each worker was busy; None where no trial knows its worker."""
+        work = self.columns.work
+        if not len(work):
+            return None
+        first, edges = self._edges(bins)
+        rows = {}
+        for place, worker in enumerate(self.columns.workers):
+            own = work.worker == place
+            began = work.began_at[own] - first
+            # Clocks are not exact: one evaluation may seem to begin before the last one has ended.
+            rows[worker] = np.minimum(1.0, _shares(edges, began, began + work.seconds[own]))
+        names = sorted(rows, key=_natural)
+        return Timeline(_middles(edges), tuple(names), np.array([rows[one] for one in names]), len(self._unknown))
+
     def busy(self, bins: int = 120) -> tuple[Floats, Floats, Floats]:
         """How many evaluations went on at a time.
 
@@ -200,16 +253,12 @@ class Found:
         columns = self.columns
         if not len(columns):
             return np.empty(0), np.empty(0), np.empty(0)
-        ends = columns.finished_at - (columns.finished_at - columns.seconds).min()
-        begins = np.maximum(0.0, ends - columns.seconds)
-        edges = np.linspace(0.0, max(float(ends.max()), 1e-9), bins + 1)
-        width = edges[1] - edges[0]
-        # Up to a moment: for each evaluation the part of it that lies before.
-        done = _before(edges, begins) - _before(edges, ends)
-        return edges[:-1] + width / 2, np.diff(done) / width, np.histogram(ends, edges)[0] / width
+        (begins, ends), (first, edges) = self._spans, self._edges(bins)
+        rate = np.histogram(columns.finished_at - first, edges)[0] / (edges[1] - edges[0])
+        return _middles(edges), _shares(edges, begins - first, ends - first), rate
 
     def record(self, place: int) -> TrialRecord:
-        """A trial as a record, without its error and its router."""
+        """A trial as a record, without its error, its router, and when workers were at it."""
         columns = self.columns
         values = columns.values[place]
         return TrialRecord(
@@ -226,6 +275,7 @@ class Found:
             },
             violation=float(columns.violation[place]),
             round=int(columns.round[place]),
+            parents=columns.parents_of(place),
         )
 
     def records(self, places: Sequence[int] | Places) -> list[TrialRecord]:
@@ -233,9 +283,26 @@ class Found:
         return [self.record(int(place)) for place in places]
 
 
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Orders names by the numbers in them: 2 before 10."""
+    # Every other part is a number.
+    return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(re.split(r"(\d+)", name))]
+
+
 def _cells(values: Floats, n: int) -> NDArray[np.int64]:
     low, high = float(values.min()), float(values.max())
     return np.minimum(n - 1, ((values - low) / max(high - low, 1e-300) * n).astype(np.int64))
+
+
+def _middles(edges: Floats) -> Floats:
+    return np.asarray((edges[:-1] + edges[1:]) / 2)
+
+
+def _shares(edges: Floats, begins: Floats, ends: Floats) -> Floats:
+    """How many of the times from begin to end went on in each bin, on average."""
+    # Up to a moment: for each of them the part of it that lies before.
+    done = _before(edges, begins) - _before(edges, ends)
+    return np.asarray(np.diff(done) / np.diff(edges))
 
 
 def _before(moments: Floats, instants: Floats) -> Floats:

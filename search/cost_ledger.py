@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from ftp_core.schedule import SparsitySchedule
 from search.evaluators import Evaluation
-from search.ledger import Known, Ledger, Queued, Result
+from search.ledger import Begun, Known, Ledger, Queued, Result
 from search.proposers.tally import ProposerTally
 from studies.objectives import COSTS
 
@@ -38,7 +38,7 @@ class CostLedger:
         """See `Ledger.recall`."""
         return [None if one is None else _without_costs(one) for one in self._ledger.recall(schedules)]
 
-    def begin(self, begun: Sequence[tuple[SparsitySchedule, str]]) -> Sequence[int]:
+    def begin(self, begun: Sequence[Begun]) -> Sequence[int]:
         """See `Ledger.begin`."""
         return self._ledger.begin(begun)
 

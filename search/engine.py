@@ -11,8 +11,8 @@ from ftp_core.schedule import SparsitySchedule
 from search.archive import FrontArchive
 from search.evaluators import Evaluation, Evaluator, Task
 from search.halving import ParetoHalving, Pruner
-from search.ledger import Known, Ledger, Result
-from search.outcome import Levels, Outcome, Values
+from search.ledger import Begun, Known, Ledger, Result
+from search.outcome import Levels, Outcome, Proposal, Values
 from search.portfolio import Portfolio
 from search.proposers import Proposer
 from search.space import ScheduleSpace
@@ -39,9 +39,11 @@ class _Flight:
     number: int
     levels: Levels
     proposer: str
+    parents: tuple[int, ...] = ()
     part: int = 0
-    attempts: int = 0
+    failures: int = 0
     evaluation: Evaluation | None = None
+    attempts: list[Evaluation] = field(default_factory=list)
     rungs: dict[str, float] = field(default_factory=dict)
 
 
@@ -52,7 +54,11 @@ class SearchEngine:
     are told each as it arrives; or, in a deterministic search, those of trials 0 to n - `DETERMINISTIC_LAG` in order,
     so that neither the number of workers nor an interruption changes any proposal.
 
-    Memory holds what is in flight, the front, and eight bytes of every schedule that was seen.
+    A trial's parents are those trials of the study from which proposers learned the schedules that it was made from; of
+    schedules that were evaluated elsewhere there is none.
+
+    Memory holds what is in flight, the front, and of every schedule that was seen its hash and its trial's number: two
+    integers.
 
     Args:
         space: Where schedules come from.
@@ -64,7 +70,8 @@ class SearchEngine:
         deterministic: Whether proposals must not depend on timing.
         fidelities: Shares of the search set after which it is decided whether a trial goes on; the last is 1.
         pruner: Decides that; None for `ParetoHalving`.
-        warm: Outcomes of another study, which proposers learn from; those of its front are the first to be tried here.
+        warm: Outcomes of another study, or of this one's searches with another router, which proposers learn from;
+            those of their front are the first to be tried here.
         generation: Evaluate so many, wait for all of them, and only then ask for more; None for no such barrier.
         first: Number of the first trial that is proposed here, if the ledger knows none with a higher one.
     """
@@ -96,7 +103,9 @@ class SearchEngine:
         self._pruner = pruner or ParetoHalving(lag=self._lag)
         self._generation = generation
         self._in_flight: dict[Levels, _Flight] = {}
-        self._seen: set[int] = set()
+        # By hash of the levels: the trial that proposers learned them from, if they did by now.
+        self._seen: dict[int, int | None] = {}
+        self._warm: dict[int, int] = {}
         self._next = first
         self._is_dry = False
         # The front of what has ended, and, for credit, of what proposers have been told: in a deterministic search
@@ -105,9 +114,10 @@ class SearchEngine:
         # What proposers have not been told, by number, and the number of the next one to tell in order.
         self._untold: dict[int, tuple[str, Outcome | None, float]] = {}
         self._told = 0
-        self._firsts = [*space.anchors(), *_front(warm)]
+        self._firsts = [Proposal(levels) for levels in space.anchors()]
+        self._firsts += [Proposal(levels, (levels,)) for levels in _front(warm)]
         for outcome in warm:
-            portfolio.learn(outcome)
+            self._learn(outcome)
         self._queue = list(ledger.queue())
         for queued in self._queue:
             self._see(space.levels(queued.schedule))
@@ -152,18 +162,19 @@ class SearchEngine:
         if wanted <= 0:
             return 0
         queued, self._queue = self._queue[:wanted], self._queue[wanted:]
-        flights = [_Flight(one.number, self._space.levels(one.schedule), one.proposer) for one in queued]
+        flights = [_Flight(one.number, self._space.levels(one.schedule), one.proposer, one.parents) for one in queued]
         proposals = self._proposals(wanted - len(flights))
         self._is_dry = not flights and not proposals
         known: list[Evaluation | None] = [None] * len(flights)
         if proposals:
-            schedules = [self._space.schedule(levels) for levels, _ in proposals]
-            known += self._ledger.recall(schedules)
-            names = [name for _, name in proposals]
-            numbers = self._ledger.begin(list(zip(schedules, names, strict=True)))
+            begun = [Begun(self._space.schedule(one.levels), one.proposer, one.parents) for one in proposals]
+            known += self._ledger.recall([one.schedule for one in begun])
+            numbers = self._ledger.begin(begun)
             self._next = max(self._next, numbers[-1] + 1)
             self._awaited.update(numbers)
-            flights += [_Flight(n, *proposal) for n, proposal in zip(numbers, proposals, strict=True)]
+            for flight, number in zip(proposals, numbers, strict=True):
+                flight.number = number
+            flights += proposals
         results = []
         for flight, evaluation in zip(flights, known, strict=True):
             if evaluation is None:
@@ -173,9 +184,9 @@ class SearchEngine:
                 results.append(self._result(flight, evaluation, 1.0))
         return self._finish(results, stopping)
 
-    def _proposals(self, most: int) -> list[tuple[Levels, str]]:
-        """Schedules that nobody has seen, each with its proposer; fewer where none can be found now."""
-        found: list[tuple[Levels, str]] = []
+    def _proposals(self, most: int) -> list[_Flight]:
+        """Schedules that nobody has seen, under the numbers that they should get; fewer where none can be found now."""
+        found: list[_Flight] = []
         while len(found) < most:
             number = self._next + len(found)
             if self._lag is not None and not self._tell_until(number - self._lag):
@@ -183,54 +194,55 @@ class SearchEngine:
             proposal = self._propose(number)
             if proposal is None:
                 break
-            self._see(proposal[0])
+            self._see(proposal.levels)
             found.append(proposal)
         return found
 
-    def _propose(self, number: int) -> tuple[Levels, str] | None:
+    def _propose(self, number: int) -> _Flight | None:
         while self._firsts:
-            levels = self._firsts.pop(0)
-            if not self._has_seen(levels) and self._space.contains(levels):
-                return levels, ANCHOR
+            first = self._firsts.pop(0)
+            if not self._has_seen(first.levels) and self._space.contains(first.levels):
+                return _Flight(number, first.levels, ANCHOR, self._numbers(first.parents))
         for proposer in self._portfolio.in_turn(number):
             for _ in range(_PATIENCE):
-                levels = self._ask(proposer, number)
-                if not self._has_seen(levels):
-                    return levels, proposer.name
+                proposal = self._ask(proposer, number)
+                if not self._has_seen(proposal.levels):
+                    return _Flight(number, proposal.levels, proposer.name, self._numbers(proposal.parents))
                 self._portfolio.tally(proposer.name).repeated += 1
         rng, tally = random.Random(f"{self._seed}/{number}"), self._portfolio.tally(SAMPLE)
         for _ in range(50 * _PATIENCE):
             levels = self._space.sample(rng)
             tally.asked += 1
             if not self._has_seen(levels):
-                return levels, SAMPLE
+                return _Flight(number, levels, SAMPLE)
             tally.repeated += 1
         return None
 
-    def _ask(self, proposer: Proposer, number: int) -> Levels:
+    def _ask(self, proposer: Proposer, number: int) -> Proposal:
         tally = self._portfolio.tally(proposer.name)
         began = time.perf_counter()
-        levels = proposer.ask(number)
+        proposal = proposer.ask(number)
         tally.seconds += time.perf_counter() - began
         tally.asked += 1
-        return levels
+        return proposal
 
     def _advance(self, flight: _Flight, evaluation: Evaluation) -> Result | None:
         """What an evaluation makes of its trial: tried again, taken further (None), or ended."""
+        flight.attempts.append(evaluation)
         if evaluation.error is not None:
-            flight.attempts += 1
-            if flight.attempts < MAX_ATTEMPTS:
+            flight.failures += 1
+            if flight.failures < MAX_ATTEMPTS:
                 self._evaluator.submit(evaluation.task)
                 return None
-            error = f"failed {flight.attempts} times, at last with: {evaluation.error}"
-            return Result(flight.number, flight.proposer, replace(evaluation, metrics={}, error=error), None)
+            error = f"failed {flight.failures} times, at last with: {evaluation.error}"
+            return _result_of(flight, replace(evaluation, metrics={}, error=error), None)
         whole = evaluation if flight.evaluation is None else flight.evaluation.joined(evaluation)
         fidelity = self._fidelities[flight.part]
         if fidelity < 1.0:
             values, _ = self._judge(evaluation.schedule, whole.metrics)
             flight.rungs |= {_at(name, fidelity): figure for name, figure in whole.metrics.items()}
             if self._pruner.goes_on(flight.number, flight.part, values):
-                flight.part, flight.evaluation, flight.attempts = flight.part + 1, whole, 0
+                flight.part, flight.evaluation, flight.failures = flight.part + 1, whole, 0
                 self._evaluator.submit(Task(evaluation.schedule, flight.part))
                 return None
         return self._result(flight, whole, fidelity)
@@ -238,8 +250,7 @@ class SearchEngine:
     def _result(self, flight: _Flight, evaluation: Evaluation, fidelity: float) -> Result:
         evaluation = replace(evaluation, metrics={**evaluation.metrics, **flight.rungs})
         values, violation = self._judge(evaluation.schedule, evaluation.metrics)
-        outcome = Outcome(flight.levels, values, violation, fidelity)
-        return Result(flight.number, flight.proposer, evaluation, outcome)
+        return _result_of(flight, evaluation, Outcome(flight.levels, values, violation, fidelity, flight.number))
 
     def _finish(self, results: Sequence[Result], stopping: Stopping) -> int:
         """Keep results, then let everybody learn of them."""
@@ -281,7 +292,7 @@ class SearchEngine:
         if trial.metrics is None:
             return None
         values, violation = self._judge(trial.schedule, trial.metrics)
-        return Outcome(self._space.levels(trial.schedule), values, violation, trial.fidelity)
+        return Outcome(self._space.levels(trial.schedule), values, violation, trial.fidelity, trial.number)
 
     def _see_rungs(self, trial: Known) -> None:
         """Let the pruner know what a trial was worth at lower fidelities."""
@@ -319,13 +330,37 @@ class SearchEngine:
             gain = self._learned.add(outcome.values)
         self._portfolio.credit(proposer, gain, seconds)
         if outcome is not None:
-            self._portfolio.learn(outcome)
+            self._learn(outcome)
+
+    def _learn(self, outcome: Outcome) -> None:
+        """Tell every proposer, and remember the trial for those that are made from it."""
+        self._portfolio.learn(outcome)
+        if outcome.number is not None:
+            key = hash(outcome.levels)
+            if key in self._seen:
+                self._seen[key] = outcome.number
+            else:
+                self._warm[key] = outcome.number
+
+    def _numbers(self, parents: Sequence[Levels]) -> tuple[int, ...]:
+        """The trials that proposers learned parents from; those from elsewhere have none in this study."""
+        found = map(self._number, parents)
+        return tuple(number for number in found if number is not None)
+
+    def _number(self, levels: Levels) -> int | None:
+        number = self._seen.get(hash(levels))
+        # Before the trial here has ended, it is the one that was known before.
+        return self._warm.get(hash(levels)) if number is None else number
 
     def _see(self, levels: Levels) -> None:
-        self._seen.add(hash(levels))
+        self._seen.setdefault(hash(levels))
 
     def _has_seen(self, levels: Levels) -> bool:
         return hash(levels) in self._seen
+
+
+def _result_of(flight: _Flight, evaluation: Evaluation, outcome: Outcome | None) -> Result:
+    return Result(flight.number, flight.proposer, evaluation, outcome, flight.parents, tuple(flight.attempts))
 
 
 def _front(outcomes: Sequence[Outcome]) -> list[Levels]:

@@ -34,6 +34,21 @@ class Known:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A schedule that will be evaluated.
+
+    Attributes:
+        schedule: What was proposed.
+        proposer: By whom.
+        parents: Numbers of the trials that it was made from.
+    """
+
+    schedule: SparsitySchedule
+    proposer: str
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
 class Queued:
     """A schedule whose evaluation was begun by a process that died.
 
@@ -41,11 +56,13 @@ class Queued:
         number: Of its trial.
         schedule: What was proposed.
         proposer: By whom.
+        parents: Numbers of the trials that it was made from.
     """
 
     number: int
     schedule: SparsitySchedule
     proposer: str
+    parents: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,12 +74,16 @@ class Result:
         proposer: Who proposed it.
         evaluation: All that was evaluated of it.
         outcome: What it is worth; None if it failed.
+        parents: Numbers of the trials that it was made from.
+        attempts: What evaluators gave back for it, one by one: parts of the search set, and what failed.
     """
 
     number: int
     proposer: str
     evaluation: Evaluation
     outcome: Outcome | None
+    parents: tuple[int, ...] = ()
+    attempts: tuple[Evaluation, ...] = ()
 
 
 class Ledger(Protocol):
@@ -77,8 +98,8 @@ class Ledger(Protocol):
     def recall(self, schedules: Sequence[SparsitySchedule]) -> Sequence[Evaluation | None]:
         """What other studies have found out about schedules, on the whole search set."""
 
-    def begin(self, begun: Sequence[tuple[SparsitySchedule, str]]) -> Sequence[int]:
-        """Note that schedules, each with its proposer, will be evaluated; gives their trials' numbers."""
+    def begin(self, begun: Sequence[Begun]) -> Sequence[int]:
+        """Note that schedules will be evaluated; gives their trials' numbers."""
 
     def finish(self, results: Sequence[Result]) -> None:
         """Keep results, all of them or none."""

@@ -1,4 +1,4 @@
-"""What became of a proposed schedule, as proposers learn it."""
+"""What is proposed, and what became of it, as proposers learn it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ from dataclasses import dataclass
 
 Levels = tuple[int, ...]
 Values = tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What to evaluate next.
+
+    Attributes:
+        levels: Steps of sparsity, one per block.
+        parents: What was evaluated that it is made from, each once; empty if it comes from no schedule in particular,
+            but from chance, or from a model of all of them.
+    """
+
+    levels: Levels
+    parents: tuple[Levels, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,12 +31,14 @@ class Outcome:
         values: Objective values, lower is better.
         violation: By how much it breaks the constraints; 0 if it keeps them.
         fidelity: Share of the search set that it was evaluated on; less than 1 if it was stopped there.
+        number: Of its trial; None if that is none of this study.
     """
 
     levels: Levels
     values: Values
     violation: float = 0.0
     fidelity: float = 1.0
+    number: int | None = None
 
     @property
     def penalty(self) -> float:

@@ -68,7 +68,8 @@ def distill_again(
         one = Round(number, run.number, run.number if run.beats_static else None)
         one = one.begun(study.store.n_begun(study.name), _hypervolume(study))
         if run.beats_static:
-            chosen = add_trial(study, schedule, router_of(study, run.number), run.number, number, "distill")
+            router = router_of(study, run.number)
+            chosen = add_trial(study, schedule, router, run.number, number, "distill", chosen.number)
         _note(study, one.ended(int(run.beats_static), _hypervolume(study)))
         study.store.choose_trial(study.name, chosen.number)
     return run.number

@@ -102,7 +102,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     config = study.config
     space = schedule_space(config, study.workload.model.skipping.n_blocks, costs)
     objectives = Objectives(costs.function(config.cost), config.min_accuracy)
-    warm = warm_outcomes(_earlier_trials(study, search), space, objectives)
+    warm = warm_outcomes(_earlier_trials(study, search), space, objectives, own=search.round > 0)
     context = _context(study, search)
     ledger = StudyLedger(study.store, study.name, study.lease, context, search.round, search.number)
     title = f"Refining schedules, round {search.round}" if search.round else "Searching schedules"

@@ -12,12 +12,13 @@ from search.evaluators.local import LocalEvaluator
 from search.objectives import Objectives
 from search.open_study import OpenStudy
 from search.searching import study_costs
+from search.study_ledger import work_spans
 from search.workload import search_set
 from studies import TrialRecord, TrialState
 
 
 def add_trial(
-    study: OpenStudy, schedule: SparsitySchedule, router: Router, number: int, round: int, proposer: str
+    study: OpenStudy, schedule: SparsitySchedule, router: Router, number: int, round: int, proposer: str, parent: int
 ) -> TrialRecord:
     """Evaluate a schedule on the search set under a trained router, and keep it.
 
@@ -28,6 +29,7 @@ def add_trial(
         number: Its number among the study's routers.
         round: Of the trial.
         proposer: Who the trial says proposed it.
+        parent: Number of the trial whose schedule it is.
 
     Raises:
         SearchError: It cannot be evaluated.
@@ -54,6 +56,8 @@ def add_trial(
         violation=violation,
         round=round,
         router=number,
+        parents=(parent,),
+        work=work_spans([evaluation]),
     )
     study.store.append_trial(study.name, trial)
     return trial

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
 from ftp_core.schedule import SparsitySchedule
 from search.evaluators import Evaluation, Task
-from search.ledger import Known, Queued, Result
+from search.ledger import Begun, Known, Queued, Result
 from search.proposers.tally import ProposerTally
-from studies import Lease, StudyStore, TrialRecord, TrialState, front
+from studies import Lease, StudyStore, TrialRecord, TrialState, WorkSpan, front
 
 _SECONDS_BETWEEN_TALLIES = 1.0
 
@@ -82,7 +82,7 @@ class StudyLedger:
     def queue(self) -> list[Queued]:
         """See `Ledger.queue`."""
         return [
-            Queued(trial.number, SparsitySchedule(trial.schedule), trial.proposer)
+            Queued(trial.number, SparsitySchedule(trial.schedule), trial.proposer, trial.parents)
             for trial in self._store.claim_queue(self._name)
         ]
 
@@ -95,10 +95,12 @@ class StudyLedger:
             for schedule, found in ((schedule, known.get(tuple(schedule))) for schedule in schedules)
         ]
 
-    def begin(self, begun: Sequence[tuple[SparsitySchedule, str]]) -> list[int]:
+    def begin(self, begun: Sequence[Begun]) -> list[int]:
         """See `Ledger.begin`."""
         self._lease.check()
-        return self._store.begin_trials(self._name, [(tuple(schedule), proposer) for schedule, proposer in begun])
+        return self._store.begin_trials(
+            self._name, [(tuple(one.schedule), one.proposer) for one in begun], [one.parents for one in begun]
+        )
 
     def finish(self, results: Sequence[Result]) -> None:
         """See `Ledger.finish`."""
@@ -165,7 +167,18 @@ class StudyLedger:
             violation=0.0 if outcome is None else outcome.violation,
             round=self._round,
             router=self._router,
+            parents=result.parents,
+            work=work_spans(result.attempts),
         )
+
+
+def work_spans(evaluations: Iterable[Evaluation]) -> tuple[WorkSpan, ...]:
+    """When workers were at evaluations, to the millisecond, as far as that is known."""
+    return tuple(
+        WorkSpan(one.worker, datetime.fromtimestamp(round(one.began_at, 3), UTC), round(one.seconds, 3))
+        for one in evaluations
+        if one.worker is not None and one.began_at is not None
+    )
 
 
 def _beats(point: TrialRecord, trial: TrialRecord) -> bool:

@@ -15,16 +15,19 @@ from studies import TrialRecord, TrialState
 _LATEST = 2000
 
 
-def warm_outcomes(trials: Iterable[TrialRecord], space: ScheduleSpace, objectives: Objectives) -> list[Outcome]:
-    """Trials of another study as outcomes of this one: those on the front, and the latest.
+def warm_outcomes(
+    trials: Iterable[TrialRecord], space: ScheduleSpace, objectives: Objectives, *, own: bool = False
+) -> list[Outcome]:
+    """Trials of another study, or of another search of this one, as outcomes: those on the front, and the latest.
 
-    The other study may trade KL against another cost, or may have timed another input. So values come from what was
+    Another study may trade KL against another cost, or may have timed another input. So values come from what was
     evaluated and from the schedule, and the front is that of this study's objectives.
 
     Args:
-        trials: The other study's.
+        trials: What was found there.
         space: Schedules outside it are left out.
         objectives: Of this study. Where they demand an accuracy, trials without one are left out.
+        own: Whether the trials are this study's: outcomes then have their numbers.
     """
     outcomes, best = [], FrontArchive()
     for trial in trials:
@@ -35,7 +38,8 @@ def warm_outcomes(trials: Iterable[TrialRecord], space: ScheduleSpace, objective
         levels = space.levels(SparsitySchedule(trial.schedule))
         if not space.contains(levels):
             continue
-        outcome = Outcome(levels, *objectives(space.schedule(levels), trial.metrics))
+        values, violation = objectives(space.schedule(levels), trial.metrics)
+        outcome = Outcome(levels, values, violation, number=trial.number if own else None)
         outcomes.append(outcome)
         if outcome.penalty == 0:
             best.add(outcome.values)

@@ -37,6 +37,7 @@ from studies.records import (
     StudySummary,
     TrialRecord,
     TrialState,
+    WorkSpan,
 )
 from studies.schema import HEAD as SCHEMA_HEAD
 from studies.storage import StudyStorage
@@ -70,6 +71,7 @@ __all__ = [
     "StudySummary",
     "TrialRecord",
     "TrialState",
+    "WorkSpan",
     "closest_to_sparsity",
     "copy_study",
     "current_revision",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,26 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)
+class WorkColumns:
+    """When workers were at trials, see `WorkSpan`; those of one trial in their order.
+
+    Attributes:
+        trial: [m] Number of the trial.
+        worker: [m] Place of the worker in `TrialColumns.workers`.
+        began_at: [m] Seconds since 1970.
+        seconds: [m] How long.
+    """
+
+    trial: NDArray[np.int64]
+    worker: NDArray[np.int16]
+    began_at: Floats
+    seconds: Floats
+
+    def __len__(self) -> int:
+        return len(self.trial)
+
+
+@dataclass(frozen=True)
 class TrialColumns:
     """Every trial of a study that has ended, by number; see `TrialRecord` for what the columns hold.
 
@@ -46,7 +67,10 @@ class TrialColumns:
         finished_at: [n] Seconds since 1970.
         round: [n] Which search.
         proposer: [n] Place of the proposer in `proposers`.
+        parents: [n, most] Numbers of the trials that a schedule was made from, then -1.
+        work: When workers were at it.
         proposers: Names, in the order in which they first proposed.
+        workers: Names, in the order in which they first had a trial.
         metrics: [n] for each metric that any trial has; NaN where one has not.
     """
 
@@ -60,7 +84,10 @@ class TrialColumns:
     finished_at: Floats
     round: NDArray[np.int32]
     proposer: NDArray[np.int16]
+    parents: NDArray[np.int32]
+    work: WorkColumns
     proposers: tuple[str, ...] = ()
+    workers: tuple[str, ...] = ()
     metrics: Mapping[str, Floats] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -84,6 +111,18 @@ class TrialColumns:
         finished = self.state == STATES.index(TrialState.FINISHED)
         kept = finished & (self.fidelity == 1.0) & (self.violation <= 0) & np.isfinite(self.values).all(1)
         return np.asarray(kept, dtype=bool)
+
+    @property
+    def worker(self) -> NDArray[np.int16]:
+        """[n] Place in `workers` of the one that was at the trial last; -1 where that is not known."""
+        last = np.full(len(self), -1, np.int16)
+        # Of several assignments to one place the last one holds.
+        last[np.searchsorted(self.number, self.work.trial)] = self.work.worker
+        return last
+
+    def parents_of(self, place: int) -> tuple[int, ...]:
+        """Numbers of the trials that the schedule at a place was made from."""
+        return tuple(number for number in self.parents[place].tolist() if number >= 0)
 
     def place(self, number: int) -> int | None:
         """Where a trial stands in the columns; None if it has not ended."""
@@ -189,6 +228,12 @@ def _columns(rows: Sequence[Row[Any]], schedule: NDArray[np.float32], n_objectiv
     names: dict[str, int] = {}
     proposer = [names.setdefault(str(one.get("proposer", "optuna")), len(names)) for one in said]
     figures = [one.get("metrics") or _NOTHING for one in said]
+    workers: dict[str, int] = {}
+    spans = [
+        (row.number, workers.setdefault(str(worker), len(workers)), began_at, seconds)
+        for row, one in zip(rows, said, strict=True)
+        for worker, began_at, seconds in one.get("work", ())
+    ]
     finished = [one.get("finished_at") or row.completed_at for one, row in zip(said, rows, strict=True)]
     return TrialColumns(
         number=np.array([row.number for row in rows], dtype=np.int64),
@@ -201,12 +246,33 @@ def _columns(rows: Sequence[Row[Any]], schedule: NDArray[np.float32], n_objectiv
         finished_at=np.array([_moment(text) for text in finished], dtype=np.float64),
         round=np.array([one.get("round", 0) for one in said], dtype=np.int32),
         proposer=np.array(proposer, dtype=np.int16),
+        parents=_padded([one.get("parents", ()) for one in said]),
+        work=_work(spans),
         proposers=tuple(names),
+        workers=tuple(workers),
         metrics={
             metric: np.array([one.get(metric, np.nan) for one in figures], dtype=np.float64)
             for metric in dict.fromkeys(metric for one in figures for metric in one)
         },
     )
+
+
+def _work(spans: Sequence[tuple[int, int, float, float]]) -> WorkColumns:
+    trial, worker, began_at, seconds = zip(*spans, strict=True) if spans else ((), (), (), ())
+    return WorkColumns(
+        trial=np.array(trial, dtype=np.int64),
+        worker=np.array(worker, dtype=np.int16),
+        began_at=np.array(began_at, dtype=np.float64),
+        seconds=np.array(seconds, dtype=np.float64),
+    )
+
+
+def _padded(numbers: Sequence[Sequence[int]]) -> NDArray[np.int32]:
+    """Lists of numbers as the rows of a table, filled up with -1."""
+    lengths = np.array([len(own) for own in numbers], dtype=np.intp)
+    table = np.full((len(numbers), lengths.max(initial=0)), -1, np.int32)
+    table[np.arange(table.shape[1]) < lengths[:, None]] = list(chain.from_iterable(numbers))
+    return table
 
 
 def _violation(attributes: str | None) -> float:
@@ -220,9 +286,9 @@ def _moment(text: str | None) -> float:
 
 def _merged(first: TrialColumns, second: TrialColumns) -> TrialColumns:
     order = np.argsort(np.concatenate([first.number, second.number]), kind="stable")
-    names = dict.fromkeys([*first.proposers, *second.proposers])
-    numbers = {name: place for place, name in enumerate(names)}
-    renumbered = np.array([numbers[name] for name in second.proposers], dtype=np.int16)[second.proposer]
+    proposers, of_proposers = _named_together(first.proposers, second.proposers)
+    workers, of_workers = _named_together(first.workers, second.workers)
+    most = max(first.parents.shape[1], second.parents.shape[1])
 
     def joined(a: NDArray[Any], b: NDArray[Any]) -> Any:
         return np.concatenate([a, b])[order]
@@ -233,10 +299,29 @@ def _merged(first: TrialColumns, second: TrialColumns) -> TrialColumns:
     plain = ("number", "state", "values", "schedule", "fidelity", "violation", "seconds", "finished_at", "round")
     return TrialColumns(
         **{name: joined(getattr(first, name), getattr(second, name)) for name in plain},
-        proposer=joined(first.proposer, renumbered),
-        proposers=tuple(names),
+        proposer=joined(first.proposer, of_proposers[second.proposer]),
+        parents=joined(_widened(first.parents, most), _widened(second.parents, most)),
+        # Whole trials follow whole trials: the order within each stays.
+        work=WorkColumns(
+            trial=np.concatenate([first.work.trial, second.work.trial]),
+            worker=np.concatenate([first.work.worker, of_workers[second.work.worker]]),
+            began_at=np.concatenate([first.work.began_at, second.work.began_at]),
+            seconds=np.concatenate([first.work.seconds, second.work.seconds]),
+        ),
+        proposers=proposers,
+        workers=workers,
         metrics={
             name: joined(metric(first, name), metric(second, name))
             for name in dict.fromkeys([*first.metrics, *second.metrics])
         },
     )
+
+
+def _named_together(first: tuple[str, ...], second: tuple[str, ...]) -> tuple[tuple[str, ...], NDArray[np.int16]]:
+    """All names, and the place among them of each of the second ones."""
+    names = {name: place for place, name in enumerate(dict.fromkeys([*first, *second]))}
+    return tuple(names), np.array([names[name] for name in second], dtype=np.int16)
+
+
+def _widened(table: NDArray[np.int32], most: int) -> NDArray[np.int32]:
+    return np.pad(table, ((0, 0), (0, most - table.shape[1])), constant_values=-1)

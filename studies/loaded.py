@@ -40,8 +40,8 @@ class LoadedStudy:
     def trials(self) -> pd.DataFrame:
         """Every trial that has ended: one row each, indexed by number.
 
-        Columns: state, proposer, fidelity, seconds, finished_at, overall_sparsity, the objectives by name, `block_i`
-        for each block, each metric by name, error.
+        Columns: state, proposer, parents, worker, fidelity, seconds, finished_at, overall_sparsity, the objectives by
+        name, `block_i` for each block, each metric by name, error.
         """
         return self._frame(self._store.trials(self.name))
 
@@ -83,6 +83,8 @@ class LoadedStudy:
                     "number": trial.number,
                     "state": trial.state.value,
                     "proposer": trial.proposer,
+                    "parents": trial.parents,
+                    "worker": trial.worker,
                     "fidelity": trial.fidelity,
                     "seconds": trial.seconds,
                     "finished_at": trial.finished_at,

@@ -29,6 +29,21 @@ class TrialState(enum.StrEnum):
 
 
 @dataclass(frozen=True)
+class WorkSpan:
+    """A time in which a worker evaluated a trial, or a part of it.
+
+    Attributes:
+        worker: The worker: a number among those of a search, on a cluster with the name of its machine.
+        began_at: When, by the worker's clock, UTC.
+        seconds: How long.
+    """
+
+    worker: str
+    began_at: datetime
+    seconds: float
+
+
+@dataclass(frozen=True)
 class TrialRecord:
     """One evaluated schedule at one fidelity.
 
@@ -46,6 +61,10 @@ class TrialRecord:
         violation: By how much it breaks the study's constraints; 0 if it keeps them.
         round: Which search of the study it belongs to: 0 is the first one, n the n-th refinement.
         router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
+        parents: Numbers of the trials that the schedule was made from; empty if it came by chance or from a model, if
+            they are not of this study, and where an earlier version searched.
+        work: When which worker was at it, attempts that failed included; empty if its figures were known from
+            elsewhere, and where an earlier version searched.
     """
 
     number: int
@@ -61,11 +80,18 @@ class TrialRecord:
     violation: float = 0.0
     round: int = 0
     router: int | None = None
+    parents: tuple[int, ...] = ()
+    work: tuple[WorkSpan, ...] = ()
 
     @property
     def overall_sparsity(self) -> float:
         """Mean of the schedule."""
         return sum(self.schedule) / len(self.schedule)
+
+    @property
+    def worker(self) -> str | None:
+        """The worker that was at it last; None where `work` is empty."""
+        return self.work[-1].worker if self.work else None
 
 
 @dataclass(frozen=True)
@@ -129,11 +155,13 @@ class QueuedTrial:
         number: The trial's number.
         schedule: Share of tokens skipped, one per block.
         proposer: Who proposed it.
+        parents: Numbers of the trials that it was made from.
     """
 
     number: int
     schedule: tuple[float, ...]
     proposer: str
+    parents: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

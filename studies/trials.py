@@ -21,7 +21,7 @@ from studies.errors import StorageError, StudiesError
 from studies.evaluations import keep_evaluations
 from studies.named import NamedStudies
 from studies.packing import pack_floats, pack_params
-from studies.records import QueuedTrial, TrialRecord, TrialState
+from studies.records import QueuedTrial, TrialRecord, TrialState, WorkSpan
 from studies.rows import add_trial, check_study
 from studies.storage import StudyStorage
 
@@ -74,12 +74,15 @@ class ScheduleTrials(NamedStudies):
         """`begin_trials` for one."""
         return self.begin_trials(name, [(schedule, proposer)])[0]
 
-    def begin_trials(self, name: str, begun: Sequence[tuple[Sequence[float], str]]) -> list[int]:
+    def begin_trials(
+        self, name: str, begun: Sequence[tuple[Sequence[float], str]], parents: Sequence[tuple[int, ...]] = ()
+    ) -> list[int]:
         """Record that schedules are being evaluated: if the process dies, the next one finds them in the queue.
 
         Args:
             name: Of the study.
             begun: Schedules, each with its proposer.
+            parents: For each of them, numbers of the trials that it was made from; empty if none was made from any.
 
         Returns:
             The trials' numbers.
@@ -90,11 +93,11 @@ class ScheduleTrials(NamedStudies):
                 schedule,
                 {
                     "state": OptunaState.RUNNING.value,
-                    "user_attributes": json.dumps({"proposer": proposer}),
+                    "user_attributes": json.dumps({"proposer": proposer, **({"parents": own} if own else {})}),
                     "started_at": now,
                 },
             )
-            for schedule, proposer in begun
+            for (schedule, proposer), own in zip(begun, parents or [()] * len(begun), strict=True)
         ]
         return self._add(name, rows)
 
@@ -285,6 +288,10 @@ def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
         attributes["round"] = trial.round
     if trial.router is not None:
         attributes["router"] = trial.router
+    if trial.parents:
+        attributes["parents"] = trial.parents
+    if trial.work:
+        attributes["work"] = [(span.worker, span.began_at.timestamp(), span.seconds) for span in trial.work]
     return {
         "state": _STATES[trial.state].value,
         "objective_values": None if trial.values is None else pack_floats(trial.values),
@@ -314,7 +321,10 @@ def _queued(trial: FrozenTrial) -> QueuedTrial | None:
     schedule = _schedule(trial)
     if schedule is None:
         return None
-    return QueuedTrial(trial.number, schedule, str(trial.user_attrs.get("proposer", "optuna")))
+    attributes = trial.user_attrs
+    return QueuedTrial(
+        trial.number, schedule, str(attributes.get("proposer", "optuna")), tuple(attributes.get("parents", ()))
+    )
 
 
 def _record(trial: FrozenTrial) -> TrialRecord | None:
@@ -339,5 +349,10 @@ def _record(trial: FrozenTrial) -> TrialRecord | None:
         error=attributes.get("error"),
         round=attributes.get("round", 0),
         router=attributes.get("router"),
+        parents=tuple(attributes.get("parents", ())),
+        work=tuple(
+            WorkSpan(worker, datetime.fromtimestamp(began_at, UTC), seconds)
+            for worker, began_at, seconds in attributes.get("work", ())
+        ),
         violation=max(0.0, *trial.constraints.values()) if trial.constraints else 0.0,
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC
+from itertools import groupby
 from typing import Any
 from urllib.parse import quote, urlencode
 
 import numpy as np
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
 from dashboards.app.frame import NAMESPACE
 from dashboards.app.parts import attributes, drawn, graph, in_theme, nothing, shown_table, terms
@@ -118,6 +119,11 @@ class Exploring:
             prevent_initial_call=True,
         )(self._walked)
         dash.callback(
+            Output("walked", "data", allow_duplicate=True),
+            Input({"type": "parent", "trial": ALL}, "n_clicks"),
+            prevent_initial_call=True,
+        )(self._climbed)
+        dash.callback(
             Output("front-figure", "figure", allow_duplicate=True),
             Input("selected", "data"),
             State("front-x", "value"),
@@ -186,17 +192,14 @@ class Exploring:
         if number is None:
             return nothing("No trial selected", "Point at one to see it here, click it to keep it, or type its number.")
         try:
-            found = self._watch.found(name)
-            place = found.columns.place(number)
-            if place is None:
-                return nothing(f"Trial {number}", "There is no such trial, or it has not ended yet.")
-            error, router = self._watch.trial_text(name, number)
+            found, trial = self._watch.found(name), self._watch.trial(name, number)
         except StudiesError:
             return no_update
-        trial = found.record(place)
+        if trial is None:
+            return nothing(f"Trial {number}", "There is no such trial, or it has not ended yet.")
         return [
             drawn(in_theme(schedule_figure(trial), theme), f"schedule of trial {number}"),
-            terms([*described(trial, found, router), *([("error", error)] if error else [])]),
+            terms(described(trial, found)),
         ]
 
     def below(self, version: str | None, x: str, y: str, name: str) -> tuple[Any, Any]:
@@ -244,6 +247,12 @@ class Exploring:
         except StudiesError:
             return no_update
 
+    def _climbed(self, _: list[int | None]) -> Any:
+        # Buttons that appear say so, too.
+        if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
+            return no_update
+        return int(ctx.triggered_id["trial"])
+
 
 def default_axes(objectives: tuple[str, ...]) -> tuple[str, str]:
     """What is across and upwards at first: the cost, and KL."""
@@ -275,7 +284,7 @@ def pointed_at(hovered: Mapping[str, Any] | None) -> int | None:
     return number if isinstance(number, int) else None
 
 
-def described(trial: TrialRecord, found: Found, router: int | None) -> list[tuple[str, Any]]:
+def described(trial: TrialRecord, found: Found) -> list[tuple[str, Any]]:
     """What is known of a trial, in words."""
     values = dict(zip(found.objectives, trial.values or (), strict=False))
     known = {**trial.metrics, **values}
@@ -285,16 +294,30 @@ def described(trial: TrialRecord, found: Found, router: int | None) -> list[tupl
     return [
         ("trial", f"{trial.number}, {trial.state.value}{', on the front' if trial.number in front else ''}"),
         ("proposed by", trial.proposer),
+        *([("made from", html.Div(list(map(_parent, trial.parents)), className="acts"))] if trial.parents else []),
         *((axis.title, axis.text(known[axis.name])) for axis in offered),
         ("overall sparsity", f"{trial.overall_sparsity:.1%}"),
         *((name.replace("_", " "), f"{known[name]:.4g}") for name in others),
         ("search", "the first one" if not trial.round else f"refinement {trial.round}"),
-        ("router", "static" if router is None else f"number {router}"),
+        ("router", "static" if trial.router is None else f"number {trial.router}"),
         *([] if trial.fidelity == 1.0 else [("evaluated on", f"{trial.fidelity:.0%} of the search set")]),
         *([("breaks constraints by", f"{trial.violation:.3g}")] if trial.violation > 0 else []),
         ("evaluation", duration(trial.seconds)),
+        *([] if trial.worker is None else [("worker", _workers(trial))]),
         ("ended", trial.finished_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
+        *([("error", trial.error)] if trial.error else []),
     ]
+
+
+def _parent(number: int) -> html.Button:
+    """What selects a trial that another was made from."""
+    label = attributes(aria_label=f"Select trial {number}, which this one was made from")
+    return html.Button(str(number), id={"type": "parent", "trial": number}, className="quiet", type="button", **label)
+
+
+def _workers(trial: TrialRecord) -> str:
+    """Who evaluated a trial: one after the other where there were several."""
+    return ", then ".join(name for name, _ in groupby(span.worker for span in trial.work))
 
 
 def page_of(figure: go.Figure) -> str:

@@ -85,21 +85,24 @@ def add_exports(app: FastAPI, watch: Watch) -> None:
 def _lines(found: Found, places: Any) -> Iterator[str]:
     columns, objectives = found.columns, found.objectives
     metrics = [name for name in columns.metrics if name not in objectives]
-    headings = ["trial", "state", "proposer", "round", "fidelity", "seconds", "overall_sparsity", *objectives, *metrics]
+    headings = ["trial", "state", "proposer", "parents", "worker", "round", "fidelity", "seconds", "overall_sparsity"]
+    headings += [*objectives, *metrics]
+    workers = [columns.workers[place] if place >= 0 else "" for place in columns.worker.tolist()]
     yield csv_text([*headings, *(f"block_{block}" for block in range(columns.n_blocks))], [])
     for start in range(0, len(places), _AT_ONCE):
-        first, *others = [_line(found, place, metrics) for place in places[start : start + _AT_ONCE]]
+        first, *others = [_line(found, place, workers[place], metrics) for place in places[start : start + _AT_ONCE]]
         yield csv_text(first, others)
 
 
-def _line(found: Found, place: int, metrics: list[str]) -> list[Any]:
+def _line(found: Found, place: int, worker: str, metrics: list[str]) -> list[Any]:
     columns = found.columns
-    proposer = columns.proposers[columns.proposer[place]]
     figures = [*columns.values[place].tolist(), *(float(columns.metrics[name][place]) for name in metrics)]
     return [
         int(columns.number[place]),
         STATES[columns.state[place]].value,
-        f"'{proposer}" if proposer.startswith(_FORMULA) else proposer,
+        _text(columns.proposers[columns.proposer[place]]),
+        " ".join(map(str, columns.parents_of(place))),
+        _text(worker),
         int(columns.round[place]),
         float(columns.fidelity[place]),
         float(columns.seconds[place]),
@@ -107,6 +110,10 @@ def _line(found: Found, place: int, metrics: list[str]) -> list[Any]:
         *("" if figure != figure else figure for figure in figures),
         *(round(float(share), 6) for share in columns.schedule[place]),
     ]
+
+
+def _text(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def _headers(file: str) -> dict[str, str]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dashboards.found import Found
-from studies import Exhibits, Measurement, RouterRun, StageRecord, StudiesError, StudyRecord, StudySummary
+from studies import Exhibits, Measurement, RouterRun, StageRecord, StudiesError, StudyRecord, StudySummary, TrialRecord
 from studies.run_events import RunEvent
 from studies.service_store import ServiceStore
 from studies.submissions import RunState, Submission, run_state
@@ -169,10 +169,10 @@ class Watch:
 
         threading.Thread(target=read, name=f"trials of {name}", daemon=True).start()
 
-    def trial_text(self, name: str, number: int) -> tuple[str | None, int | None]:
-        """What went wrong in a trial, and its router: the two things that columns do not hold."""
+    def trial(self, name: str, number: int) -> TrialRecord | None:
+        """All that is known of a trial, columns do not hold it all; None if it has not ended."""
         found = next(self._store.each_trial(name, after=number - 1), None)
-        return (None, None) if found is None or found.number != number else (found.error, found.router)
+        return None if found is None or found.number != number else found
 
     def measurements(self, name: str) -> list[Measurement]:
         """What was measured on test items."""

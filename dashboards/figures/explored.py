@@ -23,7 +23,7 @@ from dashboards.figures.appearance import (
     proposer_colour,
     styled,
 )
-from dashboards.figures.marks import hover
+from dashboards.figures.marks import hover, made_from
 from dashboards.found import Found, Places
 from studies import Measurement
 
@@ -91,7 +91,8 @@ def explored_figure(
         line={"color": _FRONT_COLOUR, "width": 1.5, "shape": "hv" if not across.higher_is_better else "vh"},
         marker={"color": _FRONT_COLOUR, "size": 8},
         customdata=columns.number[front].tolist(),
-        hovertemplate=_template(across, upwards, "on the front"),
+        text=[made_from(columns.parents_of(int(place))) for place in front],
+        hovertemplate=_template(across, upwards, "on the front%{text}"),
     )
     _add_measured(figure, measurements, across, upwards, floor)
     _set_axes(figure, found, across, upwards, floor)

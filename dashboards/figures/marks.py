@@ -83,3 +83,8 @@ def hover(m: Measurement) -> str:
         percentages(m.schedule),
     ]
     return "<br>".join(lines)
+
+
+def made_from(parents: Sequence[int]) -> str:
+    """A line of a hover label on the trials that one was made from; nothing where there are none."""
+    return f"<br>made from {' and '.join(f'trial {number}' for number in parents)}" if parents else ""

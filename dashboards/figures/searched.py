@@ -18,6 +18,7 @@ from dashboards.figures.appearance import (
     proposer_colour,
     styled,
 )
+from dashboards.figures.marks import made_from
 from studies import TrialRecord, TrialState, hypervolume_history, reference_point
 from studies.objectives import COSTS, DEFAULT_COST, Objective, objective
 
@@ -245,7 +246,7 @@ def _hover(t: TrialRecord, searched: Objective) -> str:
     refined = f", round {t.round}" if t.round else ""
     partial = "" if t.fidelity == 1.0 else f", on {t.fidelity:.0%} of the calibration set"
     return (
-        f"<b>trial {t.number}</b>, proposed by {plain_text(t.proposer)}{refined}{partial}<br>"
+        f"<b>trial {t.number}</b>, proposed by {plain_text(t.proposer)}{refined}{partial}{made_from(t.parents)}<br>"
         f"KL {kl:.4g} nats per token<br>{known}<br>"
         f"overall sparsity {t.overall_sparsity:.1%}; % skipped by block:<br>{percentages(t.schedule)}"
     )

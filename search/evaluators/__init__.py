@@ -40,6 +40,9 @@ class Evaluation:
         error: What went wrong, if it failed.
         blocks_run: Block computations that were made.
         blocks_reused: Block computations whose results were still known from other schedules.
+        worker: Who evaluated it: a number among the workers of a search, on a cluster with the host's name; None if
+            nobody did.
+        began_at: When, by that worker's clock: seconds since 1970; of joined parts that of the last.
     """
 
     task: Task
@@ -50,6 +53,8 @@ class Evaluation:
     error: str | None = None
     blocks_run: int = 0
     blocks_reused: int = 0
+    worker: str | None = None
+    began_at: float | None = None
 
     @property
     def schedule(self) -> SparsitySchedule:

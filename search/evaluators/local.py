@@ -22,12 +22,14 @@ from search.evaluators import Evaluation, Task
 from search.fidelities import part_ends
 
 _Result = TypeVar("_Result")
+# There is no other one, unless a pool says which it is.
+_WORKER = "0"
 # What torch's allocators say on CPUs and GPUs, where they do not raise an error of its own type.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class LocalEvaluator:
-    """One model in this process; `next_results` evaluates what was submitted first.
+    """One model in this process, worker 0; `next_results` evaluates what was submitted first.
 
     Schedules that begin alike share the work of the blocks that they have in common, see `ftp_core.prefixes`. When
     memory runs out, batches become half as large, and so does the memory of shared work, until it suffices.
@@ -87,11 +89,17 @@ class LocalEvaluator:
 
     def evaluate(self, task: Task) -> Evaluation:
         """Figures of a schedule on one part of the set; a schedule that fails comes back with its error."""
-        started = time.perf_counter()
+        started, began_at = time.perf_counter(), time.time()
         try:
             quality, blocks_run, blocks_reused = self._within_memory(lambda: self._compare(task))
         except (CoreError, RuntimeError, MemoryError) as error:
-            return Evaluation(task, seconds=time.perf_counter() - started, error=f"{type(error).__name__}: {error}")
+            return Evaluation(
+                task,
+                seconds=time.perf_counter() - started,
+                error=f"{type(error).__name__}: {error}",
+                worker=_WORKER,
+                began_at=began_at,
+            )
         metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
         if quality.accuracy is not None:
             metrics["accuracy"] = quality.accuracy
@@ -106,6 +114,8 @@ class LocalEvaluator:
             error="not finite: " + ", ".join(strange) if strange else None,
             blocks_run=blocks_run,
             blocks_reused=blocks_reused,
+            worker=_WORKER,
+            began_at=began_at,
         )
 
     def known_blocks(self, task: Task) -> int:

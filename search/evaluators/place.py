@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from search.evaluators import Task
+from search.evaluators import Evaluation, Task
 
 
 @dataclass(eq=False)
@@ -32,6 +33,8 @@ class Place:
 
     Attributes:
         device: `cpu` or `cuda`.
+        number: Its number in the pool, which its workers have one after the other.
+        host: Name of the machine that its worker is on; empty where all are on one.
         halvings: How many of its workers died for want of memory.
         failed_starts: How many of the last starts failed.
         refused_starts: How many of these ended with an error of the setup, which is likely to come again.
@@ -44,6 +47,8 @@ class Place:
     """
 
     device: str
+    number: int
+    host: str = ""
     halvings: int = 0
     failed_starts: int = 0
     refused_starts: int = 0
@@ -53,6 +58,28 @@ class Place:
     is_leaving: bool = False
     calls: deque[Call] = field(default_factory=deque)
     changed: float = 0.0
+
+    @property
+    def worker(self) -> str:
+        """What its worker is called in trials."""
+        return f"{self.number} on {self.host}" if self.host else str(self.number)
+
+    def named(self, evaluation: Evaluation) -> Evaluation:
+        """An evaluation that came from its worker."""
+        return replace(evaluation, worker=self.worker)
+
+    def failed(self, task: Task, error: str, ended: float) -> Evaluation:
+        """What becomes of its first call's task, if no evaluation came back.
+
+        Args:
+            task: The task.
+            error: What went wrong.
+            ended: When, by the monotonic clock.
+        """
+        seconds = max(0.0, ended - self.changed)
+        # The worker cannot say any more when it began.
+        began_at = time.time() - (time.monotonic() - ended) - seconds
+        return Evaluation(task, seconds=seconds, error=error, worker=self.worker, began_at=began_at)
 
     @property
     def takes_tasks(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import pickle
@@ -51,7 +52,8 @@ class RayPool:
     gets the one nearest to what it evaluated before (see `Backlog`). A worker that dies or hangs is replaced: the task
     that it ran comes back with an error, those behind it go to others. (An answer given right before a sudden death is
     lost with the process: the task then counts as the one that ran.) A worker that died for want of memory, or as
-    if it had, is replaced by one with smaller batches. Not for use by several threads.
+    if it had, is replaced by one with smaller batches. Evaluations name their worker by its number, which the one that
+    replaces it takes over, and on a cluster by its machine, too. Not for use by several threads.
 
     Args:
         setup: Makes the workers.
@@ -181,7 +183,8 @@ class RayPool:
         stop_ray()
 
     def _add(self, device: str) -> None:
-        place = Place(device)
+        taken = {place.number for place in self._places}
+        place = Place(device, next(number for number in itertools.count() if number not in taken))
         self._places.append(place)
         self._set_patience()
         self._start(place)
@@ -245,27 +248,29 @@ class RayPool:
             # Whatever else it holds must end, too, also where only the connection was lost.
             _kill(place.actor)
         else:
+            if call.task is not None:
+                failed = place.failed(call.task, cause_of(error), moment) if error else None
+                results.append(failed or place.named(pickle.loads(future.result())))
             is_first = place.calls[0] is call
             place.calls.remove(call)
             if is_first:
                 place.changed = moment
-            if call.task is not None:
-                results.append(Evaluation(call.task, error=cause_of(error)) if error else pickle.loads(future.result()))
-            elif error is not None:
+            if call.task is None and error is not None:
                 place.refused_starts += 1
                 self._start_failed(place, cause_of(error))
                 return
-            elif not place.is_ready:
+            if call.task is None and not place.is_ready:
                 place.is_ready, place.failed_starts, place.refused_starts = True, 0, 0
+                place.host = future.result() if self._on_cluster else ""
                 self._on_ready()
         if place.calls and all(other.death is not None for other in place.calls):
-            self._bury(place, results)
+            self._bury(place, moment, results)
         elif place.is_leaving and not place.calls:
             self._remove(place)
         else:
             self._feed([place])
 
-    def _bury(self, place: Place, results: list[Evaluation]) -> None:
+    def _bury(self, place: Place, moment: float, results: list[Evaluation]) -> None:
         """Replace a worker whose calls have all ended with its death."""
         first, *others = place.calls
         assert first.death is not None
@@ -276,7 +281,7 @@ class RayPool:
             self._start_failed(place, cause)
             return
         if first.task is not None:
-            results.append(Evaluation(first.task, error=f"its worker died: {cause}"))
+            results.append(place.failed(first.task, f"its worker died: {cause}", moment))
         self._replace(place, others)
 
     def _replace(self, place: Place, untouched: list[Call]) -> None:
@@ -316,7 +321,7 @@ class RayPool:
             if now - place.changed < limit or ray.wait([first.reference], timeout=0)[0]:
                 continue
             if first.task is not None:
-                results.append(Evaluation(first.task, error=f"it ran longer than the limit of {limit:g} s"))
+                results.append(place.failed(first.task, f"it ran longer than the limit of {limit:g} s", now))
             self._replace(place, others)
 
     def _check_alive(self) -> None:

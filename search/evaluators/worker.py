@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import socket
 from typing import Protocol
 
 from search.evaluators import Evaluation, Task
@@ -34,9 +35,10 @@ class WorkerProcess:
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
-    def start(self, setup: WorkerSetup, device: str, halvings: int) -> None:
-        """Make the worker."""
+    def start(self, setup: WorkerSetup, device: str, halvings: int) -> str:
+        """Make the worker; gives the name of its machine."""
         self._worker = setup.start(device, halvings)
+        return socket.gethostname()
 
     def evaluate(self, task: bytes) -> bytes:
         """Evaluate a pickled task; gives a pickled evaluation.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from search.outcome import Levels, Outcome
+from search.outcome import Outcome, Proposal
 
 
 class Proposer(Protocol):
@@ -17,8 +17,8 @@ class Proposer(Protocol):
     def name(self) -> str:
         """What trials are labelled with."""
 
-    def ask(self, number: int) -> Levels:
-        """Levels to evaluate as trial `number`, inside the space.
+    def ask(self, number: int) -> Proposal:
+        """What to evaluate as trial `number`, inside the space; its parents are among what was told.
 
         Random choices depend on the seed, on the number, and on how often it was asked for this number before: a search
         that was resumed proposes as if it had never stopped.

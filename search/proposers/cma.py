@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
 from typing import Any
 
 from optuna.samplers import CmaEsSampler
 
 from search.outcome import Outcome
 from search.proposers.memory import OutcomeMemory
-from search.proposers.parameters import BlockParameters, draw_seed, new_study
+from search.proposers.parameters import BlockParameters, Draft, draw_seed, new_study
 from search.space import ScheduleSpace
 
 # Weight of the sum in the augmented Tchebycheff function (Knowles 2006, equation 2).
@@ -47,7 +46,7 @@ class CmaModel:
         self._memory = OutcomeMemory(_MOST_KEPT)
         self._bounds: list[tuple[float, float]] | None = None
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
         """Levels of the free blocks for trial `number`; None while random ones are as good."""
         if len(self._space.free_blocks) == 1:  # Nothing can covary with itself alone.
             return None
@@ -58,10 +57,10 @@ class CmaModel:
         levels = self._parameters.levels(self._sampler(rng), study, trial)
         known = [self._parameters.of(outcome) for outcome in self._memory.best()]
         if not known or rng.random() >= _HEAD_RATE:
-            return levels
+            return Draft(levels)
         nearest = min(known, key=lambda one: sum(abs(a - b) for a, b in zip(one, levels, strict=True)))
         cut = rng.randrange(len(levels))
-        return nearest[:cut] + levels[cut:]
+        return Draft(nearest[:cut] + levels[cut:])
 
     def tell(self, outcome: Outcome) -> None:
         """Learn from an outcome of finite figures."""

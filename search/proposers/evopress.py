@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
-from search.outcome import Levels, Outcome
+from search.outcome import Outcome, Proposal
 from search.space import ScheduleSpace
 
 _MOST_SWITCHES = 3
@@ -62,7 +62,7 @@ class EvoPressProposer:
         edges = [lowest + math.floor(width * band) for band in range(n_bands)] + [highest + 1]
         self._bands = [range(low, high) for low, high in pairwise(edges)]
 
-    def ask(self, number: int) -> Levels:
+    def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
         self._repeats = self._repeats + 1 if number == self._number else 0
         self._number = number
@@ -70,11 +70,11 @@ class EvoPressProposer:
         legal = {total: parent for total, parent in self._parents.items() if parent.penalty == 0}
         parents = legal or self._parents
         if self._n_told < _FIRST or not parents:
-            return self._space.sample(rng)
+            return Proposal(self._space.sample(rng))
         band = self._band(number)
         known = {parent.levels for parent in self._parents.values()}
         for _ in range(_MOST_TRIES):
-            if (child := self._child(parents, band, rng)) not in known:
+            if (child := self._child(parents, band, rng)).levels not in known:
                 break
         return child
 
@@ -92,9 +92,10 @@ class EvoPressProposer:
         cycle, place = divmod(number // self._offspring, len(self._bands))
         return random.Random(f"{self._seed}/cycle/{cycle}").sample(self._bands, len(self._bands))[place]
 
-    def _child(self, parents: dict[int, Outcome], band: range, rng: random.Random) -> Levels:
+    def _child(self, parents: dict[int, Outcome], band: range, rng: random.Random) -> Proposal:
         total = self._choose(parents, band, rng)
-        levels = list(parents[total].levels)
+        parent = parents[total].levels
+        levels = list(parent)
         # Asked again for the same trial, the neighbourhood is known already: look further away.
         most_switches = _MOST_SWITCHES + self._repeats
         n_switches = min(rng.randint(1, most_switches), rng.randint(1, most_switches))
@@ -107,7 +108,7 @@ class EvoPressProposer:
             n_switches -= 1
         for _ in range(n_switches):
             self._switch(levels, blocks, rng)
-        return self._space.repair(levels, rng)
+        return Proposal(self._space.repair(levels, rng), (parent,))
 
     def _choose(self, parents: dict[int, Outcome], band: range, rng: random.Random) -> int:
         """The overall sparsity, in steps, of the parent that children for a band come from."""

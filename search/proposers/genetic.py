@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from search.genetic import Gene, Individual, Population, Selection, Variation, parent
-from search.outcome import Levels, Outcome
+from search.outcome import Levels, Outcome, Proposal
 from search.space import ScheduleSpace
 
 # A child that repeats a parent is no news: how often another one is tried.
@@ -43,25 +43,25 @@ class GeneticProposer:
         self._number = -1
         self._rng = random.Random()
 
-    def ask(self, number: int) -> Levels:
+    def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
         if number != self._number:
             self._number, self._rng = number, random.Random(f"{self._seed}/{number}")
         members = self._population.members
         if len(members) < self._population.n_founders:
-            return self._space.sample(self._rng)
+            return Proposal(self._space.sample(self._rng))
         known = {individual.genome for individual in members}
         for _ in range(_MOST_TRIES):
-            if (child := self._child()) not in known:
+            if (child := self._child()).levels not in known:
                 return child
-        return self._space.sample(self._rng)
+        return Proposal(self._space.sample(self._rng))
 
     def tell(self, outcome: Outcome) -> None:
         """See `Proposer.tell`."""
         rng = random.Random(f"{self._seed}/told {self._population.n_told}")
         self._population.tell([Individual(outcome.levels, outcome.values, outcome.penalty)], rng)
 
-    def _child(self) -> Levels:
+    def _child(self) -> Proposal:
         mother, father = (parent(self._population.members, self._rng).genome for _ in range(2))
         free, levels = self._space.free_blocks, [0.0] * self._space.n_blocks
         numbers = self._variation.child(
@@ -69,4 +69,4 @@ class GeneticProposer:
         )
         for block, number in zip(free, numbers, strict=True):
             levels[block] = number
-        return self._space.repair(levels, self._rng)
+        return Proposal(self._space.repair(levels, self._rng), tuple(dict.fromkeys((mother, father))))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Sequence
 
 from search.errors import ConfigError
 from search.outcome import Levels, Outcome
+from search.proposers.parameters import Draft
 from search.space import ScheduleSpace
 
 _MOST_POINTS = 10_000
@@ -51,7 +51,7 @@ class GridOrder:
         self._places = {point: place for place, point in enumerate(self._points)}
         self._unvisited = set(self._places.values())
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
         """Levels of the free blocks at the first point from place `number` on of which nothing was told.
 
         Args:
@@ -65,7 +65,7 @@ class GridOrder:
         n = len(self._points)
         ahead = (place % n for place in range(number, number + n))
         place = next(itertools.islice((place for place in ahead if place in self._unvisited), repeats, None), None)
-        return None if place is None else [self._points[place][block] for block in self._free_blocks]
+        return None if place is None else Draft([self._points[place][block] for block in self._free_blocks])
 
     def tell(self, outcome: Outcome) -> None:
         """Take note that a point was visited."""

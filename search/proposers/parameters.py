@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -11,10 +12,23 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 
-from search.outcome import Outcome
+from search.outcome import Levels, Outcome
 from search.space import ScheduleSpace
 
 STUDY_NAME = "outcomes"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a model proposes, before repair.
+
+    Attributes:
+        levels: Of the free blocks.
+        parents: See `Proposal.parents`.
+    """
+
+    levels: Sequence[float]
+    parents: tuple[Levels, ...] = ()
 
 
 class BlockParameters:
@@ -22,6 +36,7 @@ class BlockParameters:
 
     def __init__(self, space: ScheduleSpace, real: bool = False) -> None:
         self._blocks = space.free_blocks
+        self._n_blocks = space.n_blocks
         levels = FloatDistribution(0.0, space.top) if real else IntDistribution(0, space.top)
         # Some samplers sort parameters by name.
         self.distributions: dict[str, BaseDistribution] = {f"s_{block:04}": levels for block in self._blocks}
@@ -38,6 +53,11 @@ class BlockParameters:
     def of(self, outcome: Outcome) -> list[float]:
         """The levels of the free blocks."""
         return [outcome.levels[block] for block in self._blocks]
+
+    def of_all_blocks(self, levels: Sequence[float]) -> Levels:
+        """Whole steps for all blocks, of levels of the free ones: no other skips anything."""
+        own = dict(zip(self._blocks, levels, strict=True))
+        return tuple(round(own.get(block, 0)) for block in range(self._n_blocks))
 
     def levels(
         self, sampler: BaseSampler, study: optuna.Study, trial: FrozenTrial, jointly: bool = True

@@ -11,9 +11,11 @@ import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.samplers import (
     GPSampler,
     NSGAIIISampler,
@@ -22,13 +24,14 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.samplers.nsgaii import UniformCrossover
 from optuna.trial import FrozenTrial
 
-from search.outcome import Levels, Outcome
+from search.outcome import Outcome, Proposal
 from search.proposers.cma import CmaModel
 from search.proposers.grid import GridOrder
 from search.proposers.memory import OutcomeMemory
-from search.proposers.parameters import STUDY_NAME, BlockParameters, draw_seed, new_study
+from search.proposers.parameters import STUDY_NAME, BlockParameters, Draft, draw_seed, new_study
 from search.space import ScheduleSpace
 
 # How many outcomes must be known before a model says more than a random schedule does.
@@ -66,23 +69,23 @@ class SampledProposer:
         with _silence():
             self._model = _MODELS[sampler](space, seed) if space.free_blocks and space.top else None
 
-    def ask(self, number: int) -> Levels:
+    def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
         self._repeats = self._repeats + 1 if number == self._number else 0
         self._number = number
         rng = random.Random(f"{self.name}/{self._seed}/{number}/{self._repeats}")
         if self._model is None:
-            return self._space.repair([0] * self._space.n_blocks, rng)
-        free = None
+            return Proposal(self._space.repair([0] * self._space.n_blocks, rng))
+        draft = None
         if self._repeats < _MOST_REPEATS:
             with _silence():
-                free = self._model.propose(number, self._repeats, rng)
-        if free is None:
-            return self._space.sample(rng)
+                draft = self._model.propose(number, self._repeats, rng)
+        if draft is None:
+            return Proposal(self._space.sample(rng))
         levels: list[float] = [0] * self._space.n_blocks
-        for block, level in zip(self._space.free_blocks, free, strict=True):
+        for block, level in zip(self._space.free_blocks, draft.levels, strict=True):
             levels[block] = level
-        return self._space.repair(levels, rng)
+        return Proposal(self._space.repair(levels, rng), draft.parents)
 
     def tell(self, outcome: Outcome) -> None:
         """See `Proposer.tell`."""
@@ -107,7 +110,7 @@ def _silence() -> Iterator[None]:
 class _Model(Protocol):
     """Proposes levels of the free blocks."""
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
         """Levels for trial `number`, asked for `repeats` times before; None while random ones are as good."""
 
     def tell(self, outcome: Outcome) -> None:
@@ -129,7 +132,7 @@ class _Parzen:
         self._memory = OutcomeMemory(_MOST_TPE)
         self._study: tuple[optuna.Study, FrozenTrial] | None = None
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
         if self._study is None or len(self._memory) < _FIRST_TPE:
             return None
         study, trial = self._study
@@ -138,9 +141,9 @@ class _Parzen:
         study = optuna.load_study(study_name=STUDY_NAME, storage=study._storage, sampler=sampler)
         levels = self._parameters.levels(sampler, study, trial, self._jointly)
         if self._jointly or rng.random() >= _HEAD_RATE:
-            return levels
+            return Draft(levels)
         cut = rng.randrange(len(levels))
-        return self._parameters.of(rng.choice(self._memory.best()))[:cut] + levels[cut:]
+        return Draft(self._parameters.of(rng.choice(self._memory.best()))[:cut] + levels[cut:])
 
     def tell(self, outcome: Outcome) -> None:
         if self._memory.add(outcome) or self._study is None:
@@ -162,7 +165,7 @@ class _GaussianProcess:
         self._parameters = BlockParameters(space, real=True)
         self._memory = OutcomeMemory(_MOST_GP)
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
         outcomes = list(self._memory)
         if len(outcomes) < _FIRST_GP or repeats > _MOST_REPEATS_GP:
             return None
@@ -173,17 +176,43 @@ class _GaussianProcess:
             study.add_trial(
                 self._parameters.trial(one, constraints={"penalty": one.penalty} if is_constrained else None)
             )
-        return self._parameters.levels(GPSampler(seed=draw_seed(rng), n_startup_trials=1), study, trial)
+        return Draft(self._parameters.levels(GPSampler(seed=draw_seed(rng), n_startup_trials=1), study, trial))
 
     def tell(self, outcome: Outcome) -> None:
         self._memory.add(outcome)
+
+
+class _Crossover(UniformCrossover):
+    """Optuna's default one, which remembers what it crossed last: [parents, blocks]; Optuna keeps it nowhere."""
+
+    crossed: NDArray[np.float64] | None = None
+
+    def crossover(
+        self,
+        parents_params: NDArray[np.float64],
+        rng: np.random.RandomState,
+        study: optuna.Study,
+        search_space_bounds: NDArray[np.float64],
+    ) -> NDArray[np.float64]:
+        self.crossed = parents_params
+        return super().crossover(parents_params, rng, study, search_space_bounds)
+
+
+class _Parents(list[FrozenTrial]):
+    """A generation that remembers which of them was copied: the one parent of a child that comes of no crossover."""
+
+    copied: FrozenTrial | None = None
+
+    def __getitem__(self, place: Any) -> Any:
+        self.copied = super().__getitem__(place)
+        return self.copied
 
 
 class _NSGAII(NSGAIISampler):
     """NSGA-II whose generations are handed to it."""
 
     generation: Sequence[FrozenTrial] = ()
-    parents: Sequence[FrozenTrial] = ()
+    parents: _Parents
 
     def get_trial_generation(self, study: optuna.Study, trial: FrozenTrial) -> int:
         return 1
@@ -192,14 +221,14 @@ class _NSGAII(NSGAIISampler):
         return list(self.generation)
 
     def get_parent_population(self, study: optuna.Study, generation: int) -> list[FrozenTrial]:
-        return list(self.parents)
+        return self.parents
 
 
 class _NSGAIII(NSGAIIISampler):
     """NSGA-III whose generations are handed to it."""
 
     generation: Sequence[FrozenTrial] = ()
-    parents: Sequence[FrozenTrial] = ()
+    parents: _Parents
     get_trial_generation = _NSGAII.get_trial_generation
     get_population = _NSGAII.get_population
     get_parent_population = _NSGAII.get_parent_population
@@ -217,10 +246,16 @@ class _Generations:
         self._generation: list[FrozenTrial] = []
         self._parents: list[FrozenTrial] = []
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
         if self._study is None or not self._parents:
             return None
-        return self._parameters.levels(self._at_work(draw_seed(rng)), *self._study)
+        crossover = _Crossover()
+        sampler = self._at_work(draw_seed(rng), crossover)
+        levels = self._parameters.levels(sampler, *self._study)
+        parents = [] if crossover.crossed is None else crossover.crossed.tolist()
+        if not parents and sampler.parents.copied is not None:
+            parents = [[sampler.parents.copied.params[name] for name in self._parameters.distributions]]
+        return Draft(levels, tuple(dict.fromkeys(map(self._parameters.of_all_blocks, parents))))
 
     def tell(self, outcome: Outcome) -> None:
         self._study = self._study or new_study(len(outcome.values))
@@ -232,9 +267,9 @@ class _Generations:
             self._parents = self._at_work(draw_seed(rng)).select_parent(self._study[0], 1)
             self._generation = []
 
-    def _at_work(self, seed: int) -> _NSGAII | _NSGAIII:
-        sampler = self._sampler(seed=seed, population_size=_POPULATION)
-        sampler.generation, sampler.parents = self._generation, self._parents
+    def _at_work(self, seed: int, crossover: _Crossover | None = None) -> _NSGAII | _NSGAIII:
+        sampler = self._sampler(seed=seed, population_size=_POPULATION, crossover=crossover)
+        sampler.generation, sampler.parents = self._generation, _Parents(self._parents)
         return sampler
 
 
@@ -245,8 +280,8 @@ class _Random:
         self._parameters = BlockParameters(space)
         self._study = new_study()
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
-        return self._parameters.levels(RandomSampler(draw_seed(rng)), *self._study)
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
+        return Draft(self._parameters.levels(RandomSampler(draw_seed(rng)), *self._study))
 
     def tell(self, outcome: Outcome) -> None:
         pass
@@ -259,18 +294,18 @@ class _Sequence:
         self._parameters = BlockParameters(space)
         self._seed = seed
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Sequence[float] | None:
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
         seed = draw_seed(random.Random(f"{self._seed}/sequence/{repeats}"))
         study, trial = new_study()
         sampler = QMCSampler(seed=seed, scramble=True)
         point = self._parameters.levels(sampler, study, trial)
         if number == 0:
-            return point
+            return Draft(point)
         # The sampler counts in an attribute of the study how far along its sequence it is.
         storage = study._storage
         [counter] = storage.get_study_system_attrs(study._study_id)
         storage.set_study_system_attr(study._study_id, counter, number - 1)
-        return self._parameters.levels(sampler, study, trial)
+        return Draft(self._parameters.levels(sampler, study, trial))
 
     def tell(self, outcome: Outcome) -> None:
         pass

@@ -71,6 +71,14 @@ class StudyAnswer(StudyLine):
     run: RunAnswer | None = Field(description="Null for a study that was never submitted.")
 
 
+class WorkAnswer(BaseModel):
+    """A time in which a worker of the search evaluated a trial, or a part of it."""
+
+    worker: str
+    began_at: datetime
+    seconds: float
+
+
 class TrialAnswer(BaseModel):
     """One evaluated schedule at one fidelity."""
 
@@ -81,6 +89,15 @@ class TrialAnswer(BaseModel):
     values: list[float] | None = Field(description="In the order of the study's objectives; lower is better.")
     fidelity: float
     proposer: str
+    parents: list[int] = Field(
+        description="Numbers of the trials that the schedule was made from; empty if it came by chance or from a "
+        "model, and where an earlier version searched."
+    )
+    worker: str | None = Field(
+        description="Who evaluated it last: a number among the search's workers, on a cluster with the machine's name; "
+        "null where that is not known."
+    )
+    work: list[WorkAnswer] = Field(description="When workers were at it, attempts that failed included.")
     round: int
     router: int | None
     seconds: float
@@ -260,6 +277,9 @@ def trial_answer(trial: TrialRecord) -> TrialAnswer:
         values=None if values is None or not all(map(math.isfinite, values)) else list(values),
         fidelity=trial.fidelity,
         proposer=trial.proposer,
+        parents=list(trial.parents),
+        worker=trial.worker,
+        work=[WorkAnswer(worker=one.worker, began_at=one.began_at, seconds=one.seconds) for one in trial.work],
         round=trial.round,
         router=trial.router,
         seconds=trial.seconds,

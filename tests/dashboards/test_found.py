@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from dashboards.figures.appearance import INK, INKED, darkened
 from dashboards.figures.explored import RING, compared_figure, explored_figure, parallel_figure, ring_position
 from dashboards.figures.progress import busy_figure, credit_figure, growth_figure, importance_figure, schedule_figure
 from dashboards.found import Found
-from studies import TrialRecord, front, hypervolume_history, reference_point
+from studies import TrialRecord, WorkSpan, front, hypervolume_history, reference_point
 from studies.service_store import ServiceStore
 from tests.dashboards import records
 
@@ -78,7 +79,7 @@ def test_growth_is_the_history_of_studies(found: Found) -> None:
 
 def test_representatives_keep_the_look_and_are_few() -> None:
     chance = np.random.default_rng(0)
-    from studies.columns import TrialColumns
+    from studies.columns import TrialColumns, WorkColumns
 
     n = 50_000
     columns = TrialColumns(
@@ -92,6 +93,8 @@ def test_representatives_keep_the_look_and_are_few() -> None:
         finished_at=np.arange(n, dtype=float),
         round=np.zeros(n, np.int32),
         proposer=np.zeros(n, np.int16),
+        parents=np.empty((n, 0), np.int32),
+        work=WorkColumns(*(np.empty(0, kind) for kind in (np.int64, np.int16, float, float))),
         proposers=("deap",),
     )
     many = Found(columns, OBJECTIVES)
@@ -110,6 +113,70 @@ def test_busy_adds_up_to_the_time_of_evaluations(found: Found) -> None:
     width = at[1] - at[0]
     assert (evaluations * width).sum() == pytest.approx(found.columns.seconds.sum())
     assert (rate * width).sum() == pytest.approx(len(found))
+
+
+def at_work() -> list[TrialRecord]:
+    """Two trials of which nobody noted who evaluated them, then 8 by three workers, who each take one second in two."""
+    trials = [replace(t, finished_at=records.BEGAN) for t in records.TRIALS[:2]]
+    for place, t in enumerate(records.TRIALS[8:16]):
+        began_at = records.BEGAN + timedelta(seconds=1 + 2 * (place // 2))
+        worker = "10" if place % 2 else "2" if place < 6 else "1"
+        span = WorkSpan(worker, began_at, 1.0)
+        done = began_at + timedelta(seconds=1.5)
+        trials.append(
+            replace(t, number=2 + place, seconds=1.0, finished_at=done, work=(span,), parents=(0, 1)[: place % 3])
+        )
+    # One that failed on the way.
+    lost = WorkSpan("1", records.BEGAN + timedelta(seconds=1), 1.0)
+    return [*trials[:-1], replace(trials[-1], work=(lost, *trials[-1].work))]
+
+
+@pytest.fixture
+def watched(store: ServiceStore) -> Iterator[Found]:
+    trials = at_work()
+    store.create_study("watched", {}, OBJECTIVES)
+    store.begin_trials("watched", [(t.schedule, t.proposer) for t in trials])
+    store.finish_trials("watched", trials)
+    yield Found(store.trial_columns("watched"), OBJECTIVES)
+    store.delete_study("watched")
+
+
+def test_the_timeline_has_a_row_for_each_worker_with_its_own_times(found: Found, watched: Found) -> None:
+    assert found.timeline() is None
+    timeline = watched.timeline(82)
+    assert timeline is not None
+    assert timeline.workers == ("1", "2", "10") and timeline.n_unknown == 2
+    width = timeline.at[1] - timeline.at[0]
+    assert (timeline.busy * width).sum(1) == pytest.approx([2.0, 3.0, 4.0], abs=1e-6)
+    # The first evaluation began 0.4 s before the trials' beginning, which is when the unknown ones ended.
+    for name, seconds in (("1", (1, 7)), ("2", (1, 3, 5)), ("10", (1, 3, 5, 7))):
+        row = timeline.busy[timeline.workers.index(name)]
+        inside = [any(0.4 + s + width < at < 1.4 + s - width for s in seconds) for at in timeline.at]
+        outside = [all(not 0.4 + s - width < at < 1.4 + s + width for s in seconds) for at in timeline.at]
+        assert row[inside] == pytest.approx(1.0) and row[outside] == pytest.approx(0.0)
+    at, evaluations, rate = watched.busy(50)
+    assert (evaluations * (at[1] - at[0])).sum() == pytest.approx(9.0 + 0.8)
+    assert (rate * (at[1] - at[0])).sum() == pytest.approx(len(watched))
+
+
+def test_the_figure_of_busy_workers_says_what_is_worked_out(found: Found, watched: Found) -> None:
+    older, newer = busy_figure(found, 4), busy_figure(watched, 4)
+    assert {trace.type for trace in older.data} == {"scatter"}
+    assert "no trial knows its worker" in older.layout.title.subtitle.text
+    [rows] = [trace for trace in newer.data if trace.type == "heatmap"]
+    assert list(rows.y) == ["1", "2", "10"] and np.shape(rows.z) == (3, len(rows.x))
+    assert "in no row: 2 trials of unknown workers" in newer.layout.title.subtitle.text
+    assert newer.layout.height > older.layout.height
+    # What holds for the panels below is not said of the rows.
+    assert newer.layout.yaxis.type == "category" and newer.layout.yaxis2.rangemode == "tozero"
+
+
+def test_points_of_the_front_say_what_they_were_made_from(watched: Found) -> None:
+    [line] = [trace for trace in explored_figure(watched, "latency_ms", "kl").data if trace.name == "front"]
+    made = {number: watched.columns.parents_of(watched.columns.place(number)) for number in line.customdata}
+    assert len(set(map(len, made.values()))) > 1 and "%{text}" in line.hovertemplate
+    for number, text in zip(line.customdata, line.text, strict=True):
+        assert ("made from" in text) == bool(made[number]) and text.count("trial ") == len(made[number])
 
 
 def test_importance_finds_the_block_that_was_made_to_matter(found: Found) -> None:

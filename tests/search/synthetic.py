@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from ftp_core.schedule import SparsitySchedule
 from search.evaluators import Evaluation, Task
-from search.ledger import Known, Queued, Result
+from search.ledger import Begun, Known, Queued, Result
 from search.portfolio import Portfolio
 from search.proposers.catalogue import make_proposers
 from search.proposers.tally import ProposerTally
@@ -59,7 +59,7 @@ class Notebook:
     """A ledger in memory; it can stop the search after some results, as a killed process would."""
 
     def __init__(self, dies_after: int | None = None) -> None:
-        self.begun: dict[int, tuple[SparsitySchedule, str]] = {}
+        self.begun: dict[int, Begun] = {}
         self.ended: dict[int, Result] = {}
         self.tallies: dict[str, ProposerTally] = {}
         self.elsewhere: dict[SparsitySchedule, Mapping[str, float]] = {}
@@ -73,12 +73,13 @@ class Notebook:
             yield Known(number, evaluation.schedule, result.proposer, metrics, fidelity, evaluation.seconds)
 
     def queue(self) -> list[Queued]:
-        return [Queued(n, *begun) for n, begun in self.begun.items() if n not in self.ended]
+        waiting = {number: begun for number, begun in self.begun.items() if number not in self.ended}
+        return [Queued(number, one.schedule, one.proposer, one.parents) for number, one in waiting.items()]
 
     def recall(self, schedules: Sequence[SparsitySchedule]) -> list[Evaluation | None]:
         return [Evaluation(Task(s), self.elsewhere[s]) if s in self.elsewhere else None for s in schedules]
 
-    def begin(self, begun: Sequence[tuple[SparsitySchedule, str]]) -> list[int]:
+    def begin(self, begun: Sequence[Begun]) -> list[int]:
         numbers = list(range(len(self.begun), len(self.begun) + len(begun)))
         self.begun |= dict(zip(numbers, begun, strict=True))
         return numbers
@@ -90,7 +91,8 @@ class Notebook:
             if self.dies_after is not None:
                 self.dies_after -= 1
             assert result.number not in self.ended
-            assert self.begun[result.number] == (result.evaluation.schedule, result.proposer)
+            begun = Begun(result.evaluation.schedule, result.proposer, result.parents)
+            assert self.begun[result.number] == begun
             self.ended[result.number] = result
 
     def tally(self, tallies: Mapping[str, ProposerTally]) -> None:
@@ -99,7 +101,7 @@ class Notebook:
     def trials(self) -> list[tuple[object, ...]]:
         """All that a trial is, apart from the time that it took."""
         return [
-            (number, result.evaluation.schedule, result.proposer, result.outcome, result.evaluation.metrics)
+            (number, self.begun[number], result.outcome, result.evaluation.metrics)
             for number, result in sorted(self.ended.items())
         ]
 

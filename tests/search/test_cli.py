@@ -200,6 +200,9 @@ def test_show_prints_one_object_with_the_front(run: Run, study: str) -> None:
         "values": [0.3, 6.0],
         "round": 0,
         "router": None,
+        "proposer": "deap",
+        "parents": [],
+        "worker": None,
         "measured_latency_ms": None,
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from ftp_core.schedule import SparsitySchedule
 from search.engine import ANCHOR, MAX_ATTEMPTS, SearchEngine
 from search.evaluators import Evaluation, Task
-from search.outcome import Outcome
+from search.ledger import Begun
+from search.outcome import Outcome, Proposal
 from search.portfolio import Portfolio
 from search.proposers.catalogue import make_proposers
 from search.space import ScheduleSpace
@@ -46,7 +48,7 @@ def test_every_schedule_is_evaluated_once_and_all_proposers_take_part() -> None:
 def test_a_search_begins_with_dense_and_uniform_schedules() -> None:
     space, book = ScheduleSpace(6), Notebook()
     search(ShufflingEvaluator(capacity=4), space, book, 20)
-    firsts = [space.levels(schedule) for schedule, name in book.begun.values() if name == ANCHOR]
+    firsts = [space.levels(begun.schedule) for begun in book.begun.values() if begun.proposer == ANCHOR]
     assert firsts == space.anchors()
     assert firsts[0] == (0,) * 6 and all(len(set(levels)) == 1 for levels in firsts)
 
@@ -60,7 +62,7 @@ def test_what_proposers_do_is_counted_and_counting_goes_on_after_an_interruption
     for name in ("deap", "tpe"):
         tally = book.tallies[name]
         assert tally.finished == finished[name]
-        assert tally.asked - tally.repeated == sum(own == name for _, own in book.begun.values())
+        assert tally.asked - tally.repeated == sum(begun.proposer == name for begun in book.begun.values())
         assert tally.asked > first[name].asked and tally.seconds > first[name].seconds > 0
         assert 0 < tally.share < 1
     assert sum(tally.gain for tally in book.tallies.values()) > 0
@@ -105,7 +107,7 @@ def test_proposers_learn_from_the_outcomes_of_another_study_and_its_front_comes_
     levels = [(0, 0, 0, n) for n in range(1, 12)]
     warm = [Outcome(one, judge(s := space.schedule(one), metrics_of(s))[0]) for one in levels]
     search(ShufflingEvaluator(capacity=1), space, book, 40, warm=warm)
-    assert {space.levels(schedule) for schedule, _ in book.begun.values()} >= set(levels)
+    assert {space.levels(begun.schedule) for begun in book.begun.values()} >= set(levels)
 
 
 def test_an_exhausted_space_ends_the_search() -> None:
@@ -167,6 +169,51 @@ def test_a_deterministic_search_is_the_same_for_any_workers_and_interruptions(
         with suppress(KeyboardInterrupt):
             search(ShufflingEvaluator(capacity, seed=seed), space, pieces, 90 - len(pieces.ended), **options)
     assert pieces.trials() == whole.trials()
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_a_trial_knows_its_parents_which_had_ended_when_it_was_proposed(deterministic: bool) -> None:
+    class Watched(Notebook):
+        def begin(self, begun: Sequence[Begun]) -> list[int]:
+            assert all(set(one.parents) <= set(self.ended) for one in begun)
+            return super().begin(begun)
+
+    space, book = ScheduleSpace(5), Watched()
+    names = "deap,evopress,nsga2,tpe"
+    search(ShufflingEvaluator(4), space, book, 150, names=names, deterministic=deterministic)
+    by = {name: [one.parents for one in book.begun.values() if one.proposer == name] for name in names.split(",")}
+    assert sum(map(bool, by["deap"])) > 10 and sum(map(bool, by["evopress"])) > 10 and not any(by["tpe"])
+    assert {len(parents) for parents in by["evopress"]} <= {0, 1} and max(map(len, by["deap"])) == 2
+    assert [result.parents for _, result in sorted(book.ended.items())] == [one.parents for one in book.begun.values()]
+
+
+def test_parents_of_earlier_searches_have_numbers_if_they_are_of_this_study() -> None:
+    space = ScheduleSpace(4)
+    levels = [(0, 0, 0, n) for n in range(1, 20)]
+    warm = [
+        Outcome(one, judge(s := space.schedule(one), metrics_of(s))[0], number=1000 + n if n % 2 else None)
+        for n, one in enumerate(levels)
+    ]
+    numbers = {one.levels: one.number for one in warm}
+    book = Notebook()
+    search(ShufflingEvaluator(1), space, book, 90, warm=warm, names="deap")
+    own = {space.levels(one.schedule): one for one in book.begun.values()}
+    # What was found before is tried again first, made from itself.
+    tried = [one for one in own if one in numbers and own[one].proposer == ANCHOR]
+    assert tried and all(own[one].parents == (() if numbers[one] is None else (numbers[one],)) for one in tried)
+    bred = {parent for one in book.begun.values() if one.proposer == "deap" for parent in one.parents}
+    assert bred and bred <= set(book.ended) | {number for number in numbers.values() if number is not None}
+
+
+def test_all_that_evaluators_gave_back_for_a_trial_is_handed_on() -> None:
+    book, evaluator = Notebook(), HauntedEvaluator(capacity=4)
+    search(evaluator, ScheduleSpace(4), book, 40, fidelities=FIDELITIES)
+    shy = next(one for one in book.ended.values() if one.evaluation.schedule == HauntedEvaluator.shy)
+    assert [one.error is None for one in shy.attempts[:MAX_ATTEMPTS]] == [False] * (MAX_ATTEMPTS - 1) + [True]
+    for result in book.ended.values():
+        assert [one.task for one in result.attempts] == [
+            task for task in evaluator.evaluated if task.schedule == result.evaluation.schedule
+        ]
 
 
 def test_without_a_generation_barrier_a_slow_evaluation_delays_nobody() -> None:
@@ -243,8 +290,8 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
         def __init__(self) -> None:
             self.told: list[Outcome] = []
 
-        def ask(self, number: int) -> tuple[int, ...]:
-            return space.sample(random.Random(number))
+        def ask(self, number: int) -> Proposal:
+            return Proposal(space.sample(random.Random(number)))
 
         def tell(self, outcome: Outcome) -> None:
             self.told.append(outcome)
@@ -267,19 +314,19 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
 def test_numbers_that_others_gave_away_are_not_waited_for() -> None:
     book = Notebook()
     # An Optuna tool added a trial without a schedule: it has a number, and never an outcome.
-    book.begun = {0: (SparsitySchedule((0.9,) * 4), "theirs")}
+    book.begun = {0: Begun(SparsitySchedule((0.9,) * 4), "theirs")}
     first = book.queue
     book.queue = lambda: []  # type: ignore[method-assign]
     assert search(ShufflingEvaluator(2), ScheduleSpace(4), book, 60, deterministic=True) == 60
     assert [one.number for one in first()] == [0]
 
 
-def test_a_trial_that_was_left_running_is_evaluated_first_under_its_number() -> None:
+def test_a_trial_that_was_left_running_is_evaluated_first_under_its_number_with_its_parents() -> None:
     book = Notebook()
     left = SparsitySchedule((0.5, 0.0, 0.2, 0.1))
-    book.begun = {0: (left, "deap")}
+    book.begun = {0: Begun(left, "deap", (7, 9))}
     evaluator = ShufflingEvaluator(1)
     search(evaluator, ScheduleSpace(4), book, 5)
     assert evaluator.evaluated[0].schedule == left
-    assert book.ended[0].proposer == "deap"
+    assert (book.ended[0].proposer, book.ended[0].parents) == ("deap", (7, 9))
     assert replace(book.ended[0].evaluation, seconds=0.0).schedule == left

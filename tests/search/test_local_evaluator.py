@@ -103,6 +103,9 @@ def test_results_come_in_the_order_of_their_tasks_until_there_are_none() -> None
         found += results
     assert [evaluation.task for evaluation in found] == tasks
     assert evaluator.capacity == 1
+    assert {evaluation.worker for evaluation in found} == {"0"}
+    begins = [evaluation.began_at for evaluation in found if evaluation.began_at is not None]
+    assert len(begins) == len(found) and begins == sorted(begins)
     evaluator.submit(tasks[0])
     evaluator.close()
     assert evaluator.next_results() == []

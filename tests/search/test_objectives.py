@@ -18,6 +18,7 @@ from search.costs import Costs
 from search.description import describe_study
 from search.engine import SearchEngine
 from search.errors import ConfigError, SearchError
+from search.ledger import Begun
 from search.objectives import OBJECTIVES, Objectives, objective_names
 from search.open_study import OpenStudy
 from search.outcome import Outcome
@@ -200,6 +201,8 @@ def test_a_study_of_another_cost_is_started_from_by_what_it_evaluated(costs: Cos
         for schedule, record in zip(schedules, records, strict=True)
     ]
     assert warm_outcomes(unknown, space, judge) == []
+    # Numbers mean something in their own study alone.
+    assert [one.number for one in warm_outcomes(records, space, judge, own=True)] == [0, 1, 2, 3]
     demanding = Objectives(costs.function("kv_bytes"), min_accuracy=0.9)
     right = [replace(one, metrics={**one.metrics, "accuracy": 0.8}) for one in records[:2]]
     assert [one.violation for one in warm_outcomes([*right, *records[2:]], space, demanding)] == pytest.approx(
@@ -234,7 +237,7 @@ def test_the_first_trials_of_a_warm_search_are_the_front_of_its_own_cost(costs: 
     warm = warm_outcomes(records, space, judge)
     engine = SearchEngine(space, portfolio(space), ShufflingEvaluator(1), judge, CostLedger(book, costs.of), warm=warm)
     engine.run(Stopping(len(space.anchors()) + 1))
-    assert book.begun[len(space.anchors())] == (found, "anchor")
+    assert book.begun[len(space.anchors())] == Begun(found, "anchor")
 
 
 def test_a_latency_limit_needs_a_profile_whatever_is_traded(costs: Costs) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.archive import FrontArchive
-from search.outcome import Outcome
+from search.outcome import Outcome, Proposal
 from search.portfolio import FLOOR, Portfolio
 from search.proposers.tally import ProposerTally
 
@@ -22,8 +22,8 @@ class Named:
         self.name = name
         self.told: list[Outcome] = []
 
-    def ask(self, number: int) -> tuple[int, ...]:
-        return (number,)
+    def ask(self, number: int) -> Proposal:
+        return Proposal((number,))
 
     def tell(self, outcome: Outcome) -> None:
         self.told.append(outcome)

@@ -28,6 +28,7 @@ from search.space import LatencyLimit, ScheduleSpace
 HARM = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
 N = len(HARM)
 BLIND = {"qmc", "random", "grid"}
+BREEDERS = {"deap", "evopress", "nsga2", "nsga3"}
 LEARNERS = [name for name in PROPOSERS if name not in BLIND]
 SPACES = {
     "free": ScheduleSpace(N),
@@ -59,7 +60,7 @@ def length(name: str, n: int) -> int:
 def drive(proposer: Proposer, n: int, violation: Callable[[Levels], float] = lambda _: 0.0) -> list[Levels]:
     proposals: list[Levels] = []
     for number in range(n):
-        levels = proposer.ask(number)
+        levels = proposer.ask(number).levels
         proposer.tell(Outcome(levels, objectives(levels), violation(levels)))
         proposals.append(levels)
     return proposals
@@ -101,11 +102,44 @@ def test_the_same_seed_proposes_the_same_and_global_generators_stay_as_they_are(
     assert one != drive(make(name, space, 8), n)
 
 
+@pytest.mark.parametrize("kind", ["free", "dense, target"])
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_parents_are_schedules_that_were_told_and_only_breeders_have_any(name, kind):
+    space = SPACES[kind]
+    proposer, told, n_parents = make(name, space), set(), []
+    for number in range(length(name, 90)):
+        proposal = proposer.ask(number)
+        assert set(proposal.parents) <= told and len(set(proposal.parents)) == len(proposal.parents)
+        n_parents.append(len(proposal.parents))
+        proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
+        told.add(proposal.levels)
+    assert n_parents[0] == 0
+    if name in BREEDERS:
+        assert set(n_parents[30:]) <= {0, 1, 2} and sum(map(bool, n_parents[30:])) >= 45
+        assert max(n_parents) == (1 if name == "evopress" else 2)
+    else:
+        assert not any(n_parents)
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+def test_what_optuna_breeds_is_made_of_its_parents(name):
+    """Without mutation every level is one of a parent's; at a rate of 1 in 6 blocks most are."""
+    proposer, space = make(name, SPACES["free"]), SPACES["free"]
+    for levels in samples(space, 64):
+        proposer.tell(Outcome(levels, objectives(levels)))
+    bred = [proposal for number in range(64, 164) if (proposal := proposer.ask(number)).parents]
+    assert len(bred) == 100 and {len(one.parents) for one in bred} == {1, 2}
+    inherited = [
+        level in {parent[block] for parent in one.parents} for one in bred for block, level in enumerate(one.levels)
+    ]
+    assert sum(inherited) > 0.75 * len(inherited)
+
+
 @pytest.mark.parametrize("name", PROPOSERS)
 def test_asked_again_for_the_same_trial_it_proposes_something_else(name):
     proposer = make(name, SPACES["free"])
     n = len(drive(proposer, length(name, 40)))
-    assert len({proposer.ask(n) for _ in range(4)}) > 1
+    assert len({proposer.ask(n).levels for _ in range(4)}) > 1
 
 
 RESUMED = """
@@ -120,7 +154,8 @@ for name, told in json.load(sys.stdin).items():
         proposer = PROPOSERS[name](ScheduleSpace(6, target), 5)
         for levels, values, violation in told[str(target)]:
             proposer.tell(Outcome(tuple(levels), tuple(values), violation))
-        answers[name].append([proposer.ask(len(told[str(target)])) for _ in range(2)])
+        proposals = [proposer.ask(len(told[str(target)])) for _ in range(2)]
+        answers[name].append([[one.levels, one.parents] for one in proposals])
 print(json.dumps(answers))
 """
 
@@ -136,7 +171,8 @@ def test_resumed_in_another_process_every_proposer_goes_on_as_if_never_stopped()
             told[name][str(target)] = [
                 (levels, objectives(levels), max(0.0, levels[-1] - 15.0)) for levels in proposals
             ]
-            expected[name].append([list(proposer.ask(len(proposals))) for _ in range(2)])
+            asked = [proposer.ask(len(proposals)) for _ in range(2)]
+            expected[name].append([[list(one.levels), list(map(list, one.parents))] for one in asked])
     done = subprocess.run(
         [sys.executable, "-c", RESUMED],
         input=json.dumps(told),
@@ -160,7 +196,7 @@ def test_it_learns_from_results_of_others(name, target):
     others = samples(space, 120)
     for levels in others:
         proposer.tell(Outcome(levels, (early(levels), 2 * early(levels))))
-    asked = [proposer.ask(120 + number) for number in range(4 if name == "gp" else 40)]
+    asked = [proposer.ask(120 + number).levels for number in range(4 if name == "gp" else 40)]
     assert np.mean([early(levels) for levels in asked]) < 0.9 * np.mean([early(levels) for levels in others])
 
 
@@ -203,7 +239,7 @@ def test_schedules_that_were_stopped_early_are_worse_than_whole_ones_whatever_th
         # Stopped early are those that skip early, and what they showed by then was excellent.
         stopped = sum(levels[:3]) > 18
         proposer.tell(Outcome(levels, (0.0, 0.0) if stopped else (1.0, 1.0), fidelity=0.25 if stopped else 1.0))
-    asked = [proposer.ask(160 + number) for number in range(40)]
+    asked = [proposer.ask(160 + number).levels for number in range(40)]
     assert np.mean([sum(levels[:3]) > 18 for levels in asked]) < 0.8 * np.mean([sum(s[:3]) > 18 for s in others])
 
 
@@ -211,7 +247,7 @@ def test_cmaes_closes_in_on_an_optimum():
     proposer = make("cmaes", SPACES["free"])
     distances = []
     for number in range(160):
-        levels = proposer.ask(number)
+        levels = proposer.ask(number).levels
         distances.append(sum((ours - best) ** 2 for ours, best in zip(levels, (2, 5, 8, 11, 14, 17), strict=True)))
         proposer.tell(Outcome(levels, (float(distances[-1]),)))
     assert np.mean(distances[-40:]) < np.mean(distances[:40]) / 5
@@ -221,7 +257,7 @@ def test_cmaes_closes_in_on_an_optimum():
 def test_what_needs_no_results_takes_no_notice_of_them(name):
     space = SPACES["free"]
     told, untold = make(name, space), make(name, space)
-    assert drive(told, 20)[10:] == [untold.ask(number) for number in range(10, 20)]
+    assert drive(told, 20)[10:] == [untold.ask(number).levels for number in range(10, 20)]
 
 
 def test_quasi_random_levels_are_balanced_in_every_block():
@@ -242,7 +278,7 @@ def test_a_grid_skips_points_that_others_visited():
     others = set(drive(make("grid", space, 1), 40))
     for levels in others:
         proposer.tell(Outcome(levels, objectives(levels)))
-    assert {proposer.ask(number) for number in range(20)}.isdisjoint(others)
+    assert {proposer.ask(number).levels for number in range(20)}.isdisjoint(others)
 
 
 def test_a_grid_over_too_many_blocks_says_what_to_do():
@@ -264,7 +300,7 @@ def test_evopress_children_at_a_target_differ_from_the_best_by_three_switches_at
     for levels in [*samples(space, 20), best]:
         proposer.tell(Outcome(levels, (float(levels != best), 1.0)))
     for number in range(50):
-        changes = [abs(ours - theirs) for ours, theirs in zip(proposer.ask(number), best, strict=True)]
+        changes = [abs(ours - theirs) for ours, theirs in zip(proposer.ask(number).levels, best, strict=True)]
         assert 1 <= sum(change > 0 for change in changes) <= 6
         assert 2 <= sum(changes) <= 2 * 3 * 3
 

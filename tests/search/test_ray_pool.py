@@ -6,12 +6,14 @@ import ctypes
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
 from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,7 @@ class ObedientWorker:
     facts: dict
 
     def evaluate(self, task):
+        began_at, began = time.time(), time.perf_counter()
         does = task.schedule.levels()[0]
         if does in (DIE, EXIT):
             # So that the answer to the task before is on its way: it would be lost with the process.
@@ -84,7 +87,8 @@ class ObedientWorker:
         elif does == WAIT:
             time.sleep(0.5)
         time.sleep(self.seconds)
-        return Evaluation(task, {"number": number_of(task), **self.facts})
+        seconds = time.perf_counter() - began
+        return Evaluation(task, {"number": number_of(task), **self.facts}, seconds=seconds, began_at=began_at)
 
 
 @dataclass(frozen=True)
@@ -206,6 +210,26 @@ class TestOnePool:
         assert not any(result.error for result in found.values())
         assert pids(answers(pool, some(20))) <= before
 
+    def test_evaluations_say_which_worker_was_at_them_and_when_and_none_does_two_at_a_time(self, pool):
+        found = {}
+        while len({result.metrics["pid"] for result in found.values()}) < 2:
+            found = answers(pool, some(20))
+        pid_of = {result.worker: result.metrics["pid"] for result in found.values()}
+        assert set(pid_of) == {"0", "1"} and len(set(pid_of.values())) == 2
+        for worker, pid in pid_of.items():
+            own = [result for result in found.values() if result.worker == worker]
+            assert {result.metrics["pid"] for result in own} == {pid}
+            times = sorted((result.began_at, result.began_at + result.seconds) for result in own)
+            # To the millisecond, as the clock that says when is not the one that says how long.
+            assert all(earlier[1] < later[0] + 1e-3 for earlier, later in pairwise(times))
+
+    def test_a_worker_that_replaces_another_has_its_number_and_lost_time_is_told(self, pool):
+        began_at = time.time()
+        lost = answers(pool, [task(EXIT)])[task(EXIT)]
+        assert lost.worker in ("0", "1") and lost.seconds >= 0.3 and lost.began_at > began_at - 0.1
+        found = until(pool, lambda found: len(pids(found)) == 2)
+        assert {result.worker for result in found.values()} == {"0", "1"}
+
     @pytest.mark.parametrize("does", [DIE, EXIT])
     def test_a_task_that_kills_its_worker_comes_back_and_those_behind_it_are_answered(self, pool, does):
         found = answers(pool, [*some(3), task(does), *some(20, start=3)])
@@ -259,6 +283,7 @@ class TestOnePool:
         pool.resize(4)
         until(pool, lambda found: len(pids(found)) == 4)
         assert pool.capacity == 12
+        assert {result.worker for result in answers(pool, some(60)).values()} <= {"0", "1", "2", "3"}
         pool.resize(2)
         assert len(pids(answers(pool, some(30)))) <= 4
         assert pool.capacity == 6 and len(pids(answers(pool, some(30)))) <= 2
@@ -327,6 +352,8 @@ def test_a_pool_joins_a_cluster_uses_its_gpus_and_leaves_it_running():
             with closing(pool):
                 found = until(pool, lambda found: len(pids(found)) == 4)
                 assert {result.metrics["gpu"] for result in found.values()} == {False, True}
+                host = socket.gethostname()
+                assert {result.worker for result in found.values()} == {f"{number} on {host}" for number in range(4)}
                 assert not pids(found) & seen
                 seen |= pids(found)
     finally:

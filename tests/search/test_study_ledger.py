@@ -11,7 +11,7 @@ from ftp_core.schedule import SparsitySchedule
 from search import study_ledger as module
 from search.engine import SearchEngine
 from search.evaluators import Evaluation, Task
-from search.ledger import Result
+from search.ledger import Begun, Result
 from search.outcome import Outcome
 from search.proposers.tally import ProposerTally
 from search.space import ScheduleSpace
@@ -74,10 +74,13 @@ def test_the_engine_finds_the_same_in_a_study_as_in_memory_and_goes_on_after_a_s
         engine = SearchEngine(space, portfolio(space, by_trial=True), ShufflingEvaluator(5), judge, ledger, **options)
         assert engine.run(Stopping(40)) == 40
     kept = store.trials("one")
-    assert [(t.number, SparsitySchedule(t.schedule), t.proposer, t.values, t.fidelity, t.metrics) for t in kept] == [
-        (number, schedule, proposer, outcome.values, outcome.fidelity, metrics)
-        for number, schedule, proposer, outcome, metrics in book.trials()
+    assert [
+        (t.number, Begun(SparsitySchedule(t.schedule), t.proposer, t.parents), t.values, t.fidelity, t.metrics)
+        for t in kept
+    ] == [
+        (number, begun, outcome.values, outcome.fidelity, metrics) for number, begun, outcome, metrics in book.trials()
     ]
+    assert sum(len(t.parents) for t in kept) > 20
     assert {t.state for t in kept} == {TrialState.FINISHED, TrialState.PRUNED}
     assert ledger.front == front(kept) and ledger.n_trials == 80
 
@@ -87,7 +90,7 @@ def test_an_evaluation_is_known_to_every_study_of_its_context_unless_it_was_part
 ) -> None:
     ledger = StudyLedger(store, "one", lease, "context")
     schedules = [SparsitySchedule((level, 0.1)) for level in (0.0, 0.3, 0.5)]
-    numbers = ledger.begin([(schedule, "deap") for schedule in schedules])
+    numbers = ledger.begin([Begun(schedule, "deap") for schedule in schedules])
     assert numbers == [0, 1, 2] and [queued.number for queued in ledger.queue()] == []
     results = []
     for number, schedule, fidelity in zip(numbers, schedules, (1.0, 0.25, 1.0), strict=True):
@@ -108,7 +111,7 @@ def test_an_evaluation_is_known_to_every_study_of_its_context_unless_it_was_part
 def test_trials_that_break_a_constraint_are_kept_and_are_no_part_of_the_front(store: StudyStore, lease: Lease) -> None:
     ledger = StudyLedger(store, "one", lease, "context")
     schedules = [SparsitySchedule((level, 0.1)) for level in (0.0, 0.3)]
-    numbers = ledger.begin([(schedule, "deap") for schedule in schedules])
+    numbers = ledger.begin([Begun(schedule, "deap") for schedule in schedules])
     ledger.finish(
         [
             Result(number, "deap", Evaluation(Task(schedule), {"kl": kl}), Outcome((0, 2), (kl, 3.0), violation))
@@ -133,7 +136,7 @@ def test_a_refinement_knows_only_trials_with_its_router_and_counts_its_own(store
     assert [known.number for known in refined.known()] == [1] and refined.n_trials == 1
     # The front is that of the study, whichever router decided.
     assert [point.number for point in refined.front] == [1, 0]
-    [number] = refined.begin([(SparsitySchedule((0.5, 0.5)), "deap")])
+    [number] = refined.begin([Begun(SparsitySchedule((0.5, 0.5)), "deap")])
     evaluation = Evaluation(Task(SparsitySchedule((0.5, 0.5))), {"kl": 0.1})
     refined.finish([Result(number, "deap", evaluation, Outcome((10, 10), (0.1, 1.0)))])
     assert [(t.number, t.round, t.router) for t in store.trials("one")][-1] == (2, 1, 0)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from studies import StudyNotFoundError, TrialRecord, TrialState
+from studies import StudyNotFoundError, TrialRecord, TrialState, WorkSpan
 from studies.columns import STATES, TrialColumns
 from studies.service_store import ServiceStore
 from tests.studies.records import trial
@@ -33,9 +34,13 @@ def some() -> list[TrialRecord]:
         trial(0, (0.5, 10.0), (0.1, 0.9)),
         trial(1, None, (0.2, 0.3)),
         replace(trial(2, (0.1, 20.0), (0.4, 0.5)), proposer="tpe", round=1, metrics={"accuracy": 0.75}),
-        replace(trial(3, (0.2, 15.0), fidelity=0.25), state=TrialState.PRUNED),
-        replace(trial(4, (0.3, 12.0)), violation=0.1),
+        replace(trial(3, (0.2, 15.0), fidelity=0.25), state=TrialState.PRUNED, parents=(2,), work=(at("0", 1),)),
+        replace(trial(4, (0.3, 12.0)), violation=0.1, parents=(0, 2), work=(at("10", 2), at("0", 3))),
     ]
+
+
+def at(worker: str, second: int) -> WorkSpan:
+    return WorkSpan(worker, datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=second), 0.5)
 
 
 def test_columns_hold_what_records_say(store: ServiceStore) -> None:
@@ -47,12 +52,16 @@ def test_columns_hold_what_records_say(store: ServiceStore) -> None:
         assert columns.schedule[place].tolist() == pytest.approx(one.schedule)
         assert columns.overall_sparsity[place] == pytest.approx(one.overall_sparsity)
         assert columns.proposers[columns.proposer[place]] == one.proposer
+        assert columns.parents_of(place) == one.parents
+        assert [*columns.workers, None][columns.worker[place]] == one.worker
         assert columns.finished_at[place] == pytest.approx(one.finished_at.timestamp())
         assert (columns.round[place], columns.fidelity[place]) == (one.round, one.fidelity)
         assert (columns.violation[place], columns.seconds[place]) == (one.violation, one.seconds)
         assert (
             np.isnan(columns.values[place]).all() if one.values is None else tuple(columns.values[place]) == one.values
         )
+    assert columns.work.trial.tolist() == [3, 4, 4] and columns.workers == ("0", "10")
+    assert np.diff(columns.work.began_at).tolist() == [1.0, 1.0] and columns.work.seconds.tolist() == [0.5] * 3
     assert columns.metrics["accuracy"][2] == 0.75
     assert np.isnan(columns.metrics["accuracy"][0])
     # Failed, pruned, and breaking a constraint: none of these compares with the others.
@@ -67,11 +76,14 @@ def test_only_what_is_new_is_read_and_what_was_overtaken_is_found(store: Service
     store.finish_trials("s", [trials[0], trials[3]])
     first = store.trial_columns("s")
     assert first.number.tolist() == [0, 3]
-    store.finish_trials("s", [trials[1], replace(trials[5], proposer="tpe", metrics={"accuracy": 0.5})])
+    late = replace(trials[5], proposer="tpe", metrics={"accuracy": 0.5}, parents=(0, 3), work=(at("4", 7), at("3", 8)))
+    store.finish_trials("s", [replace(trials[1], parents=(0,), work=(at("3", 6),)), late])
     second = store.trial_columns("s", first)
     assert second.number.tolist() == [0, 1, 3, 5]
     assert same(second, store.trial_columns("s"))
     assert store.trial_columns("s", second) is second
+    store.finish_trials("s", [replace(trials[2], work=(at("4", 9), at("0", 10)))])
+    assert same(store.trial_columns("s", second), store.trial_columns("s"))
 
 
 def test_a_study_without_trials_has_empty_columns(store: ServiceStore) -> None:
@@ -106,7 +118,23 @@ def test_the_last_events_come_oldest_first(store: ServiceStore) -> None:
 
 
 def same(a: TrialColumns, b: TrialColumns) -> bool:
-    named = [[columns.proposers[number] for number in columns.proposer] for columns in (a, b)]
+    named = [
+        (
+            [columns.proposers[number] for number in columns.proposer],
+            [columns.parents_of(place) for place in range(len(columns))],
+            sorted(
+                zip(
+                    columns.work.trial.tolist(),
+                    columns.work.began_at.tolist(),
+                    columns.work.seconds.tolist(),
+                    [columns.workers[number] for number in columns.work.worker],
+                    strict=True,
+                )
+            ),
+            [[*columns.workers, None][number] for number in columns.worker],
+        )
+        for columns in (a, b)
+    ]
     plain = all(
         np.array_equal(getattr(a, name), getattr(b, name), equal_nan=True)
         for name in (

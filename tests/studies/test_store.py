@@ -8,7 +8,7 @@ import multiprocessing
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -29,8 +29,10 @@ from studies import (
     StudyState,
     StudyStore,
     TrialState,
+    WorkSpan,
     database_file,
     front,
+    load,
 )
 from tests.studies.records import trial
 
@@ -385,6 +387,25 @@ def test_trials_are_begun_and_finished_together_or_not_at_all(store: StudyStore)
     assert store.finish_trials("one", records, "context") == 5
     assert store.finish_trials("one", records) == 0
     assert store.trials("one") == list(store.each_trial("one")) == records
+
+
+def test_parents_and_workers_are_kept_and_older_trials_have_none(store: StudyStore) -> None:
+    at = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+    work = (WorkSpan("0", at, 0.25), WorkSpan("3 on gpu-box", at + timedelta(seconds=1), 0.125))
+    made = replace(trial(1, (1.0, 2.0)), parents=(0,), work=work)
+    with store.lease("one"):
+        numbers = store.begin_trials("one", [(one.schedule, "deap") for one in (trial(0, None), made)], [(), (0,)])
+    # A process that goes on where this one stopped finds them, too.
+    with store.lease("one"):
+        assert [(one.number, one.parents) for one in store.claim_queue("one")] == [(0, ()), (1, (0,))]
+    store.finish_trials("one", [trial(0, (3.0, 1.0)), made])
+    assert numbers == [0, 1] and store.trials("one") == [trial(0, (3.0, 1.0)), made]
+    assert [(one.parents, one.worker) for one in store.trials("one")] == [((), None), ((0,), "3 on gpu-box")]
+    # What is empty takes no room.
+    [older, _] = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
+    assert not {"parents", "work"} & set(older.user_attrs)
+    shown = load("one", store).trials()
+    assert shown.parents.tolist() == [(), (0,)] and shown.worker.fillna("").tolist() == ["", "3 on gpu-box"]
 
 
 def test_trials_are_read_piece_by_piece(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:

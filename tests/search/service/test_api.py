@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
 from search.config import RunConfig
 from search.service.requests import SUBMITTABLE
-from studies import RouterRun, StorageError, StudyState, TrialRecord, TrialState
+from studies import RouterRun, StorageError, StudyState, TrialRecord, TrialState, WorkSpan
 from studies.service_store import ServiceStore
 from tests.search.service.conftest import MakeClient
 from tests.studies.records import trial
@@ -33,6 +36,20 @@ def test_a_study_is_created_and_waits_for_a_worker(client: TestClient, store: Se
     assert store.waiting() == [ODD]
     assert RunConfig.stored(store.study(ODD).config).fidelities == (0.5, 1.0)
     assert client.post(STUDIES, json={"name": ODD}).status_code == 409
+
+
+def test_a_study_that_cannot_be_handed_to_the_workers_is_not_created(client: TestClient, store: ServiceStore) -> None:
+    def full(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO submission"):
+            raise sqlite3.OperationalError("database or disk is full")
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", full)
+    try:
+        assert client.post(STUDIES, json={"name": "one"}).status_code == 503
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", full)
+    assert client.get(STUDIES).json()["total"] == 0
+    assert client.post(STUDIES, json={"name": "one"}).status_code == 201 and store.waiting() == ["one"]
 
 
 def test_every_setting_can_be_submitted_but_the_cluster_and_the_version(client: TestClient) -> None:
@@ -164,6 +181,24 @@ def test_trials_are_listed_in_pages_and_filtered(client: TestClient, store: Serv
     assert schedule == {"trial": 0, "schedule": [0.0, 0.5], "overall_sparsity": 0.25, "router": None}
     assert client.get(f"{STUDIES}/one/trials/9").status_code == 404
     assert client.get(f"{STUDIES}/one/trials/{2**40}").status_code == 422
+
+
+def test_a_trial_names_its_parents_and_who_worked_on_it(client: TestClient, store: ServiceStore) -> None:
+    store.create_study("one", {}, ("kl", "latency_ms"))
+    began_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    work = (WorkSpan("1", began_at, 0.5), WorkSpan("0", began_at, 0.25))
+    for one in (trial(0, (0.5, 5.0)), replace(trial(1, (0.2, 7.0)), parents=(0,), work=work)):
+        store.append_trial("one", one)
+    older, newer = client.get(f"{STUDIES}/one/trials").json()["items"]
+    assert (older["parents"], older["worker"], older["work"]) == ([], None, [])
+    assert (newer["parents"], newer["worker"]) == ([0], "0")
+    at = "2026-01-02T03:04:05Z"
+    assert newer["work"] == [
+        {"worker": "1", "began_at": at, "seconds": 0.5},
+        {"worker": "0", "began_at": at, "seconds": 0.25},
+    ]
+    described = client.get("/api/v1/openapi.json").json()["components"]["schemas"]["TrialAnswer"]["properties"]
+    assert {"parents", "worker", "work"} <= set(described)
 
 
 def test_the_front_and_how_it_grew_follow_the_trials(client: TestClient, store: ServiceStore) -> None:

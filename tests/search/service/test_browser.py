@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import threading
 import time
@@ -19,10 +20,11 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from search.service.app import create_app
 from search.service.dashboard import dashboard
 from search.service.settings import ServiceSettings
-from studies import StudyState
+from studies import StudyState, WorkSpan
 from studies.service_store import ServiceStore
 from studies.tokens import Role
 from tests.dashboards import records
+from tests.search.service.running import TINY, working
 from tests.search.service.test_dashboard import SCRIPT, filled
 
 # Without a GPU, WebGL is drawn by the processor.
@@ -164,6 +166,57 @@ def test_a_study_is_created_watched_looked_into_and_saved(chromium: Browser, add
         asked.value.accept()
         expect(page.locator("#studies")).to_contain_text("No studies")
         assert store.summaries() == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_study_created_by_form_is_run_by_a_worker_and_seen_to_finish(
+    chromium: Browser, address: str, store: ServiceStore, tmp_path: Path
+) -> None:
+    with working(tmp_path, store.url) as (_, said), opened(chromium, address, "run") as page:
+        page.goto("/new")
+        page.get_by_text("More settings").click()
+        for name, value in {"name": "mine", "trials": 12, **TINY}.items():
+            if isinstance(value, bool):
+                page.get_by_role("checkbox", name=name).set_checked(value)
+            elif name == "cost":
+                page.get_by_role("radio", name=value).check()
+            else:
+                page.get_by_label(name.replace("_", " "), exact=True).fill(str(value))
+        page.get_by_role("button", name="Create and submit").click()
+        expect(page.locator("h1")).to_have_text("mine")
+        expect(page.locator(".badge")).to_contain_text("running", timeout=120_000)
+        expect(page.locator(".badge")).to_contain_text(re.compile("finished|failed"), timeout=600_000)
+        assert "finished" in page.locator(".badge").inner_text(), said.read_text()
+        # What it measured is below the figure, and its front in it.
+        expect(page.locator("#measured")).to_contain_text("dense")
+        page.wait_for_function(
+            "s => (document.querySelector(s)?._fullData || []).some((one) => one.name === 'front' && one.x.length > 1)",
+            arg=FRONT,
+        )
+        page.get_by_role("radio", name="Log").focus()
+        page.keyboard.press("Space")
+        expect(page.locator(".log")).to_contain_text("search")
+        assert store.n_trials("mine") == 12
+
+
+def test_the_trials_that_one_was_made_from_are_a_click_away(
+    chromium: Browser, address: str, store: ServiceStore
+) -> None:
+    filled(store)
+    span = WorkSpan("1", records.BEGAN, 0.4)
+    store.append_trial("made up", replace(records.TRIALS[20], number=200, parents=(9,), work=(span,)))
+    with opened(chromium, address, "made-from") as page:
+        page.goto("/study/made%20up")
+        page.wait_for_selector(f"{FRONT} .main-svg")
+        # Twice, as a number that is handed over again must count again.
+        for _ in range(2):
+            page.locator("#trial-number").fill("200")
+            page.keyboard.press("Enter")
+            expect(page.locator("#trial-panel .gtitle")).to_have_text("Schedule of trial 200")
+            page.get_by_role("button", name="Select trial 9, which this one was made from").click()
+            expect(page.locator("#trial-panel .gtitle")).to_have_text("Schedule of trial 9")
+            expect(page.locator("#trial-number")).to_have_value("9")
 
 
 def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: ServiceStore) -> None:

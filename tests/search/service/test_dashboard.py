@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -19,7 +21,7 @@ from dashboards.app.watching import Watch
 from search.service.dashboard import actions, dashboard, form_field
 from search.service.requests import SUBMITTABLE
 from search.service.settings import ServiceSettings
-from studies import StudyState
+from studies import StudyState, WorkSpan
 from studies.service_store import ServiceStore
 from studies.submissions import RunState
 from tests.dashboards import records
@@ -244,6 +246,21 @@ def test_a_trial_is_shown_when_it_is_pointed_at_or_selected(store: ServiceStore,
     assert first != second and exploring.walk(-1, second, "latency_ms", "kl", "made up") == first
 
 
+def test_a_trial_says_what_it_was_made_from_and_who_evaluated_it(store: ServiceStore, watch: Watch) -> None:
+    filled(store)
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    work = (WorkSpan("3", at, 0.5), WorkSpan("3", at, 0.25), WorkSpan("12", at, 0.25))
+    made = replace(records.TRIALS[9], number=200, parents=(9, 50), work=work)
+    store.append_trial("made up", made)
+    exploring = Exploring(watch)
+    shown = text_of(exploring.panel(200, None, None, "made up"))
+    for parent in made.parents:
+        assert json.dumps({"type": "parent", "trial": parent}) in shown
+    assert "3, then 12" in shown
+    older = text_of(exploring.panel(9, None, None, "made up"))
+    assert "made from" not in older and "worker" not in older
+
+
 @pytest.mark.parametrize(
     "nonsense", [{"x": "a"}, {"x": [1]}, {"x": ["a", "b"]}, {"x": [None, 1]}, {"x": [1, 1e999]}, {}]
 )
@@ -258,12 +275,15 @@ def test_what_is_pointed_at_may_be_no_trial() -> None:
 
 def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettings, store: ServiceStore) -> None:
     filled(store)
+    span = WorkSpan("3", records.BEGAN, 0.5)
+    store.append_trial("made up", replace(records.TRIALS[9], number=200, parents=(9, 50), work=(span,)))
     client = make_client(dashboard=dashboard(settings))
     found = client.get("/export/made%20up/trials.csv")
     assert found.headers["content-disposition"].startswith("attachment")
     rows = list(csv.DictReader(io.StringIO(found.text)))
-    assert [int(row["trial"]) for row in rows] == list(range(200))
+    assert [int(row["trial"]) for row in rows] == list(range(201))
     assert float(rows[9]["kl"]) == records.TRIALS[9].values[0] and rows[7]["kl"] == "" and rows[7]["state"] == "failed"
+    assert [(row["parents"], row["worker"]) for row in (rows[9], rows[200])] == [("", ""), ("9 50", "3")]
     assert len(list(csv.DictReader(io.StringIO(client.get("/export/made%20up/front.csv").text)))) < 100
     plain = client.get("/export/made%20up/study.json").json()
     assert plain["name"] == "made up" and plain["rows"] and plain["front"]

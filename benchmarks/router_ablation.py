@@ -1,18 +1,17 @@
 """Claim: what a router knows, and how it is trained, decides how much skipping costs.
 
-For every seed, schedules are searched with the static router at each overall sparsity; then all routers are compared
-at the schedule that was found, on a test set that neither search nor training saw. Seeds draw data, search, initial
-weights and order of training. The table gives means and standard deviations over seeds, and says which claims of the
-FTP paper (arXiv 2412.11494) hold here.
+For every seed, the portfolio searches schedules with the static router at each overall sparsity; then all routers are
+compared at the schedule that was found, on a test set that neither search nor training saw. Seeds draw data, search,
+initial weights and order of training. The table gives means and standard deviations over seeds, and says which claims
+of the FTP paper (arXiv 2412.11494) hold here.
 
 python benchmarks/router_ablation.py [--quick] [--json PATH] [--model demo] [--data demo] [--seeds 5] [--workers 2]
-python benchmarks/router_ablation.py --model DIR --data sampled   # texts that the model itself writes
+python benchmarks/router_ablation.py --model DIR --data sampled --rows kinds   # texts that the model itself writes
 """
 
 import argparse
 import json
 import multiprocessing
-import random
 import statistics
 import sys
 import time
@@ -32,7 +31,6 @@ from ftp_core.distillation import distill
 from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import EncodedExample, encode, prompt_batch
 from ftp_core.models import LoadedModel, load_model
-from ftp_core.prefixes import PrefixStore
 from ftp_core.quality import QualitySet
 from ftp_core.routers import (
     FEATURES,
@@ -47,18 +45,44 @@ from ftp_core.routers import (
 )
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
+from search.costs import Costs
+from search.engine import SearchEngine
+from search.evaluators.local import LocalEvaluator
+from search.objectives import Objectives
 from search.outcome import Outcome
-from search.proposers.genetic import GeneticProposer
+from search.portfolio import Portfolio
+from search.proposers.catalogue import make_proposers
 from search.space import ScheduleSpace
+from search.stopping import Stopping
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.search.synthetic import Notebook  # noqa: E402
 
 SEARCH_ITEMS = 40
+# As the paper trains: from random weights, with the guide loss.
+PAPER, PAPER_CONFIG = "dynamic, as the paper trains", {"w_guide": 0.3, "consider_static": False}
+# From the static router's decisions, as `distill` does by itself; and whichever of both is better on held-out items.
+STARTED, DYNAMIC = "dynamic, starts as static", "dynamic"
 # The best schedules of a search, the chosen one among them, that one router is trained on at once, in twice the steps.
 MANY, MANY_SCHEDULES = 4, "dynamic, many schedules"
 # Both routers get the same second search, around what the first one found; the held-out set chooses among its best.
-AGAIN, STARTS, FINALISTS = "searched again", 20, 5
+AGAIN, FINALISTS = "searched again", 5
 PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
 # Of each process, for what schedules of one search have in common.
 PREFIX_BYTES = 2**30
+# Which rows each choice adds to those of fixed routers.
+FEATURE_ROWS = tuple(f"- without {feature}" for feature in FEATURES)
+LOSS_ROWS = ("- no guide loss", "- no sparsity loss", "- no distillation loss")
+OTHER_ROWS = ("per block (local)", "recurrent", "hidden states")
+ROWS = {
+    "uniform": (),
+    "kinds": (DYNAMIC,),
+    "main": (DYNAMIC, AGAIN, MANY_SCHEDULES, "hidden states"),
+    "parts": (DYNAMIC, *FEATURE_ROWS, *LOSS_ROWS, *OTHER_ROWS),
+    "all": (DYNAMIC, AGAIN, MANY_SCHEDULES, *OTHER_ROWS[::-1], *FEATURE_ROWS, *LOSS_ROWS),
+}
 
 
 @dataclass(frozen=True)
@@ -66,12 +90,12 @@ class Sizes:
     """How much of everything."""
 
     calibration: int = 256
-    validation: int = 128
+    validation: int = 192
     test: int = 300
-    trials: int = 150
+    trials: int = 200
     trials_again: int = 75
     steps: int = 40
-    evaluate_every: int = 5
+    evaluate_every: int = 10
 
 
 @dataclass(frozen=True)
@@ -86,22 +110,23 @@ class Job:
     trains: tuple[str, ...]
 
 
-def trained_routers(model: SkippingModel) -> dict[str, tuple[Callable[[], ScoringRouter], dict[str, float]]]:
+def trained_routers(model: SkippingModel) -> dict[str, tuple[Callable[[], ScoringRouter], dict[str, Any]]]:
     """How each trained row makes its router, and what it changes in the training."""
     width, n_blocks = model.model.config.hidden_size, model.n_blocks
     without = {name: tuple(feature for feature in FEATURES if feature != name) for name in FEATURES}
-    paper = {"w_guide": 0.3}
     return {
-        "dynamic": (started(DynamicRouter), {}),
-        **{f"- without {name}": (started(lambda f=f: DynamicRouter(features=f)), {}) for name, f in without.items()},
-        "- random start": (DynamicRouter, {"consider_static": False}),
-        "- random start, guide loss": (DynamicRouter, {**paper, "consider_static": False}),
-        "- guide loss": (started(DynamicRouter), paper),
-        "- no sparsity loss": (started(DynamicRouter), {"w_sparsity": 0.0}),
-        "- no distillation loss": (started(DynamicRouter), {"w_distill": 0.0}),
-        "per block (local)": (started(lambda: LocalRouter(n_blocks)), {}),
-        "recurrent": (RecurrentRouter, paper),
-        "hidden states": (lambda: HiddenRouter(width), paper),
+        STARTED: (started(DynamicRouter), {}),
+        PAPER: (DynamicRouter, PAPER_CONFIG),
+        **{
+            row: (lambda f=without[name]: DynamicRouter(features=f), PAPER_CONFIG)
+            for row, name in zip(FEATURE_ROWS, FEATURES, strict=True)
+        },
+        "- no guide loss": (DynamicRouter, PAPER_CONFIG | {"w_guide": 0.0}),
+        "- no sparsity loss": (DynamicRouter, PAPER_CONFIG | {"w_sparsity": 0.0}),
+        "- no distillation loss": (DynamicRouter, PAPER_CONFIG | {"w_distill": 0.0}),
+        "per block (local)": (lambda: LocalRouter(n_blocks), PAPER_CONFIG),
+        "recurrent": (RecurrentRouter, PAPER_CONFIG),
+        "hidden states": (lambda: HiddenRouter(width), PAPER_CONFIG),
     }
 
 
@@ -150,26 +175,39 @@ def splits(loaded: LoadedModel, data: str, seed: int, sizes: Sizes) -> dict[str,
 
 def search(
     model: SkippingModel,
-    examples: QualitySet,
+    examples: Sequence[EncodedExample],
     level: float,
     trials: int,
     seed: int,
     router: Router,
-    starts: Sequence[SparsitySchedule] = (),
-) -> list[SparsitySchedule]:
-    """Schedules of an overall sparsity, best first, as the genetic proposer finds them; the starts count as trials."""
-    space = ScheduleSpace(model.n_blocks, level)
-    proposer, found, prefixes = GeneticProposer(space, seed), {}, PrefixStore(PREFIX_BYTES)
-    for number in range(trials):
-        for _ in range(20):
-            levels = proposer.ask(number) if number >= len(starts) else space.levels(starts[number])
-            if levels not in found:
-                break
-        else:
-            levels = space.sample(random.Random(f"{seed}/{number}"))
-        found[levels] = examples.evaluate(space.schedule(levels), router, prefixes=prefixes).kl
-        proposer.tell(Outcome(levels, (found[levels], 0.0)))
-    return [space.schedule(levels) for levels in sorted(found, key=lambda levels: (found[levels], levels))]
+    warm: Sequence[Outcome] = (),
+) -> tuple[list[SparsitySchedule], list[Outcome]]:
+    """Schedules of an overall sparsity, best first, as the portfolio finds them, and what became of each trial.
+
+    Args:
+        model: The model.
+        examples: What to evaluate them on.
+        level: Overall sparsity.
+        trials: Schedules to evaluate.
+        seed: Of the proposers.
+        router: Decides which tokens are kept.
+        warm: Outcomes of an earlier search: proposers learn from them, and their front is tried first.
+    """
+    space, notebook = ScheduleSpace(model.n_blocks, level), Notebook()
+    length = max(len(example.prompt) for example in examples)
+    costs = Costs(model, len(examples), length, router=None if router.kind == StaticRouter.kind else router)
+    SearchEngine(
+        space,
+        Portfolio(make_proposers("portfolio", space, seed), seed, by_trial=True),
+        LocalEvaluator(model, examples, router=router, prefix_bytes=PREFIX_BYTES),
+        Objectives(costs.function("flops")),
+        notebook,
+        seed=seed,
+        warm=warm,
+    ).run(Stopping(trials))
+    outcomes = [result.outcome for _, result in sorted(notebook.ended.items()) if result.outcome is not None]
+    ranked = sorted(outcomes, key=lambda outcome: (outcome.values[0], outcome.levels))
+    return [space.schedule(outcome.levels) for outcome in ranked], outcomes
 
 
 def run(job: Job) -> list[dict[str, Any]]:
@@ -178,7 +216,7 @@ def run(job: Job) -> list[dict[str, Any]]:
     loaded, sizes = load_model(job.model), job.sizes
     model = loaded.skipping
     parts = splits(loaded, job.data, job.seed, sizes)
-    searched = QualitySet(model, parts["calibration"][:SEARCH_ITEMS])
+    searched = parts["calibration"][:SEARCH_ITEMS]
     held_out, test = QualitySet(model, parts["validation"]), QualitySet(model, parts["test"])
     began, level, rows = time.monotonic(), job.level, []
 
@@ -204,40 +242,59 @@ def run(job: Job) -> list[dict[str, Any]]:
             flush=True,
         )
 
-    def train(make: Callable[[], ScoringRouter], schedules: list[SparsitySchedule], **changes: Any) -> ScoringRouter:
+    def train(row: str, schedules: Sequence[SparsitySchedule], steps: int = sizes.steps) -> tuple[ScoringRouter, float]:
         torch.manual_seed(job.seed)
-        config = DistillationConfig(steps=sizes.steps, evaluate_every=sizes.evaluate_every, seed=job.seed)
-        return distill(
-            model, parts["calibration"], schedules, replace(config, **changes), held_out=held_out, router=make()
-        ).router
+        make, changes = makers[row]
+        every = sizes.evaluate_every * len(schedules) if len(schedules) < MANY else sizes.evaluate_every * 2
+        config = replace(DistillationConfig(steps=steps, evaluate_every=every, seed=job.seed), **changes)
+        distilled = distill(model, parts["calibration"], schedules, config, held_out=held_out, router=make())
+        return distilled.router, min(distilled.curves["held_out_kl"])
+
+    def best(found: Sequence[SparsitySchedule], router: Router) -> SparsitySchedule:
+        return min(found[:FINALISTS], key=lambda schedule: held_out.evaluate(schedule, router).kl)
 
     def search_again(row: str, router: Router) -> None:
-        found = search(model, searched, level, sizes.trials_again, job.seed + 1000, router, ranked[:STARTS])
-        add(row, min(found[:FINALISTS], key=lambda schedule: held_out.evaluate(schedule, router).kl), router)
+        found, _ = search(model, searched, level, sizes.trials_again, job.seed + 1000, router, outcomes)
+        add(row, best(found, router), router)
 
+    makers = trained_routers(model)
     uniform = SparsitySchedule.uniform(level, model.n_blocks)
     add("dense", SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
     add("uniform, static", uniform, StaticRouter())
-    add("uniform, dynamic", uniform, train(started(DynamicRouter), [uniform]))
     if not job.trains:
+        add("uniform, dynamic", uniform, min((train(row, [uniform]) for row in (STARTED, PAPER)), key=_held_out_kl)[0])
         return rows
-    ranked = search(model, searched, level, sizes.trials, job.seed, StaticRouter())
-    best, makers = ranked[0], trained_routers(model)
-    add("random", best, RandomRouter(job.seed))
-    add("static", best, StaticRouter())
-    search_again(f"static, {AGAIN}", StaticRouter())
+    ranked, outcomes = search(model, searched, level, sizes.trials, job.seed, StaticRouter())
+    chosen = best(ranked, StaticRouter())
+    add("random", chosen, RandomRouter(job.seed))
+    add("static", chosen, StaticRouter())
+    dynamic: tuple[ScoringRouter, float] | None = None
     for row in job.trains:
-        if row == MANY_SCHEDULES:
-            add(row, best, train(started(DynamicRouter), ranked[:MANY], steps=2 * sizes.steps))
+        if row == DYNAMIC:
+            both = {start: train(start, [chosen]) for start in (STARTED, PAPER)}
+            for start, (router, _) in both.items():
+                add(start, chosen, router)
+            dynamic = min(both.values(), key=_held_out_kl)
+            add(DYNAMIC, chosen, dynamic[0])
             continue
-        make, changes = makers[row]
-        router = train(make, [best], **changes)
-        add(row, best, router)
-        if row == "dynamic":
-            search_again(f"dynamic, {AGAIN}", router)
-            calibrated = calibrate_thresholds(model, router, prompt_batch(parts["calibration"][:64]), best)
-            add("dynamic, thresholds", best, calibrated, skipped(model, parts["test"], best, calibrated))
+        if row == AGAIN:
+            assert dynamic is not None
+            search_again(f"static, {AGAIN}", StaticRouter())
+            search_again(f"dynamic, {AGAIN}", dynamic[0])
+            calibrated = calibrate_thresholds(model, dynamic[0], prompt_batch(parts["calibration"][:64]), chosen)
+            add("dynamic, thresholds", chosen, calibrated, skipped(model, parts["test"], chosen, calibrated))
+            continue
+        if row == MANY_SCHEDULES:
+            several = list(dict.fromkeys([chosen, *ranked]))[:MANY]
+            tried = (train(start, several, 2 * sizes.steps) for start in (STARTED, PAPER))
+            add(row, chosen, min(tried, key=_held_out_kl)[0])
+            continue
+        add(row, chosen, train(row, [chosen])[0])
     return rows
+
+
+def _held_out_kl(trained: tuple[ScoringRouter, float]) -> float:
+    return trained[1]
 
 
 def skipped(model: SkippingModel, examples: list[EncodedExample], schedule: SparsitySchedule, router: Router) -> float:
@@ -280,7 +337,9 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         (f"dynamic, {AGAIN}", "static"),
         ("static", "random"),
         ("static", "uniform, static"),
-        *[("dynamic", row) for row in dict.fromkeys(row["row"] for row in rows) if row.startswith("- ")],
+        (PAPER, "static"),
+        ("hidden states", "static"),
+        *[(PAPER, row) for row in dict.fromkeys(row["row"] for row in rows) if row.startswith("- ")],
     ]
     found = []
     for level in sorted({row["overall_sparsity"] for row in rows}):
@@ -323,7 +382,7 @@ def show(lines: list[dict[str, Any]], checked: list[dict[str, Any]], title: str)
     """Print the table and the claims."""
     console = Console(width=130)
     table = Table(title=title)
-    for heading in ("sparsity", "router", "parameters", "skipped", "KL", "perplexity", "accuracy"):
+    for heading in ("sparsity", "router", "seeds", "parameters", "skipped", "KL", "perplexity", "accuracy"):
         table.add_column(heading, justify="left" if heading == "router" else "right")
     for line in lines:
 
@@ -333,6 +392,7 @@ def show(lines: list[dict[str, Any]], checked: list[dict[str, Any]], title: str)
         table.add_row(
             f"{line['overall_sparsity']:.0%}",
             line["row"],
+            str(line["seeds"]),
             str(line["parameters"] or "-"),
             f"{line['skipped']:.1%}",
             figure("kl", ".4f"),
@@ -350,35 +410,31 @@ def show(lines: list[dict[str, Any]], checked: list[dict[str, Any]], title: str)
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one seed, one sparsity, little training: at most 60 s")
-    parser.add_argument("--json", type=Path, help="write rows, means and claims here, as they come")
+    parser.add_argument(
+        "--json", type=Path, help="write rows, means and claims here; seeds that it has are not run again"
+    )
     parser.add_argument("--model", default="demo", help="demo, a directory, or a Hugging Face id")
     parser.add_argument("--data", choices=("demo", "sampled"), default="demo", help="the demo's task, or own texts")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--levels", default="0.3,0.5", help="overall sparsities")
     parser.add_argument("--workers", type=int, default=2, help="processes; each does one seed at one level at a time")
     parser.add_argument(
-        "--rows", choices=("uniform", "main", "routers", "training", "all"), default="all", help="which rows"
+        "--rows", choices=tuple(ROWS), default="all", help="which routers: kinds compares static and dynamic alone"
     )
     args = parser.parse_args()
-    trained = list(trained_routers(load_model(args.model).skipping))
-    training = [row for row in trained if row.endswith(("start", "loss"))]
-    routers = [MANY_SCHEDULES, *(row for row in trained[1:] if row not in training)]
-    chosen = {
-        "uniform": [],
-        "main": ["dynamic", MANY_SCHEDULES],
-        "routers": ["dynamic", *routers],
-        "training": ["dynamic", *training],
-        "all": ["dynamic", *routers, *training],
-    }
     levels = [float(level) for level in args.levels.split(",")]
-    job = Job(args.model, args.data, 0, 0.0, Sizes(), tuple(chosen[args.rows]))
+    job = Job(args.model, args.data, 0, 0.0, Sizes(), ROWS[args.rows])
     if args.quick:
         sizes = Sizes(calibration=32, validation=16, test=40, trials=16, trials_again=8, steps=8, evaluate_every=4)
-        job, args.seeds, levels = replace(job, sizes=sizes, trains=("dynamic",)), 1, levels[-1:]
-    jobs = [replace(job, seed=seed, level=level) for seed in range(args.seeds) for level in levels]
+        job, args.seeds, levels = replace(job, sizes=sizes, trains=(DYNAMIC, AGAIN)), 1, levels[-1:]
     rows: list[dict[str, Any]] = []
+    if args.json and args.json.exists():
+        rows = json.loads(args.json.read_text())["rows"]
+    known = {(row["seed"], row["overall_sparsity"]) for row in rows}
+    wanted = [(seed, level) for seed in range(args.seeds) for level in levels if (seed, level) not in known]
+    jobs = [replace(job, seed=seed, level=level) for seed, level in wanted]
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(args.workers, len(jobs)), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(max(1, min(args.workers, len(jobs))), mp_context=spawn) as pool:
         for done in as_completed([pool.submit(run, one) for one in jobs]):
             rows += done.result()
             rows.sort(key=lambda row: (row["overall_sparsity"], row["seed"]))
@@ -386,7 +442,7 @@ def main():
                 result = {"rows": rows, "means": summary(rows), "claims": claims(rows)}
                 args.json.write_text(json.dumps(result, indent=1) + "\n")
     n_tests = job.sizes.test
-    show(summary(rows), claims(rows), f"Routers, {args.model}, {args.seeds} seeds, {n_tests} test items each")
+    show(summary(rows), claims(rows), f"Routers, {args.model}, {n_tests} test items a seed")
 
 
 if __name__ == "__main__":

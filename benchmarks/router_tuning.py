@@ -71,8 +71,8 @@ def searched(level: float, seed: int, sizes: router_ablation.Sizes):
     """The model, its examples by split, and its schedules at an overall sparsity, best first."""
     loaded = load_model("demo")
     parts = router_ablation.splits(loaded, "demo", seed, sizes)
-    items = QualitySet(loaded.skipping, parts["calibration"][: router_ablation.SEARCH_ITEMS])
-    ranked = router_ablation.search(loaded.skipping, items, level, sizes.trials, seed, StaticRouter())
+    items = parts["calibration"][: router_ablation.SEARCH_ITEMS]
+    ranked, _ = router_ablation.search(loaded.skipping, items, level, sizes.trials, seed, StaticRouter())
     return loaded.skipping, parts, ranked
 
 

@@ -196,10 +196,22 @@ class ScheduleTrials(NamedStudies):
         Raises:
             StorageError: There is none of this number.
         """
-        found = next((trial for trial in self.trials(name) if trial.number == number), None)
+        found = self.ended_trial(name, number)
         if found is None:
             raise StorageError(f"Study {name!r} in {self} has no trial {number} that ended.")
         return found
+
+    def ended_trial(self, name: str, number: int) -> TrialRecord | None:
+        """One trial that has ended; None if there is none of this number."""
+
+        def work(connection: Connection, study_id: int) -> FrozenTrial | None:
+            ended = _trial.state.in_([state.value for state in ENDED])
+            selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number == number, ended)
+            row = connection.execute(selected).one_or_none()
+            return None if row is None else self.storage.spaces.frozen(connection, row)
+
+        found = self._of_study(name, work)
+        return None if found is None else _record(found)
 
     def n_trials(self, name: str) -> int:
         """How many trials have ended, failed ones included."""

@@ -171,8 +171,7 @@ class Watch:
 
     def trial(self, name: str, number: int) -> TrialRecord | None:
         """All that is known of a trial, columns do not hold it all; None if it has not ended."""
-        found = next(self._store.each_trial(name, after=number - 1), None)
-        return None if found is None or found.number != number else found
+        return self._store.ended_trial(name, number)
 
     def measurements(self, name: str) -> list[Measurement]:
         """What was measured on test items."""
@@ -206,7 +205,7 @@ class Watch:
         wanted = study.config.get("trials")
         best: tuple[float, ...] | None = None
         if study.chosen_trial is not None:
-            chosen = next(self._store.each_trial(summary.name, after=study.chosen_trial - 1), None)
+            chosen = self._store.ended_trial(summary.name, study.chosen_trial)
             best = None if chosen is None else chosen.values
         elif "knee_kl" in figures and "knee_cost" in figures:
             best = (figures["knee_kl"], figures["knee_cost"])

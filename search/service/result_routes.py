@@ -41,8 +41,8 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     problems = described(401, 404, 422)
 
     def one_trial(name: str, number: int) -> TrialRecord:
-        found = next(store.each_trial(name, after=number - 1), None)
-        if found is None or found.number != number:
+        found = store.ended_trial(name, number)
+        if found is None:
             raise HTTPException(404, f"The study has no trial {number} that has ended.")
         return found
 

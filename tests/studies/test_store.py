@@ -416,6 +416,17 @@ def test_trials_are_read_piece_by_piece(store: StudyStore, monkeypatch: pytest.M
     assert [record.number for record in store.each_trial("one")] == list(range(8))
 
 
+def test_a_single_trial_is_found_by_its_number_once_it_has_ended(store: StudyStore) -> None:
+    for number in range(3):
+        store.append_trial("one", trial(number, None if number == 1 else (float(number), 1.0)))
+    waits = store.begin_trial("one", (0.5, 0.5), "deap")
+    assert [store.ended_trial("one", n) for n in range(3)] == store.trials("one")
+    assert store.trial("one", 2) == store.trials("one")[2]
+    assert store.ended_trial("one", waits) is None
+    with pytest.raises(StorageError, match=f"no trial {waits} that ended"):
+        store.trial("one", waits)
+
+
 def test_a_pruned_trial_keeps_its_values_and_its_fidelity(store: StudyStore) -> None:
     pruned = replace(trial(0, (1.0, 2.0), fidelity=0.25), state=TrialState.PRUNED, violation=0.5)
     store.append_trial("one", pruned)

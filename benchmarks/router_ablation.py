@@ -1,9 +1,9 @@
 """Claim: what a router knows, and how it is trained, decides how much skipping costs.
 
-For every seed, the portfolio searches schedules with the static router at each overall sparsity; then all routers are
-compared at the schedule that was found, on a test set that neither search nor training saw. Seeds draw data, search,
-initial weights and order of training. The table gives means and standard deviations over seeds, and says which claims
-of the FTP paper (arXiv 2412.11494) hold here.
+For every seed, schedules are searched with the static router at each overall sparsity; then all routers are compared
+at the schedule that was found, on a test set that neither search nor training saw. Seeds draw data, search, initial
+weights and order of training. The table gives means and standard deviations over seeds, and says which claims of the
+FTP paper (arXiv 2412.11494) hold here.
 
 python benchmarks/router_ablation.py [--quick] [--json PATH] [--model demo] [--data demo] [--seeds 5] [--workers 2]
 python benchmarks/router_ablation.py --model DIR --data sampled --rows kinds   # texts that the model itself writes
@@ -51,7 +51,7 @@ from search.evaluators.local import LocalEvaluator
 from search.objectives import Objectives
 from search.outcome import Outcome
 from search.portfolio import Portfolio
-from search.proposers.catalogue import make_proposers
+from search.proposers.catalogue import PORTFOLIO_NAME, make_proposers
 from search.space import ScheduleSpace
 from search.stopping import Stopping
 
@@ -79,6 +79,7 @@ OTHER_ROWS = ("per block (local)", "recurrent", "hidden states")
 ROWS = {
     "uniform": (),
     "kinds": (DYNAMIC,),
+    "again": (DYNAMIC, AGAIN),
     "main": (DYNAMIC, AGAIN, MANY_SCHEDULES, "hidden states"),
     "parts": (DYNAMIC, *FEATURE_ROWS, *LOSS_ROWS, *OTHER_ROWS),
     "all": (DYNAMIC, AGAIN, MANY_SCHEDULES, *OTHER_ROWS[::-1], *FEATURE_ROWS, *LOSS_ROWS),
@@ -108,6 +109,7 @@ class Job:
     level: float
     sizes: Sizes
     trains: tuple[str, ...]
+    proposers: str
 
 
 def trained_routers(model: SkippingModel) -> dict[str, tuple[Callable[[], ScoringRouter], dict[str, Any]]]:
@@ -181,6 +183,7 @@ def search(
     seed: int,
     router: Router,
     warm: Sequence[Outcome] = (),
+    proposers: str = PORTFOLIO_NAME,
 ) -> tuple[list[SparsitySchedule], list[Outcome]]:
     """Schedules of an overall sparsity, best first, as the portfolio finds them, and what became of each trial.
 
@@ -192,13 +195,14 @@ def search(
         seed: Of the proposers.
         router: Decides which tokens are kept.
         warm: Outcomes of an earlier search: proposers learn from them, and their front is tried first.
+        proposers: Who proposes.
     """
     space, notebook = ScheduleSpace(model.n_blocks, level), Notebook()
     length = max(len(example.prompt) for example in examples)
     costs = Costs(model, len(examples), length, router=None if router.kind == StaticRouter.kind else router)
     SearchEngine(
         space,
-        Portfolio(make_proposers("portfolio", space, seed), seed, by_trial=True),
+        Portfolio(make_proposers(proposers, space, seed), seed, by_trial=True),
         LocalEvaluator(model, examples, router=router, prefix_bytes=PREFIX_BYTES),
         Objectives(costs.function("flops")),
         notebook,
@@ -254,7 +258,7 @@ def run(job: Job) -> list[dict[str, Any]]:
         return min(found[:FINALISTS], key=lambda schedule: held_out.evaluate(schedule, router).kl)
 
     def search_again(row: str, router: Router) -> None:
-        found, _ = search(model, searched, level, sizes.trials_again, job.seed + 1000, router, outcomes)
+        found, _ = search(model, searched, level, sizes.trials_again, job.seed + 1000, router, outcomes, job.proposers)
         add(row, best(found, router), router)
 
     makers = trained_routers(model)
@@ -264,7 +268,7 @@ def run(job: Job) -> list[dict[str, Any]]:
     if not job.trains:
         add("uniform, dynamic", uniform, min((train(row, [uniform]) for row in (STARTED, PAPER)), key=_held_out_kl)[0])
         return rows
-    ranked, outcomes = search(model, searched, level, sizes.trials, job.seed, StaticRouter())
+    ranked, outcomes = search(model, searched, level, sizes.trials, job.seed, StaticRouter(), proposers=job.proposers)
     chosen = best(ranked, StaticRouter())
     add("random", chosen, RandomRouter(job.seed))
     add("static", chosen, StaticRouter())
@@ -416,6 +420,8 @@ def main():
     parser.add_argument("--model", default="demo", help="demo, a directory, or a Hugging Face id")
     parser.add_argument("--data", choices=("demo", "sampled"), default="demo", help="the demo's task, or own texts")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--trials", type=int, default=Sizes.trials, help="schedules of each first search")
+    parser.add_argument("--proposers", default=PORTFOLIO_NAME, help="who proposes them")
     parser.add_argument("--levels", default="0.3,0.5", help="overall sparsities")
     parser.add_argument("--workers", type=int, default=2, help="processes; each does one seed at one level at a time")
     parser.add_argument(
@@ -423,7 +429,7 @@ def main():
     )
     args = parser.parse_args()
     levels = [float(level) for level in args.levels.split(",")]
-    job = Job(args.model, args.data, 0, 0.0, Sizes(), ROWS[args.rows])
+    job = Job(args.model, args.data, 0, 0.0, Sizes(trials=args.trials), ROWS[args.rows], args.proposers)
     if args.quick:
         sizes = Sizes(calibration=32, validation=16, test=40, trials=16, trials_again=8, steps=8, evaluate_every=4)
         job, args.seeds, levels = replace(job, sizes=sizes, trains=(DYNAMIC, AGAIN)), 1, levels[-1:]

@@ -40,7 +40,7 @@ from search.workload import load_workload  # noqa: E402
 from tests.search.synthetic import Notebook  # noqa: E402
 
 # Without gp, which takes seconds for a proposal: name it to see it.
-KNOWN = "portfolio,deap,evopress,tpe,nsga2,nsga3,cmaes,qmc,random,grid"
+KNOWN = "portfolio,deap,evopress,additive,tpe,nsga2,nsga3,cmaes,qmc,random,grid"
 WHOLE = "portfolio,random,tpe,nsga2,evopress"
 SHARES = (0.01, 0.025, 0.05, 0.1)
 # What an evaluation of the demo model takes: proposers are credited per second, so their own time counts against it.

@@ -74,8 +74,8 @@ class RunConfig(BaseModel):
     """End a search after so many schedules in a row that added nothing to the front; never if not given."""
 
     sampler: str = "portfolio"
-    """Who proposes schedules: portfolio, or some of deap, evopress, tpe, gp, nsga2, nsga3, cmaes, qmc, random and grid,
-    separated by commas."""
+    """Who proposes schedules: portfolio, or some of deap, evopress, additive, tpe, gp, nsga2, nsga3, cmaes, qmc, random
+    and grid, separated by commas."""
 
     warm_start: str | None = None
     """A study of the same model and data whose results the first search starts from."""

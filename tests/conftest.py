@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 
 # Before anything imports torch, transformers or ray.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads of several processes that wait for each other on the same cores cost most of the time there is.
+    os.environ["OMP_NUM_THREADS"] = "1"
 os.environ.update(
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",

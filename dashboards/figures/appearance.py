@@ -54,6 +54,7 @@ PROPOSER_COLOURS: Mapping[str, str] = {
     "tpe": "#CC79A7",
     "evopress": "#56B4E9",
     "cmaes": "#882255",
+    "additive": "#117733",
     "anchor": "#5A5A5A",
     "sample": "#8C8C8C",
     "random": "#8C8C8C",

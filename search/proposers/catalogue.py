@@ -11,7 +11,7 @@ from search.space import ScheduleSpace
 
 PORTFOLIO_NAME = "portfolio"
 # What `portfolio` stands for: proposers that find different things.
-PORTFOLIO = ("deap", "evopress", "tpe", "cmaes")
+PORTFOLIO = ("deap", "evopress", "additive", "tpe", "cmaes")
 
 
 def _genetic(space: ScheduleSpace, seed: int) -> Proposer:
@@ -26,6 +26,12 @@ def _evopress(space: ScheduleSpace, seed: int) -> Proposer:
     return EvoPressProposer(space, seed)
 
 
+def _additive(space: ScheduleSpace, seed: int) -> Proposer:
+    from search.proposers.additive import AdditiveProposer
+
+    return AdditiveProposer(space, seed)
+
+
 def _sampled(sampler: str, space: ScheduleSpace, seed: int) -> Proposer:
     from search.proposers.sampled import SampledProposer
 
@@ -35,6 +41,7 @@ def _sampled(sampler: str, space: ScheduleSpace, seed: int) -> Proposer:
 PROPOSERS: Mapping[str, Callable[[ScheduleSpace, int], Proposer]] = {
     "deap": _genetic,
     "evopress": _evopress,
+    "additive": _additive,
     **{name: partial(_sampled, name) for name in ("tpe", "gp", "nsga2", "nsga3", "cmaes", "qmc", "random", "grid")},
 }
 

@@ -17,7 +17,10 @@ from studies import StudyStore, TrialRecord, front
 from tests.search.command import COMMAND, run_process
 
 KILLS = 25
-SMALL = ("--trials", "200", "--workers", "1", "--rounds", "0", "--test-items", "20", "--deterministic")
+SMALL = (
+    *("--trials", "200", "--workers", "1", "--rounds", "0", "--deterministic"),
+    *("--search-items", "16", "--calibration-items", "16", "--validation-items", "8", "--test-items", "8"),
+)
 
 
 def _results(trials: list[TrialRecord]) -> list[tuple[object, ...]]:

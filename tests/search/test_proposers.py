@@ -309,13 +309,13 @@ def test_the_portfolio_is_a_set_of_proposers_and_lists_may_name_it():
     space = SPACES["free"]
     assert tuple(proposer.name for proposer in make_proposers("portfolio", space, 0)) == PORTFOLIO
     named = make_proposers("qmc, tpe,portfolio,qmc", space, 0)
-    assert [proposer.name for proposer in named] == ["qmc", "tpe", "deap", "evopress", "cmaes"]
+    assert [proposer.name for proposer in named] == ["qmc", "tpe", "deap", "evopress", "additive", "cmaes"]
     assert all(make(name, space).name == name for name in PROPOSERS)
 
 
 @pytest.mark.parametrize("names", ["best", "tpe,best", ""])
 def test_unknown_proposers_are_refused_with_the_names_that_there_are(names):
-    with pytest.raises(ConfigError, match="expected one of portfolio, deap, evopress, tpe, .*grid"):
+    with pytest.raises(ConfigError, match="expected one of portfolio, deap, evopress, additive, tpe, .*grid"):
         make_proposers(names, SPACES["free"], 0)
 
 

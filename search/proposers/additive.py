@@ -1,0 +1,131 @@
+"""Proposals from a model in which every block harms by itself: which blocks matter shows after few schedules."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search.outcome import Outcome, Proposal
+from search.proposers.parameters import draw_seed
+from search.space import ScheduleSpace
+
+# KL spans decades, and differences below this count for nothing.
+_KL_FLOOR = 0.02
+# Of the squared weights, in units of the noise: how flat the model is where nothing is known.
+_RIDGE = 1.0
+# Outcomes to know before the model says more than a random schedule does.
+_FIRST = 12
+# Sparsest overall schedules that are asked for where there is no target: models are ruined long before.
+_MOST_OVERALL = 0.8
+
+
+class AdditiveProposer:
+    """Draws a model of log(KL + 0.02) as a sum over blocks, and proposes the schedule that is best by it.
+
+    Each block adds w_i x + v_i x^2 for its sparsity x, as a share of the highest. The weights have a Gaussian posterior
+    (Bayesian linear regression with a ridge); each proposal draws weights from it (Thompson sampling, Thompson 1933),
+    so that blocks of which little is known get their turn. What is then best at an overall sparsity is found exactly,
+    by dynamic programming over blocks.
+
+    A local search starts from the best of a few random schedules, and stays near it; this one sees at once from all of
+    them which blocks must not skip. It cannot see that blocks stand in for each other: others learn that from its
+    proposals.
+
+    Args:
+        space: Where schedules come from. Without a target the overall sparsity is drawn evenly.
+        seed: Of all random choices.
+    """
+
+    name = "additive"
+
+    def __init__(self, space: ScheduleSpace, seed: int) -> None:
+        self._space = space
+        self._seed = seed
+        self._number = -1
+        self._repeats = 0
+        n_weights = 1 + 2 * len(space.free_blocks)
+        # The sums that the posterior follows from: nothing of single outcomes needs to be kept.
+        self._n_told = 0
+        self._products: NDArray[np.float64] = np.zeros((n_weights, n_weights))
+        self._targets: NDArray[np.float64] = np.zeros(n_weights)
+        self._squares = 0.0
+
+    def ask(self, number: int) -> Proposal:
+        """See `Proposer.ask`."""
+        self._repeats = self._repeats + 1 if number == self._number else 0
+        self._number = number
+        rng = random.Random(f"{self.name}/{self._seed}/{number}/{self._repeats}")
+        space = self._space
+        if self._n_told < _FIRST or not space.free_blocks or not space.top:
+            return Proposal(space.sample(rng))
+        total = space.target_total
+        if total is None:
+            total = round(rng.uniform(0.0, _MOST_OVERALL) * space.n_blocks * space.max_sparsity / space.step)
+        total = min(total, space.top * len(space.free_blocks))
+        levels = [0] * space.n_blocks
+        for block, level in zip(space.free_blocks, least_harmful(self._harms(rng), total), strict=True):
+            levels[block] = level
+        return Proposal(space.repair(levels, rng))
+
+    def tell(self, outcome: Outcome) -> None:
+        """See `Proposer.tell`."""
+        kl = outcome.values[0]
+        if not math.isfinite(kl) or kl < 0:
+            return
+        features, target = self._features(outcome), math.log(kl + _KL_FLOOR)
+        self._n_told += 1
+        self._products += np.outer(features, features)
+        self._targets += target * features
+        self._squares += target * target
+
+    def _features(self, outcome: Outcome) -> NDArray[np.float64]:
+        """`[1 + 2 N]` for N free blocks: 1, the shares, their squares."""
+        top = max(1, self._space.top)
+        share: NDArray[np.float64] = np.array([outcome.levels[block] / top for block in self._space.free_blocks])
+        return np.concatenate([[1.0], share, share**2])
+
+    def _harms(self, rng: random.Random) -> NDArray[np.float64]:
+        """What each free block adds at each level `[N, top + 1]`, by weights drawn from the posterior."""
+        ridge = np.full(len(self._targets), _RIDGE)
+        # The mean of all outcomes is no news.
+        ridge[0] = 1e-6
+        precision = self._products + np.diag(ridge)
+        mean = np.linalg.solve(precision, self._targets)
+        misfit = float(self._squares - 2 * mean @ self._targets + mean @ self._products @ mean)
+        noise = math.sqrt(max(misfit, 0.0) / self._n_told) + 1e-3
+        # Asked again for the same trial, the first answer is known already: look further away.
+        noise *= 1 + 0.5 * self._repeats
+        draw = np.random.default_rng(draw_seed(rng)).standard_normal(len(mean))
+        weights = mean + noise * np.linalg.solve(np.linalg.cholesky(precision).T, draw)
+        share = np.linspace(0.0, 1.0, self._space.top + 1)
+        linear, square = np.split(weights[1:], 2)
+        harms: NDArray[np.float64] = linear[:, None] * share + square[:, None] * share**2
+        return harms
+
+
+def least_harmful(harms: NDArray[np.float64], total: int) -> list[int]:
+    """The levels of a given sum whose harms add up to the least, exactly.
+
+    Args:
+        harms: What each of N blocks adds at each level `[N, L]`.
+        total: The sum of levels; at most N (L - 1).
+    """
+    n_blocks, n_levels = harms.shape
+    # least[t]: of the blocks so far, with levels that sum up to t.
+    least = np.full(total + 1, np.inf)
+    least[0] = 0.0
+    chosen = np.zeros((n_blocks, total + 1), dtype=np.int64)
+    for block in range(n_blocks):
+        tried = np.full((n_levels, total + 1), np.inf)
+        for level in range(min(n_levels, total + 1)):
+            tried[level, level:] = least[: total + 1 - level] + harms[block, level]
+        chosen[block] = tried.argmin(0)
+        least = tried.min(0)
+    levels, left = [0] * n_blocks, total
+    for block in reversed(range(n_blocks)):
+        levels[block] = int(chosen[block, left])
+        left -= levels[block]
+    return levels

@@ -42,12 +42,15 @@ demo: venv
 	$(PYTHON) -m search run --name demo --overwrite --target-sparsity 0.3 --rounds 1 --refine-trials 60 \
 	  --router dynamic --router-trials 0 --router-steps 40 --router-schedules 2
 
+# Two files at a time: most tests keep one core busy. A file stays together, for what its tests share.
+PYTEST := $(PYTHON) -m pytest -n 2 --dist loadfile
+
 test: venv
-	$(PYTHON) -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # Stress: what takes minutes each.
 slow: venv
-	$(PYTHON) -m pytest -m slow
+	$(PYTEST) -m slow
 
 fmt: venv
 	$(PYTHON) -m ruff check --fix .

@@ -98,6 +98,11 @@ class Sizes:
     steps: int = 40
     evaluate_every: int = 10
 
+    def scaled(self, share: float) -> "Sizes":
+        """A share of the items and of the steps of training."""
+        names = ("calibration", "validation", "test", "steps")
+        return replace(self, **{name: max(1, round(share * getattr(self, name))) for name in names})
+
 
 @dataclass(frozen=True)
 class Job:
@@ -421,6 +426,7 @@ def main():
     parser.add_argument("--data", choices=("demo", "sampled"), default="demo", help="the demo's task, or own texts")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, default=Sizes.trials, help="schedules of each first search")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the items, and of the training's steps")
     parser.add_argument("--proposers", default=PORTFOLIO_NAME, help="who proposes them")
     parser.add_argument("--levels", default="0.3,0.5", help="overall sparsities")
     parser.add_argument("--workers", type=int, default=2, help="processes; each does one seed at one level at a time")
@@ -429,7 +435,9 @@ def main():
     )
     args = parser.parse_args()
     levels = [float(level) for level in args.levels.split(",")]
-    job = Job(args.model, args.data, 0, 0.0, Sizes(trials=args.trials), ROWS[args.rows], args.proposers)
+    job = Job(
+        args.model, args.data, 0, 0.0, Sizes(trials=args.trials).scaled(args.scale), ROWS[args.rows], args.proposers
+    )
     if args.quick:
         sizes = Sizes(calibration=32, validation=16, test=40, trials=16, trials_again=8, steps=8, evaluate_every=4)
         job, args.seeds, levels = replace(job, sizes=sizes, trains=(DYNAMIC, AGAIN)), 1, levels[-1:]

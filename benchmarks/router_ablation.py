@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
+from router_setting import SEARCH_ITEMS, Sizes, search, splits
 
 from ftp_core.calibration import calibrate_thresholds
-from ftp_core.demo.examples import demo_examples
 from ftp_core.distillation import distill
 from ftp_core.distillation_config import DistillationConfig
-from ftp_core.encoding import EncodedExample, encode, prompt_batch
-from ftp_core.models import LoadedModel, load_model
+from ftp_core.encoding import EncodedExample, prompt_batch
+from ftp_core.models import load_model
 from ftp_core.quality import QualitySet
 from ftp_core.routers import (
     FEATURES,
@@ -45,22 +45,8 @@ from ftp_core.routers import (
 )
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
-from search.costs import Costs
-from search.engine import SearchEngine
-from search.evaluators.local import LocalEvaluator
-from search.objectives import Objectives
-from search.outcome import Outcome
-from search.portfolio import Portfolio
-from search.proposers.catalogue import PORTFOLIO_NAME, make_proposers
-from search.space import ScheduleSpace
-from search.stopping import Stopping
+from search.proposers.catalogue import PORTFOLIO_NAME
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-from tests.search.synthetic import Notebook  # noqa: E402
-
-SEARCH_ITEMS = 40
 # As the paper trains: from random weights, with the guide loss.
 PAPER, PAPER_CONFIG = "dynamic, as the paper trains", {"w_guide": 0.3, "consider_static": False}
 # From the static router's decisions, as `distill` does by itself; and whichever of both is better on held-out items.
@@ -69,9 +55,6 @@ STARTED, DYNAMIC = "dynamic, starts as static", "dynamic"
 MANY, MANY_SCHEDULES = 4, "dynamic, many schedules"
 # Both routers get the same second search, around what the first one found; the held-out set chooses among its best.
 AGAIN, FINALISTS = "searched again", 5
-PROMPT_TOKENS, COMPLETION_TOKENS = 256, 64
-# Of each process, for what schedules of one search have in common.
-PREFIX_BYTES = 2**30
 # Which rows each choice adds to those of fixed routers.
 FEATURE_ROWS = tuple(f"- without {feature}" for feature in FEATURES)
 LOSS_ROWS = ("- no guide loss", "- no sparsity loss", "- no distillation loss")
@@ -84,24 +67,6 @@ ROWS = {
     "parts": (DYNAMIC, *FEATURE_ROWS, *LOSS_ROWS, *OTHER_ROWS),
     "all": (DYNAMIC, AGAIN, MANY_SCHEDULES, *OTHER_ROWS[::-1], *FEATURE_ROWS, *LOSS_ROWS),
 }
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How much of everything."""
-
-    calibration: int = 256
-    validation: int = 192
-    test: int = 300
-    trials: int = 200
-    trials_again: int = 75
-    steps: int = 40
-    evaluate_every: int = 10
-
-    def scaled(self, share: float) -> "Sizes":
-        """A share of the items and of the steps of training."""
-        names = ("calibration", "validation", "test", "steps")
-        return replace(self, **{name: max(1, round(share * getattr(self, name))) for name in names})
 
 
 @dataclass(frozen=True)
@@ -148,77 +113,6 @@ def started(make: Callable[[], ScoringRouter]) -> Callable[[], ScoringRouter]:
     return make_started
 
 
-def sampled_texts(loaded: LoadedModel, n: int, seed: int) -> list[EncodedExample]:
-    """Texts that a model writes at temperature 1, cut into prompt and completion."""
-    model, tokenizer = loaded.skipping.model, loaded.tokenizer
-    context = loaded.skipping.context
-    prompt_tokens = min(PROMPT_TOKENS, context * 3 // 4)
-    total = min(prompt_tokens + COMPLETION_TOKENS, context)
-    start = torch.full((64, 1), tokenizer.bos_token_id)
-    found: dict[EncodedExample, None] = {}
-    with torch.random.fork_rng(), torch.inference_mode():
-        torch.manual_seed(seed)
-        while len(found) < n:
-            texts = model.generate(start, do_sample=True, top_k=0, max_new_tokens=total - 1, pad_token_id=0)
-            for ids in texts.tolist():
-                if len(ids) == total and tokenizer.eos_token_id not in ids[1:]:
-                    completion = tuple(ids[prompt_tokens:])
-                    found[EncodedExample(tuple(ids[:prompt_tokens]), (completion,), 0, False)] = None
-    return list(found)[:n]
-
-
-def splits(loaded: LoadedModel, data: str, seed: int, sizes: Sizes) -> dict[str, list[EncodedExample]]:
-    """Disjoint examples for search and training, for choosing, and for the figures."""
-    wanted = {"calibration": sizes.calibration, "validation": sizes.validation, "test": sizes.test}
-    if data == "sampled":
-        texts = sampled_texts(loaded, sum(wanted.values()), seed)
-        parts = {}
-        for split, n in wanted.items():
-            parts[split], texts = texts[:n], texts[n:]
-        return parts
-    context = loaded.skipping.context
-    return {split: encode(loaded.tokenizer, demo_examples(split, n, seed), context) for split, n in wanted.items()}
-
-
-def search(
-    model: SkippingModel,
-    examples: Sequence[EncodedExample],
-    level: float,
-    trials: int,
-    seed: int,
-    router: Router,
-    warm: Sequence[Outcome] = (),
-    proposers: str = PORTFOLIO_NAME,
-) -> tuple[list[SparsitySchedule], list[Outcome]]:
-    """Schedules of an overall sparsity, best first, as the portfolio finds them, and what became of each trial.
-
-    Args:
-        model: The model.
-        examples: What to evaluate them on.
-        level: Overall sparsity.
-        trials: Schedules to evaluate.
-        seed: Of the proposers.
-        router: Decides which tokens are kept.
-        warm: Outcomes of an earlier search: proposers learn from them, and their front is tried first.
-        proposers: Who proposes.
-    """
-    space, notebook = ScheduleSpace(model.n_blocks, level), Notebook()
-    length = max(len(example.prompt) for example in examples)
-    costs = Costs(model, len(examples), length, router=None if router.kind == StaticRouter.kind else router)
-    SearchEngine(
-        space,
-        Portfolio(make_proposers(proposers, space, seed), seed, by_trial=True),
-        LocalEvaluator(model, examples, router=router, prefix_bytes=PREFIX_BYTES),
-        Objectives(costs.function("flops")),
-        notebook,
-        seed=seed,
-        warm=warm,
-    ).run(Stopping(trials))
-    outcomes = [result.outcome for _, result in sorted(notebook.ended.items()) if result.outcome is not None]
-    ranked = sorted(outcomes, key=lambda outcome: (outcome.values[0], outcome.levels))
-    return [space.schedule(outcome.levels) for outcome in ranked], outcomes
-
-
 def run(job: Job) -> list[dict[str, Any]]:
     """All rows of one seed at one overall sparsity."""
     torch.set_num_threads(1)
@@ -254,7 +148,7 @@ def run(job: Job) -> list[dict[str, Any]]:
     def train(row: str, schedules: Sequence[SparsitySchedule], steps: int = sizes.steps) -> tuple[ScoringRouter, float]:
         torch.manual_seed(job.seed)
         make, changes = makers[row]
-        every = sizes.evaluate_every * len(schedules) if len(schedules) < MANY else sizes.evaluate_every * 2
+        every = sizes.evaluate_every * steps // sizes.steps
         config = replace(DistillationConfig(steps=steps, evaluate_every=every, seed=job.seed), **changes)
         distilled = distill(model, parts["calibration"], schedules, config, held_out=held_out, router=make())
         return distilled.router, min(distilled.curves["held_out_kl"])

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import router_ablation
+import router_setting
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -62,17 +63,17 @@ class Job:
 
     seed: int
     level: float
-    sizes: router_ablation.Sizes
+    sizes: router_setting.Sizes
     tuned: DistillationConfig
     base: DistillationConfig
 
 
-def searched(level: float, seed: int, sizes: router_ablation.Sizes):
+def searched(level: float, seed: int, sizes: router_setting.Sizes):
     """The model, its examples by split, and its schedules at an overall sparsity, best first."""
     loaded = load_model("demo")
-    parts = router_ablation.splits(loaded, "demo", seed, sizes)
-    items = parts["calibration"][: router_ablation.SEARCH_ITEMS]
-    ranked, _ = router_ablation.search(loaded.skipping, items, level, sizes.trials, seed, StaticRouter())
+    parts = router_setting.splits(loaded, "demo", seed, sizes)
+    items = parts["calibration"][: router_setting.SEARCH_ITEMS]
+    ranked, _ = router_setting.search(loaded.skipping, items, level, sizes.trials, seed, StaticRouter())
     return loaded.skipping, parts, ranked
 
 
@@ -237,9 +238,9 @@ def main():
     parser.add_argument("--deterministic", action="store_true", help="tune without stopping trials early")
     args = parser.parse_args()
     levels = [float(level) for level in args.levels.split(",")]
-    sizes, base = router_ablation.Sizes(), DistillationConfig()
+    sizes, base = router_setting.Sizes(), DistillationConfig()
     if args.quick:
-        sizes = router_ablation.Sizes(calibration=16, validation=8, test=16, trials=4)
+        sizes = router_setting.Sizes(calibration=16, validation=8, test=16, trials=4)
         base, levels = replace(base, steps=4, evaluate_every=2), levels[-1:]
         args.seeds, args.trials = 1, 3
     with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory() as folder:

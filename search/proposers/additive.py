@@ -18,7 +18,7 @@ _KL_FLOOR = 0.02
 _RIDGE = 1.0
 # Outcomes to know before the model says more than a random schedule does.
 _FIRST = 12
-# Sparsest overall schedules that are asked for where there is no target: models are ruined long before.
+# The highest overall sparsity that is asked for where there is no target: models are ruined long before.
 _MOST_OVERALL = 0.8
 
 
@@ -63,7 +63,7 @@ class AdditiveProposer:
             return Proposal(space.sample(rng))
         total = space.target_total
         if total is None:
-            total = round(rng.uniform(0.0, _MOST_OVERALL) * space.n_blocks * space.max_sparsity / space.step)
+            total = round(rng.uniform(0.0, _MOST_OVERALL) * space.n_blocks / space.step)
         total = min(total, space.top * len(space.free_blocks))
         levels = [0] * space.n_blocks
         for block, level in zip(space.free_blocks, least_harmful(self._harms(rng), total), strict=True):

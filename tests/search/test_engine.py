@@ -161,7 +161,7 @@ def test_a_deterministic_search_is_the_same_for_any_workers_and_interruptions(
 ) -> None:
     space = ScheduleSpace(5)
     whole = Notebook()
-    options: dict[str, Any] = {"deterministic": True, "fidelities": fidelities, "names": "deap,evopress,tpe"}
+    options: dict[str, Any] = {"deterministic": True, "fidelities": fidelities, "names": "deap,evopress,additive,tpe"}
     search(ShufflingEvaluator(1), space, whole, 90, **options)
     pieces = Notebook()
     for life in [*deaths, None]:

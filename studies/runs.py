@@ -15,10 +15,9 @@ from studies.errors import StudyExistsError
 from studies.lease import Holder, Lease, holder
 from studies.named import NamedStudies
 from studies.records import ProposerState, StageRecord, StudyRecord, StudyState, StudySummary
-from studies.rows import insert_study
-from studies.trials import ENDED
+from studies.rows import N_ENDED, insert_study
 
-_run, _study, _trial = schema.search_run.c, schema.study.c, schema.trial.c
+_run, _study = schema.search_run.c, schema.study.c
 
 
 class StudyRuns(NamedStudies):
@@ -96,15 +95,8 @@ class StudyRuns(NamedStudies):
 
     def summaries(self) -> list[StudySummary]:
         """Every study of schedules, oldest first; those that belong to Optuna alone are left out."""
-        ended = [state.value for state in ENDED]
-        counts = (
-            sa.select(_trial.study_id, sa.func.count().label("n"))
-            .where(_trial.state.in_(ended))
-            .group_by(_trial.study_id)
-            .subquery()
-        )
-        columns = (_study.name, schema.search_run, sa.func.coalesce(counts.c.n, 0).label("n_trials"))
-        joined = schema.search_run.join(schema.study).outerjoin(counts, counts.c.study_id == _study.id)
+        joined = schema.search_run.join(schema.study)
+        columns = (_study.name, schema.search_run, N_ENDED.label("n_trials"))
         selected = sa.select(*columns).select_from(joined).order_by(_study.id)
 
         def work(connection: Connection) -> list[StudySummary]:

@@ -22,7 +22,7 @@ from studies.evaluations import keep_evaluations
 from studies.named import NamedStudies
 from studies.packing import pack_floats, pack_params
 from studies.records import QueuedTrial, TrialRecord, TrialState, WorkSpan
-from studies.rows import add_trial, check_study
+from studies.rows import N_ENDED, add_trial, check_study
 from studies.storage import StudyStorage
 
 _STATES = {
@@ -217,8 +217,7 @@ class ScheduleTrials(NamedStudies):
         """How many trials have ended, failed ones included."""
 
         def work(connection: Connection, study_id: int) -> int:
-            where = sa.and_(_trial.study_id == study_id, _trial.state.in_([state.value for state in ENDED]))
-            n: int = connection.execute(sa.select(sa.func.count()).select_from(schema.trial).where(where)).scalar_one()
+            n: int = connection.execute(sa.select(N_ENDED).where(_study.id == study_id)).scalar_one()
             return n
 
         return self._of_study(name, work)

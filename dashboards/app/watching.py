@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
@@ -18,8 +17,6 @@ from studies.submissions import RunState, Submission, run_state
 from studies.workers import WorkerRecord
 
 _MOST_STUDIES = 12
-# Counting a hundred thousand trials takes a while, and what is drawn at once need not be counted each time.
-_COUNT_FOR_S = 1.0
 # Lines of a log that a page shows.
 _MOST_LINES = 500
 
@@ -85,8 +82,6 @@ class Watch:
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[str, Found]] = OrderedDict()
         self._reading: dict[str, threading.Lock] = {}
-        # When, and how many trials of a study had ended, by what its events are known by.
-        self._counted: dict[str, tuple[float, int]] = {}
 
     def lines(self) -> list[Line]:
         """Every study, newest first."""
@@ -122,7 +117,7 @@ class Watch:
         origin = self._store.events_of(name)
         parts = [
             origin,
-            self._count(name, origin),
+            self._store.n_trials(name),
             last[-1].number if last else 0,
             standing.state.value,
             standing.study.chosen_trial,
@@ -145,10 +140,7 @@ class Watch:
             with self._lock:
                 known = self._known.get(name)
             before = known[1] if known is not None and known[0] == origin else None
-            counted_at, n = self._counted.get(origin, (0.0, 0))
-            if time.monotonic() - counted_at > _COUNT_FOR_S:
-                n = self._count(name, origin)
-            if before is not None and len(before) >= n:
+            if before is not None and len(before) >= self._store.n_trials(name):
                 return before
             columns = self._store.trial_columns(name, None if before is None else before.columns)
             found = Found(columns, self._store.study(name).objectives)
@@ -188,11 +180,6 @@ class Watch:
     def log(self, name: str) -> list[RunEvent]:
         """The last lines that runs of a study wrote."""
         return self._store.latest_events(name, ("log",), _MOST_LINES)
-
-    def _count(self, name: str, origin: str) -> int:
-        n = self._store.n_trials(name)
-        self._counted[origin] = (time.monotonic(), n)
-        return n
 
     def _figures(self, name: str) -> Mapping[str, float]:
         said = self._store.latest_events(name, ("figures",))

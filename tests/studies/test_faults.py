@@ -23,14 +23,17 @@ def test_a_search_outlives_a_restart_of_its_database(
 ) -> None:
     url = postgres_server.new_database()
     confirmed: list[int] = []
-    running = threading.Event()
+    running, restarted = threading.Event(), threading.Event()
 
     def search() -> None:
         with StudyStore(url) as store, store.lease("one"):
-            for n in range(300):
+            n = 0
+            # However long the restart takes on a busy machine, trials go on before it and after it.
+            while n < 200 or not restarted.is_set():
                 number = store.begin_trial("one", (0.5, n / 1000), "deap")
                 store.finish_trial("one", trial(number, (float(n), 1.0)))
                 confirmed.append(number)
+                n += 1
                 if n == 100:
                     running.set()
 
@@ -43,10 +46,11 @@ def test_a_search_outlives_a_restart_of_its_database(
             postgres_server.stop()
             time.sleep(pause_s)
             postgres_server.start()
+            restarted.set()
             worker.join(100)
         assert not worker.is_alive()
         ended = store.trials("one")
-        assert len(confirmed) == len(set(confirmed)) == 300
+        assert len(confirmed) == len(set(confirmed)) >= 200
         assert [t.number for t in ended] == sorted(confirmed)
         # One whose confirmation was cut off may have been begun twice: it waits in the queue, and is in no result.
         with store.lease("one"):

@@ -11,14 +11,7 @@ import plotly.graph_objects as go
 
 INK = "#1a1a1a"
 SOFT_INK = "#5a5a5a"
-GRID = "#e6e6e6"
-# What takes the place of these, and of white, on a dark page.
-_DARK: Mapping[str, str] = {
-    INK: "#e9e9ea",
-    SOFT_INK: "#a9adb3",
-    GRID: "#33373d",
-    "#ffffff": "#15171a",
-}
+_DARK_INK = "#e9e9ea"
 # Traces with this `meta` are drawn in the colour of text: a page that turns dark has to repaint them.
 INKED = "ink"
 
@@ -79,6 +72,65 @@ def percentages(schedule: Sequence[float]) -> str:
     return "<br>".join(" ".join(shares[start : start + 12]) for start in range(0, len(shares), 12))
 
 
+def _look(*, paper: str, ink: str, soft_ink: str, grid: str) -> go.layout.Template:
+    """What all figures share. Plotly copies it into every figure: its own, of all charts, take 30 ms."""
+    axis = {
+        "gridcolor": grid,
+        "linecolor": grid,
+        "zeroline": False,
+        # A tick may be wider than foreseen; a title beside it must then move and not overlap.
+        "automargin": True,
+        "ticks": "",
+        "title": {"font": {"size": 13}, "standoff": 15},
+    }
+    colorbar = {"outlinewidth": 0, "ticks": ""}
+    return go.layout.Template(
+        layout={
+            "autotypenumbers": "strict",
+            "paper_bgcolor": paper,
+            "plot_bgcolor": paper,
+            "font": {"family": "system-ui, sans-serif", "size": 13, "color": ink},
+            "title": {
+                "font": {"size": 16},
+                "subtitle": {"font": {"size": 12.5, "color": soft_ink}},
+                # The container and not the plot: a title keeps the left edge of the text around it.
+                "xref": "container",
+                "x": 0,
+                "xanchor": "left",
+                "yref": "container",
+                "y": 1,
+                "yanchor": "top",
+                "pad": {"t": 14},
+            },
+            "legend": {
+                "orientation": "h",
+                "yref": "container",
+                "y": 0,
+                "yanchor": "bottom",
+                "x": 0,
+                "xanchor": "left",
+                "bgcolor": "rgba(0,0,0,0)",
+            },
+            "hovermode": "closest",
+            "hoverlabel": {"align": "left"},
+            "margin": {"l": 64, "r": 24, "b": 56},
+            "xaxis": axis,
+            "yaxis": axis,
+            "annotationdefaults": {"arrowcolor": ink, "arrowhead": 0, "arrowwidth": 1},
+            "shapedefaults": {"line": {"color": ink}},
+        },
+        data={
+            "bar": [{"error_x": {"color": ink}, "error_y": {"color": ink}, "marker": {"line": {"color": paper}}}],
+            "heatmap": [{"colorbar": colorbar}],
+            "parcoords": [{"line": {"colorbar": colorbar}}],
+        },
+    )
+
+
+_LIGHT_LOOK = _look(paper="#ffffff", ink=INK, soft_ink=SOFT_INK, grid="#e6e6e6")
+_DARK_LOOK = _look(paper="#15171a", ink=_DARK_INK, soft_ink="#a9adb3", grid="#33373d")
+
+
 def styled(figure: go.Figure, title: str, subtitle: str = "", *, height: int = 440, panels: bool = False) -> go.Figure:
     """Give a figure the look that all of them share, and return it.
 
@@ -91,62 +143,21 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", *, height: int = 4
     """
     subtitle_lines = subtitle.count("<br>") + bool(subtitle)
     top = 52 + 17 * subtitle_lines + (30 if panels else 0)
-    figure.update_layout(
-        template="plotly_white",
-        paper_bgcolor="#ffffff",
-        plot_bgcolor="#ffffff",
-        font={"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        title={
-            "text": title,
-            "font": {"size": 16},
-            "subtitle": {"text": subtitle, "font": {"size": 12.5, "color": SOFT_INK}},
-            # The container and not the plot: a title keeps the left edge of the text around it.
-            "xref": "container",
-            "x": 0,
-            "xanchor": "left",
-            "yref": "container",
-            "y": 1,
-            "yanchor": "top",
-            "pad": {"t": 14},
-        },
-        legend={
-            "orientation": "h",
-            "yref": "container",
-            "y": 0,
-            "yanchor": "bottom",
-            "x": 0,
-            "xanchor": "left",
-            "bgcolor": "rgba(0,0,0,0)",
-        },
-        hoverlabel={"align": "left"},
-        margin={"l": 64, "r": 24, "t": top, "b": 56},
-        height=height,
+    return figure.update_layout(
+        template=_LIGHT_LOOK, title={"text": title, "subtitle": {"text": subtitle}}, margin_t=top, height=height
     )
-    # A tick may be wider than foreseen; a title beside it must then move and not overlap.
-    figure.update_xaxes(gridcolor=GRID, zeroline=False, automargin=True, title_font_size=13)
-    figure.update_yaxes(gridcolor=GRID, zeroline=False, automargin=True, title_font_size=13)
-    return figure
 
 
 def darkened(figure: go.Figure) -> go.Figure:
     """The same figure for a dark page: text, grid and background change, and what is drawn in the colour of text."""
-    dark = go.Figure(figure)
-    dark.update_layout(
-        template="plotly_dark",
-        paper_bgcolor=_DARK["#ffffff"],
-        plot_bgcolor=_DARK["#ffffff"],
-        font_color=_DARK[INK],
-        title_subtitle_font_color=_DARK[SOFT_INK],
-    )
-    dark.update_xaxes(gridcolor=_DARK[GRID])
-    dark.update_yaxes(gridcolor=_DARK[GRID])
-    dark.update_shapes({"line.color": _DARK[INK]}, selector={"line.color": INK})
+    dark = go.Figure(figure).update_layout(template=_DARK_LOOK)
+    dark.update_shapes({"line.color": _DARK_INK}, selector={"line.color": INK})
     for trace in dark.data:
         if trace.meta != INKED:
             continue
         for part in ("marker", "line"):
             if part in trace and trace[part].color == INK:
-                trace[part].color = _DARK[INK]
+                trace[part].color = _DARK_INK
     return dark
 
 

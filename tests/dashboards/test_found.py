@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import dashboards.found
 from dashboards.axes import Axis
 from dashboards.figures.appearance import INK, INKED, darkened
 from dashboards.figures.explored import RING, compared_figure, explored_figure, parallel_figure, ring_position
@@ -75,6 +76,16 @@ def test_growth_is_the_history_of_studies(found: Found) -> None:
     assert growth.volume[-1] == pytest.approx(history[-1])
     assert [history[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
     assert np.all(np.diff(growth.volume) > 0)
+
+
+@pytest.mark.parametrize("at_once", [1, 7, 1000])
+def test_growth_is_the_same_however_many_trials_are_compared_at_once(
+    found: Found, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(dashboards.found, "_GROWN_AT_ONCE", at_once)
+    growth, before = Found(found.columns, OBJECTIVES).growth, found.growth
+    assert growth is not None and before is not None
+    assert growth.volume.tolist() == before.volume.tolist() and growth.counted.tolist() == before.counted.tolist()
 
 
 def test_representatives_keep_the_look_and_are_few() -> None:
@@ -255,7 +266,8 @@ def test_names_cannot_become_markup(found: Found) -> None:
 def test_a_dark_figure_is_repainted_and_the_light_one_stays(found: Found) -> None:
     light = explored_figure(found, "latency_ms", "kl", records.measurements(), selected=3)
     dark = darkened(light)
-    assert dark.layout.paper_bgcolor != light.layout.paper_bgcolor == "#ffffff"
+    background = [figure.layout.template.layout.paper_bgcolor for figure in (dark, light)]
+    assert background[0] != background[1] == "#ffffff"
     inked = [trace for trace in dark.data if trace.meta == INKED]
     assert inked and all(trace.marker.color != INK for trace in inked)
     assert light.data[RING].marker.color == INK

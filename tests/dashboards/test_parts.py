@@ -37,4 +37,4 @@ def test_a_narrow_page_has_a_small_legend_of_the_same_traces(found: Found) -> No
 @pytest.mark.parametrize(("theme", "is_dark"), [(None, False), ("light", False), ("dark", True), ("dark narrow", True)])
 def test_a_dark_page_has_dark_figures(found: Found, theme: str | None, is_dark: bool) -> None:
     figure = explored_figure(found, "latency_ms", "kl", [])
-    assert (in_theme(figure, theme).layout.paper_bgcolor != figure.layout.paper_bgcolor) == is_dark
+    assert (in_theme(figure, theme).layout.template != figure.layout.template) == is_dark

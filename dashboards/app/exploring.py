@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
 from dashboards.app.frame import NAMESPACE
+from dashboards.app.looking import Look, look_at
 from dashboards.app.parts import attributes, drawn, graph, in_theme, nothing, shown_table, terms
 from dashboards.app.watching import Standing, Watch
 from dashboards.axes import Axis
@@ -26,6 +27,7 @@ from studies import StudiesError, TrialRecord
 from studies.objectives import objective
 
 Zoom = Mapping[str, Any]
+_NOBODY = nothing("No trial selected", "Point at one to see it here, click it to keep it, or type its number.")
 
 
 class Exploring:
@@ -66,13 +68,14 @@ class Exploring:
                 html.Div(
                     [
                         graph("front-figure", "trials against two quantities"),
-                        html.Aside(id="trial-panel", **attributes(aria_live="polite", aria_label="Trial")),
+                        html.Aside(_NOBODY, id="trial-panel", **attributes(aria_live="polite", aria_label="Trial")),
                     ],
                     className="beside",
                 ),
                 html.Div(id="exports", className="acts"),
                 html.Div(id="measured"),
                 dcc.Store(id="selected"),
+                dcc.Store(id="pointed"),
                 dcc.Store(id="walked"),
                 dcc.Store(id="zoom"),
             ]
@@ -80,15 +83,16 @@ class Exploring:
 
     def register(self, dash: Dash) -> None:
         """Add the callbacks."""
-        live = [Input("version", "data"), Input("view", "value"), Input("theme", "data"), Input("webgl", "data")]
+        look = Input(look_at("front"), "data")
         axes = [Input("front-x", "value"), Input("front-y", "value")]
         dash.callback(
             Output("front-figure", "figure"),
-            *live,
+            look,
             *axes,
             Input("zoom", "data"),
             State("selected", "data"),
             State("study", "data"),
+            prevent_initial_call=True,
         )(self.figure)
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "zoomed"),
@@ -131,19 +135,28 @@ class Exploring:
             State("study", "data"),
             prevent_initial_call=True,
         )(self.ring)
-        dash.callback(
-            Output("trial-panel", "children"),
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "pointed"),
+            Output("pointed", "data"),
             Input("selected", "data"),
             Input("front-figure", "hoverData"),
+            State("pointed", "data"),
+            prevent_initial_call=True,
+        )
+        dash.callback(
+            Output("trial-panel", "children"),
+            Input("pointed", "data"),
             Input("theme", "data"),
             State("study", "data"),
+            prevent_initial_call=True,
         )(self.panel)
         dash.callback(
             Output("measured", "children"),
             Output("exports", "children"),
-            Input("version", "data"),
+            look,
             *axes,
             State("study", "data"),
+            prevent_initial_call=True,
         )(self.below)
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "savePng"),
@@ -154,10 +167,7 @@ class Exploring:
 
     def figure(
         self,
-        version: str | None,
-        view: str,
-        theme: str | None,
-        webgl: bool | None,
+        look: Look | None,
         x: str,
         y: str,
         zoom: Zoom | None,
@@ -165,15 +175,15 @@ class Exploring:
         name: str,
     ) -> Any:
         """The figure, for what is looked at of it."""
-        if view != "front" or version is None:
+        if look is None:
             return no_update
         try:
             found, measurements = self._watch.found(name), self._watch.measurements(name)
         except StudiesError:
             # The page says so already.
             return no_update
-        figure = explored_figure(found, x, y, measurements, selected, *ranges(zoom, x, y), webgl=bool(webgl))
-        return in_theme(figure, theme)
+        figure = explored_figure(found, x, y, measurements, selected, *ranges(zoom, x, y), webgl=bool(look["webgl"]))
+        return in_theme(figure, look["theme"])
 
     def ring(self, selected: int | None, x: str, y: str, name: str) -> Any:
         """Move the ring to the selected trial; nothing else of the figure changes."""
@@ -186,11 +196,10 @@ class Exploring:
         patch["data"][RING]["y"] = upwards
         return patch
 
-    def panel(self, selected: int | None, hovered: Mapping[str, Any] | None, theme: str | None, name: str) -> Any:
-        """The selected trial, or else the one that is pointed at."""
-        number = selected if selected is not None else pointed_at(hovered)
+    def panel(self, number: int | None, theme: str | None, name: str) -> Any:
+        """The trial that is selected or, if none is, pointed at."""
         if number is None:
-            return nothing("No trial selected", "Point at one to see it here, click it to keep it, or type its number.")
+            return _NOBODY
         try:
             found, trial = self._watch.found(name), self._watch.trial(name, number)
         except StudiesError:
@@ -202,9 +211,9 @@ class Exploring:
             terms(described(trial, found)),
         ]
 
-    def below(self, version: str | None, x: str, y: str, name: str) -> tuple[Any, Any]:
+    def below(self, look: Look | None, x: str, y: str, name: str) -> tuple[Any, Any]:
         """The table of results, and the files that the view can be saved as."""
-        if version is None:
+        if look is None:
             return no_update, no_update
         try:
             standing, measurements = self._watch.standing(name), self._watch.measurements(name)
@@ -274,14 +283,6 @@ def ranges(zoom: Zoom | None, x: str, y: str) -> tuple[tuple[float, float] | Non
         return (low, high) if np.isfinite([low, high]).all() else None
 
     return stored(x, zoom.get("x")), stored(y, zoom.get("y"))
-
-
-def pointed_at(hovered: Mapping[str, Any] | None) -> int | None:
-    """The number of the trial that Plotly says is pointed at."""
-    points = (hovered or {}).get("points") or [{}]
-    number = points[0].get("customdata")
-    number = number[0] if isinstance(number, list) and number else number
-    return number if isinstance(number, int) else None
 
 
 def described(trial: TrialRecord, found: Found) -> list[tuple[str, Any]]:

@@ -10,6 +10,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, 
 from dashboards.app.actions import Actions
 from dashboards.app.exploring import Exploring
 from dashboards.app.frame import NAMESPACE
+from dashboards.app.looking import looks, register_looks
 from dashboards.app.managing import buttons, done, question
 from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
 from dashboards.app.views import FIGURES, Views
@@ -99,6 +100,7 @@ class StudyPage:
                     )
                     for view, content in panels.items()
                 ),
+                *looks(VIEWS),
                 *(dcc.Store(id=f"{place}-drawn") for place in FIGURES),
                 dcc.Store(id="study", data=name),
                 dcc.Store(id="version", data=version),
@@ -120,7 +122,9 @@ class StudyPage:
             Input("study-changed", "data"),
             State("study", "data"),
             State("version", "data"),
+            prevent_initial_call=True,
         )(self.look)
+        register_looks(dash)
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "showPanel"),
             Output({"type": "panel", "view": ALL}, "hidden"),

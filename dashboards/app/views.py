@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, State, html, no_update
 
 from dashboards.app.frame import NAMESPACE
+from dashboards.app.looking import Look, look_at
 from dashboards.app.parts import attributes, drawn, in_theme, nothing
 from dashboards.app.watching import Watch
 from dashboards.figures import groups_figure, schedule_heatmap, training_figure
@@ -63,9 +64,10 @@ class Views:
 
     def register(self, dash: Dash) -> None:
         """Add the callbacks."""
-        live = [Input("version", "data"), Input("view", "value"), Input("theme", "data"), State("study", "data")]
-        for place in FIGURES:
-            dash.callback(Output(f"{place}-drawn", "data"), *live)(self._drawer(place))
+        study = State("study", "data")
+        for place, (view, _) in FIGURES.items():
+            look = Input(look_at(view), "data")
+            dash.callback(Output(f"{place}-drawn", "data"), look, study, prevent_initial_call=True)(self._drawer(place))
             # As it draws what somebody zoomed, Dash takes the zoom for the figure's own, and Plotly's uirevision for
             # done: a new figure would show everything again.
             dash.clientside_callback(
@@ -75,30 +77,35 @@ class Views:
                 State(place, "figure"),
                 prevent_initial_call=True,
             )
-        dash.callback(Output("parallel-place", "children"), *live[:-1], Input("webgl", "data"), live[-1])(self.parallel)
-        for place, show in (("routers", self.routers), ("prompts", self.prompts), ("log", self.log)):
-            dash.callback(Output(place, "children"), *live)(show)
+        for place, view, show in (
+            ("parallel-place", "schedules", self.parallel),
+            ("routers", "routers", self.routers),
+            ("prompts", "prompts", self.prompts),
+            ("log", "log", self.log),
+        ):
+            look = Input(look_at(view), "data")
+            dash.callback(Output(place, "children"), look, study, prevent_initial_call=True)(show)
 
     def figure(self, place: str, name: str, theme: str | None) -> go.Figure:
         """One of the figures that have a fixed place."""
         figure = FIGURES[place][1](self._watch.found(name), self._watch.standing(name).study)
         return in_theme(figure, theme).update_layout(uirevision=place)
 
-    def parallel(self, version: str | None, view: str, theme: str | None, webgl: bool | None, name: str) -> Any:
+    def parallel(self, look: Look | None, name: str) -> Any:
         """Parallel coordinates, which only WebGL draws."""
-        if view != "schedules" or version is None:
+        if look is None:
             return no_update
-        if not webgl:
+        if not look["webgl"]:
             return nothing("Schedules, block by block", "This figure needs WebGL, which this browser does not have.")
         try:
             found, study = self._watch.found(name), self._watch.standing(name).study
         except StudiesError:
             return no_update
-        return drawn(in_theme(parallel_figure(found, _cost(study)), theme), "parallel coordinates", wide=True)
+        return drawn(in_theme(parallel_figure(found, _cost(study)), look["theme"]), "parallel coordinates", wide=True)
 
-    def routers(self, version: str | None, view: str, theme: str | None, name: str) -> Any:
+    def routers(self, look: Look | None, name: str) -> Any:
         """The training curves of every router."""
-        if view != "routers" or version is None:
+        if look is None:
             return no_update
         try:
             runs = self._watch.routers(name)
@@ -106,13 +113,12 @@ class Views:
             return no_update
         if not runs:
             return nothing("No routers", "None has been distilled yet: that comes after the first search.")
-        return [
-            drawn(in_theme(training_figure(run), theme), f"training of router {run.number}", wide=True) for run in runs
-        ]
+        figures = ((run.number, in_theme(training_figure(run), look["theme"])) for run in runs)
+        return [drawn(figure, f"training of router {number}", wide=True) for number, figure in figures]
 
-    def prompts(self, version: str | None, view: str, theme: str | None, name: str) -> Any:
+    def prompts(self, look: Look | None, name: str) -> Any:
         """Example prompts, their tokens shaded by how many blocks they run."""
-        if view != "prompts" or version is None:
+        if look is None:
             return no_update
         try:
             exhibits = self._watch.exhibits(name)
@@ -139,12 +145,13 @@ class Views:
             tokens = html.P([_token(one) for one in prompt.tokens], className="tokens")
             shown.append(html.Article([tokens, html.P(prompt.said, className="soft"), answers], className="prompt"))
         if exhibits.groups:
-            shown.append(drawn(in_theme(groups_figure(exhibits.groups, None), theme), "accuracy by group", wide=True))
+            groups = in_theme(groups_figure(exhibits.groups, None), look["theme"])
+            shown.append(drawn(groups, "accuracy by group", wide=True))
         return shown
 
-    def log(self, version: str | None, view: str, theme: str | None, name: str) -> Any:
+    def log(self, look: Look | None, name: str) -> Any:
         """What the runs wrote, and the configuration."""
-        if view != "log" or version is None:
+        if look is None:
             return no_update
         try:
             lines, standing = self._watch.log(name), self._watch.standing(name)
@@ -162,12 +169,12 @@ class Views:
             html.Details([html.Summary("Configuration"), html.Pre(json.dumps(config, indent=2, default=str))]),
         ]
 
-    def _drawer(self, place: str) -> Callable[[str | None, str, str | None, str], Any]:
-        def draw(version: str | None, view: str, theme: str | None, name: str) -> Any:
-            if view != FIGURES[place][0] or version is None:
+    def _drawer(self, place: str) -> Callable[[Look | None, str], Any]:
+        def draw(look: Look | None, name: str) -> Any:
+            if look is None:
                 return no_update
             try:
-                return self.figure(place, name, theme)
+                return self.figure(place, name, look["theme"])
             except StudiesError:
                 # The page says so already.
                 return no_update

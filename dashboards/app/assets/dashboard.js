@@ -49,6 +49,13 @@
       return panels.map((panel) => panel.view !== view);
     },
 
+    // Only the view that is shown is drawn, and only if something of it is new.
+    look: function (version, view, theme, webgl, ids, before) {
+      const now = { version: version, theme: theme, webgl: webgl };
+      const known = (old) => Boolean(old) && Object.keys(now).every((name) => old[name] === now[name]);
+      return ids.map((id, place) => (version && id.view === view && !known(before[place]) ? now : none()));
+    },
+
     keepZoom: function (drawn, before) {
       if (!drawn) return none();
       const old = (before && before.layout) || {};
@@ -89,6 +96,15 @@
       if (!Number.isInteger(number)) return [none(), none()];
       // Whoever clicks what is selected lets it go.
       return number === before ? [null, ""] : [number, String(number)];
+    },
+
+    // What is selected comes before what is pointed at.
+    pointed: function (selected, hover, before) {
+      let number = selected;
+      if (!Number.isInteger(number) && hover && hover.points.length) number = hover.points[0].customdata;
+      if (Array.isArray(number)) number = number[0];
+      number = Number.isInteger(number) ? number : null;
+      return number === before ? none() : number;
     },
 
     savePng: function (clicks) {

@@ -117,6 +117,15 @@ def worked_on(store: ServiceStore, name: str) -> None:
         store.end(name, "w")
 
 
+def answered(page: Page, button: str, *, yes: bool) -> str:
+    """Press a button that asks first, and answer; what it asked."""
+    # The question may come while the click is still on its way, which then waits for the answer.
+    page.once("dialog", lambda dialog: dialog.accept() if yes else dialog.dismiss())
+    with page.expect_event("dialog") as asked:
+        page.get_by_role("button", name=button).click()
+    return str(asked.value.message)
+
+
 def test_a_study_is_created_watched_looked_into_and_saved(chromium: Browser, address: str, store: ServiceStore) -> None:
     with opened(chromium, address, "created") as page:
         page.goto("/")
@@ -156,14 +165,9 @@ def test_a_study_is_created_watched_looked_into_and_saved(chromium: Browser, add
             page.get_by_role("button", name="PNG", exact=True).click()
         assert Path(saved.value.path()).read_bytes().startswith(b"\x89PNG")
 
-        with page.expect_event("dialog") as asked:
-            page.get_by_role("button", name="Delete mine").click()
-        assert "Delete the study mine" in asked.value.message
-        asked.value.dismiss()
+        assert "Delete the study mine" in answered(page, "Delete mine", yes=False)
         assert [one.name for one in store.summaries()] == ["mine"]
-        with page.expect_event("dialog") as asked:
-            page.get_by_role("button", name="Delete mine").click()
-        asked.value.accept()
+        answered(page, "Delete mine", yes=True)
         expect(page.locator("#studies")).to_contain_text("No studies")
         assert store.summaries() == []
 

@@ -13,7 +13,7 @@ import pytest
 
 from dashboards.app import RefusedError
 from dashboards.app.creating import NewPage
-from dashboards.app.exploring import Exploring, pointed_at, ranges
+from dashboards.app.exploring import Exploring, ranges
 from dashboards.app.listing import StudiesPage
 from dashboards.app.study_page import StudyPage
 from dashboards.app.views import FIGURES, Views
@@ -218,29 +218,29 @@ def test_a_study_is_drawn_in_all_its_views(store: ServiceStore, watch: Watch, se
     views = Views(watch)
     for place in FIGURES:
         assert views.figure(place, "made up", "dark").data
-    assert "WebGL" in text_of(views.parallel(version, "schedules", None, False, "made up"))
-    assert "parcoords" in text_of(views.parallel(version, "schedules", None, True, "made up"))
-    assert "No routers" in text_of(views.routers(version, "routers", None, "made up"))
-    prompts = text_of(views.prompts(version, "prompts", None, "made up"))
+    look = {"version": version, "theme": "light", "webgl": True}
+    assert "WebGL" in text_of(views.parallel({**look, "webgl": False}, "made up"))
+    assert "parcoords" in text_of(views.parallel(look, "made up"))
+    assert "No routers" in text_of(views.routers(look, "made up"))
+    prompts = text_of(views.prompts(look, "made up"))
     assert "of 31 tokens run all 12 blocks" in prompts
-    assert "No log" in text_of(views.log(version, "log", None, "made up"))
+    assert "No log" in text_of(views.log(look, "made up"))
     store.submit("made up")
     store.add_events("made up", [("log", {"text": SCRIPT})])
     assert page.look(2, None, "made up", version)[0] != version
-    assert SCRIPT in text_of(views.log(version, "log", None, "made up"))
+    assert SCRIPT in text_of(views.log(look, "made up"))
     assert "may have been deleted" in text_of(page.look(1, None, "other", None)[2])
 
 
 def test_a_trial_is_shown_when_it_is_pointed_at_or_selected(store: ServiceStore, watch: Watch) -> None:
     filled(store)
     exploring = Exploring(watch)
-    assert "No trial selected" in text_of(exploring.panel(None, None, None, "made up"))
-    hovered = {"points": [{"customdata": 9}]}
-    shown = text_of(exploring.panel(None, hovered, None, "made up"))
+    assert "No trial selected" in text_of(exploring.panel(None, None, "made up"))
+    shown = text_of(exploring.panel(9, None, "made up"))
     assert "Schedule of trial 9" in shown and records.TRIALS[9].proposer in shown
-    assert "Schedule of trial 7" in text_of(exploring.panel(7, hovered, None, "made up"))
-    assert "A worker ran out of memory <here>." in text_of(exploring.panel(7, hovered, None, "made up"))
-    assert "no such trial" in text_of(exploring.panel(9999, None, None, "made up"))
+    assert "Schedule of trial 7" in text_of(exploring.panel(7, None, "made up"))
+    assert "A worker ran out of memory <here>." in text_of(exploring.panel(7, None, "made up"))
+    assert "no such trial" in text_of(exploring.panel(9999, None, "made up"))
     first = exploring.walk(1, None, "latency_ms", "kl", "made up")
     second = exploring.walk(1, first, "latency_ms", "kl", "made up")
     assert first != second and exploring.walk(-1, second, "latency_ms", "kl", "made up") == first
@@ -253,11 +253,11 @@ def test_a_trial_says_what_it_was_made_from_and_who_evaluated_it(store: ServiceS
     made = replace(records.TRIALS[9], number=200, parents=(9, 50), work=work)
     store.append_trial("made up", made)
     exploring = Exploring(watch)
-    shown = text_of(exploring.panel(200, None, None, "made up"))
+    shown = text_of(exploring.panel(200, None, "made up"))
     for parent in made.parents:
         assert json.dumps({"type": "parent", "trial": parent}) in shown
     assert "3, then 12" in shown
-    older = text_of(exploring.panel(9, None, None, "made up"))
+    older = text_of(exploring.panel(9, None, "made up"))
     assert "made from" not in older and "worker" not in older
 
 
@@ -266,11 +266,6 @@ def test_a_trial_says_what_it_was_made_from_and_who_evaluated_it(store: ServiceS
 )
 def test_a_zoom_that_is_none_is_none(nonsense: dict[str, Any]) -> None:
     assert ranges(nonsense, "latency_ms", "kl") == (None, None)
-
-
-def test_what_is_pointed_at_may_be_no_trial() -> None:
-    assert pointed_at(None) is None and pointed_at({"points": []}) is None
-    assert pointed_at({"points": [{"customdata": [4]}]}) == 4 and pointed_at({"points": [{"customdata": "4"}]}) is None
 
 
 def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettings, store: ServiceStore) -> None:

@@ -11,7 +11,7 @@ from dashboards.app.parts import complaint, graph, in_theme, nothing
 from dashboards.app.watching import Watch
 from dashboards.axes import OFFERED, Axis
 from dashboards.figures.appearance import empty_figure
-from dashboards.figures.explored import compared_figure
+from dashboards.figures.explored import EXPLORED_PX, compared_figure
 from dashboards.found import Found
 from studies import StudiesError
 
@@ -48,7 +48,7 @@ class ComparePage:
                 html.H1("Compare studies"),
                 html.Label([html.Span("studies", className="name-of"), studies]),
                 html.Div(axes, className="bar"),
-                graph("compare-figure", "fronts of several studies"),
+                graph("compare-figure", "fronts of several studies", height=EXPLORED_PX),
             ]
         )
 

@@ -18,7 +18,7 @@ from dashboards.app.parts import attributes, drawn, graph, in_theme, nothing, sh
 from dashboards.app.watching import Standing, Watch
 from dashboards.axes import Axis
 from dashboards.data import ReportData
-from dashboards.figures.explored import RING, explored_figure, ring_position
+from dashboards.figures.explored import EXPLORED_PX, RING, explored_figure, ring_position
 from dashboards.figures.progress import schedule_figure
 from dashboards.found import Found
 from dashboards.results import results_table
@@ -67,7 +67,7 @@ class Exploring:
             [
                 html.Div(
                     [
-                        graph("front-figure", "trials against two quantities"),
+                        graph("front-figure", "trials against two quantities", height=EXPLORED_PX),
                         html.Aside(_NOBODY, id="trial-panel", **attributes(aria_live="polite", aria_label="Trial")),
                     ],
                     className="beside",

@@ -91,10 +91,17 @@ def narrowed(figure: go.Figure) -> go.Figure:
     return narrow.update_layout(legend={"xref": "container", "font_size": 10, "maxheight": _MOST_LEGEND_PX})
 
 
-def graph(name: str, label: str, *, wide: bool = False) -> html.Div:
-    """A figure's place, which says that it is loading until it is there."""
+def graph(name: str, label: str, *, wide: bool = False, height: int | None = None) -> html.Div:
+    """A figure's place, which says that it is loading until it is there.
+
+    Args:
+        name: Its id.
+        label: What the figure shows.
+        wide: Whether it scrolls on narrow pages.
+        height: Of the figure, in pixels; None where the page sets it together with the figure.
+    """
     return html.Div(
-        dcc.Graph(id=name, config=PLOT_CONFIG, className="figure"),
+        dcc.Graph(id=name, config=PLOT_CONFIG, className="figure", style=_style(height)),
         className="plot wide" if wide else "plot",
         role="group",
         **attributes(aria_label=f"Figure: {label}"),
@@ -104,11 +111,16 @@ def graph(name: str, label: str, *, wide: bool = False) -> html.Div:
 def drawn(figure: go.Figure, label: str, *, wide: bool = False) -> html.Div:
     """A figure that is there already."""
     return html.Div(
-        dcc.Graph(figure=figure, config=PLOT_CONFIG, className="figure"),
+        dcc.Graph(figure=figure, config=PLOT_CONFIG, className="figure", style=_style(figure.layout.height)),
         className="plot wide" if wide else "plot",
         role="group",
         **attributes(aria_label=f"Figure: {label}"),
     )
+
+
+def _style(height: int | None) -> dict[str, str]:
+    """When a page changes its width, Plotly forgets the height of a figure and takes that of its place."""
+    return {} if height is None else {"height": f"{height}px"}
 
 
 def shown_table(table: Table, label: str) -> html.Div:

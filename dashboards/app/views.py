@@ -73,6 +73,7 @@ class Views:
             dash.clientside_callback(
                 ClientsideFunction(NAMESPACE, "keepZoom"),
                 Output(place, "figure"),
+                Output(place, "style"),
                 Input(f"{place}-drawn", "data"),
                 State(place, "figure"),
                 prevent_initial_call=True,

@@ -27,6 +27,8 @@ from dashboards.figures.marks import hover, made_from
 from dashboards.found import Found, Places
 from studies import Measurement
 
+# The height of figures of fronts.
+EXPLORED_PX = 560
 # The ring of what is selected is always the first trace, so that a page can move it alone.
 RING = 0
 _FRONT_COLOUR = VARIANT_COLOURS["static"]
@@ -108,7 +110,7 @@ def explored_figure(
     n_drawn = len(np.union1d(places, front))
     if n_drawn < drawable:
         subtitle += f"<br>drawn: {_spaced(n_drawn)}, one where several would cover each other"
-    return styled(figure, title, subtitle, height=560).update_layout(
+    return styled(figure, title, subtitle, height=EXPLORED_PX).update_layout(
         hovermode="closest", margin_b=110, uirevision=f"{x} {y}"
     )
 
@@ -155,7 +157,7 @@ def compared_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
     missing = len(studies) - len(known)
     subtitle = f"Each front is of what its study searched on<br>{_better(across, upwards)}"
     subtitle += f"<br>left out, since no trial knows both: {missing}" if missing else ""
-    return styled(figure, title, subtitle, height=560).update_layout(
+    return styled(figure, title, subtitle, height=EXPLORED_PX).update_layout(
         hovermode="closest", margin_b=110, uirevision=f"{x} {y}"
     )
 

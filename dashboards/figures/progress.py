@@ -185,8 +185,10 @@ def importance_figure(found: Found) -> go.Figure:
     )
     figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 4, showgrid=False)
     figure.update_yaxes(title="growth of log(KL + 0.02)")
-    subtitle = f"As all tokens skip the block rather than none: a linear fit to {importance.n} trials, R² "
-    subtitle = f"{subtitle}{importance.r2:.2f}<br>whiskers: 95% intervals; the trials of a search are no random sample"
+    subtitle = (
+        f"As all tokens skip the block rather than none:<br>a linear fit to {importance.n} trials, "
+        f"R² {importance.r2:.2f}; whiskers: 95% intervals<br>the trials of a search are no random sample"
+    )
     return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)
 
 

@@ -57,15 +57,16 @@
     },
 
     keepZoom: function (drawn, before) {
-      if (!drawn) return none();
+      if (!drawn) return [none(), none()];
       const old = (before && before.layout) || {};
-      if (old.uirevision !== drawn.layout.uirevision) return drawn;
-      for (const axis of Object.keys(old).filter((name) => /^[xy]axis\d*$/.test(name))) {
+      const axes = Object.keys(old).filter((name) => /^[xy]axis\d*$/.test(name));
+      for (const axis of old.uirevision === drawn.layout.uirevision ? axes : []) {
         if (old[axis].autorange === false && old[axis].range && drawn.layout[axis]) {
           drawn.layout[axis] = { ...drawn.layout[axis], range: old[axis].range, autorange: false };
         }
       }
-      return drawn;
+      // When a page changes its width, Plotly forgets the height of a figure and takes that of its place.
+      return [drawn, { height: drawn.layout.height + "px" }];
     },
 
     zoomed: function (change) {

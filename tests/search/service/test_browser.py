@@ -247,6 +247,32 @@ def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: S
         assert page.evaluate(shown, FRONT) == pytest.approx(zoomed)
 
 
+def test_figures_keep_their_height_when_a_page_changes_its_width(
+    chromium: Browser, address: str, store: ServiceStore
+) -> None:
+    filled(store)
+    heights = """() => [...document.querySelectorAll('.js-plotly-plot')]
+        .filter((plot) => plot.checkVisibility() && plot.data && plot.data.length)
+        .map((plot) => [plot._fullLayout.height, plot.getBoundingClientRect().height])"""
+    with opened(chromium, address, "narrower") as page:
+        page.goto("/study/made%20up")
+        page.wait_for_selector(f"{FRONT} .main-svg")
+        for view, sign, n in (("Progress", "#busy", 4), ("Front", "#front-figure", 1)):
+            page.get_by_role("radio", name=view).check(force=True)
+            page.wait_for_function(f"n => ({heights})().length >= n", arg=n)
+            page.wait_for_timeout(300)
+            before = page.evaluate(heights)
+            width = page.evaluate(f"document.querySelector('{sign} .js-plotly-plot')._fullLayout.width")
+            page.set_viewport_size({"width": 1000, "height": 900})
+            page.wait_for_function(
+                "([sign, width]) => document.querySelector(`${sign} .js-plotly-plot`)._fullLayout.width < width",
+                arg=[sign, width],
+            )
+            page.wait_for_timeout(300)
+            assert page.evaluate(heights) == before and all(own == place for own, place in before)
+            page.set_viewport_size({"width": 1280, "height": 900})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")])
 def test_every_view_is_readable(chromium: Browser, address: str, store: ServiceStore, width: int, scheme: str) -> None:

@@ -34,7 +34,8 @@ PROPOSERS = ("deap", "tpe", "evopress", "cmaes")
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 SWITCHES = ["--no-sandbox", "--headless=new", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
 FRONT = "#front-figure .js-plotly-plot"
-VIEWS = {"Schedules": "#heatmap .main-svg", "Progress": "#busy .main-svg", "Front": f"{FRONT} .main-svg"}
+# The figure of each view that is drawn last.
+VIEWS = {"Schedules": "#heatmap .js-plotly-plot", "Progress": "#busy .js-plotly-plot", "Front": FRONT}
 
 
 def trials(n: int, n_blocks: int = 12) -> list[TrialRecord]:
@@ -86,7 +87,8 @@ def timed(page: Page, act: Callable[[], object], shown: str, argument: object = 
 
 def looked_at(page: Page, address: str, repeats: int) -> dict[str, float]:
     """Times of one visit, milliseconds."""
-    drawn = "s => Boolean(document.querySelector(s + ' .main-svg'))"
+    # Not the empty axes that are there before.
+    drawn = "s => (document.querySelector(s)?.data || []).some((trace) => trace.name === 'front')"
     found = {
         "page": timed(page, lambda: page.goto(f"{address}/study/large"), "() => Boolean(document.querySelector('h1'))")
     }
@@ -113,7 +115,7 @@ def looked_at(page: Page, address: str, repeats: int) -> dict[str, float]:
         found[f"view {view}"] = timed(
             page,
             page.locator(f"#view label:has-text('{view}')").click,
-            "s => Boolean(document.querySelector(s)?.checkVisibility())",
+            "s => ((plot) => plot?.checkVisibility() && plot.data?.length > 0)(document.querySelector(s))",
             sign,
         )
         page.wait_for_timeout(1500)

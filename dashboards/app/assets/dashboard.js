@@ -16,6 +16,15 @@
     try { return Boolean(document.createElement("canvas").getContext("webgl")); } catch (_) { return false; }
   })();
 
+  // By itself, Dash asks for it only once it has a figure to draw.
+  if (/^\/(study|compare)\b/.test(window.location.pathname)) {
+    const early = document.createElement("link");
+    early.rel = "preload";
+    early.as = "script";
+    early.href = "/_dash-component-suites/plotly/package_data/plotly.min.js";
+    document.head.append(early);
+  }
+
   // Before anything is drawn, or a dark page would flash.
   let wanted = null;
   try { wanted = JSON.parse(window.localStorage.getItem("wanted-theme")); } catch (_) { /* Not a value of ours. */ }

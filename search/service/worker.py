@@ -211,8 +211,8 @@ class Worker:
         from search.starting import reconfigure
 
         view = ProgressView(console_of(events, name), observers=[events])
-        if self._ray_address is not None:
-            config = config.model_copy(update={"ray_address": self._ray_address})
+        # The cluster of whoever ran it before may be out of this worker's sight.
+        config = config.model_copy(update={"ray_address": self._ray_address})
         reconfigure(store, name, config, submission.changes)
         self._store.note_changed(name)
         workload = load_with_progress(config, view)

@@ -196,3 +196,35 @@ def test_two_workers_on_postgresql_share_the_studies_and_run_each_once(tmp_path:
         for name in names:
             assert [trial.number for trial in store.trials(name)] == list(range(8))
             assert [event.kind for event in store.events(name, kinds=("began", "ended"))] == ["began", "ended"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_runs_studies_on_a_cluster_and_one_without_it_goes_on_with_them(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    storage = f"sqlite:///{tmp_path / 'ftp-studies.db'}"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    with ServiceStore(storage) as store:
+
+        def work(*arguments: str) -> None:
+            with working(tmp_path, storage, "--until-idle", *arguments) as (process, said):
+                assert process.wait(240) == 0, said.read_text()
+
+        try:
+            cluster.add_node(num_cpus=1)
+            for seed, name in enumerate(("one", "two")):
+                _submit(store, name, tmp_path, trials=12, workers=2, deterministic=False, seed=seed)
+                # It leaves the cluster running, for itself and for others.
+                work("--ray-address", cluster.address)
+                assert store.study(name).state is StudyState.FINISHED
+                trials = store.trials(name)
+                assert [trial.number for trial in trials] == list(range(12))
+                names = {trial.worker for trial in trials}
+                assert len(names) == 2 and all(" on " in (worker or "") for worker in names), names
+        finally:
+            cluster.shutdown()
+        store.submit("one", {"trials": 16})
+        work()
+        assert [trial.number for trial in store.trials("one")] == list(range(16))
+        assert store.study("one").state is StudyState.FINISHED

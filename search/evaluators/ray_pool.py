@@ -359,7 +359,7 @@ def start_ray(address: str | None, n_cpus: int) -> bool:
     """Start or join Ray, unless one is kept up; says whether others may ask it for cores, too. See `cluster`."""
     if _kept:
         return _kept[0] is not None
-    on_terminate = signal.getsignal(signal.SIGTERM)
+    is_main, on_terminate = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address is None:
         # Never a cluster that happens to be named in the environment.
@@ -370,7 +370,15 @@ def start_ray(address: str | None, n_cpus: int) -> bool:
         ray.init(**options)
     except (RuntimeError, OSError, ValueError) as error:
         raise EvaluationError(f"Ray could not start: {str(error).splitlines()[0]}") from error
-    if threading.current_thread() is threading.main_thread():
+    except SystemExit:
+        # That was a SIGTERM while it started.
+        with suppress(Exception):
+            ray.shutdown()
+        if is_main:
+            signal.signal(signal.SIGTERM, on_terminate)
+            signal.raise_signal(signal.SIGTERM)
+        raise
+    if is_main:
         # Ray exits the process on SIGTERM; what to do about it is for the caller to say.
         signal.signal(signal.SIGTERM, on_terminate)
     _let_ray_print(False)

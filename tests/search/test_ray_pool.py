@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -372,6 +373,35 @@ def test_pools_use_the_ray_that_is_kept_up_and_leave_it_up():
                 seen |= pids(found)
             assert ray.is_initialized() and ray.get_runtime_context().get_job_id() == job
     assert not ray.is_initialized()
+
+
+# SIGTERM that comes while Ray starts, when it has taken the handling of it over.
+TOLD_TO_END = """
+import os, signal
+import ray
+from search.evaluators.ray_pool import start_ray
+
+def told(handler, register=ray._private.utils.set_sigterm_handler):
+    register(handler)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+ray._private.utils.set_sigterm_handler = told
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+try:
+    start_ray(None, 1)
+except KeyboardInterrupt:
+    ray._private.utils.set_sigterm_handler = told.__defaults__[0]
+    assert not ray.is_initialized()
+    # Nothing is left that would be in the way of the next one.
+    start_ray(None, 1)
+    ray.shutdown()
+    os._exit(130)
+"""
+
+
+def test_who_is_told_to_end_while_ray_starts_hears_it():
+    ended = subprocess.run([sys.executable, "-c", TOLD_TO_END], check=False, timeout=120)
+    assert ended.returncode == 130
 
 
 def test_a_kept_ray_ends_with_an_error_inside():

@@ -20,8 +20,10 @@ def why_selected(data: ReportData) -> list[str]:
     found = data.selection
     if found is None:
         return []
-    rule = _RULES.get(found["rule"], str(found["rule"]))
-    sentences = [str(found["reason"]), f"The rule was {rule}, applied to figures of the validation items alone."]
+    sentences = [str(found["reason"])]
+    # Whoever asks for a new router has chosen the schedule before.
+    if found["rule"] in _RULES:
+        sentences.append(f"The rule was {_RULES[found['rule']]}, applied to figures of the validation items alone.")
     seen = _validated(data, found["trial"], found.get("router"))
     tested = data.selected
     if seen is None:
@@ -64,6 +66,11 @@ def held_out(data: ReportData) -> list[str]:
         sentences.append(f"Left out as longer than the model's context: {dropped}.")
     if leaked is not None:
         sentences.append(f"Left out because another split has their prompt: {leaked}.")
+    long = facts.get("long_completions") or {}
+    if long.get("examples"):
+        sentences.append(
+            f"Of completions the first {long['tokens']} tokens count: {counted(long['examples'], 'item')} reached that."
+        )
     return sentences
 
 

@@ -143,13 +143,16 @@ class Group:
         return f"{self.model}, {aim}"
 
 
-def write_comparison(rows: Sequence[Mapping[str, Any]], folder: Path) -> ComparisonPaths:
+def write_comparison(
+    rows: Sequence[Mapping[str, Any]], folder: Path, left_out: Mapping[str, str] | None = None
+) -> ComparisonPaths:
     """Write `comparison.html`, `comparison.md`, `comparison.csv` and `comparison.json`, each replaced as a whole.
 
     Args:
         rows: A study each: "study", "model", "target", "seed", "measurements" (a sequence of `Measurement`) and
             "selection" (`StudyRecord.facts["selection"]`, or None).
         folder: Where to; made if missing.
+        left_out: Studies that were to be compared, by name, and why they are not among the rows.
 
     Returns:
         The files written.
@@ -162,13 +165,14 @@ def write_comparison(rows: Sequence[Mapping[str, Any]], folder: Path) -> Compari
     page = (
         environment()
         .get_template("comparison.html.j2")
-        .render(title=_title(rows), method=METHOD, tables=tables, missing=_missing(rows))
+        .render(title=_title(rows), method=METHOD, tables=tables, missing=_missing(rows, left_out))
     )
+    found = {"method": METHOD, "rows": records, "left_out": left_out or {}}
     contents = (
         page,
-        _markdown(rows, tables),
+        _markdown(rows, tables, left_out),
         records_csv(records),
-        json.dumps(jsonable({"method": METHOD, "rows": records}), indent=1, allow_nan=False) + "\n",
+        json.dumps(jsonable(found), indent=1, allow_nan=False) + "\n",
     )
     for path, content in zip(paths, contents, strict=True):
         replace_file(path, content)
@@ -293,14 +297,19 @@ def _title(rows: Sequence[Mapping[str, Any]]) -> str:
     return f"Comparison of {counted(n, 'study', 'studies')}"
 
 
-def _missing(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _missing(rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, str] | None) -> list[str]:
     """Which studies are not in the means, so that no failure goes unseen."""
     untested = [row["study"] for row in rows if not any(m.split == "test" for m in row["measurements"])]
-    return [f"Without test measurements, and so in no mean: {', '.join(untested)}."] if untested else []
+    said = [f"Without test measurements, and so in no mean: {', '.join(untested)}."] if untested else []
+    return [*said, *(f"In no mean: {name}, which {reason.rstrip('.')}." for name, reason in (left_out or {}).items())]
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]], tables: Sequence[tuple[str, Table, Table]]) -> str:
-    parts = [f"# {text(_title(rows))}", text(METHOD), *(text(words) for words in _missing(rows))]
+def _markdown(
+    rows: Sequence[Mapping[str, Any]],
+    tables: Sequence[tuple[str, Table, Table]],
+    left_out: Mapping[str, str] | None,
+) -> str:
+    parts = [f"# {text(_title(rows))}", text(METHOD), *(text(words) for words in _missing(rows, left_out))]
     for title, means, seeds in tables:
         parts += [f"## {text(title)}", table(means), "### Each seed", table(seeds)]
     return "\n\n".join(parts) + "\n"

@@ -103,7 +103,8 @@ def tuning_table(data: ReportData) -> Table:
                 str(one.get("steps", "–")),
                 "–" if one.get("seconds") is None else duration(one["seconds"]),
             ],
-            marked=bool(tuning.get("best")) and _agrees(one["config"], tuning["best"]),
+            # Where nothing was better the stored configuration, which is the first trial, stays.
+            marked=_agrees(one["config"], tuning.get("best") or tuning["trials"][0]["config"]),
         )
         for place, one in enumerate(tried)
     ]

@@ -46,10 +46,15 @@ def overlap(a: Interval | None, b: Interval | None) -> bool:
 
 
 def retention(m: Measurement, dense: Measurement | None) -> float | None:
-    """Accuracy as a share of the dense model's; None where one of them is not known."""
-    if dense is None or m.accuracy is None or not dense.accuracy:
+    """What is kept of the dense model: accuracy as a share of its; without choices, its perplexity by the pruned one's.
+
+    None where that is not known.
+    """
+    if dense is None:
         return None
-    return m.accuracy / dense.accuracy
+    if m.accuracy is None and dense.accuracy is None:
+        return dense.perplexity / m.perplexity
+    return m.accuracy / dense.accuracy if m.accuracy is not None and dense.accuracy else None
 
 
 def retention_interval(m: Measurement, dense: Measurement | None) -> Interval | None:

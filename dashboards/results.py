@@ -32,7 +32,7 @@ class Result:
         selected: Whether it is the point that was selected.
         router: What decides, in words.
         flops_saved: Share of the dense model's arithmetic that is not done; None where dense was not measured.
-        retention: Accuracy as a share of the dense model's; None where it is not known.
+        retention: See `dashboards.intervals.retention`.
         retention_interval: A 95 % interval of it, from the Wilson intervals of both accuracies.
         speed_up: How often it fits into the latency that the dense model had in the same sitting.
     """
@@ -155,6 +155,8 @@ def _reading(data: ReportData) -> str:
             "Accuracy has a Wilson interval. Retention is accuracy as a share of the dense model's; its interval is "
             "made from both Wilson intervals as if the two were independent (MOVER), so it is wider than it had to be."
         )
+    elif shown:
+        parts.append("Retention is the dense model's perplexity by the row's, as the data has no choices.")
     if any(m.kl_low is not None for m in shown):
         parts.append("KL and perplexity have bootstrap intervals over items.")
     if any(m.variant == "candidate" for m in shown):

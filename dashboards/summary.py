@@ -88,7 +88,8 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
         kept = retention(selected, dense)
         if kept is not None:
             ends, method = best_retention_interval(data, selected, dense)
-            figures.append(KeyFigure(f"{kept:.1%}", "accuracy retained", f"{bracketed(ends, '.1%')} {method}".strip()))
+            what = "accuracy retained" if selected.accuracy is not None else "retained, by perplexity"
+            figures.append(KeyFigure(f"{kept:.1%}", what, f"{bracketed(ends, '.1%')} {method}".strip()))
     for m, name in ((selected, "selected"), (dense, "dense model")):
         if m is not None and m.accuracy is not None:
             n = m.n_choice_items or m.n_items

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ftp_core.distillation import peak_bytes
+from ftp_core.schedule import SparsitySchedule
 from search.choosing import chosen_trial
 from search.exhibits import collect_exhibits
 from search.export import export_study
 from search.measuring import Variant, measure
 from search.open_study import OpenStudy
+from search.searching import study_costs
 from search.selection import select
-from search.variants import candidates, compared, dense
+from search.variants import candidates, compared, dense, router_of
 from studies import Exhibits, Measurement, TrialRecord
 
 
@@ -22,8 +25,12 @@ def measure_candidates(study: OpenStudy) -> None:
 
 
 def select_candidate(study: OpenStudy) -> None:
-    """Choose one of the candidates by what validation examples and the clock say."""
+    """Choose one of the candidates by what validation examples and the clock say; if deterministic, a profile does."""
     config, measured = study.config, _measured(study, "validation")
+    # What the clock says is another thing each time.
+    predicts = config.deterministic and config.predicts_latency
+    if predicts:
+        measured = [_with_predicted_latency(study, one) for one in measured]
     selection = select(
         [one for one in measured if one.variant == "candidate"],
         next(one for one in measured if one.variant == "dense"),
@@ -31,11 +38,17 @@ def select_candidate(study: OpenStudy) -> None:
         target_sparsity=config.target_sparsity,
         max_latency_ms=config.max_latency_ms,
         min_retention=config.min_retention,
+        latency="predicted" if predicts else "measured",
     )
     number = selection.measurement.trial
     assert number is not None
     study.store.choose_trial(study.name, number)
     note_selection(study, selection.rule, selection.reason, selection.retention)
+
+
+def _with_predicted_latency(study: OpenStudy, measured: Measurement) -> Measurement:
+    costs = study_costs(study, router_of(study, measured.router))
+    return replace(measured, latency_ms=costs.function("latency_ms")(SparsitySchedule(measured.schedule)))
 
 
 def note_selection(study: OpenStudy, rule: str, reason: str, retention: float | None = None) -> None:

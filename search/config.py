@@ -124,8 +124,8 @@ class RunConfig(BaseModel):
     hidden states, or both, of which the better on validation items goes on."""
 
     router_trials: int = Field(4, ge=0)
-    """Hyperparameters of the dynamic router's training that Ray Tune tries before the first distillation. 0: the
-    defaults."""
+    """Hyperparameters of the dynamic router's training that Ray Tune tries before the first distillation; none with
+    --router hidden. 0: the defaults."""
 
     router_steps: int = Field(80, ge=1)
     """Steps of the router's training."""
@@ -260,6 +260,11 @@ class RunConfig(BaseModel):
     def predicts_latency(self) -> bool:
         """Whether the search cannot do without a latency profile."""
         return self.cost == "latency_ms" or self.max_latency_ms is not None
+
+    @property
+    def tunes_router(self) -> bool:
+        """Whether hyperparameters of the router's training are tried; they are those of the dynamic one."""
+        return self.router_trials > 0 and self.router != "hidden"
 
     @property
     def prefix_bytes(self) -> int:

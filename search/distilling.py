@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -73,14 +74,40 @@ def train_router(
     """
     held_out = quality_set(study, "validation")
     static_kl = fmean(held_out.evaluate(schedule, StaticRouter()).kl for schedule in schedules)
-    facts = {"stage": stage, "schedules": len(schedules), "static_kl": static_kl}
+    task = _task(study, schedules, config)
+    facts = {"stage": stage, "task": task, "schedules": len(schedules), "static_kl": static_kl}
     kinds = ("dynamic", "hidden") if study.config.router == "best" else (study.config.router,)
+
+    def trained() -> list[RouterRun]:
+        # An earlier run of the stage that was stopped may have been about other schedules.
+        runs = study.store.router_runs(study.name)
+        return [run for run in runs if (run.config.get("stage"), run.config.get("task")) == (stage, task)]
+
     for kind in kinds:
-        known = [run for run in study.store.router_runs(study.name) if run.config.get("stage") == stage]
-        if not any(run.config.get("kind") == kind for run in known):
+        if not any(run.config.get("kind") == kind for run in trained()):
             _train(study, stage, chosen, schedules, config, kind, held_out, facts)
-    of_stage = [run for run in study.store.router_runs(study.name) if run.config.get("stage") == stage]
-    return min(of_stage, key=lambda run: (run.held_out_kl, run.number))
+    return min(trained(), key=lambda run: (run.held_out_kl, run.number))
+
+
+def _task(study: OpenStudy, schedules: Sequence[SparsitySchedule], config: DistillationConfig) -> str:
+    """Tells what is trained apart from anything else that a stage of this name may have begun, and left unfinished."""
+    workload = study.workload
+    identity = (workload.model.fingerprint(), workload.data_fingerprint)
+    about = [[list(one) for one in schedules], config.to_json(), *identity]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+def _unfinished(study: OpenStudy, stage: str, task: str, ending: str = "") -> Path | None:
+    """Where a training or a tuning keeps how far it is; what others of the same stage have left behind is removed."""
+    place = study.store.unfinished(study.name, f"{stage}-{task}{ending}")
+    if place is not None and place.parent.is_dir():
+        prefix = place.name.removesuffix(f"{task}{ending}")
+        for left in place.parent.glob(f"{prefix}*"):
+            if left != place and left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            elif left != place:
+                left.unlink(missing_ok=True)
+    return place
 
 
 def _train(
@@ -102,13 +129,17 @@ def _train(
             torch.manual_seed(config.seed)
             router = HiddenRouter(study.workload.model.skipping.model.config.hidden_size)
     examples = study.workload.splits["calibration"]
-    checkpoint = study.store.unfinished(study.name, f"{stage}-{kind}.safetensors")
+    checkpoint = _unfinished(study, f"{stage}-{kind}", facts["task"], ".safetensors")
     n_batches = -(-len(examples) // config.batch_size)
     with study.view.stage(f"Distilling the {kind} router", n_batches + config.steps) as progress:
+        done = 0
 
         def on_step(step: int, kl: float) -> None:
+            nonlocal done
             study.lease.check()
-            progress.advance(note=f"held-out KL {kl:.3g}, static {facts['static_kl']:.3g}")
+            # A training that goes on begins at a later step.
+            done, more = step, step - done
+            progress.advance(more, note=f"held-out KL {kl:.3g}, static {facts['static_kl']:.3g}")
             study.view.figures(stage, step, {"held_out_kl": kl})
 
         result = distill(
@@ -153,7 +184,7 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> dict[str, A
 
     config, splits = study.config, study.workload.splits
     base = DistillationConfig(steps=config.router_steps, seed=config.seed)
-    folder = study.store.unfinished(study.name, "tune")
+    folder = _unfinished(study, "tune", _task(study, schedules, base))
     with tempfile.TemporaryDirectory() as passing, study.view.stage("Tuning the router", config.router_trials) as stage:
         ended = 0
 

@@ -6,6 +6,7 @@ from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
 from search.costs import Costs
 from search.errors import ConfigError
+from search.fidelities import part_ends
 from search.proposers.catalogue import make_proposers
 from search.space import ScheduleSpace
 from search.workload import Workload, search_set
@@ -26,6 +27,8 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
     Costs(model, batch=1, length=1).of(SparsitySchedule.uniform(0.0, model.n_blocks))
     space = ScheduleSpace(model.n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
     make_proposers(config.sampler, space, config.seed)
+    # Short data may hold fewer examples than were asked for.
+    part_ends(len(search_set(config, workload)), config.fidelities)
     if config.min_accuracy is not None and not any(item.has_choices for item in search_set(config, workload)):
         raise ConfigError(
             f"--min-accuracy is {config.min_accuracy:g}, but there is no multiple-choice item among the "

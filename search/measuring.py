@@ -120,11 +120,18 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
 
 
 def timed_prompts(study: OpenStudy) -> PromptBatch:
-    """The timed input: rows as long as the 90th percentile of prompts, rounded up, of the test's own tokens."""
-    prompts = [example.prompt for example in study.workload.splits["test"]]
-    lengths = sorted(len(prompt) for prompt in prompts)
-    length = lengths[int(0.9 * (len(lengths) - 1))]
-    length = -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+    """The timed input: rows as long as the 90th percentile of calibration prompts, rounded up, of their own tokens.
+
+    A study keeps the length that it began with.
+    """
+    prompts = [example.prompt for example in study.workload.splits["calibration"]]
+    known = study.store.study(study.name).facts.get("timed_input")
+    if known is None:
+        lengths = sorted(len(prompt) for prompt in prompts)
+        length = lengths[int(0.9 * (len(lengths) - 1))]
+        length = -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+    else:
+        length = int(known["length"])
     return timing_batch(prompts, study.config.latency_batch, min(length, study.workload.model.skipping.context))
 
 

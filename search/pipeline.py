@@ -21,7 +21,7 @@ from search.refining import distill_again, refine
 from search.rounds import first_round, rounds_of, with_fresh_rounds
 from search.searching import Search, search_schedules, study_costs
 from search.stages import LAST_STAGES, Stages
-from search.workload import Workload, load_workload
+from search.workload import MAX_CONTINUATION, Workload, load_workload
 from studies import Lease, StudyStore, closest_to_sparsity, front
 
 # Writes the report of the study into a folder; gives its files.
@@ -101,7 +101,8 @@ class Pipeline:
                 "choose another with --target-sparsity."
             )
         with self._stages.running(["distill", "test", "export", "report"]):
-            self._stages.forget(LAST_STAGES)
+            # What was measured on validation examples, and chosen by that, stays.
+            self._stages.forget(("test", "export", "report"))
             router_run = distill_again(study, self._stages, chosen, router_steps, seed)
             note_selection(study, "distill", "Its schedule was chosen to distil a new router for.")
             self._end(router_run, report)
@@ -112,7 +113,7 @@ class Pipeline:
         first = first_round(self._study.store.study(self._study.name).facts)
         rounds = [f"{kind}-{n}" for n in range(first, first + config.rounds) for kind in ("distill", "refine")]
         last = [stage for stage in LAST_STAGES if stage != "export" or config.export != "none"]
-        return ["search", *(["tune"] if rounds and config.router_trials else []), *rounds, *last]
+        return ["search", *(["tune"] if rounds and config.tunes_router else []), *rounds, *last]
 
     def _check_workload(self) -> None:
         """Compare model and data with what the study began with, or record them if it begins now."""
@@ -129,6 +130,7 @@ class Pipeline:
             "n_blocks": workload.model.skipping.n_blocks,
             "dropped_examples": workload.dropped,
             "leaked_examples": workload.leaked,
+            "long_completions": {"tokens": MAX_CONTINUATION, "examples": workload.long_completions},
             "split_sizes": dict(workload.split_sizes),
         }
         store.set_facts(name, found | counts)
@@ -163,8 +165,9 @@ class Pipeline:
             report(self.config.folder(self._study.name))
 
     def _once(self, stage: str, work: Callable[[OpenStudy], None]) -> None:
-        """Run a stage, unless it has finished."""
+        """Run one of the last stages, unless it has finished; those behind it, which rest on it, are due again."""
         if not self._stages.has_finished(stage):
+            self._stages.forget(LAST_STAGES[LAST_STAGES.index(stage) :])
             with self._stages.stage(stage):
                 work(self._study)
 
@@ -182,4 +185,7 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
         view.console.print(f"Left out {workload.dropped} examples that exceed the model's context.")
     if workload.leaked:
         view.console.print(f"Left out {workload.leaked} examples whose prompt is in another split, too.")
+    n_long = workload.long_completions
+    if n_long:
+        view.console.print(f"Of completions the first {MAX_CONTINUATION} tokens count: {n_long} have as many or more.")
     return workload

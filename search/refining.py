@@ -30,7 +30,7 @@ def refine(study: OpenStudy, stages: Stages) -> None:
         if not any(chosen_trial(study).schedule):
             study.view.console.print("The chosen schedule skips nothing: there is no router to distil.")
             return
-        if number == first and study.config.router_trials and not stages.has_finished("tune"):
+        if number == first and study.config.tunes_router and not stages.has_finished("tune"):
             with stages.stage("tune"):
                 study.store.set_facts(study.name, {"tuning": tune(study, _schedules(study))})
         if not stages.has_finished(f"distill-{number}"):

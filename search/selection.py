@@ -19,7 +19,7 @@ Rule = Literal["target_sparsity", "max_latency_ms", "min_retention", "knee"]
 _AT_TARGET = DEFAULT_STEP / 2 + 1e-3
 # Accuracies are shares in float32, which are off by less; one item of a million is more.
 _ROUNDING = 5e-7
-_MEASURED = {"latency_ms": "measured latency", "flops": "arithmetic", "kv_bytes": "KV cache"}
+_OTHERS = {"flops": "arithmetic", "kv_bytes": "KV cache"}
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,11 @@ def select(
     target_sparsity: float | None = None,
     max_latency_ms: float | None = None,
     min_retention: float | None = None,
+    latency: Literal["measured", "predicted"] = "measured",
 ) -> Selection:
     """Select the point to report and to export.
 
-    1. Candidates beyond the largest latency, as it was measured, are out. If all are, the fastest is taken.
+    1. Candidates beyond the largest latency are out. If all are, the fastest is taken.
     2. With a target sparsity those count that are within half a grid step of it, or else the nearest. The one with the
        lowest KL is taken; if a retention is demanded, too, the one with the lowest KL of those that keep it.
     3. With a retention and no target, the cheapest of those that keep it is taken.
@@ -64,10 +65,11 @@ def select(
     Args:
         candidates: The points, measured on validation examples.
         dense: The dense model, measured on the same.
-        cost: What is traded against KL. Latency is the measured one.
+        cost: What is traded against KL. Latency is that of the points.
         target_sparsity: Overall sparsity to have.
         max_latency_ms: Largest latency to have.
         min_retention: Least retention to have.
+        latency: What `latency_ms` of the points is, for the reason to say.
 
     Raises:
         SearchError: There is no candidate with a finite KL, or something was measured on other than validation examples
@@ -77,12 +79,12 @@ def select(
     candidates = [m for m in candidates if math.isfinite(m.kl)]
     if not candidates:
         raise SearchError("There is no candidate with a finite KL to select from: measure other points of the front.")
-    choice = _Choice(candidates, dense, cost)
+    choice = _Choice(candidates, dense, cost, latency)
     if max_latency_ms is not None and not choice.keep_within(max_latency_ms):
         fastest = min(candidates, key=lambda m: (m.latency_ms, *_order(m)))
         why = (
             f"No candidate runs within {max_latency_ms:g} ms; the fastest of {len(candidates)}, {_name(fastest)}, "
-            f"takes {fastest.latency_ms:.1f} ms."
+            f"{choice.takes} {fastest.latency_ms:.1f} ms."
         )
         return choice.selection(fastest, "max_latency_ms", why)
     if target_sparsity is not None:
@@ -95,10 +97,12 @@ def select(
 class _Choice:
     """Candidates that are left, in their order, and what is said of them."""
 
-    def __init__(self, candidates: Sequence[Measurement], dense: Measurement, cost: CostName) -> None:
+    def __init__(self, candidates: Sequence[Measurement], dense: Measurement, cost: CostName, latency: str) -> None:
         self._left = sorted(candidates, key=_order)
         self._dense = dense
         self._cost = cost
+        self._cost_words = f"{latency} latency" if cost == "latency_ms" else _OTHERS[cost]
+        self.takes = "takes" if latency == "measured" else "is predicted to take"
         self._has_choices = all(m.accuracy is not None for m in (dense, *candidates))
         self._where = ""
 
@@ -151,10 +155,7 @@ class _Choice:
         keep = "that keeps" if len(keeping) == 1 else "that keep"
         if keeping:
             best = min(keeping, key=lambda m: _cost_of(m, self._cost))
-            why = (
-                f"{_title(best)} has the lowest {_MEASURED[self._cost]} of {_count(keeping)}{self._where} {keep} "
-                f"{kept}."
-            )
+            why = f"{_title(best)} has the lowest {self._cost_words} of {_count(keeping)}{self._where} {keep} {kept}."
         else:
             best = max(self._left, key=self._retention)
             why = (
@@ -171,7 +172,7 @@ class _Choice:
             best = self._bend(sparse)
         why = (
             f"{_title(best)} is the knee of {_count(self._left)}{self._where}, where KL against "
-            f"{_MEASURED[self._cost]} bends most."
+            f"{self._cost_words} bends most."
         )
         return self.selection(best, "knee", why)
 
@@ -219,7 +220,8 @@ class _Choice:
                 f"{dense.perplexity:.4g}"
             )
         said = (
-            f"On {of_items}; its KL is {m.kl:.3g} nats per token, and a prefill of {m.batch} × {m.length} tokens takes "
+            f"On {of_items}; its KL is {m.kl:.3g} nats per token, and a prefill of {m.batch} × {m.length} tokens "
+            f"{self.takes} "
         )
         said += f"{m.latency_ms:.1f} ms instead of {dense.latency_ms:.1f} ms"
         if self._cost != "latency_ms":

@@ -50,6 +50,8 @@ def begin_study(
         ConfigError: No search can be made as it is asked for.
         CoreError: Model or data cannot be used.
     """
+    # Whoever resumes it may be elsewhere.
+    config = config.model_copy(update={"out": str(config.folder(name).absolute())})
     if config.warm_start is not None:
         if config.warm_start == name:
             raise ConfigError(f"--warm-start is {name!r}, which is the new study itself: name another one.")
@@ -73,11 +75,13 @@ def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collecti
     Args:
         store: Where it lives.
         name: Its name.
-        config: The new configuration.
+        config: The new configuration; without a folder, that of before stays.
         asked: Which settings were asked for. If one of them says how long to search, a first search that ended before
             it had all its trials goes on, and what rests on it is done anew.
     """
     before = RunConfig.stored(store.study(name).config)
+    if config.out is None:
+        config = config.model_copy(update={"out": before.out})
     if (before.folder(name), before.export) != (config.folder(name), config.export):
         store.forget_stages(name, ["export"])
     if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.each_trial(name)) < config.trials:

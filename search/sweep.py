@@ -66,15 +66,15 @@ def run_sweep(
         ConfigError: A study of one of the names is configured in another way.
         CoreError: A model does not exist, or data cannot be read.
     """
+    # All of them are checked before the first begins, which may take hours, and before any is deleted.
+    studies = [replace(study, config=usable(study.config)) for study in sweep.studies]
     known = {summary.name for summary in store.summaries()}
     if overwrite:
-        for study in sweep.studies:
+        for study in studies:
             if study.name in known:
                 store.delete_study(study.name)
         known = set()
     finished = {name for name in known if has_finished(store, name)}
-    # All of them are checked before the first begins, which may take hours.
-    studies = [replace(study, config=usable(study.config)) for study in sweep.studies]
     for study in studies:
         if study.name in known:
             _check_unchanged(store.study(study.name), study)

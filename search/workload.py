@@ -16,6 +16,7 @@ from ftp_core.models import DEMO, LoadedModel, load_model
 from search.config import RunConfig
 
 SPLITS = ("calibration", "validation", "test")
+# Tokens of a completion that are looked at.
 MAX_CONTINUATION = 64
 _One = TypeVar("_One", Example, EncodedExample)
 
@@ -53,6 +54,12 @@ class Workload:
                         f"The prompt of {split} example {number} is among the {other} examples, too, but splits must "
                         "share no prompt: leave it out of one of them."
                     )
+
+    @property
+    def long_completions(self) -> int:
+        """Examples whose completion reaches `MAX_CONTINUATION` tokens: what may follow of it counts nowhere."""
+        examples = (example for split in self.splits.values() for example in split if not example.has_choices)
+        return sum(len(example.continuations[0]) >= MAX_CONTINUATION for example in examples)
 
     @property
     def split_sizes(self) -> dict[str, int]:

@@ -94,7 +94,8 @@ def _show(sweep: Sweep, outcomes: list[Outcome], rows: list[dict[str, Any]], as_
     from dashboards import write_comparison
     from dashboards.comparison import comparison_table, grouped
 
-    written = [str(path) for path in write_comparison(rows, sweep.folder)] if rows else []
+    left_out = {one.study.name: f"failed: {one.reason}" for one in outcomes if one.error is not None}
+    written = [str(path) for path in write_comparison(rows, sweep.folder, left_out)] if rows else []
     if as_json:
         studies = [
             {

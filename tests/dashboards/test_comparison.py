@@ -59,7 +59,8 @@ def test_what_one_seed_does_not_know_has_no_mean() -> None:
 
 
 def test_every_file_has_every_seed_and_the_means(tmp_path: Path) -> None:
-    written = write_comparison([*ROWS, row(7, target=0.9, measurements=[], selection=None)], tmp_path / "out")
+    rows, left_out = [*ROWS, row(7, target=0.9, measurements=[], selection=None)], {"demo-0.3-9": "failed: a <b>disk."}
+    written = write_comparison(rows, tmp_path / "out", left_out)
     records = list(csv.DictReader(written.csv.open()))
     assert records == [
         {key: "" if value is None else str(value) for key, value in one.items()}
@@ -77,6 +78,8 @@ def test_every_file_has_every_seed_and_the_means(tmp_path: Path) -> None:
     for shown in (page, words):
         assert "Student&#39;s t" in shown or "Student's t" in shown
         assert "in no mean: demo-0.9-7" in shown and "demo-0.3-1" in shown
+        assert "In no mean: demo-0.3-9, which failed: a" in shown and "<b>disk" not in shown.replace(r"\<b\>", "")
+    assert json.loads(written.json.read_text())["left_out"] == left_out
 
 
 def test_nothing_to_compare_is_no_failure(tmp_path: Path) -> None:

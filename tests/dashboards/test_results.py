@@ -22,6 +22,8 @@ from dashboards.summary import key_figures, summary_sentences
 from studies import Disagreement, Exhibits, GroupAccuracy, Measurement, RoutedPrompt, StudyState, front
 from tests.dashboards.records import DATA, EXHIBITS, REFINED, SELECTION, STATIC, STUDY, measurement, router_run
 
+# Of a row: what its median and its quartiles differ by from a latency.
+TIMED = {"latency_ms": 0.0, "latency_low_ms": -0.4, "latency_high_ms": 0.4}
 EVIL = "</pre><script>alert(1)</script> | `x`"
 
 
@@ -106,6 +108,11 @@ def test_hyperparameters_are_sorted_by_held_out_kl_and_the_best_are_marked() -> 
     shown = tuning_table(DATA)
     assert [row.cells[1].text for row in shown.rows] == ["0.0380", "0.0440", "0.0910"]
     assert [row.marked for row in shown.rows] == [True, False, False]
+    # Where nothing was better, the stored configuration stays, which is tried first.
+    tuning = STUDY.facts["tuning"]
+    kept = replace(DATA, study=replace(STUDY, facts={**STUDY.facts, "tuning": {**tuning, "best": {}}}))
+    marked = [row.cells[1].text for row in tuning_table(kept).rows if row.marked]
+    assert marked == [f"{tuning['trials'][0]['held_out_kl']:.4f}"]
 
 
 def test_rows_that_beat_the_selected_point_are_named() -> None:
@@ -114,6 +121,11 @@ def test_rows_that_beat_the_selected_point_are_named() -> None:
     beaten = said(with_row("static", kl=0.02, kl_low=0.015, kl_high=0.03))
     assert "is no slower than the selected point and has a lower KL; its interval overlaps" in beaten
     assert "a higher accuracy" in said(with_row("uniform", accuracy=0.99))
+    # Slower by less than its timings vary is no slower.
+    for late_ms, is_named in ((0.05, True), (3.0, False)):
+        late = {name: 31.9 + late_ms + more for name, more in TIMED.items()}
+        words = said(with_row("static", kl=0.002, kl_low=0.001, kl_high=0.003, **late))
+        assert ("no slower than the selected point and has a lower KL" in words) == is_named
 
 
 def test_what_was_timed_in_another_sitting_is_compared_with_the_dense_model_of_that_sitting() -> None:
@@ -286,7 +298,11 @@ def test_data_without_choices_has_perplexity_in_place_of_accuracy() -> None:
     ]
     data = replace(DATA, measurements=bare, exhibits=None)
     assert "no choices" in said(data) and "no accuracy" in " ".join(summary_sentences(data))
-    assert "perplexity, selected" in {figure.label for figure in key_figures(data)}
+    assert {"perplexity, selected", "retained, by perplexity"} <= {figure.label for figure in key_figures(data)}
+    refined, dense = next(m for m in bare if m.variant == "refined"), next(m for m in bare if m.variant == "dense")
+    assert results(data)[4].retention == pytest.approx(dense.perplexity / refined.perplexity)
+    asked = replace(data, study=replace(STUDY, config={**STUDY.config, "min_retention": 0.999}))
+    assert "The demand was to retain 99.9% by the ratio of perplexities; on the test items" in said(asked)
     page = render_report(data)
     assert "Wilson interval. Retention" not in page and "KL against measured latency" in page
 

@@ -61,6 +61,13 @@ def test_a_part_without_multiple_choice_breaks_no_accuracy() -> None:
     assert judge(schedule, {**metrics, "accuracy": 0.5})[1] == pytest.approx(0.4)
 
 
+def test_data_that_is_too_short_for_the_fidelities_is_refused(workload: Workload, store: StudyStore) -> None:
+    few = replace(workload, splits={**workload.splits, "calibration": workload.splits["calibration"][:2]})
+    check_search(config(fidelities=(0.25, 1.0)), workload, store)
+    with pytest.raises(ConfigError, match="A search set of 2 items cannot be cut at 0.25, 1"):
+        check_search(config(fidelities=(0.25, 1.0)), few, store)
+
+
 def test_only_a_study_of_the_same_model_data_and_items_is_started_from(workload: Workload, store: StudyStore) -> None:
     check_search(config(warm_start="other"), workload, store)
     # It may trade KL against something else: costs are computed anew.

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+import search.pipeline
+from ftp_core.distillation_config import DistillationConfig
+from ftp_core.schedule import SparsitySchedule
 from search.choosing import choose
 from search.config import RunConfig
+from search.distilling import train_router
 from search.errors import SearchError
+from search.measuring import timed_prompts
 from search.objectives import OBJECTIVES
 from search.open_study import OpenStudy
 from search.pipeline import Pipeline
 from search.progress import ProgressView
 from search.stages import Stages
 from search.workload import load_workload
-from studies import Lease, LeaseLostError, StorageError, StudyState, StudyStore, TrialRecord, front
+from studies import Lease, LeaseLostError, RouterRun, StorageError, StudyState, StudyStore, TrialRecord, front
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}
+
+
+@pytest.fixture
+def store_of_one(tmp_path: Path) -> Iterator[OpenStudy]:
+    """A study with nothing in it."""
+    config = RunConfig(workers=1, router="dynamic", **SMALL)
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.create_study("one", config.model_dump(), OBJECTIVES)
+        workload = load_workload(config.model, config.data, config.seed, config.sizes)
+        with store.lease("one") as lease:
+            yield OpenStudy(store, "one", lease, config, workload, ProgressView(Console(quiet=True)))
 
 
 def _points(*points: tuple[float, float, float]) -> list[TrialRecord]:
@@ -66,6 +83,62 @@ def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
             with pytest.raises(SearchError, match="data changed"):
                 Pipeline(store, "one", lease, view, workload)
         assert store.study("one").state is StudyState.CREATED
+
+
+def test_what_is_measured_anew_is_selected_tested_and_exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = RunConfig(workers=1, **SMALL)
+    done: list[str] = []
+    for work in ("measure_candidates", "select_candidate", "compare_selected", "export_selected"):
+        monkeypatch.setattr(search.pipeline, work, lambda *_, work=work: done.append(work))
+    monkeypatch.setattr(search.pipeline, "refine", lambda *_: None)
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", config.model_dump(), OBJECTIVES)
+        # A router was distilled by itself, and its schedule tested, before any candidate was measured.
+        for stage in ("search", "distill-1", "test", "export", "report"):
+            store.begin_stage("one", stage)
+            store.end_stage("one", stage, StudyState.FINISHED)
+        with store.lease("one") as lease:
+            pipeline = Pipeline(store, "one", lease, ProgressView(Console(quiet=True)))
+            pipeline.run(_no_report)
+            assert done == ["measure_candidates", "select_candidate", "compare_selected", "export_selected"]
+            pipeline.run(_no_report)
+        assert len(done) == 4
+
+
+def test_the_timed_input_is_of_calibration_examples_and_keeps_its_length(store_of_one: OpenStudy) -> None:
+    study = store_of_one
+    first = timed_prompts(study)
+    calibration = {token for example in study.workload.splits["calibration"] for token in example.prompt}
+    assert set(first.ids.flatten().tolist()) <= calibration
+    study.store.set_facts("one", {"timed_input": {"batch": 8, "length": 64}})
+    assert timed_prompts(study).ids.shape == (study.config.latency_batch, 64)
+
+
+def test_a_training_that_was_stopped_does_not_stand_in_the_way_of_another(
+    store_of_one: OpenStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = store_of_one
+    config = DistillationConfig(steps=2, evaluate_every=1, batch_size=2)
+    schedules = [SparsitySchedule.uniform(level, 12) for level in (0.3, 0.5)]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def train(schedule: SparsitySchedule) -> RouterRun:
+        chosen = trial(0, schedule=tuple(schedule), values=(0.1, 1.0))
+        return train_router(study, "distill-1", chosen, [schedule], config)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(study.view, "figures", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(schedules[0])
+    scratch = study.store.unfinished("one", "x")
+    assert scratch is not None and len(list(scratch.parent.iterdir())) == 1
+    # The search has gone on meanwhile, and chose another schedule.
+    second = train(schedules[1])
+    assert second.number == 0 and second.schedule == tuple(schedules[1]) and not list(scratch.parent.iterdir())
+    # What has been trained already is not trained again, and what is about another schedule does not count.
+    assert train(schedules[1]).number == 0 and train(schedules[0]).number == 1
 
 
 def test_who_lost_the_lease_says_nothing_more_about_the_study() -> None:

@@ -210,6 +210,12 @@ def test_a_demand_that_nobody_meets_is_said_with_what_the_nearest_does() -> None
     assert found.reason.startswith("No candidate runs within 20 ms; the fastest of 2, trial 4, takes 50.0 ms.")
 
 
+def test_the_reason_says_if_latency_is_predicted() -> None:
+    found = select([measured(1), measured(2, latency_ms=40.0)], DENSE, cost="latency_ms", latency="predicted")
+    assert "KL against predicted latency bends most" in found.reason
+    assert "a prefill of 8 × 256 tokens is predicted to take" in found.reason
+
+
 def test_the_knee_is_not_the_dense_model_where_something_else_is_left() -> None:
     dense, other = measured(0, 0.0, 0.0, latency_ms=10.0), measured(1, 0.6, latency_ms=9.0)
     assert select([dense, other], DENSE, cost="latency_ms").measurement is other

@@ -162,6 +162,14 @@ def test_what_cannot_be_used_is_found_out_before_the_first_study(
     assert [path.name for path in tmp_path.iterdir()] == ["sweep.yaml"]
 
 
+def test_nothing_is_overwritten_before_all_can_begin(run: Run, tmp_path: Path) -> None:
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.create_study("mine-s0", RunConfig().model_dump(), OBJECTIVES)
+    result = run("run", "--name", "mine", "--repeats", "2", "--overwrite", "--data", "nowhere.jsonl")
+    assert result.code == 1 and "nowhere.jsonl" in result.err
+    assert [row["name"] for row in run("studies", "--json").json()] == ["mine-s0"]
+
+
 def test_a_study_that_was_begun_otherwise_is_refused_with_what_differs(run: Run, write: Write, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         store.create_study("sweep-s1", RunConfig(seed=1, trials=9, workers=7).model_dump(), OBJECTIVES)

@@ -80,7 +80,7 @@ def train_router(
 
     def trained() -> list[RouterRun]:
         # An earlier run of the stage that was stopped may have been about other schedules.
-        runs = study.store.router_runs(study.name)
+        runs = study.store.router_runs(study.name, with_weights=False)
         return [run for run in runs if (run.config.get("stage"), run.config.get("task")) == (stage, task)]
 
     for kind in kinds:

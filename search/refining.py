@@ -89,7 +89,8 @@ def _search_again(study: OpenStudy, number: int) -> None:
     """Search around the front with the router of a round."""
     one = rounds_of(_facts(study))[number].begun(study.store.n_begun(study.name), _hypervolume(study))
     _note(study, one)
-    router, runs = router_of(study, one.router), study.store.router_runs(study.name)
+    router = router_of(study, one.router)
+    runs = study.store.router_runs(study.name, with_weights=False)
     search = Search(
         number,
         study.config.refine_trials,

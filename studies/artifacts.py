@@ -1,4 +1,4 @@
-"""Keeps the weights of routers as files that are named by what is in them."""
+"""A folder beside a database: weights that earlier versions kept as files named by their content, unfinished work."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class StudyResults(NamedStudies):
 
     Args:
         database: Where they live.
-        artifacts: Where the weights of routers lie.
+        artifacts: Where earlier versions kept the weights of routers, and where unfinished work lies.
     """
 
     def __init__(self, database: Database, artifacts: ArtifactStore) -> None:
@@ -63,15 +63,15 @@ class StudyResults(NamedStudies):
         return self._of_study(name, work)
 
     def add_router_run(self, name: str, run: RouterRun) -> None:
-        """Keep a distilled router: its weights among the artifacts first, then the rest of it.
+        """Keep a distilled router with its weights.
 
         Raises:
-            StorageError: The weights cannot be written, or their hash is not the one that they are said to have.
+            StorageError: The weights' hash is not the one that they are said to have.
         """
-        if self._artifacts.put(run.weights) != run.sha256:
+        if hashlib.sha256(run.weights).hexdigest() != run.sha256:
             raise StorageError(f"The router's weights do not have the hash {run.sha256}: hand over both of one router.")
         row = asdict(run) | {"config": dict(run.config), "curves": dict(run.curves)}
-        del row["weights"], row["number"]
+        del row["number"]
         self._of_study(
             name,
             lambda connection, study_id: connection.execute(
@@ -80,23 +80,41 @@ class StudyResults(NamedStudies):
             write=True,
         )
 
-    def router_runs(self, name: str) -> list[RouterRun]:
+    def router_runs(self, name: str, with_weights: bool = True) -> list[RouterRun]:
         """Every router of a study, oldest first.
+
+        Args:
+            name: The study.
+            with_weights: Whether to read the weights, too; they are empty otherwise.
 
         Raises:
             StorageError: The weights of one are missing, or are not those that were stored.
         """
         table = schema.router_run
+        columns = [one for one in table.c if one.name not in ("id", "study_id", "weights")]
+        selected = sa.select(*columns, *([table.c.weights] if with_weights else []))
 
         def work(connection: Connection, study_id: int) -> Sequence[Row[Any]]:
-            return connection.execute(sa.select(table).where(table.c.study_id == study_id).order_by(table.c.id)).all()
+            return connection.execute(selected.where(table.c.study_id == study_id).order_by(table.c.id)).all()
 
         runs = []
         for number, row in enumerate(self._of_study(name, work)):
             fields = row._asdict()
-            del fields["id"], fields["study_id"]
-            runs.append(RouterRun(weights=self._artifacts.get(row.sha256), number=number, **fields))
+            kept = fields.pop("weights", None)
+            weights = self._weights(name, row.sha256, kept) if with_weights else b""
+            runs.append(RouterRun(weights=weights, number=number, **fields))
         return runs
+
+    def _weights(self, name: str, sha256: str, kept: bytes | None) -> bytes:
+        """Weights as they are kept; those that an earlier version did not keep in the database are a file."""
+        if kept is None:
+            return self._artifacts.get(sha256)
+        if hashlib.sha256(kept).hexdigest() != sha256:
+            raise StorageError(
+                f"A router of study {name!r} was altered in {self._database}: its weights no longer have the hash "
+                f"{sha256}. Restore the database, or distil the router again."
+            )
+        return bytes(kept)
 
     def latest_router(self, name: str) -> RouterRun | None:
         """The router that was stored last."""

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Table, Text
 
 # The last of studies/migrations/versions.
-HEAD = "0006"
+HEAD = "0007"
 
 
 class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
@@ -192,7 +192,7 @@ measurement = Table(
     Column("figures", JSON, nullable=False),
 )
 
-# The weights themselves are a file among the artifacts, named by their hash.
+# Weights that an earlier version kept, and an upgrade did not find, are NULL: a file among the artifacts may hold them.
 router_run = Table(
     "router_run",
     metadata,
@@ -205,6 +205,7 @@ router_run = Table(
     Column("sha256", String(64), nullable=False),
     Column("seconds", sa.Float, nullable=False),
     Column("created_at", UtcTime, nullable=False),
+    Column("weights", LargeBinary),
 )
 
 # What a report shows of single prompts and items, one row a kind; kept because drawing it again needs the model.

@@ -23,7 +23,7 @@ class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations):
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
         create: Whether a SQLite file that does not exist, or is empty, becomes a database.
         patience_s: How long a database that answered before may be away, in seconds.
-        artifacts: Folder of router weights; None for the one that belongs to the database.
+        artifacts: Folder of unfinished work, and of weights that earlier versions kept; None for the database's own.
 
     Raises:
         StorageError: The URL is of no supported kind, or the database cannot be opened.
@@ -55,7 +55,7 @@ class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations):
         self.storage.close()
 
     def delete_study(self, name: str) -> None:
-        """Remove a study with everything it remembers; its artifacts stay, since other studies may share them.
+        """Remove a study with everything it remembers; files of earlier versions stay: other studies may share them.
 
         Raises:
             StudyBusyError: A process works on it.

@@ -82,7 +82,7 @@ def write_reports(store: StudyStore, name: str, folder: Path) -> list[Path]:
         study=store.study(name),
         trials=store.trials(name),
         measurements=store.measurements(name),
-        router_runs=store.router_runs(name),
+        router_runs=store.router_runs(name, with_weights=False),
         exhibits=store.exhibits(name),
         stages=store.stages(name),
     )

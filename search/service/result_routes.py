@@ -104,7 +104,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     @router.get("/studies/{name}/routers", responses=problems, tags=["results"])
     def list_routers(name: StudyName) -> Routers:
         """List the routers that were distilled, without their weights."""
-        return Routers(items=[router_answer(run) for run in store.router_runs(name)])
+        return Routers(items=[router_answer(run) for run in store.router_runs(name, with_weights=False)])
 
     @router.get("/studies/{name}/logs", responses=problems, tags=["results"])
     def get_logs(name: StudyName, after: After = 0, limit: Limit = 500) -> Log:

@@ -240,14 +240,34 @@ def test_names_are_unique_and_unknown_ones_are_answered_with_those_there_are(sto
 
 def test_an_altered_router_is_found_out(store: StudyStore, tmp_path: Path) -> None:
     store.add_router_run("one", ROUTER)
-    [artifact] = (tmp_path / "studies.db-artifacts").iterdir()
-    assert artifact.stem == ROUTER.sha256
+    artifact = tmp_path / f"studies.db-artifacts/{ROUTER.sha256}.safetensors"
+    with sqlite3.connect(tmp_path / "studies.db") as raw:
+        raw.execute("UPDATE router_run SET weights = ?", (b"weight5",))
+    with pytest.raises(StorageError, match="A router of study 'one' was altered in .* distil the router again"):
+        store.latest_router("one")
+    # Whoever does not read the weights does not need them.
+    assert [run.weights for run in store.router_runs("one", with_weights=False)] == [b""]
+    # An earlier version kept a file, which an upgrade elsewhere did not find.
+    with sqlite3.connect(tmp_path / "studies.db") as raw:
+        raw.execute("UPDATE router_run SET weights = NULL")
+    with pytest.raises(StorageError, match=f"{artifact} is missing"):
+        store.latest_router("one")
+    artifact.parent.mkdir()
     artifact.write_bytes(b"weight5")
     with pytest.raises(StorageError, match=f"{artifact} was altered"):
         store.latest_router("one")
-    artifact.unlink()
-    with pytest.raises(StorageError, match=f"{artifact} is missing"):
-        store.latest_router("one")
+    artifact.write_bytes(ROUTER.weights)
+    router = store.latest_router("one")
+    assert router is not None and router.weights == ROUTER.weights
+
+
+def test_routers_are_found_from_everywhere(store: StudyStore, tmp_path: Path) -> None:
+    store.add_router_run("one", ROUTER)
+    with StudyStore(f"sqlite:///{tmp_path / 'studies.db'}", artifacts=tmp_path / "elsewhere") as other:
+        router = other.latest_router("one")
+        assert router is not None and router.weights == ROUTER.weights
+    with pytest.raises(StorageError, match="hand over both of one router"):
+        store.add_router_run("one", replace(ROUTER, sha256="0" * 64))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Claim: how much tuned weights gain over the stored defaults, and whether equal weights (1, 1, 1) hurt.
 
-This is the study that the defaults of `DistillationConfig` are from. Schedules of the demo model are searched with the
+The defaults of `DistillationConfig` are held against it, and stay if nothing else is better on other data: docs/tuning.md
+has what came of it. Schedules of the demo model are searched with the
 static router at each overall sparsity; Ray Tune then tunes the router's hyperparameters for the best of them at once,
 on items that nothing below sees. Then, for every seed, with data, searched schedules, initial weights and order of
 training of its own, routers are trained with the stored defaults, with the three losses weighted equally, and with what

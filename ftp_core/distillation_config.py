@@ -29,7 +29,7 @@ class DistillationConfig:
         lr: Peak learning rate of AdamW; warm-up over a tenth of the steps, then cosine. Weights stay as they are at 0.
         w_guide: Weight of the guide loss at the start; it decays linearly to 0 over `guide_share` of the steps. It is 0
             because a router that starts as the static one needs no guide to it, and learns less with one
-            (`benchmarks/router_ablation.py --rows again`).
+            (`benchmarks/router_tuning.py`, docs/tuning.md).
         guide_share: Share of the steps in which the guide loss has weight.
         w_sparsity: Weight of the sparsity loss.
         symmetric_sparsity: Whether skipping more than asked is punished, too.

@@ -1,13 +1,13 @@
 """Claim: how much tuned weights gain over the stored defaults, and whether equal weights (1, 1, 1) hurt.
 
-The defaults of `DistillationConfig` are held against it, and stay if nothing else is better on other data: docs/tuning.md
-has what came of it. Schedules of the demo model are searched with the
-static router at each overall sparsity; Ray Tune then tunes the router's hyperparameters for the best of them at once,
-on items that nothing below sees. Then, for every seed, with data, searched schedules, initial weights and order of
-training of its own, routers are trained with the stored defaults, with the three losses weighted equally, and with what
-was tuned, and compared on a test set that neither search, training nor tuning saw. "KL" is that of what a user gets:
-the trained router, or the static one where training found none that is better on held-out items. "KL, trained" is that
-of the trained router in any case: the best on held-out items of those that its training came by, its start included.
+The defaults of `DistillationConfig` are held against it, and stay if nothing else is better on other data; what came of
+it is in docs/tuning.md. Schedules of the demo model are searched with the static router at each overall sparsity; Ray
+Tune then tunes the router's hyperparameters for the best of them at once, on items that nothing below sees. Then, for
+every seed, with data, searched schedules, initial weights and order of training of its own, routers are trained with
+the stored defaults, with the three losses weighted equally, and with what was tuned, and compared on a test set that
+neither search, training nor tuning saw. "KL" is that of what a user gets: the trained router, or the static one where
+training found none that is better on held-out items. "KL, trained" is that of the trained router in any case: the best
+on held-out items of those that its training came by, its start included.
 
 python benchmarks/router_tuning.py [--quick] [--json PATH] [--trials 48] [--seeds 5] [--workers 2] [--folder DIR]
 """

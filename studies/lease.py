@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 
 from studies import schema
 from studies.database import Database
-from studies.errors import LeaseLostError, StorageError, StudiesError, StudyBusyError
+from studies.errors import LeaseLostError, StorageError, StudiesError, StudyBusyError, StudyNotFoundError
 
 RENEW_EVERY_S = 5.0
 DEAD_AFTER_S = 30.0
@@ -83,10 +83,19 @@ def clock(connection: Connection) -> sa.ColumnElement[float]:
 
 def holder(connection: Connection, study_id: int) -> Holder | None:
     """Who holds the lease of a study, dead or alive; None if nobody does."""
+    return _holders(connection, _lease.study_id == study_id).get(study_id)
+
+
+def holders(connection: Connection) -> dict[int, Holder]:
+    """Who holds the lease of each study that somebody works on, dead or alive, by the study's id."""
+    return _holders(connection, sa.true())
+
+
+def _holders(connection: Connection, where: sa.ColumnElement[bool]) -> dict[int, Holder]:
     now = clock(connection)
-    columns = (_lease.owner, _lease.host, _lease.pid, now - _lease.acquired_at, now - _lease.renewed_at)
-    row = connection.execute(sa.select(*columns).where(_lease.study_id == study_id)).first()
-    return None if row is None else Holder(row[0], row[1], row[2], float(row[3]), float(row[4]))
+    ages = now - _lease.acquired_at, now - _lease.renewed_at
+    rows = connection.execute(sa.select(_lease.study_id, _lease.owner, _lease.host, _lease.pid, *ages).where(where))
+    return {row[0]: Holder(row[1], row[2], row[3], float(row[4]), float(row[5])) for row in rows}
 
 
 class Lease:
@@ -101,6 +110,7 @@ class Lease:
 
     Raises:
         StudyBusyError: Another process holds it, and lives.
+        StudyNotFoundError: The study has been deleted since its id was looked up.
     """
 
     def __init__(self, database: Database, study_id: int, name: str) -> None:
@@ -131,8 +141,19 @@ class Lease:
 
     def _give_back(self) -> None:
         self._thread.join()
-        mine = sa.and_(_lease.study_id == self._study_id, _lease.owner == self._owner)
-        self._database.write(lambda connection: connection.execute(sa.delete(schema.lease).where(mine)))
+        self._database.write(self.give_up)
+
+    def give_up(self, connection: Connection) -> None:
+        """Let go of the study before the end of `with`, in a transaction of the caller's; it is no longer ours then.
+
+        Where the transaction also says that nobody works on the study any more, others may touch it as soon as they
+        read so. Whoever has taken it over meanwhile keeps it.
+        """
+        connection.execute(sa.delete(schema.lease).where(self._mine))
+
+    @property
+    def _mine(self) -> sa.ColumnElement[bool]:
+        return sa.and_(_lease.study_id == self._study_id, _lease.owner == self._owner)
 
     def check(self) -> None:
         """Make sure that the study is still ours.
@@ -148,7 +169,10 @@ class Lease:
 
     def _acquire(self, connection: Connection) -> None:
         study = schema.study.c.id == self._study_id
-        connection.execute(sa.select(schema.study.c.id).where(study).with_for_update())
+        if connection.execute(sa.select(schema.study.c.id).where(study).with_for_update()).first() is None:
+            raise StudyNotFoundError(
+                f"Study {self._name!r} was deleted a moment ago: `ftp-search studies` lists those that are there."
+            )
         held = holder(connection, self._study_id)
         if held is not None and held.owner != self._owner and held.alive:
             raise StudyBusyError(
@@ -165,10 +189,9 @@ class Lease:
 
     def renew(self) -> bool:
         """Show that this process lives; whether the lease is still ours."""
-        mine = sa.and_(_lease.study_id == self._study_id, _lease.owner == self._owner)
 
         def work(connection: Connection) -> bool:
-            update = sa.update(schema.lease).where(mine).values(renewed_at=clock(connection))
+            update = sa.update(schema.lease).where(self._mine).values(renewed_at=clock(connection))
             return connection.execute(update).rowcount == 1
 
         self._lost = self._lost or not self._database.write(work)

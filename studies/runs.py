@@ -12,12 +12,12 @@ from sqlalchemy.engine import Connection
 
 from studies import schema
 from studies.errors import StudyExistsError
-from studies.lease import Holder, Lease, holder
+from studies.lease import Holder, Lease, clock, holder
 from studies.named import NamedStudies
 from studies.records import ProposerState, StageRecord, StudyRecord, StudyState, StudySummary
 from studies.rows import N_ENDED, insert_study
 
-_run, _study = schema.search_run.c, schema.study.c
+_run, _study, _lease = schema.search_run.c, schema.study.c, schema.lease.c
 
 
 class StudyRuns(NamedStudies):
@@ -95,24 +95,9 @@ class StudyRuns(NamedStudies):
 
     def summaries(self) -> list[StudySummary]:
         """Every study of schedules, oldest first; those that belong to Optuna alone are left out."""
-        joined = schema.search_run.join(schema.study)
-        columns = (_study.name, schema.search_run, N_ENDED.label("n_trials"))
-        selected = sa.select(*columns).select_from(joined).order_by(_study.id)
-
-        def work(connection: Connection) -> list[StudySummary]:
-            return [
-                StudySummary(
-                    name=row.name,
-                    state=_state(row.state, holder(connection, row.study_id)),
-                    n_trials=row.n_trials,
-                    created_at=row.created_at,
-                    model=str(row.config.get("model", "")),
-                    data=str(row.config.get("data", "")),
-                )
-                for row in connection.execute(selected).all()
-            ]
-
-        return self._database.read(work)
+        return self._database.read(
+            lambda connection: [summary(row) for row in connection.execute(summarised(connection))]
+        )
 
     def lease(self, name: str) -> Lease:
         """The right to work on a study, to be held with `with`; trials of a dead process return to the queue.
@@ -224,6 +209,37 @@ class StudyRuns(NamedStudies):
             ),
             write=True,
         )
+
+
+def summarised(connection: Connection) -> sa.Select[*tuple[Any, ...]]:
+    """Selects what `summary` and `held` read, of every study of schedules, oldest first.
+
+    Who works on a study is part of the same statement: another one might see it running and nobody there.
+    """
+    now = clock(connection)
+    ages = (now - _lease.acquired_at).label("age_s"), (now - _lease.renewed_at).label("silent_s")
+    # Facts are left out: they may be long.
+    columns = (_run.study_id, _study.name, _run.state, _run.created_at, _run.config, _run.objectives)
+    selected = sa.select(*columns, N_ENDED.label("n_trials"), _lease.owner, _lease.host, _lease.pid, *ages)
+    joined = schema.search_run.join(schema.study).outerjoin(schema.lease, _lease.study_id == _run.study_id)
+    return selected.select_from(joined).order_by(_study.id)
+
+
+def held(row: Any) -> Holder | None:
+    """Who holds the lease of a study, dead or alive; None if nobody does."""
+    return None if row.owner is None else Holder(row.owner, row.host, row.pid, float(row.age_s), float(row.silent_s))
+
+
+def summary(row: Any) -> StudySummary:
+    """A study as the list shows it."""
+    return StudySummary(
+        name=row.name,
+        state=_state(row.state, held(row)),
+        n_trials=row.n_trials,
+        created_at=row.created_at,
+        model=str(row.config.get("model", "")),
+        data=str(row.config.get("data", "")),
+    )
 
 
 def _state(stored: str, held: Holder | None) -> StudyState:

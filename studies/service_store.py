@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection
 from studies import schema
 from studies.columns import ColumnTrials
 from studies.lease import Holder, holder
+from studies.overviews import Overviews
 from studies.run_events import RunEvents
 from studies.store import StudyStore
 from studies.submissions import Submissions, enqueue
@@ -20,7 +21,7 @@ from studies.workers import Workers
 T = TypeVar("T")
 
 
-class ServiceStore(ColumnTrials, StudyStore, Submissions, RunEvents, Workers, AccessTokens):
+class ServiceStore(ColumnTrials, StudyStore, Submissions, RunEvents, Overviews, Workers, AccessTokens):
     """Studies with the queue, the workers and the tokens of a service.
 
     Other processes may delete a study, and begin another one of its name, while this one looks on: names are looked up

@@ -62,4 +62,4 @@ class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations):
         """
         with self.lease(name):
             self.storage.delete_study(self._of_study(name, lambda _, study_id: study_id))
-        del self._ids[name]
+        self._ids.pop(name, None)

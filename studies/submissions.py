@@ -12,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from studies import schema
-from studies.errors import StudiesError, StudyBusyError
-from studies.lease import Holder, clock, holder
+from studies.errors import StudiesError, StudyBusyError, StudyNotFoundError
+from studies.lease import Holder, Lease, clock, holder, holders
 from studies.named import NamedStudies
 from studies.records import StudyState
 
@@ -89,7 +89,9 @@ class RunState(enum.StrEnum):
 def run_state(state: StudyState, submission: Submission | None) -> RunState:
     """Where a study stands, from what its pipeline and the queue say."""
     if submission is None or submission.state is SubmissionState.ENDED:
-        return RunState(state.value)
+        # What ends a submission also says where the study stands: one that has not begun was read just before that.
+        is_outdated = submission is not None and state is StudyState.CREATED
+        return RunState.RUNNING if is_outdated else RunState(state.value)
     if submission.is_waiting:
         return RunState.QUEUED
     if submission.state is SubmissionState.QUEUED:
@@ -102,7 +104,8 @@ class Submissions(NamedStudies):
     """Studies that wait for a worker, and those that have one.
 
     What keeps two workers from running one study is its lease: whoever holds that, and nobody else, may `claim`,
-    `release` and `end`.
+    `release` and `end`. Handed that lease, they give it up in the same transaction in which the study leaves the
+    worker's hands: nobody reads that a study is at rest and then finds it busy.
     """
 
     def submit(self, name: str, changes: Mapping[str, Any] | None = None, by: str | None = None) -> None:
@@ -118,7 +121,7 @@ class Submissions(NamedStudies):
         """
 
         def work(connection: Connection, study_id: int) -> None:
-            row, held = _locked(connection, study_id)
+            row, held = _locked(connection, study_id, name)
             if held is not None and held.alive:
                 raise StudyBusyError(f"Study {name!r} is being worked on by {held}: wait until it ends, or stop it.")
             if row is not None and row.state != SubmissionState.ENDED:
@@ -134,8 +137,10 @@ class Submissions(NamedStudies):
         """What became of the last submission of a study; None if it was never submitted."""
 
         def work(connection: Connection, study_id: int) -> Submission | None:
+            # In this order: who gives a claimed study up would else be gone while it still seems to be claimed.
+            held = holder(connection, study_id)
             found = connection.execute(_SELECTED.where(_submission.study_id == study_id)).first()
-            return None if found is None else _record(found, holder(connection, study_id))
+            return None if found is None else _record(found, held)
 
         return self._of_study(name, work)
 
@@ -143,8 +148,9 @@ class Submissions(NamedStudies):
         """The last submission of every study that was ever submitted, by name."""
 
         def work(connection: Connection) -> dict[str, Submission]:
-            rows = connection.execute(_SELECTED).all()
-            return {row.name: _record(row, holder(connection, row.study_id)) for row in rows}
+            # In the same order as `submission`.
+            held = holders(connection)
+            return {row.name: _record(row, held.get(row.study_id)) for row in connection.execute(_SELECTED)}
 
         return self._database.read(work)
 
@@ -154,17 +160,34 @@ class Submissions(NamedStudies):
         ordered = open_.order_by(_submission.deaths, _submission.submitted_at, _submission.study_id)
 
         def work(connection: Connection) -> list[str]:
-            found = [_record(row, holder(connection, row.study_id)) for row in connection.execute(ordered).all()]
+            held = holders(connection)
+            found = [_record(row, held.get(row.study_id)) for row in connection.execute(ordered)]
             return [submission.name for submission in found if submission.is_waiting]
 
         return self._database.read(work)
 
-    def claim(self, name: str, worker: str) -> Submission | None:
+    def configurations(self) -> dict[str, dict[str, Any]]:
+        """How every study is configured, with the submitted changes that are yet to be made, by name."""
+        run, submission = schema.search_run, schema.submission
+        columns = (_study.name, run.c.config, submission.c.state, submission.c.changes)
+        selected = sa.select(*columns).select_from(schema.study.join(run).outerjoin(submission))
+
+        def work(connection: Connection) -> dict[str, dict[str, Any]]:
+            found = {}
+            for name, config, state, changes in connection.execute(selected):
+                is_open = state is not None and state != SubmissionState.ENDED
+                found[name] = {**config, **changes} if is_open else dict(config)
+            return found
+
+        return self._database.read(work)
+
+    def claim(self, name: str, worker: str, lease: Lease | None = None) -> Submission | None:
         """Take a study that waits; the caller holds its lease.
 
         Args:
             name: The study.
             worker: Id of the worker.
+            lease: The caller's, to be given up if the study has ended; None to keep it.
 
         Returns:
             What was submitted; None if it waits no more, was stopped while nobody worked on it, or has killed too many
@@ -172,11 +195,12 @@ class Submissions(NamedStudies):
         """
 
         def work(connection: Connection, study_id: int) -> Submission | None:
-            row, held = _locked(connection, study_id)
+            row, held = _locked(connection, study_id, name)
             if row is None or row.state == SubmissionState.ENDED:
                 return None
             if row.stop_requested:
                 _end(connection, study_id, StudyState.STOPPED)
+                _give_up(connection, lease)
                 return None
             progress = _progress(connection, study_id)
             died = row.state == SubmissionState.CLAIMED and progress == row.progress
@@ -184,6 +208,7 @@ class Submissions(NamedStudies):
             if deaths >= MAX_DEATHS:
                 error = f"{deaths} workers in a row have died over it: is there enough memory? See the workers' logs."
                 _end(connection, study_id, StudyState.FAILED, error)
+                _give_up(connection, lease)
                 return None
             claimed = {"state": SubmissionState.CLAIMED.value, "worker": worker}
             _update(connection, study_id, deaths=deaths, progress=progress, **claimed)
@@ -195,13 +220,20 @@ class Submissions(NamedStudies):
         """Note that the submitted changes are made, so that they are not made again."""
         self._of_study(name, lambda connection, study_id: _update(connection, study_id, changes={}), write=True)
 
-    def release(self, name: str, worker: str) -> None:
-        """Return a study to the queue, since its worker leaves; one that shall stop ends instead."""
+    def release(self, name: str, worker: str, lease: Lease | None = None) -> None:
+        """Return a study to the queue, since its worker leaves; one that shall stop ends instead.
+
+        Args:
+            name: The study.
+            worker: Id of the worker.
+            lease: The caller's, to be given up with it; None to keep it.
+        """
 
         def work(connection: Connection, study_id: int) -> None:
-            row, _ = _locked(connection, study_id)
+            row, _ = _locked(connection, study_id, name)
             if row is None or row.worker != worker:
                 return
+            _give_up(connection, lease)
             if row.stop_requested:
                 _end(connection, study_id, StudyState.STOPPED)
             else:
@@ -209,19 +241,21 @@ class Submissions(NamedStudies):
 
         self._of_study(name, work, write=True)
 
-    def end(self, name: str, worker: str, error: str | None = None) -> None:
+    def end(self, name: str, worker: str, error: str | None = None, lease: Lease | None = None) -> None:
         """Note that a worker is done with a study.
 
         Args:
             name: The study.
             worker: Id of the worker.
             error: Why it ended early; the study has failed then.
+            lease: The caller's, to be given up with it; None to keep it.
         """
 
         def work(connection: Connection, study_id: int) -> None:
-            row, _ = _locked(connection, study_id)
+            row, _ = _locked(connection, study_id, name)
             if row is not None and row.worker == worker:
                 _end(connection, study_id, None if error is None else StudyState.FAILED, error)
+                _give_up(connection, lease)
 
         self._of_study(name, work, write=True)
 
@@ -233,7 +267,7 @@ class Submissions(NamedStudies):
         """
 
         def work(connection: Connection, study_id: int) -> None:
-            row, held = _locked(connection, study_id)
+            row, held = _locked(connection, study_id, name)
             works = held is not None and held.alive
             if row is None or row.state == SubmissionState.ENDED:
                 if works:
@@ -299,12 +333,18 @@ def _record(row: Row[Any], held: Holder | None) -> Submission:
     )
 
 
-def _locked(connection: Connection, study_id: int) -> tuple[Row[Any] | None, Holder | None]:
+def _locked(connection: Connection, study_id: int, name: str) -> tuple[Row[Any] | None, Holder | None]:
     """The submission of a study, which nobody else changes until the transaction ends, and who works on the study."""
     # The study's row first, as who acquires the lease does: two that wait for each other would never go on.
-    connection.execute(sa.select(_study.id).where(_study.id == study_id).with_for_update())
+    if connection.execute(sa.select(_study.id).where(_study.id == study_id).with_for_update()).first() is None:
+        raise StudyNotFoundError(f"Study {name!r} was deleted a moment ago: submit it as a new one.")
     selected = sa.select(schema.submission).where(_submission.study_id == study_id).with_for_update()
     return connection.execute(selected).first(), holder(connection, study_id)
+
+
+def _give_up(connection: Connection, lease: Lease | None) -> None:
+    if lease is not None:
+        lease.give_up(connection)
 
 
 def _update(connection: Connection, study_id: int, **values: Any) -> None:

@@ -13,10 +13,11 @@ from dashboards.axes import OFFERED, Axis
 from dashboards.figures.appearance import empty_figure
 from dashboards.figures.explored import EXPLORED_PX, compared_figure
 from dashboards.found import Found
-from studies import StudiesError
+from studies import StorageError, StudiesError
 
 # More than there are colours and marks would not be told apart.
 MOST = 8
+_AGAIN_MS = 5000
 
 
 class ComparePage:
@@ -31,10 +32,7 @@ class ComparePage:
 
     def layout(self, _: str) -> Any:
         """The page."""
-        try:
-            names = self._watch.names()
-        except StudiesError as error:
-            return nothing("Compare", complaint(error))
+        names = self._watch.names()
         if not names:
             return nothing("Nothing to compare", "There are no studies yet.")
         options = [{"label": Axis(one).title, "value": one} for one in OFFERED]
@@ -49,6 +47,7 @@ class ComparePage:
                 html.Label([html.Span("studies", className="name-of"), studies]),
                 html.Div(axes, className="bar"),
                 graph("compare-figure", "fronts of several studies", height=EXPLORED_PX),
+                dcc.Interval(id="compare-again", interval=_AGAIN_MS, disabled=True),
             ]
         )
 
@@ -56,18 +55,23 @@ class ComparePage:
         """Add the callbacks."""
         dash.callback(
             Output("compare-figure", "figure"),
+            Output("compare-again", "disabled"),
             Input("compared", "value"),
             Input("compare-x", "value"),
             Input("compare-y", "value"),
             Input("theme", "data"),
+            Input("compare-again", "n_intervals"),
         )(self.figure)
 
-    def figure(self, names: Sequence[str] | None, x: str, y: str, theme: str | None) -> Any:
-        """The fronts of the studies of these names."""
+    def figure(
+        self, names: Sequence[str] | None, x: str, y: str, theme: str | None, _: int | None = None
+    ) -> tuple[Any, bool]:
+        """The fronts of the studies of these names, and whether that is all: if not, it is asked for again."""
         found: dict[str, Found] = {}
         try:
             for name in (names or [])[:MOST]:
                 found[name] = self._watch.found(name)
         except StudiesError as error:
-            return in_theme(empty_figure("Compare", complaint(error)), theme)
-        return in_theme(compared_figure(found, x, y), theme)
+            is_away = isinstance(error, StorageError)
+            return in_theme(empty_figure("Compare", complaint(error)), theme), not is_away
+        return in_theme(compared_figure(found, x, y), theme), True

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dash import ALL, Dash, Input, Output, State, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
 from dashboards.app.actions import Actions, FormField, RefusedError
+from dashboards.app.frame import NAMESPACE
 from dashboards.app.managing import NOT_AN_EDITOR
 from dashboards.app.parts import nothing, study_address
 from studies import StudiesError
@@ -46,6 +47,7 @@ class NewPage:
                 html.Div(id="new-said", role="alert", className="said"),
                 html.Button("Create and submit", id="create", className="button", type="button"),
                 dcc.Location(id="new-url", refresh="callback-nav"),
+                dcc.Store(id="new-described"),
             ],
             className="form",
         )
@@ -66,6 +68,13 @@ class NewPage:
             State({"type": "field-said", "name": ALL}, "id"),
             prevent_initial_call=True,
         )(self._create)
+        # Dash's inputs take no attributes of this kind.
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "described"),
+            Output("new-described", "data"),
+            Input({"type": "field-said", "name": ALL}, "children"),
+            State({"type": "field-said", "name": ALL}, "id"),
+        )
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that a form says: what is left empty is none.

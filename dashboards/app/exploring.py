@@ -100,6 +100,7 @@ class Exploring:
             Input("front-figure", "relayoutData"),
             Input("front-x", "value"),
             Input("front-y", "value"),
+            State("zoom", "data"),
             prevent_initial_call=True,
         )
         dash.clientside_callback(

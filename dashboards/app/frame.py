@@ -1,4 +1,4 @@
-"""What every page has: its head, and the callback that finds out which page an address shows."""
+"""What every page has: its head and its title, and the callback that finds out which page an address shows."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 from urllib.parse import unquote
 
-from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
-from dashboards.app.parts import attributes, nothing
+from dashboards.app.parts import attributes, complaint, nothing
+from studies import StorageError
 
 NAMESPACE = "ftp"
+_AGAIN_MS = 5000
 
 
 class Page(Protocol):
     """A page."""
 
     def layout(self, argument: str) -> Any:
-        """Its content; `argument` is what an address says behind the page's name."""
+        """Its content; `argument` is what an address says behind the page's name.
+
+        Raises:
+            StorageError: The database does not answer: the frame says so, and tries again.
+        """
 
     def register(self, dash: Dash) -> None:
         """Add its callbacks."""
@@ -62,6 +68,13 @@ class Frame:
     def register(self, dash: Dash) -> None:
         """Add the callbacks."""
         dash.callback(Output("page", "children"), Input("url", "pathname"))(self.content)
+        dash.callback(
+            Output("page", "children", allow_duplicate=True),
+            Input("page-again", "n_intervals"),
+            State("url", "pathname"),
+            prevent_initial_call=True,
+        )(self.again)
+        dash.clientside_callback(ClientsideFunction(NAMESPACE, "titled"), Input("url", "pathname"))
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "theme"),
             Output("theme", "data"),
@@ -78,7 +91,21 @@ class Frame:
         )
 
     def content(self, pathname: str | None) -> Any:
-        """What an address shows."""
+        """What an address shows; if the database does not answer, that, and what calls `again`."""
+        try:
+            return self._shown(pathname)
+        except StorageError as error:
+            words = nothing("The database does not answer", complaint(error))
+            return html.Div([words, dcc.Interval(id="page-again", interval=_AGAIN_MS)])
+
+    def again(self, _: int | None, pathname: str | None) -> Any:
+        """What an address shows, where it could not be shown before."""
+        try:
+            return self._shown(pathname)
+        except StorageError:
+            return no_update
+
+    def _shown(self, pathname: str | None) -> Any:
         first, _, rest = (pathname or "/").lstrip("/").partition("/")
         page = self._pages.get(first or "studies")
         if page is None or (first == "studies"):

@@ -44,7 +44,7 @@ def done(
         changes: Settings that change as it is resumed.
 
     Returns:
-        Whether it was done, and what to say of it.
+        Whether it was done, and what to say of it; anything else than the three is refused.
     """
     if not is_editor():
         return False, NOT_AN_EDITOR
@@ -55,10 +55,13 @@ def done(
         if what == "resume":
             actions.resume(name, changes or {})
             return True, f"{name}: goes on as soon as a worker is free."
-        actions.delete(name)
+        if what == "delete":
+            actions.delete(name)
+            return True, f"{name}: deleted."
     except (RefusedError, StudiesError) as error:
         return False, str(error)
-    return True, f"{name}: deleted."
+    # Callbacks are requests like others: whoever sends one may write anything into it.
+    return False, f"{name}: there is no {what!r}; expected stop, resume or delete. Nothing was done."
 
 
 def question(name: str) -> str:

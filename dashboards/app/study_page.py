@@ -16,7 +16,7 @@ from dashboards.app.parts import alert, attributes, badge, complaint, graph, not
 from dashboards.app.views import FIGURES, Views
 from dashboards.app.watching import Standing, Watch
 from dashboards.tables import duration
-from studies import StudiesError
+from studies import StorageError, StudiesError, StudyNotFoundError
 from studies.objectives import objective
 from studies.submissions import RunState
 
@@ -54,7 +54,7 @@ class StudyPage:
             standing = self._watch.standing(name)
             axes, version = self._exploring.controls(standing), self._watch.version(name)
             self._watch.read_ahead(name)
-        except StudiesError as error:
+        except StudyNotFoundError as error:
             return nothing("No such study", complaint(error))
         tabs = dcc.RadioItems(
             [{"label": words, "value": view} for view, words in VIEWS.items()],
@@ -160,7 +160,9 @@ class StudyPage:
                 return no_update, no_update, None
             return now, self._head(self._watch.standing(name)), None
         except StudiesError as error:
-            return no_update, no_update, alert(complaint(error))
+            # Whatever of the page could not be read meanwhile is read once it has a version again.
+            is_away = isinstance(error, StorageError) and version is not None
+            return None if is_away else no_update, no_update, alert(complaint(error))
 
     def press(self, what: str, name: str, more_trials: Any) -> tuple[Any, Any, Any, Any, bool]:
         """What becomes of a button: what is said, and what is asked first."""
@@ -168,7 +170,8 @@ class StudyPage:
             return no_update, no_update, name, question(name), True
         changes: dict[str, Any] = {}
         if what == "resume" and str(more_trials or "").strip():
-            if not str(more_trials).strip().isdigit():
+            # Python reads no whole number of thousands of digits.
+            if not str(more_trials).strip()[:20].isdecimal() or len(str(more_trials).strip()) > 20:
                 return f"Trials is {more_trials!r}: expected a whole number.", no_update, no_update, no_update, False
             changes["trials"] = int(str(more_trials).strip())
         _, said = done(what, name, self._actions, self._is_editor, changes)

@@ -11,6 +11,7 @@ from typing import Any
 
 from dashboards.found import Found
 from studies import Exhibits, Measurement, RouterRun, StageRecord, StudiesError, StudyRecord, StudySummary, TrialRecord
+from studies.overviews import StudyOverview
 from studies.run_events import RunEvent
 from studies.service_store import ServiceStore
 from studies.submissions import RunState, Submission, run_state
@@ -86,7 +87,7 @@ class Watch:
     def lines(self) -> list[Line]:
         """Every study, newest first."""
         submissions = self._store.submissions()
-        return [self._line(summary, submissions.get(summary.name)) for summary in reversed(self._store.summaries())]
+        return [_line(one, submissions.get(one.summary.name)) for one in reversed(self._store.overviews())]
 
     def names(self) -> list[str]:
         """Names of all studies, newest first."""
@@ -102,7 +103,9 @@ class Watch:
         Raises:
             StudyNotFoundError: There is no such study.
         """
-        study, submission = self._store.study(name), self._store.submission(name)
+        # In this order: what ends a submission also says where the study stands.
+        submission = self._store.submission(name)
+        study = self._store.study(name)
         state = run_state(study.state, submission)
         return Standing(study, state, submission, self._store.stages(name), self._figures(name))
 
@@ -171,7 +174,7 @@ class Watch:
 
     def routers(self, name: str) -> list[RouterRun]:
         """The routers of a study, oldest first."""
-        return self._store.router_runs(name)
+        return self._store.router_runs(name, with_weights=False)
 
     def exhibits(self, name: str) -> Exhibits | None:
         """Prompts and items of the test set; None before they were looked at."""
@@ -183,28 +186,27 @@ class Watch:
 
     def _figures(self, name: str) -> Mapping[str, float]:
         said = self._store.latest_events(name, ("figures",))
-        figures: Mapping[str, Any] = said[-1].content.get("figures", {}) if said else {}
-        return {key: float(value) for key, value in figures.items() if isinstance(value, (int, float))}
+        return _numbers(said[-1].content.get("figures", {}) if said else {})
 
-    def _line(self, summary: StudySummary, submission: Submission | None) -> Line:
-        study, figures = self._store.study(summary.name), self._figures(summary.name)
-        state = run_state(summary.state, submission)
-        wanted = study.config.get("trials")
-        best: tuple[float, ...] | None = None
-        if study.chosen_trial is not None:
-            chosen = self._store.ended_trial(summary.name, study.chosen_trial)
-            best = None if chosen is None else chosen.values
-        elif "knee_kl" in figures and "knee_cost" in figures:
-            best = (figures["knee_kl"], figures["knee_cost"])
-        stages = [] if state.is_at_rest else self._store.stages(summary.name)
-        running = [one.name for one in stages if one.state.value == "running"]
-        return Line(
-            summary=summary,
-            state=state,
-            submission=submission,
-            wanted=wanted if isinstance(wanted, int) else None,
-            stage=running[-1] if running else None,
-            figures=figures,
-            best=best,
-            cost=study.objectives[1] if len(study.objectives) > 1 else "",
-        )
+
+def _line(one: StudyOverview, submission: Submission | None) -> Line:
+    figures, wanted = _numbers(one.figures), one.config.get("trials")
+    state = run_state(one.summary.state, submission)
+    best = one.chosen_values
+    if best is None and "knee_kl" in figures and "knee_cost" in figures:
+        best = (figures["knee_kl"], figures["knee_cost"])
+    return Line(
+        summary=one.summary,
+        state=state,
+        submission=submission,
+        wanted=wanted if isinstance(wanted, int) else None,
+        stage=None if state.is_at_rest else one.stage,
+        figures=figures,
+        best=best,
+        cost=one.objectives[1] if len(one.objectives) > 1 else "",
+    )
+
+
+def _numbers(said: Mapping[str, Any]) -> dict[str, float]:
+    """Of what a run said, what is a number."""
+    return {key: float(value) for key, value in said.items() if isinstance(value, (int, float))}

@@ -25,6 +25,8 @@ from studies.service_store import ServiceStore
 from studies.tokens import Role
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
+# How long requests wait for a database that is away: whoever asks is told so, and asks again.
+_PATIENCE_S = 2.0
 _LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 ServiceStorage = Annotated[
@@ -81,7 +83,7 @@ def serve_command(
     reach = _reach(root, hub, out)
     command += [f"--root={one}" for one in reach.roots]
     command += [f"--out={reach.out}", *(["--hub"] if hub else [])] if reach.roots else []
-    with ServiceStore(storage) as store:
+    with ServiceStore(storage, patience_s=_PATIENCE_S) as store:
         settings = ServiceSettings(
             out=reach.out,
             roots=reach.roots,

@@ -84,7 +84,9 @@ class AccessControl:
             await self._app(scope, receive, send)
             return
         try:
-            access, refusal = await run_in_threadpool(self._judged, scope)
+            # What everybody may ask needs no database, so it needs no thread either: all may be waiting for one.
+            is_open = (scope["method"], scope["path"]) in _OPEN
+            access, refusal = _admitted(scope) if is_open else await run_in_threadpool(self._judged, scope)
         except StorageError:
             access, refusal = (
                 None,
@@ -103,8 +105,6 @@ class AccessControl:
         """What a request may do, or why it may not."""
         headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
         changes = method not in _SAFE_METHODS
-        if (method, path) in _OPEN:
-            return None, _cross_site(headers) if changes else None
         credentials = headers.get("authorization")
         if credentials is not None:
             access, refusal = self._bearer(credentials, address(scope))
@@ -152,6 +152,11 @@ class AccessControl:
         # A page of another site may have its name point to this machine; a proxy may stand between it and the world.
         is_direct = not any(name in headers for name in _FORWARDED)
         return self._settings.insecure or (is_direct and is_loopback(_host_name(headers.get("host", ""))))
+
+
+def _admitted(scope: Scope) -> tuple[Access | None, Response | None]:
+    """What everybody may ask, unless a page of another site has a browser ask it."""
+    return None, _cross_site(Headers(scope=scope)) if scope["method"] not in _SAFE_METHODS else None
 
 
 def address(scope: Scope) -> str:

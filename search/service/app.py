@@ -81,8 +81,9 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
 
 def _add_system(app: FastAPI, router: APIRouter, store: ServiceStore, metrics: ServiceMetrics) -> None:
     @router.get("/health", tags=["service"])
-    def health() -> Health:
+    async def health() -> Health:
         """Say that the service answers."""
+        # Needs no thread: those may all be waiting for the database.
         return Health()
 
     @router.get("/ready", responses=described(503), tags=["service"])

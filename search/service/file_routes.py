@@ -32,7 +32,7 @@ _TYPES = {
     ".csv": "text/csv; charset=utf-8",
     ".json": "application/json",
 }
-_ELSEWHERE = "it is written by the worker, whose folder may be on another machine."
+_ELSEWHERE = "it is written by the worker at the end, into a folder that may be on another machine."
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -48,11 +48,19 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
     def folder(name: str) -> Path:
         return RunConfig.stored(store.study(name).config).folder(name)
 
+    def has_finished(name: str, stage: str) -> bool:
+        return any(one.name == stage and one.state is StudyState.FINISHED for one in store.stages(name))
+
+    def report_files(name: str) -> list[Path]:
+        # Before, what lies there is another study's: one of the same name, say, that was deleted.
+        if not has_finished(name, "report"):
+            return []
+        return [path for path in regular_files(folder(name)) if path.suffix in _TYPES]
+
     @router.get("/studies/{name}/report", responses=problems, tags=["files"])
     def list_report(name: StudyName) -> Files:
-        """List the files of a study's report that are there."""
-        files = [path for path in regular_files(folder(name)) if path.suffix in _TYPES]
-        return Files(items=[FileAnswer(name=path.name, bytes=path.stat().st_size) for path in files])
+        """List the files of a study's report that are there, once it has finished."""
+        return Files(items=[FileAnswer(name=path.name, bytes=path.stat().st_size) for path in report_files(name)])
 
     @router.get(
         "/studies/{name}/report/{file}",
@@ -65,9 +73,7 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
         file: Annotated[str, PathParameter(max_length=200, description="Name of the file, such as report.html.")],
     ) -> Response:
         """Download a file of a study's report."""
-        found = next(
-            (path for path in regular_files(folder(name)) if path.name == file and path.suffix in _TYPES), None
-        )
+        found = next((path for path in report_files(name) if path.name == file), None)
         if found is None:
             raise HTTPException(404, f"The report has no such file here: {_ELSEWHERE}")
         try:
@@ -90,8 +96,7 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
     )
     def get_model(name: StudyName) -> Response:
         """Download the pruned model as a ZIP archive, which unpacks into a folder that transformers loads."""
-        states = {stage.name: stage.state for stage in store.stages(name)}
-        if states.get("export") is not StudyState.FINISHED:
+        if not has_finished(name, "export"):
             raise HTTPException(409, "The study has not exported its model: wait until it has finished.")
         model = folder(name) / "model"
         # What a link points to was not written by the study.

@@ -31,8 +31,10 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
-    "Cache-Control": "no-store",
 }
+# Scripts and styles of the dashboard are the same for everybody, and megabytes long: browsers keep them, and ask each
+# time whether they have changed.
+_REVALIDATED = ("/_dash-component-suites/", "/assets/")
 _HTTPS_ONLY = "max-age=31536000"
 
 _log = logging.getLogger(__name__)
@@ -75,6 +77,8 @@ class Hardened:
                 headers = MutableHeaders(scope=message)
                 for name, value in self._headers.items():
                     headers.setdefault(name, value)
+                is_kept = message["status"] in (200, 304) and scope["path"].startswith(_REVALIDATED)
+                headers.setdefault("Cache-Control", "private, no-cache" if is_kept else "no-store")
                 if scope["scheme"] == "https":
                     headers.setdefault("Strict-Transport-Security", _HTTPS_ONLY)
             await send(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ import anyio
 from fastapi import APIRouter, Header
 from fastapi.responses import Response, StreamingResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
 from search.service.parameters import StudyName
 from search.service.problems import described, problem
@@ -47,6 +48,27 @@ class _News:
     origin: str
 
 
+class _Stream(StreamingResponse):
+    """A stream of events.
+
+    Args:
+        told: The events.
+        end: Called once it is over, however that comes: also if whoever asked is gone before it begins.
+    """
+
+    def __init__(self, told: AsyncIterator[str], end: Callable[[], None]) -> None:
+        # Proxies shall not collect it.
+        super().__init__(told, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        self._end = end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._end()
+
+
 def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) -> None:
     """Add the operation.
 
@@ -56,6 +78,10 @@ def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) 
         settings: How the service is set up.
     """
     n_streams = 0
+
+    def leave() -> None:
+        nonlocal n_streams
+        n_streams -= 1
 
     @router.get(
         "/studies/{name}/events",
@@ -82,21 +108,17 @@ def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) 
         nonlocal n_streams
         if n_streams >= settings.max_streams:
             return problem(503, "Too many follow studies at the moment: try again later.", {"Retry-After": "10"})
-        news = await run_in_threadpool(_news, store, name, last_event_id)
+        # Before anything is waited for, else all that ask at the same moment would find a place.
+        n_streams += 1
+        try:
+            news = await run_in_threadpool(_news, store, name, last_event_id)
+        except BaseException:
+            leave()
+            raise
         if last_event_id is not None and news.state.is_at_rest and not news.events:
+            leave()
             return Response(status_code=204)
-
-        async def stream() -> AsyncIterator[str]:
-            nonlocal n_streams
-            n_streams += 1
-            try:
-                async for text in _told(store, name, last_event_id, settings.stream_s):
-                    yield text
-            finally:
-                n_streams -= 1
-
-        # Proxies shall not collect it.
-        return StreamingResponse(stream(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+        return _Stream(_told(store, name, last_event_id, settings.stream_s), leave)
 
 
 async def _told(store: ServiceStore, name: str, last_event_id: str | None, most_s: float) -> AsyncIterator[str]:
@@ -138,8 +160,10 @@ async def _told(store: ServiceStore, name: str, last_event_id: str | None, most_
 
 def _news(store: ServiceStore, name: str, last_event_id: str | None) -> _News:
     """Where a study stands, and what happened behind an event; from the beginning, if that is another study's."""
-    # Before its events: what happens in between is told the next time.
-    study, submission = store.study(name), store.submission(name)
+    # What ends a submission also says where the study stands, which is read after it, then; and both before the events:
+    # what happens in between is told the next time.
+    submission = store.submission(name)
+    study = store.study(name)
     state = run_state(study.state, submission)
     origin = store.events_of(name)
     found = _EVENT_ID.fullmatch(last_event_id or "")

@@ -24,6 +24,7 @@ from search.service.problems import described, problem
 from studies.service_store import ServiceStore
 from studies.tokens import SESSION_S, Role, Session
 
+_MOST_FIELDS = 10
 _NO_SUCH_TOKEN = "There is no such token: expected one of `ftp-search token add`."
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -136,19 +137,26 @@ def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: Fa
         return response
 
     @app.get(LOGIN_PAGE, include_in_schema=False)
-    def page() -> HTMLResponse:
-        return HTMLResponse(_PAGE.format(action=LOGIN_PAGE, complaint=""))
+    def page() -> Response:
+        return _page()
 
     @app.post(LOGIN_PAGE, include_in_schema=False)
     async def sign_in_on_page(request: Request) -> Response:
-        fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=10)
+        try:
+            fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=_MOST_FIELDS)
+        except ValueError:
+            return _page(f"The form has more than {_MOST_FIELDS} fields: expected the token alone.", 422)
         begun = await run_in_threadpool(door.begin, fields.get("token", [""])[0].strip(), request)
         if isinstance(begun, Response):
             complaint = _NO_SUCH_TOKEN if begun.status_code == 401 else "Too many attempts: try again in a minute."
-            return HTMLResponse(_PAGE.format(action=LOGIN_PAGE, complaint=html.escape(complaint)), begun.status_code)
+            return _page(complaint, begun.status_code)
         response = RedirectResponse("/", status_code=303)
         _set_cookies(response, request, *begun)
         return response
+
+
+def _page(complaint: str = "", status: int = 200) -> Response:
+    return HTMLResponse(_PAGE.format(action=LOGIN_PAGE, complaint=html.escape(complaint)), status)
 
 
 def _set_cookies(response: Response, request: Request, key: str, session: Session) -> None:

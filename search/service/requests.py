@@ -13,7 +13,7 @@ from ftp_core.data import load_jsonl, split_examples
 from search.config import RESUMABLE, RunConfig
 from search.errors import ConfigError
 from search.service.problems import in_fields
-from search.service.roots import DEMO, checked_data, checked_model, confined
+from search.service.roots import DEMO, check_makeable, checked_data, checked_model, checked_out
 from search.service.settings import ServiceSettings
 from search.study_name import MAX_NAME_BYTES, check_study_name
 from studies import StudyRecord, StudyStore, TrialRecord
@@ -137,14 +137,40 @@ def checked_changes(
     return changes
 
 
+def check_own_folder(out: str, name: str, configurations: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse results where another study has its own, written or yet to be written: one would overwrite the other's.
+
+    Args:
+        out: Folder of the study's results.
+        name: The study.
+        configurations: How studies are configured, by name.
+
+    Raises:
+        ConfigError: The folder is another study's, lies in it, or holds it, symbolic links resolved.
+    """
+    path = _resolved(Path(out))
+    for other, config in configurations.items():
+        folder = _resolved(RunConfig(out=config.get("out")).folder(other))
+        if other != name and (path.is_relative_to(folder) or folder.is_relative_to(path)):
+            raise ConfigError(
+                f"out is {str(path)!r}, and the results of study {other!r} go to {str(folder)!r}: expected a folder "
+                "that neither lies in another study's nor holds it. Name another one, or delete that study."
+            )
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return path.absolute()
+
+
 def _out(value: str | None, name: str, settings: ServiceSettings) -> str:
-    if value is None:
-        return str(settings.out / name)
-    path = confined("out", value, settings.roots)
-    # A study overwrites what has the names of its files, such as another model.
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ConfigError(f"out is {value!r}, where there is something already: expected a new or an empty folder.")
-    return str(path)
+    if value is not None:
+        return checked_out(value, settings.roots)
+    # Files of a deleted study of this name may lie there: the new one's take their place.
+    check_makeable(settings.out / name)
+    return str(settings.out / name)
 
 
 def _check_examples(config: RunConfig) -> None:

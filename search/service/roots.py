@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def confined(field: str, value: str, roots: Sequence[Path]) -> Path:
         if any(path.is_relative_to(root) for root in roots):
             found.append(path)
     for path in found:
-        if path.exists():
+        if _holds(path.exists):
             return path
     if not found:
         raise refused
@@ -76,11 +76,11 @@ def checked_model(value: str, roots: Sequence[Path], hub: bool) -> str:
         return value
     if hub and _is_hub_id(value):
         # A relative path would win over the Hub where it is loaded.
-        if not Path(value).exists():
+        if not _holds(Path(value).exists):
             return value
         raise ConfigError(f"model is {value!r}: a folder of this name is in the way of the Hub's model.")
     path = confined("model", value, roots)
-    if not (path / "config.json").is_file():
+    if not _holds((path / "config.json").is_file):
         raise ConfigError(f"model is {value!r}: expected a directory with config.json and safetensors weights.")
     return str(path)
 
@@ -94,9 +94,45 @@ def checked_data(value: str, roots: Sequence[Path]) -> str:
     if value == DEMO:
         return value
     path = confined("data", value, roots)
-    if not path.is_file():
+    if not _holds(path.is_file):
         raise ConfigError(f"data is {value!r}: expected a JSONL file.")
     return str(path)
+
+
+def checked_out(value: str, roots: Sequence[Path]) -> str:
+    """A folder of results of a request, as a study keeps it.
+
+    Raises:
+        ConfigError: Requests may not name it, there is something already, or no folder can be there.
+    """
+    path = confined("out", value, roots)
+    check_makeable(path)
+    # A study overwrites what has the names of its files, such as another model.
+    try:
+        is_taken = path.exists() and any(path.iterdir())
+    except OSError as error:
+        raise _out_of_sight(path, error) from error
+    if is_taken:
+        raise ConfigError(f"out is {value!r}, where there is something already: expected a new or an empty folder.")
+    return str(path)
+
+
+def check_makeable(out: Path) -> None:
+    """Refuse results where no folder is, and none can be made.
+
+    Args:
+        out: The folder, absolute.
+
+    Raises:
+        ConfigError: It is a file, or lies below one; or what is there cannot be seen.
+    """
+    try:
+        nearest = next(place for place in (out, *out.parents) if place.exists())
+        is_folder = nearest.is_dir()
+    except OSError as error:
+        raise _out_of_sight(out, error) from error
+    if not is_folder:
+        raise ConfigError(f"out is {str(out)!r}, and {str(nearest)!r} is a file: expected a new or an empty folder.")
 
 
 def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
@@ -120,6 +156,21 @@ def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
         raise _outside("data", data, reach.roots)
     if not _lies_below(out, writable):
         raise _outside("out", out, writable)
+
+
+def _out_of_sight(out: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"out is {str(out)!r}, where the service cannot look ({error.strerror}): expected a new or an empty folder "
+        "that it may write into."
+    )
+
+
+def _holds(question: Callable[[], bool]) -> bool:
+    """What is asked of a path; no, where the service cannot look, or of a name that is too long for a file."""
+    try:
+        return question()
+    except OSError:
+        return False
 
 
 def _outside(field: str, value: str, folders: Sequence[Path]) -> ConfigError:

@@ -27,7 +27,9 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
     """
 
     def answer(name: str) -> StudyAnswer:
-        study, submission = store.study(name), store.submission(name)
+        # In this order: what ends a submission also says where the study stands.
+        submission = store.submission(name)
+        study = store.study(name)
         return study_answer(study, store.n_trials(name), store.stages(name), submission)
 
     @router.get("/studies", responses=described(401, 422), tags=["studies"])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from threading import Lock
+
 from search.objectives import objective_names
 from search.service.access import current_access
-from search.service.requests import ResumeRequest, StudyRequest, checked_changes, checked_study
+from search.service.requests import ResumeRequest, StudyRequest, check_own_folder, checked_changes, checked_study
 from search.service.settings import ServiceSettings
 from studies.service_store import ServiceStore
+
+# Two that name the same folder at the same moment would both find it free.
+_choosing_folder = Lock()
 
 
 def create_and_submit(request: StudyRequest, store: ServiceStore, settings: ServiceSettings) -> None:
@@ -19,7 +24,9 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
     """
     config, undecided = checked_study(request, store, settings)
     kept = {field: value for field, value in config.model_dump().items() if field not in undecided}
-    store.create_submitted(request.name, kept, objective_names(config.cost), by=_who())
+    with _choosing_folder:
+        check_own_folder(str(config.out), request.name, store.configurations())
+        store.create_submitted(request.name, kept, objective_names(config.cost), by=_who())
 
 
 def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceStore, settings: ServiceSettings) -> None:
@@ -34,7 +41,10 @@ def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceSt
     changes: dict[str, object] = {}
     if request is not None:
         changes = checked_changes(request, study, store.trials(name), settings)
-    store.submit(name, changes, by=_who())
+    with _choosing_folder:
+        if "out" in changes:
+            check_own_folder(str(changes["out"]), name, store.configurations())
+        store.submit(name, changes, by=_who())
 
 
 def _who() -> str | None:

@@ -97,6 +97,9 @@ class Worker:
         watch.start()
         try:
             while True:
+                if self._leaves:
+                    # Code of others, such as a destructor, may have swallowed the interruption.
+                    raise KeyboardInterrupt
                 if not self.run_next():
                     if until_idle:
                         return
@@ -119,7 +122,7 @@ class Worker:
             with StudyStore(self._storage, create=False) as store:
                 try:
                     with self._noting(), store.lease(name) as lease:
-                        submission = self._store.claim(name, self.id)
+                        submission = self._store.claim(name, self.id, lease)
                         if submission is None:
                             continue
                         self._run_claimed(store, lease, submission)
@@ -163,7 +166,7 @@ class Worker:
         except KeyboardInterrupt:
             self._is_noting, self._running = True, None
             self._leaves = self._leaves or not self._stops_run
-            self._return(name, events)
+            self._return(name, lease, events)
             if self._leaves:
                 raise
             self._store.beat(self.id, None)
@@ -184,15 +187,15 @@ class Worker:
                 events.say(error)
                 _log.error("Study %r failed: %s", name, error)
             events.close()
-        self._store.end(name, self.id, error)
+        self._store.end(name, self.id, error, lease)
         self._store.beat(self.id, None)
 
-    def _return(self, name: str, events: EventLog) -> None:
+    def _return(self, name: str, lease: Lease, events: EventLog) -> None:
         """Return a study whose run was interrupted to the queue, unless somebody has stopped it."""
         try:
             with self._store.hurried():
                 events.close()
-                self._store.release(name, self.id)
+                self._store.release(name, self.id, lease)
         except StorageError as error:
             # Nobody holds its lease any more: it counts as one whose worker has died.
             _log.warning("That study %r waits again is not written: %s", name, error)

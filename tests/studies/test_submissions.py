@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from studies import StudyBusyError, StudyExistsError, StudyNotFoundError, StudyState
 from studies.run_events import MAX_EVENTS
 from studies.service_store import ServiceStore
-from studies.submissions import MAX_DEATHS, NotSubmittedError, SubmissionState
+from studies.submissions import MAX_DEATHS, NotSubmittedError, RunState, SubmissionState, run_state
 from studies.tokens import Role, TokenError
+from tests.studies.postgres import PostgresServer
 from tests.studies.records import trial
 
 # Claims whatever waits until nothing does, and says what it claimed.
@@ -143,6 +145,101 @@ def test_a_worker_that_leaves_returns_its_study_to_the_queue(store: ServiceStore
     with store.lease("one"):
         again = store.claim("one", "w2")
         assert again is not None and again.worker == "w2" and again.changes == {"trials": 9}
+
+
+@pytest.mark.parametrize("leave", ["end", "release"])
+def test_who_leaves_a_study_lets_go_of_it_in_the_same_moment(store: ServiceStore, leave: str) -> None:
+    _create(store, "one")
+    store.submit("one")
+    theirs = store.lease("one")
+    with store.lease("one") as ours:
+        store.claim("one", "w1", ours)
+        # Another one's word does not count.
+        store.end("one", "w2", lease=ours)
+        store.release("one", "w2", lease=ours)
+        assert ours.renew()
+        if leave == "end":
+            store.end("one", "w1", lease=ours)
+            store.submit("one")
+        else:
+            store.release("one", "w1", lease=ours)
+        submission = store.submission("one")
+        assert submission is not None and submission.is_waiting and submission.holder is None
+        theirs.__enter__()
+        assert store.claim("one", "w2", theirs) is not None
+        # It neither takes the study back nor, at its end, away from whoever has it now.
+        assert not ours.renew()
+    with pytest.raises(StudyBusyError, match="being worked on"):
+        store.submit("one")
+    assert theirs.renew()
+    theirs.__exit__()
+
+
+def test_a_study_that_ends_as_it_is_claimed_is_let_go(store: ServiceStore) -> None:
+    _create(store, "stopped", "kills")
+    store.submit("stopped")
+    with store.lease("stopped") as lease:
+        store.request_stop("stopped")
+        assert store.claim("stopped", "w1", lease) is None
+        store.delete_study("stopped")
+    store.submit("kills")
+    for number in range(MAX_DEATHS):
+        with store.lease("kills"):
+            store.claim("kills", f"w{number}")
+    with store.lease("kills") as lease:
+        assert store.claim("kills", "last", lease) is None
+        store.delete_study("kills")
+
+
+def test_a_lease_of_a_study_that_was_deleted_meanwhile_finds_none(store: ServiceStore) -> None:
+    _create(store, "one")
+    for is_begun_again in (False, True):
+        lease = store.lease("one")
+        store.delete_study("one")
+        if is_begun_again:
+            _create(store, "one")
+        with pytest.raises(StudyNotFoundError, match="'one' was deleted"), lease:
+            pytest.fail("there is nothing to work on")
+        if not is_begun_again:
+            _create(store, "one")
+
+
+def test_a_study_that_is_deleted_while_it_is_submitted_is_not_found(postgres_server: PostgresServer) -> None:
+    with ServiceStore(postgres_server.new_database()) as store:
+        _create(store, "one")
+
+        times = []
+
+        def delete(connection: object, cursor: object, statement: str, *_: object) -> None:
+            if statement.rstrip().endswith("FOR UPDATE") and not times:
+                times.append(1)
+                store.delete_study("one")
+
+        sa.event.listen(sa.engine.Engine, "before_cursor_execute", delete)
+        try:
+            with pytest.raises(StudyNotFoundError):
+                store.submit("one")
+        finally:
+            sa.event.remove(sa.engine.Engine, "before_cursor_execute", delete)
+
+
+def test_a_study_that_was_read_just_before_its_run_failed_is_not_shown_at_rest(store: ServiceStore) -> None:
+    _create(store, "one")
+    store.submit("one")
+    before = store.study("one").state
+    with store.lease("one") as lease:
+        store.claim("one", "w1", lease)
+        store.end("one", "w1", "There is no such model.", lease)
+    assert run_state(before, store.submission("one")) is RunState.RUNNING
+    assert run_state(store.study("one").state, store.submission("one")) is RunState.FAILED
+
+
+def test_configurations_include_changes_that_are_yet_to_be_made(store: ServiceStore) -> None:
+    _create(store, "alone", "changed")
+    store.submit("changed", {"out": "there"})
+    assert store.configurations() == {"alone": {"trials": 3}, "changed": {"trials": 3, "out": "there"}}
+    store.request_stop("changed")
+    assert store.configurations()["changed"] == {"trials": 3}
 
 
 def test_a_study_that_waits_is_stopped_at_once_and_one_that_runs_by_its_worker(store: ServiceStore) -> None:

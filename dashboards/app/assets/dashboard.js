@@ -1,5 +1,6 @@
 "use strict";
-// What happens in the browser alone: the theme, which panel is shown, what is selected, saving a picture.
+// What happens in the browser alone: the theme, which panel is shown, what is selected and zoomed, saving a picture,
+// and what is said of a service that does not answer.
 (function () {
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -35,8 +36,81 @@
     window.dash_clientside.set_props("theme", { data: look(root.dataset.theme) });
   });
 
+  // Dash says nothing of a service that is gone, or lets nobody in any more: its pages would go on looking alive.
+  const ask = window.fetch.bind(window);
+  const CALLBACK = "/_dash-update-component";
+  const ASKED = [CALLBACK, "/_dash-layout", "/_dash-dependencies"];
+  const SHOW_MS = 500, LATE_MS = 20000, AGAIN_MS = 5000;
+  // The bar, the timer that will show it, whether nobody answered, and whether a whole page was lost so.
+  let bar = null, soon = 0, isAway = false, isLost = false;
+
+  // Not at once: whoever leaves a page breaks off what it asked for.
+  function hasFailed() {
+    if (!bar && !soon) soon = window.setTimeout(showBar, SHOW_MS);
+  }
+
+  function showBar() {
+    soon = 0;
+    bar = document.createElement("div");
+    bar.className = "alert away";
+    bar.setAttribute("role", "alert");
+    bar.textContent = "The service does not answer. This page shows what was last known.";
+    document.body.prepend(bar);
+  }
+
+  function isGone(path, body) {
+    isLost = isLost || path !== CALLBACK || String(body).includes('"output":"page.children');
+    // Not every page asks by itself.
+    if (!isAway) window.setTimeout(askAgain, AGAIN_MS);
+    isAway = true;
+    hasFailed();
+  }
+
+  function askAgain() {
+    if (!isAway) return;
+    const later = () => window.setTimeout(askAgain, AGAIN_MS);
+    ask("/api/v1/ready").then((answer) => (answer.ok ? hasAnswered() : later()), later);
+  }
+
+  function hasAnswered() {
+    const wasAway = isAway;
+    window.clearTimeout(soon);
+    if (bar) bar.remove();
+    bar = null; soon = 0; isAway = false;
+    if (!wasAway) return;
+    if (isLost) { window.location.reload(); return; }
+    // What could not be drawn meanwhile is drawn now.
+    const set = window.dash_clientside.set_props;
+    if (document.getElementById("study-head")) set("version", { data: null });
+    if (document.getElementById("compare-figure")) set("compare-again", { disabled: false });
+  }
+
+  window.fetch = function (what, how) {
+    const answer = ask(what, how);
+    const path = new URL(what.url || what, window.location.href).pathname;
+    if (!ASKED.includes(path)) return answer;
+    const late = window.setTimeout(hasFailed, LATE_MS);
+    const gone = () => isGone(path, how && how.body);
+    const heard = ({ status }) => {
+      if (status === 401) window.location.assign("/login");
+      else if (status < 500) hasAnswered();
+      // One that fails answers; what is worse is said of a service, or of a database, that is not there.
+      else if (status === 500) hasFailed();
+      else gone();
+    };
+    answer.then(heard, gone).finally(() => window.clearTimeout(late));
+    return answer;
+  };
+
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.ftp = {
+    titled: function (path) {
+      const [, page, ...rest] = (path || "/").split("/");
+      let title = { "": "Studies", new: "New study", compare: "Compare", study: rest.join("/") }[page] || "";
+      try { title = decodeURIComponent(title); } catch (_) { /* Then as it is in the address. */ }
+      document.title = title ? title + " - ftp-search" : "ftp-search";
+    },
+
     theme: function (clicks, before) {
       let theme = before || (dark.matches ? "dark" : "light");
       if (clicks && triggered().startsWith("theme-button")) theme = theme === "dark" ? "light" : "dark";
@@ -58,11 +132,12 @@
       return panels.map((panel) => panel.view !== view);
     },
 
-    // Only the view that is shown is drawn, and only if something of it is new.
+    // Only the view that is shown is drawn, and only if something of it is new. Without a version, nothing is known.
     look: function (version, view, theme, webgl, ids, before) {
+      if (!version) return before.map((old) => (old ? null : none()));
       const now = { version: version, theme: theme, webgl: webgl };
       const known = (old) => Boolean(old) && Object.keys(now).every((name) => old[name] === now[name]);
-      return ids.map((id, place) => (version && id.view === view && !known(before[place]) ? now : none()));
+      return ids.map((id, place) => (id.view === view && !known(before[place]) ? now : none()));
     },
 
     keepZoom: function (drawn, before) {
@@ -78,20 +153,22 @@
       return [drawn, { height: drawn.layout.height + "px" }];
     },
 
-    zoomed: function (change) {
+    // An axis that a change does not name stays as it was: dragging along one, or a double click on one, names it alone.
+    zoomed: function (change, x, y, before) {
       if (!triggered().startsWith("front-figure")) return null;
-      if (!change) return none();
-      const ends = (axis) => {
-        if (change[axis + ".range[0]"] !== undefined) return [change[axis + ".range[0]"], change[axis + ".range[1]"]];
-        return change[axis + ".range"] || null;
-      };
-      const reset = change["xaxis.autorange"] || change["yaxis.autorange"] || change["autosize"];
-      const x = ends("xaxis"), y = ends("yaxis");
-      if (!x && !y) return change["xaxis.autorange"] || change["yaxis.autorange"] ? null : none();
+      if (!Object.keys(change || {}).some((name) => /^[xy]axis\.(range|autorange)/.test(name))) return none();
       const plot = document.querySelector("#front-figure .js-plotly-plot");
-      const log = plot && plot._fullLayout.yaxis.type === "log";
-      if (reset && !x) return null;
-      return { x: x, y: y && log ? y.map((end) => Math.pow(10, end)) : y };
+      const ends = (name, old) => {
+        const axis = plot._fullLayout[name];
+        // Who drags one end of an axis names that end.
+        const named = [0, 1].map((end) => (change[name + ".range"] || [])[end] ?? change[`${name}.range[${end}]`]);
+        if (change[name + ".autorange"]) return null;
+        if (named.every((end) => end === undefined)) return old || null;
+        const range = named.map((end, at) => end ?? axis.range[at]);
+        return axis.type === "log" ? range.map((end) => Math.pow(10, end)) : range;
+      };
+      const zoom = { x: ends("xaxis", before && before.x), y: ends("yaxis", before && before.y) };
+      return zoom.x || zoom.y ? zoom : null;
     },
 
     selected: function (click, typed, walked, before) {
@@ -115,6 +192,27 @@
       if (Array.isArray(number)) number = number[0];
       number = Number.isInteger(number) ? number : null;
       return number === before ? none() : number;
+    },
+
+    // What stands beside a field, and what is wrong with it, belongs to its input for those who cannot see it there.
+    described: function (said, ids) {
+      const tie = (triesLeft) => {
+        const places = ids.map((id) => document.getElementById(`{"name":"${id.name}","type":"field-said"}`));
+        if (places.includes(null)) {
+          if (triesLeft) window.requestAnimationFrame(() => tie(triesLeft - 1));
+          return;
+        }
+        places.forEach((place, at) => {
+          const field = place.closest(".field");
+          const inputs = field.matches("fieldset") ? [field] : field.querySelectorAll("input");
+          for (const input of inputs) {
+            input.setAttribute("aria-describedby", `about-${ids[at].name} ${place.id}`);
+            input.setAttribute("aria-invalid", String(Boolean(said[at])));
+          }
+        });
+      };
+      tie(100);
+      return none();
     },
 
     savePng: function (clicks) {

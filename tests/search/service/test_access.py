@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import anyio
+import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import HTMLResponse
@@ -191,6 +193,23 @@ def test_health_needs_no_token_and_everything_else_does(client: TestClient, edit
     for path in ["/metrics", "/api/v1/openapi.json", "/nowhere", *paths]:
         expected = 200 if path in ("/api/v1/health", "/api/v1/ready") else 401
         assert client.get(path.format(name="one", number=0, file="x")).status_code == expected, path
+
+
+def test_health_is_told_while_every_thread_waits_for_the_database(client: TestClient) -> None:
+    async def ask() -> int:
+        threads = anyio.to_thread.current_default_thread_limiter()
+        for number in range(int(threads.total_tokens)):
+            threads.acquire_on_behalf_of_nowait(number)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(client.app), base_url=HERE) as here:
+            with anyio.fail_after(10):
+                return (await here.get("/api/v1/health")).status_code
+
+    assert anyio.run(ask) == 200
+
+
+def test_a_form_with_more_than_a_token_is_refused_on_the_page(client: TestClient, editor: dict[str, str]) -> None:
+    refused = client.post("/login", data={f"field {number}": "x" for number in range(12)})
+    assert refused.status_code == 422 and "more than 10 fields" in refused.text and 'type="password"' in refused.text
 
 
 def test_every_answer_carries_headers_that_browsers_heed(client: TestClient) -> None:

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from search.config import RunConfig
 from search.service.requests import SUBMITTABLE
-from studies import RouterRun, StorageError, StudyState, TrialRecord, TrialState, WorkSpan
+from studies import Lease, RouterRun, StorageError, StudyState, TrialRecord, TrialState, WorkSpan
 from studies.service_store import ServiceStore
 from tests.search.service.conftest import MakeClient
 from tests.studies.records import trial
@@ -141,6 +141,22 @@ def test_a_study_goes_from_queued_over_running_to_stopped_and_on(client: TestCli
     assert submission is not None and submission.changes == {"trials": 12}
     assert client.delete(f"{STUDIES}/one").status_code == 204
     assert client.get(f"{STUDIES}/one").status_code == 404
+
+
+def test_of_two_that_delete_a_study_at_the_same_moment_one_finds_none(
+    client: TestClient, store: ServiceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.post(STUDIES, json={"name": "one"})
+    taken = store.lease
+
+    def lease(name: str) -> Lease:
+        found = taken(name)
+        monkeypatch.undo()
+        store.delete_study(name)
+        return found
+
+    monkeypatch.setattr(store, "lease", lease)
+    assert client.delete(f"{STUDIES}/one").status_code == 404
 
 
 def test_only_what_may_change_changes_when_a_study_is_resumed(client: TestClient, store: ServiceStore) -> None:

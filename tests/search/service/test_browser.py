@@ -32,6 +32,8 @@ SWITCHES = ["--no-sandbox", "--headless=new", "--use-angle=swiftshader", "--enab
 # Other work may share the cores.
 PATIENCE_MS = 60_000
 expect.set_options(timeout=PATIENCE_MS)
+# What the browser, and Dash, say of requests that nobody answers.
+UNANSWERED = ("ERR_FAILED", "the server did not respond")
 FRONT = "#front-figure .js-plotly-plot"
 # Where a point of the front is on the screen, and its trial's number.
 POINT = """selector => {
@@ -69,8 +71,15 @@ def address(store: ServiceStore, settings: ServiceSettings) -> Iterator[str]:
 
 
 @contextmanager
-def opened(chromium: Browser, address: str, name: str, width: int = 1280, scheme: Any = "light") -> Iterator[Page]:
-    """A page that must load nothing from elsewhere, break no policy, and say nothing on its console."""
+def opened(
+    chromium: Browser,
+    address: str,
+    name: str,
+    width: int = 1280,
+    scheme: Any = "light",
+    complains_of: tuple[str, ...] = (),
+) -> Iterator[Page]:
+    """A page that must load nothing from elsewhere, break no policy, and say nothing else on its console."""
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=address)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -93,7 +102,7 @@ def opened(chromium: Browser, address: str, name: str, width: int = 1280, scheme
             page.screenshot(path=Path(folder) / f"{name}-{width}-{scheme}.png", full_page=True)
         assert page.evaluate("window.broken") == []
         # WebGL of the processor says how slow it is, and whoever is signed out is refused.
-        expected = ("GPU stall", "401 (Unauthorized)")
+        expected = ("GPU stall", "401 (Unauthorized)", *complains_of)
         assert [one for one in complaints if not any(words in one for words in expected)] == []
     finally:
         context.close()
@@ -245,6 +254,108 @@ def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: S
             "s => document.querySelector(s).data.some((one) => (one.customdata || []).includes(200))", arg=FRONT
         )
         assert page.evaluate(shown, FRONT) == pytest.approx(zoomed)
+
+
+def test_zooming_along_one_axis_leaves_the_other_as_it_is(chromium: Browser, address: str, store: ServiceStore) -> None:
+    filled(store)
+    ranges = "s => ['xaxis', 'yaxis'].map((axis) => document.querySelector(s)._fullLayout[axis].range)"
+    with opened(chromium, address, "zoomed-along") as page:
+        page.goto("/study/made%20up")
+        page.wait_for_selector(f"{FRONT} .main-svg")
+        everything_x, everything_y = page.evaluate(ranges, FRONT)
+
+        def change(**named: Any) -> Any:
+            """Change the axes as a user does, and wait until the server has drawn them so."""
+            layout = {name.replace("_", "."): value for name, value in named.items()}
+            with page.expect_response(lambda one: '"output":"front-figure.figure"' in (one.request.post_data or "")):
+                page.evaluate(
+                    "([s, layout]) => window.Plotly.relayout(document.querySelector(s), layout)", [FRONT, layout]
+                )
+            page.wait_for_timeout(300)
+            return page.evaluate(ranges, FRONT)
+
+        # KL is upwards, on a logarithmic axis.
+        x, y = change(xaxis_range=[12.0, 30.0], yaxis_range=[-2.5, -0.5])
+        assert (x, y) == (pytest.approx([12, 30]), pytest.approx([-2.5, -0.5]))
+        x, y = change(**{"xaxis_range[0]": 14.0, "xaxis_range[1]": 32.0})
+        assert (x, y) == (pytest.approx([14, 32]), pytest.approx([-2.5, -0.5]))
+        x, y = change(**{"yaxis_range[0]": -2.0})
+        assert (x, y) == (pytest.approx([14, 32]), pytest.approx([-2, -0.5]))
+        x, y = change(xaxis_autorange=True)
+        assert (x, y) == (pytest.approx(everything_x, rel=0.1), pytest.approx([-2, -0.5]))
+        x, y = change(yaxis_autorange=True)
+        assert (x, y) == (pytest.approx(everything_x, rel=0.1), pytest.approx(everything_y, rel=0.1))
+
+
+def test_a_page_says_that_the_service_is_away_and_draws_what_it_missed_once_it_is_back(
+    chromium: Browser, address: str, store: ServiceStore
+) -> None:
+    filled(store)
+    drawn = "() => (document.querySelector('#growth-trials .js-plotly-plot')?.data || []).length > 0"
+    with opened(chromium, address, "away", complains_of=UNANSWERED) as page:
+        page.goto("/study/made%20up")
+        page.wait_for_selector(f"{FRONT} .main-svg")
+        bar = page.get_by_role("alert").filter(has_text="The service does not answer")
+        assert bar.count() == 0
+        page.route(re.compile("/_dash-|/api/"), lambda asked: asked.abort())
+        page.get_by_role("radio", name="Progress").check(force=True)
+        expect(bar).to_have_count(1)
+        assert not page.evaluate(drawn)
+        page.unroute_all()
+        page.wait_for_function(drawn)
+        expect(bar).to_have_count(0)
+
+
+def test_a_page_that_is_lost_while_the_service_is_away_is_loaded_once_it_is_back(
+    chromium: Browser, address: str, store: ServiceStore
+) -> None:
+    with opened(chromium, address, "lost", complains_of=UNANSWERED) as page:
+        page.route(re.compile("/_dash-update|/api/"), lambda asked: asked.abort())
+        page.goto("/")
+        expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+        page.unroute_all()
+        expect(page.locator("#studies")).to_contain_text("No studies")
+        expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_page_whose_session_has_ended_asks_to_sign_in(chromium: Browser, address: str, store: ServiceStore) -> None:
+    filled(store)
+    secret = store.add_token("bob", Role.READER)
+    store.add_token("ada", Role.EDITOR)
+    with opened(chromium, address, "signed-out", complains_of=("body stream already read",)) as page:
+        page.goto("/login")
+        page.locator("input[name=token]").fill(secret)
+        page.keyboard.press("Enter")
+        page.wait_for_selector(".studies")
+        store.remove_token("bob")
+        page.wait_for_url("**/login*")
+
+
+def test_pages_are_named_and_fields_say_what_they_are_for_and_what_is_wrong(
+    chromium: Browser, address: str, store: ServiceStore
+) -> None:
+    filled(store)
+    with opened(chromium, address, "named") as page:
+        page.goto("/new")
+        expect(page).to_have_title("New study - ftp-search")
+        trials = page.get_by_label("trials", exact=True)
+        about = page.locator("#about-trials").inner_text()
+        expect(trials).to_have_accessible_description(about)
+        expect(trials).to_have_attribute("aria-invalid", "false")
+        trials.fill("many")
+        trials.blur()
+        expect(trials).to_have_attribute("aria-invalid", "true")
+        expect(trials).to_have_accessible_description(re.compile(re.escape(about) + " .*expected a whole number"))
+        expect(page.get_by_role("group", name="cost")).to_have_accessible_description(re.compile("."))
+        trials.fill("20")
+        trials.blur()
+        expect(trials).to_have_attribute("aria-invalid", "false")
+        page.get_by_role("link", name="Studies", exact=True).click()
+        expect(page).to_have_title("Studies - ftp-search")
+        page.get_by_role("link", name="made up").click()
+        expect(page).to_have_title("made up - ftp-search")
+        page.get_by_role("link", name="Compare").click()
+        expect(page).to_have_title("Compare - ftp-search")
 
 
 def test_figures_keep_their_height_when_a_page_changes_its_width(

@@ -76,6 +76,9 @@ def test_everything_that_the_api_does_the_client_does(store: ServiceStore, serve
         (out / "model").mkdir(parents=True)
         (out / "report.md").write_text("# Report")
         (out / "model" / "config.json").write_text("{}")
+        assert client.download_report(name, tmp_path / "here") == []
+        store.begin_stage(name, "report")
+        store.end_stage(name, "report", StudyState.FINISHED)
         assert [path.read_text() for path in client.download_report(name, tmp_path / "here")] == ["# Report"]
         with pytest.raises(ServiceError, match="has not exported") as refused:
             client.download_model(name, tmp_path / "model.zip")

@@ -5,19 +5,28 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from search.client import Client
+from search.client import Client, ServiceError
 from search.service.worker_processes import PARENT_VARIABLE, STORAGE_VARIABLE, WorkerProcesses
 from studies import StudyState
 from studies.service_store import ServiceStore
 from tests.search.command import Result, run_here
 from tests.search.service.running import TINY, serving, until
+from tests.studies.postgres import PostgresServer
 
 Run = Callable[..., Result]
+
+
+@pytest.fixture
+def postgres_server(require_system_dep: Callable[[str], Path]) -> Iterator[PostgresServer]:
+    server = PostgresServer(require_system_dep("initdb").parent)
+    yield server
+    server.remove()
 
 
 @pytest.fixture
@@ -41,6 +50,23 @@ def test_serving_other_machines_demands_a_token(run: Run) -> None:
     refused = run("serve", "--host", "0.0.0.0", "--port", "0", "--workers", "0")
     assert refused.code == 2 and "ftp-search token add" in refused.err
     assert run("serve", "--root", "absent").code == 2
+
+
+def test_a_service_says_soon_that_its_database_is_away_and_goes_on_when_it_is_back(
+    tmp_path: Path, postgres_server: PostgresServer
+) -> None:
+    with serving(tmp_path, "--workers", "0", "--storage", postgres_server.new_database()) as (_, client):
+        assert list(client.studies()) == []
+        postgres_server.stop()
+        try:
+            began = time.monotonic()
+            with pytest.raises(ServiceError, match="The database does not answer") as refused:
+                list(client.studies())
+            # A client that hears nothing gives up after 30 s.
+            assert refused.value.status == 503 and time.monotonic() - began < 15
+        finally:
+            postgres_server.start()
+        assert list(client.studies()) == []
 
 
 def test_a_service_that_is_not_there_is_one_line(run: Run) -> None:

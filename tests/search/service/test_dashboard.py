@@ -10,10 +10,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from dash import no_update
 
 from dashboards.app import RefusedError
+from dashboards.app.comparing import ComparePage
 from dashboards.app.creating import NewPage
 from dashboards.app.exploring import Exploring, ranges
+from dashboards.app.frame import Frame
 from dashboards.app.listing import StudiesPage
 from dashboards.app.study_page import StudyPage
 from dashboards.app.views import FIGURES, Views
@@ -21,7 +25,7 @@ from dashboards.app.watching import Watch
 from search.service.dashboard import actions, dashboard, form_field
 from search.service.requests import SUBMITTABLE
 from search.service.settings import ServiceSettings
-from studies import StudyState, WorkSpan
+from studies import StorageError, StudyState, WorkSpan
 from studies.service_store import ServiceStore
 from studies.submissions import RunState
 from tests.dashboards import records
@@ -87,6 +91,30 @@ def test_a_page_loads_nothing_from_elsewhere(make_client: MakeClient, settings: 
     assert 'src="http' not in page and "cdn" not in page and 'href="http' not in page
 
 
+@pytest.mark.parametrize("path", ["/_dash-component-suites/plotly/package_data/plotly.min.js", "/assets/dashboard.js"])
+def test_scripts_are_sent_again_only_once_they_have_changed(
+    make_client: MakeClient, settings: ServiceSettings, reader: dict[str, str], path: str
+) -> None:
+    client = make_client(dashboard=dashboard(settings))
+    plain = client.get(path, headers={**reader, "Accept-Encoding": "identity"})
+    packed = client.get(path, headers={**reader, "Accept-Encoding": "gzip"})
+    assert "content-encoding" not in plain.headers and packed.headers["content-encoding"] == "gzip"
+    assert packed.content == plain.content and "javascript" in packed.headers["content-type"]
+    assert int(packed.headers["content-length"]) < len(plain.content) / 2
+    for sent in (plain, packed):
+        assert sent.status_code == 200 and sent.headers["cache-control"] == "private, no-cache"
+        assert sent.headers["vary"] == "Accept-Encoding"
+        asked = {"If-None-Match": sent.headers["etag"], "Accept-Encoding": sent.headers.get("content-encoding", "")}
+        known = client.get(path, headers={**reader, **asked})
+        assert (known.status_code, known.content) == (304, b"") and known.headers["etag"] == sent.headers["etag"]
+    changed = client.get(path, headers={**reader, "If-None-Match": '"another"'})
+    assert changed.status_code == 200 and changed.content == plain.content
+    # Whoever is not let in has nothing to keep, and no page is kept.
+    assert client.get(path, headers={"If-None-Match": plain.headers["etag"]}).status_code == 401
+    for elsewhere in (client.get(path), client.get("/", headers=reader), client.get("/_dash-layout", headers=reader)):
+        assert elsewhere.headers["cache-control"] == "no-store"
+
+
 def test_callbacks_of_a_session_need_its_csrf_token(
     make_client: MakeClient, settings: ServiceSettings, store: ServiceStore
 ) -> None:
@@ -145,6 +173,54 @@ def test_the_list_says_where_studies_stand(store: ServiceStore, watch: Watch, se
     assert "goes on" in page.press("resume", "next")[0] and watch.standing("next").state is RunState.QUEUED
 
 
+@pytest.mark.parametrize("read", ["page", "api"])
+def test_a_list_of_many_studies_asks_the_database_as_often_as_one_of_few(
+    make_client: MakeClient, store: ServiceStore, watch: Watch, read: str
+) -> None:
+    client = make_client()
+    asked: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *_: object) -> None:
+        asked.append(statement)
+
+    def n_asked() -> int:
+        asked.clear()
+        if read == "page":
+            watch.lines()
+        else:
+            assert client.get("/api/v1/studies", params={"limit": 3}).status_code == 200
+        return len(asked)
+
+    filled(store, "0")
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", note)
+    try:
+        for_one = n_asked()
+        for number in range(1, 6):
+            store.create_submitted(str(number), dict(records.STUDY.config), records.STUDY.objectives)
+            store.add_events(str(number), [("figures", {"figures": {"trials_per_s": 9.5}})])
+        assert n_asked() == for_one <= 10
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
+
+
+def test_a_line_of_the_list_says_what_its_study_says(store: ServiceStore, watch: Watch) -> None:
+    filled(store)
+    store.create_submitted("next", {"trials": 50}, ("kl", "latency_ms"))
+    figures = {"trials_per_s": 9.5, "knee_kl": 0.25, "knee_cost": 30.0, "proposer": "deap"}
+    with store.lease("next"):
+        store.claim("next", "w")
+        store.set_state("next", StudyState.RUNNING)
+        store.begin_stage("next", "search")
+        store.add_events("next", [("figures", {"figures": figures}), ("log", {"text": "on it"})])
+        following, done = watch.lines()
+        assert (following.state, following.stage) == (RunState.RUNNING, "search")
+        assert following.figures == watch.standing("next").figures and "proposer" not in following.figures
+        assert following.best == (0.25, 30.0) and following.wanted == 50
+    assert (done.state, done.stage, done.best) == (RunState.FINISHED, None, records.REFINED.values)
+    # Whoever ran it has left without a word.
+    assert watch.lines()[0].state is RunState.QUEUED and watch.lines()[0].stage is None
+
+
 def test_whoever_is_no_editor_changes_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
     filled(store)
     may = actions(store, settings)
@@ -153,6 +229,28 @@ def test_whoever_is_no_editor_changes_nothing(store: ServiceStore, watch: Watch,
     outcome = NewPage(may, lambda: False).create({"name": "mine"})
     assert isinstance(outcome, RefusedError) and store.summaries()[0].name == "made up"
     assert len(store.summaries()) == 1
+
+
+def test_a_verb_that_no_button_has_does_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
+    filled(store)
+    may = actions(store, settings)
+    for what in ("frobnicate", "", "Delete", "None"):
+        for said in (
+            StudiesPage(watch, may, lambda: True).press(what, "made up")[0],
+            StudyPage(watch, may, lambda: True).press(what, "made up", None)[0],
+        ):
+            assert "Nothing was done" in said
+    assert [summary.name for summary in store.summaries()] == ["made up"]
+
+
+@pytest.mark.parametrize("typed", ["²", "many", "-3", "1.5"])
+def test_trials_that_are_no_whole_number_are_refused(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings, typed: str
+) -> None:
+    filled(store)
+    page = StudyPage(watch, actions(store, settings), lambda: True)
+    assert "expected a whole number" in page.press("resume", "made up", typed)[0]
+    assert store.submission("made up") is None
 
 
 def test_the_form_has_every_setting_and_creates_what_it_says(
@@ -230,6 +328,39 @@ def test_a_study_is_drawn_in_all_its_views(store: ServiceStore, watch: Watch, se
     assert page.look(2, None, "made up", version)[0] != version
     assert SCRIPT in text_of(views.log(look, "made up"))
     assert "may have been deleted" in text_of(page.look(1, None, "other", None)[2])
+
+
+def test_a_page_that_the_database_does_not_answer_for_says_so_and_is_shown_once_it_does(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(store)
+    study = StudyPage(watch, actions(store, settings), lambda: True)
+    frame = Frame({"study": study, "compare": ComparePage(watch)})
+    compare = ComparePage(watch)
+    version = watch.version("made up")
+
+    def away(*_: object) -> Any:
+        raise StorageError("The database at secret.example has not answered for 600 s.")
+
+    with monkeypatch.context() as broken:
+        for read in ("study", "summaries", "n_trials", "events_of"):
+            broken.setattr(store, read, away)
+        for path in ("/study/made%20up", "/compare"):
+            text = text_of(frame.content(path))
+            assert "The database does not answer" in text and "page-again" in text and '"Interval"' in text
+            assert "No such study" not in text and "secret" not in text
+            assert frame.again(1, path) is no_update
+        shown, is_whole = compare.figure(["made up"], "latency_ms", "kl", None)
+        assert "tries again by itself" in text_of(shown) and not is_whole
+        # A page that is open already draws anew what it could not, once it has a version again.
+        assert study.look(1, None, "made up", version)[0] is None
+        assert study.look(2, None, "made up", None)[0] is no_update
+    for path in ("/study/made%20up", "/compare"):
+        assert "page-again" not in text_of(frame.again(2, path)) and "made up" in text_of(frame.again(2, path))
+    assert compare.figure(["made up"], "latency_ms", "kl", None)[1]
+    assert study.look(3, None, "made up", None)[0] == version
+    missing = text_of(frame.content("/study/other"))
+    assert "No such study" in missing and "tries again" not in missing
 
 
 def test_a_trial_is_shown_when_it_is_pointed_at_or_selected(store: ServiceStore, watch: Watch) -> None:

@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from fastapi.testclient import TestClient
@@ -16,7 +17,7 @@ from search.service.event_log import EventLog, console_of
 from search.service.zipped import zipped
 from studies import StudyState
 from studies.service_store import ServiceStore
-from tests.search.service.conftest import MakeClient
+from tests.search.service.conftest import HERE, MakeClient
 
 STUDIES = "/api/v1/studies"
 
@@ -76,6 +77,64 @@ def test_a_stream_ends_after_its_time_and_there_are_not_too_many(make_client: Ma
     assert make_client(max_streams=0).get(f"{STUDIES}/one/events").status_code == 503
 
 
+def test_of_many_that_ask_at_the_same_moment_no_more_than_there_is_room_for_are_served(
+    make_client: MakeClient, store: ServiceStore
+) -> None:
+    store.create_study("one", {}, ("kl", "latency_ms"))
+    store.submit("one")
+    app = make_client(max_streams=2, stream_s=1.0).app
+    statuses: list[int] = []
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        statuses.append((await client.get(f"{STUDIES}/one/events")).status_code)
+
+    async def ask_often() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=HERE, timeout=60) as client:
+            for _ in range(2):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(20):
+                        tasks.start_soon(ask, client)
+
+    anyio.run(ask_often)
+    # Who has been served makes room for others.
+    assert sorted(statuses) == [200] * 4 + [503] * 36
+
+
+def test_who_is_told_nothing_takes_no_room(make_client: MakeClient, store: ServiceStore) -> None:
+    _at_rest(store, "a")
+    client = make_client(max_streams=1)
+    first = client.get(f"{STUDIES}/one/events")
+    assert first.status_code == 200
+    [last_id] = [event_id for event_id, kind, _ in _told(first) if kind == "log"]
+    for _ in range(2):
+        assert client.get(f"{STUDIES}/absent/events").status_code == 404
+        assert client.get(f"{STUDIES}/one/events", headers={"Last-Event-ID": last_id or ""}).status_code == 204
+    assert client.get(f"{STUDIES}/one/events").status_code == 200
+
+
+def test_who_leaves_before_anything_is_sent_makes_room(make_client: MakeClient, store: ServiceStore) -> None:
+    _at_rest(store, "a")
+    client = make_client(max_streams=1)
+    path = f"{STUDIES}/one/events"
+    scope = {
+        **{"type": "http", "method": "GET", "path": path, "raw_path": path.encode(), "query_string": b""},
+        **{"headers": [(b"host", b"127.0.0.1")], "scheme": "http", "root_path": "", "asgi": {"spec_version": "2.1"}},
+    }
+
+    async def gone() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def nobody_reads(_: object) -> None:
+        await anyio.sleep_forever()
+
+    async def ask() -> None:
+        with anyio.fail_after(30):
+            await client.app(scope, gone, nobody_reads)
+
+    anyio.run(ask)
+    assert client.get(path).status_code == 200
+
+
 def test_more_events_than_are_read_at_once_all_come(client: TestClient, store: ServiceStore) -> None:
     _at_rest(store, *map(str, range(950)))
     told = _told(client.get(f"{STUDIES}/one/events"))
@@ -113,6 +172,11 @@ def test_logs_are_read_from_where_one_was(client: TestClient, store: ServiceStor
     assert client.get(f"{STUDIES}/one/logs", params={"after": second["next"]}).json() == {"items": [], "next": 3}
 
 
+def _finish(store: ServiceStore, name: str, stage: str) -> None:
+    store.begin_stage(name, stage)
+    store.end_stage(name, stage, StudyState.FINISHED)
+
+
 @pytest.fixture
 def written(client: TestClient, store: ServiceStore) -> Path:
     """The folder of a study that has written a report and a model."""
@@ -129,7 +193,10 @@ def written(client: TestClient, store: ServiceStore) -> Path:
     return out
 
 
-def test_a_report_is_downloaded_and_never_opened_as_a_page_of_the_service(client: TestClient, written: Path) -> None:
+def test_a_report_is_downloaded_and_never_opened_as_a_page_of_the_service(
+    client: TestClient, store: ServiceStore, written: Path
+) -> None:
+    _finish(store, "one", "report")
     listed = client.get(f"{STUDIES}/one/report").json()["items"]
     assert [(file["name"], file["bytes"]) for file in listed] == [("report.html", 25), ("rows.csv", 4)]
     page = client.get(f"{STUDIES}/one/report/report.html")
@@ -141,8 +208,7 @@ def test_a_report_is_downloaded_and_never_opened_as_a_page_of_the_service(client
 
 def test_a_model_is_downloaded_once_it_is_whole(client: TestClient, store: ServiceStore, written: Path) -> None:
     assert client.get(f"{STUDIES}/one/model").status_code == 409
-    store.begin_stage("one", "export")
-    store.end_stage("one", "export", StudyState.FINISHED)
+    _finish(store, "one", "export")
     answer = client.get(f"{STUDIES}/one/model")
     assert answer.headers["Content-Type"] == "application/zip"
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
@@ -153,6 +219,22 @@ def test_a_model_is_downloaded_once_it_is_whole(client: TestClient, store: Servi
     (written / "model").rename(written / "moved")
     (written / "model").symlink_to(written / "moved")
     assert client.get(f"{STUDIES}/one/model").status_code == 404
+
+
+def test_files_of_a_deleted_study_are_not_those_of_the_next_one_of_its_name(
+    client: TestClient, store: ServiceStore, written: Path
+) -> None:
+    _finish(store, "one", "report")
+    _finish(store, "one", "export")
+    assert client.get(f"{STUDIES}/one/report/report.html").status_code == 200
+    assert client.delete(f"{STUDIES}/one").status_code == 204 and (written / "report.html").exists()
+    assert client.post(STUDIES, json={"name": "one"}).json()["config"]["out"] == str(written)
+    assert client.get(f"{STUDIES}/one/report").json()["items"] == []
+    assert client.get(f"{STUDIES}/one/report/report.html").status_code == 404
+    assert client.get(f"{STUDIES}/one/model").status_code == 409
+    # Nor while it writes its own.
+    store.begin_stage("one", "report")
+    assert client.get(f"{STUDIES}/one/report/report.html").status_code == 404
 
 
 def test_an_archive_is_never_whole_in_memory(tmp_path: Path) -> None:

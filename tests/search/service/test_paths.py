@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
 
 from search.errors import ConfigError
-from search.service.roots import checked_model, confined
+from search.service.roots import checked_data, checked_model, confined
+from studies.service_store import ServiceStore
 from tests.search.service.conftest import MakeClient
 
 STUDIES = "/api/v1/studies"
@@ -98,6 +101,99 @@ def test_results_never_overwrite_what_is_there(client: TestClient, root: Path) -
     for number, out in enumerate(("empty", "new/deep")):
         made = client.post(STUDIES, json={"name": f"s{number}", "out": out})
         assert made.json()["config"]["out"] == str(root / out)
+
+
+@pytest.mark.parametrize("field", ["model", "data", "out"])
+def test_a_path_that_no_file_can_have_is_refused(client: TestClient, root: Path, field: str) -> None:
+    # A name that is too long, a path that is, and one that is with the name of a file behind it.
+    for value in ("a" * 300, f"{root}/{'a' * 300}/b", "a/" * 2000, f"{root}/".ljust(4090, "a").replace("aa", "a/")):
+        refused = client.post(STUDIES, json={"name": "one", field: value})
+        if field == "out" and refused.status_code == 201:
+            assert client.delete(f"{STUDIES}/one").status_code == 204
+            continue
+        assert refused.status_code == 422 and f"{field} is" in refused.json()["detail"], refused.text
+
+
+def test_a_folder_that_the_service_may_not_look_into_is_refused(
+    client: TestClient, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "closed").mkdir()
+
+    def refuse(_: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    refused = client.post(STUDIES, json={"name": "one", "out": "closed"})
+    assert refused.status_code == 422 and "Permission denied" in refused.json()["detail"]
+
+    def refuse_all(_: Path) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    for question in ("exists", "is_file"):
+        monkeypatch.setattr(Path, question, refuse_all)
+    for check in (lambda: checked_data("x", (root,)), lambda: checked_model("x", (root,), hub=False)):
+        with pytest.raises(ConfigError, match="expected"):
+            check()
+
+
+def test_results_never_go_below_a_file(client: TestClient, root: Path, tmp_path: Path) -> None:
+    (root / "file").write_text("")
+    for out in ("file", "file/below", "file/deep/below"):
+        refused = client.post(STUDIES, json={"name": "one", "out": out})
+        assert refused.status_code == 422 and "is a file" in refused.json()["detail"], out
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "one").write_text("")
+    refused = client.post(STUDIES, json={"name": "one"})
+    assert refused.status_code == 422 and "is a file" in refused.json()["detail"]
+    assert client.post(STUDIES, json={"name": "two"}).status_code == 201
+
+
+def test_results_never_go_where_another_study_has_its_own(
+    make_client: MakeClient, store: ServiceStore, root: Path
+) -> None:
+    client = make_client(out=root / "results")
+    (root / "link").symlink_to(root / "shared")
+    assert client.post(STUDIES, json={"name": "o1", "out": "shared/o"}).status_code == 201
+    for out in ("shared/o", "shared", "shared/o/deep", "link/o", f"{root}/x/../shared/o"):
+        refused = client.post(STUDIES, json={"name": "o2", "out": out})
+        assert refused.status_code == 422, out
+        assert "results of study 'o1'" in refused.json()["detail"] and refused.json()["detail"].startswith("out is")
+    # The folder that a study has if it names none counts, too: taken, and to be taken.
+    assert client.post(STUDIES, json={"name": "plain"}).status_code == 201
+    assert client.post(STUDIES, json={"name": "o2", "out": "results/plain/model"}).status_code == 422
+    assert client.post(STUDIES, json={"name": "o2", "out": "results/late"}).status_code == 201
+    assert client.post(STUDIES, json={"name": "late"}).status_code == 422
+    # A name that is taken is told as such.
+    assert client.post(STUDIES, json={"name": "o1", "out": "shared/o"}).status_code == 409
+    # What begins with the same letters is another folder.
+    assert client.post(STUDIES, json={"name": "o3", "out": "shared/o-3"}).status_code == 201
+    assert client.delete(f"{STUDIES}/o1").status_code == 204
+    assert client.post(STUDIES, json={"name": "o4", "out": "shared/o"}).status_code == 201
+
+
+def test_a_study_does_not_move_its_results_to_another_ones(client: TestClient, store: ServiceStore) -> None:
+    for name in ("one", "two", "three"):
+        assert client.post(STUDIES, json={"name": name, "out": name}).status_code == 201
+        store.request_stop(name)
+    assert client.post(f"{STUDIES}/one/resume", json={"out": "two"}).status_code == 422
+    assert client.post(f"{STUDIES}/one/resume", json={"out": "four"}).status_code == 202
+    # Where it goes from now on, though its worker has not begun.
+    assert client.post(f"{STUDIES}/two/resume", json={"out": "four/deep"}).status_code == 422
+    assert client.post(f"{STUDIES}/three/resume", json={"out": "three/deep"}).status_code == 202
+
+
+def test_of_many_that_name_one_folder_at_the_same_moment_one_gets_it(client: TestClient, root: Path) -> None:
+    statuses: list[int] = []
+
+    def ask(number: int) -> None:
+        statuses.append(client.post(STUDIES, json={"name": f"s{number}", "out": "o"}).status_code)
+
+    asking = [threading.Thread(target=ask, args=(number,)) for number in range(8)]
+    for thread in asking:
+        thread.start()
+    for thread in asking:
+        thread.join()
+    assert sorted(statuses) == [201] + [422] * 7
 
 
 def test_without_a_root_there_is_the_demo_alone(make_client: MakeClient) -> None:

@@ -17,7 +17,7 @@ from search.config import RunConfig
 from search.errors import ConfigError
 from search.service.roots import Reach, check_reach
 from search.service.worker import Worker
-from studies import StudyState
+from studies import Lease, StudyState, StudyStore
 from studies.service_store import ServiceStore
 from studies.submissions import RunState, SubmissionState, run_state
 from tests.search.service.running import REPOSITORY, TINY, serving, until, working
@@ -40,6 +40,26 @@ worker = Worker(sys.argv[1], lambda *_: [])
 sa.event.listen(sa.engine.Engine, "before_cursor_execute", leave)
 try:
     worker.run()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+# A worker that is told to leave while code runs that swallows whatever is raised.
+SWALLOWING = """
+import gc, os, signal, sys
+from pathlib import Path
+from search.service.roots import Reach
+from search.service.worker import Worker
+
+def swallow():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        pass
+
+gc.collect = swallow
+try:
+    Worker(sys.argv[1], lambda *_: [], reach=Reach((), Path("/nowhere"))).run()
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -143,6 +163,73 @@ def test_a_worker_that_is_told_to_leave_while_it_claims_a_study_does_not_keep_it
     submission = store.submission("one")
     assert submission is not None and submission.state is SubmissionState.QUEUED and submission.holder is None
     assert store.waiting() == ["one"] and store.stages("one") == [] and store.workers() == []
+
+
+def test_a_worker_leaves_though_the_word_to_leave_was_swallowed(store: ServiceStore, tmp_path: Path) -> None:
+    _submit(store, "one", tmp_path)
+    # It is reminded after 30 s, when the service has killed it already.
+    left = subprocess.run([sys.executable, "-c", SWALLOWING, store.url], check=False, cwd=REPOSITORY, timeout=25)
+    assert left.returncode == 130 and store.workers() == []
+
+
+def test_a_study_that_is_deleted_as_a_worker_takes_it_keeps_the_worker_from_nothing(
+    store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _submit(store, "gone", tmp_path / "elsewhere")
+    _submit(store, "next", tmp_path / "elsewhere")
+    taken = StudyStore.lease
+
+    def lease(self: StudyStore, name: str) -> Lease:
+        found = taken(self, name)
+        if name == "gone" and self is not store:
+            store.delete_study(name)
+        return found
+
+    monkeypatch.setattr(StudyStore, "lease", lease)
+    assert Worker(store.url, lambda *_: [], reach=reach).run_next()
+    assert store.waiting() == [] and list(store.submissions()) == ["next"]
+
+
+def test_a_study_that_is_shown_at_rest_can_be_touched_at_once(
+    store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _submit(store, "one", tmp_path / "elsewhere")
+    end = ServiceStore.end
+    seen = []
+
+    def touch(self: ServiceStore, name: str, *rest: Any) -> None:
+        end(self, name, *rest)
+        seen.append(run_state(store.study(name).state, store.submission(name)))
+        store.submit(name)
+        store.request_stop(name)
+        store.delete_study(name)
+
+    monkeypatch.setattr(ServiceStore, "end", touch)
+    worker = Worker(store.url, lambda *_: [], reach=reach)
+    assert worker.run_next()
+    assert seen == [RunState.FAILED] and store.summaries() == []
+
+
+def test_a_study_that_a_leaving_worker_returns_can_be_taken_at_once(
+    store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _submit(store, "one", tmp_path / "elsewhere")
+    release = ServiceStore.release
+    taken = []
+
+    def take(self: ServiceStore, name: str, *rest: Any) -> None:
+        release(self, name, *rest)
+        with store.lease(name):
+            taken.append(store.claim(name, "another"))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ServiceStore, "release", take)
+    monkeypatch.setattr("search.service.worker.check_reach", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Worker(store.url, lambda *_: [], reach=reach).run_next()
+    assert len(taken) == 1 and taken[0] is not None and taken[0].worker == "another"
 
 
 @pytest.mark.slow

@@ -229,7 +229,9 @@ def test_repeats_differ_in_their_seed_and_are_compared(run: Run, tmp_path: Path)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         first, second = (store.study(f"mine-s{seed}") for seed in (5, 6))
     assert first.facts["data_fingerprint"] != second.facts["data_fingerprint"]
-    assert {**first.config, "seed": 6} == second.config
+    # Each has its own folder, wherever it is resumed from.
+    assert second.config["out"] == str(tmp_path / "ftp-out/mine-s6")
+    assert {**first.config, "seed": 6, "out": second.config["out"]} == second.config
 
     # Everything has finished: the report is written again, here to another place, which is kept.
     resumed = run("resume", "mine-s5", "--out", "elsewhere", "--json")

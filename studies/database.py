@@ -73,7 +73,8 @@ class Database:
             raise
 
     def _connect(self) -> None:
-        self._leaving = threading.Event()
+        # How many hurries began, and go on: who waits when one begins is not to miss it, however short it is.
+        self._hurry, self._hurries, self._hurrying = threading.Condition(), 0, 0
         sqlite = self._url.get_backend_name() == "sqlite"
         memory = sqlite and database_file(self._url) is None
         # All threads share the one connection that a database in memory lives in.
@@ -155,24 +156,33 @@ class Database:
     def hurried(self) -> Iterator[None]:
         """Wait for nothing inside: a database that is away is given up at the first try, in all threads.
 
-        For what a process writes as it leaves.
+        For what a process writes as it leaves. Who waits already gives up as well.
         """
-        self._leaving.set()
+        with self._hurry:
+            self._hurries += 1
+            self._hurrying += 1
+            self._hurry.notify_all()
         try:
             yield
         finally:
-            self._leaving.clear()
+            with self._hurry:
+                self._hurrying -= 1
 
     def _patiently(self, work: Callable[[Connection], T], engine: sa.Engine) -> T:
         until = None
         pause = _FIRST_PAUSE_S
+        hurries = self._hurries
+
+        def is_hurried() -> bool:
+            return self._hurrying > 0 or self._hurries > hurries
+
         while True:
             try:
                 return self._transact(work, engine)
             except _AwayError as away:
                 now = time.monotonic()
                 until = now + self._patience_s if until is None else until
-                if self._leaving.is_set() or now + pause > until:
+                if is_hurried() or now + pause > until:
                     waited = now - until + self._patience_s
                     raise StorageError(
                         f"The database {self} has not answered for {waited:.0f} s: {away}. Everything that "
@@ -180,7 +190,8 @@ class Database:
                     ) from away.__cause__
                 _log.warning("The database %s does not answer (%s): trying again in %.1f s.", self, away, pause)
                 # Not all at the same moment when the server is back.
-                self._leaving.wait(pause * random.uniform(0.8, 1.2))
+                with self._hurry:
+                    self._hurry.wait_for(is_hurried, pause * random.uniform(0.8, 1.2))
                 pause = min(2 * pause, _LONGEST_PAUSE_S)
 
     def _transact(self, work: Callable[[Connection], T], engine: sa.Engine) -> T:

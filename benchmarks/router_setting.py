@@ -19,7 +19,7 @@ from search.evaluators.local import LocalEvaluator
 from search.objectives import Objectives
 from search.outcome import Outcome
 from search.portfolio import Portfolio
-from search.proposers.catalogue import PORTFOLIO_NAME, make_proposers
+from search.proposers.catalogue import PORTFOLIO_NAME, learn_from_knock_outs, make_proposers
 from search.space import ScheduleSpace
 from search.stopping import Stopping
 
@@ -117,7 +117,9 @@ def search(
         notebook,
         seed=seed,
         warm=warm,
+        knock_outs=not warm and learn_from_knock_outs(proposers),
     ).run(Stopping(trials))
     outcomes = [result.outcome for _, result in sorted(notebook.ended.items()) if result.outcome is not None]
-    ranked = sorted(outcomes, key=lambda outcome: (outcome.values[0], outcome.levels))
+    legal = [outcome for outcome in outcomes if outcome.penalty == 0]
+    ranked = sorted(legal, key=lambda outcome: (outcome.values[0], outcome.levels))
     return [space.schedule(outcome.levels) for outcome in ranked], outcomes

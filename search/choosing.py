@@ -33,7 +33,7 @@ def choose_from_front(study: OpenStudy) -> None:
     trials = study.store.trials(study.name)
     points = front(trials)
     if not points:
-        raise SearchError(_nothing_found(trials, study.config))
+        raise SearchError(why_no_front(trials, study.config))
     study.store.choose_trial(study.name, choose(points, study.config.target_sparsity).number)
 
 
@@ -53,14 +53,15 @@ def choose(points: Sequence[TrialRecord], target_sparsity: float | None) -> Tria
     return best if any(best.schedule) or not sparse else knee(sparse)
 
 
-def _nothing_found(trials: Sequence[TrialRecord], config: RunConfig) -> str:
+def why_no_front(trials: Sequence[TrialRecord], config: RunConfig) -> str:
     """Why a study has no front."""
     if not trials:
         return "No schedule was evaluated: allow the search more seconds."
-    if config.min_accuracy is not None and any(trial.violation > 0 for trial in trials):
-        best = max(trial.metrics.get("accuracy", 0.0) for trial in trials)
+    demanded = config.min_accuracy
+    below = [trial.metrics["accuracy"] for trial in trials if trial.metrics.get("accuracy", 1.0) < (demanded or 0.0)]
+    if below:
         return (
-            f"None of {len(trials)} trials has an accuracy of {config.min_accuracy:g} on the search set; the best has "
-            f"{best:.3g}. Demand less with --min-accuracy."
+            f"None of {len(trials)} trials has an accuracy of {demanded:g} on the search set and keeps the other "
+            f"constraints; the best of those that miss it has {max(below):.3g}. Demand less with --min-accuracy."
         )
     return f"All {len(trials)} trials failed; the last one says: {trials[-1].error}"

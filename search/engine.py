@@ -27,8 +27,9 @@ MAX_ATTEMPTS = 3
 _POLL_S = 0.25
 # How many of the latest trials of a resumed study proposers learn again.
 _LATEST = 2000
-# Who "proposes" what every search evaluates first, and what stands in where proposers only repeat themselves.
-ANCHOR, SAMPLE = "anchor", "sample"
+# Who "proposes" what every search evaluates first, what it is told to probe, and what stands in where proposers only
+# repeat themselves.
+ANCHOR, KNOCK_OUT, SAMPLE = "anchor", "knock-out", "sample"
 
 # Objective values, lower is better, and by how much the constraints are broken.
 Judge = Callable[[SparsitySchedule, Mapping[str, float]], tuple[Values, float]]
@@ -74,6 +75,8 @@ class SearchEngine:
             those of their front are the first to be tried here.
         generation: Evaluate so many, wait for all of them, and only then ask for more; None for no such barrier.
         first: Number of the first trial that is proposed here, if the ledger knows none with a higher one.
+        knock_outs: Whether to evaluate early what each block harms by itself, also where such schedules are outside the
+            space: then they break the constraints, and are evaluated for what proposers learn from them.
     """
 
     def __init__(
@@ -91,6 +94,7 @@ class SearchEngine:
         warm: Sequence[Outcome] = (),
         generation: int | None = None,
         first: int = 0,
+        knock_outs: bool = False,
     ) -> None:
         self._space = space
         self._portfolio = portfolio
@@ -116,6 +120,7 @@ class SearchEngine:
         self._told = 0
         self._firsts = [Proposal(levels) for levels in space.anchors()]
         self._firsts += [Proposal(levels, (levels,)) for levels in _front(warm)]
+        self._probes = space.knock_outs() if knock_outs else []
         for outcome in warm:
             self._learn(outcome)
         self._queue = list(ledger.queue())
@@ -203,6 +208,10 @@ class SearchEngine:
             first = self._firsts.pop(0)
             if not self._has_seen(first.levels) and self._space.contains(first.levels):
                 return _Flight(number, first.levels, ANCHOR, self._numbers(first.parents))
+        while self._probes:
+            probe = self._probes.pop(0)
+            if not self._has_seen(probe):
+                return _Flight(number, probe, KNOCK_OUT)
         for proposer in self._portfolio.in_turn(number):
             for _ in range(_PATIENCE):
                 proposal = self._ask(proposer, number)
@@ -249,8 +258,12 @@ class SearchEngine:
 
     def _result(self, flight: _Flight, evaluation: Evaluation, fidelity: float) -> Result:
         evaluation = replace(evaluation, metrics={**evaluation.metrics, **flight.rungs})
-        values, violation = self._judge(evaluation.schedule, evaluation.metrics)
-        return _result_of(flight, evaluation, Outcome(flight.levels, values, violation, fidelity, flight.number))
+        outcome = self._judged(flight.levels, evaluation.metrics, fidelity, flight.number)
+        return _result_of(flight, evaluation, outcome)
+
+    def _judged(self, levels: Levels, metrics: Mapping[str, float], fidelity: float, number: int) -> Outcome:
+        values, violation = self._judge(self._space.schedule(levels), metrics)
+        return Outcome(levels, values, violation + self._space.violation(levels), fidelity, number)
 
     def _finish(self, results: Sequence[Result], stopping: Stopping) -> int:
         """Keep results, then let everybody learn of them."""
@@ -259,7 +272,10 @@ class SearchEngine:
         self._ledger.finish(results)
         for result in results:
             outcome = result.outcome
-            stopping.ended(self._arrived(result.number, result.proposer, outcome, result.evaluation.seconds))
+            gain = self._arrived(result.number, result.proposer, outcome, result.evaluation.seconds)
+            # Knock-outs are not meant to add to the front, so that they say nothing about whether it still grows.
+            if result.proposer != KNOCK_OUT:
+                stopping.ended(gain)
             if outcome is not None:
                 self._portfolio.tally(result.proposer).finished += 1
         self._ledger.tally(self._portfolio.tallies)
@@ -291,8 +307,7 @@ class SearchEngine:
     def _known_outcome(self, trial: Known) -> Outcome | None:
         if trial.metrics is None:
             return None
-        values, violation = self._judge(trial.schedule, trial.metrics)
-        return Outcome(self._space.levels(trial.schedule), values, violation, trial.fidelity, trial.number)
+        return self._judged(self._space.levels(trial.schedule), trial.metrics, trial.fidelity, trial.number)
 
     def _see_rungs(self, trial: Known) -> None:
         """Let the pruner know what a trial was worth at lower fidelities."""

@@ -24,7 +24,7 @@ from search.open_study import OpenStudy
 from search.portfolio import Portfolio
 from search.profiles import say_doubts
 from search.progress import Stage
-from search.proposers.catalogue import make_proposers
+from search.proposers.catalogue import learn_from_knock_outs, make_proposers
 from search.space import LatencyLimit, ScheduleSpace
 from search.stopping import Stopping
 from search.study_ledger import StudyLedger
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_RESIZES = 2.0
 _SECONDS_BETWEEN_NOTES = 0.5
+# The highest share of a search's trials that may go into knock-outs.
+_MOST_KNOCK_OUTS = 0.25
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
             pruner=_pruner(config),
             warm=warm,
             first=search.first_trial,
+            knock_outs=wants_knock_outs(search, space, config.sampler),
         )
         watch = _Watch(study, stage, ledger, pool, search.stage, costs)
         ledger.on_kept = watch.on_kept
@@ -157,6 +160,21 @@ def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSp
     if config.max_latency_ms is not None:
         limit = LatencyLimit(costs.function("latency_ms"), config.max_latency_ms)
     return ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks, latency_limit=limit)
+
+
+def wants_knock_outs(search: Search, space: ScheduleSpace, sampler: str) -> bool:
+    """Whether a search finds out first what each block harms by itself.
+
+    Refinements know it from the search before them. Short searches have better uses for their trials, and so has one
+    in which nobody learns from them.
+
+    Args:
+        search: Which search it is.
+        space: Where its schedules come from.
+        sampler: The names of its proposers.
+    """
+    most = _MOST_KNOCK_OUTS * search.trials
+    return search.round == 0 and len(space.knock_outs()) <= most and learn_from_knock_outs(sampler)
 
 
 def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[TrialRecord]:

@@ -107,9 +107,18 @@ class ScheduleSpace:
         return (
             len(levels) == self.n_blocks
             and all(0 <= level <= (self.top if block in free else 0) for block, level in enumerate(levels))
-            and (self.target_total is None or sum(levels) == self.target_total)
-            and not self._is_slow(levels)
+            and self.violation(levels) == 0
         )
+
+    def violation(self, levels: Sequence[int]) -> float:
+        """By how much a schedule breaks the target and the latency limit, as shares; 0 if it keeps them."""
+        broken = 0.0
+        if self.target_total is not None:
+            broken += abs(sum(levels) - self.target_total) * self.step / self.n_blocks
+        limit = self.latency_limit
+        if limit is not None:
+            broken += max(0.0, limit.predict_ms(self.schedule(levels)) / limit.max_ms - 1)
+        return broken
 
     def repair(self, levels: Sequence[float], rng: random.Random) -> Levels:
         """Nearby levels inside the space.
@@ -151,6 +160,17 @@ class ScheduleSpace:
         uniform = [self._even(total) for total in (totals if self.target_total is None else [self.target_total])]
         rng = random.Random(0)
         return list(dict.fromkeys(self.repair(levels, rng) for levels in uniform))
+
+    def knock_outs(self) -> list[Levels]:
+        """For each free block the schedule in which it alone skips, and as much as it may: what it harms by itself.
+
+        They need not keep the target and the latency limit. The last block comes first: each schedule then begins like
+        the one before it.
+        """
+        if not self.top:
+            return []
+        blocks = range(self.n_blocks)
+        return [tuple(self.top * (one == block) for one in blocks) for block in reversed(self.free_blocks)]
 
     def _even(self, total: int) -> Levels:
         """A sum of levels spread evenly over the free blocks; what is left over goes to the last ones."""

@@ -25,20 +25,21 @@ def warm_outcomes(
 
     Args:
         trials: What was found there.
-        space: Schedules outside it are left out.
+        space: Schedules outside it are left out, but for its knock-outs.
         objectives: Of this study. Where they demand an accuracy, trials without one are left out.
         own: Whether the trials are this study's: outcomes then have their numbers.
     """
-    outcomes, best = [], FrontArchive()
+    outcomes, best, knock_outs = [], FrontArchive(), set(space.knock_outs())
     for trial in trials:
         if trial.state is not TrialState.FINISHED or trial.fidelity < 1.0 or "kl" not in trial.metrics:
             continue
         if objectives.min_accuracy is not None and "accuracy" not in trial.metrics:
             continue
         levels = space.levels(SparsitySchedule(trial.schedule))
-        if not space.contains(levels):
+        if not space.contains(levels) and levels not in knock_outs:
             continue
         values, violation = objectives(space.schedule(levels), trial.metrics)
+        violation += space.violation(levels)
         outcome = Outcome(levels, values, violation, number=trial.number if own else None)
         outcomes.append(outcome)
         if outcome.penalty == 0:

@@ -49,10 +49,11 @@ PROPOSER_COLOURS: Mapping[str, str] = {
     "cmaes": "#882255",
     "additive": "#117733",
     "anchor": "#5A5A5A",
+    "knock-out": "#332288",
     "sample": "#8C8C8C",
     "random": "#8C8C8C",
 }
-_OTHER_PROPOSERS = ("#AA4499", "#44AA99", "#661100", "#332288")
+_OTHER_PROPOSERS = ("#AA4499", "#44AA99", "#661100")
 
 
 def proposer_colour(name: str) -> str:

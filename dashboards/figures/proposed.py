@@ -15,8 +15,8 @@ from studies.objectives import DEFAULT_COST, objective
 
 _MOST_WINDOWS = 20
 _FEWEST_TRIALS = 5
-# The schedules that every search begins with are nobody's proposals.
-_ANCHOR = "anchor"
+# The schedules that searches begin with are nobody's proposals.
+_FIRSTS = ("anchor", "knock-out")
 
 
 def proposers_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) -> go.Figure:
@@ -97,7 +97,7 @@ def drawn_credits(
             row=1,
             col=1,
         )
-        if one.name == _ANCHOR:
+        if one.name in _FIRSTS:
             # Whatever comes first makes up most of the volume.
             continue
         figure.add_bar(

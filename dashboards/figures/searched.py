@@ -38,7 +38,8 @@ def search_figure(
     """Every finished trial: KL against the cost that was searched, coloured by proposer, with the front as a staircase.
 
     KL is on a logarithmic axis where it spans decades; what is too small for it, such as the dense schedule's 0, stands
-    at the bottom. Trials on a part of the calibration set are drawn hollow: they do not compare with the others.
+    at the bottom. Trials on a part of the search set, and those that break constraints, are drawn hollow: they do not
+    compare with the others.
 
     Args:
         trials: The trials of a study.
@@ -68,7 +69,7 @@ def search_figure(
             name=f"proposed by {plain_text(proposer)}",
             marker={
                 "color": proposer_colour(proposer),
-                "symbol": ["circle" if t.fidelity == 1.0 else "circle-open" for t in own],
+                "symbol": ["circle" if t.fidelity == 1.0 and t.violation <= 0 else "circle-open" for t in own],
                 "size": 7,
                 "opacity": 0.75,
             },

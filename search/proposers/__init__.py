@@ -25,4 +25,8 @@ class Proposer(Protocol):
         """
 
     def tell(self, outcome: Outcome) -> None:
-        """Learn what became of levels; they may have been proposed by anybody, or in another study."""
+        """Learn what became of levels.
+
+        They may have been proposed by anybody, or in another study. Knock-outs may lie outside the space: who has no
+        use for that leaves them out.
+        """

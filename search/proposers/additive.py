@@ -16,8 +16,10 @@ from search.space import ScheduleSpace
 _KL_FLOOR = 0.02
 # Of the squared weights, in units of the noise: how flat the model is where nothing is known.
 _RIDGE = 1.0
-# Outcomes to know before the model says more than a random schedule does.
+# Outcomes to know before the model says more than a random schedule, or one made from knock-outs, does.
 _FIRST = 12
+# How far harms that knock-outs tell of may be off: of their logarithm, one standard deviation.
+_DOUBT = 0.5
 # The highest overall sparsity that is asked for where there is no target: models are ruined long before.
 _MOST_OVERALL = 0.8
 
@@ -29,6 +31,10 @@ class AdditiveProposer:
     (Bayesian linear regression with a ridge); each proposal draws weights from it (Thompson sampling, Thompson 1933),
     so that blocks of which little is known get their turn. What is then best at an overall sparsity is found exactly,
     by dynamic programming over blocks.
+
+    The model says nothing before it knows some schedules. Until then proposals are the best by what blocks harm alone,
+    as far as outcomes of knock-outs (`ScheduleSpace.knock_outs`) tell: KL c x^p for KL c of the knock-out, p drawn
+    from 1 to 2, c by a random factor off. Where none is known they are random.
 
     A local search starts from the best of a few random schedules, and stays near it; this one sees at once from all of
     them which blocks must not skip. It cannot see that blocks stand in for each other: others learn that from its
@@ -49,6 +55,8 @@ class AdditiveProposer:
         n_weights = 1 + 2 * len(space.free_blocks)
         # The sums that the posterior follows from: nothing of single outcomes needs to be kept.
         self._n_told = 0
+        # Of blocks, by their place among the free ones: KL where the block alone skips.
+        self._alone: dict[int, float] = {}
         self._products: NDArray[np.float64] = np.zeros((n_weights, n_weights))
         self._targets: NDArray[np.float64] = np.zeros(n_weights)
         self._squares = 0.0
@@ -59,14 +67,16 @@ class AdditiveProposer:
         self._number = number
         rng = random.Random(f"{self.name}/{self._seed}/{number}/{self._repeats}")
         space = self._space
-        if self._n_told < _FIRST or not space.free_blocks or not space.top:
+        is_new = self._n_told - len(self._alone) < _FIRST
+        if (is_new and not self._alone) or not space.free_blocks or not space.top:
             return Proposal(space.sample(rng))
         total = space.target_total
         if total is None:
             total = round(rng.uniform(0.0, _MOST_OVERALL) * space.n_blocks / space.step)
         total = min(total, space.top * len(space.free_blocks))
         levels = [0] * space.n_blocks
-        for block, level in zip(space.free_blocks, least_harmful(self._harms(rng), total), strict=True):
+        harms = self._harms_alone(rng) if is_new else self._harms(rng)
+        for block, level in zip(space.free_blocks, least_harmful(harms, total), strict=True):
             levels[block] = level
         return Proposal(space.repair(levels, rng))
 
@@ -77,6 +87,9 @@ class AdditiveProposer:
             return
         features, target = self._features(outcome), math.log(kl + _KL_FLOOR)
         self._n_told += 1
+        skipping = [place for place, block in enumerate(self._space.free_blocks) if outcome.levels[block]]
+        if len(skipping) == 1 and sum(outcome.levels) == self._space.top:
+            self._alone[skipping[0]] = kl
         self._products += np.outer(features, features)
         self._targets += target * features
         self._squares += target * target
@@ -86,6 +99,18 @@ class AdditiveProposer:
         top = max(1, self._space.top)
         share: NDArray[np.float64] = np.array([outcome.levels[block] / top for block in self._space.free_blocks])
         return np.concatenate([[1.0], share, share**2])
+
+    def _harms_alone(self, rng: random.Random) -> NDArray[np.float64]:
+        """What each free block adds at each level `[N, top + 1]`, guessed from what blocks harm alone."""
+        draws = np.random.default_rng(draw_seed(rng))
+        # What is not known yet may be as bad as the worst that is.
+        worst = max(self._alone.values())
+        alone = np.array([self._alone.get(place, worst) for place in range(len(self._space.free_blocks))])
+        doubt = _DOUBT * (1 + 0.5 * self._repeats)
+        alone = np.maximum(alone, 1e-6) * np.exp(doubt * draws.standard_normal(len(alone)))
+        share = np.linspace(0.0, 1.0, self._space.top + 1)
+        harms: NDArray[np.float64] = alone[:, None] * share ** draws.uniform(1.0, 2.0, (len(alone), 1))
+        return harms
 
     def _harms(self, rng: random.Random) -> NDArray[np.float64]:
         """What each free block adds at each level `[N, top + 1]`, by weights drawn from the posterior."""

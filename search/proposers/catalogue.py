@@ -14,6 +14,10 @@ PORTFOLIO_NAME = "portfolio"
 PORTFOLIO = ("deap", "evopress", "additive", "tpe", "cmaes")
 
 
+# Proposers that learn from what blocks harm by themselves, also outside the space.
+_LEARN_FROM_KNOCK_OUTS = frozenset({"additive"})
+
+
 def _genetic(space: ScheduleSpace, seed: int) -> Proposer:
     from search.proposers.genetic import GeneticProposer
 
@@ -63,6 +67,18 @@ def proposer_names(names: str) -> tuple[str, ...]:
     if not wanted:
         raise ConfigError(_unknown("No proposer is named"))
     return tuple(wanted)
+
+
+def learn_from_knock_outs(names: str) -> bool:
+    """Whether one of the proposers that a list names learns from `ScheduleSpace.knock_outs`.
+
+    Args:
+        names: See `proposer_names`.
+
+    Raises:
+        ConfigError: See `proposer_names`.
+    """
+    return not _LEARN_FROM_KNOCK_OUTS.isdisjoint(proposer_names(names))
 
 
 def make_proposers(names: str, space: ScheduleSpace, seed: int) -> list[Proposer]:

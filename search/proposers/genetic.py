@@ -58,6 +58,8 @@ class GeneticProposer:
 
     def tell(self, outcome: Outcome) -> None:
         """See `Proposer.tell`."""
+        if not self._space.contains(outcome.levels):
+            return
         rng = random.Random(f"{self._seed}/told {self._population.n_told}")
         self._population.tell([Individual(outcome.levels, outcome.values, outcome.penalty)], rng)
 

@@ -89,7 +89,9 @@ class SampledProposer:
 
     def tell(self, outcome: Outcome) -> None:
         """See `Proposer.tell`."""
-        if self._model is not None and all(math.isfinite(value) for value in (*outcome.values, outcome.penalty)):
+        if self._model is None or not self._space.contains(outcome.levels):
+            return
+        if all(math.isfinite(value) for value in (*outcome.values, outcome.penalty)):
             with _silence():
                 self._model.tell(outcome)
 

@@ -58,6 +58,33 @@ def test_it_sees_which_blocks_matter_before_a_local_search_does() -> None:
         assert own < 0.0025 and own <= local
 
 
+def knock_out(space: ScheduleSpace, block: int) -> Outcome:
+    [levels] = [levels for levels in space.knock_outs() if levels[block]]
+    return Outcome(levels, (kl(levels), 0.0), space.violation(levels))
+
+
+def test_knock_outs_show_which_blocks_matter_before_any_schedule_is_known() -> None:
+    space = ScheduleSpace(N_BLOCKS, TARGET)
+    for seed in range(5):
+        told, new = AdditiveProposer(space, seed), AdditiveProposer(space, seed)
+        for block in range(N_BLOCKS):
+            told.tell(knock_out(space, block))
+        first = [told.ask(number).levels for number in range(20)]
+        assert all(space.contains(levels) for levels in first) and len(set(first)) == 20
+        assert max(map(kl, first)) < 0.002 < kl(new.ask(0).levels)
+
+
+def test_a_block_of_which_nothing_is_known_may_be_as_bad_as_the_worst_that_is_known() -> None:
+    space = ScheduleSpace(N_BLOCKS, TARGET)
+    proposer = AdditiveProposer(space, 0)
+    harmless = [block for block in range(N_BLOCKS) if block not in CARRIERS][:6]
+    for block in (*harmless, CARRIERS[0]):
+        proposer.tell(knock_out(space, block))
+    for number in range(20):
+        levels = proposer.ask(number).levels
+        assert sum(levels[block] for block in harmless) >= 0.9 * sum(levels)
+
+
 def test_it_learns_from_what_others_proposed() -> None:
     space, rng = ScheduleSpace(N_BLOCKS, TARGET), random.Random(0)
     proposer = AdditiveProposer(space, 0)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftp_core.schedule import SparsitySchedule
-from search.engine import ANCHOR, MAX_ATTEMPTS, SearchEngine
+from search.engine import ANCHOR, KNOCK_OUT, MAX_ATTEMPTS, SearchEngine
 from search.evaluators import Evaluation, Task
 from search.ledger import Begun
 from search.outcome import Outcome, Proposal
@@ -110,6 +110,38 @@ def test_proposers_learn_from_the_outcomes_of_another_study_and_its_front_comes_
     assert {space.levels(begun.schedule) for begun in book.begun.values()} >= set(levels)
 
 
+def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say() -> None:
+    space, book = ScheduleSpace(6, 0.5), Notebook()
+    search(ShufflingEvaluator(1), space, book, 60, knock_outs=True, names="deap,evopress,additive,tpe,cmaes")
+    early = [(space.levels(book.begun[n].schedule), book.begun[n].proposer) for n in range(7)]
+    assert early == [(space.anchors()[0], ANCHOR), *((levels, KNOCK_OUT) for levels in space.knock_outs())]
+    outcomes = [result.outcome for _, result in sorted(book.ended.items())]
+    assert [one.violation for one in outcomes[1:7]] == pytest.approx([0.5 - 0.95 / 6] * 6)
+    assert all(one.violation == 0 and space.contains(one.levels) for one in [outcomes[0], *outcomes[7:]])
+    # Nobody breeds from what is outside the space.
+    assert not any(set(range(1, 7)) & set(one.parents) for one in book.begun.values())
+
+
+def test_knock_outs_inside_the_space_are_trials_like_others() -> None:
+    space, book = ScheduleSpace(4), Notebook()
+    search(ShufflingEvaluator(1), space, book, 60, knock_outs=True)
+    outcomes = [one.outcome for one in book.ended.values() if one.proposer == KNOCK_OUT]
+    assert [one.levels for one in outcomes] == space.knock_outs() and not any(one.violation for one in outcomes)
+
+
+def test_knock_outs_are_neither_repeated_nor_taken_for_a_plateau() -> None:
+    space, book, evaluator = ScheduleSpace(6, 0.5), Notebook(dies_after=4), ShufflingEvaluator(1)
+    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, knock_outs=True)
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(Stopping(50))
+    book.dies_after = None
+    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, knock_outs=True)
+    stopping = Stopping(50, plateau=3)
+    engine.run(stopping)
+    assert Counter(one.proposer for one in book.begun.values())[KNOCK_OUT] == 6
+    assert len(book.ended) > 7 and stopping.reason is not None
+
+
 def test_an_exhausted_space_ends_the_search() -> None:
     evaluator = ShufflingEvaluator(capacity=3)
     assert search(evaluator, ScheduleSpace(1), Notebook(), 1000) == 20
@@ -149,19 +181,21 @@ def test_the_search_improves_on_its_first_proposals() -> None:
     assert moocore.hypervolume(values, ref=[10.0, 1.0]) > 1.02 * first
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     capacity=st.integers(1, 9),
     deaths=st.lists(st.integers(1, 30), max_size=3),
     fidelities=st.sampled_from([(1.0,), FIDELITIES]),
     seed=st.integers(0, 3),
+    target=st.sampled_from([None, 0.4]),
 )
 def test_a_deterministic_search_is_the_same_for_any_workers_and_interruptions(
-    capacity: int, deaths: list[int], fidelities: tuple[float, ...], seed: int
+    capacity: int, deaths: list[int], fidelities: tuple[float, ...], seed: int, target: float | None
 ) -> None:
-    space = ScheduleSpace(5)
+    space = ScheduleSpace(5, target)
     whole = Notebook()
     options: dict[str, Any] = {"deterministic": True, "fidelities": fidelities, "names": "deap,evopress,additive,tpe"}
+    options["knock_outs"] = space.target_sparsity is not None
     search(ShufflingEvaluator(1), space, whole, 90, **options)
     pieces = Notebook()
     for life in [*deaths, None]:

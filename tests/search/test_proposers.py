@@ -121,6 +121,18 @@ def test_parents_are_schedules_that_were_told_and_only_breeders_have_any(name, k
         assert not any(n_parents)
 
 
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_knock_outs_off_the_target_lead_nobody_out_of_the_space(name):
+    space = SPACES["dense, target"]
+    proposer, knock_outs = make(name, space), space.knock_outs()
+    for levels in knock_outs:
+        proposer.tell(Outcome(levels, objectives(levels), space.violation(levels)))
+    for number in range(len(knock_outs), length(name, 60)):
+        proposal = proposer.ask(number)
+        assert space.contains(proposal.levels) and not set(proposal.parents) & set(knock_outs)
+        proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
+
+
 @pytest.mark.parametrize("name", ["nsga2", "nsga3"])
 def test_what_optuna_breeds_is_made_of_its_parents(name):
     """Without mutation every level is one of a parent's; at a rate of 1 in 6 blocks most are."""

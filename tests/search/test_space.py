@@ -67,6 +67,28 @@ def test_what_a_space_contains_is_what_keeps_its_constraints(space: ScheduleSpac
     assert all(space.contains(anchor) for anchor in space.anchors())
 
 
+@given(space=spaces(), raw=st.lists(st.integers(0, 19), min_size=16, max_size=16))
+def test_constraints_are_broken_by_the_distance_from_the_target_and_the_share_of_time_above_the_limit(
+    space: ScheduleSpace, raw: list[int]
+) -> None:
+    levels = tuple(raw[: space.n_blocks])
+    off = 0.0 if space.target_total is None else abs(sum(levels) - space.target_total) / (20 * space.n_blocks)
+    limit, ms = space.latency_limit, milliseconds(space.schedule(levels))
+    late = 0.0 if limit is None or ms <= limit.max_ms else (ms - limit.max_ms) / limit.max_ms
+    assert space.violation(levels) == pytest.approx(off + late)
+
+
+@given(space=spaces())
+def test_in_a_knock_out_one_block_alone_skips_all_that_it_may(space: ScheduleSpace) -> None:
+    knock_outs = space.knock_outs()
+    assert all(sorted(levels) == [0] * (space.n_blocks - 1) + [19] for levels in knock_outs)
+    assert [levels.index(19) for levels in knock_outs] == list(reversed(space.free_blocks))
+
+
+def test_where_blocks_may_skip_nothing_none_is_knocked_out() -> None:
+    assert ScheduleSpace(4, max_sparsity=0.0).knock_outs() == ScheduleSpace(1, dense_blocks=(0,)).knock_outs() == []
+
+
 @given(space=spaces(), seed=st.integers(0, 99))
 def test_what_lies_inside_is_not_repaired(space: ScheduleSpace, seed: int) -> None:
     levels = space.sample(random.Random(seed))

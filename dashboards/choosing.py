@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dashboards.data import ReportData
-from dashboards.intervals import retention
 from dashboards.tables import counted, kl_text
 from studies import Measurement
 
@@ -33,7 +32,7 @@ def why_selected(data: ReportData) -> list[str]:
     # What is picked for being good looks better where it was picked than it is.
     now, then = [f"KL {kl_text(tested.kl)}"], [f"KL {kl_text(seen.kl)}"]
     for m, said, dense in ((tested, now, data.measured("dense")), (seen, then, _validated_dense(data))):
-        kept = retention(m, dense)
+        kept = m.retention(dense)
         if kept is not None:
             said.append(f"a retention of {kept:.1%}")
     sentences.append(

@@ -17,7 +17,6 @@ from dashboards.intervals import (
     kl_interval,
     latency_quartiles,
     mean_interval,
-    retention,
     retention_interval,
 )
 from dashboards.markdown import table, text
@@ -84,7 +83,7 @@ class Seed:
         return {
             "overall_sparsity": m.overall_sparsity,
             "accuracy": m.accuracy,
-            "retention": retention(m, dense),
+            "retention": m.retention(dense),
             "kl": m.kl,
             "latency_ms": m.latency_ms,
             "speed_up": None if dense is None else dense.latency_ms / m.latency_ms,

@@ -45,18 +45,6 @@ def overlap(a: Interval | None, b: Interval | None) -> bool:
     return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
 
 
-def retention(m: Measurement, dense: Measurement | None) -> float | None:
-    """What is kept of the dense model: accuracy as a share of its; without choices, its perplexity by the pruned one's.
-
-    None where that is not known.
-    """
-    if dense is None:
-        return None
-    if m.accuracy is None and dense.accuracy is None:
-        return dense.perplexity / m.perplexity
-    return m.accuracy / dense.accuracy if m.accuracy is not None and dense.accuracy else None
-
-
 def retention_interval(m: Measurement, dense: Measurement | None) -> Interval | None:
     """A 95 % interval of retention from the Wilson intervals of both accuracies; None where it cannot be had.
 
@@ -64,7 +52,7 @@ def retention_interval(m: Measurement, dense: Measurement | None) -> Interval | 
     two accuracies for independent. They are of the same items, which both models tend to have right, so it is wider
     than it would have to be.
     """
-    kept = retention(m, dense)
+    kept = m.retention(dense)
     if not kept or dense is None or m is dense or m.variant == "dense":
         return None
     own, all_kept = accuracy_interval(m), accuracy_interval(dense)

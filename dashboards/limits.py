@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dashboards.data import ReportData
-from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap, retention
+from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap
 from dashboards.summary import best_retention_interval
 from dashboards.tables import bracketed, counted, kl_text
 from studies import Measurement, TrialState
@@ -144,7 +144,7 @@ def _against_wishes(data: ReportData, selected: Measurement, dense: Measurement 
         found.append(f"The target was an overall sparsity of {target:.1%}; it has {selected.overall_sparsity:.1%}.")
     if limit is not None and selected.latency_ms > limit:
         found.append(f"The limit was {limit:g} ms; measured are {selected.latency_ms:.1f} ms.")
-    kept = retention(selected, dense)
+    kept = selected.retention(dense)
     if least is not None and kept is not None and kept < least:
         of_what = "of the dense model's accuracy" if selected.accuracy is not None else "by the ratio of perplexities"
         found.append(f"The demand was to retain {least:.1%} {of_what}; on the test items {kept:.1%} is retained.")

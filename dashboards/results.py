@@ -14,7 +14,6 @@ from dashboards.intervals import (
     kl_interval,
     latency_quartiles,
     perplexity_interval,
-    retention,
     retention_interval,
 )
 from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_text
@@ -32,7 +31,7 @@ class Result:
         selected: Whether it is the point that was selected.
         router: What decides, in words.
         flops_saved: Share of the dense model's arithmetic that is not done; None where dense was not measured.
-        retention: See `dashboards.intervals.retention`.
+        retention: See `Measurement.retention`.
         retention_interval: A 95 % interval of it, from the Wilson intervals of both accuracies.
         speed_up: How often it fits into the latency that the dense model had in the same sitting.
     """
@@ -55,7 +54,7 @@ def results(data: ReportData) -> list[Result]:
             selected=m is selected,
             router=data.router_name(m),
             flops_saved=None if dense is None else 1 - m.flops / dense.flops,
-            retention=retention(m, dense),
+            retention=m.retention(dense),
             retention_interval=retention_interval(m, dense),
             speed_up=None if (timed := data.dense_timed_with(m)) is None else timed.latency_ms / m.latency_ms,
         )

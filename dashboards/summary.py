@@ -13,7 +13,6 @@ from dashboards.intervals import (
     latency_quartiles,
     overlap,
     paired_retention_interval,
-    retention,
     retention_interval,
 )
 from dashboards.tables import bracketed, kl_text
@@ -85,7 +84,7 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
         held, all_held = measured_cost(selected, "kv_bytes"), measured_cost(dense, "kv_bytes")
         if data.cost.name == "kv_bytes" and held is not None and all_held:
             figures.append(KeyFigure(f"{1 - held / all_held:.1%}", "KV cache saved", f"against dense, {shape}"))
-        kept = retention(selected, dense)
+        kept = selected.retention(dense)
         if kept is not None:
             ends, method = best_retention_interval(data, selected, dense)
             what = "accuracy retained" if selected.accuracy is not None else "retained, by perplexity"
@@ -188,7 +187,7 @@ def _gain(m: Measurement, dense: Measurement | None, data: ReportData) -> str:
 
 
 def _accuracy(m: Measurement, dense: Measurement, data: ReportData) -> str:
-    kept, n = retention(m, dense), m.n_choice_items or m.n_items
+    kept, n = m.retention(dense), m.n_choice_items or m.n_items
     retained = ""
     if kept is not None:
         ends, method = best_retention_interval(data, m, dense)

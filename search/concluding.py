@@ -58,7 +58,7 @@ def note_selection(study: OpenStudy, rule: str, reason: str, retention: float | 
         study: Whose trial.
         rule: Name of the rule that chose it.
         reason: That in words.
-        retention: Share of the dense model's accuracy that it keeps on validation items, if that is known.
+        retention: What it keeps of the dense model on validation items, see `Measurement.retention`, if that is known.
     """
     trial = chosen_trial(study)
     selection = {"trial": trial.number, "router": trial.router, "rule": rule, "reason": reason, "retention": retention}

@@ -43,23 +43,14 @@ def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
 
 
 def _measured(measurements: Sequence[Measurement], selection: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Measurements as plain values, with what they retain of the dense model on the same items, see the README."""
+    """Measurements as plain values, with what they retain of the dense model on the same items."""
     dense = {m.split: m for m in measurements if m.variant == "dense"}
-
-    def retention(m: Measurement) -> float | None:
-        whole = dense.get(m.split)
-        if whole is None:
-            return None
-        if m.accuracy is None and whole.accuracy is None:
-            return whole.perplexity / m.perplexity
-        return m.accuracy / whole.accuracy if m.accuracy is not None and whole.accuracy else None
-
     wanted = None if selection is None else (selection["trial"], selection.get("router"))
     return [
         asdict(m)
         | {
             "overall_sparsity": m.overall_sparsity,
-            "retention": retention(m),
+            "retention": m.retention(dense.get(m.split)),
             "selected": m.trial is not None and (m.trial, m.router) == wanted,
         }
         for m in measurements

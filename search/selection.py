@@ -30,8 +30,7 @@ class Selection:
         measurement: The point, as it was measured on validation examples.
         rule: What decided in the end: a demand, or the knee where there is none.
         reason: Why this one, in a sentence or two with figures.
-        retention: Its accuracy as a share of the dense model's; None where the data has no choices, or the dense model
-            has none of them right.
+        retention: What it keeps of the dense model, see `Measurement.retention`.
     """
 
     measurement: Measurement
@@ -185,17 +184,12 @@ class _Choice:
 
     def selection(self, best: Measurement, rule: Rule, why: str) -> Selection:
         """What was selected, with its figures behind the reason."""
-        retention = None
-        if self._has_choices and self._dense.accuracy and best.accuracy is not None:
-            retention = best.accuracy / self._dense.accuracy
-        return Selection(best, rule, f"{why} {self._figures(best)}", retention)
+        return Selection(best, rule, f"{why} {self._figures(best)}", best.retention(self._dense))
 
     def _retention(self, m: Measurement) -> float:
-        if not self._has_choices:
-            return self._dense.perplexity / m.perplexity
-        assert m.accuracy is not None
+        kept = m.retention(self._dense)
         # Of nothing everything is kept.
-        return m.accuracy / self._dense.accuracy if self._dense.accuracy else 1.0
+        return 1.0 if kept is None else kept
 
     @property
     def _of_dense(self) -> str:

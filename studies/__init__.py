@@ -20,13 +20,13 @@ from studies.front import (
 from studies.lease import Lease
 from studies.loaded import LoadedStudy, load
 from studies.location import database_file
+from studies.measurement import Measurement
 from studies.migration import current_revision, upgrade_database
 from studies.records import (
     Disagreement,
     Exhibits,
     GroupAccuracy,
     KnownEvaluation,
-    Measurement,
     ProposerState,
     QueuedTrial,
     RoutedPrompt,

@@ -16,12 +16,12 @@ from studies import schema
 from studies.artifacts import ArtifactStore
 from studies.database import Database
 from studies.errors import StorageError
+from studies.measurement import Measurement
 from studies.named import NamedStudies
 from studies.records import (
     Disagreement,
     Exhibits,
     GroupAccuracy,
-    Measurement,
     RoutedPrompt,
     RouterRun,
 )

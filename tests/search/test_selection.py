@@ -184,7 +184,7 @@ def test_without_choices_the_ratio_of_perplexities_is_kept_and_the_reason_says_s
         measured(3, latency_ms=30.0, perplexity=1.9, **WITHOUT_CHOICES),
     ]
     found = select(points, dense, cost="latency_ms", min_retention=0.97)
-    assert (found.measurement.trial, found.retention) == (2, None)
+    assert (found.measurement.trial, found.retention) == (2, 1.9 / 1.95)
     assert found.reason == (
         "Trial 2 has the lowest measured latency of 2 candidates that keep 97 % by the ratio of perplexities, dense to "
         "pruned, as the data has no choices. On 128 validation items its perplexity is 1.95, the dense model's 1.9; "

@@ -24,6 +24,8 @@ _CELLS = (150, 90)
 _GROWN_AT_ONCE = 1000
 # In nats per token, as for the knee: below, models hardly differ from the dense one.
 _KL_FLOOR = 0.02
+# Who "proposed" trials in which a block alone skips.
+_KNOCK_OUT = "knock-out"
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,21 @@ class Importance:
     error: Floats
     r2: float
     n: int
+
+
+@dataclass(frozen=True)
+class KnockedOut:
+    """What blocks harm by themselves.
+
+    Attributes:
+        blocks: [m] Blocks that were knocked out.
+        kl: [m] KL where the block alone skips.
+        sparsity: Share of tokens that skip it then.
+    """
+
+    blocks: Places
+    kl: Floats
+    sparsity: float
 
 
 class Found:
@@ -188,6 +205,20 @@ class Found:
             n_comparable=len(ended),
             last_s=float(columns.finished_at[ended[-1]] - began),
         )
+
+    @cached_property
+    def alone(self) -> KnockedOut | None:
+        """What blocks harm by themselves; None where that was not evaluated."""
+        columns = self.columns
+        if _KNOCK_OUT not in columns.proposers or "kl" not in self.objectives:
+            return None
+        kl = self.values("kl")
+        whole = (columns.fidelity == 1.0) & np.isfinite(kl)
+        places = np.flatnonzero(whole & (columns.proposer == columns.proposers.index(_KNOCK_OUT)))
+        if not len(places):
+            return None
+        blocks = columns.schedule[places].argmax(1)
+        return KnockedOut(blocks=blocks, kl=kl[places], sparsity=float(columns.schedule[places].max()))
 
     @cached_property
     def importance(self) -> Importance | None:

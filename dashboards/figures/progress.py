@@ -8,12 +8,13 @@ from plotly.subplots import make_subplots
 
 from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, plain_text, styled
 from dashboards.figures.proposed import Credit, drawn_credits
-from dashboards.found import Found, Timeline
+from dashboards.found import Found, KnockedOut, Timeline
 from dashboards.tables import counted
 from studies import TrialRecord
 from studies.objectives import DEFAULT_COST, objective
 
 _WINDOWS = 24
+_MOST_LABELLED = 16
 _COLOUR = VARIANT_COLOURS["static"]
 # Heights of a worker's row, of all rows at most, of the panels below and of the space between.
 _ROW_PX, _MOST_ROWS_PX, _PANEL_PX, _GAP_PX = 18, 480, 210, 64
@@ -164,12 +165,14 @@ def _known_of(timeline: Timeline | None) -> str:
 
 
 def importance_figure(found: Found) -> go.Figure:
-    """By how much KL grows as a block is skipped, from a linear fit over all trials.
+    """What blocks harm by themselves; where a search did not evaluate that, a linear fit of KL over all trials.
 
     Args:
         found: The trials.
     """
     title, importance = "Which blocks matter", found.importance
+    if found.alone is not None:
+        return _alone_figure(found.alone, title)
     if importance is None:
         needed = 3 * (found.columns.n_blocks + 1)
         return empty_figure(title, f"Too few trials to tell: it takes {needed} that finished.")
@@ -188,6 +191,29 @@ def importance_figure(found: Found) -> go.Figure:
     subtitle = (
         f"As all tokens skip the block rather than none:<br>a linear fit to {importance.n} trials, "
         f"R² {importance.r2:.2f}; whiskers: 95% intervals<br>the trials of a search are no random sample"
+    )
+    return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)
+
+
+def _alone_figure(alone: KnockedOut, title: str) -> go.Figure:
+    few = len(alone.blocks) <= _MOST_LABELLED
+    figure = go.Figure(
+        go.Bar(
+            x=alone.blocks.tolist(),
+            y=alone.kl.tolist(),
+            marker={"color": _COLOUR},
+            texttemplate="%{y:.2g}" if few else None,
+            textposition="outside",
+            textangle=0,
+            cliponaxis=False,
+            hovertemplate="block %{x} alone: KL %{y:.3g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="block", dtick=1 if few else 4, showgrid=False)
+    figure.update_yaxes(title="KL to dense, nats per token", rangemode="tozero")
+    subtitle = (
+        f"KL as {alone.sparsity:.0%} of the tokens skip this block, and none skips another:<br>"
+        "blocks may also stand in for each other, which that does not show"
     )
     return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)
 

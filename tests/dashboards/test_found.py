@@ -202,6 +202,27 @@ def test_importance_finds_the_block_that_was_made_to_matter(found: Found) -> Non
     assert importance.r2 == pytest.approx(1.0)
 
 
+def test_what_blocks_harm_by_themselves_is_shown_where_it_was_evaluated(found: Found) -> None:
+    from dataclasses import replace as changed
+
+    columns = found.columns
+    proposer, schedule = columns.proposer.copy(), columns.schedule.copy()
+    harm = np.array([0.1 * (1 + block) for block in range(records.N_BLOCKS)])
+    values, violation = columns.values.copy(), columns.violation.copy()
+    for place, block in enumerate(reversed(range(records.N_BLOCKS))):
+        proposer[place], schedule[place] = len(columns.proposers), 0.0
+        schedule[place, block], values[place, 0], violation[place] = 0.95, harm[block], 0.4
+    # One failed.
+    values[0] = np.nan
+    changes = {"proposer": proposer, "schedule": schedule, "values": values, "violation": violation}
+    known = Found(changed(columns, proposers=(*columns.proposers, "knock-out"), **changes), OBJECTIVES)
+    figure = importance_figure(known)
+    [bars] = figure.data
+    assert dict(zip(bars.x, bars.y, strict=True)) == pytest.approx(dict(enumerate(harm[:-1].tolist())))
+    assert "95% of the tokens skip this block" in figure.layout.title.subtitle.text
+    assert found.alone is None and "linear fit" in importance_figure(found).layout.title.subtitle.text
+
+
 def test_the_explored_figure_shows_front_ring_and_comparison(found: Found) -> None:
     figure = explored_figure(found, "latency_ms", "kl", records.measurements(), selected=50)
     by_name = {trace.name: trace for trace in figure.data}

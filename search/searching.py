@@ -30,7 +30,7 @@ from search.stopping import Stopping
 from search.study_ledger import StudyLedger
 from search.warm_start import warm_outcomes
 from search.workload import search_set
-from studies import TrialRecord, knee, useful_hypervolume
+from studies import TrialRecord, closest_to_sparsity, knee, useful_hypervolume
 from studies.objectives import DEFAULT_COST, CostName, objective
 
 if TYPE_CHECKING:
@@ -187,13 +187,13 @@ def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[TrialRecord]:
         yield from study.store.each_trial(study.config.warm_start)
 
 
-def best_note(points: list[TrialRecord], cost: CostName = DEFAULT_COST) -> str:
-    """A word on a front of KL against a cost."""
+def best_note(points: list[TrialRecord], cost: CostName = DEFAULT_COST, target: float | None = None) -> str:
+    """A word on a front of KL against a cost: its point at a target sparsity, or its knee."""
     if not points:
         return "no trial finished"
-    best = knee(points)
+    best, what = (knee(points), "knee") if target is None else (closest_to_sparsity(points, target), f"at {target:.0%}")
     assert best.values is not None
-    return f"front {len(points)}, knee: KL {best.values[0]:.3g} at {objective(cost).text(best.values[1])}"
+    return f"front {len(points)}, {what}: KL {best.values[0]:.3g} at {objective(cost).text(best.values[1])}"
 
 
 class _Watch:
@@ -216,7 +216,8 @@ class _Watch:
         now, note = time.monotonic(), ""
         ended = self._ledger.n_trials
         if now - self._noted > _SECONDS_BETWEEN_NOTES or ended == self._n_before + n:
-            self._noted, note = now, best_note(self._ledger.front, self._study.config.cost)
+            config = self._study.config
+            self._noted, note = now, best_note(self._ledger.front, config.cost, config.target_sparsity)
             self.send_figures()
         self._stage.advance(n, note)
         if now - self._resized > _SECONDS_BETWEEN_RESIZES:

@@ -307,8 +307,10 @@ def test_a_study_of_flops_takes_a_profile_that_is_there_and_measures_none(worklo
 
 
 def test_a_word_on_a_front_is_in_the_unit_of_its_cost() -> None:
-    points = front([trial(0, (0.0, 4e9)), trial(1, (0.1, 2e9)), trial(2, (1.0, 1.9e9))])
+    denser = (0.0, 0.2)
+    points = front([trial(0, (0.0, 4e9), denser), trial(1, (0.1, 2e9)), trial(2, (1.0, 1.9e9))])
     assert best_note(points, "flops") == "front 3, knee: KL 0.1 at 2 GFLOPs"
+    assert best_note(points, "flops", 0.25) == "front 3, at 25%: KL 0.1 at 2 GFLOPs"
     assert best_note(points[:0], "flops") == "no trial finished"
     assert best_note(front([trial(0, (0.25, 12.345))])) == "front 1, knee: KL 0.25 at 12.3 ms"
 

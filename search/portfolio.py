@@ -53,11 +53,12 @@ class Portfolio:
     def in_turn(self, number: int) -> list[Proposer]:
         """All proposers in the order in which they are to be asked for trial `number`.
 
-        The first is drawn by credit; the others stand in for it, should it have nothing new to say.
+        The first is drawn by credit, unless one leads; the others stand in for it, should it have nothing new to say.
         """
         rng = random.Random(f"{self._seed}/portfolio/{number}")
         names, shares = list(self._proposers), self.shares()
-        [first] = rng.choices(names, [shares[name] for name in names])
+        leading = [name for name, proposer in self._proposers.items() if proposer.leads]
+        [first] = leading[:1] or rng.choices(names, [shares[name] for name in names])
         return [self._proposers[first], *(self._proposers[name] for name in names if name != first)]
 
     def shares(self) -> dict[str, float]:

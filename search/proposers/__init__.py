@@ -17,6 +17,10 @@ class Proposer(Protocol):
     def name(self) -> str:
         """What trials are labelled with."""
 
+    @property
+    def leads(self) -> bool:
+        """Whether it knows what the others have still to find out: then the next trials had better be its own."""
+
     def ask(self, number: int) -> Proposal:
         """What to evaluate as trial `number`, inside the space; its parents are among what was told.
 

@@ -61,21 +61,29 @@ class AdditiveProposer:
         self._targets: NDArray[np.float64] = np.zeros(n_weights)
         self._squares = 0.0
 
+    @property
+    def leads(self) -> bool:
+        """See `Proposer.leads`: from its first knock-out on, for as long as schedules follow from these alone."""
+        return bool(self._alone) and self._is_new
+
+    @property
+    def _is_new(self) -> bool:
+        return self._n_told - len(self._alone) < _FIRST
+
     def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
         self._repeats = self._repeats + 1 if number == self._number else 0
         self._number = number
         rng = random.Random(f"{self.name}/{self._seed}/{number}/{self._repeats}")
         space = self._space
-        is_new = self._n_told - len(self._alone) < _FIRST
-        if (is_new and not self._alone) or not space.free_blocks or not space.top:
+        if (self._is_new and not self._alone) or not space.free_blocks or not space.top:
             return Proposal(space.sample(rng))
         total = space.target_total
         if total is None:
             total = round(rng.uniform(0.0, _MOST_OVERALL) * space.n_blocks / space.step)
         total = min(total, space.top * len(space.free_blocks))
         levels = [0] * space.n_blocks
-        harms = self._harms_alone(rng) if is_new else self._harms(rng)
+        harms = self._harms_alone(rng) if self._is_new else self._harms(rng)
         for block, level in zip(space.free_blocks, least_harmful(harms, total), strict=True):
             levels[block] = level
         return Proposal(space.repair(levels, rng))

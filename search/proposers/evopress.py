@@ -42,6 +42,7 @@ class EvoPressProposer:
     """
 
     name = "evopress"
+    leads = False
 
     def __init__(self, space: ScheduleSpace, seed: int, offspring: int = 4) -> None:
         self._space = space

@@ -26,6 +26,7 @@ class GeneticProposer:
     """
 
     name = "deap"
+    leads = False
 
     def __init__(
         self,

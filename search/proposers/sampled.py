@@ -60,6 +60,8 @@ class SampledProposer:
         ConfigError: The space has too many blocks for a grid.
     """
 
+    leads = False
+
     def __init__(self, space: ScheduleSpace, seed: int, sampler: str = "tpe") -> None:
         self.name = sampler
         self._space = space

@@ -70,8 +70,23 @@ def test_knock_outs_show_which_blocks_matter_before_any_schedule_is_known() -> N
         for block in range(N_BLOCKS):
             told.tell(knock_out(space, block))
         first = [told.ask(number).levels for number in range(20)]
+        assert told.leads and not new.leads
         assert all(space.contains(levels) for levels in first) and len(set(first)) == 20
         assert max(map(kl, first)) < 0.002 < kl(new.ask(0).levels)
+
+
+def test_it_leads_until_its_model_says_more_than_knock_outs_do() -> None:
+    space = ScheduleSpace(N_BLOCKS, TARGET)
+    proposer, rng = AdditiveProposer(space, 0), random.Random(0)
+    for levels in (space.sample(rng) for _ in range(6)):
+        assert not proposer.leads
+        proposer.tell(Outcome(levels, (kl(levels), 0.0)))
+    for block in range(N_BLOCKS):
+        proposer.tell(knock_out(space, block))
+    for levels in (space.sample(rng) for _ in range(6)):
+        assert proposer.leads
+        proposer.tell(Outcome(levels, (kl(levels), 0.0)))
+    assert not proposer.leads
 
 
 def test_a_block_of_which_nothing_is_known_may_be_as_bad_as_the_worst_that_is_known() -> None:

@@ -118,6 +118,8 @@ def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say
     outcomes = [result.outcome for _, result in sorted(book.ended.items())]
     assert [one.violation for one in outcomes[1:7]] == pytest.approx([0.5 - 0.95 / 6] * 6)
     assert all(one.violation == 0 and space.contains(one.levels) for one in [outcomes[0], *outcomes[7:]])
+    assert [book.begun[n].proposer for n in range(7, 18)] == ["additive"] * 11
+    assert len({begun.proposer for begun in book.begun.values()}) > 5
     # Nobody breeds from what is outside the space.
     assert not any(set(range(1, 7)) & set(one.parents) for one in book.begun.values())
 
@@ -320,6 +322,8 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
 
     class Listener:
         name = "listener"
+
+        leads = False
 
         def __init__(self) -> None:
             self.told: list[Outcome] = []

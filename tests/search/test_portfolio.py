@@ -20,6 +20,7 @@ from search.proposers.tally import ProposerTally
 class Named:
     def __init__(self, name: str) -> None:
         self.name = name
+        self.leads = False
         self.told: list[Outcome] = []
 
     def ask(self, number: int) -> Proposal:
@@ -35,6 +36,16 @@ def three(**options: bool) -> Portfolio:
 
 def firsts(portfolio: Portfolio, n: int = 600) -> Counter[str]:
     return Counter(portfolio.in_turn(number)[0].name for number in range(n))
+
+
+def test_who_leads_is_asked_first_and_others_stand_in() -> None:
+    proposers = [Named("a"), Named("b"), Named("c")]
+    portfolio = Portfolio(proposers, 0)
+    proposers[1].leads = True
+    turns = [[one.name for one in portfolio.in_turn(number)] for number in range(20)]
+    assert turns == [["b", "a", "c"]] * 20
+    proposers[1].leads = False
+    assert set(firsts(portfolio)) == {"a", "b", "c"}
 
 
 def test_everybody_gets_as_much_before_anything_is_known() -> None:

@@ -18,12 +18,16 @@ from tests.search.command import run_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
+SIZES = (
+    *("--deterministic", "--workers", "1", "--trials", "24"),
+    *("--search-items", "8", "--calibration-items", "24", "--validation-items", "12", "--test-items", "12"),
+    *("--measured-points", "4", "--timed-runs", "2"),
+)
 # Operations as the cost and a target: what is selected depends on no clock.
 SMALL = (
-    *("--deterministic", "--cost", "flops", "--target-sparsity", "0.4", "--workers", "1", "--trials", "24"),
+    *SIZES,
+    *("--cost", "flops", "--target-sparsity", "0.4", "--router-schedules", "1"),
     *("--rounds", "1", "--refine-trials", "20", "--router-trials", "2", "--router-steps", "12"),
-    *("--search-items", "8", "--calibration-items", "24", "--validation-items", "12", "--test-items", "12"),
-    *("--router-schedules", "1", "--measured-points", "4", "--timed-runs", "2"),
 )
 # Where to die: the stage, and after how many signs of life.
 DEATHS = [
@@ -93,3 +97,32 @@ def test_a_pipeline_that_is_killed_in_every_stage_exports_what_an_uninterrupted_
     assert not any((killed / "ftp-studies.db-artifacts/unfinished").iterdir())
     with closing(sqlite3.connect(killed / "ftp-studies.db")) as raw:
         assert raw.execute("SELECT count(*) FROM trial WHERE state IN (0, 4)").fetchone() == (0,)
+
+
+def test_what_is_selected_by_predicted_latency_survives_kills_too(tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    options = (*SIZES, "--rounds", "0", "--router-trials", "0")
+    result = run_process("run", "--name", "one", *options, cwd=whole, timeout=600)
+    assert result.code == 0, result.err
+    url = "sqlite:///{}/ftp-studies.db"
+    # A profile is measured once on a machine: both runs go by the same one.
+    StudyStore(url.format(killed)).close()
+    with closing(sqlite3.connect(killed / "ftp-studies.db")) as raw:
+        raw.execute("ATTACH ? AS whole", (str(whole / "ftp-studies.db"),))
+        raw.execute("INSERT INTO latency_profile SELECT * FROM whole.latency_profile")
+        raw.commit()
+    _die("measure", 3, killed, "run", "--name", "one", *options)
+    _die("select", 0, killed, "resume", "one")
+    resumed = run_process("resume", "one", cwd=killed, timeout=600)
+    assert resumed.code == 0, resumed.err
+    with (
+        StudyStore(url.format(whole), create=False) as expected,
+        StudyStore(url.format(killed), create=False) as found,
+    ):
+        assert _trials(found) == _trials(expected)
+        selected = [store.study("one").facts["selection"] for store in (expected, found)]
+    assert selected[0] == selected[1] and selected[0]["rule"] == "knee"
+    assert "is predicted to take" in selected[0]["reason"]
+    assert _exported(killed) == _exported(whole)

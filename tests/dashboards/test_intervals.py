@@ -12,7 +12,6 @@ from dashboards.intervals import (
     overlap,
     paired_ratio_interval,
     paired_retention_interval,
-    retention,
     retention_interval,
 )
 from studies import Exhibits
@@ -39,12 +38,12 @@ def test_a_paired_interval_holds_the_ratio_about_as_often_as_it_says() -> None:
 
 
 def test_retention_needs_both_accuracies_and_its_interval_both_intervals() -> None:
-    assert retention(REFINED, DENSE) == pytest.approx(193 / 195)
+    assert REFINED.retention(DENSE) == pytest.approx(193 / 195)
     low, high = retention_interval(REFINED, DENSE) or (0.0, 0.0)
     assert low < 193 / 195 < high
     assert retention_interval(DENSE, DENSE) is None
-    assert retention(REFINED, None) is None
-    assert retention(replace(REFINED, accuracy=None), DENSE) is None
+    assert REFINED.retention(None) is None
+    assert replace(REFINED, accuracy=None).retention(DENSE) is None
     assert retention_interval(replace(REFINED, accuracy_low=None), DENSE) is None
     assert retention_interval(replace(REFINED, accuracy=0.0, accuracy_low=0.0), DENSE) is None
 

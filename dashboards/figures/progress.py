@@ -14,7 +14,8 @@ from studies import TrialRecord
 from studies.objectives import DEFAULT_COST, objective
 
 _WINDOWS = 24
-_MOST_LABELLED = 16
+# Bars with a label, and the KL, in nats per token, below which it only says so.
+_MOST_LABELLED, _LEAST_LABELLED = 16, 0.01
 _COLOUR = VARIANT_COLOURS["static"]
 # Heights of a worker's row, of all rows at most, of the panels below and of the space between.
 _ROW_PX, _MOST_ROWS_PX, _PANEL_PX, _GAP_PX = 18, 480, 210, 64
@@ -202,7 +203,7 @@ def _alone_figure(alone: KnockedOut, title: str) -> go.Figure:
             x=alone.blocks.tolist(),
             y=alone.kl.tolist(),
             marker={"color": _COLOUR},
-            texttemplate="%{y:.2g}" if few else None,
+            text=list(map(_label, alone.kl.tolist())) if few else None,
             textposition="outside",
             textangle=0,
             cliponaxis=False,
@@ -212,10 +213,14 @@ def _alone_figure(alone: KnockedOut, title: str) -> go.Figure:
     figure.update_xaxes(title="block", dtick=1 if few else 4, showgrid=False)
     figure.update_yaxes(title="KL to dense, nats per token", rangemode="tozero")
     subtitle = (
-        f"KL as {alone.sparsity:.0%} of the tokens skip this block, and none skips another:<br>"
-        "blocks may also stand in for each other, which that does not show"
+        f"KL as {alone.sparsity:.0%} of the tokens skip this block alone<br>"
+        "that blocks stand in for each other, it does not show"
     )
     return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)
+
+
+def _label(kl: float) -> str:
+    return f"{kl:.2g}" if kl >= _LEAST_LABELLED else f"<{_LEAST_LABELLED:g}"
 
 
 def schedule_figure(trial: TrialRecord) -> go.Figure:

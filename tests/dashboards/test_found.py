@@ -218,8 +218,9 @@ def test_what_blocks_harm_by_themselves_is_shown_where_it_was_evaluated(found: F
     known = Found(changed(columns, proposers=(*columns.proposers, "knock-out"), **changes), OBJECTIVES)
     figure = importance_figure(known)
     [bars] = figure.data
+    assert list(bars.text) == [f"{kl:.2g}" for kl in bars.y]
     assert dict(zip(bars.x, bars.y, strict=True)) == pytest.approx(dict(enumerate(harm[:-1].tolist())))
-    assert "95% of the tokens skip this block" in figure.layout.title.subtitle.text
+    assert "95% of the tokens skip this block alone" in figure.layout.title.subtitle.text
     assert found.alone is None and "linear fit" in importance_figure(found).layout.title.subtitle.text
 
 

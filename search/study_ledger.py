@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 
 from ftp_core.schedule import SparsitySchedule
+from search.archive import FrontArchive
 from search.evaluators import Evaluation, Task
 from search.ledger import Begun, Known, Queued, Result
+from search.proposers.catalogue import PROPOSERS
 from search.proposers.tally import ProposerTally
 from studies import Lease, StudyStore, TrialRecord, TrialState, WorkSpan, front
 
@@ -129,16 +131,23 @@ class StudyLedger:
     def tallies(self) -> dict[str, ProposerTally]:
         """What proposers have done in the study so far.
 
-        Finished trials are counted anew, and gains come from them as the engine learns them again: a process that was
-        killed did not write its last tally.
+        Finished trials are counted anew, and so are gains: a process that was killed did not write its last tally. What
+        trials with this router gained is left to the engine, which learns them again.
         """
         kept = {state.proposer: ProposerTally.stored(state.state) for state in self._store.proposer_states(self._name)}
-        trials = self._store.each_trial(self._name)
-        finished = Counter(trial.proposer for trial in trials if trial.state is not TrialState.FAILED)
+        finished, gains = Counter[str](), defaultdict[str, float](float)
+        fronts: defaultdict[int | None, FrontArchive] = defaultdict(FrontArchive)
+        for trial in self._store.each_trial(self._name):
+            if trial.state is TrialState.FAILED or trial.values is None:
+                continue
+            finished[trial.proposer] += 1
+            if trial.router != self._router and trial.fidelity == 1.0 and trial.violation <= 0:
+                gains[trial.proposer] += fronts[trial.router].add(trial.values)
         for proposer, count in finished.items():
             kept.setdefault(proposer, ProposerTally()).finished = count
-        for tally in kept.values():
-            tally.gain = 0.0
+        for proposer, tally in kept.items():
+            # What every search evaluates first is nobody's gain.
+            tally.gain = gains[proposer] if proposer in PROPOSERS else 0.0
         return kept
 
     def _enter(self, trial: TrialRecord) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from ftp_core.schedule import SparsitySchedule
 from search import study_ledger as module
+from search.archive import FrontArchive
 from search.engine import SearchEngine
 from search.evaluators import Evaluation, Task
 from search.ledger import Begun, Result
@@ -59,6 +60,19 @@ def test_finished_trials_are_counted_anew_after_a_kill(store: StudyStore, lease:
         store.append_trial("one", record)
     tallies = StudyLedger(store, "one", lease, "context").tallies()
     assert tallies == {"deap": ProposerTally(asked=5, finished=2)}
+
+
+def test_a_refinement_remembers_what_was_gained_with_other_routers(store: StudyStore, lease: Lease) -> None:
+    values = [(4.0, 4.0), (1.0, 2.0), (0.5, 3.0), (0.1, 1.0)]
+    for number, (proposer, one) in enumerate(zip(("anchor", "deap", "tpe", "tpe"), values, strict=True)):
+        # The last one breaks a constraint.
+        store.append_trial("one", replace(trial(number, one), proposer=proposer, violation=float(number == 3)))
+    archive = FrontArchive()
+    gained = [archive.add(one) for one in values[:3]]
+    refined = StudyLedger(store, "one", lease, "context", round=1, router=0).tallies()
+    assert {name: tally.gain for name, tally in refined.items()} == {"anchor": 0.0, "deap": gained[1], "tpe": gained[2]}
+    # Those with its own router the engine learns again.
+    assert not any(tally.gain for tally in StudyLedger(store, "one", lease, "context", round=1).tallies().values())
 
 
 def test_the_engine_finds_the_same_in_a_study_as_in_memory_and_goes_on_after_a_stop(

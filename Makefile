@@ -39,8 +39,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@printf '%s\n' "$(CURDIR)" > $(STAMP)
 
 demo: venv
-	$(PYTHON) -m search run --name demo --overwrite --target-sparsity 0.3 --trials 150 --rounds 1 --refine-trials 60 \
-	  --router dynamic --router-trials 0 --router-steps 40 --router-schedules 2
+	$(PYTHON) -m search run --name demo --overwrite --trials 150 --rounds 1 --refine-trials 60 --router dynamic \
+	  --router-trials 0 --router-steps 40 --router-schedules 2
 
 # Two files at a time: most tests keep one core busy. A file stays together, for what its tests share.
 PYTEST := $(PYTHON) -m pytest -n 2 --dist loadfile

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.axes import Axis, Floats, offered, values_of
-from studies import TrialRecord
+from studies import KNOCK_OUT, TrialRecord
 from studies.columns import STATES, TrialColumns
 
 Places = NDArray[np.intp]
@@ -24,8 +24,6 @@ _CELLS = (150, 90)
 _GROWN_AT_ONCE = 1000
 # In nats per token, as for the knee: below, models hardly differ from the dense one.
 _KL_FLOOR = 0.02
-# Who "proposed" trials in which a block alone skips.
-_KNOCK_OUT = "knock-out"
 
 
 @dataclass(frozen=True)
@@ -210,11 +208,11 @@ class Found:
     def alone(self) -> KnockedOut | None:
         """What blocks harm by themselves; None where that was not evaluated."""
         columns = self.columns
-        if _KNOCK_OUT not in columns.proposers or "kl" not in self.objectives:
+        if KNOCK_OUT not in columns.proposers or "kl" not in self.objectives:
             return None
         kl = self.values("kl")
         whole = (columns.fidelity == 1.0) & np.isfinite(kl)
-        places = np.flatnonzero(whole & (columns.proposer == columns.proposers.index(_KNOCK_OUT)))
+        places = np.flatnonzero(whole & (columns.proposer == columns.proposers.index(KNOCK_OUT)))
         if not len(places):
             return None
         blocks = columns.schedule[places].argmax(1)

@@ -17,6 +17,7 @@ from search.portfolio import Portfolio
 from search.proposers import Proposer
 from search.space import ScheduleSpace
 from search.stopping import Stopping
+from studies import ANCHOR, KNOCK_OUT
 
 _PATIENCE = 20
 # How many results a deterministic search lags behind: enough to keep eight workers with two schedules each busy.
@@ -27,9 +28,8 @@ MAX_ATTEMPTS = 3
 _POLL_S = 0.25
 # How many of the latest trials of a resumed study proposers learn again.
 _LATEST = 2000
-# Who "proposes" what every search evaluates first, what it is told to probe, and what stands in where proposers only
-# repeat themselves.
-ANCHOR, KNOCK_OUT, SAMPLE = "anchor", "knock-out", "sample"
+# Who "proposes" what stands in where proposers only repeat themselves.
+SAMPLE = "sample"
 
 # Objective values, lower is better, and by how much the constraints are broken.
 Judge = Callable[[SparsitySchedule, Mapping[str, float]], tuple[Values, float]]

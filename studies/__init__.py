@@ -23,6 +23,8 @@ from studies.location import database_file
 from studies.measurement import Measurement
 from studies.migration import current_revision, upgrade_database
 from studies.records import (
+    ANCHOR,
+    KNOCK_OUT,
     Disagreement,
     Exhibits,
     GroupAccuracy,
@@ -45,6 +47,8 @@ from studies.store import StudyStore
 from studies.transfer import copy_study, open_optuna
 
 __all__ = [
+    "ANCHOR",
+    "KNOCK_OUT",
     "SCHEMA_HEAD",
     "Disagreement",
     "Exhibits",

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+# Who "proposes" what every search evaluates first, and schedules in which one block alone skips.
+ANCHOR, KNOCK_OUT = "anchor", "knock-out"
+
 
 class StudyState(enum.StrEnum):
     """Where a study stands; `FAILED` and `STOPPED` can be resumed."""

@@ -10,13 +10,13 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.figures.appearance import empty_figure, plain_text, proposer_colour, styled
-from studies import TrialRecord, TrialState, hypervolume_history, reference_point
+from studies import ANCHOR, KNOCK_OUT, TrialRecord, TrialState, hypervolume_history, reference_point
 from studies.objectives import DEFAULT_COST, objective
 
 _MOST_WINDOWS = 20
 _FEWEST_TRIALS = 5
 # The schedules that searches begin with are nobody's proposals.
-_FIRSTS = ("anchor", "knock-out")
+_FIRSTS = (ANCHOR, KNOCK_OUT)
 
 
 def proposers_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) -> go.Figure:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftp_core.schedule import SparsitySchedule
-from search.engine import ANCHOR, KNOCK_OUT, MAX_ATTEMPTS, SearchEngine
+from search.engine import MAX_ATTEMPTS, SearchEngine
 from search.evaluators import Evaluation, Task
 from search.ledger import Begun
 from search.outcome import Outcome, Proposal
@@ -23,6 +23,7 @@ from search.portfolio import Portfolio
 from search.proposers.catalogue import make_proposers
 from search.space import ScheduleSpace
 from search.stopping import Stopping
+from studies import ANCHOR, KNOCK_OUT
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of, portfolio
 
 FIDELITIES = (0.25, 0.5, 1.0)
@@ -322,7 +323,6 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
 
     class Listener:
         name = "listener"
-
         leads = False
 
         def __init__(self) -> None:

@@ -118,8 +118,8 @@ class BlockCache(CacheLayerMixin):
         self.positions = self.positions.masked_fill(~alive, DEAD)[:, :slots]
         self.has_dead = self.has_dead or not bool(alive[:, :slots].all())
 
-    def slide(self, seen: int) -> None:
-        """Let go of leading slots that are behind the window of every token from column `seen` on.
+    def slide(self, next_column: int) -> None:
+        """Let go of leading slots that are behind the window of every token from `next_column` on.
 
         Now and then only, because letting go copies what stays.
         """
@@ -127,7 +127,7 @@ class BlockCache(CacheLayerMixin):
             return
         if self.held < self.window + max(16, self.window // 4):
             return
-        self.earliest = max(self.earliest, seen - self.window + 1)
+        self.earliest = max(self.earliest, next_column - self.window + 1)
         n = int((self.positions < self.earliest).all(0).to(torch.uint8).cumprod(0).sum())
         if n:
             # Copies, because a view would keep the memory.
@@ -174,20 +174,26 @@ class FTPCache(Cache):
         """What a block holds."""
         return cast(BlockCache, self.layers[index])
 
-    def advance(self, real: Tensor) -> None:
-        """Count the columns of a finished forward pass, real tokens where True `[B, n]`."""
+    def advance(self, real: Tensor, next_column: int | None = None) -> None:
+        """Count the columns of a finished forward pass.
+
+        Args:
+            real: Real tokens where True `[B, n]`.
+            next_column: Lowest column of a token that may still come, in any row; the one behind all seen if None.
+                Tokens behind rows that are padded right come at the rows' own ends.
+        """
         if self.decode is not None and self.seen:
             self.decode.decoded = self.decode.decoded + real.sum(1)
         self.seen += real.shape[1]
         self.real = real if self.real is None else torch.cat([self.real, real], 1)
-        self._slide()
+        self._slide(self.seen if next_column is None else next_column)
 
-    def _slide(self) -> None:
+    def _slide(self, next_column: int) -> None:
         # Where decoded tokens are routed, what the slots heard stands in their order.
         if self.decode is None:
             for index in range(len(self.layers)):
                 if not self.block(index).record_past:
-                    self.block(index).slide(self.seen)
+                    self.block(index).slide(next_column)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns seen, whether their tokens were kept or not."""

@@ -92,14 +92,18 @@ class PromptBatch:
     Attributes:
         ids: Token ids `[B, L]`; anything where padded.
         lengths: Real tokens of each row `[B]`.
+        text_lengths: Tokens that are read of the text which each row begins, what follows the prompt included `[B]`:
+            some models embed positions by it (`ftp_core.rotary`). None for the prompts alone.
     """
 
     ids: Tensor
     lengths: Tensor
+    text_lengths: Tensor | None = None
 
     def to(self, device: torch.device) -> PromptBatch:
         """The same on a device."""
-        return PromptBatch(self.ids.to(device), self.lengths.to(device))
+        # Lengths of texts are asked for as numbers.
+        return PromptBatch(self.ids.to(device), self.lengths.to(device), self.text_lengths)
 
 
 @dataclass(frozen=True)
@@ -231,10 +235,16 @@ def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows], dtype=torch.long)
 
 
+def read_length(prompt: Sequence[int], continuation: Sequence[int]) -> int:
+    """Tokens that are read of a text: all but the last, from which nothing is predicted."""
+    return len(prompt) + len(continuation) - 1
+
+
 def prompt_batch(examples: Sequence[EncodedExample]) -> PromptBatch:
-    """The prompts of some examples as one batch."""
+    """The prompts of some examples as one batch, each the beginning of its right continuation."""
     lengths = torch.tensor([len(example.prompt) for example in examples])
-    return PromptBatch(pad_right([example.prompt for example in examples], 0), lengths)
+    text_lengths = torch.tensor([read_length(one.prompt, one.continuations[one.answer]) for one in examples])
+    return PromptBatch(pad_right([example.prompt for example in examples], 0), lengths, text_lengths)
 
 
 def answer_batch(examples: Sequence[EncodedExample]) -> ContinuationBatch:

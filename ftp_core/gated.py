@@ -27,12 +27,14 @@ class TrainingBatch:
         prompt_lengths: Tokens of each prompt `[B]`.
         predicts: Positions from which a completion token is predicted, bool `[B, T]`.
         n_tokens: Real tokens.
+        text_lengths: Tokens that are read of each row, see `PromptBatch`.
     """
 
     ids: Tensor
     prompt_lengths: Tensor
     predicts: Tensor
     n_tokens: int
+    text_lengths: tuple[int, ...]
 
     @classmethod
     def of(cls, examples: Sequence[EncodedExample], device: torch.device | None = None) -> TrainingBatch:
@@ -44,7 +46,7 @@ class TrainingBatch:
         position = torch.arange(ids.shape[1], device=device)
         # A completion token is predicted one position before it stands.
         predicts = (position >= lengths[:, None] - 1) & (position < totals[:, None] - 1)
-        return cls(ids, lengths, predicts, sum(map(len, rows)))
+        return cls(ids, lengths, predicts, sum(map(len, rows)), tuple(len(row) - 1 for row in rows))
 
 
 @dataclass
@@ -131,7 +133,7 @@ class GatedModel:
         """
         state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1])
         handler = _GatedPass(self._model, self._router, schedule, state, self._symmetric, self._checkpoints)
-        hidden = self._model.run(handler, batch.ids, use_cache=False)
+        hidden = self._model.run(handler, batch.ids, batch.text_lengths, use_cache=False)
         logits = self._model.logits(hidden[batch.predicts])
         zero = torch.zeros((), device=logits.device)
         return (

@@ -15,16 +15,12 @@ from ftp_core.encoding import (
     IGNORED,
     ContinuationBatch,
     EncodedExample,
-    PromptBatch,
-    answer_batch,
     check_readable,
-    choice_batch,
-    choice_lengths,
     encoded_fingerprint,
     length_order,
-    prompt_batch,
 )
 from ftp_core.errors import DataError, ModelError
+from ftp_core.evaluation_batch import EvaluationBatch
 from ftp_core.identity import model_identity, same_model
 from ftp_core.intervals import bootstrap_interval, wilson_interval
 from ftp_core.prefixes import Passage, PrefixStore, Scope
@@ -86,17 +82,6 @@ _ROUNDING = 1e-6
 _HIGHEST_EXPONENT = 700.0
 # Numbers of one table of logits: 32 MB in float32.
 _LOGITS_AT_ONCE = 2**23
-
-
-@dataclass(frozen=True)
-class _Batch:
-    prompts: PromptBatch
-    answers: ContinuationBatch
-    choices: ContinuationBatch | None
-    has_choices: tuple[bool, ...]
-    right_choice: Tensor
-    choice_lengths: Tensor
-    dense_hidden: Tensor
 
 
 @dataclass(frozen=True)
@@ -169,25 +154,16 @@ class QualitySet:
         self.n_items = len(examples)
         self.fingerprint = encoded_fingerprint(examples)
         self._identity = object()
-        self._batches: list[_Batch] = []
+        self._batches: list[EvaluationBatch] = []
+        self._dense_hidden: list[Tensor] = []
         dense, router = SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter()
         self._order = length_order(examples)
         for start in range(0, len(examples), batch_size):
             group = [examples[place] for place in self._order[start : start + batch_size]]
-            prompts, answers = prompt_batch(group).to(model.device), answer_batch(group).to(model.device)
-            choices = choice_batch(group)
-            hidden = model.continuation_hidden(model.prefill(prompts, dense, router), answers)
-            self._batches.append(
-                _Batch(
-                    prompts,
-                    answers,
-                    None if choices is None else choices.to(model.device),
-                    tuple(example.has_choices for example in group),
-                    torch.tensor([example.answer for example in group if example.has_choices], device=model.device),
-                    torch.tensor(choice_lengths(group), device=model.device),
-                    hidden[answers.ids != IGNORED],
-                )
-            )
+            batch = EvaluationBatch.of(group, model.length_regime, model.device)
+            hidden = model.continuation_hidden(model.prefill(batch.prompts, dense, router), batch.answers)
+            self._batches.append(batch)
+            self._dense_hidden.append(hidden[batch.answers.ids != IGNORED])
             on_batch()
 
     @cached_property
@@ -294,18 +270,18 @@ class QualitySet:
         self._check(schedule, router)
         found = []
         with prefixes.path(self.scope(router, choices), schedule, self.n_items, self._state_bytes(choices)) as path:
-            for batch in self._batches:
+            for batch, dense_hidden in zip(self._batches, self._dense_hidden, strict=True):
                 of_prompts, of_answers, of_choices = path.passages()
                 prefill = self.model.prefill(batch.prompts, schedule, router, of_prompts)
                 hidden = self.model.continuation_hidden(prefill, batch.answers, of_answers)
                 real = batch.answers.ids != IGNORED
-                kl, nll = self._compare(hidden[real], batch)
+                kl, nll = self._compare(hidden[real], dense_hidden, batch.answers.ids[real])
                 choice = right = right_norm = torch.zeros(0, dtype=torch.long, device=real.device)
                 if choices and batch.choices is not None:
-                    likelihoods, rows = self._likelihoods(prefill, batch.choices, of_choices), batch.choices.rows
-                    choice = _likeliest(likelihoods, rows)
+                    likelihoods, items = self._likelihoods(prefill, batch.choices, of_choices), batch.choice_items
+                    choice = _likeliest(likelihoods, items)
                     right = choice == batch.right_choice
-                    right_norm = _likeliest(likelihoods / batch.choice_lengths, rows) == batch.right_choice
+                    right_norm = _likeliest(likelihoods / batch.choice_lengths, items) == batch.right_choice
                 found.append(_Found(_row_sums(kl, real), _row_sums(nll, real), real.sum(1), choice, right, right_norm))
         return found
 
@@ -330,15 +306,14 @@ class QualitySet:
         if choices:
             continuations += [batch.choices for batch in self._batches if batch.choices is not None]
         n_tokens = n_prompt + sum(batch.ids[:, 1:].numel() for batch in continuations)
-        hidden = self._batches[0].dense_hidden
+        hidden = self._dense_hidden[0]
         return n_tokens * hidden.shape[-1] * hidden.element_size() + 4 * n_prompt
 
-    def _compare(self, final_hidden: Tensor, batch: _Batch) -> tuple[Tensor, Tensor]:
+    def _compare(self, final_hidden: Tensor, dense_hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """KL to the dense model, and negative log-likelihood, of each answer token `[n]`."""
-        targets = batch.answers.ids[batch.answers.ids != IGNORED]
         kls, nlls = [], []
         for part, dense, target in zip(
-            self._parts(final_hidden), self._parts(batch.dense_hidden), self._parts(targets), strict=True
+            self._parts(final_hidden), self._parts(dense_hidden), self._parts(targets), strict=True
         ):
             log_probs = self._log_probs(part)
             kls.append(_divergence(log_probs, self._log_probs(dense)))
@@ -384,15 +359,15 @@ def _exp(value: float) -> float:
     return math.exp(min(value, _HIGHEST_EXPONENT))
 
 
-def _likeliest(likelihoods: Tensor, rows: Tensor) -> Tensor:
-    """Index of the likeliest continuation of each prompt that has some; the first of equals.
+def _likeliest(likelihoods: Tensor, items: Tensor) -> Tensor:
+    """Index of the likeliest choice of each item that has some; the first of equals.
 
     Args:
         likelihoods: `[R]`.
-        rows: Which prompt each continues, ascending `[R]`.
+        items: Which item each is a choice of, ascending `[R]`.
     """
-    _, group, counts = rows.unique_consecutive(return_inverse=True, return_counts=True)
+    _, group, counts = items.unique_consecutive(return_inverse=True, return_counts=True)
     table = likelihoods.new_full((len(counts), int(counts.max())), -torch.inf)
-    within = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[group]
+    within = torch.arange(len(items), device=items.device) - (counts.cumsum(0) - counts)[group]
     table[group, within] = likelihoods
     return table.argmax(-1)

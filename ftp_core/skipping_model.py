@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +19,7 @@ from ftp_core.errors import ScheduleError
 from ftp_core.families import context_of, family_of
 from ftp_core.interception import BlockHandler, intercepted
 from ftp_core.prefixes import Passage
+from ftp_core.rotary import depends_on_length, length_regime, rotary_lengths
 from ftp_core.routers import Router, RoutingState
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import DecodePass, PromptPass
@@ -31,12 +34,14 @@ class Prefill:
         cache: Keys and values of the kept tokens.
         lengths: Real tokens of each row `[B]`.
         kept: Which tokens ran each block, bool `[B, L]`; of the blocks that ran, see `Passage`.
+        text_lengths: See `PromptBatch`; None if the model embeds texts of all lengths alike.
     """
 
     last_hidden: Tensor
     cache: FTPCache
     lengths: Tensor
     kept: list[Tensor]
+    text_lengths: Sequence[int] | None = None
 
 
 class SkippingModel:
@@ -59,6 +64,7 @@ class SkippingModel:
         self.decoder: Any = self.family.decoder_of(model)
         self.blocks = self.family.blocks_of(model)
         self._windows = self.family.windows(model)
+        self._depends_on_length = depends_on_length(model.config)
         check_finite(model)
 
     @property
@@ -77,13 +83,27 @@ class SkippingModel:
         device: torch.device = self.model.device
         return device
 
+    def length_regime(self, n_tokens: int) -> int:
+        """A number that texts share if the model embeds their positions alike; see `ftp_core.rotary`."""
+        return length_regime(self.model.config, n_tokens) if self._depends_on_length else 0
+
     def check(self, schedule: SparsitySchedule) -> None:
         """Raise `ScheduleError` unless the schedule has one sparsity per block."""
         check_schedule(schedule, self.n_blocks)
 
-    def run(self, handler: BlockHandler, ids: Tensor, **arguments: Any) -> Tensor:
-        """The decoder's final hidden states `[B, L, D]` of tokens `[B, L]`, its blocks in the hands of a handler."""
-        with intercepted(self.blocks, handler):
+    def run(
+        self, handler: BlockHandler, ids: Tensor, text_lengths: Sequence[int] | None = None, **arguments: Any
+    ) -> Tensor:
+        """The decoder's final hidden states `[B, L, D]`, its blocks in the hands of a handler.
+
+        Args:
+            handler: Runs a block.
+            ids: Tokens `[B, L]`.
+            text_lengths: Of each row; None to embed positions as the model does by itself. See `PromptBatch`.
+            arguments: Of the decoder.
+        """
+        embedded = nullcontext() if text_lengths is None else rotary_lengths(self.model, text_lengths)
+        with embedded, intercepted(self.blocks, handler):
             hidden: Tensor = self.decoder(input_ids=ids, **arguments).last_hidden_state
         return hidden
 
@@ -106,7 +126,11 @@ class SkippingModel:
         """
         self.check(schedule)
         passage = passage or Passage()
-        check_lengths(prompts.lengths.tolist(), self.context)
+        lengths = prompts.lengths.tolist()
+        check_lengths(lengths, self.context)
+        text_lengths = None
+        if self._depends_on_length:
+            text_lengths = lengths if prompts.text_lengths is None else prompts.text_lengths.tolist()
         prompts = prompts.to(self.device)
         state = RoutingState.padded_right(prompts.lengths, prompts.ids.shape[1])
         cache = FTPCache(self._windows)
@@ -114,10 +138,12 @@ class SkippingModel:
         for index in range(passage.start):
             cache.block(index).positions = prompts.ids[:, :0]
         # Padding stands last, where causality hides it from every token: no mask is needed.
-        hidden = self.run(passage.through(handler, state), prompts.ids, past_key_values=cache, use_cache=True)
-        cache.advance(state.real)
+        hidden = self.run(
+            passage.through(handler, state), prompts.ids, text_lengths, past_key_values=cache, use_cache=True
+        )
+        cache.advance(state.real, min(lengths))
         last_hidden = hidden[torch.arange(len(hidden), device=hidden.device), prompts.lengths - 1]
-        return Prefill(last_hidden, cache, prompts.lengths, handler.kept)
+        return Prefill(last_hidden, cache, prompts.lengths, handler.kept, text_lengths)
 
     @torch.inference_mode()
     def next_logits(self, prefill: Prefill) -> Tensor:
@@ -152,9 +178,14 @@ class SkippingModel:
         cache = prefill.cache.lend(rows)
         # Padding stands last here too, and is as good as any token.
         handler = DecodePass(self.model, self.family, cache, torch.ones_like(ids, dtype=torch.bool), positions)
+        text_lengths = None
+        if prefill.text_lengths is not None:
+            ends = (starts + (continuations.ids != IGNORED).sum(1) - 1).tolist()
+            text_lengths = [max(prefill.text_lengths[row], end) for row, end in zip(rows.tolist(), ends, strict=True)]
         new = self.run(
             passage.through(handler),
             ids.masked_fill(ids == IGNORED, 0),
+            text_lengths,
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ftp_core.encoding import ContinuationBatch, EncodedExample, pad_right, prompt_batch
@@ -72,22 +72,46 @@ def greedy_answers(
         router: Names the kept tokens of the prompts; what is written runs every block.
         n_tokens: Most tokens to write.
     """
-    ends = torch.tensor(sorted(_ends(model, tokenizer)), dtype=torch.long, device=model.device)
-    texts = []
-    for group in _groups(examples):
-        prompts = prompt_batch(group)
-        prefill = model.prefill(prompts, schedule, router)
-        rows = torch.arange(len(group), device=model.device)
-        written = torch.zeros(len(group), 0, dtype=torch.long, device=model.device)
-        for _ in range(min(n_tokens, model.context - int(prompts.lengths.max()))):
-            # The last token of a continuation is only predicted, whatever it is.
-            unknown = torch.cat([written, written.new_zeros(len(group), 1)], 1)
-            hidden = model.continuation_hidden(prefill, ContinuationBatch(unknown, rows))
-            written = torch.cat([written, model.logits(hidden[:, -1:]).argmax(-1)], 1)
-            if bool(torch.isin(written, ends).any(1).all()):
-                break
-        texts += [text_of(tokenizer, _until(row, ends)) for row in written]
-    return texts
+    ends = _ends(model, tokenizer)
+    return [
+        text_of(tokenizer, row)
+        for group in _groups(examples)
+        for row in _greedy_tokens(model, ends, group, schedule, router, n_tokens)
+    ]
+
+
+def _greedy_tokens(
+    model: SkippingModel,
+    ends: set[int],
+    group: Sequence[EncodedExample],
+    schedule: SparsitySchedule,
+    router: Router,
+    n_tokens: int,
+) -> list[list[int]]:
+    """The tokens that `greedy_answers` writes after each prompt of a batch, without the one that ends a text."""
+    prompts = prompt_batch(group)
+    written: list[list[int]] = [[] for _ in group]
+    writing, regimes = list(range(len(group))), [-1] * len(group)
+    for step in range(n_tokens):
+        # A row ends where its own text does, or its own room, whatever its neighbours do.
+        writing = [row for row in writing if len(group[row].prompt) + step < model.context]
+        if not writing:
+            break
+        text_lengths = [len(one.prompt) + step for one in group]
+        found = [model.length_regime(length) for length in text_lengths]
+        if found != regimes:
+            # Where a text grows beyond what a model embeds alike, transformers too computes its keys anew.
+            prefill = model.prefill(replace(prompts, text_lengths=torch.tensor(text_lengths)), schedule, router)
+            regimes = found
+        # The last token of a continuation is only predicted, whatever it is.
+        ids = torch.tensor([[*written[row], 0] for row in writing], device=model.device)
+        rows = torch.tensor(writing, device=model.device)
+        hidden = model.continuation_hidden(prefill, ContinuationBatch(ids, rows))
+        likeliest = model.logits(hidden[:, -1]).argmax(-1).tolist()
+        for row, token in zip(writing, likeliest, strict=True):
+            written[row].append(token)
+        writing = [row for row, token in zip(writing, likeliest, strict=True) if token not in ends]
+    return [row[:-1] if row and row[-1] in ends else row for row in written]
 
 
 @torch.inference_mode()
@@ -145,13 +169,6 @@ def _ends(model: SkippingModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     ends = getattr(generation, "eos_token_id", None)
     of_model = ends if isinstance(ends, list) else [ends]
     return {token for token in (*of_model, tokenizer.eos_token_id) if token is not None}
-
-
-def _until(ids: Tensor, ends: Tensor) -> list[int]:
-    """The tokens before the first that ends the text."""
-    is_end = torch.isin(ids, ends)
-    written: list[int] = ids[is_end.cumsum(0) == 0].tolist()
-    return written
 
 
 def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], skip_special_tokens: bool = False) -> str:

@@ -19,6 +19,7 @@ from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.configuration import FTPConfig
 from ftp_core.encoding import pad_right
 from ftp_core.errors import DataError, ModelError
+from ftp_core.rotary import rotary_lengths
 
 try:
     from lm_eval.api.registry import register_model
@@ -171,6 +172,8 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         first = min(prompts) - 1
         with (
             torch.no_grad(),
+            # Each row as if it were alone, whatever it shares a batch with.
+            rotary_lengths(self.model.base, [len(used) for used in inputs]),
             torch.autocast(
                 device_type=self.device.type,
                 dtype=self.mixed_precision_dtype,

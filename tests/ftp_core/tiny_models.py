@@ -10,6 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 N_BLOCKS = 3
 VOCABULARY = 50
 CONTEXT = 128
+# Beyond which models with longrope have other frequencies.
+ORIGINAL_CONTEXT = 16
 _SHAPE = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -59,6 +61,33 @@ CONFIGS: dict[str, dict[str, object]] = {
     },
 }
 
+# Other frequencies for longer texts, so that transformers embeds a row otherwise beside a longer one.
+LENGTH_DEPENDENT: dict[str, dict[str, object]] = {
+    "phi3-longrope": {
+        "model_type": "phi3",
+        **_SHAPE,
+        "original_max_position_embeddings": ORIGINAL_CONTEXT,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "short_factor": [1.0, 1.0, 1.0, 1.0],
+            "long_factor": [1.5, 2.0, 3.0, 4.0],
+        },
+    },
+    "llama-longrope": {
+        "model_type": "llama",
+        **_SHAPE,
+        **_HEAD,
+        "rope_parameters": {
+            "rope_type": "longrope",
+            "rope_theta": 10_000.0,
+            "original_max_position_embeddings": ORIGINAL_CONTEXT,
+            "short_factor": [1.0, 1.0, 1.0, 1.0],
+            "long_factor": [1.5, 2.0, 3.0, 4.0],
+        },
+    },
+}
+
 
 @cache
 def tiny(name: str = "llama") -> PreTrainedModel:
@@ -71,5 +100,5 @@ def fresh_tiny(name: str = "llama") -> PreTrainedModel:
     # A test that computes without gradients may be the first to ask; weights made there could not be trained through.
     with torch.inference_mode(False), torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**CONFIGS[name]))
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**(CONFIGS | LENGTH_DEPENDENT)[name]))
     return model.eval()

@@ -18,8 +18,10 @@ from ftp_core.encoding import EncodedExample, encode
 from ftp_core.models import LoadedModel, load_model
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping_model import SkippingModel
 from search.answers import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
 from tests.ftp_core.routers import random_router
+from tests.ftp_core.tiny_models import CONTEXT, N_BLOCKS, ORIGINAL_CONTEXT, tiny
 
 PRUNED = SparsitySchedule([0.0] * 4 + [0.5] * 8)
 DENSE = SparsitySchedule([0.0] * 12)
@@ -112,6 +114,24 @@ def test_a_greedy_answer_ends_where_the_text_does_and_within_the_context(
     two = greedy_answers(loaded.skipping, loaded.tokenizer, long, DENSE, router, 2)
     assert greedy_answers(loaded.skipping, loaded.tokenizer, long, DENSE, router) == two
     assert greedy_answers(loaded.skipping, loaded.tokenizer, [], DENSE, router) == []
+
+
+@pytest.mark.parametrize("schedule", [[0.0] * N_BLOCKS, [0.3, 0.0, 0.6]], ids=str)
+@pytest.mark.parametrize("name", ["mistral-sliding", "gemma3_text", "phi3-longrope", "gpt2"])
+def test_a_greedy_answer_does_not_hang_on_its_neighbours(loaded: LoadedModel, name: str, schedule: list[float]) -> None:
+    # One that fills the context, others around a window, and one that grows beyond the original context.
+    model, generator = tiny(name), torch.Generator().manual_seed(2)
+    lengths = [CONTEXT - 2, 23, 24, 5, ORIGINAL_CONTEXT - 4]
+    prompts = [tuple(torch.randint(3, 50, (length,), generator=generator).tolist()) for length in lengths]
+    examples = [EncodedExample(prompt, ((3,),), 0, False) for prompt in prompts]
+    found = greedy_answers(
+        SkippingModel(model), loaded.tokenizer, examples, SparsitySchedule(schedule), StaticRouter(), 9
+    )
+    pruned = FTPForCausalLM.from_dense(model, schedule)
+    for text, prompt in zip(found, prompts, strict=True):
+        room = min(9, CONTEXT - len(prompt))
+        written = pruned.generate(torch.tensor([prompt]), max_new_tokens=room, do_sample=False)
+        assert text == text_of(loaded.tokenizer, written[0, len(prompt) :].tolist())
 
 
 def test_the_first_word_of_an_answer_stands_behind_its_white_space(loaded: LoadedModel) -> None:

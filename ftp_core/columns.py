@@ -26,9 +26,10 @@ def real_columns(attention_mask: Tensor | None, n_rows: int, width: int, seen: i
     if attention_mask is None:
         return torch.ones(n_rows, width, dtype=torch.bool, device=device)
     expected = (n_rows, seen + width)
-    if tuple(attention_mask.shape) != expected:
+    shape = tuple(attention_mask.shape) if isinstance(attention_mask, Tensor) else type(attention_mask).__name__
+    if shape != expected:
         raise DataError(
-            f"attention_mask has the shape {tuple(attention_mask.shape)}, but skipping needs {expected}: 1 for tokens "
+            f"attention_mask has the shape {shape}, but skipping needs {expected}: 1 for tokens "
             "and 0 for padding, one row per row of the input, and one column for every token seen so far and now."
         )
     return attention_mask[:, seen:].to(device).bool()

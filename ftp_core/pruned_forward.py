@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from ftp_core.cache import FTPCache
@@ -17,6 +17,7 @@ from ftp_core.columns import cut_columns, prompt_columns, real_columns
 from ftp_core.errors import DataError, ModelError
 from ftp_core.families import Family, context_of
 from ftp_core.interception import BlockHandler, exclusive, intercepted
+from ftp_core.rotary import rotary_lengths
 from ftp_core.routers import Router, RoutingState
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import DecodePass, PromptPass
@@ -64,21 +65,23 @@ class PrunedForward:
         first = arguments["input_ids"] if arguments["input_ids"] is not None else arguments["inputs_embeds"]
         given, use_cache = arguments["past_key_values"], arguments["use_cache"]
         n_rows, width = first.shape[:2]
-        seen = 0 if given is None else given.get_seq_length()
+        seen = 0 if given is None else int(given.get_seq_length())
         if not any(self.schedule) and not isinstance(given, FTPCache):
-            return self._dense(arguments, n_rows, width, seen, first.device)
+            is_part = prompt_length is not None and bool((torch.as_tensor(prompt_length) > width).any())
+            return self._dense(arguments, n_rows, width, first.device, is_checked=seen == 0 and not is_part)
+        is_caching = bool(getattr(self.base.config, "use_cache", True)) if use_cache is None else use_cache
+        cache = self._cache(given, seen, is_caching)
         real = real_columns(arguments["attention_mask"], n_rows, width, seen, first.device)
         if seen == 0:
             check_prompts(real, context_of(self.base.config))
-        is_caching = bool(getattr(self.base.config, "use_cache", True)) if use_cache is None else use_cache
-        cache = self._cache(given, seen, is_caching)
         arguments |= {"past_key_values": cache, "use_cache": cache is not None}
         if seen:
             assert cache is not None
             return self._decode(arguments, real, cache)
         in_prompt = prompt_columns(real, arguments["labels"], prompt_length)
         if self.decode_sparsity > 0 and bool((real & ~in_prompt).any()):
-            return self._prompt_then_tokens(arguments, real, in_prompt, cache, is_asked=bool(use_cache))
+            with rotary_lengths(self.base, [_read_length(arguments, width)]):
+                return self._prompt_then_tokens(arguments, real, in_prompt, cache, is_asked=bool(use_cache))
         routes = self.decode_sparsity > 0 and cache is not None
         state = RoutingState.start(in_prompt)
         if cache is not None:
@@ -87,11 +90,12 @@ class PrunedForward:
         return self._run(handler, arguments, real, cache)
 
     def _dense(
-        self, arguments: dict[str, Any], n_rows: int, width: int, seen: int, device: torch.device
+        self, arguments: dict[str, Any], n_rows: int, width: int, device: torch.device, is_checked: bool
     ) -> CausalLMOutputWithPast:
-        """Where nothing skips, the dense model itself; it takes masks and caches that skipping does not."""
+        """Where nothing skips, the dense model itself; it takes masks, caches and parts that skipping does not."""
         mask = arguments["attention_mask"]
-        if seen == 0 and (mask is None or mask.shape == (n_rows, width)):
+        # Some caches come with masks of all pairs, or with one for each kind of block.
+        if is_checked and (mask is None or (isinstance(mask, Tensor) and mask.shape == (n_rows, width))):
             check_prompts(real_columns(mask, n_rows, width, 0, device), context_of(self.base.config))
         with exclusive(self.family.blocks_of(self.base)):
             outputs: CausalLMOutputWithPast = self.base(**arguments)
@@ -123,8 +127,10 @@ class PrunedForward:
                 f"A {type(given).__name__} that has seen {seen} tokens cannot go on under a schedule that skips: start "
                 "from the prompt again."
             )
-        if given is not None and type(given).__name__ != "DynamicCache":
-            raise ModelError(f"A {type(given).__name__} cannot hold other tokens in every block: pass none.")
+        # What it shall do beside holding keys would be lost: ours takes its place.
+        if given is not None and (type(given) is not DynamicCache or given.offloading):
+            kind = f"{'offloaded ' if getattr(given, 'offloading', False) else ''}{type(given).__name__}"
+            raise ModelError(f"A {kind} cannot hold other tokens in every block: pass none, or a plain DynamicCache.")
         return self.new_cache() if is_caching else None
 
     def new_cache(self) -> FTPCache:
@@ -165,9 +171,10 @@ class PrunedForward:
     def _one_by_one(self, arguments: dict[str, Any], real: Tensor, cache: FTPCache) -> CausalLMOutputWithPast:
         logits: list[Tensor] = []
         start = cache.seen
-        for column in range(real.shape[1]):
-            step = cut_columns(arguments, column, column + 1, start) | {"labels": None, "logits_to_keep": 0}
-            logits.append(_logits(self._decode(step, real[:, column : column + 1], cache)))
+        with rotary_lengths(self.base, [_read_length(arguments, start + real.shape[1])]):
+            for column in range(real.shape[1]):
+                step = cut_columns(arguments, column, column + 1, start) | {"labels": None, "logits_to_keep": 0}
+                logits.append(_logits(self._decode(step, real[:, column : column + 1], cache)))
         return self._with_loss(torch.cat(logits, 1), arguments, cache)
 
     def _prompt_then_tokens(
@@ -213,6 +220,12 @@ class PrunedForward:
         if isinstance(keep, Tensor):
             kept = logits[:, keep]
         return CausalLMOutputWithPast(loss=loss, logits=kept, past_key_values=cache)
+
+
+def _read_length(arguments: dict[str, Any], n_columns: int) -> int:
+    """Tokens that the longest row reads, as models derive it that embed positions by it."""
+    positions = arguments["position_ids"]
+    return n_columns if positions is None else int(positions.amax()) + 1
 
 
 def _logits(outputs: CausalLMOutputWithPast) -> Tensor:

@@ -6,17 +6,17 @@ import threading
 
 import pytest
 import torch
-from transformers import AutoTokenizer, pipeline
+from transformers import AutoTokenizer, DynamicCache, LlamaForCausalLM, StaticCache, pipeline
 
 from ftp_core.cache import FTPCache
 from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.demo import assets
-from ftp_core.errors import ModelError
+from ftp_core.errors import DataError, ModelError
 from ftp_core.models import load_model
 from ftp_core.routers import RandomRouter, Router, StaticRouter
 from tests.ftp_core.routers import random_router
 from tests.ftp_core.test_causal_lm import MIXED, TOLERANCE, padded
-from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, LENGTH_DEPENDENT, N_BLOCKS, ORIGINAL_CONTEXT, fresh_tiny, tiny
 
 FAMILIES = ["llama", "mistral-sliding", "gemma3_text", "gpt2"]
 
@@ -195,3 +195,126 @@ def test_the_pipeline_of_transformers_writes_what_generate_writes() -> None:
     ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
     expected = pruned.generate(ids, max_new_tokens=5, do_sample=False)
     assert written["generated_text"] == tokenizer.decode(expected[0], skip_special_tokens=True)
+
+
+# The texts grow from one set of rotary frequencies into the other while they are generated.
+GROWING = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False}
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize("n_prompt", [ORIGINAL_CONTEXT - 4, ORIGINAL_CONTEXT, ORIGINAL_CONTEXT + 1])
+@pytest.mark.parametrize("name", list(LENGTH_DEPENDENT))
+def test_a_schedule_of_zeros_stays_the_dense_model_where_frequencies_change(
+    name: str, n_prompt: int, beams: int
+) -> None:
+    dense, ids = tiny(name), torch.randint(3, 50, (2, n_prompt))
+    pruned = FTPForCausalLM.from_dense(dense, [0.0] * N_BLOCKS)
+    options = {**GROWING, "num_beams": beams, "output_logits": True, "return_dict_in_generate": True}
+    found, expected = pruned.generate(ids, **options), dense.generate(ids, **options)
+    assert torch.equal(found.sequences, expected.sequences)
+    assert all(map(torch.equal, found.logits, expected.logits))
+
+
+@pytest.mark.parametrize("decode_sparsity", [0.0, 0.4])
+def test_a_cache_is_filled_anew_where_frequencies_change(decode_sparsity: float) -> None:
+    pruned = pruned_tiny("phi3-longrope", decode_sparsity=decode_sparsity)
+    ids = torch.randint(3, 50, (2, ORIGINAL_CONTEXT - 4))
+    options = {**GROWING, "output_logits": True, "return_dict_in_generate": True}
+    cached, again = pruned.generate(ids, **options), pruned.generate(ids, **options, use_cache=False)
+    assert torch.equal(cached.sequences, again.sequences)
+    torch.testing.assert_close(torch.stack(cached.logits), torch.stack(again.logits), **TOLERANCE)
+
+
+@pytest.mark.parametrize("options", [{"cache_implementation": "static"}, {"prefill_chunk_size": 5}], ids=str)
+@pytest.mark.parametrize("name", [*CONFIGS, *LENGTH_DEPENDENT])
+def test_a_schedule_of_zeros_takes_every_cache_and_pass_that_the_dense_model_takes(
+    name: str, options: dict[str, object]
+) -> None:
+    dense, batch = tiny(name), padded([list(range(3, 20)), [5, 9, 13, 17, 21]], "left")
+    pruned = FTPForCausalLM.from_dense(dense, [0.0] * N_BLOCKS)
+    inputs = {"attention_mask": batch["attention_mask"], "max_new_tokens": 8, **options}
+    try:
+        expected = dense.generate(batch["input_ids"], **inputs)
+    except Exception as error:
+        with pytest.raises(type(error)):
+            pruned.generate(batch["input_ids"], **inputs)
+        return
+    assert torch.equal(pruned.generate(batch["input_ids"], **inputs), expected)
+
+
+@pytest.mark.parametrize("kind", ["static", "offloaded_static", "offloaded", "quantized"])
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+def test_caches_that_hold_equal_blocks_are_refused_before_anything_runs(name: str, kind: str) -> None:
+    with pytest.raises(ModelError, match=f"cache_implementation='{kind}'.*leave it out"):
+        pruned_tiny(name).generate(torch.randint(3, 50, (1, 9)), max_new_tokens=3, cache_implementation=kind)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3_text"])
+def test_caches_of_the_users_own_that_hold_equal_blocks_are_refused(name: str) -> None:
+    pruned, ids = pruned_tiny(name), torch.randint(3, 50, (1, 9))
+    caches = [
+        StaticCache(config=pruned.base.config, max_cache_len=16),
+        DynamicCache(config=pruned.base.config, offloading=True),
+    ]
+    for cache in caches:
+        with pytest.raises(ModelError, match="cannot hold other tokens in every block"):
+            pruned(ids, past_key_values=cache)
+        with pytest.raises(ModelError, match="cannot hold other tokens in every block"):
+            pruned.generate(ids, past_key_values=cache, max_new_tokens=3)
+
+
+def test_masks_of_all_pairs_are_refused_where_tokens_skip() -> None:
+    pruned, ids = pruned_tiny("gemma3_text"), torch.randint(3, 50, (1, 4))
+    pairs = torch.ones(1, 1, 4, 4, dtype=torch.bool).tril()
+    with pytest.raises(DataError, match=r"\(1, 1, 4, 4\).*skipping needs \(1, 4\)"):
+        pruned(ids, attention_mask=pairs)
+    with pytest.raises(DataError, match=r"dict.*skipping needs \(1, 4\)"):
+        pruned(ids, attention_mask={"full_attention": pairs, "sliding_attention": pairs})
+
+
+def test_a_schedule_of_zeros_takes_the_masks_of_the_dense_model() -> None:
+    dense, ids = tiny("gemma3_text"), torch.randint(3, 50, (1, 4))
+    pruned, pairs = FTPForCausalLM.from_dense(dense, [0.0] * N_BLOCKS), torch.ones(1, 1, 4, 4, dtype=torch.bool).tril()
+    for mask in (pairs, {"full_attention": pairs, "sliding_attention": pairs}):
+        with torch.no_grad():
+            assert torch.equal(pruned(ids, attention_mask=mask).logits, dense(ids, attention_mask=mask).logits)
+
+
+def test_prompts_that_skip_come_in_one_pass_or_are_refused() -> None:
+    pruned, ids = pruned_tiny(), torch.randint(3, 50, (2, 12))
+    with pytest.raises(ModelError, match="prefill_chunk_size=5 hands the 12 columns"):
+        pruned.generate(ids, max_new_tokens=3, prefill_chunk_size=5)
+    embeddings = pruned.get_input_embeddings()(ids)
+    with pytest.raises(ModelError, match="prefill_chunk_size=5 hands the 12 columns"):
+        pruned.generate(inputs_embeds=embeddings, max_new_tokens=3, prefill_chunk_size=5)
+    expected = pruned.generate(ids, max_new_tokens=3)
+    assert torch.equal(pruned.generate(ids, max_new_tokens=3, prefill_chunk_size=12), expected)
+
+
+def test_what_follows_a_cached_prompt_may_come_in_parts() -> None:
+    pruned, ids = pruned_tiny(), torch.randint(3, 50, (2, 24))
+
+    def cached() -> FTPCache:
+        with torch.no_grad():
+            return pruned(ids[:, :12], use_cache=True).past_key_values
+
+    expected = pruned.generate(ids, past_key_values=cached(), max_new_tokens=6)
+    assert torch.equal(pruned.generate(ids, past_key_values=cached(), max_new_tokens=6, prefill_chunk_size=5), expected)
+
+
+def test_batching_by_pages_is_refused() -> None:
+    with pytest.raises(ModelError, match="Continuous batching"):
+        pruned_tiny().generate_batch([[5, 6, 7]])
+
+
+class _OwnGeneration(LlamaForCausalLM):
+    def _update_model_kwargs_for_generation(self, *args: object, **kwargs: object) -> dict[str, object]:
+        return super()._update_model_kwargs_for_generation(*args, **kwargs)
+
+
+def test_a_dense_class_that_generates_in_a_way_of_its_own_is_refused() -> None:
+    dense = fresh_tiny()
+    dense.__class__ = _OwnGeneration
+    pruned = FTPForCausalLM.from_dense(dense, MIXED)
+    with pytest.raises(ModelError, match="_OwnGeneration generates in a way of its own .*_update_model_kwargs"):
+        pruned.generate(torch.randint(3, 50, (1, 9)), max_new_tokens=3)

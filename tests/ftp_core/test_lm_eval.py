@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 import runpy
 import subprocess
@@ -35,6 +37,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import PromptPass
 from ftp_core.skipping_model import SkippingModel
 from tests.ftp_core.routers import random_router
+from tests.ftp_core.tiny_models import tiny
 
 # Hard enough that the model errs, and that the two accuracies differ.
 SCHEDULE = SparsitySchedule([0.0, 0.4, 0.0, 0.5, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3])
@@ -386,3 +389,21 @@ def test_without_lm_eval_the_error_says_what_to_install(monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "lm_eval.api.registry", None)
     with pytest.raises(ModelError, match=r"pip install 'ftp-search\[eval\]'"):
         import_module("ftp_core.harness")
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7])
+@pytest.mark.parametrize("name", ["llama", "mistral-sliding", "gemma3_text", "phi3-longrope"])
+def test_likelihoods_are_those_of_quality_sets_whatever_the_batch(name: str, batch_size: int) -> None:
+    model, tokenizer = copy.deepcopy(tiny(name)).double(), AutoTokenizer.from_pretrained(assets())
+    generator = torch.Generator().manual_seed(3)
+    # Lengths that cross a window, and the one from which on longrope has other frequencies.
+    examples = [
+        EncodedExample(tuple(torch.randint(3, 50, (prompt,), generator=generator).tolist()), (rest,), 0, False)
+        for prompt, rest in [(23, (5, 6, 7)), (24, (8, 9, 10)), (14, (3, 4)), (12, (9, 9, 8)), (2, (40,)), (40, (7, 7))]
+    ]
+    for schedule in (SparsitySchedule([0.0, 0.0, 0.0]), SparsitySchedule([0.3, 0.0, 0.6])):
+        lm = FTPLM(FTPForCausalLM.from_dense(model, schedule), tokenizer=tokenizer, batch_size=batch_size)
+        requests = [(None, list(one.prompt), list(one.continuations[0])) for one in examples]
+        total = sum(likelihood for likelihood, _ in lm._loglikelihood_tokens(requests, disable_tqdm=True))
+        quality = QualitySet(SkippingModel(model), examples, 4).evaluate(schedule, StaticRouter())
+        assert math.exp(-total / quality.n_tokens) == pytest.approx(quality.perplexity, rel=1e-5)

@@ -318,3 +318,21 @@ def test_a_dense_class_that_generates_in_a_way_of_its_own_is_refused() -> None:
     pruned = FTPForCausalLM.from_dense(dense, MIXED)
     with pytest.raises(ModelError, match="_OwnGeneration generates in a way of its own .*_update_model_kwargs"):
         pruned.generate(torch.randint(3, 50, (1, 9)), max_new_tokens=3)
+
+
+@pytest.mark.parametrize("lengths", [(12, 12), (12, 9)], ids=str)
+@pytest.mark.parametrize("name", list(LENGTH_DEPENDENT))
+def test_a_completion_that_runs_token_by_token_has_the_frequencies_of_its_whole_text(
+    name: str, lengths: tuple[int, int]
+) -> None:
+    # The static router keeps every decoded token: nothing but the way there differs.
+    routed, plain = (FTPForCausalLM.from_dense(tiny(name), MIXED, decode_sparsity=share) for share in (0.4, 0.0))
+    batch = {"input_ids": torch.randint(3, 50, (2, ORIGINAL_CONTEXT + 4)), "prompt_length": torch.tensor(lengths)}
+    with torch.no_grad():
+        torch.testing.assert_close(routed(**batch).logits, plain(**batch).logits, **TOLERANCE)
+        prompt, rest = batch["input_ids"][:, :12], batch["input_ids"][:, 12:]
+        found, expected = (
+            model(rest, past_key_values=model(prompt, use_cache=True).past_key_values).logits
+            for model in (routed, plain)
+        )
+    torch.testing.assert_close(found, expected, **TOLERANCE)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from ftp_core.boundary import DividedText, divide
 from ftp_core.data import Example
 from ftp_core.errors import DataError
 
@@ -18,18 +20,41 @@ IGNORED = -100
 _INT = {int}
 
 
+class LeftOut(StrEnum):
+    """Why an example cannot be evaluated, as reports say it."""
+
+    TOO_LONG = "longer than the model's context"
+    NO_PROMPT = "without a token that is of the prompt alone"
+    NO_CONTINUATION = "with a completion or a choice that adds no token"
+
+
+class ExampleError(DataError):
+    """An example that a model with its tokenizer cannot be evaluated on.
+
+    Attributes:
+        reason: Its kind.
+    """
+
+    def __init__(self, reason: LeftOut, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 @dataclass(frozen=True)
 class EncodedExample:
     """Token ids of one example.
 
     Attributes:
-        prompt: What the model reads, with the tokenizer's special tokens.
-        continuations: What may follow; for multiple choice one per choice, whole, else only the completion.
+        prompt: What the model reads, with the tokenizer's special tokens before it.
+        continuations: What may follow; for multiple choice one per choice, whole, else only the completion. Behind the
+            prompt they are the ids of the whole text: a token that spans the end of the prompt belongs to them.
         answer: Index of the right continuation.
         has_choices: Whether the item is multiple choice.
         choice_lengths: Characters of each choice without the space before it, as lm-evaluation-harness counts them for
             `acc_norm`; empty if it is no multiple choice.
         group: What kind of item it is; None if that is not known. It is no part of what fingerprints name.
+        n_shared: Tokens at the end of the prompt, encoded alone, that are others in the whole text: their text is the
+            beginning of the continuations. It is no part of what fingerprints name, as the ids say it.
 
     Raises:
         DataError: The prompt or a continuation has no token, or one that is no whole number from 0; there is no
@@ -42,6 +67,7 @@ class EncodedExample:
     has_choices: bool
     choice_lengths: tuple[int, ...] = ()
     group: str | None = field(default=None, repr=False, compare=False)
+    n_shared: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Check what would come to light far from here, if at all; at the speed of C, as there are thousands."""
@@ -140,31 +166,52 @@ def encode(
         max_continuation: Most tokens kept of the completion of an example without choices.
 
     Raises:
-        DataError: A prompt with its longest continuation does not fit into the context, one of them encodes to
-            nothing, or the answer is no choice's index.
+        ExampleError: A prompt with its longest continuation does not fit into the context, or one of them has no token.
+        DataError: The answer is no choice's index.
+        ModelError: The tokenizer cannot be used (see `divide`).
     """
     encoded = []
     for number, example in enumerate(examples, 1):
-        prompt, continuations = _tokenize(tokenizer, example)
+        divided = divide(tokenizer, example.prompt, example.choices or (example.completion,))
+        continuations = divided.continuations
         if not example.choices:
             continuations = tuple(ids[:max_continuation] for ids in continuations)
-        if not prompt or not all(continuations):
-            raise DataError(f"Example {number} has a prompt or a continuation without any token: give it some text.")
-        longest = len(prompt) + max(map(len, continuations))
+        _check_tokens(f"Example {number}", divided)
+        longest = len(divided.prompt) + max(map(len, continuations))
         if longest > context:
-            raise DataError(
+            raise ExampleError(
+                LeftOut.TOO_LONG,
                 f"Example {number} is {longest} tokens long, but the model reads {context}: shorten its prompt"
-                f"{' or its choices, which are never cut' if example.choices else ''}."
+                f"{' or its choices, which are never cut' if example.choices else ''}.",
             )
         # The one space that separates a choice from its prompt is not counted; a space alone is still one character.
         lengths = tuple(max(1, len(choice.removeprefix(" "))) for choice in example.choices)
         answer: Any = example.answer if example.choices else 0
         try:
-            one = EncodedExample(prompt, continuations, answer, bool(example.choices), lengths, example.group)
+            one = EncodedExample(
+                divided.prompt, continuations, answer, bool(example.choices), lengths, example.group, divided.n_shared
+            )
         except DataError as error:
             raise DataError(f"Example {number}: {error}") from None
         encoded.append(one)
     return encoded
+
+
+def _check_tokens(name: str, divided: DividedText) -> None:
+    if not all(divided.continuations):
+        raise ExampleError(
+            LeftOut.NO_CONTINUATION,
+            f"{name} has a completion or a choice without any token: the tokenizer makes the same tokens of its prompt "
+            "with and without it. Give it some text that the tokenizer knows.",
+        )
+    if not divided.prompt and divided.n_shared:
+        raise ExampleError(
+            LeftOut.NO_PROMPT,
+            f"{name} has no token that is of its prompt alone: the first one reaches into what follows. End the prompt "
+            "where a word ends, or lengthen it.",
+        )
+    if not divided.prompt:
+        raise ExampleError(LeftOut.NO_PROMPT, f"{name} has a prompt without any token: give it some text.")
 
 
 def check_readable(examples: Sequence[EncodedExample], context: int, vocabulary: int) -> None:
@@ -193,32 +240,6 @@ def check_readable(examples: Sequence[EncodedExample], context: int, vocabulary:
                 f"Example {number} has the token {highest}, but the model knows {vocabulary} tokens, 0 to "
                 f"{vocabulary - 1}: encode it with the model's own tokenizer."
             )
-
-
-def _tokenize(
-    tokenizer: PreTrainedTokenizerBase, example: Example
-) -> tuple[tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """Ids of a prompt and of what may follow it, cut from the ids of the whole text.
-
-    As lm-evaluation-harness does (`TemplateLM._encode_pair`): white space that ends the prompt belongs to what follows,
-    and a continuation is what the whole text has more than the prompt. Encoded alone it would begin like a text.
-    """
-    prompt_text = example.prompt.rstrip()
-    space = example.prompt[len(prompt_text) :]
-    texts = [space + text for text in example.choices or (example.completion,)]
-    prompt = _open_ended(tokenizer, prompt_text)
-    wholes = [_open_ended(tokenizer, prompt_text + text) for text in texts]
-    return tuple(prompt), tuple(tuple(whole[len(prompt) :]) for whole in wholes)
-
-
-def _open_ended(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Ids of a text with the special tokens before it, and without the end-of-text that some tokenizers append."""
-    ids: list[int] = tokenizer(text)["input_ids"]
-    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id and not _says_end(tokenizer, text) else ids
-
-
-def _says_end(tokenizer: PreTrainedTokenizerBase, text: str) -> bool:
-    return tokenizer.eos_token is not None and text.endswith(str(tokenizer.eos_token))
 
 
 def encoded_fingerprint(examples: Iterable[EncodedExample]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from ftp_core.boundary import common_length
 from ftp_core.encoding import ContinuationBatch, EncodedExample, pad_right, prompt_batch
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
@@ -18,9 +19,18 @@ _BEFORE = 4
 _PROMPTS_AT_ONCE = 16
 
 
-def text_of(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
-    """The text of an answer, without special tokens and white space around it."""
-    return _decoded(tokenizer, ids, skip_special_tokens=True).strip()
+def text_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """The text of an answer behind its prompt, without special tokens and white space around it.
+
+    A character whose first bytes are the prompt's last ones is a part of it.
+
+    Args:
+        tokenizer: What the tokens are of.
+        prompt: Tokens of the prompt.
+        ids: Tokens of the answer.
+    """
+    alone, whole = (_decoded(tokenizer, one, skip_special_tokens=True) for one in (prompt, [*prompt, *ids]))
+    return whole[common_length(alone, whole) :].strip()
 
 
 def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> str:
@@ -74,9 +84,9 @@ def greedy_answers(
     """
     ends = _ends(model, tokenizer)
     return [
-        text_of(tokenizer, row)
+        text_of(tokenizer, one.prompt, row)
         for group in _groups(examples)
-        for row in _greedy_tokens(model, ends, group, schedule, router, n_tokens)
+        for one, row in zip(group, _greedy_tokens(model, ends, group, schedule, router, n_tokens), strict=True)
     ]
 
 

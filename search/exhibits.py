@@ -111,7 +111,7 @@ class _Look:
             self.model, self.tokenizer, [self.examples[place] for place in free], self.schedule, self.router
         )
         chosen = {
-            place: text_of(self.tokenizer, self.examples[place].continuations[choice])
+            place: self._text(self.examples[place], choice)
             for place in shown
             if (choice := self.items[place].choice) is not None
         }
@@ -145,7 +145,10 @@ class _Look:
         )
 
     def _expected(self, example: EncodedExample) -> str:
-        return text_of(self.tokenizer, example.continuations[example.answer])
+        return self._text(example, example.answer)
+
+    def _text(self, example: EncodedExample, choice: int) -> str:
+        return text_of(self.tokenizer, example.prompt, example.continuations[choice])
 
 
 def _worst(items: Sequence[ItemQuality], different: Sequence[bool]) -> list[int]:

@@ -21,6 +21,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
 from search.answers import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
 from tests.ftp_core.routers import random_router
+from tests.ftp_core.small_tokenizers import tokenizer_of
 from tests.ftp_core.tiny_models import CONTEXT, N_BLOCKS, ORIGINAL_CONTEXT, tiny
 
 PRUNED = SparsitySchedule([0.0] * 4 + [0.5] * 8)
@@ -83,7 +84,26 @@ def test_special_tokens_that_were_written_are_text(loaded: LoadedModel) -> None:
     ids = loaded.tokenizer("Anna</s> Ben")["input_ids"]
     assert prompt_text(loaded.tokenizer, ids) == "Anna</s> Ben"
     assert prompt_text(loaded.tokenizer, [loaded.tokenizer.bos_token_id]) == "<s>"
-    assert text_of(loaded.tokenizer, loaded.tokenizer(" Ben.")["input_ids"]) == "Ben."
+    assert text_of(loaded.tokenizer, ids, loaded.tokenizer(" Ben.")["input_ids"]) == "Ben."
+
+
+@pytest.mark.parametrize(
+    ("kind", "prompt", "completion", "read", "answered"),
+    [
+        ("demo", "Anna has the", " lamp", "Anna has the", "lamp"),
+        ("line breaks", "print(", '"hello")', "print", '("hello")'),
+        ("split characters", "说 你", "好", "说 \ufffd", "你好"),
+        ("byte fallback", "zz 你", "好世界", "zz", "你好世界"),
+    ],
+)
+def test_an_answer_is_what_the_text_has_more_than_the_prompt_that_is_read(
+    kind: str, prompt: str, completion: str, read: str, answered: str
+) -> None:
+    tokenizer = tokenizer_of(kind)
+    (one,) = encode(tokenizer, [Example(prompt, completion)], 100)
+    assert text_of(tokenizer, one.prompt, one.continuations[0]) == answered
+    pieces = prompt_pieces(tokenizer, one.prompt)
+    assert "".join(piece for piece, _ in pieces) == prompt_text(tokenizer, one.prompt) == read
 
 
 @pytest.mark.parametrize("window", [0, 8])
@@ -95,7 +115,7 @@ def test_greedy_answers_are_what_generate_writes(loaded: LoadedModel, window: in
     for text, example in zip(found, examples, strict=True):
         ids = torch.tensor([example.prompt])
         written = pruned.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=9, do_sample=False)
-        assert text == text_of(loaded.tokenizer, written[0, ids.shape[1] :].tolist())
+        assert text == text_of(loaded.tokenizer, example.prompt, written[0, ids.shape[1] :].tolist())
     assert len(set(found)) > 9
 
 
@@ -131,7 +151,7 @@ def test_a_greedy_answer_does_not_hang_on_its_neighbours(loaded: LoadedModel, na
     for text, prompt in zip(found, prompts, strict=True):
         room = min(9, CONTEXT - len(prompt))
         written = pruned.generate(torch.tensor([prompt]), max_new_tokens=room, do_sample=False)
-        assert text == text_of(loaded.tokenizer, written[0, len(prompt) :].tolist())
+        assert text == text_of(loaded.tokenizer, prompt, written[0, len(prompt) :].tolist())
 
 
 def test_the_first_word_of_an_answer_stands_behind_its_white_space(loaded: LoadedModel) -> None:
@@ -140,7 +160,7 @@ def test_the_first_word_of_an_answer_stands_behind_its_white_space(loaded: Loade
     found = first_words(loaded.skipping, loaded.tokenizer, plain, DENSE, StaticRouter())
     greedy = greedy_answers(loaded.skipping, loaded.tokenizer, plain, DENSE, StaticRouter(), 1)
     for (token, is_right), text, example in zip(found, greedy, plain, strict=True):
-        assert text_of(loaded.tokenizer, [token]) == text
+        assert text_of(loaded.tokenizer, (), [token]) == text
         assert is_right == (token == example.continuations[0][0])
     assert sum(is_right for _, is_right in found) > 12
     # A line break before the answer, as in Alpaca's data, is taken for given.

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from ftp_core.boundary import divide
 from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.configuration import FTPConfig
 from ftp_core.encoding import pad_right
@@ -45,8 +46,9 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
     What is scored is never part of the prompt, so that its tokens have no say in which tokens of the prompt are kept:
 
-    - `loglikelihood` and multiple choice: the request's context is the prompt, the choice is the completion. Of a
-      request that is too long the beginning is cut off, as lm-eval does; the prompt is what remains of the context.
+    - `loglikelihood` and multiple choice: the request's context is the prompt, the choice is the completion. They are
+      cut into tokens as `ftp_core.encode` does, where lm-eval's own loses text of a token that spans both. Of a request
+      that is too long the beginning is cut off, as lm-eval does; the prompt is what remains of the context.
     - `loglikelihood_rolling` (perplexity of a text): a window of text is the completion, and its prompt the one token
       that lm-eval puts before it. A prompt of one token skips nothing, so this is the dense model's perplexity, but for
       the last window of a text longer than the model's context: lm-eval fills it up with text that was scored already,
@@ -90,6 +92,31 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
                 f"{pretrained!r} is a model of type {self._config.model_type!r}, not a pruned one: evaluate it with "
                 "--model hf, or prune it with FTPForCausalLM.from_dense and save_pretrained."
             )
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """See the class and lm-eval; the choices of an item are cut off where its prompt ends for all of them."""
+        items: dict[Any, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            # Requests made by hand may say nothing of an item: each is then its own.
+            known = request.doc_id is not None
+            items[(request.task_name, request.doc_id, request.args[0]) if known else index].append(index)
+        encoded: dict[int, _Request] = {}
+        for indices in tqdm(items.values(), desc="Tokenizing inputs", disable=disable_tqdm):
+            pairs = [requests[index].args for index in indices]
+            prompt, continuations = self._encode_item(pairs[0][0], [continuation for _, continuation in pairs])
+            for index, pair, continuation in zip(indices, pairs, continuations, strict=True):
+                encoded[index] = (pair, prompt, continuation)
+        return self._loglikelihood_tokens([encoded[index] for index in range(len(requests))], disable_tqdm=disable_tqdm)
+
+    def _encode_item(self, context: str, continuations: list[str]) -> tuple[list[int], list[list[int]]]:
+        """Ids of a context and of its continuations; lm-eval's prefix token is a context that has no token left."""
+        special = self.add_bos_token is not False and context != ""
+        divided = divide(self.tokenizer, context, continuations, special)
+        rest = [list(ids) for ids in divided.continuations]
+        if divided.prompt:
+            return list(divided.prompt), rest
+        prefix = self.prefix_token_id
+        return [prefix], [ids[1:] if ids[:1] == [prefix] else ids for ids in rest]
 
     def loglikelihood_rolling(self, requests: list[Any], disable_tqdm: bool = False) -> list[float]:
         """See the class and lm-eval."""

@@ -18,17 +18,26 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ftp_core import pruned_forward
 from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.data import Example
 from ftp_core.demo import assets
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import EncodedExample, choice_batch, encode, prompt_batch
+from ftp_core.encoding import EncodedExample, ExampleError, LeftOut, choice_batch, encode, prompt_batch
 from ftp_core.errors import DataError, ModelError
 from ftp_core.harness import FTPLM
 from ftp_core.quality import QualitySet
@@ -37,6 +46,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import PromptPass
 from ftp_core.skipping_model import SkippingModel
 from tests.ftp_core.routers import random_router
+from tests.ftp_core.small_tokenizers import tokenizer_of
 from tests.ftp_core.tiny_models import tiny
 
 # Hard enough that the model errs, and that the two accuracies differ.
@@ -199,6 +209,109 @@ def test_a_choice_is_as_likely_as_behind_a_prompt_that_ran_before_it(
     expected = own_likelihoods(demo, encode(demo.tokenizer, examples, 512), router)
     found = likelihoods(demo.pruned(router=router, batch_size=batch_size), choices_of(examples))
     torch.testing.assert_close(found, expected, **TOLERANCE)
+
+
+class Recording(FTPLM):
+    """Remembers the tokens that it scores."""
+
+    def _loglikelihood_tokens(self, requests: list[Any], *arguments: Any, **options: Any) -> list[tuple[float, bool]]:
+        self.scored = [(tuple(context), tuple(continuation)) for _, context, continuation in requests]
+        return super()._loglikelihood_tokens(requests, *arguments, **options)
+
+
+def spanning(kind: str, router: Router | None = None, **options: Any) -> Recording:
+    """A small pruned model whose tokenizer has tokens that span the end of a prompt."""
+    tokenizer = tokenizer_of(kind)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.4,
+        bos_token_id=0,
+        eos_token_id=1,
+    )
+    pruned = FTPForCausalLM.from_dense(LlamaForCausalLM(config).eval(), SparsitySchedule([0.0, 0.5]), router)
+    return Recording(pruned, tokenizer=tokenizer, **{"batch_size": 3, **options})
+
+
+def items_of(examples: list[Example]) -> list[Instance]:
+    """What a task of multiple choice asks, item by item."""
+    return [
+        Instance("multiple_choice", {}, (example.prompt, choice), number, ("items", place, 1))
+        for place, example in enumerate(examples)
+        for number, choice in enumerate(example.choices)
+    ]
+
+
+PARTS = ["print", "(", '"hello")', "hel", "lo", " wor", "ld", ": C", "\n", "你", "好世界", "Answer", " "]
+parts = st.lists(st.sampled_from(PARTS), min_size=1, max_size=4).map("".join)
+
+
+@pytest.mark.parametrize("kind", ["across words", "line breaks", "byte fallback", "unigram", "wordpiece"])
+@given(prompts=st.lists(parts, min_size=1, max_size=3), choices=st.lists(parts, min_size=2, max_size=4))
+def test_the_tokens_that_are_scored_are_those_of_quality(kind: str, prompts: list[str], choices: list[str]) -> None:
+    # Equal prompts are different items all the same, whose other choices may end theirs elsewhere.
+    examples = [Example(f"zz, {prompt}", one[0], one, 0) for prompt in prompts for one in ((choices[0],), (*choices,))]
+    lm = spanning(kind)
+    try:
+        expected = [
+            (one.prompt, ids) for one in encode(lm.tokenizer, examples, lm.max_length) for ids in one.continuations
+        ]
+    except ExampleError as error:
+        assume(error.reason is not LeftOut.NO_PROMPT)
+        with pytest.raises(DataError, match="is 0 tokens long"):
+            lm.loglikelihood(items_of(examples), disable_tqdm=True)
+        return
+    found = lm.loglikelihood(items_of(examples), disable_tqdm=True)
+    assert lm.scored == expected
+    assert len(found) == len(expected)
+
+
+@pytest.mark.parametrize("kind", ["line breaks", "byte fallback", "wordpiece"])
+def test_items_that_share_a_token_have_the_accuracy_that_quality_measures(kind: str) -> None:
+    lm, choices = spanning(kind, batch_size=4), ('"hello")', "hello):", " hello", "你好")
+    examples = [
+        Example(f"{start} print(", choices[n % 4], choices, n % 4)
+        for n, start in enumerate(
+            ["zz", "hello world", "Answer: C", "def", "print(hello)", "你好世界", "zz zz", "cafe"]
+        )
+    ]
+    encoded = encode(lm.tokenizer, examples, lm.max_length)
+    assert kind == "wordpiece" or any(one.n_shared for one in encoded)
+    quality = QualitySet(SkippingModel(lm.model.base), encoded).evaluate([0.0, 0.5], StaticRouter(), choices=True)
+    scores = torch.tensor([likelihood for likelihood, _ in lm.loglikelihood(items_of(examples), disable_tqdm=True)])
+    right = torch.tensor([example.answer for example in examples])
+    scores = scores.view(len(examples), -1)
+    lengths = torch.tensor([one.choice_lengths for one in encoded])
+    assert quality.accuracy == float((scores.argmax(1) == right).float().mean())
+    assert quality.accuracy_norm == float(((scores / lengths).argmax(1) == right).float().mean())
+
+
+def test_a_word_that_is_cut_is_scored_as_the_word_where_lm_eval_has_nothing_to_score() -> None:
+    lm = spanning("line breaks")
+    with pytest.raises(AssertionError):
+        HFLM(lm.model.base, tokenizer=lm.tokenizer, batch_size=1).loglikelihood(
+            requests("loglikelihood", [("zz hello wor", "ld")]), disable_tqdm=True
+        )
+    score(lm, [("zz hello wor", "ld"), ("hello", " world")])
+    tokens = [tuple(map(lm.tokenizer.decode, (context[-1:], rest))) for context, rest in lm.scored]
+    assert tokens == [(" hello", " world"), ("hello", " world")]
+
+
+@pytest.mark.parametrize("special", [None, True, False])
+def test_a_context_without_a_token_of_its_own_is_the_token_that_lm_eval_puts_before_texts(special: bool | None) -> None:
+    for kind in ("across words", "line breaks"):
+        lm = spanning(kind, add_bos_token=special, prefix_token_id=7)
+        dense = HFLM(lm.model.base, tokenizer=lm.tokenizer, batch_size=1, add_bos_token=special, prefix_token_id=7)
+        score(lm, [("", "hello"), ("hel", "lo"), ("zz", "zz")])
+        empty, shared, plain = lm.scored
+        assert empty == ((7,), (*dense.tok_encode("hello", add_special_tokens=False),))
+        has_special = kind == "line breaks" and special is not False
+        assert shared == (((lm.tokenizer.bos_token_id,) if has_special else (7,)), empty[1])
+        assert plain == tuple(map(tuple, dense._encode_pair("zz", "zz")))
 
 
 def test_what_is_scored_has_no_say_in_which_tokens_of_the_prompt_are_kept(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from dashboards.data import ReportData
 from dashboards.tables import counted, kl_text
 from studies import Measurement
@@ -60,16 +63,33 @@ def held_out(data: ReportData) -> list[str]:
             "stopping early, hyperparameters and the selection rest on validation items, and test items are for this "
             "report alone."
         )
-    dropped, leaked = facts.get("dropped_examples"), facts.get("leaked_examples")
-    if dropped is not None:
-        sentences.append(f"Left out as longer than the model's context: {dropped}.")
-    if leaked is not None:
-        sentences.append(f"Left out because another split has their prompt: {leaked}.")
+    sentences += _left_out(facts)
+    shared = facts.get("shared_boundaries")
+    if shared:
+        sentences.append(
+            f"In {counted(shared, 'item')} one token spans the end of the prompt and the beginning of what follows: it "
+            "counts as what follows, with the piece of the prompt's text in it."
+        )
     long = facts.get("long_completions") or {}
     if long.get("examples"):
         sentences.append(
             f"Of completions the first {long['tokens']} tokens count: {counted(long['examples'], 'item')} reached that."
         )
+    return sentences
+
+
+def _left_out(facts: Mapping[str, Any]) -> list[str]:
+    """How many examples were left out, by the reason; studies of earlier versions know of two."""
+    if "left_out" in facts:
+        found = facts["left_out"]
+        if not found:
+            return ["No example of the data was left out."]
+        return [f"Left out: {', '.join(f'{n} {reason}' for reason, n in found.items())}."]
+    sentences = []
+    if "dropped_examples" in facts:
+        sentences.append(f"Left out as too long or without a token of its own: {facts['dropped_examples']}.")
+    if "leaked_examples" in facts:
+        sentences.append(f"Left out because another split has their prompt: {facts['leaked_examples']}.")
     return sentences
 
 

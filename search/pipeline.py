@@ -128,8 +128,8 @@ class Pipeline:
                 )
         counts = {
             "n_blocks": workload.model.skipping.n_blocks,
-            "dropped_examples": workload.dropped,
-            "leaked_examples": workload.leaked,
+            "left_out": dict(workload.left_out),
+            "shared_boundaries": workload.shared_boundaries,
             "long_completions": {"tokens": MAX_CONTINUATION, "examples": workload.long_completions},
             "split_sizes": dict(workload.split_sizes),
         }
@@ -181,11 +181,18 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
     with view.stage("Loading model and data", 1) as stage:
         workload = load_workload(config.model, config.data, config.seed, config.sizes)
         stage.advance()
-    if workload.dropped:
-        view.console.print(f"Left out {workload.dropped} examples that exceed the model's context.")
-    if workload.leaked:
-        view.console.print(f"Left out {workload.leaked} examples whose prompt is in another split, too.")
+    for reason, n in workload.left_out.items():
+        view.console.print(f"Left out {_examples(n)} {reason}.")
+    if workload.shared_boundaries:
+        view.console.print(
+            f"In {_examples(workload.shared_boundaries)} one token spans the end of the prompt and the beginning of "
+            "what follows: it counts as what follows."
+        )
     n_long = workload.long_completions
     if n_long:
         view.console.print(f"Of completions the first {MAX_CONTINUATION} tokens count: {n_long} have as many or more.")
     return workload
+
+
+def _examples(n: int) -> str:
+    return f"{n} example{'s' if n != 1 else ''}"

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from ftp_core.data import Example, fingerprint, load_jsonl, split_examples
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import EncodedExample, encode
+from ftp_core.encoding import EncodedExample, ExampleError, LeftOut, encode
 from ftp_core.errors import DataError
 from ftp_core.models import DEMO, LoadedModel, load_model
 from search.config import RunConfig
@@ -18,6 +19,9 @@ from search.config import RunConfig
 SPLITS = ("calibration", "validation", "test")
 # Tokens of a completion that are looked at.
 MAX_CONTINUATION = 64
+# Why examples are left out whatever the model is; `ftp_core.encoding.LeftOut` has the reasons that lie in it.
+REPEATED = "that repeat another one"
+LEAKED = "whose prompt is in another split, too"
 _One = TypeVar("_One", Example, EncodedExample)
 
 
@@ -30,8 +34,7 @@ class Workload:
         splits: Encoded examples of "calibration" (search and distillation), "validation" (choosing a router and a point
             of the front) and "test" (figures that are reported); no prompt is in two of them.
         data_fingerprint: Hash over all of them.
-        dropped: Examples left out because they do not fit into the model's context.
-        leaked: Examples left out because their prompt is in another split, too.
+        left_out: How many examples were left out, by the reason.
 
     Raises:
         DataError: A prompt is in two splits: figures on held-out data would say nothing.
@@ -40,8 +43,7 @@ class Workload:
     model: LoadedModel
     splits: Mapping[str, Sequence[EncodedExample]]
     data_fingerprint: str
-    dropped: int
-    leaked: int = 0
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that nothing that a split is held out for is in it, whoever made the splits."""
@@ -62,12 +64,17 @@ class Workload:
         return sum(len(example.continuations[0]) >= MAX_CONTINUATION for example in examples)
 
     @property
+    def shared_boundaries(self) -> int:
+        """Examples whose prompt's last token reaches into what follows, where it counts."""
+        return sum(example.n_shared > 0 for split in self.splits.values() for example in split)
+
+    @property
     def split_sizes(self) -> dict[str, int]:
         """Examples in each split."""
         return {split: len(examples) for split, examples in self.splits.items()}
 
 
-def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> dict[str, list[Example]]:
+def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> tuple[dict[str, list[Example]], int]:
     """The examples of every split, as they come: prompts that are in several splits included.
 
     Args:
@@ -75,20 +82,25 @@ def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> dict[str, l
         seed: Of the demo's streams or of the split of a file.
         sizes: How many examples each split shall have.
 
+    Returns:
+        The splits, and the number of examples in the file that repeat another one and are in none.
+
     Raises:
         DataError: The file cannot be read, a line fits no known form, or there is too little of it.
     """
     if data == DEMO:
-        return {
+        demo = {
             "calibration": demo_examples("calibration", sizes["calibration"], seed),
             "validation": demo_examples("validation", sizes["validation"], seed),
             "test": demo_examples("test", sizes["test"], seed),
         }
-    return split_examples(load_jsonl(Path(data)), seed, dict(sizes))
+        return demo, 0
+    examples = load_jsonl(Path(data))
+    return split_examples(examples, seed, dict(sizes)), len(examples) - len(set(examples))
 
 
 def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int]) -> Workload:
-    """Load model and data, and leave out examples that would let held-out data leak.
+    """Load model and data, and leave out examples that would let held-out data leak or that the model cannot read.
 
     A prompt that is in several splits, though it may go on differently there, stays in the test set before it stays in
     the validation set, and there before it stays in the calibration set. The same goes for prompts that differ as text,
@@ -96,35 +108,56 @@ def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int]) ->
 
     Raises:
         ModelError: The model cannot be loaded.
-        DataError: The data cannot be read, or no example of a split is left: they do not fit into the model's context,
-            or have prompts of other splits.
+        DataError: The data cannot be read, or no example of a split is left: the model cannot be evaluated on them, or
+            they have prompts of other splits.
     """
     loaded = load_model(model)
-    examples, leaked = _without_leaks(read_examples(data, seed, sizes), _prompt)
+    read, n_repeated = read_examples(data, seed, sizes)
+    examples, n_leaked = _without_leaks(read, _prompt)
     encoded: dict[str, list[EncodedExample]] = {}
-    dropped = 0
+    unread: Counter[str] = Counter()
     for split in SPLITS:
-        encoded[split] = []
-        for example in examples[split]:
-            try:
-                encoded[split] += encode(loaded.tokenizer, [example], loaded.skipping.context, MAX_CONTINUATION)
-            except DataError:
-                dropped += 1
-        if examples[split] and not encoded[split]:
-            raise DataError(
-                f"None of the {len(examples[split])} {split} examples fits into the model's context of "
-                f"{loaded.skipping.context} tokens: give shorter prompts."
-            )
-    splits, leaked_as_tokens = _without_leaks(encoded, _encoded_prompt)
+        encoded[split], reasons = _encode_each(loaded, split, examples[split])
+        unread += reasons
+    splits, n_leaked_as_tokens = _without_leaks(encoded, _encoded_prompt)
     for split in SPLITS:
         if not splits[split]:
             raise DataError(
                 f"No {split} example is left, as the prompt of each is in another split, too: give data with more "
                 "distinct prompts."
             )
+    left_out = Counter({REPEATED: n_repeated, LEAKED: n_leaked + n_leaked_as_tokens}) + unread
+    workload = Workload(loaded, splits, "", dict(left_out))
     parts = "".join(fingerprint(examples[split]) for split in SPLITS)
-    name = hashlib.sha256(parts.encode()).hexdigest()
-    return Workload(loaded, splits, name, dropped, leaked + leaked_as_tokens)
+    if workload.shared_boundaries or left_out[LeftOut.NO_PROMPT]:
+        # Earlier versions read such data as another text, and what they found does not compare.
+        parts += "divided where the tokens of the whole text agree with the prompt's"
+    return replace(workload, data_fingerprint=hashlib.sha256(parts.encode()).hexdigest())
+
+
+def _encode_each(
+    loaded: LoadedModel, split: str, examples: Sequence[Example]
+) -> tuple[list[EncodedExample], Counter[str]]:
+    """Those of the examples that the model can be evaluated on, and why it cannot be on the others.
+
+    Raises:
+        DataError: It cannot be evaluated on any.
+    """
+    encoded: list[EncodedExample] = []
+    reasons: Counter[str] = Counter()
+    first: ExampleError | None = None
+    for example in examples:
+        try:
+            encoded += encode(loaded.tokenizer, [example], loaded.skipping.context, MAX_CONTINUATION)
+        except ExampleError as error:
+            reasons[error.reason] += 1
+            first = first or error
+    if first is not None and not encoded:
+        raise DataError(
+            f"None of the {len(examples)} {split} examples can be used: "
+            f"{', '.join(f'{n} {reason}' for reason, n in reasons.most_common())}. Of the first: {first}"
+        )
+    return encoded, reasons
 
 
 def search_set(config: RunConfig, workload: Workload) -> list[EncodedExample]:

@@ -213,7 +213,7 @@ class WorkerList(BaseModel):
     items: list[WorkerAnswer]
 
 
-_SHOWN_FACTS = ("n_blocks", "split_sizes", "timed_input", "rounds", "selection", "dropped_examples", "leaked_examples")
+_SHOWN_FACTS = ("n_blocks", "split_sizes", "timed_input", "rounds", "selection", "left_out", "shared_boundaries")
 
 
 def study_line(summary: StudySummary, submission: Submission | None) -> StudyLine:

@@ -80,8 +80,21 @@ def test_a_selection_that_was_too_optimistic_is_called_that() -> None:
 def test_honesty_is_told_in_numbers() -> None:
     words = " ".join(held_out(DATA))
     assert "calibration 256, validation 128, test 200" in words and "disjoint by the content" in words
-    assert "under seed 0" in words and "another split has their prompt: 7" in words
-    assert "context: 0" in words
+    assert "under seed 0" in words
+    assert "Left out: 7 whose prompt is in another split, too, 2 longer than the model's context." in words
+    assert "In 3 items one token spans the end of the prompt" in words
+
+
+def test_a_study_of_an_earlier_version_has_two_reasons_and_a_study_without_any_says_so() -> None:
+    def words(**facts: object) -> str:
+        kept = {key: value for key, value in STUDY.facts.items() if key not in ("left_out", "shared_boundaries")}
+        return " ".join(held_out(replace(DATA, study=replace(STUDY, facts={**kept, **facts}))))
+
+    old = words(dropped_examples=2, leaked_examples=7)
+    assert "too long or without a token of its own: 2" in old and "another split has their prompt: 7" in old
+    assert "No example of the data was left out." in words(left_out={}, shared_boundaries=0)
+    assert "token spans" not in words(left_out={}, shared_boundaries=0)
+    assert "Left out" not in words() and "left out" not in words()
 
 
 def test_the_cost_counts_stages_evaluations_training_tuning_and_memory() -> None:

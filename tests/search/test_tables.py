@@ -75,7 +75,7 @@ def test_rounds_and_the_reason_are_printed() -> None:
 def test_plain_values_carry_selection_rounds_tuning_and_retention() -> None:
     description = described()
     assert description["selection"] == SELECTION and len(description["rounds"]) == 2
-    assert len(description["tuning"]["trials"]) == 3 and description["leaked_examples"] == 7
+    assert len(description["tuning"]["trials"]) == 3 and sum(description["left_out"].values()) == 9
     [refined] = [row for row in description["measurements"] if row["variant"] == "refined"]
     assert refined["selected"] and refined["retention"] == 193 / 200 / (195 / 200)
     static = next(point for point in description["front"] if point["measured_latency_ms"] is not None)

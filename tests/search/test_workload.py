@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
+from io import StringIO
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import normalizers
+from rich.console import Console
+from tokenizers import normalizers, processors
 
 from ftp_core.data import Example, fingerprint, load_jsonl
-from ftp_core.encoding import EncodedExample, encode
+from ftp_core.encoding import EncodedExample, LeftOut, encode
 from ftp_core.errors import DataError
 from ftp_core.models import LoadedModel, load_model
 from search import workload as module
 from search.config import RunConfig
-from search.workload import SPLITS, Workload, load_workload, read_examples, search_set
+from search.pipeline import load_with_progress
+from search.progress import ProgressView
+from search.workload import LEAKED, REPEATED, SPLITS, Workload, load_workload, read_examples, search_set
 
 SIZES = {"calibration": 20, "validation": 10, "test": 10}
 
@@ -63,7 +69,7 @@ def assert_disjoint(workload: Workload) -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_prompt_with_several_completions_stays_in_the_strictest_split_alone(tmp_path: Path, seed: int) -> None:
     data = written(tmp_path / "data.jsonl", colliding(12, 4))
-    read = read_examples(data, seed, SIZES)
+    read, _ = read_examples(data, seed, SIZES)
     prompts = {split: {example.prompt.strip() for example in read[split]} for split in SPLITS}
     assert prompts["calibration"] & prompts["test"] and prompts["validation"] & prompts["test"]
     workload = load_workload("demo", data, seed, SIZES)
@@ -74,16 +80,17 @@ def test_a_prompt_with_several_completions_stays_in_the_strictest_split_alone(tm
         kept = [example for example in read[split] if example.prompt.strip() not in taken]
         assert workload.split_sizes[split] == len(kept)
         taken |= prompts[split]
-    assert workload.leaked == sum(SIZES.values()) - sum(workload.split_sizes.values()) > 0
-    assert workload.dropped == 0 and list(workload.split_sizes) == list(SPLITS)
+    n_left_out = sum(SIZES.values()) - sum(workload.split_sizes.values())
+    assert n_left_out > 0 and workload.left_out == {LEAKED: n_left_out}
+    assert list(workload.split_sizes) == list(SPLITS)
 
 
 @pytest.mark.usefixtures("_loaded_once")
 def test_what_does_not_leak_is_left_as_it_was(tmp_path: Path, loaded: LoadedModel) -> None:
     rows = [{"prompt": f"lamp {n} is with", "completion": " Anna", "group": n % 2} for n in range(40)]
     data = written(tmp_path / "data.jsonl", rows)
-    workload, read = load_workload("demo", data, 0, SIZES), read_examples(data, 0, SIZES)
-    assert workload.leaked == 0 and workload.split_sizes == SIZES
+    workload, read = load_workload("demo", data, 0, SIZES), read_examples(data, 0, SIZES)[0]
+    assert not workload.left_out and workload.split_sizes == SIZES
     for split in SPLITS:
         assert workload.splits[split] == encode(loaded.tokenizer, read[split], loaded.skipping.context)
         assert {example.group for example in workload.splits[split]} == {"0", "1"}
@@ -95,7 +102,7 @@ def test_the_name_of_the_data_is_that_of_what_is_worked_on(tmp_path: Path) -> No
     other = [{"prompt": f"lamp {n} is with", "completion": " Anna"} for n in range(20)]
     sizes = {"calibration": 12, "validation": 5, "test": 5}
     workload = load_workload("demo", written(tmp_path / "data.jsonl", other + twice), 0, sizes)
-    assert workload.leaked in (0, 1)
+    assert workload.left_out in ({}, {LEAKED: 1})
     again = load_workload("demo", written(tmp_path / "turned.jsonl", (other + twice)[::-1]), 0, sizes)
     assert again.data_fingerprint == workload.data_fingerprint
     assert again.splits == workload.splits
@@ -110,14 +117,15 @@ def test_streams_that_collide_are_told_apart_too(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(module, "demo_examples", colliding_streams)
     workload = load_workload("demo", "demo", 0, {"calibration": 7, "validation": 5, "test": 2})
-    assert (workload.split_sizes, workload.leaked) == ({"calibration": 2, "validation": 3, "test": 2}, 5 + 2)
+    assert workload.split_sizes == {"calibration": 2, "validation": 3, "test": 2}
+    assert workload.left_out == {LEAKED: 5 + 2}
     assert_disjoint(workload)
 
 
 @pytest.mark.usefixtures("_loaded_once")
 def test_the_demo_has_nothing_to_leave_out_and_says_the_distance_of_each_answer() -> None:
     workload = load_workload("demo", "demo", 3, SIZES)
-    assert (workload.leaked, workload.split_sizes) == (0, SIZES)
+    assert (workload.left_out, workload.split_sizes) == ({}, SIZES)
     groups = [example.group for split in SPLITS for example in workload.splits[split]]
     assert all(group is not None and group.startswith("distance ") for group in groups)
 
@@ -134,7 +142,7 @@ def test_prompts_that_are_the_same_to_the_model_alone_are_left_out(
         for prompt in (f"lamp {n} is with", f"LAMP {n} is with")
     ]
     workload = load_workload("demo", written(tmp_path / "data.jsonl", rows), 0, SIZES)
-    assert workload.leaked > 0
+    assert workload.left_out[LEAKED] > 0
     assert_disjoint(workload)
 
 
@@ -148,13 +156,96 @@ def test_a_split_that_is_all_leaks_is_an_error_that_says_so(tmp_path: Path) -> N
 @pytest.mark.usefixtures("_loaded_once")
 def test_prompts_that_are_all_too_long_are_an_error_that_says_so(tmp_path: Path) -> None:
     rows = [{"prompt": f"{n} " * 400, "completion": " x"} for n in range(100, 140)]
-    with pytest.raises(DataError, match=r"None of the 20 calibration examples fits into the model's context"):
+    message = r"None of the 20 .* can be used: 20 longer than the model's context\. .* shorten its prompt"
+    with pytest.raises(DataError, match=message):
         load_workload("demo", written(tmp_path / "data.jsonl", rows), 0, SIZES)
+
+
+@pytest.fixture
+def _careless(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model whose tokenizer takes accents away, as some do."""
+    careless = replace(loaded, tokenizer=deepcopy(loaded.tokenizer))
+    careless.tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.NFD(), normalizers.StripAccents()]
+    )
+    careless.tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
+    monkeypatch.setattr(module, "load_model", lambda _: careless)
+
+
+MIXED: list[dict[str, Any]] = [
+    *({"prompt": f"lamp {n} is with", "completion": " Anna"} for n in range(40)),
+    # Its words fit, but not all of them at once.
+    *({"prompt": f"{n} " * 400, "completion": " x"} for n in range(100, 103)),
+    # The tokenizer makes nothing of an accent alone.
+    *({"prompt": f"lamp {n}0 is with", "completion": "\u0301"} for n in range(2)),
+    # "sw" is one token, the first one; without a token before every text nothing is left of "s".
+    {"prompt": "s", "completion": "wer"},
+    *({"prompt": f"{n} Ans", "completion": "wer"} for n in range(4)),
+    *({"prompt": "lamp 1 is with", "completion": " Anna"} for _ in range(5)),
+    {"prompt": "lamp 2 is with", "completion": " Ben"},
+]
+
+
+@pytest.mark.usefixtures("_careless")
+def test_every_example_that_is_left_out_is_counted_by_its_reason(tmp_path: Path) -> None:
+    sizes = {"calibration": 28, "validation": 12, "test": 11}
+    workload = load_workload("demo", written(tmp_path / "data.jsonl", MIXED), 0, sizes)
+    leaked = workload.left_out.get(LEAKED, 0)
+    assert {**workload.left_out, LEAKED: leaked} == {
+        REPEATED: 5,
+        LEAKED: leaked,
+        LeftOut.TOO_LONG: 3,
+        LeftOut.NO_CONTINUATION: 2,
+        LeftOut.NO_PROMPT: 1,
+    }
+    assert sum(workload.split_sizes.values()) + sum(workload.left_out.values()) == len(MIXED)
+    assert workload.shared_boundaries == 4
+
+
+@pytest.mark.usefixtures("_careless")
+def test_what_is_left_out_is_said_while_the_data_is_loaded(tmp_path: Path) -> None:
+    data = written(tmp_path / "data.jsonl", MIXED)
+    console = Console(file=StringIO(), width=200)
+    config = RunConfig(data=data, calibration_items=28, validation_items=12, test_items=11, search_items=20)
+    load_with_progress(config, ProgressView(console))
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "Left out 5 examples that repeat another one." in said
+    assert "Left out 3 examples longer than the model's context." in said
+    assert "Left out 2 examples with a completion or a choice that adds no token." in said
+    assert "Left out 1 example without a token that is of the prompt alone." in said
+    assert "In 4 examples one token spans the end of the prompt" in said
+
+
+@pytest.mark.usefixtures("_careless")
+def test_a_split_of_which_nothing_can_be_used_says_why(tmp_path: Path) -> None:
+    rows = [{"prompt": f"lamp {n} is with", "completion": "\u0301"} for n in range(30)]
+    rows += [{"prompt": f"{n} " * 400, "completion": " x"} for n in range(100, 110)]
+    message = r"None of the 20 calibration examples can be used: 1\d with a .* adds no token"
+    with pytest.raises(DataError, match=message) as caught:
+        load_workload("demo", written(tmp_path / "data.jsonl", rows), 0, SIZES)
+    assert "longer than the model's context. Of the first: Example 1 " in str(caught.value)
+    assert "shorter prompts" not in str(caught.value)
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_the_name_of_the_data_changes_only_where_it_is_read_as_another_text_than_before(tmp_path: Path) -> None:
+    def names(row: dict[str, Any]) -> tuple[str, str]:
+        rows = [{"prompt": f"lamp {n} is with", "completion": " Anna"} for n in range(40)]
+        data = written(tmp_path / "data.jsonl", [*rows, row])
+        sizes = {"calibration": 21, "validation": 10, "test": 10}
+        read, _ = read_examples(data, 0, sizes)
+        before = hashlib.sha256("".join(fingerprint(read[split]) for split in SPLITS).encode()).hexdigest()
+        return load_workload("demo", data, 0, sizes).data_fingerprint, before
+
+    now, before = names({"prompt": "print(", "completion": '"hello")'})
+    assert now == before
+    now, before = names({"prompt": "Ans", "completion": "wer"})
+    assert now != before
 
 
 def test_splits_that_share_a_prompt_make_no_workload(loaded: LoadedModel) -> None:
     one, two, three = (EncodedExample((1, n), ((2,),), 0, False) for n in (3, 4, 5))
-    sound = Workload(loaded, {"calibration": [one, one], "validation": [two], "test": [three]}, "", 0)
+    sound = Workload(loaded, {"calibration": [one, one], "validation": [two], "test": [three]}, "")
     assert sound.split_sizes == {"calibration": 2, "validation": 1, "test": 1}
     same_prompt = replace(one, continuations=((7,),))
     with pytest.raises(DataError, match="The prompt of test example 2 is among the calibration examples, too"):

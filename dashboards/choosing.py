@@ -84,7 +84,7 @@ def _left_out(facts: Mapping[str, Any]) -> list[str]:
         found = facts["left_out"]
         if not found:
             return ["No example of the data was left out."]
-        return [f"Left out: {', '.join(f'{n} {reason}' for reason, n in found.items())}."]
+        return [f"Left out: {'; '.join(f'{n} {reason}' for reason, n in found.items())}."]
     sentences = []
     if "dropped_examples" in facts:
         sentences.append(f"Left out as too long or without a token of its own: {facts['dropped_examples']}.")

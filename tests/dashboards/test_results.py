@@ -81,7 +81,7 @@ def test_honesty_is_told_in_numbers() -> None:
     words = " ".join(held_out(DATA))
     assert "calibration 256, validation 128, test 200" in words and "disjoint by the content" in words
     assert "under seed 0" in words
-    assert "Left out: 7 whose prompt is in another split, too, 2 longer than the model's context." in words
+    assert "Left out: 7 whose prompt is in another split, too; 2 longer than the model's context." in words
     assert "In 3 items one token spans the end of the prompt" in words
 
 

@@ -18,6 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.genetic import Crossover, Gene, Individual, Population, Selection, Variation, parent
+from studies.constraints import violation
 
 # A trial's parameters with a choice, by name, as Optuna stores them: numbers, or places among the choices.
 _Stored = tuple[tuple[str, float], ...]
@@ -221,7 +222,7 @@ def _individual(trial: FrozenTrial, signs: Iterable[float]) -> Individual[_Store
         if not distribution.single()
     )
     values = tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
-    return Individual(stored, values, sum(max(0.0, value) for value in trial.constraints.values()))
+    return Individual(stored, values, violation(trial.constraints))
 
 
 def _gene(distribution: BaseDistribution) -> Gene:

@@ -16,9 +16,10 @@ from optuna.distributions import FloatDistribution
 from sqlalchemy.engine import Connection, Row
 
 from studies import schema
+from studies.constraints import attributed_violation
 from studies.packing import PARAM_BYTES, unpack_ids
 from studies.records import TrialState
-from studies.trials import CONSTRAINTS, ENDED, ScheduleTrials, block_names
+from studies.trials import ENDED, ScheduleTrials, block_names
 
 Floats = NDArray[np.float64]
 _trial, _run = schema.trial.c, schema.search_run.c
@@ -290,7 +291,7 @@ def _violations(attributes: Sequence[str | None]) -> Floats:
     broken = np.zeros(len(attributes))
     places = [place for place, text in enumerate(attributes) if text is not None]
     for place, one in zip(places, _decoded([attributes[place] for place in places]), strict=True):
-        broken[place] = max(0.0, *(one.get(CONSTRAINTS) or (0.0,)), 0.0)
+        broken[place] = attributed_violation(one)
     return broken
 
 

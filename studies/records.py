@@ -61,7 +61,7 @@ class TrialRecord:
         finished_at: When its result reached the study, UTC.
         metrics: Figures beside the objectives, for example `perplexity`.
         error: What went wrong, if it failed.
-        violation: By how much it breaks the study's constraints; 0 if it keeps them.
+        violation: By how much it breaks the study's constraints; 0 if it keeps them, infinite if nothing says how much.
         round: Which search of the study it belongs to: 0 is the first one, n the n-th refinement.
         router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
         parents: Numbers of the trials that the schedule was made from; empty if it came by chance or from a model, if

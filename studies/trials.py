@@ -16,6 +16,7 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy.engine import Connection
 
 from studies import schema
+from studies.constraints import violation, violation_attributes
 from studies.database import Database
 from studies.errors import StorageError, StudiesError
 from studies.evaluations import keep_evaluations
@@ -33,8 +34,6 @@ _STATES = {
 # How trials end that count: Optuna's words for ours.
 ENDED = {optuna_state: state for state, optuna_state in _STATES.items()}
 _PREFIX = "block_"
-# Where Optuna looks for constraints: positive ones are broken.
-CONSTRAINTS = "constraints"
 # Trials read at a time where not all of them are wanted in memory.
 _AT_ONCE = 1000
 _SPARSITY = FloatDistribution(0.0, 1.0)
@@ -307,7 +306,7 @@ def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
         "state": _STATES[trial.state].value,
         "objective_values": None if trial.values is None else pack_floats(trial.values),
         "user_attributes": json.dumps(attributes),
-        "system_attributes": json.dumps({CONSTRAINTS: [trial.violation]}) if trial.violation > 0 else None,
+        "system_attributes": json.dumps(broken) if (broken := violation_attributes(trial.violation)) else None,
         # Optuna's times are local, without a zone.
         "completed_at": trial.finished_at.astimezone().replace(tzinfo=None).isoformat(),
     }
@@ -365,5 +364,5 @@ def _record(trial: FrozenTrial) -> TrialRecord | None:
             WorkSpan(worker, datetime.fromtimestamp(began_at, UTC), seconds)
             for worker, began_at, seconds in attributes.get("work", ())
         ),
-        violation=max(0.0, *trial.constraints.values()) if trial.constraints else 0.0,
+        violation=violation(trial.constraints),
     )

@@ -103,7 +103,9 @@ class TrialAnswer(BaseModel):
     seconds: float
     finished_at: datetime
     metrics: dict[str, float | None]
-    violation: float
+    violation: float | None = Field(
+        description="By how much it breaks the study's constraints; 0 if it keeps them, null beyond all numbers."
+    )
     error: str | None
 
 
@@ -285,7 +287,7 @@ def trial_answer(trial: TrialRecord) -> TrialAnswer:
         seconds=trial.seconds,
         finished_at=trial.finished_at,
         metrics=_finite(trial.metrics),
-        violation=trial.violation,
+        violation=trial.violation if math.isfinite(trial.violation) else None,
         error=trial.error,
     )
 

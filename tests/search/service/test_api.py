@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
@@ -215,6 +217,20 @@ def test_a_trial_names_its_parents_and_who_worked_on_it(client: TestClient, stor
     ]
     described = client.get("/api/v1/openapi.json").json()["components"]["schemas"]["TrialAnswer"]["properties"]
     assert {"parents", "worker", "work"} <= set(described)
+
+
+def test_constraints_that_others_set_count(client: TestClient, store: ServiceStore) -> None:
+    store.create_study("one", {}, ("kl", "latency_ms"))
+    study = optuna.load_study(study_name="one", storage=store.storage)
+    space = {f"block_{index}": optuna.distributions.FloatDistribution(0, 1) for index in range(2)}
+    for kl, constraint in ((0.1, 0.25), (0.2, math.inf), (0.3, 0.0)):
+        running = study.ask(space)
+        running.set_constraint("accuracy", constraint)
+        study.tell(running, [kl, 1.0])
+    items = client.get(f"{STUDIES}/one/trials").json()["items"]
+    assert [one["violation"] for one in items] == [0.25, None, 0.0]
+    assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [2]
+    assert [one["trial"] for one in client.get(f"{STUDIES}/one/hypervolume").json()["items"]] == [2]
 
 
 def test_the_front_and_how_it_grew_follow_the_trials(client: TestClient, store: ServiceStore) -> None:

@@ -402,7 +402,8 @@ def test_a_zoom_that_is_none_is_none(nonsense: dict[str, Any]) -> None:
 def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettings, store: ServiceStore) -> None:
     filled(store)
     span = WorkSpan("3", records.BEGAN, 0.5)
-    store.append_trial("made up", replace(records.TRIALS[9], number=200, parents=(9, 50), work=(span,)))
+    made = replace(records.TRIALS[9], number=200, parents=(9, 50), work=(span,), violation=0.25)
+    store.append_trial("made up", made)
     client = make_client(dashboard=dashboard(settings))
     found = client.get("/export/made%20up/trials.csv")
     assert found.headers["content-disposition"].startswith("attachment")
@@ -410,6 +411,7 @@ def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettin
     assert [int(row["trial"]) for row in rows] == list(range(201))
     assert float(rows[9]["kl"]) == records.TRIALS[9].values[0] and rows[7]["kl"] == "" and rows[7]["state"] == "failed"
     assert [(row["parents"], row["worker"]) for row in (rows[9], rows[200])] == [("", ""), ("9 50", "3")]
+    assert [float(row["violation"]) for row in (rows[9], rows[200])] == [0.0, 0.25]
     assert len(list(csv.DictReader(io.StringIO(client.get("/export/made%20up/front.csv").text)))) < 100
     plain = client.get("/export/made%20up/study.json").json()
     assert plain["name"] == "made up" and plain["rows"] and plain["front"]

@@ -6,7 +6,6 @@ import html
 import json
 import re
 from collections.abc import Iterable, Sequence
-from datetime import UTC
 
 from dashboards.choosing import held_out, why_selected
 from dashboards.data import NAMED_VARIANTS, ReportData
@@ -16,6 +15,7 @@ from dashboards.prompts import as_text, said
 from dashboards.results import results_table
 from dashboards.summary import key_figures, summary_sentences
 from dashboards.tables import Column, Table, bracketed, kl_text, row
+from studies.times import local_text
 
 # Whatever Markdown or HTML could take for more than a character of text; `~` strikes out, `$` begins mathematics.
 _SPECIAL = re.compile(r"[\\`*_\[<>|~$&]")
@@ -61,12 +61,11 @@ def table(shown: Table) -> str:
 def render_markdown(data: ReportData) -> str:
     """The report as text: the same findings, tables and examples as the page, without its figures."""
     study = data.study
-    created = study.created_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
         f"# {text(study.name)}",
         text(
-            f"Model {study.config.get('model', '?')}, data {study.config.get('data', '?')}; begun {created}, "
-            f"{data.state}."
+            f"Model {study.config.get('model', '?')}, data {study.config.get('data', '?')}; "
+            f"begun {local_text(study.created_at)}, {data.state}."
         ),
         *(text(sentence) for sentence in summary_sentences(data)),
         bullets(f"{one.label}: {one.value} ({one.detail})" for one in key_figures(data)),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from datetime import UTC
 from itertools import count
 from typing import Any
 
@@ -23,6 +22,7 @@ from dashboards.results import results_table
 from dashboards.sections import Section, group_section, measured_sections, search_sections, training_sections
 from dashboards.summary import key_figures, summary_sentences
 from studies import TrialState
+from studies.times import local_text
 
 _PLOT_CONFIG = {
     "displaylogo": False,
@@ -61,7 +61,7 @@ def render_report(data: ReportData) -> str:
         .render(
             study=data.study,
             state=data.state,
-            created=data.study.created_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            created=local_text(data.study.created_at),
             n_finished=states[TrialState.FINISHED],
             n_pruned=states[TrialState.PRUNED],
             n_failed=states[TrialState.FAILED],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from itertools import chain, compress
 from typing import Any
 
@@ -236,7 +235,6 @@ def _columns(rows: Sequence[Row[Any]], schedule: NDArray[np.float32], n_objectiv
         for number, one in zip(numbers, said, strict=True)
         for worker, began_at, seconds in one.get("work", ())
     ]
-    finished = [one.get("finished_at") or at for one, at in zip(said, completed, strict=True)]
     return TrialColumns(
         number=np.array(numbers, dtype=np.int64),
         state=np.array([_STATE_NUMBERS[state] for state in states], dtype=np.int8),
@@ -245,7 +243,7 @@ def _columns(rows: Sequence[Row[Any]], schedule: NDArray[np.float32], n_objectiv
         fidelity=np.array([one.get("fidelity", 1.0) for one in said], dtype=np.float64),
         violation=_violations(system),
         seconds=np.array([one.get("seconds", 0.0) for one in said], dtype=np.float64),
-        finished_at=np.array([_moment(text) for text in finished], dtype=np.float64),
+        finished_at=np.array([0.0 if at is None else at.timestamp() for at in completed], dtype=np.float64),
         round=np.array([one.get("round", 0) for one in said], dtype=np.int32),
         proposer=np.array(proposer, dtype=np.int16),
         parents=_padded([one.get("parents", ()) for one in said]),
@@ -293,11 +291,6 @@ def _violations(attributes: Sequence[str | None]) -> Floats:
     for place, one in zip(places, _decoded([attributes[place] for place in places]), strict=True):
         broken[place] = attributed_violation(one)
     return broken
-
-
-def _moment(text: str | None) -> float:
-    """Seconds since 1970; times without a zone are local, as Optuna's are."""
-    return 0.0 if text is None else datetime.fromisoformat(text).timestamp()
 
 
 def _merged(first: TrialColumns, second: TrialColumns) -> TrialColumns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -174,8 +174,8 @@ def change_state(
         "packed": params,
         "n_bytes": 0 if params is None else len(params),
         "new_objective_values": None if values is None else pack_floats(values),
-        "new_started_at": now() if state is TrialState.RUNNING else None,
-        "new_completed_at": now() if state.is_finished() else None,
+        "new_started_at": datetime.now(UTC) if state is TrialState.RUNNING else None,
+        "new_completed_at": datetime.now(UTC) if state.is_finished() else None,
     }
     row = connection.execute(_CHANGE_STATE, changed).first()
     if row is None:
@@ -185,7 +185,7 @@ def change_state(
 
 def begun_columns() -> dict[str, Any]:
     """Columns of a trial that runs from now on, and has no parameters yet."""
-    return {"state": TrialState.RUNNING.value, "params": b"", "started_at": now()}
+    return {"state": TrialState.RUNNING.value, "params": b"", "started_at": datetime.now(UTC)}
 
 
 def columns_of(connection: Connection, spaces: Spaces, study_id: int, trial: FrozenTrial) -> dict[str, Any]:
@@ -205,8 +205,8 @@ def columns_of(connection: Connection, spaces: Spaces, study_id: int, trial: Fro
         "intermediate_values": pack_steps(trial.intermediate_values),
         "user_attributes": json.dumps(trial.user_attrs) if trial.user_attrs else None,
         "system_attributes": json.dumps(trial.system_attrs) if trial.system_attrs else None,
-        "started_at": None if trial.datetime_start is None else trial.datetime_start.isoformat(),
-        "completed_at": None if trial.datetime_complete is None else trial.datetime_complete.isoformat(),
+        "started_at": trial.datetime_start,
+        "completed_at": trial.datetime_complete,
     }
 
 
@@ -269,8 +269,3 @@ def no_study(study_id: int) -> KeyError:
 
 def _no_trial(trial_id: int) -> KeyError:
     return KeyError(f"There is no trial with id {trial_id}.")
-
-
-def now() -> str:
-    """The time as Optuna writes it: local, without a zone."""
-    return datetime.now().isoformat()

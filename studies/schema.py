@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Table, Text
 
+from studies.times import UtcTime
+
 # The last of studies/migrations/versions.
-HEAD = "0007"
+HEAD = "0008"
 
 
 class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
@@ -26,21 +27,6 @@ class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
     def process_result_value(self, value: Any, dialect: Dialect) -> tuple[float, ...] | None:
         """From the database."""
         return None if value is None else tuple(np.frombuffer(value, dtype="<f8").tolist())
-
-
-class UtcTime(sa.TypeDecorator[datetime]):
-    """A moment as ISO 8601 text in UTC: the same on every database, with microseconds and a time zone."""
-
-    impl = String(40)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
-        """To the database."""
-        return None if value is None else value.astimezone(UTC).isoformat()
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """From the database."""
-        return None if value is None else datetime.fromisoformat(value)
 
 
 metadata = sa.MetaData()
@@ -100,9 +86,8 @@ trial = Table(
     # JSON as text, since Optuna's attributes may hold NaN; NULL where there are none.
     Column("user_attributes", Text),
     Column("system_attributes", Text),
-    # Optuna's times: local, without a zone.
-    Column("started_at", String(26)),
-    Column("completed_at", String(26)),
+    Column("started_at", UtcTime),
+    Column("completed_at", UtcTime),
     sa.UniqueConstraint("study_id", "number", name="uq_trial_number"),
     sqlite_autoincrement=True,
 )

@@ -6,7 +6,6 @@ import json
 import sys
 import threading
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,6 +21,7 @@ from sqlalchemy.engine import Connection, Row
 
 from studies import schema
 from studies.packing import split_params, unpack_floats, unpack_ids, unpack_steps
+from studies.times import optuna_time
 
 _STATES = {state.value: state for state in TrialState}
 
@@ -156,8 +156,8 @@ class Spaces:
             state=_STATES[state],
             value=None,
             values=None if values is None else list(unpack_floats(values)),
-            datetime_start=None if started is None else datetime.fromisoformat(started),
-            datetime_complete=None if completed is None else datetime.fromisoformat(completed),
+            datetime_start=optuna_time(started),
+            datetime_complete=optuna_time(completed),
             params=params,
             distributions=distributions,
             user_attrs={} if user is None else _decode(user),

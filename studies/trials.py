@@ -86,7 +86,7 @@ class ScheduleTrials(NamedStudies):
         Returns:
             The trials' numbers.
         """
-        now = datetime.now().isoformat()
+        now = datetime.now(UTC)
         rows = [
             (
                 schedule,
@@ -144,7 +144,7 @@ class ScheduleTrials(NamedStudies):
             rows = connection.execute(sa.select(schema.trial).where(waiting).order_by(_trial.number)).all()
             claimed = [_queued(self.storage.spaces.frozen(connection, row)) for row in rows]
             if rows:
-                begun = {"state": OptunaState.RUNNING.value, "started_at": datetime.now().isoformat()}
+                begun = {"state": OptunaState.RUNNING.value, "started_at": datetime.now(UTC)}
                 connection.execute(
                     sa.update(schema.trial).where(_trial.id.in_([row.id for row in rows])).values(**begun)
                 )
@@ -289,7 +289,6 @@ def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
         "proposer": trial.proposer,
         "fidelity": trial.fidelity,
         "seconds": trial.seconds,
-        "finished_at": trial.finished_at.astimezone(UTC).isoformat(),
         "metrics": dict(trial.metrics),
     }
     if trial.error is not None:
@@ -307,8 +306,7 @@ def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
         "objective_values": None if trial.values is None else pack_floats(trial.values),
         "user_attributes": json.dumps(attributes),
         "system_attributes": json.dumps(broken) if (broken := violation_attributes(trial.violation)) else None,
-        # Optuna's times are local, without a zone.
-        "completed_at": trial.finished_at.astimezone().replace(tzinfo=None).isoformat(),
+        "completed_at": trial.finished_at,
     }
 
 
@@ -343,7 +341,6 @@ def _record(trial: FrozenTrial) -> TrialRecord | None:
     if schedule is None:
         return None
     assert trial.datetime_complete is not None
-    finished_at = attributes.get("finished_at")
     return TrialRecord(
         number=trial.number,
         schedule=schedule,
@@ -352,9 +349,8 @@ def _record(trial: FrozenTrial) -> TrialRecord | None:
         fidelity=attributes.get("fidelity", 1.0),
         proposer=attributes.get("proposer", "optuna"),
         seconds=attributes.get("seconds", 0.0),
-        finished_at=(
-            trial.datetime_complete.astimezone(UTC) if finished_at is None else datetime.fromisoformat(finished_at)
-        ),
+        # Optuna's times are local, without a zone.
+        finished_at=trial.datetime_complete.astimezone(UTC),
         metrics=attributes.get("metrics", {}),
         error=attributes.get("error"),
         round=attributes.get("round", 0),

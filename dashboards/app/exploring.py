@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC
 from itertools import groupby
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -25,6 +24,7 @@ from dashboards.results import results_table
 from dashboards.tables import duration
 from studies import StudiesError, TrialRecord
 from studies.objectives import objective
+from studies.times import local_text
 
 Zoom = Mapping[str, Any]
 _NOBODY = nothing("No trial selected", "Point at one to see it here, click it to keep it, or type its number.")
@@ -306,7 +306,8 @@ def described(trial: TrialRecord, found: Found) -> list[tuple[str, Any]]:
         *([("breaks constraints by", f"{trial.violation:.3g}")] if trial.violation > 0 else []),
         ("evaluation", duration(trial.seconds)),
         *([] if trial.worker is None else [("worker", _workers(trial))]),
-        ("ended", trial.finished_at.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")),
+        # The browser puts it on its user's clock.
+        ("ended", html.Time(local_text(trial.finished_at), dateTime=trial.finished_at.isoformat())),
         *([("error", trial.error)] if trial.error else []),
     ]
 

@@ -28,7 +28,7 @@ class TensorboardObserver:
     def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
         """Begin the study's folder, or go on with it, and write the configuration as a table."""
         folder = RunConfig.stored(config).folder(name)
-        run = known_run(folder, _NAME) or f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:4]}"
+        run = known_run(folder, _NAME) or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
         keep_run(folder, _NAME, run)
         self._writer = SummaryWriter(str(folder / _NAME / run), flush_secs=_FLUSH_SECONDS)
         self._n_changes = 0

@@ -36,7 +36,8 @@ def upgrade(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: 
 
     Example: ftp-search db upgrade --storage sqlite:///ftp-studies.db
     """
-    before, after = upgrade_database(storage)
+    with Console(stderr=True).status("upgrading the database"):
+        before, after = upgrade_database(storage)
     if as_json:
         print(json.dumps({"before": before, "after": after}))
     else:

@@ -22,12 +22,18 @@ from search.config_file import SETTINGS, configured
 from search.errors import ConfigError, SearchError
 from search.service.roots import Reach
 from studies.service_store import ServiceStore
+from studies.times import local_text
 from studies.tokens import Role
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 # How long requests wait for a database that is away: whoever asks is told so, and asks again.
 _PATIENCE_S = 2.0
-_LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+# Lines of several machines may come together: the local time says how far from UTC it is.
+_LOG: Mapping[str, Any] = {
+    "format": "%(asctime)s %(levelname)s %(name)s: %(message)s",
+    "datefmt": "%Y-%m-%d %H:%M:%S%z",
+    "level": logging.WARNING,
+}
 
 ServiceStorage = Annotated[
     str,
@@ -77,7 +83,7 @@ def serve_command(
     from search.service.serving import serve
     from search.service.settings import ServiceSettings, is_loopback
 
-    logging.basicConfig(format=_LOG_FORMAT, level=logging.WARNING)
+    logging.basicConfig(**_LOG)
     command = [sys.executable, "-m", "search", "worker"]
     command += [] if ray_address is None else ["--ray-address", ray_address]
     reach = _reach(root, hub, out)
@@ -126,7 +132,7 @@ def worker_command(
     from search.service.worker import Worker
     from search.service.worker_processes import PARENT_VARIABLE
 
-    logging.basicConfig(format=_LOG_FORMAT, level=logging.WARNING)
+    logging.basicConfig(**_LOG)
     logging.getLogger("search.service").setLevel(logging.INFO)
     parent = os.environ.get(PARENT_VARIABLE)
     reach = _reach(root, hub, out) if root else None
@@ -164,7 +170,7 @@ def list_tokens(storage: ServiceStorage = DEFAULT_STORAGE, as_json: AsJson = Fal
     for heading in ("name", "role", "created"):
         table.add_column(heading, overflow="fold")
     for one in found:
-        table.add_row(one.name, one.role.value, one.created_at.astimezone().strftime("%Y-%m-%d %H:%M"))
+        table.add_row(one.name, one.role.value, local_text(one.created_at))
     Console(markup=False, highlight=False).print(table if found else "No tokens yet: ftp-search token add NAME")
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from studies import StudySummary
 from studies.objectives import objective
+from studies.times import local_text
 
 _VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")
 
@@ -169,6 +170,5 @@ def print_studies(console: Console, summaries: Sequence[StudySummary]) -> None:
     for heading in ("name", "state", "trials", "created", "model", "data"):
         table.add_column(heading, overflow="fold")
     for s in summaries:
-        created = s.created_at.astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(s.name, s.state.value, str(s.n_trials), created, s.model, s.data)
+        table.add_row(s.name, s.state.value, str(s.n_trials), local_text(s.created_at), s.model, s.data)
     console.print(table)

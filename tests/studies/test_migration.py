@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import optuna
 import pytest
@@ -19,6 +22,7 @@ from studies import StorageError, StudyState, StudyStore, current_revision, fron
 from studies.database import Database
 from studies.migration import alembic_config
 from tests.studies.postgres import PostgresServer
+from tests.studies.zones import in_zone
 
 # Each was written by the program of its revision, with its artifacts beside it.
 DATABASES = sorted((Path(__file__).parent / "databases").glob("*.db"))
@@ -94,7 +98,7 @@ def test_upgrading_keeps_everything(old: Path, old_url: str) -> None:
     raw.close()
     assert upgrade_database(old_url) == (before, schema.HEAD)
     with StudyStore(old_url, create=False) as store:
-        assert [(s.name, s.n_trials, s.state) for s in store.summaries()] == [
+        assert [(s.name, s.n_trials, s.state) for s in store.summaries()][:2] == [
             ("small", 12, StudyState.FINISHED),
             ("begun", 5, StudyState.FINISHED),
         ]
@@ -109,7 +113,7 @@ def test_upgrading_keeps_everything(old: Path, old_url: str) -> None:
         assert router is not None and router.trial == study.chosen_trial
         router_from_bytes(router.weights)
         # Files are taken in: nobody needs them any longer.
-        shutil.rmtree(old.with_name("old.db-artifacts"))
+        shutil.rmtree(old.with_name("old.db-artifacts"), ignore_errors=True)
         assert store.latest_router("small") == router
         assert {m.variant for m in store.measurements("small")} == {"dense", "uniform", "static", "dynamic"}
         assert store.begin_trial("begun", (0.5,) * 12, "deap") == begun
@@ -141,6 +145,74 @@ def test_upgrading_keeps_what_belongs_to_optuna_and_what_was_left_running(old_ur
         assert all(trial.values == [trial.params["x"], trial.params["n"]] for trial in theirs.trials[1:])
         [pruned] = optuna.load_study(study_name="pruned", storage=store.storage).trials
         assert pruned.intermediate_values[1] == 0.5 and math.isnan(pruned.intermediate_values[2])
+
+
+# Studies of each database that a search wrote, and by which clock; Optuna's client wrote the others in UTC.
+ZONE_OF = {"small": "UTC", "begun": "UTC", "far": "Asia/Tokyo"}
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
+@pytest.mark.parametrize("old", DATABASES[1:], ids=lambda path: path.stem, indirect=True)
+def test_times_get_their_zone(old: Path, old_url: str, zone: str) -> None:
+    with sqlite3.connect(old) as raw:
+        columns = "study.name, number, user_attributes, started_at, completed_at"
+        rows = raw.execute(f"SELECT {columns} FROM trial JOIN study ON study_id = study.id").fetchall()
+    raw.close()
+    with in_zone(zone):
+        upgrade_database(old_url)
+    with StudyStore(old_url, create=False) as store:
+        for name, number, attributes, *local in rows:
+            is_ours = "finished_at" in (attributes or "")
+            clock = ZoneInfo(ZONE_OF[name] if is_ours else zone)
+            moments = [None if text is None else datetime.fromisoformat(text).replace(tzinfo=clock) for text in local]
+            trial_id = store.storage.get_trial_id_from_study_id_trial_number(
+                store.storage.get_study_id_from_name(name), number
+            )
+            trial = store.storage.get_trial(trial_id)
+            times = [None if t is None else t.astimezone(UTC) for t in (trial.datetime_start, trial.datetime_complete)]
+            assert times == moments
+            if is_ours:
+                said = datetime.fromisoformat(json.loads(attributes)["finished_at"])
+                assert store.trial(name, number).finished_at == said == moments[1]
+
+
+@pytest.mark.parametrize(
+    ("zone", "local", "said", "expected"),
+    [
+        # Summer time ended meanwhile, on the clock of the machine that upgrades: 1:30 came twice.
+        ("America/New_York", ("01:30:00", "01:15:00"), "06:15:00", ("05:30:00", "06:15:00")),
+        ("America/New_York", ("01:30:00", "01:45:00"), "05:45:00", ("05:30:00", "05:45:00")),
+        # Nobody says when it ended, but it had begun before.
+        ("America/New_York", ("01:30:00", "01:15:00"), None, ("05:30:00", "06:15:00")),
+        ("America/New_York", ("01:30:00", None), None, ("05:30:00", None)),
+        # Begun by a clock that was ahead of the one by which it ended.
+        ("UTC", ("14:15:00", "05:30:00"), "05:30:00", ("05:30:00", "05:30:00")),
+        # An attribute that only has the name.
+        ("UTC", ("05:15:00", "05:30:00"), "05:31:07", ("05:15:00", "05:30:00")),
+        ("UTC", (None, None), None, (None, None)),
+    ],
+)
+def test_times_that_a_clock_shows_twice_or_never_are_taken_as_they_can_have_been(
+    tmp_path: Path,
+    zone: str,
+    local: tuple[str | None, str | None],
+    said: str | None,
+    expected: tuple[str | None, str | None],
+) -> None:
+    file = tmp_path / "old.db"
+    shutil.copy(DATABASES[-1], file)
+    stored = [None if one is None else f"2026-11-01T{one}" for one in local]
+    attributes = None if said is None else json.dumps({"finished_at": f"2026-11-01T{said}+00:00"})
+    with sqlite3.connect(file) as raw:
+        row = (*stored, attributes)
+        raw.execute("UPDATE trial SET started_at = ?, completed_at = ?, user_attributes = ? WHERE id = 1", row)
+    raw.close()
+    with in_zone(zone):
+        upgrade_database(f"sqlite:///{file}")
+    with sqlite3.connect(file) as raw:
+        [times] = raw.execute("SELECT started_at, completed_at FROM trial WHERE id = 1").fetchall()
+    raw.close()
+    assert times == tuple(None if one is None else f"2026-11-01T{one}.000000+00:00" for one in expected)
 
 
 def _packed(values: tuple[float, ...] | None) -> bytes | None:

@@ -1,6 +1,6 @@
 "use strict";
 // What happens in the browser alone: the theme, which panel is shown, what is selected and zoomed, saving a picture,
-// and what is said of a service that does not answer.
+// local times, and what is said of a service that does not answer.
 (function () {
   const root = document.documentElement;
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
@@ -101,6 +101,15 @@
     answer.then(heard, gone).finally(() => window.clearTimeout(late));
     return answer;
   };
+
+  // The service does not know its users' clocks. A page that draws such an element again writes the service's time anew.
+  const asTold = { dateStyle: "medium", timeStyle: "long" };
+  new MutationObserver(() => {
+    for (const time of document.querySelectorAll("time[datetime]")) {
+      const local = new Date(time.dateTime).toLocaleString(undefined, asTold);
+      if (time.textContent !== local) time.textContent = local;
+    }
+  }).observe(root, { childList: true, subtree: true, characterData: true, attributeFilter: ["datetime"] });
 
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.ftp = {

@@ -78,9 +78,16 @@ def opened(
     width: int = 1280,
     scheme: Any = "light",
     complains_of: tuple[str, ...] = (),
+    zone: str | None = None,
 ) -> Iterator[Page]:
     """A page that must load nothing from elsewhere, break no policy, and say nothing else on its console."""
-    context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=address)
+    context = chromium.new_context(
+        viewport={"width": width, "height": 900},
+        color_scheme=scheme,
+        base_url=address,
+        timezone_id=zone,
+        locale="en-US",
+    )
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     complaints: list[str] = []
@@ -230,6 +237,30 @@ def test_the_trials_that_one_was_made_from_are_a_click_away(
             page.get_by_role("button", name="Select trial 9, which this one was made from").click()
             expect(page.locator("#trial-panel .gtitle")).to_have_text("Schedule of trial 9")
             expect(page.locator("#trial-number")).to_have_value("9")
+
+
+@pytest.mark.parametrize(
+    ("zone", "texts"),
+    [
+        ("Asia/Tokyo", ("Jan 1, 2026, 6:30:09 PM GMT+9", "Jan 1, 2026, 6:30:20 PM GMT+9")),
+        ("America/New_York", ("Jan 1, 2026, 4:30:09 AM EST", "Jan 1, 2026, 4:30:20 AM EST")),
+    ],
+)
+def test_times_are_on_the_clock_of_whoever_looks(
+    chromium: Browser, address: str, store: ServiceStore, zone: str, texts: tuple[str, str]
+) -> None:
+    filled(store)
+    with opened(chromium, address, "times", zone=zone) as page:
+        page.goto("/study/made%20up")
+        page.wait_for_selector(f"{FRONT} .main-svg")
+        # The same minute, so that the service writes the same text again.
+        for number, text in zip((9, 20, 9), (*texts, texts[0]), strict=True):
+            page.locator("#trial-number").fill(str(number))
+            page.keyboard.press("Enter")
+            expect(page.locator("#trial-panel .gtitle")).to_have_text(f"Schedule of trial {number}")
+            # A space before AM and PM is a narrow one.
+            words = r"\s".join(map(re.escape, text.split()))
+            expect(page.locator("#trial-panel time")).to_have_text(re.compile(words))
 
 
 def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: ServiceStore) -> None:

@@ -369,6 +369,7 @@ def test_a_trial_is_shown_when_it_is_pointed_at_or_selected(store: ServiceStore,
     assert "No trial selected" in text_of(exploring.panel(None, None, "made up"))
     shown = text_of(exploring.panel(9, None, "made up"))
     assert "Schedule of trial 9" in shown and records.TRIALS[9].proposer in shown
+    assert json.dumps({"dateTime": "2026-01-01T09:30:09+00:00"})[1:-1] in shown
     assert "Schedule of trial 7" in text_of(exploring.panel(7, None, "made up"))
     assert "A worker ran out of memory <here>." in text_of(exploring.panel(7, None, "made up"))
     assert "no such trial" in text_of(exploring.panel(9999, None, "made up"))

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from studies import Exhibits, Measurement, RouterRun, StageRecord, StudyRecord, StudyState, TrialRecord, front
+from studies import (
+    Exhibits,
+    LeftAside,
+    Measurement,
+    RouterRun,
+    StageRecord,
+    StudyRecord,
+    StudyState,
+    TrialRecord,
+    front,
+)
 from studies.objectives import COSTS, DEFAULT_COST, Objective, objective
 
 # One row each, in this order, before the candidates of the front.
@@ -32,6 +42,7 @@ class ReportData:
         router_runs: Its routers, oldest first.
         exhibits: Single prompts and items of the test set; None before they were looked at.
         stages: The stages that its pipeline has been through.
+        left_aside: How many trials of the study are not among these, since other programs added them.
     """
 
     study: StudyRecord
@@ -40,6 +51,7 @@ class ReportData:
     router_runs: Sequence[RouterRun]
     exhibits: Exhibits | None = None
     stages: Sequence[StageRecord] = ()
+    left_aside: LeftAside = field(default_factory=LeftAside)
 
     @property
     def state(self) -> str:

@@ -8,7 +8,7 @@ from dashboards.data import ReportData
 from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap
 from dashboards.summary import best_retention_interval
 from dashboards.tables import bracketed, counted, kl_text
-from studies import Measurement, TrialState
+from studies import Measurement, TrialState, finite_values
 
 # Half a step of the grid that schedules are on.
 _AT_TARGET = 0.026
@@ -188,11 +188,17 @@ def _of_rounds(data: ReportData) -> list[str]:
 
 
 def _of_trials(data: ReportData) -> list[str]:
+    found, trials = [], counted(len(data.trials), "trial")
     failed = [trial for trial in data.trials if trial.state is TrialState.FAILED]
-    if not failed:
-        return []
-    said = f" The last one says: {failed[-1].error}" if failed[-1].error else ""
-    return [f"{len(failed)} of {counted(len(data.trials), 'trial')} failed.{said}"]
+    if failed:
+        said = f" The last one says: {failed[-1].error}" if failed[-1].error else ""
+        found.append(f"{len(failed)} of {trials} failed.{said}")
+    strange = [t for t in data.trials if t.values is not None and not finite_values(t.values)]
+    if strange:
+        found.append(
+            f"{len(strange)} of {trials} have objective values that are not finite, and compare with no other."
+        )
+    return [*found, str(data.left_aside)] if data.left_aside.total else found
 
 
 def _of_numbers(data: ReportData, selected: Measurement | None) -> list[str]:

@@ -74,6 +74,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "trials": sum(trial.state is TrialState.FINISHED for trial in trials),
         "pruned_trials": sum(trial.state is TrialState.PRUNED for trial in trials),
         "failed_trials": sum(trial.state is TrialState.FAILED for trial in trials),
+        "left_aside": asdict(store.left_aside(name)),
         "created_at": study.created_at.isoformat(),
         "objectives": list(study.objectives),
         "config": dict(study.config),

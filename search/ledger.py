@@ -20,7 +20,7 @@ class Known:
         number: Its number.
         schedule: What was evaluated.
         proposer: Who proposed it.
-        metrics: What was found out; None if it failed.
+        metrics: What was found out; None if it failed, or if nobody said what its objective values come from.
         fidelity: Share of the search set that it was evaluated on.
         seconds: Time that it took.
     """

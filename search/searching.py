@@ -108,6 +108,9 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     context = _context(study, search)
     ledger = StudyLedger(study.store, study.name, study.lease, context, search.round, search.number)
     title = f"Refining schedules, round {search.round}" if search.round else "Searching schedules"
+    aside = study.store.left_aside(study.name)
+    if aside.total:
+        study.view.console.print(str(aside))
     portfolio = Portfolio(
         make_proposers(config.sampler, space, config.seed), config.seed, ledger.tallies(), config.deterministic
     )
@@ -253,7 +256,7 @@ def _known_profile(study: OpenStudy, batch: int, length: int) -> LatencyProfile 
     stored = study.store.study(study.name).facts.get("latency_profile")
     if stored is not None:
         return latency_profile(study)
-    if study.store.n_trials(study.name) == 0:
+    if next(study.store.each_trial(study.name), None) is None:
         here = profile_conditions(study.workload.model.skipping)
         stored = study.store.latency_profile(here.fingerprint(batch, length))
         if stored is not None:

@@ -71,12 +71,13 @@ class StudyLedger:
             self._enter(trial)
             if trial.router != self._router:
                 continue
-            failed = trial.state is TrialState.FAILED
+            # Whoever appends a trial may know its objective values alone.
+            is_known = trial.state is not TrialState.FAILED and "kl" in trial.metrics
             yield Known(
                 trial.number,
                 SparsitySchedule(trial.schedule),
                 trial.proposer,
-                None if failed else trial.metrics,
+                trial.metrics if is_known else None,
                 trial.fidelity,
                 trial.seconds,
             )
@@ -107,14 +108,15 @@ class StudyLedger:
     def finish(self, results: Sequence[Result]) -> None:
         """See `Ledger.finish`."""
         records = [self._record(result) for result in results]
-        self._store.finish_trials(self._name, records, self._context)
+        kept = self._store.finish_trials(self._name, records, self._context)
         self._lease.check()
         for result, record in zip(results, records, strict=True):
             self._enter(record)
             self.blocks_run += result.evaluation.blocks_run
             self.blocks_reused += result.evaluation.blocks_reused
-        self.n_trials += len(records)
-        self.on_kept(len(records))
+        # Another program may have ended one meanwhile, which then is none of this search.
+        self.n_trials += kept
+        self.on_kept(kept)
 
     def tally(self, tallies: Mapping[str, ProposerTally]) -> None:
         """See `Ledger.tally`."""
@@ -141,7 +143,7 @@ class StudyLedger:
             if trial.state is TrialState.FAILED or trial.values is None:
                 continue
             finished[trial.proposer] += 1
-            if trial.router != self._router and trial.fidelity == 1.0 and trial.violation <= 0:
+            if trial.router != self._router and trial.is_comparable:
                 gains[trial.proposer] += fronts[trial.router].add(trial.values)
         for proposer, count in finished.items():
             kept.setdefault(proposer, ProposerTally()).finished = count

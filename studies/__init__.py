@@ -29,6 +29,7 @@ from studies.records import (
     Exhibits,
     GroupAccuracy,
     KnownEvaluation,
+    LeftAside,
     ProposerState,
     QueuedTrial,
     RoutedPrompt,
@@ -40,6 +41,7 @@ from studies.records import (
     TrialRecord,
     TrialState,
     WorkSpan,
+    finite_values,
 )
 from studies.schema import HEAD as SCHEMA_HEAD
 from studies.storage import StudyStorage
@@ -56,6 +58,7 @@ __all__ = [
     "KnownEvaluation",
     "Lease",
     "LeaseLostError",
+    "LeftAside",
     "LoadedStudy",
     "Measurement",
     "ProposerState",
@@ -80,6 +83,7 @@ __all__ = [
     "copy_study",
     "current_revision",
     "database_file",
+    "finite_values",
     "front",
     "hypervolume",
     "hypervolume_history",

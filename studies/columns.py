@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, compress
 from typing import Any
 
@@ -17,13 +17,14 @@ from sqlalchemy.engine import Connection, Row
 from studies import schema
 from studies.constraints import attributed_violation
 from studies.packing import PARAM_BYTES, unpack_ids
+from studies.provenance import ended_by_search
 from studies.records import TrialState
 from studies.trials import ENDED, ScheduleTrials, block_names
 
 Floats = NDArray[np.float64]
 _trial, _run = schema.trial.c, schema.search_run.c
 _READ = ("number", "state", "params", "objective_values", "user_attributes", "system_attributes", "completed_at")
-_PARAMS = _READ.index("params")
+_NUMBER, _PARAMS, _ATTRIBUTES = (_READ.index(name) for name in ("number", "params", "user_attributes"))
 # In the order of the numbers in `TrialColumns.state`.
 STATES = tuple(TrialState)
 _STATE_NUMBERS = {optuna_state.value: STATES.index(state) for optuna_state, state in ENDED.items()}
@@ -56,7 +57,7 @@ class WorkColumns:
 
 @dataclass(frozen=True)
 class TrialColumns:
-    """Every trial of a study that has ended, by number; see `TrialRecord` for what the columns hold.
+    """Every trial of a study that a search has ended, by number; see `TrialRecord` for what the columns hold.
 
     Attributes:
         number: [n] Position in the study.
@@ -74,6 +75,7 @@ class TrialColumns:
         proposers: Names, in the order in which they first proposed.
         workers: Names, in the order in which they first had a trial.
         metrics: [n] for each metric that any trial has; NaN where one has not.
+        left_aside: Numbers of the trials that have ended and are no search's, see `LeftAside`; they have no columns.
     """
 
     number: NDArray[np.int64]
@@ -91,6 +93,7 @@ class TrialColumns:
     proposers: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
     metrics: Mapping[str, Floats] = field(default_factory=dict)
+    left_aside: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.number)
@@ -109,7 +112,7 @@ class TrialColumns:
 
     @property
     def comparable(self) -> NDArray[np.bool_]:
-        """[n] Whether a trial finished on the whole search set and keeps the constraints."""
+        """[n] See `TrialRecord.is_comparable`."""
         finished = self.state == STATES.index(TrialState.FINISHED)
         kept = finished & (self.fidelity == 1.0) & (self.violation <= 0) & np.isfinite(self.values).all(1)
         return np.asarray(kept, dtype=bool)
@@ -126,6 +129,11 @@ class TrialColumns:
         """Numbers of the trials that the schedule at a place was made from."""
         return tuple(number for number in self.parents[place].tolist() if number >= 0)
 
+    @property
+    def ended(self) -> NDArray[np.int64]:
+        """Numbers of all trials that have ended, those left aside among them, in their order."""
+        return np.union1d(self.number, self.left_aside) if len(self.left_aside) else self.number
+
     def place(self, number: int) -> int | None:
         """Where a trial stands in the columns; None if it has not ended."""
         at = int(np.searchsorted(self.number, number))
@@ -134,14 +142,14 @@ class TrialColumns:
 
 def no_trials(n_objectives: int) -> TrialColumns:
     """The columns of a study without trials."""
-    return _columns([], np.empty((0, 0), np.float32), n_objectives)
+    return _columns([], [], np.empty((0, 0), np.float32), n_objectives)
 
 
 class ColumnTrials(ScheduleTrials):
     """The trials of studies, read by the column."""
 
     def trial_columns(self, name: str, known: TrialColumns | None = None) -> TrialColumns:
-        """Every trial that has ended.
+        """Every trial that a search has ended.
 
         Args:
             name: The study.
@@ -153,20 +161,27 @@ class ColumnTrials(ScheduleTrials):
 
         def work(connection: Connection, study_id: int) -> TrialColumns:
             where = [_trial.study_id == study_id, _trial.state.in_(list(_STATE_NUMBERS))]
-            if known is not None and len(known):
-                behind, gaps = _trial.number > int(known.number[-1]), _gaps(known)
-                where.append(sa.or_(behind, _trial.number.in_(gaps)))
+            if known is not None and len(ended := known.ended):
+                where.append(sa.or_(_trial.number > int(ended[-1]), _trial.number.in_(_gaps(ended))))
             selected = sa.select(*(_trial[column] for column in _READ)).where(*where).order_by(_trial.number)
             rows: Sequence[Row[Any]] = connection.execute(selected).all()
             objectives = sa.select(_run.objectives).where(_run.study_id == study_id)
-            schedules, is_schedule = self._schedules(connection, study_id, [row[_PARAMS] for row in rows])
-            kept = list(compress(rows, is_schedule))
-            return _columns(kept, schedules, len(connection.execute(objectives).scalar_one()))
+            said = _decoded([row[_ATTRIBUTES] for row in rows])
+            ours = [place for place, one in enumerate(said) if ended_by_search(one)]
+            schedules, is_schedule = self._schedules(connection, study_id, [rows[place][_PARAMS] for place in ours])
+            kept = list(compress(ours, is_schedule))
+            n_objectives = len(connection.execute(objectives).scalar_one())
+            columns = _columns(
+                [rows[place] for place in kept], [said[place] for place in kept], schedules, n_objectives
+            )
+            numbers = np.array([row[_NUMBER] for row in rows], dtype=np.int64)
+            return replace(columns, left_aside=np.setdiff1d(numbers, columns.number))
 
         found = self._of_study(name, work)
-        if known is None or not len(known):
-            return found
-        return _merged(known, found) if len(found) else known
+        if known is None or not len(found.ended):
+            return found if known is None else known
+        merged = _merged(known, found) if len(known) and len(found) else (known if len(known) else found)
+        return replace(merged, left_aside=np.union1d(known.left_aside, found.left_aside))
 
     def _schedules(
         self, connection: Connection, study_id: int, packed: Sequence[bytes]
@@ -211,24 +226,25 @@ class ColumnTrials(ScheduleTrials):
         return np.array(blocks, dtype=np.intp)
 
 
-def _gaps(known: TrialColumns) -> list[int]:
+def _gaps(ended: NDArray[np.int64]) -> list[int]:
     """Numbers below the last one that had not ended: only the latest, since workers do not run that many at once."""
-    last = int(known.number[-1])
-    if len(known) == last + 1:
+    last = int(ended[-1])
+    if len(ended) == last + 1:
         return []
-    missing = np.setdiff1d(np.arange(last), known.number)
+    missing = np.setdiff1d(np.arange(last), ended)
     return [int(number) for number in missing[-_MOST_GAPS:]]
 
 
-def _columns(rows: Sequence[Row[Any]], schedule: NDArray[np.float32], n_objectives: int) -> TrialColumns:
+def _columns(
+    rows: Sequence[Row[Any]], said: Sequence[Mapping[str, Any]], schedule: NDArray[np.float32], n_objectives: int
+) -> TrialColumns:
     n, none = len(rows), np.full(n_objectives, np.nan).tobytes()
     # Faster than asking each row for each of its parts.
-    numbers, states, _, values, user, system, completed = zip(*rows, strict=True) if rows else ((),) * len(_READ)
+    numbers, states, _, values, _, system, completed = zip(*rows, strict=True) if rows else ((),) * len(_READ)
     packed = [none if (own is None or len(own) != len(none)) else own for own in values]
-    said = _decoded(user)
     names: dict[str, int] = {}
-    proposer = [names.setdefault(str(one.get("proposer", "optuna")), len(names)) for one in said]
-    figures = [one.get("metrics") or _NOTHING for one in said]
+    proposer = [names.setdefault(str(one["proposer"]), len(names)) for one in said]
+    figures = [one["metrics"] for one in said]
     workers: dict[str, int] = {}
     spans = [
         (number, workers.setdefault(str(worker), len(workers)), began_at, seconds)
@@ -240,9 +256,9 @@ def _columns(rows: Sequence[Row[Any]], schedule: NDArray[np.float32], n_objectiv
         state=np.array([_STATE_NUMBERS[state] for state in states], dtype=np.int8),
         values=np.frombuffer(b"".join(packed), "<f8").reshape(n, n_objectives),
         schedule=schedule,
-        fidelity=np.array([one.get("fidelity", 1.0) for one in said], dtype=np.float64),
+        fidelity=np.array([one["fidelity"] for one in said], dtype=np.float64),
         violation=_violations(system),
-        seconds=np.array([one.get("seconds", 0.0) for one in said], dtype=np.float64),
+        seconds=np.array([one["seconds"] for one in said], dtype=np.float64),
         finished_at=np.array([0.0 if at is None else at.timestamp() for at in completed], dtype=np.float64),
         round=np.array([one.get("round", 0) for one in said], dtype=np.int32),
         proposer=np.array(proposer, dtype=np.int16),

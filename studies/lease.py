@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
@@ -16,6 +17,8 @@ from sqlalchemy.engine import Connection
 from studies import schema
 from studies.database import Database
 from studies.errors import LeaseLostError, StorageError, StudiesError, StudyBusyError, StudyNotFoundError
+from studies.provenance import begun_by_search
+from studies.rows import unfinished_rows
 
 RENEW_EVERY_S = 5.0
 DEAD_AFTER_S = 30.0
@@ -101,7 +104,8 @@ def _holders(connection: Connection, where: sa.ColumnElement[bool]) -> dict[int,
 class Lease:
     """The right to work on a study, from `with` until its end; renewed by a thread meanwhile.
 
-    Whoever takes it over from a dead process returns that one's running trials to the queue.
+    Whoever takes it over from a dead process returns that one's running trials to the queue; those that other programs
+    run through Optuna stay with them.
 
     Args:
         database: Where the study lives.
@@ -183,9 +187,12 @@ class Lease:
         now = clock(connection)
         row = {"study_id": self._study_id, "owner": self._owner, "host": this_host(), "pid": os.getpid()}
         connection.execute(sa.insert(schema.lease).values(**row, acquired_at=now, renewed_at=now))
-        trial = schema.trial.c
-        left = sa.and_(trial.study_id == self._study_id, trial.state == TrialState.RUNNING.value)
-        connection.execute(sa.update(schema.trial).where(left).values(state=TrialState.WAITING.value))
+        # Those of other programs may be at work in them: they hold no lease.
+        running = unfinished_rows(connection, self._study_id, [TrialState.RUNNING.value])
+        left = [row.id for row in running if begun_by_search(json.loads(row.user_attributes or "{}"))]
+        if left:
+            returned = sa.update(schema.trial).where(schema.trial.c.id.in_(left))
+            connection.execute(returned.values(state=TrialState.WAITING.value))
 
     def renew(self) -> bool:
         """Show that this process lives; whether the lease is still ours."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -29,6 +29,15 @@ class TrialState(enum.StrEnum):
     FINISHED = "finished"
     PRUNED = "pruned"
     FAILED = "failed"
+
+
+def finite_values(values: Sequence[float] | None) -> bool:
+    """Whether figures can be compared: there are some, and none of them is infinite or NaN.
+
+    An infinite value would be worth more than every other one where it is compared, or make nothing of them where it
+    enters a range or a volume. So this is asked before any comparison, normalisation or volume.
+    """
+    return values is not None and all(map(math.isfinite, values))
 
 
 @dataclass(frozen=True)
@@ -92,9 +101,49 @@ class TrialRecord:
         return sum(self.schedule) / len(self.schedule)
 
     @property
+    def is_comparable(self) -> bool:
+        """Whether it finished on the whole search set, keeps the constraints, and has finite values.
+
+        Only such trials compare with each other: no other is on a front, is the best, or enters a volume or a range.
+        """
+        is_whole = self.state is TrialState.FINISHED and self.fidelity == 1.0
+        return is_whole and self.violation <= 0 and finite_values(self.values)
+
+    @property
     def worker(self) -> str | None:
         """The worker that was at it last; None where `work` is empty."""
         return self.work[-1].worker if self.work else None
+
+
+@dataclass(frozen=True)
+class LeftAside:
+    """The trials of a study that no search began or ended: other programs did, through Optuna.
+
+    Searches count them nowhere, and leave them as they are.
+
+    Attributes:
+        ended: Completed, pruned and failed ones.
+        running: Those that some program may be evaluating.
+        waiting: Those in Optuna's queue.
+    """
+
+    ended: int = 0
+    running: int = 0
+    waiting: int = 0
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.ended + self.running + self.waiting
+
+    def __str__(self) -> str:
+        """A sentence; empty if there are none."""
+        if not self.total:
+            return ""
+        parts = {"ended": self.ended, "running": self.running, "waiting": self.waiting}
+        counts = ", ".join(f"{n} {state}" for state, n in parts.items() if n)
+        trials = "trial" if self.total == 1 else "trials"
+        return f"Left aside: {self.total} {trials} that other programs put into the study through Optuna ({counts})."
 
 
 @dataclass(frozen=True)

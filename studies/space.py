@@ -100,8 +100,17 @@ class Spaces:
         """Whether the numbers of all of these can be told without the database."""
         return all(self.known(study_id, *item) is not None for item in distributions.items())
 
-    def intern(self, connection: Connection, study_id: int, name: str, distribution: BaseDistribution) -> int:
+    def intern(
+        self, connection: Connection, study_id: int, name: str, distribution: BaseDistribution, alone: bool = False
+    ) -> int:
         """The number of a distribution in a study whose row the transaction holds locked.
+
+        Args:
+            connection: In a transaction.
+            study_id: Of the study.
+            name: Of the parameter.
+            distribution: What it is drawn from.
+            alone: Whether it need not go with what other trials drew parameters of this name from.
 
         Raises:
             ValueError: The study knows another distribution of this name that does not go with it.
@@ -113,7 +122,7 @@ class Spaces:
         space = self.of(connection, study_id, again=True)
         if key in space.ids:
             return space.ids[key]
-        if name in space.by_name:
+        if name in space.by_name and not alone:
             check_distribution_compatibility(space.by_name[name], distribution)
         row = {"study_id": study_id, "name": name, "definition": distribution_to_json(distribution)}
         inserted = connection.execute(sa.insert(schema.distribution), row)

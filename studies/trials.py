@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -22,8 +22,9 @@ from studies.errors import StorageError, StudiesError
 from studies.evaluations import keep_evaluations
 from studies.named import NamedStudies
 from studies.packing import pack_floats, pack_params
-from studies.records import QueuedTrial, TrialRecord, TrialState, WorkSpan
-from studies.rows import N_ENDED, add_trial, check_study
+from studies.provenance import ENDED_BY_OTHERS, begun_by_search, ended_by_search
+from studies.records import LeftAside, QueuedTrial, TrialRecord, TrialState, WorkSpan, finite_values
+from studies.rows import N_ENDED, add_trial, check_study, unfinished_rows
 from studies.storage import StudyStorage
 
 _STATES = {
@@ -55,6 +56,9 @@ _FINISH = (
 
 class ScheduleTrials(NamedStudies):
     """The trials of studies of schedules: those that wait, those that run, and those that have ended.
+
+    Trials that other programs began or ended through Optuna are none of them: nobody knows what was evaluated there,
+    and how. They stay as they are, for Optuna's tools.
 
     Args:
         database: Where they live.
@@ -122,7 +126,7 @@ class ScheduleTrials(NamedStudies):
         for trial in trials:
             _check_finite(trial)
         changed = [(trial.number, _ended_columns(trial)) for trial in trials]
-        whole = [] if context is None else [trial for trial in trials if _is_whole(trial)]
+        whole = [] if context is None else [trial for trial in trials if _is_shared(trial)]
 
         def work(connection: Connection, study_id: int) -> int:
             kept = 0
@@ -137,18 +141,17 @@ class ScheduleTrials(NamedStudies):
         return self._of_study(name, work, write=not alone, once=alone)
 
     def claim_queue(self, name: str) -> list[QueuedTrial]:
-        """Take every trial that waits, by number: they are running then, and nobody else takes them."""
+        """Take every trial of a search that waits, by number: they are running then, and nobody else takes them."""
 
         def work(connection: Connection, study_id: int) -> list[QueuedTrial]:
             waiting = sa.and_(_trial.study_id == study_id, _trial.state == OptunaState.WAITING.value)
             rows = connection.execute(sa.select(schema.trial).where(waiting).order_by(_trial.number)).all()
-            claimed = [_queued(self.storage.spaces.frozen(connection, row)) for row in rows]
-            if rows:
+            found = {row.id: _queued(self.storage.spaces.frozen(connection, row)) for row in rows}
+            claimed = {row_id: trial for row_id, trial in found.items() if trial is not None}
+            if claimed:
                 begun = {"state": OptunaState.RUNNING.value, "started_at": datetime.now(UTC)}
-                connection.execute(
-                    sa.update(schema.trial).where(_trial.id.in_([row.id for row in rows])).values(**begun)
-                )
-            return [trial for trial in claimed if trial is not None]
+                connection.execute(sa.update(schema.trial).where(_trial.id.in_(list(claimed))).values(**begun))
+            return list(claimed.values())
 
         return self._of_study(name, work, write=True)
 
@@ -163,7 +166,7 @@ class ScheduleTrials(NamedStudies):
         self._add(name, [(trial.schedule, _ended_columns(trial))], trial.number)
 
     def trials(self, name: str) -> list[TrialRecord]:
-        """Every trial that has ended, by number."""
+        """Every trial that a search has ended, by number."""
         study_id = self._of_study(name, lambda _, study_id: study_id)
         try:
             found = self.storage.get_all_trials(study_id, deepcopy=False, states=tuple(ENDED))
@@ -173,7 +176,7 @@ class ScheduleTrials(NamedStudies):
         return [record for record in records if record is not None]
 
     def each_trial(self, name: str, after: int = -1) -> Iterator[TrialRecord]:
-        """Every trial behind a number that has ended, read piece by piece: not all of them are in memory at once."""
+        """Every trial behind a number that a search has ended, read piece by piece: memory never holds all of them."""
         last = after
         while True:
 
@@ -190,18 +193,18 @@ class ScheduleTrials(NamedStudies):
             yield from (record for record in map(_record, found) if record is not None)
 
     def trial(self, name: str, number: int) -> TrialRecord:
-        """One trial that has ended.
+        """One trial that a search has ended.
 
         Raises:
             StorageError: There is none of this number.
         """
         found = self.ended_trial(name, number)
         if found is None:
-            raise StorageError(f"Study {name!r} in {self} has no trial {number} that ended.")
+            raise StorageError(f"Study {name!r} in {self} has no trial {number} that a search ended.")
         return found
 
     def ended_trial(self, name: str, number: int) -> TrialRecord | None:
-        """One trial that has ended; None if there is none of this number."""
+        """One trial that a search has ended; None if there is none of this number."""
 
         def work(connection: Connection, study_id: int) -> FrozenTrial | None:
             ended = _trial.state.in_([state.value for state in ENDED])
@@ -213,11 +216,28 @@ class ScheduleTrials(NamedStudies):
         return None if found is None else _record(found)
 
     def n_trials(self, name: str) -> int:
-        """How many trials have ended, failed ones included."""
+        """How many trials have ended, failed ones and those of other programs included."""
 
         def work(connection: Connection, study_id: int) -> int:
             n: int = connection.execute(sa.select(N_ENDED).where(_study.id == study_id)).scalar_one()
             return n
+
+        return self._of_study(name, work)
+
+    def left_aside(self, name: str) -> LeftAside:
+        """How many trials of the study no search began or ended."""
+
+        def work(connection: Connection, study_id: int) -> LeftAside:
+            rows = unfinished_rows(connection, study_id, [OptunaState.RUNNING.value, OptunaState.WAITING.value])
+            others = (row.state for row in rows if _queued(self.storage.spaces.frozen(connection, row)) is None)
+            unfinished = Counter(others)
+            has_ended = _trial.state.in_([state.value for state in ENDED])
+            ended = sa.select(sa.func.count()).where(_trial.study_id == study_id, has_ended, ENDED_BY_OTHERS)
+            return LeftAside(
+                ended=connection.execute(ended).scalar_one(),
+                running=unfinished[OptunaState.RUNNING.value],
+                waiting=unfinished[OptunaState.WAITING.value],
+            )
 
         return self._of_study(name, work)
 
@@ -267,7 +287,8 @@ class ScheduleTrials(NamedStudies):
         if ids is None:
             check_study(connection, study_id, lock=True)
             names, spaces = block_names(n_blocks), self.storage.spaces
-            ids = tuple(spaces.intern(connection, study_id, name, _SPARSITY) for name in names)
+            # Other programs may have drawn what they call a block from elsewhere: a search goes on nevertheless.
+            ids = tuple(spaces.intern(connection, study_id, name, _SPARSITY, alone=True) for name in names)
             # Only what is in the database whatever becomes of this transaction.
             if all(spaces.known(study_id, name, _SPARSITY) is not None for name in names):
                 self._block_ids[key] = ids
@@ -275,13 +296,13 @@ class ScheduleTrials(NamedStudies):
 
 
 def _check_finite(trial: TrialRecord) -> None:
-    finite = trial.values is not None and all(map(math.isfinite, trial.values))
-    if trial.state is TrialState.FINISHED and not finite:
+    if trial.state is TrialState.FINISHED and not finite_values(trial.values):
         raise ValueError(f"Trial {trial.number} is finished, but its values are {trial.values}: record it as failed.")
 
 
-def _is_whole(trial: TrialRecord) -> bool:
-    return trial.state is TrialState.FINISHED and trial.fidelity == 1.0
+def _is_shared(trial: TrialRecord) -> bool:
+    """Whether other studies may take over what a trial found out."""
+    return trial.state is TrialState.FINISHED and trial.fidelity == 1.0 and finite_values(tuple(trial.metrics.values()))
 
 
 def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
@@ -326,19 +347,17 @@ def _schedule(trial: FrozenTrial) -> tuple[float, ...] | None:
 
 
 def _queued(trial: FrozenTrial) -> QueuedTrial | None:
-    schedule = _schedule(trial)
-    if schedule is None:
+    """A trial that a search began; None for others."""
+    schedule, attributes = _schedule(trial), trial.user_attrs
+    if schedule is None or not begun_by_search(attributes):
         return None
-    attributes = trial.user_attrs
-    return QueuedTrial(
-        trial.number, schedule, str(attributes.get("proposer", "optuna")), tuple(attributes.get("parents", ()))
-    )
+    return QueuedTrial(trial.number, schedule, str(attributes["proposer"]), tuple(attributes.get("parents", ())))
 
 
 def _record(trial: FrozenTrial) -> TrialRecord | None:
-    """A trial of ours, or one that an Optuna sampler added; None if its parameters are no schedule."""
+    """A trial that a search ended; None for others, and if its parameters are no schedule."""
     schedule, attributes = _schedule(trial), trial.user_attrs
-    if schedule is None:
+    if schedule is None or not ended_by_search(attributes):
         return None
     assert trial.datetime_complete is not None
     return TrialRecord(
@@ -346,12 +365,12 @@ def _record(trial: FrozenTrial) -> TrialRecord | None:
         schedule=schedule,
         values=None if trial.values is None else tuple(trial.values),
         state=ENDED[trial.state],
-        fidelity=attributes.get("fidelity", 1.0),
-        proposer=attributes.get("proposer", "optuna"),
-        seconds=attributes.get("seconds", 0.0),
+        fidelity=attributes["fidelity"],
+        proposer=attributes["proposer"],
+        seconds=attributes["seconds"],
         # Optuna's times are local, without a zone.
         finished_at=trial.datetime_complete.astimezone(UTC),
-        metrics=attributes.get("metrics", {}),
+        metrics=attributes["metrics"],
         error=attributes.get("error"),
         round=attributes.get("round", 0),
         router=attributes.get("router"),

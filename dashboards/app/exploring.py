@@ -22,7 +22,7 @@ from dashboards.figures.progress import schedule_figure
 from dashboards.found import Found
 from dashboards.results import results_table
 from dashboards.tables import duration
-from studies import StudiesError, TrialRecord
+from studies import StudiesError, TrialRecord, finite_values
 from studies.objectives import objective
 from studies.times import local_text
 
@@ -206,6 +206,8 @@ class Exploring:
         except StudiesError:
             return no_update
         if trial is None:
+            if number in found.columns.left_aside:
+                return nothing(f"Trial {number}", "Another program added it through Optuna: it is left aside.")
             return nothing(f"Trial {number}", "There is no such trial, or it has not ended yet.")
         return [
             drawn(in_theme(schedule_figure(trial), theme), f"schedule of trial {number}"),
@@ -292,9 +294,11 @@ def described(trial: TrialRecord, found: Found) -> list[tuple[str, Any]]:
     known = {**trial.metrics, **values}
     offered = [axis for axis in found.axes if axis.name in known]
     others = sorted(set(known) - {axis.name for axis in offered})
-    front = found.columns.number[found.front()]
+    standing = ", on the front" if trial.number in found.columns.number[found.front()] else ""
+    if trial.values is not None and not finite_values(trial.values):
+        standing = ", compares with no other, since its values are not finite"
     return [
-        ("trial", f"{trial.number}, {trial.state.value}{', on the front' if trial.number in front else ''}"),
+        ("trial", f"{trial.number}, {trial.state.value}{standing}"),
         ("proposed by", trial.proposer),
         *([("made from", html.Div(list(map(_parent, trial.parents)), className="acts"))] if trial.parents else []),
         *((axis.title, axis.text(known[axis.name])) for axis in offered),

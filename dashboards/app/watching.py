@@ -143,7 +143,7 @@ class Watch:
             with self._lock:
                 known = self._known.get(name)
             before = known[1] if known is not None and known[0] == origin else None
-            if before is not None and len(before) >= self._store.n_trials(name):
+            if before is not None and len(before.columns.ended) >= self._store.n_trials(name):
                 return before
             columns = self._store.trial_columns(name, None if before is None else before.columns)
             found = Found(columns, self._store.study(name).objectives)

@@ -67,6 +67,9 @@ def explored_figure(
     across, upwards = Axis(x), Axis(y)
     title = f"{_capital(upwards.title)} against {across.title}"
     if not len(found.drawable(x, y)):
+        n_aside = len(found.columns.left_aside)
+        if n_aside and not len(found):
+            return empty_figure(title, f"No trial has finished yet, but for {n_aside} that other programs added.")
         return empty_figure(title, "No trial has finished yet." if not len(found) else "No trial knows both of these.")
     columns, front = found.columns, found.front(x, y)
     floor = _floor(found, y)
@@ -107,6 +110,8 @@ def explored_figure(
         figure.update_yaxes(range=ends.tolist(), autorange=False)
     drawable = len(found.drawable(x, y))
     subtitle = f"{_spaced(drawable)} comparable trials, {len(front)} on the front<br>{_better(across, upwards)}"
+    n_aside = len(columns.left_aside)
+    subtitle += f"<br>left aside: {_spaced(n_aside)} that other programs added" if n_aside else ""
     n_drawn = len(np.union1d(places, front))
     if n_drawn < drawable:
         subtitle += f"<br>drawn: {_spaced(n_drawn)}, one where several would cover each other"
@@ -279,7 +284,7 @@ def _set_axes(figure: go.Figure, found: Found, across: Axis, upwards: Axis, floo
     figure.update_yaxes(title=upwards.heading, **_form(upwards))
     if floor is not None:
         heights = found.values(upwards.name)[found.comparable]
-        figure.update_yaxes(**log_axis(floor, float(np.nanmax(heights))))
+        figure.update_yaxes(**log_axis(floor, float(heights[np.isfinite(heights)].max())))
 
 
 def _measured(m: Measurement, axis: Axis) -> float | None:

@@ -41,7 +41,7 @@ from search.cli.tables import (
 from search.config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
-from studies import StudiesError, StudyStore
+from studies import LeftAside, StudiesError, StudyStore
 
 app = typer.Typer(
     add_completion=False,
@@ -152,6 +152,9 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     console = Console(markup=False, highlight=False)
     pruned = f", {description['pruned_trials']} stopped early" if description["pruned_trials"] else ""
     console.print(f"study {name}: {description['state']}, {description['trials']} trials{pruned}")
+    aside = LeftAside(**description["left_aside"])
+    if aside.total:
+        console.print(str(aside))
     for stage in description["stages"]:
         took = "" if stage["seconds"] is None else f" after {stage['seconds']:.0f} s"
         console.print(f"{stage['name']}: {stage['state']}{took}")

@@ -85,5 +85,6 @@ def write_reports(store: StudyStore, name: str, folder: Path) -> list[Path]:
         router_runs=store.router_runs(name, with_weights=False),
         exhibits=store.exhibits(name),
         stages=store.stages(name),
+        left_aside=store.left_aside(name),
     )
     return list(write_report(data, folder))

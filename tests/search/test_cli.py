@@ -18,6 +18,7 @@ from search.config_file import SETTINGS
 from search.objectives import OBJECTIVES
 from studies import StudyState, StudyStore, TrialRecord, TrialState
 from tests.search.command import Result, run_here
+from tests.studies.other_programs import interfere
 
 Run = Callable[..., Result]
 COMMANDS = (
@@ -62,6 +63,18 @@ def test_show_says_what_proposers_have_done(run: Run, study: str, tmp_path: Path
         store.keep_proposer_states(study, {"deap": tally})
     assert run("show", study, "--json").json()["proposers"] == [{"name": "deap", **tally}]
     assert "deap 4 1 3 2.50 0.25 50%" in " ".join(run("show", study).out.split())
+
+
+def test_show_and_list_say_what_other_programs_put_into_a_study(run: Run, study: str, tmp_path: Path) -> None:
+    assert "Left aside" not in run("show", study).out
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        added = interfere(store.storage, study, 12)
+    said = " ".join(run("show", study).out.split())
+    assert f"study {study}: finished, 3 trials {added}" in said
+    assert [point["number"] for point in run("show", study, "--json").json()["front"]] == [0, 1]
+    # The list knows what Optuna knows: every trial that has ended.
+    assert run("studies", "--json").json()[0]["trials"] == 3 + added.ended
+    assert run("resume", study, "--trials", "2").code == 2
 
 
 def test_a_configuration_of_a_newer_program_is_refused(run: Run, study: str, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 from optuna_dashboard import wsgi
 
@@ -111,21 +111,6 @@ def test_the_dashboard_shows_a_study_of_schedules(database_url: str) -> None:
         study = optuna.load_study(study_name="one", storage=store.storage)
         assert len(optuna.visualization.plot_pareto_front(study).data) > 0
         assert [t.number for t in study.best_trials] == [0, 1, 2]
-
-
-def test_what_optuna_adds_to_a_study_of_schedules_counts(database_url: str) -> None:
-    with StudyStore(database_url) as store:
-        store.create_study("one", {}, ("kl", "latency_ms"))
-        store.append_trial("one", trial(0, (1.0, 2.0), (0.5, 0.5)))
-        study = optuna.load_study(study_name="one", storage=store.storage)
-        space = {"block_0": FloatDistribution(0, 0.95, step=0.05), "block_1": FloatDistribution(0, 0.95, step=0.05)}
-        study.enqueue_trial({"block_0": 0.25, "block_1": 0.75})
-        study.tell(study.ask(space), (0.5, 3.0))
-        study.tell(study.ask({"other": IntDistribution(0, 3)}), (0.5, 3.0))
-        assert [(t.number, t.schedule, t.proposer) for t in store.trials("one")] == [
-            (0, (0.5, 0.5), "deap"),
-            (1, (0.25, 0.75), "optuna"),
-        ]
 
 
 def test_a_study_goes_to_optuna_and_back(storage: StudyStorage, tmp_path: Path) -> None:

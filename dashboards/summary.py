@@ -124,8 +124,8 @@ def _no_front(trials: Sequence[TrialRecord]) -> str:
     finished = sum(t.state is TrialState.FINISHED for t in trials)
     if finished:
         return (
-            f"{finished} trials have finished, but none on the whole calibration set, so there is no front to choose "
-            "from yet."
+            f"{finished} trials have finished, but none on the whole calibration set with finite objective values and "
+            "within the constraints, so there is no front to choose from yet."
         )
     error = next((t.error for t in reversed(trials) if t.error), None)
     said = f" The last one says: {error}" if error else ""

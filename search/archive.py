@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.outcome import Values
+from studies import finite_values
 
 # How far beyond the worst point of the front, in units of its range, volume is measured from.
 _MARGIN = 0.1
@@ -30,8 +31,10 @@ class FrontArchive:
 
         Returns:
             By which share they enlarge the hypervolume of the front, measured from beyond its worst point, in [0, 1];
-            0 if another point is as good.
+            0 if another point is as good. Values that are not finite are no point.
         """
+        if not finite_values(values):
+            return 0.0
         point = np.asarray(values, dtype=float)
         before = self._points
         if before is None:

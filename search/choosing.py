@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from search.config import RunConfig
 from search.errors import SearchError
 from search.open_study import OpenStudy
-from studies import TrialRecord, closest_to_sparsity, front, knee
+from studies import TrialRecord, closest_to_sparsity, finite_values, front, knee
 
 
 def chosen_trial(study: OpenStudy) -> TrialRecord:
@@ -63,5 +63,11 @@ def why_no_front(trials: Sequence[TrialRecord], config: RunConfig) -> str:
         return (
             f"None of {len(trials)} trials has an accuracy of {demanded:g} on the search set and keeps the other "
             f"constraints; the best of those that miss it has {max(below):.3g}. Demand less with --min-accuracy."
+        )
+    strange = [trial for trial in trials if trial.values is not None and not finite_values(trial.values)]
+    if strange:
+        return (
+            f"None of {len(trials)} trials has finite objective values and keeps the constraints; trial "
+            f"{strange[-1].number} has {strange[-1].values}."
         )
     return f"All {len(trials)} trials failed; the last one says: {trials[-1].error}"

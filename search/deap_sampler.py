@@ -34,6 +34,7 @@ class DEAPSampler(BaseSampler):
     processes may share a study. Until there is one, parameters are random. Like `optuna.samplers.NSGAIISampler` it
     varies the parameters that all complete trials have in common, and draws the others at random; where constraints (of
     `Trial.set_constraint`, or of `constraints_func`) are violated, the smaller violation wins whatever the values.
+    Trials with an infinite value are no parents: they compare with no other.
 
     Args:
         population_size: How many trials may be parents, at most; early in a study there are fewer.

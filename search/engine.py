@@ -17,7 +17,7 @@ from search.portfolio import Portfolio
 from search.proposers import Proposer
 from search.space import ScheduleSpace
 from search.stopping import Stopping
-from studies import ANCHOR, KNOCK_OUT
+from studies import ANCHOR, KNOCK_OUT, finite_values
 
 _PATIENCE = 20
 # How many results a deterministic search lags behind: enough to keep eight workers with two schedules each busy.
@@ -122,7 +122,8 @@ class SearchEngine:
         self._firsts += [Proposal(levels, (levels,)) for levels in _front(warm)]
         self._probes = space.knock_outs() if knock_outs else []
         for outcome in warm:
-            self._learn(outcome)
+            if outcome.is_finite:
+                self._learn(outcome)
         self._queue = list(ledger.queue())
         for queued in self._queue:
             self._see(space.levels(queued.schedule))
@@ -249,6 +250,8 @@ class SearchEngine:
         fidelity = self._fidelities[flight.part]
         if fidelity < 1.0:
             values, _ = self._judge(evaluation.schedule, whole.metrics)
+            if not finite_values(values):
+                return self._result(flight, whole, fidelity)
             flight.rungs |= {_at(name, fidelity): figure for name, figure in whole.metrics.items()}
             if self._pruner.goes_on(flight.number, flight.part, values):
                 flight.part, flight.evaluation, flight.failures = flight.part + 1, whole, 0
@@ -259,7 +262,12 @@ class SearchEngine:
     def _result(self, flight: _Flight, evaluation: Evaluation, fidelity: float) -> Result:
         evaluation = replace(evaluation, metrics={**evaluation.metrics, **flight.rungs})
         outcome = self._judged(flight.levels, evaluation.metrics, fidelity, flight.number)
-        return _result_of(flight, evaluation, outcome)
+        if outcome.is_finite:
+            return _result_of(flight, evaluation, outcome)
+        # It compares with nothing, so it is kept as one that failed.
+        figures = ", ".join(f"{value:g}" for value in (*outcome.values, outcome.violation))
+        error = f"not finite: objective values and violation are {figures}"
+        return _result_of(flight, replace(evaluation, error=error), None)
 
     def _judged(self, levels: Levels, metrics: Mapping[str, float], fidelity: float, number: int) -> Outcome:
         values, violation = self._judge(self._space.schedule(levels), metrics)
@@ -294,7 +302,7 @@ class SearchEngine:
                 # Trial number + 1 may have been proposed knowing no more than this.
                 self._untold[trial.number] = (trial.proposer, outcome, trial.seconds)
                 self._tell_until(trial.number + 1 - self._lag)
-            elif outcome is not None and outcome.penalty == 0:
+            elif outcome is not None and outcome.is_comparable:
                 self._ended.add(outcome.values)
         if self._lag is not None:
             return
@@ -307,21 +315,22 @@ class SearchEngine:
     def _known_outcome(self, trial: Known) -> Outcome | None:
         if trial.metrics is None:
             return None
-        return self._judged(self._space.levels(trial.schedule), trial.metrics, trial.fidelity, trial.number)
+        outcome = self._judged(self._space.levels(trial.schedule), trial.metrics, trial.fidelity, trial.number)
+        return outcome if outcome.is_finite else None
 
     def _see_rungs(self, trial: Known) -> None:
         """Let the pruner know what a trial was worth at lower fidelities."""
         for rung, fidelity in enumerate(self._fidelities[:-1]):
             figures = {name: (trial.metrics or {}).get(_at(name, fidelity)) for name in trial.metrics or {}}
             there = {name: figure for name, figure in figures.items() if figure is not None}
-            if there:
-                self._pruner.saw(trial.number, rung, self._judge(trial.schedule, there)[0])
+            if there and finite_values(values := self._judge(trial.schedule, there)[0]):
+                self._pruner.saw(trial.number, rung, values)
 
     def _arrived(self, number: int, proposer: str, outcome: Outcome | None, seconds: float) -> float:
         """Tell proposers of a trial that ended, now or when its turn comes; gives what it added to the front."""
         self._awaited.discard(number)
         gain = 0.0
-        if outcome is not None and outcome.penalty == 0:
+        if outcome is not None and outcome.is_comparable:
             gain = self._ended.add(outcome.values)
         if self._lag is None:
             self._tell(proposer, outcome, seconds)
@@ -341,7 +350,7 @@ class SearchEngine:
 
     def _tell(self, proposer: str, outcome: Outcome | None, seconds: float) -> None:
         gain = 0.0
-        if outcome is not None and outcome.penalty == 0:
+        if outcome is not None and outcome.is_comparable:
             gain = self._learned.add(outcome.values)
         self._portfolio.credit(proposer, gain, seconds)
         if outcome is not None:
@@ -381,7 +390,7 @@ def _result_of(flight: _Flight, evaluation: Evaluation, outcome: Outcome | None)
 def _front(outcomes: Sequence[Outcome]) -> list[Levels]:
     """The levels of the outcomes that no other one beats."""
     archive = FrontArchive()
-    legal = [outcome for outcome in outcomes if outcome.penalty == 0]
+    legal = [outcome for outcome in outcomes if outcome.is_comparable]
     for outcome in legal:
         archive.add(outcome.values)
     return [outcome.levels for outcome in legal if archive.holds(outcome.values)]

@@ -20,6 +20,8 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 import numpy as np
 from deap import base, tools
 
+from studies import finite_values
+
 Crossover = Literal["sbx", "uniform", "one_point", "mixed"]
 Selection = Literal["nsga2", "nsga3"]
 
@@ -171,7 +173,7 @@ class Population(Generic[_Genome]):
 
     @property
     def n_told(self) -> int:
-        """How many individuals were told."""
+        """How many individuals with finite values were told."""
         return self._n_told
 
     @property
@@ -180,7 +182,8 @@ class Population(Generic[_Genome]):
         return min(self._size // 2, _FEWEST_PARENTS)
 
     def tell(self, newcomers: Sequence[Individual[_Genome]], rng: random.Random) -> None:
-        """Let newcomers compete with the members; `rng` breaks ties."""
+        """Let newcomers compete with the members; `rng` breaks ties. Those whose values are not finite are left out."""
+        newcomers = [one for one in newcomers if finite_values((*one.values, one.penalty))]
         self._n_told += len(newcomers)
         room = min(self._size, max(_FEWEST_PARENTS, self._n_told // _SELECTIVITY))
         self.members = survivors([*self.members, *newcomers], room, self._selection, rng)

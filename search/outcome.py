@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from studies import finite_values
+
 Levels = tuple[int, ...]
 Values = tuple[float, ...]
 
@@ -48,3 +50,13 @@ class Outcome:
         2000); values are compared between equal penalties only, so at equal fidelity only.
         """
         return self.violation + 2.0 * (1.0 - self.fidelity)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether values and penalty are finite: nothing can be learned from others."""
+        return finite_values((*self.values, self.penalty))
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it is a whole evaluation of a legal schedule, with finite values; see `TrialRecord.is_comparable`."""
+        return self.penalty == 0 and self.is_finite

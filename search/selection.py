@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from ftp_core.schedule import DEFAULT_STEP
 from search.errors import SearchError
-from studies import Measurement
+from studies import Measurement, finite_values
 from studies.front import knee_index
 from studies.objectives import CostName, objective
 
@@ -59,7 +58,7 @@ def select(
 
     Where none keeps the retention, the one that keeps most is taken. Retention is the share of the dense model's
     accuracy; where the data has no choices, the ratio of perplexities, dense to pruned. Of equals the one with the
-    lower KL is taken, then the earlier trial. A candidate whose KL is not finite is none.
+    lower KL is taken, then the earlier trial. A candidate whose KL, cost or latency is not finite is none.
 
     Args:
         candidates: The points, measured on validation examples.
@@ -71,13 +70,16 @@ def select(
         latency: What `latency_ms` of the points is, for the reason to say.
 
     Raises:
-        SearchError: There is no candidate with a finite KL, or something was measured on other than validation examples
-            or by a version that did not know the cost.
+        SearchError: There is no candidate with finite figures, or something was measured on other than validation
+            examples or by a version that did not know the cost.
     """
     _check([*candidates, dense], cost)
-    candidates = [m for m in candidates if math.isfinite(m.kl)]
+    candidates = [m for m in candidates if finite_values((m.kl, _cost_of(m, cost), m.latency_ms))]
     if not candidates:
-        raise SearchError("There is no candidate with a finite KL to select from: measure other points of the front.")
+        raise SearchError(
+            "There is no candidate with a finite KL, cost and latency to select from: measure other points of the "
+            "front."
+        )
     choice = _Choice(candidates, dense, cost, latency)
     if max_latency_ms is not None and not choice.keep_within(max_latency_ms):
         fastest = min(candidates, key=lambda m: (m.latency_ms, *_order(m)))

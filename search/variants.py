@@ -8,7 +8,7 @@ from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.measuring import Variant
 from search.open_study import OpenStudy
-from studies import Measurement, TrialRecord, TrialState, closest_to_sparsity, front
+from studies import Measurement, TrialRecord, closest_to_sparsity, front
 from studies.front import HALF_STEP
 
 # A model that differs from the dense one by more nats per token is ruined: no candidate, if there are others.
@@ -67,7 +67,7 @@ def compared(
         validated: Candidates as they were measured on validation examples, by which rows are chosen like the selected
             one, where there are any.
     """
-    trials = [trial for trial in study.store.trials(study.name) if _is_whole(trial) and trial.violation <= 0]
+    trials = [trial for trial in study.store.trials(study.name) if trial.is_comparable]
     by_number = {one.trial: one.kl for one in validated}
     first = _like(selected, [trial for trial in trials if trial.round == 0], by_number)
     refined = _like(selected, [trial for trial in trials if trial.round > 0], by_number)
@@ -108,12 +108,8 @@ def _like(selected: TrialRecord, trials: Sequence[TrialRecord], kl: Mapping[int 
 
 def best_at(trials: Sequence[TrialRecord], target: float, most: int) -> list[TrialRecord]:
     """The trials with the lowest KL at an overall sparsity, the best first; none where no trial has it."""
-    near = [t for t in trials if _is_whole(t) and t.violation <= 0 and abs(t.overall_sparsity - target) <= HALF_STEP]
+    near = [t for t in trials if t.is_comparable and abs(t.overall_sparsity - target) <= HALF_STEP]
     return sorted(near, key=lambda trial: (trial.values or (), trial.number))[:most]
-
-
-def _is_whole(trial: TrialRecord) -> bool:
-    return trial.state is TrialState.FINISHED and trial.values is not None and trial.fidelity == 1.0
 
 
 def _spread(points: Sequence[TrialRecord], most: int, chosen: TrialRecord) -> list[TrialRecord]:

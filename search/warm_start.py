@@ -41,8 +41,10 @@ def warm_outcomes(
         values, violation = objectives(space.schedule(levels), trial.metrics)
         violation += space.violation(levels)
         outcome = Outcome(levels, values, violation, number=trial.number if own else None)
+        if not outcome.is_finite:
+            continue
         outcomes.append(outcome)
-        if outcome.penalty == 0:
+        if outcome.is_comparable:
             best.add(outcome.values)
     first_of_latest = len(outcomes) - _LATEST
     return [outcome for place, outcome in enumerate(outcomes) if place >= first_of_latest or best.holds(outcome.values)]

@@ -9,7 +9,7 @@ import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.records import TrialRecord, TrialState
+from studies.records import TrialRecord
 
 # Overall sparsities within so much of each other are the same: half a grid step, and rounding.
 HALF_STEP = 0.026
@@ -20,13 +20,7 @@ _RUINED_KL = 1.0
 
 
 def _comparable(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Finished trials at full fidelity that keep the constraints: only those compare with each other."""
-    return [
-        trial
-        for trial in trials
-        if trial.state is TrialState.FINISHED and trial.values is not None and trial.fidelity == 1.0
-        if trial.violation <= 0
-    ]
+    return [trial for trial in trials if trial.is_comparable]
 
 
 def _points(trials: Sequence[TrialRecord]) -> NDArray[np.float64]:
@@ -64,7 +58,7 @@ def hypervolume(trials: Sequence[TrialRecord], reference: Sequence[float]) -> fl
 
 
 def hypervolume_history(trials: Sequence[TrialRecord], reference: Sequence[float]) -> list[float]:
-    """Hypervolume after each finished trial."""
+    """Hypervolume after each comparable trial."""
     history: list[float] = []
     best: list[TrialRecord] = []
     for trial in _comparable(trials):
@@ -121,7 +115,7 @@ def knee_index(values: Sequence[Sequence[float]]) -> int:
     where fewer than three count, on the scale of the whole front.
 
     Args:
-        values: KL and cost of each point, none of which another beats in both.
+        values: KL and cost of each point, finite, none of which another beats in both.
 
     Returns:
         Its place among them.

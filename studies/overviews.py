@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 from studies import schema
 from studies.named import NamedStudies
 from studies.packing import unpack_floats
-from studies.records import StudyState, StudySummary
+from studies.records import StudyState, StudySummary, finite_values
 from studies.runs import held, summarised, summary
 from studies.trials import ENDED
 
@@ -53,7 +53,7 @@ class StudyOverview:
         objectives: Names of the objectives.
         stage: The stage that somebody works on; None if nobody does.
         figures: The figures that its run said last, as they were said.
-        chosen_values: Objective values of the chosen trial; None if there is none that has any.
+        chosen_values: Objective values of the chosen trial; None if there is none that has any, all of them finite.
     """
 
     summary: StudySummary
@@ -75,7 +75,8 @@ class Overviews(NamedStudies):
             # Of several that run, the one that began last.
             stages: dict[int, str] = {row.study_id: row.name for row in connection.execute(_RUNNING_STAGES)}
             said: dict[int, Any] = {row.study_id: row.content for row in connection.execute(_LATEST_FIGURES)}
-            chosen = {row.study_id: unpack_floats(row.objective_values) for row in connection.execute(_CHOSEN_VALUES)}
+            values = {row.study_id: unpack_floats(row.objective_values) for row in connection.execute(_CHOSEN_VALUES)}
+            chosen = {study_id: own for study_id, own in values.items() if finite_values(own)}
             return [_overview(row, stages, said, chosen) for row in studies]
 
         return self._database.read(work)

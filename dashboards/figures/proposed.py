@@ -126,11 +126,7 @@ def _gains(trials: Sequence[TrialRecord]) -> dict[str, float]:
         history = hypervolume_history(trials, reference_point(trials))
     except ValueError:
         return gains
-    whole = [
-        trial
-        for trial in trials
-        if trial.state is TrialState.FINISHED and trial.fidelity == 1.0 and trial.violation <= 0
-    ]
-    for trial, after, before in zip(whole, history, [0.0, *history], strict=False):
+    comparable = [trial for trial in trials if trial.is_comparable]
+    for trial, after, before in zip(comparable, history, [0.0, *history], strict=False):
         gains[trial.proposer] += after - before
     return gains

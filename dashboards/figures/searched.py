@@ -19,7 +19,7 @@ from dashboards.figures.appearance import (
     styled,
 )
 from dashboards.figures.marks import made_from
-from studies import TrialRecord, TrialState, hypervolume_history, reference_point
+from studies import TrialRecord, TrialState, finite_values, hypervolume_history, reference_point
 from studies.objectives import COSTS, DEFAULT_COST, Objective, objective
 
 # Beyond this many, a browser takes seconds to draw the points, and nobody sees the difference.
@@ -39,7 +39,7 @@ def search_figure(
 
     KL is on a logarithmic axis where it spans decades; what is too small for it, such as the dense schedule's 0, stands
     at the bottom. Trials on a part of the search set, and those that break constraints, are drawn hollow: they do not
-    compare with the others.
+    compare with the others. Those whose values are not finite are not drawn.
 
     Args:
         trials: The trials of a study.
@@ -69,7 +69,7 @@ def search_figure(
             name=f"proposed by {plain_text(proposer)}",
             marker={
                 "color": proposer_colour(proposer),
-                "symbol": ["circle" if t.fidelity == 1.0 and t.violation <= 0 else "circle-open" for t in own],
+                "symbol": ["circle" if t.is_comparable else "circle-open" for t in own],
                 "size": 7,
                 "opacity": 0.75,
             },
@@ -102,7 +102,10 @@ def search_figure(
     if floor is not None:
         figure.update_yaxes(**log_axis(floor, max(t.values[0] for t in drawn if t.values)))
     n_failed = sum(t.state is TrialState.FAILED for t in trials)
-    subtitle = f"{len(finished)} trials finished{f', {n_failed} failed' if n_failed else ''}, {len(front)} on the front"
+    n_strange = sum(t.values is not None and not finite_values(t.values) for t in trials)
+    others = {"failed": n_failed, "not drawn, since their values are not finite": n_strange}
+    said = "".join(f", {n} {what}" for what, n in others.items() if n)
+    subtitle = f"{len(finished)} trials finished{said}, {len(front)} on the front"
     if len(drawn) < len(finished):
         subtitle += f"<br>drawn: {len(drawn)} of them, evenly spread over the search"
     n_floored = sum(t.values[0] < floor for t in drawn if t.values) if floor is not None else 0
@@ -202,7 +205,7 @@ def hypervolume_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) 
             hovertemplate="after %{x} trials: %{y:.4g}<extra></extra>",
         )
     )
-    counted = [t for t in _with_two_values(trials) if t.fidelity == 1.0 and t.violation <= 0]
+    counted = [t for t in _with_two_values(trials) if t.is_comparable]
     for number in sorted({t.round for t in counted} - {0}):
         begun = next(place for place, t in enumerate(counted) if t.round == number)
         # A line is a shape, which a page that turns dark repaints.
@@ -229,7 +232,8 @@ def hypervolume_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) 
 
 
 def _with_two_values(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
-    return [t for t in trials if t.state is TrialState.FINISHED and t.values is not None and len(t.values) >= 2]
+    drawable = (t for t in trials if t.state is TrialState.FINISHED and finite_values(t.values))
+    return [t for t in drawable if len(t.values or ()) >= 2]
 
 
 def _thinned(trials: Sequence[TrialRecord], most: int, always: set[int]) -> list[TrialRecord]:

@@ -91,7 +91,7 @@ class AdditiveProposer:
     def tell(self, outcome: Outcome) -> None:
         """See `Proposer.tell`."""
         kl = outcome.values[0]
-        if not math.isfinite(kl) or kl < 0:
+        if not outcome.is_finite or kl < 0:
             return
         features, target = self._features(outcome), math.log(kl + _KL_FLOOR)
         self._n_told += 1

@@ -81,7 +81,7 @@ class EvoPressProposer:
 
     def tell(self, outcome: Outcome) -> None:
         """See `Proposer.tell`."""
-        if not math.isfinite(outcome.values[0]) or not self._space.contains(outcome.levels):
+        if not outcome.is_finite or not self._space.contains(outcome.levels):
             return
         self._n_told += 1
         total = sum(outcome.levels)

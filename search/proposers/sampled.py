@@ -6,7 +6,6 @@ proposal leaves a trace. So proposals follow from what was told, and from the se
 
 from __future__ import annotations
 
-import math
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -93,7 +92,7 @@ class SampledProposer:
         """See `Proposer.tell`."""
         if self._model is None or not self._space.contains(outcome.levels):
             return
-        if all(math.isfinite(value) for value in (*outcome.values, outcome.penalty)):
+        if outcome.is_finite:
             with _silence():
                 self._model.tell(outcome)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studies import TrialRecord, TrialState, front, hypervolume, reference_point
+from studies import TrialRecord, front, hypervolume, reference_point
 from studies.service_store import ServiceStore
 
 _MAX_STUDIES = 16
@@ -81,7 +81,7 @@ def analyse(trials: list[TrialRecord]) -> Analysis:
     best: list[TrialRecord] = []
     values = np.empty((0, len(reference)))
     for trial in trials:
-        if trial.state is not TrialState.FINISHED or trial.fidelity != 1.0 or trial.violation > 0:
+        if not trial.is_comparable:
             continue
         own = np.array(trial.values)
         if (values <= own).all(axis=1).any():

@@ -9,7 +9,16 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from studies import RouterRun, StageRecord, StudyRecord, StudyState, StudySummary, TrialRecord, TrialState
+from studies import (
+    RouterRun,
+    StageRecord,
+    StudyRecord,
+    StudyState,
+    StudySummary,
+    TrialRecord,
+    TrialState,
+    finite_values,
+)
 from studies.run_events import RunEvent
 from studies.submissions import RunState, Submission, run_state
 from studies.workers import WorkerRecord
@@ -276,7 +285,7 @@ def trial_answer(trial: TrialRecord) -> TrialAnswer:
         state=trial.state,
         schedule=list(trial.schedule),
         overall_sparsity=trial.overall_sparsity,
-        values=None if values is None or not all(map(math.isfinite, values)) else list(values),
+        values=list(values) if values is not None and finite_values(values) else None,
         fidelity=trial.fidelity,
         proposer=trial.proposer,
         parents=list(trial.parents),

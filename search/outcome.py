@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from studies import finite_values
-
 Levels = tuple[int, ...]
 Values = tuple[float, ...]
 
@@ -54,6 +52,9 @@ class Outcome:
     @property
     def is_finite(self) -> bool:
         """Whether values and penalty are finite: nothing can be learned from others."""
+        # It loads Optuna, which whoever only names proposers does not wait for.
+        from studies import finite_values
+
         return finite_values((*self.values, self.penalty))
 
     @property

@@ -443,7 +443,7 @@ def test_a_single_trial_is_found_by_its_number_once_it_has_ended(store: StudySto
     assert [store.ended_trial("one", n) for n in range(3)] == store.trials("one")
     assert store.trial("one", 2) == store.trials("one")[2]
     assert store.ended_trial("one", waits) is None
-    with pytest.raises(StorageError, match=f"no trial {waits} that ended"):
+    with pytest.raises(StorageError, match=f"no trial {waits} that a search ended"):
         store.trial("one", waits)
 
 

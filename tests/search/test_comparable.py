@@ -1,0 +1,422 @@
+"""Every place agrees on which trials compare: values that are not finite are worth nothing, and spoil nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from fastapi.testclient import TestClient
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+
+import studies
+from dashboards import ReportData, write_report
+from dashboards.app.exploring import described
+from dashboards.figures.explored import compared_figure, explored_figure, parallel_figure
+from dashboards.figures.progress import credit_figure, growth_figure, importance_figure
+from dashboards.figures.proposed import proposers_figure
+from dashboards.figures.searched import hypervolume_figure, search_figure
+from dashboards.found import Found
+from ftp_core.schedule import SparsitySchedule
+from search.archive import FrontArchive
+from search.choosing import choose, why_no_front
+from search.config import RunConfig
+from search.deap_sampler import DEAPSampler
+from search.description import describe_study
+from search.engine import SearchEngine
+from search.evaluators import Evaluation, Task
+from search.genetic import Individual, Population
+from search.objectives import Objectives
+from search.outcome import Levels, Outcome
+from search.portfolio import Portfolio
+from search.proposers.catalogue import make_proposers
+from search.selection import select
+from search.service.analysis import analyse
+from search.service.app import create_app
+from search.service.settings import ServiceSettings
+from search.space import ScheduleSpace
+from search.stopping import Stopping
+from search.study_ledger import StudyLedger
+from search.variants import best_at, usable_front
+from search.warm_start import warm_outcomes
+from studies import (
+    TrialRecord,
+    TrialState,
+    front,
+    hypervolume,
+    hypervolume_history,
+    reference_point,
+    useful_hypervolume,
+)
+from studies.service_store import ServiceStore
+from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of
+from tests.search.test_selection import DENSE, measured
+
+optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+N_BLOCKS = 3
+SPACE = ScheduleSpace(N_BLOCKS)
+OBJECTIVES = ("kl", "latency_ms")
+BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+# A coarse grid, so that ties and duplicates occur, and all that floats know beside numbers.
+figure = st.integers(0, 6).map(float) | st.sampled_from([math.inf, -math.inf, math.nan])
+ends = st.sampled_from(
+    [(TrialState.FINISHED, 1.0, 0.0)] * 4 + [(TrialState.PRUNED, 0.5, 0.0), (TrialState.FINISHED, 1.0, 0.5)]
+)
+made = st.lists(st.tuples(st.tuples(figure, figure), ends), max_size=16)
+
+
+def trials_of(said: list[tuple[tuple[float, float], tuple[TrialState, float, float]]]) -> list[TrialRecord]:
+    """Trials with different schedules."""
+    return [
+        TrialRecord(
+            number=number,
+            schedule=(round(0.05 * number, 2), 0.0, 0.05),
+            values=values,
+            state=state,
+            fidelity=fidelity,
+            proposer=("deap", "tpe")[number % 2],
+            seconds=1.0,
+            finished_at=BEGAN + timedelta(seconds=number),
+            metrics=dict(zip(OBJECTIVES, values, strict=True)),
+            violation=violation,
+        )
+        for number, (values, (state, fidelity, violation)) in enumerate(said)
+    ]
+
+
+def slow_comparable(trials: list[TrialRecord]) -> list[TrialRecord]:
+    return [
+        one
+        for one in trials
+        if one.state is TrialState.FINISHED and one.fidelity == 1.0 and one.violation == 0.0
+        if one.values is not None and not any(v != v or v in (math.inf, -math.inf) for v in one.values)
+    ]
+
+
+def slow_front(trials: list[TrialRecord]) -> list[TrialRecord]:
+    """Those that none has values as good as, none of them better and none of equals earlier; lowest KL first."""
+    known = [(one, one.values or ()) for one in slow_comparable(trials)]
+    points = [
+        one
+        for one, own in known
+        if not any(
+            all(a <= b for a, b in zip(values, own, strict=True)) and (values != own or other.number < one.number)
+            for other, values in known
+        )
+    ]
+    return sorted(points, key=lambda one: one.values or ())
+
+
+def slow_volume(points: list[TrialRecord], corner: tuple[float, float]) -> float:
+    """Area under a staircase, cell by cell of the grid that its corners span."""
+    values = [one.values or () for one in points]
+    xs, ys = (sorted({*(own[i] for own in values), corner[i]}) for i in (0, 1))
+    return sum(
+        (right - left) * (high - low)
+        for left, right in pairwise(xs)
+        for low, high in pairwise(ys)
+        if any(own[0] <= left and own[1] <= low for own in values)
+    )
+
+
+def put(store: ServiceStore, trials: list[TrialRecord]) -> None:
+    """Write trials as a database may hold them: through Optuna's storage, which takes every value."""
+    share = FloatDistribution(0.0, 1.0)
+    state = {TrialState.FINISHED: OptunaState.COMPLETE, TrialState.PRUNED: OptunaState.PRUNED}
+    said = ("proposer", "fidelity", "seconds", "metrics")
+    for one in trials:
+        params = {f"block_{block}": level for block, level in enumerate(one.schedule)}
+        frozen = FrozenTrial(
+            number=one.number,
+            state=state[one.state],
+            value=None,
+            values=list(one.values or ()),
+            datetime_start=datetime(2026, 1, 1),
+            datetime_complete=datetime(2026, 1, 1),
+            params=params,
+            distributions=dict.fromkeys(params, share),
+            user_attrs={name: getattr(one, name) for name in said} | {"finished_at": one.finished_at.isoformat()},
+            system_attrs={"constraints": [one.violation]} if one.violation else {},
+            intermediate_values={},
+            trial_id=-1,
+        )
+        store.storage.create_new_trial(store.storage.get_study_id_from_name("one"), frozen)
+
+
+@contextmanager
+def stored(trials: list[TrialRecord]) -> Iterator[ServiceStore]:
+    with ServiceStore("sqlite://") as store:
+        store.create_study("one", {}, OBJECTIVES)
+        put(store, trials)
+        yield store
+
+
+def same(one: TrialRecord, other: TrialRecord) -> bool:
+    """Equality for which NaN is NaN."""
+    return repr(asdict(one)) == repr(asdict(other))
+
+
+def numbers_in(drawn: Any) -> list[float]:
+    """All numbers that a figure draws."""
+    if isinstance(drawn, Mapping):
+        return [number for name, part in drawn.items() if name != "template" for number in numbers_in(part)]
+    if isinstance(drawn, list | tuple | np.ndarray):
+        return [number for part in drawn for number in numbers_in(part)]
+    return [float(drawn)] if isinstance(drawn, int | float | np.number) else []
+
+
+@given(said=made)
+def test_fronts_volumes_and_choices_are_those_of_finite_values(
+    said: list[tuple[tuple[float, float], tuple[TrialState, float, float]]],
+) -> None:
+    trials = trials_of(said)
+    comparable, expected = slow_comparable(trials), slow_front(trials)
+    assert [one for one in trials if one.is_comparable] == comparable
+    assert front(trials) == expected
+    legal = [one for one in trials if one.state is TrialState.FINISHED and not one.violation]
+    archive = FrontArchive()
+    gains = [archive.add(one.values or ()) for one in legal]
+    assert all(0.0 <= gain <= 1.0 for gain in gains) and len(archive) == len(expected)
+    assert all(archive.holds(one.values or ()) for one in expected)
+    assert all(gain == 0.0 for gain, one in zip(gains, legal, strict=True) if not one.is_comparable)
+    near = best_at(trials, 0.0, 100)
+    assert all(one in comparable for one in near)
+    population: Population[int] = Population(4, "nsga2")
+    population.tell([Individual(one.number, one.values or (), one.violation) for one in trials], random.Random(0))
+    assert all(math.isfinite(value) for one in population.members for value in one.values)
+    outcomes = warm_outcomes(trials, SPACE, Objectives(lambda s: (trials[round(s[0] / 0.05)].values or ())[1]))
+    assert all(one.is_finite for one in outcomes)
+    assert {outcome.values for outcome in outcomes if outcome.is_comparable} >= {one.values for one in expected}
+    if not expected:
+        with pytest.raises(ValueError, match="No trial has finished"):
+            reference_point(trials)
+        assert hypervolume(trials, (9.0, 9.0)) == 0.0 and analyse(trials).reference is None
+        assert why_no_front(trials, RunConfig())
+        return
+    corner = reference_point(trials)
+    for place in (0, 1):
+        column = [(one.values or ())[place] for one in comparable]
+        span = max(column) - min(column) or 1.0
+        assert corner[place] == pytest.approx(max(column) + 0.1 * span)
+    volume = slow_volume(expected, (corner[0], corner[1]))
+    history = hypervolume_history(trials, corner)
+    assert hypervolume(trials, corner) == pytest.approx(volume) == pytest.approx(history[-1])
+    assert history == pytest.approx(
+        [slow_volume(slow_front(comparable[: n + 1]), (corner[0], corner[1])) for n in range(len(comparable))]
+    )
+    found = analyse(trials)
+    assert found.front == expected and found.growth[-1].value == pytest.approx(volume)
+    assert math.isfinite(useful_hypervolume(trials, 7.0))
+    assert choose(expected, None) in expected and choose(expected, 0.1) in expected
+    assert all(one in expected for one in usable_front(trials))
+
+
+@settings(max_examples=15)
+@given(said=made)
+def test_what_reads_a_database_agrees_with_what_reads_records(
+    said: list[tuple[tuple[float, float], tuple[TrialState, float, float]]],
+) -> None:
+    trials = trials_of(said)
+    expected = slow_front(trials)
+    with stored(trials) as store:
+        kept = store.trials("one")
+        # They stay recorded as they are.
+        assert all(same(one, other) for one, other in zip(kept, trials, strict=True))
+        found = Found(store.trial_columns("one"), OBJECTIVES)
+        assert found.columns.number[found.comparable].tolist() == [one.number for one in slow_comparable(trials)]
+        assert found.columns.number[found.front()].tolist() == [one.number for one in expected]
+        loaded, shown = studies.load("one", store), describe_study(store, "one")
+        assert (
+            loaded.front().index.tolist() == [one["number"] for one in shown["front"]] == [t.number for t in expected]
+        )
+        assert len(loaded.trials()) == len(trials)
+        json.dumps(shown["hypervolume"], allow_nan=False)
+        with store.lease("one") as lease:
+            ledger = StudyLedger(store, "one", lease, "context")
+            known = list(ledger.known())
+            assert [one.number for one in ledger.front] == [one.number for one in expected]
+            assert len(known) == len(trials)
+            told: list[Outcome] = []
+            portfolio = Portfolio(make_proposers("deap,evopress,additive,tpe,cmaes", SPACE, 0), 0)
+            portfolio.learn = told.append  # type: ignore[method-assign]
+            costs = {one.schedule: (one.values or ())[1] for one in trials}
+            engine_judge = Objectives(lambda schedule: costs[tuple(round(share, 2) for share in schedule)])
+            SearchEngine(SPACE, portfolio, ShufflingEvaluator(1), engine_judge, ledger)
+            finite = [one.number for one in trials if all(map(math.isfinite, one.values or ()))]
+            assert [outcome.number for outcome in told] == finite
+            assert all(math.isfinite(tally.gain) for tally in portfolio.tallies.values())
+        if expected:
+            assert loaded.best().number in [one.number for one in expected]
+            growth = found.growth
+            assert growth is not None and growth.reference == reference_point(trials)
+            assert growth.volume[-1] == pytest.approx(loaded.hypervolume()) == shown["hypervolume"]["value"]
+        study = optuna.load_study(study_name="one", storage=store.storage, sampler=DEAPSampler(4, seed=0))
+        members = study.sampler._population(study).members  # type: ignore[attr-defined]
+        assert all(math.isfinite(value) for one in members for value in one.values)
+        study.ask({f"block_{block}": FloatDistribution(0.0, 1.0) for block in range(N_BLOCKS)})
+        drawn = [
+            search_figure(trials, front(trials)),
+            *(hypervolume_figure(trials), proposers_figure(trials), growth_figure(found), credit_figure(found)),
+            *(explored_figure(found, "latency_ms", "kl"), compared_figure({"one": found}, "latency_ms", "kl")),
+            *(explored_figure(found, "overall_sparsity", "kl", selected=3), parallel_figure(found, "latency_ms")),
+            importance_figure(found),
+        ]
+        for one in drawn:
+            assert all(map(math.isfinite, numbers_in(one.to_dict())))
+
+
+BROKEN = trials_of(
+    [
+        *(((0.0, 6.0), (TrialState.FINISHED, 1.0, 0.0)), ((1.0, 3.0), (TrialState.FINISHED, 1.0, 0.0))),
+        *(((math.inf, 1.0), (TrialState.FINISHED, 1.0, 0.0)), ((-math.inf, 9.0), (TrialState.FINISHED, 1.0, 0.0))),
+        *(((0.5, math.nan), (TrialState.FINISHED, 1.0, 0.0)), ((4.0, 1.0), (TrialState.FINISHED, 1.0, 0.0))),
+    ]
+)
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Iterator[ServiceStore]:
+    with ServiceStore(f"sqlite:///{tmp_path / 'studies.db'}") as store:
+        store.create_study("one", {}, OBJECTIVES)
+        put(store, BROKEN)
+        yield store
+
+
+def test_pages_reports_and_answers_show_them_as_not_comparable(broken: ServiceStore, tmp_path: Path) -> None:
+    store = broken
+    client = TestClient(create_app(store, ServiceSettings(out=tmp_path)), base_url="http://127.0.0.1:8000")
+    assert [one["number"] for one in client.get("/api/v1/studies/one/front").json()["items"]] == [0, 1, 5]
+    assert client.get("/api/v1/studies/one/hypervolume").json()["reference"] == pytest.approx([4.4, 6.5])
+    values = [one["values"] for one in client.get("/api/v1/studies/one/trials").json()["items"]]
+    assert values == [[0.0, 6.0], [1.0, 3.0], None, None, None, [4.0, 1.0]]
+    found = Found(store.trial_columns("one"), OBJECTIVES)
+    assert dict(described(BROKEN[2], found))["trial"] == (
+        "2, finished, compares with no other, since its values are not finite"
+    )
+    assert dict(described(BROKEN[1], found))["trial"] == "1, finished, on the front"
+    assert "3 trials finished, 3 not drawn, since their values are not finite, 3 on the front" in (
+        search_figure(BROKEN, front(BROKEN)).layout.title.subtitle.text
+    )
+    data = ReportData(store.study("one"), store.trials("one"), [], [])
+    write_report(data, tmp_path)
+    said = "3 of 6 trials have objective values that are not finite, and compare with no other."
+    assert said in (tmp_path / "report.html").read_text() and said in (tmp_path / "report.md").read_text()
+    assert len((tmp_path / "front.csv").read_text().splitlines()) == 4
+
+
+def test_a_candidate_without_finite_figures_is_never_selected() -> None:
+    good = measured(3, 0.5, 0.5)
+    broken = [
+        *(measured(0, kl) for kl in (math.nan, math.inf, -math.inf)),
+        *(measured(1, 0.1, latency_ms=ms, flops=flops) for ms, flops in ((-math.inf, 1e9), (math.nan, 1e9))),
+        measured(2, 0.1, flops=-math.inf),
+    ]
+    demands: list[dict[str, Any]] = [{}, {"target_sparsity": 0.5}, {"min_retention": 0.5}, {"max_latency_ms": 10.0}]
+    for demand in demands:
+        assert select([*broken, good], DENSE, cost="flops", **demand).measurement == good
+
+
+class Diverging(ShufflingEvaluator):
+    """Finds figures that are not finite for many schedules, for those of some kinds on the second part alone."""
+
+    late: tuple[int, ...] = ()
+
+    def _evaluate(self, task: Task) -> Evaluation:
+        self.evaluated.append(task)
+        found = metrics_of(task.schedule, task.part)
+        kind = sum(task.schedule.levels(0.05)) % 9
+        # With several parts, some do so on the last one alone.
+        if kind in WRONG and (task.part or kind not in self.late):
+            found["kl"] = WRONG[kind]
+        return Evaluation(task, found, n_tokens=10, seconds=0.01)
+
+
+WRONG = {0: math.inf, 3: math.nan, 6: -math.inf, 7: math.inf}
+
+
+def is_wrong(levels: Levels) -> bool:
+    return sum(levels) % 9 in WRONG
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("fidelities", [(1.0,), (0.25, 1.0)])
+def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
+    deterministic: bool, fidelities: tuple[float, ...]
+) -> None:
+    with ServiceStore("sqlite://") as store, store_lease(store) as lease:
+        for n in (40, 40):
+            ledger = StudyLedger(store, "one", lease, "context")
+            told: list[Outcome] = []
+            portfolio = Portfolio(make_proposers("deap,evopress,additive,tpe", SPACE, 0), 0, by_trial=deterministic)
+            learn = portfolio.learn
+
+            def listen(outcome: Outcome, told: list[Outcome] = told, learn: Any = learn) -> None:
+                told.append(outcome)
+                learn(outcome)
+
+            portfolio.learn = listen  # type: ignore[method-assign]
+            options: dict[str, Any] = {"deterministic": deterministic, "fidelities": fidelities}
+            evaluator = Diverging(3)
+            evaluator.late = (3, 7) if len(fidelities) > 1 else ()
+            engine = SearchEngine(SPACE, portfolio, evaluator, judge, ledger, **options)
+            assert engine.run(Stopping(n)) == n
+            assert told and all(one.is_finite for one in told)
+            assert all(math.isfinite(tally.gain) for tally in portfolio.tallies.values())
+        kept = store.trials("one")
+        assert len(kept) == ledger.n_trials == 80
+        wrong = [one for one in kept if one.state is TrialState.FAILED]
+        assert len(wrong) > 5 and all(one.error is not None and "not finite" in one.error for one in wrong)
+        assert all(one.values is None and not math.isfinite(one.metrics["kl"]) for one in wrong)
+        if len(fidelities) == 1:
+            assert {one.number for one in wrong} == {
+                one.number for one in kept if is_wrong(SparsitySchedule(one.schedule).levels(0.05))
+            }
+        assert ledger.front == front(kept) == slow_front(kept)
+        assert math.isfinite(hypervolume(kept, reference_point(kept)))
+
+
+@contextmanager
+def store_lease(store: ServiceStore) -> Iterator[Any]:
+    store.create_study("one", {}, OBJECTIVES)
+    with store.lease("one") as lease:
+        yield lease
+
+
+def test_what_an_evaluator_cannot_say_in_json_is_kept_to_its_study() -> None:
+    """A perplexity overflows long before KL does: the trial counts, and no other study takes it over."""
+
+    class Overflowing(ShufflingEvaluator):
+        def _evaluate(self, task: Task) -> Evaluation:
+            return replace(super()._evaluate(task), metrics=metrics_of(task.schedule) | {"perplexity": math.inf})
+
+    with ServiceStore("sqlite://") as store, store_lease(store) as lease:
+        ledger = StudyLedger(store, "one", lease, "context")
+        portfolio = Portfolio(make_proposers("deap", SPACE, 0), 0)
+        assert SearchEngine(SPACE, portfolio, Overflowing(2), judge, ledger).run(Stopping(12)) == 12
+        kept = store.trials("one")
+        assert all(one.is_comparable and one.metrics["perplexity"] == math.inf for one in kept)
+        assert ledger.recall([SparsitySchedule(one.schedule) for one in kept]) == [None] * 12
+
+
+def test_an_infinite_warm_start_is_no_start() -> None:
+    portfolio = Portfolio(make_proposers("deap", SPACE, 0), 0)
+    warm = [Outcome((1, 2, 3), (math.inf, 0.0)), Outcome((2, 2, 2), (0.1, math.nan)), Outcome((3, 2, 2), (0.1, 0.5))]
+    book = Notebook()
+    SearchEngine(SPACE, portfolio, ShufflingEvaluator(1), judge, book, warm=warm).run(Stopping(20))
+    begun = [SPACE.levels(one.schedule) for one in book.begun.values() if one.proposer == "anchor"]
+    assert begun == [*SPACE.anchors(), (3, 2, 2)]

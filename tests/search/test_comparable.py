@@ -147,10 +147,11 @@ def put(store: ServiceStore, trials: list[TrialRecord]) -> None:
             value=None,
             values=list(one.values or ()),
             datetime_start=datetime(2026, 1, 1),
-            datetime_complete=datetime(2026, 1, 1),
+            # Optuna's times are local, without a zone.
+            datetime_complete=one.finished_at.astimezone().replace(tzinfo=None),
             params=params,
             distributions=dict.fromkeys(params, share),
-            user_attrs={name: getattr(one, name) for name in said} | {"finished_at": one.finished_at.isoformat()},
+            user_attrs={name: getattr(one, name) for name in said},
             system_attrs={"constraints": [one.violation]} if one.violation else {},
             intermediate_values={},
             trial_id=-1,

@@ -26,6 +26,8 @@ from tests.studies.records import trial
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = {f"block_{index}": FloatDistribution(0, 1) for index in range(2)}
 DIRECTIONS = ["minimize", "minimize"]
+# Of a trial that a search ended; what else there is in a study is left aside.
+SAID = {"proposer": "optuna", "fidelity": 1.0, "seconds": 0.0, "metrics": {}}
 
 
 @pytest.fixture
@@ -48,6 +50,7 @@ class Told:
             distributions=SPACE,
             values=self.values,
             constraints=self.named,
+            user_attrs=SAID,
             system_attrs={} if self.listed is None else {"constraints": self.listed},
         )
 
@@ -71,6 +74,17 @@ def both(store: ServiceStore) -> tuple[str, optuna.Study, optuna.Study]:
     name = uuid.uuid4().hex
     store.create_study(name, {}, ("kl", "latency_ms"))
     return name, optuna.load_study(study_name=name, storage=store.storage), optuna.create_study(directions=DIRECTIONS)
+
+
+def said(trial: optuna.Trial) -> optuna.Trial:
+    """The trial, with what a search says of its own."""
+    for key, value in SAID.items():
+        trial.set_user_attr(key, value)
+    return trial
+
+
+def asked(study: optuna.Study) -> optuna.Trial:
+    return said(study.ask(SPACE))
 
 
 def check(store: ServiceStore, name: str, ours: optuna.Study, theirs: optuna.Study) -> None:
@@ -111,7 +125,7 @@ def test_constraints_that_are_set_while_a_trial_runs_count(store: ServiceStore) 
     name, ours, theirs = both(store)
     for study in (ours, theirs):
         for kl, constraints in ((0.1, {"accuracy": 0.2, "memory": -1.0}), (0.2, {"accuracy": 0.0}), (0.3, {})):
-            running = study.ask(SPACE)
+            running = asked(study)
             for key, value in constraints.items():
                 running.set_constraint(key, value)
             study.tell(running, [kl, 1.0])
@@ -119,7 +133,7 @@ def test_constraints_that_are_set_while_a_trial_runs_count(store: ServiceStore) 
     assert [record.number for record in front(store.trials(name))] == [1]
     # What others set is heeded where only the news is read, too.
     before = store.trial_columns(name)
-    running = ours.ask(SPACE)
+    running = asked(ours)
     running.set_constraint("accuracy", 0.5)
     ours.tell(running, [0.05, 1.0])
     assert store.trial_columns(name, before).comparable.tolist() == [False, True, True, False]
@@ -136,7 +150,9 @@ def test_constraints_of_a_sampler_count(store: ServiceStore, sampler: Any) -> No
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             study.sampler = sampler(seed=0, constraints_func=constraints)
-        study.optimize(lambda trial: (trial.suggest_float("block_0", 0, 1), trial.suggest_float("block_1", 0, 1)), 20)
+        study.optimize(
+            lambda trial: (said(trial).suggest_float("block_0", 0, 1), trial.suggest_float("block_1", 0, 1)), 20
+        )
     assert 0 < len(_get_feasible_trials(theirs.trials)) < 20
     check(store, name, ours, theirs)
 

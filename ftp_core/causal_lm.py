@@ -17,15 +17,15 @@ from transformers.utils.generic import can_return_tuple
 from ftp_core.attention import kernel_name
 from ftp_core.break_even import BreakEven
 from ftp_core.cache import FTPCache
-from ftp_core.checkpoint import check_loaded, loading, read_base, read_config, read_router, router_weights
-from ftp_core.checks import check_finite, check_input, checked_router
+from ftp_core.checkpoint import check_loaded, loading, read_base, read_config, read_router
+from ftp_core.checks import check_finite, check_finite_weights, check_input, checked_router
 from ftp_core.compilation import compile_block
 from ftp_core.configuration import FTPConfig
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.families import family_of
 from ftp_core.generation import PromptedGeneration
-from ftp_core.identity import model_identity, same_model
+from ftp_core.identity import is_comparable, model_identity, same_model
 from ftp_core.pruned_forward import PrunedForward
 from ftp_core.routers import (
     Router,
@@ -35,6 +35,7 @@ from ftp_core.routers import (
     check_router_finite,
     describe_router,
 )
+from ftp_core.saving import check_directory, loadable_weights, reference, replacing
 from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 from ftp_core.skipping_model import check_schedule
 
@@ -59,6 +60,8 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules: Any = None
+    # The first keeps quantisers away from it, too.
+    _keep_in_fp32_modules: Any = ("router",)
     _keep_in_fp32_modules_strict: Any = ("router",)
 
     def __init__(self, config: FTPConfig, base: PreTrainedModel | None = None, router: Router | None = None) -> None:
@@ -111,7 +114,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         if not isinstance(model, PreTrainedModel) or isinstance(model, FTPForCausalLM):
             raise ModelError(
                 f"A {type(model).__name__} is no dense model: give a transformers model (`.model` of a SkippingModel, "
-                "`.base` of an FTPForCausalLM)."
+                "`.base` of an FTPForCausalLM, what `merge_and_unload()` of a peft model gives)."
             )
         family = family_of(model.config)
         values = SparsitySchedule(schedule)
@@ -120,7 +123,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         router = StaticRouter() if router is None else checked_router(router)
         config = FTPConfig(
             base_config=model.config,
-            base_identity=model_identity(model),
+            base_identity=model_identity(model) if is_comparable(model) else None,
             schedule=list(values),
             router=describe_router(router),
             decode_sparsity=decode_sparsity,
@@ -187,14 +190,18 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             ModelError: It was trained for another model or made for another shape, calibrated for another schedule,
                 has a weight that is not finite, or cannot route decoded tokens though they are to skip.
         """
+        if isinstance(router, ScoringRouter) and router.trained_for is not None and is_comparable(self.base):
+            found = model_identity(self.base)
+            if not same_model(router.trained_for, found, self.dtype):
+                raise ModelError(
+                    f"The router was trained for another model (identity {router.trained_for}) than this one "
+                    f"({found}): distil one for it."
+                )
+        self._take_router(router)
+
+    def _take_router(self, router: Router) -> None:
         check_router_finite(checked_router(router))
         if isinstance(router, ScoringRouter):
-            expected, trained_for = self.config.base_identity, router.trained_for
-            if trained_for is not None and expected is not None and not same_model(trained_for, expected, self.dtype):
-                raise ModelError(
-                    f"The router was trained for another model (identity {trained_for}) than this one "
-                    f"({expected}): distil one for it."
-                )
             router.check_model(self.n_blocks, self.base.config.hidden_size)
             router.check_schedule(self._schedule)
             router = router.to(self.device).eval()
@@ -307,31 +314,40 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         """Write configuration, schedule, router and weights as safetensors.
 
         Args:
-            save_directory: Where to.
+            save_directory: Where to; nothing there is touched before all files are written.
             include_base: Whether to write the dense model's weights, too. Otherwise the name under which the dense
                 model was loaded is kept, and `from_pretrained` loads it from there.
-            kwargs: Of transformers; `push_to_hub` for example.
+            kwargs: Of transformers; `state_dict` and `push_to_hub` for example.
 
         Raises:
-            ModelError: The dense model has no name to refer to.
+            ModelError: What would be written would not load again: adapters are not merged, weights are quantised, not
+                finite, or do not fit the configuration; or the dense model whose weights are left out has no name, or
+                is not what that name stands for; or the directory is a file, or holds a model that is not pruned.
         """
-        name = getattr(self.base, "name_or_path", "") or None
-        if name is not None and Path(name).is_dir():
-            # So that it is found from wherever it will be looked for.
-            name = str(Path(name).resolve())
-        if not include_base and name is None:
-            raise ModelError(
-                "The dense model was not loaded from a directory or the Hub, so there is nothing to refer to: save it "
-                "first, or include its weights."
-            )
-        self.config.base_model = None if include_base else name
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", Path(save_directory).name)
+        if self._hf_peft_config_loaded or not kwargs.get("is_main_process", True):
+            # Adapters of `add_adapter` alone, as transformers saves them; or nothing, as another process writes.
+            with replacing(Path(save_directory)) as folder:
+                super().save_pretrained(folder, **kwargs)
+            return
+        check_directory(Path(save_directory))
+        weights = loadable_weights(self, self.base, kwargs.pop("state_dict", None))
+        name, kept = None, self.config.base_identity
+        if include_base:
+            of_base = {key.removeprefix("base."): one for key, one in weights.items() if key.startswith("base.")}
+            identity: str | None = model_identity(self.base, weights=of_base)
+        else:
+            name, identity = reference(self.base, kept)
+            weights = {key: one.cpu() for key, one in weights.items() if key.startswith("router.")}
+            kwargs.pop("max_shard_size", None)
+        check_finite_weights(weights.items())
+        self.config.base_model, self.config.base_identity = name, identity
         try:
-            if include_base:
-                super().save_pretrained(save_directory, **kwargs)
-                return
-            super().save_pretrained(save_directory, state_dict=router_weights(self.router), **kwargs)
+            with replacing(Path(save_directory)) as folder:
+                super().save_pretrained(folder, state_dict=weights, **kwargs)
         finally:
-            self.config.base_model = None
+            self.config.base_model, self.config.base_identity = None, kept
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -359,9 +375,10 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
                 # With its report it returns a pair, whatever it declares.
                 parts: Any = super().from_pretrained(source, *args, config=config, **kwargs)
             loaded, info = parts
-            check_loaded(loaded.base, loaded.router, config, info, str(source))
+            check_loaded(loaded, loaded.base, loaded.router, info, str(source))
             check_finite(loaded)
-            loaded.set_router(loaded.router)
+            # It was saved with these weights, whatever they were before a training that it was distilled for.
+            loaded._take_router(loaded.router)
         else:
             router = read_router(config, source, kwargs)
             base, info = read_base(config, source, kwargs)

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import _add_variant
 from transformers.utils.hub import cached_file
 
 from ftp_core.checks import check_finite
 from ftp_core.configuration import FTPConfig
 from ftp_core.errors import CoreError, ModelError, ScheduleError
-from ftp_core.identity import model_identity, same_model
+from ftp_core.identity import is_comparable, model_identity, same_model
 from ftp_core.routers import Router, ScoringRouter, StaticRouter, build_router, check_router_finite, describe_router
 from ftp_core.schedule import SparsitySchedule
 
@@ -26,13 +26,6 @@ _PREFIX = "router."
 # Of `from_pretrained`: where and how a file is looked for.
 _LOCATION = ("revision", "cache_dir", "subfolder", "token", "local_files_only", "force_download", "proxies")
 _OURS = ("schedule", "decode_sparsity", "base_model")
-
-
-def router_weights(router: Router) -> dict[str, Tensor]:
-    """The weights of a router, named as in a pruned model's file."""
-    if not isinstance(router, ScoringRouter):
-        return {}
-    return {f"{_PREFIX}{name}": tensor.detach().contiguous().cpu() for name, tensor in router.state_dict().items()}
 
 
 def location(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -99,6 +92,8 @@ def _config_values(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> di
         raise FileNotFoundError(f"there is no directory {source!s}")
     values: dict[str, Any] = FTPConfig.get_config_dict(source, **location(kwargs))[0]
     if not values.get("model_type"):
+        if (Path(source) / "adapter_config.json").is_file():
+            raise FileNotFoundError(f"{source!s} holds adapters alone: load the pruned model, then load_adapter of it")
         raise FileNotFoundError(f"{source!s} has no config.json that says what model it is")
     return values
 
@@ -128,7 +123,7 @@ def read_router(config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[
     if not isinstance(router, ScoringRouter):
         return router
     try:
-        path = Path(str(cached_file(source, _WEIGHTS, **location(kwargs))))
+        path = Path(str(cached_file(source, _add_variant(_WEIGHTS, kwargs.get("variant")), **location(kwargs))))
         with safe_open(path, "pt") as file:
             weights = {
                 name.removeprefix(_PREFIX): file.get_tensor(name)
@@ -161,7 +156,7 @@ def read_base(
     what = f"The dense model {name!r}, to which {source!s} refers,"
     advice = "bring it back, or say where it is with from_pretrained(..., base_model=...)"
     # Those are the pruned model's own.
-    kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder")}
+    kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder", "variant")}
     with loading(what, advice):
         if _config_values(name, kwargs)["model_type"] == FTPConfig.model_type:
             raise ModelError(f"{what} is a pruned model itself: {advice}.")
@@ -169,17 +164,20 @@ def read_base(
         parts: Any = AutoModelForCausalLM.from_pretrained(name, **kwargs)
     base, info = parts
     _check_complete(info, f"The dense model {name!r}")
-    check_identity(base, config, name)
+    if is_comparable(base):
+        _check_identity(base, config, name)
     return base, info
 
 
-def check_loaded(base: PreTrainedModel, router: Router, config: FTPConfig, info: dict[str, Any], source: str) -> None:
+def check_loaded(
+    model: PreTrainedModel, base: PreTrainedModel, router: Router, info: dict[str, Any], source: str
+) -> None:
     """Check what transformers loaded of a pruned model with its dense model's weights.
 
     Args:
+        model: The pruned model.
         base: Its dense model.
         router: Its router.
-        config: Its configuration.
         info: transformers' report on the loading.
         source: Where it was loaded from.
 
@@ -196,7 +194,10 @@ def check_loaded(base: PreTrainedModel, router: Router, config: FTPConfig, info:
         )
     _check_complete(info, source)
     check_router_finite(router)
-    check_identity(base, config, source)
+    # Quantised while it was loaded, or with adapters that lay beside it, it is not what the file holds.
+    if is_comparable(model) and not getattr(model, "_hf_peft_config_loaded", False):
+        assert isinstance(model.config, FTPConfig)
+        _check_identity(base, model.config, source)
 
 
 def _check_complete(info: dict[str, Any], source: str) -> None:
@@ -214,7 +215,7 @@ def _check_complete(info: dict[str, Any], source: str) -> None:
         )
 
 
-def check_identity(base: PreTrainedModel, config: FTPConfig, source: str) -> None:
+def _check_identity(base: PreTrainedModel, config: FTPConfig, source: str) -> None:
     """Raise `ModelError` if the dense model is not the one that was pruned."""
     found, dtype = model_identity(base), base.dtype
     assert isinstance(dtype, torch.dtype)

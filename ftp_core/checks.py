@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
@@ -18,11 +17,26 @@ if TYPE_CHECKING:
 
 def check_finite(model: PreTrainedModel) -> None:
     """Raise `ModelError` if a weight of the model is NaN or infinite; names the first one."""
-    for name, tensor in model.named_parameters():
-        if tensor.device.type == "meta":
+    check_finite_weights(model.named_parameters())
+
+
+def is_plain(weight: object) -> bool:
+    """Whether a weight is an ordinary tensor in memory, and neither quantised by a class of its own nor offloaded."""
+    return type(weight) in (Tensor, nn.Parameter) and not weight.is_meta  # type: ignore[attr-defined]
+
+
+def check_finite_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise `ModelError` if a weight is NaN or infinite; names the first one.
+
+    Args:
+        weights: Weights with their names; those that are not plain are passed over.
+    """
+    for name, tensor in weights:
+        # Numbers of one byte have a scale of their own, or no infinity.
+        if not is_plain(tensor) or tensor.numel() == 0 or tensor.dtype.itemsize == 1:
             continue
-        # A sum needs no memory. It can overflow where no weight is at fault, so that only then each is looked at.
-        if not bool(tensor.detach().sum(dtype=torch.float32).isfinite()) and not bool(torch.isfinite(tensor).all()):
+        # Extremes need no memory, and are NaN where a weight is; sums of half precision take five times as long.
+        if not all(bool(extreme.isfinite()) for extreme in tensor.detach().aminmax()):
             raise ModelError(
                 f"Weight {name} of the model is not finite: its file is damaged, or its training diverged."
             )

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
+
+from ftp_core.checks import is_plain
 
 _SAMPLES = 64
 # Digits of each of the two hashes.
@@ -15,7 +19,14 @@ _HALF = 16
 _CIRCUMSTANCES = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "architectures")
 
 
-def model_identity(model: PreTrainedModel) -> str:
+def is_comparable(model: PreTrainedModel) -> bool:
+    """Whether a model has an identity: its weights are in memory, and none is quantised."""
+    return getattr(model, "hf_quantizer", None) is None and all(is_plain(weight) for weight in model.parameters())
+
+
+def model_identity(
+    model: PreTrainedModel, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None
+) -> str:
     """Two hashes in one: of configuration and shapes, and of a sample of every weight; quick for large models.
 
     Weights are compared as bfloat16, to which float32 rounds in one way only. float16 rounds otherwise: see
@@ -23,16 +34,18 @@ def model_identity(model: PreTrainedModel) -> str:
 
     Args:
         model: A dense model.
+        dtype: Precision that weights are rounded to first; their own if None.
+        weights: Weights by name, instead of the model's own.
     """
     config = {key: value for key, value in model.config.to_diff_dict().items() if key not in _CIRCUMSTANCES}
     structure = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
-    weights = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    samples = hashlib.sha256()
+    for name, tensor in sorted((model.state_dict() if weights is None else weights).items()):
         flat = tensor.detach().reshape(-1)
         structure.update(f"{name} {tuple(tensor.shape)}".encode())
         sample = flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES]
-        weights.update(sample.to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
-    return structure.hexdigest()[:_HALF] + weights.hexdigest()[:_HALF]
+        samples.update(sample.to(dtype or sample.dtype).to(torch.bfloat16).view(torch.int16).cpu().numpy().tobytes())
+    return structure.hexdigest()[:_HALF] + samples.hexdigest()[:_HALF]
 
 
 def same_model(one: str, other: str, dtype: torch.dtype) -> bool:

@@ -65,7 +65,7 @@ def resolve(name: str) -> str:
         _check_directory(path, name)
         source = str(path.resolve())
     else:
-        _check_hub(name)
+        check_hub(name)
         source = name
     try:
         config = AutoConfig.from_pretrained(source)
@@ -137,7 +137,7 @@ def _load(name: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrai
     return model, tokenizer
 
 
-def _check_hub(name: str) -> None:
+def check_hub(name: str) -> None:
     """Raise `ModelError` unless the model is cached or the Hub answers for it.
 
     transformers itself would retry for half a minute before it says that there is no network.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.models import load_published
 from ftp_core.routers import Router, StaticRouter, router_from_bytes
+from ftp_core.saving import check_directory, replacing
 from search.errors import SearchError
 from studies import StudyStore
 from studies.objectives import COSTS
@@ -31,16 +30,15 @@ def export_study(store: StudyStore, name: str, directory: Path, include_base: bo
         The files written.
 
     Raises:
-        SearchError: The study has no chosen schedule yet, or the directory is a file.
-        CoreError: The model cannot be loaded.
+        SearchError: The study has no chosen schedule yet.
+        CoreError: The directory is a file or holds another model, or the model cannot be loaded.
     """
     study = store.study(name)
     if study.chosen_trial is None:
         raise SearchError(
             f"Study {name!r} has no chosen schedule yet: finish its search with `ftp-search resume {name}`."
         )
-    if directory.exists() and not directory.is_dir():
-        raise SearchError(f"{directory} is a file: name a directory to export to.")
+    check_directory(directory)
     trial = store.trial(name, study.chosen_trial)
     run = None if trial.router is None else store.router_runs(name)[trial.router]
     router: Router = StaticRouter() if run is None else router_from_bytes(run.weights).eval()
@@ -58,14 +56,9 @@ def export_study(store: StudyStore, name: str, directory: Path, include_base: bo
         "model_fingerprint": study.facts.get("model_fingerprint"),
         "router": None if run is None else {"kind": router.kind, "sha256": run.sha256},
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    # Written beside their places first, so that none of the files is ever half a file.
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=directory) as partial:
+    with replacing(directory) as partial:
         pruned.save_pretrained(partial, include_base=include_base)
         tokenizer.save_pretrained(partial)
-        Path(partial, "schedule.json").write_text(json.dumps(origin, indent=2) + "\n")
-        written = []
-        for path in sorted(Path(partial).iterdir()):
-            os.replace(path, directory / path.name)
-            written.append(directory / path.name)
-    return written
+        (partial / "schedule.json").write_text(json.dumps(origin, indent=2) + "\n")
+        names = sorted(path.name for path in partial.iterdir())
+    return [directory / name for name in names]

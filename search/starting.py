@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from ftp_core.models import DEMO, resolve
+from ftp_core.saving import check_directory
 from search.callbacks import forget_runs
 from search.config import RunConfig
 from search.errors import ConfigError
@@ -48,8 +49,9 @@ def begin_study(
     Raises:
         StudyExistsError: There is a study of this name.
         ConfigError: No search can be made as it is asked for.
-        CoreError: Model or data cannot be used.
+        CoreError: Model or data cannot be used, or another model lies where the pruned one would be written.
     """
+    _check_export(config, name)
     # Whoever resumes it may be elsewhere.
     config = config.model_copy(update={"out": str(config.folder(name).absolute())})
     if config.warm_start is not None:
@@ -69,6 +71,12 @@ def begin_study(
     return workload
 
 
+def _check_export(config: RunConfig, name: str) -> None:
+    """Raise `ModelError` if the pruned model would be written over another one, hours before it would be."""
+    if config.export != "none":
+        check_directory(config.folder(name) / "model")
+
+
 def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collection[str] = ()) -> None:
     """Give a study another configuration, with which it goes on; in another folder its model is written again.
 
@@ -78,10 +86,14 @@ def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collecti
         config: The new configuration; without a folder, that of before stays.
         asked: Which settings were asked for. If one of them says how long to search, a first search that ended before
             it had all its trials goes on, and what rests on it is done anew.
+
+    Raises:
+        ModelError: Another model lies where the pruned one would be written.
     """
     before = RunConfig.stored(store.study(name).config)
     if config.out is None:
         config = config.model_copy(update={"out": before.out})
+    _check_export(config, name)
     if (before.folder(name), before.export) != (config.folder(name), config.export):
         store.forget_stages(name, ["export"])
     if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.each_trial(name)) < config.trials:

@@ -150,6 +150,7 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "--name", "x" * 201], 2, "200 bytes"),
     (["run", "--out", "empty.jsonl"], 2, "empty.jsonl is a file"),
     (["run", "--out", "empty.jsonl/deeper"], 2, "empty.jsonl is a file"),
+    (["run", "--out", "taken"], 1, "taken/model holds a 'llama' model that is not a pruned one"),
     (["run", "--seed", "-1"], 2, "--seed is -1"),
     (["run", "--seed", "4294967296"], 2, "--seed is 4294967296"),
     (["run", "--data", "~no-such-user/x.jsonl"], 2, "--data is '~no-such-user/x.jsonl'"),
@@ -174,6 +175,8 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     run: Run, tmp_path: Path, arguments: list[str], code: int, words: str
 ) -> None:
     (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "taken/model").mkdir(parents=True)
+    (tmp_path / "taken/model/config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "bad.yaml").write_text("seed: 1\ntrails: 3\n")
     (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": " b"}\n{"text": "c"}\n')
     before = sorted(tmp_path.iterdir())
@@ -243,6 +246,27 @@ def test_a_search_without_measurements_can_be_reported_and_exported(run: Run, st
     assert (tmp_path / "pruned/model.safetensors").stat().st_size > 1_000_000
     assert not (tmp_path / "light/model.safetensors").exists()
     assert json.loads((tmp_path / "pruned/config.json").read_text())["base_config"]["num_hidden_layers"] == 12
+
+
+def test_an_export_does_not_touch_a_model_that_is_not_pruned(run: Run, study: str, tmp_path: Path) -> None:
+    demo = load_model("demo")
+    demo.skipping.model.save_pretrained(tmp_path / "dense")
+    demo.tokenizer.save_pretrained(tmp_path / "dense")
+    (tmp_path / "link").symlink_to(tmp_path / "dense", target_is_directory=True)
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.set_config(study, {**store.study(study).config, "model": str(tmp_path / "dense")})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "dense").iterdir()}
+    for place in ("dense", "link", "./link/../dense"):
+        for options in ((), ("--reference",)):
+            refused = run("export", study, place, *options)
+            assert refused.code == 1 and "which would be overwritten: name another directory" in refused.err
+    (tmp_path / "model").symlink_to(tmp_path / "dense", target_is_directory=True)
+    refused = run("resume", study, "--out", ".")
+    assert refused.code == 1 and "would be overwritten" in refused.err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "dense").iterdir()} == before
+    assert run("export", study, "pruned", "--reference").code == 0
+    assert run("export", study, "pruned").code == 0
+    assert FTPForCausalLM.from_pretrained(tmp_path / "pruned").config.base_model is None
 
 
 def test_the_report_goes_where_the_study_says(run: Run, study: str, tmp_path: Path) -> None:

@@ -5,13 +5,20 @@ static and with a dynamic router, and decoding behind them. All of them take tur
 all alike; the profile is measured before. Some runs are of a length between two that were profiled. Weights are random
 for every shape but the demo's: latency does not depend on them.
 
-python benchmarks/latency_prediction.py [--quick] [--json PATH] [--shape demo|160m] [--threads N]
+With --busy another process computes all the while, which shows what a profile is worth on a machine that is not
+quiet; --profile-seconds is the time that it may take for each length.
+
+python benchmarks/latency_prediction.py [--quick] [--json PATH] [--shape demo|160m] [--threads N] [--busy]
+    [--profile-seconds S]
 """
 
 import argparse
 import json
 import random
+import subprocess
+import sys
 import time
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +31,7 @@ from shapes import LARGE, SHAPES, build, random_prompts
 
 from ftp_core.allocator import keep_freed_memory
 from ftp_core.cost.measure import Skipping
-from ftp_core.cost.profiling import count_passes, profile_latency
+from ftp_core.cost.profiling import DEFAULT_SECONDS, profile_latency
 from ftp_core.cost.timing import take_turns, timer_of
 from ftp_core.routers import DynamicRouter, StaticRouter
 from search.space import ScheduleSpace
@@ -64,10 +71,12 @@ def ranks(values):
     return np.argsort(np.argsort(values)).astype(float)
 
 
-def compared(what, predicted, measured, per_second):
+def compared(what, predicted, measured, per_second, uncertainty):
     return {
         "what": what,
         "error": float(np.mean(np.abs(predicted / measured - 1))),
+        # Of the intervals that are to hold 95 % of what is measured.
+        "within": float(np.mean(np.abs(measured / predicted - 1) <= uncertainty)),
         "bias": float(np.mean(predicted / measured - 1)),
         "worst": float(np.max(np.abs(predicted / measured - 1))),
         "rank_correlation": float(np.corrcoef(ranks(predicted), ranks(measured))[0, 1]),
@@ -84,11 +93,11 @@ def speed(predict, n_blocks):
     return len(many) / (time.perf_counter() - began)
 
 
-def one_run(model, batch, profiled, length, n_schedules, rounds, progress):
+def one_run(model, batch, profiled, length, n_schedules, rounds, seconds, progress):
     """Rows of one batch and length."""
     shapes = [(batch, tokens) for tokens in profiled]
-    bar = progress.add_task(f"profiling {batch} x {profiled}", total=count_passes(shapes))
-    profile = profile_latency(model, shapes, lambda passes, _: progress.advance(bar, passes))
+    bar = progress.add_task(f"profiling {batch} x {profiled}", total=len(shapes))
+    profile = profile_latency(model, shapes, lambda done, _: progress.update(bar, completed=done), seconds=seconds)
     rng, space = random.Random(0), ScheduleSpace(model.n_blocks)
     schedules = [space.schedule(space.sample(rng)) for _ in range(n_schedules)]
     prompts = random_prompts(model, batch, length, seed=1)
@@ -109,13 +118,36 @@ def one_run(model, batch, profiled, length, n_schedules, rounds, progress):
     for index, router in enumerate(("static", "dynamic")):
         predict = partial(profile.predict_many_ms, router=router, **where)
         per_second = speed(predict, model.n_blocks)
-        rows.append(compared(f"prefill, {router}", predict(sparsities), prefill[index::2], per_second))
+        measured = prefill[index::2]
+        rows.append(compared(f"prefill, {router}", predict(sparsities), measured, per_second, profile.uncertainty))
     if decode:
         predict = partial(profile.decode_many_ms, decoded=COLD + DECODED // 2, **where)
-        rows.append(compared("decoding", predict(sparsities), np.array(decode), speed(predict, model.n_blocks)))
+        per_second = speed(predict, model.n_blocks)
+        rows.append(compared("decoding", predict(sparsities), np.array(decode), per_second, profile.uncertainty))
     waited = [shape.waited for shape in profile.shapes if shape.waited is not None]
-    doubts = {"check_error": profile.check_error, "waited": max(waited, default=None), "doubts": profile.doubts()}
+    doubts = {
+        "check_error": profile.check_error,
+        "uncertainty": profile.uncertainty,
+        "profile_s": sum(shape.seconds for shape in profile.shapes),
+        "kept_counts": [len(shape.kept) for shape in profile.shapes],
+        "waited": max(waited, default=None),
+        "doubts": profile.doubts(),
+    }
     return [{**where, "profiled": list(profiled), **row, **doubts} for row in rows]
+
+
+@contextmanager
+def company(is_busy):
+    """Another process that keeps a core busy, or none."""
+    if not is_busy:
+        yield
+        return
+    other = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        yield
+    finally:
+        other.kill()
+        other.wait()
 
 
 def main():
@@ -125,6 +157,8 @@ def main():
     parser.add_argument("--shape", default="demo", choices=SHAPES, help="large shapes need a GPU")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, help="how often each schedule is timed")
+    parser.add_argument("--busy", action="store_true", help="with another process that keeps a core busy")
+    parser.add_argument("--profile-seconds", type=float, default=DEFAULT_SECONDS, help="for each profiled length")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     keep_freed_memory()
@@ -136,9 +170,9 @@ def main():
         runs = [run]
     rounds = args.rounds or (2 if args.quick else 7)
     rows = []
-    with Progress(console=Console(stderr=True)) as progress:
+    with Progress(console=Console(stderr=True)) as progress, company(args.busy):
         for batch, profiled, length in runs:
-            rows += one_run(model, batch, profiled, length, n_schedules, rounds, progress)
+            rows += one_run(model, batch, profiled, length, n_schedules, rounds, args.profile_seconds, progress)
     where = torch.cuda.get_device_name() if device == "cuda" else f"{args.threads} threads"
     print_rows(rows, f"{args.shape}: {n_schedules} schedules, median of {rounds} runs that took turns, {where}")
     if args.json:
@@ -148,6 +182,7 @@ def main():
             "device": where,
             "schedules": n_schedules,
             "rounds": rounds,
+            "busy": args.busy,
         }
         args.json.write_text(json.dumps({**facts, "rows": rows}, indent=1) + "\n")
 
@@ -159,9 +194,12 @@ def print_rows(rows, title):
         "batch",
         "length",
         "profiled",
+        "profile s",
         "mean error",
         "bias",
         "worst",
+        "said",
+        "within",
         "rank",
         "per second",
         "target",
@@ -179,14 +217,17 @@ def print_rows(rows, title):
             str(row["batch"]),
             str(row["length"]),
             ", ".join(map(str, row["profiled"])),
+            f"{row['profile_s']:.0f}",
             f"{row['error']:.1%}",
             f"{row['bias']:+.1%}",
             f"{row['worst']:.1%}",
+            f"±{row['uncertainty']:.1%}",
+            f"{row['within']:.0%}",
             f"{row['rank_correlation']:.3f}",
             f"{row['predictions_per_s']:,.0f}",
             "met" if met else "missed",
         )
-    console = Console(width=120)
+    console = Console(width=140)
     console.print(table)
     for doubt in sorted({doubt for row in rows for doubt in row["doubts"]}):
         console.print(f"The machine was busy when latency was profiled: {doubt}", soft_wrap=True, highlight=False)

@@ -26,6 +26,7 @@ from search.proposers.catalogue import proposer_names
 from studies.objectives import DEFAULT_COST, CostName
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
+DEFAULT_PROFILE_SECONDS = 60.0
 DEFAULT_OUT = Path("ftp-out")
 CONFIG_VERSION = 3
 # What may change of a study that has begun.
@@ -147,6 +148,10 @@ class RunConfig(BaseModel):
 
     latency_batch: int = Field(8, ge=1)
     """Rows of the prefill that costs are of."""
+
+    profile_seconds: float = Field(DEFAULT_PROFILE_SECONDS, gt=0.0, allow_inf_nan=False)
+    """Most seconds in which latency is profiled before a search that predicts it; less where times vary little, and
+    more for a model that takes longer to run a dozen times."""
 
     measured_points: int = Field(8, ge=1)
     """Most points of the front that are measured."""

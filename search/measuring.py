@@ -55,7 +55,8 @@ def latency_profile(study: OpenStudy) -> LatencyProfile:
         say_doubts(profile, study.view)
         return profile
     batch, length = timed_prompts(study).ids.shape
-    profile = profile_of(study.store, model, [(batch, length)], study.view).profile
+    seconds = study.config.profile_seconds
+    profile = profile_of(study.store, model, [(batch, length)], study.view, seconds=seconds).profile
     study.store.set_facts(study.name, {"latency_profile": profile.to_json()})
     return profile
 

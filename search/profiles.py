@@ -9,11 +9,14 @@ import torch
 
 from ftp_core.cost.conditions import Conditions, profile_conditions
 from ftp_core.cost.profile import LatencyProfile
-from ftp_core.cost.profiling import count_passes, profile_latency
+from ftp_core.cost.profiling import DEFAULT_SECONDS, profile_latency
 from ftp_core.skipping_model import SkippingModel
 from search.errors import SearchError
 from search.progress import ProgressView, Stage
 from studies import StudyStore
+
+# Of the progress that is shown, for each shape.
+_STEPS = 100
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ def profile_of(
     shapes: Sequence[tuple[int, int]],
     view: ProgressView,
     remeasure: bool = False,
+    seconds: float = DEFAULT_SECONDS,
 ) -> Profiled:
     """A latency profile of a model on this machine, from the database as far as it is there.
 
@@ -42,8 +46,9 @@ def profile_of(
         store: Keeps profiles, those of other machines among them.
         model: The model, on the device and in the precision that it shall be measured in.
         shapes: Batches and lengths, each a pair.
-        view: Where progress is drawn, and doubts are said.
+        view: Where progress is drawn, and what predictions are worth is said.
         remeasure: Whether to measure again what is there.
+        seconds: Most seconds that measuring takes, for each shape.
 
     Raises:
         DataError: A length is more than the model reads.
@@ -57,10 +62,13 @@ def profile_of(
                 known[shape] = LatencyProfile.from_json(stored)
     parts, missing = list(known.values()), [shape for shape in shapes if shape not in known]
     if missing:
-        with view.stage("Profiling latency", count_passes(missing)) as stage:
+        title = f"Profiling latency, {seconds:g} s at most"
+        with view.stage(title if len(missing) == 1 else f"{title} each", _STEPS * len(missing)) as stage:
             # One by one, so that those that are done are kept whatever becomes of the next.
-            for shape in missing:
-                parts += keep_profile(store, _measured(model, shape, stage), replace=remeasure)
+            for number, shape in enumerate(missing):
+                measured = _measured(model, shape, stage, _STEPS * number, seconds)
+                say_uncertainty(measured, view)
+                parts += keep_profile(store, measured, replace=remeasure)
     profile = LatencyProfile.joined(parts)
     say_doubts(profile, view)
     return Profiled(
@@ -68,9 +76,19 @@ def profile_of(
     )
 
 
-def _measured(model: SkippingModel, shape: tuple[int, int], stage: Stage) -> LatencyProfile:
+def _measured(
+    model: SkippingModel, shape: tuple[int, int], stage: Stage, before: int, seconds: float
+) -> LatencyProfile:
+    steps = before
+
+    def on_pass(done: float, note: str) -> None:
+        nonlocal steps
+        # Whole steps, so that they add up to what there is.
+        steps, more = before + round(_STEPS * done), before + round(_STEPS * done) - steps
+        stage.advance(more, note)
+
     try:
-        return profile_latency(model, [shape], stage.advance)
+        return profile_latency(model, [shape], on_pass, seconds=seconds)
     except torch.OutOfMemoryError as error:
         raise SearchError(
             f"There is not enough memory for {shape[0]} x {shape[1]} tokens: profile smaller batches or lengths."
@@ -97,14 +115,24 @@ def keep_profile(store: StudyStore, profile: LatencyProfile, replace: bool) -> l
     return kept
 
 
+def say_uncertainty(profile: LatencyProfile, view: ProgressView) -> None:
+    """Say how far predictions may be off, a line for each shape of which that is known."""
+    for shape in profile.shapes:
+        if shape.uncertainty is not None:
+            took = "" if shape.seconds is None else f", measured for {shape.seconds:.0f} s"
+            view.say_once(
+                f"Latency of {shape.batch} x {shape.length} tokens is predicted to within {shape.uncertainty:.1%} "
+                f"(95 % interval{took})."
+            )
+
+
 def say_doubts(profile: LatencyProfile, view: ProgressView) -> None:
-    """Say why a profile is not to be relied on, if it is not."""
-    for doubt in profile.doubts():
-        view.console.print(
-            f"The machine was busy when latency was profiled: {doubt}. Predictions may be far off; measure again when "
-            "it is quiet, with `ftp-search profile --remeasure`.",
-            highlight=False,
-            soft_wrap=True,
+    """Say in one line why a profile is not to be relied on, if it is not."""
+    doubts = profile.doubts()
+    if doubts:
+        view.say_once(
+            f"The machine was busy when latency was profiled: {'; '.join(doubts)}. Predictions may be far off; measure "
+            "again when it is quiet, with `ftp-search profile --remeasure`."
         )
 
 
@@ -114,9 +142,7 @@ def say_elsewhere(profile: LatencyProfile, here: Conditions, view: ProgressView)
     if profile.conditions is not None:
         differences = profile.conditions.differences(here)
     if differences:
-        view.console.print(
+        view.say_once(
             "Latency is predicted for where this study began, not for this machine: "
-            f"{'; '.join(differences)}. The study keeps its profile, so that its trials compare.",
-            highlight=False,
-            soft_wrap=True,
+            f"{'; '.join(differences)}. The study keeps its profile, so that its trials compare."
         )

@@ -11,16 +11,21 @@ from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Column
 from rich.text import Text
 
+from search.heartbeat import Heartbeat
 from search.observer import Observers, RunObserver
 from search.stage_list import StageList, duration
 from studies import Measurement, StudyState
 from studies.objectives import DEFAULT_COST, objective
 
 _SECONDS_BETWEEN_LINES = 10.0
+# Where nothing is said for so long, a line says that work goes on.
+_SECONDS_OF_SILENCE, _SECONDS_BETWEEN_BEATS = 30.0, 5.0
+# Steps may take minutes; so long a time says how fast they go.
+_SPEED_OVER_SECONDS = 600.0
 _REFRESHES_PER_SECOND = 4
 # These stay true while later stages run.
 _OF_THE_FRONT = ("front", "hypervolume", "knee_kl", "knee_cost")
@@ -35,7 +40,7 @@ class Stage:
         self._bar: TaskID = bars.add_task(title, total=total, completed=completed)
         self._title = title
         self._note = ""
-        self._last_line = time.monotonic()
+        self._last_line = self._last_step = time.monotonic()
         self._is_over = False
 
     @property
@@ -48,10 +53,17 @@ class Stage:
         if self._is_over:
             return
         self._note = note or self._note
+        self._last_step = time.monotonic()
         self._bars.update(self._bar, advance=steps)
         if time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._view.say(f"{self._title}: {self._counted()}  {self._view.reached(self)}")
+
+    def linger(self) -> None:
+        """Say that the work goes on, though there is nothing new to say of it."""
+        waited = duration(time.monotonic() - self._last_step)
+        self._last_line = time.monotonic()
+        self._view.say(f"{self._title}: {self._counted()}  {waited} since the last step")
 
     def finish(self) -> None:
         """Say that the work is done."""
@@ -69,12 +81,22 @@ class Stage:
         return f"{task.completed:.0f}/{task.total:.0f}{left}"
 
 
+class _TimeColumn(TimeRemainingColumn):
+    """The time that is left, or as long as nobody knows it, the time that has passed: something always moves."""
+
+    def render(self, task: Task) -> Text:
+        """See `rich.progress.ProgressColumn`."""
+        if task.time_remaining is None and not task.finished and task.elapsed is not None:
+            return Text(f"+{duration(task.elapsed)}", style="progress.elapsed")
+        return super().render(task)
+
+
 class ProgressView:
     """Draws how a run goes: its stages, the work that is done now, and the figures that were found.
 
     It is a `RunObserver`; commands without a run use `stage` alone. On a terminal everything is in one view that
     refreshes itself, below what is printed on `console` meanwhile. Elsewhere there are lines: as work begins and ends,
-    and at most one each ten seconds in between.
+    at most one each ten seconds in between, and at least one in half a minute while a run or work goes on.
 
     Args:
         console: Where to draw; standard error, so that standard output stays clean for data.
@@ -93,8 +115,9 @@ class ProgressView:
             TextColumn("{task.description}", markup=False, table_column=Column()),
             BarColumn(None, table_column=Column(ratio=1, min_width=4)),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
+            _TimeColumn(compact=True, elapsed_when_finished=True, table_column=Column(no_wrap=True)),
             console=console,
+            speed_estimate_period=_SPEED_OVER_SECONDS,
             auto_refresh=False,
             expand=True,
         )
@@ -104,11 +127,16 @@ class ProgressView:
         self._stages: StageList | None = None
         self._cost: str = DEFAULT_COST
         self._figures: dict[str, float] = {}
+        self._heartbeat: Heartbeat | None = None
+        self._said_at = time.monotonic()
+        self._said_once: set[str] = set()
+        self._stage = ""
 
     def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
         """Show a run with its stages from now on, until it has ended."""
         self._name, self._began_at = name, time.monotonic()
-        self._stages, self._figures = StageList(stages), {}
+        self._stages, self._figures, self._stage = StageList(stages), {}, ""
+        self._said_once.clear()
         self._cost = str(config.get("cost", DEFAULT_COST))
         self._open()
         self._observers.began(name, config, stages)
@@ -119,6 +147,7 @@ class ProgressView:
         self._figures = {name: self._figures[name] for name in lasting if name in self._figures}
         if self._stages is not None:
             self._stages.change(stage, state)
+            self._stage = stage if state is StudyState.RUNNING else ""
             if state is StudyState.RUNNING:
                 self.say("Stage {} of {}: {}".format(*self._stages.place(stage), stage))
             else:
@@ -149,6 +178,9 @@ class ProgressView:
             live, self._live = self._live, None
             atexit.unregister(self.close)
             live.stop()
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
         self._stages = None
 
     def refresh(self) -> None:
@@ -159,7 +191,7 @@ class ProgressView:
     @contextmanager
     def stage(self, title: str, total: int, completed: int = 0) -> Iterator[Stage]:
         """Work of `total` steps, of which some may be done already; other work may be inside."""
-        is_alone = self._live is None
+        is_alone = not self._work
         self.say(f"{title} ...")
         stage = Stage(self, self._bars, title, total, completed)
         self._work = [*self._work, stage]
@@ -177,7 +209,14 @@ class ProgressView:
     def say(self, line: str) -> None:
         """Print a line about progress, where there is no live view."""
         if self._says_lines:
+            self._said_at = time.monotonic()
             self.console.print(line.rstrip(), highlight=False, markup=False)
+
+    def say_once(self, line: str) -> None:
+        """Print a line that is worth knowing whatever is drawn, but not twice in a run."""
+        if line not in self._said_once:
+            self._said_once.add(line)
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def reached(self, stage: Stage) -> str:
         """What work has reached: its own word, and the figures that this does not say already."""
@@ -196,6 +235,19 @@ class ProgressView:
             # Whatever ends the process, the terminal gets its cursor back.
             atexit.register(self.close)
             self._live.start(refresh=True)
+        if self._says_lines and self._heartbeat is None:
+            self._heartbeat = Heartbeat(self._linger, _SECONDS_BETWEEN_BEATS)
+
+    def _linger(self) -> None:
+        """Say where things stand, if nothing was said for a while."""
+        if time.monotonic() - self._said_at < _SECONDS_OF_SILENCE:
+            return
+        # The thread that works may begin and end things meanwhile.
+        work, stages, stage = self._work, self._stages, self._stage
+        if work:
+            work[-1].linger()
+        elif stages is not None and stage:
+            self.say(f"Stage {stage}: {duration(stages.seconds(stage) or 0.0)} so far")
 
     def _drawing(self) -> RenderableType:
         stages, work = self._stages, self._work

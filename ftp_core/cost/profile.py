@@ -22,6 +22,7 @@ RouterKind = Literal["static", "dynamic"]
 _VERSION = 2
 # Beyond these, predictions are not to be relied on.
 MAX_CHECK_ERROR = 0.1
+MAX_UNCERTAINTY = 0.2
 MAX_WAITED = 0.2
 
 Floats = NDArray[np.float64]
@@ -90,22 +91,29 @@ class LatencyProfile:
         return max((shape.check_error for shape in self.shapes if shape.check_error is not None), default=None)
 
     @property
+    def uncertainty(self) -> float | None:
+        """Half a 95 % interval around predictions, as a share of them; of the worst shape. None if it is not known."""
+        return max((shape.uncertainty for shape in self.shapes if shape.uncertainty is not None), default=None)
+
+    @property
     def unsteady(self) -> tuple[tuple[int, int, str, int], ...]:
-        """Batch, length, what was timed and kept count of the times that kept varying, however often repeated."""
+        """Batch, length, what was timed and kept count of the times that kept varying until time was up."""
         return tuple((shape.batch, shape.length, *point) for shape in self.shapes for point in shape.unsteady)
 
     def doubts(self) -> tuple[str, ...]:
-        """Why not to rely on this profile, one line each; none if all was well."""
-        lines = []
+        """Why not to rely on this profile, one phrase each; none if all was well."""
+        found = []
         for shape in self.shapes:
             where = f"at {shape.batch} x {shape.length} tokens"
             if shape.waited is not None and shape.waited > MAX_WAITED:
-                lines.append(f"processes waited for a core during {shape.waited:.0%} of the time {where}")
-            if shape.unsteady:
-                lines.append(f"{len(shape.unsteady)} times {where} kept varying however often they were repeated")
+                found.append(f"processes waited for a core during {shape.waited:.0%} of the time {where}")
+            if shape.uncertainty is not None and shape.uncertainty > MAX_UNCERTAINTY:
+                found.append(f"predictions {where} are uncertain by {shape.uncertainty:.0%}")
+            elif shape.uncertainty is None and shape.unsteady:
+                found.append(f"{len(shape.unsteady)} times {where} kept varying however often they were repeated")
             if shape.check_error is not None and shape.check_error > MAX_CHECK_ERROR:
-                lines.append(f"predictions {where} were off by {shape.check_error:.0%} right afterwards")
-        return tuple(lines)
+                found.append(f"predictions {where} were off by {shape.check_error:.0%} right afterwards")
+        return tuple(found)
 
     def predict_ms(
         self,

@@ -1,8 +1,12 @@
-"""Measures a latency profile.
+"""Measures a latency profile within a number of seconds.
 
 Every pass mixes kept counts: each block of it keeps another share of the tokens, drawn anew, and is timed by itself. So
 whatever slows the machine down for a while hits all kept counts alike, and blocks are timed as schedules will run
 them, behind blocks that kept more or fewer tokens.
+
+What tells most comes first: a few kept counts, without which nothing can be predicted and which are timed however long
+they take; then all others; then whatever is least certain, over and over, until everything is certain enough or time is
+up. Whenever that is, what was timed by then makes a profile, which says how uncertain its predictions are.
 """
 
 from __future__ import annotations
@@ -10,71 +14,81 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 
 import numpy as np
 
 from ftp_core.checks import check_lengths
-from ftp_core.cost.conditions import profile_conditions
+from ftp_core.cost.conditions import ProfileError, profile_conditions
 from ftp_core.cost.contention import Contention
 from ftp_core.cost.profile import LatencyProfile
+from ftp_core.cost.samples import BlockSamples, Point
 from ftp_core.cost.shape_profile import ShapeProfile
-from ftp_core.cost.stopwatch import COLD, DECODED, Passes, PassTimes, TimedPasses, Timeline
+from ftp_core.cost.stopwatch import COLD, DECODED, Passes, TimedPasses, Timeline
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule, kept_count
 from ftp_core.skipping_model import SkippingModel
 
+DEFAULT_SECONDS = 60.0
+
 _SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
+_FEWEST_SHARES = (0.95, 0.5)
 # What grows with the kept tokens on a line is measured at fewer of them: listening, and decoding.
 _COARSE_SHARES = (0.95, 0.6, 0.3)
-_ROUNDS = 3
-_EXTRA_ROUNDS = 2
-_MOST_REPETITIONS = 3
-# Largest standard error of a point, as a share of what a model of such blocks takes.
+# Between these it would still be a line.
+_FEWEST_COARSE_SHARES = (0.95, 0.0)
+# Routers and sparsities of the passes that warm up, and the share of the time after which no more of them are made.
+_WARMING, _WARMING_SHARE = ((True, 0.5), (False, 0.5), (False, 0.0), (True, 0.0)), 0.1
+# How often each block is timed at each kept count, if there is time, and at those that keep varying.
+_ROUNDS, _MOST_ROUNDS = 3, 12
+# Largest standard error of a point, as a share of what a model of such blocks takes. What listening and decoding take
+# is a small part of what is predicted, or has small differences.
 _STEADY = 0.02
-_CHECKED, _CHECK_ROUNDS = 6, 3
-# Of a normal distribution: standard error of its median, in standard deviations / sqrt(n); interquartile range.
-_MEDIAN_ERROR, _NORMAL_IQR = math.sqrt(math.pi / 2), 1.349
+_LENIENCY: Mapping[str, float] = {"prefill": 1.0, "dynamic": 0.5, "decode": 0.5}
+# Schedules that predictions are compared with, how many of them in any case, how often, and the share of the time that
+# is kept for it.
+_CHECKED, _FEWEST_CHECKED, _CHECK_ROUNDS, _CHECK_SHARE = 6, 2, 3, 0.2
+# Of a normal distribution: standard deviation by median distance from the median; half a 95 % interval by standard
+# deviation.
+_BY_MEDIAN_DISTANCE, _HALF_INTERVAL = 1.4826, 1.96
 
-OnPass = Callable[[int, str], None]
+OnPass = Callable[[float, str], None]
 
 
 def profile_latency(
     model: SkippingModel,
     shapes: Sequence[tuple[int, int]],
-    on_pass: OnPass = lambda passes, note: None,
+    on_pass: OnPass = lambda done, note: None,
     timeline: Timeline | None = None,
+    seconds: float = DEFAULT_SECONDS,
 ) -> LatencyProfile:
     """Measure prefills and decoding of a model, with the static and with a dynamic router.
 
     Args:
         model: The model, on the device and in the precision that it is to be measured in.
         shapes: Batches and lengths, each a pair.
-        on_pass: Called after each pass with 1, or with 0 if `count_passes` did not count it, and with a word on what is
-            being done.
+        on_pass: Called after each pass with the number of shapes that are done, the part of the one that is being
+            measured included, and with a word on that.
         timeline: Tells the time; None for the one of the model's device.
+        seconds: Most seconds that each shape takes. Where its fewest passes take longer, it is those.
 
     Raises:
         DataError: A length is more than the model reads.
+        ProfileError: There is no time at all.
     """
     check_lengths([length for _, length in shapes], model.context)
     blocks, kinds = block_kinds(model)
-    measured = []
+    measured: list[ShapeProfile] = []
     for batch, length in sorted(set(shapes)):
-        passes = TimedPasses(model, batch, length, timeline)
-        measured.append(profile_shape(passes, blocks, batch, length, on_pass))
+        passes, n_before = TimedPasses(model, batch, length, timeline), len(measured)
+
+        def on_own(done: float, note: str, n_before: int = n_before) -> None:
+            on_pass(n_before + done, note)
+
+        measured.append(profile_shape(passes, blocks, batch, length, on_own, seconds))
     return LatencyProfile(tuple(measured), blocks, kinds, profile_conditions(model))
-
-
-def count_passes(shapes: Sequence[tuple[int, int]]) -> int:
-    """How many passes `profile_latency` makes if nothing has to be repeated."""
-    total = 0
-    for _, length in set(shapes):
-        total += _ROUNDS * (len(_points(_SHARES, length)) + len(_points(_COARSE_SHARES, length)))
-        total += _CHECKED * _CHECK_ROUNDS
-    return total
 
 
 def block_kinds(model: SkippingModel) -> tuple[tuple[int, ...], tuple[str, ...]]:
@@ -117,76 +131,14 @@ def _points(shares: Sequence[float], length: int) -> dict[int, float]:
     return dict(sorted(points.items()))
 
 
-@dataclass
-class _Point:
-    """Times of one kind of pass at one kept count: of each kind of block, every one that was taken."""
-
-    ms: list[list[float]]
-
-    def __add__(self, other: _Point) -> _Point:
-        return _Point([one + more for one, more in zip(self.ms, other.ms, strict=True)])
-
-    def error(self, n_of_kind: Sequence[int]) -> float:
-        """Standard error of the medians, as a share: of a model whose blocks all take what they take here."""
-        total, variance = 0.0, 0.0
-        for times, n in zip(self.ms, n_of_kind, strict=True):
-            if not times:
-                continue
-            total += n * statistics.median(times)
-            deviation = _iqr(times) / _NORMAL_IQR
-            variance += (n * _MEDIAN_ERROR * deviation) ** 2 / len(times)
-        return math.sqrt(variance) / total if total > 0 else 0.0
-
-
-@dataclass
-class _Record:
-    """All times of one shape.
-
-    Attributes:
-        kinds: Kind of each block.
-        points: By what was timed ("prefill", "dynamic", "decode") and the blocks' kept count.
-        fixed: By what was timed, what each pass took outside its blocks.
-        keep: Decisions of the static router and of the dynamic one.
-    """
-
-    kinds: Sequence[int]
-    points: dict[tuple[str, int], _Point] = field(default_factory=dict)
-    fixed: dict[str, list[float]] = field(default_factory=dict)
-    keep: dict[str, list[float]] = field(default_factory=dict)
-
-    def add(self, what: str, counts: Sequence[int], times: PassTimes, of: Sequence[bool] | None = None) -> None:
-        """Take in a pass, or those of its blocks for which `of` is True."""
-        for index, (kind, count, ms) in enumerate(zip(self.kinds, counts, times.block_ms, strict=True)):
-            if of is None or of[index]:
-                point = self.points.setdefault((what, count), _Point([[] for _ in range(max(self.kinds) + 1)]))
-                point.ms[kind].append(ms)
-        self.fixed.setdefault(what, []).append(times.fixed_ms)
-        self.keep.setdefault(what, []).extend(ms for ms in times.keep_ms if ms is not None)
-
-    def unsteady(self) -> tuple[tuple[str, int], ...]:
-        """What has too large an error."""
-        n_of_kind = [self.kinds.count(kind) for kind in range(max(self.kinds) + 1)]
-        return tuple(sorted(key for key, point in self.points.items() if point.error(n_of_kind) > _STEADY))
-
-    def repeat(self, again: _Record, which: Sequence[tuple[str, int]]) -> None:
-        """Take over points that were measured again: the steadier of old and new times, or both together.
-
-        If the machine was busy for a while, the times from then are worse than none; if it is always a little restless,
-        more of them help.
-        """
-        n_of_kind = [self.kinds.count(kind) for kind in range(max(self.kinds) + 1)]
-        for key in which:
-            if key in again.points:
-                old, new = self.points[key], again.points[key]
-                self.points[key] = min((old, new, old + new), key=lambda point: point.error(n_of_kind))
-
-    def median(self, what: str, kind: int, count: int) -> float:
-        """Of a kind of block."""
-        return statistics.median(self.points[what, count].ms[kind])
-
-
 def profile_shape(
-    passes: Passes, kinds: Sequence[int], batch: int, length: int, on_pass: OnPass = lambda passes, note: None
+    passes: Passes,
+    kinds: Sequence[int],
+    batch: int,
+    length: int,
+    on_pass: OnPass = lambda done, note: None,
+    seconds: float = DEFAULT_SECONDS,
+    timer: Callable[[], float] = time.monotonic,
 ) -> ShapeProfile:
     """Measure inputs of one shape.
 
@@ -195,81 +147,210 @@ def profile_shape(
         kinds: Kind of each block, counted from 0.
         batch: Rows.
         length: Tokens in each row.
-        on_pass: See `profile_latency`.
+        on_pass: Called after each pass with the share of the work that is done, as far as that can be told, and with a
+            word on it.
+        seconds: See `profile_latency`, also for what is raised.
+        timer: Seconds since any moment.
     """
-    fine, coarse = _points(_SHARES, length), _points(_COARSE_SHARES, length)
-    contention, rng = Contention(), random.Random(0)
-    _warm_up(passes, len(kinds))
-    record = _Record(kinds)
-    _measure(passes, record, fine, coarse, _ROUNDS, rng, partial(on_pass, 1, ""))
-    for _ in range(_MOST_REPETITIONS):
-        unsteady = record.unsteady()
-        if not unsteady:
-            break
-        again, note = _Record(kinds), f"{len(unsteady)} times vary: once more"
-        prefills = {count: fine[count] for what, count in unsteady if what == "prefill"}
-        others = coarse if any(what != "prefill" for what, _ in unsteady) else {}
-        _measure(passes, again, prefills, others, _EXTRA_ROUNDS, rng, partial(on_pass, 0, note))
-        record.repeat(again, unsteady)
-    shape = _summary(record, batch, length, tuple(fine), tuple(coarse))
-    error = _check(passes, LatencyProfile((shape,), tuple(kinds)), len(kinds), rng, partial(on_pass, 1, "checking"))
-    return replace(shape, check_error=error, waited=contention.share())
+    if not seconds > 0:
+        raise ProfileError(f"{seconds:g} seconds are no time to profile latency in: give more than 0.")
+    contention, session = Contention(), _Session(passes, kinds, length, on_pass, seconds, timer)
+    session.warm_up()
+    session.cover()
+    session.refine()
+    shape = _summary(session.samples, batch, length, session.uncertain())
+    error = session.check(LatencyProfile((shape,), tuple(kinds)))
+    varying = session.samples.prediction_error()
+    uncertainty = _HALF_INTERVAL * max(varying if math.isfinite(varying) else 0.0, _BY_MEDIAN_DISTANCE * error)
+    return replace(shape, check_error=error, uncertainty=uncertainty, seconds=session.spent, waited=contention.share())
 
 
-def _warm_up(passes: Passes, n_blocks: int) -> None:
-    for dynamic in (False, True):
-        for sparsity in (0.0, 0.5):
-            passes.prefill(SparsitySchedule.uniform(sparsity, n_blocks), dynamic)
-    passes.decode()
-
-
-def _measure(
-    passes: Passes,
-    record: _Record,
-    prefills: Mapping[int, float],
-    others: Mapping[int, float],
-    rounds: int,
-    rng: random.Random,
-    on_pass: Callable[[], None],
-) -> None:
-    """Take times into a record.
+class _Session:
+    """One shape that is being measured.
 
     Args:
-        passes: Times a pass.
-        record: Takes it.
-        prefills: Points of prefills with the static router.
-        others: Points of prefills with a dynamic router, each of which decodes some tokens.
-        rounds: How often each block is timed at each point.
-        rng: Mixes points.
-        on_pass: Called after each pass.
+        passes: Times passes.
+        kinds: Kind of each block.
+        length: Tokens in each row.
+        on_pass: See `profile_shape`.
+        seconds: See there.
+        timer: See there.
+
+    Attributes:
+        samples: All times so far.
     """
-    for _ in range(rounds):
-        mixed = [(counts, False) for counts in _mixed(list(prefills), len(record.kinds), rng)]
-        mixed += [(counts, True) for counts in _mixed(list(others), len(record.kinds), rng)]
-        rng.shuffle(mixed)
+
+    def __init__(
+        self,
+        passes: Passes,
+        kinds: Sequence[int],
+        length: int,
+        on_pass: OnPass,
+        seconds: float,
+        timer: Callable[[], float],
+    ) -> None:
+        self.samples = BlockSamples(kinds)
+        self._passes = passes
+        self._fine, self._coarse = _points(_SHARES, length), _points(_COARSE_SHARES, length)
+        self._fewest = set(_points(_FEWEST_SHARES, length))
+        self._fewest_coarse = {kept_count(share, length) for share in _FEWEST_COARSE_SHARES}
+        self._rng = random.Random(0)
+        self._on_pass = on_pass
+        self._seconds = seconds
+        self._timer = timer
+        self._began = timer()
+        self._n_passes = 0
+        # Passes to come: those that are made however long they take, and all that there are if nothing varies.
+        self._due = len(_WARMING) + len(self._fewest) + len(self._fewest_coarse) + _FEWEST_CHECKED
+        self._foreseen = len(_WARMING) + _ROUNDS * (len(self._fine) + len(self._coarse)) + _CHECKED * _CHECK_ROUNDS
+        self._done, self._note = 0.0, ""
+
+    @property
+    def spent(self) -> float:
+        """Seconds since it began."""
+        return self._timer() - self._began
+
+    def warm_up(self) -> None:
+        """Let caches and allocators see everything once; where that takes long, it is a small part of each time."""
+        for dynamic, sparsity in _WARMING:
+            if self._n_passes and self.spent > _WARMING_SHARE * self._seconds:
+                self._due -= 1
+                self._foreseen -= 1
+                continue
+            self._passes.prefill(SparsitySchedule.uniform(sparsity, len(self.samples.kinds)), dynamic)
+            if dynamic and sparsity:
+                self._passes.decode()
+            self._passed("warming up", due=True)
+
+    def cover(self) -> None:
+        """Time each block once at each kept count: a few of them in any case, the others as long as there is time."""
+        for due in (True, False):
+            prefills = [count for count in self._fine if (count in self._fewest) == due]
+            others = [count for count in self._coarse if (count in self._fewest_coarse) == due]
+            if not self._round(prefills, others, "first times of each kept count", due):
+                break
+
+    def refine(self) -> None:
+        """Time again whatever is least certain, until everything is certain enough or time is up."""
+        while needs := self._needs():
+            worst = max(needs.values())
+            # Those that are nearly as bad go along, so that what slows the machine down for a while hits many alike.
+            chosen = {point for point, need in needs.items() if need >= worst / 2}
+            prefills = [count for what, count in sorted(chosen) if what == "prefill"]
+            others = sorted({count for what, count in chosen if what != "prefill"})
+            note = f"{len(needs)} of {len(self._fine) + 2 * len(self._coarse)} times are not certain yet"
+            if not self._round(prefills, others, note):
+                break
+
+    def uncertain(self) -> tuple[Point, ...]:
+        """The points that are not certain enough."""
+        errors = self.samples.errors()
+        return tuple(sorted(point for point, error in errors.items() if _LENIENCY[point[0]] * error > _STEADY))
+
+    def check(self, profile: LatencyProfile) -> float:
+        """Median relative error of predictions for schedules that were not profiled, half of them of a dynamic router.
+
+        Args:
+            profile: What predicts.
+        """
+        n_blocks, compared = len(self.samples.kinds), []
+        for number in range(_CHECKED):
+            top = self._rng.randint(1, round(MAX_SPARSITY / DEFAULT_STEP))
+            schedule = SparsitySchedule.from_levels([self._rng.randint(0, top) for _ in range(n_blocks)])
+            compared.append((schedule, number % 2 == 1))
+        measured: list[list[float]] = [[] for _ in compared]
+        self._foreseen = _CHECKED * _CHECK_ROUNDS
+        # They take turns, so that drift hits all alike.
+        for number in range(_CHECKED * _CHECK_ROUNDS):
+            if number >= _FEWEST_CHECKED and not self._has_time():
+                break
+            schedule, dynamic = compared[number % _CHECKED]
+            measured[number % _CHECKED].append(self._passes.whole_ms(schedule, dynamic))
+            self._passed("comparing predictions", due=number < _FEWEST_CHECKED)
+        self._on_pass(1.0, self._note)
+        return statistics.median(
+            abs(profile.predict_ms(schedule, router="dynamic" if dynamic else "static") / statistics.median(times) - 1)
+            for (schedule, dynamic), times in zip(compared, measured, strict=True)
+            if times
+        )
+
+    def _needs(self) -> dict[Point, float]:
+        """How much each point that is not certain enough needs more times."""
+        needs = {}
+        for (what, count), error in self.samples.errors().items():
+            rounds = self.samples.rounds("prefill", count)
+            if what != "prefill":
+                # Listening is timed only where the block behind happens to skip: passes count by what decodes there.
+                rounds = self.samples.rounds("decode", count) // (DECODED - COLD)
+            need = math.inf if rounds < _ROUNDS else _LENIENCY[what] * error
+            if need > _STEADY and rounds < _MOST_ROUNDS:
+                needs[what, count] = need
+        return needs
+
+    def _round(self, prefills: Sequence[int], others: Sequence[int], note: str, due: bool = False) -> bool:
+        """Time each block once at some kept counts; False if time was up before.
+
+        Args:
+            prefills: Of prefills with the static router.
+            others: Of prefills with a dynamic router, each of which decodes some tokens.
+            note: What is being done.
+            due: Whether it is done however long it takes.
+        """
+        mixed = [(counts, False) for counts in self._mixed(prefills)]
+        mixed += [(counts, True) for counts in self._mixed(others)]
+        self._rng.shuffle(mixed)
         for counts, dynamic in mixed:
-            points = others if dynamic else prefills
-            times = passes.prefill(SparsitySchedule([points[count] for count in counts]), dynamic)
+            if not due and not self._has_time(self._check_s):
+                return False
+            points = self._coarse if dynamic else self._fine
+            times = self._passes.prefill(SparsitySchedule([points[count] for count in counts]), dynamic)
             if dynamic:
                 skips = [points[count] > 0 for count in counts]
-                record.add("dynamic", counts, times, [*skips[1:], False])
-                for token in passes.decode()[COLD:]:
-                    record.add("decode", counts, token)
+                self.samples.add("dynamic", counts, times, [*skips[1:], False])
+                for token in self._passes.decode()[COLD:]:
+                    self.samples.add("decode", counts, token)
             else:
-                record.add("prefill", counts, times)
-            on_pass()
+                self.samples.add("prefill", counts, times)
+            self._passed(note, due)
+        return True
+
+    def _mixed(self, counts: Sequence[int]) -> Iterable[tuple[int, ...]]:
+        """As many passes as there are counts, in which each block has each of them once."""
+        return zip(*(self._rng.sample(counts, len(counts)) for _ in self.samples.kinds), strict=True)
+
+    def _has_time(self, reserved_s: float = 0.0) -> bool:
+        """Whether there is time for another pass, so many seconds being reserved for what comes behind it."""
+        return self.spent + self._pass_s + reserved_s <= self._seconds
+
+    @property
+    def _check_s(self) -> float:
+        """Seconds that are kept for comparing predictions."""
+        whole = min(_CHECKED * _CHECK_ROUNDS * self._pass_s, _CHECK_SHARE * self._seconds)
+        return max(_FEWEST_CHECKED * self._pass_s, whole)
+
+    @property
+    def _pass_s(self) -> float:
+        """Seconds of a pass, on average."""
+        return self.spent / max(1, self._n_passes)
+
+    def _passed(self, note: str, due: bool) -> None:
+        self._n_passes += 1
+        self._due -= due
+        self._foreseen -= 1
+        # Beyond what was foreseen, times vary, and only the end of the time is known.
+        passes = self._foreseen if self._foreseen > 0 else math.inf
+        left = max(self._due * self._pass_s, min(passes * self._pass_s, self._seconds - self.spent))
+        # It does not go back when passes turn out to take longer.
+        self._done = max(self._done, self.spent / max(1e-9, self.spent + left))
+        self._note = note
+        self._on_pass(min(0.99, self._done), note)
 
 
-def _mixed(counts: Sequence[int], n_blocks: int, rng: random.Random) -> list[tuple[int, ...]]:
-    """As many passes as there are counts, in which each block has each of them once."""
-    return list(zip(*(rng.sample(counts, len(counts)) for _ in range(n_blocks)), strict=True))
-
-
-def _summary(record: _Record, batch: int, length: int, fine: tuple[int, ...], coarse: tuple[int, ...]) -> ShapeProfile:
+def _summary(samples: BlockSamples, batch: int, length: int, unsteady: tuple[Point, ...]) -> ShapeProfile:
     """What all times say."""
-    kinds = range(max(record.kinds) + 1)
-    block_ms = tuple(tuple(record.median("prefill", kind, count) for count in fine) for kind in kinds)
-    decisions = [statistics.median(record.keep[what]) for what in ("prefill", "dynamic") if record.keep.get(what)]
+    kinds = range(max(samples.kinds) + 1)
+    fine, held = samples.covered("prefill"), samples.covered("decode")
+    decisions = [statistics.median(samples.keep_ms[what]) for what in ("prefill", "dynamic") if samples.keep_ms[what]]
     score_ms = max(0.0, decisions[1] - decisions[0]) if len(decisions) == 2 else 0.0
     # The decoded tokens that were timed found on average so many keys beside those of the prompt, their own included.
     behind = (COLD + 1 + DECODED) // 2
@@ -277,61 +358,28 @@ def _summary(record: _Record, batch: int, length: int, fine: tuple[int, ...], co
         batch=batch,
         length=length,
         kept=fine,
-        block_ms=block_ms,
-        fixed_ms=statistics.median(record.fixed["prefill"]),
-        iqr_ms=tuple(tuple(_iqr(record.points["prefill", count].ms[kind]) for count in fine) for kind in kinds),
+        block_ms=tuple(tuple(samples.median("prefill", kind, count) or 0.0 for count in fine) for kind in kinds),
+        fixed_ms=statistics.median(samples.fixed_ms["prefill"]),
+        iqr_ms=tuple(tuple(samples.iqr("prefill", kind, count) for count in fine) for kind in kinds),
         score_ms=score_ms,
-        listen_ms=tuple(_listening(record, kind, fine, coarse, score_ms) for kind in kinds),
-        held=tuple(count + behind for count in coarse),
-        decode_block_ms=tuple(tuple(record.median("decode", kind, count) for count in coarse) for kind in kinds),
-        decode_fixed_ms=statistics.median(record.fixed["decode"]),
-        unsteady=record.unsteady(),
+        listen_ms=tuple(_listening(samples, kind, fine, score_ms) for kind in kinds),
+        held=tuple(count + behind for count in held),
+        decode_block_ms=tuple(tuple(samples.median("decode", kind, count) or 0.0 for count in held) for kind in kinds),
+        decode_fixed_ms=statistics.median(samples.fixed_ms["decode"]),
+        unsteady=unsteady,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _listening(
-    record: _Record, kind: int, fine: tuple[int, ...], coarse: tuple[int, ...], score_ms: float
-) -> tuple[float, ...]:
+def _listening(samples: BlockSamples, kind: int, fine: tuple[int, ...], score_ms: float) -> tuple[float, ...]:
     """What listening adds to a kind of block, at each kept count; 0 if no block of this kind had to listen."""
     extras = {}
-    for count in coarse:
-        point = record.points.get(("dynamic", count))
-        if point is not None and point.ms[kind]:
-            decided = 0.0 if count == coarse[-1] else score_ms
-            extras[count] = record.median("dynamic", kind, count) - decided - record.median("prefill", kind, count)
+    for count in fine:
+        heard, alone = samples.median("dynamic", kind, count), samples.median("prefill", kind, count)
+        if heard is not None and alone is not None:
+            extras[count] = heard - (0.0 if count == fine[-1] else score_ms) - alone
     if not extras:
         return (0.0,) * len(fine)
     # Each of the last queries is compared with each key: that is a line, and through several points it is less shaky.
     line = np.polyfit(list(extras), list(extras.values()), min(1, len(extras) - 1))
     return tuple(max(0.0, float(ms)) for ms in np.polyval(line, fine))
-
-
-def _check(
-    passes: Passes, profile: LatencyProfile, n_blocks: int, rng: random.Random, on_pass: Callable[[], None]
-) -> float:
-    """Median relative error of predictions for schedules that were not profiled, half of them of a dynamic router."""
-    compared = []
-    for number in range(_CHECKED):
-        top = rng.randint(1, round(MAX_SPARSITY / DEFAULT_STEP))
-        schedule = SparsitySchedule.from_levels([rng.randint(0, top) for _ in range(n_blocks)])
-        compared.append((schedule, number % 2 == 1))
-    measured: list[list[float]] = [[] for _ in compared]
-    # They take turns, so that drift hits all alike.
-    for _ in range(_CHECK_ROUNDS):
-        for (schedule, dynamic), times in zip(compared, measured, strict=True):
-            times.append(passes.whole_ms(schedule, dynamic))
-            on_pass()
-    errors = []
-    for (schedule, dynamic), times in zip(compared, measured, strict=True):
-        predicted = profile.predict_ms(schedule, router="dynamic" if dynamic else "static")
-        errors.append(abs(predicted / statistics.median(times) - 1))
-    return statistics.median(errors)
-
-
-def _iqr(times: Sequence[float]) -> float:
-    """Interquartile range."""
-    if len(times) < 2:
-        return 0.0
-    low, _, high = statistics.quantiles(times, n=4, method="inclusive")
-    return high - low

@@ -65,11 +65,16 @@ class ShapeProfile:
         held: Keys that blocks held when decoding was measured, ascending; empty if it was not.
         decode_block_ms: Of each kind of block, its time for one decoded token of every row at each of them.
         decode_fixed_ms: Of a decoded token, everything outside the blocks.
-        unsteady: What was timed ("prefill", "dynamic" or "decode") and at which kept count, where times kept varying.
+        unsteady: What was timed ("prefill", "dynamic" or "decode") and at which kept count, where times kept varying
+            until time was up.
         waited: Share of the time during which some process of the machine waited for a core; None if that cannot be
             known.
         check_error: Median relative error of predictions, compared with schedules that were not profiled; None if they
             were not compared.
+        uncertainty: Half a 95 % interval around predictions, as a share of them: the larger of what follows from times
+            that vary and from `check_error`; None where an earlier version measured. It says nothing of a machine that
+            runs at another pace later.
+        seconds: How long it took to measure all that; None where an earlier version measured.
         measured_at: When, in ISO 8601; empty if that is not known.
     """
 
@@ -87,6 +92,8 @@ class ShapeProfile:
     unsteady: tuple[tuple[str, int], ...] = ()
     waited: float | None = None
     check_error: float | None = None
+    uncertainty: float | None = None
+    seconds: float | None = None
     measured_at: str = ""
 
     def check(self, n_kinds: int) -> None:

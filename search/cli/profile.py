@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from search.cli.options import Debug, Model, Storage
-from search.config import DEFAULT_STORAGE
+from search.config import DEFAULT_PROFILE_SECONDS, DEFAULT_STORAGE
 from search.errors import ConfigError
 from studies import StudyStore, database_file
 
@@ -39,6 +40,10 @@ def profile_command(
         int | None,
         typer.Option("--threads", metavar="N", help="Threads to compute with.", show_default="as torch chooses"),
     ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option("--profile-seconds", metavar="S", help="Most seconds for each batch and length."),
+    ] = DEFAULT_PROFILE_SECONDS,
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again what is known already.")] = False,
     source: Annotated[
         Path | None,
@@ -57,6 +62,8 @@ def profile_command(
     _check_one_of("--device", device, _DEVICES)
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads is {threads}: expected at least 1.")
+    if not 0 < seconds < math.inf:
+        raise ConfigError(f"--profile-seconds is {seconds:g}: expected a number above 0.")
     for option, path in (("--json", target), ("--from", source)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise ConfigError(f"{option} is {str(path)!r}: expected a file in a folder that exists.")
@@ -85,7 +92,7 @@ def profile_command(
             )
         shapes = [(rows, tokens) for rows in batches for tokens in lengths]
         with StudyStore(storage) as store:
-            found = profile_of(store, skipping, shapes, view, remeasure)
+            found = profile_of(store, skipping, shapes, view, remeasure, seconds)
     console = Console(markup=False, highlight=False)
     _print(console, found)
     if target is not None:
@@ -187,5 +194,7 @@ def _remarks(profile: LatencyProfile, shape: ShapeProfile) -> list[str]:
         "listening in the block before it",
     ]
     if shape.check_error is not None:
-        lines.append(f"predictions for other schedules were off by {shape.check_error:.1%}")
+        off = f"predictions for other schedules were off by {shape.check_error:.1%}"
+        sure = "" if shape.uncertainty is None else f"; with 95 % confidence by no more than {shape.uncertainty:.1%}"
+        lines.append(off + sure)
     return lines

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import random
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
 from ftp_core.cost.contention import Contention, pressure_us
 from ftp_core.cost.profile import LatencyProfile
-from ftp_core.cost.profiling import block_kinds, count_passes, profile_latency, profile_shape
+from ftp_core.cost.profiling import block_kinds, profile_latency, profile_shape
 from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.cost.stopwatch import COLD, DECODED, PassTimes, TimedPasses, WallTimeline
 from ftp_core.errors import DataError, ScheduleError
@@ -62,6 +65,8 @@ RICH = LatencyProfile(
             decode_fixed_ms=0.7,
             unsteady=(("prefill", 20),),
             check_error=0.02,
+            uncertainty=0.06,
+            seconds=14.5,
         ),
     ),
     KINDS,
@@ -299,14 +304,25 @@ Noise = Callable[[random.Random, int], float]
 
 
 class MadeUp:
-    """Passes whose times follow a formula; noise is a factor on a block's time, drawn in the n-th pass."""
+    """Passes whose times follow a formula.
 
-    def __init__(self, noise: Noise = lambda rng, n: 1.0, drift: float = 1.0) -> None:
+    Args:
+        noise: A factor on a block's time, drawn in the n-th pass.
+        drift: A factor on whole passes, which are those that predictions are compared with.
+        pass_s: What the clock of `timer` takes for a pass, whatever its blocks take.
+    """
+
+    def __init__(self, noise: Noise = lambda rng, n: 1.0, drift: float = 1.0, pass_s: float = 0.1) -> None:
         self.noise = noise
         self.drift = drift
+        self.pass_s = pass_s
         self.n_passes = 0
+        self.n_whole = 0
         self.rng = random.Random(1)
         self.counts: tuple[int, ...] = ()
+
+    def timer(self) -> float:
+        return self.pass_s * (self.n_passes + self.n_whole)
 
     def true_ms(self, schedule: SparsitySchedule, dynamic: bool) -> list[float]:
         times = []
@@ -333,24 +349,28 @@ class MadeUp:
         return times
 
     def whole_ms(self, schedule: SparsitySchedule, dynamic: bool) -> float:
+        self.n_whole += 1
         return (sum(self.true_ms(schedule, dynamic)) + 2.0) * self.drift
 
 
-def measured(passes: MadeUp) -> LatencyProfile:
-    shape = profile_shape(passes, MADE_UP_KINDS, 1, LENGTH)
+def measured(passes: MadeUp, seconds: float = 60.0) -> LatencyProfile:
+    shape = profile_shape(passes, MADE_UP_KINDS, 1, LENGTH, seconds=seconds, timer=passes.timer)
     return LatencyProfile((replace(shape, waited=None),), MADE_UP_KINDS)
 
 
-def worst_error(passes: MadeUp, profile: LatencyProfile) -> float:
-    rng = random.Random(3)
-    errors = []
+def errors(passes: MadeUp, profile: LatencyProfile, n: int = 50) -> list[float]:
+    rng, found = random.Random(3), []
     for dynamic in (False, True):
-        for _ in range(50):
+        for _ in range(n):
             schedule = SparsitySchedule.from_levels([rng.randint(0, 19) for _ in range(N_MADE_UP)])
             true = sum(passes.true_ms(schedule, dynamic)) + 2.0
             predicted = profile.predict_ms(schedule, router="dynamic" if dynamic else "static")
-            errors.append(abs(predicted / true - 1))
-    return max(errors)
+            found.append(abs(predicted / true - 1))
+    return found
+
+
+def worst_error(passes: MadeUp, profile: LatencyProfile) -> float:
+    return max(errors(passes, profile))
 
 
 def test_without_noise_a_profile_finds_the_formula() -> None:
@@ -359,6 +379,10 @@ def test_without_noise_a_profile_finds_the_formula() -> None:
     [shape] = profile.shapes
     assert worst_error(passes, profile) < 0.005
     assert shape.check_error is not None and shape.check_error < 0.005
+    assert shape.uncertainty is not None and shape.uncertainty < 0.015
+    # Four to warm up, three at each of thirteen and five kept counts, three for each of six schedules.
+    assert (passes.n_passes, passes.n_whole) == (4 + 3 * (13 + 5), 18)
+    assert shape.seconds == pytest.approx(0.1 * (58 + 18))
     assert profile.unsteady == () and profile.doubts() == ()
     assert shape.fixed_ms == pytest.approx(2.0)
     assert shape.score_ms == pytest.approx(0.1)
@@ -389,14 +413,88 @@ def test_what_was_measured_while_the_machine_was_busy_is_measured_again() -> Non
 
 def test_a_machine_that_stays_busy_is_given_up_and_said() -> None:
     passes = MadeUp(lambda rng, n: rng.uniform(1.0, 10.0))
-    profile = measured(passes)
+    profile = measured(passes, seconds=1e9)
     quiet = MadeUp()
     measured(quiet)
+    # However much time there is: more of the same would tell no more.
     assert quiet.n_passes < passes.n_passes < 4 * quiet.n_passes
     assert profile.unsteady and all(point[:2] == (1, LENGTH) for point in profile.unsteady)
     assert {point[2] for point in profile.unsteady} <= {"prefill", "dynamic", "decode"}
-    assert any("kept varying" in doubt for doubt in profile.doubts())
-    assert any("predictions at 1 x 100 tokens were off by" in doubt for doubt in profile.doubts())
+    uncertain, off = profile.doubts()
+    assert uncertain.startswith("predictions at 1 x 100 tokens are uncertain by ")
+    assert off.startswith("predictions at 1 x 100 tokens were off by ")
+
+
+# Blocks vary by a tenth, whole passes by a fifth.
+def restless(rng: random.Random, n: int) -> float:
+    return rng.lognormvariate(0.0, 0.1) * random.Random(n).lognormvariate(0.0, 0.2)
+
+
+NOISES: dict[str, Noise] = {
+    "none": lambda rng, n: 1.0,
+    "restless": restless,
+    "busy": lambda rng, n: rng.uniform(1.0, 10.0),
+}
+
+
+@given(st.floats(1e-3, 30.0), st.sampled_from(sorted(NOISES)), st.integers(0, 2**16))
+def test_whenever_time_is_up_there_is_a_profile(seconds: float, noise: str, seed: int) -> None:
+    passes = MadeUp(NOISES[noise])
+    passes.rng.seed(seed)
+    done: list[float] = []
+    shape = profile_shape(
+        passes, MADE_UP_KINDS, 1, LENGTH, lambda share, note: done.append(share), seconds, passes.timer
+    )
+    # A pass to warm up, four and two kept counts, and two comparisons are the least.
+    fewest_s = passes.pass_s * (1 + 4 + 2 + 2)
+    assert shape.seconds is not None and shape.seconds <= max(seconds, fewest_s + 3 * passes.pass_s) + 1e-9
+    assert set(shape.kept) >= {5, 50, 99, 100} and len(shape.held) >= 2
+    assert shape.uncertainty is not None and math.isfinite(shape.uncertainty)
+    profile = LatencyProfile((shape,), MADE_UP_KINDS)
+    assert all(math.isfinite(error) for error in errors(passes, profile, 5))
+    assert profile.decode_ms(SparsitySchedule([0.5] * N_MADE_UP), decoded=5) > 0
+    assert done == sorted(done) and done[0] > 0 and done[-1] == 1.0
+
+
+def test_a_model_whose_passes_take_longer_than_there_is_time_is_run_a_few_times() -> None:
+    notes: list[tuple[float, str]] = []
+    passes = MadeUp(pass_s=100.0)
+    shape = profile_shape(
+        passes, MADE_UP_KINDS, 1, LENGTH, lambda *told: notes.append(told), seconds=60.0, timer=passes.timer
+    )
+    assert (passes.n_passes, passes.n_whole) == (1 + 4 + 2, 2)
+    assert shape.kept == (5, 50, 99, 100)
+    # It shows how far it is, pass by pass, by the passes that are due.
+    assert [round(share, 2) for share, _ in notes[3:9]] == [round(n / 9, 2) for n in range(4, 9)] + [0.99]
+    assert worst_error(passes, LatencyProfile((shape,), MADE_UP_KINDS)) < 0.05
+
+
+def test_more_time_leaves_less_uncertain() -> None:
+    found = []
+    for seconds in (1.5, 3.0, 30.0):
+        passes = MadeUp(lambda rng, n: rng.lognormvariate(0.0, 0.3))
+        found.append(measured(passes, seconds).shapes[0])
+    kept, unsure = [len(shape.kept) for shape in found], [shape.uncertainty or 0.0 for shape in found]
+    assert kept == sorted(kept) and kept[-1] == 13
+    assert unsure[-1] < unsure[0]
+
+
+@pytest.mark.parametrize("seconds", [2.0, 6.0, 60.0])
+def test_predictions_are_about_as_certain_as_they_say(seconds: float) -> None:
+    within: list[bool] = []
+    for seed in range(20):
+        passes = MadeUp(restless)
+        passes.rng.seed(seed)
+        profile = measured(passes, seconds)
+        assert profile.uncertainty is not None
+        within += [error <= profile.uncertainty for error in errors(passes, profile, 10)]
+    assert sum(within) / len(within) >= 0.9
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
+def test_no_time_at_all_is_refused(seconds: float) -> None:
+    with pytest.raises(ProfileError, match="no time to profile latency in"):
+        profile_latency(SkippingModel(tiny()), [(1, 8)], seconds=seconds)
 
 
 def test_a_machine_that_was_busy_all_the_time_is_found_out_by_the_comparison() -> None:
@@ -404,8 +502,8 @@ def test_a_machine_that_was_busy_all_the_time_is_found_out_by_the_comparison() -
     profile = measured(MadeUp(lambda rng, n: 2.0, drift=1.0))
     assert profile.unsteady == ()
     assert profile.check_error == pytest.approx(0.9, abs=0.15)
-    [doubt] = profile.doubts()
-    assert doubt.startswith("predictions at 1 x 100 tokens were off by")
+    assert profile.uncertainty is not None and profile.uncertainty > 0.9
+    assert profile.doubts()[-1].startswith("predictions at 1 x 100 tokens were off by")
 
 
 def test_processes_that_wait_for_a_core_raise_doubts() -> None:
@@ -459,9 +557,9 @@ def test_blocks_and_decisions_are_timed_where_they_happen() -> None:
 def test_a_measured_profile_covers_all_schedules_and_routers(family: str) -> None:
     model = SkippingModel(tiny(family))
     shapes = [(2, 40), (1, CONTEXT)]
-    counted: list[int] = []
-    profile = profile_latency(model, shapes, lambda n, note: counted.append(n), WallTimeline(Ticks()))
-    assert sum(counted) == len(counted) == count_passes(shapes)
+    counted: list[float] = []
+    profile = profile_latency(model, shapes, lambda done, note: counted.append(done), WallTimeline(Ticks()))
+    assert counted == sorted(counted) and 1.0 in counted and counted[-1] == 2.0
     assert [(shape.batch, shape.length) for shape in profile.shapes] == [(1, CONTEXT), (2, 40)]
     assert profile.conditions == profile_conditions(model) and len(profile.blocks) == N_BLOCKS
     for shape in profile.shapes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -105,6 +106,8 @@ BAD: list[tuple[list[str], int, str]] = [
     (["--dtype", "int8"], 2, "--dtype is 'int8': expected one of float32, bfloat16, float16"),
     (["--device", "abacus"], 2, "--device is 'abacus': expected one of cpu, cuda"),
     (["--threads", "0"], 2, "--threads is 0: expected at least 1"),
+    (["--profile-seconds", "0"], 2, "--profile-seconds is 0: expected a number above 0"),
+    (["--profile-seconds", "nan"], 2, "--profile-seconds is nan: expected a number above 0"),
     (["--model", "./nowhere"], 1, "No model at './nowhere'"),
     (["--storage", "mongodb://localhost/x"], 1, "mongodb"),
     (["--json", "nowhere/x.json"], 2, "--json is 'nowhere/x.json': expected a file in a folder that exists"),
@@ -133,9 +136,12 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
 def test_what_was_measured_is_kept_and_used_again(run: Run, tmp_path: Path) -> None:
     first = run("profile", *TINY, "--batch", "1", "--json", "first.json")
     assert first.code == 0, first.err
-    assert "Profiling latency" in first.err
+    assert "Profiling latency, 60 s at most ..." in first.err
+    said = r"^Latency of 1 x 8 tokens is predicted to within [\d.]+% \(95 % interval, measured for \d+ s\)\.$"
+    assert re.search(said, first.err, re.MULTILINE)
     assert "1 x 8 tokens, mean of 2 blocks" in first.out and "speed-up" in first.out
     assert "a decoded token" in first.out and "predictions for other schedules were off by" in first.out
+    assert "with 95 % confidence by no more than" in first.out
     assert stored(tmp_path) == 1
     kept = json.loads((tmp_path / "first.json").read_text())
     profile = LatencyProfile.from_json(kept)
@@ -216,7 +222,7 @@ def _rest(profile: LatencyProfile) -> tuple[Any, ...]:
 def test_what_is_done_is_kept_when_there_is_no_memory_for_the_next(
     study: OpenStudy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measured(model: SkippingModel, shapes: list[tuple[int, int]], *_: object) -> LatencyProfile:
+    def measured(model: SkippingModel, shapes: list[tuple[int, int]], *_: object, **__: object) -> LatencyProfile:
         if shapes == [(1, 64)]:
             raise torch.OutOfMemoryError
         return made_up(study.workload, shapes)

@@ -1,0 +1,134 @@
+"""Times of blocks as passes yield them, and how certain the medians of these times are."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Literal
+
+from ftp_core.cost.stopwatch import PassTimes
+
+What = Literal["prefill", "dynamic", "decode"]
+"""Prefills with the static router, prefills with a dynamic one, decoded tokens."""
+
+Point = tuple[What, int]
+"""What was timed, and the kept count of the timed block."""
+
+# Of a normal distribution: standard error of its median, in standard deviations / sqrt(n); interquartile range.
+_MEDIAN_ERROR, _NORMAL_IQR = math.sqrt(math.pi / 2), 1.349
+# From so many times on a point tells its own spread; below, it is taken to vary as points of its sort do.
+_TELLING = 8
+
+
+class BlockSamples:
+    """All times of inputs of one shape.
+
+    Args:
+        kinds: Kind of each block, counted from 0.
+
+    Attributes:
+        kinds: See there.
+        fixed_ms: By what was timed, the time of each pass outside its blocks.
+        keep_ms: By what was timed, the times of the router's decisions.
+    """
+
+    def __init__(self, kinds: Sequence[int]) -> None:
+        self.kinds = tuple(kinds)
+        self.fixed_ms: dict[What, list[float]] = {}
+        self.keep_ms: dict[What, list[float]] = {}
+        self._n_of_kind = [self.kinds.count(kind) for kind in range(max(self.kinds) + 1)]
+        self._ms: dict[Point, list[list[float]]] = {}
+        self._passes: list[list[tuple[Point, int, float]]] = []
+
+    def add(self, what: What, counts: Sequence[int], times: PassTimes, of: Sequence[bool] | None = None) -> None:
+        """Take in a pass.
+
+        Args:
+            what: What it was.
+            counts: Kept count of each block.
+            times: Its times.
+            of: The blocks whose times count; None for all.
+        """
+        own = []
+        for index, (kind, count, ms) in enumerate(zip(self.kinds, counts, times.block_ms, strict=True)):
+            if of is None or of[index]:
+                self._ms.setdefault((what, count), [[] for _ in self._n_of_kind])[kind].append(ms)
+                own.append(((what, count), kind, ms))
+        if what == "prefill":
+            self._passes.append(own)
+        self.fixed_ms.setdefault(what, []).append(times.fixed_ms)
+        self.keep_ms.setdefault(what, []).extend(ms for ms in times.keep_ms if ms is not None)
+
+    def covered(self, what: What) -> tuple[int, ...]:
+        """Kept counts at which every kind of block was timed, ascending."""
+        return tuple(sorted(count for (of, count), by_kind in self._ms.items() if of == what and all(by_kind)))
+
+    def rounds(self, what: What, count: int) -> int:
+        """How often each block was timed at a kept count, on average over the kind that was timed least often."""
+        by_kind = self._ms.get((what, count), [[]])
+        return min(len(times) // n for times, n in zip(by_kind, self._n_of_kind, strict=False))
+
+    def median(self, what: What, kind: int, count: int) -> float | None:
+        """Of a kind of block; None if it was not timed there."""
+        times = self._ms.get((what, count), [[]] * (kind + 1))[kind]
+        return statistics.median(times) if times else None
+
+    def iqr(self, what: What, kind: int, count: int) -> float:
+        """Interquartile range of a kind of block."""
+        return _iqr(self._ms[what, count][kind])
+
+    def errors(self) -> dict[Point, float]:
+        """Relative standard error of each point: of a model whose blocks all take what they take there.
+
+        Infinity where that cannot be known yet, as nothing was timed twice.
+        """
+        usual = {what: self._usual_deviation(what) for what in {what for what, _ in self._ms}}
+        found = {}
+        for (what, count), by_kind in self._ms.items():
+            total, variance = 0.0, 0.0
+            for times, n in zip(by_kind, self._n_of_kind, strict=True):
+                if not times:
+                    continue
+                median, deviation = statistics.median(times), _iqr(times) / _NORMAL_IQR
+                if len(times) < _TELLING:
+                    deviation = max(deviation, usual[what] * median)
+                total += n * median
+                variance += (n * _MEDIAN_ERROR * deviation) ** 2 / len(times)
+            found[what, count] = math.sqrt(variance) / total if total > 0 else 0.0
+        return found
+
+    def prediction_error(self) -> float:
+        """Relative standard error of a predicted prefill, as far as it comes from times that vary.
+
+        Two things vary: single times, and the pace of whole passes, which all blocks share. Infinity if that cannot be
+        known yet.
+        """
+        errors = [error for (what, _), error in self.errors().items() if what == "prefill"]
+        if not errors:
+            return math.inf
+        paces = [
+            statistics.median(ms / max(1e-12, self.median(what, kind, count) or 0.0) for (what, count), kind, ms in own)
+            for own in self._passes
+        ]
+        pace = _MEDIAN_ERROR * _iqr(paces) / _NORMAL_IQR / math.sqrt(len(paces))
+        return math.hypot(math.sqrt(statistics.fmean(error**2 for error in errors)), pace)
+
+    def _usual_deviation(self, what: What) -> float:
+        """Relative standard deviation of times at a point, over all points that were timed more than once."""
+        apart = []
+        for (of, _), by_kind in self._ms.items():
+            for times in by_kind if of == what else ():
+                if len(times) > 1 and (median := statistics.median(times)) > 0:
+                    # Few times lie closer to their own median than to what it is the median of.
+                    wider = math.sqrt(len(times) / (len(times) - 1))
+                    apart += [wider * (ms / median - 1) for ms in times]
+        return _iqr(apart) / _NORMAL_IQR if apart else math.inf
+
+
+def _iqr(values: Sequence[float]) -> float:
+    """Interquartile range; 0 of a single value."""
+    if len(values) < 2:
+        return 0.0
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
+    return high - low

@@ -1,0 +1,31 @@
+"""Says now and then that work goes on, where nothing else is said for a while."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Heartbeat:
+    """Calls something again and again, in a thread of its own, until it is stopped.
+
+    Args:
+        beat: What is called.
+        seconds: Time between two calls.
+    """
+
+    def __init__(self, beat: Callable[[], None], seconds: float) -> None:
+        self._beat = beat
+        self._seconds = seconds
+        self._is_over = threading.Event()
+        # A daemon: whatever ends the process does not wait for it.
+        self._thread = threading.Thread(target=self._run, name=type(self).__name__, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Call it no more; a call that is under way may still end."""
+        self._is_over.set()
+
+    def _run(self) -> None:
+        while not self._is_over.wait(self._seconds):
+            self._beat()

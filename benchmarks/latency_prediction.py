@@ -108,7 +108,7 @@ def one_run(model, batch, profiled, length, n_schedules, rounds, seconds, progre
         for schedule in schedules
         for router, decodes in ((StaticRouter(), length + COLD + DECODED <= model.context), (dynamic, False))
     ]
-    bar = progress.add_task(f"timing {batch} x {length}", total=rounds)
+    bar = progress.add_task(f"timing {batch} x {length}", total=(rounds + 1) * len(runs))
     times = take_turns(runs, rounds, lambda: progress.advance(bar))
     prefill = np.array([np.median([one[0] for one in own]) for own in times])
     decode = [np.median([one[1] for one in own]) for own in times[::2] if own[0][1] is not None]

@@ -67,11 +67,13 @@ class ItemQuality:
 
     Attributes:
         kl: Mean KL(dense || pruned) per completion token, nats.
+        n_tokens: Tokens of the completion.
         choice: Index of the choice with the highest summed log-likelihood; None if it is no multiple choice.
         right: Whether that is the right one; None if it is no multiple choice.
     """
 
     kl: float
+    n_tokens: int
     choice: int | None
     right: bool | None
 
@@ -125,6 +127,7 @@ class QualitySet:
     Attributes:
         model: The model, with whose answers pruned variants of it are compared.
         n_items: How many examples.
+        n_batches: How many batches they are run in.
         fingerprint: SHA-256 over the examples in their order: the same examples have the same one everywhere.
 
     Raises:
@@ -165,6 +168,7 @@ class QualitySet:
             self._batches.append(batch)
             self._dense_hidden.append(hidden[batch.answers.ids != IGNORED])
             on_batch()
+        self.n_batches = len(self._batches)
 
     @cached_property
     def model_identity(self) -> str:
@@ -203,6 +207,7 @@ class QualitySet:
         choices: bool = False,
         intervals: bool = False,
         prefixes: PrefixStore | None = None,
+        on_batch: Callable[[], None] = lambda: None,
     ) -> Quality:
         """Compare the model under a schedule and router with the dense one.
 
@@ -215,13 +220,14 @@ class QualitySet:
             intervals: Whether to draw bootstrap intervals of KL and perplexity.
             prefixes: States that schedules leave behind and that others with the same beginning go on from; the figures
                 are the same bit for bit. The router must not change as long as it is used.
+            on_batch: Called after each batch, `n_batches` times.
 
         Raises:
             ScheduleError: The schedule has another length than the model has blocks, or a value outside the range.
             ModelError: The router was trained for another model or made for another shape, or calibrated for another
                 schedule.
         """
-        found = self._run(schedule, router, choices, PrefixStore(0) if prefixes is None else prefixes)
+        found = self._run(schedule, router, choices, PrefixStore(0) if prefixes is None else prefixes, on_batch)
         kl_sums, nll_sums = torch.cat([one.kl for one in found]), torch.cat([one.nll for one in found])
         n_tokens, right = torch.cat([one.n_tokens for one in found]), torch.cat([one.right for one in found])
         accuracy, accuracy_interval = _share(right)
@@ -242,12 +248,15 @@ class QualitySet:
         )
 
     @torch.inference_mode()
-    def per_item(self, schedule: Sequence[float], router: Router) -> list[ItemQuality]:
+    def per_item(
+        self, schedule: Sequence[float], router: Router, on_batch: Callable[[], None] = lambda: None
+    ) -> list[ItemQuality]:
         """Compare the model under a schedule and router with the dense one on each example.
 
         Args:
             schedule: One sparsity per block.
             router: Names the kept tokens.
+            on_batch: See `evaluate`.
 
         Returns:
             One for each example, in the order in which they were given.
@@ -257,14 +266,24 @@ class QualitySet:
             ModelError: As `evaluate` does.
         """
         items = []
-        for batch, found in zip(self._batches, self._run(schedule, router, True, PrefixStore(0)), strict=True):
+        for batch, found in zip(
+            self._batches, self._run(schedule, router, True, PrefixStore(0), on_batch), strict=True
+        ):
             answers = zip(found.choice.tolist(), found.right.tolist(), strict=True)
-            for kl, has_choices in zip((found.kl / found.n_tokens).tolist(), batch.has_choices, strict=True):
+            kls, n_tokens = (found.kl / found.n_tokens).tolist(), found.n_tokens.tolist()
+            for kl, n, has_choices in zip(kls, n_tokens, batch.has_choices, strict=True):
                 choice, right = next(answers) if has_choices else (None, None)
-                items.append(ItemQuality(_mean_kl(kl), choice, right))
+                items.append(ItemQuality(_mean_kl(kl), n, choice, right))
         return [item for _, item in sorted(zip(self._order, items, strict=True), key=itemgetter(0))]
 
-    def _run(self, schedule: Sequence[float], router: Router, choices: bool, prefixes: PrefixStore) -> list[_Found]:
+    def _run(
+        self,
+        schedule: Sequence[float],
+        router: Router,
+        choices: bool,
+        prefixes: PrefixStore,
+        on_batch: Callable[[], None],
+    ) -> list[_Found]:
         """What the model does on each batch; see `evaluate`."""
         schedule = schedule if isinstance(schedule, SparsitySchedule) else SparsitySchedule(schedule)
         self._check(schedule, router)
@@ -283,6 +302,7 @@ class QualitySet:
                     right = choice == batch.right_choice
                     right_norm = _likeliest(likelihoods / batch.choice_lengths, items) == batch.right_choice
                 found.append(_Found(_row_sums(kl, real), _row_sums(nll, real), real.sum(1), choice, right, right_norm))
+                on_batch()
         return found
 
     def _check(self, schedule: SparsitySchedule, router: Router) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ftp_core.distillation import peak_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.choosing import chosen_trial
-from search.exhibits import collect_exhibits
+from search.exhibits import collect_exhibits, n_steps
 from search.export import export_study
 from search.measuring import Variant, measure
 from search.open_study import OpenStudy
@@ -88,7 +88,9 @@ def compare_selected(study: OpenStudy, router_run: int | None) -> None:
 def export_selected(study: OpenStudy) -> None:
     """Write the selected schedule with its router as a model that loads like any other."""
     folder = study.config.folder(study.name) / "model"
-    export_study(study.store, study.name, folder, include_base=study.config.export == "full")
+    with study.view.stage("Writing the pruned model", 1) as stage:
+        export_study(study.store, study.name, folder, include_base=study.config.export == "full")
+        stage.advance()
 
 
 def _measured(study: OpenStudy, split: str) -> list[Measurement]:
@@ -100,11 +102,12 @@ def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: TrialRecord) ->
     named = {row.name: row for row in rows if row.name != "candidate"}
     selected = next(name for name, row in named.items() if (row.trial, row.number) == (chosen.number, chosen.router))
     model = study.workload.model
-    with study.view.stage("Looking at single items", len(named)) as stage:
+    examples = study.workload.splits["test"]
+    with study.view.stage("Looking at single items", n_steps(len(examples), len(named))) as stage:
         return collect_exhibits(
             model.skipping,
             model.tokenizer,
-            study.workload.splits["test"],
+            examples,
             {name: (row.schedule, row.router) for name, row in named.items()},
             selected,
             stage.advance,

@@ -73,7 +73,10 @@ def train_router(
         CoreError: See `ftp_core.distill`.
     """
     held_out = quality_set(study, "validation")
-    static_kl = fmean(held_out.evaluate(schedule, StaticRouter()).kl for schedule in schedules)
+    with study.view.stage("The static router, validation", len(schedules) * held_out.n_batches) as progress:
+        static_kl = fmean(
+            held_out.evaluate(schedule, StaticRouter(), on_batch=progress.advance).kl for schedule in schedules
+        )
     task = _task(study, schedules, config)
     facts = {"stage": stage, "task": task, "schedules": len(schedules), "static_kl": static_kl}
     kinds = ("dynamic", "hidden") if study.config.router == "best" else (study.config.router,)
@@ -185,15 +188,21 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> dict[str, A
     config, splits = study.config, study.workload.splits
     base = DistillationConfig(steps=config.router_steps, seed=config.seed)
     folder = _unfinished(study, "tune", _task(study, schedules, base))
-    with tempfile.TemporaryDirectory() as passing, study.view.stage("Tuning the router", config.router_trials) as stage:
-        ended = 0
+    n_steps = config.router_trials * base.steps
+    with tempfile.TemporaryDirectory() as passing, study.view.stage("Tuning the router, steps", n_steps) as stage:
+        steps = 0
 
         def on_result(number: int, kl: float) -> None:
-            nonlocal ended
             study.lease.check()
-            stage.advance(number - ended, note=f"best held-out KL {kl:.3g}")
-            ended = number
+            stage.advance(0, note=f"{number} of {config.router_trials} trials ended, best held-out KL {kl:.3g}")
             study.view.figures("tune", number, {"held_out_kl": kl})
+
+        def on_progress(done: float) -> None:
+            nonlocal steps
+            study.lease.check()
+            # Trials have other numbers of steps, and some are stopped early: each counts as one of the usual length.
+            steps, more = round(done * base.steps), round(done * base.steps) - steps
+            stage.advance(more)
 
         tuning = tune_router(
             study.workload.model.skipping,
@@ -208,6 +217,7 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> dict[str, A
             deterministic=config.deterministic,
             folder=folder or Path(passing),
             on_result=on_result,
+            on_progress=on_progress,
         )
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)

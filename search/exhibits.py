@@ -22,6 +22,9 @@ from studies import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
 
 _DENSE = "dense"
 _N_PROMPTS = 4
+_AT_ONCE = 16
+# What a variant answers, and the texts of some answers.
+_STEPS_OF_LOOK = 2
 # Prompts of more tokens are shown only if there are not enough others: nobody reads them.
 _LONGEST_SHOWN = 512
 # With fewer groups, prompts are picked by length alone.
@@ -55,7 +58,7 @@ def collect_exhibits(
         examples: The test set.
         variants: Schedules and routers by name, "dense" among them.
         selected: Name of the one that prompts and disagreements are drawn with.
-        on_step: Called after each variant.
+        on_step: Called after each step, `n_steps` times.
 
     Raises:
         SearchError: The dense or the selected variant is missing.
@@ -64,12 +67,9 @@ def collect_exhibits(
     for name in (_DENSE, selected):
         if name not in variants:
             raise SearchError(f"There is no variant {name!r}, only {', '.join(map(repr, variants))}: give it, too.")
-    quality = QualitySet(model, examples)
-    items: dict[str, list[ItemQuality]] = {}
-    for name, (schedule, router) in variants.items():
-        items[name] = quality.per_item(schedule, router)
-        on_step()
-    looks = [_Look(model, tokenizer, examples, *variants[name], items[name]) for name in (_DENSE, selected)]
+    quality = QualitySet(model, examples, _AT_ONCE, on_step)
+    items = {name: quality.per_item(schedule, router, on_step) for name, (schedule, router) in variants.items()}
+    looks = [_Look(model, tokenizer, examples, *variants[name], items[name], on_step) for name in (_DENSE, selected)]
     answers = list(zip(*(look.answers() for look in looks), strict=True))
     counted = [(dense, pruned) for dense, pruned in answers if dense is not None and pruned is not None]
     different = [dense != pruned for dense, pruned in answers]
@@ -86,6 +86,11 @@ def collect_exhibits(
     )
 
 
+def n_steps(n_examples: int, n_variants: int) -> int:
+    """In how many steps so many examples are looked at: batches of each variant and of the dense answers, and texts."""
+    return (n_variants + 1) * -(-n_examples // _AT_ONCE) + 2 * _STEPS_OF_LOOK
+
+
 @dataclass(frozen=True)
 class _Look:
     """One variant, looked at item by item."""
@@ -96,12 +101,15 @@ class _Look:
     schedule: SparsitySchedule
     router: Router
     items: Sequence[ItemQuality]
+    on_step: Callable[[], None]
 
     def answers(self) -> list[_Answer]:
         """What it answers to each item that counts."""
+        found: list[_Answer] = [None if item.choice is None else (item.choice, bool(item.right)) for item in self.items]
         if not any(example.has_choices for example in self.examples):
-            return [*first_words(self.model, self.tokenizer, self.examples, self.schedule, self.router)]
-        return [None if item.choice is None else (item.choice, bool(item.right)) for item in self.items]
+            found = [*first_words(self.model, self.tokenizer, self.examples, self.schedule, self.router)]
+        self.on_step()
+        return found
 
     def texts(self, places: Iterable[int]) -> dict[int, str]:
         """What it answers to some items, as text."""
@@ -115,6 +123,7 @@ class _Look:
             for place in shown
             if (choice := self.items[place].choice) is not None
         }
+        self.on_step()
         return chosen | dict(zip(free, written, strict=True))
 
     def routed_prompt(self, place: int, dense: str, pruned: str) -> RoutedPrompt:

@@ -141,7 +141,8 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
     examples: QualitySet | None = None
     qualities = []
     data = encoded_fingerprint(study.workload.splits[split])
-    with study.view.stage(f"Measuring quality, {split}", len(variants)) as stage:
+    n_batches = -(-len(study.workload.splits[split]) // _QUALITY_BATCH)
+    with study.view.stage(f"Measuring quality, {split}", len(variants) * n_batches) as stage:
         for variant in variants:
             schedule = tuple(variant.schedule)
             context = _quality_context(study, data, variant.router)
@@ -149,12 +150,15 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
             if known is None:
                 study.lease.check()
                 examples = quality_set(study, split) if examples is None else examples
-                quality = examples.evaluate(variant.schedule, variant.router, choices=True, intervals=True)
+                quality = examples.evaluate(
+                    variant.schedule, variant.router, choices=True, intervals=True, on_batch=stage.advance
+                )
                 study.store.keep_evaluation(context, KnownEvaluation(schedule, asdict(quality), 0.0))
                 # As it will be read the next time: JSON knows no tuples.
                 known = KnownEvaluation(schedule, json.loads(json.dumps(asdict(quality))), 0.0)
+            else:
+                stage.advance(n_batches)
             qualities.append(_quality(known.metrics))
-            stage.advance()
     return qualities
 
 
@@ -172,7 +176,7 @@ def _quality(figures: Mapping[str, Any]) -> Quality:
 
 def _latencies(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch) -> list[Latency]:
     runs = study.config.timed_runs
-    with study.view.stage("Measuring latency", runs) as stage, torch.inference_mode():
+    with study.view.stage("Measuring latency", (runs + 1) * len(variants)) as stage, torch.inference_mode():
         return measure_latency(
             study.workload.model.skipping,
             prompts,

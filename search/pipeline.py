@@ -56,7 +56,9 @@ class Pipeline:
         self.config = RunConfig.stored(store.study(name).config)
         workload = load_with_progress(self.config, view) if workload is None else workload
         self._study = OpenStudy(store, name, lease, self.config, workload, view)
-        self._check_workload()
+        with view.stage("Comparing model and data with the study's", 1) as stage:
+            self._check_workload()
+            stage.advance()
         self._stages = Stages(self._study)
 
     def run(self, report: Report) -> None:
@@ -161,8 +163,9 @@ class Pipeline:
         self._once("test", lambda study: compare_selected(study, router_run))
         if self.config.export != "none":
             self._once("export", export_selected)
-        with self._stages.stage("report"):
+        with self._stages.stage("report"), self._study.view.stage("Writing the report", 1) as stage:
             report(self.config.folder(self._study.name))
+            stage.advance()
 
     def _once(self, stage: str, work: Callable[[OpenStudy], None]) -> None:
         """Run one of the last stages, unless it has finished; those behind it, which rest on it, are due again."""

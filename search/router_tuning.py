@@ -74,6 +74,7 @@ def tune_router(
     deterministic: bool,
     folder: Path,
     on_result: Callable[[int, float], None] = lambda ended, best_kl: None,
+    on_progress: Callable[[float], None] = lambda done: None,
 ) -> RouterTuning:
     """Train routers with different hyperparameters, and find those with the lowest held-out KL.
 
@@ -96,6 +97,8 @@ def tune_router(
         folder: Where trials and checkpoints are kept. Nobody else may write there.
         on_result: Called with the number of trials that have ended, and their lowest held-out KL, whenever one does;
             when a tuning goes on, also before it does.
+        on_progress: Called with the number of trials that are done, the parts of those that train included, whenever
+            one was evaluated; when a tuning goes on, also before it does.
 
     Raises:
         ConfigError: There is no trial or no worker to be.
@@ -117,10 +120,12 @@ def tune_router(
     ledger = TuningLedger(folder, subject)
     if any(entry.has_ended for entry in ledger.entries().values()):
         on_result(*ledger.progress())
+        on_progress(ledger.done())
     if ledger.numbers_left(trials):
         training = _Training(SharedModel(model.model), list(examples), list(held_out), list(schedules), base)
         with cluster(address, workers):
-            _train_trials(training, ledger, trials, seed, workers, deterministic, model.device.type, on_result)
+            bookkeeping = _Bookkeeping(ledger, on_result, on_progress)
+            _train_trials(training, ledger, trials, seed, workers, deterministic, model.device.type, bookkeeping)
     return ledger.outcome(trials, base)
 
 
@@ -242,9 +247,13 @@ class _Halving(ASHAScheduler):
 class _Bookkeeping(tune.Callback):
     """Keeps in the ledger what Tune hears of trials, as it hears it."""
 
-    def __init__(self, ledger: TuningLedger, on_result: Callable[[int, float], None]) -> None:
+    def __init__(
+        self, ledger: TuningLedger, on_result: Callable[[int, float], None], on_progress: Callable[[float], None]
+    ) -> None:
         self._ledger = ledger
         self._on_result = on_result
+        self._on_progress = on_progress
+        self._has_news = False
         self._to_say: list[tuple[int, float]] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -254,6 +263,7 @@ class _Bookkeeping(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
         """Keep the figures."""
         self._write(trial, steps=result[_STEP], held_out_kl=result[_KL], seconds=result[_SECONDS])
+        self._has_news = True
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **_: Any) -> None:
         """Keep where the checkpoint is, which by now has been written."""
@@ -272,7 +282,10 @@ class _Bookkeeping(tune.Callback):
         self._to_say.append(self._ledger.progress())
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Say which trials ended: here, because elsewhere Tune takes errors for those of a trial."""
+        """Say which trials ended and how far others are: here, as elsewhere Tune takes errors for those of a trial."""
+        if self._has_news:
+            self._has_news = False
+            self._on_progress(self._ledger.done())
         while self._to_say:
             self._on_result(*self._to_say.pop(0))
 
@@ -288,7 +301,7 @@ def _train_trials(
     workers: int,
     deterministic: bool,
     device: str,
-    on_result: Callable[[int, float], None],
+    bookkeeping: _Bookkeeping,
 ) -> None:
     """Train what is left to train."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -329,7 +342,7 @@ def _train_trials(
             name=name,
             storage_path=str(runs),
             verbose=0,
-            callbacks=[_Bookkeeping(ledger, on_result)],
+            callbacks=[bookkeeping],
             # Two, since the ledger learns of a checkpoint right before Tune removes an older one.
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),

@@ -132,6 +132,11 @@ class TuningLedger:
         kls = [entry.held_out_kl for entry in self.entries().values() if entry.has_ended]
         return len(kls), min(kls, default=math.inf)
 
+    def done(self) -> float:
+        """How many trials have ended, the parts that are done of those that have not included."""
+        entries = self.entries().values()
+        return sum(1.0 if one.has_ended else min(1.0, one.steps / one.config["steps"]) for one in entries)
+
     def outcome(self, trials: int, base: DistillationConfig) -> RouterTuning:
         """What the trials that have ended come to.
 

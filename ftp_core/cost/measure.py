@@ -166,7 +166,7 @@ def measure(
     confidence: float = 0.95,
     seed: int = 0,
     timer: Timer | None = None,
-    on_round: Callable[[], None] = lambda: None,
+    on_run: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
     """Time to first token, tokens per second and end to end, under each variant; variants take turns.
 
@@ -179,7 +179,7 @@ def measure(
         confidence: Of the intervals.
         seed: Of the resampling behind the intervals.
         timer: By default one that waits for the model's device.
-        on_round: Called after each round.
+        on_run: Called after each run, those that warm up included: `len(variants) * (repeats + 1)` times.
 
     Returns:
         One for each variant, in their order.
@@ -204,7 +204,7 @@ def measure(
     ticks = timer or timer_of(base.device)
     runs = [partial(_generate, way.step_of(base), ids, new_tokens, ticks) for way in ways]
     measured = []
-    for way, rounds in zip(ways, take_turns(runs, repeats, on_round), strict=True):
+    for way, rounds in zip(ways, take_turns(runs, repeats, on_run), strict=True):
         first, end = (tuple(1000 * seconds[part] for seconds in rounds) for part in (0, 1))
         rates = [
             1000 * batch * new_tokens / (last - start) for start, last in zip(first, end, strict=True) if new_tokens

@@ -105,7 +105,7 @@ def timing_batch(prompts: Sequence[Sequence[int]], batch: int, length: int) -> P
 
 
 def take_turns(
-    runs: Sequence[Callable[[], _Result]], repeats: int, on_round: Callable[[], None] = lambda: None
+    runs: Sequence[Callable[[], _Result]], repeats: int, on_run: Callable[[], None] = lambda: None
 ) -> list[list[_Result]]:
     """What each run returns in each round, after one round to warm up.
 
@@ -115,7 +115,7 @@ def take_turns(
     Args:
         runs: What takes turns.
         repeats: Rounds.
-        on_round: Called after each round.
+        on_run: Called after each run, those that warm up included: `len(runs) * (repeats + 1)` times.
 
     Raises:
         DataError: There shall be no round.
@@ -124,19 +124,20 @@ def take_turns(
         raise DataError(f"repeats is {repeats}, but nothing can be said without at least one round.")
     for run in runs:
         run()
+        on_run()
     results: list[list[_Result]] = [[] for _ in runs]
     for number in range(repeats):
         indices = range(len(runs))
         for index in reversed(indices) if number % 2 else indices:
             results[index].append(runs[index]())
-        on_round()
+            on_run()
     return results
 
 
 def interleaved_ms(
     runs: Sequence[Callable[[], object]],
     repeats: int,
-    on_round: Callable[[], None] = lambda: None,
+    on_run: Callable[[], None] = lambda: None,
     timer: Timer = time.perf_counter,
 ) -> list[list[float]]:
     """Times of each run in milliseconds, round by round; see `take_turns`.
@@ -144,7 +145,7 @@ def interleaved_ms(
     Args:
         runs: What is timed.
         repeats: Rounds, after one warm-up.
-        on_round: Called after each round.
+        on_run: See `take_turns`.
         timer: Of `timer_of`, unless all runs on the CPU.
     """
 
@@ -156,7 +157,7 @@ def interleaved_ms(
 
         return measured
 
-    return take_turns([timed(run) for run in runs], repeats, on_round)
+    return take_turns([timed(run) for run in runs], repeats, on_run)
 
 
 def measure_latency(
@@ -164,7 +165,7 @@ def measure_latency(
     prompts: PromptBatch,
     variants: Sequence[tuple[SparsitySchedule, Router]],
     repeats: int = 15,
-    on_round: Callable[[], None] = lambda: None,
+    on_run: Callable[[], None] = lambda: None,
     timer: Timer | None = None,
 ) -> list[Latency]:
     """Time a prefill, the next token's logits included, under each variant; variants take turns.
@@ -174,7 +175,7 @@ def measure_latency(
         prompts: What to prefill.
         variants: Schedules with their routers.
         repeats: Rounds, after one warm-up.
-        on_round: Called after each round.
+        on_run: See `take_turns`.
         timer: By default one that waits for the model's device.
     """
 
@@ -183,7 +184,7 @@ def measure_latency(
 
     runs = [run(*variant) for variant in variants]
     latencies = []
-    for times in interleaved_ms(runs, repeats, on_round, timer or timer_of(model.device)):
+    for times in interleaved_ms(runs, repeats, on_run, timer or timer_of(model.device)):
         low, median, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
         latencies.append(Latency(median, low, high, len(times)))
     return latencies

@@ -88,10 +88,10 @@ def test_all_kinds_of_variants_run_on_a_model_and_leave_it_as_it_is(family: str)
         Skipping("routed decoding", SCHEDULE, router, decode_sparsity=0.5),
         BlockRemoval((1,)),
     ]
-    rounds: list[int] = []
-    results = measure(model, prompts, variants, new_tokens=3, repeats=2, on_round=lambda: rounds.append(1))
+    runs: list[int] = []
+    results = measure(model, prompts, variants, new_tokens=3, repeats=2, on_run=lambda: runs.append(1))
     assert [result.variant for result in results] == [variant.name for variant in variants]
-    assert len(rounds) == 2
+    assert len(runs) == len(variants) * 3
     for result in results:
         assert 0 < result.first_token_ms.low <= result.first_token_ms.high < result.end_to_end_ms.high
         assert (result.device, result.dtype, result.repeats) == ("cpu", "float32", 2)

@@ -16,7 +16,7 @@ from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from search.answers import greedy_answers
 from search.errors import SearchError
-from search.exhibits import _natural, collect_exhibits
+from search.exhibits import _natural, collect_exhibits, n_steps
 from studies import Exhibits, StudyStore
 from tests.ftp_core.routers import random_router
 
@@ -132,12 +132,14 @@ def test_the_dense_model_does_not_disagree_with_itself(loaded: LoadedModel, exam
     )
     assert (found.disagreements, found.n_disagreements, found.n_lost, found.n_won, found.n_items) == ((), 0, 0, 0, 9)
     assert all(run == N_BLOCKS for prompt in found.prompts for run in prompt.blocks_run)
-    assert len(steps) == len(VARIANTS)
+    assert len(steps) == n_steps(9, len(VARIANTS))
 
 
 def test_items_without_choices_are_compared_by_their_first_word_and_shown_as_greedy_text(loaded: LoadedModel) -> None:
     plain = encoded(loaded, [Example(one.prompt, one.completion, group="any") for one in demo_examples("test", 12)])
-    found = collect_exhibits(loaded.skipping, loaded.tokenizer, plain, VARIANTS, "refined")
+    steps: list[None] = []
+    found = collect_exhibits(loaded.skipping, loaded.tokenizer, plain, VARIANTS, "refined", lambda: steps.append(None))
+    assert len(steps) == n_steps(12, len(VARIANTS))
     dense, pruned = (
         greedy_answers(loaded.skipping, loaded.tokenizer, plain, *VARIANTS[name]) for name in ("dense", "refined")
     )

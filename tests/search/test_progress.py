@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pytest
 from rich.console import Console
 
 from search.config import RunConfig
+from search.heartbeat import Heartbeat
 from search.observer import Observers
 from search.progress import ProgressView
 from search.stage_list import StageList, duration
@@ -297,6 +298,92 @@ def test_elsewhere_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
         "Breaking ...",
         "Stage refine-1: failed after TIME",
     ]
+
+
+def beating(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What is called now and then while work goes on; a test calls it itself."""
+    beats: list[Callable[[], None]] = []
+
+    class ByHand:
+        def __init__(self, beat: Callable[[], None], seconds: float) -> None:
+            beats.append(beat)
+
+        def stop(self) -> None:
+            beats.clear()
+
+    monkeypatch.setattr("search.progress.Heartbeat", ByHand)
+    return beats
+
+
+def test_where_nothing_is_said_for_long_a_line_says_that_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    beats, shown = beating(monkeypatch), io.StringIO()
+    view = ProgressView(Console(file=shown, width=80))
+
+    def lines(silence: float = 31.0) -> list[str]:
+        """What is said when nothing was for so long."""
+        before = len(shown.getvalue())
+        view._said_at -= silence
+        beats[0]()
+        return re.sub(r"\d+:\d\d", "TIME", shown.getvalue()[before:]).splitlines()
+
+    view.began("mine", CONFIG, STAGES)
+    view.stage_changed("measure", StudyState.RUNNING)
+    assert lines(29.0) == []
+    assert lines() == ["Stage measure: TIME so far"]
+    with view.stage("Measuring quality", 8) as outer:
+        outer.advance(3)
+        with view.stage("Dense answers", 2):
+            assert lines() == ["Dense answers: 0/2  TIME since the last step"]
+        assert lines() == ["Measuring quality: 3/8  TIME since the last step"]
+        assert lines(0.0) == []
+    view.ended(StudyState.FINISHED)
+    assert beats == []
+    # Commands without a run have work, too, and work inside work.
+    with view.stage("Copying", 4):
+        with view.stage("Reading", 1):
+            pass
+        assert lines() == ["Copying: 0/4  TIME since the last step"]
+    assert beats == []
+
+
+@pytest.mark.parametrize("options", [{"quiet": True}, {"is_terminal": True}])
+def test_a_line_that_work_goes_on_is_not_said_where_there_is_a_view_or_none(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, bool]
+) -> None:
+    beats = beating(monkeypatch)
+    terminal = io.StringIO()
+    console = Console(file=terminal, force_terminal=options.get("is_terminal", False), width=80)
+    view = ProgressView(console, quiet=options.get("quiet", False))
+    with view.stage("Copying", 4):
+        assert beats == []
+
+
+def test_a_heart_beats_until_it_is_stopped() -> None:
+    beaten = threading.Semaphore(0)
+    heart = Heartbeat(lambda: beaten.release(), 0.001)
+    assert all(beaten.acquire(timeout=60.0) for _ in range(3))
+    heart.stop()
+    heart._thread.join(60.0)
+    assert not heart._thread.is_alive()
+
+
+def test_on_a_terminal_time_passes_where_nobody_knows_how_much_is_left() -> None:
+    view, terminal = on_terminal()
+    with view.stage("Loading", 1):
+        view.refresh()
+        frame = terminal.frame()
+    assert re.search(r"Loading .* 0/1 \+0:00", frame)
+
+
+def test_a_line_that_is_worth_knowing_is_said_once_in_a_run() -> None:
+    shown = io.StringIO()
+    view = ProgressView(Console(file=shown, width=20), quiet=True)
+    for _ in range(2):
+        view.began("mine", CONFIG, STAGES)
+        for _ in range(3):
+            view.say_once("It is [busy], and has been for a while.")
+        view.ended(StudyState.FINISHED)
+    assert shown.getvalue() == "It is [busy], and has been for a while.\n" * 2
 
 
 @pytest.mark.parametrize("is_terminal", [True, False])

@@ -88,9 +88,15 @@ def ended(folder: Path) -> list[tuple[int, float]]:
 
 
 @pytest.fixture(scope="module")
-def whole(folder: Path, ended: list[tuple[int, float]]) -> RouterTuning:
+def done() -> list[float]:
+    """How far the whole tuning said that it was."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def whole(folder: Path, ended: list[tuple[int, float]], done: list[float]) -> RouterTuning:
     """A deterministic tuning that nothing interrupted."""
-    return tune(folder, on_result=lambda n, kl: ended.append((n, kl)))
+    return tune(folder, on_result=lambda n, kl: ended.append((n, kl)), on_progress=done.append)
 
 
 class TestDeterministicTuning:
@@ -116,6 +122,10 @@ class TestDeterministicTuning:
         kls = [kl for _, kl in ended]
         assert kls == sorted(kls, reverse=True)
         assert kls[-1] == min(trial.held_out_kl for trial in whole.trials)
+
+    def test_it_says_how_far_it_is_also_between_ends(self, whole: RouterTuning, done: list[float]) -> None:
+        assert done == sorted(done) and done[-1] == TRIALS
+        assert any(n % 1 for n in done)
 
     def test_a_tuning_that_is_through_is_read_and_not_done_again(self, whole: RouterTuning, folder: Path) -> None:
         seen: list[tuple[int, float]] = []

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from studies import (
+    AgainstShortenedPrompt,
     Exhibits,
     LeftAside,
     Measurement,
@@ -17,6 +18,8 @@ from studies import (
     StudyState,
     TrialRecord,
     front,
+    measured_against_shortened_prompt,
+    searched_against_shortened_prompt,
 )
 from studies.objectives import COSTS, DEFAULT_COST, Objective, objective
 
@@ -69,7 +72,14 @@ class ReportData:
         """The prefill that costs are of, for a sentence; empty where it is not known."""
         facts = self.study.facts
         shape = facts.get("timed_input") or facts.get("latency_profile")
-        return f" of a prefill of {shape['batch']} × {shape['length']} tokens" if shape else ""
+        return f" of a prefill of {shape['batch']} × {shape['length']} tokens{self._within}" if shape else ""
+
+    @property
+    def _within(self) -> str:
+        """How far off predicted latency may be, where that is what a study trades KL against, and known."""
+        shapes = self.study.facts.get("latency_profile", {}).get("shapes", [])
+        known = [one["uncertainty"] for one in shapes if one.get("uncertainty") is not None]
+        return f", predicted to within {max(known):.1%}" if known and self.cost.name == "latency_ms" else ""
 
     @property
     def selection(self) -> Mapping[str, Any] | None:
@@ -118,6 +128,18 @@ class ReportData:
             return min(routers, key=lambda m: m.kl, default=None)
         wanted = (self.selection["trial"], self.selection.get("router"))
         return next((m for m in self.results if m.trial is not None and (m.trial, m.router) == wanted), None)
+
+    @cached_property
+    def against_shortened_prompt(self) -> AgainstShortenedPrompt | None:
+        """The selected point beside a shortened prompt, or before it was measured the chosen trial; None if unknown."""
+        if self.selected is not None:
+            return measured_against_shortened_prompt(
+                self.selected, self.measured("uniform"), self.measured("dense"), self.exhibits
+            )
+        chosen = next((trial for trial in self.trials if trial.number == self.chosen_trial), None)
+        if chosen is None or self.study.objectives[:1] != ("kl",):
+            return None
+        return searched_against_shortened_prompt(chosen, self.trials)
 
     def measured(self, variant: str) -> Measurement | None:
         """The test measurement of a variant, the first of several candidates."""

@@ -42,8 +42,8 @@ def summary_sentences(data: ReportData) -> list[str]:
         return [_no_front(data.trials)]
     dense, selected = data.measured("dense"), data.selected
     if selected is None:
-        return [*_search_alone(data, points), _not_measured(data)]
-    sentences = [_gain(selected, dense, data)]
+        return [*_search_alone(data, points), *_against_shortened_prompt(data), _not_measured(data)]
+    sentences = [_gain(selected, dense, data), *_against_shortened_prompt(data)]
     if dense is not None and dense.accuracy is not None and selected.accuracy is not None:
         sentences.append(_accuracy(selected, dense, data))
     elif dense is not None:
@@ -52,8 +52,7 @@ def summary_sentences(data: ReportData) -> list[str]:
             f"{kl_text(selected.kl)} nats per token ({selected.n_items} test items; this data has no choices, so no "
             "accuracy)."
         )
-    sentences += [sentence for sentence in (_against_uniform(data, selected), _routers(data)) if sentence]
-    return sentences
+    return [*sentences, *([said] if (said := _routers(data)) else [])]
 
 
 def key_figures(data: ReportData) -> list[KeyFigure]:
@@ -199,18 +198,10 @@ def _accuracy(m: Measurement, dense: Measurement, data: ReportData) -> str:
     )
 
 
-def _against_uniform(data: ReportData, selected: Measurement) -> str:
-    """Whether the search was worth it: the selected point against the same sparsity in every block."""
-    uniform = data.measured("uniform")
-    if uniform is None:
-        return ""
-    verdict = "lower" if selected.kl < uniform.kl else ("higher" if selected.kl > uniform.kl else "no lower")
-    unsure = " (the intervals overlap)" if overlap(kl_interval(selected), kl_interval(uniform)) else ""
-    return (
-        f"Its KL is {verdict} than that of uniform sparsity with the static router: {kl_text(selected.kl)} against "
-        f"{kl_text(uniform.kl)} nats per token{unsure}, at {selected.latency_ms:.1f} against "
-        f"{uniform.latency_ms:.1f} ms."
-    )
+def _against_shortened_prompt(data: ReportData) -> list[str]:
+    """Whether the search was worth it; nothing where that is not known."""
+    found = data.against_shortened_prompt
+    return [] if found is None else [found.sentence]
 
 
 def _routers(data: ReportData) -> str:

@@ -7,14 +7,37 @@ from dataclasses import asdict
 from typing import Any
 
 from search.proposers.tally import ProposerTally
-from studies import Measurement, StudyStore, TrialRecord, TrialState, front, hypervolume, reference_point
+from studies import (
+    AgainstShortenedPrompt,
+    Exhibits,
+    Measurement,
+    StudyRecord,
+    StudyStore,
+    TrialRecord,
+    TrialState,
+    front,
+    hypervolume,
+    measured_against_shortened_prompt,
+    reference_point,
+    searched_against_shortened_prompt,
+)
 
 
-def _timed_shape(facts: Mapping[str, Any]) -> dict[str, int] | None:
-    """Rows and tokens of the prefill that costs are of; None before the study has begun."""
+def _timed_shape(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Rows and tokens of the prefill that costs are of, and how uncertain its predicted latency is, if that is known.
+
+    None before the study has begun.
+    """
     # Studies of earlier versions have it in their profile only.
     shape = facts.get("timed_input") or facts.get("latency_profile")
-    return None if shape is None else {"batch": shape["batch"], "length": shape["length"]}
+    if shape is None:
+        return None
+    known = [one.get("uncertainty") for one in facts.get("latency_profile", {}).get("shapes", [])]
+    return {
+        "batch": shape["batch"],
+        "length": shape["length"],
+        "latency_uncertainty": max((one for one in known if one is not None), default=None),
+    }
 
 
 def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
@@ -65,9 +88,29 @@ def _hypervolume(trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
     return {"value": hypervolume(trials, reference), "reference": list(reference)}
 
 
+def _against_shortened_prompt(
+    study: StudyRecord,
+    trials: Sequence[TrialRecord],
+    measurements: Sequence[Measurement],
+    exhibits: Exhibits | None,
+) -> AgainstShortenedPrompt | None:
+    """The selected point as it was measured beside a shortened prompt, or before that the chosen trial."""
+    selection, tested = study.facts.get("selection"), {m.variant: m for m in measurements if m.split == "test"}
+    if selection is not None and tested:
+        wanted = (selection["trial"], selection.get("router"))
+        selected = next((m for m in tested.values() if m.trial is not None and (m.trial, m.router) == wanted), None)
+        if selected is not None:
+            return measured_against_shortened_prompt(selected, tested.get("uniform"), tested.get("dense"), exhibits)
+    chosen = next((trial for trial in trials if trial.number == study.chosen_trial), None)
+    if chosen is None or study.objectives[:1] != ("kl",):
+        return None
+    return searched_against_shortened_prompt(chosen, trials)
+
+
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
     """A study as plain values: state, trials, front, rounds, tuning, selection, measurements, and what they cost."""
-    study, trials = store.study(name), store.trials(name)
+    study, trials, measurements = store.study(name), store.trials(name), store.measurements(name)
+    against = _against_shortened_prompt(study, trials, measurements, store.exhibits(name))
     return {
         "name": study.name,
         "state": study.state.value,
@@ -80,6 +123,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "config": dict(study.config),
         "chosen_trial": study.chosen_trial,
         "selection": study.facts.get("selection"),
+        "against_shortened_prompt": None if against is None else against.to_json(),
         "rounds": study.facts.get("rounds", []),
         "tuning": study.facts.get("tuning"),
         "split_sizes": study.facts.get("split_sizes"),
@@ -97,5 +141,5 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
             {"name": state.proposer, **asdict(ProposerTally.stored(state.state))}
             for state in store.proposer_states(name)
         ],
-        "measurements": _measured(store.measurements(name), study.facts.get("selection")),
+        "measurements": _measured(measurements, study.facts.get("selection")),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ftp_core.encoding import EncodedExample, length_order, prompt_batch
-from ftp_core.intervals import wilson_interval
+from ftp_core.intervals import bootstrap_interval, wilson_interval
 from ftp_core.quality import ItemQuality, QualitySet
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
@@ -83,7 +84,17 @@ def collect_exhibits(
         n_lost=sum(dense[1] and not pruned[1] for dense, pruned in counted),
         n_won=sum(pruned[1] and not dense[1] for dense, pruned in counted),
         n_items=len(counted),
+        kl_ratios=_kl_ratios(items, selected),
     )
+
+
+def _kl_ratios(items: Mapping[str, Sequence[ItemQuality]], selected: str) -> dict[str, tuple[float, float]]:
+    """The interval of the selected variant's KL as a share of every other one's, drawn item by item."""
+    sums = {name: torch.tensor([one.kl * one.n_tokens for one in own]) for name, own in items.items()}
+    others = [name for name in sums if name not in (_DENSE, selected)]
+    ratios = {name: bootstrap_interval(sums[selected], sums[name]) for name in others}
+    # Items without any KL have no ratio.
+    return {name: ends for name, ends in ratios.items() if all(map(math.isfinite, ends))}
 
 
 def n_steps(n_examples: int, n_variants: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 from ftp_core.routers import Router, StaticRouter, router_from_bytes
-from ftp_core.schedule import SparsitySchedule
-from search.measuring import Variant
+from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
+from search.costs import Costs
+from search.measuring import Variant, timed_prompts
 from search.open_study import OpenStudy
 from studies import Measurement, TrialRecord, closest_to_sparsity, front
 from studies.front import HALF_STEP
@@ -59,6 +61,9 @@ def compared(
 ) -> list[Variant]:
     """The rows of the report: dense, uniform, static, dynamic, and refined, at the sparsity that was selected.
 
+    The uniform one is a shortened prompt, and has the FLOPs that were selected: where blocks skip unevenly, or a router
+    has to be run, those are other than its overall sparsity would save.
+
     Args:
         study: Whose rows.
         selected: The trial that was selected.
@@ -72,15 +77,28 @@ def compared(
     first = _like(selected, [trial for trial in trials if trial.round == 0], by_number)
     refined = _like(selected, [trial for trial in trials if trial.round > 0], by_number)
     static, refined = (selected, refined) if selected.round == 0 else (first, selected)
-    n_blocks = study.workload.model.skipping.n_blocks
-    uniform = SparsitySchedule.uniform(selected.overall_sparsity, n_blocks)
-    rows = [dense(study), Variant("uniform", uniform, StaticRouter())]
+    rows = [dense(study), Variant("uniform", _shortened(study, selected), StaticRouter())]
     if static is not None:
         rows.append(_of_trial("static", study, static))
         if router_run is not None and any(static.schedule):
             schedule, router = SparsitySchedule(static.schedule), router_of(study, router_run)
             rows.append(Variant("dynamic", schedule, router, static.number, router_run))
     return rows if refined is None else [*rows, _of_trial("refined", study, refined)]
+
+
+def _shortened(study: OpenStudy, selected: TrialRecord) -> SparsitySchedule:
+    """The uniform schedule whose FLOPs with the static router are nearest to those of a trial with its own."""
+    model, (batch, length) = study.workload.model.skipping, timed_prompts(study).ids.shape
+    costs = Costs(model, batch, length, router=router_of(study, selected.router))
+    wanted = costs.function("flops")(SparsitySchedule(selected.schedule))
+    own = Costs(model, batch, length).function("flops")
+    # Kept counts at this length tell uniform schedules apart. Of equals the one on the grid is taken; the others are
+    # rounded up as schedules round, lest they keep one token more.
+    grid = [DEFAULT_STEP * level for level in range(round(MAX_SPARSITY / DEFAULT_STEP) + 1)]
+    between = [math.ceil(1e10 * (1 - count / length)) / 1e10 for count in range(1, length)]
+    shares = [*grid, *(share for share in between if share <= MAX_SPARSITY)]
+    uniform = [SparsitySchedule.uniform(share, model.n_blocks) for share in shares]
+    return min(uniform, key=lambda schedule: abs(own(schedule) - wanted))
 
 
 def _of_trial(name: str, study: OpenStudy, trial: TrialRecord) -> Variant:

@@ -44,6 +44,11 @@ from studies.records import (
     finite_values,
 )
 from studies.schema import HEAD as SCHEMA_HEAD
+from studies.shortened_prompt import (
+    AgainstShortenedPrompt,
+    measured_against_shortened_prompt,
+    searched_against_shortened_prompt,
+)
 from studies.storage import StudyStorage
 from studies.store import StudyStore
 from studies.transfer import copy_study, open_optuna
@@ -52,6 +57,7 @@ __all__ = [
     "ANCHOR",
     "KNOCK_OUT",
     "SCHEMA_HEAD",
+    "AgainstShortenedPrompt",
     "Disagreement",
     "Exhibits",
     "GroupAccuracy",
@@ -89,8 +95,10 @@ __all__ = [
     "hypervolume_history",
     "knee",
     "load",
+    "measured_against_shortened_prompt",
     "open_optuna",
     "reference_point",
+    "searched_against_shortened_prompt",
     "upgrade_database",
     "useful_hypervolume",
 ]

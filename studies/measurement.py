@@ -10,10 +10,10 @@ class Measurement:
     """What a schedule with a router really does on held-out data and on the clock.
 
     Attributes:
-        variant: Which router and schedule ran: "dense"; "uniform" (the selected overall sparsity in every block, static
-            router); "static" (a schedule that the first search found, with its static router); "dynamic" (that schedule
-            with the first distilled router); "refined" (what a refinement found); "candidate" (a point of the front,
-            whichever router it has).
+        variant: Which router and schedule ran: "dense"; "uniform" (the same sparsity in every block with the static
+            router, which is a shorter prompt, at about the selected point's FLOPs); "static" (a schedule that the first
+            search found, with its static router); "dynamic" (that schedule with the first distilled router); "refined"
+            (what a refinement found); "candidate" (a point of the front, whichever router it has).
         trial: Number of the trial whose schedule it is; None for dense and uniform.
         schedule: Share of tokens skipped, one per block.
         kl: Mean KL(dense || pruned) per completion token, nats.

@@ -338,6 +338,8 @@ class Exhibits:
         n_lost: Of those, how many the dense model had right and the selected one has wrong.
         n_won: The other way round.
         n_items: Items looked at.
+        kl_ratios: Of each other row with a name but dense, the 95 % bootstrap interval of the selected row's KL as a
+            share of its KL; items are drawn for both together.
     """
 
     prompts: tuple[RoutedPrompt, ...] = ()
@@ -347,6 +349,7 @@ class Exhibits:
     n_lost: int = 0
     n_won: int = 0
     n_items: int = 0
+    kl_ratios: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

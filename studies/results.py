@@ -207,5 +207,7 @@ def _exhibits(found: Mapping[str, Any]) -> Exhibits:
                 for one in found["groups"]
             ),
             "disagreements": tuple(Disagreement(**one) for one in found["disagreements"]),
+            # Earlier versions did not compare them.
+            "kl_ratios": {name: (low, high) for name, (low, high) in found.get("kl_ratios", {}).items()},
         }
     )

@@ -227,7 +227,7 @@ class _Session:
         for due in (True, False):
             prefills = [count for count in self._fine if (count in self._fewest) == due]
             others = [count for count in self._coarse if (count in self._fewest_coarse) == due]
-            if not self._round(prefills, others, "first times of each kept count", due):
+            if not self._round(prefills, others, "covering kept counts", due):
                 break
 
     def refine(self) -> None:

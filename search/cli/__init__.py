@@ -37,6 +37,7 @@ from search.cli.tables import (
     print_rounds,
     print_selection,
     print_studies,
+    print_verdict,
 )
 from search.config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.description import describe_study
@@ -171,6 +172,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     print_front(console, description)
     print_selection(console, description)
     print_measurements(console, description)
+    print_verdict(console, description)
 
 
 @app.command()

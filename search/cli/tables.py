@@ -36,6 +36,8 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
     shape = description["predicted_for"]
     cost = objective(description["objectives"][1])
     timed = f"; prefill of {shape['batch']} x {shape['length']} tokens" if shape else ""
+    if shape and cost.name == "latency_ms" and shape.get("latency_uncertainty") is not None:
+        timed += f", predicted to within {shape['latency_uncertainty']:.0%}"
     table = _table(
         f"Pareto front of {description['name']} (* chosen){timed}",
         *("trial", "overall\nsparsity", "KL, nats\nper token", f"{cost.unit}\n{cost.source}", "ms\nmeasured"),
@@ -97,6 +99,13 @@ def print_selection(console: Console, description: Mapping[str, Any]) -> None:
         return
     decides = "the static router" if selection.get("router") is None else f"router {selection['router']}"
     console.print(f"Selected: trial {selection['trial']} with {decides}. {selection['reason']}\n")
+
+
+def print_verdict(console: Console, description: Mapping[str, Any]) -> None:
+    """Whether the search was worth it, from `describe_study`."""
+    against = description["against_shortened_prompt"]
+    if against is not None:
+        console.print(against["sentence"], soft_wrap=True)
 
 
 def print_measurements(console: Console, description: Mapping[str, Any]) -> None:

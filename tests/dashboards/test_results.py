@@ -128,6 +128,29 @@ def test_hyperparameters_are_sorted_by_held_out_kl_and_the_best_are_marked() -> 
     assert marked == [f"{tuning['trials'][0]['held_out_kl']:.4f}"]
 
 
+def test_whether_a_shorter_prompt_would_do_stands_second_in_the_summary_everywhere() -> None:
+    for kl, ends, verdict in ((0.024, (0.08, 0.16), "better"), (0.2, (0.9, 1.02), "no better")):
+        data = with_row("refined", kl=kl)
+        data = replace(data, exhibits=replace(EXHIBITS, kl_ratios={"uniform": ends}))
+        sentence = summary_sentences(data)[1]
+        assert sentence.startswith(f"The schedule is {verdict} than a prompt shortened by 30 %: its KL is ")
+        assert f"[{ends[0]:.2f}, {ends[1]:.2f}]" in sentence
+        assert sentence in render_report(data) and sentence in render_markdown(data).replace("\\", "")
+    # Without a uniform row, nothing is said.
+    without = replace(DATA, measurements=[m for m in DATA.measurements if m.variant != "uniform"])
+    assert not any("shortened" in sentence for sentence in summary_sentences(without))
+
+
+def test_a_report_says_how_uncertain_predicted_latency_is() -> None:
+    profile = {"batch": 8, "length": 256, "shapes": [{"uncertainty": 0.0414}]}
+    known = replace(DATA, study=replace(STUDY, facts={**STUDY.facts, "latency_profile": profile}))
+    assert known.prefill == " of a prefill of 8 × 256 tokens, predicted to within 4.1%"
+    assert known.prefill in render_report(known)
+    # Operations are counted.
+    counted = replace(known, study=replace(known.study, objectives=("kl", "flops")))
+    assert counted.prefill == DATA.prefill == " of a prefill of 8 × 256 tokens"
+
+
 def test_rows_that_beat_the_selected_point_are_named() -> None:
     assert "no slower than the selected point" not in said(DATA)
     assert "Static (trial" in said(with_row("static", kl=0.002, kl_low=0.001, kl_high=0.003))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ftp_core.data import Example
@@ -123,6 +124,29 @@ def test_disagreements_are_those_answered_differently_and_then_the_highest_kl(
     pairs = [(bool(one.right), bool(other.right)) for one, other in zip(dense, pruned, strict=True)]
     assert (exhibits.n_lost, exhibits.n_won) == (pairs.count((True, False)), pairs.count((False, True)))
     assert exhibits.n_lost > exhibits.n_won
+
+
+def test_kl_is_compared_item_by_item(loaded: LoadedModel, examples: list[EncodedExample], exhibits: Exhibits) -> None:
+    assert set(exhibits.kl_ratios) == {"uniform"}
+    low, high = exhibits.kl_ratios["uniform"]
+    quality = QualitySet(loaded.skipping, examples)
+    whole = {name: quality.evaluate(*VARIANTS[name]).kl for name in ("refined", "uniform")}
+    assert low < whole["refined"] / whole["uniform"] < high
+    # The same by another way: items are drawn, and both variants see the same.
+    rng, drawn = np.random.default_rng(1), []
+    sums = {
+        name: np.array(
+            [
+                one.kl * len(example.continuations[example.answer])
+                for one, example in zip(quality.per_item(*VARIANTS[name]), examples, strict=True)
+            ]
+        )
+        for name in whole
+    }
+    for _ in range(4000):
+        items = rng.integers(len(examples), size=len(examples))
+        drawn.append(sums["refined"][items].sum() / sums["uniform"][items].sum())
+    assert (low, high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]).tolist(), rel=0.1)
 
 
 def test_the_dense_model_does_not_disagree_with_itself(loaded: LoadedModel, examples: list[EncodedExample]) -> None:

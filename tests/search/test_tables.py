@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from search.cli.tables import print_measurements, print_rounds, print_selection
+from search.cli.tables import print_front, print_measurements, print_rounds, print_selection, print_verdict
 from search.config import RunConfig
 from search.description import describe_study
 from studies import Measurement, StudyStore
@@ -70,6 +70,26 @@ def test_rounds_and_the_reason_are_printed() -> None:
     assert SELECTION["reason"] in " ".join(printed(print_selection, description).split())
     empty = described(selection=None, rounds=[])
     assert printed(print_rounds, empty) == printed(print_selection, empty) == ""
+
+
+def test_the_verdict_is_printed_by_what_was_measured_or_else_searched() -> None:
+    description = described()
+    against = description["against_shortened_prompt"]
+    assert against["is_better"] and (against["kl"], against["shortened_kl"]) == (0.024, 0.21)
+    text = " ".join(printed(print_verdict, description).split())
+    assert text == against["sentence"] and "better than a prompt shortened by 30 %" in text
+    worse = [replace(m, kl=0.3) if m.variant == "refined" else m for m in DATA.measurements]
+    assert "no better than a prompt shortened by 30 %" in printed(print_verdict, described(worse))
+    # The made-up search counted no FLOPs.
+    assert described([])["against_shortened_prompt"] is None and printed(print_verdict, described([])) == ""
+
+
+def test_the_front_says_how_uncertain_predicted_latency_is() -> None:
+    shapes = [{"uncertainty": 0.0414}, {"uncertainty": None}, {}]
+    description = described(latency_profile={"batch": 8, "length": 256, "shapes": shapes})
+    assert description["predicted_for"] == {"batch": 8, "length": 256, "latency_uncertainty": 0.0414}
+    assert "predicted to within 4%" in " ".join(printed(print_front, description).split())
+    assert "predicted to within" not in printed(print_front, described())
 
 
 def test_plain_values_carry_selection_rounds_tuning_and_retention() -> None:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
+from ftp_core.cost.flops import FlopsCounter
+from ftp_core.routers import router_to_bytes
+from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
+from search.measuring import timed_prompts
 from search.objectives import OBJECTIVES
 from search.open_study import OpenStudy
 from search.progress import ProgressView
 from search.variants import best_at, candidates, compared
 from search.workload import Workload, load_workload
-from studies import Measurement, StudyStore, TrialRecord
+from studies import Measurement, RouterRun, StudyStore, TrialRecord
+from tests.ftp_core.routers import random_router
 from tests.search.test_selection import measured
 from tests.studies.records import trial
 
@@ -80,7 +87,33 @@ def test_rows_are_chosen_by_validation_items_where_they_tell(study: OpenStudy) -
     assert rows["static"] == 0
 
 
-def test_uniform_has_the_selected_overall_sparsity(study: OpenStudy) -> None:
-    rows = compared(study, study.store.trials("one")[5], None, [])
-    uniform = next(row for row in rows if row.name == "uniform")
-    assert list(uniform.schedule) == pytest.approx([0.5] * 12)
+@pytest.mark.parametrize("levels", [[0.5] * 12, [0.0] * 6 + [0.95] * 6, [0.05] * 11 + [0.95], [0.95] * 12, [0.0] * 12])
+def test_uniform_is_the_prompt_shortened_to_the_selected_flops(study: OpenStudy, levels: list[float]) -> None:
+    number = len(study.store.trials("one"))
+    study.store.append_trial("one", trial(number, (0.1, 10.0), tuple(levels)))
+    rows = {row.name: row for row in compared(study, study.store.trials("one")[number], None, [])}
+    uniform, counter = rows["uniform"].schedule, FlopsCounter(study.workload.model.skipping)
+    batch, length = timed_prompts(study).ids.shape
+
+    def flops(schedule: Sequence[float]) -> float:
+        return counter.count(SparsitySchedule(schedule), batch, length).total
+
+    assert len(set(uniform)) == 1 and rows["uniform"].router.kind == "static"
+    apart = abs(flops(list(uniform)) - flops(levels))
+    # One token less or more would not be nearer.
+    for share in (uniform[0] - 1 / length, uniform[0] + 1 / length):
+        if 0 <= share <= 0.95:
+            assert apart <= abs(flops([share] * 12) - flops(levels)) + 1e-6
+    assert apart <= flops([0.0] * 12) / length
+
+
+def test_what_a_router_takes_is_part_of_the_flops_that_a_shortened_prompt_may_have(study: OpenStudy) -> None:
+    weights = router_to_bytes(random_router(1))
+    run = RouterRun(0, (0.5,) * 12, {}, {}, weights, hashlib.sha256(weights).hexdigest(), 1.0, datetime.now(UTC))
+    study.store.add_router_run("one", run)
+    static, dynamic = (replace(trial(9, (0.1, 10.0), (0.5,) * 12), router=router) for router in (None, 0))
+    shares = [
+        next(row.schedule[0] for row in compared(study, one, None, []) if row.name == "uniform")
+        for one in (static, dynamic)
+    ]
+    assert shares[0] == pytest.approx(0.5) and shares[1] < 0.5

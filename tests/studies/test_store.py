@@ -141,6 +141,7 @@ def test_exhibits_come_back_as_they_were_given_and_replace_those_before(store: S
         n_disagreements=1,
         n_lost=1,
         n_items=3,
+        kl_ratios={"uniform": (0.5, 0.75)},
     )
     store.keep_exhibits("one", Exhibits())
     store.keep_exhibits("one", exhibits)

@@ -69,7 +69,7 @@ class AgainstShortenedPrompt:
         ratio = ""
         if self.shortened_kl > 0:
             ends = "" if self.ratio_low is None else f" [{self.ratio_low:.2f}, {self.ratio_high:.2f}]"
-            ratio = f"its KL is {self.kl / self.shortened_kl:.2f} times that one's{ends}"
+            ratio = f"its KL is {self.kl / self.shortened_kl:.2f} times as high{ends}"
         if self.ratio_low is None and self.overlap:
             numbers.append("the intervals overlap")
         cost = ""

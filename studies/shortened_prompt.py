@@ -68,8 +68,8 @@ class AgainstShortenedPrompt:
         numbers = [f"{self.kl:.3g} and {self.shortened_kl:.3g} nats per token", self.items]
         ratio = ""
         if self.shortened_kl > 0:
-            ends = "" if self.ratio_low is None else f" [{self.ratio_low:.2f}, {self.ratio_high:.2f}]"
-            ratio = f"its KL is {self.kl / self.shortened_kl:.2f} times as high{ends}"
+            ends = "" if self.ratio_low is None else f" [{self.ratio_low:.3g}, {self.ratio_high:.3g}]"
+            ratio = f"its KL is {self.kl / self.shortened_kl:.3g} times as high{ends}"
         if self.ratio_low is None and self.overlap:
             numbers.append("the intervals overlap")
         cost = ""

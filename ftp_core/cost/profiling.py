@@ -25,7 +25,7 @@ from ftp_core.checks import check_lengths
 from ftp_core.cost.conditions import ProfileError, profile_conditions
 from ftp_core.cost.contention import Contention
 from ftp_core.cost.profile import LatencyProfile
-from ftp_core.cost.samples import BlockSamples, Point
+from ftp_core.cost.samples import BlockSamples, Point, What, undisturbed_median
 from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.cost.stopwatch import COLD, DECODED, Passes, TimedPasses, Timeline
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule, kept_count
@@ -46,7 +46,9 @@ _ROUNDS, _MOST_ROUNDS = 3, 12
 # Largest standard error of a point, as a share of what a model of such blocks takes. What listening and decoding take
 # is a small part of what is predicted, or has small differences.
 _STEADY = 0.02
-_LENIENCY: Mapping[str, float] = {"prefill": 1.0, "dynamic": 0.5, "decode": 0.5}
+_LENIENCY: Mapping[What, float] = {"prefill": 1.0, "dynamic": 0.5, "decode": 0.5}
+# Probability, for a point, that all of its times were disturbed.
+_ALL_DISTURBED = 0.005
 # Schedules that predictions are compared with, how many of them in any case, how often, and the share of the time that
 # is kept for it.
 _CHECKED, _FEWEST_CHECKED, _CHECK_ROUNDS, _CHECK_SHARE = 6, 2, 3, 0.2
@@ -269,7 +271,7 @@ class _Session:
             self._passed("comparing predictions", due=number < _FEWEST_CHECKED)
         self._on_pass(1.0, self._note)
         return statistics.median(
-            abs(profile.predict_ms(schedule, router="dynamic" if dynamic else "static") / statistics.median(times) - 1)
+            abs(profile.predict_ms(schedule, router="dynamic" if dynamic else "static") / undisturbed_median(times) - 1)
             for (schedule, dynamic), times in zip(compared, measured, strict=True)
             if times
         )
@@ -278,14 +280,22 @@ class _Session:
         """How much each point that is not certain enough needs more times."""
         needs = {}
         for (what, count), error in self.samples.errors().items():
+            # All tokens that are decoded behind a prompt share its luck.
+            together = DECODED - COLD if what == "decode" else 1
             rounds = self.samples.rounds("prefill", count)
             if what != "prefill":
                 # Listening is timed only where the block behind happens to skip: passes count by what decodes there.
                 rounds = self.samples.rounds("decode", count) // (DECODED - COLD)
-            need = math.inf if rounds < _ROUNDS else _LENIENCY[what] * error
+            too_few = rounds < _ROUNDS or self.samples.fewest(what, count) < self._enough(what) * together
+            need = math.inf if too_few else _LENIENCY[what] * error
             if need > _STEADY and rounds < _MOST_ROUNDS:
                 needs[what, count] = need
         return needs
+
+    def _enough(self, what: What) -> int:
+        """So many times that hardly any point has only disturbed ones, which would look like those that are not."""
+        share = self.samples.disturbed(what)
+        return math.ceil(math.log(_ALL_DISTURBED) / math.log(share)) if share > 0 else 1
 
     def _round(self, prefills: Sequence[int], others: Sequence[int], note: str, due: bool = False) -> bool:
         """Time each block once at some kept counts; False if time was up before.
@@ -350,7 +360,7 @@ def _summary(samples: BlockSamples, batch: int, length: int, unsteady: tuple[Poi
     """What all times say."""
     kinds = range(max(samples.kinds) + 1)
     fine, held = samples.covered("prefill"), samples.covered("decode")
-    decisions = [statistics.median(samples.keep_ms[what]) for what in ("prefill", "dynamic") if samples.keep_ms[what]]
+    decisions = [undisturbed_median(samples.keep_ms[what]) for what in ("prefill", "dynamic") if samples.keep_ms[what]]
     score_ms = max(0.0, decisions[1] - decisions[0]) if len(decisions) == 2 else 0.0
     # The decoded tokens that were timed found on average so many keys beside those of the prompt, their own included.
     behind = (COLD + 1 + DECODED) // 2
@@ -359,13 +369,13 @@ def _summary(samples: BlockSamples, batch: int, length: int, unsteady: tuple[Poi
         length=length,
         kept=fine,
         block_ms=tuple(tuple(samples.median("prefill", kind, count) or 0.0 for count in fine) for kind in kinds),
-        fixed_ms=statistics.median(samples.fixed_ms["prefill"]),
+        fixed_ms=undisturbed_median(samples.fixed_ms["prefill"]),
         iqr_ms=tuple(tuple(samples.iqr("prefill", kind, count) for count in fine) for kind in kinds),
         score_ms=score_ms,
         listen_ms=tuple(_listening(samples, kind, fine, score_ms) for kind in kinds),
         held=tuple(count + behind for count in held),
         decode_block_ms=tuple(tuple(samples.median("decode", kind, count) or 0.0 for count in held) for kind in kinds),
-        decode_fixed_ms=statistics.median(samples.fixed_ms["decode"]),
+        decode_fixed_ms=undisturbed_median(samples.fixed_ms["decode"]),
         unsteady=unsteady,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )

@@ -1,4 +1,8 @@
-"""Times of blocks as passes yield them, and how certain the medians of these times are."""
+"""Times of blocks as passes yield them, and how certain the medians of these times are.
+
+Other programs only ever make a time longer, and then often many times as long, as a thread has to wait for its core.
+Such times say nothing of the block and are left out: see `undisturbed`. On a quiet machine there are none.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,8 @@ Point = tuple[What, int]
 
 # Of a normal distribution: standard error of its median, in standard deviations / sqrt(n); interquartile range.
 _MEDIAN_ERROR, _NORMAL_IQR = math.sqrt(math.pi / 2), 1.349
+# Times that are so many times as long as the lower decile were disturbed.
+_DISTURBED = 1.5
 # From so many times on a point tells its own spread; below, it is taken to vary as points of its sort do.
 _TELLING = 8
 
@@ -69,13 +75,23 @@ class BlockSamples:
         by_kind = self._ms.get((what, count), [[]])
         return min(len(times) // n for times, n in zip(by_kind, self._n_of_kind, strict=False))
 
+    def disturbed(self, what: What) -> float:
+        """Share of the times that are left out."""
+        every = [times for (of, _), by_kind in self._ms.items() if of == what for times in by_kind]
+        n = sum(map(len, every))
+        return 1 - sum(len(undisturbed(times)) for times in every) / n if n else 0.0
+
+    def fewest(self, what: What, count: int) -> int:
+        """Times of the kind of block that was timed least often at a kept count, of those that were timed at all."""
+        return min((len(times) for times in self._ms.get((what, count), []) if times), default=0)
+
     def median(self, what: What, kind: int, count: int) -> float | None:
-        """Of a kind of block; None if it was not timed there."""
+        """Of a kind of block, of what was not disturbed; None if it was not timed there."""
         times = self._ms.get((what, count), [[]] * (kind + 1))[kind]
-        return statistics.median(times) if times else None
+        return undisturbed_median(times) if times else None
 
     def iqr(self, what: What, kind: int, count: int) -> float:
-        """Interquartile range of a kind of block."""
+        """Interquartile range of a kind of block, of all times."""
         return _iqr(self._ms[what, count][kind])
 
     def errors(self) -> dict[Point, float]:
@@ -87,9 +103,10 @@ class BlockSamples:
         found = {}
         for (what, count), by_kind in self._ms.items():
             total, variance = 0.0, 0.0
-            for times, n in zip(by_kind, self._n_of_kind, strict=True):
-                if not times:
+            for all_times, n in zip(by_kind, self._n_of_kind, strict=True):
+                if not all_times:
                     continue
+                times = undisturbed(all_times)
                 median, deviation = statistics.median(times), _iqr(times) / _NORMAL_IQR
                 if len(times) < _TELLING:
                     deviation = max(deviation, usual[what] * median)
@@ -111,6 +128,7 @@ class BlockSamples:
             statistics.median(ms / max(1e-12, self.median(what, kind, count) or 0.0) for (what, count), kind, ms in own)
             for own in self._passes
         ]
+        paces = undisturbed(paces)
         pace = _MEDIAN_ERROR * _iqr(paces) / _NORMAL_IQR / math.sqrt(len(paces))
         return math.hypot(math.sqrt(statistics.fmean(error**2 for error in errors)), pace)
 
@@ -118,12 +136,26 @@ class BlockSamples:
         """Relative standard deviation of times at a point, over all points that were timed more than once."""
         apart = []
         for (of, _), by_kind in self._ms.items():
-            for times in by_kind if of == what else ():
+            for all_times in by_kind if of == what else ():
+                times = undisturbed(all_times)
                 if len(times) > 1 and (median := statistics.median(times)) > 0:
                     # Few times lie closer to their own median than to what it is the median of.
                     wider = math.sqrt(len(times) / (len(times) - 1))
                     apart += [wider * (ms / median - 1) for ms in times]
         return _iqr(apart) / _NORMAL_IQR if apart else math.inf
+
+
+def undisturbed(times: Sequence[float]) -> list[float]:
+    """The times that are not so much longer than the shorter ones that something else must have been in the way."""
+    if len(times) < 2:
+        return list(times)
+    longest = _DISTURBED * statistics.quantiles(times, n=10, method="inclusive")[0]
+    return [ms for ms in times if ms <= longest]
+
+
+def undisturbed_median(times: Sequence[float]) -> float:
+    """Their median."""
+    return statistics.median(undisturbed(times))
 
 
 def _iqr(values: Sequence[float]) -> float:

@@ -134,7 +134,7 @@ def test_whether_a_shorter_prompt_would_do_stands_second_in_the_summary_everywhe
         data = replace(data, exhibits=replace(EXHIBITS, kl_ratios={"uniform": ends}))
         sentence = summary_sentences(data)[1]
         assert sentence.startswith(f"The schedule is {verdict} than a prompt shortened by 30 %: its KL is ")
-        assert f"[{ends[0]:.2f}, {ends[1]:.2f}]" in sentence
+        assert f"[{ends[0]:.3g}, {ends[1]:.3g}]" in sentence
         assert sentence in render_report(data) and sentence in re.sub(r"\\(.)", r"\1", render_markdown(data))
     # Without a uniform row, nothing is said.
     without = replace(DATA, measurements=[m for m in DATA.measurements if m.variant != "uniform"])

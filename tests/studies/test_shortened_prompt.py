@@ -52,9 +52,9 @@ def test_a_schedule_is_better_where_the_whole_interval_of_the_ratio_says_so(
     assert found is not None and found.is_better == (above * ratio < 1)
     verdict = "better" if found.is_better else "no better"
     assert found.sentence.startswith(
-        f"The schedule is {verdict} than a prompt shortened by 30 %: its KL is {ratio:.2f} "
+        f"The schedule is {verdict} than a prompt shortened by 30 %: its KL is {ratio:.3g} "
     )
-    assert f"[{below * ratio:.2f}, {above * ratio:.2f}]" in found.sentence
+    assert f"[{below * ratio:.3g}, {above * ratio:.3g}]" in found.sentence
     assert found.sentence.endswith("50 test items), with 29.5 % and 30.0 % of the FLOPs saved.")
     assert found.to_json()["sentence"] == found.sentence
 

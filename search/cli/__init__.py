@@ -17,6 +17,9 @@ from rich.console import Console
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Before torch is imported: threads that spin while they wait for each other take, on cores that other programs use too,
+# the very time that those they wait for would need.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from ftp_core.errors import CoreError
 from search.cli.arguments import check_writable

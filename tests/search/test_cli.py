@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -54,6 +58,18 @@ def study(tmp_path: Path) -> str:
         store.choose_trial("mine", 1)
         store.set_state("mine", StudyState.FINISHED)
     return "mine"
+
+
+@pytest.mark.parametrize(("said", "spins"), [(None, False), ("active", True)])
+def test_threads_do_not_spin_while_they_wait_unless_the_user_says_so(said: str | None, spins: bool) -> None:
+    # OpenMP reads what it is told when torch is imported, and says then what it has read.
+    told = {name: value for name, value in os.environ.items() if name not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")}
+    told |= {"OMP_DISPLAY_ENV": "verbose"} | ({} if said is None else {"OMP_WAIT_POLICY": said})
+    done = subprocess.run(
+        [sys.executable, "-c", "import search.cli, torch"], env=told, capture_output=True, text=True, check=True
+    )
+    counts = re.findall(r"GOMP_SPINCOUNT = '(\d+)'", done.stderr)
+    assert counts and all((int(count) > 0) == spins for count in counts)
 
 
 def test_show_says_what_proposers_have_done(run: Run, study: str, tmp_path: Path) -> None:

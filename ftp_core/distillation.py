@@ -15,6 +15,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from statistics import fmean
 from typing import Any, cast
 
 import torch
@@ -32,6 +33,7 @@ from ftp_core.encoding import (
 from ftp_core.errors import CoreError
 from ftp_core.gated import GatedModel
 from ftp_core.identity import model_identity
+from ftp_core.prefixes import PrefixStore
 from ftp_core.quality import QualitySet
 from ftp_core.routers import FEATURES, DynamicRouter, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
@@ -75,6 +77,8 @@ def distill(
     held_out: QualitySet | Sequence[EncodedExample] | None = None,
     router: ScoringRouter | None = None,
     checkpoint: Path | None = None,
+    static_kl: float | None = None,
+    prefixes: PrefixStore | None = None,
     on_step: Callable[[int, float], None] = lambda step, kl: None,
     on_taught: Callable[[], None] = lambda: None,
 ) -> Distillation:
@@ -102,6 +106,11 @@ def distill(
         router: What to train, from the weights that it has; by default a dynamic router with fresh ones.
         checkpoint: File that is written at each evaluation; if it is there already, training goes on where it stopped,
             to the same router as if it had not. Everything else must be as it was, the initial router included.
+        static_kl: Held-out KL of the static router's decisions, the mean over the schedules, if that is known; else it
+            is found out where they take part in the choice.
+        prefixes: Where evaluations on the held-out set keep what others need not compute again: blocks that come before
+            any that skips are the same for every router, and schedules may begin alike. None keeps nothing. What comes
+            out is the same.
         on_step: Called with the step and the best held-out KL so far.
         on_taught: Called after each batch of the dense model's pass over `data`, which comes before the steps.
 
@@ -127,7 +136,8 @@ def distill(
         if not isinstance(held_out, QualitySet):
             held_out = QualitySet(skipping, held_out)
         held_out.check_model(skipping)
-        run = _Run(skipping, checked, config, held_out, _fresh_router(config) if router is None else router)
+        router = _fresh_router(config) if router is None else router
+        run = _Run(skipping, checked, config, held_out, router, static_kl, prefixes)
         fingerprint = run.fingerprint(data)
         teacher = Teacher(skipping, config)
         # Batches of similar lengths, in an order shuffled anew every epoch; the teacher speaks once for each.
@@ -205,11 +215,15 @@ class _Run:
         config: DistillationConfig,
         held_out: QualitySet,
         router: ScoringRouter,
+        static_kl: float | None,
+        prefixes: PrefixStore | None,
     ) -> None:
         self._model = model
         self._schedules = schedules
         self._config = config
         self._held_out = held_out
+        self._static_kl = static_kl
+        self._prefixes = prefixes
         router = copy.deepcopy(router)
         router.trained_for = model_identity(model.model)
         router.set_thresholds(None, None)
@@ -249,7 +263,7 @@ class _Run:
             # Made like the router that learns, so that either can come back, and be a checkpoint's best.
             static = DynamicRouter.static(self._router.window).to(self._model.device)
             static.trained_for = self._router.trained_for
-            self._hold_out(static)
+            self._hold_out(static, self._static_kl)
         else:
             # No router is kept that is worse than the one that it was before.
             self._hold_out(self._router)
@@ -271,14 +285,16 @@ class _Run:
         held, patience = self._state.curves["held_out_kl"], self._config.patience
         return patience is not None and len(held) - 1 - held.index(min(held)) >= patience if held else False
 
-    def _hold_out(self, candidate: ScoringRouter) -> None:
-        candidate.eval()
-        kls = [self._held_out.evaluate(schedule, candidate).kl for schedule in self._schedules]
-        candidate.train()
-        kl = sum(kls) / len(kls)
+    def _hold_out(self, candidate: ScoringRouter, kl: float | None = None) -> None:
+        """Compare a router, as it is now, with the best so far; its KL, if it is known, is not found out again."""
+        # A copy: what is kept of an evaluation is kept under the router that decided, and that one must not change.
+        candidate = copy.deepcopy(candidate).eval()
+        if kl is None:
+            evaluate = self._held_out.evaluate
+            kl = fmean(evaluate(schedule, candidate, prefixes=self._prefixes).kl for schedule in self._schedules)
         self._state.add(held_out_step=self._state.step, held_out_kl=kl)
         if kl < self._state.best_kl:
-            self._state.best_kl, self._best = kl, copy.deepcopy(candidate)
+            self._state.best_kl, self._best = kl, candidate
 
     def _step(self, gated: GatedModel, teacher: Teacher, lessons: Sequence[Lesson], checkpoint: Path | None) -> None:
         config, state = self._config, self._state

@@ -1,7 +1,8 @@
 """What is known behind blocks, so that schedules that begin alike share the work of the blocks they have in common.
 
-With a fixed router, hidden states behind block i depend on s_0 ... s_i alone. Keys and values of a block are read in
-that block only, so hidden states, and what the router remembers, are all that the blocks behind it need.
+With a fixed router, hidden states behind block i depend on s_0 ... s_i alone, and on no router while these are 0. Keys
+and values of a block are read in that block only, so hidden states, and what the router remembers, are all that the
+blocks behind it need.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Scope:
     choices: bool
 
 
-_Key = tuple[Scope, tuple[float, ...]]
+# Batches, choices, who decided, the schedule's beginning, and how many queries were heard behind it.
+_Key = tuple[Hashable, bool, Router | None, tuple[float, ...], int]
 # Of each batch, the states of its passes; None of a pass that no block runs in.
 _Node = list[tuple[BlockState | None, ...]]
 
@@ -105,8 +107,11 @@ _Node = list[tuple[BlockState | None, ...]]
 def _key(scope: Scope, schedule: SparsitySchedule, n_blocks: int) -> _Key:
     """Of the state behind the first `n_blocks` blocks, which are not all."""
     prefix = schedule[:n_blocks]
+    # Where nothing was skipped, no router had a say.
+    decided_by = scope.router if any(prefix) else None
     # Attention in a block is heard only if the next block asks for it.
-    return scope, (*prefix, float(schedule[n_blocks] > 0)) if scope.router.window > 0 else prefix
+    heard = scope.router.window if schedule[n_blocks] > 0 else 0
+    return scope.batches, scope.choices, decided_by, prefix, heard
 
 
 class Path:

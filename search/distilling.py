@@ -17,6 +17,7 @@ import torch
 
 from ftp_core.distillation import distill
 from ftp_core.distillation_config import DistillationConfig
+from ftp_core.prefixes import PrefixStore
 from ftp_core.quality import QualitySet
 from ftp_core.routers import HiddenRouter, ScoringRouter, StaticRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
@@ -72,10 +73,11 @@ def train_router(
     Raises:
         CoreError: See `ftp_core.distill`.
     """
-    held_out = quality_set(study, "validation")
+    held_out, prefixes = quality_set(study, "validation"), PrefixStore(study.config.prefix_bytes)
     with study.view.stage("The static router, validation", len(schedules) * held_out.n_batches) as progress:
         static_kl = fmean(
-            held_out.evaluate(schedule, StaticRouter(), on_batch=progress.advance).kl for schedule in schedules
+            held_out.evaluate(schedule, StaticRouter(), prefixes=prefixes, on_batch=progress.advance).kl
+            for schedule in schedules
         )
     task = _task(study, schedules, config)
     facts = {"stage": stage, "task": task, "schedules": len(schedules), "static_kl": static_kl}
@@ -88,7 +90,7 @@ def train_router(
 
     for kind in kinds:
         if not any(run.config.get("kind") == kind for run in trained()):
-            _train(study, stage, chosen, schedules, config, kind, held_out, facts)
+            _train(study, stage, chosen, schedules, config, kind, held_out, facts, prefixes)
     return min(trained(), key=lambda run: (run.held_out_kl, run.number))
 
 
@@ -122,6 +124,7 @@ def _train(
     kind: str,
     held_out: QualitySet,
     facts: Mapping[str, Any],
+    prefixes: PrefixStore,
 ) -> None:
     """Train one router and keep it, from where an earlier run of the stage stopped."""
     router: ScoringRouter | None = None
@@ -153,6 +156,8 @@ def _train(
             held_out=held_out,
             router=router,
             checkpoint=checkpoint,
+            static_kl=facts["static_kl"],
+            prefixes=prefixes,
             on_step=on_step,
             on_taught=lambda: progress.advance(note="dense answers"),
         )
@@ -215,6 +220,7 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> dict[str, A
             workers=max(1, config.workers),
             address=config.ray_address,
             deterministic=config.deterministic,
+            prefix_bytes=config.prefix_bytes,
             folder=folder or Path(passing),
             on_result=on_result,
             on_progress=on_progress,

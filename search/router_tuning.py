@@ -38,6 +38,7 @@ from ftp_core.distillation_config import DistillationConfig
 from ftp_core.encoding import EncodedExample, encoded_fingerprint
 from ftp_core.errors import CoreError
 from ftp_core.identity import model_identity
+from ftp_core.prefixes import PrefixStore
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
 from search.errors import ConfigError, EvaluationError
@@ -73,6 +74,7 @@ def tune_router(
     address: str | None,
     deterministic: bool,
     folder: Path,
+    prefix_bytes: int = 0,
     on_result: Callable[[int, float], None] = lambda ended, best_kl: None,
     on_progress: Callable[[float], None] = lambda done: None,
 ) -> RouterTuning:
@@ -95,6 +97,7 @@ def tune_router(
         deterministic: Whether the outcome must not depend on timing or interruptions: configurations are drawn before
             any is trained, and each is trained to its end.
         folder: Where trials and checkpoints are kept. Nobody else may write there.
+        prefix_bytes: Most memory of each worker, on CPUs, for what evaluations on the held-out set have in common.
         on_result: Called with the number of trials that have ended, and their lowest held-out KL, whenever one does;
             when a tuning goes on, also before it does.
         on_progress: Called with the number of trials that are done, the parts of those that train included, whenever
@@ -122,7 +125,8 @@ def tune_router(
         on_result(*ledger.progress())
         on_progress(ledger.done())
     if ledger.numbers_left(trials):
-        training = _Training(SharedModel(model.model), list(examples), list(held_out), list(schedules), base)
+        shared = SharedModel(model.model)
+        training = _Training(shared, list(examples), list(held_out), list(schedules), base, prefix_bytes)
         with cluster(address, workers):
             bookkeeping = _Bookkeeping(ledger, on_result, on_progress)
             _train_trials(training, ledger, trials, seed, workers, deterministic, model.device.type, bookkeeping)
@@ -138,6 +142,7 @@ class _Training:
     held_out: Sequence[EncodedExample]
     schedules: Sequence[SparsitySchedule]
     base: DistillationConfig
+    prefix_bytes: int
 
     def run(self, config: Mapping[str, Any]) -> None:
         """Train a router, and report to Tune at each evaluation."""
@@ -170,6 +175,8 @@ class _Training:
                 hyperparameters,
                 held_out=self.held_out,
                 checkpoint=folder / _STATE_FILE,
+                # A GPU's memory is no share of the machine's.
+                prefixes=PrefixStore(0 if on_gpu else self.prefix_bytes),
                 on_step=on_step,
             )
             report(len(trained.curves["step"]), min(trained.curves["held_out_kl"]), True)

@@ -21,6 +21,7 @@ from ftp_core.encoding import IGNORED, EncodedExample, answer_batch, prompt_batc
 from ftp_core.errors import CoreError, DataError, ModelError, ScheduleError
 from ftp_core.gated import GatedModel, TrainingBatch
 from ftp_core.losses import distillation_loss, guide_loss, sparsity_loss, top_k_distillation_loss
+from ftp_core.prefixes import PrefixStore
 from ftp_core.quality import QualitySet
 from ftp_core.routers import (
     DynamicRouter,
@@ -189,6 +190,33 @@ def test_a_stopped_training_goes_on_to_the_same_router(tmp_path: Path) -> None:
     assert steps == [5, 6, 7, 8]
     assert router_to_bytes(resumed.router) == router_to_bytes(whole.router)
     assert resumed.curves == whole.curves and resumed.tokens == whole.tokens
+
+
+def test_what_evaluations_have_in_common_is_computed_once_and_changes_nothing() -> None:
+    model, config = SkippingModel(tiny()), DistillationConfig(**PLAIN)
+    schedules, held_out = [SparsitySchedule([0.0, 0.0, 0.5]), SCHEDULES[0]], QualitySet(model, SOME[6:])
+    plain = distill(model, SOME[:6], schedules, config, held_out=held_out)
+    static_kl = sum(held_out.evaluate(schedule, StaticRouter()).kl for schedule in schedules) / 2
+    assert plain.curves["held_out_kl"][0] == pytest.approx(static_kl, rel=1e-6)
+    store = PrefixStore(2**30)
+    shared = distill(
+        model, SOME[:6], schedules, config, held_out=held_out, static_kl=plain.curves["held_out_kl"][0], prefixes=store
+    )
+    assert router_to_bytes(shared.router) == router_to_bytes(plain.router)
+    assert shared.curves == plain.curves
+    # The static decisions are not evaluated again, and of the other four evaluations all but the first find the blocks
+    # before one that skips: two of three under the first schedule, one under the second.
+    assert store.blocks_run == 2 * (3 + 3) + 3 * 2 * (1 + 2)
+    assert store.blocks_reused == 3 * 2 * (2 + 1)
+
+
+def test_a_known_figure_of_the_static_decisions_is_what_routers_have_to_beat() -> None:
+    model, config = SkippingModel(tiny()), DistillationConfig(**PLAIN)
+    found = distill(model, SOME[:6], SCHEDULES, config, held_out=SOME[6:], static_kl=0.0)
+    # Nothing is below zero, so that the static decisions stay.
+    assert found.curves["held_out_kl"][0] == 0.0 < min(found.curves["held_out_kl"][1:])
+    state = RoutingState.padded_right(torch.tensor([20]), 20)
+    assert torch.equal(found.router.keep(0.5, state), StaticRouter().keep(0.5, state))
 
 
 @pytest.mark.parametrize("start", ["static", "random"])

@@ -136,6 +136,41 @@ def test_with_memory_enough_the_longest_beginning_ever_seen_is_known(sequence: l
         assert store.blocks_reused == reused
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2-sliding", "gemma3_text", "gpt2"])
+@settings(max_examples=12)
+@given(
+    sequence=st.lists(st.tuples(schedules, st.sampled_from(list(ROUTERS))), min_size=2, max_size=8),
+    n_nodes=st.sampled_from([1, 2, 1000]),
+)
+def test_routers_share_a_store_and_the_blocks_before_any_of_them_has_a_say(
+    family: str, sequence: list[tuple[SparsitySchedule, str]], n_nodes: int
+) -> None:
+    items = items_of(family)
+    store = PrefixStore(n_nodes * node_bytes(items))
+    for i, (schedule, router) in enumerate(sequence):
+        before = store.blocks_reused
+        found = items.evaluate(schedule, ROUTERS[router], intervals=True, prefixes=store)
+        assert found == plain(items, schedule, router, False)
+        # Whether the last dense block was listened to may differ, but of none before it.
+        common = [min(leading_zeros(schedule), leading_zeros(earlier)) for earlier, _ in sequence[:i]]
+        if n_nodes == 1000 and common:
+            assert store.blocks_reused - before >= (max(common) - 1) * len(ITEMS)
+
+
+def leading_zeros(schedule: SparsitySchedule) -> int:
+    return next((index for index, sparsity in enumerate(schedule) if sparsity > 0), len(schedule))
+
+
+@pytest.mark.parametrize("router", ["dynamic", "local", "recurrent", "hidden"])
+def test_dense_beginnings_are_known_whoever_decides_behind_them(router: str) -> None:
+    items, store, schedule = items_of("llama"), PrefixStore(ENDLESS), SparsitySchedule([0.0, 0.0, 0.5])
+    other = ROUTERS["dynamic"] if ROUTERS[router].window else ROUTERS["static"]
+    items.evaluate(schedule, other, prefixes=store)
+    assert store.longest(items.scope(ROUTERS[router]), schedule) == 2
+    # Nothing of what another router decided is.
+    assert store.longest(items.scope(random_router(7, window=3)), SparsitySchedule([0.5, 0.0, 0.0])) == 0
+
+
 @pytest.fixture
 def block_calls() -> tuple[QualitySet, list[int]]:
     """A set, and the indices of the blocks that have really run on it."""

@@ -223,7 +223,7 @@ class _Run:
         self._config = config
         self._held_out = held_out
         self._static_kl = static_kl
-        self._prefixes = prefixes
+        self._prefixes = PrefixStore(0) if prefixes is None else prefixes
         router = copy.deepcopy(router)
         router.trained_for = model_identity(model.model)
         router.set_thresholds(None, None)
@@ -292,6 +292,7 @@ class _Run:
         if kl is None:
             evaluate = self._held_out.evaluate
             kl = fmean(evaluate(schedule, candidate, prefixes=self._prefixes).kl for schedule in self._schedules)
+            self._prefixes.forget(candidate)
         self._state.add(held_out_step=self._state.step, held_out_kl=kl)
         if kl < self._state.best_kl:
             self._state.best_kl, self._best = kl, candidate

@@ -201,6 +201,15 @@ class PrefixStore:
         self.blocks_run += (len(schedule) - start) * n_items
         self.blocks_reused += start * n_items
 
+    def forget(self, router: Router) -> None:
+        """Forget what a router decided, which will not be asked for again.
+
+        Args:
+            router: The very one that evaluations were given.
+        """
+        for key in [key for key in self._nodes if key[2] is router]:
+            self.n_bytes -= _node_bytes(self._nodes.pop(key))
+
     def clear(self) -> None:
         """Forget all states, not the counts."""
         self._shrink(0)

@@ -74,11 +74,13 @@ def train_router(
         CoreError: See `ftp_core.distill`.
     """
     held_out, prefixes = quality_set(study, "validation"), PrefixStore(study.config.prefix_bytes)
+    static = StaticRouter()
     with study.view.stage("The static router, validation", len(schedules) * held_out.n_batches) as progress:
         static_kl = fmean(
-            held_out.evaluate(schedule, StaticRouter(), prefixes=prefixes, on_batch=progress.advance).kl
+            held_out.evaluate(schedule, static, prefixes=prefixes, on_batch=progress.advance).kl
             for schedule in schedules
         )
+    prefixes.forget(static)
     task = _task(study, schedules, config)
     facts = {"stage": stage, "task": task, "schedules": len(schedules), "static_kl": static_kl}
     kinds = ("dynamic", "hidden") if study.config.router == "best" else (study.config.router,)

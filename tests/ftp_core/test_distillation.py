@@ -208,6 +208,8 @@ def test_what_evaluations_have_in_common_is_computed_once_and_changes_nothing() 
     # before one that skips: two of three under the first schedule, one under the second.
     assert store.blocks_run == 2 * (3 + 3) + 3 * 2 * (1 + 2)
     assert store.blocks_reused == 3 * 2 * (2 + 1)
+    # What is left is what any other router can go on from: nothing has been skipped there.
+    assert len(store) == 3
 
 
 def test_a_known_figure_of_the_static_decisions_is_what_routers_have_to_beat() -> None:

@@ -290,6 +290,21 @@ def test_a_store_that_was_cleared_holds_nothing_and_still_counts() -> None:
     assert not known(store, items, 0.3)
 
 
+def test_what_a_router_decided_is_forgotten_and_nothing_else() -> None:
+    items, store = items_of("llama"), PrefixStore(ENDLESS)
+    decided, dense = SparsitySchedule([0.3, 0.5, 0.7]), SparsitySchedule([0.0, 0.0, 0.7])
+    for router in ("dynamic", "local"):
+        for schedule in (decided, dense):
+            items.evaluate(schedule, ROUTERS[router], prefixes=store)
+    store.forget(ROUTERS["dynamic"])
+    known = {
+        router: [store.longest(items.scope(ROUTERS[router]), schedule) for schedule in (decided, dense)]
+        for router in ("dynamic", "local")
+    }
+    assert known == {"dynamic": [0, 2], "local": [2, 2]}
+    assert store.n_bytes == held_bytes(store) > 0
+
+
 def test_a_schedule_of_another_length_is_an_error() -> None:
     with pytest.raises(ScheduleError, match="2 sparsities"):
         items_of("llama").evaluate(SparsitySchedule([0.3, 0.5]), StaticRouter(), prefixes=PrefixStore(ENDLESS))

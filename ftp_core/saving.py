@@ -102,7 +102,9 @@ def loadable_weights(
             quantised, or not in memory.
     """
     weights = dict(model.state_dict() if given is None else given)
-    special = next((f"{name} ({type(one).__name__})" for name, one in weights.items() if not is_plain(one)), None)
+    # Some classes of quantised weights come apart in the dictionary.
+    looked_at = [*weights.items(), *(model.named_parameters() if given is None else ())]
+    special = next((f"{name} ({type(one).__name__})" for name, one in looked_at if not is_plain(one)), None)
     if special is None and any(getattr(one, "hf_quantizer", None) is not None for one in (model, base)):
         special = "of its blocks"
     if special is not None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from optimum.quanto import freeze, qint8, quantize
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchao.quantization import Int8WeightOnlyConfig, quantize_
-from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig, Trainer, TrainingArguments
+from transformers import AutoModelForCausalLM, PreTrainedModel, QuantoConfig, Trainer, TrainingArguments
 
 from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.errors import ModelError
@@ -287,11 +287,9 @@ def test_a_model_that_is_quantised_while_loading_is_the_quantised_dense_model_pr
 ) -> None:
     model = pruned_of(dense_at(tmp_path / "dense"))
     model.save_pretrained(tmp_path / "pruned", include_base=include_base)
-    quantised = dense_at(tmp_path / "dense", quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
+    quantised = dense_at(tmp_path / "dense", quantization_config=QuantoConfig(weights="int8"))
     expected = FTPForCausalLM.from_dense(quantised, MIXED, model.router)
-    loaded = FTPForCausalLM.from_pretrained(
-        tmp_path / "pruned", quantization_config=TorchAoConfig(Int8WeightOnlyConfig())
-    )
+    loaded = FTPForCausalLM.from_pretrained(tmp_path / "pruned", quantization_config=QuantoConfig(weights="int8"))
     assert type(loaded.base.model.layers[0].mlp.up_proj.weight) is not nn.Parameter
     assert {type(weight) for weight in loaded.router.parameters()} == {nn.Parameter}
     assert torch.equal(logits(loaded), logits(expected)) and not torch.equal(logits(loaded), logits(model))
@@ -300,10 +298,11 @@ def test_a_model_that_is_quantised_while_loading_is_the_quantised_dense_model_pr
 
 
 def test_quantised_weights_run_but_are_not_saved(tmp_path: Path) -> None:
-    while_loading = dense_at(tmp_path / "dense", quantization_config=TorchAoConfig(Int8WeightOnlyConfig()))
+    while_loading = dense_at(tmp_path / "dense", quantization_config=QuantoConfig(weights="int8"))
     before, after = dense_at(tmp_path / "dense"), pruned_of(dense_at(tmp_path / "dense"))
-    quantize_(before, Int8WeightOnlyConfig())
-    quantize_(after.base, Int8WeightOnlyConfig())
+    for model in (before, after.base):
+        quantize(model, weights=qint8)
+        freeze(model)
     for model in (*(FTPForCausalLM.from_dense(one, MIXED) for one in (while_loading, before)), after):
         assert torch.isfinite(logits(model)).all()
         for include_base in (True, False):

@@ -21,13 +21,11 @@ from optuna.trial import FrozenTrial, create_trial
 from dashboards.found import Found
 from studies import LoadedStudy, TrialState, front
 from studies.service_store import ServiceStore
-from tests.studies.records import trial
+from tests.studies.records import SAID, said, trial
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 SPACE = {f"block_{index}": FloatDistribution(0, 1) for index in range(2)}
 DIRECTIONS = ["minimize", "minimize"]
-# Of a trial that a search ended; what else there is in a study is left aside.
-SAID = {"proposer": "optuna", "fidelity": 1.0, "seconds": 0.0, "metrics": {}}
 
 
 @pytest.fixture
@@ -74,13 +72,6 @@ def both(store: ServiceStore) -> tuple[str, optuna.Study, optuna.Study]:
     name = uuid.uuid4().hex
     store.create_study(name, {}, ("kl", "latency_ms"))
     return name, optuna.load_study(study_name=name, storage=store.storage), optuna.create_study(directions=DIRECTIONS)
-
-
-def said(trial: optuna.Trial) -> optuna.Trial:
-    """The trial, with what a search says of its own."""
-    for key, value in SAID.items():
-        trial.set_user_attr(key, value)
-    return trial
 
 
 def asked(study: optuna.Study) -> optuna.Trial:

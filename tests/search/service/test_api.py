@@ -19,7 +19,7 @@ from search.service.requests import SUBMITTABLE
 from studies import Lease, RouterRun, StorageError, StudyState, TrialRecord, TrialState, WorkSpan
 from studies.service_store import ServiceStore
 from tests.search.service.conftest import MakeClient
-from tests.studies.records import trial
+from tests.studies.records import said, trial
 
 STUDIES = "/api/v1/studies"
 # What a name may hold, and pages must not.
@@ -224,7 +224,7 @@ def test_constraints_that_others_set_count(client: TestClient, store: ServiceSto
     study = optuna.load_study(study_name="one", storage=store.storage)
     space = {f"block_{index}": optuna.distributions.FloatDistribution(0, 1) for index in range(2)}
     for kl, constraint in ((0.1, 0.25), (0.2, math.inf), (0.3, 0.0)):
-        running = study.ask(space)
+        running = said(study.ask(space))
         running.set_constraint("accuracy", constraint)
         study.tell(running, [kl, 1.0])
     items = client.get(f"{STUDIES}/one/trials").json()["items"]

@@ -41,21 +41,32 @@ BlockHandler = Callable[[int, BlockCall], Tensor]
 def intercepted(blocks: Sequence[nn.Module], handler: BlockHandler) -> Iterator[None]:
     """Context in which calls of the blocks go to `handler(index, call)`, which returns hidden states `[B, L, D]`.
 
-    Instances of `forward` are replaced, as accelerate does it, so that hooks, names and weights of the modules are not
-    touched. Other threads wait, see `exclusive`.
+    Other threads wait, see `exclusive`.
     """
-    with exclusive(blocks):
-        before = [block.__dict__.get("forward") for block in blocks]
-        for index, block in enumerate(blocks):
-            block.__dict__["forward"] = _Interception(index, block, handler)
-        try:
-            yield
-        finally:
-            for block, forward in zip(blocks, before, strict=True):
-                if forward is None:
-                    del block.__dict__["forward"]
-                else:
-                    block.__dict__["forward"] = forward
+    with exclusive(blocks), replaced_forwards(blocks, lambda index, block: _Interception(index, block, handler)):
+        yield
+
+
+@contextmanager
+def replaced_forwards(
+    modules: Sequence[nn.Module], replacement: Callable[[int, nn.Module], Callable[..., Any]]
+) -> Iterator[None]:
+    """Context in which modules run something else: `replacement(index, module)`, which may call `module.forward`.
+
+    Instances of `forward` are replaced, as accelerate does it, so that hooks, names and weights of the modules are not
+    touched.
+    """
+    before = [module.__dict__.get("forward") for module in modules]
+    for index, module in enumerate(modules):
+        module.__dict__["forward"] = replacement(index, module)
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, before, strict=True):
+            if forward is None:
+                del module.__dict__["forward"]
+            else:
+                module.__dict__["forward"] = forward
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from ftp_core.families import context_of, family_of
-from ftp_core.interception import exclusive
+from ftp_core.interception import exclusive, replaced_forwards
 
 
 def length_regime(config: PreTrainedConfig, n_tokens: int) -> int:
@@ -58,19 +58,13 @@ def rotary_lengths(model: PreTrainedModel, lengths: Sequence[int]) -> Iterator[N
     for row, length in enumerate(lengths):
         groups[length_regime(model.config, length)].append(row)
     parts = [(max(lengths[row] for row in rows), rows) for rows in groups.values()]
-    with exclusive(family_of(model.config).blocks_of(model)):
-        modules = [module for module in model.modules() if _has_dependent_frequencies(module)]
-        before = [module.__dict__.get("forward") for module in modules]
-        for module in modules:
-            module.__dict__["forward"] = _RowwiseRotary(module.forward, len(lengths), parts)
-        try:
-            yield
-        finally:
-            for module, forward in zip(modules, before, strict=True):
-                if forward is None:
-                    del module.__dict__["forward"]
-                else:
-                    module.__dict__["forward"] = forward
+    modules = [module for module in model.modules() if _has_dependent_frequencies(module)]
+
+    def rowwise(_: int, module: nn.Module) -> _RowwiseRotary:
+        return _RowwiseRotary(module.forward, len(lengths), parts)
+
+    with exclusive(family_of(model.config).blocks_of(model)), replaced_forwards(modules, rowwise):
+        yield
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -255,6 +256,22 @@ class RunConfig(BaseModel):
                 "program that began it."
             )
         return cls.checked(**{**values, **changes})
+
+    @classmethod
+    def value_range(cls, field: str) -> str:
+        """The range of a field that is a number, such as `x>=1` or `0<x<=1`; empty where it has none."""
+        low = high = above = ""
+        for constraint in cls.model_fields[field].metadata:
+            match constraint:
+                case Ge(ge=limit):
+                    low, above = f"{limit:g}<=", f">={limit:g}"
+                case Gt(gt=limit):
+                    low, above = f"{limit:g}<", f">{limit:g}"
+                case Le(le=limit):
+                    high = f"<={limit:g}"
+                case Lt(lt=limit):
+                    high = f"<{limit}"
+        return f"{low}x{high}" if high else f"x{above}" if above else ""
 
     @classmethod
     def description(cls, field: str) -> str:

@@ -6,6 +6,7 @@ import json
 import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -21,7 +22,7 @@ SETTINGS = tuple(field for field in RunConfig.model_fields if field != "version"
 PATHS = ("model", "data", "out")
 _WIDTH = 100
 _DEMO = "demo"
-# Headings of the file, each by the first field below it.
+# Headings of the file, and of the command line's help, each by the first field below it.
 SECTIONS = {
     "model": "Model and data",
     "trials": "The search",
@@ -46,11 +47,19 @@ def config_text() -> str:
         meaning = RunConfig.description(name)
         if get_origin(field.annotation) is Literal:
             meaning += f" One of {', '.join(get_args(field.annotation))}."
+        if values := RunConfig.value_range(name):
+            meaning += f" [{values}]"
         lines += ["", *textwrap.wrap(meaning, _WIDTH, initial_indent="# ", subsequent_indent="# ")]
         setting = f"{name}: {_as_yaml(field.get_default(call_default_factory=True))}"
         # What depends on the machine is not fixed by where the file was written.
         lines.append(setting if field.default_factory is None else f"# {setting}")
     return "\n".join(lines) + "\n"
+
+
+def section_of(field: str) -> str:
+    """The heading that a field stands below."""
+    before = takewhile(lambda name: name != field, RunConfig.model_fields)
+    return SECTIONS[[name for name in (*before, field) if name in SECTIONS][-1]]
 
 
 def _as_yaml(value: Any) -> str:

@@ -26,6 +26,7 @@ from search.cli.arguments import check_writable
 from search.cli.config import config_command
 from search.cli.continuing import distill, resume
 from search.cli.database_commands import db, export_studies, import_studies
+from search.cli.grouped_help import GroupedCommand
 from search.cli.new_study import run_command, search_command
 from search.cli.options import AsJson, Debug, Out, Storage, StudyName
 from search.cli.profile import profile_command
@@ -60,9 +61,9 @@ def _options(debug: Debug = False) -> None:
     """Runs before every command; `--debug` is read in `main`, which also accepts it behind the command."""
 
 
-app.command("run")(with_settings(run_command))
-app.command("search")(with_settings(search_command))
-app.command("resume")(with_settings(resume, RESUMABLE, show_default="as begun"))
+app.command("run", cls=GroupedCommand)(with_settings(run_command))
+app.command("search", cls=GroupedCommand)(with_settings(search_command))
+app.command("resume", cls=GroupedCommand)(with_settings(resume, RESUMABLE, show_default="as begun"))
 app.command("distill")(distill)
 app.command("sweep")(sweep_command)
 app.command("config")(config_command)

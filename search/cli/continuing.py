@@ -9,6 +9,7 @@ import typer
 
 from search.cli.arguments import check_writable
 from search.cli.options import AsJson, Debug, Out, Quiet, Storage, StudyName, Track
+from search.cli.settings import setting_help
 from search.cli.stages import Stage, continue_study
 from search.cli.views import make_view
 from search.config import DEFAULT_STORAGE, RunConfig
@@ -47,17 +48,24 @@ def distill(
     name: StudyName,
     router_steps: Annotated[
         int | None,
-        typer.Option("--router-steps", metavar="N", help="Steps of the training.", show_default="as begun"),
+        typer.Option("--router-steps", metavar="N", help=setting_help("router_steps"), show_default="as begun"),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", metavar="S", help="Of the training.", show_default="as begun")
+        int | None,
+        typer.Option(
+            "--seed",
+            metavar="S",
+            help=f"Of the training.  [{RunConfig.value_range('seed')}]",
+            show_default="as begun",
+        ),
     ] = None,
     target_sparsity: Annotated[
         float | None,
         typer.Option(
             "--target-sparsity",
             metavar="X",
-            help="Choose the front's best schedule at this overall sparsity first.",
+            help="Choose the front's best schedule at this overall sparsity first.  "
+            f"[{RunConfig.value_range('target_sparsity')}]",
             show_default="as chosen",
         ),
     ] = None,

@@ -27,7 +27,7 @@ Repeats = Annotated[
     typer.Option(
         "--repeats",
         metavar="K",
-        help="Run everything with K seeds, from --seed on, as studies NAME-s0, NAME-s1, ..., and compare them.",
+        help="Run everything with K seeds, from --seed on, as studies NAME-s0, NAME-s1, ..., and compare them.  [x>=1]",
     ),
 ]
 

@@ -38,11 +38,13 @@ def profile_command(
     device: Annotated[str, typer.Option("--device", help=f"Where to compute: {', '.join(_DEVICES)}.")] = "cpu",
     threads: Annotated[
         int | None,
-        typer.Option("--threads", metavar="N", help="Threads to compute with.", show_default="as torch chooses"),
+        typer.Option(
+            "--threads", metavar="N", help="Threads to compute with.  [x>=1]", show_default="as torch chooses"
+        ),
     ] = None,
     seconds: Annotated[
         float,
-        typer.Option("--profile-seconds", metavar="S", help="Most seconds for each batch and length."),
+        typer.Option("--profile-seconds", metavar="S", help="Most seconds for each batch and length.  [x>0]"),
     ] = DEFAULT_PROFILE_SECONDS,
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again what is known already.")] = False,
     source: Annotated[

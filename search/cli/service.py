@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from search.cli.grouped_help import GroupedCommand
 from search.cli.options import AsJson, ConfigFile, Debug, StudyName
 from search.cli.settings import with_settings
 from search.cli.stages import write_reports
@@ -267,7 +268,8 @@ def add_service_commands(app: typer.Typer) -> None:
     app.command("worker")(worker_command)
     app.add_typer(token, name="token")
     # Where the cluster is, the service decides.
-    app.command("submit")(with_settings(submit_command, [field for field in SETTINGS if field != "ray_address"]))
+    fields = [field for field in SETTINGS if field != "ray_address"]
+    app.command("submit", cls=GroupedCommand)(with_settings(submit_command, fields))
     app.command("status")(status_command)
     app.command("wait")(wait_command)
     app.command("stop")(stop_command)

@@ -12,7 +12,7 @@ import typer
 
 from search.cli.arguments import block_list, share_list
 from search.config import RunConfig, option
-from search.config_file import SETTINGS, anchored
+from search.config_file import SETTINGS, anchored, section_of
 
 _METAVARS = {
     "seconds": "S",
@@ -76,7 +76,8 @@ def _options(fields: Sequence[str], show_default: str | None) -> Iterator[inspec
         declared = typer.Option(
             flags,
             metavar=metavar or _METAVARS_OF_TYPES.get(kind),
-            help=_help(field, is_new=show_default is None),
+            help=setting_help(field, is_new=show_default is None),
+            rich_help_panel=section_of(field),
             show_default=kind is not bool if show_default is None else show_default,
         )
         default = info.default if show_default is None and info.default_factory is None else None
@@ -87,11 +88,18 @@ def _options(fields: Sequence[str], show_default: str | None) -> Iterator[inspec
         )
 
 
-def _help(field: str, is_new: bool) -> str:
-    text = RunConfig.description(field)
+def setting_help(field: str, is_new: bool = False) -> str:
+    """The help of an option for a field: its meaning, and its range.
+
+    Args:
+        field: Name of the field.
+        is_new: Whether the option is of a new study, so that the field has its default where nothing is given.
+    """
+    text, values = RunConfig.description(field), RunConfig.value_range(field)
     rest, _, last = text.rpartition(";")
     # What a new study has where nothing is given is not what a study has that was begun otherwise.
-    return f"{rest}." if "if not given" in last and not is_new else text
+    text = f"{rest}." if "if not given" in last and not is_new else text
+    return f"{text}  [{values}]" if values else text
 
 
 def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from studies.objectives import COSTS
 
 _CSV_FIGURES = (
     *("kl", "perplexity", "accuracy", "accuracy_low", "accuracy_high", "n_items"),
-    *("latency_ms", "latency_low_ms", "latency_high_ms", "batch", "length"),
+    *("latency_ms", "latency_low_ms", "latency_high_ms", "speedup", "speedup_low", "speedup_high", "batch", "length"),
 )
 
 

@@ -13,6 +13,7 @@ import torch
 from ftp_core.cost import FlopsCounter, LatencyProfile, kv_bytes, measure_latency, timing_batch
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.memory import peak_activation_bytes
+from ftp_core.cost.speedup import Speedup, needs_more_turns, paired_speedup
 from ftp_core.cost.timing import Latency
 from ftp_core.encoding import PromptBatch, encoded_fingerprint
 from ftp_core.quality import Quality, QualitySet
@@ -75,16 +76,16 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
 
     Args:
         study: Whose variants.
-        variants: What to measure.
+        variants: What to measure; the dense model first.
         split: "validation" or "test".
     """
     model = study.workload.model.skipping
     qualities = _qualities(study, variants, split)
     prompts = timed_prompts(study)
     batch, length = prompts.ids.shape
-    latencies = _latencies(study, variants, prompts)
+    timings = _timings(study, variants, prompts)
     measurements, counter = [], FlopsCounter(model)
-    for variant, quality, latency in zip(variants, qualities, latencies, strict=True):
+    for variant, quality, (latency, speedup) in zip(variants, qualities, timings, strict=True):
         low, high = quality.accuracy_interval or (None, None)
         window, reads_hidden = variant.router.window, variant.router.reads_hidden
         measurements.append(
@@ -113,6 +114,9 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
                 peak_bytes=(
                     None if reads_hidden else peak_activation_bytes(model, variant.schedule, batch, length, window)
                 ),
+                speedup=speedup.ratio,
+                speedup_low=speedup.low,
+                speedup_high=speedup.high,
                 **_ends("kl", quality.kl_interval),
                 **_ends("perplexity", quality.perplexity_interval),
             )
@@ -174,16 +178,30 @@ def _quality(figures: Mapping[str, Any]) -> Quality:
     return Quality(**values)
 
 
-def _latencies(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch) -> list[Latency]:
-    runs = study.config.timed_runs
-    with study.view.stage("Measuring latency", (runs + 1) * len(variants)) as stage, torch.inference_mode():
-        return measure_latency(
-            study.workload.model.skipping,
-            prompts,
-            [(one.schedule, one.router) for one in variants],
-            runs,
-            stage.advance,
+def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch) -> list[tuple[Latency, Speedup]]:
+    """How long each variant takes, and how many times as fast as the first one it is.
+
+    The first one is timed twice in every turn, at its two ends, and compared with itself: on a quiet machine that is 1.
+    """
+    least = study.config.timed_runs
+    timed = [(one.schedule, one.router) for one in (*variants, variants[0])]
+    with (
+        study.view.stage("Measuring latency", (least + 1) * len(timed)) as stage,
+        torch.inference_mode(),
+    ):
+
+        def goes_on(times_ms: Sequence[Sequence[float]]) -> bool:
+            more = needs_more_turns(times_ms, least)
+            if more:
+                stage.extend(least * len(timed))
+            return more
+
+        latencies = measure_latency(
+            study.workload.model.skipping, prompts, timed, least, stage.advance, goes_on=goes_on
         )
+    dense, *others, again = (latency.times_ms for latency in latencies)
+    speedups = [paired_speedup(dense, own) for own in (again, *others)]
+    return list(zip(latencies[:-1], speedups, strict=True))
 
 
 def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float]:

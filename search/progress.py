@@ -39,6 +39,7 @@ class Stage:
         self._bars = bars
         self._bar: TaskID = bars.add_task(title, total=total, completed=completed)
         self._title = title
+        self._total = total
         self._note = ""
         self._last_line = self._last_step = time.monotonic()
         self._is_over = False
@@ -58,6 +59,12 @@ class Stage:
         if time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             self._view.say(f"{self._title}: {self._counted()}  {self._view.reached(self)}")
+
+    def extend(self, steps: int) -> None:
+        """Add steps to what there is to do."""
+        if not self._is_over:
+            self._total += steps
+            self._bars.update(self._bar, total=self._total)
 
     def linger(self) -> None:
         """Say that the work goes on, though there is nothing new to say of it."""

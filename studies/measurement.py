@@ -38,6 +38,11 @@ class Measurement:
         perplexity_low: Lower end of the 95 % bootstrap interval of `perplexity` over items.
         perplexity_high: Upper end of it.
         peak_bytes: Predicted peak memory of the timed prefill's activations; None where it is not known.
+        speedup: Median over the timed turns of the dense model's time by the variant's in the same turn. Of "dense" it
+            is what the dense model came to against itself, timed once more in every turn: 1, but for what disturbed
+            the clock. None where an earlier version measured.
+        speedup_low: Lower end of its distribution-free 95 % interval; None where there were fewer than six turns.
+        speedup_high: Upper end of it.
     """
 
     variant: str
@@ -65,6 +70,9 @@ class Measurement:
     perplexity_low: float | None = None
     perplexity_high: float | None = None
     peak_bytes: int | None = None
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
 
     @property
     def overall_sparsity(self) -> float:

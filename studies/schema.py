@@ -11,7 +11,7 @@ from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeB
 from studies.times import UtcTime
 
 # The last of studies/migrations/versions.
-HEAD = "0008"
+HEAD = "0009"
 
 
 class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):

@@ -7,6 +7,7 @@ from ftp_core.cost.memory import AllocationTracker, kv_bytes, peak_activation_by
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import profile_latency
 from ftp_core.cost.shape_profile import ShapeProfile
+from ftp_core.cost.speedup import Speedup, paired_speedup
 from ftp_core.cost.timing import Estimate, Latency, measure_latency, timing_batch
 
 __all__ = [
@@ -20,12 +21,14 @@ __all__ = [
     "ProfileError",
     "ShapeProfile",
     "Skipping",
+    "Speedup",
     "Timing",
     "Unchanged",
     "Variant",
     "kv_bytes",
     "measure",
     "measure_latency",
+    "paired_speedup",
     "peak_activation_bytes",
     "prefill_flops",
     "profile_conditions",

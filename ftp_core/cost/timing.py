@@ -31,13 +31,18 @@ class Latency:
         median_ms: Median.
         low_ms: First quartile.
         high_ms: Third quartile.
-        repeats: How many.
+        times_ms: Every time, one a turn.
     """
 
     median_ms: float
     low_ms: float
     high_ms: float
-    repeats: int
+    times_ms: tuple[float, ...]
+
+    @property
+    def repeats(self) -> int:
+        """Number of turns."""
+        return len(self.times_ms)
 
 
 @dataclass(frozen=True)
@@ -105,7 +110,10 @@ def timing_batch(prompts: Sequence[Sequence[int]], batch: int, length: int) -> P
 
 
 def take_turns(
-    runs: Sequence[Callable[[], _Result]], repeats: int, on_run: Callable[[], None] = lambda: None
+    runs: Sequence[Callable[[], _Result]],
+    repeats: int,
+    on_run: Callable[[], None] = lambda: None,
+    goes_on: Callable[[Sequence[Sequence[_Result]]], bool] = lambda _: False,
 ) -> list[list[_Result]]:
     """What each run returns in each round, after one round to warm up.
 
@@ -116,6 +124,7 @@ def take_turns(
         runs: What takes turns.
         repeats: Rounds.
         on_run: Called after each run, those that warm up included: `len(runs) * (repeats + 1)` times.
+        goes_on: Whether to take as many rounds again, asked with what each run has returned so far.
 
     Raises:
         DataError: There shall be no round.
@@ -126,11 +135,12 @@ def take_turns(
         run()
         on_run()
     results: list[list[_Result]] = [[] for _ in runs]
-    for number in range(repeats):
-        indices = range(len(runs))
-        for index in reversed(indices) if number % 2 else indices:
-            results[index].append(runs[index]())
-            on_run()
+    while not results[0] or goes_on(results):
+        for number in range(len(results[0]), len(results[0]) + repeats):
+            indices = range(len(runs))
+            for index in reversed(indices) if number % 2 else indices:
+                results[index].append(runs[index]())
+                on_run()
     return results
 
 
@@ -139,6 +149,7 @@ def interleaved_ms(
     repeats: int,
     on_run: Callable[[], None] = lambda: None,
     timer: Timer = time.perf_counter,
+    goes_on: Callable[[Sequence[Sequence[float]]], bool] = lambda _: False,
 ) -> list[list[float]]:
     """Times of each run in milliseconds, round by round; see `take_turns`.
 
@@ -147,6 +158,7 @@ def interleaved_ms(
         repeats: Rounds, after one warm-up.
         on_run: See `take_turns`.
         timer: Of `timer_of`, unless all runs on the CPU.
+        goes_on: See `take_turns`.
     """
 
     def timed(run: Callable[[], object]) -> Callable[[], float]:
@@ -157,7 +169,7 @@ def interleaved_ms(
 
         return measured
 
-    return take_turns([timed(run) for run in runs], repeats, on_run)
+    return take_turns([timed(run) for run in runs], repeats, on_run, goes_on)
 
 
 def measure_latency(
@@ -167,6 +179,7 @@ def measure_latency(
     repeats: int = 15,
     on_run: Callable[[], None] = lambda: None,
     timer: Timer | None = None,
+    goes_on: Callable[[Sequence[Sequence[float]]], bool] = lambda _: False,
 ) -> list[Latency]:
     """Time a prefill, the next token's logits included, under each variant; variants take turns.
 
@@ -177,6 +190,7 @@ def measure_latency(
         repeats: Rounds, after one warm-up.
         on_run: See `take_turns`.
         timer: By default one that waits for the model's device.
+        goes_on: See `take_turns`; it sees milliseconds.
     """
 
     def run(schedule: SparsitySchedule, router: Router) -> Callable[[], object]:
@@ -184,7 +198,7 @@ def measure_latency(
 
     runs = [run(*variant) for variant in variants]
     latencies = []
-    for times in interleaved_ms(runs, repeats, on_run, timer or timer_of(model.device)):
+    for times in interleaved_ms(runs, repeats, on_run, timer or timer_of(model.device), goes_on):
         low, median, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
-        latencies.append(Latency(median, low, high, len(times)))
+        latencies.append(Latency(median, low, high, tuple(times)))
     return latencies

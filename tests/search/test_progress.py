@@ -484,3 +484,17 @@ def test_stages_that_were_not_foreseen_join_where_they_begin() -> None:
 
 def test_durations_are_short() -> None:
     assert [duration(s) for s in (0.4, 59.9, 60, 754, 3754)] == ["0:00", "0:59", "1:00", "12:34", "1:02:34"]
+
+
+def test_work_that_turns_out_to_be_more_is_counted_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    beating(monkeypatch)
+    shown = io.StringIO()
+    view = ProgressView(Console(file=shown, width=80))
+    with view.stage("Measuring latency", 4) as stage:
+        stage.advance(4)
+        stage.extend(6)
+        stage.advance(1)
+        stage.linger()
+    # Nothing is said of work that is over.
+    stage.extend(5)
+    assert "Measuring latency: 5/10" in shown.getvalue()

@@ -115,7 +115,9 @@ def test_upgrading_keeps_everything(old: Path, old_url: str) -> None:
         # Files are taken in: nobody needs them any longer.
         shutil.rmtree(old.with_name("old.db-artifacts"), ignore_errors=True)
         assert store.latest_router("small") == router
-        assert {m.variant for m in store.measurements("small")} == {"dense", "uniform", "static", "dynamic"}
+        measured = store.measurements("small")
+        assert {m.variant for m in measured} == {"dense", "uniform", "static", "dynamic"}
+        assert all(m.latency_ms > 0 and m.speedup is None for m in measured)
         assert store.begin_trial("begun", (0.5,) * 12, "deap") == begun
         # New rows of every table find an id that nobody has.
         store.create_study("new", {}, ("kl",))
@@ -149,10 +151,12 @@ def test_upgrading_keeps_what_belongs_to_optuna_and_what_was_left_running(old_ur
 
 # Studies of each database that a search wrote, and by which clock; Optuna's client wrote the others in UTC.
 ZONE_OF = {"small": "UTC", "begun": "UTC", "far": "Asia/Tokyo"}
+# Before revision 0008 times were local, without saying where.
+LOCAL_TIMES = [path for path in DATABASES if path.stem < "0008"]
 
 
 @pytest.mark.parametrize("zone", ["UTC", "Asia/Tokyo", "America/New_York"])
-@pytest.mark.parametrize("old", DATABASES[1:], ids=lambda path: path.stem, indirect=True)
+@pytest.mark.parametrize("old", LOCAL_TIMES[1:], ids=lambda path: path.stem, indirect=True)
 def test_times_get_their_zone(old: Path, old_url: str, zone: str) -> None:
     with sqlite3.connect(old) as raw:
         columns = "study.name, number, user_attributes, started_at, completed_at"
@@ -200,7 +204,7 @@ def test_times_that_a_clock_shows_twice_or_never_are_taken_as_they_can_have_been
     expected: tuple[str | None, str | None],
 ) -> None:
     file = tmp_path / "old.db"
-    shutil.copy(DATABASES[-1], file)
+    shutil.copy(LOCAL_TIMES[-1], file)
     stored = [None if one is None else f"2026-11-01T{one}" for one in local]
     attributes = None if said is None else json.dumps({"finished_at": f"2026-11-01T{said}+00:00"})
     with sqlite3.connect(file) as raw:

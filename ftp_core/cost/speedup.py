@@ -1,0 +1,106 @@
+"""Speed-ups of variants over the dense model, with intervals, from times that were taken in turns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ftp_core.errors import DataError
+
+# Turns of a measurement that is not precise enough: at most so many times the least number, all of them together in no
+# more than this.
+_MOST_TIMES, _PATIENCE_MS = 4, 180_000.0
+# Half the width of an interval, as a share of the speed-up, that is precise enough.
+PRECISE = 0.025
+
+
+@dataclass(frozen=True)
+class Speedup:
+    """How many times as fast a variant is as the dense model.
+
+    Attributes:
+        ratio: Median over turns of the dense model's time by the variant's in the same turn.
+        low: Lower end of the interval; None where too few turns were taken for one (fewer than six at 95 %).
+        high: Upper end of it.
+        turns: Number of turns.
+    """
+
+    ratio: float
+    low: float | None
+    high: float | None
+    turns: int
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval as a share of the ratio; infinite without an interval."""
+        return math.inf if self.low is None or self.high is None else (self.high - self.low) / (2 * self.ratio)
+
+
+def paired_speedup(dense_ms: Sequence[float], variant_ms: Sequence[float], confidence: float = 0.95) -> Speedup:
+    """The median of the ratios within turns, and its distribution-free interval.
+
+    A machine whose load drifts slows the dense model and the variant of one turn alike, so their ratio stays what it
+    is, where a ratio of two medians need not. The ends of the interval are order statistics of the ratios: it holds the
+    median with the confidence asked for, or more, whatever the distribution (Conover 1999, section 3.2).
+
+    Args:
+        dense_ms: Times of the dense model, one a turn.
+        variant_ms: Times of the variant in the same turns.
+        confidence: Least probability that the interval holds the true median, in (0, 1).
+
+    Raises:
+        DataError: There are no times, not as many of both, or some that are not positive.
+    """
+    dense, variant = np.asarray(dense_ms, dtype=float), np.asarray(variant_ms, dtype=float)
+    if dense.shape != variant.shape or not dense.size:
+        raise DataError(
+            f"There are {dense.size} times of the dense model and {variant.size} of the variant: expected one of each "
+            "in every turn, and at least one turn."
+        )
+    if not (np.isfinite(dense) & np.isfinite(variant) & (dense > 0) & (variant > 0)).all():
+        raise DataError("Times must be finite and above 0: time more than the clock can tell apart.")
+    ratios = np.sort(dense / variant)
+    rank = median_rank(len(ratios), confidence)
+    low, high = (None, None) if rank is None else (float(ratios[rank - 1]), float(ratios[-rank]))
+    return Speedup(float(np.median(ratios)), low, high, len(ratios))
+
+
+def median_rank(n: int, confidence: float = 0.95) -> int | None:
+    """Rank of the order statistics, from either end, between which the median lies with a confidence.
+
+    Args:
+        n: Number of values.
+        confidence: Least probability that the median lies between them, in (0, 1).
+
+    Returns:
+        1 for the least and the greatest value; None where even these are too close together.
+    """
+    # The number of values below the median is binomial; whole numbers, as powers of a half may be too small for floats.
+    most = (round((1 - confidence) * 2**52) << n) >> 53
+    ways = below = 1
+    rank = 0
+    while below <= most:
+        ways = ways * (n - rank) // (rank + 1)
+        rank += 1
+        below += ways
+    return rank or None
+
+
+def needs_more_turns(times_ms: Sequence[Sequence[float]], least: int) -> bool:
+    """Decides whether the variants of a measurement are to be timed in further turns.
+
+    They are while the interval of any speed-up is wider than `PRECISE` to either side, unless four times the least
+    number of turns were taken, or as many turns again would make it more than three minutes together.
+
+    Args:
+        times_ms: Times of the dense model and of each variant so far, one a turn.
+        least: The least number of turns.
+    """
+    dense, *variants = times_ms
+    ms = sum(map(sum, times_ms))
+    if len(dense) >= _MOST_TIMES * least or ms + ms * least / len(dense) > _PATIENCE_MS:
+        return False
+    return any(paired_speedup(dense, own).half_width > PRECISE for own in variants)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from search.config import RunConfig
 from search.errors import SearchError
 from search.open_study import OpenStudy
-from studies import TrialRecord, closest_to_sparsity, finite_values, front, knee
+from studies import TrialRecord, best_point, finite_values, front
 
 
 def chosen_trial(study: OpenStudy) -> TrialRecord:
@@ -34,23 +34,7 @@ def choose_from_front(study: OpenStudy) -> None:
     points = front(trials)
     if not points:
         raise SearchError(why_no_front(trials, study.config))
-    study.store.choose_trial(study.name, choose(points, study.config.target_sparsity).number)
-
-
-def choose(points: Sequence[TrialRecord], target_sparsity: float | None) -> TrialRecord:
-    """The point of a front to distil: the best at a target overall sparsity, or else the knee.
-
-    A front of few points can bend at the dense model, which is no find: then it is the knee of the others.
-
-    Args:
-        points: A front, as `front` returns it.
-        target_sparsity: The target, if there is one.
-    """
-    if target_sparsity is not None:
-        return closest_to_sparsity(points, target_sparsity)
-    best = knee(points)
-    sparse = [point for point in points if any(point.schedule)]
-    return best if any(best.schedule) or not sparse else knee(sparse)
+    study.store.choose_trial(study.name, best_point(points, study.config.target_sparsity).number)
 
 
 def why_no_front(trials: Sequence[TrialRecord], config: RunConfig) -> str:

@@ -22,7 +22,7 @@ from search.rounds import first_round, rounds_of, with_fresh_rounds
 from search.searching import Search, search_schedules, study_costs
 from search.stages import LAST_STAGES, Stages
 from search.workload import MAX_CONTINUATION, Workload, load_workload
-from studies import Lease, StudyStore, closest_to_sparsity, front
+from studies import Lease, StudyStore, best_point, front
 
 # Writes the report of the study into a folder; gives its files.
 Report = Callable[[Path], Sequence[Path]]
@@ -96,7 +96,7 @@ class Pipeline:
         study = self._study
         chosen = chosen_trial(study)
         if target_sparsity is not None:
-            chosen = closest_to_sparsity(front(study.store.trials(study.name)), target_sparsity)
+            chosen = best_point(front(study.store.trials(study.name)), target_sparsity)
         if not any(chosen.schedule):
             raise SearchError(
                 f"The chosen schedule of study {study.name!r} skips nothing, so there is nothing to route: "

@@ -30,7 +30,7 @@ from search.stopping import Stopping
 from search.study_ledger import StudyLedger
 from search.warm_start import warm_outcomes
 from search.workload import search_set
-from studies import TrialRecord, closest_to_sparsity, knee, useful_hypervolume
+from studies import TrialRecord, best_point, useful_hypervolume
 from studies.objectives import DEFAULT_COST, CostName, objective
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ def best_note(points: list[TrialRecord], cost: CostName = DEFAULT_COST, target: 
     """A word on a front of KL against a cost: its point at a target sparsity, or its knee."""
     if not points:
         return "no trial finished"
-    best, what = (knee(points), "knee") if target is None else (closest_to_sparsity(points, target), f"at {target:.0%}")
+    best, what = best_point(points, target), "knee" if target is None else f"at {target:.0%}"
     assert best.values is not None
     return f"front {len(points)}, {what}: KL {best.values[0]:.3g} at {objective(cost).text(best.values[1])}"
 
@@ -241,7 +241,7 @@ class _Watch:
             "hypervolume": useful_hypervolume(points, self._dense_cost),
         }
         if points:
-            figures |= dict(zip(("knee_kl", "knee_cost"), knee(points).values or (), strict=False))
+            figures |= dict(zip(("knee_kl", "knee_cost"), best_point(points).values or (), strict=False))
         return figures
 
     def _follow(self) -> None:

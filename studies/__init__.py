@@ -9,6 +9,7 @@ from studies.errors import (
     StudyNotFoundError,
 )
 from studies.front import (
+    best_point,
     closest_to_sparsity,
     front,
     hypervolume,
@@ -85,6 +86,7 @@ __all__ = [
     "TrialRecord",
     "TrialState",
     "WorkSpan",
+    "best_point",
     "closest_to_sparsity",
     "copy_study",
     "current_revision",

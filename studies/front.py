@@ -87,6 +87,25 @@ def useful_hypervolume(trials: Sequence[TrialRecord], dense_cost: float) -> floa
     return float(moocore.hypervolume(_with_log_kl(_points(points)), ref=reference))
 
 
+def best_point(points: Sequence[TrialRecord], target_sparsity: float | None = None) -> TrialRecord:
+    """The point of a front to take before anything was measured: the best at a target sparsity, or else the knee.
+
+    A front of few points can bend at the dense model, which is no find: then it is the knee of the others.
+
+    Args:
+        points: A front, as `front` returns it.
+        target_sparsity: Overall sparsity to have, if any; see `closest_to_sparsity`.
+
+    Raises:
+        ValueError: The front is empty.
+    """
+    if target_sparsity is not None:
+        return closest_to_sparsity(points, target_sparsity)
+    best = knee(points)
+    sparse = [point for point in points if any(point.schedule)]
+    return best if any(best.schedule) or not sparse else knee(sparse)
+
+
 def knee(points: Sequence[TrialRecord]) -> TrialRecord:
     """The point of a front of KL against a cost where it bends most; see `knee_index`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from studies.front import closest_to_sparsity, front, hypervolume, knee, reference_point
+from studies.front import best_point, front, hypervolume, reference_point
 from studies.records import RouterRun, StudyRecord, TrialRecord
 from studies.store import StudyStore
 
@@ -50,13 +50,24 @@ class LoadedStudy:
         return self._frame(front(self._store.trials(self.name)))
 
     def best(self, target_sparsity: float | None = None) -> TrialRecord:
-        """The front's best trial at a target overall sparsity, or else its knee.
+        """The trial that `ftp-search show` marks and `ftp-search export` writes, or the front's best at another target.
+
+        That is the selected point once the study has measured, and before that the one chosen from the front: at the
+        study's own target overall sparsity, or else its knee.
+
+        Args:
+            target_sparsity: Overall sparsity to have; None for the study's own target.
 
         Raises:
             ValueError: No trial has finished.
         """
-        points = front(self._store.trials(self.name))
-        return knee(points) if target_sparsity is None else closest_to_sparsity(points, target_sparsity)
+        record = self.record
+        own = record.config.get("target_sparsity")
+        if target_sparsity is None or target_sparsity == own:
+            if record.chosen_trial is not None:
+                return self._store.trial(self.name, record.chosen_trial)
+            target_sparsity = own
+        return best_point(front(self._store.trials(self.name)), target_sparsity)
 
     def hypervolume(self, reference: Sequence[float] | None = None) -> float:
         """What the front dominates up to `reference`, which without one lies a tenth of the range beyond the worst.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from rich.console import Console
 import search.pipeline
 from ftp_core.distillation_config import DistillationConfig
 from ftp_core.schedule import SparsitySchedule
-from search.choosing import choose
+from search.choosing import choose_from_front
 from search.config import RunConfig
 from search.distilling import train_router
 from search.errors import SearchError
@@ -22,7 +23,18 @@ from search.pipeline import Pipeline
 from search.progress import ProgressView
 from search.stages import Stages
 from search.workload import load_workload
-from studies import Lease, LeaseLostError, RouterRun, StorageError, StudyState, StudyStore, TrialRecord, front
+from studies import (
+    Lease,
+    LeaseLostError,
+    RouterRun,
+    StorageError,
+    StudyState,
+    StudyStore,
+    TrialRecord,
+    best_point,
+    front,
+    load,
+)
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}
@@ -55,18 +67,18 @@ def _stages(store: StudyStore, lease: Lease) -> Stages:
 
 def test_the_knee_is_chosen_without_a_target() -> None:
     points = _points((0.0, 0.0, 10.0), (0.4, 0.1, 4.0), (0.8, 2.0, 2.0))
-    assert choose(points, None).number == 1
+    assert best_point(points, None).number == 1
 
 
 def test_a_front_that_bends_at_the_dense_model_yields_another_point() -> None:
     points = _points((0.0, 0.0, 10.0), (0.4, 1.0, 8.0))
-    assert choose(points, None).number == 1
-    assert choose(_points((0.0, 0.0, 10.0)), None).number == 0
+    assert best_point(points, None).number == 1
+    assert best_point(_points((0.0, 0.0, 10.0)), None).number == 0
 
 
 def test_the_target_wins_over_the_knee() -> None:
     points = _points((0.0, 0.0, 10.0), (0.4, 0.1, 4.0), (0.8, 2.0, 2.0))
-    assert choose(points, 0.75).number == 2
+    assert best_point(points, 0.75).number == 2
 
 
 def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
@@ -180,3 +192,21 @@ def test_a_study_whose_budget_is_used_still_gets_its_choice() -> None:
         with store.lease("one") as lease:
             Pipeline(store, "one", lease, ProgressView(Console(quiet=True))).search_only()
         assert store.study("one").chosen_trial == 1
+
+
+def test_python_and_the_command_line_take_the_same_point(store_of_one: OpenStudy) -> None:
+    points = _points((0.0, 0.0, 10.0), (0.4, 1.0, 8.0))
+    for target, expected in ((None, 1), (0.0, 0)):
+        name = f"at-{target}"
+        config = RunConfig(workers=1, target_sparsity=target, **SMALL)
+        study = replace(store_of_one, name=name, config=config)
+        study.store.create_study(name, config.model_dump(), OBJECTIVES)
+        for point in points:
+            study.store.append_trial(name, point)
+        loaded = load(name, study.store)
+        before = loaded.best()
+        choose_from_front(study)
+        assert before.number == loaded.best().number == study.store.study(name).chosen_trial == expected
+        # Whatever was selected later is the one.
+        study.store.choose_trial(name, 1 - expected)
+        assert loaded.best().number == 1 - expected and loaded.best(0.4).number == 1

@@ -171,6 +171,10 @@ def test_a_loaded_study_answers_what_people_ask(database_url: str) -> None:
     assert list(frame["block_1"]) == [0.0, 0.4, 0.8, 0.5] and frame["error"][3] == "broken"
     assert list(study.front().index) == [0, 1, 2]
     assert (study.best().number, study.best(target_sparsity=0.75).number) == (1, 2)
+    with StudyStore(database_url) as store:
+        # What was selected by what was measured is the best, but where another sparsity is asked for.
+        store.choose_trial("one", 0)
+    assert (study.best().number, study.best(target_sparsity=0.75).number) == (0, 2)
     # Two boxes beside (3, 11): 3 x 1 for the dense model, and what the others add to it.
     assert study.hypervolume(reference=(3.0, 11.0)) == pytest.approx(3 * 1 + 2.9 * 6 + 1 * 2)
     assert study.router() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,12 +19,13 @@ from dashboards.intervals import (
     latency_quartiles,
     mean_interval,
     retention_interval,
+    speedup_interval,
 )
 from dashboards.markdown import table, text
 from dashboards.page import environment
 from dashboards.plain import records_csv
 from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, counted, kl_text
-from studies import Measurement
+from studies import Measurement, PrefillSpeedup, prefill_speedup
 
 SELECTED = "selected"
 # What is averaged over seeds, and how it is written.
@@ -35,12 +37,15 @@ _FIGURES: Mapping[str, str] = {
     "latency_ms": ".1f",
     "speed_up": ".2f",
 }
-_TITLES = ("overall sparsity", "accuracy", "retention", "KL, nats per token", "latency, ms", "speed-up")
+_SHARES = ("overall_sparsity", "accuracy")
+_TITLES = ("overall sparsity", "accuracy", "retention", "KL, nats per token", "latency, ms", "prefill speed-up")
 METHOD = (
     "Every number is of test items. A mean is over seeds, each a whole run with its own search, training, selection "
-    "and split of the data; its 95% interval is by Student's t over the seeds, which takes them for independent. One "
-    "seed has no interval. Of single seeds, accuracy stands with its 95% Wilson interval, retention with one made from "
-    "two of these (MOVER), KL with its bootstrap interval over items, latency with its quartiles."
+    "and split of the data; its 95% interval is by Student's t over the seeds, which takes them for independent. Where "
+    "there are fewer than three seeds, or they vary so much that it would reach below 0, there is none: the least and "
+    "the greatest value stand in its place. Of single seeds, accuracy stands with its 95% Wilson interval, retention "
+    "with one made from two of these (MOVER), KL with its bootstrap interval over items, latency with its quartiles, "
+    "the speed-up of the prefill with the interval of its median over timed turns."
 )
 
 
@@ -86,19 +91,30 @@ class Seed:
             "retention": m.retention(dense),
             "kl": m.kl,
             "latency_ms": m.latency_ms,
-            "speed_up": None if dense is None else dense.latency_ms / m.latency_ms,
+            "speed_up": None if self._faster is None else self._faster.ratio,
         }
 
     @property
     def ends(self) -> dict[str, Interval | None]:
-        """The intervals of those figures that have one: over items, or the quartiles of what was timed."""
+        """The intervals of those figures that have one: over items or turns, or the quartiles of what was timed."""
         m = self.measurement
         return {
             "accuracy": accuracy_interval(m),
             "retention": retention_interval(m, self.dense),
             "kl": kl_interval(m),
             "latency_ms": latency_quartiles(m),
+            "speed_up": speedup_interval(m),
         }
+
+    def detail(self, name: str) -> str:
+        """The interval of a figure as text; of a speed-up also that it is not known."""
+        if name == "speed_up" and self._faster is not None:
+            return self._faster.interval
+        return bracketed(self.ends.get(name), _FIGURES[name])
+
+    @property
+    def _faster(self) -> PrefillSpeedup | None:
+        return prefill_speedup(self.measurement, self.dense)
 
     @property
     def n(self) -> int:
@@ -119,6 +135,18 @@ class Mean:
     variant: str
     seeds: tuple[Seed, ...]
     figures: Mapping[str, tuple[float, Interval | None]]
+
+    def detail(self, name: str) -> str:
+        """The interval of a mean as text; where there is none, what it is the mean of, and why there is none."""
+        _, ends = self.figures[name]
+        if ends is not None:
+            return bracketed(ends, _FIGURES[name])
+        values = [value for one in self.seeds if (value := one.figures[name]) is not None]
+        if len(values) == 1:
+            return "1 seed, no interval"
+        spread = f"{min(values):{_FIGURES[name]}} to {max(values):{_FIGURES[name]}}"
+        few = f"{len(values)} seeds, too few for an interval"
+        return f"{spread}; {few if len(values) < 3 else 'they vary too much for an interval'}"
 
 
 @dataclass(frozen=True)
@@ -194,8 +222,7 @@ def comparison_table(group: Group) -> Table:
         cells = [Cell(mean.variant, counted(len(mean.seeds), "seed")), Cell(_items(mean.seeds))]
         for name, form in _FIGURES.items():
             if name in mean.figures:
-                value, ends = mean.figures[name]
-                cells.append(Cell(f"{value:{form}}", bracketed(ends, form)))
+                cells.append(Cell(f"{mean.figures[name][0]:{form}}", mean.detail(name)))
             else:
                 cells.append(UNKNOWN)
         rows.append(Row(tuple(cells), VARIANT_COLOURS.get(mean.variant, ""), mean.variant == SELECTED))
@@ -215,10 +242,7 @@ def seeds_table(group: Group) -> Table:
                 Cell(label, one.study),
                 Cell(str(one.seed)),
                 Cell(str(one.n)),
-                *(
-                    Cell(known[name], bracketed(one.ends.get(name), _FIGURES[name])) if name in known else UNKNOWN
-                    for name in _FIGURES
-                ),
+                *(Cell(known[name], one.detail(name)) if name in known else UNKNOWN for name in _FIGURES),
             ]
             rows.append(Row(tuple(cells), VARIANT_COLOURS.get(m.variant, ""), mean.variant == SELECTED))
     columns = (Column("variant"), Column("seed"), Column("n"), *(Column(title) for title in _TITLES))
@@ -256,7 +280,7 @@ def _averages(seeds: Sequence[Seed]) -> dict[str, tuple[float, Interval | None]]
         known = [value for value in values if value is not None]
         # A mean of some of the seeds would be of another thing than the others of its row.
         if len(known) == len(values):
-            found[name] = mean_interval(known)
+            found[name] = mean_interval(known, 0.0, 1.0 if name in _SHARES else math.inf)
     return found
 
 

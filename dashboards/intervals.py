@@ -11,6 +11,8 @@ from studies import Exhibits, Measurement
 Interval = tuple[float, float]
 
 _Z = 1.959964
+# Independent values that have an interval.
+_FEWEST = 3
 # Upper 97.5 % points of Student's t for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook of Statistical Methods,
 # section 1.3.6.7.2).
 _T = (
@@ -38,6 +40,11 @@ def perplexity_interval(m: Measurement) -> Interval | None:
 def latency_quartiles(m: Measurement) -> Interval:
     """The quartiles of what was timed."""
     return m.latency_low_ms, m.latency_high_ms
+
+
+def speedup_interval(m: Measurement) -> Interval | None:
+    """The 95 % interval of a measured speed-up over the dense model; None where it is not known."""
+    return None if m.speedup_low is None or m.speedup_high is None else (m.speedup_low, m.speedup_high)
 
 
 def overlap(a: Interval | None, b: Interval | None) -> bool:
@@ -105,13 +112,26 @@ def _wilson(count: int, n: int, z: float) -> Interval:
     return (centre - half) / (2 * (n + z * z)), (centre + half) / (2 * (n + z * z))
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, Interval | None]:
-    """The mean of independent values and its 95 % interval by Student's t; None in place of one of a single value.
+def mean_interval(
+    values: Sequence[float], least: float = -math.inf, most: float = math.inf
+) -> tuple[float, Interval | None]:
+    """The mean of independent values and its 95 % interval by Student's t.
 
-    Beyond 31 values the quantile of 30 degrees of freedom is used, which makes the interval a little wider.
+    The interval of two values is 18 times as wide as they are apart, which says nothing: there is none of fewer than
+    three. Nor is there where it would reach below what is possible, as such values are too skewed for Student's t. What
+    is beyond the greatest possible value is cut off, which takes nothing from the confidence. Beyond 31 values the
+    quantile of 30 degrees of freedom is used, which makes the interval a little wider.
+
+    Args:
+        values: The values, at least one.
+        least: The least possible value.
+        most: The greatest possible value.
     """
     mean = fmean(values)
-    if len(values) < 2:
+    if len(values) < _FEWEST:
         return mean, None
     half = _T[min(len(values) - 2, len(_T) - 1)] * stdev(values) / math.sqrt(len(values))
-    return mean, (mean - half, mean + half)
+    # Rounding alone is not beyond.
+    if mean - half < least - 1e-12:
+        return mean, None
+    return mean, (max(mean - half, least), min(mean + half, most))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dashboards.data import ReportData
-from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap
+from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap, speedup_interval
 from dashboards.summary import best_retention_interval
 from dashboards.tables import bracketed, counted, kl_text
-from studies import Measurement, TrialState, finite_values
+from studies import Measurement, TrialState, check_clock, finite_values
 
 # Half a step of the grid that schedules are on.
 _AT_TARGET = 0.026
@@ -19,6 +19,9 @@ def limits(data: ReportData) -> list[str]:
     """What a reader should hold against the figures, most serious first; each a sentence or two."""
     selected = data.selected
     found = [] if selected is None else _of_selected(data, selected)
+    clock = check_clock(data.measurements, "test")
+    if clock is not None and clock.sentence:
+        found = [clock.sentence, *found]
     return [*found, *_of_routers(data), *_of_rounds(data), *_of_trials(data), *_of_numbers(data, selected)]
 
 
@@ -62,6 +65,8 @@ def _of_selected(data: ReportData, selected: Measurement) -> list[str]:
 
 def _no_slower(m: Measurement, selected: Measurement, data: ReportData) -> bool:
     """Whether a row takes no longer, as far as the clock can tell; relative to dense if timed in another sitting."""
+    if m.speedup is not None and selected.speedup is not None:
+        return m.speedup >= selected.speedup or overlap(speedup_interval(m), speedup_interval(selected))
     if data.timed_earlier(m) == data.timed_earlier(selected):
         return m.latency_ms <= selected.latency_ms or overlap(latency_quartiles(m), latency_quartiles(selected))
     own, others = data.dense_timed_with(selected), data.dense_timed_with(m)
@@ -110,7 +115,12 @@ def _rows(found: Sequence[Measurement], quality: str) -> str:
 
 def _against_dense(data: ReportData, selected: Measurement, dense: Measurement) -> list[str]:
     found = []
-    if overlap(latency_quartiles(selected), latency_quartiles(dense)):
+    interval = speedup_interval(selected)
+    if interval is not None and interval[0] <= 1 <= interval[1]:
+        found.append(
+            f"The interval of its prefill's speed-up, {bracketed(interval, '.2f')}, holds 1: no speed-up is shown."
+        )
+    elif interval is None and overlap(latency_quartiles(selected), latency_quartiles(dense)):
         found.append("The quartiles of its latency overlap with the dense model's: no speed-up is shown.")
     elif selected.latency_ms > dense.latency_ms:
         found.append(

@@ -17,7 +17,7 @@ from dashboards.intervals import (
     retention_interval,
 )
 from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_text
-from studies import Measurement
+from studies import Measurement, PrefillSpeedup, check_clock, prefill_speedup
 
 _MIB = 2.0**20
 
@@ -33,7 +33,7 @@ class Result:
         flops_saved: Share of the dense model's arithmetic that is not done; None where dense was not measured.
         retention: See `Measurement.retention`.
         retention_interval: A 95 % interval of it, from the Wilson intervals of both accuracies.
-        speed_up: How often it fits into the latency that the dense model had in the same sitting.
+        speed_up: How many times as fast as the dense model's its prefill is; None where dense was not measured.
     """
 
     measurement: Measurement
@@ -42,7 +42,7 @@ class Result:
     flops_saved: float | None
     retention: float | None
     retention_interval: Interval | None
-    speed_up: float | None
+    speed_up: PrefillSpeedup | None
 
 
 def results(data: ReportData) -> list[Result]:
@@ -56,7 +56,7 @@ def results(data: ReportData) -> list[Result]:
             flops_saved=None if dense is None else 1 - m.flops / dense.flops,
             retention=m.retention(dense),
             retention_interval=retention_interval(m, dense),
-            speed_up=None if (timed := data.dense_timed_with(m)) is None else timed.latency_ms / m.latency_ms,
+            speed_up=prefill_speedup(m, data.dense_timed_with(m)),
         )
         for m in data.results
     ]
@@ -80,6 +80,9 @@ def plain_result(one: Result) -> dict[str, Any]:
     low, high = one.retention_interval or (None, None)
     figures = asdict(m)
     schedule = figures.pop("schedule")
+    for name in ("speedup", "speedup_low", "speedup_high"):
+        del figures[name]
+    faster = one.speed_up
     first = {name: figures.pop(name) for name in ("variant", "trial", "router")}
     return {
         **first,
@@ -90,7 +93,9 @@ def plain_result(one: Result) -> dict[str, Any]:
         "retention": one.retention,
         "retention_low": low,
         "retention_high": high,
-        "speed_up": one.speed_up,
+        "speed_up": None if faster is None else faster.ratio,
+        "speed_up_low": None if faster is None else faster.low,
+        "speed_up_high": None if faster is None else faster.high,
         **figures,
         "schedule": schedule,
     }
@@ -106,7 +111,7 @@ _COLUMNS = (
     Column("KL, nats per token", "95% interval"),
     Column("perplexity", "95% interval"),
     Column("latency, ms", "quartiles"),
-    Column("speed-up"),
+    Column("prefill speed-up", "95% interval"),
     Column("KV cache, MiB"),
     Column("peak memory, MiB"),
 )
@@ -124,7 +129,7 @@ def _cells(one: Result) -> list[Cell]:
         Cell(kl_text(m.kl), bracketed(kl_interval(m), ".4f" if m.kl < 0.05 else ".3f")),
         Cell(f"{m.perplexity:.3f}", bracketed(perplexity_interval(m), ".3f")),
         Cell(f"{m.latency_ms:.1f}", bracketed(latency_quartiles(m), ".1f")),
-        UNKNOWN if one.speed_up is None else Cell(f"{one.speed_up:.2f}×"),
+        UNKNOWN if one.speed_up is None else Cell(f"{one.speed_up.ratio:.2f}×", one.speed_up.interval),
         _mebibytes(m.kv_bytes),
         _mebibytes(m.peak_bytes),
     ]
@@ -149,6 +154,15 @@ def _reading(data: ReportData) -> str:
         f"Latency is the median of {repeats} timed prefills of {shapes}, with quartiles; FLOPs, the KV cache and the "
         "peak memory of the prefill's activations are counted for the same input.",
     ]
+    if any(m.speedup is not None for m in shown):
+        parts.append(
+            "The speed-up of the prefill is the median over turns of the dense model's time by the row's in the same "
+            "turn, with a distribution-free interval. The dense model is timed twice in every turn: what it comes to "
+            "against itself is 1 on a quiet machine."
+        )
+    clock = check_clock(data.measurements, "test")
+    if clock is not None and clock.sentence:
+        parts.append(clock.sentence)
     if any(m.accuracy is not None for m in shown):
         parts.append(
             "Accuracy has a Wilson interval. Retention is accuracy as a share of the dense model's; its interval is "

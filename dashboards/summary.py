@@ -16,7 +16,7 @@ from dashboards.intervals import (
     retention_interval,
 )
 from dashboards.tables import bracketed, kl_text
-from studies import Measurement, TrialRecord, TrialState, front
+from studies import Measurement, TrialRecord, TrialState, front, prefill_speedup
 from studies.objectives import objective
 
 
@@ -74,12 +74,11 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
         shape = f"batch {selected.batch} × {selected.length} tokens"
         figures += [
             KeyFigure(f"{1 - selected.flops / dense.flops:.1%}", "FLOPs saved", f"against dense, {shape}"),
-            KeyFigure(
-                f"{dense.latency_ms / selected.latency_ms:.2f}×",
-                "measured speed-up",
-                f"{_router(selected, data)}, {shape}",
-            ),
         ]
+        faster = prefill_speedup(selected, dense)
+        if faster is not None:
+            conditions = f"{faster.interval}, {_router(selected, data)}, {shape}"
+            figures.append(KeyFigure(f"{faster.ratio:.2f}×", "prefill speed-up, measured", conditions))
         held, all_held = measured_cost(selected, "kv_bytes"), measured_cost(dense, "kv_bytes")
         if data.cost.name == "kv_bytes" and held is not None and all_held:
             figures.append(KeyFigure(f"{1 - held / all_held:.1%}", "KV cache saved", f"against dense, {shape}"))
@@ -171,18 +170,27 @@ def _gain(m: Measurement, dense: Measurement | None, data: ReportData) -> str:
             "measured, so nothing can be said about savings."
         )
     saved = 1 - m.flops / dense.flops
-    ratio = dense.latency_ms / m.latency_ms
-    if overlap(latency_quartiles(m), latency_quartiles(dense)):
-        pace = f"takes about as long as the dense model's, their quartiles overlap ({ratio:.2f}x: "
-    elif ratio > 1:
-        pace = f"is {ratio:.2f} times as fast as the dense model's ("
-    else:
-        pace = f"is slower than the dense model's, there is no speed-up ({ratio:.2f}x: "
     return (
-        f"{skipped}, which saves {saved:.1%} of the FLOPs; with the {router} the prefill of {timed} {pace}"
+        f"{skipped}, which saves {saved:.1%} of the FLOPs; with the {router} the prefill of {timed} {_pace(m, dense)}"
         f"{m.latency_ms:.1f} {bracketed(latency_quartiles(m), '.1f')} against {dense.latency_ms:.1f} "
         f"{bracketed(latency_quartiles(dense), '.1f')} ms, median and quartiles)."
     )
+
+
+def _pace(m: Measurement, dense: Measurement) -> str:
+    """How fast a prefill is, up to a parenthesis for the times."""
+    faster = prefill_speedup(m, dense)
+    assert faster is not None
+    is_faster, is_slower = faster.is_faster, faster.is_slower
+    if is_faster is None:
+        # Of what is known of the times the quartiles have to tell.
+        told_apart = not overlap(latency_quartiles(m), latency_quartiles(dense))
+        is_faster, is_slower = told_apart and faster.ratio > 1, told_apart and faster.ratio <= 1
+    if is_faster:
+        return f"is {faster.times} as fast as the dense model's ("
+    if is_slower:
+        return f"is slower than the dense model's, there is no speed-up ({faster.times} as fast: "
+    return f"takes about as long as the dense model's, no speed-up is shown ({faster.times} as fast: "
 
 
 def _accuracy(m: Measurement, dense: Measurement, data: ReportData) -> str:
@@ -224,5 +232,13 @@ def _routers(data: ReportData) -> str:
     return (
         f"By KL, the distilled router is {verdict} the static one at the same schedule, that of trial {dynamic.trial}: "
         f"{kl_text(dynamic.kl)} against {kl_text(static.kl)} nats per token{unsure}{accuracy}, {dynamic.n_items} "
-        f"items; it takes {dynamic.latency_ms / static.latency_ms:.2f} times as long."
+        f"items.{_prefills(dynamic, static, data)}"
     )
+
+
+def _prefills(dynamic: Measurement, static: Measurement, data: ReportData) -> str:
+    """How fast prefills with both routers are."""
+    found = [prefill_speedup(m, data.dense_timed_with(m)) for m in (dynamic, static)]
+    if found[0] is None or found[1] is None:
+        return f" Their prefills take {dynamic.latency_ms:.1f} and {static.latency_ms:.1f} ms."
+    return f" Their prefills are {found[0].times} and {found[1].times} as fast as the dense model's."

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from ftp_core.distillation import peak_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.choosing import chosen_trial
 from search.exhibits import collect_exhibits, n_steps
 from search.export import export_study
-from search.measuring import Variant, measure
+from search.measuring import Variant, latency_profile, measure
 from search.open_study import OpenStudy
 from search.searching import study_costs
 from search.selection import select
 from search.variants import candidates, compared, dense, router_of
-from studies import Exhibits, Measurement, TrialRecord
+from studies import Exhibits, Measurement, TrialRecord, check_clock
 
 
 def measure_candidates(study: OpenStudy) -> None:
@@ -25,12 +26,18 @@ def measure_candidates(study: OpenStudy) -> None:
 
 
 def select_candidate(study: OpenStudy) -> None:
-    """Choose one of the candidates by what validation examples and the clock say; if deterministic, a profile does."""
+    """Choose one of the candidates by what validation examples and the clock say.
+
+    Where the clock cannot be relied on, latencies are those that a profile predicts, as they are where the study is
+    deterministic: what the clock says is another thing each time.
+    """
     config, measured = study.config, _measured(study, "validation")
-    # What the clock says is another thing each time.
-    predicts = config.deterministic and config.predicts_latency
+    clock = check_clock(measured, "validation")
+    is_busy = clock is not None and not clock.is_usable
+    predicts = config.predicts_latency and (config.deterministic or is_busy)
     if predicts:
-        measured = [_with_predicted_latency(study, one) for one in measured]
+        measured = _with_predicted_latencies(study, measured)
+    is_doubtful = predicts and bool(latency_profile(study).doubts())
     selection = select(
         [one for one in measured if one.variant == "candidate"],
         next(one for one in measured if one.variant == "dense"),
@@ -40,18 +47,41 @@ def select_candidate(study: OpenStudy) -> None:
         min_retention=config.min_retention,
         latency="predicted" if predicts else "measured",
     )
+    reason = selection.reason
+    if predicts and clock is not None and not config.deterministic:
+        too = ", though the machine was busy when it was profiled, too" if is_doubtful else ""
+        reason = f"{clock.sentence.removesuffix('.')}; selected by predicted latency{too}. {reason}"
     number = selection.measurement.trial
     assert number is not None
     study.store.choose_trial(study.name, number)
-    note_selection(study, selection.rule, selection.reason, selection.retention)
+    note_selection(study, selection.rule, reason, selection.retention, "predicted" if predicts else "measured")
 
 
-def _with_predicted_latency(study: OpenStudy, measured: Measurement) -> Measurement:
-    costs = study_costs(study, router_of(study, measured.router))
-    return replace(measured, latency_ms=costs.function("latency_ms")(SparsitySchedule(measured.schedule)))
+def _with_predicted_latencies(study: OpenStudy, measured: Sequence[Measurement]) -> list[Measurement]:
+    """Measurements with the latency that the study's profile predicts in place of what the clock said."""
+    predict = {
+        number: study_costs(study, router_of(study, number)).function("latency_ms")
+        for number in {one.router for one in measured}
+    }
+    return [
+        replace(
+            one,
+            latency_ms=predict[one.router](SparsitySchedule(one.schedule)),
+            speedup=None,
+            speedup_low=None,
+            speedup_high=None,
+        )
+        for one in measured
+    ]
 
 
-def note_selection(study: OpenStudy, rule: str, reason: str, retention: float | None = None) -> None:
+def note_selection(
+    study: OpenStudy,
+    rule: str,
+    reason: str,
+    retention: float | None = None,
+    latency: Literal["measured", "predicted"] | None = None,
+) -> None:
     """Keep why the trial that is chosen now was.
 
     Args:
@@ -59,9 +89,13 @@ def note_selection(study: OpenStudy, rule: str, reason: str, retention: float | 
         rule: Name of the rule that chose it.
         reason: That in words.
         retention: What it keeps of the dense model on validation items, see `Measurement.retention`, if that is known.
+        latency: What the latencies were that it was chosen by; None where none were looked at.
     """
     trial = chosen_trial(study)
-    selection = {"trial": trial.number, "router": trial.router, "rule": rule, "reason": reason, "retention": retention}
+    selection = {
+        **{"trial": trial.number, "router": trial.router, "rule": rule, "reason": reason},
+        **{"retention": retention, "latency": latency},
+    }
     study.store.set_facts(study.name, {"selection": selection})
 
 

@@ -15,9 +15,11 @@ from studies import (
     StudyStore,
     TrialRecord,
     TrialState,
+    check_clock,
     front,
     hypervolume,
     measured_against_shortened_prompt,
+    prefill_speedup,
     reference_point,
     searched_against_shortened_prompt,
 )
@@ -74,10 +76,26 @@ def _measured(measurements: Sequence[Measurement], selection: Mapping[str, Any] 
         | {
             "overall_sparsity": m.overall_sparsity,
             "retention": m.retention(dense.get(m.split)),
+            **_speedup(m, dense.get(m.split)),
             "selected": m.trial is not None and (m.trial, m.router) == wanted,
         }
         for m in measurements
     ]
+
+
+def _speedup(m: Measurement, dense: Measurement | None) -> dict[str, Any]:
+    """The speed-up of a prefill with its interval, or why that is not known."""
+    found = prefill_speedup(m, dense)
+    if found is None:
+        return {"speedup_interval_unknown": "the dense model was not measured"}
+    ends = {"speedup_low": found.low, "speedup_high": found.high}
+    return {"speedup": found.ratio, **ends, "speedup_interval_unknown": found.unknown or None}
+
+
+def _clocks(measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """What the times of each sitting are worth, by split; None where that is not known."""
+    checks = {split: check_clock(measurements, split) for split in ("validation", "test")}
+    return {split: None if check is None else check.to_json() for split, check in checks.items()}
 
 
 def _hypervolume(trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
@@ -141,5 +159,6 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
             {"name": state.proposer, **asdict(ProposerTally.stored(state.state))}
             for state in store.proposer_states(name)
         ],
+        "clock": _clocks(measurements),
         "measurements": _measured(measurements, study.facts.get("selection")),
     }

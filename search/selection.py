@@ -8,7 +8,7 @@ from typing import Literal
 
 from ftp_core.schedule import DEFAULT_STEP
 from search.errors import SearchError
-from studies import Measurement, finite_values
+from studies import Measurement, finite_values, prefill_speedup
 from studies.front import knee_index
 from studies.objectives import CostName, objective
 
@@ -63,7 +63,8 @@ def select(
     Args:
         candidates: The points, measured on validation examples.
         dense: The dense model, measured on the same.
-        cost: What is traded against KL. Latency is that of the points.
+        cost: What is traded against KL. Latency is the dense model's, divided by each point's speed-up in the same
+            turns, where that was measured, as the machine's pace may change between turns.
         target_sparsity: Overall sparsity to have.
         max_latency_ms: Largest latency to have.
         min_retention: Least retention to have.
@@ -74,7 +75,7 @@ def select(
             examples or by a version that did not know the cost.
     """
     _check([*candidates, dense], cost)
-    candidates = [m for m in candidates if finite_values((m.kl, _cost_of(m, cost), m.latency_ms))]
+    candidates = [m for m in candidates if finite_values((m.kl, _figure(m, cost), m.latency_ms))]
     if not candidates:
         raise SearchError(
             "There is no candidate with a finite KL, cost and latency to select from: measure other points of the "
@@ -155,7 +156,7 @@ class _Choice:
         kept = f"{100 * min_retention:g} % {self._of_dense}"
         keep = "that keeps" if len(keeping) == 1 else "that keep"
         if keeping:
-            best = min(keeping, key=lambda m: _cost_of(m, self._cost))
+            best = min(keeping, key=self._cost_of)
             why = f"{_title(best)} has the lowest {self._cost_words} of {_count(keeping)}{self._where} {keep} {kept}."
         else:
             best = max(self._left, key=self._retention)
@@ -179,10 +180,15 @@ class _Choice:
 
     def _bend(self, points: Sequence[Measurement]) -> Measurement:
         front: list[Measurement] = []
-        for m in sorted(points, key=lambda m: (m.kl, _cost_of(m, self._cost), *_order(m))):
-            if not front or _cost_of(m, self._cost) < _cost_of(front[-1], self._cost):
+        for m in sorted(points, key=lambda m: (m.kl, self._cost_of(m), *_order(m))):
+            if not front or self._cost_of(m) < self._cost_of(front[-1]):
                 front.append(m)
-        return front[knee_index([(m.kl, _cost_of(m, self._cost)) for m in front])]
+        return front[knee_index([(m.kl, self._cost_of(m)) for m in front])]
+
+    def _cost_of(self, m: Measurement) -> float:
+        if self._cost == "latency_ms" and m.speedup is not None:
+            return self._dense.latency_ms / m.speedup
+        return _figure(m, self._cost)
 
     def selection(self, best: Measurement, rule: Rule, why: str) -> Selection:
         """What was selected, with its figures behind the reason."""
@@ -220,8 +226,10 @@ class _Choice:
             f"{self.takes} "
         )
         said += f"{m.latency_ms:.1f} ms instead of {dense.latency_ms:.1f} ms"
+        if m.speedup is not None:
+            said += f", {prefill_speedup(m, dense)}"
         if self._cost != "latency_ms":
-            said += f", with {cost.text(_cost_of(m, self._cost))} instead of {cost.text(_cost_of(dense, self._cost))}"
+            said += f", with {cost.text(_figure(m, self._cost))} instead of {cost.text(_figure(dense, self._cost))}"
         return f"{said}."
 
 
@@ -236,7 +244,7 @@ def _check(measurements: Sequence[Measurement], cost: CostName) -> None:
             raise SearchError(f"{_title(m)} has no {cost}, as an earlier version measured it: measure it again.")
 
 
-def _cost_of(m: Measurement, cost: CostName) -> float:
+def _figure(m: Measurement, cost: CostName) -> float:
     return float(getattr(m, cost))
 
 

@@ -1,5 +1,6 @@
 """What is remembered: studies, their trials, and everything found out about them, in SQL."""
 
+from studies.clock import ClockCheck, check_clock
 from studies.errors import (
     LeaseLostError,
     StorageError,
@@ -23,6 +24,7 @@ from studies.loaded import LoadedStudy, load
 from studies.location import database_file
 from studies.measurement import Measurement
 from studies.migration import current_revision, upgrade_database
+from studies.prefill_speed import PrefillSpeedup, prefill_speedup
 from studies.records import (
     ANCHOR,
     KNOCK_OUT,
@@ -59,6 +61,7 @@ __all__ = [
     "KNOCK_OUT",
     "SCHEMA_HEAD",
     "AgainstShortenedPrompt",
+    "ClockCheck",
     "Disagreement",
     "Exhibits",
     "GroupAccuracy",
@@ -68,6 +71,7 @@ __all__ = [
     "LeftAside",
     "LoadedStudy",
     "Measurement",
+    "PrefillSpeedup",
     "ProposerState",
     "QueuedTrial",
     "RoutedPrompt",
@@ -87,6 +91,7 @@ __all__ = [
     "TrialState",
     "WorkSpan",
     "best_point",
+    "check_clock",
     "closest_to_sparsity",
     "copy_study",
     "current_revision",
@@ -99,6 +104,7 @@ __all__ = [
     "load",
     "measured_against_shortened_prompt",
     "open_optuna",
+    "prefill_speedup",
     "reference_point",
     "searched_against_shortened_prompt",
     "upgrade_database",

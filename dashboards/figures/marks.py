@@ -8,7 +8,7 @@ from typing import Any
 from dashboards.data import measured_cost
 from dashboards.figures.appearance import VARIANT_TITLES, percentages
 from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles
-from studies import Measurement
+from studies import Measurement, prefill_speedup
 from studies.objectives import COSTS, DEFAULT_COST, objective
 
 Range = tuple[float, float, float]
@@ -70,7 +70,7 @@ def hover(m: Measurement) -> str:
     trial = "" if m.trial is None else f", trial {m.trial}"
     low, accuracy, high = accuracy_range(m)
     counted = [(objective(name), measured_cost(m, name)) for name in COSTS if name != DEFAULT_COST]
-    kl = kl_interval(m)
+    kl, faster = kl_interval(m), prefill_speedup(m, None)
     lines = [
         f"<b>{VARIANT_TITLES.get(m.variant, m.variant)}</b>{trial}",
         *([] if m.accuracy is None else [f"accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}]"]),
@@ -78,6 +78,7 @@ def hover(m: Measurement) -> str:
         f"perplexity {m.perplexity:.4g}, n = {m.n_items}",
         f"latency {m.latency_ms:.1f} ms [{m.latency_low_ms:.1f}, {m.latency_high_ms:.1f}], "
         f"batch {m.batch} × {m.length} tokens",
+        *([] if faster is None else [str(faster)]),
         ", ".join(f"{one.title} {one.text(value)}" for one, value in counted if value is not None),
         f"overall sparsity {m.overall_sparsity:.1%}; % skipped by block:",
         percentages(m.schedule),

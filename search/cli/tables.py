@@ -125,7 +125,15 @@ def print_measurements(console: Console, description: Mapping[str, Any]) -> None
     table = _table(
         f"Measured on n = {first['n_items']} test items{choices}; "
         f"ms of a prefill of {first['batch']} x {first['length']} tokens, {first['repeats']} times (* selected)",
-        *("variant", "spar-\nsity", "FLOPs\nsaved", *quality, "KL\n[95 %]", "ms, and\nquartiles", "speed-\nup"),
+        *(
+            "variant",
+            "spar-\nsity",
+            "FLOPs\nsaved",
+            *quality,
+            "KL\n[95 %]",
+            "ms, and\nquartiles",
+            "prefill\nspeed-up\n[95 %]",
+        ),
     )
     dense = next((row for row in rows if row["variant"] == "dense"), None)
     marked = any(row["selected"] for row in tested)
@@ -146,9 +154,12 @@ def print_measurements(console: Console, description: Mapping[str, Any]) -> None
             *measured,
             _with_ends(row, "kl", ".4f", ".3f"),
             f"{row['latency_ms']:.1f}\n{quartiles}",
-            "-" if dense is None else f"{dense['latency_ms'] / row['latency_ms']:.2f}x",
+            _speedup(row),
         )
     console.print(table)
+    clock = description["clock"]["test"]
+    if clock is not None and clock["sentence"]:
+        console.print(f"{clock['sentence']}\n", soft_wrap=True)
 
 
 def _named(tested: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -157,6 +168,15 @@ def _named(tested: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if any(row["selected"] for row in named):
         return named
     return named + [row for row in tested if row["variant"] not in _VARIANTS and row["selected"]]
+
+
+def _speedup(row: Mapping[str, Any]) -> str:
+    """The speed-up of a prefill, and below it its interval."""
+    if row["speedup"] is None:
+        return "-"
+    low, high = row["speedup_low"], row["speedup_high"]
+    ends = "interval\nunknown" if low is None or high is None else f"[{low:.2f},\n{high:.2f}]"
+    return f"{row['speedup']:.2f}x\n{ends}"
 
 
 def _with_ends(row: Mapping[str, Any], name: str, form: str, form_of_ends: str, per: float = 1.0) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dashboards.comparison import comparison_table, grouped, write_comparison
+from dashboards.comparison import comparison_table, grouped, seeds_table, write_comparison
 from tests.dashboards.records import DATA, SELECTION
 
 KLS = (0.02, 0.03, 0.025)
@@ -49,6 +49,29 @@ def test_a_mean_is_over_seeds_with_students_interval() -> None:
     assert ends == pytest.approx((mean - 0.012422, mean + 0.012422), abs=1e-5)
     assert refined.figures["retention"][0] == pytest.approx(193 / 195)
     assert grouped(ROWS)[1].means[4].figures["kl"] == (0.02, None)
+
+
+def test_too_few_seeds_have_their_values_in_place_of_an_interval() -> None:
+    def timed_row(seed: int, ms: float) -> dict[str, Any]:
+        rows = [replace(m, latency_ms=ms) if m.variant == "refined" else m for m in DATA.measurements]
+        return row(seed, measurements=rows)
+
+    two = comparison_table(grouped([timed_row(0, 22.0), timed_row(1, 556.0)])[0])
+    details = [cell.detail for cell in two.rows[4].cells]
+    assert "22.0 to 556.0; 2 seeds, too few for an interval" in details
+    assert not any("[" in detail for detail in details)
+    # By Student's t it would be from -566 to 967 ms.
+    wild = comparison_table(grouped([timed_row(seed, ms) for seed, ms in enumerate((22.0, 24.0, 556.0))])[0])
+    assert "22.0 to 556.0; they vary too much for an interval" in [cell.detail for cell in wild.rows[4].cells]
+    assert "1 seed, no interval" in [cell.detail for cell in comparison_table(grouped(ROWS)[1]).rows[4].cells]
+
+
+def test_no_speedup_of_a_seed_is_shown_without_its_interval() -> None:
+    old = [replace(m, speedup=None, speedup_low=None, speedup_high=None) for m in DATA.measurements]
+    [group] = grouped([row(0), row(1, measurements=old)])
+    details = [line.cells[-1].detail for line in seeds_table(group).rows]
+    assert len(details) == 12 and all(details)
+    assert details.count("interval unknown: measured by an earlier version") == 6
 
 
 def test_what_one_seed_does_not_know_has_no_mean() -> None:

@@ -87,6 +87,9 @@ def measured(variant: str, number: int | None, schedule: tuple[float, ...], kl: 
         batch=8,
         length=256,
         flops=1e9 * ms,
+        speedup=10 / ms,
+        speedup_low=9.8 / ms,
+        speedup_high=10.3 / ms,
     )
 
 
@@ -168,14 +171,15 @@ def test_comparison_has_a_bar_for_each_named_row_in_each_panel() -> None:
 def test_the_summary_says_what_was_gained_and_by_whom() -> None:
     text = " ".join(summary_sentences(DATA))
     assert "40.0% of tokens skip" in text
-    assert "1.61 times as fast" in text
+    assert "1.61 times [1.58, 1.66] as fast as the dense model's" in text
     assert "better than the static one" in text
 
 
 def test_the_summary_does_not_hide_bad_news() -> None:
-    slow = [*MEASURED[:3], replace(MEASURED[3], latency_ms=12.0), replace(MEASURED[4], kl=0.2, latency_ms=13.0)]
+    slower = measured("static", 1, (0.2, 0.6), 0.1, 12.0)
+    slow = [*MEASURED[:3], slower, replace(MEASURED[4], kl=0.2)]
     text = " ".join(summary_sentences(replace(DATA, measurements=slow)))
-    assert "slower than the dense model's, there is no speed-up (0.83x" in text
+    assert "slower than the dense model's, there is no speed-up (0.83 times [0.82, 0.86] as fast" in text
     assert "worse than the static one" in text
 
 
@@ -219,7 +223,7 @@ def test_a_name_is_text_and_not_markup() -> None:
         ([TRIALS[4]], [], [], "1 failed"),
         (TRIALS, [], [], "predictions only"),
         (TRIALS[:1], [], [], "predictions only"),
-        (TRIALS, MEASURED[:4], [], "1.64 times as fast"),
+        (TRIALS, MEASURED[:4], [], "1.64 times [1.61, 1.69] as fast"),
     ],
 )
 def test_missing_parts_are_said_and_not_fatal(
@@ -323,7 +327,7 @@ def test_what_was_measured_without_a_cost_is_shown_by_its_latency() -> None:
     assert any("KV cache 6.1 MiB" in text for trace in figure.data for text in trace.hovertext or ())
     study = replace(STUDY, objectives=("kl", "kv_bytes"))
     shown = {figure.label: figure.value for figure in key_figures(replace(DATA, study=study, measurements=held))}
-    assert shown["KV cache saved"] == "38.0%" and shown["measured speed-up"] == "1.61×"
+    assert shown["KV cache saved"] == "38.0%" and shown["prefill speed-up, measured"] == "1.61×"
     assert "KV cache saved" not in {figure.label for figure in key_figures(replace(DATA, study=study))}
 
 

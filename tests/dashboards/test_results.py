@@ -22,8 +22,6 @@ from dashboards.summary import key_figures, summary_sentences
 from studies import Disagreement, Exhibits, GroupAccuracy, Measurement, RoutedPrompt, StudyState, front
 from tests.dashboards.records import DATA, EXHIBITS, REFINED, SELECTION, STATIC, STUDY, measurement, router_run
 
-# Of a row: what its median and its quartiles differ by from a latency.
-TIMED = {"latency_ms": 0.0, "latency_low_ms": -0.4, "latency_high_ms": 0.4}
 EVIL = "</pre><script>alert(1)</script> | `x`"
 
 
@@ -31,6 +29,13 @@ def with_row(variant: str, **changes: object) -> ReportData:
     """The data with another measurement of a row."""
     rows = [replace(m, **changes) if m.variant == variant and m.split == "test" else m for m in DATA.measurements]
     return replace(DATA, measurements=rows)
+
+
+def timed(ms: float) -> dict[str, float]:
+    """What a row's prefill takes, and what that is beside the dense model's 40.8 ms."""
+    ratio = 40.8 / ms
+    latencies = {"latency_ms": ms, "latency_low_ms": ms - 0.4, "latency_high_ms": ms + 0.4}
+    return {**latencies, "speedup": ratio, "speedup_low": 0.985 * ratio, "speedup_high": 1.02 * ratio}
 
 
 def said(data: ReportData) -> str:
@@ -58,11 +63,12 @@ def test_figures_of_validation_items_stand_in_the_reason_alone() -> None:
 def test_rows_say_what_they_save_and_retain() -> None:
     refined = results(DATA)[4]
     assert refined.router == "distill-1" and refined.retention == pytest.approx(193 / 195)
-    assert refined.speed_up == pytest.approx(40.8 / 31.9)
+    assert refined.speed_up is not None and refined.speed_up.ratio == pytest.approx(40.8 / 31.9)
     low, high = refined.retention_interval or (0.0, 0.0)
     assert low < 193 / 195 < high
     cells = [cell.text for cell in results_table(DATA).rows[4].cells]
     assert cells[0] == "refined (selected)" and "99.0%" in cells and "1.28×" in cells and "200" in cells
+    assert "[1.26, 1.30]" in [cell.detail for cell in results_table(DATA).rows[4].cells]
 
 
 def test_the_reason_is_given_with_what_validation_said_beside_what_the_test_says() -> None:
@@ -159,7 +165,7 @@ def test_rows_that_beat_the_selected_point_are_named() -> None:
     assert "a higher accuracy" in said(with_row("uniform", accuracy=0.99))
     # Slower by less than its timings vary is no slower.
     for late_ms, is_named in ((0.05, True), (3.0, False)):
-        late = {name: 31.9 + late_ms + more for name, more in TIMED.items()}
+        late = timed(31.9 + late_ms)
         words = said(with_row("static", kl=0.002, kl_low=0.001, kl_high=0.003, **late))
         assert ("no slower than the selected point and has a lower KL" in words) == is_named
 
@@ -169,9 +175,15 @@ def test_what_was_timed_in_another_sitting_is_compared_with_the_dense_model_of_t
     seen = measurement("candidate", other, 0.01, 195, 62.0, router=1, split="validation")
     dense = measurement("dense", None, 0.0, 195, 82.0, split="validation")
     tested = [m for m in DATA.measurements if m.split == "test" and m.trial != other.number]
-    data = replace(DATA, measurements=[dense, seen, *tested, replace(seen, split="test")])
+    # Only earlier versions took latencies over.
+    rows = [
+        replace(m, speedup=None, speedup_low=None, speedup_high=None)
+        for m in (dense, seen, *tested, replace(seen, split="test"))
+    ]
+    data = replace(DATA, measurements=rows)
     one = next(one for one in results(data) if one.measurement.trial == other.number)
-    assert one.speed_up == pytest.approx(82.0 / 62.0)
+    assert one.speed_up is not None and one.speed_up.ratio == pytest.approx(82.0 / 62.0)
+    assert one.speed_up.interval == "interval unknown: measured by an earlier version"
     assert "timed in the earlier sitting" in results_table(data).reading
     # In milliseconds it is slower than the selected point, and relative to the dense model it is not.
     assert "is no slower than the selected point and has a lower KL" in said(data)
@@ -188,9 +200,13 @@ def test_doubts_and_missed_wishes_are_said() -> None:
     assert "accuracy intervals of the selected point and the dense model overlap" in said(DATA)
     assert "The KL interval of the selected point overlaps with that of dynamic" in said(DATA)
     assert "1 of 200 trials failed. The last one says: A worker ran out of memory" in said(DATA)
-    assert "no speed-up is shown" in said(with_row("refined", latency_ms=40.5, latency_high_ms=41.0))
-    assert "slower than the dense model" in said(
-        with_row("refined", latency_ms=50.0, latency_low_ms=49, latency_high_ms=51)
+    assert "no speed-up is shown" in said(with_row("refined", **timed(40.7)))
+    unknown = {"speedup": None, "speedup_low": None, "speedup_high": None}
+    assert "no speed-up is shown" in said(with_row("refined", **{**timed(40.7), **unknown}))
+    assert "slower than the dense model" in said(with_row("refined", **timed(50.0)))
+    off = {"speedup": 1.2, "speedup_low": 1.1, "speedup_high": 1.3}
+    assert limits(with_row("dense", **off))[0].startswith(
+        "Times were not usable, the machine was busy: the dense model"
     )
     assert "brought nothing" in said(with_row("refined", kl=0.08))
     lost = said(with_row("refined", accuracy=0.7, accuracy_low=0.63, accuracy_high=0.76))

@@ -35,12 +35,13 @@ def printed(show: Callable[[Console, Mapping[str, Any]], None], description: Map
 
 def test_five_rows_are_printed_with_n_and_intervals() -> None:
     lines = printed(print_measurements, described()).splitlines()
-    names = [line.split()[0] for line in lines if "x" in line.split()[-1:] or line.rstrip().endswith("x")]
+    names = [line.split()[0] for line in lines if line.rstrip().endswith("x")]
     assert names == ["dense", "uniform", "static", "dynamic", "*refined"]
     text = "\n".join(lines)
     assert "n = 200 test items" in text and "[93, 98]" in text and "[.018, .031]" in text and "99.0%" in text
     # Nothing is folded, and nothing of the validation items or of candidates stands there.
-    assert len(lines) <= 5 + 2 * 5 + 3 and "candidate" not in text and "98.0" not in text
+    assert "1.28x" in text and "[1.26, \n" in text
+    assert len(lines) <= 5 + 3 * 5 + 4 and "candidate" not in text and "98.0" not in text
 
 
 def test_data_without_choices_shows_perplexity() -> None:
@@ -54,6 +55,26 @@ def test_what_an_earlier_version_measured_is_shown_with_its_chosen_trial() -> No
     old = [replace(m, trial=m.trial and REFINED.number) for m in old if m.split == "test"]
     text = printed(print_measurements, described(old, selection=None))
     assert "*static" in text and "dense" in text
+
+
+def test_no_speedup_is_printed_without_its_interval() -> None:
+    old = [replace(m, speedup=None, speedup_low=None, speedup_high=None) for m in DATA.measurements]
+    few = [replace(m, speedup_low=None, speedup_high=None, repeats=5) for m in DATA.measurements]
+    for rows, why in ((old, "measured by an earlier version"), (few, "5 turns are too few for one")):
+        description = described(rows)
+        text = printed(print_measurements, description)
+        assert text.count("interval") == text.count("unknown") == 5 and text.count("1.28x") == 1
+        assert {row["speedup_interval_unknown"] for row in description["measurements"]} == {why}
+
+
+def test_what_times_are_worth_is_said_with_them() -> None:
+    assert "Times" not in printed(print_measurements, described())
+    assert described()["clock"]["test"]["is_usable"] and described()["clock"]["validation"]["doubts"] == []
+    off = {"speedup": 1.51, "speedup_low": 1.31, "speedup_high": 1.9}
+    busy = [replace(m, **off) if m.variant == "dense" and m.split == "test" else m for m in DATA.measurements]
+    said = " ".join(printed(print_measurements, described(busy)).split())
+    assert "Times were not usable, the machine was busy: the dense model, timed twice in every turn, was 1.51" in said
+    assert described([])["clock"] == {"validation": None, "test": None}
 
 
 def test_a_selected_candidate_is_a_row_too() -> None:

@@ -17,6 +17,7 @@ from search.searching import study_costs
 from search.selection import select
 from search.variants import candidates, compared, dense, router_of
 from studies import Exhibits, Measurement, TrialRecord, check_clock
+from studies.objectives import CostName
 
 
 def measure_candidates(study: OpenStudy) -> None:
@@ -29,32 +30,35 @@ def select_candidate(study: OpenStudy) -> None:
     """Choose one of the candidates by what validation examples and the clock say.
 
     Where the clock cannot be relied on, latencies are those that a profile predicts, as they are where the study is
-    deterministic: what the clock says is another thing each time.
+    deterministic: what the clock says is another thing each time. Where the profile cannot be relied on either, FLOPs
+    stand in place of latency.
     """
     config, measured = study.config, _measured(study, "validation")
     clock = check_clock(measured, "validation")
-    is_busy = clock is not None and not clock.is_usable
-    predicts = config.predicts_latency and (config.deterministic or is_busy)
-    if predicts:
-        measured = _with_predicted_latencies(study, measured)
-    is_doubtful = predicts and bool(latency_profile(study).doubts())
+    is_busy = config.predicts_latency and not config.deterministic and clock is not None and not clock.is_usable
+    latency: Literal["measured", "predicted"] = "measured"
+    cost, said = config.cost, ""
+    if is_busy or (config.deterministic and config.predicts_latency):
+        latency, measured = "predicted", _with_predicted_latencies(study, measured)
+    if is_busy and clock is not None:
+        said = "predicted latency"
+        if latency_profile(study).doubts():
+            too = "the machine was busy when latency was profiled, too"
+            said, cost = (f"FLOPs, as {too}", "flops") if cost == "latency_ms" else (f"{said}, though {too}", cost)
+        said = f"{clock.sentence.removesuffix('.')}; selected by {said}. "
     selection = select(
         [one for one in measured if one.variant == "candidate"],
         next(one for one in measured if one.variant == "dense"),
-        cost=config.cost,
+        cost=cost,
         target_sparsity=config.target_sparsity,
         max_latency_ms=config.max_latency_ms,
         min_retention=config.min_retention,
-        latency="predicted" if predicts else "measured",
+        latency=latency,
     )
-    reason = selection.reason
-    if predicts and clock is not None and not config.deterministic:
-        too = ", though the machine was busy when it was profiled, too" if is_doubtful else ""
-        reason = f"{clock.sentence.removesuffix('.')}; selected by predicted latency{too}. {reason}"
     number = selection.measurement.trial
     assert number is not None
     study.store.choose_trial(study.name, number)
-    note_selection(study, selection.rule, reason, selection.retention, "predicted" if predicts else "measured")
+    note_selection(study, selection.rule, said + selection.reason, selection.retention, cost, latency)
 
 
 def _with_predicted_latencies(study: OpenStudy, measured: Sequence[Measurement]) -> list[Measurement]:
@@ -80,6 +84,7 @@ def note_selection(
     rule: str,
     reason: str,
     retention: float | None = None,
+    cost: CostName | None = None,
     latency: Literal["measured", "predicted"] | None = None,
 ) -> None:
     """Keep why the trial that is chosen now was.
@@ -89,12 +94,13 @@ def note_selection(
         rule: Name of the rule that chose it.
         reason: That in words.
         retention: What it keeps of the dense model on validation items, see `Measurement.retention`, if that is known.
-        latency: What the latencies were that it was chosen by; None where none were looked at.
+        cost: What KL was traded against; None where the rule trades nothing.
+        latency: How latencies were known.
     """
     trial = chosen_trial(study)
     selection = {
         **{"trial": trial.number, "router": trial.router, "rule": rule, "reason": reason},
-        **{"retention": retention, "latency": latency},
+        **{"retention": retention, "cost": cost, "latency": latency},
     }
     study.store.set_facts(study.name, {"selection": selection})
 

@@ -13,7 +13,7 @@ from studies.prefill_speed import prefill_speedup
 # What must be exactly as fast as the dense model may differ from it by such a share.
 _OF_ITSELF = 0.05
 # Half the width of an interval, as a share of the speed-up, beyond which points are not told apart any more.
-_USABLE, _PRECISE = 0.10, 0.025
+_USABLE, _PRECISE = 0.15, 0.025
 # Of the dense model's operations by a variant's: caches may make a little more of that, nothing makes so much more.
 _MOST_OF_FLOPS = 1.5
 

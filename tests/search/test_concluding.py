@@ -75,13 +75,8 @@ def measured(study: OpenStudy, of_itself: tuple[float, float, float], **ratios: 
                 **{"schedule": (sparsity,) * n_blocks, "kl": kl, "perplexity": 2.0, "accuracy": accuracy},
                 **{"accuracy_low": 0.9 * accuracy, "accuracy_high": 1.0, "n_items": 128, "n_choice_items": 128},
                 **{"latency_ms": 238.0 / ratio, "latency_low_ms": 200 / ratio, "latency_high_ms": 300 / ratio},
-                **{
-                    "repeats": 36,
-                    "batch": 8,
-                    "length": 256,
-                    "flops": 4e9 * (1 - 0.9 * sparsity),
-                    "split": "validation",
-                },
+                **{"repeats": 36, "batch": 8, "length": 256, "split": "validation"},
+                **{"flops": 4e9 * (1 - 0.9 * sparsity), "kv_bytes": int(1e6 * (1 - sparsity))},
                 **{"speedup": ratio, "speedup_low": low, "speedup_high": high},
             )
         )
@@ -100,7 +95,7 @@ def test_on_a_quiet_machine_the_clock_selects(study_of: Any) -> None:
     study = study_of("quiet")
     measured(study, (0.99, 1.0, 1.01))
     found = selected(study)
-    assert (found["trial"], found["rule"], found["latency"]) == (3, "knee", "measured")
+    assert (found["trial"], found["rule"], found["cost"], found["latency"]) == (3, "knee", "latency_ms", "measured")
     assert "1.88 times [1.86, 1.90] the dense model's prefill speed" in found["reason"]
     assert "Times were not usable" not in found["reason"]
 
@@ -133,13 +128,17 @@ def test_what_does_not_ask_for_latency_does_not_ask_the_clock(study_of: Any) -> 
     assert found["latency"] == "measured" and "Times were not usable" not in found["reason"]
 
 
-def test_a_profile_of_a_busy_machine_is_called_that(study_of: Any) -> None:
+def test_where_neither_clock_nor_profile_can_be_relied_on_flops_select(study_of: Any) -> None:
     study = study_of("both", waited=0.9)
     measured(study, (1.3, 1.5, 1.7))
-    assert (
-        "selected by predicted latency, though the machine was busy when it was profiled, too."
-        in (selected(study)["reason"])
-    )
+    found = selected(study)
+    assert (found["trial"], found["cost"], found["latency"]) == (3, "flops", "predicted")
+    assert "; selected by FLOPs, as the machine was busy when latency was profiled, too. Trial 3" in found["reason"]
+    assert "where KL against arithmetic bends most" in found["reason"]
+    limited = study_of("limited", waited=0.9, cost="kv_bytes", max_latency_ms=1e6)
+    measured(limited, (1.3, 1.5, 1.7))
+    found = selected(limited)
+    assert found["cost"] == "kv_bytes" and "selected by predicted latency, though the machine" in found["reason"]
 
 
 def test_a_deterministic_study_is_selected_by_prediction_whatever_the_clock_says(study_of: Any) -> None:

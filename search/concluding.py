@@ -11,7 +11,7 @@ from ftp_core.schedule import SparsitySchedule
 from search.choosing import chosen_trial
 from search.exhibits import collect_exhibits, n_steps
 from search.export import export_study
-from search.measuring import Variant, latency_profile, measure
+from search.measuring import Variant, measure
 from search.open_study import OpenStudy
 from search.searching import study_costs
 from search.selection import select
@@ -41,11 +41,12 @@ def select_candidate(study: OpenStudy) -> None:
     if is_busy or (config.deterministic and config.predicts_latency):
         latency, measured = "predicted", _with_predicted_latencies(study, measured)
     if is_busy and clock is not None:
-        said = "predicted latency"
-        if latency_profile(study).doubts():
-            too = "the machine was busy when latency was profiled, too"
-            said, cost = (f"FLOPs, as {too}", "flops") if cost == "latency_ms" else (f"{said}, though {too}", cost)
-        said = f"{clock.sentence.removesuffix('.')}; selected by {said}. "
+        by, profile = "predicted latency", study_costs(study).profile
+        if profile is not None and profile.doubts():
+            cost = "flops" if cost == "latency_ms" else cost
+            by = "FLOPs, as" if cost != config.cost else f"{by}, though"
+            by += " the machine was busy when latency was profiled, too"
+        said = f"{clock.sentence.removesuffix('.')}; selected by {by}. "
     selection = select(
         [one for one in measured if one.variant == "candidate"],
         next(one for one in measured if one.variant == "dense"),

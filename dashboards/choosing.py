@@ -7,7 +7,7 @@ from typing import Any
 
 from dashboards.data import ReportData
 from dashboards.tables import counted, kl_text
-from studies import Measurement
+from studies import Measurement, chance_level, retention_of
 
 _RULES = {
     "target_sparsity": "the target of overall sparsity",
@@ -34,10 +34,10 @@ def why_selected(data: ReportData) -> list[str]:
         return [*sentences, "The point has not been measured on the test items yet."]
     # What is picked for being good looks better where it was picked than it is.
     now, then = [f"KL {kl_text(tested.kl)}"], [f"KL {kl_text(seen.kl)}"]
-    for m, said, dense in ((tested, now, data.measured("dense")), (seen, then, _validated_dense(data))):
-        kept = m.retention(dense)
+    before = retention_of(seen, _validated_dense(data), chance=chance_level(data.study.facts, "validation"))
+    for said, kept in ((now, data.retention(tested)), (then, before)):
         if kept is not None:
-            said.append(f"a retention of {kept:.1%}")
+            said.append(f"a retention of {kept.share:.1%}")
     sentences.append(
         f"There it had {' and '.join(then)} ({counted(seen.n_items, 'item')}); on the test items, which nothing was "
         f"chosen on, it has {' and '.join(now)} ({counted(tested.n_items, 'item')})."

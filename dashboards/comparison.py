@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,19 +13,29 @@ from dashboards.data import NAMED_VARIANTS
 from dashboards.figures.appearance import VARIANT_COLOURS
 from dashboards.files import jsonable, replace_file
 from dashboards.intervals import (
-    Interval,
     accuracy_interval,
     kl_interval,
     latency_quartiles,
     mean_interval,
-    retention_interval,
     speedup_interval,
 )
-from dashboards.markdown import table, text
+from dashboards.markdown import bullets, table, text
 from dashboards.page import environment
 from dashboards.plain import records_csv
 from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, counted, kl_text
-from studies import Measurement, PrefillSpeedup, prefill_speedup
+from studies import (
+    Exhibits,
+    Interval,
+    Measurement,
+    PrefillSpeedup,
+    Retention,
+    chance_level,
+    measured_against_shortened_prompt,
+    prefill_speedup,
+    retention_of,
+    selected_point,
+    verdict_of,
+)
 
 SELECTED = "selected"
 # What is averaged over seeds, and how it is written.
@@ -44,8 +54,8 @@ METHOD = (
     "and split of the data; its 95% interval is by Student's t over the seeds, which takes them for independent. Where "
     "there are fewer than three seeds, or they vary so much that it would reach below 0, there is none: the least and "
     "the greatest value stand in its place. Of single seeds, accuracy stands with its 95% Wilson interval, retention "
-    "with one made from two of these (MOVER), KL with its bootstrap interval over items, latency with its quartiles, "
-    "the speed-up of the prefill with the interval of its median over timed turns."
+    "with one made item by item, or from two of these (MOVER), KL with its bootstrap interval over items, latency with "
+    "its quartiles, the speed-up of the prefill with the interval of its median over timed turns."
 )
 
 
@@ -74,21 +84,23 @@ class Seed:
         seed: Its seed.
         measurement: On test items.
         dense: The dense model's, of the same study; None where it was not measured.
+        retention: What is kept of it; None where that is not known or says nothing.
     """
 
     study: str
     seed: int
     measurement: Measurement
     dense: Measurement | None
+    retention: Retention | None = None
 
     @property
     def figures(self) -> dict[str, float | None]:
         """The figures that are averaged over seeds; None for what is not known."""
-        m, dense = self.measurement, self.dense
+        m = self.measurement
         return {
             "overall_sparsity": m.overall_sparsity,
             "accuracy": m.accuracy,
-            "retention": m.retention(dense),
+            "retention": None if self.retention is None else self.retention.share,
             "kl": m.kl,
             "latency_ms": m.latency_ms,
             "speed_up": None if self._faster is None else self._faster.ratio,
@@ -100,7 +112,7 @@ class Seed:
         m = self.measurement
         return {
             "accuracy": accuracy_interval(m),
-            "retention": retention_interval(m, self.dense),
+            "retention": None if self.retention is None else self.retention.interval,
             "kl": kl_interval(m),
             "latency_ms": latency_quartiles(m),
             "speed_up": speedup_interval(m),
@@ -157,11 +169,13 @@ class Group:
         model: The model.
         target: Overall sparsity aimed at; None where the knee was selected.
         means: Its variants in the order of a report's table, then what was selected.
+        verdicts: For each study that was measured, what it came to, in a sentence.
     """
 
     model: str
     target: float | None
     means: tuple[Mean, ...]
+    verdicts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -177,7 +191,8 @@ def write_comparison(
 
     Args:
         rows: A study each: "study", "model", "target", "seed", "measurements" (a sequence of `Measurement`) and
-            "selection" (`StudyRecord.facts["selection"]`, or None).
+            "selection" (`StudyRecord.facts["selection"]`, or None); as far as they are known "facts"
+            (`StudyRecord.facts`) and "exhibits" (`Exhibits`), too.
         folder: Where to; made if missing.
         left_out: Studies that were to be compared, by name, and why they are not among the rows.
 
@@ -188,13 +203,15 @@ def write_comparison(
     records = [record for group in groups for record in _records(group)]
     folder.mkdir(parents=True, exist_ok=True)
     paths = ComparisonPaths(*(folder / f"comparison.{kind}" for kind in ("html", "md", "csv", "json")))
-    tables = [(group.title, comparison_table(group), seeds_table(group)) for group in groups if group.means]
+    shown = [group for group in groups if group.means]
+    tables = [(group.title, group.verdicts, comparison_table(group), seeds_table(group)) for group in shown]
     page = (
         environment()
         .get_template("comparison.html.j2")
         .render(title=_title(rows), method=METHOD, tables=tables, missing=_missing(rows, left_out))
     )
-    found = {"method": METHOD, "rows": records, "left_out": left_out or {}}
+    verdicts = {study: said for group in groups for study, said in group.verdicts.items()}
+    found = {"method": METHOD, "verdicts": verdicts, "rows": records, "left_out": left_out or {}}
     contents = (
         page,
         _markdown(rows, tables, left_out),
@@ -209,10 +226,12 @@ def write_comparison(
 def grouped(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
     """Studies by model and target, in the order in which these first appear; see `write_comparison`."""
     keys = list(dict.fromkeys((row["model"], row["target"]) for row in rows))
-    return [
-        Group(model, target, _means([row for row in rows if (row["model"], row["target"]) == (model, target)]))
-        for model, target in keys
-    ]
+    groups = []
+    for model, target in keys:
+        own = [row for row in rows if (row["model"], row["target"]) == (model, target)]
+        verdicts = {row["study"]: said for row in own if (said := _verdict(row))}
+        groups.append(Group(model, target, _means(own), verdicts))
+    return groups
 
 
 def comparison_table(group: Group) -> Table:
@@ -249,28 +268,31 @@ def seeds_table(group: Group) -> Table:
     return Table(columns, tuple(rows))
 
 
+def _verdict(row: Mapping[str, Any]) -> str:
+    """What a study came to, as its report says it."""
+    tested = {m.variant: m for m in row["measurements"] if m.split == "test"}
+    selected = selected_point(list(tested.values()), row["selection"])
+    if selected is None:
+        return ""
+    exhibits: Exhibits | None = row.get("exhibits")
+    against = measured_against_shortened_prompt(selected, tested.get("uniform"), tested.get("dense"), exhibits)
+    return verdict_of(row.get("facts") or {}, selected, tested.get("dense"), against, exhibits)
+
+
 def _means(rows: Sequence[Mapping[str, Any]]) -> tuple[Mean, ...]:
     found: dict[str, list[Seed]] = {variant: [] for variant in (*NAMED_VARIANTS, SELECTED)}
     for row in rows:
         tested = [m for m in row["measurements"] if m.split == "test"]
         dense = next((m for m in tested if m.variant == "dense"), None)
-        for variant in NAMED_VARIANTS:
-            m = next((m for m in tested if m.variant == variant), None)
+        selected = selected_point(tested, row["selection"])
+        chance = chance_level(row.get("facts") or {}, "test")
+        named = ((variant, next((m for m in tested if m.variant == variant), None)) for variant in NAMED_VARIANTS)
+        for variant, m in (*named, (SELECTED, selected)):
             if m is not None:
-                found[variant].append(Seed(row["study"], row["seed"], m, dense))
-        selected = _selected(tested, row["selection"])
-        if selected is not None:
-            found[SELECTED].append(Seed(row["study"], row["seed"], selected, dense))
+                seen = row.get("exhibits") if m is selected else None
+                kept = retention_of(m, dense, seen, chance)
+                found[variant].append(Seed(row["study"], row["seed"], m, dense, kept))
     return tuple(Mean(variant, tuple(seeds), _averages(seeds)) for variant, seeds in found.items() if seeds)
-
-
-def _selected(tested: Sequence[Measurement], selection: Mapping[str, Any] | None) -> Measurement | None:
-    """The selected point: under its name, if it has one, rather than as a candidate."""
-    if selection is None:
-        return None
-    wanted = (selection["trial"], selection.get("router"))
-    matching = [m for m in tested if m.trial is not None and (m.trial, m.router) == wanted]
-    return min(matching, key=lambda m: m.variant not in NAMED_VARIANTS, default=None)
 
 
 def _averages(seeds: Sequence[Seed]) -> dict[str, tuple[float, Interval | None]]:
@@ -329,10 +351,11 @@ def _missing(rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, str] | No
 
 def _markdown(
     rows: Sequence[Mapping[str, Any]],
-    tables: Sequence[tuple[str, Table, Table]],
+    tables: Sequence[tuple[str, Mapping[str, str], Table, Table]],
     left_out: Mapping[str, str] | None,
 ) -> str:
     parts = [f"# {text(_title(rows))}", text(METHOD), *(text(words) for words in _missing(rows, left_out))]
-    for title, means, seeds in tables:
-        parts += [f"## {text(title)}", table(means), "### Each seed", table(seeds)]
-    return "\n\n".join(parts) + "\n"
+    for title, verdicts, means, seeds in tables:
+        said = bullets(f"{study}: {verdict}" for study, verdict in verdicts.items())
+        parts += [f"## {text(title)}", said, table(means), "### Each seed", table(seeds)]
+    return "\n\n".join(part for part in parts if part) + "\n"

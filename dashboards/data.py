@@ -12,16 +12,26 @@ from studies import (
     Exhibits,
     LeftAside,
     Measurement,
+    NextStep,
+    Retention,
     RouterRun,
     StageRecord,
     StudyRecord,
     StudyState,
     TrialRecord,
+    against_shortened_prompt,
+    chance_level,
+    chance_sentence,
     front,
-    measured_against_shortened_prompt,
-    searched_against_shortened_prompt,
+    is_searched,
+    next_steps,
+    retention_of,
+    schedule_origin,
+    selected_point,
+    verdict_of,
 )
 from studies.objectives import COSTS, DEFAULT_COST, Objective, objective
+from studies.times import local_text
 
 # One row each, in this order, before the candidates of the front.
 NAMED_VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")
@@ -31,6 +41,31 @@ def measured_cost(m: Measurement, cost: str) -> float | None:
     """What a measurement says of a cost, which has the name of an objective; None if it says nothing."""
     value: float | None = getattr(m, cost, None) if cost in COSTS else None
     return value
+
+
+# What a row of each name is, as long as nothing else is known of it.
+VARIANT_TITLES: Mapping[str, str] = {
+    "dense": "dense model",
+    "uniform": "uniform sparsity, static router",
+    "static": "static: searched schedule, static router",
+    "dynamic": "dynamic: that schedule, distilled router",
+    "refined": "refined: searched again with the router",
+    "candidate": "candidates of the front",
+}
+
+
+def row_title(m: Measurement, proposer: str | None) -> str:
+    """What a measurement is, for legends: a schedule that no search found is not called one.
+
+    Args:
+        m: The measurement.
+        proposer: Who proposed its schedule; None where that is not known.
+    """
+    title = VARIANT_TITLES.get(m.variant, m.variant)
+    if m.variant not in ("static", "refined") or is_searched(m.schedule, proposer):
+        return title
+    decides = "static router" if m.router is None else "distilled router"
+    return f"{m.variant}: {schedule_origin(m.schedule, proposer)}, {decides}"
 
 
 @dataclass(frozen=True)
@@ -126,20 +161,67 @@ class ReportData:
             routers = [m for m in self.results if m.variant in ("static", "dynamic")]
             routers = [m for m in routers if m.trial == self.study.chosen_trial]
             return min(routers, key=lambda m: m.kl, default=None)
-        wanted = (self.selection["trial"], self.selection.get("router"))
-        return next((m for m in self.results if m.trial is not None and (m.trial, m.router) == wanted), None)
+        return selected_point(self.results, self.selection)
+
+    @cached_property
+    def _proposers(self) -> Mapping[int, str]:
+        return {trial.number: trial.proposer for trial in self.trials}
+
+    def origin(self, m: Measurement) -> str:
+        """The trial whose schedule a row has, and where that comes from; empty where it is of no trial."""
+        if m.trial is None:
+            return ""
+        return f"trial {m.trial}: {schedule_origin(m.schedule, self._proposers.get(m.trial))}"
+
+    @cached_property
+    def titles(self) -> Mapping[str, str]:
+        """For each row with a name what it is, for legends: a row that shows no search's find is not called one."""
+        titles = dict(VARIANT_TITLES)
+        for variant in titles:
+            m = self.measured(variant)
+            if m is not None and m.trial is not None:
+                titles[variant] = row_title(m, self._proposers.get(m.trial))
+        return titles
+
+    @property
+    def title(self) -> str:
+        """What the report is of: model, data, name of the study and the day on which it began."""
+        config = self.study.config
+        day = local_text(self.study.created_at).split(" ")[0]
+        return f"{_named(config, 'model')} on {_named(config, 'data')}: study {self.study.name}, {day}"
 
     @cached_property
     def against_shortened_prompt(self) -> AgainstShortenedPrompt | None:
         """The selected point beside a shortened prompt, or before it was measured the chosen trial; None if unknown."""
-        if self.selected is not None:
-            return measured_against_shortened_prompt(
-                self.selected, self.measured("uniform"), self.measured("dense"), self.exhibits
-            )
-        chosen = next((trial for trial in self.trials if trial.number == self.chosen_trial), None)
-        if chosen is None or self.study.objectives[:1] != ("kl",):
-            return None
-        return searched_against_shortened_prompt(chosen, self.trials)
+        return against_shortened_prompt(self.study, self.selected, self.results, self.exhibits, self.trials)
+
+    @property
+    def verdict(self) -> str:
+        """What the study came to, in a sentence; empty where nothing is known yet."""
+        dense = self.measured("dense")
+        return verdict_of(self.study.facts, self.selected, dense, self.against_shortened_prompt, self.exhibits)
+
+    @property
+    def next_steps(self) -> list[NextStep]:
+        """What to do with what was found."""
+        is_finished = self.state == StudyState.FINISHED.value
+        wanted = self.study.config.get("trials", len(self.trials))
+        return next_steps(self.study, is_finished, self.against_shortened_prompt, wanted)
+
+    @property
+    def chance(self) -> float | None:
+        """Accuracy of guessing on the test items; None without choices, or where an earlier version began the study."""
+        return chance_level(self.study.facts, "test")
+
+    @property
+    def only_guesses(self) -> str:
+        """The sentence on a dense model that answers no better than chance; empty where it does."""
+        return chance_sentence(self.measured("dense"), self.chance)
+
+    def retention(self, m: Measurement) -> Retention | None:
+        """What a row keeps of the dense model; item by item for the selected one, as far as items are known."""
+        seen = self.exhibits if m is self.selected else None
+        return retention_of(m, self.measured("dense"), seen, self.chance)
 
     def measured(self, variant: str) -> Measurement | None:
         """The test measurement of a variant, the first of several candidates."""
@@ -178,3 +260,9 @@ class ReportData:
             return "distilled" if m.variant == "dynamic" else "static"
         run = next((run for run in self.router_runs if run.number == m.router), None)
         return f"router {m.router}" if run is None else run.title
+
+
+def _named(config: Mapping[str, Any], what: str) -> str:
+    """A model or data set by its own name: the last parts of a path or of an id."""
+    said = str(config.get(what, "?"))
+    return f"the demo's {what}" if said == "demo" else said.rstrip("/").rsplit("/", 1)[-1]

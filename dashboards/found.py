@@ -309,6 +309,17 @@ class Found:
             parents=columns.parents_of(place),
         )
 
+    @property
+    def uniform(self) -> list[int]:
+        """Places of the trials whose schedule is the same in every block, the dense one included."""
+        schedule = self.columns.schedule
+        return [int(place) for place in np.flatnonzero(np.ptp(schedule, axis=1) < 1e-6)] if schedule.size else []
+
+    def proposer(self, number: int) -> str | None:
+        """Who proposed a trial; None where it is not among these."""
+        place = self.columns.place(number)
+        return None if place is None else str(self.columns.proposers[self.columns.proposer[place]])
+
     def records(self, places: Sequence[int] | Places) -> list[TrialRecord]:
         """Trials as records."""
         return [self.record(int(place)) for place in places]

@@ -6,11 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from studies import Exhibits, Measurement
+from studies import Interval, Measurement
 
-Interval = tuple[float, float]
-
-_Z = 1.959964
 # Independent values that have an interval.
 _FEWEST = 3
 # Upper 97.5 % points of Student's t for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook of Statistical Methods,
@@ -50,66 +47,6 @@ def speedup_interval(m: Measurement) -> Interval | None:
 def overlap(a: Interval | None, b: Interval | None) -> bool:
     """Whether two intervals have a point in common; not if one is not known."""
     return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
-
-
-def retention_interval(m: Measurement, dense: Measurement | None) -> Interval | None:
-    """A 95 % interval of retention from the Wilson intervals of both accuracies; None where it cannot be had.
-
-    The method of variance estimates recovery for a ratio, on the logarithmic scale (Zou and Donner 2008). It takes the
-    two accuracies for independent. They are of the same items, which both models tend to have right, so it is wider
-    than it would have to be.
-    """
-    kept = m.retention(dense)
-    if not kept or dense is None or m is dense or m.variant == "dense":
-        return None
-    own, all_kept = accuracy_interval(m), accuracy_interval(dense)
-    if own is None or all_kept is None or not own[0] or not all_kept[0] or not m.accuracy or not dense.accuracy:
-        return None
-    below = math.hypot(math.log(m.accuracy / own[0]), math.log(all_kept[1] / dense.accuracy))
-    above = math.hypot(math.log(own[1] / m.accuracy), math.log(dense.accuracy / all_kept[0]))
-    return kept * math.exp(-below), kept * math.exp(above)
-
-
-def paired_retention_interval(m: Measurement, dense: Measurement | None, exhibits: Exhibits | None) -> Interval | None:
-    """A 95 % interval of the selected point's retention that knows which items both models have right.
-
-    Args:
-        m: The selected point.
-        dense: The dense model.
-        exhibits: How many items were lost and won; their items must be those of the accuracies.
-    """
-    if exhibits is None or dense is None or m.accuracy is None or dense.accuracy is None:
-        return None
-    n = m.n_choice_items or m.n_items
-    right, right_dense = round(m.accuracy * n), round(dense.accuracy * n)
-    both = right_dense - exhibits.n_lost
-    if exhibits.n_items != n or both < 0 or right != both + exhibits.n_won:
-        return None
-    return paired_ratio_interval(both, exhibits.n_won, exhibits.n_lost)
-
-
-def paired_ratio_interval(both: int, first_only: int, second_only: int) -> Interval | None:
-    """A 95 % interval of the ratio of two shares of the same items (Bonett and Price 2006); None without an item.
-
-    Args:
-        both: Items that count for both shares.
-        first_only: Items that count for the numerator alone.
-        second_only: Items that count for the denominator alone.
-    """
-    n, first, second = both + first_only + second_only, both + first_only, both + second_only
-    if not first or not second:
-        return None
-    spread = math.sqrt((first_only + second_only + 2) / ((first + 1) * (second + 1)))
-    parts = [math.sqrt((1 - (count + 1) / (n + 2)) / (count + 1)) for count in (first, second)]
-    z = _Z * spread / sum(parts)
-    low_first, high_first = _wilson(first, n, z)
-    low_second, high_second = _wilson(second, n, z)
-    return low_first / high_second, high_first / low_second
-
-
-def _wilson(count: int, n: int, z: float) -> Interval:
-    centre, half = 2 * count + z * z, z * math.sqrt(z * z + 4 * count * (1 - count / n))
-    return (centre - half) / (2 * (n + z * z)), (centre + half) / (2 * (n + z * z))
 
 
 def mean_interval(

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from dashboards.data import ReportData
 from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap, speedup_interval
-from dashboards.summary import best_retention_interval
 from dashboards.tables import bracketed, counted, kl_text
 from studies import Measurement, TrialState, check_clock, finite_values
 
@@ -50,7 +49,7 @@ def _of_selected(data: ReportData, selected: Measurement) -> list[str]:
     others = [m for m in data.results if m is not selected]
     found = _beaten(selected, [m for m in others if m.variant != "dense" and _no_slower(m, selected, data)])
     found += _against_dense(data, selected, dense) if dense is not None else []
-    found += _against_wishes(data, selected, dense)
+    found += _against_wishes(data, selected)
     unsure = [m for m in others if m.variant not in ("dense", "candidate")]
     close = [m.variant for m in unsure if overlap(kl_interval(m), kl_interval(selected))]
     if close:
@@ -130,7 +129,11 @@ def _against_dense(data: ReportData, selected: Measurement, dense: Measurement) 
     if selected.accuracy is None or dense.accuracy is None:
         found.append("The data has no choices: accuracy and retention are not known, only KL and perplexity.")
         return found
-    ends, _ = best_retention_interval(data, selected, dense)
+    if data.only_guesses:
+        found.append(data.only_guesses)
+        return found
+    kept = data.retention(selected)
+    ends = None if kept is None else kept.interval
     if ends is not None and ends[1] < 1:
         found.append(
             f"Accuracy is lost beyond what chance explains: the interval of retention, {bracketed(ends, '.1%')}, ends "
@@ -146,7 +149,7 @@ def _against_dense(data: ReportData, selected: Measurement, dense: Measurement) 
     return found
 
 
-def _against_wishes(data: ReportData, selected: Measurement, dense: Measurement | None) -> list[str]:
+def _against_wishes(data: ReportData, selected: Measurement) -> list[str]:
     """Where the selected point misses, on test items or on the clock, what was asked for."""
     config, found = data.study.config, []
     target, limit, least = (config.get(key) for key in ("target_sparsity", "max_latency_ms", "min_retention"))
@@ -154,14 +157,17 @@ def _against_wishes(data: ReportData, selected: Measurement, dense: Measurement 
         found.append(f"The target was an overall sparsity of {target:.1%}; it has {selected.overall_sparsity:.1%}.")
     if limit is not None and selected.latency_ms > limit:
         found.append(f"The limit was {limit:g} ms; measured are {selected.latency_ms:.1f} ms.")
-    kept = selected.retention(dense)
-    if least is not None and kept is not None and kept < least:
-        of_what = "of the dense model's accuracy" if selected.accuracy is not None else "by the ratio of perplexities"
-        found.append(f"The demand was to retain {least:.1%} {of_what}; on the test items {kept:.1%} is retained.")
-    elif least is not None and kept is not None and dense is not None:
-        ends, _ = best_retention_interval(data, selected, dense)
-        if ends is not None and ends[0] < least:
-            found.append(f"The interval of retention reaches below the {least:.1%} that were demanded.")
+    kept = data.retention(selected)
+    if least is not None and kept is not None and kept.share < least:
+        of_what = "of the dense model's accuracy" if kept.by == "accuracy" else "by the ratio of perplexities"
+        found.append(f"The demand was to retain {least:.1%} {of_what}; on the test items {kept.share:.1%} is retained.")
+    elif least is not None and kept is not None and kept.interval is not None and kept.interval[0] < least:
+        found.append(f"The interval of retention reaches below the {least:.1%} that were demanded.")
+    elif least is not None and data.only_guesses:
+        found.append(
+            f"The demand was to retain {least:.1%}; as the dense model only guesses, that was read as the ratio of "
+            "perplexities, dense to pruned."
+        )
     return found
 
 

@@ -62,13 +62,15 @@ def render_markdown(data: ReportData) -> str:
     """The report as text: the same findings, tables and examples as the page, without its figures."""
     study = data.study
     parts = [
-        f"# {text(study.name)}",
+        f"# {text(data.title)}",
+        f"**{text(data.verdict)}**" if data.verdict else "",
+        fenced("\n".join(f"{step.words}: {step.command}" for step in data.next_steps)) if data.next_steps else "",
+        bullets(f"{one.label}: {one.value}{f' ({one.detail})' if one.detail else ''}" for one in key_figures(data)),
         text(
             f"Model {study.config.get('model', '?')}, data {study.config.get('data', '?')}; "
             f"begun {local_text(study.created_at)}, {data.state}."
         ),
         *(text(sentence) for sentence in summary_sentences(data)),
-        bullets(f"{one.label}: {one.value} ({one.detail})" for one in key_figures(data)),
         *_titled("Results", _with_reading(results_table(data))),
         *_titled("Why this point", [text(sentence) for sentence in why_selected(data)]),
         *_titled("How the figures were kept honest", [text(sentence) for sentence in held_out(data)]),

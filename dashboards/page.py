@@ -60,6 +60,10 @@ def render_report(data: ReportData) -> str:
         .get_template("report.html.j2")
         .render(
             study=data.study,
+            title=data.title,
+            verdict=data.verdict,
+            chance=data.chance,
+            next_steps=data.next_steps,
             state=data.state,
             created=local_text(data.study.created_at),
             n_finished=states[TrialState.FINISHED],

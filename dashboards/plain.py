@@ -11,7 +11,6 @@ from typing import Any
 from dashboards.choosing import held_out, why_selected
 from dashboards.data import ReportData
 from dashboards.files import jsonable
-from dashboards.intervals import paired_retention_interval
 from dashboards.limits import disagreements, limits
 from dashboards.results import plain_result, results
 from dashboards.summary import summary_sentences
@@ -26,15 +25,15 @@ _CSV_FIGURES = (
 
 def report_json(data: ReportData) -> dict[str, Any]:
     """Everything that the page shows, and the intervals and curves behind it, in terms of JSON."""
-    selected = data.selected
-    paired = None
-    if selected is not None:
-        paired = paired_retention_interval(selected, data.measured("dense"), data.exhibits)
     plain: dict[str, Any] = jsonable(
         {
             "name": data.study.name,
             "state": data.state,
             "created_at": data.study.created_at.isoformat(),
+            "title": data.title,
+            "verdict": data.verdict,
+            "next": [asdict(step) for step in data.next_steps],
+            "chance": data.chance,
             "summary": summary_sentences(data),
             "selection": data.selection,
             "why_selected": why_selected(data),
@@ -46,7 +45,6 @@ def report_json(data: ReportData) -> dict[str, Any]:
             "objectives": data.study.objectives,
             "chosen_trial": data.chosen_trial,
             "rows": [plain_result(one) for one in results(data)],
-            "selected_retention_item_by_item": paired,
             "front": [
                 {
                     "number": t.number,

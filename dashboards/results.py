@@ -9,15 +9,13 @@ from typing import Any
 from dashboards.data import ReportData
 from dashboards.figures.appearance import VARIANT_COLOURS
 from dashboards.intervals import (
-    Interval,
     accuracy_interval,
     kl_interval,
     latency_quartiles,
     perplexity_interval,
-    retention_interval,
 )
 from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_text
-from studies import Measurement, PrefillSpeedup, check_clock, prefill_speedup
+from studies import Measurement, PrefillSpeedup, Retention, check_clock, prefill_speedup
 
 _MIB = 2.0**20
 
@@ -31,8 +29,8 @@ class Result:
         selected: Whether it is the point that was selected.
         router: What decides, in words.
         flops_saved: Share of the dense model's arithmetic that is not done; None where dense was not measured.
-        retention: See `Measurement.retention`.
-        retention_interval: A 95 % interval of it, from the Wilson intervals of both accuracies.
+        retention: What it keeps of the dense model; None where that is not known or says nothing.
+        origin: The trial whose schedule it is, and where that comes from; empty where it is of no trial.
         speed_up: How many times as fast as the dense model's its prefill is; None where dense was not measured.
     """
 
@@ -40,8 +38,8 @@ class Result:
     selected: bool
     router: str
     flops_saved: float | None
-    retention: float | None
-    retention_interval: Interval | None
+    retention: Retention | None
+    origin: str
     speed_up: PrefillSpeedup | None
 
 
@@ -54,8 +52,8 @@ def results(data: ReportData) -> list[Result]:
             selected=m is selected,
             router=data.router_name(m),
             flops_saved=None if dense is None else 1 - m.flops / dense.flops,
-            retention=m.retention(dense),
-            retention_interval=retention_interval(m, dense),
+            retention=data.retention(m),
+            origin=data.origin(m),
             speed_up=prefill_speedup(m, data.dense_timed_with(m)),
         )
         for m in data.results
@@ -77,7 +75,8 @@ def results_table(data: ReportData) -> Table:
 def plain_result(one: Result) -> dict[str, Any]:
     """A result as numbers, one name each, for JSON and CSV."""
     m = one.measurement
-    low, high = one.retention_interval or (None, None)
+    kept = one.retention
+    low, high = (None, None) if kept is None or kept.interval is None else kept.interval
     figures = asdict(m)
     schedule = figures.pop("schedule")
     for name in ("speedup", "speedup_low", "speedup_high"):
@@ -86,13 +85,15 @@ def plain_result(one: Result) -> dict[str, Any]:
     first = {name: figures.pop(name) for name in ("variant", "trial", "router")}
     return {
         **first,
+        "origin": one.origin,
         "decided_by": one.router,
         "selected": one.selected,
         "overall_sparsity": m.overall_sparsity,
         "flops_saved": one.flops_saved,
-        "retention": one.retention,
+        "retention": None if kept is None else kept.share,
         "retention_low": low,
         "retention_high": high,
+        "retention_method": None if kept is None else kept.method,
         "speed_up": None if faster is None else faster.ratio,
         "speed_up_low": None if faster is None else faster.low,
         "speed_up_high": None if faster is None else faster.high,
@@ -125,7 +126,7 @@ def _cells(one: Result) -> list[Cell]:
         UNKNOWN if one.flops_saved is None else Cell(f"{one.flops_saved:.1%}"),
         UNKNOWN if m.accuracy is None else Cell(f"{m.accuracy:.1%}", bracketed(accuracy_interval(m), ".1%")),
         Cell(str(m.n_choice_items or m.n_items)),
-        UNKNOWN if one.retention is None else Cell(f"{one.retention:.1%}", bracketed(one.retention_interval, ".1%")),
+        UNKNOWN if one.retention is None else Cell(f"{one.retention.share:.1%}", one.retention.interval_text),
         Cell(kl_text(m.kl), bracketed(kl_interval(m), ".4f" if m.kl < 0.05 else ".3f")),
         Cell(f"{m.perplexity:.3f}", bracketed(perplexity_interval(m), ".3f")),
         Cell(f"{m.latency_ms:.1f}", bracketed(latency_quartiles(m), ".1f")),
@@ -137,7 +138,7 @@ def _cells(one: Result) -> list[Cell]:
 
 def _origin(one: Result) -> str:
     """Which trial's schedule it is, and who decides."""
-    parts = [] if one.measurement.trial is None else [f"trial {one.measurement.trial}"]
+    parts = [one.origin] if one.origin else []
     return ", ".join(parts if one.measurement.variant == "dense" else [*parts, one.router])
 
 
@@ -165,8 +166,15 @@ def _reading(data: ReportData) -> str:
         parts.append(clock.sentence)
     if any(m.accuracy is not None for m in shown):
         parts.append(
-            "Accuracy has a Wilson interval. Retention is accuracy as a share of the dense model's; its interval is "
-            "made from both Wilson intervals as if the two were independent (MOVER), so it is wider than it had to be."
+            "Accuracy has a Wilson interval"
+            + ("" if data.chance is None else f"; guessing would have {data.chance:.1%} right")
+            + "."
+        )
+        parts.append(
+            data.only_guesses
+            or "Retention is accuracy as a share of the dense model's. Its interval is of the selected row made item "
+            "by item, as far as single items are known, and of others from both Wilson intervals as if the two were "
+            "independent (MOVER), so it is wider than it had to be."
         )
     elif shown:
         parts.append("Retention is the dense model's perplexity by the row's, as the data has no choices.")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
-from dashboards.data import ReportData
+from dashboards.data import VARIANT_TITLES, ReportData
 from dashboards.figures import (
     comparison_figure,
     groups_figure,
@@ -50,18 +50,24 @@ def measured_sections(data: ReportData) -> list[Section]:
             "one does are faint. Whiskers show the quartiles of what was timed and the 95% interval of quality: points "
             "whose whiskers overlap are hardly told apart by this many items."
             + (" Candidates were timed in another sitting than the rows with a name." if earlier else ""),
-            pareto_figure(data.results, data.selected, data.cost.name),
+            pareto_figure(data.results, data.selected, data.cost.name, data.titles, data.chance),
         ),
         Section(
             "Who decides which tokens skip",
             "A budget of skipped tokens spent in four ways: evenly over the blocks (uniform), as the search allocates "
             "it (static: a prompt keeps its first token and its most recent ones), on the same schedule with the "
             "trained router choosing the tokens (dynamic), and on a schedule that was searched with that router "
-            "(refined; with the static one where training found none that is better).",
-            comparison_figure(data.results, data.selected),
+            "(refined; with the static one where training found none that is better)." + _not_searched(data),
+            comparison_figure(data.results, data.selected, data.titles, data.chance),
             wide=True,
         ),
     ]
+
+
+def _not_searched(data: ReportData) -> str:
+    """Which of the rows show no find of a search, in a sentence; empty where all do."""
+    others = [title for variant, title in data.titles.items() if title != VARIANT_TITLES[variant]]
+    return f" Here no search has found what is shown as {'; nor as '.join(others)}." if others else ""
 
 
 def group_section(data: ReportData) -> Section | None:
@@ -73,7 +79,7 @@ def group_section(data: ReportData) -> Section | None:
         "Where accuracy is lost",
         "Accuracy on the test items of each group, such as those with the same distance between question and answer. "
         "Groups are small, so whiskers are long: a difference within them shows nothing.",
-        groups_figure(data.exhibits.groups, None if selected is None else selected.variant),
+        groups_figure(data.exhibits.groups, None if selected is None else selected.variant, data.titles),
         wide=True,
     )
 
@@ -112,7 +118,7 @@ def search_sections(data: ReportData) -> list[Section]:
                 "Who found it",
                 "Several proposers share a search and learn from each other's results. Left, who got the trials: most "
                 "go to those that have lately made the front grow fastest, and nobody starves. Right, what their "
-                "trials added to what the first schedules (anchor), dense and uniform ones, had reached.",
+                "trials added to what the initial design (anchor), dense and uniform schedules, had reached.",
                 proposers_figure(data.trials, data.cost.name),
                 wide=True,
             ),

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from dashboards.data import ReportData, measured_cost
 from dashboards.intervals import (
-    Interval,
     accuracy_interval,
     kl_interval,
     latency_quartiles,
     overlap,
-    paired_retention_interval,
-    retention_interval,
 )
 from dashboards.tables import bracketed, kl_text
 from studies import Measurement, TrialRecord, TrialState, front, prefill_speedup
@@ -82,27 +79,21 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
         held, all_held = measured_cost(selected, "kv_bytes"), measured_cost(dense, "kv_bytes")
         if data.cost.name == "kv_bytes" and held is not None and all_held:
             figures.append(KeyFigure(f"{1 - held / all_held:.1%}", "KV cache saved", f"against dense, {shape}"))
-        kept = selected.retention(dense)
+        kept = data.retention(selected)
         if kept is not None:
-            ends, method = best_retention_interval(data, selected, dense)
-            what = "accuracy retained" if selected.accuracy is not None else "retained, by perplexity"
-            figures.append(KeyFigure(f"{kept:.1%}", what, f"{bracketed(ends, '.1%')} {method}".strip()))
+            what = "accuracy retained" if kept.by == "accuracy" else "retained, by perplexity"
+            how = f"{kept.interval_text} {kept.method}" if kept.interval else f"no interval, {selected.n_items} items"
+            figures.append(KeyFigure(f"{kept.share:.1%}", what, how))
+        elif data.only_guesses:
+            figures.append(KeyFigure("–", "accuracy retained", "the dense model answers no better than chance"))
     for m, name in ((selected, "selected"), (dense, "dense model")):
         if m is not None and m.accuracy is not None:
             n = m.n_choice_items or m.n_items
-            figures.append(KeyFigure(f"{m.accuracy:.1%}", f"accuracy, {name}", f"{_ends(m)}, {n} items"))
+            chance = "" if data.chance is None else f", chance {data.chance:.1%}"
+            figures.append(KeyFigure(f"{m.accuracy:.1%}", f"accuracy, {name}", f"{_ends(m)}, {n} items{chance}"))
         elif m is not None:
             figures.append(KeyFigure(f"{m.perplexity:.3g}", f"perplexity, {name}", f"{m.n_items} items"))
     return figures
-
-
-def best_retention_interval(data: ReportData, selected: Measurement, dense: Measurement) -> tuple[Interval | None, str]:
-    """An interval of the selected point's retention and how it was made: item by item where both answers are known."""
-    paired = paired_retention_interval(selected, dense, data.exhibits)
-    if paired is not None:
-        return paired, "item by item"
-    ends = retention_interval(selected, dense)
-    return ends, "" if ends is None else "as if independent"
 
 
 def _ends(m: Measurement) -> str:
@@ -194,15 +185,15 @@ def _pace(m: Measurement, dense: Measurement) -> str:
 
 
 def _accuracy(m: Measurement, dense: Measurement, data: ReportData) -> str:
-    kept, n = m.retention(dense), m.n_choice_items or m.n_items
+    kept, n = data.retention(m), m.n_choice_items or m.n_items
     retained = ""
     if kept is not None:
-        ends, method = best_retention_interval(data, m, dense)
-        retained = f": it retains {kept:.1%} of it"
-        retained += f" {bracketed(ends, '.1%')}, {method}" if ends else ""
+        retained = f": it retains {kept.text} of it" + (f", {kept.method}" if kept.method else "")
+    chance = "" if data.chance is None else f", chance {data.chance:.1%}"
+    guessed = f" {data.only_guesses}" if data.only_guesses else ""
     return (
         f"Accuracy there is {m.accuracy:.1%} {_ends(m)}, where the dense model has {dense.accuracy:.1%} "
-        f"{_ends(dense)}{retained} ({n} test items, 95% intervals)."
+        f"{_ends(dense)}{retained} ({n} test items, 95% intervals{chance}).{guessed}"
     )
 
 

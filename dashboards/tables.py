@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from dashboards.intervals import Interval
+from studies import Interval
 
 
 class Cell(NamedTuple):

@@ -16,7 +16,7 @@ from search.open_study import OpenStudy
 from search.searching import study_costs
 from search.selection import select
 from search.variants import candidates, compared, dense, router_of
-from studies import Exhibits, Measurement, TrialRecord, check_clock
+from studies import Exhibits, Measurement, TrialRecord, chance_level, check_clock
 from studies.objectives import CostName
 
 
@@ -55,6 +55,7 @@ def select_candidate(study: OpenStudy) -> None:
         max_latency_ms=config.max_latency_ms,
         min_retention=config.min_retention,
         latency=latency,
+        chance=chance_level(study.store.study(study.name).facts, "validation"),
     )
     number = selection.measurement.trial
     assert number is not None
@@ -132,6 +133,7 @@ def export_selected(study: OpenStudy) -> None:
     with study.view.stage("Writing the pruned model", 1) as stage:
         export_study(study.store, study.name, folder, include_base=study.config.export == "full")
         stage.advance()
+    study.store.set_facts(study.name, {"exported": str(folder.resolve())})
 
 
 def _measured(study: OpenStudy, split: str) -> list[Measurement]:

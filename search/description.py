@@ -8,20 +8,25 @@ from typing import Any
 
 from search.proposers.tally import ProposerTally
 from studies import (
-    AgainstShortenedPrompt,
     Exhibits,
     Measurement,
     StudyRecord,
+    StudyState,
     StudyStore,
     TrialRecord,
     TrialState,
+    against_shortened_prompt,
+    chance_level,
     check_clock,
     front,
     hypervolume,
-    measured_against_shortened_prompt,
+    next_steps,
     prefill_speedup,
     reference_point,
-    searched_against_shortened_prompt,
+    retention_of,
+    schedule_origin,
+    selected_point,
+    verdict_of,
 )
 
 
@@ -67,20 +72,37 @@ def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def _measured(measurements: Sequence[Measurement], selection: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+def _measured(
+    study: StudyRecord,
+    trials: Sequence[TrialRecord],
+    measurements: Sequence[Measurement],
+    exhibits: Exhibits | None,
+) -> list[dict[str, Any]]:
     """Measurements as plain values, with what they retain of the dense model on the same items."""
     dense = {m.split: m for m in measurements if m.variant == "dense"}
+    selection = study.facts.get("selection")
     wanted = None if selection is None else (selection["trial"], selection.get("router"))
-    return [
-        asdict(m)
-        | {
-            "overall_sparsity": m.overall_sparsity,
-            "retention": m.retention(dense.get(m.split)),
-            **_speedup(m, dense.get(m.split)),
-            "selected": m.trial is not None and (m.trial, m.router) == wanted,
-        }
-        for m in measurements
-    ]
+    proposers = {trial.number: trial.proposer for trial in trials}
+    described = []
+    for m in measurements:
+        selected = m.trial is not None and (m.trial, m.router) == wanted
+        # Single items were looked at with the selected point alone, and on the test set.
+        seen = exhibits if selected and m.split == "test" else None
+        kept = retention_of(m, dense.get(m.split), seen, chance_level(study.facts, m.split))
+        low, high = (None, None) if kept is None or kept.interval is None else kept.interval
+        described.append(
+            asdict(m)
+            | {
+                "overall_sparsity": m.overall_sparsity,
+                "retention": None if kept is None else kept.share,
+                "retention_low": low,
+                "retention_high": high,
+                **_speedup(m, dense.get(m.split)),
+                "origin": None if m.trial is None else schedule_origin(m.schedule, proposers.get(m.trial)),
+                "selected": selected,
+            }
+        )
+    return described
 
 
 def _speedup(m: Measurement, dense: Measurement | None) -> dict[str, Any]:
@@ -106,29 +128,13 @@ def _hypervolume(trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
     return {"value": hypervolume(trials, reference), "reference": list(reference)}
 
 
-def _against_shortened_prompt(
-    study: StudyRecord,
-    trials: Sequence[TrialRecord],
-    measurements: Sequence[Measurement],
-    exhibits: Exhibits | None,
-) -> AgainstShortenedPrompt | None:
-    """The selected point as it was measured beside a shortened prompt, or before that the chosen trial."""
-    selection, tested = study.facts.get("selection"), {m.variant: m for m in measurements if m.split == "test"}
-    if selection is not None and tested:
-        wanted = (selection["trial"], selection.get("router"))
-        selected = next((m for m in tested.values() if m.trial is not None and (m.trial, m.router) == wanted), None)
-        if selected is not None:
-            return measured_against_shortened_prompt(selected, tested.get("uniform"), tested.get("dense"), exhibits)
-    chosen = next((trial for trial in trials if trial.number == study.chosen_trial), None)
-    if chosen is None or study.objectives[:1] != ("kl",):
-        return None
-    return searched_against_shortened_prompt(chosen, trials)
-
-
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
     """A study as plain values: state, trials, front, rounds, tuning, selection, measurements, and what they cost."""
     study, trials, measurements = store.study(name), store.trials(name), store.measurements(name)
-    against = _against_shortened_prompt(study, trials, measurements, store.exhibits(name))
+    exhibits, tested = store.exhibits(name), [m for m in measurements if m.split == "test"]
+    selected = selected_point(tested, study.facts.get("selection"))
+    dense = next((m for m in tested if m.variant == "dense"), None)
+    against = against_shortened_prompt(study, selected, tested, exhibits, trials)
     return {
         "name": study.name,
         "state": study.state.value,
@@ -141,6 +147,14 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "config": dict(study.config),
         "chosen_trial": study.chosen_trial,
         "selection": study.facts.get("selection"),
+        "verdict": verdict_of(study.facts, selected, dense, against, exhibits),
+        "next": [
+            asdict(step)
+            for step in next_steps(
+                study, study.state is StudyState.FINISHED, against, study.config.get("trials", len(trials))
+            )
+        ],
+        "chance": study.facts.get("chance"),
         "against_shortened_prompt": None if against is None else against.to_json(),
         "rounds": study.facts.get("rounds", []),
         "tuning": study.facts.get("tuning"),
@@ -160,5 +174,5 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
             for state in store.proposer_states(name)
         ],
         "clock": _clocks(measurements),
-        "measurements": _measured(measurements, study.facts.get("selection")),
+        "measurements": _measured(study, trials, measurements, exhibits),
     }

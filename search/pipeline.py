@@ -134,6 +134,7 @@ class Pipeline:
             "shared_boundaries": workload.shared_boundaries,
             "long_completions": {"tokens": MAX_CONTINUATION, "examples": workload.long_completions},
             "split_sizes": dict(workload.split_sizes),
+            "chance": workload.chance,
         }
         store.set_facts(name, found | counts)
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ftp_core.schedule import DEFAULT_STEP
 from search.errors import SearchError
-from studies import Measurement, finite_values, prefill_speedup
+from studies import Measurement, chance_sentence, finite_values, prefill_speedup
 from studies.front import knee_index
 from studies.objectives import CostName, objective
 
@@ -29,7 +29,8 @@ class Selection:
         measurement: The point, as it was measured on validation examples.
         rule: What decided in the end: a demand, or the knee where there is none.
         reason: Why this one, in a sentence or two with figures.
-        retention: What it keeps of the dense model, see `Measurement.retention`.
+        retention: What it keeps of the dense model, see `Measurement.retention`; by perplexity where the dense model
+            only guesses.
     """
 
     measurement: Measurement
@@ -47,6 +48,7 @@ def select(
     max_latency_ms: float | None = None,
     min_retention: float | None = None,
     latency: Literal["measured", "predicted"] = "measured",
+    chance: float | None = None,
 ) -> Selection:
     """Select the point to report and to export.
 
@@ -57,8 +59,9 @@ def select(
     4. Without either, the knee of KL against the cost.
 
     Where none keeps the retention, the one that keeps most is taken. Retention is the share of the dense model's
-    accuracy; where the data has no choices, the ratio of perplexities, dense to pruned. Of equals the one with the
-    lower KL is taken, then the earlier trial. A candidate whose KL, cost or latency is not finite is none.
+    accuracy; where the data has no choices, or the dense model answers them no better than chance, the ratio of
+    perplexities, dense to pruned. Of equals the one with the lower KL is taken, then the earlier trial. A candidate
+    whose KL, cost or latency is not finite is none.
 
     Args:
         candidates: The points, measured on validation examples.
@@ -69,6 +72,7 @@ def select(
         max_latency_ms: Largest latency to have.
         min_retention: Least retention to have.
         latency: What `latency_ms` of the points is, for the reason to say.
+        chance: Accuracy of guessing on these examples; None where it is not known.
 
     Raises:
         SearchError: There is no candidate with finite figures, or something was measured on other than validation
@@ -81,7 +85,7 @@ def select(
             "There is no candidate with a finite KL, cost and latency to select from: measure other points of the "
             "front."
         )
-    choice = _Choice(candidates, dense, cost, latency)
+    choice = _Choice(candidates, dense, cost, latency, chance)
     if max_latency_ms is not None and not choice.keep_within(max_latency_ms):
         fastest = min(candidates, key=lambda m: (m.latency_ms, *_order(m)))
         why = (
@@ -99,13 +103,16 @@ def select(
 class _Choice:
     """Candidates that are left, in their order, and what is said of them."""
 
-    def __init__(self, candidates: Sequence[Measurement], dense: Measurement, cost: CostName, latency: str) -> None:
+    def __init__(
+        self, candidates: Sequence[Measurement], dense: Measurement, cost: CostName, latency: str, chance: float | None
+    ) -> None:
         self._left = sorted(candidates, key=_order)
         self._dense = dense
         self._cost = cost
         self._cost_words = f"{latency} latency" if cost == "latency_ms" else _OTHERS[cost]
         self.takes = "takes" if latency == "measured" else "is predicted to take"
         self._has_choices = all(m.accuracy is not None for m in (dense, *candidates))
+        self._guessed = chance_sentence(dense, chance)
         self._where = ""
 
     def keep_within(self, max_latency_ms: float) -> bool:
@@ -192,18 +199,23 @@ class _Choice:
 
     def selection(self, best: Measurement, rule: Rule, why: str) -> Selection:
         """What was selected, with its figures behind the reason."""
-        return Selection(best, rule, f"{why} {self._figures(best)}", best.retention(self._dense))
+        said = " ".join(filter(None, (why, self._figures(best), self._guessed)))
+        return Selection(best, rule, said, self._kept(best))
+
+    def _kept(self, m: Measurement) -> float | None:
+        return self._dense.perplexity / m.perplexity if self._guessed else m.retention(self._dense)
 
     def _retention(self, m: Measurement) -> float:
-        kept = m.retention(self._dense)
+        kept = self._kept(m)
         # Of nothing everything is kept.
         return 1.0 if kept is None else kept
 
     @property
     def _of_dense(self) -> str:
-        if self._has_choices:
+        if self._has_choices and not self._guessed:
             return "of the dense model's accuracy"
-        return "by the ratio of perplexities, dense to pruned, as the data has no choices"
+        why = "the dense model only guesses" if self._guessed else "the data has no choices"
+        return f"by the ratio of perplexities, dense to pruned, as {why}"
 
     def _figures(self, m: Measurement) -> str:
         """The measured figures, in a sentence."""

@@ -118,6 +118,7 @@ def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
                 continue
         except StudyNotFoundError:
             continue
+        facts = store.study(study.name).facts
         rows.append(
             {
                 "study": study.name,
@@ -125,7 +126,9 @@ def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
                 "target": study.config.target_sparsity,
                 "seed": study.config.seed,
                 "measurements": store.measurements(study.name),
-                "selection": store.study(study.name).facts.get("selection"),
+                "selection": facts.get("selection"),
+                "facts": facts,
+                "exhibits": store.exhibits(study.name),
             }
         )
     return rows

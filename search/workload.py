@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import TypeVar
 
 from ftp_core.data import Example, fingerprint, load_jsonl, split_examples
@@ -67,6 +68,19 @@ class Workload:
     def shared_boundaries(self) -> int:
         """Examples whose prompt's last token reaches into what follows, where it counts."""
         return sum(example.n_shared > 0 for split in self.splits.values() for example in split)
+
+    @property
+    def chance(self) -> dict[str, float]:
+        """Accuracy of guessing on each split: the mean over multiple-choice items of 1 by the number of choices.
+
+        Splits without such items are missing.
+        """
+        found = {}
+        for split, examples in self.splits.items():
+            shares = [1 / len(example.continuations) for example in examples if example.has_choices]
+            if shares:
+                found[split] = fmean(shares)
+        return found
 
     @property
     def split_sizes(self) -> dict[str, int]:

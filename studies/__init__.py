@@ -24,6 +24,7 @@ from studies.loaded import LoadedStudy, load
 from studies.location import database_file
 from studies.measurement import Measurement
 from studies.migration import current_revision, upgrade_database
+from studies.origin import is_searched, schedule_origin
 from studies.prefill_speed import PrefillSpeedup, prefill_speedup
 from studies.records import (
     ANCHOR,
@@ -46,6 +47,7 @@ from studies.records import (
     WorkSpan,
     finite_values,
 )
+from studies.retention import Interval, Retention, chance_level, chance_sentence, no_better_than_chance, retention_of
 from studies.schema import HEAD as SCHEMA_HEAD
 from studies.shortened_prompt import (
     AgainstShortenedPrompt,
@@ -55,6 +57,7 @@ from studies.shortened_prompt import (
 from studies.storage import StudyStorage
 from studies.store import StudyStore
 from studies.transfer import copy_study, open_optuna
+from studies.verdict import NextStep, against_shortened_prompt, next_steps, selected_point, verdict_of
 
 __all__ = [
     "ANCHOR",
@@ -65,15 +68,18 @@ __all__ = [
     "Disagreement",
     "Exhibits",
     "GroupAccuracy",
+    "Interval",
     "KnownEvaluation",
     "Lease",
     "LeaseLostError",
     "LeftAside",
     "LoadedStudy",
     "Measurement",
+    "NextStep",
     "PrefillSpeedup",
     "ProposerState",
     "QueuedTrial",
+    "Retention",
     "RoutedPrompt",
     "RouterRun",
     "StageRecord",
@@ -90,7 +96,10 @@ __all__ = [
     "TrialRecord",
     "TrialState",
     "WorkSpan",
+    "against_shortened_prompt",
     "best_point",
+    "chance_level",
+    "chance_sentence",
     "check_clock",
     "closest_to_sparsity",
     "copy_study",
@@ -100,13 +109,20 @@ __all__ = [
     "front",
     "hypervolume",
     "hypervolume_history",
+    "is_searched",
     "knee",
     "load",
     "measured_against_shortened_prompt",
+    "next_steps",
+    "no_better_than_chance",
     "open_optuna",
     "prefill_speedup",
     "reference_point",
+    "retention_of",
+    "schedule_origin",
     "searched_against_shortened_prompt",
+    "selected_point",
     "upgrade_database",
     "useful_hypervolume",
+    "verdict_of",
 ]

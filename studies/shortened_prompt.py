@@ -117,7 +117,7 @@ def measured_against_shortened_prompt(
         items=f"{selected.n_items} test items",
         flops_saved=None if dense is None else 1 - selected.flops / dense.flops,
         shortened_flops_saved=None if dense is None else 1 - uniform.flops / dense.flops,
-        is_one=selected.router is None and _is_uniform(selected.schedule),
+        is_one=selected.router is None and is_uniform(selected.schedule),
     )
 
 
@@ -139,13 +139,13 @@ def searched_against_shortened_prompt(
     own = flops.get(chosen.number)
     if not any(chosen.schedule) or chosen.values is None or own is None:
         return None
-    if chosen.router is None and _is_uniform(chosen.schedule):
+    if chosen.router is None and is_uniform(chosen.schedule):
         return _searched(chosen, chosen, own, own, dense)
     uniform = [
         (trial, known)
         for trial in trials
         if trial.state is TrialState.FINISHED and trial.fidelity == 1.0 and trial.values is not None
-        if trial.router is None and any(trial.schedule) and _is_uniform(trial.schedule)
+        if trial.router is None and any(trial.schedule) and is_uniform(trial.schedule)
         if (known := flops[trial.number]) is not None
     ]
     telling = [
@@ -181,7 +181,8 @@ def _kl(trial: TrialRecord) -> float:
     return trial.values[0]
 
 
-def _is_uniform(schedule: Sequence[float]) -> bool:
+def is_uniform(schedule: Sequence[float]) -> bool:
+    """Whether the same tokens skip every block."""
     return max(schedule) - min(schedule) <= _ROUNDING
 
 

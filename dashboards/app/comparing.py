@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from dash import Dash, Input, Output, dcc, html
 
-from dashboards.app.parts import complaint, graph, in_theme, nothing
+from dashboards.app.parts import complaint, graph, in_theme, nothing, terms
 from dashboards.app.watching import Watch
 from dashboards.axes import OFFERED, Axis
 from dashboards.figures.appearance import empty_figure
@@ -46,6 +47,7 @@ class ComparePage:
                 html.H1("Compare studies"),
                 html.Label([html.Span("studies", className="name-of"), studies]),
                 html.Div(axes, className="bar"),
+                html.Div(id="compare-verdicts"),
                 graph("compare-figure", "fronts of several studies", height=EXPLORED_PX),
                 dcc.Interval(id="compare-again", interval=_AGAIN_MS, disabled=True),
             ]
@@ -62,6 +64,17 @@ class ComparePage:
             Input("theme", "data"),
             Input("compare-again", "n_intervals"),
         )(self.figure)
+        dash.callback(Output("compare-verdicts", "children"), Input("compared", "value"))(self.verdicts)
+
+    def verdicts(self, names: Sequence[str] | None) -> Any:
+        """What each of the studies of these names came to, as far as that is known."""
+        said: list[tuple[str, Any]] = []
+        for name in (names or [])[:MOST]:
+            # Of a study that cannot be read the figure says why.
+            with suppress(StudiesError):
+                verdict = self._watch.report_data(name, self._watch.standing(name)).verdict
+                said.append((name, verdict or "Nothing is known yet."))
+        return terms(said) if said else None
 
     def figure(
         self, names: Sequence[str] | None, x: str, y: str, theme: str | None, _: int | None = None

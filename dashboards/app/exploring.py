@@ -16,7 +16,6 @@ from dashboards.app.looking import Look, look_at
 from dashboards.app.parts import attributes, drawn, graph, in_theme, nothing, shown_table, terms
 from dashboards.app.watching import Standing, Watch
 from dashboards.axes import Axis
-from dashboards.data import ReportData
 from dashboards.figures.explored import EXPLORED_PX, RING, explored_figure, ring_position
 from dashboards.figures.progress import schedule_figure
 from dashboards.found import Found
@@ -219,10 +218,8 @@ class Exploring:
         if look is None:
             return no_update, no_update
         try:
-            standing, measurements = self._watch.standing(name), self._watch.measurements(name)
-            table = results_table(
-                ReportData(standing.study, [], measurements, self._watch.routers(name), None, standing.stages)
-            )
+            data = self._watch.report_data(name, self._watch.standing(name))
+            table = results_table(data)
         except StudiesError:
             return no_update, no_update
         place = f"/export/{quote(name, safe='')}"
@@ -241,7 +238,7 @@ class Exploring:
             html.P(table.reading, className="soft"),
             shown_table(table, "Results"),
         ]
-        return results if measurements else None, files
+        return results if data.measurements else None, files
 
     def walk(self, step: int, selected: int | None, x: str, y: str, name: str) -> int | None:
         """The trial of the front that comes before (-1) or after (1) the selected one; None if there is no front."""

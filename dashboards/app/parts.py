@@ -9,6 +9,7 @@ from urllib.parse import quote
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from dashboards.data import ReportData
 from dashboards.figures.appearance import INK, darkened
 from dashboards.tables import Table
 from studies import StorageError, StudiesError, StudyNotFoundError
@@ -140,6 +141,14 @@ def shown_table(table: Table, label: str) -> html.Div:
         rows.append(html.Tr(cells, className="chosen" if row.marked else ""))
     body = html.Table([html.Thead(html.Tr(headings)), html.Tbody(rows)])
     return html.Div(body, className="scroll", role="region", tabIndex=0, **attributes(aria_label=label))
+
+
+def answer(data: ReportData) -> list[Any]:
+    """What a study came to, and what to do with it; nothing where that is not known yet."""
+    if not data.verdict:
+        return []
+    steps = [(step.words, html.Code(step.command)) for step in data.next_steps]
+    return [html.P(data.verdict, className="verdict"), *([terms(steps)] if steps else [])]
 
 
 def terms(pairs: Sequence[tuple[str, Any]]) -> html.Dl:

@@ -12,7 +12,7 @@ from dashboards.app.exploring import Exploring
 from dashboards.app.frame import NAMESPACE
 from dashboards.app.looking import looks, register_looks
 from dashboards.app.managing import buttons, done, question
-from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
+from dashboards.app.parts import alert, answer, attributes, badge, complaint, graph, nothing
 from dashboards.app.views import FIGURES, Views
 from dashboards.app.watching import Standing, Watch
 from dashboards.tables import duration
@@ -217,6 +217,7 @@ class StudyPage:
             html.Div([html.H1(study.name), badge(standing.state)], className="title"),
             html.P(", ".join(facts) + ".", className="soft"),
             *([alert(error)] if error else []),
+            *answer(self._watch.report_data(study.name, standing)),
             html.P(_selected(standing), className="soft"),
             html.Div(acts, className="acts"),
         ]

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from dashboards.data import ReportData
 from dashboards.found import Found
 from studies import Exhibits, Measurement, RouterRun, StageRecord, StudiesError, StudyRecord, StudySummary, TrialRecord
 from studies.overviews import StudyOverview
@@ -171,6 +172,22 @@ class Watch:
     def measurements(self, name: str) -> list[Measurement]:
         """What was measured on test items."""
         return [m for m in self._store.measurements(name) if m.split == "test"]
+
+    def report_data(self, name: str, standing: Standing) -> ReportData:
+        """What a study found, with those of its trials that a verdict rests on.
+
+        Args:
+            name: Its name.
+            standing: Where it stands.
+        """
+        measurements, chosen = self.measurements(name), standing.study.chosen_trial
+        numbers = {m.trial for m in measurements if m.trial is not None} | {*([] if chosen is None else [chosen])}
+        trials = [trial for number in sorted(numbers) if (trial := self.trial(name, number)) is not None]
+        if chosen is not None and not measurements:
+            found = self.found(name)
+            trials += found.records([place for place in found.uniform if found.columns.number[place] not in numbers])
+        routers, exhibits = self.routers(name), self.exhibits(name) if measurements else None
+        return ReportData(standing.study, trials, measurements, routers, exhibits, standing.stages)
 
     def routers(self, name: str) -> list[RouterRun]:
         """The routers of a study, oldest first."""

@@ -24,14 +24,6 @@ VARIANT_COLOURS: Mapping[str, str] = {
     "refined": "#009E73",
     "candidate": "#808080",
 }
-VARIANT_TITLES: Mapping[str, str] = {
-    "dense": "dense model",
-    "uniform": "uniform sparsity, static router",
-    "static": "static: searched schedule, static router",
-    "dynamic": "dynamic: that schedule, distilled router",
-    "refined": "refined: searched again with the router",
-    "candidate": "candidates of the front",
-}
 VARIANT_SYMBOLS: Mapping[str, str] = {
     "dense": "diamond",
     "uniform": "square",
@@ -188,14 +180,23 @@ def log_floor(values: Iterable[float], spread: float = 30.0) -> float | None:
     return min(counted) / 1.5
 
 
-def log_axis(floor: float, top: float) -> dict[str, object]:
-    """A logarithmic axis with few, readable ticks (Plotly writes 100μ and an unexplained 2 and 5)."""
+def log_axis(floor: float, top: float, room: float = 0.0) -> dict[str, object]:
+    """A logarithmic axis with few, readable ticks (Plotly writes 100μ and an unexplained 2 and 5).
+
+    Args:
+        floor: The lowest that is drawn.
+        top: The highest, whiskers included.
+        room: Share of the axis that is left free above it, for labels.
+    """
+    # Marks at either end have a size of their own.
+    margin = max(0.08, 0.04 * math.log10(top / floor))
+    above = room / (1 - room) * (math.log10(top / floor) + 2 * margin)
     decades = range(math.floor(math.log10(floor)), math.ceil(math.log10(top)) + 1)
     steps = (1, 3) if math.log10(top / floor) < 3 else (1,)
     ticks = [step * 10.0**decade for decade in decades for step in steps]
     return {
         "type": "log",
-        "range": [math.log10(floor) - 0.08, math.log10(top) + 0.12],
+        "range": [math.log10(floor) - margin, math.log10(top) + margin + above],
         "tickvals": ticks,
         "ticktext": [f"{tick:.4g}" for tick in ticks],
     }

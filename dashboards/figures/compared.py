@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.data import NAMED_VARIANTS
+from dashboards.data import NAMED_VARIANTS, VARIANT_TITLES
 from dashboards.figures.appearance import (
     INKED,
     VARIANT_COLOURS,
     VARIANT_SYMBOLS,
-    VARIANT_TITLES,
     empty_figure,
     log_axis,
-    log_floor,
     plain_text,
     styled,
 )
@@ -26,19 +24,28 @@ from dashboards.figures.marks import (
     all_have_accuracy,
     error_bars,
     hover,
+    kl_ends,
     kl_range,
     latency_range,
     span,
 )
 from studies import GroupAccuracy, Measurement
+from studies.shortened_prompt import is_uniform
 
 _TITLE = "Dense, uniform, static, dynamic, refined"
+# Share of an axis that the numbers above marks need.
+_NUMBERS = 0.13
 # Grey is read on white and on black.
 _WHISKERS: dict[str, Any] = {"color": "#808080", "thickness": 1.5, "width": 5}
 _FAINT = 0.5
 
 
-def comparison_figure(measurements: Sequence[Measurement], selected: Measurement | None = None) -> go.Figure:
+def comparison_figure(
+    measurements: Sequence[Measurement],
+    selected: Measurement | None = None,
+    titles: Mapping[str, str] = VARIANT_TITLES,
+    chance: float | None = None,
+) -> go.Figure:
     """KL, accuracy where data has choices, and latency of dense, uniform, static, dynamic and refined.
 
     KL is drawn as bars from 0, or, where it spans more than a decade and a half, as points on a logarithmic axis, on
@@ -47,31 +54,43 @@ def comparison_figure(measurements: Sequence[Measurement], selected: Measurement
     Args:
         measurements: What was measured on test items; candidates of the front are left out.
         selected: The selected point, whose name is bold.
+        titles: What a row of each name is.
+        chance: Accuracy of guessing, which gets a line; None where it is not known.
     """
     shown = [m for variant in NAMED_VARIANTS for m in measurements if m.variant == variant]
     if not shown:
         return empty_figure(_TITLE, "Nothing has been measured yet.")
     by_accuracy = all_have_accuracy(shown)
-    titles = ["KL to dense, nats per token<br>(lower is better)"]
-    titles += ["Accuracy<br>(higher is better)"] if by_accuracy else []
-    titles += ["Measured latency, ms<br>(lower is better)"]
-    figure = make_subplots(rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.07)
-    last, floor = len(titles), log_floor(m.kl for m in shown)
+    panels = ["KL to dense, nats per token<br>(lower is better)"]
+    guessing = "" if chance is None else f"; dotted: chance, {chance:.1%}"
+    panels += [f"Accuracy<br>(higher is better{guessing})"] if by_accuracy else []
+    panels += ["Measured latency, ms<br>(lower is better)"]
+    figure = make_subplots(rows=1, cols=len(panels), subplot_titles=panels, horizontal_spacing=0.07)
+    last, (floor, top) = len(panels), kl_ends(shown)
     for m in shown:
-        _add_kl(figure, m, floor)
+        said = hover(m, titles)
+        _add_kl(figure, m, floor, said)
         if by_accuracy:
-            _add_bar(figure, m, accuracy_range(m), f"{m.accuracy:.1%}", 2)
-        _add_bar(figure, m, latency_range(m), f"{m.latency_ms:.1f}", last)
+            _add_bar(figure, m, accuracy_range(m), f"{m.accuracy:.1%}", 2, said)
+        _add_bar(figure, m, latency_range(m), f"{m.latency_ms:.1f}", last, said)
     if floor is None:
-        top = max(kl_range(m)[2] for m in shown)
-        figure.update_yaxes(range=[0, 1.15 * top or 1.0], row=1, col=1)
+        figure.update_yaxes(range=[0, top / (1 - _NUMBERS) or 1.0], row=1, col=1)
     else:
-        figure.update_yaxes(**log_axis(floor, 1.5 * max(m.kl for m in shown)), row=1, col=1)
+        figure.update_yaxes(**log_axis(floor, top, _NUMBERS), row=1, col=1)
     if by_accuracy:
-        figure.update_yaxes(tickformat=".0%", range=[0, 1.12], tickvals=[0, 0.25, 0.5, 0.75, 1], row=1, col=2)
-    figure.update_yaxes(range=[0, 1.15 * max(m.latency_high_ms for m in shown)], row=1, col=last)
+        if chance is not None:
+            figure.add_hline(chance, line={"dash": "dot", "width": 1.5}, row=1, col=2)
+        figure.update_yaxes(
+            tickformat=".0%", range=[0, 1 / (1 - _NUMBERS)], tickvals=[0, 0.25, 0.5, 0.75, 1], row=1, col=2
+        )
+    figure.update_yaxes(range=[0, max(m.latency_high_ms for m in shown) / (1 - _NUMBERS)], row=1, col=last)
     names = [m.variant for m in shown]
     labels = [f"<b>{m.variant}</b>" if m is selected else m.variant for m in shown]
+    # A name of a search's find is no name for what no search has found.
+    labels = [
+        f"{label}<br>uniform" if m.variant in ("static", "refined") and is_uniform(m.schedule) else label
+        for m, label in zip(shown, labels, strict=True)
+    ]
     figure.update_xaxes(showgrid=False, tickvals=names, ticktext=labels, tickangle=0, tickfont_size=12)
     figure.update_annotations(font_size=13)
     whiskers = "95% intervals; of latency, quartiles" if by_accuracy or shown[0].kl_low is not None else "quartiles"
@@ -80,17 +99,21 @@ def comparison_figure(measurements: Sequence[Measurement], selected: Measurement
     return figure.update_layout(showlegend=False, margin_b=40)
 
 
-def groups_figure(groups: Sequence[GroupAccuracy], selected: str | None) -> go.Figure:
+def groups_figure(
+    groups: Sequence[GroupAccuracy], selected: str | None, titles: Mapping[str, str] = VARIANT_TITLES
+) -> go.Figure:
     """Accuracy by group of items, dense and the selected variant in full, the others faint.
 
     Args:
         groups: In the order to draw them in.
         selected: Which variant was selected; None draws all alike.
+        titles: What a row of each name is.
     """
     title = "Accuracy by group of items"
     if not groups:
         return empty_figure(title, "The data has no groups, or no choices.")
     variants = [variant for variant in NAMED_VARIANTS if any(variant in one.accuracy for one in groups)]
+    named = {variant: plain_text(titles[variant]) for variant in variants}
     figure = go.Figure()
     for place, variant in enumerate(variants):
         inked = INKED if variant == "dense" else None
@@ -104,11 +127,11 @@ def groups_figure(groups: Sequence[GroupAccuracy], selected: str | None) -> go.F
             y=values,
             error_y=error_bars([(low, value, high) for (low, high), value in zip(ends, values, strict=True)]),
             mode="markers",
-            name=f"{VARIANT_TITLES[variant]} (selected)" if variant == selected else VARIANT_TITLES[variant],
+            name=f"{named[variant]} (selected)" if variant == selected else named[variant],
             opacity=1.0 if selected is None or variant in ("dense", selected) else _FAINT,
             marker={"color": VARIANT_COLOURS[variant], "symbol": VARIANT_SYMBOLS[variant], "size": 11},
             hovertext=[
-                f"<b>{VARIANT_TITLES[variant]}</b><br>{plain_text(one.group)}, n = {one.n_items}<br>"
+                f"<b>{named[variant]}</b><br>{plain_text(one.group)}, n = {one.n_items}<br>"
                 f"accuracy {value:.1%} [{low:.1%}, {high:.1%}]"
                 for (_, one), value, (low, high) in zip(known, values, ends, strict=True)
             ],
@@ -139,9 +162,9 @@ def _sparsities(shown: Sequence[Measurement]) -> str:
     return "Overall sparsity: " + ", ".join(f"{variant} {share}" for variant, share in pruned.items())
 
 
-def _add_kl(figure: go.Figure, m: Measurement, floor: float | None) -> None:
+def _add_kl(figure: go.Figure, m: Measurement, floor: float | None, said: str) -> None:
     if floor is None:
-        _add_bar(figure, m, kl_range(m), f"{m.kl:.3g}", 1)
+        _add_bar(figure, m, kl_range(m), f"{m.kl:.3g}", 1, said)
         return
     low, middle, high = kl_range(m)
     # A KL of 0 has no place on the axis: it stands at the bottom, with its number beside it.
@@ -154,7 +177,7 @@ def _add_kl(figure: go.Figure, m: Measurement, floor: float | None) -> None:
         mode="markers",
         name=m.variant,
         marker={"color": VARIANT_COLOURS[m.variant], "symbol": VARIANT_SYMBOLS[m.variant], "size": 13},
-        hovertext=[hover(m)],
+        hovertext=[said],
         hoverinfo="text",
         meta=INKED if m.variant == "dense" else None,
         row=1,
@@ -163,7 +186,7 @@ def _add_kl(figure: go.Figure, m: Measurement, floor: float | None) -> None:
     _add_number(figure, m, max(high, shown), f"{m.kl:.3g}", 1)
 
 
-def _add_bar(figure: go.Figure, m: Measurement, ends: Range, number: str, panel: int) -> None:
+def _add_bar(figure: go.Figure, m: Measurement, ends: Range, number: str, panel: int, said: str) -> None:
     low, middle, high = ends
     figure.add_bar(
         x=[m.variant],
@@ -172,7 +195,7 @@ def _add_bar(figure: go.Figure, m: Measurement, ends: Range, number: str, panel:
         name=m.variant,
         marker={"color": VARIANT_COLOURS[m.variant]},
         error_y=error_bars([(low, middle, high)]) | _WHISKERS,
-        hovertext=[hover(m)],
+        hovertext=[said],
         hoverinfo="text",
         meta=INKED if m.variant == "dense" else None,
         row=1,

@@ -9,13 +9,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.axes import Axis, Floats
-from dashboards.data import NAMED_VARIANTS, measured_cost
+from dashboards.data import NAMED_VARIANTS, measured_cost, row_title
 from dashboards.figures.appearance import (
     INK,
     INKED,
     VARIANT_COLOURS,
     VARIANT_SYMBOLS,
-    VARIANT_TITLES,
     empty_figure,
     log_axis,
     log_floor,
@@ -99,8 +98,8 @@ def explored_figure(
         text=[made_from(columns.parents_of(int(place))) for place in front],
         hovertemplate=_template(across, upwards, "on the front%{text}"),
     )
-    _add_measured(figure, measurements, across, upwards, floor)
-    _set_axes(figure, found, across, upwards, floor)
+    _add_measured(figure, found, measurements, across, upwards, floor)
+    _set_axes(figure, found, across, upwards, floor, [m.kl for m in measurements if m.variant in NAMED_VARIANTS])
     # A page that draws itself anew while somebody looks at a part of it goes on showing that part.
     if x_range is not None:
         figure.update_xaxes(range=across.shown(np.array(x_range)).tolist(), autorange=False)
@@ -279,12 +278,15 @@ def _form(axis: Axis) -> dict[str, Any]:
     return {"tickformat": ".0%"} if axis.is_share else {}
 
 
-def _set_axes(figure: go.Figure, found: Found, across: Axis, upwards: Axis, floor: float | None) -> None:
+def _set_axes(
+    figure: go.Figure, found: Found, across: Axis, upwards: Axis, floor: float | None, measured: Sequence[float]
+) -> None:
     figure.update_xaxes(title=across.heading, **_form(across))
     figure.update_yaxes(title=upwards.heading, **_form(upwards))
     if floor is not None:
         heights = found.values(upwards.name)[found.comparable]
-        figure.update_yaxes(**log_axis(floor, float(heights[np.isfinite(heights)].max())))
+        # On test items a KL may be higher than any that the search saw.
+        figure.update_yaxes(**log_axis(floor, max(float(heights[np.isfinite(heights)].max()), *measured, floor)))
 
 
 def _measured(m: Measurement, axis: Axis) -> float | None:
@@ -295,7 +297,12 @@ def _measured(m: Measurement, axis: Axis) -> float | None:
 
 
 def _add_measured(
-    figure: go.Figure, measurements: Sequence[Measurement], across: Axis, upwards: Axis, floor: float | None
+    figure: go.Figure,
+    found: Found,
+    measurements: Sequence[Measurement],
+    across: Axis,
+    upwards: Axis,
+    floor: float | None,
 ) -> None:
     """Lay the comparison methods over the trials: they are measured, on test items and on the clock."""
     for variant in NAMED_VARIANTS:
@@ -304,6 +311,7 @@ def _add_measured(
             if x is None or y is None:
                 continue
             shown = float(upwards.shown(np.array(y)))
+            proposer = None if m.trial is None else found.proposer(m.trial)
             figure.add_scatter(
                 x=[float(across.shown(np.array(x)))],
                 y=[shown if floor is None else max(shown, floor)],
@@ -316,7 +324,7 @@ def _add_measured(
                     "line": {"color": "#ffffff", "width": 1.5},
                 },
                 customdata=[m.trial],
-                hovertext=[f"{VARIANT_TITLES[variant]}<br>measured on test items<br>{hover(m)}"],
+                hovertext=[f"measured on test items<br>{hover(m, {variant: row_title(m, proposer)})}"],
                 hoverinfo="text",
                 meta=INKED if variant == "dense" else None,
             )

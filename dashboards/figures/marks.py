@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dashboards.data import measured_cost
-from dashboards.figures.appearance import VARIANT_TITLES, percentages
+from dashboards.data import VARIANT_TITLES, measured_cost
+from dashboards.figures.appearance import log_floor, percentages, plain_text
 from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles
 from studies import Measurement, prefill_speedup
 from studies.objectives import COSTS, DEFAULT_COST, objective
@@ -30,6 +30,20 @@ def kl_range(m: Measurement) -> Range:
     """Lower end, value and upper end of a KL; all the same where the interval is not known."""
     low, high = kl_interval(m) or (m.kl, m.kl)
     return low, m.kl, high
+
+
+def kl_ends(measurements: Sequence[Measurement]) -> tuple[float | None, float]:
+    """Where a logarithmic axis of KL should begin, None where a linear one serves better, and the highest whisker.
+
+    What an axis shows ends with its whiskers and not with its points.
+    """
+    highest = max(kl_range(m)[2] for m in measurements)
+    floor = log_floor(m.kl for m in measurements)
+    if floor is None:
+        return None, highest
+    most = max(m.kl for m in measurements)
+    lows = [low for low, _, _ in map(kl_range, measurements) if low >= 1e-4 * most]
+    return min([floor, *(low / 1.2 for low in lows)]), highest
 
 
 def latency_range(m: Measurement) -> Range:
@@ -65,14 +79,19 @@ def conditions(measurements: Sequence[Measurement], whiskers: Sequence[str], is_
     return f"Prefill of {' and '.join(shapes)}{runs}<br>n = {items} test items{said}"
 
 
-def hover(m: Measurement) -> str:
-    """Everything about a measurement, for a hover label."""
+def hover(m: Measurement, titles: Mapping[str, str] = VARIANT_TITLES) -> str:
+    """Everything about a measurement, for a hover label.
+
+    Args:
+        m: The measurement.
+        titles: What a row of each name is.
+    """
     trial = "" if m.trial is None else f", trial {m.trial}"
     low, accuracy, high = accuracy_range(m)
     counted = [(objective(name), measured_cost(m, name)) for name in COSTS if name != DEFAULT_COST]
     kl, faster = kl_interval(m), prefill_speedup(m, None)
     lines = [
-        f"<b>{VARIANT_TITLES.get(m.variant, m.variant)}</b>{trial}",
+        f"<b>{plain_text(titles.get(m.variant, m.variant))}</b>{trial}",
         *([] if m.accuracy is None else [f"accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}]"]),
         f"KL {m.kl:.4g}{'' if kl is None else f' [{kl[0]:.4g}, {kl[1]:.4g}]'} nats per token, "
         f"perplexity {m.perplexity:.4g}, n = {m.n_items}",

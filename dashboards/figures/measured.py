@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from dashboards.data import measured_cost
+from dashboards.data import VARIANT_TITLES, measured_cost
 from dashboards.figures.appearance import (
     INK,
     INKED,
     VARIANT_COLOURS,
     VARIANT_SYMBOLS,
-    VARIANT_TITLES,
     empty_figure,
     log_axis,
-    log_floor,
+    plain_text,
     styled,
 )
 from dashboards.figures.marks import (
@@ -25,6 +24,7 @@ from dashboards.figures.marks import (
     conditions,
     error_bars,
     hover,
+    kl_ends,
     kl_range,
     latency_range,
 )
@@ -34,13 +34,21 @@ from studies.objectives import DEFAULT_COST, objective
 _NOTHING = "Nothing has been measured yet."
 # One of many candidates may almost vanish; the rows that have a name may not.
 _FAINT, _FAINT_NAMED = 0.4, 0.6
+# How near to guessing accuracies have to come for its line to be worth the room.
+_NEAR_CHANCE = 0.1
+# Share of a logarithmic axis that the label of the selected point needs above it.
+_LABEL = 0.18
 # The lone points come last, so that those of the front do not cover them.
 _DRAWN = ("candidate", "uniform", "dense", "static", "dynamic", "refined")
 _SIZES = {"candidate": 8, "static": 11, "dynamic": 14, "refined": 17}
 
 
 def pareto_figure(
-    measurements: Sequence[Measurement], selected: Measurement | None, cost: str = DEFAULT_COST
+    measurements: Sequence[Measurement],
+    selected: Measurement | None,
+    cost: str = DEFAULT_COST,
+    titles: Mapping[str, str] = VARIANT_TITLES,
+    chance: float | None = None,
 ) -> go.Figure:
     """Accuracy against a cost, one trace a variant; KL in place of accuracy where data has no choices.
 
@@ -51,6 +59,8 @@ def pareto_figure(
         measurements: What was measured on test items.
         selected: The selected point: ringed and named.
         cost: Which cost to show; measured latency where a measurement does not know it.
+        titles: What a row of each name is.
+        chance: Accuracy of guessing, which gets a line where points come near it; None where it is not known.
     """
     if any(measured_cost(m, cost) is None for m in measurements):
         cost = DEFAULT_COST
@@ -58,7 +68,7 @@ def pareto_figure(
     if not measurements:
         return empty_figure(f"Accuracy against {title}", _NOTHING)
     by_accuracy = all_have_accuracy(measurements)
-    floor = None if by_accuracy else log_floor(m.kl for m in measurements)
+    floor, top = (None, 0.0) if by_accuracy else kl_ends(measurements)
 
     def height_of(m: Measurement) -> float:
         quality = m.accuracy if by_accuracy else m.kl
@@ -83,16 +93,19 @@ def pareto_figure(
         for faint in (True, False):
             shown = [m for m in points if (m in beaten) == faint]
             if shown:
-                _add_points(figure, variant, shown, faint, cost, floor, [height_of(m) for m in shown])
+                _add_points(figure, variant, shown, faint, cost, floor, [height_of(m) for m in shown], titles)
     if selected is not None:
-        _ring(figure, measurements, selected, height_of(selected), by_accuracy, cost)
+        _ring(figure, measurements, selected, height_of(selected), by_accuracy, cost, floor is not None)
     figure.update_xaxes(title=f"{title}, {objective(cost).unit} (lower is better)")
     if by_accuracy:
         figure.update_yaxes(title="accuracy (higher is better)", tickformat=".0%")
+        if chance is not None and min(accuracy_range(m)[0] for m in measurements) <= chance + _NEAR_CHANCE:
+            dotted = {"dash": "dot", "width": 1.5}
+            figure.add_hline(chance, line=dotted, annotation_text=f"chance, {chance:.1%}", annotation_showarrow=False)
     else:
         figure.update_yaxes(title="KL to dense, nats per token (lower is better)")
         if floor is not None:
-            figure.update_yaxes(**log_axis(floor, 1.5 * max(m.kl for m in measurements)))
+            figure.update_yaxes(**log_axis(floor, top, 0.0 if selected is None else _LABEL))
     known = by_accuracy or any(m.kl_low is not None for m in measurements)
     whiskers = (["95% interval"] if known else []) + (["quartiles"] if is_timed else [])
     quality = "Accuracy" if by_accuracy else "KL"
@@ -122,6 +135,7 @@ def _add_points(
     cost: str,
     floor: float | None,
     heights: Sequence[float],
+    titles: Mapping[str, str],
 ) -> None:
     colour, by_accuracy = VARIANT_COLOURS[variant], all_have_accuracy(points)
     ranges = [accuracy_range(m) if by_accuracy else kl_range(m) for m in points]
@@ -135,12 +149,12 @@ def _add_points(
         error_x=error_bars([latency_range(m) for m in points]) if cost == DEFAULT_COST else None,
         error_y=error_bars(ranges),
         mode="markers",
-        name=VARIANT_TITLES[variant],
+        name=plain_text(titles[variant]),
         legendgroup=variant,
         showlegend=not shown_before,
         opacity=1.0 if not faint else _FAINT if variant == "candidate" else _FAINT_NAMED,
         marker={"color": colour, "symbol": VARIANT_SYMBOLS[variant], "size": _SIZES.get(variant, 12)},
-        hovertext=[hover(m) for m in points],
+        hovertext=[hover(m, titles) for m in points],
         hoverinfo="text",
         meta=INKED if variant == "dense" else None,
     )
@@ -156,7 +170,13 @@ def _cost_shown(m: Measurement, cost: str) -> float:
 
 
 def _ring(
-    figure: go.Figure, measurements: Sequence[Measurement], m: Measurement, height: float, by_accuracy: bool, cost: str
+    figure: go.Figure,
+    measurements: Sequence[Measurement],
+    m: Measurement,
+    height: float,
+    by_accuracy: bool,
+    cost: str,
+    logarithmic: bool,
 ) -> None:
     x = _cost_shown(m, cost)
     figure.add_scatter(
@@ -173,7 +193,6 @@ def _ring(
     # edge the text turns to the left.
     costs = [_cost_shown(p, cost) for p in measurements]
     to_the_right = x <= min(costs) + 0.6 * (max(costs) - min(costs))
-    logarithmic = not by_accuracy and log_floor(p.kl for p in measurements) is not None
     figure.add_annotation(
         x=x,
         # Plotly wants the logarithm of a place on such an axis.

@@ -77,7 +77,7 @@ def credit_figure(found: Found) -> go.Figure:
         )
         for number in np.argsort(-totals)
     ]
-    subtitle = f"{len(found)} trials; anchors, the first schedules, have no bar on the right"
+    subtitle = f"{len(found)} trials; anchors, the initial design, have no bar on the right"
     figure = drawn_credits(credits, middles.tolist(), widths.tolist(), cost, title, subtitle)
     return figure.update_layout(uirevision=title)
 

@@ -157,6 +157,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     console = Console(markup=False, highlight=False)
     pruned = f", {description['pruned_trials']} stopped early" if description["pruned_trials"] else ""
     console.print(f"study {name}: {description['state']}, {description['trials']} trials{pruned}")
+    print_verdict(console, description)
     aside = LeftAside(**description["left_aside"])
     if aside.total:
         console.print(str(aside))
@@ -176,7 +177,6 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     print_front(console, description)
     print_selection(console, description)
     print_measurements(console, description)
-    print_verdict(console, description)
 
 
 @app.command()

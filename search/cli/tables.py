@@ -102,10 +102,11 @@ def print_selection(console: Console, description: Mapping[str, Any]) -> None:
 
 
 def print_verdict(console: Console, description: Mapping[str, Any]) -> None:
-    """Whether the search was worth it, from `describe_study`."""
-    against = description["against_shortened_prompt"]
-    if against is not None:
-        console.print(against["sentence"], soft_wrap=True)
+    """What a study came to, and what to do with it, from `describe_study`."""
+    if description["verdict"]:
+        console.print(description["verdict"], soft_wrap=True)
+    for step in description["next"]:
+        console.print(f"{step['words']}: {step['command']}", soft_wrap=True)
 
 
 def print_measurements(console: Console, description: Mapping[str, Any]) -> None:
@@ -120,6 +121,8 @@ def print_measurements(console: Console, description: Mapping[str, Any]) -> None
     first = rows[0]
     mixed = 0 < first["n_choice_items"] < first["n_items"]
     choices = f", {first['n_choice_items']} of them multiple choice" if mixed else ""
+    chance = (description.get("chance") or {}).get("test")
+    choices += "" if chance is None else f" (chance {chance:.1%})"
     by_accuracy = all(row["accuracy"] is not None for row in rows)
     quality = ("accuracy\n% [95 %]", "re-\ntained") if by_accuracy else ("perplexity\n[95 %]",)
     table = _table(
@@ -142,10 +145,12 @@ def print_measurements(console: Console, description: Mapping[str, Any]) -> None
         chosen = row["selected"] if marked else row["trial"] is not None and row["trial"] == description["chosen_trial"]
         measured: tuple[str, ...]
         if by_accuracy:
-            measured = (_with_ends(row, "accuracy", ".1f", ".0f", 100), _number(row["retention"], ".1%"))
+            measured = (_with_ends(row, "accuracy", ".1f", ".0f", 100), _retained(row))
         else:
             measured = (_with_ends(row, "perplexity", ".3f", ".2f"),)
         trial = "" if row["trial"] is None else f"\ntrial {row['trial']}"
+        # Such a row is no find of a search, whatever it is called.
+        trial += "\nuniform" if row["origin"] and row["origin"].startswith("uniform") else ""
         quartiles = f"[{row['latency_low_ms']:.0f}, {row['latency_high_ms']:.0f}]"
         table.add_row(
             f"{'*' if chosen else ''}{row['variant']}{trial}",
@@ -177,6 +182,15 @@ def _speedup(row: Mapping[str, Any]) -> str:
     low, high = row["speedup_low"], row["speedup_high"]
     ends = "interval\nunknown" if low is None or high is None else f"[{low:.2f},\n{high:.2f}]"
     return f"{row['speedup']:.2f}x\n{ends}"
+
+
+def _retained(row: Mapping[str, Any]) -> str:
+    """Retention with its interval below it, as far as they are known and say anything."""
+    if row["retention"] is None:
+        return "-"
+    if row["retention_low"] is None:
+        return f"{row['retention']:.1%}"
+    return f"{row['retention']:.1%}\n[{100 * row['retention_low']:.0f}, {100 * row['retention_high']:.0f}]"
 
 
 def _with_ends(row: Mapping[str, Any], name: str, form: str, form_of_ends: str, per: float = 1.0) -> str:

@@ -26,8 +26,8 @@ from dashboards import (
     training_figure,
     write_report,
 )
+from dashboards.data import VARIANT_TITLES
 from dashboards.figures import VARIANT_COLOURS
-from dashboards.figures.appearance import VARIANT_TITLES
 from dashboards.figures.measured import unbeaten
 from dashboards.summary import key_figures
 from studies import Measurement, RouterRun, StudyRecord, StudyState, TrialRecord, TrialState, front

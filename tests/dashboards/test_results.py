@@ -12,8 +12,8 @@ import pytest
 
 from dashboards import ReportData, groups_figure, render_markdown, render_report, write_report
 from dashboards.choosing import held_out, why_selected
+from dashboards.data import VARIANT_TITLES
 from dashboards.effort import effort_sentences, effort_table, rounds_table, tuning_table
-from dashboards.figures.appearance import VARIANT_TITLES
 from dashboards.limits import disagreements, limits
 from dashboards.markdown import fenced, text
 from dashboards.prompts import as_text, legend, shaded_prompts
@@ -62,9 +62,11 @@ def test_figures_of_validation_items_stand_in_the_reason_alone() -> None:
 
 def test_rows_say_what_they_save_and_retain() -> None:
     refined = results(DATA)[4]
-    assert refined.router == "distill-1" and refined.retention == pytest.approx(193 / 195)
+    assert refined.router == "distill-1" and refined.retention is not None
+    assert refined.retention.share == pytest.approx(193 / 195)
     assert refined.speed_up is not None and refined.speed_up.ratio == pytest.approx(40.8 / 31.9)
-    low, high = refined.retention_interval or (0.0, 0.0)
+    assert refined.retention.interval is not None and refined.retention.method == "item by item"
+    low, high = refined.retention.interval
     assert low < 193 / 195 < high
     cells = [cell.text for cell in results_table(DATA).rows[4].cells]
     assert cells[0] == "refined (selected)" and "99.0%" in cells and "1.28×" in cells and "200" in cells
@@ -330,7 +332,7 @@ def test_the_data_beside_the_page_holds_it_all(tmp_path: Path) -> None:
     assert plain["exhibits"]["n_lost"] == 3 and plain["stages"][0] == {
         **{"name": "search", "state": "finished", "seconds": 63.0}
     }
-    assert len(plain["selected_retention_item_by_item"]) == 2
+    assert rows[4]["retention_method"] == "item by item" and rows[3]["retention_method"] == "as if independent"
     points = {row["trial"]: row for row in csv.DictReader(written.front_csv.open())}
     assert len(points) == len(front(DATA.trials))
     candidate = next(m for m in DATA.results if m.variant == "candidate" and str(m.trial) in points)
@@ -352,7 +354,9 @@ def test_data_without_choices_has_perplexity_in_place_of_accuracy() -> None:
     assert "no choices" in said(data) and "no accuracy" in " ".join(summary_sentences(data))
     assert {"perplexity, selected", "retained, by perplexity"} <= {figure.label for figure in key_figures(data)}
     refined, dense = next(m for m in bare if m.variant == "refined"), next(m for m in bare if m.variant == "dense")
-    assert results(data)[4].retention == pytest.approx(dense.perplexity / refined.perplexity)
+    kept = results(data)[4].retention
+    assert kept is not None and kept.share == pytest.approx(dense.perplexity / refined.perplexity)
+    assert "()" not in render_markdown(data) and "<small></small>" not in render_report(data)
     asked = replace(data, study=replace(STUDY, config={**STUDY.config, "min_retention": 0.999}))
     assert "The demand was to retain 99.9% by the ratio of perplexities; on the test items" in said(asked)
     page = render_report(data)

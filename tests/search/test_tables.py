@@ -98,11 +98,12 @@ def test_the_verdict_is_printed_by_what_was_measured_or_else_searched() -> None:
     against = description["against_shortened_prompt"]
     assert against["is_better"] and (against["kl"], against["shortened_kl"]) == (0.024, 0.21)
     text = " ".join(printed(print_verdict, description).split())
-    assert text == against["sentence"] and "better than a prompt shortened by 30 %" in text
+    assert text == f"{description['verdict']} Go on: ftp-search resume one"
+    assert "better than a prompt shortened by 30%" in text and "keeps 99.0% [95.1%, 102.8%] of the dense" in text
     worse = [replace(m, kl=0.3) if m.variant == "refined" else m for m in DATA.measurements]
-    assert "no better than a prompt shortened by 30 %" in printed(print_verdict, described(worse))
+    assert "no better than a prompt shortened by 30%" in printed(print_verdict, described(worse))
     # The made-up search counted no FLOPs.
-    assert described([])["against_shortened_prompt"] is None and printed(print_verdict, described([])) == ""
+    assert described([])["against_shortened_prompt"] is None and described([])["verdict"] == ""
 
 
 def test_the_front_says_how_uncertain_predicted_latency_is() -> None:

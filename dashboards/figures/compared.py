@@ -74,7 +74,7 @@ def comparison_figure(
             _add_bar(figure, m, accuracy_range(m), f"{m.accuracy:.1%}", 2, said)
         _add_bar(figure, m, latency_range(m), f"{m.latency_ms:.1f}", last, said)
     if floor is None:
-        figure.update_yaxes(range=[0, top / (1 - _NUMBERS) or 1.0], row=1, col=1)
+        figure.update_yaxes(range=[0, top / (1 - _NUMBERS) or 1.0], tickformat="~g", row=1, col=1)
     else:
         figure.update_yaxes(**log_axis(floor, top, _NUMBERS), row=1, col=1)
     if by_accuracy:
@@ -91,7 +91,7 @@ def comparison_figure(
         f"{label}<br>uniform" if m.variant in ("static", "refined") and is_uniform(m.schedule) else label
         for m, label in zip(shown, labels, strict=True)
     ]
-    figure.update_xaxes(showgrid=False, tickvals=names, ticktext=labels, tickangle=0, tickfont_size=12)
+    figure.update_xaxes(showgrid=False, tickvals=names, ticktext=labels, tickangle=0, tickfont_size=11)
     figure.update_annotations(font_size=13)
     whiskers = "95% intervals; of latency, quartiles" if by_accuracy or shown[0].kl_low is not None else "quartiles"
     subtitle = f"{_sparsities(shown)}<br>n = {span([m.n_items for m in shown])} test items; whiskers: {whiskers}"
@@ -183,7 +183,7 @@ def _add_kl(figure: go.Figure, m: Measurement, floor: float | None, said: str) -
         row=1,
         col=1,
     )
-    _add_number(figure, m, max(high, shown), f"{m.kl:.3g}", 1)
+    _add_number(figure, m, max(high, shown), f"{m.kl:.3g}", 1, clear_of=16)
 
 
 def _add_bar(figure: go.Figure, m: Measurement, ends: Range, number: str, panel: int, said: str) -> None:
@@ -204,12 +204,16 @@ def _add_bar(figure: go.Figure, m: Measurement, ends: Range, number: str, panel:
     _add_number(figure, m, high, number, panel)
 
 
-def _add_number(figure: go.Figure, m: Measurement, height: float, number: str, panel: int) -> None:
-    # The number stands above the whisker, which would cross a label of the mark's own.
+def _add_number(
+    figure: go.Figure, m: Measurement, height: float, number: str, panel: int, clear_of: int = 0
+) -> None:
+    # The number stands above the whisker, which would cross a label of the mark's own, and above the mark itself where
+    # there is none: text keeps clear of a mark of its own trace, which is not seen here.
     figure.add_scatter(
         x=[m.variant],
         y=[height],
-        mode="text",
+        mode="markers+text",
+        marker={"size": clear_of, "opacity": 0},
         text=[number],
         textposition="top center",
         name=f"{m.variant} number",

@@ -103,8 +103,11 @@ def pareto_figure(
             dotted = {"dash": "dot", "width": 1.5}
             figure.add_hline(chance, line=dotted, annotation_text=f"chance, {chance:.1%}", annotation_showarrow=False)
     else:
-        figure.update_yaxes(title="KL to dense, nats per token (lower is better)")
-        if floor is not None:
+        figure.update_yaxes(title="KL to dense, nats per token<br>(lower is better)")
+        if floor is None:
+            # A little below 0, or marks there would be cut in half; "400μ" is read by few.
+            figure.update_yaxes(range=[-0.06 * top, 1.06 * top] if top > 0 else [-0.06, 1.0], tickformat="~g")
+        else:
             figure.update_yaxes(**log_axis(floor, top, 0.0 if selected is None else _LABEL))
     known = by_accuracy or any(m.kl_low is not None for m in measurements)
     whiskers = (["95% interval"] if known else []) + (["quartiles"] if is_timed else [])

@@ -184,14 +184,9 @@ def test_axes_of_kl_show_every_whisker_and_leave_room_for_numbers(rows: list[Mea
     # What is four decades below the highest is drawn at the bottom.
     assert all(low < end for m in rows for end in (m.kl, m.kl_low) if end is not None and end > 1e-4 * most)
     bare = [replace(m, **WITHOUT_CHOICES) for m in rows]
-    axis = pareto_figure(bare, None).layout.yaxis
-    if axis.range is not None:
-        low, high = drawn_range(pareto_figure(bare, None), "yaxis")
-        assert all(m.kl_high is not None and m.kl_high < high for m in rows)
-        assert all(low < end for m in rows for end in (m.kl, m.kl_low) if end is not None and end > 1e-4 * most)
-    else:
-        # Plotly's own range of a linear axis holds all whiskers.
-        assert axis.type != "log"
+    low, high = drawn_range(pareto_figure(bare, None), "yaxis")
+    assert all(m.kl_high is not None and m.kl_high < high for m in rows)
+    assert all(low < end for m in rows for end in (m.kl, m.kl_low) if end is not None and end > 1e-4 * most)
     top, middle = drawn_range(comparison_figure(rows), "yaxis")[1], max(m.kl_high or 0.0 for m in rows)
     if comparison_figure(rows).layout.yaxis.type == "log":
         lowest = drawn_range(comparison_figure(rows), "yaxis")[0]

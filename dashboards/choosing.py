@@ -12,7 +12,7 @@ from studies import Measurement, chance_level, retention_of
 _RULES = {
     "target_sparsity": "the target of overall sparsity",
     "max_latency_ms": "the limit on latency",
-    "min_retention": "the accuracy that must be retained",
+    "min_retention": "the share of the dense model's quality that must be retained",
     "knee": "the knee of the front",
 }
 

@@ -171,7 +171,10 @@ class ReportData:
         """The trial whose schedule a row has, and where that comes from; empty where it is of no trial."""
         if m.trial is None:
             return ""
-        return f"trial {m.trial}: {schedule_origin(m.schedule, self._proposers.get(m.trial))}"
+        proposer = self._proposers.get(m.trial)
+        if not is_searched(m.schedule, proposer):
+            return f"trial {m.trial}: {schedule_origin(m.schedule, proposer)}"
+        return f"trial {m.trial}" if proposer is None else f"trial {m.trial} by {proposer}"
 
     @cached_property
     def titles(self) -> Mapping[str, str]:
@@ -188,7 +191,10 @@ class ReportData:
         """What the report is of: model, data, name of the study and the day on which it began."""
         config = self.study.config
         day = local_text(self.study.created_at).split(" ")[0]
-        return f"{_named(config, 'model')} on {_named(config, 'data')}: study {self.study.name}, {day}"
+        subject = f"{_named(config, 'model')} on {_named(config, 'data')}"
+        # A name is written as it is, a word begins as sentences do.
+        subject = f"D{subject[1:]}" if config.get("model") == "demo" else subject
+        return f"{subject}: study {self.study.name}, {day}"
 
     @cached_property
     def against_shortened_prompt(self) -> AgainstShortenedPrompt | None:
@@ -263,6 +269,6 @@ class ReportData:
 
 
 def _named(config: Mapping[str, Any], what: str) -> str:
-    """A model or data set by its own name: the last parts of a path or of an id."""
+    """A model or data set by its own name: the last part of a path or of an id."""
     said = str(config.get(what, "?"))
-    return f"the demo's {what}" if said == "demo" else said.rstrip("/").rsplit("/", 1)[-1]
+    return f"demo {what}" if said == "demo" else said.rstrip("/").rsplit("/", 1)[-1]

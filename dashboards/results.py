@@ -18,6 +18,7 @@ from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_t
 from studies import Measurement, PrefillSpeedup, Retention, check_clock, prefill_speedup
 
 _MIB = 2.0**20
+_LARGE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _cells(one: Result) -> list[Cell]:
         Cell(str(m.n_choice_items or m.n_items)),
         UNKNOWN if one.retention is None else Cell(f"{one.retention.share:.1%}", one.retention.interval_text),
         Cell(kl_text(m.kl), bracketed(kl_interval(m), ".4f" if m.kl < 0.05 else ".3f")),
-        Cell(f"{m.perplexity:.3f}", bracketed(perplexity_interval(m), ".3f")),
+        _perplexity(m),
         Cell(f"{m.latency_ms:.1f}", bracketed(latency_quartiles(m), ".1f")),
         UNKNOWN if one.speed_up is None else Cell(f"{one.speed_up.ratio:.2f}×", one.speed_up.interval),
         _mebibytes(m.kv_bytes),
@@ -140,6 +141,12 @@ def _origin(one: Result) -> str:
     """Which trial's schedule it is, and who decides."""
     parts = [one.origin] if one.origin else []
     return ", ".join(parts if one.measurement.variant == "dense" else [*parts, one.router])
+
+
+def _perplexity(m: Measurement) -> Cell:
+    # Of a model that only guesses it has six digits before the point.
+    form = ".3f" if m.perplexity < _LARGE else ".3g"
+    return Cell(f"{m.perplexity:{form}}", bracketed(perplexity_interval(m), form))
 
 
 def _mebibytes(size: int | None) -> Cell:

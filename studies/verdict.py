@@ -138,7 +138,7 @@ def _worth(against: AgainstShortenedPrompt | None) -> str:
     known = f"KL {against.kl:.3g} against {against.shortened_kl:.3g} nats per token"
     if against.ratio_low is not None and against.shortened_kl > 0:
         ratio = against.kl / against.shortened_kl
-        known = f"its KL is {ratio:.3g} [{against.ratio_low:.3g}, {against.ratio_high:.3g}] times as high"
+        known = f"its KL is {ratio:.2g} [{against.ratio_low:.2g}, {against.ratio_high:.2g}] times as high"
     elif against.overlap:
         known += ", the intervals overlap"
     return f"is {'better' if against.is_better else 'no better'} than {prompt} ({known})"

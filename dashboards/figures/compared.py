@@ -204,9 +204,7 @@ def _add_bar(figure: go.Figure, m: Measurement, ends: Range, number: str, panel:
     _add_number(figure, m, high, number, panel)
 
 
-def _add_number(
-    figure: go.Figure, m: Measurement, height: float, number: str, panel: int, clear_of: int = 0
-) -> None:
+def _add_number(figure: go.Figure, m: Measurement, height: float, number: str, panel: int, clear_of: int = 0) -> None:
     # The number stands above the whisker, which would cross a label of the mark's own, and above the mark itself where
     # there is none: text keeps clear of a mark of its own trace, which is not seen here.
     figure.add_scatter(

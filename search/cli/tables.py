@@ -190,7 +190,7 @@ def _retained(row: Mapping[str, Any]) -> str:
         return "-"
     if row["retention_low"] is None:
         return f"{row['retention']:.1%}"
-    return f"{row['retention']:.1%}\n[{100 * row['retention_low']:.0f}, {100 * row['retention_high']:.0f}]"
+    return f"{row['retention']:.1%}\n[{100 * row['retention_low']:.0f},\n{100 * row['retention_high']:.0f}]"
 
 
 def _with_ends(row: Mapping[str, Any], name: str, form: str, form_of_ends: str, per: float = 1.0) -> str:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,14 +57,14 @@ def test_a_report_says_what_it_is_of() -> None:
     page = render_report(data)
     assert f"<title>{title}</title>" in page and f"<h1>{title}</h1>" in page
     assert render_markdown(data).startswith(f"# {title}\n")
-    assert "the demo's model on the demo's data" in DATA.title
+    assert DATA.title == "Demo model on demo data: study made up, 2026-01-01"
 
 
 def test_the_answer_and_what_to_do_come_before_every_number() -> None:
     data = with_facts(DATA, exported="/models/pruned `x`")
     said = data.verdict
     assert said.startswith("The selected schedule is better than a prompt shortened by 30% at about the same FLOPs")
-    assert "keeps 99.0% [" in said and "runs a prefill of 8 × 256 tokens 1.28 times as fast" in said
+    assert "keeps 99.0% [" in said and "runs a prefill of 8 × 256 tokens at 1.28 times [" in said
     command = "ftp_core.FTPForCausalLM.from_pretrained('/models/pruned `x`')"
     for text in texts(data):
         places = [text.index(words) for words in (data.title, said, command, "overall sparsity", "Results")]
@@ -195,15 +194,13 @@ def test_axes_of_kl_show_every_whisker_and_leave_room_for_numbers(rows: list[Mea
         assert middle <= 0.8701 * top
 
 
-@pytest.mark.parametrize("bad", [-0.01, 1.01])
-def test_shares_stay_within_0_and_1_in_every_interval(bad: float) -> None:
+def test_shares_stay_within_0_and_1_in_every_interval() -> None:
     for m in DATA.results:
         kept = DATA.retention(m)
         assert kept is not None and (kept.interval is None or kept.interval[0] >= 0)
     row = {"study": "a", "model": "demo", "target": 0.3, "selection": SELECTION}
-    shares = (0.99, 1.0, 0.7) if bad > 1 else (0.01, 0.0, 0.3)
     rows = []
-    for seed, share in enumerate(shares):
+    for seed, share in enumerate((0.99, 1.0, 0.7)):
         ends = {"accuracy_low": max(0.0, share - 0.05), "accuracy_high": min(1.0, share + 0.05)}
         changed = [replace(m, accuracy=share, **ends) for m in DATA.measurements]
         rows.append({**row, "study": f"a{seed}", "seed": seed, "measurements": changed})

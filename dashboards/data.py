@@ -212,7 +212,7 @@ class ReportData:
         """What to do with what was found."""
         is_finished = self.state == StudyState.FINISHED.value
         wanted = self.study.config.get("trials", len(self.trials))
-        return next_steps(self.study, is_finished, self.against_shortened_prompt, wanted)
+        return next_steps(self.study, is_finished, self.selected, self.against_shortened_prompt, wanted)
 
     @property
     def chance(self) -> float | None:

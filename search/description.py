@@ -151,7 +151,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "next": [
             asdict(step)
             for step in next_steps(
-                study, study.state is StudyState.FINISHED, against, study.config.get("trials", len(trials))
+                study, study.state is StudyState.FINISHED, selected, against, study.config.get("trials", len(trials))
             )
         ],
         "chance": study.facts.get("chance"),

@@ -106,13 +106,18 @@ def verdict_of(
 
 
 def next_steps(
-    study: StudyRecord, is_finished: bool, against: AgainstShortenedPrompt | None, n_trials: int
+    study: StudyRecord,
+    is_finished: bool,
+    selected: Measurement | None,
+    against: AgainstShortenedPrompt | None,
+    n_trials: int,
 ) -> list[NextStep]:
     """What to do with what a study found, the most useful first.
 
     Args:
         study: The study.
         is_finished: Whether its pipeline has come to its end.
+        selected: The selected point; None before it was measured.
         against: What is known of it beside a shortened prompt.
         n_trials: Schedules that its first search evaluates.
     """
@@ -124,7 +129,8 @@ def next_steps(
         steps.append(NextStep("Load it in Python", f"ftp_core.FTPForCausalLM.from_pretrained({exported!r})"))
     elif study.chosen_trial is not None:
         steps.append(NextStep("Write it as a model", f"ftp-search export {name} DIRECTORY"))
-    if against is not None and not against.is_better:
+    skips_nothing = selected is not None and not any(selected.schedule)
+    if skips_nothing or (against is not None and not against.is_better):
         steps.insert(0, NextStep("Search on", f"ftp-search resume {name} --trials {2 * n_trials}"))
     return steps
 

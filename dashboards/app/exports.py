@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Annotated, Any
 from urllib.parse import quote
 
@@ -14,7 +15,6 @@ from starlette.exceptions import HTTPException
 from dashboards.app.exploring import default_axes, page_of
 from dashboards.app.watching import Watch
 from dashboards.axes import OFFERED
-from dashboards.data import ReportData
 from dashboards.figures.explored import explored_figure
 from dashboards.found import Found
 from dashboards.plain import csv_text, report_json
@@ -67,15 +67,11 @@ def add_exports(app: FastAPI, watch: Watch) -> None:
     @app.get("/export/{name}/study.json", include_in_schema=False)
     def study(name: StudyName) -> Response:
         standing, found = watch.standing(name), watch.found(name)
-        data = ReportData(
-            study=standing.study,
-            # Nothing else of the trials is in it than their front.
-            trials=found.records(found.front()),
-            measurements=watch.measurements(name),
-            router_runs=watch.routers(name),
-            exhibits=watch.exhibits(name),
-            stages=standing.stages,
-        )
+        data = watch.report_data(name, standing)
+        # Nothing else of the trials is in it than their front, and where rows come from.
+        points = found.records(found.front())
+        shown = {trial.number for trial in points}
+        data = replace(data, trials=[*points, *(trial for trial in data.trials if trial.number not in shown)])
         plain = report_json(data)
         plain["config"].pop("ray_address", None)
         plain["evaluation_seconds"] = float(found.columns.seconds.sum())

@@ -227,3 +227,7 @@ def test_a_study_that_is_not_over_is_to_be_gone_on_with_and_one_without_a_find_t
     worse = [replace(m, kl=0.5) if m.trial == REFINED.number else m for m in DATA.measurements]
     steps = [one.command for one in replace(DATA, measurements=worse).next_steps]
     assert steps == ["ftp-search resume 'made up' --trials 400", "ftp-search export 'made up' DIRECTORY"]
+    nothing = (0.0,) * len(REFINED.schedule)
+    dense = [replace(m, schedule=nothing) if m.trial == REFINED.number else m for m in DATA.measurements]
+    data = replace(DATA, measurements=dense)
+    assert data.verdict.startswith("The selected schedule skips nothing") and data.next_steps[0].words == "Search on"

@@ -13,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from dash import no_update
 
+from dashboards import ReportData
 from dashboards.app import RefusedError
 from dashboards.app.comparing import ComparePage
 from dashboards.app.creating import NewPage
@@ -328,6 +329,37 @@ def test_a_study_is_drawn_in_all_its_views(store: ServiceStore, watch: Watch, se
     assert page.look(2, None, "made up", version)[0] != version
     assert SCRIPT in text_of(views.log(look, "made up"))
     assert "may have been deleted" in text_of(page.look(1, None, "other", None)[2])
+
+
+def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_report(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings, make_client: MakeClient
+) -> None:
+    filled(store)
+    study, trials, measured = store.study("made up"), store.trials("made up"), store.measurements("made up")
+    verdict = ReportData(study, trials, measured, [], store.exhibits("made up")).verdict
+    assert "is better than a prompt shortened by 30%" in verdict and "item" not in verdict
+    said = json.dumps(verdict)[1:-1]
+    page = text_of(StudyPage(watch, actions(store, settings), lambda: False).layout("made up"))
+    assert said in page and "ftp-search export 'made up' DIRECTORY" in page
+    assert page.index(said) < page.index(json.dumps(records.SELECTION["reason"])[1:-1])
+    compare = ComparePage(watch)
+    assert said in text_of(compare.verdicts(["made up", "gone"]))
+    assert compare.verdicts([]) is None and compare.verdicts(None) is None
+    with make_client(dashboard=dashboard(settings)) as client:
+        saved = client.get("/export/made%20up/study.json").json()
+    assert saved["verdict"] == verdict
+    assert all(row["origin"].startswith(f"trial {row['trial']} by ") for row in saved["rows"] if row["trial"])
+    # Before anything was measured, what the search evaluated says it, the same as in the report.
+    flops = [replace(t, metrics={"flops": 2.0 - t.overall_sparsity}) for t in records.TRIALS]
+    uniform = next(t for t in flops if t.proposer == "anchor" and t.number)
+    flops[uniform.number] = replace(uniform, schedule=(0.3,) * records.N_BLOCKS, metrics={"flops": 1.7})
+    store.create_study("searched", dict(records.STUDY.config), records.STUDY.objectives)
+    store.begin_trials("searched", [(t.schedule, t.proposer) for t in flops])
+    store.finish_trials("searched", flops)
+    store.choose_trial("searched", records.STATIC.number)
+    of_search = ReportData(store.study("searched"), store.trials("searched"), [], []).verdict
+    assert of_search.startswith("Nothing has been measured yet. The schedule is ")
+    assert json.dumps(of_search)[1:-1] in text_of(compare.verdicts(["searched"]))
 
 
 def test_a_page_that_the_database_does_not_answer_for_says_so_and_is_shown_once_it_does(

@@ -238,3 +238,24 @@ def test_what_the_model_cannot_compute_is_no_candidate_and_none_at_all_is_an_err
             select(nothing, DENSE, cost="flops")
     with pytest.raises(SearchError, match="Trial 2 has no kv_bytes, as an earlier version measured it"):
         select([measured(2, kv_bytes=None)], DENSE, cost="kv_bytes")
+
+
+def test_a_retention_of_a_dense_model_that_guesses_is_read_by_perplexities_and_the_reason_says_so() -> None:
+    guesses: dict[str, Any] = {"accuracy": 0.27, "accuracy_low": 0.2, "accuracy_high": 0.35}
+    dense = replace(DENSE, **guesses)
+    # By accuracy the first one would keep more than all, and be the cheapest.
+    points = [
+        measured(1, latency_ms=10.0, perplexity=9.0, **{**guesses, "accuracy": 0.3}),
+        measured(2, latency_ms=20.0, perplexity=1.95, **{**guesses, "accuracy": 0.22}),
+        measured(3, latency_ms=30.0, perplexity=1.9, **guesses),
+    ]
+    found = select(points, dense, cost="latency_ms", min_retention=0.97, chance=0.25)
+    assert (found.measurement.trial, found.retention) == (2, 1.9 / 1.95)
+    assert "by the ratio of perplexities, dense to pruned, as the dense model only guesses." in found.reason
+    assert "answers no better than chance (27.0% of 128 items, chance 25.0%)" in found.reason
+    for chance in (None, 0.1):
+        found = select(points, dense, cost="latency_ms", min_retention=0.97, chance=chance)
+        assert found.measurement.trial == 1 and found.retention == 0.3 / 0.27
+        assert "of the dense model's accuracy" in found.reason and "chance" not in found.reason
+    knee = select(points, dense, cost="latency_ms", chance=0.25)
+    assert knee.rule == "knee" and "answers no better than chance" in knee.reason

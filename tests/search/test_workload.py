@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -281,3 +282,30 @@ def test_the_search_set_is_a_part_of_the_calibration_set(search_items: int) -> N
     workload = load_workload("demo", "demo", 0, SIZES)
     found = search_set(RunConfig(search_items=search_items), workload)
     assert found == list(workload.splits["calibration"])[:search_items]
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_chance_is_what_guessing_has_right_on_the_multiple_choice_items_of_each_split(tmp_path: Path) -> None:
+    names = ("Anna", "Ben", "Carl", "Dora", "Emil")
+    rows: list[dict[str, Any]] = []
+    for number in range(60):
+        choices = list(names[: 2 + number % 4])
+        rows.append({"question": f"Who has lamp {number}?", "choices": choices, "answer": number % len(choices)})
+        rows.append({"prompt": f"Lamp {number} is with", "completion": " Anna"})
+    workload = load_workload("demo", written(tmp_path / "data.jsonl", rows), 0, SIZES)
+    random = np.random.default_rng(0)
+    for split, examples in workload.splits.items():
+        asked = [example for example in examples if example.has_choices]
+        assert asked and len(asked) < len(examples)
+        rounds = 4000
+        right = sum(
+            (random.integers(len(example.continuations), size=rounds) == example.answer).sum() for example in asked
+        )
+        assert workload.chance[split] == pytest.approx(right / (rounds * len(asked)), abs=0.02)
+        assert 1 / 5 <= workload.chance[split] <= 1 / 2
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_data_without_choices_has_no_chance(tmp_path: Path) -> None:
+    rows = [{"prompt": f"Lamp {number} is with", "completion": " Anna"} for number in range(60)]
+    assert load_workload("demo", written(tmp_path / "data.jsonl", rows), 0, SIZES).chance == {}

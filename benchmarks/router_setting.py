@@ -19,7 +19,7 @@ from search.evaluators.local import LocalEvaluator
 from search.objectives import Objectives
 from search.outcome import Outcome
 from search.portfolio import Portfolio
-from search.proposers.catalogue import PORTFOLIO_NAME, learn_from_knock_outs, make_proposers
+from search.proposers.catalogue import PORTFOLIO_NAME, learn_from_ablations, make_proposers
 from search.space import ScheduleSpace
 from search.stopping import Stopping
 
@@ -117,7 +117,7 @@ def search(
         notebook,
         seed=seed,
         warm=warm,
-        knock_outs=not warm and learn_from_knock_outs(proposers),
+        ablations=space.ablations() if not warm and learn_from_ablations(proposers) else (),
     ).run(Stopping(trials))
     outcomes = [result.outcome for _, result in sorted(notebook.ended.items()) if result.outcome is not None]
     legal = [outcome for outcome in outcomes if outcome.penalty == 0]

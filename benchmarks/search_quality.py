@@ -36,7 +36,7 @@ from search.evaluators import Evaluation  # noqa: E402
 from search.evaluators.local import LocalEvaluator  # noqa: E402
 from search.objectives import Objectives  # noqa: E402
 from search.portfolio import Portfolio  # noqa: E402
-from search.proposers.catalogue import learn_from_knock_outs, make_proposers  # noqa: E402
+from search.proposers.catalogue import learn_from_ablations, make_proposers  # noqa: E402
 from search.space import ScheduleSpace  # noqa: E402
 from search.stopping import Stopping  # noqa: E402
 from search.workload import load_workload  # noqa: E402
@@ -91,10 +91,8 @@ class TableEvaluator:
 def search(job, space, evaluator, predict_ms):
     """The outcomes of one search in the order of its trials, and what proposing took."""
     book, portfolio = Notebook(), Portfolio(make_proposers(job.names, space, job.seed), job.seed)
-    knock_outs = learn_from_knock_outs(job.names)
-    engine = SearchEngine(
-        space, portfolio, evaluator, Objectives(predict_ms), book, seed=job.seed, knock_outs=knock_outs
-    )
+    ablations = space.ablations() if learn_from_ablations(job.names) else ()
+    engine = SearchEngine(space, portfolio, evaluator, Objectives(predict_ms), book, seed=job.seed, ablations=ablations)
     engine.run(Stopping(job.trials))
     tallies = portfolio.tallies.values()
     return [result.outcome for _, result in sorted(book.ended.items())], sum(tally.seconds for tally in tallies)
@@ -114,7 +112,7 @@ def run(job):
     workload = load_workload("demo", "demo", data_seed, {"calibration": enumerated.N_ITEMS, "validation": 1, "test": 1})
     evaluator = LocalEvaluator(workload.model.skipping, workload.splits["calibration"], prefix_bytes=2**29)
     outcomes, seconds = search(job, ScheduleSpace(12, job.target), evaluator, enumerated.PROFILE.predict_ms)
-    # Knock-outs off the target are trials like others, and no finds.
+    # Ablations off the target are trials like others, and no finds.
     values = [outcome.values if outcome.penalty == 0 else (math.inf, math.inf) for outcome in outcomes]
     return job, {"values": values, "ms_per_proposal": 1000 * seconds / job.trials}
 

@@ -63,6 +63,7 @@ def held_out(data: ReportData) -> list[str]:
             "stopping early, hyperparameters and the selection rest on validation items, and test items are for this "
             "report alone."
         )
+    sentences += [facts["fewer_items"]] if facts.get("fewer_items") else []
     sentences += _left_out(facts)
     shared = facts.get("shared_boundaries")
     if shared:

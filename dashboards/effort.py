@@ -64,13 +64,15 @@ def rounds_table(data: ReportData) -> Table:
         if run is not None and len(held) > 1:
             ends = f"KL {kl_text(run.held_out_kl)} against {kl_text(run.static_kl)}"
             verdict = Cell("better" if run.beats_static else "not better", ends)
-        growth = one.get("growth")
+        growth, router = one.get("growth"), "distilled"
+        if one.get("router") is None:
+            router = "static" if one.get("trials") else "not searched"
         rows.append(
             Row(
                 (
                     Cell(str(one["round"])),
                     verdict,
-                    Cell("static" if one.get("router") is None else "distilled"),
+                    Cell(router),
                     Cell(str(one.get("trials", 0))),
                     _volume(one.get("hypervolume_before")),
                     _volume(one.get("hypervolume_after")),
@@ -79,10 +81,12 @@ def rounds_table(data: ReportData) -> Table:
             )
         )
     reading = (
-        "Each round distils a router and searches again around the front with it; one that was no better than the "
-        "static router on validation items is not used. Rounds end when the useful hypervolume, of KL below 1 nat and "
-        "cost below the dense model's, grows by no more than 1%."
+        "Each round distils a router and searches again around the front with it. Rounds end where the router is no "
+        "better than the static one on validation items, or when the hypervolume, of KL below 1 nat and cost below the "
+        "dense model's, grows by no more than 1%."
     )
+    ended = data.study.facts.get("rounds_ended")
+    reading += f" {ended}" if ended else ""
     columns = ("round", "router against static", "searched with", "trials", "hypervolume before", "after", "growth")
     return Table(tuple(Column(title) for title in columns), tuple(rows), reading if rows else "")
 

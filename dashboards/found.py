@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dashboards.axes import Axis, Floats, offered, values_of
 from studies import KNOCK_OUT, TrialRecord
 from studies.columns import STATES, TrialColumns
+from studies.front import volume_of_points
 
 Places = NDArray[np.intp]
 # Points of one cell would cover each other: this many cells are about as fine as dots on a screen.
@@ -40,7 +41,7 @@ class Growth:
         last_s: When the last of them ended.
     """
 
-    reference: tuple[float, float]
+    reference: tuple[float, ...]
     counted: NDArray[np.int64]
     seconds: Floats
     volume: Floats
@@ -84,16 +85,18 @@ class Importance:
 
 
 @dataclass(frozen=True)
-class KnockedOut:
-    """What blocks harm by themselves.
+class Ablations:
+    """What blocks harm by themselves, or neighbours together.
 
     Attributes:
-        blocks: [m] Blocks that were knocked out.
-        kl: [m] KL where the block alone skips.
+        first: [m] First block of each group that was ablated.
+        last: [m] Its last block; the same one where a block was ablated by itself.
+        kl: [m] KL where that group alone skips.
         sparsity: Share of tokens that skip it then.
     """
 
-    blocks: Places
+    first: Places
+    last: Places
     kl: Floats
     sparsity: float
 
@@ -104,10 +107,12 @@ class Found:
     Args:
         columns: The trials.
         objectives: Names of their objectives.
+        dense_cost: Cost of the dense model, where it is known.
     """
 
-    def __init__(self, columns: TrialColumns, objectives: Sequence[str]) -> None:
+    def __init__(self, columns: TrialColumns, objectives: Sequence[str], dense_cost: float | None = None) -> None:
         self.columns = columns
+        self._dense_cost = dense_cost
         self.objectives = tuple(objectives)
         self._fronts: dict[tuple[str, str], Places] = {}
 
@@ -183,19 +188,23 @@ class Found:
 
     @cached_property
     def growth(self) -> Growth | None:
-        """How the front of the first two objectives grew; None before a trial has finished."""
+        """How the front of two objectives grew, see `studies.front_volume`; None before a trial has finished."""
         columns, places = self.columns, self.comparable
         if not len(places) or columns.values.shape[1] < 2:
             return None
         ended = places[np.argsort(columns.finished_at[places], kind="stable")]
         points = columns.values[ended, :2]
-        worst, best = points.max(0), points.min(0)
-        reference = worst + 0.1 * np.where(worst > best, worst - best, 1.0)
-        grown = _grown(points, (float(reference[0]), float(reference[1])))
+        dense = points[~columns.schedule[ended].any(1), 1]
+        dense_cost = float(dense[0]) if self._dense_cost is None and len(dense) else self._dense_cost
+        measured = volume_of_points(self.objectives[:2], points, dense_cost)
+        corner = measured.corner
+        scaled = measured.scaled(points)
+        inside = np.flatnonzero((scaled < corner).all(1))
+        grown = [(int(inside[place]), volume) for place, volume in _grown(scaled[inside], corner)]
         at = np.array([place for place, _ in grown], dtype=np.intp)
         began = float((columns.finished_at[ended] - columns.seconds[ended]).min())
         return Growth(
-            reference=(float(reference[0]), float(reference[1])),
+            reference=measured.reference,
             counted=at + 1,
             seconds=columns.finished_at[ended][at] - began,
             volume=np.array([volume for _, volume in grown]),
@@ -205,8 +214,8 @@ class Found:
         )
 
     @cached_property
-    def alone(self) -> KnockedOut | None:
-        """What blocks harm by themselves; None where that was not evaluated."""
+    def alone(self) -> Ablations | None:
+        """What blocks harm by themselves, or neighbours together where no finer ablation was made; None without any."""
         columns = self.columns
         if KNOCK_OUT not in columns.proposers or "kl" not in self.objectives:
             return None
@@ -215,8 +224,18 @@ class Found:
         places = np.flatnonzero(whole & (columns.proposer == columns.proposers.index(KNOCK_OUT)))
         if not len(places):
             return None
-        blocks = columns.schedule[places].argmax(1)
-        return KnockedOut(blocks=blocks, kl=kl[places], sparsity=float(columns.schedule[places].max()))
+        skips = columns.schedule[places] > 0
+        # Finer ones first: a search that went on for longer ablated by themselves what it had ablated together.
+        order = np.argsort(skips.sum(1), kind="stable")
+        known, kept = np.zeros(columns.n_blocks, dtype=bool), []
+        for place in order.tolist():
+            if not (known & skips[place]).any():
+                known |= skips[place]
+                kept.append(place)
+        skips, places = skips[kept], places[kept]
+        last = columns.n_blocks - 1 - skips[:, ::-1].argmax(1)
+        sparsity = float(columns.schedule[places].max())
+        return Ablations(first=skips.argmax(1), last=last, kl=kl[places], sparsity=sparsity)
 
     @cached_property
     def importance(self) -> Importance | None:
@@ -355,7 +374,7 @@ def _before(moments: Floats, instants: Floats) -> Floats:
     return np.asarray(n * moments - sums[n])
 
 
-def _grown(points: Floats, reference: tuple[float, float]) -> list[tuple[int, float]]:
+def _grown(points: Floats, reference: Sequence[float]) -> list[tuple[int, float]]:
     """For each point that enlarged the hypervolume, its place and the hypervolume from then on; lower is better."""
     xs: list[float] = []
     ys: list[float] = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dashboards.data import ReportData
+from dashboards.growth import left_out_ablations
 from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap, speedup_interval
 from dashboards.tables import bracketed, counted, kl_text
 from studies import Measurement, TrialState, check_clock, finite_values
@@ -204,7 +205,10 @@ def _of_rounds(data: ReportData) -> list[str]:
 
 
 def _of_trials(data: ReportData) -> list[str]:
-    found, trials = [], counted(len(data.trials), "trial")
+    fewer = data.study.facts.get("fewer_items")
+    found = [fewer] if fewer else []
+    found += [left_out] if (left_out := left_out_ablations(data)) else []
+    trials = counted(len(data.trials), "trial")
     failed = [trial for trial in data.trials if trial.state is TrialState.FAILED]
     if failed:
         said = f" The last one says: {failed[-1].error}" if failed[-1].error else ""

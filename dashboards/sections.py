@@ -17,7 +17,8 @@ from dashboards.figures import (
     search_figure,
     training_figure,
 )
-from studies import front
+from dashboards.growth import more_trials
+from studies import front, study_volume
 
 
 @dataclass(frozen=True)
@@ -110,16 +111,16 @@ def search_sections(data: ReportData) -> list[Section]:
             ),
             Section(
                 "Whether more trials would help",
-                "The area between the front and a fixed bad corner. While it grows, better trades are still found; "
-                "where it has become flat, more trials are unlikely to help.",
-                hypervolume_figure(data.trials, data.cost.name),
+                "The area between the front and a corner: a KL of 1 nat, where models are ruined, at the dense model's "
+                f"cost; KL counts as its logarithm. {more_trials(data)}",
+                hypervolume_figure(data.trials, data.cost.name, study_volume(data.study, data.trials)),
             ),
             Section(
                 "Who found it",
                 "Several proposers share a search and learn from each other's results. Left, who got the trials: most "
                 "go to those that have lately made the front grow fastest, and nobody starves. Right, what their "
                 "trials added to what the initial design (anchor), dense and uniform schedules, had reached.",
-                proposers_figure(data.trials, data.cost.name),
+                proposers_figure(data.trials, data.cost.name, study_volume(data.study, data.trials)),
                 wide=True,
             ),
         ]

@@ -32,6 +32,8 @@ DEFAULT_OUT = Path("ftp-out")
 CONFIG_VERSION = 3
 # What may change of a study that has begun.
 RESUMABLE = ("trials", "rounds", "refine_trials", "seconds", "plateau", "workers", "export", "out")
+# Settings of what `rounds` says the number of.
+_OF_ROUNDS = ("refine_trials", "router", "router_steps", "router_schedules")
 # Who proposed in studies of version 1.
 _FIRST_SAMPLERS = "deap,tpe"
 # What pydantic calls values of the wrong type, and what people call the right one.
@@ -277,6 +279,25 @@ class RunConfig(BaseModel):
     def description(cls, field: str) -> str:
         """What a field means, as one line."""
         return " ".join((cls.model_fields[field].description or "").split())
+
+    @property
+    def without_effect(self) -> list[str]:
+        """A sentence for each setting that was given, other than its default, and that another one makes useless."""
+        tunes = ("router_trials",) if self.router_trials else ()
+        useless = {
+            "no router is distilled with --rounds 0": () if self.rounds else _OF_ROUNDS + tunes,
+            "they are hyperparameters of the dynamic router": tunes if self.router == "hidden" else (),
+            "no schedule is stopped early without --fidelities": ("pruner",) if len(self.fidelities) == 1 else (),
+            "there is no worker on a GPU without --gpu-workers": () if self.gpu_workers else ("gpu_share",),
+            "the search predicts no latency": () if self.predicts_latency else ("profile_seconds",),
+        }
+        said = {
+            field: reason
+            for reason, fields in useless.items()
+            for field in fields
+            if field in self.model_fields_set and getattr(self, field) != type(self).model_fields[field].default
+        }
+        return [f"{option(field)} has no effect: {reason}." for field, reason in said.items()]
 
     @property
     def predicts_latency(self) -> bool:

@@ -19,13 +19,12 @@ from studies import (
     chance_level,
     check_clock,
     front,
-    hypervolume,
     next_steps,
     prefill_speedup,
-    reference_point,
     retention_of,
     schedule_origin,
     selected_point,
+    study_volume,
     verdict_of,
 )
 
@@ -120,12 +119,10 @@ def _clocks(measurements: Sequence[Measurement]) -> dict[str, Any]:
     return {split: None if check is None else check.to_json() for split, check in checks.items()}
 
 
-def _hypervolume(trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
+def _hypervolume(study: StudyRecord, trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
     """What the front dominates, and up to which reference; None before a trial has finished."""
-    if not front(trials):
-        return None
-    reference = reference_point(trials)
-    return {"value": hypervolume(trials, reference), "reference": list(reference)}
+    measured = study_volume(study, trials)
+    return None if measured is None else {"value": measured.of(trials), "reference": list(measured.reference)}
 
 
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
@@ -158,13 +155,16 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "against_shortened_prompt": None if against is None else against.to_json(),
         "rounds": study.facts.get("rounds", []),
         "tuning": study.facts.get("tuning"),
+        "ablations": study.facts.get("ablations"),
         "split_sizes": study.facts.get("split_sizes"),
+        "fewer_items": study.facts.get("fewer_items"),
+        "rounds_ended": study.facts.get("rounds_ended"),
         "left_out": study.facts.get("left_out"),
         "peak_process_bytes": study.facts.get("peak_process_bytes"),
         "evaluation_seconds": sum(trial.seconds for trial in trials),
         "predicted_for": _timed_shape(study.facts),
         "front": front_with_latency(store, name),
-        "hypervolume": _hypervolume(trials),
+        "hypervolume": _hypervolume(study, trials),
         "blocks": {key: study.facts.get(f"blocks_{key}", 0) for key in ("run", "reused")},
         "stages": [
             {"name": stage.name, "state": stage.state.value, "seconds": stage.seconds} for stage in store.stages(name)

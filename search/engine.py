@@ -75,8 +75,8 @@ class SearchEngine:
             those of their front are the first to be tried here.
         generation: Evaluate so many, wait for all of them, and only then ask for more; None for no such barrier.
         first: Number of the first trial that is proposed here, if the ledger knows none with a higher one.
-        knock_outs: Whether to evaluate early what each block harms by itself, also where such schedules are outside the
-            space: then they break the constraints, and are evaluated for what proposers learn from them.
+        ablations: Schedules that are evaluated early for what proposers learn from them, also where they are outside
+            the space: then they break the constraints.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class SearchEngine:
         warm: Sequence[Outcome] = (),
         generation: int | None = None,
         first: int = 0,
-        knock_outs: bool = False,
+        ablations: Sequence[Levels] = (),
     ) -> None:
         self._space = space
         self._portfolio = portfolio
@@ -120,7 +120,7 @@ class SearchEngine:
         self._told = 0
         self._firsts = [Proposal(levels) for levels in space.anchors()]
         self._firsts += [Proposal(levels, (levels,)) for levels in _front(warm)]
-        self._probes = space.knock_outs() if knock_outs else []
+        self._ablations = list(ablations)
         for outcome in warm:
             if outcome.is_finite:
                 self._learn(outcome)
@@ -209,10 +209,10 @@ class SearchEngine:
             first = self._firsts.pop(0)
             if not self._has_seen(first.levels) and self._space.contains(first.levels):
                 return _Flight(number, first.levels, ANCHOR, self._numbers(first.parents))
-        while self._probes:
-            probe = self._probes.pop(0)
-            if not self._has_seen(probe):
-                return _Flight(number, probe, KNOCK_OUT)
+        while self._ablations:
+            ablation = self._ablations.pop(0)
+            if not self._has_seen(ablation):
+                return _Flight(number, ablation, KNOCK_OUT)
         for proposer in self._portfolio.in_turn(number):
             for _ in range(_PATIENCE):
                 proposal = self._ask(proposer, number)
@@ -281,7 +281,7 @@ class SearchEngine:
         for result in results:
             outcome = result.outcome
             gain = self._arrived(result.number, result.proposer, outcome, result.evaluation.seconds)
-            # Knock-outs are not meant to add to the front, so that they say nothing about whether it still grows.
+            # Ablations are not meant to add to the front, so that they say nothing about whether it still grows.
             if result.proposer != KNOCK_OUT:
                 stopping.ended(gain)
             if outcome is not None:

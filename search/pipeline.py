@@ -18,11 +18,12 @@ from search.errors import SearchError
 from search.open_study import OpenStudy
 from search.progress import ProgressView
 from search.refining import distill_again, refine
+from search.resuming import at_target
 from search.rounds import first_round, rounds_of, with_fresh_rounds
 from search.searching import Search, search_schedules, study_costs
 from search.stages import LAST_STAGES, Stages
 from search.workload import MAX_CONTINUATION, Workload, load_workload
-from studies import Lease, StudyStore, best_point, front
+from studies import Lease, StudyStore, front
 
 # Writes the report of the study into a folder; gives its files.
 Report = Callable[[Path], Sequence[Path]]
@@ -87,7 +88,7 @@ class Pipeline:
         Args:
             router_steps: Steps of its training; None for the study's own.
             seed: Of its training; None for the study's own.
-            target_sparsity: Choose the front's best schedule at this overall sparsity first.
+            target_sparsity: Choose the front's best schedule at this overall sparsity first; see `at_target`.
             report: Writes the report.
 
         Raises:
@@ -96,7 +97,7 @@ class Pipeline:
         study = self._study
         chosen = chosen_trial(study)
         if target_sparsity is not None:
-            chosen = best_point(front(study.store.trials(study.name)), target_sparsity)
+            chosen = at_target(front(study.store.trials(study.name)), target_sparsity, study.name)
         if not any(chosen.schedule):
             raise SearchError(
                 f"The chosen schedule of study {study.name!r} skips nothing, so there is nothing to route: "
@@ -135,6 +136,7 @@ class Pipeline:
             "long_completions": {"tokens": MAX_CONTINUATION, "examples": workload.long_completions},
             "split_sizes": dict(workload.split_sizes),
             "chance": workload.chance,
+            "fewer_items": workload.fewer_than_asked(self.config.search_items),
         }
         store.set_facts(name, found | counts)
 
@@ -185,6 +187,8 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
     with view.stage("Loading model and data", 1) as stage:
         workload = load_workload(config.model, config.data, config.seed, config.sizes)
         stage.advance()
+    if fewer := workload.fewer_than_asked(config.search_items):
+        view.console.print(fewer, highlight=False)
     for reason, n in workload.left_out.items():
         view.console.print(f"Left out {_examples(n)} {reason}.")
     if workload.shared_boundaries:

@@ -10,12 +10,12 @@ from ftp_core.schedule import SparsitySchedule
 from search.choosing import choose_from_front, chosen_trial
 from search.distilling import distillation_config, schedules_to_distil, train_router, tune
 from search.open_study import OpenStudy
-from search.rounds import Round, first_round, rounds_of, with_round
+from search.rounds import Round, first_round, rounds_of, with_end, with_round
 from search.searching import Search, search_schedules, study_costs
 from search.single_trial import add_trial
 from search.stages import LAST_STAGES, Stages
 from search.variants import best_at, router_of, usable_front
-from studies import TrialRecord, useful_hypervolume
+from studies import TrialRecord, study_volume
 
 
 def refine(study: OpenStudy, stages: Stages) -> None:
@@ -25,11 +25,18 @@ def refine(study: OpenStudy, stages: Stages) -> None:
         study: Whose front.
         stages: Where it is noted how far it is.
     """
+    reason = _refine(study, stages)
+    if reason:
+        study.view.console.print(reason, highlight=False)
+    study.store.set_facts(study.name, with_end(reason))
+
+
+def _refine(study: OpenStudy, stages: Stages) -> str:
+    """Every round that is still missing and may help; gives the reason why fewer than wanted were made."""
     first = first_round(_facts(study))
     for number in range(first, first + study.config.rounds):
         if not any(chosen_trial(study).schedule):
-            study.view.console.print("The chosen schedule skips nothing: there is no router to distil.")
-            return
+            return "There is no round: the chosen schedule skips nothing, so that no router has anything to decide."
         if number == first and study.config.tunes_router and not stages.has_finished("tune"):
             with stages.stage("tune"):
                 study.store.set_facts(study.name, {"tuning": tune(study, _schedules(study))})
@@ -37,12 +44,17 @@ def refine(study: OpenStudy, stages: Stages) -> None:
             stages.forget(LAST_STAGES)
             with stages.stage(f"distill-{number}"):
                 _distill(study, number)
+        one = rounds_of(_facts(study))[number]
         if not stages.has_finished(f"refine-{number}"):
+            if one.router is None:
+                return one.why_last
             stages.forget(LAST_STAGES)
             with stages.stage(f"refine-{number}"):
                 _search_again(study, number)
-        if not rounds_of(_facts(study))[number].was_worthwhile:
-            return
+        one = rounds_of(_facts(study))[number]
+        if not one.was_worthwhile:
+            return one.why_last
+    return ""
 
 
 def distill_again(
@@ -79,10 +91,6 @@ def _distill(study: OpenStudy, number: int) -> None:
     """Train the router of a round."""
     run = train_router(study, f"distill-{number}", chosen_trial(study), _schedules(study), distillation_config(study))
     _note(study, Round(number, run.number, run.number if run.beats_static else None))
-    if not run.beats_static:
-        study.view.console.print(
-            "No router that training came by beats the static one on validation examples: the static one goes on."
-        )
 
 
 def _search_again(study: OpenStudy, number: int) -> None:
@@ -117,8 +125,9 @@ def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
 
 
 def _hypervolume(study: OpenStudy) -> float:
-    dense_cost = study_costs(study).dense(study.config.cost)
-    return useful_hypervolume(study.store.trials(study.name), dense_cost)
+    trials = study.store.trials(study.name)
+    measured = study_volume(study.store.study(study.name), trials)
+    return 0.0 if measured is None else measured.of(trials)
 
 
 def _note(study: OpenStudy, one: Round) -> None:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-# Another round is worth it while the last one made the front's hypervolume grow by more than this share.
-WORTHWHILE_GROWTH = 0.01
-_FACT, _FIRST = "rounds", "first_round"
+from studies import front_growth
+from studies.front import WORTHWHILE_GROWTH
+
+_FACT, _FIRST, _ENDED = "rounds", "first_round", "rounds_ended"
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,12 @@ class Round:
     Attributes:
         round: Its number, from 1.
         router_run: Number of the router that was distilled for it.
-        router: Number of the router that decides in its trials; None for the static one, because the distilled one was
-            no better on the validation examples.
+        router: Number of the router that decides in its trials; None because the distilled one was no better than the
+            static one on the validation examples, so that there was nothing to search again with. (Earlier versions
+            searched with the static one then.)
         first_trial: Number of its first trial; None until its search begins.
         trials: Trials that ended in it.
-        hypervolume_before: Of the front as the search began, see `studies.useful_hypervolume`.
+        hypervolume_before: Of the front as the search began, see `studies.front_volume`.
         hypervolume_after: As it ended; None until then.
     """
 
@@ -38,9 +40,7 @@ class Round:
     @property
     def growth(self) -> float | None:
         """Share by which hypervolume grew; None before the end, and where it began at nothing."""
-        if self.hypervolume_after is None or self.hypervolume_before == 0:
-            return None
-        return self.hypervolume_after / self.hypervolume_before - 1
+        return None if self.hypervolume_after is None else front_growth(self.hypervolume_before, self.hypervolume_after)
 
     @property
     def was_worthwhile(self) -> bool:
@@ -48,6 +48,20 @@ class Round:
         if self.hypervolume_before == 0:
             return bool(self.hypervolume_after)
         return (self.growth or 0.0) > WORTHWHILE_GROWTH
+
+    @property
+    def why_last(self) -> str:
+        """Why no further round follows on this one, as a sentence; empty if one may help."""
+        if self.router is None:
+            return (
+                f"Rounds ended in round {self.round}: no router that training came by beats the static one on "
+                "validation examples, and to search again with the static one is to go on with the first search, which "
+                "more --trials do."
+            )
+        if self.hypervolume_after is None or self.was_worthwhile:
+            return ""
+        grown = "at all" if self.growth is None else f"by more than {WORTHWHILE_GROWTH:.0%} ({self.growth:+.2%})"
+        return f"Rounds ended after round {self.round}: it did not make the hypervolume of the front grow {grown}."
 
     def begun(self, first_trial: int, hypervolume: float) -> Round:
         """The round as its search begins; one that has begun stays as it is."""
@@ -73,6 +87,11 @@ def with_round(facts: Mapping[str, Any], one: Round) -> dict[str, Any]:
     return {_FACT: [asdict(known[number]) | {"growth": _finite(known[number].growth)} for number in sorted(known)]}
 
 
+def with_end(reason: str) -> dict[str, Any]:
+    """The fact that rounds ended, and why; empty while they may go on."""
+    return {_ENDED: reason}
+
+
 def first_round(facts: Mapping[str, Any]) -> int:
     """Number of the first round since the first search last ended."""
     return int(facts.get(_FIRST, 1))
@@ -80,7 +99,7 @@ def first_round(facts: Mapping[str, Any]) -> int:
 
 def with_fresh_rounds(facts: Mapping[str, Any]) -> dict[str, Any]:
     """The fact that rounds begin anew behind those that there were: the first search has gone on."""
-    return {_FIRST: max(rounds_of(facts), default=0) + 1}
+    return {_FIRST: max(rounds_of(facts), default=0) + 1, **with_end("")}
 
 
 def _finite(value: float | None) -> float | None:

@@ -12,6 +12,8 @@ from ftp_core.cost import LatencyProfile
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.encoding import encoded_fingerprint
 from ftp_core.routers import Router, StaticRouter
+from ftp_core.schedule import SparsitySchedule
+from search.ablations import AblationPlan, plan_ablations
 from search.config import RunConfig
 from search.cost_ledger import CostLedger
 from search.costs import Costs
@@ -19,18 +21,18 @@ from search.engine import SearchEngine
 from search.halving import OptunaPruning, Pruner
 from search.interruption import gentle_interruption
 from search.measuring import latency_profile, timed_prompts
-from search.objectives import Objectives, evaluation_context
+from search.objectives import Objectives, evaluation_context, objective_names
 from search.open_study import OpenStudy
 from search.portfolio import Portfolio
 from search.profiles import say_doubts
 from search.progress import Stage
-from search.proposers.catalogue import learn_from_knock_outs, make_proposers
+from search.proposers.catalogue import make_proposers
 from search.space import LatencyLimit, ScheduleSpace
 from search.stopping import Stopping
 from search.study_ledger import StudyLedger
 from search.warm_start import warm_outcomes
 from search.workload import search_set
-from studies import TrialRecord, best_point, useful_hypervolume
+from studies import TrialRecord, best_point, front_volume
 from studies.objectives import DEFAULT_COST, CostName, objective
 
 if TYPE_CHECKING:
@@ -38,8 +40,6 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_RESIZES = 2.0
 _SECONDS_BETWEEN_NOTES = 0.5
-# The highest share of a search's trials that may go into knock-outs.
-_MOST_KNOCK_OUTS = 0.25
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,11 @@ def study_costs(study: OpenStudy, router: Router | None = None) -> Costs:
     """
     model = study.workload.model.skipping
     batch, length = timed_prompts(study).ids.shape
-    study.store.set_facts(study.name, {"timed_input": {"batch": batch, "length": length}})
     needs = study.config.predicts_latency
     profile = latency_profile(study) if needs else _known_profile(study, batch, length)
+    dense = Costs(model, batch, length, profile).of(SparsitySchedule.uniform(0.0, model.n_blocks))
+    facts = {"timed_input": {"batch": batch, "length": length}, "dense_costs": dense}
+    study.store.set_facts(study.name, facts)
     return Costs(model, batch, length, profile, None if router is None or router.kind == StaticRouter.kind else router)
 
 
@@ -111,6 +113,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     aside = study.store.left_aside(study.name)
     if aside.total:
         study.view.console.print(str(aside))
+    ablations = _ablations(study, search, space)
     portfolio = Portfolio(
         make_proposers(config.sampler, space, config.seed), config.seed, ledger.tallies(), config.deterministic
     )
@@ -130,7 +133,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
             pruner=_pruner(config),
             warm=warm,
             first=search.first_trial,
-            knock_outs=wants_knock_outs(search, space, config.sampler),
+            ablations=ablations.schedules,
         )
         watch = _Watch(study, stage, ledger, pool, search.stage, costs)
         ledger.on_kept = watch.on_kept
@@ -165,19 +168,19 @@ def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSp
     return ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks, latency_limit=limit)
 
 
-def wants_knock_outs(search: Search, space: ScheduleSpace, sampler: str) -> bool:
-    """Whether a search finds out first what each block harms by itself.
+def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> AblationPlan:
+    """The ablations that a search begins with; refinements know them from the first search.
 
-    Refinements know it from the search before them. Short searches have better uses for their trials, and so has one
-    in which nobody learns from them.
-
-    Args:
-        search: Which search it is.
-        space: Where its schedules come from.
-        sampler: The names of its proposers.
+    What the first search leaves out, as it is short, is kept, and said when that is new.
     """
-    most = _MOST_KNOCK_OUTS * search.trials
-    return search.round == 0 and len(space.knock_outs()) <= most and learn_from_knock_outs(sampler)
+    if search.round > 0:
+        return AblationPlan((), 0, search.trials, 0)
+    plan = plan_ablations(space, search.trials, study.config.sampler)
+    known = study.store.study(study.name).facts.get("ablations")
+    if plan.left_out and plan.to_json() != known:
+        study.view.console.print(plan.left_out, highlight=False)
+    study.store.set_facts(study.name, {"ablations": plan.to_json()})
+    return plan
 
 
 def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[TrialRecord]:
@@ -210,7 +213,7 @@ class _Watch:
         self._ledger = ledger
         self._pool = pool
         self._name = name
-        self._dense_cost = costs.dense(study.config.cost)
+        self._objectives, self._dense_cost = objective_names(study.config.cost), costs.dense(study.config.cost)
         self._n_workers = study.config.workers
         self._resized = self._noted = self._began = time.monotonic()
         self._n_before = ledger.n_trials
@@ -233,12 +236,13 @@ class _Watch:
 
     def _figures(self, seconds: float) -> dict[str, float]:
         points, ended = self._ledger.front, self._ledger.n_trials
+        measured = front_volume(self._objectives, points, self._dense_cost)
         figures = {
             "trials": ended,
             "trials_per_s": (ended - self._n_before) / max(seconds, 1e-9),
             "workers": self._n_workers,
             "front": len(points),
-            "hypervolume": useful_hypervolume(points, self._dense_cost),
+            "hypervolume": 0.0 if measured is None else measured.of(points),
         }
         if points:
             figures |= dict(zip(("knee_kl", "knee_cost"), best_point(points).values or (), strict=False))

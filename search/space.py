@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.errors import ConfigError
@@ -161,16 +162,33 @@ class ScheduleSpace:
         rng = random.Random(0)
         return list(dict.fromkeys(self.repair(levels, rng) for levels in uniform))
 
-    def knock_outs(self) -> list[Levels]:
-        """For each free block the schedule in which it alone skips, and as much as it may: what it harms by itself.
+    def ablations(self, most: int | None = None) -> list[Levels]:
+        """Schedules in which one free block skips, and as much as it may: how sensitive the model is to it.
 
         They need not keep the target and the latency limit. The last block comes first: each schedule then begins like
         the one before it.
+
+        Args:
+            most: How many schedules at most; where there are more free blocks, neighbours are ablated together, in
+                groups of about the same size. None for each block by itself.
         """
-        if not self.top:
+        free = self.free_blocks
+        n_groups = len(free) if most is None else min(most, len(free))
+        if not self.top or n_groups < 1:
             return []
-        blocks = range(self.n_blocks)
-        return [tuple(self.top * (one == block) for one in blocks) for block in reversed(self.free_blocks)]
+        ends = [place * len(free) // n_groups for place in range(n_groups + 1)]
+        groups = [frozenset(free[start:end]) for start, end in pairwise(ends)]
+        return [tuple(self.top * (block in group) for block in range(self.n_blocks)) for group in reversed(groups)]
+
+    def ablated(self, levels: Sequence[int]) -> tuple[int, ...]:
+        """The neighbouring free blocks that a schedule ablates, if it is one of `ablations`, however many; or none."""
+        free = self.free_blocks
+        places = [place for place, block in enumerate(free) if levels[block]]
+        if not places or sum(levels) != self.top * len(places) or len(places) == len(free) > 1:
+            return ()
+        if places[-1] - places[0] >= len(places):
+            return ()
+        return tuple(free[place] for place in places)
 
     def _even(self, total: int) -> Levels:
         """A sum of levels spread evenly over the free blocks; what is left over goes to the last ones."""

@@ -13,6 +13,7 @@ from search.feasibility import check_search
 from search.objectives import objective_names
 from search.pipeline import load_with_progress
 from search.progress import ProgressView
+from search.rounds import rounds_of
 from search.workload import Workload, read_examples
 from studies import StudyStore
 
@@ -85,7 +86,8 @@ def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collecti
         name: Its name.
         config: The new configuration; without a folder, that of before stays.
         asked: Which settings were asked for. If one of them says how long to search, a first search that ended before
-            it had all its trials goes on, and what rests on it is done anew.
+            it had all its trials goes on, and what rests on it is done anew; likewise the last refinement, if its
+            trials were asked for.
 
     Raises:
         ModelError: Another model lies where the pruned one would be written.
@@ -98,4 +100,9 @@ def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collecti
         store.forget_stages(name, ["export"])
     if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.each_trial(name)) < config.trials:
         store.forget_stages(name, ["search"])
+    last = max(
+        (one.round for one in rounds_of(store.study(name).facts).values() if one.first_trial is not None), default=None
+    )
+    if "refine_trials" in asked and sum(t.round == last for t in store.each_trial(name)) < config.refine_trials:
+        store.forget_stages(name, [f"refine-{last}"])
     store.set_config(name, config.model_dump())

@@ -25,18 +25,18 @@ def warm_outcomes(
 
     Args:
         trials: What was found there.
-        space: Schedules outside it are left out, but for its knock-outs.
+        space: Schedules outside it are left out, but for ablations.
         objectives: Of this study. Where they demand an accuracy, trials without one are left out.
         own: Whether the trials are this study's: outcomes then have their numbers.
     """
-    outcomes, best, knock_outs = [], FrontArchive(), set(space.knock_outs())
+    outcomes, best = [], FrontArchive()
     for trial in trials:
         if trial.state is not TrialState.FINISHED or trial.fidelity < 1.0 or "kl" not in trial.metrics:
             continue
         if objectives.min_accuracy is not None and "accuracy" not in trial.metrics:
             continue
         levels = space.levels(SparsitySchedule(trial.schedule))
-        if not space.contains(levels) and levels not in knock_outs:
+        if not space.contains(levels) and not space.ablated(levels):
             continue
         values, violation = objectives(space.schedule(levels), trial.metrics)
         violation += space.violation(levels)

@@ -36,6 +36,7 @@ class Workload:
             of the front) and "test" (figures that are reported); no prompt is in two of them.
         data_fingerprint: Hash over all of them.
         left_out: How many examples were left out, by the reason.
+        asked: Examples that each split was to have; empty where nobody said.
 
     Raises:
         DataError: A prompt is in two splits: figures on held-out data would say nothing.
@@ -45,6 +46,7 @@ class Workload:
     splits: Mapping[str, Sequence[EncodedExample]]
     data_fingerprint: str
     left_out: Mapping[str, int] = field(default_factory=dict)
+    asked: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check that nothing that a split is held out for is in it, whoever made the splits."""
@@ -86,6 +88,28 @@ class Workload:
     def split_sizes(self) -> dict[str, int]:
         """Examples in each split."""
         return {split: len(examples) for split, examples in self.splits.items()}
+
+    def fewer_than_asked(self, search_items: int) -> str:
+        """A sentence on splits that are smaller than they were to be, and why; empty if none is.
+
+        Args:
+            search_items: Calibration examples that were to make the search set.
+        """
+        n_search, n_calibration = min(search_items, self.split_sizes["calibration"]), self.asked.get("calibration", 0)
+        got = {**self.split_sizes, "search": n_search}
+        fewer = {name: n for name, n in {**self.asked, "search": search_items}.items() if got[name] < n}
+        if not fewer:
+            return ""
+        reasons, n_left_out = [], sum(n for reason, n in self.left_out.items() if reason != REPEATED)
+        n_distinct = sum(self.split_sizes.values()) + n_left_out
+        if n_distinct < sum(self.asked.values()):
+            reasons.append(f"the data has {n_distinct} distinct examples, which the splits share in proportion")
+        if n_left_out:
+            reasons.append(f"{n_left_out} of the examples were left out")
+        if search_items > n_calibration > 0:
+            reasons.append(f"the search set is a part of the {n_calibration} calibration items")
+        sizes = ", ".join(f"{name} {got[name]} instead of {n}" for name, n in fewer.items())
+        return f"Fewer items than asked for: {sizes}. The reason: {'; '.join(reasons)}."
 
 
 def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> tuple[dict[str, list[Example]], int]:
@@ -141,7 +165,7 @@ def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int]) ->
                 "distinct prompts."
             )
     left_out = Counter({REPEATED: n_repeated, LEAKED: n_leaked + n_leaked_as_tokens}) + unread
-    workload = Workload(loaded, splits, "", dict(left_out))
+    workload = Workload(loaded, splits, "", dict(left_out), dict(sizes))
     parts = "".join(fingerprint(examples[split]) for split in SPLITS)
     if workload.shared_boundaries or left_out[LeftOut.NO_PROMPT]:
         # Earlier versions read such data as another text, and what they found does not compare.

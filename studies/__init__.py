@@ -10,14 +10,16 @@ from studies.errors import (
     StudyNotFoundError,
 )
 from studies.front import (
+    FrontVolume,
     best_point,
     closest_to_sparsity,
     front,
+    front_growth,
+    front_volume,
     hypervolume,
-    hypervolume_history,
     knee,
     reference_point,
-    useful_hypervolume,
+    study_volume,
 )
 from studies.lease import Lease
 from studies.loaded import LoadedStudy, load
@@ -67,6 +69,7 @@ __all__ = [
     "ClockCheck",
     "Disagreement",
     "Exhibits",
+    "FrontVolume",
     "GroupAccuracy",
     "Interval",
     "KnownEvaluation",
@@ -107,8 +110,9 @@ __all__ = [
     "database_file",
     "finite_values",
     "front",
+    "front_growth",
+    "front_volume",
     "hypervolume",
-    "hypervolume_history",
     "is_searched",
     "knee",
     "load",
@@ -122,7 +126,7 @@ __all__ = [
     "schedule_origin",
     "searched_against_shortened_prompt",
     "selected_point",
+    "study_volume",
     "upgrade_database",
-    "useful_hypervolume",
     "verdict_of",
 ]

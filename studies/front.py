@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import moocore
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.records import TrialRecord
+from studies.objectives import KL
+from studies.records import StudyRecord, TrialRecord
 
 # Overall sparsities within so much of each other are the same: half a grid step, and rounding.
 HALF_STEP = 0.026
 # In nats per token: a model that differs from the dense one by less is hardly told apart from it.
 _KL_FLOOR = 0.02
+# A front whose hypervolume grows by no larger a share has become flat.
+WORTHWHILE_GROWTH = 0.01
 # A model that differs by more is ruined: its perplexity is about e times as high, or worse.
 _RUINED_KL = 1.0
 
@@ -46,9 +49,7 @@ def reference_point(trials: Sequence[TrialRecord]) -> tuple[float, ...]:
     comparable = _comparable(trials)
     if not comparable:
         raise ValueError("No trial has finished: there is nothing to measure hypervolume from.")
-    points = _points(comparable)
-    worst, best = points.max(0), points.min(0)
-    return tuple((worst + 0.1 * np.where(worst > best, worst - best, 1.0)).tolist())
+    return _beyond(_points(comparable))
 
 
 def hypervolume(trials: Sequence[TrialRecord], reference: Sequence[float]) -> float:
@@ -57,34 +58,89 @@ def hypervolume(trials: Sequence[TrialRecord], reference: Sequence[float]) -> fl
     return float(moocore.hypervolume(_points(points), ref=list(reference))) if points else 0.0
 
 
-def hypervolume_history(trials: Sequence[TrialRecord], reference: Sequence[float]) -> list[float]:
-    """Hypervolume after each comparable trial."""
-    history: list[float] = []
-    best: list[TrialRecord] = []
-    for trial in _comparable(trials):
-        candidate = front([*best, trial])
-        # A trial that does not enter the front changes nothing.
-        changed = any(point is trial for point in candidate)
-        best = candidate if changed else best
-        history.append(hypervolume(best, reference) if changed or not history else history[-1])
-    return history
-
-
-def useful_hypervolume(trials: Sequence[TrialRecord], dense_cost: float) -> float:
-    """What the front of KL against a cost dominates where a pruned model is of use: below 1 nat, and below dense cost.
+@dataclass(frozen=True)
+class FrontVolume:
+    """Measures the hypervolume of a study's front: the same wherever it is shown, and whatever is concluded from it.
 
     KL counts as log(KL + 0.02), as for the knee: on a linear scale a better model at a KL of 0.05 would not show beside
     one of several nats.
 
-    Args:
-        trials: Of a study whose first objective is KL and whose second one is a cost.
-        dense_cost: What the dense model costs.
+    Attributes:
+        reference: The corner up to which the front dominates, in the objectives' own units.
+        of_log_kl: Whether the first objective is KL; otherwise all objectives count as they are.
     """
-    points = [point for point in front(trials) if point.values is not None and point.values[0] < _RUINED_KL]
-    if not points:
-        return 0.0
-    reference = [math.log(_RUINED_KL + _KL_FLOOR), dense_cost]
-    return float(moocore.hypervolume(_with_log_kl(_points(points)), ref=reference))
+
+    reference: tuple[float, ...]
+    of_log_kl: bool = True
+
+    @property
+    def corner(self) -> tuple[float, ...]:
+        """The reference on the scale that volume is measured on."""
+        return tuple(self.scaled([self.reference])[0].tolist())
+
+    def scaled(self, values: Sequence[Sequence[float]] | NDArray[np.float64]) -> NDArray[np.float64]:
+        """Objective values on the scale that volume is measured on, `[n, objectives]`."""
+        points = np.array(values, dtype=float)
+        return _with_log_kl(points) if self.of_log_kl else points
+
+    def of(self, trials: Sequence[TrialRecord]) -> float:
+        """The hypervolume of the front of some trials."""
+        points = front(trials)
+        if not points:
+            return 0.0
+        return float(moocore.hypervolume(self.scaled(_points(points)), ref=list(self.corner)))
+
+    def history(self, trials: Sequence[TrialRecord]) -> list[float]:
+        """The hypervolume after each comparable trial."""
+        history: list[float] = []
+        best: list[TrialRecord] = []
+        for trial in _comparable(trials):
+            candidate = front([*best, trial])
+            # A trial that does not enter the front changes nothing.
+            changed = any(point is trial for point in candidate)
+            best = candidate if changed else best
+            history.append(self.of(best) if changed or not history else history[-1])
+        return history
+
+
+def front_volume(
+    objectives: Sequence[str], trials: Sequence[TrialRecord], dense_cost: float | None = None
+) -> FrontVolume | None:
+    """How the hypervolume of a study's front is measured; None before a trial has finished.
+
+    Of KL against a cost that is where a pruned model is of use: below 1 nat, and below the dense model's cost. Of other
+    objectives it is up to a tenth of the range beyond the worst value of each.
+
+    Args:
+        objectives: Names of the study's objectives.
+        trials: Its trials.
+        dense_cost: Cost of the dense model; where it is not known, that of the dense trial, or else the corner of all.
+    """
+    comparable = _comparable(trials)
+    if not comparable:
+        return None
+    if dense_cost is None:
+        dense = (trial.values for trial in comparable if trial.values is not None and not any(trial.schedule))
+        dense_cost = next((values[-1] for values in dense), None)
+    return volume_of_points(objectives, _points(comparable), dense_cost)
+
+
+def volume_of_points(objectives: Sequence[str], points: NDArray[np.float64], dense_cost: float | None) -> FrontVolume:
+    """See `front_volume`, of objective values `[n, objectives]` that compare with each other, at least one."""
+    if points.shape[1] != 2 or objectives[0] != KL:
+        return FrontVolume(_beyond(points), of_log_kl=False)
+    return FrontVolume((_RUINED_KL, _beyond(points)[1] if dense_cost is None else dense_cost))
+
+
+def study_volume(study: StudyRecord, trials: Sequence[TrialRecord]) -> FrontVolume | None:
+    """See `front_volume`, with the dense model's cost as the study's search found it."""
+    known = study.facts.get("dense_costs", {})
+    return front_volume(study.objectives, trials, known.get(study.objectives[-1]))
+
+
+def front_growth(before: float, after: float) -> float | None:
+    """Share by which the hypervolume of a front grew; None where it began at nothing."""
+    return None if before <= 0 else after / before - 1
 
 
 def best_point(points: Sequence[TrialRecord], target_sparsity: float | None = None) -> TrialRecord:
@@ -156,6 +212,12 @@ def knee_index(values: Sequence[Sequence[float]]) -> int:
     below = 1.0 - scaled.sum(1)
     best = below.argmax() if is_line and below.max() > 0 else np.square(scaled).sum(1).argmin()
     return int(usable[best])
+
+
+def _beyond(points: NDArray[np.float64]) -> tuple[float, ...]:
+    """The corner a tenth of the range beyond the worst of `[n, objectives]` values."""
+    worst, best = points.max(0), points.min(0)
+    return tuple((worst + 0.1 * np.where(worst > best, worst - best, 1.0)).tolist())
 
 
 def _with_log_kl(points: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from studies.front import best_point, front, hypervolume, reference_point
+from studies.front import best_point, front, hypervolume, study_volume
 from studies.records import RouterRun, StudyRecord, TrialRecord
 from studies.store import StudyStore
 
@@ -70,13 +70,16 @@ class LoadedStudy:
         return best_point(front(self._store.trials(self.name)), target_sparsity)
 
     def hypervolume(self, reference: Sequence[float] | None = None) -> float:
-        """What the front dominates up to `reference`, which without one lies a tenth of the range beyond the worst.
+        """What the front dominates: up to `reference` on the scales of the objectives, or as reports measure it.
 
-        Raises:
-            ValueError: No trial has finished, and no reference is given.
+        Args:
+            reference: A corner; None for that of `front_volume`, with KL counted as its logarithm.
         """
         trials = self._store.trials(self.name)
-        return hypervolume(trials, reference_point(trials) if reference is None else reference)
+        if reference is not None:
+            return hypervolume(trials, reference)
+        measured = study_volume(self.record, trials)
+        return 0.0 if measured is None else measured.of(trials)
 
     def router(self) -> RouterRun | None:
         """The router that was distilled last; `ftp_core.router_from_bytes(run.weights)` makes it work."""

@@ -43,10 +43,11 @@ class Objective:
         return f"{self.number(value)} {self.unit}".rstrip()
 
 
+KL = "kl"
 _KNOWN = {
     one.name: one
     for one in (
-        Objective("kl", "KL to dense", "nats per token"),
+        Objective(KL, "KL to dense", "nats per token"),
         Objective("latency_ms", "predicted latency", "ms", "predicted"),
         Objective("flops", "prefill arithmetic", "GFLOPs", "counted", 1e9),
         Objective("kv_bytes", "KV cache", "MiB", "KV cache", 2.0**20),

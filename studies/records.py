@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-# Who "proposes" what every search evaluates first, and schedules in which one block alone skips.
+# Who "proposes" what every search evaluates first, and schedules in which one block alone skips, or neighbours.
 ANCHOR, KNOCK_OUT = "anchor", "knock-out"
 
 

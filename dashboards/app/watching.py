@@ -147,7 +147,9 @@ class Watch:
             if before is not None and len(before.columns.ended) >= self._store.n_trials(name):
                 return before
             columns = self._store.trial_columns(name, None if before is None else before.columns)
-            found = Found(columns, self._store.study(name).objectives)
+            study = self._store.study(name)
+            known_costs = study.facts.get("dense_costs", {})
+            found = Found(columns, study.objectives, known_costs.get(study.objectives[-1]))
             with self._lock:
                 self._known[name] = (origin, found)
                 self._known.move_to_end(name)

@@ -7,8 +7,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, plain_text, styled
-from dashboards.figures.proposed import Credit, drawn_credits
-from dashboards.found import Found, KnockedOut, Timeline
+from dashboards.figures.proposed import Credit, drawn_credits, volume_axis
+from dashboards.found import Ablations, Found, Timeline
 from dashboards.tables import counted
 from studies import TrialRecord
 from studies.objectives import DEFAULT_COST, objective
@@ -39,15 +39,15 @@ def growth_figure(found: Found, by_seconds: bool = False) -> go.Figure:
     figure = go.Figure(
         go.Scatter(
             x=[*at.tolist(), last],
-            y=[*volume.tolist(), float(volume[-1])],
+            y=[*volume.tolist(), float(volume[-1]) if len(volume) else 0.0],
             mode="lines",
             line={"color": _COLOUR, "shape": "hv", "width": 2},
             hovertemplate=f"after %{{x:.4~g}} {'s' if by_seconds else 'trials'}: %{{y:.4g}}<extra></extra>",
         )
     )
     figure.update_xaxes(title="seconds since the first trial began" if by_seconds else "comparable trials")
-    figure.update_yaxes(title=f"hypervolume, nats × {cost.unit}", rangemode="tozero")
-    kl, corner = growth.reference
+    figure.update_yaxes(title=volume_axis(found.objectives), rangemode="tozero")
+    kl, corner, *_ = growth.reference
     subtitle = f"Above a corner at KL {kl:.3g}, {cost.text(corner)}<br>{len(at)} trials enlarged it"
     return styled(figure, title, subtitle, height=380).update_layout(showlegend=False, uirevision=title)
 
@@ -196,24 +196,31 @@ def importance_figure(found: Found) -> go.Figure:
     return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)
 
 
-def _alone_figure(alone: KnockedOut, title: str) -> go.Figure:
-    few = len(alone.blocks) <= _MOST_LABELLED
+def _alone_figure(alone: Ablations, title: str) -> go.Figure:
+    few, together = len(alone.first) <= _MOST_LABELLED, alone.last > alone.first
+    blocks = [
+        f"block {first} alone" if first == last else f"blocks {first} to {last} together"
+        for first, last in zip(alone.first.tolist(), alone.last.tolist(), strict=True)
+    ]
     figure = go.Figure(
         go.Bar(
-            x=alone.blocks.tolist(),
+            x=((alone.first + alone.last) / 2).tolist(),
             y=alone.kl.tolist(),
+            width=(alone.last - alone.first + 0.8).tolist(),
+            customdata=blocks,
             marker={"color": _COLOUR},
             text=list(map(_label, alone.kl.tolist())) if few else None,
             textposition="outside",
             textangle=0,
             cliponaxis=False,
-            hovertemplate="block %{x} alone: KL %{y:.3g}<extra></extra>",
+            hovertemplate="%{customdata}: KL %{y:.3g}<extra></extra>",
         )
     )
     figure.update_xaxes(title="block", dtick=1 if few else 4, showgrid=False)
     figure.update_yaxes(title="KL to dense, nats per token", rangemode="tozero")
     subtitle = (
-        f"KL as {alone.sparsity:.0%} of the tokens skip this block alone<br>"
+        f"KL as {alone.sparsity:.0%} of the tokens skip this block alone"
+        f"{', or the neighbours under one bar together' if together.any() else ''}<br>"
         "that blocks stand in for each other, it does not show"
     )
     return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)

@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.figures.appearance import empty_figure, plain_text, proposer_colour, styled
-from studies import ANCHOR, KNOCK_OUT, TrialRecord, TrialState, hypervolume_history, reference_point
-from studies.objectives import DEFAULT_COST, objective
+from studies import ANCHOR, KNOCK_OUT, FrontVolume, TrialRecord, TrialState, front_volume
+from studies.objectives import DEFAULT_COST, KL, objective
 
 _MOST_WINDOWS = 20
 _FEWEST_TRIALS = 5
@@ -19,19 +19,25 @@ _FEWEST_TRIALS = 5
 _FIRSTS = (ANCHOR, KNOCK_OUT)
 
 
-def proposers_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) -> go.Figure:
+def proposers_figure(
+    trials: Sequence[TrialRecord], cost: str = DEFAULT_COST, measured: FrontVolume | None = None
+) -> go.Figure:
     """Each proposer's share of the trials over time, and by how much its trials enlarged the front's hypervolume.
 
     Args:
         trials: The trials of a study.
         cost: Name of its second objective.
+        measured: How its hypervolume is measured; None for how that follows from the trials alone.
     """
     title = "Who proposed"
     if not trials:
         return empty_figure(title, "No trial has ended yet.")
     size = max(_FEWEST_TRIALS, -(-len(trials) // _MOST_WINDOWS))
     windows = [trials[start : start + size] for start in range(0, len(trials), size)]
-    gains = {name: objective(cost).shown(gain) for name, gain in _gains(trials).items()}
+    gains = {
+        name: objective(cost).shown(gain)
+        for name, gain in _gains(trials, measured or front_volume((KL, cost), trials)).items()
+    }
     credits = [
         Credit(
             name,
@@ -113,19 +119,24 @@ def drawn_credits(
     figure.update_layout(barmode="stack", bargap=0)
     figure.update_xaxes(title="trial", row=1, col=1)
     figure.update_yaxes(title="% of the trials", range=[0, 100], row=1, col=1)
-    figure.update_xaxes(title=f"hypervolume, nats × {objective(cost).unit}", rangemode="tozero", row=1, col=2)
+    figure.update_xaxes(title=volume_axis((KL, cost)), rangemode="tozero", row=1, col=2)
     figure.update_yaxes(autorange="reversed", row=1, col=2)
     figure.update_annotations(font_size=13)
     return styled(figure, title, subtitle, height=400, panels=True)
 
 
-def _gains(trials: Sequence[TrialRecord]) -> dict[str, float]:
+def volume_axis(objectives: Sequence[str]) -> str:
+    """The title of an axis of hypervolume, see `studies.front_volume`."""
+    unit = objective(objectives[-1]).unit
+    return f"hypervolume, log nats × {unit}" if objectives[0] == KL else "hypervolume"
+
+
+def _gains(trials: Sequence[TrialRecord], measured: FrontVolume | None) -> dict[str, float]:
     """By how much the trials of each proposer enlarged the hypervolume, added up."""
     gains = dict.fromkeys((trial.proposer for trial in trials), 0.0)
-    try:
-        history = hypervolume_history(trials, reference_point(trials))
-    except ValueError:
+    if measured is None:
         return gains
+    history = measured.history(trials)
     comparable = [trial for trial in trials if trial.is_comparable]
     for trial, after, before in zip(comparable, history, [0.0, *history], strict=False):
         gains[trial.proposer] += after - before

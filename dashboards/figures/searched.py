@@ -19,8 +19,10 @@ from dashboards.figures.appearance import (
     styled,
 )
 from dashboards.figures.marks import made_from
-from studies import TrialRecord, TrialState, finite_values, hypervolume_history, reference_point
-from studies.objectives import COSTS, DEFAULT_COST, Objective, objective
+from dashboards.figures.proposed import volume_axis
+from dashboards.growth import recent_growth
+from studies import FrontVolume, TrialRecord, TrialState, finite_values, front_volume
+from studies.objectives import COSTS, DEFAULT_COST, KL, Objective, objective
 
 # Beyond this many, a browser takes seconds to draw the points, and nobody sees the difference.
 _MOST_POINTS = 5_000
@@ -182,20 +184,22 @@ def schedule_heatmap(front: Sequence[TrialRecord], chosen_trial: int | None) -> 
     return styled(figure, title, subtitle, height=height)
 
 
-def hypervolume_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) -> go.Figure:
+def hypervolume_figure(
+    trials: Sequence[TrialRecord], cost: str = DEFAULT_COST, measured: FrontVolume | None = None
+) -> go.Figure:
     """How much of the objectives' space the front covers after each finished trial; refinements are marked.
 
     Args:
         trials: The trials of a study.
         cost: Name of its second objective.
+        measured: How its hypervolume is measured; None for how that follows from the trials alone.
     """
     searched = objective(cost)
     title = "Hypervolume over trials"
-    try:
-        reference = reference_point(trials)
-    except ValueError:
+    measured = measured or front_volume((KL, cost), trials)
+    if measured is None:
         return empty_figure(title, "No trial has finished on the whole calibration set.")
-    history = hypervolume_history(trials, reference)
+    reference, history = measured.reference, measured.history(trials)
     figure = go.Figure(
         go.Scatter(
             x=list(range(1, len(history) + 1)),
@@ -222,13 +226,13 @@ def hypervolume_figure(trials: Sequence[TrialRecord], cost: str = DEFAULT_COST) 
             font={"size": 12},
         )
     figure.update_xaxes(title="finished trials")
-    figure.update_yaxes(title=f"hypervolume, nats × {searched.unit}", rangemode="tozero")
+    figure.update_yaxes(title=volume_axis((KL, cost)), rangemode="tozero")
     corner = (
         f"Above a corner at KL {reference[0]:.3g}, {searched.text(reference[1])}"
         if len(reference) == 2
         else "All objectives"
     )
-    return styled(figure, title, f"{corner}<br>{_recent_gain(history)}", height=380)
+    return styled(figure, title, f"{corner}<br>{recent_growth(history)}", height=380)
 
 
 def _with_two_values(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -259,12 +263,3 @@ def _hover(t: TrialRecord, searched: Objective) -> str:
 
 def _row_label(t: TrialRecord) -> str:
     return f"trial {t.number}: {t.overall_sparsity:.0%}"
-
-
-def _recent_gain(history: Sequence[float]) -> str:
-    """What the last quarter of the trials added: whether more of them are worth their time is for readers to judge."""
-    recent = len(history) // 4
-    if not recent or history[-1] <= 0:
-        return f"{len(history)} trials"
-    gain = (history[-1] - history[-1 - recent]) / history[-1]
-    return f"The last {recent} of {len(history)} trials added {gain:.1%} of it"

@@ -47,6 +47,7 @@ from search.config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
 from studies import LeftAside, StudiesError, StudyStore
+from studies.objectives import KL
 
 app = typer.Typer(
     add_completion=False,
@@ -161,13 +162,16 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     aside = LeftAside(**description["left_aside"])
     if aside.total:
         console.print(str(aside))
+    if left_out := (description["ablations"] or {}).get("left_out"):
+        console.print(left_out)
     for stage in description["stages"]:
         took = "" if stage["seconds"] is None else f" after {stage['seconds']:.0f} s"
         console.print(f"{stage['name']}: {stage['state']}{took}")
     volume = description["hypervolume"]
     if volume is not None:
         corner = ", ".join(f"{value:.4g}" for value in volume["reference"])
-        console.print(f"hypervolume {volume['value']:.5g} up to ({corner})")
+        scale = ", with KL as log(KL + 0.02)" if description["objectives"][0] == KL else ""
+        console.print(f"hypervolume {volume['value']:.5g} up to ({corner}){scale}")
     blocks = description["blocks"]
     if blocks["reused"]:
         known = blocks["reused"] / (blocks["run"] + blocks["reused"])

@@ -13,8 +13,8 @@ from search.cli.settings import setting_help
 from search.cli.stages import Stage, continue_study
 from search.cli.views import make_view
 from search.config import DEFAULT_STORAGE, RunConfig
-from search.errors import ConfigError
-from studies import Lease, StudyStore
+from search.resuming import at_target, check_changes
+from studies import Lease, StudyStore, front
 
 if TYPE_CHECKING:
     from search.pipeline import Pipeline
@@ -34,13 +34,9 @@ def resume(
     Example: ftp-search resume mine --trials 1000
     """
     with StudyStore(storage, create=False) as store:
-        trials = settings.get("trials")
-        config = RunConfig.stored(store.study(name).config, **settings)
-        done = sum(trial.round == 0 for trial in store.trials(name))
-        if trials is not None and trials < done:
-            raise ConfigError(
-                f"--trials is {trials}, but study {name!r} has {done} trials: expected a new, larger total."
-            )
+        study = store.study(name)
+        config = RunConfig.stored(study.config, **settings)
+        check_changes(study, store.trials(name), config, settings)
         _go_on(lambda pipeline, report: pipeline.run(report), store, name, config, quiet, track, as_json, settings)
 
 
@@ -85,6 +81,9 @@ def distill(
     with StudyStore(storage, create=False) as store:
         stored = store.study(name).config
         RunConfig.stored(stored, **{key: value for key, value in given.items() if value is not None})
+        if target_sparsity is not None:
+            # Refused before anything is loaded.
+            at_target(front(store.trials(name)), target_sparsity, name)
         _go_on(
             lambda pipeline, report: pipeline.distill_only(router_steps, seed, target_sparsity, report),
             *(store, name, RunConfig.stored(stored, **moved), quiet, track, as_json),

@@ -77,19 +77,30 @@ def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
 def print_rounds(console: Console, description: Mapping[str, Any]) -> None:
     """What each refinement added to the front, from `describe_study`."""
     if not description["rounds"]:
+        if description["rounds_ended"]:
+            console.print(description["rounds_ended"], soft_wrap=True)
         return
     table = _table("Refinements", "round", "searched\nwith", "trials", "hypervolume\nbefore", "\nafter", "growth")
     for one in description["rounds"]:
         growth = one.get("growth")
         table.add_row(
             str(one["round"]),
-            "static" if one.get("router") is None else f"router {one['router']}",
+            _searched_with(one),
             str(one.get("trials", 0)),
             _number(one.get("hypervolume_before"), ".4g"),
             _number(one.get("hypervolume_after"), ".4g"),
             "-" if growth is None else f"{growth:+.1%}",
         )
     console.print(table)
+    if description["rounds_ended"]:
+        console.print(description["rounds_ended"], soft_wrap=True)
+
+
+def _searched_with(one: Mapping[str, Any]) -> str:
+    """What decided in the trials of a round; nothing where it was not searched."""
+    if one.get("router") is None:
+        return "static" if one.get("trials") else "-"
+    return f"router {one['router']}"
 
 
 def print_selection(console: Console, description: Mapping[str, Any]) -> None:

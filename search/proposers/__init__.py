@@ -31,6 +31,6 @@ class Proposer(Protocol):
     def tell(self, outcome: Outcome) -> None:
         """Learn what became of levels.
 
-        They may have been proposed by anybody, or in another study. Knock-outs may lie outside the space: who has no
+        They may have been proposed by anybody, or in another study. Ablations may lie outside the space: who has no
         use for that leaves them out.
         """

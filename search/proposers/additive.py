@@ -16,12 +16,15 @@ from search.space import ScheduleSpace
 _KL_FLOOR = 0.02
 # Of the squared weights, in units of the noise: how flat the model is where nothing is known.
 _RIDGE = 1.0
-# Outcomes to know before the model says more than a random schedule, or one made from knock-outs, does.
+# Outcomes to know before the model says more than a random schedule does; where ablations are known, of schedules that
+# are neither those nor uniform, before it says more than one made from ablations does.
 _FIRST = 12
-# How far harms that knock-outs tell of may be off: of their logarithm, one standard deviation.
+# How far sensitivities that ablations tell may be off: of their logarithm, one standard deviation.
 _DOUBT = 0.5
 # The highest overall sparsity that is asked for where there is no target: models are ruined long before.
 _MOST_OVERALL = 0.8
+# Multiples of it, without their whole parts, are spread evenly over [0, 1], however many there are.
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class AdditiveProposer:
@@ -32,9 +35,10 @@ class AdditiveProposer:
     so that blocks of which little is known get their turn. What is then best at an overall sparsity is found exactly,
     by dynamic programming over blocks.
 
-    The model says nothing before it knows some schedules. Until then proposals are the best by what blocks harm alone,
-    as far as outcomes of knock-outs (`ScheduleSpace.knock_outs`) tell: KL c x^p for KL c of the knock-out, p drawn
-    from 1 to 2, c by a random factor off. Where none is known they are random.
+    The model says nothing before it knows some schedules. Until then proposals are the best by how sensitive the model
+    is to single blocks, as far as outcomes of ablations (`ScheduleSpace.ablations`) tell: KL c x^p for KL c of the
+    ablation, p drawn from 1 to 2, c by a random factor off. Of blocks that were ablated together each has its part of
+    that KL. Where no ablation is known they are random.
 
     A local search starts from the best of a few random schedules, and stays near it; this one sees at once from all of
     them which blocks must not skip. It cannot see that blocks stand in for each other: others learn that from its
@@ -50,25 +54,27 @@ class AdditiveProposer:
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         self._space = space
         self._seed = seed
+        self._offset = random.Random(f"{self.name}/{seed}").random()
         self._number = -1
         self._repeats = 0
         n_weights = 1 + 2 * len(space.free_blocks)
         # The sums that the posterior follows from: nothing of single outcomes needs to be kept.
         self._n_told = 0
-        # Of blocks, by their place among the free ones: KL where the block alone skips.
-        self._alone: dict[int, float] = {}
+        self._n_telling = 0
+        # KL of ablations, by the blocks that were ablated together.
+        self._ablated: dict[tuple[int, ...], float] = {}
         self._products: NDArray[np.float64] = np.zeros((n_weights, n_weights))
         self._targets: NDArray[np.float64] = np.zeros(n_weights)
         self._squares = 0.0
 
     @property
     def leads(self) -> bool:
-        """See `Proposer.leads`: from its first knock-out on, for as long as schedules follow from these alone."""
-        return bool(self._alone) and self._is_new
+        """See `Proposer.leads`: from its first ablation on, for as long as schedules follow from these alone."""
+        return bool(self._ablated) and self._is_new
 
     @property
     def _is_new(self) -> bool:
-        return self._n_told - len(self._alone) < _FIRST
+        return (self._n_telling if self._ablated else self._n_told) < _FIRST
 
     def ask(self, number: int) -> Proposal:
         """See `Proposer.ask`."""
@@ -76,14 +82,15 @@ class AdditiveProposer:
         self._number = number
         rng = random.Random(f"{self.name}/{self._seed}/{number}/{self._repeats}")
         space = self._space
-        if (self._is_new and not self._alone) or not space.free_blocks or not space.top:
+        if (self._is_new and not self._ablated) or not space.free_blocks or not space.top:
             return Proposal(space.sample(rng))
         total = space.target_total
         if total is None:
-            total = round(rng.uniform(0.0, _MOST_OVERALL) * space.n_blocks / space.step)
+            share = (self._offset + number * _GOLDEN) % 1.0 if self._is_new and not self._repeats else rng.random()
+            total = round(share * _MOST_OVERALL * space.n_blocks / space.step)
         total = min(total, space.top * len(space.free_blocks))
         levels = [0] * space.n_blocks
-        harms = self._harms_alone(rng) if self._is_new else self._harms(rng)
+        harms = self._sensitivities(rng) if self._is_new else self._harms(rng)
         for block, level in zip(space.free_blocks, least_harmful(harms, total), strict=True):
             levels[block] = level
         return Proposal(space.repair(levels, rng))
@@ -95,9 +102,11 @@ class AdditiveProposer:
             return
         features, target = self._features(outcome), math.log(kl + _KL_FLOOR)
         self._n_told += 1
-        skipping = [place for place, block in enumerate(self._space.free_blocks) if outcome.levels[block]]
-        if len(skipping) == 1 and sum(outcome.levels) == self._space.top:
-            self._alone[skipping[0]] = kl
+        if ablated := self._space.ablated(outcome.levels):
+            self._ablated[ablated] = kl
+        elif len({outcome.levels[block] for block in self._space.free_blocks}) > 1:
+            # Uniform schedules do not tell blocks apart.
+            self._n_telling += 1
         self._products += np.outer(features, features)
         self._targets += target * features
         self._squares += target * target
@@ -108,12 +117,16 @@ class AdditiveProposer:
         share: NDArray[np.float64] = np.array([outcome.levels[block] / top for block in self._space.free_blocks])
         return np.concatenate([[1.0], share, share**2])
 
-    def _harms_alone(self, rng: random.Random) -> NDArray[np.float64]:
-        """What each free block adds at each level `[N, top + 1]`, guessed from what blocks harm alone."""
+    def _sensitivities(self, rng: random.Random) -> NDArray[np.float64]:
+        """What each free block adds at each level `[N, top + 1]`, guessed from ablations."""
         draws = np.random.default_rng(draw_seed(rng))
+        known: dict[int, float] = {}
+        # The smaller a group, the more it tells of its blocks.
+        for blocks in sorted(self._ablated, key=len, reverse=True):
+            known |= dict.fromkeys(blocks, self._ablated[blocks] / len(blocks))
         # What is not known yet may be as bad as the worst that is.
-        worst = max(self._alone.values())
-        alone = np.array([self._alone.get(place, worst) for place in range(len(self._space.free_blocks))])
+        worst = max(known.values())
+        alone = np.array([known.get(block, worst) for block in self._space.free_blocks])
         doubt = _DOUBT * (1 + 0.5 * self._repeats)
         alone = np.maximum(alone, 1e-6) * np.exp(doubt * draws.standard_normal(len(alone)))
         share = np.linspace(0.0, 1.0, self._space.top + 1)

@@ -14,8 +14,8 @@ PORTFOLIO_NAME = "portfolio"
 PORTFOLIO = ("deap", "evopress", "additive", "tpe", "cmaes")
 
 
-# Proposers that learn from what blocks harm by themselves, also outside the space.
-_LEARN_FROM_KNOCK_OUTS = frozenset({"additive"})
+# Proposers that learn from ablations of blocks, also outside the space.
+_LEARN_FROM_ABLATIONS = frozenset({"additive"})
 
 
 def _genetic(space: ScheduleSpace, seed: int) -> Proposer:
@@ -69,8 +69,8 @@ def proposer_names(names: str) -> tuple[str, ...]:
     return tuple(wanted)
 
 
-def learn_from_knock_outs(names: str) -> bool:
-    """Whether one of the proposers that a list names learns from `ScheduleSpace.knock_outs`.
+def learn_from_ablations(names: str) -> bool:
+    """Whether one of the proposers that a list names learns from `ScheduleSpace.ablations`.
 
     Args:
         names: See `proposer_names`.
@@ -78,7 +78,7 @@ def learn_from_knock_outs(names: str) -> bool:
     Raises:
         ConfigError: See `proposer_names`.
     """
-    return not _LEARN_FROM_KNOCK_OUTS.isdisjoint(proposer_names(names))
+    return not _LEARN_FROM_ABLATIONS.isdisjoint(proposer_names(names))
 
 
 def make_proposers(names: str, space: ScheduleSpace, seed: int) -> list[Proposer]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studies import TrialRecord, front, hypervolume, reference_point
+from studies import StudyRecord, TrialRecord, front, study_volume
 from studies.service_store import ServiceStore
 
 _MAX_STUDIES = 16
@@ -29,7 +29,7 @@ class Analysis:
     Attributes:
         front: The trials that no other beats.
         reference: The corner that hypervolume is measured from; None before a trial has finished.
-        growth: The hypervolume, once for each trial that changed it.
+        growth: The hypervolume (`studies.front_volume`), once for each trial that changed the front.
     """
 
     front: list[TrialRecord]
@@ -60,7 +60,7 @@ class Analyses:
             if key in self._known:
                 self._known.move_to_end(key)
                 return self._known[key]
-        analysis = analyse(self._store.trials(name))
+        analysis = analyse(self._store.study(name), self._store.trials(name))
         with self._lock:
             self._known[key] = analysis
             # Of a study that runs, only the latest is of use.
@@ -71,12 +71,12 @@ class Analyses:
         return analysis
 
 
-def analyse(trials: list[TrialRecord]) -> Analysis:
-    """What trials add up to."""
-    points = front(trials)
-    if not points:
+def analyse(study: StudyRecord, trials: list[TrialRecord]) -> Analysis:
+    """What the trials of a study add up to."""
+    points, measured = front(trials), study_volume(study, trials)
+    if measured is None:
         return Analysis([], None, [])
-    reference = reference_point(trials)
+    reference = measured.reference
     growth: list[Growth] = []
     best: list[TrialRecord] = []
     values = np.empty((0, len(reference)))
@@ -89,5 +89,5 @@ def analyse(trials: list[TrialRecord]) -> Analysis:
         left = np.logical_not((own <= values).all(axis=1)).tolist()
         best = [one for one, stays in zip(best, left, strict=True) if stays] + [trial]
         values = np.vstack([values[np.array(left, dtype=bool)], own])
-        growth.append(Growth(trial, hypervolume(best, reference)))
+        growth.append(Growth(trial, measured.of(best)))
     return Analysis(points, reference, growth)

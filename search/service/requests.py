@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model,
 from ftp_core.data import load_jsonl, split_examples
 from search.config import RESUMABLE, RunConfig
 from search.errors import ConfigError
+from search.resuming import check_changes
 from search.service.problems import in_fields
 from search.service.roots import DEMO, check_makeable, checked_data, checked_model, checked_out
 from search.service.settings import ServiceSettings
@@ -128,12 +129,9 @@ def checked_changes(
     if "out" in changes:
         changes["out"] = _out(changes["out"], study.name, settings)
     try:
-        RunConfig.stored(study.config, **changes)
+        check_changes(study, trials, RunConfig.stored(study.config, **changes), changes)
     except ConfigError as error:
         raise ConfigError(in_fields(str(error))) from error
-    done = sum(trial.round == 0 for trial in trials)
-    if "trials" in changes and changes["trials"] < done:
-        raise ConfigError(f"trials is {changes['trials']}, but the study has {done} trials: expected a larger total.")
     return changes
 
 

@@ -16,7 +16,7 @@ from dashboards.figures.appearance import INK, INKED, darkened
 from dashboards.figures.explored import RING, compared_figure, explored_figure, parallel_figure, ring_position
 from dashboards.figures.progress import busy_figure, credit_figure, growth_figure, importance_figure, schedule_figure
 from dashboards.found import Found
-from studies import TrialRecord, WorkSpan, front, hypervolume_history, reference_point
+from studies import TrialRecord, WorkSpan, front, front_volume
 from studies.service_store import ServiceStore
 from tests.dashboards import records
 
@@ -70,9 +70,9 @@ def test_a_front_of_other_quantities_heeds_which_way_is_better(found: Found) -> 
 
 
 def test_growth_is_the_history_of_studies(found: Found) -> None:
-    history = hypervolume_history(records.TRIALS, reference_point(records.TRIALS))
-    growth = found.growth
-    assert growth is not None
+    measured, growth = front_volume(OBJECTIVES, records.TRIALS), found.growth
+    assert measured is not None and growth is not None and growth.reference == measured.reference
+    history = measured.history(records.TRIALS)
     assert growth.volume[-1] == pytest.approx(history[-1])
     assert [history[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
     assert np.all(np.diff(growth.volume) > 0)

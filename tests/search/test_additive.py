@@ -58,31 +58,68 @@ def test_it_sees_which_blocks_matter_before_a_local_search_does() -> None:
         assert own < 0.0025 and own <= local
 
 
-def knock_out(space: ScheduleSpace, block: int) -> Outcome:
-    [levels] = [levels for levels in space.knock_outs() if levels[block]]
+def ablation(space: ScheduleSpace, block: int) -> Outcome:
+    [levels] = [levels for levels in space.ablations() if levels[block]]
     return Outcome(levels, (kl(levels), 0.0), space.violation(levels))
 
 
-def test_knock_outs_show_which_blocks_matter_before_any_schedule_is_known() -> None:
+def test_ablations_show_which_blocks_matter_before_any_schedule_is_known() -> None:
     space = ScheduleSpace(N_BLOCKS, TARGET)
     for seed in range(5):
         told, new = AdditiveProposer(space, seed), AdditiveProposer(space, seed)
         for block in range(N_BLOCKS):
-            told.tell(knock_out(space, block))
+            told.tell(ablation(space, block))
         first = [told.ask(number).levels for number in range(20)]
         assert told.leads and not new.leads
         assert all(space.contains(levels) for levels in first) and len(set(first)) == 20
         assert max(map(kl, first)) < 0.002 < kl(new.ask(0).levels)
 
 
-def test_it_leads_until_its_model_says_more_than_knock_outs_do() -> None:
+def test_neighbours_that_were_ablated_together_share_what_that_did() -> None:
+    space = ScheduleSpace(N_BLOCKS, TARGET)
+    for seed in range(5):
+        told, new = AdditiveProposer(space, seed), AdditiveProposer(space, seed)
+        for levels in space.ablations(6):
+            told.tell(Outcome(levels, (kl(levels), 0.0), space.violation(levels)))
+        first = [told.ask(number).levels for number in range(20)]
+        # Blocks 2, 5 and 8 harm; six others are in groups without one of them.
+        assert np.median([kl(levels) for levels in first]) < 0.002 < kl(new.ask(0).levels)
+        # What a single one tells counts more than what its group does.
+        told.tell(ablation(space, 3))
+        harms = told._sensitivities(random.Random(seed))[:, -1]
+        assert harms[3] < harms[2]
+
+
+def test_without_a_target_first_proposals_are_spread_over_overall_sparsities() -> None:
+    space = ScheduleSpace(N_BLOCKS)
+    for seed in range(5):
+        proposer = AdditiveProposer(space, seed)
+        for block in range(N_BLOCKS):
+            proposer.tell(ablation(space, block))
+        overall = sorted(sum(proposer.ask(number).levels) / (20 * N_BLOCKS) for number in range(20, 28))
+        assert overall[0] < 0.2 and overall[-1] > 0.6 and np.diff(overall).max() < 0.2
+
+
+def test_uniform_schedules_do_not_end_what_ablations_lead_to() -> None:
+    space = ScheduleSpace(N_BLOCKS)
+    proposer = AdditiveProposer(space, 0)
+    for block in range(N_BLOCKS):
+        proposer.tell(ablation(space, block))
+    for levels in space.anchors():
+        proposer.tell(Outcome(levels, (kl(levels), 0.0)))
+    for number in range(11):
+        proposer.tell(Outcome(levels := proposer.ask(number).levels, (kl(levels), 0.0)))
+    assert proposer.leads
+
+
+def test_it_leads_until_its_model_says_more_than_ablations_do() -> None:
     space = ScheduleSpace(N_BLOCKS, TARGET)
     proposer, rng = AdditiveProposer(space, 0), random.Random(0)
     for levels in (space.sample(rng) for _ in range(6)):
         assert not proposer.leads
         proposer.tell(Outcome(levels, (kl(levels), 0.0)))
     for block in range(N_BLOCKS):
-        proposer.tell(knock_out(space, block))
+        proposer.tell(ablation(space, block))
     for levels in (space.sample(rng) for _ in range(6)):
         assert proposer.leads
         proposer.tell(Outcome(levels, (kl(levels), 0.0)))
@@ -94,7 +131,7 @@ def test_a_block_of_which_nothing_is_known_may_be_as_bad_as_the_worst_that_is_kn
     proposer = AdditiveProposer(space, 0)
     harmless = [block for block in range(N_BLOCKS) if block not in CARRIERS][:6]
     for block in (*harmless, CARRIERS[0]):
-        proposer.tell(knock_out(space, block))
+        proposer.tell(ablation(space, block))
     for number in range(20):
         levels = proposer.ask(number).levels
         assert sum(levels[block] for block in harmless) >= 0.9 * sum(levels)

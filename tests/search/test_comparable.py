@@ -44,6 +44,7 @@ from search.objectives import Objectives
 from search.outcome import Levels, Outcome
 from search.portfolio import Portfolio
 from search.proposers.catalogue import make_proposers
+from search.rounds import Round
 from search.selection import select
 from search.service.analysis import analyse
 from search.service.app import create_app
@@ -54,14 +55,17 @@ from search.study_ledger import StudyLedger
 from search.variants import best_at, usable_front
 from search.warm_start import warm_outcomes
 from studies import (
+    FrontVolume,
+    StudyRecord,
+    StudyState,
     TrialRecord,
     TrialState,
     best_point,
     front,
+    front_growth,
     hypervolume,
-    hypervolume_history,
     reference_point,
-    useful_hypervolume,
+    study_volume,
 )
 from studies.service_store import ServiceStore
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of
@@ -73,6 +77,7 @@ N_BLOCKS = 3
 SPACE = ScheduleSpace(N_BLOCKS)
 OBJECTIVES = ("kl", "latency_ms")
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
+STUDY = StudyRecord("one", StudyState.RUNNING, BEGAN, {}, OBJECTIVES, {}, None)
 # A coarse grid, so that ties and duplicates occur, and all that floats know beside numbers.
 figure = st.integers(0, 6).map(float) | st.sampled_from([math.inf, -math.inf, math.nan])
 ends = st.sampled_from(
@@ -207,7 +212,7 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
     if not expected:
         with pytest.raises(ValueError, match="No trial has finished"):
             reference_point(trials)
-        assert hypervolume(trials, (9.0, 9.0)) == 0.0 and analyse(trials).reference is None
+        assert hypervolume(trials, (9.0, 9.0)) == 0.0 and analyse(STUDY, trials).reference is None
         assert why_no_front(trials, RunConfig())
         return
     corner = reference_point(trials)
@@ -216,14 +221,14 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
         span = max(column) - min(column) or 1.0
         assert corner[place] == pytest.approx(max(column) + 0.1 * span)
     volume = slow_volume(expected, (corner[0], corner[1]))
-    history = hypervolume_history(trials, corner)
+    history = FrontVolume(corner, of_log_kl=False).history(trials)
     assert hypervolume(trials, corner) == pytest.approx(volume) == pytest.approx(history[-1])
     assert history == pytest.approx(
         [slow_volume(slow_front(comparable[: n + 1]), (corner[0], corner[1])) for n in range(len(comparable))]
     )
-    found = analyse(trials)
-    assert found.front == expected and found.growth[-1].value == pytest.approx(volume)
-    assert math.isfinite(useful_hypervolume(trials, 7.0))
+    found, measured = analyse(STUDY, trials), study_volume(STUDY, trials)
+    assert measured is not None and math.isfinite(measured.of(trials))
+    assert found.front == expected and found.growth[-1].value == pytest.approx(measured.of(trials))
     assert best_point(expected, None) in expected and best_point(expected, 0.1) in expected
     assert all(one in expected for one in usable_front(trials))
 
@@ -267,6 +272,19 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
             growth = found.growth
             assert growth is not None and growth.reference == reference_point(trials)
             assert growth.volume[-1] == pytest.approx(loaded.hypervolume()) == shown["hypervolume"]["value"]
+            assert loaded.best() == best_point(expected)
+            # Whatever says how large the front is, or how it grew, says the same.
+            growth, measured = found.growth, study_volume(loaded.record, trials)
+            assert growth is not None and measured is not None
+            assert list(growth.reference) == shown["hypervolume"]["reference"] == list(measured.reference)
+            history = measured.history(trials)
+            assert loaded.hypervolume() == shown["hypervolume"]["value"] == pytest.approx(history[-1])
+            assert growth.volume.tolist()[-1:] == pytest.approx([history[-1]] if history[-1] else [])
+            assert [history[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
+            assert list(hypervolume_figure(trials).data[0].y) == pytest.approx(history)
+            half = [one for one in trials if one.is_comparable][: len(history) // 2]
+            one = Round(1, 0, 0).begun(0, measured.of(half)).ended(1, loaded.hypervolume())
+            assert one.growth == front_growth(history[len(half) - 1] if half else 0.0, history[-1])
         study = optuna.load_study(study_name="one", storage=store.storage, sampler=DEAPSampler(4, seed=0))
         members = study.sampler._population(study).members  # type: ignore[attr-defined]
         assert all(math.isfinite(value) for one in members for value in one.values)
@@ -303,7 +321,7 @@ def test_pages_reports_and_answers_show_them_as_not_comparable(broken: ServiceSt
     store = broken
     client = TestClient(create_app(store, ServiceSettings(out=tmp_path)), base_url="http://127.0.0.1:8000")
     assert [one["number"] for one in client.get("/api/v1/studies/one/front").json()["items"]] == [0, 1, 5]
-    assert client.get("/api/v1/studies/one/hypervolume").json()["reference"] == pytest.approx([4.4, 6.5])
+    assert client.get("/api/v1/studies/one/hypervolume").json()["reference"] == pytest.approx([1.0, 6.5])
     values = [one["values"] for one in client.get("/api/v1/studies/one/trials").json()["items"]]
     assert values == [[0.0, 6.0], [1.0, 3.0], None, None, None, [4.0, 1.0]]
     found = Found(store.trial_columns("one"), OBJECTIVES)

@@ -113,32 +113,34 @@ def test_proposers_learn_from_the_outcomes_of_another_study_and_its_front_comes_
 
 def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say() -> None:
     space, book = ScheduleSpace(6, 0.5), Notebook()
-    search(ShufflingEvaluator(1), space, book, 60, knock_outs=True, names="deap,evopress,additive,tpe,cmaes")
+    search(
+        ShufflingEvaluator(1), space, book, 60, ablations=space.ablations(), names="deap,evopress,additive,tpe,cmaes"
+    )
     early = [(space.levels(book.begun[n].schedule), book.begun[n].proposer) for n in range(7)]
-    assert early == [(space.anchors()[0], ANCHOR), *((levels, KNOCK_OUT) for levels in space.knock_outs())]
+    assert early == [(space.anchors()[0], ANCHOR), *((levels, KNOCK_OUT) for levels in space.ablations())]
     outcomes = [result.outcome for _, result in sorted(book.ended.items())]
     assert [one.violation for one in outcomes[1:7]] == pytest.approx([0.5 - 0.95 / 6] * 6)
     assert all(one.violation == 0 and space.contains(one.levels) for one in [outcomes[0], *outcomes[7:]])
-    assert [book.begun[n].proposer for n in range(7, 18)] == ["additive"] * 11
+    assert [book.begun[n].proposer for n in range(7, 19)] == ["additive"] * 12
     assert len({begun.proposer for begun in book.begun.values()}) > 5
     # Nobody breeds from what is outside the space.
     assert not any(set(range(1, 7)) & set(one.parents) for one in book.begun.values())
 
 
-def test_knock_outs_inside_the_space_are_trials_like_others() -> None:
+def test_ablations_inside_the_space_are_trials_like_others() -> None:
     space, book = ScheduleSpace(4), Notebook()
-    search(ShufflingEvaluator(1), space, book, 60, knock_outs=True)
+    search(ShufflingEvaluator(1), space, book, 60, ablations=space.ablations())
     outcomes = [one.outcome for one in book.ended.values() if one.proposer == KNOCK_OUT]
-    assert [one.levels for one in outcomes] == space.knock_outs() and not any(one.violation for one in outcomes)
+    assert [one.levels for one in outcomes] == space.ablations() and not any(one.violation for one in outcomes)
 
 
-def test_knock_outs_are_neither_repeated_nor_taken_for_a_plateau() -> None:
+def test_ablations_are_neither_repeated_nor_taken_for_a_plateau() -> None:
     space, book, evaluator = ScheduleSpace(6, 0.5), Notebook(dies_after=4), ShufflingEvaluator(1)
-    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, knock_outs=True)
+    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, ablations=space.ablations())
     with pytest.raises(KeyboardInterrupt):
         engine.run(Stopping(50))
     book.dies_after = None
-    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, knock_outs=True)
+    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, ablations=space.ablations())
     stopping = Stopping(50, plateau=3)
     engine.run(stopping)
     assert Counter(one.proposer for one in book.begun.values())[KNOCK_OUT] == 6
@@ -198,7 +200,7 @@ def test_a_deterministic_search_is_the_same_for_any_workers_and_interruptions(
     space = ScheduleSpace(5, target)
     whole = Notebook()
     options: dict[str, Any] = {"deterministic": True, "fidelities": fidelities, "names": "deap,evopress,additive,tpe"}
-    options["knock_outs"] = space.target_sparsity is not None
+    options["ablations"] = space.ablations() if space.target_sparsity is not None else ()
     search(ShufflingEvaluator(1), space, whole, 90, **options)
     pieces = Notebook()
     for life in [*deaths, None]:

@@ -24,7 +24,7 @@ from search.objectives import OBJECTIVES, Objectives, objective_names
 from search.open_study import OpenStudy
 from search.outcome import Outcome
 from search.progress import ProgressView
-from search.searching import Search, best_note, schedule_space, study_costs, wants_knock_outs
+from search.searching import best_note, schedule_space, study_costs
 from search.space import ScheduleSpace
 from search.stopping import Stopping
 from search.study_ledger import StudyLedger
@@ -211,25 +211,16 @@ def test_a_study_of_another_cost_is_started_from_by_what_it_evaluated(costs: Cos
     )
 
 
-def test_a_search_at_a_target_learns_from_earlier_knock_outs_though_they_are_off_it(costs: Costs) -> None:
+def test_a_search_at_a_target_learns_from_earlier_ablations_though_they_are_off_it(costs: Costs) -> None:
     space, judge = ScheduleSpace(N_BLOCKS, 0.3), Objectives(costs.function("flops"))
-    other, knock_outs = ScheduleSpace(N_BLOCKS, 0.4), space.knock_outs()
+    other, ablations = ScheduleSpace(N_BLOCKS, 0.4), space.ablations()
     records = [
         replace(trial(n, (0.1, 1.0), tuple(space.schedule(one))), metrics={"kl": 0.1})
-        for n, one in enumerate([*knock_outs, other.anchors()[0], space.anchors()[0]])
+        for n, one in enumerate([*ablations, other.anchors()[0], space.anchors()[0]])
     ]
     warm = warm_outcomes(records, space, judge)
-    assert [one.levels for one in warm] == [*knock_outs, space.anchors()[0]]
+    assert [one.levels for one in warm] == [*ablations, space.anchors()[0]]
     assert [one.violation for one in warm] == pytest.approx([0.3 - 0.95 / 12] * 12 + [0.0], abs=1e-3)
-
-
-def test_only_long_first_searches_whose_proposers_learn_from_them_evaluate_knock_outs() -> None:
-    space = ScheduleSpace(N_BLOCKS, 0.3)
-    assert wants_knock_outs(Search(0, 48), space, "portfolio")
-    assert not wants_knock_outs(Search(0, 47), space, "portfolio")
-    assert wants_knock_outs(Search(0, 47), ScheduleSpace(N_BLOCKS, dense_blocks=(0,)), "deap,additive")
-    assert not wants_knock_outs(Search(0, 480), space, "deap,tpe")
-    assert not wants_knock_outs(Search(1, 480), space, "portfolio")
 
 
 def test_why_a_study_has_no_front_is_said_with_what_came_nearest() -> None:
@@ -238,9 +229,9 @@ def test_why_a_study_has_no_front_is_said_with_what_came_nearest() -> None:
         replace(trial(n, (0.1, 1.0)), violation=0.9 - right, metrics={"accuracy": right})
         for n, right in enumerate((0.5, 0.75))
     ]
-    # A knock-out may be accurate enough, but off the target.
-    knock_out = replace(trial(2, (0.1, 1.0)), violation=0.2, metrics={"accuracy": 0.95})
-    assert "the best of those that miss it has 0.75" in why_no_front([*below, knock_out, trial(3, None)], config)
+    # An ablation may be accurate enough, but off the target.
+    ablation = replace(trial(2, (0.1, 1.0)), violation=0.2, metrics={"accuracy": 0.95})
+    assert "the best of those that miss it has 0.75" in why_no_front([*below, ablation, trial(3, None)], config)
     assert why_no_front([trial(0, None)], config) == "All 1 trials failed; the last one says: broken"
     assert "more seconds" in why_no_front([], config)
 

@@ -61,7 +61,7 @@ def search(
 ) -> Listening:
     portfolio = Listening(deterministic)
     evaluator = evaluator or ShufflingEvaluator(4)
-    options = {"deterministic": deterministic, "fidelities": (0.25, 1.0), "knock_outs": True}
+    options = {"deterministic": deterministic, "fidelities": (0.25, 1.0), "ablations": SPACE.ablations()}
     engine = SearchEngine(SPACE, portfolio, evaluator, judge, ledger, **options)  # type: ignore[arg-type]
     assert engine.run(Stopping(n, plateau=200)) == n
     return portfolio

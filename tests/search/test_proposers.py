@@ -122,14 +122,14 @@ def test_parents_are_schedules_that_were_told_and_only_breeders_have_any(name, k
 
 
 @pytest.mark.parametrize("name", PROPOSERS)
-def test_knock_outs_off_the_target_lead_nobody_out_of_the_space(name):
+def test_ablations_off_the_target_lead_nobody_out_of_the_space(name):
     space = SPACES["dense, target"]
-    proposer, knock_outs = make(name, space), space.knock_outs()
-    for levels in knock_outs:
+    proposer, ablations = make(name, space), space.ablations()
+    for levels in ablations:
         proposer.tell(Outcome(levels, objectives(levels), space.violation(levels)))
-    for number in range(len(knock_outs), length(name, 60)):
+    for number in range(len(ablations), length(name, 60)):
         proposal = proposer.ask(number)
-        assert space.contains(proposal.levels) and not set(proposal.parents) & set(knock_outs)
+        assert space.contains(proposal.levels) and not set(proposal.parents) & set(ablations)
         proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
 
 

@@ -22,6 +22,14 @@ def test_another_round_is_worth_it_while_hypervolume_grows_by_more_than_a_hundre
     assert one.ended(5, after).was_worthwhile is worthwhile
 
 
+def test_the_last_round_says_why_it_is_the_last() -> None:
+    begun = Round(2, router_run=0, router=0).begun(10, 1.0)
+    assert begun.why_last == "" == begun.ended(5, 1.1).why_last
+    assert "Rounds ended after round 2" in (flat := begun.ended(5, 1.004).why_last) and "+0.40%" in flat
+    assert "at all" in Round(1, router_run=0, router=0).begun(10, 0.0).ended(5, 0.0).why_last
+    assert "no router that training came by beats the static one" in Round(1, router_run=0, router=None).why_last
+
+
 def test_a_round_that_has_begun_keeps_where_it_began() -> None:
     one = Round(1, router_run=0, router=0).begun(10, 1.0)
     assert one.begun(30, 2.0) == one

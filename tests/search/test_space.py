@@ -79,14 +79,35 @@ def test_constraints_are_broken_by_the_distance_from_the_target_and_the_share_of
 
 
 @given(space=spaces())
-def test_in_a_knock_out_one_block_alone_skips_all_that_it_may(space: ScheduleSpace) -> None:
-    knock_outs = space.knock_outs()
-    assert all(sorted(levels) == [0] * (space.n_blocks - 1) + [19] for levels in knock_outs)
-    assert [levels.index(19) for levels in knock_outs] == list(reversed(space.free_blocks))
+def test_in_an_ablation_one_block_alone_skips_all_that_it_may(space: ScheduleSpace) -> None:
+    ablations = space.ablations()
+    assert all(sorted(levels) == [0] * (space.n_blocks - 1) + [19] for levels in ablations)
+    assert [levels.index(19) for levels in ablations] == list(reversed(space.free_blocks))
+
+
+@given(space=spaces(), most=st.integers(1, 40))
+def test_blocks_that_are_too_many_are_ablated_with_their_neighbours(space: ScheduleSpace, most: int) -> None:
+    groups = [space.ablated(levels) for levels in space.ablations(most)]
+    assert len(groups) == min(most, len(space.free_blocks))
+    # Each free block is in one of them, in order, and none is larger than another by more than one.
+    assert [block for group in reversed(groups) for block in group] == list(space.free_blocks) or len(groups) == 1
+    assert max(map(len, groups)) - min(map(len, groups)) <= 1
+
+
+@given(space=spaces(), seed=st.integers(0, 99))
+def test_what_is_no_ablation_ablates_nothing(space: ScheduleSpace, seed: int) -> None:
+    levels = random.Random(seed).choices((0, 0, space.top, 3), k=space.n_blocks)
+    skipping = [block for block in space.free_blocks if levels[block]]
+    apart = [space.free_blocks.index(block) for block in skipping]
+    neighbours = bool(apart) and apart == list(range(apart[0], apart[-1] + 1))
+    is_one = all(levels[block] == space.top for block in skipping) and neighbours
+    is_one = is_one and (len(skipping) < len(space.free_blocks) or len(skipping) == 1)
+    inside = [level if block in space.free_blocks else 0 for block, level in enumerate(levels)]
+    assert space.ablated(inside) == (tuple(skipping) if is_one else ())
 
 
 def test_where_blocks_may_skip_nothing_none_is_knocked_out() -> None:
-    assert ScheduleSpace(4, max_sparsity=0.0).knock_outs() == ScheduleSpace(1, dense_blocks=(0,)).knock_outs() == []
+    assert ScheduleSpace(4, max_sparsity=0.0).ablations() == ScheduleSpace(1, dense_blocks=(0,)).ablations() == []
 
 
 @given(space=spaces(), seed=st.integers(0, 99))

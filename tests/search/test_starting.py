@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 
 import pytest
 
 from search.config import RunConfig
 from search.objectives import OBJECTIVES
+from search.rounds import Round, with_round
 from search.starting import reconfigure
 from studies import StudyState, StudyStore
 from tests.studies.records import trial
@@ -48,3 +50,14 @@ def test_what_was_asked_for_says_which_stages_are_run_again(
     reconfigure(store, "one", BEGUN.model_copy(update=changes), asked)
     assert {stage.name for stage in store.stages("one")} == kept
     assert store.study("one").config["trials"] == changes.get("trials", 3)
+
+
+@pytest.mark.parametrize(("asked_for", "goes_on"), [(2, False), (3, True)])
+def test_more_trials_of_refinements_let_the_last_one_go_on(store: StudyStore, asked_for: int, goes_on: bool) -> None:
+    store.set_facts("one", with_round({}, Round(1, 0, 0).begun(2, 1.0).ended(2, 1.1)))
+    for number in (2, 3):
+        store.append_trial("one", replace(trial(number, (1.0, 2.0)), round=1))
+    store.begin_stage("one", "refine-1")
+    store.end_stage("one", "refine-1", StudyState.FINISHED)
+    reconfigure(store, "one", BEGUN.model_copy(update={"refine_trials": asked_for}), ("refine_trials",))
+    assert ("refine-1" not in {stage.name for stage in store.stages("one")}) == goes_on

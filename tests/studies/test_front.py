@@ -10,17 +10,19 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from studies import (
+    FrontVolume,
     closest_to_sparsity,
     front,
+    front_growth,
+    front_volume,
     hypervolume,
-    hypervolume_history,
     knee,
     reference_point,
-    useful_hypervolume,
 )
 from tests.studies.records import trial
 
 # A coarse grid, so that ties and duplicates occur.
+OBJECTIVES = ("kl", "latency_ms")
 values = st.lists(st.none() | st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=25)
 
 
@@ -51,7 +53,7 @@ def test_hypervolume_is_the_dominated_area_after_each_trial(values: list[tuple[i
     finished = [t.values for t in trials if t.values is not None]
     reference = (10.0, 10.0)
     expected = [slow_area(finished[: n + 1], reference) for n in range(len(finished))]
-    assert hypervolume_history(trials, reference) == pytest.approx(expected)
+    assert FrontVolume(reference, of_log_kl=False).history(trials) == pytest.approx(expected)
     assert hypervolume(trials, reference) == pytest.approx(expected[-1])
 
 
@@ -170,18 +172,39 @@ def test_a_target_sparsity_picks_the_best_point_at_it_or_the_nearest() -> None:
     assert closest_to_sparsity(points, 0.5).number == 2
 
 
-def test_useful_hypervolume_is_the_area_on_the_logarithm_of_kl_below_one_nat_and_dense_cost() -> None:
+def test_the_hypervolume_of_a_study_is_the_area_on_the_logarithm_of_kl_below_one_nat_and_dense_cost() -> None:
     trials = [trial(0, (0.03, 8.0)), trial(1, (0.3, 4.0)), trial(2, (5.0, 1.0)), trial(3, (0.02, 12.0))]
     top, low, high = math.log(1.02), math.log(0.05), math.log(0.32)
     expected = (top - high) * (10.0 - 4.0) + (high - low) * (10.0 - 8.0)
-    assert useful_hypervolume(trials, 10.0) == pytest.approx(expected)
+    measured = front_volume(OBJECTIVES, trials, 10.0)
+    assert measured is not None and measured.of(trials) == pytest.approx(expected) == measured.history(trials)[-1]
+    assert measured.reference == (1.0, 10.0)
 
 
-def test_useful_hypervolume_of_ruined_models_is_nothing() -> None:
-    assert useful_hypervolume([trial(0, (1.5, 4.0))], 10.0) == 0.0
-    assert useful_hypervolume([], 10.0) == 0.0
+def test_the_hypervolume_of_ruined_models_is_nothing() -> None:
+    ruined = [trial(0, (1.5, 4.0))]
+    measured = front_volume(OBJECTIVES, ruined, 10.0)
+    assert measured is not None and measured.of(ruined) == 0.0 and measured.history(ruined) == [0.0]
+    assert front_volume(OBJECTIVES, [trial(0, None)], 10.0) is None
 
 
-def test_useful_hypervolume_grows_with_a_better_model_at_a_small_kl() -> None:
+def test_hypervolume_grows_with_a_better_model_at_a_small_kl() -> None:
     before = [trial(0, (0.09, 6.0)), trial(1, (8.0, 1.0))]
-    assert useful_hypervolume([*before, trial(2, (0.06, 6.0))], 10.0) > 1.1 * useful_hypervolume(before, 10.0)
+    measured = front_volume(OBJECTIVES, before, 10.0)
+    assert measured is not None
+    grown = front_growth(measured.of(before), measured.of([*before, trial(2, (0.06, 6.0))]))
+    assert grown is not None and grown > 0.1 and front_growth(0.0, 1.0) is None
+
+
+def test_where_the_dense_cost_is_not_known_the_dense_trial_tells_it_or_else_the_corner() -> None:
+    some = [trial(0, (0.1, 4.0), (0.5, 0.5)), trial(1, (0.5, 3.0), (0.6, 0.6))]
+    with_dense = [*some, trial(2, (0.0, 8.0), (0.0, 0.0))]
+    found = [front_volume(OBJECTIVES, trials) for trials in (some, with_dense)]
+    assert [one and one.reference for one in found] == [(1.0, pytest.approx(4.1)), (1.0, 8.0)]
+
+
+def test_other_objectives_are_measured_as_they_are() -> None:
+    trials = [trial(0, (1.0, 2.0)), trial(1, (3.0, 1.0))]
+    measured = front_volume(("loss", "size"), trials)
+    assert measured is not None and measured.reference == reference_point(trials)
+    assert measured.of(trials) == pytest.approx(hypervolume(trials, measured.reference))

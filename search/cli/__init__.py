@@ -162,8 +162,9 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     aside = LeftAside(**description["left_aside"])
     if aside.total:
         console.print(str(aside))
-    if left_out := (description["ablations"] or {}).get("left_out"):
-        console.print(left_out)
+    for line in (description["fewer_items"], (description["ablations"] or {}).get("left_out")):
+        if line:
+            console.print(line, soft_wrap=True)
     for stage in description["stages"]:
         took = "" if stage["seconds"] is None else f" after {stage['seconds']:.0f} s"
         console.print(f"{stage['name']}: {stage['state']}{took}")

@@ -224,6 +224,25 @@ def test_what_blocks_harm_by_themselves_is_shown_where_it_was_evaluated(found: F
     assert found.alone is None and "linear fit" in importance_figure(found).layout.title.subtitle.text
 
 
+def test_neighbours_that_were_ablated_together_have_one_bar_unless_a_finer_ablation_is_known(found: Found) -> None:
+    from dataclasses import replace as changed
+
+    columns = found.columns
+    proposer, schedule, values = columns.proposer.copy(), columns.schedule.copy(), columns.values.copy()
+    groups, kl = [(0, 1), (2, 3), (2,), (3,)], [0.1, 0.2, 0.3, 0.4]
+    for place, (group, harm) in enumerate(zip(groups, kl, strict=True)):
+        proposer[place], schedule[place] = len(columns.proposers), 0.0
+        schedule[place, list(group)], values[place, 0] = 0.95, harm
+    changes = {"proposer": proposer, "schedule": schedule, "values": values}
+    known = Found(changed(columns, proposers=(*columns.proposers, "knock-out"), **changes), OBJECTIVES)
+    assert known.alone is not None
+    bars = zip(known.alone.first.tolist(), known.alone.last.tolist(), known.alone.kl.tolist(), strict=True)
+    assert sorted(bars) == [(0, 1, 0.1), (2, 2, 0.3), (3, 3, 0.4)]
+    figure = importance_figure(known)
+    assert "blocks 0 to 1 together" in figure.data[0].customdata and "block 3 alone" in figure.data[0].customdata
+    assert "together" in figure.layout.title.subtitle.text
+
+
 def test_the_explored_figure_shows_front_ring_and_comparison(found: Found) -> None:
     figure = explored_figure(found, "latency_ms", "kl", records.measurements(), selected=50)
     by_name = {trace.name: trace for trace in figure.data}

@@ -297,7 +297,7 @@ def test_figures_of_a_search_are_in_the_unit_of_its_cost() -> None:
             assert list(mine.x) + list(mine.y) == pytest.approx(list(yours.x) + list(yours.y))
     assert hypervolume_figure(COUNTED_TRIALS, "flops").layout.yaxis.title.text == "hypervolume, log nats × GFLOPs"
     assert proposers_figure(COUNTED_TRIALS, "flops").layout.xaxis2.title.text == "hypervolume, log nats × GFLOPs"
-    assert "KL 1, 10 GFLOPs" in hypervolume_figure(COUNTED_TRIALS, "flops").layout.title.subtitle.text
+    assert "KL 1, 10.0 GFLOPs" in hypervolume_figure(COUNTED_TRIALS, "flops").layout.title.subtitle.text
 
 
 def test_a_trial_shows_every_cost_that_it_remembers() -> None:

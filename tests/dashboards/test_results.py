@@ -121,8 +121,11 @@ def test_rounds_say_what_they_added_and_whether_their_router_was_better() -> Non
     ]
     begun = {"round": 3, "router_run": 2, "router": None, "first_trial": None, "trials": 0, "hypervolume_after": None}
     facts = {**STUDY.facts, "rounds": [begun]}
-    unfinished = replace(DATA, study=replace(STUDY, facts=facts))
-    assert [cell.text for cell in rounds_table(unfinished).rows[0].cells] == ["3", "–", "static", "0", "–", "–", "–"]
+    unfinished = replace(DATA, study=replace(STUDY, facts={**facts, "rounds_ended": "Rounds ended in round 3."}))
+    assert rounds_table(unfinished).reading.endswith("Rounds ended in round 3.")
+    assert [cell.text for cell in rounds_table(unfinished).rows[0].cells] == [
+        *("3", "–", "not searched", "0", "–", "–", "–")
+    ]
 
 
 def test_hyperparameters_are_sorted_by_held_out_kl_and_the_best_are_marked() -> None:

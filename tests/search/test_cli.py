@@ -335,6 +335,22 @@ def test_a_router_for_a_schedule_that_skips_nothing_is_refused(run: Run, study: 
     assert (shown["state"], shown["chosen_trial"]) == ("finished", 1)
 
 
+def test_a_router_at_a_sparsity_that_the_front_does_not_have_is_refused(run: Run, study: str) -> None:
+    result = run("distill", study, "--target-sparsity", "0.4")
+    assert result.code == 2 and "are 0 and 0.5" in result.err
+    assert run("show", study, "--json").json()["chosen_trial"] == 1
+
+
+def test_show_says_what_a_study_left_out_and_why_it_ended(run: Run, study: str, tmp_path: Path) -> None:
+    said = {"rounds_ended": "Rounds ended in round 1: the router is no better.", "fewer_items": "Fewer items: test 6."}
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.set_facts(study, {**said, "ablations": {"left_out": "3 trials are too few to ablate each block."}})
+    shown = run("show", study)
+    for line in (*said.values(), "3 trials are too few to ablate each block."):
+        assert shown.out.count(line) == 1
+    assert run("show", study, "--json").json()["rounds_ended"] == said["rounds_ended"]
+
+
 def test_markup_in_a_name_is_shown_as_it_is(run: Run, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         store.create_study("[red]mine[/]", RunConfig(workers=1).model_dump(), OBJECTIVES)

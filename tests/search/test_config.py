@@ -6,6 +6,7 @@ import ast
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -147,6 +148,27 @@ def test_what_stands_deep_in_a_file_has_its_line(write: Write) -> None:
     assert file.place("a", "x") == f"{file.path}, line 1" and file.place("y") == str(file.path)
     with pytest.raises(ConfigError, match="line 3: 'b' is given a second time"):
         read_yaml(write("a:\n  b: 1\n  b: 2\n"))
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({}, []),
+        ({"rounds": 0, "refine_trials": 10, "router_steps": 9}, ["--refine-trials", "--router-steps"]),
+        ({"rounds": 0, "router_trials": 0}, []),
+        ({"router": "hidden", "router_trials": 9}, ["--router-trials"]),
+        ({"pruner": "asha"}, ["--pruner"]),
+        ({"pruner": "asha", "fidelities": (0.25, 1.0)}, []),
+        ({"gpu_share": 0.5}, ["--gpu-share"]),
+        ({"cost": "flops", "profile_seconds": 9.0}, ["--profile-seconds"]),
+        ({"cost": "flops", "profile_seconds": 9.0, "max_latency_ms": 9.0}, []),
+        # The defaults: a file that lists all settings asks for nothing by it.
+        ({"rounds": 0, "refine_trials": 150, "cost": "flops", "profile_seconds": 60.0}, []),
+    ],
+)
+def test_a_setting_that_another_one_makes_useless_is_named(given: dict[str, Any], named: list[str]) -> None:
+    said = RunConfig.checked(**given).without_effect
+    assert [line.split()[0] for line in said] == named and all("no effect: " in line for line in said)
 
 
 def test_a_configuration_of_version_2_timed_what_it_called_repeats() -> None:

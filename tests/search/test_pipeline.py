@@ -21,6 +21,7 @@ from search.objectives import OBJECTIVES
 from search.open_study import OpenStudy
 from search.pipeline import Pipeline
 from search.progress import ProgressView
+from search.refining import refine
 from search.stages import Stages
 from search.workload import load_workload
 from studies import (
@@ -151,6 +152,30 @@ def test_a_training_that_was_stopped_does_not_stand_in_the_way_of_another(
     assert second.number == 0 and second.schedule == tuple(schedules[1]) and not list(scratch.parent.iterdir())
     # What has been trained already is not trained again, and what is about another schedule does not count.
     assert train(schedules[1]).number == 0 and train(schedules[0]).number == 1
+
+
+def test_rounds_end_where_no_router_beats_the_static_one_and_the_reason_stays(store_of_one: OpenStudy) -> None:
+    # A router that reads hidden states cannot start as the static one: after one step it is worse.
+    config = store_of_one.config.model_copy(update={"router": "hidden", "router_steps": 1, "rounds": 2})
+    study = replace(store_of_one, config=config)
+    study.store.append_trial("one", trial(0, schedule=(0.5,) * 12, values=(0.5, 5.0)))
+    study.store.choose_trial("one", 0)
+    refine(study, Stages(study))
+    facts = study.store.study("one").facts
+    assert not study.store.router_runs("one", with_weights=False)[0].beats_static
+    assert [stage.name for stage in study.store.stages("one")] == ["distill-1"] and study.store.n_trials("one") == 1
+    assert "Rounds ended in round 1" in facts["rounds_ended"] and len(facts["rounds"]) == 1
+    # Nor are they taken up again.
+    refine(study, Stages(study))
+    assert study.store.study("one").facts == facts and study.store.n_trials("one") == 1
+
+
+def test_a_schedule_that_skips_nothing_has_no_rounds_and_the_reason_stays(store_of_one: OpenStudy) -> None:
+    study = store_of_one
+    study.store.append_trial("one", trial(0, schedule=(0.0,) * 12, values=(0.0, 9.0)))
+    study.store.choose_trial("one", 0)
+    refine(study, Stages(study))
+    assert "skips nothing" in study.store.study("one").facts["rounds_ended"] and not study.store.stages("one")
 
 
 def test_who_lost_the_lease_says_nothing_more_about_the_study() -> None:

@@ -203,6 +203,34 @@ def test_every_example_that_is_left_out_is_counted_by_its_reason(tmp_path: Path)
     assert workload.shared_boundaries == 4
 
 
+@pytest.mark.usefixtures("_loaded_once")
+@given(n=st.integers(3, 60), asked=st.tuples(*[st.integers(1, 30)] * 3), search_items=st.integers(1, 40))
+def test_splits_that_are_smaller_than_asked_for_are_said_with_the_reason(
+    tmp_path_factory: pytest.TempPathFactory, n: int, asked: tuple[int, int, int], search_items: int
+) -> None:
+    rows = [{"prompt": f"lamp {number} is with", "completion": " Anna"} for number in range(n)]
+    data = written(tmp_path_factory.mktemp("data") / "data.jsonl", [*rows, *rows[:2]])
+    workload = load_workload("demo", data, 0, dict(zip(SPLITS, asked, strict=True)))
+    said = workload.fewer_than_asked(search_items)
+    for split, size in zip(SPLITS, asked, strict=True):
+        assert (f"{split} {workload.split_sizes[split]} instead of {size}" in said) == (n < sum(asked)) or (
+            workload.split_sizes[split] == size
+        )
+    assert (f"the data has {n} distinct examples, which the splits share" in said) == (n < sum(asked))
+    n_search = min(search_items, workload.split_sizes["calibration"])
+    assert (f"search {n_search} instead of {search_items}" in said) == (n_search < search_items)
+    assert bool(said) == (n < sum(asked) or search_items > asked[0])
+
+
+@pytest.mark.usefixtures("_loaded_once")
+def test_splits_that_are_smaller_since_examples_were_left_out_say_so(tmp_path: Path) -> None:
+    workload = load_workload("demo", written(tmp_path / "data.jsonl", MIXED), 0, SIZES)
+    n_left_out = sum(SIZES.values()) - sum(workload.split_sizes.values())
+    said = workload.fewer_than_asked(4)
+    assert n_left_out and said.startswith("Fewer items than asked for: ")
+    assert f"{n_left_out} of the examples were left out" in said and "distinct" not in said
+
+
 @pytest.mark.usefixtures("_careless")
 def test_what_is_left_out_is_said_while_the_data_is_loaded(tmp_path: Path) -> None:
     data = written(tmp_path / "data.jsonl", MIXED)

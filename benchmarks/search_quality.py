@@ -3,10 +3,11 @@
 First a space of 4,096 schedules of the demo model, all of which were evaluated once (benchmarks/enumerated.py): the
 hypervolume that each proposer reaches, as a share of the true front's, after 1, 2.5, 5 and 10 % of the space. Then
 the whole space of the demo model, 12 blocks in steps of 0.05, where every schedule is really evaluated: hypervolume
-after equal evaluations, as a share of what all runs of all proposers found together. Last, that space at two overall
-sparsities, `--part target`: the lowest KL after equal evaluations.
+after equal evaluations, as a share of what all runs of all proposers found together. Then that space at two overall
+sparsities, `--part target`: the lowest KL after equal evaluations. Last, `--part short`, searches of few trials: what
+their ablations are worth, with as many as the trials suffice for, and without.
 
-python benchmarks/search_quality.py [--quick] [--json PATH] [--seeds 10] [--part known|whole|target|all]
+python benchmarks/search_quality.py [--quick] [--json PATH] [--seeds 10] [--part known|whole|target|short|all]
                                     [--proposers "NAMES;NAMES"]
 """
 
@@ -31,6 +32,7 @@ sys.path.insert(0, str(ROOT))
 
 import enumerated  # noqa: E402
 
+from search.ablations import plan_ablations  # noqa: E402
 from search.engine import SearchEngine  # noqa: E402
 from search.evaluators import Evaluation  # noqa: E402
 from search.evaluators.local import LocalEvaluator  # noqa: E402
@@ -51,6 +53,7 @@ EVALUATION_S = 0.3
 WHOLE_TRIALS, WHOLE_SEEDS, STEPS = 200, 3, 4
 TARGET = "portfolio;deap,evopress,tpe,cmaes"
 TARGETS, TARGET_TRIALS, TARGET_SEEDS = (0.3, 0.5), 100, 5
+SHORT_TARGETS, SHORT_TRIALS, SHORT_SEEDS = (0.3, None), (16, 24, 40), 3
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,7 @@ class Job:
     seed: int
     trials: int
     target: float | None = None
+    ablates: bool = True
 
 
 class TableEvaluator:
@@ -92,6 +96,8 @@ def search(job, space, evaluator, predict_ms):
     """The outcomes of one search in the order of its trials, and what proposing took."""
     book, portfolio = Notebook(), Portfolio(make_proposers(job.names, space, job.seed), job.seed)
     ablations = space.ablations() if learn_from_ablations(job.names) else ()
+    if job.part == "short":
+        ablations = plan_ablations(space, job.trials, job.names).schedules if job.ablates else ()
     engine = SearchEngine(space, portfolio, evaluator, Objectives(predict_ms), book, seed=job.seed, ablations=ablations)
     engine.run(Stopping(job.trials))
     tallies = portfolio.tallies.values()
@@ -108,13 +114,24 @@ def run(job):
         found = [table.share([outcome.levels for outcome in outcomes[:budget]]) for budget in budgets]
         return job, {"shares": found, "ms_per_proposal": 1000 * seconds / job.trials}
     # At a target every seed has data of its own: it is luck which schedules are good by chance on few items.
-    data_seed = 0 if job.target is None else job.seed
+    data_seed = job.seed if job.part in ("target", "short") else 0
     workload = load_workload("demo", "demo", data_seed, {"calibration": enumerated.N_ITEMS, "validation": 1, "test": 1})
     evaluator = LocalEvaluator(workload.model.skipping, workload.splits["calibration"], prefix_bytes=2**29)
     outcomes, seconds = search(job, ScheduleSpace(12, job.target), evaluator, enumerated.PROFILE.predict_ms)
     # Ablations off the target are trials like others, and no finds.
     values = [outcome.values if outcome.penalty == 0 else (math.inf, math.inf) for outcome in outcomes]
-    return job, {"values": values, "ms_per_proposal": 1000 * seconds / job.trials}
+    found = {"values": values, "ms_per_proposal": 1000 * seconds / job.trials}
+    if job.part == "short":
+        found |= against_shortened_prompt(outcomes, ScheduleSpace(12, job.target).anchors())
+    return job, found
+
+
+def against_shortened_prompt(outcomes, anchors):
+    """The lowest KL at no higher cost than shortened prompts of 10 to 50 %, as shares of theirs."""
+    legal = [outcome for outcome in outcomes if outcome.penalty == 0]
+    uniform = [one.values for one in legal if one.levels in anchors and 0 < sum(one.levels) <= 0.5 * 20 * 12]
+    best = [min(kl for kl, cost in (one.values for one in legal) if cost <= 1.01 * most) for _, most in uniform]
+    return {"ratios": [kl / whole for kl, (whole, _) in zip(best, uniform, strict=True)]}
 
 
 def quartiles(values):
@@ -210,12 +227,30 @@ def show_target(console, results, trials):
     return lines
 
 
+def show_short(console, results, _):
+    shown = Table(title="KL in searches of few trials, as a share of a shortened prompt's, geometric mean and range")
+    for heading in ("target", "trials", "ablations", "KL at equal cost"):
+        shown.add_column(heading, justify="right")
+    lines = []
+    for key in dict.fromkeys((job.target, job.trials, job.ablates) for job, _ in results):
+        own = [found["ratios"] for job, found in results if (job.target, job.trials, job.ablates) == key]
+        means = np.exp(np.log(np.maximum(own, 1e-6)).mean(1))
+        mean = float(np.exp(np.log(means).mean()))
+        target, trials, ablates = key
+        cell = f"{mean:.3f} [{means.min():.3f}, {means.max():.3f}]"
+        n = len(plan_ablations(ScheduleSpace(12, target), trials, "portfolio").schedules) if ablates else 0
+        shown.add_row("any" if target is None else f"{target:.0%}", str(trials), str(n), cell)
+        lines.append({"target": target, "trials": trials, "ablations": n, "ratios": own})
+    console.print(shown)
+    return lines
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two seeds, fewer proposers and budgets: at most 60 s")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--part", choices=("known", "whole", "target", "all"), default="all")
+    parser.add_argument("--part", choices=("known", "whole", "target", "short", "all"), default="all")
     parser.add_argument("--proposers", help="names with semicolons between them, each a list as for --sampler")
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
@@ -239,16 +274,27 @@ def main():
             for seed in range(target_seeds)
             for names in target
         ]
+    if args.part in ("short", "all"):
+        short_seeds, short_trials = (1, SHORT_TRIALS[:1]) if args.quick else (SHORT_SEEDS, SHORT_TRIALS)
+        jobs += [
+            Job("short", "portfolio", seed, trials, level, ablates)
+            for level in SHORT_TARGETS
+            for trials in short_trials
+            for ablates in (False, True)
+            for seed in range(short_seeds)
+        ]
     results, began = [], time.monotonic()
     with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for number, done in enumerate(as_completed([pool.submit(run, job) for job in jobs]), 1):
             results.append(done.result())
             if number % 10 == 0 or number == len(jobs):
                 print(f"{number} of {len(jobs)} searches after {time.monotonic() - began:.0f} s", file=sys.stderr)
-    order = {(job.part, job.target, job.names): place for place, job in enumerate(jobs)}
-    results.sort(key=lambda result: (order[result[0].part, result[0].target, result[0].names], result[0].seed))
+    results.sort(key=lambda result: jobs.index(result[0]))
     console, written = Console(width=150), {}
-    parts = (("known", show_known, seeds), ("whole", show_whole, whole_trials), ("target", show_target, target_trials))
+    parts = (
+        *(("known", show_known, seeds), ("whole", show_whole, whole_trials)),
+        *(("target", show_target, target_trials), ("short", show_short, None)),
+    )
     for part, show, argument in parts:
         own = [result for result in results if result[0].part == part]
         if own:

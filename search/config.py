@@ -118,7 +118,7 @@ class RunConfig(BaseModel):
 
     rounds: int = Field(2, ge=0)
     """Most times that a router is distilled and schedules are searched again with it; fewer, once the front grows by no
-    more than a hundredth. 0: the first search alone."""
+    more than a hundredth or no router beats the static one. 0: the first search alone."""
 
     refine_trials: int = Field(150, ge=1)
     """Schedules to evaluate in each of those searches."""

@@ -63,6 +63,8 @@ def begin_study(
     if taken and not overwrite:
         # Refused at once, and not after minutes of loading.
         store.create_study(name, config.model_dump(), objective_names(config.cost))
+    for line in config.without_effect:
+        view.console.print(line, highlight=False)
     workload = load_with_progress(config, view)
     check_search(config, workload, store)
     if taken:

@@ -60,7 +60,7 @@ def distill(
         typer.Option(
             "--target-sparsity",
             metavar="X",
-            help="Choose the front's best schedule at this overall sparsity first.  "
+            help="Choose the front's best schedule at this overall sparsity first; it must have one.  "
             f"[{RunConfig.value_range('target_sparsity')}]",
             show_default="as chosen",
         ),

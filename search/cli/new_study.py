@@ -92,8 +92,6 @@ def _begin(
     from search.pipeline import Pipeline
     from search.starting import begin_study, usable
 
-    for line in config.without_effect:
-        view.console.print(line, highlight=False)
     config = usable(config)
     with opened(storage) as store:
         workload = begin_study(store, name, config, view, overwrite)

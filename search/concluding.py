@@ -11,6 +11,7 @@ from ftp_core.schedule import SparsitySchedule
 from search.choosing import chosen_trial
 from search.exhibits import collect_exhibits, n_steps
 from search.export import export_study
+from search.generation_timing import forget_speeds
 from search.measuring import Variant, measure
 from search.open_study import OpenStudy
 from search.searching import study_costs
@@ -122,6 +123,7 @@ def compare_selected(study: OpenStudy, router_run: int | None) -> None:
     rows += [one for one in others if (one.trial, one.number) not in shown]
     tested = measure(study, rows, "test")
     study.store.replace_measurements(study.name, [*validation, *tested])
+    forget_speeds(study)
     study.store.keep_exhibits(study.name, _exhibits(study, rows, chosen))
     study.store.set_facts(study.name, {"peak_process_bytes": peak_bytes(study.workload.model.skipping.device)})
     study.view.measured(tested)

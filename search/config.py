@@ -6,7 +6,7 @@ import difflib
 import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import (
@@ -31,7 +31,10 @@ DEFAULT_PROFILE_SECONDS = 60.0
 DEFAULT_OUT = Path("ftp-out")
 CONFIG_VERSION = 3
 # What may change of a study that has begun.
-RESUMABLE = ("trials", "rounds", "refine_trials", "seconds", "plateau", "workers", "export", "out")
+RESUMABLE = (
+    *("trials", "rounds", "refine_trials", "seconds", "plateau", "workers", "export", "out"),
+    *("latency_length", "new_tokens"),
+)
 # Settings of what `rounds` says the number of.
 _OF_ROUNDS = ("refine_trials", "router", "router_steps", "router_schedules")
 # Who proposed in studies of version 1.
@@ -151,6 +154,14 @@ class RunConfig(BaseModel):
 
     latency_batch: int = Field(8, ge=1)
     """Rows of the prefill that costs are of."""
+
+    latency_length: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    """Tokens of the timed prompts, such as 512, 2048: costs are of the first length, the selected point is timed at
+    all of them; as long as the 90th percentile of calibration prompts, rounded up, if not given."""
+
+    new_tokens: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Numbers of new tokens that the selected point is timed with end to end, such as 16, 64; 0 for the prefill alone;
+    16, 64, as far as they fit into the model's context, if not given."""
 
     profile_seconds: float = Field(DEFAULT_PROFILE_SECONDS, gt=0.0, allow_inf_nan=False)
     """Most seconds in which latency is profiled before a search that predicts it; less where times vary little, and

@@ -7,6 +7,7 @@ from search.config import RunConfig
 from search.costs import Costs
 from search.errors import ConfigError
 from search.fidelities import part_ends
+from search.generation_timing import check_lengths
 from search.proposers.catalogue import make_proposers
 from search.space import ScheduleSpace
 from search.workload import Workload, search_set
@@ -17,12 +18,14 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
     """Check all that needs the model and the data, but no latency profile.
 
     Raises:
-        ConfigError: No schedule keeps the constraints, a proposer cannot search them, accuracy cannot be found out, or
-            the study to start from is of another model or data.
+        ConfigError: No schedule keeps the constraints, a proposer cannot search them, accuracy cannot be found out,
+            prompts and new tokens to time do not fit into the model's context, or the study to start from is of another
+            model or data.
         ModelError: The model's operations cannot be counted.
         StudyNotFoundError: There is no study to start from.
     """
     model = workload.model.skipping
+    check_lengths(config, workload, facts={})
     # Trials remember their costs, so a model whose operations cannot be counted is refused here, and not by its first.
     Costs(model, batch=1, length=1).of(SparsitySchedule.uniform(0.0, model.n_blocks))
     space = ScheduleSpace(model.n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)

@@ -19,8 +19,10 @@ from ftp_core.encoding import PromptBatch, encoded_fingerprint
 from ftp_core.quality import Quality, QualitySet
 from ftp_core.routers import Router, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
+from search.config import RunConfig
 from search.open_study import OpenStudy
 from search.profiles import profile_of, say_doubts, say_elsewhere
+from search.workload import Workload
 from studies import KnownEvaluation, Measurement
 
 _LENGTH_MULTIPLE = 32
@@ -125,19 +127,37 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
 
 
 def timed_prompts(study: OpenStudy) -> PromptBatch:
-    """The timed input: rows as long as the 90th percentile of calibration prompts, rounded up, of their own tokens.
+    """The timed input of a study: rows of tokens of calibration prompts, as long as `timed_length` says."""
+    facts = study.store.study(study.name).facts
+    return prompts_of(study, timed_length(study.config, study.workload, facts))
+
+
+def prompts_of(study: OpenStudy, length: int) -> PromptBatch:
+    """Rows of so many tokens of calibration prompts, to time what they take."""
+    prompts = [example.prompt for example in study.workload.splits["calibration"]]
+    return timing_batch(prompts, study.config.latency_batch, length)
+
+
+def timed_length(config: RunConfig, workload: Workload, facts: Mapping[str, Any]) -> int:
+    """Tokens of each prompt that costs are of: by default the 90th percentile of calibration prompts, rounded up.
 
     A study keeps the length that it began with.
+
+    Args:
+        config: How a study is configured.
+        workload: Its model and data.
+        facts: What is known of it (`StudyRecord.facts`); empty before it begins.
     """
-    prompts = [example.prompt for example in study.workload.splits["calibration"]]
-    known = study.store.study(study.name).facts.get("timed_input")
-    if known is None:
-        lengths = sorted(len(prompt) for prompt in prompts)
+    known = facts.get("timed_input")
+    if known is not None:
+        length = int(known["length"])
+    elif config.latency_length:
+        length = config.latency_length[0]
+    else:
+        lengths = sorted(len(example.prompt) for example in workload.splits["calibration"])
         length = lengths[int(0.9 * (len(lengths) - 1))]
         length = -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
-    else:
-        length = int(known["length"])
-    return timing_batch(prompts, study.config.latency_batch, min(length, study.workload.model.skipping.context))
+    return min(length, workload.model.skipping.context)
 
 
 def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[Quality]:

@@ -15,6 +15,7 @@ from search.concluding import (
 )
 from search.config import RunConfig
 from search.errors import SearchError
+from search.generation_timing import check_lengths, time_selected
 from search.open_study import OpenStudy
 from search.progress import ProgressView
 from search.refining import distill_again, refine
@@ -33,8 +34,8 @@ class Pipeline:
     """The stages of one study, each of which continues where the study stands.
 
     They are `search`, then rounds of `distill-n` and `refine-n` while the front grows, with `tune` before the first,
-    then `measure`, `select`, `test`, `export` and `report`. One that has finished is not run again: for a search to go
-    on, let it be forgotten (`StudyStore.forget_stages`).
+    then `measure`, `select`, `test`, `time`, `export` and `report`. One that has finished is not run again: for a
+    search to go on, let it be forgotten (`StudyStore.forget_stages`).
 
     Args:
         store: Where the study lives; it must exist.
@@ -47,7 +48,8 @@ class Pipeline:
         config: How the study is configured.
 
     Raises:
-        SearchError: Model or data are not those that the study began with.
+        SearchError: Model or data are not those that the study began with, or prompts and new tokens to time do not fit
+            into the model's context.
         CoreError: One of them cannot be used.
     """
 
@@ -59,6 +61,7 @@ class Pipeline:
         self._study = OpenStudy(store, name, lease, self.config, workload, view)
         with view.stage("Comparing model and data with the study's", 1) as stage:
             self._check_workload()
+            check_lengths(self.config, workload, store.study(name).facts)
             stage.advance()
         self._stages = Stages(self._study)
 
@@ -103,9 +106,9 @@ class Pipeline:
                 f"The chosen schedule of study {study.name!r} skips nothing, so there is nothing to route: "
                 "choose another with --target-sparsity."
             )
-        with self._stages.running(["distill", "test", "export", "report"]):
+        with self._stages.running(["distill", "test", "time", "export", "report"]):
             # What was measured on validation examples, and chosen by that, stays.
-            self._stages.forget(("test", "export", "report"))
+            self._stages.forget(("test", "time", "export", "report"))
             router_run = distill_again(study, self._stages, chosen, router_steps, seed)
             note_selection(study, "distill", "Its schedule was chosen to distil a new router for.")
             self._end(router_run, report)
@@ -164,6 +167,7 @@ class Pipeline:
     def _end(self, router_run: int | None, report: Report) -> None:
         """Everything behind the selection."""
         self._once("test", lambda study: compare_selected(study, router_run))
+        self._once("time", time_selected)
         if self.config.export != "none":
             self._once("export", export_selected)
         with self._stages.stage("report"), self._study.view.stage("Writing the report", 1) as stage:

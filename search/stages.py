@@ -9,7 +9,7 @@ from search.open_study import OpenStudy
 from studies import LeaseLostError, StorageError, StudyState
 
 # What ends a pipeline, and rests on all that was searched and distilled.
-LAST_STAGES = ("measure", "select", "test", "export", "report")
+LAST_STAGES = ("measure", "select", "test", "time", "export", "report")
 
 
 class Stages:

@@ -100,6 +100,8 @@ def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collecti
     _check_export(config, name)
     if (before.folder(name), before.export) != (config.folder(name), config.export):
         store.forget_stages(name, ["export"])
+    if (before.latency_length, before.new_tokens) != (config.latency_length, config.new_tokens):
+        store.forget_stages(name, ["time"])
     if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.each_trial(name)) < config.trials:
         store.forget_stages(name, ["search"])
     last = max(

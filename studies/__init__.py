@@ -21,6 +21,7 @@ from studies.front import (
     reference_point,
     study_volume,
 )
+from studies.generation_speed import GenerationSpeed, generation_speeds
 from studies.lease import Lease
 from studies.loaded import LoadedStudy, load
 from studies.location import database_file
@@ -70,6 +71,7 @@ __all__ = [
     "Disagreement",
     "Exhibits",
     "FrontVolume",
+    "GenerationSpeed",
     "GroupAccuracy",
     "Interval",
     "KnownEvaluation",
@@ -112,6 +114,7 @@ __all__ = [
     "front",
     "front_growth",
     "front_volume",
+    "generation_speeds",
     "hypervolume",
     "is_searched",
     "knee",

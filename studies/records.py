@@ -166,8 +166,8 @@ class StageRecord:
     """The last run of one stage of a study's pipeline.
 
     Attributes:
-        name: "search", "tune", "distill-1", "refine-1", "distill-2", ..., "measure", "select", "test", "export" or
-            "report".
+        name: "search", "tune", "distill-1", "refine-1", "distill-2", ..., "measure", "select", "test", "time",
+            "export" or "report".
         state: Where it stands.
         began_at: When it began, UTC.
         ended_at: When it ended, UTC; None while it runs, and if its process was killed.

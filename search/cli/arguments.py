@@ -23,8 +23,13 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(f"The folder {existing} is not writable: choose another with --out.")
 
 
-def block_list(text: str) -> tuple[int, ...]:
-    """Blocks from text such as `0,1,-1`.
+def whole_numbers(text: str, called: str, example: str) -> tuple[int, ...]:
+    """Whole numbers from text such as `0,1,-1`.
+
+    Args:
+        text: The text.
+        called: Name of the option.
+        example: Numbers as they could be given, for an error.
 
     Raises:
         ConfigError: One of them is no whole number.
@@ -32,7 +37,7 @@ def block_list(text: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
-        raise ConfigError(f"--dense-blocks is {text!r}: expected whole numbers with commas, such as 0,1,-1.") from None
+        raise ConfigError(f"{called} is {text!r}: expected whole numbers with commas, such as {example}.") from None
 
 
 def share_list(text: str) -> tuple[float, ...]:

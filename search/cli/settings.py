@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from search.cli.arguments import block_list, share_list
+from search.cli.arguments import share_list, whole_numbers
 from search.config import RunConfig, option
 from search.config_file import SETTINGS, anchored, section_of
 
@@ -21,14 +22,19 @@ _METAVARS = {
     "warm_start": "STUDY",
     "seed": "S",
     "max_latency_ms": "MS",
-    "dense_blocks": "N,N,...",
+    **dict.fromkeys(("dense_blocks", "latency_length", "new_tokens"), "N,N,..."),
     "ray_address": "HOST:PORT",
     "trial_timeout": "S",
     "out": "DIR",
 }
 _METAVARS_OF_TYPES = {int: "N", float: "X", str: "TEXT"}
 # Fields of several values are one text on the command line.
-_LISTS: Mapping[str, Callable[[str], tuple[Any, ...]]] = {"dense_blocks": block_list, "fidelities": share_list}
+_LISTS: Mapping[str, Callable[[str], tuple[Any, ...]]] = {
+    "dense_blocks": partial(whole_numbers, called="--dense-blocks", example="0,1,-1"),
+    "latency_length": partial(whole_numbers, called="--latency-length", example="512,2048"),
+    "new_tokens": partial(whole_numbers, called="--new-tokens", example="16,64"),
+    "fidelities": share_list,
+}
 
 
 def with_settings(

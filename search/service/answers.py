@@ -224,7 +224,10 @@ class WorkerList(BaseModel):
     items: list[WorkerAnswer]
 
 
-_SHOWN_FACTS = ("n_blocks", "split_sizes", "timed_input", "rounds", "selection", "left_out", "shared_boundaries")
+_SHOWN_FACTS = (
+    *("n_blocks", "split_sizes", "timed_input", "rounds", "selection", "left_out", "shared_boundaries"),
+    "generation_speeds",
+)
 
 
 def study_line(summary: StudySummary, submission: Submission | None) -> StudyLine:

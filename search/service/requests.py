@@ -37,6 +37,7 @@ _LONGEST: Mapping[str, int] = {
     "sampler": 200,
     "warm_start": MAX_NAME_BYTES,
     **dict.fromkeys(("fidelities", "dense_blocks"), 1000),
+    **dict.fromkeys(("latency_length", "new_tokens"), 100),
 }
 
 

@@ -1,0 +1,68 @@
+"""How fast a schedule generates: its prompt and then new tokens, end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+_FACT = "generation_speeds"
+
+
+@dataclass(frozen=True)
+class GenerationSpeed:
+    """The time that a schedule with a router takes until so many new tokens are known.
+
+    The dense model and the others took turns, and were timed in the same runs after 1, 16, 64, ... new tokens.
+
+    Attributes:
+        variant: See `Measurement.variant`; "dense" is the model without any wrapper.
+        trial: Number of the trial whose schedule it is; None for dense and uniform.
+        router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
+        batch: Rows.
+        length: Tokens of each row's prompt.
+        new_tokens: New tokens of each row, decoded greedily with a cache; the first one comes with the prefill, so 1 is
+            a prefill alone.
+        latency_ms: Median of the timed runs.
+        latency_low_ms: First quartile of the timed runs.
+        latency_high_ms: Third quartile of the timed runs.
+        repeats: How often it was timed.
+        speedup: How many times as fast as the dense model; None for the dense model itself.
+        speedup_low: Lower end of its 95 % interval.
+        speedup_high: Upper end of it.
+    """
+
+    variant: str
+    trial: int | None
+    router: int | None
+    batch: int
+    length: int
+    new_tokens: int
+    latency_ms: float
+    latency_low_ms: float
+    latency_high_ms: float
+    repeats: int
+    speedup: float | None = None
+    speedup_low: float | None = None
+    speedup_high: float | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows, and tokens of each one's prompt."""
+        return self.batch, self.length
+
+
+def generation_speeds(facts: Mapping[str, Any]) -> list[GenerationSpeed]:
+    """The speeds that a study keeps among its facts (`StudyRecord.facts`), in the order in which they were timed."""
+    return [GenerationSpeed(**one) for one in facts.get(_FACT, [])]
+
+
+def as_facts(speeds: Iterable[GenerationSpeed]) -> dict[str, Any]:
+    """Speeds as facts of a study, which take the place of those before (`StudyStore.set_facts`)."""
+    return {_FACT: [asdict(one) for one in speeds]}
+
+
+def end_to_end(speeds: Sequence[GenerationSpeed], trial: int | None, router: int | None) -> list[GenerationSpeed]:
+    """The speeds of a trial with a router beyond the prefill, at the first prompt length that was timed."""
+    own = [one for one in speeds if one.trial == trial and one.router == router and one.speedup is not None]
+    return [one for one in own if one.shape == own[0].shape and one.new_tokens > 1]

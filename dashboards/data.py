@@ -10,6 +10,7 @@ from typing import Any
 from studies import (
     AgainstShortenedPrompt,
     Exhibits,
+    GenerationSpeed,
     LeftAside,
     Measurement,
     NextStep,
@@ -23,6 +24,7 @@ from studies import (
     chance_level,
     chance_sentence,
     front,
+    generation_speeds,
     is_searched,
     next_steps,
     retention_of,
@@ -121,6 +123,11 @@ class ReportData:
         """The point that was selected and why; None before that, and where an earlier version measured."""
         found: Mapping[str, Any] | None = self.study.facts.get("selection")
         return found
+
+    @cached_property
+    def speeds(self) -> list[GenerationSpeed]:
+        """What generation took, end to end; empty before it was timed."""
+        return generation_speeds(self.study.facts)
 
     @property
     def chosen_trial(self) -> int | None:

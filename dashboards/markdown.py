@@ -13,6 +13,7 @@ from dashboards.effort import effort_table, rounds_table, routers_table, tuning_
 from dashboards.limits import disagreements, limits
 from dashboards.prompts import as_text, said
 from dashboards.results import results_table
+from dashboards.speeds import speeds_table
 from dashboards.summary import key_figures, summary_sentences
 from dashboards.tables import Column, Table, bracketed, kl_text, row
 from studies.times import local_text
@@ -72,6 +73,7 @@ def render_markdown(data: ReportData) -> str:
         ),
         *(text(sentence) for sentence in summary_sentences(data)),
         *_titled("Results", _with_reading(results_table(data))),
+        *_titled("Speed by prompt length and new tokens", _with_reading(speeds_table(data))),
         *_titled("Why this point", [text(sentence) for sentence in why_selected(data)]),
         *_titled("How the figures were kept honest", [text(sentence) for sentence in held_out(data)]),
         *_titled("Which tokens are skipped", _prompts(data)),

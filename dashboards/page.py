@@ -20,6 +20,7 @@ from dashboards.limits import disagreements, limits
 from dashboards.prompts import legend, shaded_prompts
 from dashboards.results import results_table
 from dashboards.sections import Section, group_section, measured_sections, search_sections, training_sections
+from dashboards.speeds import speeds_table
 from dashboards.summary import key_figures, summary_sentences
 from studies import TrialState
 from studies.times import local_text
@@ -73,6 +74,7 @@ def render_report(data: ReportData) -> str:
             sentences=summary_sentences(data),
             key_figures=key_figures(data),
             results=results_table(data),
+            speeds=speeds_table(data),
             why=why_selected(data),
             held_out=held_out(data),
             measured=[drawn(section) for section in measured_sections(data)],

@@ -57,6 +57,7 @@ def report_json(data: ReportData) -> dict[str, Any]:
                 }
                 for t in front(data.trials)
             ],
+            "generation_speeds": [asdict(one) for one in data.speeds],
             "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in data.measurements],
             "rounds": data.study.facts.get("rounds", []),
             "tuning": data.study.facts.get("tuning"),
@@ -110,6 +111,11 @@ def front_csv(data: ReportData) -> str:
 def rows_csv(data: ReportData) -> str:
     """The table of results, one line a row, with all that was measured."""
     return records_csv([plain_result(one) for one in results(data)])
+
+
+def speeds_csv(data: ReportData) -> str:
+    """What generation took: a line for each variant, prompt length and number of new tokens."""
+    return records_csv([asdict(one) for one in data.speeds])
 
 
 def records_csv(records: Sequence[Mapping[str, Any]]) -> str:

@@ -10,7 +10,7 @@ from dashboards.data import ReportData
 from dashboards.files import replace_file
 from dashboards.markdown import render_markdown
 from dashboards.page import render_report
-from dashboards.plain import front_csv, report_json, rows_csv
+from dashboards.plain import front_csv, report_json, rows_csv, speeds_csv
 
 
 class ReportPaths(NamedTuple):
@@ -21,6 +21,7 @@ class ReportPaths(NamedTuple):
         markdown: The same as text and tables.
         rows_csv: A line for each row of the table of results.
         front_csv: A line for each point of the front.
+        speeds_csv: A line for each variant, prompt length and number of new tokens that was timed end to end.
         json: Everything that the page shows, for programs.
     """
 
@@ -28,11 +29,12 @@ class ReportPaths(NamedTuple):
     markdown: Path
     rows_csv: Path
     front_csv: Path
+    speeds_csv: Path
     json: Path
 
 
 def write_report(data: ReportData, folder: Path) -> ReportPaths:
-    """Write `report.html`, `report.md`, `rows.csv`, `front.csv` and `report.json`, each replaced as a whole.
+    """Write `report.html`, `report.md`, `rows.csv`, `front.csv`, `speeds.csv` and `report.json`, each replaced whole.
 
     Args:
         data: What to report.
@@ -42,13 +44,14 @@ def write_report(data: ReportData, folder: Path) -> ReportPaths:
         The files written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    names = ("report.html", "report.md", "rows.csv", "front.csv", "report.json")
+    names = ("report.html", "report.md", "rows.csv", "front.csv", "speeds.csv", "report.json")
     paths = ReportPaths(*(folder / name for name in names))
     contents = (
         render_report(data),
         render_markdown(data),
         rows_csv(data),
         front_csv(data),
+        speeds_csv(data),
         json.dumps(report_json(data), indent=1, allow_nan=False) + "\n",
     )
     for path, content in zip(paths, contents, strict=True):

@@ -14,6 +14,7 @@ from dashboards.intervals import (
 )
 from dashboards.tables import bracketed, kl_text
 from studies import Measurement, TrialRecord, TrialState, front, prefill_speedup
+from studies.generation_speed import end_to_end, in_words
 from studies.objectives import objective
 
 
@@ -40,7 +41,7 @@ def summary_sentences(data: ReportData) -> list[str]:
     dense, selected = data.measured("dense"), data.selected
     if selected is None:
         return [*_search_alone(data, points), *_against_shortened_prompt(data), _not_measured(data)]
-    sentences = [_gain(selected, dense, data), *_against_shortened_prompt(data)]
+    sentences = [_gain(selected, dense, data) + _end_to_end(selected, data), *_against_shortened_prompt(data)]
     if dense is not None and dense.accuracy is not None and selected.accuracy is not None:
         sentences.append(_accuracy(selected, dense, data))
     elif dense is not None:
@@ -76,6 +77,10 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
         if faster is not None:
             conditions = f"{faster.interval}, {_router(selected, data)}, {shape}"
             figures.append(KeyFigure(f"{faster.ratio:.2f}×", "prefill speed-up, measured", conditions))
+        figures += [
+            KeyFigure(f"{one.speedup:.2f}×", f"speed-up with {one.new_tokens} new tokens", f"{one.interval}, {shape}")
+            for one in end_to_end(data.study.facts, selected.trial, selected.router)[-1:]
+        ]
         held, all_held = measured_cost(selected, "kv_bytes"), measured_cost(dense, "kv_bytes")
         if data.cost.name == "kv_bytes" and held is not None and all_held:
             figures.append(KeyFigure(f"{1 - held / all_held:.1%}", "KV cache saved", f"against dense, {shape}"))
@@ -182,6 +187,14 @@ def _pace(m: Measurement, dense: Measurement) -> str:
     if is_slower:
         return f"is slower than the dense model's, there is no speed-up ({faster.times} as fast: "
     return f"takes about as long as the dense model's, no speed-up is shown ({faster.times} as fast: "
+
+
+def _end_to_end(m: Measurement, data: ReportData) -> str:
+    """How much of the prefill's speed-up is left when new tokens are generated; nothing where that was not timed."""
+    speeds = end_to_end(data.study.facts, m.trial, m.router)
+    if not speeds:
+        return ""
+    return f" End to end, prefill and decoding together, its speed-up over the dense model is {in_words(speeds)}."
 
 
 def _accuracy(m: Measurement, dense: Measurement, data: ReportData) -> str:

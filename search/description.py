@@ -175,4 +175,5 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         ],
         "clock": _clocks(measurements),
         "measurements": _measured(study, trials, measurements, exhibits),
+        "generation_speeds": study.facts.get("generation_speeds", []),
     }

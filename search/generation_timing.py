@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ftp_core.cost import Skipping, Unchanged, Variant
-from ftp_core.cost.end_to_end import time_generation
-from ftp_core.cost.timing import estimate_ratio
+from ftp_core.cost import Skipping, Unchanged, Variant, paired_speedup
+from ftp_core.cost.end_to_end import room_for_new_tokens, time_generation
+from ftp_core.cost.speedup import needs_more_turns
 from ftp_core.schedule import SparsitySchedule
 from search.choosing import chosen_trial
 from search.config import RunConfig
@@ -23,8 +23,8 @@ from studies.generation_speed import as_facts
 
 # New tokens where nothing else is asked for: a choice or a short answer, and a paragraph.
 _NEW_TOKENS = (16, 64)
-# Of each prompt length; a round takes minutes with a large model, milliseconds with a small one.
-_SECONDS = 30.0
+# Of each prompt length: fewer turns say nothing of an interval at 95 %, and further ones are worth so much time.
+_LEAST_TURNS, _PATIENCE_MS = 6, 30_000.0
 
 
 def check_lengths(config: RunConfig, workload: Workload, facts: Mapping[str, Any]) -> None:
@@ -45,10 +45,10 @@ def check_lengths(config: RunConfig, workload: Workload, facts: Mapping[str, Any
                 f"--latency-length is {length}, but the model reads {context} tokens at most: give a shorter length."
             )
         most = max(config.new_tokens or (0,))
-        if most > _room(length, context):
+        if most > room_for_new_tokens(length, context):
             raise ConfigError(
                 f"--new-tokens is {most} behind prompts of {length}, but the model reads {context} tokens at most: "
-                f"give no more than {_room(length, context)}, or a shorter --latency-length."
+                f"give no more than {room_for_new_tokens(length, context)}, or a shorter --latency-length."
             )
 
 
@@ -61,15 +61,18 @@ def time_selected(study: OpenStudy) -> None:
     if not measured:
         return
     length = timed_length(study.config, study.workload, study.store.study(study.name).facts)
-    for tokens in dict.fromkeys((length, *study.config.latency_length)):
-        wanted = _wanted(study.config, _room(tokens, study.workload.model.skipping.context))
+    lengths = list(dict.fromkeys((length, *study.config.latency_length)))
+    for tokens in lengths:
+        wanted = new_tokens_to_time(study.config, room_for_new_tokens(tokens, study.workload.model.skipping.context))
         speeds = generation_speeds(study.store.study(study.name).facts)
         shape = (study.config.latency_batch, tokens)
         if set(wanted) <= {one.new_tokens for one in speeds if one.shape == shape}:
             continue
         study.lease.check()
-        timed = _timed(study, measured, tokens, wanted)
-        study.store.set_facts(study.name, as_facts([*(one for one in speeds if one.shape != shape), *timed]))
+        speeds = [*(one for one in speeds if one.shape != shape), *_timed(study, measured, tokens, wanted)]
+        # The length that costs are of is what people look at first.
+        speeds.sort(key=lambda one: lengths.index(one.length) if one.length in lengths else len(lengths))
+        study.store.set_facts(study.name, as_facts(speeds))
 
 
 def forget_speeds(study: OpenStudy) -> None:
@@ -84,30 +87,37 @@ def _compared(study: OpenStudy) -> list[Measurement]:
     selected = next((one for one in tested if (one.trial, one.router) == (chosen.number, chosen.router)), None)
     if selected is None:
         return []
-    beside = [next((one for one in tested if one.variant == name), None) for name in ("dense", "uniform")]
-    return [*(one for one in beside if one is not None), selected]
+    dense, uniform = (next((one for one in tested if one.variant == name), None) for name in ("dense", "uniform"))
+    return [] if dense is None else [one for one in (dense, uniform, selected) if one is not None]
 
 
 def _timed(
     study: OpenStudy, measured: Sequence[Measurement], length: int, new_tokens: Sequence[int]
 ) -> list[GenerationSpeed]:
-    """The speeds of variants with prompts of one length."""
-    model, batch, rounds = study.workload.model.skipping, study.config.latency_batch, study.config.timed_runs
-    title = f"Timing {batch} x {length} tokens and {max(new_tokens)} new ones"
-    with study.view.stage(title, (rounds + 1) * len(measured)) as stage:
-        times = time_generation(
-            model,
+    """The speeds of variants, the dense model first, with prompts of one length."""
+    batch, turns = study.config.latency_batch, min(study.config.timed_runs, _LEAST_TURNS)
+    title = f"Timing {batch} x {length} tokens and {max(new_tokens)} new"
+    with study.view.stage(title, (turns + 1) * len(measured)) as stage:
+
+        def goes_on(times_ms: Sequence[Sequence[float]]) -> bool:
+            more = needs_more_turns(times_ms, turns, _PATIENCE_MS)
+            if more:
+                stage.extend(turns * len(measured))
+            return more
+
+        dense, *others = time_generation(
+            study.workload.model.skipping,
             prompts_of(study, length).ids,
             [_way(study, one) for one in measured],
             new_tokens,
-            rounds=rounds,
-            seconds=_SECONDS,
+            repeats=turns,
             on_run=stage.advance,
+            goes_on=goes_on,
         )
     return [
-        _speed(one, own, times[0] if measured[0].variant == "dense" else None, batch, length, count)
+        _speed(one, own[count], None if own is dense else dense[count], (batch, length), count)
         for count in new_tokens
-        for one, own in zip(measured, times, strict=True)
+        for one, own in zip(measured, (dense, *others), strict=True)
     ]
 
 
@@ -119,38 +129,37 @@ def _way(study: OpenStudy, one: Measurement) -> Variant:
 
 def _speed(
     one: Measurement,
-    own: Mapping[int, Sequence[float]],
-    dense: Mapping[int, Sequence[float]] | None,
-    batch: int,
-    length: int,
+    own_ms: Sequence[float],
+    dense_ms: Sequence[float] | None,
+    shape: tuple[int, int],
     new_tokens: int,
 ) -> GenerationSpeed:
-    """A variant's speed with so many new tokens, from the milliseconds of all rounds."""
-    low, median, high = np.quantile(own[new_tokens], [0.25, 0.5, 0.75]).tolist()
-    ratio = None if dense is None or one.variant == "dense" else estimate_ratio(dense[new_tokens], own[new_tokens])
+    """A variant's speed with so many new tokens, from the times of all turns."""
+    low, median, high = np.quantile(own_ms, [0.25, 0.5, 0.75]).tolist()
+    speedup = None if dense_ms is None else paired_speedup(dense_ms, own_ms)
     return GenerationSpeed(
         variant=one.variant,
         trial=one.trial,
         router=one.router,
-        batch=batch,
-        length=length,
+        batch=shape[0],
+        length=shape[1],
         new_tokens=new_tokens,
         latency_ms=median,
         latency_low_ms=low,
         latency_high_ms=high,
-        repeats=len(own[new_tokens]),
-        speedup=None if ratio is None else ratio.median,
-        speedup_low=None if ratio is None else ratio.low,
-        speedup_high=None if ratio is None else ratio.high,
+        repeats=len(own_ms),
+        speedup=None if speedup is None else speedup.ratio,
+        speedup_low=None if speedup is None else speedup.low,
+        speedup_high=None if speedup is None else speedup.high,
     )
 
 
-def _wanted(config: RunConfig, room: int) -> list[int]:
-    """Numbers of new tokens to time, in order: 1 is the prefill alone, defaults that do not fit are left out."""
+def new_tokens_to_time(config: RunConfig, room: int) -> list[int]:
+    """Numbers of new tokens to time, in order: 1 is the prefill alone, defaults that do not fit are left out.
+
+    Args:
+        config: What is asked for.
+        room: Most new tokens behind the prompts.
+    """
     asked = [count for count in _NEW_TOKENS if count <= room] if config.new_tokens is None else config.new_tokens
     return sorted({1, *asked} - {0})
-
-
-def _room(length: int, context: int) -> int:
-    """Most new tokens behind a prompt: the last one does not run through the model any more."""
-    return context - length + 1

@@ -47,6 +47,13 @@ class GenerationSpeed:
     speedup_high: float | None = None
 
     @property
+    def interval(self) -> str:
+        """The interval of the speed-up as text, or that there is none."""
+        if self.speedup_low is None or self.speedup_high is None:
+            return f"(interval unknown: {self.repeats} turns are too few for one)"
+        return f"[{self.speedup_low:.2f}, {self.speedup_high:.2f}]"
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Rows, and tokens of each one's prompt."""
         return self.batch, self.length
@@ -62,7 +69,19 @@ def as_facts(speeds: Iterable[GenerationSpeed]) -> dict[str, Any]:
     return {_FACT: [asdict(one) for one in speeds]}
 
 
-def end_to_end(speeds: Sequence[GenerationSpeed], trial: int | None, router: int | None) -> list[GenerationSpeed]:
-    """The speeds of a trial with a router beyond the prefill, at the first prompt length that was timed."""
-    own = [one for one in speeds if one.trial == trial and one.router == router and one.speedup is not None]
+def end_to_end(facts: Mapping[str, Any], trial: int | None, router: int | None) -> list[GenerationSpeed]:
+    """The speeds of a trial with a router beyond the prefill, with prompts of the length that costs are of.
+
+    Args:
+        facts: What is known of its study.
+        trial: Number of the trial.
+        router: Number of the router; None for the static one.
+    """
+    own = [one for one in generation_speeds(facts) if (one.trial, one.router) == (trial, router) and one.speedup]
     return [one for one in own if one.shape == own[0].shape and one.new_tokens > 1]
+
+
+def in_words(speeds: Sequence[GenerationSpeed]) -> str:
+    """Speed-ups over the dense model: "1.24 times [1.22, 1.26] with 16 new tokens, 1.12 times [1.10, 1.13] with 64"."""
+    words = [f"{one.speedup:.2f} times {one.interval} with {one.new_tokens}" for one in speeds if one.speedup]
+    return ", ".join([f"{words[0]} new tokens", *words[1:]]) if words else ""

@@ -20,6 +20,7 @@ from dashboards.figures.explored import EXPLORED_PX, RING, explored_figure, ring
 from dashboards.figures.progress import schedule_figure
 from dashboards.found import Found
 from dashboards.results import results_table
+from dashboards.speeds import speeds_table
 from dashboards.tables import duration
 from studies import StudiesError, TrialRecord, finite_values
 from studies.objectives import objective
@@ -219,7 +220,7 @@ class Exploring:
             return no_update, no_update
         try:
             data = self._watch.report_data(name, self._watch.standing(name))
-            table = results_table(data)
+            table, speeds = results_table(data), speeds_table(data)
         except StudiesError:
             return no_update, no_update
         place = f"/export/{quote(name, safe='')}"
@@ -238,6 +239,12 @@ class Exploring:
             html.P(table.reading, className="soft"),
             shown_table(table, "Results"),
         ]
+        if speeds.rows:
+            results += [
+                html.H2("Speed by prompt length and new tokens"),
+                html.P(speeds.reading, className="soft"),
+                shown_table(speeds, "Speed"),
+            ]
         return results if data.measurements else None, files
 
     def walk(self, step: int, selected: int | None, x: str, y: str, name: str) -> int | None:

@@ -12,7 +12,7 @@ from ftp_core.errors import DataError
 
 # Turns of a measurement that is not precise enough: at most so many times the least number, all of them together in no
 # more than this.
-_MOST_TIMES, _PATIENCE_MS = 4, 180_000.0
+_MOST_TIMES, PATIENCE_MS = 4, 180_000.0
 # Half the width of an interval, as a share of the speed-up, that is precise enough.
 PRECISE = 0.025
 
@@ -89,18 +89,19 @@ def median_rank(n: int, confidence: float = 0.95) -> int | None:
     return rank or None
 
 
-def needs_more_turns(times_ms: Sequence[Sequence[float]], least: int) -> bool:
+def needs_more_turns(times_ms: Sequence[Sequence[float]], least: int, patience_ms: float = PATIENCE_MS) -> bool:
     """Decides whether the variants of a measurement are to be timed in further turns.
 
     They are while the interval of any speed-up is wider than `PRECISE` to either side, unless four times the least
-    number of turns were taken, or as many turns again would make it more than three minutes together.
+    number of turns were taken, or as many turns again would take too long together.
 
     Args:
         times_ms: Times of the dense model and of each variant so far, one a turn.
         least: The least number of turns.
+        patience_ms: Most time that all turns together may take.
     """
     dense, *variants = times_ms
     ms = sum(map(sum, times_ms))
-    if len(dense) >= _MOST_TIMES * least or ms + ms * least / len(dense) > _PATIENCE_MS:
+    if len(dense) >= _MOST_TIMES * least or ms + ms * least / len(dense) > patience_ms:
         return False
     return any(paired_speedup(dense, own).half_width > PRECISE for own in variants)

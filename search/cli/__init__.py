@@ -40,6 +40,7 @@ from search.cli.tables import (
     print_proposers,
     print_rounds,
     print_selection,
+    print_speeds,
     print_studies,
     print_verdict,
 )
@@ -182,6 +183,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     print_front(console, description)
     print_selection(console, description)
     print_measurements(console, description)
+    print_speeds(console, description)
 
 
 @app.command()

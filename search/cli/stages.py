@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
-from search.cli.tables import print_front, print_measurements, print_rounds, print_selection, print_verdict
+from search.cli.tables import (
+    print_front,
+    print_measurements,
+    print_rounds,
+    print_selection,
+    print_speeds,
+    print_verdict,
+)
 from search.config import DEFAULT_STORAGE, RunConfig
 from search.description import describe_study
 from studies import Lease, StudiesError, StudyState, StudyStore
@@ -65,6 +72,7 @@ def continue_study(
     print_front(console, description)
     print_selection(console, description)
     print_measurements(console, description)
+    print_speeds(console, description)
     for path in (*written, *filter(None, [exported])):
         console.print(f"wrote {path}", soft_wrap=True)
     print_verdict(console, description)

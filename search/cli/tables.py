@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from studies import StudySummary
+from studies import GenerationSpeed, StudySummary, generation_speeds
 from studies.objectives import objective
 from studies.times import local_text
 
@@ -176,6 +177,41 @@ def print_measurements(console: Console, description: Mapping[str, Any]) -> None
     clock = description["clock"]["test"]
     if clock is not None and clock["sentence"]:
         console.print(f"{clock['sentence']}\n", soft_wrap=True)
+
+
+def print_speeds(console: Console, description: Mapping[str, Any]) -> None:
+    """Prefill and generation of the selected point by prompt length and new tokens, from `describe_study`."""
+    speeds = generation_speeds(description)
+    if not speeds:
+        return
+    others = ("dense", "uniform")
+    table = _table(
+        f"Speed end to end, {speeds[0].batch} rows; the first new token comes with the prefill",
+        *("prompt\ntokens", "new\ntokens", "dense\nms", "selected\nms", "speed-up\n[95 %]"),
+        *("shortened\nprompt, ms", "its speed-up\n[95 %]"),
+    )
+    for (length, new_tokens), timed in groupby(speeds, lambda one: (one.length, one.new_tokens)):
+        row = {one.variant if one.variant in others else "selected": one for one in timed}
+        dense, selected, uniform = (row.get(name) for name in ("dense", "selected", "uniform"))
+        table.add_row(
+            str(length),
+            "prefill" if new_tokens == 1 else str(new_tokens),
+            _milliseconds(dense),
+            _milliseconds(selected),
+            _gained(selected),
+            _milliseconds(uniform),
+            _gained(uniform),
+        )
+    console.print(table)
+
+
+def _milliseconds(speed: GenerationSpeed | None) -> str:
+    return "-" if speed is None else f"{speed.latency_ms:.1f}"
+
+
+def _gained(speed: GenerationSpeed | None) -> str:
+    """A speed-up, and below it its interval."""
+    return "-" if speed is None or speed.speedup is None else f"{speed.speedup:.2f}x\n{speed.interval}"
 
 
 def _named(tested: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

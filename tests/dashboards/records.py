@@ -11,6 +11,7 @@ from dashboards import ReportData
 from studies import (
     Disagreement,
     Exhibits,
+    GenerationSpeed,
     GroupAccuracy,
     Measurement,
     RoutedPrompt,
@@ -21,12 +22,13 @@ from studies import (
     TrialRecord,
     TrialState,
 )
+from studies.generation_speed import as_facts
 
 N_BLOCKS = 12
 BEGAN = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)
 STAGES = {
     **{"search": 63.0, "tune": 41.5, "distill-1": 12.2, "refine-1": 48.0, "distill-2": 12.6, "refine-2": 47.1},
-    **{"measure": 20.4, "select": 0.01, "test": 33.3, "export": 0.8, "report": 1.4},
+    **{"measure": 20.4, "select": 0.01, "test": 33.3, "time": 12.1, "export": 0.8, "report": 1.4},
 }
 PROMPTS = (
     "Tom has the red ball. Ann has the blue cup. Joe has the green hat. Sue has the old map. Tom gives the red ball to "
@@ -221,6 +223,26 @@ EXHIBITS = Exhibits(
     n_items=200,
 )
 
+
+def speeds() -> list[GenerationSpeed]:
+    """What generation took behind prompts of two lengths: the more new tokens, the less is gained."""
+    made = []
+    for length, new_tokens in ((256, 1), (256, 16), (256, 64), (512, 1), (512, 64)):
+        decoding = 2.5 * (new_tokens - 1)
+        for variant, prefill in (("dense", 0.16), ("uniform", 0.12), ("refined", 0.125)):
+            ms, dense_ms = prefill * length + decoding, 0.16 * length + decoding
+            ends = (
+                (None, None, None)
+                if variant == "dense"
+                else (dense_ms / ms, 0.97 * dense_ms / ms, 1.04 * dense_ms / ms)
+            )
+            trial, router = (REFINED.number, 0) if variant == "refined" else (None, None)
+            made.append(
+                GenerationSpeed(variant, trial, router, 8, length, new_tokens, ms, 0.98 * ms, 1.02 * ms, 6, *ends)
+            )
+    return made
+
+
 ROUNDS = [
     {
         **{"round": 1, "router_run": 0, "router": 0, "first_trial": 120, "trials": 40},
@@ -257,6 +279,7 @@ STUDY = StudyRecord(
         "selection": SELECTION,
         "rounds": ROUNDS,
         "tuning": TUNING,
+        **as_facts(speeds()),
         "split_sizes": {"calibration": 256, "validation": 128, "test": 200},
         "left_out": {"whose prompt is in another split, too": 7, "longer than the model's context": 2},
         "shared_boundaries": 3,

@@ -107,7 +107,7 @@ def test_a_study_of_an_earlier_version_has_two_reasons_and_a_study_without_any_s
 
 def test_the_cost_counts_stages_evaluations_training_tuning_and_memory() -> None:
     words = " ".join(effort_sentences(DATA))
-    assert "4 min 40 s by the clock" in words and "200 trials; their evaluations took 1 min 20 s" in words
+    assert "4 min 52 s by the clock" in words and "200 trials; their evaluations took 1 min 20 s" in words
     assert "Training 2 routers took 24 s" in words and "3 sets of hyperparameters were tried, in 42 s" in words
     assert "1.30 GiB" in words
     assert [row.cells[0].text for row in effort_table(DATA).rows][:4] == ["search", "tune", "distill-1", "refine-1"]
@@ -313,9 +313,9 @@ def test_text_is_never_markup_in_markdown_either() -> None:
 def test_markdown_has_every_section_and_the_same_rows() -> None:
     words = render_markdown(DATA)
     titles = re.findall(r"^## (.+)$", words, re.MULTILINE)
-    assert titles[:6] == [
-        *("Results", "Why this point", "How the figures were kept honest", "Which tokens are skipped"),
-        *("Where accuracy is lost", "Limits and failures"),
+    assert titles[:7] == [
+        *("Results", "Speed by prompt length and new tokens", "Why this point", "How the figures were kept honest"),
+        *("Which tokens are skipped", "Where accuracy is lost", "Limits and failures"),
     ]
     assert {"Rounds", "Tuning of the router's training", "What it cost to get there"} < set(titles)
     assert "| **refined (selected)** (trial" in words and "[12]Tom" in words

@@ -38,7 +38,7 @@ REFINED = (
     *("--search-items", "8", "--calibration-items", "24", "--validation-items", "12", "--test-items", "24"),
     *("--measured-points", "3", "--timed-runs", "2"),
 )
-STAGES = ["search", "distill-1", "refine-1", "measure", "select", "test", "export", "report"]
+STAGES = ["search", "distill-1", "refine-1", "measure", "select", "test", "time", "export", "report"]
 
 
 @pytest.mark.slow

@@ -101,7 +101,8 @@ def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
 def test_what_is_measured_anew_is_selected_tested_and_exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig(workers=1, **SMALL)
     done: list[str] = []
-    for work in ("measure_candidates", "select_candidate", "compare_selected", "export_selected"):
+    works = ("measure_candidates", "select_candidate", "compare_selected", "time_selected", "export_selected")
+    for work in works:
         monkeypatch.setattr(search.pipeline, work, lambda *_, work=work: done.append(work))
     monkeypatch.setattr(search.pipeline, "refine", lambda *_: None)
     with StudyStore("sqlite://") as store:
@@ -113,9 +114,9 @@ def test_what_is_measured_anew_is_selected_tested_and_exported_anew(monkeypatch:
         with store.lease("one") as lease:
             pipeline = Pipeline(store, "one", lease, ProgressView(Console(quiet=True)))
             pipeline.run(_no_report)
-            assert done == ["measure_candidates", "select_candidate", "compare_selected", "export_selected"]
+            assert done == list(works)
             pipeline.run(_no_report)
-        assert len(done) == 4
+        assert len(done) == len(works)
 
 
 def test_the_timed_input_is_of_calibration_examples_and_keeps_its_length(store_of_one: OpenStudy) -> None:

@@ -25,7 +25,19 @@ from studies import Measurement, StudyState
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 CONFIG = RunConfig(workers=1).model_dump()
-STAGES = ("search", "tune", "distill-1", "refine-1", "distill-2", "refine-2", "measure", "select", "test", "report")
+STAGES = (
+    "search",
+    "tune",
+    "distill-1",
+    "refine-1",
+    "distill-2",
+    "refine-2",
+    "measure",
+    "select",
+    "test",
+    "time",
+    "report",
+)
 FIGURES = {
     "trials": 45.0,
     "trials_per_s": 24.12,

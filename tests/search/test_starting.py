@@ -24,7 +24,7 @@ def store() -> Iterator[StudyStore]:
         store.create_study("one", BEGUN.model_dump(), OBJECTIVES)
         for number in range(2):
             store.append_trial("one", trial(number, (1.0, 2.0)))
-        for stage in ("search", "export"):
+        for stage in ("search", "time", "export"):
             store.begin_stage("one", stage)
             store.end_stage("one", stage, StudyState.FINISHED)
         yield store
@@ -33,15 +33,17 @@ def store() -> Iterator[StudyStore]:
 @pytest.mark.parametrize(
     ("changes", "asked", "kept"),
     [
-        ({}, (), {"search", "export"}),
-        ({"workers": 2}, ("workers",), {"search", "export"}),
-        ({"trials": 5}, ("trials",), {"export"}),
+        ({}, (), {"search", "time", "export"}),
+        ({"workers": 2}, ("workers",), {"search", "time", "export"}),
+        ({"trials": 5}, ("trials",), {"time", "export"}),
         # The same as before, but asked for again.
-        ({}, ("seconds",), {"export"}),
+        ({}, ("seconds",), {"time", "export"}),
         # All of them were made: there is nothing to go on with.
-        ({"trials": 2}, ("trials",), {"search", "export"}),
-        ({"export": "full"}, ("export",), {"search"}),
-        ({"out": "/elsewhere"}, ("out",), {"search"}),
+        ({"trials": 2}, ("trials",), {"search", "time", "export"}),
+        ({"export": "full"}, ("export",), {"search", "time"}),
+        ({"new_tokens": (128,)}, ("new_tokens",), {"search", "export"}),
+        ({"latency_length": (64, 128)}, ("latency_length",), {"search", "export"}),
+        ({"out": "/elsewhere"}, ("out",), {"search", "time"}),
     ],
 )
 def test_what_was_asked_for_says_which_stages_are_run_again(

@@ -8,7 +8,14 @@ from typing import Any
 
 from rich.console import Console
 
-from search.cli.tables import print_front, print_measurements, print_rounds, print_selection, print_verdict
+from search.cli.tables import (
+    print_front,
+    print_measurements,
+    print_rounds,
+    print_selection,
+    print_speeds,
+    print_verdict,
+)
 from search.config import RunConfig
 from search.description import describe_study
 from studies import Measurement, StudyStore
@@ -122,3 +129,16 @@ def test_plain_values_carry_selection_rounds_tuning_and_retention() -> None:
     assert refined["selected"] and refined["retention"] == 193 / 200 / (195 / 200)
     static = next(point for point in description["front"] if point["measured_latency_ms"] is not None)
     assert static["number"] != STATIC.number or static["measured_latency_ms"] == 31.2
+
+
+def test_speeds_are_printed_by_length_and_new_tokens_with_their_intervals() -> None:
+    lines = printed(print_speeds, described()).splitlines()
+    rows = [line.split() for line in lines if line.split()[:1] in (["256"], ["512"])]
+    assert [row[:2] for row in rows] == [
+        *(["256", count] for count in ("prefill", "16", "64")),
+        *(["512", count] for count in ("prefill", "64")),
+    ]
+    assert rows[1][2:] == ["78.5", "69.5", "1.13x", "68.2", "1.15x"]
+    text = "\n".join(lines)
+    assert "[1.10, 1.17]" in text and max(map(len, lines)) <= 80
+    assert printed(print_speeds, described(generation_speeds=[])) == ""

@@ -54,6 +54,13 @@ class GenerationSpeed:
         return f"[{self.speedup_low:.2f}, {self.speedup_high:.2f}]"
 
     @property
+    def differs(self) -> bool | None:
+        """Whether its speed differs from the dense model's beyond the clock's noise; None where that is not known."""
+        if self.speedup_low is None or self.speedup_high is None:
+            return None
+        return not self.speedup_low <= 1 <= self.speedup_high
+
+    @property
     def shape(self) -> tuple[int, int]:
         """Rows, and tokens of each one's prompt."""
         return self.batch, self.length
@@ -83,5 +90,9 @@ def end_to_end(facts: Mapping[str, Any], trial: int | None, router: int | None) 
 
 def in_words(speeds: Sequence[GenerationSpeed]) -> str:
     """Speed-ups over the dense model: "1.24 times [1.22, 1.26] with 16 new tokens, 1.12 times [1.10, 1.13] with 64"."""
-    words = [f"{one.speedup:.2f} times {one.interval} with {one.new_tokens}" for one in speeds if one.speedup]
-    return ", ".join([f"{words[0]} new tokens", *words[1:]]) if words else ""
+    words = [
+        f"{one.speedup:.2f} times {one.interval} with {one.new_tokens}{'' if place else ' new tokens'}"
+        + (" (no difference is shown)" if one.differs is False else "")
+        for place, one in enumerate(one for one in speeds if one.speedup)
+    ]
+    return ", ".join(words)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from studies.generation_speed import end_to_end, in_words
 from studies.measurement import Measurement
 from studies.prefill_speed import prefill_speedup
 from studies.records import Exhibits, StudyRecord, TrialRecord
@@ -99,7 +100,8 @@ def verdict_of(
         return "The selected schedule skips nothing: it is the dense model, and nothing is gained or lost."
     chance = chance_level(facts, "test")
     guessed = chance_sentence(dense, chance)
-    clauses = [_worth(against), _kept(selected, dense, exhibits, chance), _pace(selected, dense)]
+    pace = _pace(selected, dense) + _end_to_end(facts, selected)
+    clauses = [_worth(against), _kept(selected, dense, exhibits, chance), pace]
     said = [clause for clause in clauses if clause]
     sentence = f"The selected schedule {_joined(said)}."
     return f"{sentence} {guessed}" if guessed else sentence
@@ -165,6 +167,12 @@ def _pace(m: Measurement, dense: Measurement | None) -> str:
         return f"takes {m.latency_ms:.1f} ms for {timed}"
     unclear = ", which shows no difference" if faster.is_faster is False and faster.is_slower is False else ""
     return f"runs {timed} at {faster.times} the dense model's speed{unclear}"
+
+
+def _end_to_end(facts: Mapping[str, Any], m: Measurement) -> str:
+    """What is left of that with the most new tokens that were timed; empty where none were."""
+    left = in_words(end_to_end(facts, m.trial, m.router)[-1:])
+    return f" (end to end {left})" if left else ""
 
 
 def _joined(words: Sequence[str]) -> str:

@@ -58,6 +58,23 @@ def test_the_summary_says_how_much_of_the_prefill_is_left_end_to_end() -> None:
     assert card.detail.startswith("[1.02, 1.09], batch 8 × 256 tokens")
 
 
+def test_the_verdict_names_the_prefill_and_the_most_new_tokens_beside_it() -> None:
+    assert DATA.verdict.endswith("(end to end 1.05 times [1.02, 1.09] with 64 new tokens).")
+    assert "runs a prefill of 8 × 256 tokens" in DATA.verdict
+    assert with_speeds([]).verdict == DATA.verdict.replace(
+        " (end to end 1.05 times [1.02, 1.09] with 64 new tokens)", ""
+    )
+
+
+def test_a_speed_up_whose_interval_holds_one_is_none_that_is_shown() -> None:
+    own = end_to_end(DATA.study.facts, REFINED.number, 0)
+    unclear = [replace(one, speedup_low=0.98) for one in own[:1]] + own[1:]
+    assert in_words(unclear) == (
+        "1.13 times [0.98, 1.17] with 16 new tokens (no difference is shown), 1.05 times [1.02, 1.09] with 64"
+    )
+    assert [one.differs for one in (*unclear, replace(own[0], speedup_low=None))] == [False, True, None]
+
+
 def test_too_few_turns_for_an_interval_are_said_where_the_speed_up_is() -> None:
     few = [replace(one, speedup_low=None, speedup_high=None, repeats=2) for one in speeds()]
     data = with_speeds(few)

@@ -32,7 +32,7 @@ SMALL = (
 # Where to die: the stage, and after how many signs of life.
 DEATHS = [
     *(("search", 1), ("tune", 1), ("distill-1", 11), ("distill-1", 13), ("refine-1", 1), ("measure", 3), ("select", 0)),
-    *(("test", 3), ("time", 2), ("export", 0), ("report", 0)),
+    *(("test", 3), ("time", 0), ("export", 0), ("report", 0)),
 ]
 
 

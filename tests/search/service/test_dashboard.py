@@ -265,6 +265,8 @@ def test_the_form_has_every_setting_and_creates_what_it_says(
         "trials": "20",
         "target_sparsity": "0.3",
         "dense_blocks": "0, -1",
+        "latency_length": "512",
+        "new_tokens": "16, 128",
         "deterministic": ["on"],
     }
     assert page.check(values) is None
@@ -272,6 +274,7 @@ def test_the_form_has_every_setting_and_creates_what_it_says(
     config = store.study("mine").config
     assert (config["trials"], config["target_sparsity"], config["deterministic"]) == (20, 0.3, True)
     assert list(config["dense_blocks"]) == [0, -1]
+    assert (list(config["latency_length"]), list(config["new_tokens"])) == ([512], [16, 128])
     assert watch.standing("mine").state is RunState.QUEUED
 
 
@@ -283,6 +286,8 @@ def test_the_form_has_every_setting_and_creates_what_it_says(
         ({"name": "a", "trials": "0"}, "trials"),
         ({"name": "a", "target_sparsity": "2"}, "target_sparsity"),
         ({"name": "a", "sampler": "nobody"}, "sampler"),
+        ({"name": "a", "new_tokens": "16, some"}, "new_tokens"),
+        ({"name": "a", "latency_length": "0"}, "latency_length"),
         ({"name": "a", "data": "/etc/passwd"}, "data"),
         ({"name": "there"}, "name"),
     ],
@@ -425,6 +430,16 @@ def test_a_trial_says_what_it_was_made_from_and_who_evaluated_it(store: ServiceS
     assert "made from" not in older and "worker" not in older
 
 
+def test_speeds_stand_below_the_results_where_they_were_timed(store: ServiceStore, watch: Watch) -> None:
+    filled(store)
+    exploring, look = Exploring(watch), {"theme": None, "webgl": False}
+    shown = text_of(exploring.below(look, "latency_ms", "kl", "made up")[0])
+    title = "Speed by prompt length and new tokens"
+    assert shown.index("Measured on test items") < shown.index(title) and "prefill alone" in shown
+    store.set_facts("made up", {"generation_speeds": []})
+    assert title not in text_of(exploring.below(look, "latency_ms", "kl", "made up")[0])
+
+
 @pytest.mark.parametrize(
     "nonsense", [{"x": "a"}, {"x": [1]}, {"x": ["a", "b"]}, {"x": [None, 1]}, {"x": [1, 1e999]}, {}]
 )
@@ -448,6 +463,9 @@ def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettin
     assert len(list(csv.DictReader(io.StringIO(client.get("/export/made%20up/front.csv").text)))) < 100
     plain = client.get("/export/made%20up/study.json").json()
     assert plain["name"] == "made up" and plain["rows"] and plain["front"]
+    assert (
+        plain["generation_speeds"] == client.get("/api/v1/studies/made%20up").json()["facts"]["generation_speeds"] != []
+    )
     page = client.get("/export/made%20up/figure.html", params={"x": "latency_ms", "y": "kl"})
     assert "Plotly.newPlot" in page.text and "sandbox" in page.headers["content-security-policy"]
     assert client.get("/export/made%20up/figure.html", params={"x": "__class__"}).status_code == 422

@@ -27,17 +27,20 @@ class _Calibrating:
         return getattr(self.router, name)
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
-        scores = self.router.scores(sparsity, state)
-        self.thresholds[state.block] = _threshold(scores[state.real], sparsity)
+        scores, decided = self.router.scores(sparsity, state), state.real
+        protected = state.protected(sparsity)
+        if protected is not None:
+            decided = decided & ~protected
+        # Protected tokens count, but none of them skips: the others do in their place.
+        self.thresholds[state.block] = _threshold(scores[decided], int(sparsity * sum(state.row_lengths) + 1e-9))
         self.router.set_thresholds(self.thresholds, None)
         return self.router.select(scores, sparsity, state)
 
 
-def _threshold(scores: Tensor, sparsity: float) -> float:
-    """The highest threshold under which no more than the share `sparsity` of scores `[n]` lies, or on it."""
+def _threshold(scores: Tensor, n_skipped: int) -> float:
+    """The highest threshold under which no more than so many of the scores `[n]` lie, or on it; never all of them."""
     ordered = scores.double().sort().values
-    n_skipped = min(len(ordered) - 1, int(sparsity * len(ordered) + 1e-9))
-    lowest_kept = ordered[n_skipped]
+    lowest_kept = ordered[min(len(ordered) - 1, n_skipped)]
     # Equal scores are kept or skipped together.
     below = ordered[ordered < lowest_kept]
     if not len(below):

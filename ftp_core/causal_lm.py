@@ -18,7 +18,7 @@ from ftp_core.attention import kernel_name
 from ftp_core.break_even import BreakEven
 from ftp_core.cache import FTPCache
 from ftp_core.checkpoint import check_loaded, loading, read_base, read_config, read_router
-from ftp_core.checks import check_finite, check_finite_weights, check_input, checked_router
+from ftp_core.checks import check_finite, check_finite_weights, check_input, checked_keep_first, checked_router
 from ftp_core.compilation import compile_block
 from ftp_core.configuration import FTPConfig
 from ftp_core.cost.profile import LatencyProfile
@@ -83,6 +83,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         self._schedule = SparsitySchedule(config.schedule)
         check_schedule(self._schedule, len(self._family.blocks_of(self.base)))
         self.decode_sparsity = config.decode_sparsity
+        self.keep_first = config.keep_first
         self._break_even: BreakEven | None = None
         if base is None:
             self.post_init()  # type: ignore[no-untyped-call]
@@ -97,6 +98,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         router: Router | None = None,
         *,
         decode_sparsity: float = 0.0,
+        keep_first: int = 0,
     ) -> FTPForCausalLM:
         """Prune a dense model; its weights are shared, not copied.
 
@@ -105,11 +107,14 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             schedule: One sparsity per block, each in [0, 0.95].
             router: Names the kept tokens; the static router if None.
             decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
+            keep_first: Tokens at the beginning of every prompt, such as a chat's system turn, that are protected:
+                whatever the router, blocks keep them before any other.
 
         Raises:
             ModelError: The family is not supported, a weight is not finite, or the router does not fit the model or
                 was trained for another one.
-            ScheduleError: The schedule has another length than the model has blocks, or a value outside the range.
+            ScheduleError: The schedule has another length than the model has blocks, or a value outside the range, as
+                `decode_sparsity` or `keep_first` may have.
         """
         if not isinstance(model, PreTrainedModel) or isinstance(model, FTPForCausalLM):
             raise ModelError(
@@ -127,6 +132,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             schedule=list(values),
             router=describe_router(router),
             decode_sparsity=decode_sparsity,
+            keep_first=checked_keep_first(keep_first),
             dtype=model.dtype,
         )
         pruned = cls(config, model, router)
@@ -177,6 +183,20 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         if share > 0 and not self.router.routes_decoding:
             raise ModelError(f"A {self.router.kind} router cannot route decoded tokens: leave decode_sparsity at 0.")
         self._decode_sparsity = self.config.decode_sparsity = float(share)
+
+    @property
+    def keep_first(self) -> int:
+        """Tokens at the beginning of every prompt that are protected: blocks keep them before any other.
+
+        They count from each row's first token that is no padding, special tokens included. May be set, for a system
+        prompt of another length for example; thresholds of a router meet the schedule with the number with which they
+        were calibrated.
+        """
+        return self._keep_first
+
+    @keep_first.setter
+    def keep_first(self, n_tokens: int) -> None:
+        self._keep_first = self.config.keep_first = checked_keep_first(n_tokens)
 
     @property
     def n_blocks(self) -> int:
@@ -303,7 +323,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         return cache.schedule or self._schedule
 
     def _pruned_forward(self, schedule: SparsitySchedule) -> PrunedForward:
-        return PrunedForward(self.base, self._family, schedule, self.router, self._decode_sparsity)
+        return PrunedForward(self.base, self._family, schedule, self.router, self._decode_sparsity, self._keep_first)
 
     def _cache_to_fill(self) -> FTPCache | None:
         return self._pruned_forward(self._schedule).new_cache() if any(self._schedule) else None
@@ -353,8 +373,8 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load what `save_pretrained` wrote; see transformers.
 
-        `schedule` and `decode_sparsity` replace what was saved; `base_model` says where the dense model lies now if its
-        weights were not included.
+        `schedule`, `decode_sparsity` and `keep_first` replace what was saved; `base_model` says where the dense model
+        lies now if its weights were not included.
 
         Raises:
             ModelError: There is no pruned model, or its dense one is not to be found or another one than was pruned;
@@ -383,7 +403,13 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             router = read_router(config, source, kwargs)
             base, info = read_base(config, source, kwargs)
             assert config.schedule is not None
-            loaded = cls.from_dense(base, config.schedule, router, decode_sparsity=config.decode_sparsity)
+            loaded = cls.from_dense(
+                base,
+                config.schedule,
+                router,
+                decode_sparsity=config.decode_sparsity,
+                keep_first=config.keep_first,
+            )
             loaded.eval()
         return (loaded, info) if wants_info else loaded
 

@@ -25,7 +25,7 @@ _WEIGHTS = "model.safetensors"
 _PREFIX = "router."
 # Of `from_pretrained`: where and how a file is looked for.
 _LOCATION = ("revision", "cache_dir", "subfolder", "token", "local_files_only", "force_download", "proxies")
-_OURS = ("schedule", "decode_sparsity", "base_model")
+_OURS = ("schedule", "decode_sparsity", "keep_first", "base_model")
 
 
 def location(kwargs: dict[str, Any]) -> dict[str, Any]:

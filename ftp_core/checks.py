@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache
 
-from ftp_core.errors import DataError, ModelError
+from ftp_core.errors import DataError, ModelError, ScheduleError
 
 if TYPE_CHECKING:
     from ftp_core.routers import Router
@@ -77,6 +77,20 @@ def checked_router(router: Any) -> Router:
         raise ModelError(f"{router!r} is no router: give an object such as StaticRouter(), or a distilled one.")
     checked: Router = router
     return checked
+
+
+def checked_keep_first(n_tokens: Any) -> int:
+    """How many tokens at the beginning of prompts shall be protected.
+
+    Raises:
+        ScheduleError: It is no whole number from 0.
+    """
+    if type(n_tokens) is not int or n_tokens < 0:  # not isinstance: True is an int
+        raise ScheduleError(
+            f"keep_first is {n_tokens!r}, but must be a whole number from 0: tokens at the beginning of every prompt "
+            "that blocks keep before any other."
+        )
+    return n_tokens
 
 
 def check_input(ids: Tensor | None, embeddings: Tensor | None, cache: Cache | None, vocabulary: int) -> None:

@@ -20,6 +20,7 @@ class FTPConfig(PreTrainedConfig):
         schedule: One sparsity per block.
         router: Description of the router (`ftp_core.routers.describe_router`).
         decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
+        keep_first: Tokens at the beginning of every prompt that are protected: blocks keep them before any other.
     """
 
     model_type = "ftp"
@@ -34,6 +35,7 @@ class FTPConfig(PreTrainedConfig):
         schedule: Sequence[float] | None = None,
         router: dict[str, Any] | None = None,
         decode_sparsity: float = 0.0,
+        keep_first: int = 0,
         **kwargs: Any,
     ) -> None:
         if isinstance(base_config, dict):
@@ -44,6 +46,7 @@ class FTPConfig(PreTrainedConfig):
         self.schedule = None if schedule is None else list(SparsitySchedule(schedule))
         self.router = router
         self.decode_sparsity = decode_sparsity
+        self.keep_first = keep_first
         if base_config is not None:
             for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
                 kwargs.setdefault(name, getattr(base_config, name, None))

@@ -94,9 +94,9 @@ def distill(
     Gradients reach the router through the gates of its hard decisions, straight through (`ftp_core.gated`).
 
     Args:
-        model: A transformers model, an `FTPForCausalLM` (its dense model is meant; its schedule and router have no
-            say), or a model that is wrapped already. A transformers model is afterwards in training mode, or not, and
-            has the same weights that ask for gradients as before.
+        model: A transformers model, an `FTPForCausalLM` (its dense model is meant, and the tokens that it protects; its
+            schedule and router have no say), or a model that is wrapped already. A transformers model is afterwards in
+            training mode, or not, and has the same weights that ask for gradients as before.
         data: What to train on, as `ftp_core.encode` makes it.
         schedules: Schedules the router shall serve, one sparsity per block each, or a single one; held-out KL is the
             mean over them.
@@ -160,11 +160,12 @@ def _skipping(model: SkippingModel | PreTrainedModel) -> Iterator[SkippingModel]
             "SkippingModel: load one with transformers, or take `.skipping` of what ftp_core.load_model returns."
         )
     # Not by its class, whose module need not be loaded.
-    dense: PreTrainedModel = cast(Any, model).base if model.config.model_type == "ftp" else model
+    is_pruned = model.config.model_type == "ftp"
+    dense: PreTrainedModel = cast(Any, model).base if is_pruned else model
     modes = [(module, module.training) for module in dense.modules()]
     gradients = [(parameter, parameter.requires_grad) for parameter in dense.parameters()]
     try:
-        yield SkippingModel(dense)
+        yield SkippingModel(dense, cast(Any, model).keep_first if is_pruned else 0)
     finally:
         for module, training in modes:
             module.training = training
@@ -242,6 +243,8 @@ class _Run:
             [tuple(schedule) for schedule in self._schedules],
             self._config,
             router_to_bytes(self._router),
+            # Only where tokens are protected: earlier versions protected none.
+            *([self._model.keep_first] if self._model.keep_first else []),
         )
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 

@@ -74,12 +74,17 @@ class _GatedPass:
             # In bfloat16 many tokens would share a score, and training would decide otherwise than inference does.
             with torch.autocast(hidden.device.type, enabled=False):
                 scores = self.router.scores(sparsity, state)
-                keep = self.router.select(scores, sparsity, state)
-                soft = soft_decision(scores, keep, state)
+                keep, decided = self.router.select(scores, sparsity, state), state.real
+                protected = state.protected(sparsity)
+                if protected is not None:
+                    decided = decided & ~protected
+                soft = soft_decision(scores, keep, decided)
                 # Straight-through: the hard decision forwards, the soft one's gradient backwards.
-                gate = torch.where(state.real, keep.to(soft.dtype) + soft - soft.detach(), gate)
-                self.guides.append(guide_loss(scores, StaticRouter().keep(sparsity, state), state.real))
-                self.sparsities.append(sparsity_loss(scores, sparsity, state.real, self.symmetric))
+                gate = torch.where(decided, keep.to(soft.dtype) + soft - soft.detach(), gate)
+                self.guides.append(guide_loss(scores, StaticRouter().keep(sparsity, state), decided))
+                # What is protected is kept for sure.
+                sure = scores if protected is None else scores.masked_fill(protected, torch.inf)
+                self.sparsities.append(sparsity_loss(sure, sparsity, state.real, self.symmetric))
         observed, weight = _last_kept(keep, max(1, self.router.window))
         window = self.model.family.window(self.model.model.config, index)
 
@@ -131,7 +136,7 @@ class GatedModel:
             Logits that predict the completions' tokens `[n, V]`, row by row; guide loss; sparsity loss. The losses are
             means over blocks with s_i > 0.
         """
-        state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1])
+        state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], self._model.keep_first)
         handler = _GatedPass(self._model, self._router, schedule, state, self._symmetric, self._checkpoints)
         hidden = self._model.run(handler, batch.ids, batch.text_lengths, use_cache=False)
         logits = self._model.logits(hidden[batch.predicts])
@@ -143,7 +148,7 @@ class GatedModel:
         )
 
 
-def soft_decision(scores: Tensor, keep: Tensor, state: RoutingState) -> Tensor:
+def soft_decision(scores: Tensor, keep: Tensor, decided: Tensor) -> Tensor:
     """How near each token is to the line between kept and skipped: sigmoid of its distance from there `[B, L]`.
 
     In budget mode a decision hangs on how scores compare within the row. The plain sigmoid(z) would saturate wherever
@@ -152,10 +157,10 @@ def soft_decision(scores: Tensor, keep: Tensor, state: RoutingState) -> Tensor:
     Args:
         scores: Router scores z `[B, L]`.
         keep: Who was kept `[B, L]`.
-        state: Which tokens are real.
+        decided: Tokens that were kept or not by their scores: real ones that are not protected `[B, L]`.
     """
-    dropped = state.real & ~keep
-    lowest_kept = scores.masked_fill(~keep, torch.inf).amin(1)
+    dropped = decided & ~keep
+    lowest_kept = scores.masked_fill(~(decided & keep), torch.inf).amin(1)
     highest_dropped = scores.masked_fill(~dropped, -torch.inf).amax(1)
     line = (lowest_kept + torch.where(dropped.any(1), highest_dropped, lowest_kept)) / 2
     return (scores - line[:, None]).sigmoid()

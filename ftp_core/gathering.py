@@ -39,15 +39,17 @@ class Places:
 
 
 class Ends:
-    """The first token and the last ones of rows without padding: spans, which are copied faster than single tokens.
+    """The first tokens and the last ones of rows without padding: spans, which are copied faster than single tokens.
 
     Args:
         kept: k.
         width: L.
+        n_first: How many of the kept tokens are the first ones.
     """
 
-    def __init__(self, kept: int, width: int) -> None:
-        self._first_recent = width - kept + 1
+    def __init__(self, kept: int, width: int, n_first: int) -> None:
+        self._n_first = n_first
+        self._first_recent = width - kept + n_first
 
     def columns(self, columns: Tensor) -> Tensor:
         """See `Places.columns`."""
@@ -58,8 +60,9 @@ class Ends:
         """See `Places.gather`; what is the same for all rows stays one row."""
         if isinstance(argument, tuple):
             return tuple(self.gather(part) for part in argument)
-        return torch.cat([argument[:, :1], argument[:, self._first_recent :]], 1)
+        return torch.cat([argument[:, : self._n_first], argument[:, self._first_recent :]], 1)
 
     def scatter(self, short: Tensor, whole: Tensor) -> Tensor:
         """See `Places.scatter`."""
-        return torch.cat([short[:, :1], whole[:, 1 : self._first_recent], short[:, 1:]], 1)
+        between = whole[:, self._n_first : self._first_recent]
+        return torch.cat([short[:, : self._n_first], between, short[:, self._n_first :]], 1)

@@ -6,16 +6,16 @@ import torch
 from torch import Tensor, nn
 
 
-def guide_loss(scores: Tensor, static: Tensor, real: Tensor) -> Tensor:
-    """Binary cross-entropy between sigmoid(z) and the static router's decision, mean over real tokens, then rows.
+def guide_loss(scores: Tensor, static: Tensor, decided: Tensor) -> Tensor:
+    """Binary cross-entropy between sigmoid(z) and the static router's decision, mean over tokens, then rows.
 
     Args:
         scores: Router scores z of one block `[B, L]`.
         static: The static router's decision, bool `[B, L]`.
-        real: True for tokens, False for padding `[B, L]`.
+        decided: True for tokens that the router decides on, False for padding and for protected ones `[B, L]`.
     """
     loss = nn.functional.binary_cross_entropy_with_logits(scores, static.to(scores.dtype), reduction="none")
-    return ((loss * real).sum(1) / real.sum(1)).mean()
+    return ((loss * decided).sum(1) / decided.sum(1)).mean()
 
 
 def sparsity_loss(scores: Tensor, sparsity: float, real: Tensor, symmetric: bool = False) -> Tensor:

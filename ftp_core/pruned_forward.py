@@ -47,6 +47,7 @@ class PrunedForward:
         schedule: One sparsity per block.
         router: Names the kept tokens.
         decode_sparsity: Most that a block may skip of the decoded tokens.
+        keep_first: Tokens at the beginning of every prompt that are protected.
     """
 
     base: PreTrainedModel
@@ -54,6 +55,7 @@ class PrunedForward:
     schedule: SparsitySchedule
     router: Router
     decode_sparsity: float
+    keep_first: int = 0
 
     def __call__(self, arguments: dict[str, Any], prompt_length: int | Tensor | None) -> CausalLMOutputWithPast:
         """Run a forward pass.
@@ -83,7 +85,7 @@ class PrunedForward:
             with rotary_lengths(self.base, [_read_length(arguments, width)]):
                 return self._prompt_then_tokens(arguments, real, in_prompt, cache, is_asked=bool(use_cache))
         routes = self.decode_sparsity > 0 and cache is not None
-        state = RoutingState.start(in_prompt)
+        state = RoutingState.start(in_prompt, self.keep_first)
         if cache is not None:
             cache.schedule = self.schedule
         handler = PromptPass(self.base, self.family, self.schedule, self.router, state, real, cache, routes)

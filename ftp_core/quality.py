@@ -181,6 +181,11 @@ class QualitySet:
         Args:
             model: The one that the set shall be used for.
         """
+        if model.keep_first != self.model.keep_first:
+            raise ModelError(
+                f"The quality set's model protects the first {self.model.keep_first} tokens of prompts, but this one "
+                f"{model.keep_first}: make a QualitySet of this one."
+            )
         if model.model is self.model.model:
             return
         found = model_identity(model.model)

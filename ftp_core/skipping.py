@@ -24,6 +24,7 @@ from ftp_core.gathering import Ends, Places
 from ftp_core.interception import BlockCall
 from ftp_core.masks import kernel_mask, visible_keys
 from ftp_core.routers import DecodeState, Router, RoutingState
+from ftp_core.routers.state import n_protected
 from ftp_core.schedule import SparsitySchedule
 
 
@@ -150,9 +151,9 @@ class PromptPass:
         counts = [kept + behind for kept, behind in zip(prompt_counts, self._n_completion, strict=True)]
         longest, ragged = max(counts), min(counts) < max(counts)
         tokens: Ends | Places
-        # An attribute of fixed routers only: whether the first token and the most recent ones are all that they keep.
+        # An attribute of fixed routers only: whether the first tokens and the most recent ones are all that they keep.
         if getattr(self.router, "keeps_ends", False) and not (ragged or self._has_completion or self._has_padding):
-            tokens = Ends(longest, width)
+            tokens = Ends(longest, width, max(1, n_protected(self.state.keep_first, longest)))
         else:
             tokens = Places(_places(self.kept[-1], longest, ragged), self._rows)
         places = tokens.columns(self._columns.expand(n_rows, width))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 
 from ftp_core.attention import kernel_name
 from ftp_core.cache import FTPCache
-from ftp_core.checks import check_finite, check_lengths
+from ftp_core.checks import check_finite, check_lengths, checked_keep_first
 from ftp_core.encoding import IGNORED, ContinuationBatch, PromptBatch
 from ftp_core.errors import ScheduleError
 from ftp_core.families import context_of, family_of
@@ -52,12 +53,17 @@ class SkippingModel:
 
     Args:
         model: A causal language model of a supported family. Its weights are not changed; gradients are switched off.
+        keep_first: Tokens at the beginning of every prompt, such as a chat's system turn, that are protected: whatever
+            the router, a block keeps them before any other (`ftp_core.routers.state.n_protected` says how many where
+            it keeps fewer).
 
     Raises:
         ModelError: Its family or its attention kernel is not supported, or a weight is not finite.
+        ScheduleError: `keep_first` is no whole number from 0.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, keep_first: int = 0) -> None:
+        self._keep_first = checked_keep_first(keep_first)
         self.family = family_of(model.config)
         kernel_name(model)
         self.model = model.eval().requires_grad_(False)
@@ -71,6 +77,21 @@ class SkippingModel:
     def n_blocks(self) -> int:
         """N."""
         return len(self.blocks)
+
+    @property
+    def keep_first(self) -> int:
+        """Tokens at the beginning of every prompt that are protected; what was evaluated with others is another's."""
+        return self._keep_first
+
+    def protecting(self, keep_first: int) -> SkippingModel:
+        """The same model, weights and all, with another number of protected tokens at the beginning of prompts.
+
+        Raises:
+            ScheduleError: It is no whole number from 0.
+        """
+        other = copy.copy(self)
+        other._keep_first = checked_keep_first(keep_first)
+        return other
 
     @property
     def context(self) -> int:
@@ -132,7 +153,7 @@ class SkippingModel:
         if self._depends_on_length:
             text_lengths = lengths if prompts.text_lengths is None else prompts.text_lengths.tolist()
         prompts = prompts.to(self.device)
-        state = RoutingState.padded_right(prompts.lengths, prompts.ids.shape[1])
+        state = RoutingState.padded_right(prompts.lengths, prompts.ids.shape[1], self.keep_first)
         cache = FTPCache(self._windows)
         handler = PromptPass(self.model, self.family, schedule, router, state, state.real, cache)
         for index in range(passage.start):

@@ -119,6 +119,8 @@ def tune_router(
         "base configuration": base.to_json(),
         "seed": seed,
         "deterministic mode": deterministic,
+        # Only where tokens are protected: tunings of earlier versions go on.
+        **({"protected tokens": model.keep_first} if model.keep_first else {}),
     }
     ledger = TuningLedger(folder, subject)
     if any(entry.has_ended for entry in ledger.entries().values()):
@@ -126,7 +128,9 @@ def tune_router(
         on_progress(ledger.done())
     if ledger.numbers_left(trials):
         shared = SharedModel(model.model)
-        training = _Training(shared, list(examples), list(held_out), list(schedules), base, prefix_bytes)
+        training = _Training(
+            shared, model.keep_first, list(examples), list(held_out), list(schedules), base, prefix_bytes
+        )
         with cluster(address, workers):
             bookkeeping = _Bookkeeping(ledger, on_result, on_progress)
             _train_trials(training, ledger, trials, seed, workers, deterministic, model.device.type, bookkeeping)
@@ -138,6 +142,7 @@ class _Training:
     """What all trials share. It lies in Ray's object store, and the model's weights are used from there."""
 
     model: SharedModel
+    keep_first: int
     examples: Sequence[EncodedExample]
     held_out: Sequence[EncodedExample]
     schedules: Sequence[SparsitySchedule]
@@ -169,7 +174,7 @@ class _Training:
                     report(step, kl, False)
 
             trained = distill(
-                SkippingModel(module),
+                SkippingModel(module, self.keep_first),
                 self.examples,
                 self.schedules,
                 hyperparameters,

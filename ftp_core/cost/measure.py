@@ -64,18 +64,20 @@ class Skipping:
         schedule: One sparsity per block.
         router: Names the kept tokens.
         decode_sparsity: Most that a block may skip of the decoded tokens.
+        keep_first: Tokens at the beginning of every prompt that are protected.
     """
 
     name: str
     schedule: SparsitySchedule
     router: Router = field(default_factory=StaticRouter)
     decode_sparsity: float = 0.0
+    keep_first: int = 0
 
     def step_of(self, model: PreTrainedModel) -> Step:
         """See `Variant`."""
         family = family_of(model.config)
         check_schedule(self.schedule, len(family.blocks_of(model)))
-        forward = PrunedForward(model, family, self.schedule, self.router, self.decode_sparsity)
+        forward = PrunedForward(model, family, self.schedule, self.router, self.decode_sparsity, self.keep_first)
 
         def step(ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
             arguments = {

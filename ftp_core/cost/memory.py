@@ -115,7 +115,7 @@ def peak_activation_bytes(
     with storages:
         # As `SkippingModel.prefill` does it. Routing works on real numbers, as shapes hang on them.
         lengths = torch.full((batch,), length, device=model.device)
-        state = RoutingState.padded_right(lengths, length)
+        state = RoutingState.padded_right(lengths, length, model.keep_first)
         cache = FTPCache(model.family.windows(model.model))
         handler = PromptPass(model.model, model.family, schedule, router, state, state.real, cache)
         hidden = model.run(handler, ids, past_key_values=cache, use_cache=True)

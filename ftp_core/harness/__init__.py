@@ -226,6 +226,7 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             "ftp_overall_sparsity": self.model.schedule.overall,
             "ftp_router": self.model.router.kind,
             "ftp_decode_sparsity": self.model.decode_sparsity,
+            "ftp_keep_first": self.model.keep_first,
         }
 
 

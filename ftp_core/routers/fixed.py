@@ -14,6 +14,7 @@ from ftp_core.routers.state import RoutingState
 class StaticRouter:
     """Keeps the first token and the most recent ones: priority x_0, x_{L-1}, x_{L-2}, ..., x_1 (FTP, section 3.2).
 
+    Where more tokens are protected, x_0 ... x_{N-1} stand before x_{L-1} (see `RoutingState.protected`).
     The token that is decoded is always the most recent one, so that it keeps all of them.
     """
 
@@ -32,8 +33,10 @@ class StaticRouter:
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `Router.keep`."""
-        first_recent = state.lengths - state.kept_counts(sparsity) + 1
-        return ((state.positions == 0) | (state.positions >= first_recent[:, None])) & state.real
+        counts = state.kept_counts(sparsity)
+        n_first = (counts - 1).clamp_(1, max(1, state.keep_first))
+        first_recent = state.lengths - counts + n_first
+        return ((state.positions < n_first[:, None]) | (state.positions >= first_recent[:, None])) & state.real
 
     def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
         """See `Router.keep_newest`."""

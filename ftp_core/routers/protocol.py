@@ -34,7 +34,10 @@ class Router(Protocol):
         """Whether it can decide on one token from what the cache remembers of those before it."""
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
-        """Which of the row's real tokens run block `state.block`, bool `[B, L]`; at least one of each row."""
+        """Which of the row's real tokens run block `state.block`, bool `[B, L]`; at least one of each row.
+
+        Those of `state.protected(sparsity)` are among them; `highest` sees to it.
+        """
 
     def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
         """Whether the token that is decoded runs block `state.block`, bool `[B]`; asked if `routes_decoding`.
@@ -48,12 +51,15 @@ class Router(Protocol):
 
 
 def highest(scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
-    """True for the k highest scores of each row `[B, L]`; of equal scores the earlier token wins.
+    """True for protected tokens and those others with the highest scores `[B, L]`, k of each row.
 
-    Leaves the lowest score that is kept in `state.line`.
+    Of equal scores the earlier token wins.
+    Leaves the lowest score that is kept, protected tokens aside, in `state.line`.
     """
     row_counts = state.row_kept_counts(sparsity)
-    rectangular = state.is_rectangular
+    rectangular, protected = state.is_rectangular, state.protected(sparsity)
+    if protected is not None:
+        scores = scores.masked_fill(protected, torch.inf)
     if not rectangular:
         scores = scores.masked_fill(~state.real, -torch.inf)
     if len(set(row_counts)) == 1:

@@ -27,7 +27,8 @@ class ScoringRouter(nn.Module):
     """A router that scores tokens.
 
     In mode `budget` it keeps exactly the row's kept count of highest scores. With thresholds it keeps the tokens with
-    sigmoid(z) > tau_i: about as many, more where a prompt has more that matters (mode `threshold`).
+    sigmoid(z) > tau_i: about as many, more where a prompt has more that matters (mode `threshold`). Protected tokens
+    (see `RoutingState.protected`) are kept in either mode, whatever their scores.
 
     Attributes:
         trained_for: Identity of the model that it was distilled for (`ftp_core.identity`), if it was.
@@ -100,7 +101,8 @@ class ScoringRouter(nn.Module):
             return highest(scores, sparsity, state)
         above = (scores > self.thresholds[state.block]) & state.real
         best = scores.masked_fill(~state.real, -torch.inf).argmax(1, keepdim=True)
-        return above.scatter(1, best, True)
+        kept, protected = above.scatter(1, best, True), state.protected(sparsity)
+        return kept if protected is None else kept | protected
 
     def set_thresholds(self, thresholds: Sequence[float] | None, schedule: SparsitySchedule | None) -> None:
         """Switch to mode `threshold`, or with None back to `budget`.

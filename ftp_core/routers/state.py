@@ -12,6 +12,19 @@ from torch import Tensor
 from ftp_core.schedule import kept_count
 
 
+def n_protected(keep_first: int, kept: int) -> int:
+    """Tokens at a prompt's beginning that a block keeps whatever the router thinks of them.
+
+    That is all that shall be protected, or where the block keeps no more than these, all but one of what it keeps:
+    something is left to the router, which is the most recent token if it is the static one.
+
+    Args:
+        keep_first: Tokens at the prompt's beginning that shall be protected.
+        kept: Tokens of the prompt that the block keeps, at least 1.
+    """
+    return min(keep_first, kept - 1)
+
+
 @dataclass
 class RoutingState:
     """A batch of prompts on its way through the blocks.
@@ -26,6 +39,7 @@ class RoutingState:
         hidden: Hidden states before that block `[B, L, D]`; None unless the router asks for them.
         memory: What a recurrent router remembers of each token from earlier blocks.
         line: The lowest score that was kept in each row when scores were last compared `[B]`; None before.
+        keep_first: Tokens at each prompt's beginning that are protected: blocks keep them before any other.
         newest_only: Whether a decision is asked on the last column alone; `positions` then is of that one `[B, 1]`.
     """
 
@@ -37,13 +51,15 @@ class RoutingState:
     hidden: Tensor | None = None
     memory: Tensor | None = None
     line: Tensor | None = None
+    keep_first: int = 0
     newest_only: bool = False
     _counts: dict[float, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, real: Tensor) -> RoutingState:
+    def start(cls, real: Tensor, keep_first: int = 0) -> RoutingState:
         """The state before the first block, of rows whose tokens stand where `real` is True `[B, L]`."""
-        return cls(real, real.cumsum(1) - 1, real.sum(1), torch.zeros(real.shape, device=real.device))
+        attention = torch.zeros(real.shape, device=real.device)
+        return cls(real, real.cumsum(1) - 1, real.sum(1), attention, keep_first=keep_first)
 
     @classmethod
     def newest(cls, real: Tensor) -> RoutingState:
@@ -53,12 +69,13 @@ class RoutingState:
         return cls(real, lengths[:, None] - 1, lengths, attention, newest_only=True)
 
     @classmethod
-    def padded_right(cls, lengths: Tensor, width: int) -> RoutingState:
+    def padded_right(cls, lengths: Tensor, width: int, keep_first: int = 0) -> RoutingState:
         """The state before the first block, of rows of `lengths` tokens `[B]` padded right to `width`."""
         columns = torch.arange(width, device=lengths.device)
         positions = columns.expand(len(lengths), width)
         real = columns < lengths[:, None]
-        return cls(real, positions, lengths, torch.zeros(real.shape, device=lengths.device))
+        attention = torch.zeros(real.shape, device=lengths.device)
+        return cls(real, positions, lengths, attention, keep_first=keep_first)
 
     @cached_property
     def row_lengths(self) -> tuple[int, ...]:
@@ -94,6 +111,16 @@ class RoutingState:
         if sparsity not in self._counts:
             self._counts[sparsity] = torch.tensor(self.row_kept_counts(sparsity), device=self.real.device)
         return self._counts[sparsity]
+
+    def protected(self, sparsity: float) -> Tensor | None:
+        """Tokens that a block of this sparsity keeps whatever their scores, bool `[B, L]`; None if none shall be.
+
+        Of each row they are fewer than its kept count, see `n_protected`.
+        """
+        if self.keep_first == 0:
+            return None
+        numbers = (self.kept_counts(sparsity) - 1).clamp_(max=self.keep_first)
+        return (self.positions < numbers[:, None]) & self.real
 
 
 @dataclass

@@ -44,7 +44,7 @@ class ModelSetup:
         batch_size: int = 16,
         prefix_bytes: int = 0,
     ) -> None:
-        self._model = SharedModel(model.model)
+        self._model, self._keep_first = SharedModel(model.model), model.keep_first
         self._examples = list(examples)
         self._fidelities = tuple(fidelities)
         self._router = router
@@ -64,7 +64,7 @@ class ModelSetup:
             torch.set_num_threads(1)
         model: Any = self._model.load().to(device)
         return LocalEvaluator(
-            SkippingModel(model),
+            SkippingModel(model, self._keep_first),
             self._examples,
             fidelities=self._fidelities,
             router=self._router,

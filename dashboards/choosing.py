@@ -65,6 +65,11 @@ def held_out(data: ReportData) -> list[str]:
         )
     sentences += [facts["fewer_items"]] if facts.get("fewer_items") else []
     sentences += _left_out(facts)
+    if facts.get("keep_first"):
+        sentences.append(
+            f"The first {counted(facts['keep_first'], 'token')} of every prompt are protected: blocks keep them before "
+            "any other, whatever the router."
+        )
     shared = facts.get("shared_boundaries")
     if shared:
         sentences.append(

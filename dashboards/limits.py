@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dashboards.beginnings import about_beginnings
 from dashboards.data import ReportData
 from dashboards.growth import left_out_ablations
 from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap, speedup_interval
@@ -22,7 +23,22 @@ def limits(data: ReportData) -> list[str]:
     clock = check_clock(data.measurements, "test")
     if clock is not None and clock.sentence:
         found = [clock.sentence, *found]
-    return [*found, *_of_routers(data), *_of_rounds(data), *_of_trials(data), *_of_numbers(data, selected)]
+    return [
+        *found,
+        *_of_beginnings(data, selected),
+        *_of_routers(data),
+        *_of_rounds(data),
+        *_of_trials(data),
+        *_of_numbers(data, selected),
+    ]
+
+
+def _of_beginnings(data: ReportData, selected: Measurement | None) -> list[str]:
+    facts = data.study.facts
+    keep_first, unprotected = int(facts.get("keep_first", 0)), facts.get("unprotected_beginning")
+    if selected is None:
+        return about_beginnings(keep_first, unprotected)
+    return about_beginnings(keep_first, unprotected, selected.schedule, selected.length)
 
 
 def disagreements(data: ReportData) -> str:

@@ -77,6 +77,24 @@ def _put_before(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -
     )
 
 
+def beginning_length(tokenizer: PreTrainedTokenizerBase, beginning: str, text: str) -> int:
+    """Tokens that the beginning of a text is made of, special ones that are put before it included.
+
+    A token that reaches beyond it counts.
+
+    Args:
+        tokenizer: The model's own.
+        beginning: What the text begins with.
+        text: All of it.
+
+    Raises:
+        ModelError: The tokenizer's special tokens do not stand around those of the text.
+    """
+    alone, whole = _ids(tokenizer, beginning), _ids(tokenizer, text)
+    n = common_length(alone, whole)
+    return len(_put_before(tokenizer, text, whole)) + n + (n < len(alone))
+
+
 def common_length(one: Sequence[object], other: Sequence[object]) -> int:
     """How many tokens, or characters, at the beginning of two sequences are the same."""
     shorter = min(len(one), len(other))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -37,6 +37,10 @@ class LoadedModel:
     source: str
     skipping: SkippingModel
     tokenizer: PreTrainedTokenizerBase
+
+    def protecting(self, keep_first: int) -> LoadedModel:
+        """The same with another number of protected tokens at the beginning of prompts."""
+        return replace(self, skipping=self.skipping.protecting(keep_first))
 
     def fingerprint(self) -> str:
         """SHA-256 over configuration and weights, the same wherever and by whichever transformers it is loaded."""

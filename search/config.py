@@ -39,6 +39,8 @@ RESUMABLE = (
 _OF_ROUNDS = ("refine_trials", "router", "router_steps", "router_schedules")
 # Who proposed in studies of version 1.
 _FIRST_SAMPLERS = "deap,tpe"
+# Most tokens that can be protected, more than any model reads.
+_MOST_KEPT = 10_000_000
 # What pydantic calls values of the wrong type, and what people call the right one.
 _EXPECTED_TYPES = {
     "int": "a whole number",
@@ -47,6 +49,10 @@ _EXPECTED_TYPES = {
     "string": "text",
     "tuple": "a list",
 }
+
+
+KeepFirst = int | Literal["system"]
+"""Tokens at the beginning of every prompt that are protected, or the system turn of chats."""
 
 
 def option(field: str) -> str:
@@ -70,6 +76,10 @@ class RunConfig(BaseModel):
 
     data: str = "demo"
     """'demo', or a JSONL file (README.md says what its lines are)."""
+
+    keep_first: KeepFirst = 0
+    """Tokens at the beginning of every prompt that blocks keep before any other, whatever the router; system for the
+    system turn that all prompts begin with, as the model's chat template writes it."""
 
     trials: int = Field(300, ge=1)
     """Schedules to evaluate in the first search."""
@@ -206,6 +216,14 @@ class RunConfig(BaseModel):
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
             raise ValueError("expected a number or text (put words such as no and off into quotes)")
         return value
+
+    @field_validator("keep_first", mode="before")
+    @classmethod
+    def _tokens_or_system(cls, value: Any) -> Any:
+        number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
+        if number != "system" and (type(number) is not int or not 0 <= number <= _MOST_KEPT):
+            raise ValueError("expected a whole number from 0, the tokens to keep, or system")
+        return number
 
     @field_validator("sampler")
     @classmethod

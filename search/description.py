@@ -160,6 +160,8 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "fewer_items": study.facts.get("fewer_items"),
         "rounds_ended": study.facts.get("rounds_ended"),
         "left_out": study.facts.get("left_out"),
+        "keep_first": study.facts.get("keep_first", 0),
+        "unprotected_beginning": study.facts.get("unprotected_beginning"),
         "peak_process_bytes": study.facts.get("peak_process_bytes"),
         "evaluation_seconds": sum(trial.seconds for trial in trials),
         "predicted_for": _timed_shape(study.facts),

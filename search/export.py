@@ -43,10 +43,13 @@ def export_study(store: StudyStore, name: str, directory: Path, include_base: bo
     run = None if trial.router is None else store.router_runs(name)[trial.router]
     router: Router = StaticRouter() if run is None else router_from_bytes(run.weights).eval()
     model, tokenizer = load_published(str(study.config["model"]))
-    pruned = FTPForCausalLM.from_dense(model, trial.schedule, router)
+    # As it was when the study ran: a system turn is a number of tokens then.
+    keep_first = int(study.facts.get("keep_first", 0))
+    pruned = FTPForCausalLM.from_dense(model, trial.schedule, router, keep_first=keep_first)
     origin: dict[str, Any] = {
         "schedule": list(trial.schedule),
         "overall_sparsity": trial.overall_sparsity,
+        "keep_first": keep_first,
         # As the search knew them: latency is predicted.
         "objectives": dict(zip(study.objectives, trial.values or (), strict=False)),
         "costs": {cost: trial.metrics[cost] for cost in COSTS if cost in trial.metrics},

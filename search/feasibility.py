@@ -20,7 +20,7 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
     Raises:
         ConfigError: No schedule keeps the constraints, a proposer cannot search them, accuracy cannot be found out,
             prompts and new tokens to time do not fit into the model's context, or the study to start from is of another
-            model or data.
+            model or data, or protects other tokens.
         ModelError: The model's operations cannot be counted.
         StudyNotFoundError: There is no study to start from.
     """
@@ -51,6 +51,12 @@ def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) 
                 f"--warm-start is {other.name!r}, but its {what} is not that of the new study, so that its results say "
                 "nothing there: name a study of the same model and data."
             )
+    protected, own_protected = other.facts.get("keep_first", 0), workload.model.skipping.keep_first
+    if protected != own_protected:
+        raise ConfigError(
+            f"--warm-start is {other.name!r}, which protects the first {protected} tokens of prompts, and not "
+            f"{own_protected}: results do not compare."
+        )
     if other.config.get("search_items") != config.search_items:
         raise ConfigError(
             f"--warm-start is {other.name!r}, which evaluates on {other.config.get('search_items')} items, and not on "

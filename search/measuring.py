@@ -189,7 +189,11 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
 def _quality_context(study: OpenStudy, data: str, router: Router) -> str:
     """Hash of what a quality depends on beside the schedule."""
     deciding = hashlib.sha256(router_to_bytes(router)).hexdigest() if isinstance(router, ScoringRouter) else router.kind
-    parts = ["quality", study.workload.model.fingerprint(), data, deciding]
+    model = study.workload.model
+    parts = ["quality", model.fingerprint(), data, deciding]
+    if model.skipping.keep_first:
+        # Earlier versions protected no tokens, and what they found is found again.
+        parts.append(f"keep_first {model.skipping.keep_first}")
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

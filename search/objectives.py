@@ -45,7 +45,7 @@ class Objectives:
         return (metrics["kl"], self.cost(schedule)), violation
 
 
-def evaluation_context(model: str, search_set: str, router: str, choices: bool) -> str:
+def evaluation_context(model: str, search_set: str, router: str, choices: bool, keep_first: int = 0) -> str:
     """Hash of what an evaluation depends on beside the schedule: equal ones need no second evaluation.
 
     Args:
@@ -53,6 +53,10 @@ def evaluation_context(model: str, search_set: str, router: str, choices: bool) 
         search_set: Fingerprint of the examples, in their order.
         router: What names the router.
         choices: Whether accuracy is found out, too.
+        keep_first: Tokens at the beginning of every prompt that are protected.
     """
-    parts = {"model": model, "search_set": search_set, "router": router, "choices": choices}
+    parts: dict[str, object] = {"model": model, "search_set": search_set, "router": router, "choices": choices}
+    if keep_first:
+        # Earlier versions protected none, and what they found is found again.
+        parts["keep_first"] = keep_first
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from search.choosing import choose_from_front, chosen_trial
 from search.concluding import (
@@ -124,7 +125,10 @@ class Pipeline:
     def _check_workload(self) -> None:
         """Compare model and data with what the study began with, or record them if it begins now."""
         store, name, workload = self._study.store, self._study.name, self._study.workload
-        found = {"model_fingerprint": workload.model.fingerprint(), "data_fingerprint": workload.data_fingerprint}
+        found: dict[str, Any] = {
+            "model_fingerprint": workload.model.fingerprint(),
+            "data_fingerprint": workload.data_fingerprint,
+        }
         facts = store.study(name).facts
         for key, value in found.items():
             if facts.get(key, value) != value:
@@ -132,8 +136,18 @@ class Pipeline:
                     f"The {key.split('_')[0]} changed since study {name!r} began: its trials would not "
                     "compare with new ones. Restore it, or start a new study."
                 )
+        keep_first = workload.model.skipping.keep_first
+        if facts.get("keep_first", keep_first) != keep_first:
+            # What a system turn is made of hangs on the tokenizer's chat template, too.
+            raise SearchError(
+                f"Study {name!r} began with {facts['keep_first']} protected tokens, and its system turn has "
+                f"{keep_first} now: its trials would not compare with new ones. Restore the tokenizer and its chat "
+                "template, or start a new study."
+            )
+        found["keep_first"] = keep_first
         counts = {
             "n_blocks": workload.model.skipping.n_blocks,
+            "unprotected_beginning": workload.unprotected_beginning,
             "left_out": dict(workload.left_out),
             "shared_boundaries": workload.shared_boundaries,
             "long_completions": {"tokens": MAX_CONTINUATION, "examples": workload.long_completions},
@@ -189,7 +203,7 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
         CoreError: One of them cannot be used.
     """
     with view.stage("Loading model and data", 1) as stage:
-        workload = load_workload(config.model, config.data, config.seed, config.sizes)
+        workload = load_workload(config.model, config.data, config.seed, config.sizes, config.keep_first)
         stage.advance()
     if fewer := workload.fewer_than_asked(config.search_items):
         view.console.print(fewer, highlight=False)
@@ -200,6 +214,8 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
             f"In {_examples(workload.shared_boundaries)} one token spans the end of the prompt and the beginning of "
             "what follows: it counts as what follows."
         )
+    if workload.unprotected_beginning:
+        view.console.print(workload.unprotected_beginning)
     n_long = workload.long_completions
     if n_long:
         view.console.print(f"Of completions the first {MAX_CONTINUATION} tokens count: {n_long} have as many or more.")

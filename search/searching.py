@@ -319,6 +319,7 @@ def _context(study: OpenStudy, search: Search) -> str:
         encoded_fingerprint(search_set(study.config, study.workload)),
         StaticRouter.kind if search.sha256 is None else f"{search.router.kind} {search.sha256}",
         config.min_accuracy is not None,
+        study.workload.model.skipping.keep_first,
     )
 
 

@@ -15,7 +15,8 @@ from ftp_core.demo.examples import demo_examples
 from ftp_core.encoding import EncodedExample, ExampleError, LeftOut, encode
 from ftp_core.errors import DataError
 from ftp_core.models import DEMO, LoadedModel, load_model
-from search.config import RunConfig
+from search.config import KeepFirst, RunConfig
+from search.protection import n_protected_tokens, unprotected_beginning
 
 SPLITS = ("calibration", "validation", "test")
 # Tokens of a completion that are looked at.
@@ -85,6 +86,12 @@ class Workload:
         return found
 
     @property
+    def unprotected_beginning(self) -> str | None:
+        """A warning that most prompts begin alike, and that this is not protected; None if there is nothing to say."""
+        examples = [example for split in self.splits.values() for example in split]
+        return unprotected_beginning(self.model.tokenizer, examples, self.model.skipping.keep_first)
+
+    @property
     def split_sizes(self) -> dict[str, int]:
         """Examples in each split."""
         return {split: len(examples) for split, examples in self.splits.items()}
@@ -137,17 +144,24 @@ def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> tuple[dict[
     return split_examples(examples, seed, dict(sizes)), len(examples) - len(set(examples))
 
 
-def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int]) -> Workload:
+def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int], keep_first: KeepFirst = 0) -> Workload:
     """Load model and data, and leave out examples that would let held-out data leak or that the model cannot read.
 
     A prompt that is in several splits, though it may go on differently there, stays in the test set before it stays in
     the validation set, and there before it stays in the calibration set. The same goes for prompts that differ as text,
     but not as tokens.
 
+    Args:
+        model: See `RunConfig.model`.
+        data: See `RunConfig.data`.
+        seed: Of the demo's streams or of the split of a file.
+        sizes: How many examples each split shall have.
+        keep_first: Tokens at the beginning of every prompt that the model protects; "system" for the system turn.
+
     Raises:
         ModelError: The model cannot be loaded.
         DataError: The data cannot be read, or no example of a split is left: the model cannot be evaluated on them, or
-            they have prompts of other splits.
+            they have prompts of other splits. Or prompts do not begin with the same system turn, which is asked for.
     """
     loaded = load_model(model)
     read, n_repeated = read_examples(data, seed, sizes)
@@ -164,6 +178,8 @@ def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int]) ->
                 f"No {split} example is left, as the prompt of each is in another split, too: give data with more "
                 "distinct prompts."
             )
+    texts = (example.prompt for split in SPLITS for example in examples[split])
+    loaded = loaded.protecting(n_protected_tokens(keep_first, loaded.tokenizer, texts))
     left_out = Counter({REPEATED: n_repeated, LEAKED: n_leaked + n_leaked_as_tokens}) + unread
     workload = Workload(loaded, splits, "", dict(left_out), dict(sizes))
     parts = "".join(fingerprint(examples[split]) for split in SPLITS)

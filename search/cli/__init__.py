@@ -35,6 +35,7 @@ from search.cli.settings import with_settings
 from search.cli.stages import INTERRUPTED, study_folder, write_reports
 from search.cli.sweep import sweep_command
 from search.cli.tables import (
+    print_beginnings,
     print_front,
     print_measurements,
     print_proposers,
@@ -184,6 +185,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     print_selection(console, description)
     print_measurements(console, description)
     print_speeds(console, description)
+    print_beginnings(console, description)
 
 
 @app.command()

@@ -20,6 +20,7 @@ _METAVARS = {
     "sampler": "NAMES",
     "fidelities": "X,X,...",
     "warm_start": "STUDY",
+    "keep_first": "N|system",
     "seed": "S",
     "max_latency_ms": "MS",
     **dict.fromkeys(("dense_blocks", "latency_length", "new_tokens"), "N,N,..."),
@@ -76,7 +77,7 @@ def _options(fields: Sequence[str], show_default: str | None) -> Iterator[inspec
         metavar = _METAVARS.get(field)
         if get_origin(info.annotation) is Literal:
             kind, metavar = str, "|".join(get_args(info.annotation))
-        elif field in _LISTS:
+        elif field in _LISTS or any(get_origin(one) is Literal for one in get_args(info.annotation)):
             kind = str
         flags = f"{option(field)}/--no-{option(field)[2:]}" if kind is bool else option(field)
         declared = typer.Option(

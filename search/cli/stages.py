@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from search.cli.tables import (
+    print_beginnings,
     print_front,
     print_measurements,
     print_rounds,
@@ -73,6 +74,7 @@ def continue_study(
     print_selection(console, description)
     print_measurements(console, description)
     print_speeds(console, description)
+    print_beginnings(console, description)
     for path in (*written, *filter(None, [exported])):
         console.print(f"wrote {path}", soft_wrap=True)
     print_verdict(console, description)

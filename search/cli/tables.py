@@ -121,6 +121,20 @@ def print_verdict(console: Console, description: Mapping[str, Any]) -> None:
         console.print(f"{step['words']}: {step['command']}", soft_wrap=True)
 
 
+def print_beginnings(console: Console, description: Mapping[str, Any]) -> None:
+    """What becomes of the beginning of prompts, from `describe_study`, where something does."""
+    keep_first, unprotected = description["keep_first"], description["unprotected_beginning"]
+    if not keep_first and unprotected is None:
+        return
+    # Its package loads plotly.
+    from dashboards.beginnings import about_beginnings
+
+    selected = next((row for row in description["measurements"] if row["selected"]), None)
+    schedule, length = (None, 0) if selected is None else (selected["schedule"], selected["length"])
+    for sentence in about_beginnings(keep_first, unprotected, schedule, length):
+        console.print(sentence, soft_wrap=True)
+
+
 def print_measurements(console: Console, description: Mapping[str, Any]) -> None:
     """Dense, uniform, static, dynamic and refined as measured on test items, from `describe_study`.
 

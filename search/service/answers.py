@@ -227,6 +227,7 @@ class WorkerList(BaseModel):
 _SHOWN_FACTS = (
     *("n_blocks", "split_sizes", "timed_input", "rounds", "selection", "left_out", "shared_boundaries"),
     "generation_speeds",
+    *("keep_first", "unprotected_beginning"),
 )
 
 

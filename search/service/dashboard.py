@@ -74,7 +74,8 @@ def form_field(name: str) -> FormField:
     """The field of a form for a setting of a study."""
     info = StudyRequest.model_fields[name]
     kinds = [one for one in _alternatives(info.annotation) if one is not type(None)]
-    choices = tuple(str(value) for one in kinds if get_origin(one) is Literal for value in get_args(one))
+    is_choice = all(get_origin(one) is Literal for one in kinds)
+    choices = tuple(str(value) for one in kinds for value in get_args(one)) if is_choice else ()
     kind: Any = "choice" if choices else "text"
     if not choices and kinds == [bool]:
         kind = "switch"

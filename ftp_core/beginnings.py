@@ -26,7 +26,7 @@ class SharedBeginning:
     n_prompts: int
 
 
-def shared_beginning(prompts: Sequence[Sequence[int]], least_share: float = 0.5) -> SharedBeginning:
+def shared_beginning(prompts: Sequence[Sequence[int]], least_share: float) -> SharedBeginning:
     """The longest beginning that a share of the prompts, at least, has in common.
 
     Args:

@@ -71,7 +71,11 @@ def unprotected_beginning(
         examples: All of them.
         keep_first: Tokens that are protected.
     """
-    shared = shared_beginning([example.prompt for example in examples])
+    prompts = [example.prompt for example in examples]
+    shared = shared_beginning(prompts, 1.0)
+    if len(shared.tokens) <= _FEW:
+        # Templates may come in several forms, and chats with several system prompts.
+        shared = shared_beginning(prompts, 0.5)
     n_tokens = len(shared.tokens)
     if n_tokens - keep_first <= _FEW:
         return None

@@ -1,0 +1,287 @@
+"""A study protects the beginning of prompts, says where it does not, and never mixes figures of both."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from ftp_core import FTPForCausalLM
+from ftp_core.demo import assets
+from ftp_core.demo.examples import demo_examples
+from ftp_core.encoding import EncodedExample
+from ftp_core.errors import DataError
+from ftp_core.models import load_model
+from ftp_core.quality import QualitySet
+from ftp_core.routers import StaticRouter
+from ftp_core.schedule import SparsitySchedule
+from search.config import RunConfig
+from search.errors import ConfigError, SearchError
+from search.evaluators import Task
+from search.evaluators.local import LocalEvaluator
+from search.evaluators.worker_setup import ModelSetup
+from search.export import export_study
+from search.feasibility import check_search
+from search.measuring import Variant, _qualities
+from search.objectives import OBJECTIVES, evaluation_context
+from search.open_study import OpenStudy
+from search.pipeline import Pipeline
+from search.progress import ProgressView
+from search.protection import n_protected_tokens, unprotected_beginning
+from search.workload import load_workload
+from studies import StudyStore
+from tests.search.command import run_process
+from tests.studies.records import trial
+
+SMALL = {"calibration_items": 6, "validation_items": 4, "test_items": 4, "search_items": 4, "workers": 1}
+SIZES = RunConfig(**SMALL).sizes  # type: ignore[arg-type]
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'assistant\n' }}{% endif %}"
+)
+SYSTEM = "Answer the question that was asked, and say no more than that."
+HALF = SparsitySchedule.uniform(0.5, 12)
+
+
+@pytest.fixture(scope="module")
+def chat_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The demo model with a chat template."""
+    folder = tmp_path_factory.mktemp("models") / "chat"
+    shutil.copytree(assets(), folder)
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tokenizer(chat_model: Path) -> PreTrainedTokenizerBase:
+    loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(chat_model)
+    return loaded
+
+
+def chats(tokenizer: PreTrainedTokenizerBase, systems: Sequence[str | None]) -> list[str]:
+    """A chat for each of some system prompts."""
+    texts = []
+    for system, example in zip(systems, demo_examples("test", len(systems), 0), strict=True):
+        turns = [] if system is None else [{"role": "system", "content": system}]
+        turns.append({"role": "user", "content": example.prompt})
+        texts.append(str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)))
+    return texts
+
+
+def written(path: Path, prompts: Sequence[str]) -> str:
+    rows = [{"prompt": prompt, "completion": f"red {number}"} for number, prompt in enumerate(prompts)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_a_system_turn_is_as_many_tokens_as_all_prompts_begin_with(
+    chat_model: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    data = written(tmp_path / "chats.jsonl", chats(tokenizer, [SYSTEM] * 20))
+    workload = load_workload(str(chat_model), data, 0, SIZES, "system")
+    n_tokens = workload.model.skipping.keep_first
+    prompts = [example.prompt for split in workload.splits.values() for example in split]
+    [beginning] = {tokenizer.decode(list(prompt[:n_tokens])) for prompt in prompts}
+    assert beginning == tokenizer.decode(tokenizer(f"system\n{SYSTEM}</s>\nuser\n")["input_ids"])
+    assert workload.unprotected_beginning is None
+    # The model and its data are the same whatever is protected.
+    without = load_workload(str(chat_model), data, 0, SIZES)
+    assert without.data_fingerprint == workload.data_fingerprint and without.splits == workload.splits
+    warning = without.unprotected_beginning
+    assert warning is not None and "14 of 14 prompts begin with the same" in warning
+    assert "a system turn" in warning and warning.endswith("--keep-first system protects it.")
+
+
+@pytest.mark.parametrize(
+    ("systems", "says"),
+    [
+        ([None] * 3, "no prompt begins with a system turn as the chat template"),
+        ([SYSTEM, SYSTEM, "Be short."], r"the prompts do not begin with the same system turn \(they have system turns"),
+        (
+            [SYSTEM, None, SYSTEM],
+            r"\(1 of 3 prompts begin with none, and the others have system turns of (\d+) to \1 t",
+        ),
+    ],
+)
+def test_prompts_without_one_system_turn_have_none_to_protect(
+    tokenizer: PreTrainedTokenizerBase, systems: list[str | None], says: str
+) -> None:
+    prompts = chats(tokenizer, systems)
+    with pytest.raises(DataError, match=says):
+        n_protected_tokens("system", tokenizer, prompts)
+    assert n_protected_tokens(7, tokenizer, prompts) == 7
+
+
+def test_a_model_without_a_chat_template_has_no_system_turn() -> None:
+    with pytest.raises(DataError, match="no chat template that writes a system turn: give the number"):
+        load_workload("demo", "demo", 0, SIZES, "system")
+
+
+@pytest.mark.parametrize(
+    ("n_alike", "keep_first", "says"),
+    [
+        (10, 0, "10 of 10 prompts begin with the same 20 tokens ("),
+        (6, 0, "6 of 10 prompts begin with the same 20 tokens ("),
+        (4, 0, None),
+        (10, 11, "the same 20 tokens, of which 11 are protected ("),
+        # A few more are nothing to speak of: users begin alike, too.
+        (10, 12, None),
+        (10, 50, None),
+    ],
+)
+def test_what_most_prompts_begin_with_is_warned_of_unless_it_is_protected(
+    tokenizer: PreTrainedTokenizerBase, n_alike: int, keep_first: int, says: str | None
+) -> None:
+    draw = torch.Generator().manual_seed(0)
+    others = torch.randint(5, 100, (10, 30), generator=draw).tolist()
+    prompts = [[7] * 20 + row if place < n_alike else row for place, row in enumerate(others)]
+    examples = [EncodedExample(tuple(prompt), ((3,),), 0, False) for prompt in prompts]
+    warning = unprotected_beginning(tokenizer, examples, keep_first)
+    assert (warning is None) == (says is None)
+    if warning is not None:
+        assert says is not None and says in warning and "--keep-first 20 protects it" in warning
+
+
+@pytest.mark.parametrize("given", [0, 12, "12", "system"])
+def test_settings_name_a_number_of_tokens_or_the_system_turn(given: Any) -> None:
+    wanted = "system" if given == "system" else int(given)
+    assert RunConfig.checked(keep_first=given).keep_first == wanted
+    assert RunConfig.stored(RunConfig.checked(keep_first=given).model_dump()).keep_first == wanted
+
+
+@pytest.mark.parametrize("given", [-1, "-1", 1.5, "user", True, None, 10**30, "9" * 30, [3]])
+def test_settings_that_name_neither_are_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match="--keep-first is .*: expected a (whole )?number"):
+        RunConfig.checked(keep_first=given)
+
+
+def test_a_study_from_before_tokens_could_be_protected_protects_none() -> None:
+    stored = RunConfig().model_dump()
+    del stored["keep_first"]
+    assert RunConfig.stored(stored).keep_first == 0
+
+
+def test_workers_protect_what_the_study_does() -> None:
+    model, items = load_model("demo").skipping, load_workload("demo", "demo", 0, SIZES).splits["calibration"]
+    found = {}
+    for keep_first in (0, 12):
+        setup = ModelSetup(model.protecting(keep_first), items)
+        worker = pickle.loads(pickle.dumps(setup)).start("cpu", 0)
+        found[keep_first] = worker.evaluate(Task(HALF)).metrics
+        assert found[keep_first] == LocalEvaluator(model.protecting(keep_first), items).evaluate(Task(HALF)).metrics
+    assert found[0] != found[12]
+
+
+def test_evaluations_of_other_protected_tokens_are_others() -> None:
+    plain = evaluation_context("model", "data", "static", False)
+    assert evaluation_context("model", "data", "static", False, 0) == plain
+    assert len({plain, *(evaluation_context("model", "data", "static", False, n) for n in (1, 2))}) == 3
+
+
+def open_study(store: StudyStore, name: str, keep_first: int, lease: Any) -> OpenStudy:
+    config = RunConfig(keep_first=keep_first, **SMALL)  # type: ignore[arg-type]
+    workload = load_workload("demo", "demo", 0, config.sizes, keep_first)
+    return OpenStudy(store, name, lease, config, workload, ProgressView(Console(quiet=True)))
+
+
+def test_qualities_are_remembered_for_what_was_protected() -> None:
+    variants = [Variant("static", HALF, StaticRouter())]
+    with StudyStore("sqlite://") as store:
+        found = {}
+        for name, keep_first in (("plain", 0), ("protected", 12), ("again", 12)):
+            store.create_study(name, RunConfig(keep_first=keep_first).model_dump(), OBJECTIVES)
+            with store.lease(name) as lease:
+                study = open_study(store, name, keep_first, lease)
+                [found[name]] = _qualities(study, variants, "test")
+            model = study.workload.model.skipping
+            fresh = QualitySet(model, study.workload.splits["test"]).evaluate(HALF, StaticRouter())
+            assert found[name].kl == pytest.approx(fresh.kl)
+        assert found["plain"].kl != found["protected"].kl
+        assert found["again"] == found["protected"]
+
+
+def test_a_study_goes_on_and_is_exported_with_what_it_protects(tmp_path: Path) -> None:
+    view = ProgressView(Console(quiet=True))
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", RunConfig(keep_first=12, **SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
+        with store.lease("one") as lease:
+            Pipeline(store, "one", lease, view)
+            assert store.study("one").facts["keep_first"] == 12
+            # As if the chat template had changed, of which a system turn's tokens are made.
+            other = load_workload("demo", "demo", 0, SIZES, 9)
+            with pytest.raises(SearchError, match="began with 12 protected tokens, and its system turn has 9 now"):
+                Pipeline(store, "one", lease, view, other)
+        number = store.begin_trial("one", tuple(HALF), "random")
+        store.finish_trial("one", trial(number, schedule=tuple(HALF), values=(0.1, 1.0)))
+        store.choose_trial("one", number)
+        export_study(store, "one", tmp_path / "pruned")
+    pruned = FTPForCausalLM.from_pretrained(tmp_path / "pruned")
+    assert pruned.keep_first == 12
+    assert json.loads((tmp_path / "pruned" / "schedule.json").read_text())["keep_first"] == 12
+
+
+def test_no_study_starts_from_one_that_protects_other_tokens() -> None:
+    workload = load_workload("demo", "demo", 0, SIZES, 12)
+    facts = {"model_fingerprint": workload.model.fingerprint(), "data_fingerprint": workload.data_fingerprint}
+    config = RunConfig(warm_start="other", keep_first=12, **SMALL)  # type: ignore[arg-type]
+    with StudyStore("sqlite://") as store:
+        store.create_study("other", RunConfig(**SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
+        # An earlier version said nothing of it.
+        store.set_facts("other", facts)
+        with pytest.raises(ConfigError, match="protects the first 0 tokens of prompts, and not 12"):
+            check_search(config, workload, store)
+        store.set_facts("other", {"keep_first": 12})
+        check_search(config, workload, store)
+        with pytest.raises(ConfigError, match="protects the first 12 tokens of prompts, and not 0"):
+            check_search(config, replace(workload, model=workload.model.protecting(0)), store)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_small_run_protects_the_system_turn_all_the_way(
+    chat_model: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+) -> None:
+    data = written(tmp_path / "chats.jsonl", chats(tokenizer, [SYSTEM] * 40))
+    searched = (
+        *("--model", chat_model, "--data", data, "--trials", "6", "--workers", "1", "--cost", "flops"),
+        *("--search-items", "4", "--calibration-items", "8", "--validation-items", "4", "--test-items", "4"),
+        *("--target-sparsity", "0.5", "--seed", "3", "--json"),
+    )
+    whole = (
+        *("--rounds", "1", "--refine-trials", "2", "--router", "dynamic", "--router-trials", "1"),
+        *("--router-steps", "2", "--measured-points", "1", "--timed-runs", "2", "--latency-batch", "2"),
+    )
+    plain = run_process("search", "--name", "plain", *searched, cwd=tmp_path)
+    protected = run_process("run", "--name", "protected", "--keep-first", "system", *searched, *whole, cwd=tmp_path)
+    for result, warns in ((plain, True), (protected, False)):
+        assert result.code == 0, result.err
+        assert ("--keep-first system protects it" in result.err) == warns
+    n_tokens = len(tokenizer(f"system\n{SYSTEM}</s>\nuser\n")["input_ids"])
+    assert (plain.json()["keep_first"], protected.json()["keep_first"]) == (0, n_tokens)
+    folder = tmp_path / "ftp-out" / "protected"
+    assert FTPForCausalLM.from_pretrained(folder / "model").keep_first == n_tokens
+    # Trials of both are in one database, and each was evaluated with what its study protects.
+    workload = load_workload(str(chat_model), data, 3, {"calibration": 8, "validation": 4, "test": 4}, "system")
+    items = workload.splits["calibration"][:4]
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
+        for name, keep_first in (("plain", 0), ("protected", n_tokens)):
+            quality = QualitySet(workload.model.skipping.protecting(keep_first), items)
+            static = [one for one in store.trials(name) if one.router is None and one.values is not None]
+            assert len(static) >= 6
+            for one in static:
+                kl = quality.evaluate(one.schedule, StaticRouter()).kl
+                assert one.metrics["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-6)
+    # What is protected is settled.
+    refused = run_process("resume", "protected", "--keep-first", "3", cwd=tmp_path)
+    assert refused.code == 2 and "--keep-first" in refused.err
+    assert f"The first {n_tokens} tokens of every prompt are protected" in (folder / "report.md").read_text()
+    assert "--keep-first system protects it" in run_process("show", "plain", cwd=tmp_path).out

@@ -46,10 +46,17 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     result = run_process("run", "--name", "small", "--trials", "12", "--workers", "2", *REFINED, "--json", cwd=tmp_path)
     assert result.code == 0, result.err
     shown = result.json()
-    assert shown["trials"] == 20 and shown["state"] == "finished"
-    assert [(s["name"], s["state"]) for s in shown["stages"]] == [(stage, "finished") for stage in STAGES]
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
+        runs = store.router_runs("small")
+    best = min(runs, key=lambda run: run.held_out_kl)
+    # Without a better router there is nothing to search again with.
+    n_refined = 8 * best.beats_static
+    stages = [stage for stage in STAGES if n_refined or stage != "refine-1"]
+    assert shown["trials"] == 12 + n_refined and shown["state"] == "finished"
+    assert [(s["name"], s["state"]) for s in shown["stages"]] == [(stage, "finished") for stage in stages]
+    assert ("no router" in shown["rounds_ended"]) == (not n_refined)
     tested = {m["variant"]: m for m in shown["measurements"] if m["split"] == "test"}
-    assert {"dense", "uniform", "static", "dynamic", "refined"} <= set(tested)
+    assert {"dense", "uniform", "static", "dynamic", *(["refined"] if n_refined else [])} <= set(tested)
     assert {m["split"] for m in shown["measurements"]} == {"validation", "test"}
     dense = tested["dense"]
     assert dense["kl"] < 1e-6 and dense["accuracy"] >= 0.9
@@ -58,13 +65,11 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
 
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
         trials, study, exhibits = store.trials("small"), store.study("small"), store.exhibits("small")
-        runs = store.router_runs("small")
     chosen = trials[shown["chosen_trial"]]
     assert study.facts["selection"]["trial"] == chosen.number and study.facts["selection"]["reason"]
-    assert [trial.round for trial in trials] == [0] * 12 + [1] * 8
+    assert [trial.round for trial in trials] == [0] * 12 + [1] * n_refined
     assert [run.config["kind"] for run in runs] == ["dynamic", "hidden"]
-    best = min(runs, key=lambda run: run.held_out_kl)
-    assert {trial.router for trial in trials[12:]} == {best.number if best.beats_static else None}
+    assert {trial.router for trial in trials[12:]} <= {best.number}
     assert exhibits is not None and exhibits.n_items == 24 and exhibits.prompts and exhibits.groups
     # Whether a shorter prompt that costs the same would do as well.
     against = shown["against_shortened_prompt"]
@@ -94,9 +99,10 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     # The first search went on, and its new front was refined anew.
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
         again, facts = store.trials("small"), store.study("small").facts
-    assert again[:20] == trials
-    assert [trial.round for trial in again[20:]] == [0] * 8 + [2] * 8
-    assert len({(trial.schedule, trial.router) for trial in again}) == 36
+    last = facts["rounds"][-1]
+    assert again[: len(trials)] == trials
+    assert [trial.round for trial in again[len(trials) :]] == [0] * 8 + [2] * 8 * (last["router"] is not None)
+    assert len({(trial.schedule, trial.router) for trial in again}) == len(again)
     assert [one["round"] for one in facts["rounds"]] == [1, 2]
 
 

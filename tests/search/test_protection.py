@@ -256,10 +256,7 @@ def test_a_small_run_protects_the_system_turn_all_the_way(
         *("--search-items", "4", "--calibration-items", "8", "--validation-items", "4", "--test-items", "4"),
         *("--target-sparsity", "0.5", "--seed", "3", "--json"),
     )
-    whole = (
-        *("--rounds", "1", "--refine-trials", "2", "--router", "dynamic", "--router-trials", "1"),
-        *("--router-steps", "2", "--measured-points", "1", "--timed-runs", "2", "--latency-batch", "2"),
-    )
+    whole = ("--rounds", "0", "--measured-points", "1", "--timed-runs", "2", "--latency-batch", "2")
     plain = run_process("search", "--name", "plain", *searched, cwd=tmp_path)
     protected = run_process("run", "--name", "protected", "--keep-first", "system", *searched, *whole, cwd=tmp_path)
     for result, warns in ((plain, True), (protected, False)):

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from ftp_core.families import PRUNED_TYPE
 from ftp_core.schedule import SparsitySchedule
 
 
@@ -23,7 +24,7 @@ class FTPConfig(PreTrainedConfig):
         keep_first: Tokens at the beginning of every prompt that are protected: blocks keep them before any other.
     """
 
-    model_type = "ftp"
+    model_type = PRUNED_TYPE
     sub_configs = {"base_config": AutoConfig}  # noqa: RUF012 - transformers' interface
     has_no_defaults_at_init = True
 

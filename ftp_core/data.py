@@ -90,10 +90,22 @@ def load_jsonl(path: Path) -> list[Example]:
                     except DataError as error:
                         raise DataError(f"{path}, line {number}: {error}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error}); expected a JSON Lines file.") from error
+        raise _unreadable(path, error) from error
     if not examples:
         raise DataError(f"{path}: holds no example; expected on each line {_FORMS}.")
     return examples
+
+
+def check_readable(path: Path) -> None:
+    """Raise `DataError` if a file of examples cannot be opened."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror or error}); expected a JSON Lines file.")
 
 
 def _parse_line(line: bytes) -> Example:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from typing import TYPE_CHECKING, Any
 
 from ftp_core.errors import ModelError
 
+if TYPE_CHECKING:
+    # Whether a model is supported is said before they are loaded.
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+# What pruned models call themselves where others name their family.
+PRUNED_TYPE = "ftp"
 KERNELS = ("sdpa", "eager")
 
 
@@ -107,18 +111,28 @@ def supported_families() -> tuple[str, ...]:
     return tuple(sorted(_FAMILIES))
 
 
+def family_named(model_type: str) -> Family:
+    """The family of models of this type.
+
+    Raises:
+        ModelError: It is none that can skip tokens; lists those that can.
+    """
+    family = _FAMILIES.get(model_type)
+    if family is None:
+        raise ModelError(
+            f"Models of type {model_type!r} cannot skip tokens; supported are {', '.join(supported_families())}. "
+            "Others can be added with ftp_core.register_family."
+        )
+    return family
+
+
 def family_of(config: PreTrainedConfig) -> Family:
     """The family of models of this configuration.
 
     Raises:
         ModelError: It is none that can skip tokens; lists those that can.
     """
-    family = _FAMILIES.get(config.model_type)
-    if family is None:
-        raise ModelError(
-            f"Models of type {config.model_type!r} cannot skip tokens; supported are "
-            f"{', '.join(supported_families())}. Others can be added with ftp_core.register_family."
-        )
+    family = family_named(config.model_type)
     if getattr(config, "add_cross_attention", False) or getattr(config, "use_bidirectional_attention", False):
         raise ModelError(f"This {config.model_type} model is no plain causal decoder: it cannot skip tokens.")
     return family

@@ -5,23 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from ftp_core.allocator import keep_freed_memory
-from ftp_core.demo import assets
 from ftp_core.errors import ModelError
 from ftp_core.families import family_of
+from ftp_core.model_source import locate, one_line
 from ftp_core.skipping_model import SkippingModel
 
-DEMO = "demo"
 _NOT_OF_THE_MODEL = ("transformers_version", "_name_or_path")
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
-_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 @dataclass(frozen=True)
@@ -62,45 +57,13 @@ def resolve(name: str) -> str:
     Raises:
         ModelError: It is neither, files are missing there, or the model cannot skip tokens. Weights are not read.
     """
-    if name == DEMO:
-        return str(assets())
-    path = Path(name).expanduser()
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
-        _check_directory(path, name)
-        source = str(path.resolve())
-    else:
-        check_hub(name)
-        source = name
+    source = locate(name)
     try:
         config = AutoConfig.from_pretrained(source)
     except Exception as error:  # every model type checks its values in its own way, with its own exceptions
-        raise ModelError(f"The config.json of model {name!r} cannot be read: {_one_line(error)}") from error
+        raise ModelError(f"The config.json of model {name!r} cannot be read: {one_line(error)}") from error
     family_of(config)
     return source
-
-
-def _check_directory(path: Path, name: str) -> None:
-    """Raise `ModelError` unless a directory has all files of a model."""
-    if not (path / "config.json").is_file():
-        raise ModelError(
-            f"No model at {name!r}: expected 'demo', a directory with config.json and safetensors weights, "
-            "or a Hugging Face id such as 'meta-llama/Llama-3.2-1B'."
-        )
-    if (path / _INDEX).is_file():
-        try:
-            shards = sorted(set(json.loads((path / _INDEX).read_text())["weight_map"].values()))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ModelError(f"{path / _INDEX} is not an index of safetensors shards: {_one_line(error)}") from error
-    else:
-        shards = [_WEIGHTS]
-    missing = [shard for shard in shards if not (path / shard).is_file()]
-    if missing:
-        raise ModelError(
-            f"The model at {name!r} has no {missing[0]}: expected its weights as safetensors "
-            "(save_pretrained writes them)."
-        )
-    if not any((path / file).is_file() for file in _TOKENIZERS):
-        raise ModelError(f"The model at {name!r} has no tokenizer: expected {' or '.join(_TOKENIZERS)} beside it.")
 
 
 def load_model(name: str) -> LoadedModel:
@@ -137,26 +100,5 @@ def _load(name: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrai
         tokenizer = AutoTokenizer.from_pretrained(source)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
     except Exception as error:  # broken files surface as whatever their many readers raise
-        raise ModelError(f"Cannot load the model {name!r}: {_one_line(error)}") from error
+        raise ModelError(f"Cannot load the model {name!r}: {one_line(error)}") from error
     return model, tokenizer
-
-
-def check_hub(name: str) -> None:
-    """Raise `ModelError` unless the model is cached or the Hub answers for it.
-
-    transformers itself would retry for half a minute before it says that there is no network.
-    """
-    try:
-        if isinstance(try_to_load_from_cache(name, "config.json"), str):
-            return
-        HfApi().model_info(name, timeout=10)
-    except Exception as error:  # the client's network errors come from whichever HTTP library it is built on
-        raise ModelError(
-            f"Cannot find the model {name!r}: expected 'demo', a local directory, or the id of a model on the "
-            f"Hugging Face Hub that this machine can reach ({_one_line(error)})."
-        ) from error
-
-
-def _one_line(error: Exception) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {' '.join(text.split())[:300]}" if text else type(error).__name__

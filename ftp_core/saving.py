@@ -20,7 +20,7 @@ from ftp_core.checks import is_plain
 from ftp_core.configuration import FTPConfig
 from ftp_core.errors import ModelError
 from ftp_core.identity import model_identity, same_model
-from ftp_core.models import check_hub
+from ftp_core.model_source import check_hub
 
 _CONFIG = "config.json"
 # Whole, a shard, or the index of shards, of one variant.

@@ -1,5 +1,16 @@
-"""`python -m search` is the same as `ftp-search`."""
+"""The program `ftp-search`, which `python -m search` is, too."""
 
-from search.cli import main
+from __future__ import annotations
 
-main()
+from search.startup import ends_at_once
+
+
+def main() -> None:
+    """Load the command line, and run it."""
+    with ends_at_once():
+        from search.cli import main as run
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from ftp_core.models import DEMO, resolve
+from ftp_core.model_source import DEMO
+from ftp_core.models import resolve
 from ftp_core.saving import check_directory
 from search.callbacks import forget_runs
 from search.config import RunConfig

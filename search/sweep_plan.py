@@ -85,6 +85,8 @@ def read_sweep(path: Path) -> Sweep:
     name = file.values.get("name", path.stem)
     if not isinstance(name, str):
         raise ConfigError(f"{file.place('name')}: name is {name!r}: expected text.")
+    if not set(file.values) - {"name"}:
+        raise ConfigError(f"{path} names no study: expected one or more of {', '.join(_KEYS[1:])}, such as 'seeds: 3'.")
     base = _part(file, ("base",), file.values.get("base") or {}, _listed(file))
     studies: dict[str, PlannedStudy] = {}
     for model, target, seed in product(_models(file), _targets(file), _seeds(file)):

@@ -14,7 +14,8 @@ from ftp_core.data import Example, fingerprint, load_jsonl, split_examples
 from ftp_core.demo.examples import demo_examples
 from ftp_core.encoding import EncodedExample, ExampleError, LeftOut, encode
 from ftp_core.errors import DataError
-from ftp_core.models import DEMO, LoadedModel, load_model
+from ftp_core.model_source import DEMO
+from ftp_core.models import LoadedModel, load_model
 from search.config import KeepFirst, RunConfig
 from search.protection import n_protected_tokens, unprotected_beginning
 

@@ -27,6 +27,8 @@ import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
+# Wherever the processes of a test run, what they run is this checkout.
+os.environ["PYTHONPATH"] = str(ROOT)
 
 # Tiny products gain nothing from threads, and lose much where they share cores with other processes.
 torch.set_num_threads(1)

@@ -32,7 +32,7 @@ from search.cli.options import AsJson, Debug, Out, Storage, StudyName
 from search.cli.profile import profile_command
 from search.cli.service import add_service_commands
 from search.cli.settings import with_settings
-from search.cli.stages import INTERRUPTED, study_folder, write_reports
+from search.cli.stages import study_folder, write_reports
 from search.cli.sweep import sweep_command
 from search.cli.tables import (
     print_beginnings,
@@ -48,6 +48,7 @@ from search.cli.tables import (
 from search.config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
+from search.startup import INTERRUPTED, ends_at_once
 from studies import LeftAside, StudiesError, StudyStore
 from studies.objectives import KL
 
@@ -214,11 +215,14 @@ def export(
 
     Example: ftp-search export mine ./pruned
     """
-    with StudyStore(storage, create=False) as store, Console(stderr=True).status(f"writing to {directory}"):
-        # It loads torch and transformers.
-        from search.export import export_study
+    with StudyStore(storage, create=False) as store:
+        # Says what is wrong with the name before torch and transformers are loaded.
+        store.study(name)
+        with ends_at_once():
+            from search.export import export_study
 
-        written = [str(path) for path in export_study(store, name, directory, include_base=not reference)]
+        with Console(stderr=True).status(f"writing to {directory}"):
+            written = [str(path) for path in export_study(store, name, directory, include_base=not reference)]
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
 
 

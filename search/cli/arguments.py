@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ftp_core.data import check_readable
+from ftp_core.model_source import DEMO, locate
+from search.config import RunConfig
 from search.errors import ConfigError
 
 
@@ -21,6 +24,17 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(f"{existing} is a file: expected a folder to write to; choose another with --out.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise ConfigError(f"The folder {existing} is not writable: choose another with --out.")
+
+
+def check_inputs(config: RunConfig) -> None:
+    """Look at model and data without loading torch and transformers, which takes seconds; the rest is found out later.
+
+    Raises:
+        CoreError: There is no such model, it cannot skip tokens, or the data cannot be opened.
+    """
+    locate(config.model)
+    if config.data != DEMO:
+        check_readable(Path(config.data))
 
 
 def whole_numbers(text: str, called: str, example: str) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from search.cli.stages import Stage, continue_study
 from search.cli.views import make_view
 from search.config import DEFAULT_STORAGE, RunConfig
 from search.resuming import at_target, check_changes
+from search.startup import ends_at_once
 from studies import Lease, StudyStore, front
 
 if TYPE_CHECKING:
@@ -103,9 +104,10 @@ def _go_on(
     """Run stages of an existing study's pipeline with a configuration that differs in what may change."""
     check_writable(config.folder(name))
     view = make_view(quiet, track)
-    # They load torch and transformers.
-    from search.pipeline import Pipeline
-    from search.starting import reconfigure
+    with ends_at_once():
+        # They load torch and transformers.
+        from search.pipeline import Pipeline
+        from search.starting import reconfigure
 
     def pipeline(lease: Lease) -> Pipeline:
         reconfigure(store, name, config, asked)

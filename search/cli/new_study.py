@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli.arguments import check_writable
+from search.cli.arguments import check_inputs, check_writable
 from search.cli.opening import opened
 from search.cli.options import AsJson, ConfigFile, Debug, Name, Overwrite, Quiet, Storage, Track
 from search.cli.stages import Stage, continue_study
@@ -16,6 +16,7 @@ from search.cli.views import make_view
 from search.config import DEFAULT_STORAGE, RunConfig
 from search.config_file import configured
 from search.errors import ConfigError
+from search.startup import ends_at_once
 from search.study_name import check_study_name
 from search.sweep_plan import repeated
 
@@ -88,9 +89,11 @@ def _begin(
     stage: Stage, name: str, config: RunConfig, storage: str, overwrite: bool, view: ProgressView, as_json: bool
 ) -> None:
     """Create a study and run stages of its pipeline."""
-    # It loads torch and transformers.
-    from search.pipeline import Pipeline
-    from search.starting import begin_study, usable
+    check_inputs(config)
+    with ends_at_once():
+        # They load torch and transformers.
+        from search.pipeline import Pipeline
+        from search.starting import begin_study, usable
 
     config = usable(config)
     with opened(storage) as store:

@@ -12,9 +12,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ftp_core.model_source import locate
 from search.cli.options import Debug, Model, Storage
 from search.config import DEFAULT_PROFILE_SECONDS, DEFAULT_STORAGE
 from search.errors import ConfigError
+from search.startup import ends_at_once
 from studies import StudyStore, database_file
 
 if TYPE_CHECKING:
@@ -73,10 +75,12 @@ def profile_command(
     database_file(storage)
     given = None if source is None else _read(source)
 
-    # They load torch and transformers.
-    from ftp_core.cost.profile import LatencyProfile
-    from search.profiles import Profiled, keep_profile, profile_of, say_doubts
-    from search.progress import ProgressView
+    locate(model)
+    with ends_at_once():
+        # They load torch and transformers.
+        from ftp_core.cost.profile import LatencyProfile
+        from search.profiles import Profiled, keep_profile, profile_of, say_doubts
+        from search.progress import ProgressView
 
     view = ProgressView(Console(stderr=True, markup=False))
     skipping = _load(model, dtype, device, threads, view)

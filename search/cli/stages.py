@@ -23,12 +23,11 @@ from search.cli.tables import (
 )
 from search.config import DEFAULT_STORAGE, RunConfig
 from search.description import describe_study
+from search.startup import INTERRUPTED
 from studies import Lease, StudiesError, StudyState, StudyStore
 
 if TYPE_CHECKING:
     from search.pipeline import Pipeline, Report
-
-INTERRUPTED = 130
 
 Stage = Callable[["Pipeline", "Report"], None]
 

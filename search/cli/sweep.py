@@ -13,12 +13,13 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from search.cli.arguments import check_writable
+from search.cli.arguments import check_inputs, check_writable
 from search.cli.opening import opened
 from search.cli.options import AsJson, Debug, Quiet, Storage, Track
-from search.cli.stages import INTERRUPTED, write_reports
+from search.cli.stages import write_reports
 from search.cli.views import make_view
 from search.config import DEFAULT_STORAGE
+from search.startup import INTERRUPTED, ends_at_once
 from search.study_name import check_study_name
 from search.sweep_plan import Sweep, read_sweep
 
@@ -60,8 +61,11 @@ def go_through(
         debug: Whether to show the tracebacks of what failed.
         overwrite: Whether studies of these names are deleted first.
     """
-    # It loads torch and transformers.
-    from search.sweep import comparison_rows, has_finished, run_sweep
+    for study in sweep.studies:
+        check_inputs(study.config)
+    with ends_at_once():
+        # It loads torch and transformers.
+        from search.sweep import comparison_rows, has_finished, run_sweep
 
     def say(line: str) -> None:
         if not quiet:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,7 +46,18 @@ def write(file: str, text: str) -> Callable[[Path], None]:
         (remove("tokenizer.json"), "has no tokenizer"),
         (write("config.json", "{"), "config.json of model"),
         (lambda folder: edit_config(folder, model_type="mpt"), "'mpt' cannot skip tokens; supported are gemma"),
-        (lambda folder: edit_config(folder, model_type="no such"), "config.json of model"),
+        (lambda folder: edit_config(folder, model_type="no such"), "'no such' cannot skip tokens"),
+        (lambda folder: edit_config(folder, model_type=None), "config.json of model"),
+        (
+            lambda folder: edit_config(folder, model_type="ftp", base_model="d"),
+            "pruned model already: give its dense model, 'd'",
+        ),
+        (lambda folder: edit_config(folder, architectures=["LlamaModel"]), "LlamaModel, not a causal language model"),
+        (
+            lambda folder: edit_config(folder, architectures=["LlamaForSequenceClassification"]),
+            "LlamaForSequenceClassification, not a causal language model",
+        ),
+        (write("config.json", "[]"), "config.json of model"),
         (lambda folder: edit_config(folder, num_hidden_layers="many"), "config.json of model"),
         (
             write("model.safetensors.index.json", '{"weight_map": {"a": "part-1.safetensors"}}'),
@@ -75,3 +88,25 @@ def test_the_fingerprint_names_weights_and_configuration_not_place_or_version(co
     assert load_model(str(copy)).fingerprint() == demo
     edit_config(copy, rms_norm_eps=1e-3)
     assert load_model(str(copy)).fingerprint() != demo
+
+
+@pytest.mark.parametrize("name", ["LlamaForCausalLM", "GPT2LMHeadModel", "GPTNeoXForCausalLM", "MyOwn"])
+def test_a_causal_language_model_is_accepted_whatever_its_class_is_called(copy: Path, name: str) -> None:
+    edit_config(copy, architectures=[name])
+    assert resolve(str(copy)) == str(copy)
+
+
+def test_what_a_wrong_model_is_told_needs_neither_torch_nor_transformers(copy: Path) -> None:
+    edit_config(copy, model_type="bert")
+    program = (
+        "import sys\n"
+        "from ftp_core.errors import ModelError\n"
+        "from ftp_core.model_source import locate\n"
+        "try:\n"
+        "    locate(sys.argv[1])\n"
+        "except ModelError as error:\n"
+        "    print(error)\n"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, copy], capture_output=True, text=True, check=True)
+    assert "'bert' cannot skip tokens" in done.stdout and done.stdout.endswith("\n[]\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -28,9 +29,15 @@ class Result:
         return json.loads(self.out)
 
 
-def run_process(*arguments: str | Path, cwd: Path, timeout: float = 480) -> Result:
+def run_process(*arguments: str | Path, cwd: Path, timeout: float = 480, **environment: str) -> Result:
     done = subprocess.run(
-        [*COMMAND, *map(str, arguments)], cwd=cwd, capture_output=True, text=True, timeout=timeout, check=False
+        [*COMMAND, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     return Result(done.returncode, done.stdout, done.stderr)
 

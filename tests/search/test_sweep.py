@@ -147,7 +147,9 @@ def test_a_mistake_is_one_line_with_its_place_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        ("name: a/b\n", 2, "without slashes"),
+        ("", 2, "sweep.yaml names no study: expected one or more of models, targets, seeds, base"),
+        ("# seeds: 3\nname: mine\n", 2, "sweep.yaml names no study"),
+        ("name: a/b\nseeds: 1\n", 2, "without slashes"),
         ("models: [demo, ./nowhere]\n", 1, "No model at"),
         ("base: {data: nowhere.jsonl}\n", 1, "nowhere.jsonl"),
         ("base: {out: sweep.yaml}\n", 2, "sweep.yaml is a file"),

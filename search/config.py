@@ -27,6 +27,8 @@ from search.proposers.catalogue import proposer_names
 from studies.objectives import DEFAULT_COST, CostName
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
+# Names the database where no option does; a password is best given here, since no list of processes shows it.
+STORAGE_VARIABLE = "FTP_SEARCH_STORAGE"
 DEFAULT_PROFILE_SECONDS = 60.0
 DEFAULT_OUT = Path("ftp-out")
 CONFIG_VERSION = 3

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from search.open_study import OpenStudy
 from studies import LeaseLostError, StorageError, StudyState
 
+_log = logging.getLogger(__name__)
 # What ends a pipeline, and rests on all that was searched and distilled.
 LAST_STAGES = ("measure", "select", "test", "time", "export", "report")
 
@@ -42,6 +44,7 @@ class Stages:
         self._study.lease.check()
         self._store.begin_stage(self._name, stage)
         self._study.view.stage_changed(stage, StudyState.RUNNING)
+        _log.info("Study %r: stage %s begins", self._name, stage)
         with self._noted(lambda state: self._end_stage(stage, state)):
             yield
 
@@ -62,6 +65,7 @@ class Stages:
 
     def _end_stage(self, stage: str, state: StudyState) -> None:
         self._study.view.stage_changed(stage, state)
+        _log.info("Study %r: stage %s has %s", self._name, stage, state.value)
         self._store.end_stage(self._name, stage, state)
 
     @contextmanager

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,7 @@ from search.cli.config import config_command
 from search.cli.continuing import distill, resume
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.grouped_help import GroupedCommand
+from search.cli.log_level import LogLevel, set_log_level
 from search.cli.new_study import run_command, search_command
 from search.cli.options import AsJson, Debug, Out, Storage, StudyName
 from search.cli.profile import profile_command
@@ -53,16 +55,30 @@ from studies import LeftAside, StudiesError, StudyStore
 from studies.objectives import KL
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Finds how many tokens each transformer block may skip, and what that costs.",
 )
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ftp-search {version('ftp-search')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _options(debug: Debug = False) -> None:
-    """Runs before every command; `--debug` is read in `main`, which also accepts it behind the command."""
+def _options(
+    log_level: LogLevel = None,
+    debug: Debug = False,
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Runs before every command; `main` accepts `--debug` and `--log-level` behind the command, too."""
+    if log_level:
+        set_log_level(log_level)
 
 
 app.command("run", cls=GroupedCommand)(with_settings(run_command))
@@ -231,7 +247,7 @@ def main() -> None:
     # A scheduler that takes the machine back sends SIGTERM: it shall stop a search as cleanly as Ctrl-C does, and at
     # once.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    arguments = sys.argv[1:]
+    arguments = _with_level_first(sys.argv[1:])
     debug = "--debug" in arguments
     if not arguments:
         # Wrong usage like any other, but here the help is the message.
@@ -249,6 +265,16 @@ def main() -> None:
     except Exception as error:
         _fail(f"{type(error).__name__}: {error} (this is a defect; --debug shows where it happened)", 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _with_level_first(arguments: list[str]) -> list[str]:
+    """Arguments in which `--log-level`, wherever it stands, comes before the command."""
+    level = "--log-level"
+    for position, word in enumerate(arguments):
+        if word == level or word.startswith(f"{level}="):
+            end = position + (2 if word == level else 1)
+            return arguments[position:end] + arguments[:position] + arguments[end:]
+    return arguments
 
 
 def _fail(message: str, code: int, debug: bool) -> None:

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Storage = Annotated[str, typer.Option("--storage", metavar="URL", help="Database of studies.")]
+from search.config import STORAGE_VARIABLE
+
+Storage = Annotated[str, typer.Option("--storage", metavar="URL", envvar=STORAGE_VARIABLE, help="Database of studies.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress; errors and results are still printed.")]

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 
 from search.cli.grouped_help import GroupedCommand
-from search.cli.options import AsJson, ConfigFile, Debug, StudyName
+from search.cli.log_level import LOG_VARIABLE, log_to_stderr
+from search.cli.options import AsJson, ConfigFile, Debug, Storage, StudyName
 from search.cli.settings import with_settings
 from search.cli.stages import write_reports
 from search.config import DEFAULT_OUT, DEFAULT_STORAGE
@@ -29,17 +30,7 @@ from studies.tokens import Role
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 # How long requests wait for a database that is away: whoever asks is told so, and asks again.
 _PATIENCE_S = 2.0
-# Lines of several machines may come together: the local time says how far from UTC it is.
-_LOG: Mapping[str, Any] = {
-    "format": "%(asctime)s %(levelname)s %(name)s: %(message)s",
-    "datefmt": "%Y-%m-%d %H:%M:%S%z",
-    "level": logging.WARNING,
-}
 
-ServiceStorage = Annotated[
-    str,
-    typer.Option("--storage", metavar="URL", envvar="FTP_SEARCH_STORAGE", help="Database of studies."),
-]
 Roots = Annotated[
     list[Path] | None,
     typer.Option("--root", metavar="DIR", help="Folder below which studies may name files; may be repeated."),
@@ -56,7 +47,7 @@ token = typer.Typer(rich_markup_mode=None, help="Add, list and remove the tokens
 
 
 def serve_command(
-    storage: ServiceStorage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
     host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Workers to start beside it.")] = 1,
@@ -84,7 +75,7 @@ def serve_command(
     from search.service.serving import serve
     from search.service.settings import ServiceSettings, is_loopback
 
-    logging.basicConfig(**_LOG)
+    log_to_stderr()
     command = [sys.executable, "-m", "search", "worker"]
     command += [] if ray_address is None else ["--ray-address", ray_address]
     reach = _reach(root, hub, out)
@@ -112,7 +103,7 @@ def serve_command(
 
 
 def worker_command(
-    storage: ServiceStorage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
     ray_address: Annotated[
         str | None,
         typer.Option("--ray-address", metavar="HOST:PORT", help="Ray cluster to work on; this machine if not given."),
@@ -133,8 +124,9 @@ def worker_command(
     from search.service.worker import Worker
     from search.service.worker_processes import PARENT_VARIABLE
 
-    logging.basicConfig(**_LOG)
-    logging.getLogger("search.service").setLevel(logging.INFO)
+    log_to_stderr()
+    if LOG_VARIABLE not in os.environ:
+        logging.getLogger("search.service").setLevel(logging.INFO)
     parent = os.environ.get(PARENT_VARIABLE)
     reach = _reach(root, hub, out) if root else None
     Worker(storage, write_reports, ray_address, None if parent is None else int(parent), reach).run(until_idle)
@@ -144,7 +136,7 @@ def worker_command(
 def add_token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, or what it is for.")],
     role: Annotated[Role, typer.Option("--role", help="Read everything, or also begin, stop and delete studies.")],
-    storage: ServiceStorage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
     debug: Debug = False,
 ) -> None:
     """Add a token, and print its secret, which cannot be shown again.
@@ -156,7 +148,7 @@ def add_token(
 
 
 @token.command("list")
-def list_tokens(storage: ServiceStorage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+def list_tokens(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
     """List tokens, without their secrets.
 
     Example: ftp-search token list
@@ -178,7 +170,7 @@ def list_tokens(storage: ServiceStorage = DEFAULT_STORAGE, as_json: AsJson = Fal
 @token.command("remove")
 def remove_token(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the token.")],
-    storage: ServiceStorage = DEFAULT_STORAGE,
+    storage: Storage = DEFAULT_STORAGE,
     debug: Debug = False,
 ) -> None:
     """Remove a token: nobody gets in with it any more, and browsers that did are signed out.

@@ -262,6 +262,7 @@ class RayPool:
             if call.task is None and not place.is_ready:
                 place.is_ready, place.failed_starts, place.refused_starts = True, 0, 0
                 place.host = future.result() if self._on_cluster else ""
+                _log.info("Worker %s is ready on %s", place.worker, place.device)
                 self._on_ready()
         if place.calls and all(other.death is not None for other in place.calls):
             self._bury(place, moment, results)
@@ -275,6 +276,7 @@ class RayPool:
         first, *others = place.calls
         assert first.death is not None
         cause = cause_of(first.death)
+        _log.info("Worker %s died: %s", place.worker, cause)
         if _wanted_memory(first.death):
             place.halvings += 1
         if not place.is_ready:
@@ -295,6 +297,7 @@ class RayPool:
 
     def _start_failed(self, place: Place, cause: str) -> None:
         self._cause = cause
+        _log.info("Worker %s did not start: %s", place.worker, cause)
         place.failed_starts += 1
         if place.failed_starts >= _MAX_STARTS:
             _log.warning("A worker was given up after %d starts: %s", _MAX_STARTS, cause)
@@ -360,7 +363,13 @@ def start_ray(address: str | None, n_cpus: int) -> bool:
     if _kept:
         return _kept[0] is not None
     is_main, on_terminate = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    # As much as was asked for of this package; what workers write is for those who want to know more.
+    level = logging.getLogger("search").level or logging.ERROR
+    options: dict[str, Any] = {
+        "log_to_driver": level < logging.WARNING,
+        "logging_level": level,
+        "configure_logging": True,
+    }
     if address is None:
         # Never a cluster that happens to be named in the environment.
         options |= {"address": "local", "num_cpus": max(1, n_cpus), "include_dashboard": False}

@@ -10,8 +10,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# The database's URL may hold a password, which everybody on the machine could read among the arguments.
-STORAGE_VARIABLE = "FTP_SEARCH_STORAGE"
+from search.config import STORAGE_VARIABLE
+
 PARENT_VARIABLE = "FTP_SEARCH_PARENT"
 
 _LOOK_EVERY_S = 0.5
@@ -42,6 +42,7 @@ class WorkerProcesses:
 
     def __init__(self, number: int, command: Sequence[str], storage: str) -> None:
         self._command = list(command)
+        # The database's URL may hold a password, which everybody on the machine could read among the arguments.
         self._environment = {**os.environ, STORAGE_VARIABLE: storage, PARENT_VARIABLE: str(os.getpid())}
         self._places = [_Place() for _ in range(number)]
         self._is_over = threading.Event()

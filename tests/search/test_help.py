@@ -23,12 +23,12 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     return lambda *arguments: run_here(monkeypatch, capsys, tmp_path, *arguments)
 
 
-def _commands(group: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
+def commands(group: Any = None, name: str = "") -> Iterator[tuple[str, Any]]:
     """Every command, groups included, with the words that call it."""
     group = typer.main.get_command(app) if group is None else group
     yield name, group
     for word, command in getattr(group, "commands", {}).items():
-        yield from _commands(command, f"{name} {word}".strip())
+        yield from commands(command, f"{name} {word}".strip())
 
 
 def _sections(text: str) -> dict[str, str]:
@@ -62,7 +62,7 @@ def test_an_option_without_a_group_is_shown_all_the_same(run: Run) -> None:
 
 def test_every_number_has_its_range_in_the_help() -> None:
     numbers = 0
-    for name, command in _commands():
+    for name, command in commands():
         context = command.make_context(name, [], resilient_parsing=True)
         for parameter in command.get_params(context):
             record = parameter.get_help_record(context)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from search.client import Client, ServiceError
-from search.service.worker_processes import PARENT_VARIABLE, STORAGE_VARIABLE, WorkerProcesses
+from search.config import STORAGE_VARIABLE
+from search.service.worker_processes import PARENT_VARIABLE, WorkerProcesses
 from studies import StudyState
 from studies.service_store import ServiceStore
 from tests.search.command import Result, run_here

@@ -1,0 +1,50 @@
+"""How much of what the program does is logged, on standard error."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Annotated
+
+import typer
+
+from search.errors import ConfigError
+
+LOG_VARIABLE = "FTP_SEARCH_LOG"
+LEVELS = ("debug", "info", "warning", "error")
+_PACKAGES = ("ftp_core", "studies", "search", "dashboards")
+
+LogLevel = Annotated[
+    str | None,
+    typer.Option(
+        "--log-level",
+        metavar="|".join(LEVELS),
+        envvar=LOG_VARIABLE,
+        help="Log what the program and Ray do, on standard error; may stand behind the command, too.",
+    ),
+]
+
+
+def log_to_stderr() -> None:
+    """Log warnings of all libraries on standard error."""
+    # Lines of several machines may come together: the local time says how far from UTC it is.
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S%z",
+        level=logging.WARNING,
+    )
+
+
+def set_log_level(level: str) -> None:
+    """Log the program's own messages from a level on, in this process and in those that it starts.
+
+    Raises:
+        ConfigError: There is no such level.
+    """
+    if level.lower() not in LEVELS:
+        raise ConfigError(f"--log-level, or {LOG_VARIABLE}, is {level!r}: expected one of {', '.join(LEVELS)}.")
+    log_to_stderr()
+    for name in _PACKAGES:
+        logging.getLogger(name).setLevel(level.upper())
+    os.environ[LOG_VARIABLE] = level
+    os.environ["TRANSFORMERS_VERBOSITY"] = level.lower()

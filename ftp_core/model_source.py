@@ -35,12 +35,12 @@ def locate(name: str) -> str:
     path = Path(name).expanduser()
     if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         _check_directory(path, name)
-        source, config = str(path.resolve()), _read_config(path / "config.json", name)
-    else:
-        source, config = name, _config_on_hub(name)
+        _check_config(_read_config(path / "config.json", name), name)
+        return str(path.resolve())
+    config = _config_on_hub(name)
     if config is not None:
         _check_config(config, name)
-    return source
+    return name
 
 
 def check_hub(name: str) -> None:

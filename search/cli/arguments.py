@@ -9,6 +9,8 @@ from ftp_core.data import check_readable
 from ftp_core.model_source import DEMO, locate
 from search.config import RunConfig
 from search.errors import ConfigError
+from search.evaluators.ray_address import check_address
+from search.evaluators.worker_numbers import check_fit
 
 
 def check_writable(folder: Path) -> None:
@@ -27,14 +29,30 @@ def check_writable(folder: Path) -> None:
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Look at model and data without loading torch and transformers, which takes seconds; the rest is found out later.
+    """Look at model, data, workers and cluster without loading torch, transformers and Ray, which takes seconds.
+
+    The rest is found out later.
 
     Raises:
+        ConfigError: This machine has not the cores for so many workers.
         CoreError: There is no such model, it cannot skip tokens, or the data cannot be opened.
+        EvaluationError: No Ray cluster answers.
     """
+    check_where(config)
     locate(config.model)
     if config.data != DEMO:
         check_readable(Path(config.data))
+
+
+def check_where(config: RunConfig) -> None:
+    """Look at workers and cluster without loading Ray.
+
+    Raises:
+        ConfigError: This machine has not the cores for so many workers.
+        EvaluationError: No Ray cluster answers.
+    """
+    check_fit(config.workers, config.ray_address)
+    check_address(config.ray_address)
 
 
 def whole_numbers(text: str, called: str, example: str) -> tuple[int, ...]:

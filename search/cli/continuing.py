@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli.arguments import check_writable
+from search.cli.arguments import check_where, check_writable
 from search.cli.options import AsJson, Debug, Out, Quiet, Storage, StudyName, Track
 from search.cli.settings import setting_help
 from search.cli.stages import Stage, continue_study
@@ -103,6 +103,7 @@ def _go_on(
 ) -> None:
     """Run stages of an existing study's pipeline with a configuration that differs in what may change."""
     check_writable(config.folder(name))
+    check_where(config)
     view = make_view(quiet, track)
     with ends_at_once():
         # They load torch and transformers.

@@ -22,6 +22,7 @@ from search.cli.stages import write_reports
 from search.config import DEFAULT_OUT, DEFAULT_STORAGE
 from search.config_file import SETTINGS, configured
 from search.errors import ConfigError, SearchError
+from search.evaluators.ray_address import check_address
 from search.service.roots import Reach
 from studies.service_store import ServiceStore
 from studies.times import local_text
@@ -124,6 +125,7 @@ def worker_command(
     from search.service.worker import Worker
     from search.service.worker_processes import PARENT_VARIABLE
 
+    check_address(ray_address)
     log_to_stderr()
     if LOG_VARIABLE not in os.environ:
         logging.getLogger("search.service").setLevel(logging.INFO)

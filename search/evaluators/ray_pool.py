@@ -27,8 +27,9 @@ from search.evaluators import Evaluation, Task
 from search.evaluators.affinity import Backlog
 from search.evaluators.causes import KERNEL, cause_of
 from search.evaluators.place import Call, Place
+from search.evaluators.ray_address import check_address
 from search.evaluators.worker import WorkerProcess, WorkerSetup
-from search.evaluators.worker_numbers import check_gpus, check_numbers
+from search.evaluators.worker_numbers import check_gpus, check_numbers, most_on_this_machine
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class RayPool:
         self._is_closed = False
         self._cause = ""
         self._on_cluster = start_ray(address, n_workers)
+        n_workers = self._fitting(n_workers)
         try:
             if not self._on_cluster:
                 n_gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
@@ -161,6 +163,7 @@ class RayPool:
             ConfigError: No worker would be left.
         """
         check_numbers(n_workers, sum(place.device != "cpu" for place in self._places))
+        n_workers = self._fitting(n_workers)
         places = [place for place in self._places if place.device == "cpu"]
         # Those stay that can do most right now.
         places.sort(key=lambda place: (place.is_leaving, not place.is_ready, -len(place.calls)))
@@ -181,6 +184,13 @@ class RayPool:
             _kill(place.actor)
         self._places.clear()
         stop_ray()
+
+    def _fitting(self, n_workers: int) -> int:
+        """As many workers as were asked for, or as this machine is given at most."""
+        most = n_workers if self._on_cluster else min(n_workers, most_on_this_machine())
+        if most < n_workers:
+            _log.warning("%d workers are asked for; on this machine's cores there are %d at most", n_workers, most)
+        return most
 
     def _add(self, device: str) -> None:
         taken = {place.number for place in self._places}
@@ -344,7 +354,7 @@ def cluster(address: str | None, n_cpus: int) -> Iterator[None]:
         n_cpus: Cores that a Ray of this process counts on.
 
     Raises:
-        EvaluationError: Ray could not start.
+        EvaluationError: Ray could not start, or no cluster answers.
     """
     if _kept:
         yield
@@ -362,6 +372,7 @@ def start_ray(address: str | None, n_cpus: int) -> bool:
     """Start or join Ray, unless one is kept up; says whether others may ask it for cores, too. See `cluster`."""
     if _kept:
         return _kept[0] is not None
+    check_address(address)
     is_main, on_terminate = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     # As much as was asked for of this package; what workers write is for those who want to know more.
     level = logging.getLogger("search").level or logging.ERROR

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from search.errors import ConfigError, EvaluationError
+
+# Workers wait for each other now and then, so that a few more than cores may be of use.
+_PER_CORE = 4
 
 
 def check_numbers(n_workers: int, n_gpu_workers: int) -> None:
@@ -14,6 +19,29 @@ def check_numbers(n_workers: int, n_gpu_workers: int) -> None:
     if n_workers < 0 or n_gpu_workers < 0 or n_workers + n_gpu_workers == 0:
         raise ConfigError(
             f"{n_workers} workers on CPUs and {n_gpu_workers} on GPUs evaluate nothing: give at least one of them."
+        )
+
+
+def most_on_this_machine() -> int:
+    """Workers on CPUs that one machine is given at most: with more, they wait for each other and for memory."""
+    return _PER_CORE * (os.cpu_count() or 1)
+
+
+def check_fit(n_workers: int, address: str | None) -> None:
+    """Refuse far more workers on CPUs than this machine has cores.
+
+    Args:
+        n_workers: How many.
+        address: Of the cluster that they are on; None for this machine.
+
+    Raises:
+        ConfigError: They are too many.
+    """
+    most = most_on_this_machine()
+    if address is None and n_workers > most:
+        raise ConfigError(
+            f"--workers is {n_workers}, but this machine has {os.cpu_count()} cores, of which each worker uses one: "
+            f"give {most} at most, or --ray-address for a cluster."
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -199,12 +199,18 @@ class Client:
                     raise
                 patience.wait(error)
 
-    def wait(self, name: str, timeout_s: float | None = None) -> dict[str, Any]:
+    def wait(
+        self,
+        name: str,
+        timeout_s: float | None = None,
+        on_look: Callable[[Mapping[str, Any]], None] = lambda study: None,
+    ) -> dict[str, Any]:
         """Wait until a study neither runs nor waits for a worker; a service that is away is waited for, too.
 
         Args:
             name: The study.
             timeout_s: Seconds after which to give up; None for never.
+            on_look: Called with the study whenever the service was asked.
 
         Raises:
             ServiceError: The time is over, or the service stays away.
@@ -215,6 +221,7 @@ class Client:
             away: ServiceError | None = None
             try:
                 study = self.study(name)
+                on_look(study)
                 if study["state"] in _AT_REST:
                     return study
                 patience = _Patience()

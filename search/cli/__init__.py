@@ -33,6 +33,7 @@ from search.cli.new_study import run_command, search_command
 from search.cli.options import AsJson, Debug, Out, Storage, StudyName
 from search.cli.profile import profile_command
 from search.cli.service import add_service_commands
+from search.cli.service_client import add_client_commands
 from search.cli.settings import with_settings
 from search.cli.stages import study_folder, write_reports
 from search.cli.sweep import sweep_command
@@ -88,6 +89,7 @@ app.command("distill")(distill)
 app.command("sweep")(sweep_command)
 app.command("config")(config_command)
 add_service_commands(app)
+add_client_commands(app)
 
 
 @app.command()

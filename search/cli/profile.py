@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ftp_core.model_source import locate
-from search.cli.options import Debug, Model, Storage
+from search.cli.options import AsJson, Debug, Model, Storage
 from search.config import DEFAULT_PROFILE_SECONDS, DEFAULT_STORAGE
 from search.errors import ConfigError
 from search.startup import ends_at_once
@@ -51,9 +51,9 @@ def profile_command(
     remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again what is known already.")] = False,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="PATH", help="Measure nothing: keep what --json wrote on such a machine."),
+        typer.Option("--from", metavar="PATH", help="Measure nothing: keep what --json printed on such a machine."),
     ] = None,
-    target: Annotated[Path | None, typer.Option("--json", metavar="PATH", help="Write the profile here, too.")] = None,
+    as_json: AsJson = False,
     storage: Storage = DEFAULT_STORAGE,
     debug: Debug = False,
 ) -> None:
@@ -68,9 +68,6 @@ def profile_command(
         raise ConfigError(f"--threads is {threads}: expected at least 1.")
     if not 0 < seconds < math.inf:
         raise ConfigError(f"--profile-seconds is {seconds:g}: expected a number above 0.")
-    for option, path in (("--json", target), ("--from", source)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise ConfigError(f"{option} is {str(path)!r}: expected a file in a folder that exists.")
     # Says what is wrong with a URL before a model is loaded.
     database_file(storage)
     given = None if source is None else _read(source)
@@ -100,10 +97,10 @@ def profile_command(
         with StudyStore(storage) as store:
             found = profile_of(store, skipping, shapes, view, remeasure, seconds)
     console = Console(markup=False, highlight=False)
-    _print(console, found)
-    if target is not None:
-        target.write_text(json.dumps(found.profile.to_json(), indent=1) + "\n")
-        console.print(f"wrote {target}", soft_wrap=True)
+    if as_json:
+        print(json.dumps(found.profile.to_json()))
+    else:
+        _print(console, found)
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -128,7 +125,7 @@ def _read(source: Path) -> dict[str, object]:
     except (OSError, ValueError) as error:
         raise ConfigError(f"--from is {str(source)!r}, which cannot be read as JSON: {error}.") from error
     if not isinstance(values, dict):
-        raise ConfigError(f"--from is {str(source)!r}, which is no latency profile: expected what --json wrote.")
+        raise ConfigError(f"--from is {str(source)!r}, which is no latency profile: expected what --json printed.")
     return values
 
 

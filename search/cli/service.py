@@ -1,4 +1,4 @@
-"""The commands of the service: `serve`, `worker`, `token`, and those that ask one that runs elsewhere."""
+"""The commands of the service: `serve`, `worker` and `token`."""
 
 from __future__ import annotations
 
@@ -6,21 +6,17 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from search.cli.grouped_help import GroupedCommand
 from search.cli.log_level import LOG_VARIABLE, log_to_stderr
-from search.cli.options import AsJson, ConfigFile, Debug, Storage, StudyName
-from search.cli.settings import with_settings
+from search.cli.options import AsJson, Debug, Storage
 from search.cli.stages import write_reports
 from search.config import DEFAULT_OUT, DEFAULT_STORAGE
-from search.config_file import SETTINGS, configured
 from search.errors import ConfigError, SearchError
 from search.evaluators.ray_address import check_address
 from search.service.roots import Reach
@@ -28,7 +24,6 @@ from studies.service_store import ServiceStore
 from studies.times import local_text
 from studies.tokens import Role
 
-DEFAULT_SERVER = "http://127.0.0.1:8000"
 # How long requests wait for a database that is away: whoever asks is told so, and asks again.
 _PATIENCE_S = 2.0
 
@@ -38,11 +33,6 @@ Roots = Annotated[
 ]
 Hub = Annotated[bool, typer.Option("--hub", help="Let studies name models of the Hugging Face Hub.")]
 ServiceOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where reports and pruned models go.")]
-Server = Annotated[
-    str, typer.Option("--server", metavar="URL", envvar="FTP_SEARCH_SERVER", help="Address of the service.")
-]
-# No option: what stands on a command line, everybody on the machine can read.
-TOKEN_VARIABLE = "FTP_SEARCH_TOKEN"
 
 token = typer.Typer(rich_markup_mode=None, help="Add, list and remove the tokens of a service.")
 
@@ -184,89 +174,11 @@ def remove_token(
     print(f"removed {name}")
 
 
-def submit_command(
-    *,
-    name: Annotated[str, typer.Option("--name", help="Name of the new study.")],
-    server: Server = DEFAULT_SERVER,
-    config: ConfigFile = None,
-    settings: Mapping[str, Any],
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Submit a study to a service; paths are those of its machine. FTP_SEARCH_TOKEN holds the token, if one is needed.
-
-    Example: ftp-search submit --name mine --trials 500 --server http://gpu-box:8000
-    """
-    # What is not given, the service decides.
-    chosen = configured(config, settings).model_dump(exclude_unset=True, exclude={"version"})
-    with _client(server) as client:
-        _show(client.create(name, **chosen), as_json)
-
-
-def status_command(
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the study; all if not given.")] = None,
-    server: Server = DEFAULT_SERVER,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Say where a service's studies stand.
-
-    Example: ftp-search status mine --server http://gpu-box:8000
-    """
-    with _client(server) as client:
-        if name is not None:
-            _show(client.study(name), as_json)
-            return
-        found = list(client.studies())
-    if as_json:
-        print(json.dumps(found))
-        return
-    for one in found:
-        _show(one, as_json=False)
-
-
-def wait_command(
-    name: StudyName,
-    server: Server = DEFAULT_SERVER,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="S", min=0.0, help="Give up after so many seconds.")
-    ] = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
-) -> None:
-    """Wait until a service's study has ended; exit code 1 unless it has finished.
-
-    Example: ftp-search wait mine --server http://gpu-box:8000
-    """
-    with _client(server) as client:
-        study = client.wait(name, timeout)
-    _show(study, as_json)
-    if study["state"] != "finished":
-        raise typer.Exit(1)
-
-
-def stop_command(
-    name: StudyName, server: Server = DEFAULT_SERVER, as_json: AsJson = False, debug: Debug = False
-) -> None:
-    """Stop a service's study; everything is kept, and it can be resumed.
-
-    Example: ftp-search stop mine --server http://gpu-box:8000
-    """
-    with _client(server) as client:
-        _show(client.stop(name), as_json)
-
-
 def add_service_commands(app: typer.Typer) -> None:
     """Add the commands to a command line."""
     app.command("serve")(serve_command)
     app.command("worker")(worker_command)
     app.add_typer(token, name="token")
-    # Where the cluster is, the service decides.
-    fields = [field for field in SETTINGS if field != "ray_address"]
-    app.command("submit", cls=GroupedCommand)(with_settings(submit_command, fields))
-    app.command("status")(status_command)
-    app.command("wait")(wait_command)
-    app.command("stop")(stop_command)
 
 
 def needs_extra() -> None:
@@ -284,12 +196,6 @@ def needs_extra() -> None:
         raise SearchError(f"{error.name} is not installed: pip install 'ftp-search[serve]'.") from error
 
 
-def _client(server: str) -> Any:
-    from search.client import Client
-
-    return Client(server, os.environ.get(TOKEN_VARIABLE))
-
-
 def _reach(roots: list[Path] | None, hub: bool, out: Path) -> Reach:
     return Reach(tuple(_root(one) for one in roots or ()), out.resolve(), hub)
 
@@ -299,11 +205,3 @@ def _root(folder: Path) -> Path:
     if not resolved.is_dir():
         raise ConfigError(f"--root is {str(folder)!r}: expected a folder.")
     return resolved
-
-
-def _show(study: Mapping[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(study))
-        return
-    error = (study.get("run") or {}).get("error")
-    print(f"{study['name']}: {study['state']}, {study['n_trials']} trials" + (f" ({error})" if error else ""))

@@ -27,6 +27,7 @@ from studies import (
     Exhibits,
     Interval,
     Measurement,
+    Origin,
     PrefillSpeedup,
     Retention,
     chance_level,
@@ -36,6 +37,7 @@ from studies import (
     selected_point,
     verdict_of,
 )
+from studies.results_folder import COMPARISON_FILES, check_comparison
 
 SELECTED = "selected"
 # What is averaged over seeds, and how it is written.
@@ -192,17 +194,22 @@ def write_comparison(
     Args:
         rows: A study each: "study", "model", "target", "seed", "measurements" (a sequence of `Measurement`) and
             "selection" (`StudyRecord.facts["selection"]`, or None); as far as they are known "facts"
-            (`StudyRecord.facts`) and "exhibits" (`Exhibits`), too.
+            (`StudyRecord.facts`), "exhibits" (`Exhibits`) and "created_at" (ISO 8601), too.
         folder: Where to; made if missing.
         left_out: Studies that were to be compared, by name, and why they are not among the rows.
 
     Returns:
         The files written.
+
+    Raises:
+        ForeignResultsError: The folder holds a comparison of other studies.
     """
+    own = [Origin(str(row["study"]), row.get("created_at")) for row in rows]
+    check_comparison(folder, own, {one.name for one in own}, "choose another folder")
     groups = grouped(rows)
     records = [record for group in groups for record in _records(group)]
     folder.mkdir(parents=True, exist_ok=True)
-    paths = ComparisonPaths(*(folder / f"comparison.{kind}" for kind in ("html", "md", "csv", "json")))
+    paths = ComparisonPaths(*(folder / name for name in COMPARISON_FILES))
     shown = [group for group in groups if group.means]
     tables = [(group.title, group.verdicts, comparison_table(group), seeds_table(group)) for group in shown]
     page = (
@@ -211,7 +218,11 @@ def write_comparison(
         .render(title=_title(rows), method=METHOD, tables=tables, missing=_missing(rows, left_out))
     )
     verdicts = {study: said for group in groups for study, said in group.verdicts.items()}
-    found = {"method": METHOD, "verdicts": verdicts, "rows": records, "left_out": left_out or {}}
+    studies = [one.to_json() for one in own]
+    found = {
+        **{"method": METHOD, "studies": studies, "verdicts": verdicts},
+        **{"rows": records, "left_out": left_out or {}},
+    }
     contents = (
         page,
         _markdown(rows, tables, left_out),

@@ -11,6 +11,7 @@ from dashboards.files import replace_file
 from dashboards.markdown import render_markdown
 from dashboards.page import render_report
 from dashboards.plain import front_csv, report_json, rows_csv, speeds_csv
+from studies.results_folder import REPORT_FILES, claim_results
 
 
 class ReportPaths(NamedTuple):
@@ -42,10 +43,12 @@ def write_report(data: ReportData, folder: Path) -> ReportPaths:
 
     Returns:
         The files written.
+
+    Raises:
+        ForeignResultsError: The folder holds the results of another study, or files of something else by these names.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ("report.html", "report.md", "rows.csv", "front.csv", "speeds.csv", "report.json")
-    paths = ReportPaths(*(folder / name for name in names))
+    claim_results(folder, data.study)
+    paths = ReportPaths(*(folder / name for name in REPORT_FILES))
     contents = (
         render_report(data),
         render_markdown(data),

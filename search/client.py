@@ -6,11 +6,13 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from search.errors import SearchError
+from studies.results_folder import Origin, check_results
 
 if TYPE_CHECKING:
     import httpx
@@ -237,16 +239,36 @@ class Client:
             else:
                 time.sleep(min(1.0, left_s))
 
-    def download_report(self, name: str, folder: Path) -> list[Path]:
-        """Write the files of a study's report into a folder; gives them."""
-        folder.mkdir(parents=True, exist_ok=True)
+    def download_report(self, name: str, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the files of a study's report into a folder; gives them.
+
+        Raises:
+            ForeignResultsError: The folder holds the results of another study, or files of something else.
+        """
+        folder = Path(folder)
+        study = self.study(name)
         files = self._json("GET", f"{_study(name)}/report")["items"]
         # A name of a file, whatever the service says.
         names = [Path(file["name"]).name for file in files]
+        origin = Origin(name, datetime.fromisoformat(study["created_at"]).isoformat())
+        check_results(folder, {origin}, "choose another folder")
+        folder.mkdir(parents=True, exist_ok=True)
         return [self._download(f"{_study(name)}/report/{quote(one, safe='')}", folder / one) for one in names]
 
-    def download_model(self, name: str, file: Path) -> Path:
-        """Write the pruned model of a study into a ZIP archive; gives it."""
+    def download_model(self, name: str, file: str | os.PathLike[str], overwrite: bool = False) -> Path:
+        """Write the pruned model of a study into a ZIP archive; gives it.
+
+        Args:
+            name: The study.
+            file: Path of the archive.
+            overwrite: Whether to replace a file that is there.
+
+        Raises:
+            ServiceError: There is a file already, or the service refuses.
+        """
+        file = Path(file)
+        if not overwrite and os.path.lexists(file):
+            raise ServiceError(f"{file} is there already: choose another name, or replace it with overwrite=True.")
         return self._download(f"{_study(name)}/model", file)
 
     def _download(self, path: str, file: Path) -> Path:

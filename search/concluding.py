@@ -10,7 +10,7 @@ from ftp_core.distillation import peak_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.choosing import chosen_trial
 from search.exhibits import collect_exhibits, n_steps
-from search.export import export_study
+from search.export import write_export
 from search.generation_timing import forget_speeds
 from search.measuring import Variant, measure
 from search.open_study import OpenStudy
@@ -133,7 +133,7 @@ def export_selected(study: OpenStudy) -> None:
     """Write the selected schedule with its router as a model that loads like any other."""
     folder = study.config.folder(study.name) / "model"
     with study.view.stage("Writing the pruned model", 1) as stage:
-        export_study(study.store, study.name, folder, include_base=study.config.export == "full")
+        write_export(study.store, study.name, folder, study.config.model, include_base=study.config.export == "full")
         stage.advance()
     study.store.set_facts(study.name, {"exported": str(folder.resolve())})
 

@@ -35,7 +35,7 @@ CONFIG_VERSION = 3
 # What may change of a study that has begun.
 RESUMABLE = (
     *("trials", "rounds", "refine_trials", "seconds", "plateau", "workers", "export", "out"),
-    *("latency_length", "new_tokens"),
+    *("latency_length", "new_tokens", "model", "data"),
 )
 # Settings of what `rounds` says the number of.
 _OF_ROUNDS = ("refine_trials", "router", "router_steps", "router_schedules")

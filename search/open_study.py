@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from search.config import RunConfig
 from search.progress import ProgressView
 from search.workload import Workload
-from studies import Lease, StudyStore
+from studies import Lease, StudyStore, claim_results
 
 
 @dataclass(frozen=True)
@@ -29,3 +29,13 @@ class OpenStudy:
     config: RunConfig
     workload: Workload
     view: ProgressView
+
+    def settle(self) -> None:
+        """Let the study take the place of the one that it was begun to replace, and its folder: it can go on now.
+
+        Raises:
+            StudyBusyError: A process works on the other study by now.
+            ForeignResultsError: Its folder holds the results of another study.
+        """
+        self.store.take_place(self.name)
+        claim_results(self.config.folder(self.name), self.store.study(self.name))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from search.choosing import choose_from_front, chosen_trial
 from search.concluding import (
@@ -22,6 +21,7 @@ from search.progress import ProgressView
 from search.refining import distill_again, refine
 from search.resuming import at_target
 from search.rounds import first_round, rounds_of, with_fresh_rounds
+from search.same_inputs import check_same
 from search.searching import Search, search_schedules, study_costs
 from search.stages import LAST_STAGES, Stages
 from search.workload import MAX_CONTINUATION, Workload, load_workload
@@ -44,6 +44,7 @@ class Pipeline:
         lease: The right to work on it.
         view: Where progress is drawn.
         workload: Model and data, if they are loaded already.
+        config: How it is to be configured; None for how it is.
 
     Attributes:
         config: How the study is configured.
@@ -55,9 +56,15 @@ class Pipeline:
     """
 
     def __init__(
-        self, store: StudyStore, name: str, lease: Lease, view: ProgressView, workload: Workload | None = None
+        self,
+        store: StudyStore,
+        name: str,
+        lease: Lease,
+        view: ProgressView,
+        workload: Workload | None = None,
+        config: RunConfig | None = None,
     ) -> None:
-        self.config = RunConfig.stored(store.study(name).config)
+        self.config = RunConfig.stored(store.study(name).config) if config is None else config
         workload = load_with_progress(self.config, view) if workload is None else workload
         self._study = OpenStudy(store, name, lease, self.config, workload, view)
         with view.stage("Comparing model and data with the study's", 1) as stage:
@@ -125,17 +132,9 @@ class Pipeline:
     def _check_workload(self) -> None:
         """Compare model and data with what the study began with, or record them if it begins now."""
         store, name, workload = self._study.store, self._study.name, self._study.workload
-        found: dict[str, Any] = {
-            "model_fingerprint": workload.model.fingerprint(),
-            "data_fingerprint": workload.data_fingerprint,
-        }
+        found = {"model": workload.model.fingerprint(), "data": workload.data_fingerprint}
         facts = store.study(name).facts
-        for key, value in found.items():
-            if facts.get(key, value) != value:
-                raise SearchError(
-                    f"The {key.split('_')[0]} changed since study {name!r} began: its trials would not "
-                    "compare with new ones. Restore it, or start a new study."
-                )
+        check_same(store.study(name), found)
         keep_first = workload.model.skipping.keep_first
         if facts.get("keep_first", keep_first) != keep_first:
             # What a system turn is made of hangs on the tokenizer's chat template, too.
@@ -144,8 +143,9 @@ class Pipeline:
                 f"{keep_first} now: its trials would not compare with new ones. Restore the tokenizer and its chat "
                 "template, or start a new study."
             )
-        found["keep_first"] = keep_first
         counts = {
+            **{f"{what}_fingerprint": value for what, value in found.items()},
+            "keep_first": keep_first,
             "n_blocks": workload.model.skipping.n_blocks,
             "unprotected_beginning": workload.unprotected_beginning,
             "left_out": dict(workload.left_out),
@@ -155,7 +155,7 @@ class Pipeline:
             "chance": workload.chance,
             "fewer_items": workload.fewer_than_asked(self.config.search_items),
         }
-        store.set_facts(name, found | counts)
+        store.set_facts(name, counts)
 
     def _search(self) -> None:
         """Evaluate schedules with the static router until the budget is used."""

@@ -101,6 +101,8 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     Raises:
         ConfigError: No schedule keeps the latency; what can be known without them, `check_search` has checked.
         EvaluationError: No worker could start.
+        ForeignResultsError: The study's folder holds the results of another study.
+        StudyBusyError: A process works on the study that this one replaces.
         KeyboardInterrupt: Ctrl-C was pressed, and what was in flight has ended.
     """
     config = study.config
@@ -138,6 +140,9 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
         watch = _Watch(study, stage, ledger, pool, search.stage, costs)
         ledger.on_kept = watch.on_kept
         stopping = Stopping(search.trials - ledger.n_trials, config.seconds, config.plateau)
+
+        # Whatever can be wrong was found out by now: a study that this one replaces goes here, and not before.
+        study.settle()
 
         def on_first() -> None:
             stage.advance(0, "finishing what is in flight; Ctrl-C again leaves at once")

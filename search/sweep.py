@@ -11,7 +11,7 @@ from search.config import RunConfig
 from search.errors import ConfigError
 from search.pipeline import Pipeline
 from search.progress import ProgressView
-from search.starting import begin_study, reconfigure, usable
+from search.starting import beginning, reopened, usable
 from search.sweep_plan import PlannedStudy, Sweep
 from studies import StudyNotFoundError, StudyRecord, StudyState, StudyStore
 
@@ -57,7 +57,7 @@ def run_sweep(
         view: Where progress of each study is drawn.
         say: Called with a line on which study begins, and on how one failed.
         report: Writes the report of the study of a name into a folder; gives its files.
-        overwrite: Whether studies of these names are deleted first.
+        overwrite: Whether each replaces a study of its name, as it begins.
 
     Returns:
         How each ended, in their order.
@@ -66,14 +66,9 @@ def run_sweep(
         ConfigError: A study of one of the names is configured in another way.
         CoreError: A model does not exist, or data cannot be read.
     """
-    # All of them are checked before the first begins, which may take hours, and before any is deleted.
+    # All of them are checked before the first begins, which may take hours.
     studies = [replace(study, config=usable(study.config)) for study in sweep.studies]
-    known = {summary.name for summary in store.summaries()}
-    if overwrite:
-        for study in studies:
-            if study.name in known:
-                store.delete_study(study.name)
-        known = set()
+    known = set() if overwrite else {summary.name for summary in store.summaries()}
     finished = {name for name in known if has_finished(store, name)}
     for study in studies:
         if study.name in known:
@@ -94,7 +89,7 @@ def run_sweep(
                 continue
             say(place)
             try:
-                _continue(study, store, view, report, study.name in known)
+                _run(study, store, view, report, study.name in known, overwrite)
                 outcomes.append(Outcome(study))
             except Exception as error:  # whatever it is, it is this study's
                 outcomes.append(Outcome(study, error))
@@ -118,16 +113,17 @@ def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
                 continue
         except StudyNotFoundError:
             continue
-        facts = store.study(study.name).facts
+        record = store.study(study.name)
         rows.append(
             {
                 "study": study.name,
+                "created_at": record.created_at.isoformat(),
                 "model": study.model,
                 "target": study.config.target_sparsity,
                 "seed": study.config.seed,
                 "measurements": store.measurements(study.name),
-                "selection": facts.get("selection"),
-                "facts": facts,
+                "selection": record.facts.get("selection"),
+                "facts": record.facts,
                 "exhibits": store.exhibits(study.name),
             }
         )
@@ -149,17 +145,23 @@ def _check_unchanged(known: StudyRecord, study: PlannedStudy) -> None:
         )
 
 
-def _continue(
+def _run(
     study: PlannedStudy,
     store: StudyStore,
     view: ProgressView,
     report: Callable[[str, Path], Sequence[Path]],
     is_known: bool,
+    overwrite: bool,
 ) -> None:
     """Run what is missing of one study."""
     name = study.name
-    workload = None if is_known else begin_study(store, name, study.config, view)
-    with store.lease(name) as lease:
-        if is_known:
-            reconfigure(store, name, study.config)
-        Pipeline(store, name, lease, view, workload).run(lambda folder: report(name, folder))
+
+    def write(folder: Path) -> Sequence[Path]:
+        return report(name, folder)
+
+    if is_known:
+        with store.lease(name) as lease:
+            reopened(store, name, study.config, lease, view).run(write)
+        return
+    with beginning(store, name, study.config, view, overwrite) as workload, store.lease(name) as lease:
+        Pipeline(store, name, lease, view, workload).run(write)

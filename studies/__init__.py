@@ -2,6 +2,7 @@
 
 from studies.clock import ClockCheck, check_clock
 from studies.errors import (
+    ForeignResultsError,
     LeaseLostError,
     StorageError,
     StudiesError,
@@ -50,6 +51,7 @@ from studies.records import (
     WorkSpan,
     finite_values,
 )
+from studies.results_folder import Origin, check_results, claim_results, own_origins, results_in
 from studies.retention import Interval, Retention, chance_level, chance_sentence, no_better_than_chance, retention_of
 from studies.schema import HEAD as SCHEMA_HEAD
 from studies.shortened_prompt import (
@@ -70,6 +72,7 @@ __all__ = [
     "ClockCheck",
     "Disagreement",
     "Exhibits",
+    "ForeignResultsError",
     "FrontVolume",
     "GenerationSpeed",
     "GroupAccuracy",
@@ -81,6 +84,7 @@ __all__ = [
     "LoadedStudy",
     "Measurement",
     "NextStep",
+    "Origin",
     "PrefillSpeedup",
     "ProposerState",
     "QueuedTrial",
@@ -106,6 +110,8 @@ __all__ = [
     "chance_level",
     "chance_sentence",
     "check_clock",
+    "check_results",
+    "claim_results",
     "closest_to_sparsity",
     "copy_study",
     "current_revision",
@@ -123,8 +129,10 @@ __all__ = [
     "next_steps",
     "no_better_than_chance",
     "open_optuna",
+    "own_origins",
     "prefill_speedup",
     "reference_point",
+    "results_in",
     "retention_of",
     "schedule_origin",
     "searched_against_shortened_prompt",

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import cached_property
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from sqlalchemy.engine import Connection
 
 from studies import schema
 from studies.errors import StorageError
-from studies.location import APPLICATION_ID, check_file, database_file, parse
+from studies.location import APPLICATION_ID, check_file, database_file, is_read_only, parse, read_only_uri
 
 T = TypeVar("T")
 
@@ -33,11 +34,12 @@ class Database:
     """A SQLite file or a PostgreSQL database that holds studies.
 
     What runs in it is a function of a connection: one transaction, which is tried again as a whole if the database
-    goes away meanwhile.
+    goes away meanwhile. A SQLite file that this process may not write to is opened to be read.
 
     Args:
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
-        create: Whether a SQLite file that does not exist, or is empty, becomes a database.
+        create: Whether a SQLite file that does not exist, or is empty, becomes a database; one that can only be read is
+            refused then.
         patience_s: How long a database that answered before may be away, in seconds.
         any_revision: Leave the schema as it is found, whichever it is: for migrations.
 
@@ -56,10 +58,14 @@ class Database:
         self._patience_s = patience_s
         file = database_file(self._url)
         fresh = file is not None and not check_file(file, create)
+        if create and self.is_read_only:
+            raise self._refused_write()
         self._connect()
         try:
-            if any_revision:
-                self._transact(schema_revision, self._reading)
+            if any_revision or self.is_read_only:
+                revision = self._transact(schema_revision, self._reading)
+                if not any_revision and revision != schema.HEAD:
+                    raise StorageError(self._other_revision(revision or "0000"))
             else:
                 self._transact(self._prepare, self._writing)
         except BaseException as error:
@@ -82,12 +88,17 @@ class Database:
         options: dict[str, Any] = {"poolclass": sa.StaticPool} if memory else {}
         if memory:
             options["connect_args"] = {"check_same_thread": False}
+        file = database_file(self._url)
+        if file is not None and self.is_read_only:
+            uri = read_only_uri(file)
+            options["creator"] = lambda: sqlite3.connect(uri, uri=True)
         try:
             self._engine = sa.create_engine(self._url, json_serializer=_strict_json, **options)
         except (ImportError, sa.exc.ArgumentError) as error:
             raise StorageError(f"Cannot open {self}: {error}. Install the driver of that database.") from error
         if sqlite:
-            sa.event.listen(self._engine, "connect", _configure_sqlite)
+            if not self.is_read_only:
+                sa.event.listen(self._engine, "connect", _configure_sqlite)
             sa.event.listen(self._engine, "begin", _begin_sqlite)
         self._writing = self._engine.execution_options(ftp_write=True)
         # PostgreSQL's statements see what is committed when they begin, in a transaction or not: reading goes without,
@@ -113,6 +124,12 @@ class Database:
     def dialect(self) -> str:
         """`sqlite` or `postgresql`."""
         return self._engine.dialect.name
+
+    @cached_property
+    def is_read_only(self) -> bool:
+        """Whether this process may read the SQLite file, and not write to it; False for other databases."""
+        file = database_file(self._url)
+        return file is not None and is_read_only(file)
 
     def close(self) -> None:
         """Give connections back."""
@@ -141,6 +158,7 @@ class Database:
             StorageError: See `read`.
             sqlalchemy.exc.IntegrityError: What was written contradicts what is there.
         """
+        self._check_writable()
         return self._patiently(work, self._writing)
 
     def write_once(self, work: Callable[[Connection], T]) -> T:
@@ -150,7 +168,18 @@ class Database:
             StorageError: See `read`.
             sqlalchemy.exc.IntegrityError: See `write`.
         """
+        self._check_writable()
         return self._patiently(work, self._writing if self.dialect == "sqlite" else self._reading)
+
+    def _check_writable(self) -> None:
+        if self.is_read_only:
+            raise self._refused_write()
+
+    def _refused_write(self) -> StorageError:
+        return StorageError(
+            f"The database {self} can be read here, but not written to: its file or its folder is read-only. It can be "
+            "listed, shown, reported elsewhere and exported; for anything else get the right to write, or copy it."
+        )
 
     @contextmanager
     def hurried(self) -> Iterator[None]:
@@ -227,6 +256,12 @@ class Database:
             raise StorageError(self._other_revision(revision))
 
     def _other_revision(self, revision: str) -> str:
+        if revision < schema.HEAD and self.is_read_only:
+            return (
+                f"The database {self} has schema revision {revision}, this program reads {schema.HEAD}, and it can "
+                "only be read here: copy it to where it can be written to, and bring the copy up to date with "
+                "`ftp-search db upgrade`."
+            )
         if revision < schema.HEAD:
             return (
                 f"The database {self} has schema revision {revision}, and this program reads {schema.HEAD}: bring it "

@@ -23,3 +23,7 @@ class StudyBusyError(StudiesError):
 
 class LeaseLostError(StudiesError):
     """Another process has taken the study over."""
+
+
+class ForeignResultsError(StudiesError):
+    """A folder holds files that another study, or something else, has written."""

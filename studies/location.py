@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
@@ -55,6 +57,34 @@ def database_file(url: str | URL) -> Path | None:
     if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
         return None
     return Path(str(parsed.database))
+
+
+def is_read_only(file: Path) -> bool:
+    """Whether a SQLite file that is there cannot be written to by this process.
+
+    Its folder counts, too: SQLite writes its log beside the file.
+    """
+    return file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK | os.X_OK))
+
+
+def read_only_uri(file: Path) -> str:
+    """How SQLite opens a file that is only read (https://www.sqlite.org/uri.html).
+
+    Without a log beside it, nobody writes to the file, and it needs no locks, whose files could not be made.
+
+    Raises:
+        StorageError: There is a log that cannot be read without writing beside it.
+    """
+    log, index = (Path(f"{file}-{ending}") for ending in ("wal", "shm"))
+    mode = "mode=ro"
+    if not (log.exists() and log.stat().st_size > 0):
+        mode += "&immutable=1"
+    elif not index.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
+        raise StorageError(
+            f"The database {file} has a log, {log.name}, that can only be read where files can be made beside it: copy "
+            "both to a folder of your own."
+        )
+    return f"file:{quote(str(file.absolute()))}?{mode}"
 
 
 def check_file(file: Path, create: bool) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -11,31 +11,111 @@ from optuna.study import StudyDirection
 from sqlalchemy.engine import Connection
 
 from studies import schema
-from studies.errors import StudyExistsError
+from studies.errors import StudyBusyError, StudyExistsError
 from studies.lease import Holder, Lease, clock, holder
 from studies.named import NamedStudies
 from studies.records import ProposerState, StageRecord, StudyRecord, StudyState, StudySummary
+from studies.results_folder import Origin
 from studies.rows import N_ENDED, insert_study
 
 _run, _study, _lease = schema.search_run.c, schema.study.c, schema.lease.c
+# What the name of a study ends with until it takes the place of another one.
+_REPLACING = "~replacing"
 
 
 class StudyRuns(NamedStudies):
     """Studies without their trials: configuration, state, stages, facts, proposers, and who works on them."""
 
-    def create_study(self, name: str, config: Mapping[str, Any], objectives: Sequence[str]) -> StudyRecord:
+    def create_study(
+        self, name: str, config: Mapping[str, Any], objectives: Sequence[str], replaces: Collection[Origin] = ()
+    ) -> StudyRecord:
         """Begin a study.
 
         Args:
             name: Unique in this database.
             config: How it is configured.
             objectives: Names of the objective values, in order.
+            replaces: Whose files the study may write over, beside its own.
 
         Raises:
             StudyExistsError: The name is taken.
         """
-        self._begin_study(name, config, objectives)
+        self._begin_study(name, config, objectives, replaces=replaces)
         return self.study(name)
+
+    def is_taken(self, name: str) -> bool:
+        """Whether a study has a name, be it one of Optuna's alone."""
+        selected = sa.select(_study.id).where(_study.name == name)
+        return self._database.read(lambda connection: connection.scalar(selected) is not None)
+
+    def begin_replacement(
+        self, name: str, config: Mapping[str, Any], objectives: Sequence[str], replaces: Collection[Origin] = ()
+    ) -> None:
+        """Begin a study that has its name through this store alone, until it takes the place of the one that has it.
+
+        The study that has the name stays as it is, for others and in the database, until `take_place`. What an earlier
+        replacement left behind whose process has died is removed.
+
+        Args:
+            name: Its name.
+            config: How it is configured.
+            objectives: Names of the objective values, in order.
+            replaces: Whose files the new study may write over, beside its own.
+
+        Raises:
+            StudyBusyError: A process works on the study that has the name, or on another replacement of it.
+        """
+        aside, ids = f"{name}{_REPLACING}", list[int]()
+
+        def more(connection: Connection, study_id: int) -> None:
+            _check_idle(connection, name)
+            ids.append(study_id)
+
+        def remove(connection: Connection) -> None:
+            _check_idle(connection, aside)
+            connection.execute(sa.delete(schema.study).where(_study.name == aside))
+
+        self._database.write(remove)
+        self._begin_study(aside, config, objectives, more, replaces)
+        self._ids[name] = ids[-1]
+
+    def is_aside(self, name: str) -> bool:
+        """Whether a study of this store has not taken the place of the one that has its name."""
+        selected = sa.select(_study.name)
+        return bool(
+            self._of_study(
+                name, lambda connection, study_id: connection.scalar(selected.where(_study.id == study_id)) != name
+            )
+        )
+
+    def take_place(self, name: str) -> None:
+        """Let a study that was begun as a replacement take the place of the one that has its name, which is deleted.
+
+        Both happen, or neither. Nothing happens to a study that has its place.
+
+        Raises:
+            StudyBusyError: A process works on the other study by now.
+        """
+
+        def work(connection: Connection, study_id: int) -> None:
+            _check_idle(connection, name)
+            connection.execute(sa.delete(schema.study).where(_study.name == name))
+            connection.execute(sa.update(schema.study).where(_study.id == study_id).values(name=name))
+
+        if self.is_aside(name):
+            self._of_study(name, work, write=True)
+
+    def abandon_replacement(self, name: str) -> None:
+        """Remove a study that was begun as a replacement and has not taken its place; nothing happens to any other."""
+        if self.is_aside(name):
+            self._of_study(
+                name,
+                lambda connection, study_id: connection.execute(
+                    sa.delete(schema.study).where(_study.id == study_id, _study.name != name)
+                ),
+                write=True,
+            )
+            del self._ids[name]
 
     def _begin_study(
         self,
@@ -43,6 +123,7 @@ class StudyRuns(NamedStudies):
         config: Mapping[str, Any],
         objectives: Sequence[str],
         more: Callable[[Connection, int], None] = lambda connection, study_id: None,
+        replaces: Collection[Origin] = (),
     ) -> None:
         """Begin a study, with `more` of what belongs to it, in one transaction.
 
@@ -54,7 +135,7 @@ class StudyRuns(NamedStudies):
             "created_at": datetime.now(UTC),
             "config": dict(config),
             "objectives": list(objectives),
-            "facts": {},
+            "facts": {"replaces": [one.to_json() for one in replaces]} if replaces else {},
         }
 
         def work(connection: Connection) -> None:
@@ -209,6 +290,14 @@ class StudyRuns(NamedStudies):
             ),
             write=True,
         )
+
+
+def _check_idle(connection: Connection, name: str) -> None:
+    """Raise `StudyBusyError` if a process works on the study that has a name in the database."""
+    study_id = connection.execute(sa.select(_study.id).where(_study.name == name).with_for_update()).scalar()
+    held = None if study_id is None else holder(connection, study_id)
+    if held is not None and held.alive:
+        raise StudyBusyError(f"Study {name!r} is being worked on by {held}: wait until it ends, or stop it.")
 
 
 def summarised(connection: Connection) -> sa.Select[*tuple[Any, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -12,6 +12,7 @@ from studies import schema
 from studies.columns import ColumnTrials
 from studies.lease import Holder, holder
 from studies.overviews import Overviews
+from studies.results_folder import Origin
 from studies.run_events import RunEvents
 from studies.store import StudyStore
 from studies.submissions import Submissions, enqueue
@@ -32,7 +33,12 @@ class ServiceStore(ColumnTrials, StudyStore, Submissions, RunEvents, Overviews, 
         return self
 
     def create_submitted(
-        self, name: str, config: Mapping[str, Any], objectives: Sequence[str], by: str | None = None
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        objectives: Sequence[str],
+        by: str | None = None,
+        replaces: Collection[Origin] = (),
     ) -> None:
         """Begin a study and hand it to the workers: both happen, or neither.
 
@@ -41,11 +47,14 @@ class ServiceStore(ColumnTrials, StudyStore, Submissions, RunEvents, Overviews, 
             config: How it is configured.
             objectives: Names of the objective values, in order.
             by: Who does so.
+            replaces: Whose files the study may write over, beside its own.
 
         Raises:
             StudyExistsError: The name is taken.
         """
-        self._begin_study(name, config, objectives, lambda connection, study_id: enqueue(connection, study_id, by=by))
+        self._begin_study(
+            name, config, objectives, lambda connection, study_id: enqueue(connection, study_id, by=by), replaces
+        )
 
     def delete_study(self, name: str) -> None:
         """Remove a study with everything it remembers, its place in the queue included.

@@ -46,6 +46,11 @@ class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations):
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def is_read_only(self) -> bool:
+        """Whether this process may read the database, and not write to it, as far as its file says."""
+        return self._database.is_read_only
+
     def hurried(self) -> AbstractContextManager[None]:
         """Inside, a database that is away is not waited for: for what a process writes as it leaves."""
         return self._database.hurried()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import sqlalchemy as sa
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.engine import make_url
@@ -11,18 +13,41 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from studies.errors import StorageError, StudyExistsError, StudyNotFoundError
 
+# A table that Optuna's storage always has, and nothing else.
+_OPTUNAS = "version_info"
 
-def open_optuna(url: str) -> RDBStorage:
-    """Optuna's own storage in a SQL database; its tables are made if there are none.
+
+def open_optuna(url: str, create: bool = True) -> RDBStorage:
+    """Optuna's own storage in a SQL database.
+
+    Args:
+        url: Of the database.
+        create: Whether Optuna's tables are made in a database that is empty or missing.
 
     Raises:
-        StorageError: It cannot be opened.
+        StorageError: It cannot be opened, or holds the tables of another program.
     """
     try:
-        shown = make_url(url).render_as_string(hide_password=True)
+        parsed = make_url(url)
+        shown = parsed.render_as_string(hide_password=True)
     except (ArgumentError, ValueError) as error:
         raise StorageError("--optuna is not the URL of a database: write for example sqlite:///optuna.db.") from error
+    missing = f"There are no studies of Optuna in {shown}: name the database that Optuna's storage uses."
+    named = parsed.database if parsed.get_backend_name() == "sqlite" else None
+    is_file = named not in (None, "", ":memory:") and not str(named).startswith("file:")
+    if is_file and not create and not Path(str(named)).is_file():
+        raise StorageError(missing)
     try:
+        engine = sa.create_engine(url)
+        tables = set(sa.inspect(engine).get_table_names())
+        engine.dispose()
+        if tables and _OPTUNAS not in tables:
+            raise StorageError(
+                f"The database {shown} holds tables of another program, where Optuna's would be made: name one that is "
+                "Optuna's, empty or missing."
+            )
+        if not tables and not create:
+            raise StorageError(missing)
         return RDBStorage(url)
     except (SQLAlchemyError, ImportError, RuntimeError, ValueError) as error:
         reason = str(getattr(error, "orig", error)).splitlines()[0]

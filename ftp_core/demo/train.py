@@ -27,6 +27,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from ftp_core.demo.evaluate import accuracy_by_distance, print_accuracy
 from ftp_core.demo.task import FULL, Difficulty, Story, make_story
 from ftp_core.demo.tokenizer import build_tokenizer
+from ftp_core.errors import ModelError
 
 CONTEXT = 512
 WIDTH = 128
@@ -255,8 +256,15 @@ def train(
     batch_tokens: int,
     lr: float,
     max_minutes: float,
+    overwrite: bool = False,
 ) -> None:
-    """Run or continue the curriculum, then write the finished model to `out` and print its held-out accuracy."""
+    """Run or continue the curriculum, then write the finished model to `out` and print its held-out accuracy.
+
+    Raises:
+        ModelError: `out` holds something, and is not to be overwritten.
+    """
+    if not overwrite and os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
+        raise ModelError(f"{out} is there already: choose another --out, or replace what it holds with --overwrite.")
     torch.manual_seed(seed)
     tokenizer, stages = build_tokenizer(CONTEXT), curriculum()
     checkpoint = work / "checkpoint.safetensors"
@@ -321,8 +329,12 @@ def main() -> None:
     parser.add_argument("--batch-tokens", type=int, default=2500, help="tokens in a step, about")
     parser.add_argument("--lr", type=float, default=0.02, help="of Muon; AdamW's is a tenth of it")
     parser.add_argument("--max-minutes", type=float, default=math.inf, help="stop after this long; run again to go on")
+    parser.add_argument("--overwrite", action="store_true", help="replace what --out holds")
     args = parser.parse_args()
-    train(**vars(args))
+    try:
+        train(**vars(args))
+    except ModelError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

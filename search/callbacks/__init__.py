@@ -6,16 +6,18 @@ A tracker's library is imported when its observer is made, by the one module tha
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from search.callbacks.run_ids import forget_runs
+from search.callbacks import run_ids
 from search.errors import ConfigError
 
 if TYPE_CHECKING:
     from search.observer import RunObserver
 
-__all__ = ["TRACKERS", "forget_runs", "make_observers"]
+__all__ = ["TRACKERS", "forget_runs", "make_observers", "restore_runs"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,22 @@ _TRACKERS = {
     "tensorboard": _Tracker("TensorBoard", "TensorboardObserver", "tensorboard"),
 }
 TRACKERS = tuple(_TRACKERS)
+
+
+def forget_runs(folder: Path) -> dict[str, str]:
+    """Let the next study whose report goes to a folder have runs of its own; what trackers know stays with them.
+
+    Returns:
+        What `restore_runs` takes.
+    """
+    return run_ids.forget_runs(folder, TRACKERS)
+
+
+def restore_runs(folder: Path, runs: Mapping[str, str]) -> None:
+    """Take back `forget_runs`: the study whose report is in a folder keeps its runs, and no others."""
+    forget_runs(folder)
+    for tracker, run in runs.items():
+        run_ids.keep_run(folder, tracker, run)
 
 
 def make_observers(names: str) -> list[RunObserver]:

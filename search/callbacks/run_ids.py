@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 _FOLDER = "tracking"
@@ -17,7 +18,7 @@ def known_run(folder: Path, tracker: str) -> str | None:
     """
     try:
         return (folder / _FOLDER / tracker).read_text().strip() or None
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         return None
 
 
@@ -27,6 +28,20 @@ def keep_run(folder: Path, tracker: str, identifier: str) -> None:
     (folder / _FOLDER / tracker).write_text(identifier + "\n")
 
 
-def forget_runs(folder: Path) -> None:
-    """Let the next study whose report goes to a folder have runs of its own; what trackers know stays with them."""
-    shutil.rmtree(folder / _FOLDER, ignore_errors=True)
+def forget_runs(folder: Path, trackers: Iterable[str]) -> dict[str, str]:
+    """Let the next study whose report goes to a folder have runs of its own; what trackers know stays with them.
+
+    Args:
+        folder: Where the study's report goes.
+        trackers: Names of the trackers.
+
+    Returns:
+        The identifiers that are forgotten, by tracker.
+    """
+    known = {name: run for name in trackers if (run := known_run(folder, name)) is not None}
+    for name in known:
+        (folder / _FOLDER / name).unlink()
+    # Files of others may be there.
+    with suppress(OSError):
+        (folder / _FOLDER).rmdir()
+    return known

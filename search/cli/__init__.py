@@ -30,7 +30,7 @@ from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.grouped_help import GroupedCommand
 from search.cli.log_level import LogLevel, set_log_level
 from search.cli.new_study import run_command, search_command
-from search.cli.options import AsJson, Debug, Out, Storage, StudyName
+from search.cli.options import AsJson, Debug, MovedModel, Out, Storage, StudyName
 from search.cli.profile import profile_command
 from search.cli.service import add_service_commands
 from search.cli.service_client import add_client_commands
@@ -226,6 +226,10 @@ def export(
     reference: Annotated[
         bool, typer.Option("--reference", help="Refer to the dense model's weights, and do not copy them.")
     ] = False,
+    model: MovedModel = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace another pruned model, or files of the same names.")
+    ] = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -240,7 +244,7 @@ def export(
             from search.export import export_study
 
         with Console(stderr=True).status(f"writing to {directory}"):
-            written = [str(path) for path in export_study(store, name, directory, include_base=not reference)]
+            written = [str(path) for path in export_study(store, name, directory, not reference, overwrite, model)]
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
 
 

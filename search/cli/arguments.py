@@ -28,6 +28,23 @@ def check_writable(folder: Path) -> None:
         raise ConfigError(f"The folder {existing} is not writable: choose another with --out.")
 
 
+def check_new_file(called: str, file: Path, overwrite: bool) -> None:
+    """Where a file is written there must be none, unless it is to be replaced.
+
+    Args:
+        called: Name of the argument.
+        file: Path of the file.
+        overwrite: Whether a file that is there is to be replaced.
+
+    Raises:
+        ConfigError: It cannot be written, or is there.
+    """
+    if file.is_dir() or not file.parent.is_dir():
+        raise ConfigError(f"{called} is {str(file)!r}: expected a file in a folder that exists.")
+    if not overwrite and os.path.lexists(file):
+        raise ConfigError(f"{file} exists already: choose another name, or replace it with --overwrite.")
+
+
 def check_inputs(config: RunConfig) -> None:
     """Look at model, data, workers and cluster without loading torch, transformers and Ray, which takes seconds.
 

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from search.cli.arguments import check_where, check_writable
-from search.cli.options import AsJson, Debug, Out, Quiet, Storage, StudyName, Track
+from search.cli.options import AsJson, Debug, MovedData, MovedModel, Out, Quiet, Storage, StudyName, Track
 from search.cli.settings import setting_help
 from search.cli.stages import Stage, continue_study
 from search.cli.views import make_view
-from search.config import DEFAULT_STORAGE, RunConfig
+from search.config import DEFAULT_STORAGE, RunConfig, option
+from search.config_file import anchored
 from search.resuming import at_target, check_changes
 from search.startup import ends_at_once
-from studies import Lease, StudyStore, front
-
-if TYPE_CHECKING:
-    from search.pipeline import Pipeline
+from studies import StudyStore, front
 
 
 def resume(
@@ -66,6 +65,8 @@ def distill(
             show_default="as chosen",
         ),
     ] = None,
+    model: MovedModel = None,
+    data: MovedData = None,
     storage: Storage = DEFAULT_STORAGE,
     out: Out = None,
     track: Track = "",
@@ -78,7 +79,9 @@ def distill(
     Example: ftp-search distill mine --target-sparsity 0.3 --router-steps 200
     """
     given = {"router_steps": router_steps, "seed": seed, "target_sparsity": target_sparsity}
-    moved = {} if out is None else {"out": str(out.resolve())}
+    places = {"model": model, "data": data, "out": None if out is None else str(out)}
+    moved = {field: place for field, place in places.items() if place is not None}
+    moved = anchored(moved, ("data", "out"), Path.cwd(), option)
     with StudyStore(storage, create=False) as store:
         stored = store.study(name).config
         RunConfig.stored(stored, **{key: value for key, value in given.items() if value is not None})
@@ -107,11 +110,6 @@ def _go_on(
     view = make_view(quiet, track)
     with ends_at_once():
         # They load torch and transformers.
-        from search.pipeline import Pipeline
-        from search.starting import reconfigure
+        from search.starting import reopened
 
-    def pipeline(lease: Lease) -> Pipeline:
-        reconfigure(store, name, config, asked)
-        return Pipeline(store, name, lease, view)
-
-    continue_study(stage, pipeline, store, name, as_json)
+    continue_study(stage, lambda lease: reopened(store, name, config, lease, view, asked), store, name, as_json)

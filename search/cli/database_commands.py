@@ -80,7 +80,7 @@ def import_studies(
 
     Example: ftp-search studies import --optuna sqlite:///optuna.db
     """
-    _copy(open_optuna(optuna), StudyStorage(storage), name, as_json)
+    _copy(open_optuna(optuna, create=False), StudyStorage(storage), name, as_json)
 
 
 def export_studies(

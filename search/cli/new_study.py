@@ -93,9 +93,8 @@ def _begin(
     with ends_at_once():
         # They load torch and transformers.
         from search.pipeline import Pipeline
-        from search.starting import begin_study, usable
+        from search.starting import beginning, usable
 
     config = usable(config)
-    with opened(storage) as store:
-        workload = begin_study(store, name, config, view, overwrite)
+    with opened(storage) as store, beginning(store, name, config, view, overwrite) as workload:
         continue_study(stage, lambda lease: Pipeline(store, name, lease, view, workload), store, name, as_json)

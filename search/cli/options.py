@@ -31,8 +31,22 @@ Out = Annotated[
 StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
 Name = Annotated[str, typer.Option("--name", help="Name of the new study.")]
 Model = Annotated[str, typer.Option("--model", help="'demo', a local directory, or a Hugging Face id.")]
+MovedModel = Annotated[
+    str | None,
+    typer.Option("--model", help="Where the study's model is now, if it was moved.", show_default="as begun"),
+]
+MovedData = Annotated[
+    str | None,
+    typer.Option("--data", help="Where the study's data is now, if it was moved.", show_default="as begun"),
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="YAML with settings, as `ftp-search config` writes it."),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Delete a study of this name first.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace a study of this name, and its results, once the new one evaluates its first trial."
+    ),
+]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]

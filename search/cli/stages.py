@@ -51,6 +51,9 @@ def continue_study(
         words += [] if str(store) == DEFAULT_STORAGE else ["--storage", repr(store)]
         try:
             with store.hurried():
+                if store.is_aside(name):
+                    print(f"Stopped before anything was evaluated; study {name} stays as it was", file=sys.stderr)
+                    raise typer.Exit(INTERRUPTED) from None
                 kept = f"{store.n_trials(name)} trials are kept"
         except StudiesError:
             kept = "What the database confirmed is kept"

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import traceback
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +25,8 @@ from search.config import DEFAULT_STORAGE
 from search.startup import INTERRUPTED, ends_at_once
 from search.study_name import check_study_name
 from search.sweep_plan import Sweep, read_sweep
+from studies import Origin, StudyStore, own_origins
+from studies.results_folder import check_comparison
 
 if TYPE_CHECKING:
     from dashboards.tables import Table as PageTable
@@ -59,13 +64,13 @@ def go_through(
         quiet: Whether not to say which study begins.
         as_json: Whether to print one JSON object.
         debug: Whether to show the tracebacks of what failed.
-        overwrite: Whether studies of these names are deleted first.
+        overwrite: Whether each replaces a study of its name, as it begins.
     """
     for study in sweep.studies:
         check_inputs(study.config)
     with ends_at_once():
         # It loads torch and transformers.
-        from search.sweep import comparison_rows, has_finished, run_sweep
+        from search.sweep import comparison_rows, run_sweep
 
     def say(line: str) -> None:
         if not quiet:
@@ -73,23 +78,48 @@ def go_through(
 
     check_writable(sweep.folder)
     with opened(storage) as store:
+        known = {summary.name for summary in store.summaries()} & {study.name for study in sweep.studies}
+        earlier = {name: Origin.of(store.study(name)) for name in known}
+        own = {one for name in known for one in own_origins(store.study(name))}
+        advice = "choose another folder with out, or delete that comparison"
+        check_comparison(sweep.folder, own, {study.name for study in sweep.studies} if overwrite else (), advice)
         try:
             outcomes = run_sweep(
                 sweep, store, view, say, lambda name, folder: write_reports(store, name, folder), overwrite
             )
         except KeyboardInterrupt:
-            known = {summary.name for summary in store.summaries()}
-            done = sum(study.name in known and has_finished(store, study.name) for study in sweep.studies)
-            again = "the same command without --overwrite" if overwrite else "the same command"
-            print(f"Stopped. {done} of {len(sweep.studies)} studies have finished; go on with {again}", file=sys.stderr)
+            print(_stopped(sweep, store, earlier if overwrite else {}), file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
-        rows = comparison_rows(sweep, store)
+        # One that could not begin may have left an earlier study of its name as it was.
+        ended_well = tuple(outcome.study for outcome in outcomes if outcome.error is None)
+        rows = comparison_rows(replace(sweep, studies=ended_well), store)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
     for outcome in failed if debug else ():
         traceback.print_exception(outcome.error)
     _show(sweep, outcomes, rows, as_json)
     if failed:
         raise typer.Exit(1)
+
+
+def _stopped(sweep: Sweep, store: StudyStore, replaced: Mapping[str, Origin]) -> str:
+    """Where a sweep stands that was stopped, and how it goes on.
+
+    Args:
+        sweep: The sweep.
+        store: Where its studies live.
+        replaced: The studies that it was to replace, by name.
+    """
+    from search.sweep import has_finished
+
+    known = {summary.name for summary in store.summaries()}
+    left = [name for name, one in replaced.items() if name in known and Origin.of(store.study(name)) == one]
+    there = [study.name for study in sweep.studies if study.name in known and study.name not in left]
+    done = sum(has_finished(store, name) for name in there)
+    again = "the same command without --overwrite" if replaced else "the same command"
+    if left:
+        commands = "; ".join(f"ftp-search delete {shlex.quote(name)}" for name in left)
+        again = f"{again}, behind {commands}, since these are not replaced yet"
+    return f"Stopped. {done} of {len(sweep.studies)} studies have finished; go on with {again}"
 
 
 def _show(sweep: Sweep, outcomes: list[Outcome], rows: list[dict[str, Any]], as_json: bool) -> None:

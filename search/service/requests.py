@@ -127,6 +127,10 @@ def checked_changes(
     changes = request.given()
     if changes.get("out") == study.config.get("out"):
         changes.pop("out", None)
+    if "model" in changes:
+        changes["model"] = checked_model(changes["model"], settings.roots, settings.hub)
+    if "data" in changes:
+        changes["data"] = checked_data(changes["data"], settings.roots)
     if "out" in changes:
         changes["out"] = _out(changes["out"], study.name, settings)
     try:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from threading import Lock
 
+from search.errors import ConfigError
 from search.objectives import objective_names
 from search.service.access import current_access
 from search.service.requests import ResumeRequest, StudyRequest, check_own_folder, checked_changes, checked_study
 from search.service.settings import ServiceSettings
+from studies.results_folder import exported_in, results_in
 from studies.service_store import ServiceStore
 
 # Two that name the same folder at the same moment would both find it free.
@@ -24,9 +27,15 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
     """
     config, undecided = checked_study(request, store, settings)
     kept = {field: value for field, value in config.model_dump().items() if field not in undecided}
+    folder = Path(str(config.out))
+    # Files of a deleted study of this name: a folder that a request names itself is empty.
+    left = {one for one in (results_in(folder), exported_in(folder / "model")) if one is not None}
+    others = [one for one in left if one.name != request.name]
+    if others:
+        raise ConfigError(f"out is {str(folder)!r}, which holds the results of {others[0]}: choose another folder.")
     with _choosing_folder:
         check_own_folder(str(config.out), request.name, store.configurations())
-        store.create_submitted(request.name, kept, objective_names(config.cost), by=_who())
+        store.create_submitted(request.name, kept, objective_names(config.cost), by=_who(), replaces=left)
 
 
 def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceStore, settings: ServiceSettings) -> None:

@@ -209,15 +209,13 @@ class Worker:
             check_reach(config, name, self._reach)
         # They load torch and transformers.
         from search.feasibility import check_search
-        from search.pipeline import Pipeline, load_with_progress
+        from search.pipeline import load_with_progress
         from search.progress import ProgressView
-        from search.starting import reconfigure
+        from search.starting import reopened
 
         view = ProgressView(console_of(events, name), observers=[events])
         # The cluster of whoever ran it before may be out of this worker's sight.
         config = config.model_copy(update={"ray_address": self._ray_address})
-        reconfigure(store, name, config, submission.changes)
-        self._store.note_changed(name)
         workload = load_with_progress(config, view)
         if not store.stages(name):
             # Who submitted it could not load the model.
@@ -226,7 +224,9 @@ class Worker:
         def report(folder: Path) -> Sequence[Path]:
             return self._report(store, name, folder)
 
-        Pipeline(store, name, lease, view, workload).run(report)
+        pipeline = reopened(store, name, config, lease, view, submission.changes, workload)
+        self._store.note_changed(name)
+        pipeline.run(report)
 
     def _watch(self) -> None:
         """Show that this worker lives, and interrupt the study that it runs if that shall stop."""

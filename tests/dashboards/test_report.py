@@ -190,7 +190,7 @@ def test_the_page_loads_nothing_from_the_network_and_holds_plotly_once(tmp_path:
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", head + body)
     assert "@import" not in head.split("<script>")[0]
     assert page.count("plotly.js v") == 1
-    names = ["front.csv", "report.html", "report.json", "report.md", "rows.csv", "speeds.csv"]
+    names = ["front.csv", "report.html", "report.json", "report.md", "rows.csv", "speeds.csv", "study.json"]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
 
 

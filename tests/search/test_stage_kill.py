@@ -36,7 +36,7 @@ DEATHS = [
 ]
 
 
-def _die(stage: str, n: int, folder: Path, *arguments: str) -> None:
+def die(stage: str, n: int, folder: Path, *arguments: str) -> None:
     running = subprocess.Popen(
         [sys.executable, "-m", "tests.search.dying", stage, str(n), *arguments],
         cwd=folder,
@@ -72,7 +72,7 @@ def test_a_pipeline_that_is_killed_in_every_stage_exports_what_an_uninterrupted_
     url = "sqlite:///{}/ftp-studies.db"
     for stage, n in DEATHS:
         begun = ("resume", "one") if (killed / "ftp-studies.db").exists() else ("run", "--name", "one", *SMALL)
-        _die(stage, n, killed, *begun)
+        die(stage, n, killed, *begun)
         with StudyStore(url.format(killed), create=False) as store:
             states = {one.name: one.state for one in store.stages("one")}
             work = store.n_trials("one"), len(store.router_runs("one"))
@@ -113,8 +113,8 @@ def test_what_is_selected_by_predicted_latency_survives_kills_too(tmp_path: Path
         raw.execute("ATTACH ? AS whole", (str(whole / "ftp-studies.db"),))
         raw.execute("INSERT INTO latency_profile SELECT * FROM whole.latency_profile")
         raw.commit()
-    _die("measure", 3, killed, "run", "--name", "one", *options)
-    _die("select", 0, killed, "resume", "one")
+    die("measure", 3, killed, "run", "--name", "one", *options)
+    die("select", 0, killed, "resume", "one")
     resumed = run_process("resume", "one", cwd=killed, timeout=600)
     assert resumed.code == 0, resumed.err
     with (

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ftp_core.models import DEMO, resolve
+from ftp_core.model_source import DEMO, resolve
 from search.config import RunConfig
 from search.errors import SearchError
 from studies import StudyRecord
@@ -37,12 +37,13 @@ def check_same(study: StudyRecord, found: Mapping[str, str]) -> None:
             )
 
 
-def located(study: StudyRecord, config: RunConfig) -> RunConfig:
-    """The configuration with the place of its model as it is kept; model and data are there.
+def located(study: StudyRecord, config: RunConfig, needs: Collection[str] = ("model", "data")) -> RunConfig:
+    """The configuration with the place of its model as it is kept; what is needed is there.
 
     Args:
         study: The study.
         config: How it goes on.
+        needs: Which of model and data are needed.
 
     Raises:
         SearchError: They are not where the study has them.
@@ -50,7 +51,7 @@ def located(study: StudyRecord, config: RunConfig) -> RunConfig:
     """
     before = RunConfig.stored(study.config)
     for what, place, known in (("model", config.model, before.model), ("data", config.data, before.data)):
-        if place == known and Path(place).is_absolute() and not Path(place).exists():
+        if what in needs and place == known and Path(place).is_absolute() and not Path(place).exists():
             raise SearchError(
                 f"The {what} of study {study.name!r} was at {place}, where there is nothing now: restore it, or say "
                 f"with --{what} where it is."

@@ -28,6 +28,7 @@ from studies.loaded import LoadedStudy, load
 from studies.location import database_file
 from studies.measurement import Measurement
 from studies.migration import current_revision, upgrade_database
+from studies.optuna_alone import OptunaStudy
 from studies.origin import is_searched, schedule_origin
 from studies.prefill_speed import PrefillSpeedup, prefill_speedup
 from studies.records import (
@@ -84,6 +85,7 @@ __all__ = [
     "LoadedStudy",
     "Measurement",
     "NextStep",
+    "OptunaStudy",
     "Origin",
     "PrefillSpeedup",
     "ProposerState",

@@ -90,8 +90,9 @@ class Database:
             options["connect_args"] = {"check_same_thread": False}
         file = database_file(self._url)
         if file is not None and self.is_read_only:
-            uri = read_only_uri(file)
-            options["creator"] = lambda: sqlite3.connect(uri, uri=True)
+            # Opened anew each time: whoever may write to it may have begun to do so.
+            options["poolclass"] = sa.NullPool
+            options["creator"] = lambda: sqlite3.connect(read_only_uri(file), uri=True)
         try:
             self._engine = sa.create_engine(self._url, json_serializer=_strict_json, **options)
         except (ImportError, sa.exc.ArgumentError) as error:

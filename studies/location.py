@@ -64,25 +64,31 @@ def is_read_only(file: Path) -> bool:
 
     Its folder counts, too: SQLite writes its log beside the file.
     """
-    return file.exists() and not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK | os.X_OK))
+    return file.exists() and not (_may(file, os.W_OK) and _may(file.parent, os.W_OK | os.X_OK))
+
+
+def _may(path: Path, mode: int) -> bool:
+    # Of the user whose rights count where files are opened.
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def read_only_uri(file: Path) -> str:
-    """How SQLite opens a file that is only read (https://www.sqlite.org/uri.html).
+    """How SQLite opens a file now that is only read (https://www.sqlite.org/uri.html).
 
-    Without a log beside it, nobody writes to the file, and it needs no locks, whose files could not be made.
+    Without a log beside it nobody writes to the file, and it needs no locks. Their files would be this user's, and in
+    the way of those who may write.
 
     Raises:
-        StorageError: There is a log that cannot be read without writing beside it.
+        StorageError: There is a log that cannot be read without making a file beside it.
     """
     log, index = (Path(f"{file}-{ending}") for ending in ("wal", "shm"))
     mode = "mode=ro"
     if not (log.exists() and log.stat().st_size > 0):
         mode += "&immutable=1"
-    elif not index.exists() and not os.access(file.parent, os.W_OK | os.X_OK):
+    elif not index.exists():
         raise StorageError(
-            f"The database {file} has a log, {log.name}, that can only be read where files can be made beside it: copy "
-            "both to a folder of your own."
+            f"The database {file} has a log, {log.name}, that is read only where files are made beside it: copy both "
+            "to a folder of your own."
         )
     return f"file:{quote(str(file.absolute()))}?{mode}"
 

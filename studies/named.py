@@ -58,13 +58,29 @@ class NamedStudies:
             return self._database.write_once(with_id)
         return self._database.write(with_id) if write else self._database.read(with_id)
 
+    def _any_id(self, name: str) -> int:
+        """The id of a study, be it one of Optuna's alone.
+
+        Raises:
+            StudyNotFoundError: There is none of this name.
+        """
+        selected = sa.select(_study.id).where(_study.name == name)
+        found: int | None = self._database.read(lambda connection: connection.execute(selected).scalar())
+        if found is None:
+            raise self._not_found(name)
+        return found
+
     def _not_found(self, name: str, connection: Connection | None = None) -> StudyNotFoundError:
         self._ids.pop(name, None)
-        selected = sa.select(_study.name).join(schema.search_run)
         if connection is None:
-            names = self._database.read(lambda connection: list(connection.execute(selected).scalars()))
-        else:
-            names = list(connection.execute(selected).scalars())
+            return self._database.read(lambda connection: self._not_found(name, connection))
+        if connection.scalar(sa.select(_study.id).where(_study.name == name)) is not None:
+            return StudyNotFoundError(
+                f"Study {name!r} in {self} is one of Optuna's alone: it has trials, but no model, data and settings to "
+                f"go on with. See what there is with `ftp-search show {name}`, remove it with `ftp-search delete "
+                f"{name}`, open it with studies.StudyStorage, or begin a study of another name with `ftp-search run`."
+            )
+        names = list(connection.execute(sa.select(_study.name).join(schema.search_run)).scalars())
         shown = difflib.get_close_matches(name, names, n=5, cutoff=0.4) or names[:5]
         there = f"there are {', '.join(map(repr, shown))}" if shown else "it holds none"
         more = "; `ftp-search studies` lists all" if len(names) > len(shown) else ""

@@ -56,15 +56,6 @@ class ServiceStore(ColumnTrials, StudyStore, Submissions, RunEvents, Overviews, 
             name, config, objectives, lambda connection, study_id: enqueue(connection, study_id, by=by), replaces
         )
 
-    def delete_study(self, name: str) -> None:
-        """Remove a study with everything it remembers, its place in the queue included.
-
-        Raises:
-            StudyBusyError: A process works on it.
-        """
-        with self.lease(name):
-            self.storage.delete_study(self._of_study(name, lambda _, study_id: study_id))
-
     @property
     def url(self) -> str:
         """Where it is, with the password: for processes that are started to use it, too."""

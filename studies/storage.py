@@ -69,6 +69,11 @@ class StudyStorage(BaseStorage):
         self._running = RunningTrials(self._database)
         self._finished = FinishedTrials(self._database, self.spaces)
 
+    @property
+    def database(self) -> Database:
+        """Where studies live."""
+        return self._database
+
     def __repr__(self) -> str:
         return f"StudyStorage({str(self._database)!r})"
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from studies.artifacts import ArtifactStore, artifact_folder
 from studies.database import DEFAULT_PATIENCE_S, Database
 from studies.evaluations import KnownEvaluations
+from studies.lease import Lease
+from studies.optuna_alone import OptunaStudies
 from studies.results import StudyResults
 from studies.runs import StudyRuns
 from studies.trials import ScheduleTrials
 
 
-class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations):
+class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations, OptunaStudies):
     """Studies of schedules in a SQL database; every method that writes is one transaction.
 
     Each is an Optuna study too, whose trials have a parameter `block_i` for each block: `storage` hands it to Optuna's
@@ -60,11 +62,15 @@ class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations):
         self.storage.close()
 
     def delete_study(self, name: str) -> None:
-        """Remove a study with everything it remembers; files of earlier versions stay: other studies may share them.
+        """Remove a study with everything it remembers, its place in a queue included, be it one of Optuna's alone.
+
+        Files of earlier versions stay: other studies may share them.
 
         Raises:
+            StudyNotFoundError: There is no such study.
             StudyBusyError: A process works on it.
         """
-        with self.lease(name):
-            self.storage.delete_study(self._of_study(name, lambda _, study_id: study_id))
+        study_id = self._any_id(name)
+        with Lease(self._database, study_id, name):
+            self.storage.delete_study(study_id)
         self._ids.pop(name, None)

@@ -11,7 +11,9 @@ from optuna.storages import BaseStorage, RDBStorage
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
+from studies.carried import carried, split_carried, take_over
 from studies.errors import StorageError, StudyExistsError, StudyNotFoundError
+from studies.storage import StudyStorage
 
 # A table that Optuna's storage always has, and nothing else.
 _OPTUNAS = "version_info"
@@ -62,6 +64,9 @@ def copy_study(
 ) -> int:
     """Copy a study as a whole; if that fails, nothing of it stays in the target.
 
+    What this program knows of a study beyond its trials goes to Optuna's storage as attributes, and comes back from
+    them.
+
     Args:
         source: Where it is.
         target: Where it goes.
@@ -89,12 +94,20 @@ def copy_study(
     try:
         for key, value in source.get_study_user_attrs(source_id).items():
             target.set_study_user_attr(target_id, key, value)
-        for key, value in source.get_study_system_attrs(source_id).items():
+        system, known = source.get_study_system_attrs(source_id), None
+        if isinstance(source, StudyStorage):
+            system = {**system, **carried(source.database, source_id)}
+        if isinstance(target, StudyStorage):
+            system, known = split_carried(system)
+        for key, value in system.items():
             target.set_study_system_attr(target_id, key, value)
         trials = source.get_all_trials(source_id, deepcopy=False)
         for trial in trials:
             target.create_new_trial(target_id, template_trial=trial)
             on_trial()
+        if known is not None and isinstance(target, StudyStorage):
+            # Last, so that nobody goes on with a study that is not there as a whole.
+            take_over(target.database, target_id, known)
     except BaseException:
         target.delete_study(target_id)
         raise

@@ -9,7 +9,7 @@ import sys
 import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -41,6 +41,7 @@ from search.cli.tables import (
     print_beginnings,
     print_front,
     print_measurements,
+    print_optuna_study,
     print_proposers,
     print_rounds,
     print_selection,
@@ -51,6 +52,7 @@ from search.cli.tables import (
 from search.config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.description import describe_study
 from search.errors import ConfigError, SearchError
+from search.optuna_description import OPTUNAS, describe_optuna_study
 from search.startup import INTERRUPTED, ends_at_once
 from studies import LeftAside, StudiesError, StudyStore
 from studies.objectives import KL
@@ -147,9 +149,9 @@ def list_studies(
     if context.invoked_subcommand is not None:
         return
     with StudyStore(storage, create=False) as store:
-        summaries = store.summaries()
+        summaries, optunas = store.summaries(), store.optuna_studies()
     if as_json:
-        rows = [
+        rows: list[dict[str, Any]] = [
             {
                 "name": s.name,
                 "state": s.state.value,
@@ -160,9 +162,11 @@ def list_studies(
             }
             for s in summaries
         ]
+        unknown = dict.fromkeys(("created_at", "model", "data"))
+        rows += [{"name": one.name, "state": OPTUNAS, "trials": one.n_ended, **unknown} for one in optunas]
         print(json.dumps(rows))
     else:
-        print_studies(Console(markup=False, highlight=False), summaries)
+        print_studies(Console(markup=False, highlight=False), summaries, optunas)
 
 
 @app.command()
@@ -171,12 +175,16 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
 
     Example: ftp-search show mine --json
     """
+    console = Console(markup=False, highlight=False)
     with StudyStore(storage, create=False) as store:
-        description = describe_study(store, name)
+        alone = store.optuna_study(name)
+        description = describe_study(store, name) if alone is None else describe_optuna_study(store, alone)
     if as_json:
         print(json.dumps(description))
         return
-    console = Console(markup=False, highlight=False)
+    if alone is not None:
+        print_optuna_study(console, description)
+        return
     pruned = f", {description['pruned_trials']} stopped early" if description["pruned_trials"] else ""
     console.print(f"study {name}: {description['state']}, {description['trials']} trials{pruned}")
     print_verdict(console, description)

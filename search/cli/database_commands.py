@@ -78,6 +78,9 @@ def import_studies(
 ) -> None:
     """Copy studies from an Optuna database into ours, where every Optuna tool finds them through `StudyStorage`.
 
+    Those that `studies export` copied there can be gone on with; of others there is no model, data or settings: they
+    can be listed, shown and deleted.
+
     Example: ftp-search studies import --optuna sqlite:///optuna.db
     """
     _copy(open_optuna(optuna, create=False), StudyStorage(storage), name, as_json)

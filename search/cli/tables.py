@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from studies import GenerationSpeed, StudySummary, generation_speeds
+from studies import GenerationSpeed, OptunaStudy, StudySummary, generation_speeds
 from studies.objectives import objective
 from studies.times import local_text
 
@@ -265,9 +265,9 @@ def _with_ends(row: Mapping[str, Any], name: str, form: str, form_of_ends: str, 
     return f"{per * row[name]:{form}}\n[{shortened}]"
 
 
-def print_studies(console: Console, summaries: Sequence[StudySummary]) -> None:
-    """The studies of a database."""
-    if not summaries:
+def print_studies(console: Console, summaries: Sequence[StudySummary], optunas: Sequence[OptunaStudy] = ()) -> None:
+    """The studies of a database, those that are Optuna's alone behind the others."""
+    if not summaries and not optunas:
         console.print("No studies yet: ftp-search run --name demo")
         return
     table = Table()
@@ -275,4 +275,28 @@ def print_studies(console: Console, summaries: Sequence[StudySummary]) -> None:
         table.add_column(heading, overflow="fold")
     for s in summaries:
         table.add_row(s.name, s.state.value, str(s.n_trials), local_text(s.created_at), s.model, s.data)
+    for one in optunas:
+        table.add_row(one.name, "Optuna's alone", str(one.n_ended), "-", "-", "-")
     console.print(table)
+
+
+def print_optuna_study(console: Console, description: Mapping[str, Any]) -> None:
+    """A study that is Optuna's alone, from `describe_optuna_study`."""
+    name = description["name"]
+    counts = ", ".join(f"{n} {state}" for state, n in description["trials_by_state"].items()) or "none"
+    console.print(f"study {name}: Optuna's alone; trials: {counts}")
+    console.print(f"objectives: {', '.join(description['directions'])}")
+    console.print(f"parameters: {', '.join(description['parameters']) or 'none'}")
+    for key, value in description["attributes"].items():
+        console.print(f"{key}: {value}")
+    table = _table("Best trials", "trial", "values")
+    table.add_column("parameters", overflow="fold")
+    for one in description["best"]:
+        values = ", ".join(f"{value:.5g}" for value in one["values"])
+        table.add_row(str(one["number"]), values, ", ".join(f"{key} {value}" for key, value in one["params"].items()))
+    if description["best"]:
+        console.print(table)
+    console.print(
+        "No model, data and settings are known, so that it cannot be resumed or reported; delete removes it, and "
+        "studies.StudyStorage opens it for Optuna's tools."
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,6 @@ from studies import (
     Exhibits,
     Interval,
     Measurement,
-    Origin,
     PrefillSpeedup,
     Retention,
     chance_level,
@@ -37,7 +37,7 @@ from studies import (
     selected_point,
     verdict_of,
 )
-from studies.results_folder import COMPARISON_FILES, check_comparison
+from studies.results_folder import COMPARISON_FILES, Origin, check_comparison
 
 SELECTED = "selected"
 # What is averaged over seeds, and how it is written.
@@ -187,7 +187,7 @@ class Group:
 
 
 def write_comparison(
-    rows: Sequence[Mapping[str, Any]], folder: Path, left_out: Mapping[str, str] | None = None
+    rows: Sequence[Mapping[str, Any]], folder: str | os.PathLike[str], left_out: Mapping[str, str] | None = None
 ) -> ComparisonPaths:
     """Write `comparison.html`, `comparison.md`, `comparison.csv` and `comparison.json`, each replaced as a whole.
 
@@ -204,6 +204,7 @@ def write_comparison(
     Raises:
         ForeignResultsError: The folder holds a comparison of other studies.
     """
+    folder = Path(folder)
     own = [Origin(str(row["study"]), row.get("created_at")) for row in rows]
     check_comparison(folder, own, {one.name for one in own}, "choose another folder")
     groups = grouped(rows)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,7 +35,7 @@ class ReportPaths(NamedTuple):
     json: Path
 
 
-def write_report(data: ReportData, folder: Path) -> ReportPaths:
+def write_report(data: ReportData, folder: str | os.PathLike[str]) -> ReportPaths:
     """Write `report.html`, `report.md`, `rows.csv`, `front.csv`, `speeds.csv` and `report.json`, each replaced whole.
 
     Args:
@@ -47,6 +48,7 @@ def write_report(data: ReportData, folder: Path) -> ReportPaths:
     Raises:
         ForeignResultsError: The folder holds the results of another study, or files of something else by these names.
     """
+    folder = Path(folder)
     claim_results(folder, data.study)
     paths = ReportPaths(*(folder / name for name in REPORT_FILES))
     contents = (

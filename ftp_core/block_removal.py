@@ -81,7 +81,7 @@ def flops_without_blocks(model: SkippingModel, n_removed: int, batch: int, lengt
     return float(dense.head + (dense.total - dense.head) * (model.n_blocks - n_removed) / model.n_blocks)
 
 
-def blocks_removed_at(model: SkippingModel, schedule: SparsitySchedule, batch: int, length: int) -> int:
+def blocks_removed_at(model: SkippingModel, schedule: Sequence[float], batch: int, length: int) -> int:
     """How many blocks to remove for about as many operations as a schedule's prefill: blocks go whole or not at all.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 from ftp_core.cost.profile import LatencyProfile, RouterKind
 from ftp_core.routers import Router
@@ -26,7 +27,7 @@ class BreakEven:
         self._known: dict[tuple[SparsitySchedule, int, int, RouterKind], SparsitySchedule] = {}
         self._said: set[tuple[int, ...]] = set()
 
-    def schedule(self, schedule: SparsitySchedule, batch: int, length: int, router: Router) -> SparsitySchedule:
+    def schedule(self, schedule: Sequence[float], batch: int, length: int, router: Router) -> SparsitySchedule:
         """The schedule with 0 for blocks that take as long on their kept tokens as on all; says once which those are.
 
         Args:
@@ -37,6 +38,7 @@ class BreakEven:
         """
         # Any router that listens or scores is taken for the dynamic one, as what it does.
         kind: RouterKind = "static" if router.kind == "static" else "dynamic"
+        schedule = SparsitySchedule.of(schedule)
         rows, tokens = self.profile.nearest_shape(batch, length)
         key = (schedule, rows, tokens, kind)
         if key not in self._known:

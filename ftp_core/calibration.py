@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +12,6 @@ from torch import Tensor
 
 from ftp_core.encoding import PromptBatch
 from ftp_core.routers import RoutingState, ScoringRouter
-from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
 
 
@@ -51,7 +51,7 @@ def _threshold(scores: Tensor, n_skipped: int) -> float:
 
 
 def calibrate_thresholds(
-    model: SkippingModel, router: ScoringRouter, prompts: PromptBatch, schedule: SparsitySchedule
+    model: SkippingModel, router: ScoringRouter, prompts: PromptBatch, schedule: Sequence[float]
 ) -> ScoringRouter:
     """A copy of a router in mode `threshold`: it keeps the tokens whose score is above the threshold of the block.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
@@ -51,7 +52,7 @@ class Example:
     group: str | None = field(default=None, compare=False)
 
 
-def load_jsonl(path: Path) -> list[Example]:
+def load_jsonl(path: str | os.PathLike[str]) -> list[Example]:
     r"""Read examples from a JSON Lines file in UTF-8.
 
     A line has one of three forms, and a file may mix them; other keys than these and "group" are ignored, and so are
@@ -80,7 +81,7 @@ def load_jsonl(path: Path) -> list[Example]:
     """
     examples = []
     try:
-        with path.open("rb") as lines:
+        with Path(path).open("rb") as lines:
             # Bytes, because only \n ends a line here: text files end lines at \r too, which would count differently.
             for number, line in enumerate(lines, 1):
                 content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
@@ -104,7 +105,7 @@ def check_readable(path: Path) -> None:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> DataError:
+def _unreadable(path: str | os.PathLike[str], error: OSError) -> DataError:
     return DataError(f"{path}: cannot be read ({error.strerror or error}); expected a JSON Lines file.")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import math
+import os
 import random
 import resource
 import sys
@@ -76,7 +77,7 @@ def distill(
     *,
     held_out: QualitySet | Sequence[EncodedExample] | None = None,
     router: ScoringRouter | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     static_kl: float | None = None,
     prefixes: PrefixStore | None = None,
     on_step: Callable[[int, float], None] = lambda step, kl: None,
@@ -145,7 +146,7 @@ def distill(
         for examples in length_sorted_batches(data, config.batch_size):
             lessons.append(teacher.lesson(examples))
             on_taught()
-        return run.train(teacher, lessons, checkpoint, fingerprint, on_step)
+        return run.train(teacher, lessons, None if checkpoint is None else Path(checkpoint), fingerprint, on_step)
 
 
 @contextmanager
@@ -180,9 +181,7 @@ def _schedules(
     if not len(schedules):
         raise CoreError("There is no schedule for the router to serve: give at least one.")
     several: Sequence[Any] = (schedules,) if isinstance(schedules[0], Real) else schedules
-    checked = tuple(SparsitySchedule(values) for values in several)
-    for schedule in checked:
-        model.check(schedule)
+    checked = tuple(model.checked(values) for values in several)
     if not any(any(schedule) for schedule in checked):
         raise CoreError("No schedule skips anything, so a router has nothing to decide: give one with sparsity.")
     return checked

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from functools import cache
@@ -20,7 +21,7 @@ _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 _NO_LANGUAGE_MODEL = re.compile(r".*(?<!LMHead)Model|.*For(?!CausalLM)[A-Z]\w*")
 
 
-def locate(name: str) -> str:
+def locate(name: str | os.PathLike[str]) -> str:
     """The directory or Hugging Face id that a user's name for a model stands for.
 
     Args:
@@ -30,10 +31,12 @@ def locate(name: str) -> str:
         ModelError: It is neither, files are missing there, or its config.json is of no model that can skip tokens, as
             far as can be told without transformers.
     """
-    if name == DEMO:
+    # A path is one, whatever it looks like; a text may also be an id.
+    is_path, name = not isinstance(name, str), os.fspath(name)
+    if name == DEMO and not is_path:
         return str(assets())
     path = Path(name).expanduser()
-    if path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+    if is_path or path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         _check_directory(path, name)
         _check_config(_read_config(path / "config.json", name), name)
         return str(path.resolve())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,7 +49,7 @@ class LoadedModel:
         return digest.hexdigest()
 
 
-def resolve(name: str) -> str:
+def resolve(name: str | os.PathLike[str]) -> str:
     """The directory or Hugging Face id that a user's name for a model stands for.
 
     Args:
@@ -66,7 +67,7 @@ def resolve(name: str) -> str:
     return source
 
 
-def load_model(name: str) -> LoadedModel:
+def load_model(name: str | os.PathLike[str]) -> LoadedModel:
     """Load a model and its tokenizer, in float32 on the CPU.
 
     Args:
@@ -80,7 +81,7 @@ def load_model(name: str) -> LoadedModel:
     return LoadedModel(source, SkippingModel(model), tokenizer)
 
 
-def load_published(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_published(name: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer in the precision that it was published in.
 
     Args:
@@ -92,7 +93,7 @@ def load_published(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]
     return _load(name, "auto")
 
 
-def _load(name: str, dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(name: str | os.PathLike[str], dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     source = resolve(name)
     # Its bar would run between those of the command line.
     disable_progress_bar()

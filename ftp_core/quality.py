@@ -290,7 +290,7 @@ class QualitySet:
         on_batch: Callable[[], None],
     ) -> list[_Found]:
         """What the model does on each batch; see `evaluate`."""
-        schedule = schedule if isinstance(schedule, SparsitySchedule) else SparsitySchedule(schedule)
+        schedule = self.model.checked(schedule)
         self._check(schedule, router)
         found = []
         with prefixes.path(self.scope(router, choices), schedule, self.n_items, self._state_bytes(choices)) as path:
@@ -311,8 +311,7 @@ class QualitySet:
         return found
 
     def _check(self, schedule: SparsitySchedule, router: Router) -> None:
-        """Raise an error unless schedule and router are this model's; quick, as it is asked in every evaluation."""
-        self.model.check(schedule)
+        """Raise an error unless the router is this model's, and for the schedule; quick: every evaluation asks it."""
         if not isinstance(router, ScoringRouter):
             return
         model, trained_for = self.model.model, router.trained_for

@@ -79,6 +79,15 @@ class SparsitySchedule(Sequence[float]):
         self._values = tuple(round(value, 10) for value in numbers)
 
     @classmethod
+    def of(cls, values: Sequence[float]) -> SparsitySchedule:
+        """One share per block as a schedule; a schedule is taken as it is.
+
+        Raises:
+            ScheduleError: See the class.
+        """
+        return values if isinstance(values, cls) else cls(values)
+
+    @classmethod
     def uniform(cls, sparsity: float, n_blocks: int) -> SparsitySchedule:
         """The same sparsity in every block."""
         return cls([sparsity] * n_blocks)

@@ -108,9 +108,15 @@ class SkippingModel:
         """A number that texts share if the model embeds their positions alike; see `ftp_core.rotary`."""
         return length_regime(self.model.config, n_tokens) if self._depends_on_length else 0
 
-    def check(self, schedule: SparsitySchedule) -> None:
-        """Raise `ScheduleError` unless the schedule has one sparsity per block."""
-        check_schedule(schedule, self.n_blocks)
+    def checked(self, schedule: Sequence[float]) -> SparsitySchedule:
+        """One sparsity per block as a schedule of this model.
+
+        Raises:
+            ScheduleError: It is no schedule, or has another number of blocks.
+        """
+        checked = SparsitySchedule.of(schedule)
+        check_schedule(checked, self.n_blocks)
+        return checked
 
     def run(
         self, handler: BlockHandler, ids: Tensor, text_lengths: Sequence[int] | None = None, **arguments: Any
@@ -130,7 +136,7 @@ class SkippingModel:
 
     @torch.inference_mode()
     def prefill(
-        self, prompts: PromptBatch, schedule: SparsitySchedule, router: Router, passage: Passage | None = None
+        self, prompts: PromptBatch, schedule: Sequence[float], router: Router, passage: Passage | None = None
     ) -> Prefill:
         """Run prompts through all blocks, each on its kept tokens.
 
@@ -145,7 +151,7 @@ class SkippingModel:
             ScheduleError: The schedule has another number of blocks.
             DataError: A prompt is empty, or longer than the model's context.
         """
-        self.check(schedule)
+        schedule = self.checked(schedule)
         passage = passage or Passage()
         lengths = prompts.lengths.tolist()
         check_lengths(lengths, self.context)

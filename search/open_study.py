@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from search.config import RunConfig
 from search.progress import ProgressView
 from search.workload import Workload
-from studies import Lease, StudyStore, claim_results
+from studies import Lease, StudyStore
+from studies.results_folder import claim_results
 
 
 @dataclass(frozen=True)

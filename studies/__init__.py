@@ -52,7 +52,6 @@ from studies.records import (
     WorkSpan,
     finite_values,
 )
-from studies.results_folder import Origin, check_results, claim_results, own_origins, results_in
 from studies.retention import Interval, Retention, chance_level, chance_sentence, no_better_than_chance, retention_of
 from studies.schema import HEAD as SCHEMA_HEAD
 from studies.shortened_prompt import (
@@ -86,7 +85,6 @@ __all__ = [
     "Measurement",
     "NextStep",
     "OptunaStudy",
-    "Origin",
     "PrefillSpeedup",
     "ProposerState",
     "QueuedTrial",
@@ -112,8 +110,6 @@ __all__ = [
     "chance_level",
     "chance_sentence",
     "check_clock",
-    "check_results",
-    "claim_results",
     "closest_to_sparsity",
     "copy_study",
     "current_revision",
@@ -131,10 +127,8 @@ __all__ = [
     "next_steps",
     "no_better_than_chance",
     "open_optuna",
-    "own_origins",
     "prefill_speedup",
     "reference_point",
-    "results_in",
     "retention_of",
     "schedule_origin",
     "searched_against_shortened_prompt",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -36,11 +37,12 @@ class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations, Optu
         url: str,
         create: bool = True,
         patience_s: float = DEFAULT_PATIENCE_S,
-        artifacts: Path | None = None,
+        artifacts: str | os.PathLike[str] | None = None,
     ) -> None:
         database = Database(url, create, patience_s)
         # The first of the bases takes the artifacts, the others the database alone.
-        super().__init__(database, ArtifactStore(artifacts or artifact_folder(database.url)))
+        folder = artifact_folder(database.url) if artifacts is None else Path(artifacts)
+        super().__init__(database, ArtifactStore(folder))
 
     def __enter__(self) -> StudyStore:
         return self

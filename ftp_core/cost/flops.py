@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from ftp_core.cost.memory import head_width, slots_held
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.routers import FEATURES
 from ftp_core.routers.scoring import HIDDEN_WIDTH
-from ftp_core.schedule import DEFAULT_STEP, SparsitySchedule, kept_counts
+from ftp_core.schedule import DEFAULT_STEP, kept_counts
 from ftp_core.skipping_model import SkippingModel
 
 
@@ -67,7 +68,7 @@ class FlopsCounter:
 
     def count(
         self,
-        schedule: SparsitySchedule,
+        schedule: Sequence[float],
         batch: int,
         length: int,
         new_tokens: int = 0,
@@ -92,7 +93,7 @@ class FlopsCounter:
         Raises:
             ScheduleError: The schedule has another number of blocks.
         """
-        self._model.check(schedule)
+        schedule = self._model.checked(schedule)
         kept = np.array(schedule.kept_counts(length), dtype=float)
         decoded_pairs = [
             sum(slots + 1 for slots in slots_held(int(k), length, new_tokens, sliding)[:-1])
@@ -153,7 +154,7 @@ def _score_flops(inputs: int) -> float:
     return 2.0 * (inputs + 1) * HIDDEN_WIDTH
 
 
-def prefill_flops(model: SkippingModel, schedule: SparsitySchedule, batch: int, length: int) -> float:
+def prefill_flops(model: SkippingModel, schedule: Sequence[float], batch: int, length: int) -> float:
     """Floating-point operations of one prefill with the static router, see `FlopsCounter`.
 
     Args:

@@ -68,7 +68,7 @@ class Skipping:
     """
 
     name: str
-    schedule: SparsitySchedule
+    schedule: Sequence[float]
     router: Router = field(default_factory=StaticRouter)
     decode_sparsity: float = 0.0
     keep_first: int = 0
@@ -76,8 +76,9 @@ class Skipping:
     def step_of(self, model: PreTrainedModel) -> Step:
         """See `Variant`."""
         family = family_of(model.config)
-        check_schedule(self.schedule, len(family.blocks_of(model)))
-        forward = PrunedForward(model, family, self.schedule, self.router, self.decode_sparsity, self.keep_first)
+        schedule = SparsitySchedule.of(self.schedule)
+        check_schedule(schedule, len(family.blocks_of(model)))
+        forward = PrunedForward(model, family, schedule, self.router, self.decode_sparsity, self.keep_first)
 
         def step(ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
             arguments = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,12 +17,11 @@ from transformers import PreTrainedConfig
 from ftp_core.cache import FTPCache
 from ftp_core.checks import check_lengths
 from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
-from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import PromptPass
 from ftp_core.skipping_model import SkippingModel
 
 
-def kv_bytes(model: SkippingModel, schedule: SparsitySchedule, batch: int, length: int, new_tokens: int = 0) -> int:
+def kv_bytes(model: SkippingModel, schedule: Sequence[float], batch: int, length: int, new_tokens: int = 0) -> int:
     """Bytes of all keys and values held behind a prompt and the tokens that were decoded after it.
 
     What `FTPCache.kv_bytes` reports, for rows of equal length whose decoded tokens are all kept. Where a sliding window
@@ -38,7 +38,7 @@ def kv_bytes(model: SkippingModel, schedule: SparsitySchedule, batch: int, lengt
     Raises:
         ScheduleError: The schedule has another number of blocks.
     """
-    model.check(schedule)
+    schedule = model.checked(schedule)
     config = model.model.config
     n_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     slot_bytes = 2 * n_heads * head_width(config) * model.model.dtype.itemsize
@@ -80,7 +80,7 @@ def slots_held(kept: int, length: int, new_tokens: int, window: int | None) -> l
 
 @torch.inference_mode()
 def peak_activation_bytes(
-    model: SkippingModel, schedule: SparsitySchedule, batch: int, length: int, window: int = 0
+    model: SkippingModel, schedule: Sequence[float], batch: int, length: int, window: int = 0
 ) -> int:
     """Most bytes of tensors that a prefill, the next token's logits included, holds at once.
 
@@ -103,7 +103,7 @@ def peak_activation_bytes(
         ScheduleError: The schedule has another number of blocks.
         DataError: The rows are longer than the model's context.
     """
-    model.check(schedule)
+    schedule = model.checked(schedule)
     check_lengths([length] * batch, model.context)
     router: Router = StaticRouter()
     if window:

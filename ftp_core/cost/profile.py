@@ -117,7 +117,7 @@ class LatencyProfile:
 
     def predict_ms(
         self,
-        schedule: SparsitySchedule,
+        schedule: Sequence[float],
         *,
         batch: int | None = None,
         length: int | None = None,
@@ -135,7 +135,7 @@ class LatencyProfile:
             ProfileError: The batch was not profiled, or the length lies outside what was.
             ScheduleError: The schedule has another number of blocks.
         """
-        times = self._times_of(batch, length)
+        schedule, times = SparsitySchedule.of(schedule), self._times_of(batch, length)
         kinds, counts = self._kinds(len(schedule)), schedule.kept_counts(times.length)
         rows = times.block_rows
         total = times.fixed_ms + sum(rows[kind][count] for kind, count in zip(kinds, counts, strict=True))
@@ -173,7 +173,7 @@ class LatencyProfile:
         return np.asarray(total)
 
     def decode_ms(
-        self, schedule: SparsitySchedule, *, batch: int | None = None, length: int | None = None, decoded: int = 0
+        self, schedule: Sequence[float], *, batch: int | None = None, length: int | None = None, decoded: int = 0
     ) -> float:
         """Predicted milliseconds of one decoded token of every row, which runs every block.
 
@@ -186,7 +186,8 @@ class LatencyProfile:
         Raises:
             ProfileError: See `predict_ms`; or decoding was not profiled.
         """
-        [ms] = self.decode_many_ms(np.array([tuple(schedule)]), batch=batch, length=length, decoded=decoded)
+        one = np.array([tuple(SparsitySchedule.of(schedule))])
+        [ms] = self.decode_many_ms(one, batch=batch, length=length, decoded=decoded)
         return float(ms)
 
     def decode_many_ms(
@@ -215,7 +216,7 @@ class LatencyProfile:
 
     def worthwhile(
         self,
-        schedule: SparsitySchedule,
+        schedule: Sequence[float],
         batch: int | None = None,
         length: int | None = None,
         router: RouterKind = "static",
@@ -228,7 +229,7 @@ class LatencyProfile:
             length: See there.
             router: Who decides: what a block's decision costs, and the listening before it, must be made good, too.
         """
-        times = self._times_of(batch, length)
+        schedule, times = SparsitySchedule.of(schedule), self._times_of(batch, length)
         kinds, counts = self._kinds(len(schedule)), schedule.kept_counts(times.length)
         chosen: list[float] = []
         for index, (kind, count) in enumerate(zip(kinds, counts, strict=True)):

@@ -13,7 +13,6 @@ import torch
 from ftp_core.encoding import PromptBatch
 from ftp_core.errors import DataError
 from ftp_core.routers import Router
-from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping_model import SkippingModel
 
 Timer = Callable[[], float]
@@ -175,7 +174,7 @@ def interleaved_ms(
 def measure_latency(
     model: SkippingModel,
     prompts: PromptBatch,
-    variants: Sequence[tuple[SparsitySchedule, Router]],
+    variants: Sequence[tuple[Sequence[float], Router]],
     repeats: int = 15,
     on_run: Callable[[], None] = lambda: None,
     timer: Timer | None = None,
@@ -193,7 +192,7 @@ def measure_latency(
         goes_on: See `take_turns`; it sees milliseconds.
     """
 
-    def run(schedule: SparsitySchedule, router: Router) -> Callable[[], object]:
+    def run(schedule: Sequence[float], router: Router) -> Callable[[], object]:
         return lambda: model.next_logits(model.prefill(prompts, schedule, router))
 
     runs = [run(*variant) for variant in variants]

@@ -104,7 +104,7 @@ class ScoringRouter(nn.Module):
         kept, protected = above.scatter(1, best, True), state.protected(sparsity)
         return kept if protected is None else kept | protected
 
-    def set_thresholds(self, thresholds: Sequence[float] | None, schedule: SparsitySchedule | None) -> None:
+    def set_thresholds(self, thresholds: Sequence[float] | None, schedule: Sequence[float] | None) -> None:
         """Switch to mode `threshold`, or with None back to `budget`.
 
         Args:
@@ -112,7 +112,7 @@ class ScoringRouter(nn.Module):
             schedule: The schedule that they meet.
         """
         self.thresholds = None if thresholds is None else tuple(float(tau) for tau in thresholds)
-        self.threshold_schedule = schedule
+        self.threshold_schedule = None if schedule is None else SparsitySchedule.of(schedule)
 
     def check_model(self, n_blocks: int, hidden_size: int) -> None:
         """Raise `ModelError` if the router does not fit a model of N blocks and width D."""
@@ -122,9 +122,9 @@ class ScoringRouter(nn.Module):
                 "for this model."
             )
 
-    def check_schedule(self, schedule: SparsitySchedule) -> None:
+    def check_schedule(self, schedule: Sequence[float]) -> None:
         """Raise `ModelError` if the thresholds were calibrated for another schedule."""
-        if self.thresholds is not None and schedule != self.threshold_schedule:
+        if self.thresholds is not None and SparsitySchedule.of(schedule) != self.threshold_schedule:
             raise ModelError(
                 f"The router's thresholds were calibrated for the schedule {self.threshold_schedule}, not for "
                 f"{schedule}: calibrate them again, or go back to mode budget with set_thresholds(None, None)."

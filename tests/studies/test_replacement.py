@@ -6,7 +6,8 @@ import pytest
 
 from search.config import RunConfig
 from search.objectives import OBJECTIVES
-from studies import Origin, StudyBusyError, StudyStore
+from studies import StudyBusyError, StudyStore
+from studies.results_folder import Origin
 from tests.studies.records import trial
 
 CONFIG = RunConfig(workers=1).model_dump()

@@ -17,6 +17,7 @@ from fastapi.testclient import TestClient
 from search.config import RunConfig
 from search.service.requests import SUBMITTABLE
 from studies import Lease, RouterRun, StorageError, StudyState, TrialRecord, TrialState, WorkSpan
+from studies.database import Database
 from studies.service_store import ServiceStore
 from tests.search.service.conftest import MakeClient
 from tests.studies.records import said, trial
@@ -149,15 +150,13 @@ def test_of_two_that_delete_a_study_at_the_same_moment_one_finds_none(
     client: TestClient, store: ServiceStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client.post(STUDIES, json={"name": "one"})
-    taken = store.lease
 
-    def lease(name: str) -> Lease:
-        found = taken(name)
+    def lease(database: Database, study_id: int, name: str) -> Lease:
         monkeypatch.undo()
         store.delete_study(name)
-        return found
+        return Lease(database, study_id, name)
 
-    monkeypatch.setattr(store, "lease", lease)
+    monkeypatch.setattr("studies.store.Lease", lease)
     assert client.delete(f"{STUDIES}/one").status_code == 404
 
 

@@ -51,6 +51,7 @@ _FIGURES: Mapping[str, str] = {
 }
 _SHARES = ("overall_sparsity", "accuracy")
 _TITLES = ("overall sparsity", "accuracy", "retention", "KL, nats per token", "latency, ms", "prefill speed-up")
+_INSTEAD = ": below their mean, without brackets, stand the least and the greatest value."
 METHOD = (
     "Every number is of test items. A mean is over seeds, each a whole run with its own search, training, selection "
     "and split of the data; its 95% interval is by Student's t over the seeds, which takes them for independent. Where "
@@ -151,16 +152,24 @@ class Mean:
     figures: Mapping[str, tuple[float, Interval | None]]
 
     def detail(self, name: str) -> str:
-        """The interval of a mean as text; where there is none, what it is the mean of, and why there is none."""
+        """The interval of a mean as text; the least and the greatest value where several seeds have none."""
         _, ends = self.figures[name]
-        if ends is not None:
+        if ends is not None or len(self.seeds) < 2:
             return bracketed(ends, _FIGURES[name])
         values = [value for one in self.seeds if (value := one.figures[name]) is not None]
-        if len(values) == 1:
-            return "1 seed, no interval"
-        spread = f"{min(values):{_FIGURES[name]}} to {max(values):{_FIGURES[name]}}"
-        few = f"{len(values)} seeds, too few for an interval"
-        return f"{spread}; {few if len(values) < 3 else 'they vary too much for an interval'}"
+        least, greatest = f"{min(values):{_FIGURES[name]}}", f"{max(values):{_FIGURES[name]}}"
+        return "the same" if least == greatest else f"{least} to {greatest}"
+
+    @property
+    def why_no_interval(self) -> str:
+        """Why a mean has no interval; empty where all have one."""
+        without = [ends is None for _, ends in self.figures.values()]
+        if not any(without):
+            return ""
+        n = len(self.seeds)
+        if all(without):
+            return f"{counted(n, 'seed is', 'seeds are')} too few for an interval" + (_INSTEAD if n > 1 else ".")
+        return "Some values vary too much between seeds for an interval" + _INSTEAD
 
 
 @dataclass(frozen=True)
@@ -257,7 +266,8 @@ def comparison_table(group: Group) -> Table:
             else:
                 cells.append(UNKNOWN)
         rows.append(Row(tuple(cells), VARIANT_COLOURS.get(mean.variant, ""), mean.variant == SELECTED))
-    return Table((Column("variant"), Column("n"), *(Column(title, "95% over seeds") for title in _TITLES)), tuple(rows))
+    columns = (Column("variant"), Column("n"), *(Column(title, "95% over seeds") for title in _TITLES))
+    return Table(columns, tuple(rows), " ".join(dict.fromkeys(filter(None, (m.why_no_interval for m in group.means)))))
 
 
 def seeds_table(group: Group) -> Table:
@@ -369,5 +379,5 @@ def _markdown(
     parts = [f"# {text(_title(rows))}", text(METHOD), *(text(words) for words in _missing(rows, left_out))]
     for title, verdicts, means, seeds in tables:
         said = bullets(f"{study}: {verdict}" for study, verdict in verdicts.items())
-        parts += [f"## {text(title)}", said, table(means), "### Each seed", table(seeds)]
+        parts += [f"## {text(title)}", said, table(means), text(means.reading), "### Each seed", table(seeds)]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -164,3 +164,5 @@ def _print_table(console: Console, title: str, table: PageTable) -> None:
     for row in table.rows:
         drawn.add_row(*("\n".join(filter(None, (cell.text, cell.detail))) for cell in row.cells))
     console.print(drawn)
+    if table.reading:
+        console.print(f"{table.reading}\n", soft_wrap=True)

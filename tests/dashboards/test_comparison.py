@@ -58,12 +58,16 @@ def test_too_few_seeds_have_their_values_in_place_of_an_interval() -> None:
 
     two = comparison_table(grouped([timed_row(0, 22.0), timed_row(1, 556.0)])[0])
     details = [cell.detail for cell in two.rows[4].cells]
-    assert "22.0 to 556.0; 2 seeds, too few for an interval" in details
+    assert "22.0 to 556.0" in details and "the same" in details
+    assert two.reading.startswith("2 seeds are too few for an interval: below their mean, without brackets, stand ")
     assert not any("[" in detail for detail in details)
     # By Student's t it would be from -566 to 967 ms.
     wild = comparison_table(grouped([timed_row(seed, ms) for seed, ms in enumerate((22.0, 24.0, 556.0))])[0])
-    assert "22.0 to 556.0; they vary too much for an interval" in [cell.detail for cell in wild.rows[4].cells]
-    assert "1 seed, no interval" in [cell.detail for cell in comparison_table(grouped(ROWS)[1]).rows[4].cells]
+    assert "22.0 to 556.0" in [cell.detail for cell in wild.rows[4].cells]
+    assert wild.reading.startswith("Some values vary too much between seeds for an interval: ")
+    one = comparison_table(grouped(ROWS)[1])
+    assert one.reading == "1 seed is too few for an interval."
+    assert not any("[" in cell.detail for line in one.rows for cell in line.cells)
 
 
 def test_no_speedup_of_a_seed_is_shown_without_its_interval() -> None:

@@ -14,11 +14,10 @@ from dashboards.intervals import (
     latency_quartiles,
     perplexity_interval,
 )
-from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_text
+from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_text, perplexity_text
 from studies import Measurement, PrefillSpeedup, Retention, check_clock, prefill_speedup
 
 _MIB = 2.0**20
-_LARGE = 1000.0
 
 
 @dataclass(frozen=True)
@@ -144,9 +143,8 @@ def _origin(one: Result) -> str:
 
 
 def _perplexity(m: Measurement) -> Cell:
-    # Of a model that only guesses it has six digits before the point.
-    form = ".3f" if m.perplexity < _LARGE else ".3g"
-    return Cell(f"{m.perplexity:{form}}", bracketed(perplexity_interval(m), form))
+    ends = perplexity_interval(m)
+    return Cell(perplexity_text(m.perplexity), f"[{', '.join(map(perplexity_text, ends))}]" if ends else "")
 
 
 def _mebibytes(size: int | None) -> Cell:

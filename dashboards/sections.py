@@ -20,6 +20,14 @@ from dashboards.figures import (
 from dashboards.growth import more_trials
 from studies import front, study_volume
 
+_WAYS = {
+    "uniform": "evenly over the blocks (uniform)",
+    "static": "as the search allocates it (static: a prompt keeps its first token and its most recent ones)",
+    "dynamic": "on the same schedule with the trained router choosing the tokens (dynamic)",
+    "refined": "on a schedule that was searched with that router (refined; with the static one where training found "
+    "none that is better)",
+}
+
 
 @dataclass(frozen=True)
 class Section:
@@ -55,14 +63,17 @@ def measured_sections(data: ReportData) -> list[Section]:
         ),
         Section(
             "Who decides which tokens skip",
-            "A budget of skipped tokens spent in four ways: evenly over the blocks (uniform), as the search allocates "
-            "it (static: a prompt keeps its first token and its most recent ones), on the same schedule with the "
-            "trained router choosing the tokens (dynamic), and on a schedule that was searched with that router "
-            "(refined; with the static one where training found none that is better)." + _not_searched(data),
+            f"A budget of skipped tokens, spent {_spent(data)}.{_not_searched(data)}",
             comparison_figure(data.results, data.selected, data.titles, data.chance),
             wide=True,
         ),
     ]
+
+
+def _spent(data: ReportData) -> str:
+    """The ways to spend a budget of skipped tokens that were measured."""
+    ways = [words for variant, words in _WAYS.items() if data.measured(variant) is not None]
+    return ways[0] if len(ways) == 1 else f"{', '.join(ways[:-1])}, and {ways[-1]}" if ways else "in no way"
 
 
 def _not_searched(data: ReportData) -> str:

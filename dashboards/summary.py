@@ -12,7 +12,7 @@ from dashboards.intervals import (
     latency_quartiles,
     overlap,
 )
-from dashboards.tables import bracketed, kl_text
+from dashboards.tables import bracketed, kl_text, perplexity_text
 from studies import Measurement, TrialRecord, TrialState, front, prefill_speedup
 from studies.generation_speed import end_to_end, in_words
 from studies.objectives import objective
@@ -46,7 +46,8 @@ def summary_sentences(data: ReportData) -> list[str]:
         sentences.append(_accuracy(selected, dense, data))
     elif dense is not None:
         sentences.append(
-            f"Perplexity is {selected.perplexity:.3f} against {dense.perplexity:.3f} of the dense model, KL to it "
+            f"Perplexity is {perplexity_text(selected.perplexity)} against {perplexity_text(dense.perplexity)} of the "
+            "dense model, KL to it "
             f"{kl_text(selected.kl)} nats per token ({selected.n_items} test items; this data has no choices, so no "
             "accuracy)."
         )

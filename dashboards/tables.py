@@ -59,6 +59,7 @@ class Table:
 
 
 UNKNOWN = Cell("–")
+_LARGE = 1000.0
 
 
 def row(texts: Sequence[str], *, marked: bool = False) -> Row:
@@ -86,6 +87,11 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def perplexity_text(value: float) -> str:
+    """A perplexity; that of a model that only guesses has too many digits before the point for more behind it."""
+    return f"{value:.3f}" if value < _LARGE else f"{value:.3g}"
 
 
 def kl_text(value: float) -> str:

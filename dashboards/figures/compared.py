@@ -79,7 +79,7 @@ def comparison_figure(
         figure.update_yaxes(**log_axis(floor, top, _NUMBERS), row=1, col=1)
     if by_accuracy:
         if chance is not None:
-            figure.add_hline(chance, line={"dash": "dot", "width": 1.5}, row=1, col=2)
+            figure.add_hline(chance, line={"dash": "dot", "width": 1.5}, layer="below", row=1, col=2)
         figure.update_yaxes(
             tickformat=".0%", range=[0, 1 / (1 - _NUMBERS)], tickvals=[0, 0.25, 0.5, 0.75, 1], row=1, col=2
         )
@@ -88,9 +88,13 @@ def comparison_figure(
     labels = [f"<b>{m.variant}</b>" if m is selected else m.variant for m in shown]
     # A name of a search's find is no name for what no search has found.
     labels = [
-        f"{label}<br>uniform" if m.variant in ("static", "refined") and is_uniform(m.schedule) else label
+        f"{label}<br>{'uniform' if any(m.schedule) else 'dense'}"
+        if m.variant in ("static", "refined") and is_uniform(m.schedule)
+        else label
         for m, label in zip(shown, labels, strict=True)
     ]
+    # Marks alone would take less room than bars, and cut off what stands above the last one.
+    figure.update_xaxes(range=[-0.6, len(names) - 0.4])
     figure.update_xaxes(showgrid=False, tickvals=names, ticktext=labels, tickangle=0, tickfont_size=11)
     figure.update_annotations(font_size=13)
     whiskers = "95% intervals; of latency, quartiles" if by_accuracy or shown[0].kl_low is not None else "quartiles"

@@ -176,7 +176,8 @@ def print_measurements(console: Console, description: Mapping[str, Any]) -> None
             measured = (_with_ends(row, "perplexity", ".3f", ".2f"),)
         trial = "" if row["trial"] is None else f"\ntrial {row['trial']}"
         # Such a row is no find of a search, whatever it is called.
-        trial += "\nuniform" if row["origin"] and row["origin"].startswith("uniform") else ""
+        kind = (row["origin"] or "").split(" ")[0]
+        trial += f"\n{kind}" if kind in ("uniform", "dense") else ""
         quartiles = f"[{row['latency_low_ms']:.0f}, {row['latency_high_ms']:.0f}]"
         table.add_row(
             f"{'*' if chosen else ''}{row['variant']}{trial}",

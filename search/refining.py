@@ -51,9 +51,9 @@ def _refine(study: OpenStudy, stages: Stages) -> str:
             stages.forget(LAST_STAGES)
             with stages.stage(f"refine-{number}"):
                 _search_again(study, number)
-        one = rounds_of(_facts(study))[number]
+        one, is_last = rounds_of(_facts(study))[number], number + 1 == first + study.config.rounds
         if not one.was_worthwhile:
-            return one.why_last
+            return "" if is_last else one.why_last
     return ""
 
 

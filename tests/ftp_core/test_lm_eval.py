@@ -42,7 +42,7 @@ from ftp_core.errors import DataError, ModelError
 from ftp_core.harness import FTPLM
 from ftp_core.quality import QualitySet
 from ftp_core.routers import Router, StaticRouter
-from ftp_core.schedule import SparsitySchedule
+from ftp_core.schedule import SparsitySchedule, kept_count
 from ftp_core.skipping import PromptPass
 from ftp_core.skipping_model import SkippingModel
 from tests.ftp_core.routers import random_router
@@ -520,3 +520,21 @@ def test_likelihoods_are_those_of_quality_sets_whatever_the_batch(name: str, bat
         total = sum(likelihood for likelihood, _ in lm._loglikelihood_tokens(requests, disable_tqdm=True))
         quality = QualitySet(SkippingModel(model), examples, 4).evaluate(schedule, StaticRouter())
         assert math.exp(-total / quality.n_tokens) == pytest.approx(quality.perplexity, rel=1e-5)
+
+
+def test_protected_tokens_are_an_argument_of_the_model(demo: Demo, prompt_passes: list[PromptPass]) -> None:
+    prompt = demo_examples("test", 1, 0)[0].prompt
+    n_tokens = len(demo.tokenizer(prompt)["input_ids"])
+    kept = {}
+    for keep_first in (0, 9):
+        evaluated = FTPLM(str(demo.folder), device="cpu", batch_size=3, keep_first=keep_first)
+        assert evaluated.model.keep_first == evaluated.get_model_info()["ftp_keep_first"] == keep_first
+        prompt_passes.clear()
+        evaluated.loglikelihood([Instance("loglikelihood", {}, (prompt, " red"), 0)], disable_tqdm=True)
+        [passed] = prompt_passes
+        kept[keep_first] = [row[0, :n_tokens].nonzero().flatten().tolist() for row in passed.kept]
+    assert kept[0] != kept[9]
+    for sparsity, own in zip(SCHEDULE, kept[9], strict=True):
+        n_kept = kept_count(sparsity, n_tokens)
+        first = min(9, n_kept - 1) if sparsity > 0 else n_kept
+        assert own == [*range(first), *range(n_tokens - n_kept + first, n_tokens)]

@@ -65,7 +65,7 @@ def tune_router(
     model: SkippingModel,
     examples: Sequence[EncodedExample],
     held_out: Sequence[EncodedExample],
-    schedules: Sequence[SparsitySchedule],
+    schedules: Sequence[Sequence[float]],
     base: DistillationConfig,
     *,
     trials: int,
@@ -73,7 +73,7 @@ def tune_router(
     workers: int,
     address: str | None,
     deterministic: bool,
-    folder: Path,
+    folder: str | os.PathLike[str],
     prefix_bytes: int = 0,
     on_result: Callable[[int, float], None] = lambda ended, best_kl: None,
     on_progress: Callable[[float], None] = lambda done: None,
@@ -112,25 +112,24 @@ def tune_router(
     """
     if trials < 1 or workers < 1:
         raise ConfigError(f"{trials} trials on {workers} workers tune nothing: give at least one of each.")
+    served = [model.checked(schedule) for schedule in schedules]
     subject = {
         "model": model_identity(model.model),
         "data": [encoded_fingerprint(examples), encoded_fingerprint(held_out)],
-        "schedules": [list(schedule) for schedule in schedules],
+        "schedules": [list(schedule) for schedule in served],
         "base configuration": base.to_json(),
         "seed": seed,
         "deterministic mode": deterministic,
         # Only where tokens are protected: tunings of earlier versions go on.
         **({"protected tokens": model.keep_first} if model.keep_first else {}),
     }
-    ledger = TuningLedger(folder, subject)
+    ledger = TuningLedger(Path(folder), subject)
     if any(entry.has_ended for entry in ledger.entries().values()):
         on_result(*ledger.progress())
         on_progress(ledger.done())
     if ledger.numbers_left(trials):
         shared = SharedModel(model.model)
-        training = _Training(
-            shared, model.keep_first, list(examples), list(held_out), list(schedules), base, prefix_bytes
-        )
+        training = _Training(shared, model.keep_first, list(examples), list(held_out), served, base, prefix_bytes)
         with cluster(address, workers):
             bookkeeping = _Bookkeeping(ledger, on_result, on_progress)
             _train_trials(training, ledger, trials, seed, workers, deterministic, model.device.type, bookkeeping)

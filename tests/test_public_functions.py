@@ -51,6 +51,7 @@ from ftp_core.models import load_published, resolve
 from search.config import RunConfig
 from search.export import export_study
 from search.objectives import OBJECTIVES
+from search.router_tuning import tune_router
 from studies import StudyStore, front, hypervolume, load
 from tests.dashboards.records import DATA, TRIALS
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
@@ -58,7 +59,7 @@ from tests.studies.records import trial
 
 MODULES = ("ftp_core", "ftp_core.cost", "ftp_core.routers", "search", "studies", "dashboards", "dashboards.figures")
 # What README and docs name beside these.
-FUNCTIONS = (load_jsonl, resolve, load_published, blocks_removed_at, BreakEven.schedule, export_study)
+FUNCTIONS = (load_jsonl, resolve, load_published, blocks_removed_at, BreakEven.schedule, export_study, tune_router)
 VALUES = (0.0, 0.25, 0.5)
 SCHEDULES: tuple[Sequence[float], ...] = (SparsitySchedule(VALUES), VALUES, list(VALUES), np.array(VALUES))
 PROMPTS = timing_batch([[5, 6, 7, 8, 9, 10, 11, 12]], 2, 8)
@@ -96,9 +97,8 @@ def public() -> Iterator[tuple[str, Callable[..., Any]]]:
 def narrow(annotation: str) -> bool:
     """Whether a parameter takes less than its users have."""
     words = set(re.findall(r"[\w.]+", annotation))
-    takes_path, takes_schedule = "Path" in words, words & {"SparsitySchedule"}
-    is_narrow_path = takes_path and not {"str", "os.PathLike"} <= words
-    is_narrow_schedule = bool(takes_schedule) and "Sequence" not in words
+    is_narrow_path = "Path" in words and not {"str", "os.PathLike"} <= words
+    is_narrow_schedule = "SparsitySchedule" in words and "Sequence[float]" not in annotation
     return is_narrow_path or is_narrow_schedule or ("torch.device" in words and "str" not in words)
 
 
@@ -110,7 +110,7 @@ def test_every_public_function_says_that_it_takes_them() -> None:
         if name != "return" and narrow(str(annotation))
     }
     assert found == set()
-    assert narrow("Path | None") and narrow("SparsitySchedule") and not narrow("str | os.PathLike[str]")
+    assert narrow("Path | None") and narrow("Sequence[SparsitySchedule]") and not narrow("str | os.PathLike[str]")
 
 
 def model() -> SkippingModel:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
@@ -17,6 +18,7 @@ from transformers.utils.generic import can_return_tuple
 from ftp_core.attention import kernel_name
 from ftp_core.break_even import BreakEven
 from ftp_core.cache import FTPCache
+from ftp_core.callers import check_caller
 from ftp_core.checkpoint import check_loaded, loading, read_base, read_config, read_router
 from ftp_core.checks import check_finite, check_finite_weights, check_input, checked_keep_first, checked_router
 from ftp_core.compilation import compile_block
@@ -26,6 +28,7 @@ from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.families import family_of
 from ftp_core.generation import PromptedGeneration
 from ftp_core.identity import is_comparable, model_identity, same_model
+from ftp_core.model_card import write_card
 from ftp_core.pruned_forward import PrunedForward
 from ftp_core.routers import (
     Router,
@@ -40,6 +43,8 @@ from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 from ftp_core.skipping_model import check_schedule
 
 _LOG = logging.getLogger(__name__)
+# What transformers runs, if it is allowed to, to find this class.
+_CODE = Path(__file__).with_name("modeling_ftp.py")
 
 
 class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
@@ -331,7 +336,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str], *, include_base: bool = True, **kwargs: Any
     ) -> None:
-        """Write configuration, schedule, router and weights as safetensors.
+        """Write configuration, schedule, router and weights as safetensors, a model card, and code that finds this class.
 
         Args:
             save_directory: Where to; nothing there is touched before all files are written.
@@ -366,6 +371,8 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         try:
             with replacing(Path(save_directory)) as folder:
                 super().save_pretrained(folder, state_dict=weights, **kwargs)
+                shutil.copy(_CODE, folder)
+                write_card(self.config, folder, Path(save_directory))
         finally:
             self.config.base_model, self.config.base_identity = None, kept
 
@@ -378,9 +385,11 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
 
         Raises:
             ModelError: There is no pruned model, or its dense one is not to be found or another one than was pruned;
-                weights are missing, not finite, or cannot be read; or the router does not fit.
+                weights are missing, not finite, or cannot be read; the router does not fit; or lm-eval's own class asks
+                (`ftp_core.callers`).
             ScheduleError: The schedule does not fit the model.
         """
+        check_caller()
         source = pretrained_model_name_or_path
         config, wants_info = read_config(source, kwargs), kwargs.pop("output_loading_info", False)
         # The precision that it was saved in, wherever its weights lie.

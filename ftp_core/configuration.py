@@ -10,6 +10,9 @@ from transformers import AutoConfig, PreTrainedConfig
 from ftp_core.families import PRUNED_TYPE
 from ftp_core.schedule import SparsitySchedule
 
+# Where transformers, if it is allowed to, finds the classes without knowing of them.
+_AUTO_MAP = {"AutoConfig": "modeling_ftp.FTPConfig", "AutoModelForCausalLM": "modeling_ftp.FTPForCausalLM"}
+
 
 class FTPConfig(PreTrainedConfig):
     """Configuration of a pruned model.
@@ -54,7 +57,12 @@ class FTPConfig(PreTrainedConfig):
             # transformers writes this configuration's kernel into the dense model's.
             if kwargs.get("attn_implementation") is None:
                 kwargs["attn_implementation"] = base_config._attn_implementation
+        kwargs.setdefault("auto_map", dict(_AUTO_MAP))
         super().__init__(**kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Do nothing: transformers would have a copy of this module saved with the model."""
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The dense model's configuration, which knows widths and counts."""

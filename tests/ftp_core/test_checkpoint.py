@@ -41,7 +41,7 @@ def test_a_saved_model_loads_as_it_was(tmp_path: Path, name: str, include_base: 
         assert torch.equal(loaded(ids).logits, pruned(ids).logits)
     assert torch.equal(loaded.generate(ids, max_new_tokens=5), pruned.generate(ids, max_new_tokens=5))
     files = {path.name for path in (tmp_path / "pruned").iterdir()}
-    assert files <= {"config.json", "generation_config.json", "model.safetensors"}
+    assert files <= {"config.json", "generation_config.json", "model.safetensors", "README.md", "modeling_ftp.py"}
 
 
 def test_another_model_under_the_name_that_was_referred_to_is_noticed(tmp_path: Path) -> None:

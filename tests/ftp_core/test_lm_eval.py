@@ -22,6 +22,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import make_table
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -538,3 +539,15 @@ def test_protected_tokens_are_an_argument_of_the_model(demo: Demo, prompt_passes
         n_kept = kept_count(sparsity, n_tokens)
         first = min(9, n_kept - 1) if sparsity > 0 else n_kept
         assert own == [*range(first), *range(n_tokens - n_kept + first, n_tokens)]
+
+
+def test_lm_evals_own_class_does_not_load_a_pruned_model(demo: Demo) -> None:
+    for options in ({}, {"trust_remote_code": True}):
+        with pytest.raises(ModelError, match="Give --model ftp"):
+            HFLM(pretrained=str(demo.folder), device="cpu", **options)
+    assert isinstance(FTPLM(str(demo.folder), device="cpu").model, FTPForCausalLM)
+
+
+def test_tables_have_their_headings() -> None:
+    results = {"results": {"arc": {"acc,none": 0.5, "acc_stderr,none": 0.1}}, "versions": {"arc": 1}}
+    assert make_table(results).startswith("|Tasks|Version|Filter|n-shot|Metric|")

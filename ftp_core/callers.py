@@ -1,0 +1,31 @@
+"""Who loads a pruned model: programs that would compute something else with it than they mean to."""
+
+from __future__ import annotations
+
+import sys
+
+from ftp_core.errors import ModelError
+
+# lm-eval's class for models of transformers is there.
+_HARNESS = "lm_eval.models.huggingface"
+
+
+def check_caller() -> None:
+    """Refuse to be loaded by lm-eval's own class, which takes the choices that it scores for a part of the prompt.
+
+    Raises:
+        ModelError: That is who asks, and not `ftp_core.harness`, which is derived from it.
+    """
+    if _HARNESS not in sys.modules:
+        return
+    frame = sys._getframe(1)
+    while frame is not None:
+        asking = frame.f_locals.get("self") if frame.f_globals.get("__name__") == _HARNESS else None
+        if asking is not None:
+            if type(asking).__module__ == _HARNESS:
+                raise ModelError(
+                    "lm-eval's model 'hf' takes what it scores for a part of the prompt, tokens of which skip: its "
+                    "figures would be wrong. Give --model ftp (python -m ftp_core.harness; docs/lm-eval.md)."
+                )
+            return
+        frame = frame.f_back

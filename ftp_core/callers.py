@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import FrameType
 
 from ftp_core.errors import ModelError
 
@@ -18,7 +19,7 @@ def check_caller() -> None:
     """
     if _HARNESS not in sys.modules:
         return
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         asking = frame.f_locals.get("self") if frame.f_globals.get("__name__") == _HARNESS else None
         if asking is not None:

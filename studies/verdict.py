@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from studies.clock import check_clock
 from studies.generation_speed import end_to_end, in_words
 from studies.measurement import Measurement
 from studies.prefill_speed import prefill_speedup
@@ -165,7 +166,12 @@ def _pace(m: Measurement, dense: Measurement | None) -> str:
     timed, faster = f"a prefill of {m.batch} × {m.length} tokens", prefill_speedup(m, dense)
     if faster is None:
         return f"takes {m.latency_ms:.1f} ms for {timed}"
-    unclear = ", which shows no difference" if faster.is_faster is False and faster.is_slower is False else ""
+    clock = None if dense is None else check_clock([dense, m], m.split)
+    unclear = ""
+    if clock is not None and not clock.is_usable:
+        unclear = ", which tells little, as the machine was too busy to be timed"
+    elif faster.is_faster is False and faster.is_slower is False:
+        unclear = ", which shows no difference"
     return f"runs {timed} at {faster.times} the dense model's speed{unclear}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -185,9 +186,10 @@ def knee_index(values: Sequence[Sequence[float]]) -> int:
     - points beyond a KL of 1 nat count only if there are no others. KL saturates there, so that a step towards ruin
       looks cheap on the logarithmic scale, too, and how far a search looked there says nothing of the rest.
 
-    Both objectives are scaled to [0, 1] over the points that count, so the cost's unit does not matter. Where none of
-    them lies below the line, as on a front that bulges outwards, the one closest to the ideal corner is taken; so it is
-    where fewer than three count, on the scale of the whole front.
+    Both objectives are scaled to [0, 1] over the points that count, so the cost's unit does not matter; the scale of KL
+    reaches up to 0.02 at least, lest differences that weigh nothing weigh much where there are no others. Where none of
+    the points lies below the line, as on a front that bulges outwards, the one closest to the ideal corner is taken; so
+    it is where fewer than three count, on the scale of the whole front.
 
     Args:
         values: KL and cost of each point, finite, none of which another beats in both.
@@ -206,7 +208,8 @@ def knee_index(values: Sequence[Sequence[float]]) -> int:
         usable = np.arange(len(points))
     is_line = len(usable) >= 3
     ends = _with_log_kl(points[usable] if is_line else points)
-    span = ends.max(0) - ends.min(0)
+    most = np.maximum(ends.max(0), [math.log(2 * _KL_FLOOR), -math.inf])
+    span = most - ends.min(0)
     scaled = (_with_log_kl(points[usable]) - ends.min(0)) / np.where(span > 0, span, 1.0)
     # On the line between (0, 1) and (1, 0) the coordinates add up to 1.
     below = 1.0 - scaled.sum(1)

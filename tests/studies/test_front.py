@@ -108,6 +108,28 @@ def test_the_knee_is_a_model_that_one_would_run(
     assert knee_of(found) == expected
 
 
+def test_differences_that_weigh_nothing_do_not_decide_where_there_are_no_others() -> None:
+    # As found on the demo model: all that count are as good as dense, and one of them takes a quarter less.
+    assert knee_of([(0.0, 192.0), (6e-6, 187.5), (7.4e-4, 150.2), (1.4, 96.4)]) == (7.4e-4, 150.2)
+    # The dense model, a schedule of 3.8 %, and those that are worth something.
+    near = [(0.0, 10.0), (1e-5, 9.9), (0.004, 6.9), (0.006, 5.3)]
+    assert knee_of(near) == (0.006, 5.3)
+
+
+@given(
+    kls=st.lists(st.floats(0.0, 0.002), min_size=3, max_size=8),
+    costs=st.lists(st.floats(1, 100), min_size=8, max_size=8),
+)
+def test_of_models_that_are_hardly_told_apart_from_the_dense_one_a_cheap_one_is_taken(
+    kls: list[float], costs: list[float]
+) -> None:
+    shown = front([trial(n, values) for n, values in enumerate(zip(kls, costs, strict=False))])
+    assume(len(shown) > 2)
+    all_of = [(point.values or ())[1] for point in shown]
+    # A KL of 0.002 is a seventh of the scale: nothing that is dearer by more than that is taken.
+    assert (knee(shown).values or ())[1] <= min(all_of) + 0.14 * (max(all_of) - min(all_of)) + 1e-9
+
+
 @pytest.mark.parametrize("unit", [1e9, 2.0**-20])
 def test_the_knee_does_not_depend_on_the_unit_of_the_cost(unit: float) -> None:
     for found in FOUND.values():

@@ -178,7 +178,7 @@ def _pace(m: Measurement, dense: Measurement | None) -> str:
 def _end_to_end(facts: Mapping[str, Any], m: Measurement) -> str:
     """What is left of that with the most new tokens that were timed; empty where none were."""
     left = in_words(end_to_end(facts, m.trial, m.router)[-1:])
-    return f" (end to end {left})" if left else ""
+    return f", end to end {left}" if left else ""
 
 
 def _joined(words: Sequence[str]) -> str:

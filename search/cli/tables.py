@@ -201,7 +201,7 @@ def print_speeds(console: Console, description: Mapping[str, Any]) -> None:
         return
     others = ("dense", "uniform")
     table = _table(
-        f"Speed end to end, {speeds[0].batch} rows; the first new token comes with the prefill",
+        f"Speed end to end, batch {speeds[0].batch}; the first new token comes with the prefill",
         *("prompt\ntokens", "new\ntokens", "dense\nms", "selected\nms", "speed-up\n[95 %]"),
         *("shortened\nprompt, ms", "its speed-up\n[95 %]"),
     )

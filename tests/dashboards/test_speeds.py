@@ -59,10 +59,10 @@ def test_the_summary_says_how_much_of_the_prefill_is_left_end_to_end() -> None:
 
 
 def test_the_verdict_names_the_prefill_and_the_most_new_tokens_beside_it() -> None:
-    assert DATA.verdict.endswith("(end to end 1.05 times [1.02, 1.09] with 64 new tokens).")
+    assert DATA.verdict.endswith(", end to end 1.05 times [1.02, 1.09] with 64 new tokens.")
     assert "runs a prefill of 8 × 256 tokens" in DATA.verdict
     assert with_speeds([]).verdict == DATA.verdict.replace(
-        " (end to end 1.05 times [1.02, 1.09] with 64 new tokens)", ""
+        ", end to end 1.05 times [1.02, 1.09] with 64 new tokens", ""
     )
 
 

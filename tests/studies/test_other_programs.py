@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import studies
-from studies import LeftAside, StudyStore, TrialRecord, front, hypervolume, reference_point
+from studies import LeftAside, StudyStore, TrialRecord, front, hypervolume, reference_point, study_volume
 from studies.service_store import ServiceStore
 from tests.studies.other_programs import interfere, space_of
 from tests.studies.records import trial
@@ -62,7 +62,10 @@ def test_trials_of_other_programs_are_none_of_a_searchs(store: ServiceStore) -> 
     loaded = studies.load("one", store)
     assert list(loaded.trials().index) == own and loaded.best().values == (0.2, 4.0)
     assert list(loaded.front()["kl"]) == [0.1, 0.2, 0.5]
-    assert loaded.hypervolume() == hypervolume(found, reference_point(found)) == hypervolume(front(found), (0.54, 5.2))
+    corner = reference_point(found)
+    assert loaded.hypervolume(corner) == hypervolume(found, corner) == hypervolume(front(found), (0.54, 5.2))
+    measured = study_volume(store.study("one"), found)
+    assert measured is not None and loaded.hypervolume() == measured.of(front(found)) > 0
 
 
 def test_columns_that_are_read_piece_by_piece_have_what_ended_late(store: ServiceStore) -> None:

@@ -228,3 +228,17 @@ def test_a_relative_path_begins_at_any_root(tmp_path: Path) -> None:
     (roots[1] / "x").write_text("")
     assert confined("data", "x", roots) == roots[1] / "x"
     assert confined("out", "y", roots) == roots[0] / "y"
+
+
+def test_a_model_and_data_that_were_moved_are_named_below_a_root_as_well(client: TestClient, root: Path) -> None:
+    assert client.post(STUDIES, json={"name": "one"}).status_code == 201
+    assert client.post(f"{STUDIES}/one/stop").status_code in (200, 202)
+    for changes in ({"model": "/etc"}, {"data": "/etc/passwd"}, {"model": "nowhere"}, {"data": "nowhere.jsonl"}):
+        refused = client.post(f"{STUDIES}/one/resume", json=changes)
+        assert refused.status_code == 422 and f"{next(iter(changes))} is" in refused.json()["detail"]
+    (root / "moved").mkdir()
+    (root / "moved" / "config.json").write_text("{}")
+    (root / "moved" / "data.jsonl").write_text('{"prompt": "a", "completion": " b"}\n')
+    # Whether they are the same, the worker finds out.
+    moved = {"model": "moved", "data": "moved/data.jsonl"}
+    assert client.post(f"{STUDIES}/one/resume", json=moved).status_code == 202

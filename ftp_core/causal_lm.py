@@ -336,7 +336,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str], *, include_base: bool = True, **kwargs: Any
     ) -> None:
-        """Write configuration, schedule, router, weights as safetensors, a model card, and code that finds this class.
+        """Write configuration, schedule, router and weights as safetensors, a model card, and code to find this class.
 
         Args:
             save_directory: Where to; nothing there is touched before all files are written.

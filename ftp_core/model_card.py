@@ -12,23 +12,45 @@ from ftp_core.schedule import SparsitySchedule
 CARD = "README.md"
 # By which a card is known that may be replaced; one that people wrote may not.
 _MARK = "<!-- written by ftp-search: remove this line to keep changes -->"
+_LIMITS = "## Limits"
+_UNMEASURED = "- Nothing was measured of it when this was written.\n"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
-def write_card(config: FTPConfig, folder: Path, beside: Path, figures: Sequence[str] = ()) -> None:
+def write_card(config: FTPConfig, folder: Path, beside: Path) -> None:
     """Write the card of a pruned model, unless there is one that people wrote.
 
     Args:
         config: The model's.
         folder: Where to write.
         beside: Where the card will lie, and may lie already.
+    """
+    if _may_replace(beside / CARD):
+        (folder / CARD).write_text(_card(config), encoding="utf-8")
+
+
+def add_figures(folder: Path, beside: Path, figures: Sequence[str]) -> None:
+    """Put figures into a card that was just written, or remove it where there is one that people wrote.
+
+    Args:
+        folder: Where the card is.
+        beside: Where it will lie.
         figures: Lines of Markdown on what was measured; none if nothing is known.
     """
-    if not (beside / CARD).exists() or _MARK in (beside / CARD).read_text(encoding="utf-8", errors="replace"):
-        (folder / CARD).write_text(_card(config, figures), encoding="utf-8")
+    card = folder / CARD
+    if not _may_replace(beside / CARD):
+        card.unlink(missing_ok=True)
+    elif figures:
+        text = card.read_text(encoding="utf-8")
+        section = "\n".join(["## Figures", "", *figures, "", _LIMITS])
+        card.write_text(text.replace(_LIMITS, section).replace(_UNMEASURED, ""), encoding="utf-8")
 
 
-def _card(config: FTPConfig, figures: Sequence[str]) -> str:
+def _may_replace(card: Path) -> bool:
+    return not card.exists() or _MARK in card.read_text(encoding="utf-8", errors="replace")
+
+
+def _card(config: FTPConfig) -> str:
     base, schedule = config.base_config, SparsitySchedule(config.schedule or ())
     name = config.base_model or getattr(base, "_name_or_path", "") or ""
     is_public = bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
@@ -80,14 +102,12 @@ def _card(config: FTPConfig, figures: Sequence[str]) -> str:
         "`modeling_ftp.py` of this folder: it imports the installed `ftp_core`, and does nothing else.",
         "lm-evaluation-harness scores it with",
         "`python -m ftp_core.harness --model ftp --model_args pretrained=path/of/this/folder`.",
-        *(["", "## Figures", "", *figures] if figures else []),
         "",
-        "## Limits",
+        _LIMITS,
         "",
         "- Only prompts become cheaper; what is gained depends on their length, and on the machine.",
         "- Tokens that skip a block are lost to it: what a prompt says only there may be missed. Measure it on your "
         "task.",
         "- Otherwise it has the limits, the biases and the licence of the dense model.",
-        "" if figures else "- Nothing was measured of it when this was written.\n",
     ]
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines) + "\n" + _UNMEASURED

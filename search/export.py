@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ftp_core.causal_lm import FTPForCausalLM
+from ftp_core.model_card import add_figures
 from ftp_core.models import load_model, load_published
 from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from ftp_core.saving import check_directory, replacing
+from search.card_figures import card_figures
 from search.config import RunConfig
 from search.errors import SearchError
 from search.same_inputs import check_same, located
@@ -129,6 +131,7 @@ def write_export(
         pruned.save_pretrained(partial, include_base=include_base)
         tokenizer.save_pretrained(partial)
         (partial / MODEL_FILE).write_text(json.dumps(origin, indent=2) + "\n")
+        add_figures(partial, directory, card_figures(store.measurements(name), trial.number))
         names = sorted(path.name for path in partial.iterdir())
         taken = [one for one in names if os.path.lexists(directory / one)]
         if taken and not is_own:

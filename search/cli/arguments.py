@@ -10,6 +10,7 @@ from ftp_core.model_source import DEMO, locate
 from search.config import RunConfig
 from search.errors import ConfigError
 from search.evaluators.ray_address import check_address
+from search.evaluators.ray_home import check_home
 from search.evaluators.worker_numbers import check_fit
 
 
@@ -66,9 +67,11 @@ def check_where(config: RunConfig) -> None:
 
     Raises:
         ConfigError: This machine has not the cores for so many workers.
-        EvaluationError: No Ray cluster answers.
+        EvaluationError: No Ray cluster answers, or a Ray of this machine has no home folder to write to.
     """
     check_fit(config.workers, config.ray_address)
+    if config.ray_address is None:
+        check_home()
     check_address(config.ray_address)
 
 

@@ -28,6 +28,7 @@ from search.evaluators.affinity import Backlog
 from search.evaluators.causes import KERNEL, cause_of
 from search.evaluators.place import Call, Place
 from search.evaluators.ray_address import check_address
+from search.evaluators.ray_home import check_home
 from search.evaluators.worker import WorkerProcess, WorkerSetup
 from search.evaluators.worker_numbers import check_gpus, check_numbers, most_on_this_machine
 
@@ -373,6 +374,8 @@ def start_ray(address: str | None, n_cpus: int) -> bool:
     if _kept:
         return _kept[0] is not None
     check_address(address)
+    if address is None:
+        check_home()
     is_main, on_terminate = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
     # As much as was asked for of this package; what workers write is for those who want to know more.
     level = logging.getLogger("search").level or logging.ERROR

@@ -12,7 +12,7 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from ftp_core.causal_lm import FTPForCausalLM
-from ftp_core.model_card import CARD, write_card
+from ftp_core.model_card import CARD, add_figures, write_card
 from tests.ftp_core.test_causal_lm import MIXED
 from tests.ftp_core.tiny_models import fresh_tiny
 
@@ -91,7 +91,8 @@ def test_the_card_says_what_the_model_is_and_nothing_that_is_not_known(pruned: F
     assert f"{MIXED.overall:.1%}" in body and "`static` router" in body and "Nothing was measured" in body
     assert [line for line in body.splitlines() if line.startswith("| 1 ")] == [f"| 1 | {MIXED[1]:.0%} |"]
     pruned.config.base_model = "someone/a-model"
-    write_card(pruned.config, tmp_path, tmp_path, ["Accuracy 50 %."])
+    write_card(pruned.config, tmp_path, tmp_path)
+    add_figures(tmp_path, tmp_path, ["Accuracy 50 %."])
     other = (tmp_path / CARD).read_text()
     assert yaml.safe_load(other.split("---\n")[1])["base_model"] == "someone/a-model"
     assert "## Figures\n\nAccuracy 50 %.\n" in other and "Nothing was measured" not in other
@@ -106,3 +107,6 @@ def test_a_card_that_people_wrote_stays(pruned: FTPForCausalLM, tmp_path: Path) 
     card.write_text("# Mine\n")
     pruned.save_pretrained(tmp_path / "pruned")
     assert card.read_text() == "# Mine\n"
+    (tmp_path / CARD).write_text("ours")
+    add_figures(tmp_path, tmp_path / "pruned", ["Accuracy 50 %."])
+    assert not (tmp_path / CARD).exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -31,6 +32,23 @@ def test_whoever_stops_a_command_while_it_loads_sees_no_traceback(
     assert process.returncode == 130, seen
     assert said == ["Stopped.\n"]
     assert not list(tmp_path.iterdir())
+
+
+def test_a_home_that_cannot_be_written_to_is_named_at_once(tmp_path: Path) -> None:
+    # A file is no folder for anybody, root included.
+    (tmp_path / "home").touch()
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_AUTH")}
+    done = subprocess.run(
+        [*COMMAND, "run"],
+        cwd=tmp_path,
+        env={**environment, "HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert f"cannot keep its token in {tmp_path / 'home/.ray'}" in done.stderr and "set HOME" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["home"]
 
 
 @pytest.mark.parametrize(

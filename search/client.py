@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from ftp_core.extras import install_extra
 from search.errors import SearchError
 from studies.results_folder import Origin, check_results
 
@@ -52,7 +53,7 @@ class Client:
         try:
             import httpx
         except ImportError as error:
-            raise ServiceError("httpx is not installed: pip install 'ftp-search[serve]'.") from error
+            raise ServiceError(f"httpx is not installed: {install_extra('serve')}.") from error
         self._httpx = httpx
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:

@@ -20,6 +20,7 @@ from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.configuration import FTPConfig
 from ftp_core.encoding import pad_right
 from ftp_core.errors import DataError, ModelError
+from ftp_core.extras import install_extra
 from ftp_core.rotary import rotary_lengths
 
 try:
@@ -28,7 +29,7 @@ try:
     from lm_eval.models.utils import Collator
 except ImportError as error:
     raise ModelError(
-        f"lm-evaluation-harness is not installed ({error}): pip install 'ftp-search[eval]' installs it."
+        f"lm-evaluation-harness is not installed ({error}): {install_extra('eval')} installs it."
     ) from error
 
 # Texts (None: leave the response cache alone), ids of the context, ids of the continuation.

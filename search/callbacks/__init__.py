@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ftp_core.extras import install_extra
 from search.callbacks import run_ids
 from search.errors import ConfigError
 
@@ -75,10 +76,10 @@ def _make(name: str) -> RunObserver:
         module = importlib.import_module(f"search.callbacks.{name}")
     except ImportError as error:
         if error.name is not None and error.name.split(".")[0] == tracker.library:
-            raise ConfigError(f"--track {name} needs {tracker.title}: pip install 'ftp-search[{name}]'") from error
+            raise ConfigError(f"--track {name} needs {tracker.title}: {install_extra(name)}") from error
         raise ConfigError(
             f"--track {name} cannot import {tracker.title}, which is installed: {error}. Try again after "
-            f"pip install --upgrade 'ftp-search[{name}]'"
+            f"{install_extra(name)}"
         ) from error
     observer: RunObserver = getattr(module, tracker.observer)()
     return observer

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from ftp_core.extras import install_extra
 from search.cli.log_level import LOG_VARIABLE, log_to_stderr
 from search.cli.options import AsJson, Debug, Storage
 from search.cli.stages import write_reports
@@ -193,7 +194,7 @@ def needs_extra() -> None:
         import prometheus_client  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
-        raise SearchError(f"{error.name} is not installed: pip install 'ftp-search[serve]'.") from error
+        raise SearchError(f"{error.name} is not installed: {install_extra('serve')}.") from error
 
 
 def _reach(roots: list[Path] | None, hub: bool, out: Path) -> Reach:

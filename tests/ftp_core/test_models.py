@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -110,3 +111,16 @@ def test_what_a_wrong_model_is_told_needs_neither_torch_nor_transformers(copy: P
     )
     done = subprocess.run([sys.executable, "-c", program, copy], capture_output=True, text=True, check=True)
     assert "'bert' cannot skip tokens" in done.stdout and done.stdout.endswith("\n[]\n")
+
+
+def test_readme_and_docs_list_the_families_that_there_are() -> None:
+    root = Path(__file__).parents[2]
+    # Not those that other tests register.
+    program = "from ftp_core.families import supported_families; print(*supported_families())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    families = set(done.stdout.split())
+    listed = re.search(r"can skip tokens: (.*?)Others are refused", (root / "README.md").read_text(), re.DOTALL)
+    assert listed is not None and set(re.findall(r"`(\w+)`", listed[1])) - {"gemma3"} == families
+    table = (root / "docs/pruned-models.md").read_text().split("## Families")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) - {"model_type"} == families

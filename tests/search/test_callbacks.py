@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from ftp_core.extras import install_extra
 from search.callbacks import TRACKERS, forget_runs, make_observers
 from search.callbacks.entries import measured_figures, parameters
 from search.config import RunConfig
@@ -327,7 +328,7 @@ def test_a_missing_library_is_named_with_its_extra(name: str, title: str, monkey
     hide(monkeypatch, name, name)
     with pytest.raises(ConfigError) as caught:
         make_observers(name)
-    assert str(caught.value) == f"--track {name} needs {title}: pip install 'ftp-search[{name}]'"
+    assert str(caught.value) == f"--track {name} needs {title}: {install_extra(name)}"
 
 
 def test_a_broken_library_is_not_called_missing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -501,7 +501,7 @@ def test_a_continuation_without_a_token_or_longer_than_the_context_is_refused(de
 def test_without_lm_eval_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "ftp_core.harness")
     monkeypatch.setitem(sys.modules, "lm_eval.api.registry", None)
-    with pytest.raises(ModelError, match=r"pip install 'ftp-search\[eval\]'"):
+    with pytest.raises(ModelError, match=r"pip install -c constraints.txt '\.\[eval\]'"):
         import_module("ftp_core.harness")
 
 

@@ -9,7 +9,7 @@ from dashboards.data import ReportData
 from dashboards.growth import left_out_ablations
 from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap, speedup_interval
 from dashboards.tables import bracketed, counted, kl_text
-from studies import Measurement, TrialState, check_clock, finite_values
+from studies import Measurement, TrialState, check_clock, finite_values, latency_predictions
 
 # Half a step of the grid that schedules are on.
 _AT_TARGET = 0.026
@@ -26,6 +26,7 @@ def limits(data: ReportData) -> list[str]:
     return [
         *found,
         *_of_beginnings(data, selected),
+        *_of_predictions(data),
         *_of_routers(data),
         *_of_rounds(data),
         *_of_trials(data),
@@ -186,6 +187,13 @@ def _against_wishes(data: ReportData, selected: Measurement) -> list[str]:
             "perplexities, dense to pruned."
         )
     return found
+
+
+def _of_predictions(data: ReportData) -> list[str]:
+    predictions = latency_predictions(data.study, data.trials, data.measurements)
+    if predictions.is_doubtful:
+        return [predictions.sentence(data.study.name)]
+    return [f"Latency was predicted while searching: {one}." for one in predictions.compared if one.what == "selected"]
 
 
 def _of_routers(data: ReportData) -> list[str]:

@@ -172,8 +172,8 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     def latency_profile(self, profile: LatencyProfile | None) -> None:
         if profile is not None:
             profile.check(self.base)
-            for doubt in profile.doubts():
-                _LOG.warning("The machine was busy when latency was profiled: %s. Measure again.", doubt)
+            if doubts := profile.doubts():
+                _LOG.warning("This latency profile is not to be relied on: %s. Measure again.", "; ".join(doubts))
         self._break_even = None if profile is None else BreakEven(profile)
 
     @property

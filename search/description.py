@@ -19,6 +19,7 @@ from studies import (
     chance_level,
     check_clock,
     front,
+    latency_predictions,
     next_steps,
     prefill_speedup,
     retention_of,
@@ -125,6 +126,18 @@ def _hypervolume(study: StudyRecord, trials: Sequence[TrialRecord]) -> dict[str,
     return None if measured is None else {"value": measured.of(trials), "reference": list(measured.reference)}
 
 
+def _predictions(
+    study: StudyRecord, trials: Sequence[TrialRecord], measurements: Sequence[Measurement]
+) -> dict[str, Any]:
+    """What there is to say against predicted latency, and how it compares with what was measured."""
+    found = latency_predictions(study, trials, measurements)
+    return {
+        "doubts": list(found.doubts),
+        "compared": [asdict(one) | {"ratio": one.ratio} for one in found.compared],
+        "sentence": found.sentence(study.name),
+    }
+
+
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
     """A study as plain values: state, trials, front, rounds, tuning, selection, measurements, and what they cost."""
     study, trials, measurements = store.study(name), store.trials(name), store.measurements(name)
@@ -165,6 +178,8 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "peak_process_bytes": study.facts.get("peak_process_bytes"),
         "evaluation_seconds": sum(trial.seconds for trial in trials),
         "predicted_for": _timed_shape(study.facts),
+        "estimate": study.facts.get("estimate"),
+        "predictions": _predictions(study, trials, measurements),
         "front": front_with_latency(store, name),
         "hypervolume": _hypervolume(study, trials),
         "blocks": {key: study.facts.get(f"blocks_{key}", 0) for key in ("run", "reused")},

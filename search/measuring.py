@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from ftp_core.cost import FlopsCounter, LatencyProfile, kv_bytes, measure_latency, timing_batch
-from ftp_core.cost.conditions import profile_conditions
+from ftp_core.cost import FlopsCounter, kv_bytes, measure_latency, timing_batch
 from ftp_core.cost.memory import peak_activation_bytes
 from ftp_core.cost.speedup import Speedup, needs_more_turns, paired_speedup
 from ftp_core.cost.timing import Latency
@@ -21,7 +20,6 @@ from ftp_core.routers import Router, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
 from search.open_study import OpenStudy
-from search.profiles import profile_of, say_doubts, say_elsewhere
 from search.workload import Workload
 from studies import KnownEvaluation, Measurement
 
@@ -46,22 +44,6 @@ class Variant:
     router: Router
     trial: int | None = None
     number: int | None = None
-
-
-def latency_profile(study: OpenStudy) -> LatencyProfile:
-    """The latency profile that a study's predictions rest on: of the machine where the study began."""
-    model = study.workload.model.skipping
-    stored = study.store.study(study.name).facts.get("latency_profile")
-    if stored is not None:
-        profile = LatencyProfile.from_json(stored)
-        say_elsewhere(profile, profile_conditions(model), study.view)
-        say_doubts(profile, study.view)
-        return profile
-    batch, length = timed_prompts(study).ids.shape
-    seconds = study.config.profile_seconds
-    profile = profile_of(study.store, model, [(batch, length)], study.view, seconds=seconds).profile
-    study.store.set_facts(study.name, {"latency_profile": profile.to_json()})
-    return profile
 
 
 def quality_set(study: OpenStudy, split: str) -> QualitySet:

@@ -19,11 +19,12 @@ from search.generation_timing import check_lengths, time_selected
 from search.open_study import OpenStudy
 from search.progress import ProgressView
 from search.refining import distill_again, refine
+from search.renewing import renew_profile
 from search.resuming import at_target
 from search.rounds import first_round, rounds_of, with_fresh_rounds
 from search.same_inputs import check_same
 from search.searching import Search, search_schedules, study_costs
-from search.stages import LAST_STAGES, Stages
+from search.stages import LAST_STAGES, Stages, all_stages
 from search.workload import MAX_CONTINUATION, Workload, load_workload
 from studies import Lease, StudyStore, front
 
@@ -73,14 +74,20 @@ class Pipeline:
             stage.advance()
         self._stages = Stages(self._study)
 
-    def run(self, report: Report) -> None:
+    def run(self, report: Report, remeasure: bool = False) -> None:
         """Every stage that is still missing.
 
         Args:
             report: Writes the report; called as the last stage, also if no other one is missing.
+            remeasure: Whether the latency profile is measured again first, and trials are predicted anew.
+
+        Raises:
+            SearchError: No trial keeps the constraints by the new profile; the study is left as it was.
         """
         with self._stages.running(self._foreseen()):
-            self._search()
+            if remeasure:
+                renew_profile(self._study)
+            self._search(self._foreseen())
             refine(self._study, self._stages)
             self._once("measure", measure_candidates)
             self._once("select", select_candidate)
@@ -89,7 +96,7 @@ class Pipeline:
     def search_only(self) -> None:
         """The search stage alone."""
         with self._stages.running(["search"]):
-            self._search()
+            self._search(["search"])
 
     def distill_only(
         self, router_steps: int | None, seed: int | None, target_sparsity: float | None, report: Report
@@ -123,11 +130,7 @@ class Pipeline:
 
     def _foreseen(self) -> list[str]:
         """The stages that are to come, if no round ends the refinement early."""
-        config = self.config
-        first = first_round(self._study.store.study(self._study.name).facts)
-        rounds = [f"{kind}-{n}" for n in range(first, first + config.rounds) for kind in ("distill", "refine")]
-        last = [stage for stage in LAST_STAGES if stage != "export" or config.export != "none"]
-        return ["search", *(["tune"] if rounds and config.tunes_router else []), *rounds, *last]
+        return all_stages(self.config, first_round(self._study.store.study(self._study.name).facts))
 
     def _check_workload(self) -> None:
         """Compare model and data with what the study began with, or record them if it begins now."""
@@ -157,8 +160,12 @@ class Pipeline:
         }
         store.set_facts(name, counts)
 
-    def _search(self) -> None:
-        """Evaluate schedules with the static router until the budget is used."""
+    def _search(self, foreseen: Sequence[str]) -> None:
+        """Evaluate schedules with the static router until the budget is used.
+
+        Args:
+            foreseen: The stages that are to come, this one among them.
+        """
         study, store, name = self._study, self._study.store, self._study.name
         if self._stages.has_finished("search"):
             return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -14,6 +15,8 @@ from ftp_core.skipping_model import SkippingModel
 from search.errors import SearchError
 from search.progress import ProgressView, Stage
 from studies import StudyStore
+
+Remeasure = Literal["none", "doubtful", "all"]
 
 # Of the progress that is shown, for each shape.
 _STEPS = 100
@@ -37,7 +40,7 @@ def profile_of(
     model: SkippingModel,
     shapes: Sequence[tuple[int, int]],
     view: ProgressView,
-    remeasure: bool = False,
+    remeasure: Remeasure = "none",
     seconds: float = DEFAULT_SECONDS,
 ) -> Profiled:
     """A latency profile of a model on this machine, from the database as far as it is there.
@@ -46,8 +49,9 @@ def profile_of(
         store: Keeps profiles, those of other machines among them.
         model: The model, on the device and in the precision that it shall be measured in.
         shapes: Batches and lengths, each a pair.
-        view: Where progress is drawn, and what predictions are worth is said.
-        remeasure: Whether to measure again what is there.
+        view: Where progress is drawn, and how far predictions may be off is said.
+        remeasure: What of that is measured again: nothing; what is not to be relied on, of which the better one of
+            before and now is taken; or all, of which the new one is.
         seconds: Most seconds that measuring takes, for each shape.
 
     Raises:
@@ -55,11 +59,10 @@ def profile_of(
     """
     conditions = profile_conditions(model)
     known: dict[tuple[int, int], LatencyProfile] = {}
-    if not remeasure:
-        for shape in shapes:
-            stored = store.latency_profile(conditions.fingerprint(*shape))
-            if stored is not None:
-                known[shape] = LatencyProfile.from_json(stored)
+    for shape in shapes if remeasure != "all" else ():
+        found = known_profile(store, conditions, shape)
+        if found is not None and (remeasure == "none" or not found.doubts()):
+            known[shape] = found
     parts, missing = list(known.values()), [shape for shape in shapes if shape not in known]
     if missing:
         title = f"Profiling latency, {seconds:g} s at most"
@@ -68,12 +71,17 @@ def profile_of(
             for number, shape in enumerate(missing):
                 measured = _measured(model, shape, stage, _STEPS * number, seconds)
                 say_uncertainty(measured, view)
-                parts += keep_profile(store, measured, replace=remeasure)
+                parts += keep_profile(store, measured, replace=remeasure == "all")
     profile = LatencyProfile.joined(parts)
-    say_doubts(profile, view)
     return Profiled(
         profile, tuple((s.batch, s.length, s.measured_at) for s in profile.shapes if (s.batch, s.length) in known)
     )
+
+
+def known_profile(store: StudyStore, conditions: Conditions, shape: tuple[int, int]) -> LatencyProfile | None:
+    """The profile of a batch and length that a database has for some conditions; None if it has none."""
+    stored = store.latency_profile(conditions.fingerprint(*shape))
+    return None if stored is None else LatencyProfile.from_json(stored)
 
 
 def _measured(
@@ -101,17 +109,22 @@ def keep_profile(store: StudyStore, profile: LatencyProfile, replace: bool) -> l
     Args:
         store: Where.
         profile: The profile; its conditions are known.
-        replace: Whether it takes the place of an earlier one.
+        replace: Whether it takes the place of an earlier one that is as good.
 
     Returns:
-        What is kept: another process may have been faster.
+        What is kept: that of before, or of another process that was faster, if this one is no better.
     """
     assert profile.conditions is not None
     kept = []
     for part in profile.parts():
+        earlier = known_profile(store, profile.conditions, (part.batch, part.length))
+        if earlier is not None and not replace and not part.is_better_than(earlier):
+            kept.append(earlier)
+            continue
         fingerprint = profile.conditions.fingerprint(part.batch, part.length)
         facts = {**profile.conditions.to_json(), "batch": part.batch, "length": part.length}
-        kept.append(LatencyProfile.from_json(store.keep_latency_profile(fingerprint, facts, part.to_json(), replace)))
+        now = store.keep_latency_profile(fingerprint, facts, part.to_json(), replace or earlier is not None)
+        kept.append(LatencyProfile.from_json(now))
     return kept
 
 
@@ -126,23 +139,37 @@ def say_uncertainty(profile: LatencyProfile, view: ProgressView) -> None:
             )
 
 
-def say_doubts(profile: LatencyProfile, view: ProgressView) -> None:
-    """Say in one line why a profile is not to be relied on, if it is not."""
+def say_doubts(profile: LatencyProfile, view: ProgressView, command: str) -> None:
+    """Say in one line why a profile is not to be relied on, if it is not.
+
+    Args:
+        profile: The profile.
+        view: Where it is said.
+        command: The command that measures it again.
+    """
     doubts = profile.doubts()
     if doubts:
         view.say_once(
-            f"The machine was busy when latency was profiled: {'; '.join(doubts)}. Predictions may be far off; measure "
-            "again when it is quiet, with `ftp-search profile --remeasure`."
+            f"Predicted latency is not to be relied on: {'; '.join(doubts)}. When the machine is quiet, measure again "
+            f"with `{command}`."
         )
 
 
-def say_elsewhere(profile: LatencyProfile, here: Conditions, view: ProgressView) -> None:
-    """Say that a study's predictions come from other hardware or software than this, if they do."""
+def say_elsewhere(profile: LatencyProfile, here: Conditions, view: ProgressView, command: str) -> None:
+    """Say that a study's predictions come from other hardware or software than this, if they do.
+
+    Args:
+        profile: The study's.
+        here: The conditions here and now.
+        view: Where it is said.
+        command: The command that measures it here.
+    """
     differences: tuple[str, ...] = ("measured by an earlier version, which did not keep where",)
     if profile.conditions is not None:
         differences = profile.conditions.differences(here)
     if differences:
         view.say_once(
             "Latency is predicted for where this study began, not for this machine: "
-            f"{'; '.join(differences)}. The study keeps its profile, so that its trials compare."
+            f"{'; '.join(differences)}. The study keeps its profile, so that its trials compare; `{command}` measures "
+            "one here, and predicts them all anew."
         )

@@ -8,8 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ftp_core.cost import LatencyProfile
-from ftp_core.cost.conditions import profile_conditions
 from ftp_core.encoding import encoded_fingerprint
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
@@ -20,16 +18,16 @@ from search.costs import Costs
 from search.engine import SearchEngine
 from search.halving import OptunaPruning, Pruner
 from search.interruption import gentle_interruption
-from search.measuring import latency_profile, timed_prompts
+from search.measuring import timed_prompts
 from search.objectives import Objectives, evaluation_context, objective_names
 from search.open_study import OpenStudy
 from search.portfolio import Portfolio
-from search.profiles import say_doubts
 from search.progress import Stage
 from search.proposers.catalogue import make_proposers
 from search.space import LatencyLimit, ScheduleSpace
 from search.stopping import Stopping
 from search.study_ledger import StudyLedger
+from search.study_profile import study_profile
 from search.warm_start import warm_outcomes
 from search.workload import search_set
 from studies import TrialRecord, best_point, front_volume
@@ -71,7 +69,7 @@ class Search:
 def study_costs(study: OpenStudy, router: Router | None = None) -> Costs:
     """What a study's schedules cost at its timed input; latency is profiled first if the search needs it.
 
-    A search that trades KL against something else takes a profile that is there already, and does without otherwise.
+    A search that trades KL against something else takes a reliable profile that is there already, or does without.
 
     Args:
         study: Whose schedules.
@@ -79,8 +77,7 @@ def study_costs(study: OpenStudy, router: Router | None = None) -> Costs:
     """
     model = study.workload.model.skipping
     batch, length = timed_prompts(study).ids.shape
-    needs = study.config.predicts_latency
-    profile = latency_profile(study) if needs else _known_profile(study, batch, length)
+    profile = study_profile(study)
     dense = Costs(model, batch, length, profile).of(SparsitySchedule.uniform(0.0, model.n_blocks))
     facts = {"timed_input": {"batch": batch, "length": length}, "dense_costs": dense}
     study.store.set_facts(study.name, facts)
@@ -258,23 +255,6 @@ class _Watch:
         if wanted != self._n_workers:
             self._n_workers = wanted
             self._pool.resize(wanted)
-
-
-def _known_profile(study: OpenStudy, batch: int, length: int) -> LatencyProfile | None:
-    """The study's latency profile, or else this machine's if no trial was made without: its trials shall compare."""
-    stored = study.store.study(study.name).facts.get("latency_profile")
-    if stored is not None:
-        return latency_profile(study)
-    if next(study.store.each_trial(study.name), None) is None:
-        here = profile_conditions(study.workload.model.skipping)
-        stored = study.store.latency_profile(here.fingerprint(batch, length))
-        if stored is not None:
-            study.store.set_facts(study.name, {"latency_profile": dict(stored)})
-    if stored is None:
-        return None
-    profile = LatencyProfile.from_json(stored)
-    say_doubts(profile, study.view)
-    return profile
 
 
 def _start_workers(study: OpenStudy, router: Router) -> RayPool:

@@ -6,12 +6,26 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from search.config import RunConfig
 from search.open_study import OpenStudy
 from studies import LeaseLostError, StorageError, StudyState
 
 _log = logging.getLogger(__name__)
 # What ends a pipeline, and rests on all that was searched and distilled.
 LAST_STAGES = ("measure", "select", "test", "time", "export", "report")
+
+
+def all_stages(config: RunConfig, first_round: int = 1) -> list[str]:
+    """The stages of a pipeline in their order, if no round ends the refinement early.
+
+    Args:
+        config: How the study is configured.
+        first_round: Number of its first round.
+    """
+    numbers = range(first_round, first_round + config.rounds)
+    rounds = [f"{kind}-{n}" for n in numbers for kind in ("distill", "refine")]
+    last = [stage for stage in LAST_STAGES if stage != "export" or config.export != "none"]
+    return ["search", *(["tune"] if rounds and config.tunes_router else []), *rounds, *last]
 
 
 class Stages:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
+
+from search.config import DEFAULT_STORAGE
 from search.errors import ConfigError
 
 MAX_NAME_BYTES = 200
@@ -30,3 +33,15 @@ def check_study_name(name: str, called: str = "name") -> None:
         problem = f"a name of at most {MAX_NAME_BYTES} bytes"
     if problem is not None:
         raise ConfigError(f"{called} is {name!r}: expected {problem}.")
+
+
+def resume_command(storage: str, name: str, *options: str) -> str:
+    """The command that goes on with a study, as a shell takes it.
+
+    Args:
+        storage: The database as it is shown, without a password: what a terminal shows is often logged.
+        name: The study.
+        options: More of the command line.
+    """
+    where = [] if storage == DEFAULT_STORAGE else ["--storage", storage]
+    return shlex.join(["ftp-search", "resume", name, *options, *where])

@@ -30,6 +30,7 @@ from studies.measurement import Measurement
 from studies.migration import current_revision, upgrade_database
 from studies.optuna_alone import OptunaStudy
 from studies.origin import is_searched, schedule_origin
+from studies.predictions import LatencyPredictions, Prediction, latency_predictions
 from studies.prefill_speed import PrefillSpeedup, prefill_speedup
 from studies.records import (
     ANCHOR,
@@ -78,6 +79,7 @@ __all__ = [
     "GroupAccuracy",
     "Interval",
     "KnownEvaluation",
+    "LatencyPredictions",
     "Lease",
     "LeaseLostError",
     "LeftAside",
@@ -85,6 +87,8 @@ __all__ = [
     "Measurement",
     "NextStep",
     "OptunaStudy",
+    "Origin",
+    "Prediction",
     "PrefillSpeedup",
     "ProposerState",
     "QueuedTrial",
@@ -122,6 +126,7 @@ __all__ = [
     "hypervolume",
     "is_searched",
     "knee",
+    "latency_predictions",
     "load",
     "measured_against_shortened_prompt",
     "next_steps",

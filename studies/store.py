@@ -12,11 +12,11 @@ from studies.evaluations import KnownEvaluations
 from studies.lease import Lease
 from studies.optuna_alone import OptunaStudies
 from studies.results import StudyResults
+from studies.revaluation import RevaluedTrials
 from studies.runs import StudyRuns
-from studies.trials import ScheduleTrials
 
 
-class StudyStore(StudyResults, ScheduleTrials, StudyRuns, KnownEvaluations, OptunaStudies):
+class StudyStore(StudyResults, RevaluedTrials, StudyRuns, KnownEvaluations, OptunaStudies):
     """Studies of schedules in a SQL database; every method that writes is one transaction.
 
     Each is an Optuna study too, whose trials have a parameter `block_i` for each block: `storage` hands it to Optuna's

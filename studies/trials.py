@@ -125,7 +125,7 @@ class ScheduleTrials(NamedStudies):
         """
         for trial in trials:
             _check_finite(trial)
-        changed = [(trial.number, _ended_columns(trial)) for trial in trials]
+        changed = [(trial.number, ended_columns(trial)) for trial in trials]
         whole = [] if context is None else [trial for trial in trials if _is_shared(trial)]
 
         def work(connection: Connection, study_id: int) -> int:
@@ -163,7 +163,7 @@ class ScheduleTrials(NamedStudies):
             ValueError: It is marked as finished without finite values.
         """
         _check_finite(trial)
-        self._add(name, [(trial.schedule, _ended_columns(trial))], trial.number)
+        self._add(name, [(trial.schedule, ended_columns(trial))], trial.number)
 
     def trials(self, name: str) -> list[TrialRecord]:
         """Every trial that a search has ended, by number."""
@@ -305,7 +305,8 @@ def _is_shared(trial: TrialRecord) -> bool:
     return trial.state is TrialState.FINISHED and trial.fidelity == 1.0 and finite_values(tuple(trial.metrics.values()))
 
 
-def _ended_columns(trial: TrialRecord) -> dict[str, Any]:
+def ended_columns(trial: TrialRecord) -> dict[str, Any]:
+    """How a trial ended, as columns of its row."""
     attributes: dict[str, Any] = {
         "proposer": trial.proposer,
         "fidelity": trial.fidelity,

@@ -16,7 +16,7 @@ from dashboards.app.parts import alert, answer, attributes, badge, complaint, gr
 from dashboards.app.views import FIGURES, Views
 from dashboards.app.watching import Standing, Watch
 from dashboards.tables import duration
-from studies import StorageError, StudiesError, StudyNotFoundError
+from studies import LatencyPredictions, StorageError, StudiesError, StudyNotFoundError
 from studies.objectives import objective
 from studies.submissions import RunState
 
@@ -219,8 +219,17 @@ class StudyPage:
             *([alert(error)] if error else []),
             *answer(self._watch.report_data(study.name, standing)),
             html.P(_selected(standing), className="soft"),
+            *_predicted(self._watch.predictions(study), study.name),
             html.Div(acts, className="acts"),
         ]
+
+
+def _predicted(predictions: LatencyPredictions, name: str) -> list[Any]:
+    """Predicted beside measured latency, and why not to rely on it."""
+    if predictions.is_doubtful:
+        return [html.P(predictions.sentence(name), className="soft", id="study-predictions")]
+    compared = "; ".join(map(str, predictions.compared))
+    return [html.P(f"Latency: {compared}.", className="soft", id="study-predictions")] if compared else []
 
 
 def _selected(standing: Standing) -> str:

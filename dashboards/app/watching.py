@@ -11,8 +11,20 @@ from typing import Any
 
 from dashboards.data import ReportData
 from dashboards.found import Found
-from studies import Exhibits, Measurement, RouterRun, StageRecord, StudiesError, StudyRecord, StudySummary, TrialRecord
+from studies import (
+    Exhibits,
+    LatencyPredictions,
+    Measurement,
+    RouterRun,
+    StageRecord,
+    StudiesError,
+    StudyRecord,
+    StudySummary,
+    TrialRecord,
+    latency_predictions,
+)
 from studies.overviews import StudyOverview
+from studies.revaluation import REVALUATIONS
 from studies.run_events import RunEvent
 from studies.service_store import ServiceStore
 from studies.submissions import RunState, Submission, run_state
@@ -118,9 +130,8 @@ class Watch:
         """
         standing = self.standing(name)
         last = self._store.latest_events(name, ("began", "stage", "figures", "measured", "log", "ended"))
-        origin = self._store.events_of(name)
         parts = [
-            origin,
+            self._origin(name),
             self._store.n_trials(name),
             last[-1].number if last else 0,
             standing.state.value,
@@ -140,7 +151,7 @@ class Watch:
             reading = self._reading.setdefault(name, threading.Lock())
         # Several figures of one page ask at once: the first one reads, the others wait for it.
         with reading:
-            origin = self._store.events_of(name)
+            origin = self._origin(name)
             with self._lock:
                 known = self._known.get(name)
             before = known[1] if known is not None and known[0] == origin else None
@@ -191,6 +202,14 @@ class Watch:
         routers, exhibits = self.routers(name), self.exhibits(name) if measurements else None
         return ReportData(standing.study, trials, measurements, routers, exhibits, standing.stages)
 
+    def predictions(self, study: StudyRecord) -> LatencyPredictions:
+        """How good the predictions of a study are."""
+        selection = study.facts.get("selection")
+        # The first trial is the dense model wherever a search may evaluate that.
+        numbers = [0] if selection is None else [0, int(selection["trial"])]
+        trials = [trial for number in numbers if (trial := self.trial(study.name, number)) is not None]
+        return latency_predictions(study, trials, self._store.measurements(study.name))
+
     def routers(self, name: str) -> list[RouterRun]:
         """The routers of a study, oldest first."""
         return self._store.router_runs(name, with_weights=False)
@@ -202,6 +221,11 @@ class Watch:
     def log(self, name: str) -> list[RunEvent]:
         """The last lines that runs of a study wrote."""
         return self._store.latest_events(name, ("log",), _MOST_LINES)
+
+    def _origin(self, name: str) -> str:
+        """Another one where all that is known of a study's trials must be read anew."""
+        revaluations = self._store.study(name).facts.get(REVALUATIONS, 0)
+        return f"{self._store.events_of(name)} {revaluations}"
 
     def _figures(self, name: str) -> Mapping[str, float]:
         said = self._store.latest_events(name, ("figures",))

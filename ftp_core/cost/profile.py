@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -26,6 +26,30 @@ MAX_UNCERTAINTY = 0.2
 MAX_WAITED = 0.2
 
 Floats = NDArray[np.float64]
+
+# What there may be to say against a shape, beyond which figure, and what that figure is.
+_REASONS: tuple[tuple[str, float, Callable[[ShapeProfile], float | None]], ...] = (
+    (
+        "processes waited for a core during {figure:.0%} of the time {where}",
+        MAX_WAITED,
+        lambda shape: shape.waited,
+    ),
+    (
+        "predictions {where} are uncertain by {figure:.0%}",
+        MAX_UNCERTAINTY,
+        lambda shape: shape.uncertainty,
+    ),
+    (
+        "{figure:.0f} times {where} kept varying however often they were repeated",
+        0,
+        lambda shape: len(shape.unsteady) if shape.uncertainty is None else None,
+    ),
+    (
+        "predictions {where} were off by {figure:.0%} right afterwards",
+        MAX_CHECK_ERROR,
+        lambda shape: shape.check_error,
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -101,19 +125,26 @@ class LatencyProfile:
         return tuple((shape.batch, shape.length, *point) for shape in self.shapes for point in shape.unsteady)
 
     def doubts(self) -> tuple[str, ...]:
-        """Why not to rely on this profile, one phrase each; none if all was well."""
+        """Why not to rely on this profile, one phrase for each reason; none if all was well.
+
+        Of several shapes the worst one is named.
+        """
         found = []
-        for shape in self.shapes:
-            where = f"at {shape.batch} x {shape.length} tokens"
-            if shape.waited is not None and shape.waited > MAX_WAITED:
-                found.append(f"processes waited for a core during {shape.waited:.0%} of the time {where}")
-            if shape.uncertainty is not None and shape.uncertainty > MAX_UNCERTAINTY:
-                found.append(f"predictions {where} are uncertain by {shape.uncertainty:.0%}")
-            elif shape.uncertainty is None and shape.unsteady:
-                found.append(f"{len(shape.unsteady)} times {where} kept varying however often they were repeated")
-            if shape.check_error is not None and shape.check_error > MAX_CHECK_ERROR:
-                found.append(f"predictions {where} were off by {shape.check_error:.0%} right afterwards")
+        for phrase, limit, figure_of in _REASONS:
+            figures = [(figure, shape) for shape in self.shapes if (figure := figure_of(shape)) is not None]
+            doubtful = [(figure, shape) for figure, shape in figures if figure > limit]
+            if doubtful:
+                figure, worst = max(doubtful, key=lambda one: one[0])
+                where, others = f"at {worst.batch} x {worst.length} tokens", len(doubtful) - 1
+                where += f" (and less at {others} other shape{'s' if others > 1 else ''})" if others else ""
+                found.append(phrase.format(figure=figure, where=where))
         return tuple(found)
+
+    def is_better_than(self, other: LatencyProfile) -> bool:
+        """Whether it is to be relied on and the other one is not, or is the less uncertain of two that are not."""
+        if not other.doubts():
+            return False
+        return not self.doubts() or _spread(self) < _spread(other)
 
     def predict_ms(
         self,
@@ -263,6 +294,9 @@ class LatencyProfile:
             "blocks": list(self.blocks),
             "kinds": list(self.kinds),
             "conditions": None if self.conditions is None else self.conditions.to_json(),
+            # For readers that show a profile and do not predict with it.
+            "doubts": list(self.doubts()),
+            "dense_ms": self._dense_ms(),
         }
 
     @classmethod
@@ -298,6 +332,10 @@ class LatencyProfile:
                 f"This is no latency profile ({type(error).__name__}: {error}): expected what `ftp-search profile "
                 "--json` writes."
             ) from error
+
+    def _dense_ms(self) -> float | None:
+        """Predicted latency of the dense model at the first shape; None where the number of blocks is not known."""
+        return self.predict_ms(SparsitySchedule.uniform(0.0, len(self.blocks))) if self.blocks else None
 
     def _kinds(self, n_blocks: int) -> tuple[int, ...]:
         if not self.blocks:
@@ -346,3 +384,8 @@ class LatencyProfile:
 
 def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
+
+
+def _spread(profile: LatencyProfile) -> float:
+    """How uncertain predictions are; infinite where it is not known."""
+    return math.inf if profile.uncertainty is None else profile.uncertainty

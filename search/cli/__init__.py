@@ -42,6 +42,7 @@ from search.cli.tables import (
     print_front,
     print_measurements,
     print_optuna_study,
+    print_predictions,
     print_proposers,
     print_rounds,
     print_selection,
@@ -194,9 +195,12 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     for line in (description["fewer_items"], (description["ablations"] or {}).get("left_out")):
         if line:
             console.print(line, soft_wrap=True)
+    foreseen = (description["estimate"] or {}).get("seconds", {})
     for stage in description["stages"]:
         took = "" if stage["seconds"] is None else f" after {stage['seconds']:.0f} s"
-        console.print(f"{stage['name']}: {stage['state']}{took}")
+        expected = foreseen.get(stage["name"], 0.0)
+        about = f", about {expected:.0f} s expected" if expected >= 1 else ""
+        console.print(f"{stage['name']}: {stage['state']}{took}{about}")
     volume = description["hypervolume"]
     if volume is not None:
         corner = ", ".join(f"{value:.4g}" for value in volume["reference"])
@@ -211,6 +215,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     print_front(console, description)
     print_selection(console, description)
     print_measurements(console, description)
+    print_predictions(console, description)
     print_speeds(console, description)
     print_beginnings(console, description)
 

@@ -15,6 +15,7 @@ from search.cli.stages import Stage, continue_study
 from search.cli.views import make_view
 from search.config import DEFAULT_STORAGE, RunConfig, option
 from search.config_file import anchored
+from search.errors import ConfigError
 from search.resuming import at_target, check_changes
 from search.startup import ends_at_once
 from studies import StudyStore, front
@@ -23,6 +24,12 @@ from studies import StudyStore, front
 def resume(
     name: StudyName,
     settings: Mapping[str, Any],
+    remeasure: Annotated[
+        bool,
+        typer.Option(
+            "--remeasure", help="Measure the latency profile again, predict all trials anew, and select again."
+        ),
+    ] = False,
     storage: Storage = DEFAULT_STORAGE,
     track: Track = "",
     quiet: Quiet = False,
@@ -37,7 +44,21 @@ def resume(
         study = store.study(name)
         config = RunConfig.stored(study.config, **settings)
         check_changes(study, store.trials(name), config, settings)
-        _go_on(lambda pipeline, report: pipeline.run(report), store, name, config, quiet, track, as_json, settings)
+        if remeasure and not config.predicts_latency:
+            raise ConfigError(
+                f"--remeasure measures latency, but study {name!r} predicts none: it trades KL against {config.cost}, "
+                "without --max-latency-ms. Leave the option out."
+            )
+        _go_on(
+            lambda pipeline, report: pipeline.run(report, remeasure),
+            store,
+            name,
+            config,
+            quiet,
+            track,
+            as_json,
+            settings,
+        )
 
 
 def distill(

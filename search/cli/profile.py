@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,9 +15,10 @@ from rich.table import Table
 
 from ftp_core.model_source import locate
 from search.cli.options import AsJson, Debug, Model, Storage
-from search.config import DEFAULT_PROFILE_SECONDS, DEFAULT_STORAGE
+from search.config import DEFAULT_PROFILE_SECONDS, DEFAULT_STORAGE, RunConfig
 from search.errors import ConfigError
 from search.startup import ends_at_once
+from search.study_name import resume_command
 from studies import StudyStore, database_file
 
 if TYPE_CHECKING:
@@ -31,6 +33,11 @@ _DEVICES = ("cpu", "cuda")
 
 
 def profile_command(
+    context: typer.Context,
+    study: Annotated[
+        str | None,
+        typer.Option("--study", metavar="NAME", help="Measure the model and the timed input of this study."),
+    ] = None,
     model: Model = "demo",
     batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Rows of the inputs, such as 1,8.")] = "1,8",
     length: Annotated[
@@ -61,6 +68,10 @@ def profile_command(
 
     Example: ftp-search profile --model ./my-llama --batch 1,8 --length 512,1024,2048
     """
+    if study is not None:
+        _check_alone(context)
+        model, batch, length, own_seconds = _of_study(storage, study)
+        seconds = seconds if _is_given(context, "seconds") else own_seconds
     batches, lengths = _numbers("--batch", batch), _numbers("--length", length)
     _check_one_of("--dtype", dtype, _DTYPES)
     _check_one_of("--device", device, _DEVICES)
@@ -85,8 +96,8 @@ def profile_command(
         there = LatencyProfile.from_json(given)
         there.check(skipping)
         with StudyStore(storage) as store:
+            shown = repr(store)
             found = Profiled(LatencyProfile.joined(keep_profile(store, there, replace=True)))
-        say_doubts(found.profile, view)
     else:
         if max(lengths) > skipping.context:
             raise ConfigError(
@@ -95,12 +106,71 @@ def profile_command(
             )
         shapes = [(rows, tokens) for rows in batches for tokens in lengths]
         with StudyStore(storage) as store:
-            found = profile_of(store, skipping, shapes, view, remeasure, seconds)
+            shown = repr(store)
+            found = profile_of(store, skipping, shapes, view, "all" if remeasure else "none", seconds)
+    say_doubts(found.profile, view, _again(context, found.profile, shown))
     console = Console(markup=False, highlight=False)
     if as_json:
         print(json.dumps(found.profile.to_json()))
     else:
         _print(console, found)
+        if study is not None:
+            renewed = resume_command(shown, study, "--remeasure")
+            console.print(f"study {study!r} keeps the profile that it has until: {renewed}", soft_wrap=True)
+
+
+def _is_given(context: typer.Context, parameter: str) -> bool:
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name != "DEFAULT"
+
+
+def _check_alone(context: typer.Context) -> None:
+    """Raise `ConfigError` where what a study says is said by other options, too."""
+    for parameter in ("model", "batch", "length", "dtype", "device", "threads", "source"):
+        if _is_given(context, parameter):
+            named = "--from" if parameter == "source" else f"--{parameter}"
+            raise ConfigError(
+                f"--study and {named} are both given: a study is profiled as it runs; leave one of them out."
+            )
+
+
+def _of_study(storage: str, name: str) -> tuple[str, str, str, float]:
+    """Model, batch, length and most seconds of a study's profile."""
+    with StudyStore(storage, create=False) as store:
+        study = store.study(name)
+    shape = study.facts.get("timed_input")
+    if shape is None:
+        raise ConfigError(
+            f"--study is {name!r}, which has not begun, so that its timed input is not known: it is profiled as it "
+            "begins."
+        )
+    config = RunConfig.stored(study.config)
+    return config.model, str(shape["batch"]), str(shape["length"]), config.profile_seconds
+
+
+def _again(context: typer.Context, profile: LatencyProfile, storage: str) -> str:
+    """The command that measures a profile again, as a shell takes it.
+
+    Args:
+        context: What was given.
+        profile: The profile.
+        storage: The database as it is shown, without a password.
+    """
+    given = context.params
+    words = ["ftp-search", "profile"]
+    if given["study"] is not None:
+        words += ["--study", given["study"]]
+    else:
+        batches, lengths = ({getattr(shape, axis) for shape in profile.shapes} for axis in ("batch", "length"))
+        words += ["--model", given["model"], "--batch", _listed(batches), "--length", _listed(lengths)]
+    for parameter in ("dtype", "device", "threads"):
+        if _is_given(context, parameter):
+            words += [f"--{parameter}", str(given[parameter])]
+    return shlex.join([*words, "--remeasure", *([] if storage == DEFAULT_STORAGE else ["--storage", storage])])
+
+
+def _listed(numbers: set[int]) -> str:
+    return ",".join(map(str, sorted(numbers)))
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,14 +15,16 @@ from search.cli.tables import (
     print_beginnings,
     print_front,
     print_measurements,
+    print_predictions,
     print_rounds,
     print_selection,
     print_speeds,
     print_verdict,
 )
-from search.config import DEFAULT_STORAGE, RunConfig
+from search.config import RunConfig
 from search.description import describe_study
 from search.startup import INTERRUPTED
+from search.study_name import resume_command
 from studies import Lease, StudiesError, StudyState, StudyStore
 
 if TYPE_CHECKING:
@@ -46,9 +47,6 @@ def continue_study(
         with store.lease(name) as lease:
             stage(pipeline(lease), report)
     except KeyboardInterrupt:
-        words = ["ftp-search", "resume", name]
-        # The password is not repeated: what a terminal shows is often logged.
-        words += [] if str(store) == DEFAULT_STORAGE else ["--storage", repr(store)]
         try:
             with store.hurried():
                 if store.is_aside(name):
@@ -57,7 +55,7 @@ def continue_study(
                 kept = f"{store.n_trials(name)} trials are kept"
         except StudiesError:
             kept = "What the database confirmed is kept"
-        print(f"Stopped. {kept}; go on with: {shlex.join(words)}", file=sys.stderr)
+        print(f"Stopped. {kept}; go on with: {resume_command(repr(store), name)}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
     folder = study_folder(store, name)
     if not written:
@@ -75,6 +73,7 @@ def continue_study(
     print_front(console, description)
     print_selection(console, description)
     print_measurements(console, description)
+    print_predictions(console, description)
     print_speeds(console, description)
     print_beginnings(console, description)
     for path in (*written, *filter(None, [exported])):

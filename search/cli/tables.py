@@ -113,6 +113,20 @@ def print_selection(console: Console, description: Mapping[str, Any]) -> None:
     console.print(f"Selected: trial {selection['trial']} with {decides}. {selection['reason']}\n")
 
 
+def print_predictions(console: Console, description: Mapping[str, Any]) -> None:
+    """Predicted beside measured latency, and why it is not to be relied on if it is not, from `describe_study`."""
+    predictions = description["predictions"]
+    if predictions["sentence"]:
+        console.print(predictions["sentence"], soft_wrap=True)
+    elif predictions["compared"]:
+        parts = (
+            f"{one['what']} {one['predicted_ms']:.1f} predicted, {one['measured_ms']:.1f} ms measured "
+            f"({one['ratio']:.2f}x)"
+            for one in predictions["compared"]
+        )
+        console.print(f"Latency: {'; '.join(parts)}", soft_wrap=True)
+
+
 def print_verdict(console: Console, description: Mapping[str, Any]) -> None:
     """What a study came to, and what to do with it, from `describe_study`."""
     if description["verdict"]:

@@ -162,6 +162,15 @@ def test_a_report_says_how_uncertain_predicted_latency_is() -> None:
     assert counted.prefill == DATA.prefill == " of a prefill of 8 × 256 tokens"
 
 
+def test_a_report_says_what_predicted_latency_was_worth() -> None:
+    assert "Latency was predicted while searching: selected " in said(DATA)
+    profile = {"batch": 8, "length": 256, "shapes": [], "dense_ms": 651.9, "doubts": ["the machine was busy"]}
+    data = replace(DATA, study=replace(STUDY, facts={**STUDY.facts, "latency_profile": profile}))
+    assert "is not to be relied on: the machine was busy; dense 651.9 predicted, " in said(data)
+    assert "dense 651.9 predicted" in render_report(data)
+    assert "predicted" not in said(replace(data, study=replace(data.study, objectives=("kl", "flops"))))
+
+
 def test_rows_that_beat_the_selected_point_are_named() -> None:
     assert "no slower than the selected point" not in said(DATA)
     assert "Static (trial" in said(with_row("static", kl=0.002, kl_low=0.001, kl_high=0.003))

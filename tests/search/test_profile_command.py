@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
+import shlex
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-from rich.console import Console
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.profile import LatencyProfile
-from ftp_core.cost.profiling import block_kinds
-from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.models import load_model
-from ftp_core.skipping_model import SkippingModel
 from search.config import RunConfig
-from search.errors import SearchError
-from search.measuring import latency_profile
 from search.objectives import OBJECTIVES
-from search.open_study import OpenStudy
-from search.profiles import keep_profile, profile_of
-from search.progress import ProgressView
 from search.workload import Workload, load_workload
 from studies import StudyStore
 from tests.search.command import Result, run_here
+from tests.search.made_up_profiles import made_up
 
 Run = Callable[..., Result]
 SMALL: dict[str, Any] = {
@@ -60,32 +51,6 @@ def tiny(tmp_path: Path) -> None:
     config = LlamaConfig(vocab_size=512, hidden_size=8, intermediate_size=8, num_attention_heads=1, num_hidden_layers=2)
     LlamaForCausalLM(config).save_pretrained(tmp_path / "tiny")
     load_model("demo").tokenizer.save_pretrained(tmp_path / "tiny")
-
-
-def made_up(workload: Workload, shapes: list[tuple[int, int]], **facts: Any) -> LatencyProfile:
-    """A profile of this machine that nobody measured."""
-    model = workload.model.skipping
-    blocks, kinds = block_kinds(model)
-    parts = []
-    for batch, length in shapes:
-        kept = (1, length - 1, length)
-        times = ((0.1, 1.0, 0.9),) * len(kinds)
-        parts.append(
-            ShapeProfile(
-                batch,
-                length,
-                kept,
-                times,
-                fixed_ms=2.0,
-                iqr_ms=times,
-                listen_ms=times,
-                held=kept,
-                decode_block_ms=times,
-                measured_at="2026-01-01T00:00:00+00:00",
-                **facts,
-            )
-        )
-    return LatencyProfile(tuple(parts), blocks, kinds, profile_conditions(model))
 
 
 def stored(tmp_path: Path) -> int:
@@ -182,89 +147,45 @@ def test_a_profile_from_elsewhere_is_refused_with_what_differs(run: Run, workloa
     assert found.code == 0 and found.out.count("already measured on 2026-01-01T00:00:00+00:00") == 2
 
 
-@pytest.fixture
-def shown() -> io.StringIO:
-    return io.StringIO()
+@pytest.mark.usefixtures("tiny")
+def test_the_advised_command_measures_that_model_and_those_shapes_again(run: Run, tmp_path: Path) -> None:
+    first = run("profile", *TINY, "--batch", "1,2", "--json", "--storage", "sqlite:///own.db")
+    assert first.code == 0, first.err
+    doubtful = first.json()
+    for shape in doubtful["shapes"]:
+        shape |= {"waited": 0.97, "uncertainty": 2.39, "measured_at": "2020-01-01T00:00:00+00:00"}
+    (tmp_path / "busy.json").write_text(json.dumps(doubtful))
+    given = run("profile", "--model", "tiny", "--threads", "1", "--from", "busy.json", "--storage", "sqlite:///own.db")
+    assert given.code == 0, given.err
+    [line] = [line for line in given.err.splitlines() if "relied on" in line]
+    assert "waited for a core during 97% of the time at 1 x 8 tokens (and less at 1 other shape)" in line
+    words = shlex.split(line.partition("`")[2].partition("`")[0])
+    assert words[:4] == ["ftp-search", "profile", "--model", "tiny"]
+    again = run(*words[1:], "--json")
+    assert again.code == 0, again.err
+    shapes = again.json()["shapes"]
+    assert [(one["batch"], one["length"]) for one in shapes] == [(1, 8), (2, 8)]
+    assert all(one["measured_at"] > "2020-01-02" for one in shapes)
+    # In the place of what was there.
+    assert run(*(word for word in words[1:] if word != "--remeasure"), "--json").out == again.out
 
 
-@pytest.fixture
-def study(workload: Workload, shown: io.StringIO) -> Iterator[OpenStudy]:
-    config = RunConfig.checked(**SMALL)
-    view = ProgressView(Console(file=shown, width=400))
-    with StudyStore("sqlite://") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
-        with store.lease("one") as lease:
-            yield OpenStudy(store, "one", lease, config, workload, view)
-
-
-def test_a_study_takes_the_profile_that_is_known_and_keeps_it(study: OpenStudy, shown: io.StringIO) -> None:
-    shapes = [(study.config.latency_batch, length) for length in range(32, 513, 32)]
-    here = made_up(study.workload, shapes)
-    keep_profile(study.store, here, replace=False)
-    profile = latency_profile(study)
-    assert len(profile.shapes) == 1 and profile.batch == study.config.latency_batch and profile.length % 32 == 0
-    # Another one that is measured later changes nothing for it.
-    slower = LatencyProfile(tuple(replace(shape, fixed_ms=9.0) for shape in here.shapes), *_rest(here))
-    keep_profile(study.store, slower, replace=True)
-    assert latency_profile(study) == profile
-    view = ProgressView(Console(file=shown, width=400))
-    known = profile_of(study.store, study.workload.model.skipping, shapes[:1], view)
-    assert known.profile.shapes[0].fixed_ms == 9.0 and known.known == ((*shapes[0], here.shapes[0].measured_at),)
-    assert shown.getvalue() == ""
-
-
-def _rest(profile: LatencyProfile) -> tuple[Any, ...]:
-    return profile.blocks, profile.kinds, profile.conditions
-
-
-def test_what_is_done_is_kept_when_there_is_no_memory_for_the_next(
-    study: OpenStudy, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def measured(model: SkippingModel, shapes: list[tuple[int, int]], *_: object, **__: object) -> LatencyProfile:
-        if shapes == [(1, 64)]:
-            raise torch.OutOfMemoryError
-        return made_up(study.workload, shapes)
-
-    # The memory of a machine cannot be taken away for a test.
-    monkeypatch.setattr("search.profiles.profile_latency", measured)
-    model = study.workload.model.skipping
-    with pytest.raises(SearchError, match="not enough memory for 1 x 64 tokens"):
-        profile_of(study.store, model, [(1, 32), (1, 64)], study.view)
-    assert study.store.latency_profile(profile_conditions(model).fingerprint(1, 32)) is not None
-
-
-def test_an_earlier_profile_stays_unless_it_shall_be_replaced(study: OpenStudy) -> None:
-    here = made_up(study.workload, [(1, 64)])
-    later = LatencyProfile((replace(here.shapes[0], fixed_ms=9.0),), *_rest(here))
-    assert keep_profile(study.store, here, replace=False) == [here]
-    assert keep_profile(study.store, later, replace=False) == [here]
-    assert keep_profile(study.store, later, replace=True) == [later]
-    assert keep_profile(study.store, here, replace=False) == [later]
-
-
-def test_a_resumed_study_says_in_one_line_that_its_predictions_come_from_elsewhere(
-    study: OpenStudy, shown: io.StringIO
-) -> None:
-    here = made_up(study.workload, [(8, 64)])
-    assert here.conditions is not None
-    there = replace(here, conditions=replace(here.conditions, cpu="another processor"))
-    study.store.set_facts(study.name, {"latency_profile": there.to_json()})
-    assert latency_profile(study) == there
-    [line] = shown.getvalue().splitlines()
-    assert "Latency is predicted for where this study began" in line and "cpu 'another processor', here " in line
-
-
-def test_a_study_of_an_earlier_version_goes_on_with_its_profile(study: OpenStudy, shown: io.StringIO) -> None:
-    old = {"batch": 8, "length": 64, "threads": 2, "kept": [4, 63, 64], "block_ms": [0.1, 1.0, 0.9], "fixed_ms": 1.0}
-    study.store.set_facts(study.name, {"latency_profile": old})
-    assert latency_profile(study) == LatencyProfile.from_json(old)
-    assert "measured by an earlier version, which did not keep where" in shown.getvalue()
-
-
-def test_a_study_says_that_its_profile_is_not_to_be_relied_on(study: OpenStudy, shown: io.StringIO) -> None:
-    shapes = [(study.config.latency_batch, length) for length in range(32, 513, 32)]
-    keep_profile(study.store, made_up(study.workload, shapes, check_error=0.5), replace=False)
-    latency_profile(study)
-    [line] = shown.getvalue().splitlines()
-    assert line.startswith("The machine was busy when latency was profiled: predictions at 8 x ")
-    assert "off by 50%" in line and "--remeasure" in line
+@pytest.mark.usefixtures("tiny")
+def test_a_study_is_profiled_with_its_model_and_input(run: Run, tmp_path: Path) -> None:
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        config = RunConfig.checked(model=str(tmp_path / "tiny"), profile_seconds=0.5)
+        store.create_study("mine", config.model_dump(), OBJECTIVES)
+        early = run("profile", "--study", "mine")
+        assert early.code == 2 and "--study is 'mine', which has not begun" in early.err
+        store.set_facts("mine", {"timed_input": {"batch": 3, "length": 16}})
+        for option in (["--batch", "1"], ["--model", "demo"], ["--from", "x.json"], ["--dtype", "bfloat16"]):
+            both = run("profile", "--study", "mine", *option)
+            assert both.code == 2 and f"--study and {option[0]} are both given" in both.err
+        done = run("profile", "--study", "mine", "--remeasure")
+        assert done.code == 0, done.err
+        assert "3 x 16 tokens, mean of 2 blocks" in done.out and "Profiling latency, 0.5 s at most" in done.err
+        assert "study 'mine' keeps the profile that it has until: ftp-search resume mine --remeasure" in done.out
+        # It is the one that a study of this model and input finds.
+        model = load_model(str(tmp_path / "tiny")).skipping
+        assert store.latency_profile(profile_conditions(model).fingerprint(3, 16)) is not None
+        assert run("profile", "--study", "none").code == 1

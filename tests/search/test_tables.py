@@ -11,6 +11,7 @@ from rich.console import Console
 from search.cli.tables import (
     print_front,
     print_measurements,
+    print_predictions,
     print_rounds,
     print_selection,
     print_speeds,
@@ -119,6 +120,18 @@ def test_the_front_says_how_uncertain_predicted_latency_is() -> None:
     assert description["predicted_for"] == {"batch": 8, "length": 256, "latency_uncertainty": 0.0414}
     assert "predicted to within 4%" in " ".join(printed(print_front, description).split())
     assert "predicted to within" not in printed(print_front, described())
+
+
+def test_doubtful_predictions_are_shown_beside_what_was_measured() -> None:
+    description = described()
+    assert [one["what"] for one in description["predictions"]["compared"]] == ["dense", "selected"]
+    assert description["predictions"]["sentence"] == "" and description["predictions"]["doubts"] == []
+    quiet = printed(print_predictions, description)
+    assert quiet.startswith("Latency: dense ") and "; selected " in quiet
+    profile = {"batch": 8, "length": 256, "shapes": [], "dense_ms": 651.9, "doubts": ["the machine was busy"]}
+    text = printed(print_predictions, described(latency_profile=profile))
+    assert "not to be relied on: the machine was busy; dense 651.9 predicted, " in text
+    assert text.count("\n") == 1 and "`ftp-search resume one --remeasure`" in text
 
 
 def test_plain_values_carry_selection_rounds_tuning_and_retention() -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pytest
 import sqlalchemy as sa
 from dash import no_update
@@ -365,6 +366,26 @@ def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_r
     of_search = ReportData(store.study("searched"), store.trials("searched"), [], []).verdict
     assert of_search.startswith("Nothing has been measured yet. The schedule is ")
     assert json.dumps(of_search)[1:-1] in text_of(compare.verdicts(["searched"]))
+
+
+def test_trials_that_are_predicted_anew_are_drawn_anew(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings
+) -> None:
+    filled(store)
+    page = StudyPage(watch, actions(store, settings), lambda: True)
+    assert "Latency: dense " in text_of(page.layout("made up"))
+    before, version = watch.found("made up"), watch.version("made up")
+    again = [replace(t, values=(t.values[0], 9.0)) for t in store.trials("made up") if t.values is not None]
+    profile = {"dense_ms": 9.0, "doubts": ["the machine was busy"]}
+    store.revalue_trials("made up", again, {"latency_profile": profile})
+    assert watch.version("made up") != version
+    found = watch.found("made up")
+    assert len(found.columns) == len(before.columns)
+    costs = found.columns.values[:, 1]
+    assert set(costs[np.isfinite(costs)]) == {9.0} and set(before.columns.values[:, 1]) != {9.0}
+    head = text_of(page.layout("made up"))
+    assert "not to be relied on: the machine was busy; dense 9.0 predicted, " in head
+    assert "; selected 9.0 predicted, " in head
 
 
 def test_a_page_that_the_database_does_not_answer_for_says_so_and_is_shown_once_it_does(

@@ -15,6 +15,7 @@ from search.concluding import (
 )
 from search.config import RunConfig
 from search.errors import SearchError
+from search.estimate import FACT, estimate_run, planned_ablations
 from search.generation_timing import check_lengths, time_selected
 from search.open_study import OpenStudy
 from search.progress import ProgressView
@@ -169,6 +170,7 @@ class Pipeline:
         study, store, name = self._study, self._study.store, self._study.name
         if self._stages.has_finished("search"):
             return
+        self._estimate(foreseen)
         if rounds_of(store.study(name).facts):
             # The front that they refined is about to change.
             store.set_facts(name, with_fresh_rounds(store.study(name).facts))
@@ -178,6 +180,17 @@ class Pipeline:
                 search = Search(0, self.config.trials, first_trial=store.n_begun(name))
                 search_schedules(study, study_costs(study), search)
             choose_from_front(study)
+
+    def _estimate(self, foreseen: Sequence[str]) -> None:
+        """Say, and keep, what a study that begins now will take."""
+        study = self._study
+        if study.store.study(study.name).facts.get(FACT) is not None or study.store.n_begun(study.name):
+            return
+        expected = estimate_run(study.config, study.workload, study.store, foreseen, study.view)
+        # What is left out is said here, and not again as the search begins.
+        ablations = planned_ablations(study.config, study.workload).to_json()
+        study.store.set_facts(study.name, {FACT: expected.to_json(), "ablations": ablations})
+        study.view.tell(expected.lines())
 
     def _first_router(self) -> int | None:
         """Number of the router that was distilled on what the first search found; None if there is none."""

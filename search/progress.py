@@ -219,6 +219,13 @@ class ProgressView:
             self._said_at = time.monotonic()
             self.console.print(line.rstrip(), highlight=False, markup=False)
 
+    def tell(self, lines: Sequence[str]) -> None:
+        """Print lines that are worth reading before the work goes on, unless the view is quiet."""
+        if self._is_live or self._says_lines:
+            self._said_at = time.monotonic()
+            for line in lines:
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def say_once(self, line: str) -> None:
         """Print a line that is worth knowing whatever is drawn, but not twice in a run."""
         if line not in self._said_once:

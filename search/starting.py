@@ -36,6 +36,23 @@ def usable(config: RunConfig) -> RunConfig:
     return config if config.model == DEMO else config.model_copy(update={"model": source})
 
 
+def foreseeable(config: RunConfig, store: StudyStore, view: ProgressView) -> Workload:
+    """Model and data of a study that could be made as it is asked for, and is not.
+
+    Args:
+        config: How it would be configured, as `usable` returns it.
+        store: Where it would live.
+        view: Where progress is drawn.
+
+    Raises:
+        ConfigError: No search can be made as it is asked for.
+        CoreError: Model or data cannot be used.
+    """
+    workload = load_with_progress(config, view)
+    check_search(config, workload, store)
+    return workload
+
+
 @contextmanager
 def beginning(
     store: StudyStore, name: str, config: RunConfig, view: ProgressView, overwrite: bool = False
@@ -75,8 +92,7 @@ def beginning(
     replaces = _replaceable(config, name, overwrite)
     # Whoever resumes it may be elsewhere.
     config = config.model_copy(update={"out": str(config.folder(name).absolute())})
-    workload = load_with_progress(config, view)
-    check_search(config, workload, store)
+    workload = foreseeable(config, store, view)
     begin = store.begin_replacement if taken else store.create_study
     begin(name, config.model_dump(), objective_names(config.cost), replaces)
     runs = forget_runs(config.folder(name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +24,12 @@ from search.sweep_plan import repeated
 if TYPE_CHECKING:
     from search.progress import ProgressView
 
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Say what it will take in time and memory, by a few evaluations, and begin nothing."
+    ),
+]
 Repeats = Annotated[
     int,
     typer.Option(
@@ -41,6 +48,7 @@ def run_command(
     settings: Mapping[str, Any],
     storage: Storage = DEFAULT_STORAGE,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -55,7 +63,10 @@ def run_command(
         raise ConfigError(f"--repeats is {repeats}: expected at least 1.")
     chosen = configured(config, settings)
     check_writable(chosen.folder(name))
-    view = make_view(quiet, track)
+    view = make_view(quiet, "" if dry_run else track)
+    if dry_run:
+        _foresee(chosen, storage, view, as_json, repeats=repeats)
+        return
     if repeats == 1:
         _begin(lambda pipeline, report: pipeline.run(report), name, chosen, storage, overwrite, view, as_json)
         return
@@ -69,6 +80,7 @@ def search_command(
     settings: Mapping[str, Any],
     storage: Storage = DEFAULT_STORAGE,
     overwrite: Overwrite = False,
+    dry_run: DryRun = False,
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -81,7 +93,10 @@ def search_command(
     check_study_name(name, "--name")
     chosen = configured(config, settings)
     check_writable(chosen.folder(name))
-    view = make_view(quiet, track)
+    view = make_view(quiet, "" if dry_run else track)
+    if dry_run:
+        _foresee(chosen, storage, view, as_json, search_only=True)
+        return
     _begin(lambda pipeline, _: pipeline.search_only(), name, chosen, storage, overwrite, view, as_json)
 
 
@@ -98,3 +113,23 @@ def _begin(
     config = usable(config)
     with opened(storage) as store, beginning(store, name, config, view, overwrite) as workload:
         continue_study(stage, lambda lease: Pipeline(store, name, lease, view, workload), store, name, as_json)
+
+
+def _foresee(
+    config: RunConfig, storage: str, view: ProgressView, as_json: bool, repeats: int = 1, search_only: bool = False
+) -> None:
+    """Print what a run will take; nothing is begun."""
+    # They load torch and transformers.
+    from search.estimate import estimate_run
+    from search.stages import all_stages
+    from search.starting import foreseeable, usable
+
+    config = usable(config)
+    stages = ["search"] if search_only else all_stages(config)
+    with opened(storage) as store:
+        expected = estimate_run(config, foreseeable(config, store, view), store, stages, view)
+    if as_json:
+        print(json.dumps(expected.to_json() | {"repeats": repeats}))
+        return
+    each = [f"Each of {repeats} studies:"] if repeats > 1 else []
+    print("\n".join([*each, *expected.lines()]))

@@ -21,12 +21,10 @@ def opened(storage: str) -> Iterator[StudyStore]:
     store = StudyStore(storage)
     try:
         yield store
-    except BaseException:
+    finally:
         # Another process may have begun a study in it meanwhile.
         unused = fresh and not store.summaries()
         store.close()
         if unused and database is not None:
             for path in (database, Path(f"{database}-wal"), Path(f"{database}-shm")):
                 path.unlink(missing_ok=True)
-        raise
-    store.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 from dashboards.data import ReportData
 from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, counted, duration, kl_text, row
+from studies.objectives import Objective
 
 _GIB = 2.0**30
 
@@ -74,8 +75,8 @@ def rounds_table(data: ReportData) -> Table:
                     verdict,
                     Cell(router),
                     Cell(str(one.get("trials", 0))),
-                    _volume(one.get("hypervolume_before")),
-                    _volume(one.get("hypervolume_after")),
+                    _volume(one.get("hypervolume_before"), data.cost),
+                    _volume(one.get("hypervolume_after"), data.cost),
                     UNKNOWN if growth is None else Cell(f"{growth:+.1%}"),
                 )
             )
@@ -152,8 +153,8 @@ def _agrees(config: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     return all(config.get(name) == value for name, value in best.items())
 
 
-def _volume(value: float | None) -> Cell:
-    return UNKNOWN if value is None else Cell(f"{value:.4g}")
+def _volume(value: float | None, cost: Objective) -> Cell:
+    return UNKNOWN if value is None else Cell(f"{cost.shown(value):.4g}")
 
 
 def _value(value: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import shutil
@@ -24,7 +25,9 @@ from ftp_core.models import load_model
 from ftp_core.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from search.cli.stages import write_reports
 from search.config import RunConfig
+from search.description import describe_study
 from search.errors import ConfigError, SearchError
 from search.evaluators import Task
 from search.evaluators.local import LocalEvaluator
@@ -37,9 +40,10 @@ from search.open_study import OpenStudy
 from search.pipeline import Pipeline
 from search.progress import ProgressView
 from search.protection import n_protected_tokens, unprotected_beginning
+from search.starting import begin_study
 from search.workload import load_workload
 from studies import StudyStore
-from tests.search.command import run_process
+from tests.search.command import run_here
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 6, "validation_items": 4, "test_items": 4, "search_items": 4, "workers": 1}
@@ -245,40 +249,50 @@ def test_no_study_starts_from_one_that_protects_other_tokens() -> None:
             check_search(config, replace(workload, model=workload.model.protecting(0)), store)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(1200)
-def test_a_small_run_protects_the_system_turn_all_the_way(
-    chat_model: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path
+def test_a_study_protects_the_system_turn_all_the_way(
+    chat_model: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = written(tmp_path / "chats.jsonl", chats(tokenizer, [SYSTEM] * 40))
-    searched = (
-        *("--model", chat_model, "--data", data, "--trials", "6", "--workers", "1", "--cost", "flops"),
-        *("--search-items", "4", "--calibration-items", "8", "--validation-items", "4", "--test-items", "4"),
-        *("--target-sparsity", "0.5", "--seed", "3", "--json"),
-    )
-    whole = ("--rounds", "0", "--measured-points", "1", "--timed-runs", "2", "--latency-batch", "2")
-    plain = run_process("search", "--name", "plain", *searched, cwd=tmp_path)
-    protected = run_process("run", "--name", "protected", "--keep-first", "system", *searched, *whole, cwd=tmp_path)
-    for result, warns in ((plain, True), (protected, False)):
-        assert result.code == 0, result.err
-        assert ("--keep-first system protects it" in result.err) == warns
+    # In this process: what workers do is what `ModelSetup` starts there.
+    monkeypatch.setattr("search.evaluators.ray_pool.RayPool", lambda setup, *_, **__: setup.start("cpu", 0))
+    data = written(tmp_path / "chats.jsonl", chats(tokenizer, [SYSTEM] * 30))
+    common: dict[str, Any] = {
+        **{"model": str(chat_model), "data": data, "cost": "flops", "trials": 6, "rounds": 0, "target_sparsity": 0.5},
+        **{"measured_points": 1, "timed_runs": 2, "latency_batch": 2, **SMALL},
+    }
     n_tokens = len(tokenizer(f"system\n{SYSTEM}</s>\nuser\n")["input_ids"])
-    assert (plain.json()["keep_first"], protected.json()["keep_first"]) == (0, n_tokens)
-    folder = tmp_path / "ftp-out" / "protected"
-    assert FTPForCausalLM.from_pretrained(folder / "model").keep_first == n_tokens
-    # Trials of both are in one database, and each was evaluated with what its study protects.
-    workload = load_workload(str(chat_model), data, 3, {"calibration": 8, "validation": 4, "test": 4}, "system")
-    items = workload.splits["calibration"][:4]
-    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        for name, keep_first in (("plain", 0), ("protected", n_tokens)):
-            quality = QualitySet(workload.model.skipping.protecting(keep_first), items)
-            static = [one for one in store.trials(name) if one.router is None and one.values is not None]
-            assert len(static) >= 6
-            for one in static:
+    said = io.StringIO()
+    view = ProgressView(Console(file=said, width=1000))
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        for name, keep_first in (("plain", 0), ("protected", "system")):
+            config = RunConfig(keep_first=keep_first, out=str(tmp_path / name), **common)
+            workload = begin_study(store, name, config, view)
+            # A warning, unless the system turn is protected.
+            assert ("--keep-first system protects it" in said.getvalue()) == (name == "plain")
+            said.truncate(0)
+            with store.lease(name) as lease:
+                Pipeline(store, name, lease, view, workload).run(
+                    lambda folder, name=name: write_reports(store, name, folder)
+                )
+            # Trials of both are in one database: each was evaluated with what its study protects.
+            kept = {"plain": 0, "protected": n_tokens}[name]
+            assert store.study(name).facts["keep_first"] == kept
+            quality = QualitySet(workload.model.skipping.protecting(kept), workload.splits["calibration"][:4])
+            for one in store.trials(name):
                 kl = quality.evaluate(one.schedule, StaticRouter()).kl
                 assert one.metrics["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-6)
-    # What is protected is settled.
-    refused = run_process("resume", "protected", "--keep-first", "3", cwd=tmp_path)
+            assert FTPForCausalLM.from_pretrained(tmp_path / name / "model").keep_first == kept
+        schedules = [{tuple(one.schedule) for one in store.trials(name)} for name in ("plain", "protected")]
+        assert schedules[0] & schedules[1]
+        described = describe_study(store, "plain")
+    assert described["keep_first"] == 0 and "--keep-first system" in described["unprotected_beginning"]
+    assert "--keep-first system" in (tmp_path / "plain" / "report.md").read_text()
+    assert f"The first {n_tokens} tokens of every prompt" in (tmp_path / "protected" / "report.md").read_text()
+
+
+def test_what_is_protected_is_settled_when_a_study_begins(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    refused = run_here(monkeypatch, capsys, tmp_path, "resume", "protected", "--keep-first", "3")
     assert refused.code == 2 and "--keep-first" in refused.err
-    assert f"The first {n_tokens} tokens of every prompt are protected" in (folder / "report.md").read_text()
-    assert "--keep-first system protects it" in run_process("show", "plain", cwd=tmp_path).out
+    refused = run_here(monkeypatch, capsys, tmp_path, "run", "--keep-first", "user")
+    assert refused.code == 2 and "--keep-first is 'user': expected a whole number from 0" in refused.err

@@ -289,6 +289,13 @@ class TestOnePool:
         assert len(pids(answers(pool, some(30)))) <= 4
         assert pool.capacity == 6 and len(pids(answers(pool, some(30)))) <= 2
 
+    def test_a_pool_has_no_more_workers_than_its_machine_is_given(self, pool, monkeypatch, caplog):
+        monkeypatch.setattr("search.evaluators.ray_pool.most_on_this_machine", lambda: 3)
+        pool.resize(1000)
+        assert pool.n_workers == 3 and "1000 workers are asked for" in caplog.text
+        pool.resize(2)
+        assert pool.n_workers == 2 and not any(result.error for result in answers(pool, some(6)).values())
+
     def test_a_pool_without_workers_is_refused(self, pool):
         with pytest.raises(ConfigError, match="at least one"):
             pool.resize(0)

@@ -124,7 +124,8 @@ def _timed(
 def _way(study: OpenStudy, one: Measurement) -> Variant:
     if one.variant == "dense":
         return Unchanged()
-    return Skipping(one.variant, SparsitySchedule(one.schedule), router_of(study, one.router))
+    keep_first = study.workload.model.skipping.keep_first
+    return Skipping(one.variant, SparsitySchedule(one.schedule), router_of(study, one.router), keep_first=keep_first)
 
 
 def _speed(

@@ -182,6 +182,8 @@ class ScheduleSpace:
 
     def ablated(self, levels: Sequence[int]) -> tuple[int, ...]:
         """The neighbouring free blocks that a schedule ablates, if it is one of `ablations`, however many; or none."""
+        if len(levels) != self.n_blocks:
+            return ()
         free = self.free_blocks
         places = [place for place, block in enumerate(free) if levels[block]]
         if not places or sum(levels) != self.top * len(places) or len(places) == len(free) > 1:

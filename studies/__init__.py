@@ -87,7 +87,6 @@ __all__ = [
     "Measurement",
     "NextStep",
     "OptunaStudy",
-    "Origin",
     "Prediction",
     "PrefillSpeedup",
     "ProposerState",

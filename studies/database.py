@@ -159,7 +159,7 @@ class Database:
             StorageError: See `read`.
             sqlalchemy.exc.IntegrityError: What was written contradicts what is there.
         """
-        self._check_writable()
+        self.check_writable()
         return self._patiently(work, self._writing)
 
     def write_once(self, work: Callable[[Connection], T]) -> T:
@@ -169,10 +169,11 @@ class Database:
             StorageError: See `read`.
             sqlalchemy.exc.IntegrityError: See `write`.
         """
-        self._check_writable()
+        self.check_writable()
         return self._patiently(work, self._writing if self.dialect == "sqlite" else self._reading)
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Raise `StorageError` if this process may read the database, and not write to it, as far as its file says."""
         if self.is_read_only:
             raise self._refused_write()
 

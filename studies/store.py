@@ -55,6 +55,10 @@ class StudyStore(StudyResults, RevaluedTrials, StudyRuns, KnownEvaluations, Optu
         """Whether this process may read the database, and not write to it, as far as its file says."""
         return self._database.is_read_only
 
+    def check_writable(self) -> None:
+        """Raise `StorageError` if the database can be read, and not written to."""
+        self._database.check_writable()
+
     def hurried(self) -> AbstractContextManager[None]:
         """Inside, a database that is away is not waited for: for what a process writes as it leaves."""
         return self._database.hurried()

@@ -126,6 +126,7 @@ def _go_on(
     asked: Collection[str] = (),
 ) -> None:
     """Run stages of an existing study's pipeline with a configuration that differs in what may change."""
+    store.check_writable()
     check_writable(config.folder(name))
     check_where(config)
     view = make_view(quiet, track)

@@ -21,7 +21,7 @@ def check_home() -> None:
     if has_token or os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
         return
     folder = Path("~/.ray").expanduser()
-    if (folder / "auth_token").is_file() and os.access(folder / "auth_token", os.R_OK):
+    if os.access(folder / "auth_token", os.R_OK):
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

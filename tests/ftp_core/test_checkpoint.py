@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from ftp_core import modeling_ftp
 from ftp_core.causal_lm import FTPForCausalLM
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.identity import model_identity, same_model
@@ -362,10 +363,12 @@ def test_routers_of_third_parties_run_and_once_registered_are_saved(tmp_path: Pa
         register_router(Impostor)
 
 
-def test_nothing_but_safetensors_and_json_is_written(tmp_path: Path) -> None:
+def test_nothing_is_written_that_code_could_hide_in(tmp_path: Path) -> None:
     saved(tmp_path, max_shard_size="20KB")
     names = {path.name for path in (tmp_path / "pruned").iterdir()}
-    assert all(name.endswith((".safetensors", ".json")) for name in names)
+    assert all(name.endswith((".safetensors", ".json")) for name in names - {"README.md", "modeling_ftp.py"})
+    # The code is ours, and the same in every model.
+    assert (tmp_path / "pruned" / "modeling_ftp.py").read_text() == Path(modeling_ftp.__file__).read_text()
     assert len([name for name in names if name.endswith(".safetensors")]) > 1
     assert json.loads((tmp_path / "pruned" / "config.json").read_text())["model_type"] == "ftp"
     assert FTPForCausalLM.from_pretrained(tmp_path / "pruned").schedule == MIXED

@@ -86,7 +86,7 @@ def test_show_and_list_say_what_other_programs_put_into_a_study(run: Run, study:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         added = interfere(store.storage, study, 12)
     said = " ".join(run("show", study).out.split())
-    assert f"study {study}: finished, 3 trials {added}" in said
+    assert f"study {study}: finished, 3 trials " in said and f" {added} " in said
     assert [point["number"] for point in run("show", study, "--json").json()["front"]] == [0, 1]
     # The list knows what Optuna knows: every trial that has ended.
     assert run("studies", "--json").json()[0]["trials"] == 3 + added.ended

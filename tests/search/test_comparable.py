@@ -269,10 +269,6 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
             assert all(math.isfinite(tally.gain) for tally in portfolio.tallies.values())
         if expected:
             assert loaded.best() == best_point(expected)
-            growth = found.growth
-            assert growth is not None and growth.reference == reference_point(trials)
-            assert growth.volume[-1] == pytest.approx(loaded.hypervolume()) == shown["hypervolume"]["value"]
-            assert loaded.best() == best_point(expected)
             # Whatever says how large the front is, or how it grew, says the same.
             growth, measured = found.growth, study_volume(loaded.record, trials)
             assert growth is not None and measured is not None

@@ -285,16 +285,19 @@ def test_a_study_of_flops_takes_a_profile_that_is_there_and_measures_none(worklo
             without = study_costs(study)
             assert without.profile is None and without.batch == 3
             timed = {"batch": 3, "length": without.length}
-            assert store.study("one").facts == {"timed_input": timed}
+            facts = store.study("one").facts
+            assert facts["timed_input"] == timed and "latency_profile" not in facts
             # Of this machine, measured for another study.
+            shape = {"batch": 3, "length": without.length, "kept": (4, without.length - 1, without.length)}
+            profile = replace(PROFILE, shapes=tuple(replace(one, **shape) for one in PROFILE.shapes))
             conditions = profile_conditions(workload.model.skipping)
             fingerprint = conditions.fingerprint(without.batch, without.length)
-            store.keep_latency_profile(fingerprint, conditions.to_json(), PROFILE.to_json())
-            assert study_costs(study) == replace(without, profile=PROFILE)
+            store.keep_latency_profile(fingerprint, conditions.to_json(), profile.to_json())
+            assert study_costs(study) == replace(without, profile=profile)
             # It keeps it, wherever it goes on.
-            assert LatencyProfile.from_json(store.study("one").facts["latency_profile"]) == PROFILE
+            assert LatencyProfile.from_json(store.study("one").facts["latency_profile"]) == profile
             store.keep_latency_profile(fingerprint, {}, {"broken": True}, replace=True)
-            assert study_costs(study) == replace(without, profile=PROFILE)
+            assert study_costs(study) == replace(without, profile=profile)
 
 
 def test_a_word_on_a_front_is_in_the_unit_of_its_cost() -> None:

@@ -298,11 +298,11 @@ def test_elsewhere_there_are_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     view.ended(StudyState.FAILED)
     text = re.sub(r"\d+:\d\d", "TIME", shown.getvalue())
     assert text.splitlines() == [
-        "Stage 1 of 10: search",
+        "Stage 1 of 11: search",
         "Stage search: finished after TIME",
-        "Stage 3 of 10: distill-1",
+        "Stage 3 of 11: distill-1",
         "Stage distill-1: finished after TIME",
-        "Stage 4 of 10: refine-1",
+        "Stage 4 of 11: refine-1",
         "Refining [schedules] ...",
         "Refining [schedules]: 45/150, TIME left  a note, 1 worker, ",
         "front 12",

@@ -40,7 +40,7 @@ from search.open_study import OpenStudy
 from search.pipeline import Pipeline
 from search.progress import ProgressView
 from search.protection import n_protected_tokens, unprotected_beginning
-from search.starting import begin_study
+from search.starting import beginning
 from search.workload import load_workload
 from studies import StudyStore
 from tests.search.command import run_here
@@ -265,11 +265,10 @@ def test_a_study_protects_the_system_turn_all_the_way(
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         for name, keep_first in (("plain", 0), ("protected", "system")):
             config = RunConfig(keep_first=keep_first, out=str(tmp_path / name), **common)
-            workload = begin_study(store, name, config, view)
-            # A warning, unless the system turn is protected.
-            assert ("--keep-first system protects it" in said.getvalue()) == (name == "plain")
-            said.truncate(0)
-            with store.lease(name) as lease:
+            with beginning(store, name, config, view) as workload, store.lease(name) as lease:
+                # A warning, unless the system turn is protected.
+                assert ("--keep-first system protects it" in said.getvalue()) == (name == "plain")
+                said.truncate(0)
                 Pipeline(store, name, lease, view, workload).run(
                     lambda folder, name=name: write_reports(store, name, folder)
                 )

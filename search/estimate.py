@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from ftp_core.cost.conditions import profile_conditions
+from ftp_core.cost.end_to_end import room_for_new_tokens
 from ftp_core.cost.memory import peak_activation_bytes
 from ftp_core.distillation_config import DistillationConfig
 from ftp_core.schedule import SparsitySchedule
 from search.ablations import AblationPlan, plan_ablations
 from search.config import RunConfig
+from search.generation_timing import least_turns, lengths_to_time, new_tokens_to_time
 from search.measuring import timed_length
 from search.pace import Pace, measure_pace, tokens
 from search.profiles import known_profile
@@ -32,6 +34,8 @@ _PASSES_A_STEP = 3.0
 _PASSES_A_PROFILE, _FEWEST_PASSES_A_PROFILE = 76, 12
 # Rows of the comparison beside the candidates: dense, uniform, static, dynamic, refined.
 _NAMED_ROWS = 5
+# Rows that are timed end to end: dense, a shortened prompt, the selected point.
+_GENERATED_ROWS = 3
 _EVALUATED_AT_ONCE = 16
 _GIB = 2.0**30
 
@@ -125,7 +129,7 @@ def estimate_run(
     Raises:
         EvaluationError: The dense model does not run on an example.
     """
-    with view.stage("Estimating time and memory", 3) as stage:
+    with view.stage("Estimating time and memory", 4) as stage:
         pace = measure_pace(config, workload, stage.advance)
         memory = memory_of(config, workload)
         stage.advance()
@@ -180,6 +184,8 @@ class _Parts:
         self._config = config
         self._pace = pace
         self._prefill_s = prefill_s
+        self._context = workload.model.skipping.context
+        self._lengths = lengths_to_time(config, workload, {})
         self._tokens = {split: tokens(examples) for split, examples in workload.splits.items()}
         self._choice_tokens = {split: tokens(examples, choices=True) for split, examples in workload.splits.items()}
         mean = self._tokens["calibration"] / len(workload.splits["calibration"])
@@ -213,6 +219,8 @@ class _Parts:
             rows += _NAMED_ROWS
             exhibits_s = _NAMED_ROWS * self._scored_s("test")
             return self._answers_s("test") + rows * self._scored_s("test") + exhibits_s + self._timed_s(rows)
+        if kind == "time":
+            return sum(map(self._generated_s, self._lengths))
         return 0.0
 
     def searching_s(self, trials: int) -> float:
@@ -232,6 +240,13 @@ class _Parts:
 
     def _scored_s(self, split: str) -> float:
         return self._choice_tokens[split] * self._pace.evaluated_token_s
+
+    def _generated_s(self, length: int) -> float:
+        """Prompts of a length with the most new tokens, in as many turns as are taken at least."""
+        config = self._config
+        most = new_tokens_to_time(config, room_for_new_tokens(length, self._context))[-1]
+        run_s = config.latency_batch * length * self._pace.token_s + (most - 1) * self._pace.decoded_s
+        return _GENERATED_ROWS * (least_turns(config) + 1) * run_s
 
     def _timed_s(self, rows: int) -> float:
         return (self._config.timed_runs + 1) * rows * self._prefill_s

@@ -39,7 +39,7 @@ def check_lengths(config: RunConfig, workload: Workload, facts: Mapping[str, Any
         ConfigError: They do not.
     """
     context = workload.model.skipping.context
-    for length in (*config.latency_length, timed_length(config, workload, facts)):
+    for length in lengths_to_time(config, workload, facts):
         if length > context:
             raise ConfigError(
                 f"--latency-length is {length}, but the model reads {context} tokens at most: give a shorter length."
@@ -60,8 +60,7 @@ def time_selected(study: OpenStudy) -> None:
     measured = _compared(study)
     if not measured:
         return
-    length = timed_length(study.config, study.workload, study.store.study(study.name).facts)
-    lengths = list(dict.fromkeys((length, *study.config.latency_length)))
+    lengths = lengths_to_time(study.config, study.workload, study.store.study(study.name).facts)
     for tokens in lengths:
         wanted = new_tokens_to_time(study.config, room_for_new_tokens(tokens, study.workload.model.skipping.context))
         speeds = generation_speeds(study.store.study(study.name).facts)
@@ -95,7 +94,7 @@ def _timed(
     study: OpenStudy, measured: Sequence[Measurement], length: int, new_tokens: Sequence[int]
 ) -> list[GenerationSpeed]:
     """The speeds of variants, the dense model first, with prompts of one length."""
-    batch, turns = study.config.latency_batch, min(study.config.timed_runs, _LEAST_TURNS)
+    batch, turns = study.config.latency_batch, least_turns(study.config)
     title = f"Timing {batch} x {length} tokens and {max(new_tokens)} new"
     with study.view.stage(title, (turns + 1) * len(measured)) as stage:
 
@@ -153,6 +152,22 @@ def _speed(
         speedup_low=None if speedup is None else speedup.low,
         speedup_high=None if speedup is None else speedup.high,
     )
+
+
+def least_turns(config: RunConfig) -> int:
+    """Turns of each prompt length, without the one that warms up; more follow where speeds are not precise."""
+    return min(config.timed_runs, _LEAST_TURNS)
+
+
+def lengths_to_time(config: RunConfig, workload: Workload, facts: Mapping[str, Any]) -> list[int]:
+    """Prompt lengths to time: the one that costs are of, and those that are asked for.
+
+    Args:
+        config: How a study is configured.
+        workload: Its model and data.
+        facts: What is known of it (`StudyRecord.facts`); empty before it begins.
+    """
+    return list(dict.fromkeys((timed_length(config, workload, facts), *config.latency_length)))
 
 
 def new_tokens_to_time(config: RunConfig, room: int) -> list[int]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ftp_core.cost import Unchanged, timing_batch
+from ftp_core.cost.end_to_end import time_generation
 from ftp_core.encoding import EncodedExample
 from ftp_core.quality import QualitySet
 from ftp_core.routers import StaticRouter
@@ -22,6 +24,8 @@ from search.workload import Workload, search_set
 # What evaluating takes is known well enough once so many seconds of it were timed, or all examples were.
 _ENOUGH_S = 0.5
 _TIMES_AS_MANY = 4
+# Tokens of prompts, and new ones, by which decoding is timed.
+_SHORT_PROMPT, _NEW_TOKENS = 8, 4
 # Overall sparsity of the schedules that a search without a target tries, on average.
 _USUAL_SPARSITY = 0.4
 
@@ -35,6 +39,7 @@ class Pace:
         evaluation_s: A schedule on the search set, on one core.
         token_s: A token through the dense model, on all cores of this process.
         evaluated_token_s: A token through a pruned model, compared with the dense one, likewise.
+        decoded_s: A new token of every row of the timed input, in the dense model.
         examples: How many examples were evaluated on one core.
     """
 
@@ -42,6 +47,7 @@ class Pace:
     evaluation_s: float
     token_s: float
     evaluated_token_s: float
+    decoded_s: float
     examples: int
 
 
@@ -51,7 +57,7 @@ def measure_pace(config: RunConfig, workload: Workload, on_part: Callable[[], No
     Args:
         config: How the study is configured.
         workload: Its model and data.
-        on_part: Called twice, once each part is done.
+        on_part: Called three times, once each part is done.
 
     Raises:
         EvaluationError: The dense model does not run on an example.
@@ -81,12 +87,15 @@ def measure_pace(config: RunConfig, workload: Workload, on_part: Callable[[], No
     on_part()
     (token_s, evaluated_token_s), _ = _timed(workload.splits["validation"], on_all_cores, choices=False)
     on_part()
+    decoded_s = _decoded_s(config, workload)
+    on_part()
     return Pace(
         tokens(searched) * dense_s,
         tokens(searched, choices) * evaluation_s,
         # Threads that wait for each other on a busy machine can take many times as long as one; they do not keep to it.
         min(token_s, dense_s),
         min(evaluated_token_s, evaluation_s),
+        decoded_s,
         n_examples,
     )
 
@@ -102,6 +111,16 @@ def tokens(examples: Sequence[EncodedExample], choices: bool = False) -> int:
         len(one.prompt) + (sum(map(len, one.continuations)) if choices else len(one.continuations[one.answer]))
         for one in examples
     )
+
+
+def _decoded_s(config: RunConfig, workload: Workload) -> float:
+    """Seconds for a new token of each row behind short prompts: weights are read in any case, what is held is less."""
+    model, prompts = workload.model.skipping, [example.prompt for example in workload.splits["calibration"]]
+    short = timing_batch(prompts, config.latency_batch, min(_SHORT_PROMPT, model.context - _NEW_TOKENS))
+    [own] = time_generation(model, short.ids, [Unchanged()], [1, 1 + _NEW_TOKENS], repeats=3)
+    # Other programs make a run slower, never faster.
+    best_ms = min(last - first for first, last in zip(own[1], own[1 + _NEW_TOKENS], strict=True))
+    return best_ms / (1000 * _NEW_TOKENS)
 
 
 def _timed(

@@ -42,7 +42,7 @@ def workload() -> Workload:
     return load_workload("demo", "demo", 0, RunConfig.checked(**SMALL).sizes)
 
 
-PACE = Pace(dense_s=2.0, evaluation_s=1.0, token_s=1e-4, evaluated_token_s=2e-4, examples=4)
+PACE = Pace(dense_s=2.0, evaluation_s=1.0, token_s=1e-4, evaluated_token_s=2e-4, decoded_s=0.01, examples=4)
 
 
 def estimated(workload: Workload, store: StudyStore | None = None, **settings: Any) -> Estimate:
@@ -63,6 +63,9 @@ def test_every_stage_is_counted_in_its_order(workload: Workload) -> None:
     assert {name for name in found.seconds if more.seconds[name] > found.seconds[name]} == {
         *("tune", "distill-1", "distill-2", "measure", "test"),
     }
+    longer = estimated(workload, new_tokens=(128,), latency_length=(64, 32))
+    assert {name for name in found.seconds if longer.seconds[name] > found.seconds[name]} == {"time"}
+    assert estimated(workload, new_tokens=(0,)).seconds["time"] < found.seconds["time"]
     assert json.loads(json.dumps(found.to_json()))["total_s"] == found.total_s
 
 
@@ -124,8 +127,8 @@ def test_memory_counts_what_workers_may_keep(workload: Workload) -> None:
 def test_measuring_leaves_threads_and_random_numbers_as_they_were(workload: Workload) -> None:
     before, threads, parts = torch.get_rng_state(), torch.get_num_threads(), []
     pace = measure_pace(RunConfig.checked(**SMALL), workload, lambda: parts.append(None))
-    assert torch.get_rng_state().equal(before) and torch.get_num_threads() == threads and len(parts) == 2
-    assert 1 <= pace.examples <= 4
+    assert torch.get_rng_state().equal(before) and torch.get_num_threads() == threads and len(parts) == 3
+    assert 1 <= pace.examples <= 4 and pace.decoded_s > 0
     # A core alone is what all of them do no worse than.
     n = tokens(search_set(RunConfig.checked(**SMALL), workload))
     assert pace.token_s <= pace.dense_s / n * (1 + 1e-9)

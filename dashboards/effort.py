@@ -14,20 +14,23 @@ _GIB = 2.0**30
 
 
 def effort_table(data: ReportData) -> Table:
-    """Seconds of every stage, and what was done in them."""
+    """Time of every stage, beside what was expected of it before the run where that is known, and what was done."""
+    expected = (data.study.facts.get("estimate") or {}).get("seconds", {})
     rows = [
         row(
             [
                 stage.name,
                 stage.state.value,
                 "not ended" if stage.seconds is None else duration(stage.seconds),
+                *([duration(expected[stage.name]) if stage.name in expected else "–"] if expected else []),
             ]
         )
         for stage in data.stages
         # The stage in which this is written cannot know how long it will take.
         if stage.name != "report" or stage.seconds is not None
     ]
-    return Table((Column("stage"), Column("state"), Column("time")), tuple(rows), " ".join(effort_sentences(data)))
+    titles = ("stage", "state", "time", *(("expected",) if expected else ()))
+    return Table(tuple(map(Column, titles)), tuple(rows), " ".join(effort_sentences(data)))
 
 
 def effort_sentences(data: ReportData) -> list[str]:

@@ -54,7 +54,7 @@ class Round:
         """Why no further round follows on this one, as a sentence; empty if one may help."""
         if self.router is None:
             return (
-                f"Rounds ended in round {self.round}: no router that training came by beats the static one on "
+                f"Rounds ended in round {self.round}: no trained router beats the static one on "
                 "validation examples, and to search again with the static one is to go on with the first search, which "
                 "more --trials do."
             )

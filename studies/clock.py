@@ -49,7 +49,7 @@ class ClockCheck:
         if self.half_width is not None and self.half_width > _PRECISE:
             return (
                 f"Times are not precise: after {self.turns} turns, speed-ups are known to within {self.half_width:.0%} "
-                "or better."
+                "at worst."
             )
         return ""
 

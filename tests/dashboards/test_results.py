@@ -19,6 +19,7 @@ from dashboards.markdown import fenced, text
 from dashboards.prompts import as_text, legend, shaded_prompts
 from dashboards.results import results, results_table
 from dashboards.summary import key_figures, summary_sentences
+from dashboards.tables import duration
 from studies import Disagreement, Exhibits, GroupAccuracy, Measurement, RoutedPrompt, StudyState, front
 from tests.dashboards.records import DATA, EXHIBITS, REFINED, SELECTION, STATIC, STUDY, measurement, router_run
 
@@ -110,7 +111,12 @@ def test_the_cost_counts_stages_evaluations_training_tuning_and_memory() -> None
     assert "4 min 52 s by the clock" in words and "200 trials; their evaluations took 1 min 20 s" in words
     assert "Training 2 routers took 24 s" in words and "3 sets of hyperparameters were tried, in 42 s" in words
     assert "1.30 GiB" in words
-    assert [row.cells[0].text for row in effort_table(DATA).rows][:4] == ["search", "tune", "distill-1", "refine-1"]
+    table = effort_table(DATA)
+    assert [row.cells[0].text for row in table.rows][:4] == ["search", "tune", "distill-1", "refine-1"]
+    assert [column.title for column in table.columns] == ["stage", "state", "time"]
+    foreseen = replace(DATA.study, facts={**DATA.study.facts, "estimate": {"seconds": {"search": 75.0}}})
+    table = effort_table(replace(DATA, study=foreseen))
+    assert [row.cells[3].text for row in table.rows][:2] == [duration(75.0), "–"] and len(table.columns) == 4
 
 
 def test_rounds_say_what_they_added_and_whether_their_router_was_better() -> None:

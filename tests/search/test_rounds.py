@@ -27,7 +27,7 @@ def test_the_last_round_says_why_it_is_the_last() -> None:
     assert begun.why_last == "" == begun.ended(5, 1.1).why_last
     assert "Rounds ended after round 2" in (flat := begun.ended(5, 1.004).why_last) and "+0.40%" in flat
     assert "at all" in Round(1, router_run=0, router=0).begun(10, 0.0).ended(5, 0.0).why_last
-    assert "no router that training came by beats the static one" in Round(1, router_run=0, router=None).why_last
+    assert "no trained router beats the static one" in Round(1, router_run=0, router=None).why_last
 
 
 def test_a_round_that_has_begun_keeps_where_it_began() -> None:

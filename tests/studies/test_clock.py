@@ -75,7 +75,7 @@ def test_the_dense_model_is_believed_where_it_is_as_fast_as_itself_within_a_narr
 def test_times_that_are_usable_but_not_precise_say_so() -> None:
     check = check_clock([QUIET[0], timed("static", 0.3, 1.4, 0.06)], "test")
     assert check is not None and check.is_usable
-    assert check.sentence == "Times are not precise: after 36 turns, speed-ups are known to within 6% or better."
+    assert check.sentence == "Times are not precise: after 36 turns, speed-ups are known to within 6% at worst."
 
 
 def test_each_sitting_is_checked_by_itself_and_earlier_versions_had_no_check() -> None:

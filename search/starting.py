@@ -88,7 +88,7 @@ def beginning(
         # Refused at once, and not after minutes of loading.
         store.create_study(name, config.model_dump(), objective_names(config.cost))
     for line in config.without_effect:
-        view.console.print(line, highlight=False)
+        view.say_once(line)
     replaces = _replaceable(config, name, overwrite)
     # Whoever resumes it may be elsewhere.
     config = config.model_copy(update={"out": str(config.folder(name).absolute())})

@@ -63,9 +63,10 @@ def test_a_search_that_is_killed_again_and_again_finds_what_an_uninterrupted_one
     rng = random.Random(0)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
         expected = store.trials("whole")
-        # The second study finds the first one's latency profile in the database: what both predict is the same.
-        config = store.study("whole").config
+        # The second study predicts from the first one's latency profile: what both predict is the same.
+        config = store.study("whole").config | {"out": str(tmp_path / "ftp-out" / "killed")}
         store.create_study("killed", config, store.study("whole").objectives)
+        store.set_facts("killed", {"latency_profile": store.study("whole").facts["latency_profile"]})
         # But not its evaluations: those it shall make itself.
         with closing(sqlite3.connect(tmp_path / "ftp-studies.db")) as raw, raw:
             raw.execute("DELETE FROM evaluation")

@@ -42,8 +42,9 @@ demo: venv
 	$(PYTHON) -m search run --name demo --overwrite --trials 150 --rounds 1 --refine-trials 60 --router dynamic \
 	  --router-trials 0 --router-steps 40 --router-schedules 2
 
-# Two files at a time: most tests keep one core busy. A file stays together, for what its tests share.
-PYTEST := $(PYTHON) -m pytest -n 2 --dist loadfile
+# Two files at a time: most tests keep one core busy. A file stays together, for what its tests share. In their order, as
+# files of few tests have the longest ones, and would be left for one core at the end.
+PYTEST := $(PYTHON) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: venv
 	$(PYTEST) -m "not slow"

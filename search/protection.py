@@ -86,7 +86,8 @@ def unprotected_beginning(
     return (
         f"{shared.n_prompts} of {len(examples)} prompts begin with the same {n_tokens} tokens{so_far}"
         f"{', a system turn' if has_turn else ''} ({_short(text)!r}): the static router lets the beginning of a prompt "
-        f"skip first, in every block that skips any. --keep-first {asked} protects it."
+        f"skip first, in every block that skips any. --keep-first {asked} protects it; "
+        "what follows it skips in its place."
     )
 
 

@@ -84,7 +84,12 @@ def _card(config: FTPConfig) -> str:
         *(f"| {index} | {share:.0%} |" for index, share in enumerate(schedule)),
         "",
         f"The `{router}` router decides which tokens skip. Of decoded tokens, "
-        + ("none skips." if config.decode_sparsity == 0 else f"up to {config.decode_sparsity:.0%} skip a block."),
+        + ("none skips." if config.decode_sparsity == 0 else f"up to {config.decode_sparsity:.0%} skip a block.")
+        + (
+            f" The first {config.keep_first} tokens of every prompt are kept before others."
+            if config.keep_first
+            else ""
+        ),
         "",
         "## Loading",
         "",

@@ -49,6 +49,13 @@ def pruned(tmp_path: Path) -> FTPForCausalLM:
     return model.eval()
 
 
+def test_the_card_says_which_tokens_are_protected(pruned: FTPForCausalLM, tmp_path: Path) -> None:
+    said = "The first 12 tokens of every prompt are kept before others."
+    assert said not in (tmp_path / "pruned" / CARD).read_text()
+    FTPForCausalLM.from_pretrained(tmp_path / "pruned", keep_first=12).save_pretrained(tmp_path / "again")
+    assert said in (tmp_path / "again" / CARD).read_text()
+
+
 def _plain(folder: Path, options: str, *absent: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", PLAIN, folder, options, *absent],

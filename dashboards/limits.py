@@ -104,7 +104,7 @@ def _beaten(selected: Measurement, no_slower: Sequence[Measurement]) -> list[str
         sure = ""
         if not any(_told_apart(m, selected, quality) for m in better):
             sure = "; its interval overlaps" if len(better) == 1 else "; all their intervals overlap"
-            sure += " with the selected point's, or is not known"
+            sure += f" with the selected point's, or {'is' if len(better) == 1 else 'are'} not known"
         found.append(f"{_rows(better, quality)} {verb} {quality}{sure}.")
     return found
 

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from ftp_core import DynamicRouter, FTPForCausalLM, HiddenRouter, StaticRouter
 from studies import StudyStore, front
-from tests.search.command import COMMAND, run_process
+from tests.search.command import COMMAND, rely_on_profile, run_process
 
 # Ray workers load torch first; under load that takes its time.
 pytestmark = pytest.mark.timeout(1200)
@@ -218,6 +218,7 @@ def test_constraints_are_kept_and_another_study_is_built_upon(tmp_path: Path) ->
     first = run_process("search", "--name", "first", *small, "--fidelities", "0.25,1", "--json", cwd=tmp_path)
     assert first.code == 0, first.err
     assert first.json()["pruned_trials"] > 0
+    rely_on_profile(tmp_path)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
         trials = store.trials("first")
         latencies = sorted(trial.values[1] for trial in trials if trial.values)

@@ -10,15 +10,13 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ftp_core.cost import LatencyProfile
 from studies import StudyStore
-from tests.search.command import run_process
+from tests.search.command import rely_on_profile, run_process
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -66,17 +64,6 @@ def _exported(folder: Path) -> dict[str, Any]:
     card = re.sub(rb"\| [\d.]+ \[[\d.]+, [\d.]+\] \|$", b"", files["README.md"], flags=re.MULTILINE)
     assert len(files["README.md"].splitlines()) == len(card.splitlines()) and card != files["README.md"]
     return files | {"schedule.json": origin, "README.md": card}
-
-
-def _rely_on_profile(folder: Path) -> tuple[Any, ...]:
-    """Let studies of a database rely on its latency profile, however busy the machine was when it was measured."""
-    with closing(sqlite3.connect(folder / "ftp-studies.db")) as raw, raw:
-        [row] = raw.execute("SELECT fingerprint, conditions, profile, created_at FROM latency_profile").fetchall()
-        profile = LatencyProfile.from_json(json.loads(row[2]))
-        certain = [replace(shape, waited=0.0, uncertainty=0.01, check_error=0.01) for shape in profile.shapes]
-        text = json.dumps(replace(profile, shapes=tuple(certain)).to_json())
-        raw.execute("UPDATE latency_profile SET profile = ?", (text,))
-    return row[0], row[1], text, row[3]
 
 
 def _trials(store: StudyStore) -> list[tuple[object, ...]]:
@@ -127,7 +114,7 @@ def test_what_is_selected_by_predicted_latency_survives_kills_too(tmp_path: Path
     shape = ("--batch", "8", "--length", "256", "--profile-seconds", "10")
     result = run_process("profile", *shape, cwd=whole, timeout=600)
     assert result.code == 0, result.err
-    profile = _rely_on_profile(whole)
+    profile = rely_on_profile(whole)
     result = run_process("run", "--name", "one", *options, cwd=whole, timeout=600)
     assert result.code == 0, result.err
     url = "sqlite:///{}/ftp-studies.db"

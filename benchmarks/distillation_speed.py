@@ -33,16 +33,16 @@ def train(args: argparse.Namespace) -> dict[str, tuple[float, float]]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from ftp_core.allocator import keep_freed_memory
-    from ftp_core.distillation import distill
-    from ftp_core.distillation_config import DistillationConfig
-    from ftp_core.encoding import EncodedExample
-    from ftp_core.models import load_model
-    from ftp_core.prefixes import PrefixStore
-    from ftp_core.quality import QualitySet
+    from ftp_core.loading.allocator import keep_freed_memory
+    from ftp_core.loading.models import load_model
+    from ftp_core.quality.quality import QualitySet
     from ftp_core.routers import StaticRouter
     from ftp_core.schedule import SparsitySchedule
-    from ftp_core.skipping_model import SkippingModel
+    from ftp_core.skipping.prefixes import PrefixStore
+    from ftp_core.skipping.skipping_model import SkippingModel
+    from ftp_core.text.encoding import EncodedExample
+    from ftp_core.training.distillation import distill
+    from ftp_core.training.distillation_config import DistillationConfig
 
     torch.manual_seed(0)
     if args.model is None:

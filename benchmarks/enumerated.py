@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import track
 
 from ftp_core.cost import LatencyProfile, ShapeProfile
-from ftp_core.encoding import encoded_fingerprint
+from ftp_core.text.encoding import encoded_fingerprint
 from search.evaluators import Task
 from search.evaluators.local import LocalEvaluator
 from search.objectives import Objectives

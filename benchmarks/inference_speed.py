@@ -30,23 +30,23 @@ from rich.progress import Progress
 from rich.table import Table
 from shapes import LARGE, OUTER_SHARES, SHAPES, build, random_prompts, searched
 
-from ftp_core.allocator import keep_freed_memory
-from ftp_core.block_removal import (
+from ftp_core.baselines.block_removal import (
     BlockRemoval,
     block_influence,
     blocks_removed_at,
     flops_without_blocks,
     least_influential,
 )
-from ftp_core.break_even import BreakEven
-from ftp_core.calibration import calibrate_thresholds
+from ftp_core.cost.break_even import BreakEven
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.measure import Skipping, Unchanged, Variant, measure
 from ftp_core.cost.memory import AllocationTracker
 from ftp_core.cost.profiling import profile_latency
 from ftp_core.cost.timing import estimate_ratio
+from ftp_core.loading.allocator import keep_freed_memory
 from ftp_core.routers import DynamicRouter, StaticRouter
 from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
+from ftp_core.training.calibration import calibrate_thresholds
 
 DENSE, UNIFORM, STATIC, REMOVAL = "dense", "uniform", "searched static", "block removal"
 BUDGET, THRESHOLD = "searched dynamic budget", "searched dynamic threshold"

@@ -29,10 +29,10 @@ from rich.progress import Progress
 from rich.table import Table
 from shapes import LARGE, SHAPES, build, random_prompts
 
-from ftp_core.allocator import keep_freed_memory
 from ftp_core.cost.measure import Skipping
 from ftp_core.cost.profiling import DEFAULT_SECONDS, profile_latency
 from ftp_core.cost.timing import take_turns, timer_of
+from ftp_core.loading.allocator import keep_freed_memory
 from ftp_core.routers import DynamicRouter, StaticRouter
 from search.space import ScheduleSpace
 

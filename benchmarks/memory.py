@@ -24,12 +24,12 @@ from rich.table import Table
 from shapes import build
 
 from ftp_core.cost.memory import AllocationTracker, kv_bytes, peak_activation_bytes
-from ftp_core.distillation import distill
-from ftp_core.distillation_config import DistillationConfig
-from ftp_core.encoding import EncodedExample, PromptBatch
 from ftp_core.routers import DEFAULT_WINDOW, DynamicRouter, Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample, PromptBatch
+from ftp_core.training.distillation import distill
+from ftp_core.training.distillation_config import DistillationConfig
 
 # Most that prediction and measurement may differ.
 TARGET = 0.1

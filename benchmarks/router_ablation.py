@@ -26,12 +26,8 @@ from rich.console import Console
 from rich.table import Table
 from router_setting import SEARCH_ITEMS, Sizes, search, splits
 
-from ftp_core.calibration import calibrate_thresholds
-from ftp_core.distillation import distill
-from ftp_core.distillation_config import DistillationConfig
-from ftp_core.encoding import EncodedExample, prompt_batch
-from ftp_core.models import load_model
-from ftp_core.quality import QualitySet
+from ftp_core.loading.models import load_model
+from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import (
     FEATURES,
     DynamicRouter,
@@ -44,7 +40,11 @@ from ftp_core.routers import (
     StaticRouter,
 )
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample, prompt_batch
+from ftp_core.training.calibration import calibrate_thresholds
+from ftp_core.training.distillation import distill
+from ftp_core.training.distillation_config import DistillationConfig
 from search.proposers.catalogue import PORTFOLIO_NAME
 
 # As the paper trains: from random weights, with the guide loss.

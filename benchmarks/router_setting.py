@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import EncodedExample, encode
-from ftp_core.models import LoadedModel
+from ftp_core.loading.models import LoadedModel
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample, encode
 from search.costs import Costs
 from search.engine import SearchEngine
 from search.evaluators.local import LocalEvaluator

@@ -30,11 +30,11 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ftp_core.distillation import distill
-from ftp_core.distillation_config import DistillationConfig
-from ftp_core.models import load_model
-from ftp_core.quality import QualitySet
+from ftp_core.loading.models import load_model
+from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import Router, StaticRouter
+from ftp_core.training.distillation import distill
+from ftp_core.training.distillation_config import DistillationConfig
 from search.router_hyperparameters import TUNED
 
 # Of the data that is tuned on; those that are compared on have other ones.

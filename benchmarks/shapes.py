@@ -3,10 +3,10 @@
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from ftp_core.encoding import PromptBatch
-from ftp_core.models import load_model
+from ftp_core.loading.models import load_model
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import PromptBatch
 
 # Of the sparsity of the inner blocks, from the outermost inwards at both ends.
 OUTER_SHARES = (0.25, 0.6)

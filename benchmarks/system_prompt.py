@@ -15,12 +15,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from ftp_core.data import Example
-from ftp_core.encoding import encode
-from ftp_core.models import load_model
-from ftp_core.quality import QualitySet
+from ftp_core.loading.models import load_model
+from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.data import Example
+from ftp_core.text.encoding import encode
 from search.protection import n_protected_tokens
 
 SYSTEM = (

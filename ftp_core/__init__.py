@@ -9,16 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftp_core.cache import FTPCache
-    from ftp_core.calibration import calibrate_thresholds
-    from ftp_core.causal_lm import FTPForCausalLM
-    from ftp_core.configuration import FTPConfig
-    from ftp_core.distillation import Distillation, distill
-    from ftp_core.distillation_config import DistillationConfig
-    from ftp_core.encoding import EncodedExample, encode
-    from ftp_core.families import Family, register_family, supported_families
-    from ftp_core.models import LoadedModel, load_model
-    from ftp_core.quality import Quality, QualitySet
+    from ftp_core.loading.models import LoadedModel, load_model
+    from ftp_core.model.causal_lm import FTPForCausalLM
+    from ftp_core.model.configuration import FTPConfig
+    from ftp_core.quality.quality import Quality, QualitySet
     from ftp_core.routers import (
         DynamicRouter,
         HiddenRouter,
@@ -32,37 +26,43 @@ if TYPE_CHECKING:
         router_to_bytes,
     )
     from ftp_core.schedule import SparsitySchedule
-    from ftp_core.skipping_model import SkippingModel
+    from ftp_core.skipping.cache import FTPCache
+    from ftp_core.skipping.families import Family, register_family, supported_families
+    from ftp_core.skipping.skipping_model import SkippingModel
+    from ftp_core.text.encoding import EncodedExample, encode
+    from ftp_core.training.calibration import calibrate_thresholds
+    from ftp_core.training.distillation import Distillation, distill
+    from ftp_core.training.distillation_config import DistillationConfig
 
 _HOMES = {
-    "Distillation": "distillation",
-    "DistillationConfig": "distillation_config",
+    "Distillation": "training.distillation",
+    "DistillationConfig": "training.distillation_config",
     "DynamicRouter": "routers",
-    "EncodedExample": "encoding",
-    "FTPCache": "cache",
-    "FTPConfig": "configuration",
-    "FTPForCausalLM": "causal_lm",
-    "Family": "families",
+    "EncodedExample": "text.encoding",
+    "FTPCache": "skipping.cache",
+    "FTPConfig": "model.configuration",
+    "FTPForCausalLM": "model.causal_lm",
+    "Family": "skipping.families",
     "HiddenRouter": "routers",
-    "LoadedModel": "models",
+    "LoadedModel": "loading.models",
     "LocalRouter": "routers",
-    "Quality": "quality",
-    "QualitySet": "quality",
+    "Quality": "quality.quality",
+    "QualitySet": "quality.quality",
     "RandomRouter": "routers",
     "RecurrentRouter": "routers",
     "Router": "routers",
-    "SkippingModel": "skipping_model",
+    "SkippingModel": "skipping.skipping_model",
     "SparsitySchedule": "schedule",
     "StaticRouter": "routers",
-    "calibrate_thresholds": "calibration",
-    "distill": "distillation",
-    "encode": "encoding",
-    "load_model": "models",
-    "register_family": "families",
+    "calibrate_thresholds": "training.calibration",
+    "distill": "training.distillation",
+    "encode": "text.encoding",
+    "load_model": "loading.models",
+    "register_family": "skipping.families",
     "register_router": "routers",
     "router_from_bytes": "routers",
     "router_to_bytes": "routers",
-    "supported_families": "families",
+    "supported_families": "skipping.families",
 }
 
 __all__ = [

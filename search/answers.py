@@ -8,11 +8,11 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ftp_core.boundary import common_length
-from ftp_core.encoding import ContinuationBatch, EncodedExample, pad_right, prompt_batch
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.boundary import common_length
+from ftp_core.text.encoding import ContinuationBatch, EncodedExample, pad_right, prompt_batch
 
 # Pieces before a piece that it is decoded with: some tokenizers write a token otherwise where a text begins.
 _BEFORE = 4

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from ftp_core.distillation import peak_bytes
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.training.distillation import peak_bytes
 from search.choosing import chosen_trial
 from search.exhibits import collect_exhibits, n_steps
 from search.export import write_export

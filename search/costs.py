@@ -12,7 +12,7 @@ from ftp_core.cost.memory import kv_bytes
 from ftp_core.cost.profile import RouterKind
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
 from search.errors import SearchError
 from studies.objectives import COSTS, CostName
 

@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
-from ftp_core.distillation import distill
-from ftp_core.distillation_config import DistillationConfig
-from ftp_core.prefixes import PrefixStore
-from ftp_core.quality import QualitySet
+from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import HiddenRouter, ScoringRouter, StaticRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.prefixes import PrefixStore
+from ftp_core.training.distillation import distill
+from ftp_core.training.distillation_config import DistillationConfig
 from search.measuring import quality_set
 from search.open_study import OpenStudy
 from studies import RouterRun, TrialRecord

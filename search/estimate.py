@@ -11,8 +11,8 @@ from typing import Any
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.end_to_end import room_for_new_tokens
 from ftp_core.cost.memory import peak_activation_bytes
-from ftp_core.distillation_config import DistillationConfig
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.training.distillation_config import DistillationConfig
 from search.ablations import AblationPlan, plan_ablations
 from search.config import RunConfig
 from search.generation_timing import least_turns, lengths_to_time, new_tokens_to_time

@@ -11,12 +11,12 @@ from typing import TypeVar
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ftp_core.encoding import EncodedExample, length_order, prompt_batch
-from ftp_core.intervals import bootstrap_interval, wilson_interval
-from ftp_core.quality import ItemQuality, QualitySet
+from ftp_core.quality.intervals import bootstrap_interval, wilson_interval
+from ftp_core.quality.quality import ItemQuality, QualitySet
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample, length_order, prompt_batch
 from search.answers import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
 from search.errors import SearchError
 from studies import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt

@@ -7,11 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ftp_core.causal_lm import FTPForCausalLM
-from ftp_core.model_card import add_figures
-from ftp_core.models import load_model, load_published
+from ftp_core.loading.models import load_model, load_published
+from ftp_core.model.causal_lm import FTPForCausalLM
+from ftp_core.model.model_card import add_figures
+from ftp_core.model.saving import check_directory, replacing
 from ftp_core.routers import Router, StaticRouter, router_from_bytes
-from ftp_core.saving import check_directory, replacing
 from search.card_figures import card_figures
 from search.config import RunConfig
 from search.errors import SearchError

@@ -14,10 +14,10 @@ from ftp_core.cost import FlopsCounter, kv_bytes, measure_latency, timing_batch
 from ftp_core.cost.memory import peak_activation_bytes
 from ftp_core.cost.speedup import Speedup, needs_more_turns, paired_speedup
 from ftp_core.cost.timing import Latency
-from ftp_core.encoding import PromptBatch, encoded_fingerprint
-from ftp_core.quality import Quality, QualitySet
+from ftp_core.quality.quality import Quality, QualitySet
 from ftp_core.routers import Router, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.config import RunConfig
 from search.open_study import OpenStudy
 from search.workload import Workload

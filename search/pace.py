@@ -12,10 +12,10 @@ import torch
 
 from ftp_core.cost import Unchanged, timing_batch
 from ftp_core.cost.end_to_end import time_generation
-from ftp_core.encoding import EncodedExample
-from ftp_core.quality import QualitySet
+from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.encoding import EncodedExample
 from search.config import RunConfig
 from search.evaluators import Task
 from search.evaluators.local import LocalEvaluator

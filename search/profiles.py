@@ -11,7 +11,7 @@ import torch
 from ftp_core.cost.conditions import Conditions, profile_conditions
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import DEFAULT_SECONDS, profile_latency
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
 from search.errors import SearchError
 from search.progress import ProgressView, Stage
 from studies import StudyStore

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from ftp_core.beginnings import SystemTurn, shared_beginning
-from ftp_core.boundary import beginning_length
-from ftp_core.encoding import EncodedExample
 from ftp_core.errors import DataError
+from ftp_core.text.beginnings import SystemTurn, shared_beginning
+from ftp_core.text.boundary import beginning_length
+from ftp_core.text.encoding import EncodedExample
 from search.config import KeepFirst
 
 # So many tokens that most prompts begin with, such as "Question:", are nothing to warn of.
@@ -27,7 +27,7 @@ def n_protected_tokens(asked: KeepFirst, tokenizer: PreTrainedTokenizerBase, pro
 
     Raises:
         DataError: The system turn is asked for, but prompts begin with none, or with different ones.
-        ModelError: The tokenizer cannot be used (see `ftp_core.boundary.divide`).
+        ModelError: The tokenizer cannot be used (see `ftp_core.text.boundary.divide`).
     """
     if asked != "system":
         return asked

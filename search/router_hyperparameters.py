@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from ftp_core.distillation_config import DistillationConfig
+from ftp_core.training.distillation_config import DistillationConfig
 
 TUNED = ("w_guide", "w_sparsity", "w_distill", "guide_share", "temperature", "lr", "steps", "window", "start")
 

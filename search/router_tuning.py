@@ -33,14 +33,14 @@ from ray.tune.error import TuneError
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.optuna import OptunaSearch
 
-from ftp_core.distillation import distill
-from ftp_core.distillation_config import DistillationConfig
-from ftp_core.encoding import EncodedExample, encoded_fingerprint
 from ftp_core.errors import CoreError
-from ftp_core.identity import model_identity
-from ftp_core.prefixes import PrefixStore
+from ftp_core.loading.identity import model_identity
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.prefixes import PrefixStore
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample, encoded_fingerprint
+from ftp_core.training.distillation import distill
+from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import ConfigError, EvaluationError
 from search.evaluators.causes import cause_of
 from search.evaluators.ray_pool import cluster

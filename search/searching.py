@@ -8,9 +8,9 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ftp_core.encoding import encoded_fingerprint
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.encoding import encoded_fingerprint
 from search.ablations import AblationPlan, plan_ablations
 from search.config import RunConfig
 from search.cost_ledger import CostLedger

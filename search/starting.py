@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from ftp_core.model_source import DEMO
-from ftp_core.models import resolve
+from ftp_core.loading.model_source import DEMO
+from ftp_core.loading.models import resolve
 from search.callbacks import forget_runs, restore_runs
 from search.config import RunConfig
 from search.errors import ConfigError

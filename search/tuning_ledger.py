@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ftp_core.distillation_config import DistillationConfig
+from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import EvaluationError, SearchError
 
 _SUBJECT, _TRIALS = "tuning.json", "trials"

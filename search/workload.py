@@ -10,19 +10,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
-from ftp_core.data import Example, fingerprint, load_jsonl, split_examples
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import EncodedExample, ExampleError, LeftOut, encode
 from ftp_core.errors import DataError
-from ftp_core.model_source import DEMO
-from ftp_core.models import LoadedModel, load_model
+from ftp_core.loading.model_source import DEMO
+from ftp_core.loading.models import LoadedModel, load_model
+from ftp_core.text.data import Example, fingerprint, load_jsonl, split_examples
+from ftp_core.text.encoding import EncodedExample, ExampleError, LeftOut, encode
 from search.config import KeepFirst, RunConfig
 from search.protection import n_protected_tokens, unprotected_beginning
 
 SPLITS = ("calibration", "validation", "test")
 # Tokens of a completion that are looked at.
 MAX_CONTINUATION = 64
-# Why examples are left out whatever the model is; `ftp_core.encoding.LeftOut` has the reasons that lie in it.
+# Why examples are left out whatever the model is; `ftp_core.text.encoding.LeftOut` has the reasons that lie in it.
 REPEATED = "that repeat another one"
 LEAKED = "whose prompt is in another split, too"
 _One = TypeVar("_One", Example, EncodedExample)

@@ -29,8 +29,7 @@ from ftp_core import (
     encode,
     load_model,
 )
-from ftp_core.block_removal import blocks_removed_at
-from ftp_core.break_even import BreakEven
+from ftp_core.baselines.block_removal import blocks_removed_at
 from ftp_core.cost import (
     AllocationTracker,
     FlopsCounter,
@@ -44,10 +43,11 @@ from ftp_core.cost import (
     prefill_flops,
     timing_batch,
 )
-from ftp_core.data import load_jsonl
+from ftp_core.cost.break_even import BreakEven
 from ftp_core.demo.examples import demo_examples
-from ftp_core.distillation_config import DistillationConfig
-from ftp_core.models import load_published, resolve
+from ftp_core.loading.models import load_published, resolve
+from ftp_core.text.data import load_jsonl
+from ftp_core.training.distillation_config import DistillationConfig
 from search.config import RunConfig
 from search.export import export_study
 from search.objectives import OBJECTIVES

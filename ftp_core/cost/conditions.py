@@ -16,10 +16,10 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
-from ftp_core.attention import kernel_name
 from ftp_core.errors import CoreError
-from ftp_core.identity import model_identity
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.loading.identity import model_identity
+from ftp_core.skipping.attention import kernel_name
+from ftp_core.skipping.skipping_model import SkippingModel
 
 _PROGRAM = "ftp-search"
 _UNKNOWN = "unknown"
@@ -43,7 +43,7 @@ class Conditions:
         torch: Version.
         transformers: Version.
         program: Version of this program.
-        model: Identity of the model (`ftp_core.identity`).
+        model: Identity of the model (`ftp_core.loading.identity`).
         dtype: Of its weights.
         kernel: Name of its attention function.
     """

@@ -11,7 +11,7 @@ from torch import Tensor
 from ftp_core.cost.measure import Step, Variant
 from ftp_core.cost.timing import Timer, take_turns, timer_of
 from ftp_core.errors import DataError
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
 
 
 @torch.inference_mode()

@@ -14,7 +14,7 @@ from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.routers import FEATURES
 from ftp_core.routers.scoring import HIDDEN_WIDTH
 from ftp_core.schedule import DEFAULT_STEP, kept_counts
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
 
 
 @dataclass(frozen=True)

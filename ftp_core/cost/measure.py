@@ -12,13 +12,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftp_core.cost.timing import Estimate, Timer, estimate_median, estimate_ratio, take_turns, timer_of
-from ftp_core.encoding import PromptBatch
 from ftp_core.errors import DataError
-from ftp_core.families import context_of, family_of
-from ftp_core.pruned_forward import PrunedForward
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel, check_schedule
+from ftp_core.skipping.families import context_of, family_of
+from ftp_core.skipping.pruned_forward import PrunedForward
+from ftp_core.skipping.skipping_model import SkippingModel, check_schedule
+from ftp_core.text.encoding import PromptBatch
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
 """Runs tokens `[B, q]` behind what a cache holds, None at first: logits of the last one `[B, V]`, and the cache."""

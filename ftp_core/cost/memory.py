@@ -14,11 +14,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
 
-from ftp_core.cache import FTPCache
 from ftp_core.checks import check_lengths
 from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
-from ftp_core.skipping import PromptPass
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.cache import FTPCache
+from ftp_core.skipping.skipping import PromptPass
+from ftp_core.skipping.skipping_model import SkippingModel
 
 
 def kv_bytes(model: SkippingModel, schedule: Sequence[float], batch: int, length: int, new_tokens: int = 0) -> int:

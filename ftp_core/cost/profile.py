@@ -15,7 +15,7 @@ from ftp_core.cost.conditions import Conditions, ProfileError, profile_condition
 from ftp_core.cost.shape_profile import ShapeProfile, ShapeTimes
 from ftp_core.errors import ScheduleError
 from ftp_core.schedule import SparsitySchedule, kept_counts
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
 
 RouterKind = Literal["static", "dynamic"]
 

@@ -29,7 +29,7 @@ from ftp_core.cost.samples import BlockSamples, Point, What, undisturbed_median
 from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.cost.stopwatch import COLD, DECODED, Passes, TimedPasses, Timeline
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule, kept_count
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
 
 DEFAULT_SECONDS = 60.0
 

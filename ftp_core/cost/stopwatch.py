@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from ftp_core.cost.conditions import ProfileError
-from ftp_core.encoding import PromptBatch
-from ftp_core.interception import BlockCall, BlockHandler
-from ftp_core.prefixes import Passage
 from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping import DecodePass
-from ftp_core.skipping_model import Prefill, SkippingModel
+from ftp_core.skipping.interception import BlockCall, BlockHandler
+from ftp_core.skipping.prefixes import Passage
+from ftp_core.skipping.skipping import DecodePass
+from ftp_core.skipping.skipping_model import Prefill, SkippingModel
+from ftp_core.text.encoding import PromptBatch
 
 # Tokens that are decoded, and how many of them come first and are slower than all behind them, as what they need has
 # not been used while the prompt ran.

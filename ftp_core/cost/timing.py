@@ -10,10 +10,10 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from ftp_core.encoding import PromptBatch
 from ftp_core.errors import DataError
 from ftp_core.routers import Router
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import PromptBatch
 
 Timer = Callable[[], float]
 """Reads seconds, of which only differences mean anything."""

@@ -15,13 +15,13 @@ import torch
 from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from ftp_core.data import Example
 from ftp_core.demo import assets
 from ftp_core.demo.task import MAX_STATEMENTS, Split, stories
-from ftp_core.encoding import IGNORED, EncodedExample, choice_batch, encode, length_sorted_batches, prompt_batch
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.data import Example
+from ftp_core.text.encoding import IGNORED, EncodedExample, choice_batch, encode, length_sorted_batches, prompt_batch
 
 _BATCH_SIZE = 32
 

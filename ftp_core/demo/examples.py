@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from itertools import islice
 
-from ftp_core.data import Example
 from ftp_core.demo.task import MAX_STATEMENTS, Split, stories
+from ftp_core.text.data import Example
 
 # Where each group of distances begins; far ones are rare, so they go together.
 _FIRST_OF_GROUP = (0, 3, 6, 9, 12, 15, 20)

@@ -15,13 +15,13 @@ from torch.nn import functional as F
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from ftp_core.boundary import divide
-from ftp_core.causal_lm import FTPForCausalLM
-from ftp_core.configuration import FTPConfig
-from ftp_core.encoding import pad_right
 from ftp_core.errors import DataError, ModelError
 from ftp_core.extras import install_extra
-from ftp_core.rotary import rotary_lengths
+from ftp_core.model.causal_lm import FTPForCausalLM
+from ftp_core.model.configuration import FTPConfig
+from ftp_core.skipping.rotary import rotary_lengths
+from ftp_core.text.boundary import divide
+from ftp_core.text.encoding import pad_right
 
 try:
     from lm_eval.api.registry import register_model

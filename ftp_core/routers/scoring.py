@@ -31,7 +31,7 @@ class ScoringRouter(nn.Module):
     (see `RoutingState.protected`) are kept in either mode, whatever their scores.
 
     Attributes:
-        trained_for: Identity of the model that it was distilled for (`ftp_core.identity`), if it was.
+        trained_for: Identity of the model that it was distilled for (`ftp_core.loading.identity`), if it was.
         thresholds: logit(tau) of each block, to be compared with z itself, as sigmoid(z) is 1 for many a z in float32;
             None in mode `budget`.
         threshold_schedule: The schedule that the thresholds meet.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ftp_core.data import check_readable
-from ftp_core.model_source import DEMO, locate
+from ftp_core.loading.model_source import DEMO, locate
+from ftp_core.text.data import check_readable
 from search.config import RunConfig
 from search.errors import ConfigError
 from search.evaluators.ray_address import check_address

@@ -13,7 +13,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from ftp_core.model_source import locate
+from ftp_core.loading.model_source import locate
 from search.cli.options import AsJson, Debug, Model, Storage
 from search.config import DEFAULT_PROFILE_SECONDS, DEFAULT_STORAGE, RunConfig
 from search.errors import ConfigError
@@ -24,7 +24,7 @@ from studies import StudyStore, database_file
 if TYPE_CHECKING:
     from ftp_core.cost.profile import LatencyProfile
     from ftp_core.cost.shape_profile import ShapeProfile
-    from ftp_core.skipping_model import SkippingModel
+    from ftp_core.skipping.skipping_model import SkippingModel
     from search.profiles import Profiled
     from search.progress import ProgressView
 
@@ -202,7 +202,7 @@ def _read(source: Path) -> dict[str, object]:
 def _load(model: str, dtype: str, device: str, threads: int | None, view: ProgressView) -> SkippingModel:
     import torch
 
-    from ftp_core.models import load_model
+    from ftp_core.loading.models import load_model
 
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("--device is 'cuda', but torch finds no such device here: use cpu.")

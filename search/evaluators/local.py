@@ -11,12 +11,12 @@ from typing import TypeVar
 
 import torch
 
-from ftp_core.encoding import EncodedExample
 from ftp_core.errors import CoreError
-from ftp_core.prefixes import PrefixStore
-from ftp_core.quality import Quality, QualitySet
+from ftp_core.quality.quality import Quality, QualitySet
 from ftp_core.routers import Router, StaticRouter
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.prefixes import PrefixStore
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample
 from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
 from search.fidelities import part_ends
@@ -31,8 +31,9 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 class LocalEvaluator:
     """One model in this process, worker 0; `next_results` evaluates what was submitted first.
 
-    Schedules that begin alike share the work of the blocks that they have in common, see `ftp_core.prefixes`. When
-    memory runs out, batches become half as large, and so does the memory of shared work, until it suffices.
+    Schedules that begin alike share the work of the blocks that they have in common, see
+    `ftp_core.skipping.prefixes`. When memory runs out, batches become half as large, and so does the memory of shared
+    work, until it suffices.
 
     Args:
         model: The model.

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from ftp_core.encoding import EncodedExample
 from ftp_core.routers import Router
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample
 from search.evaluators.local import LocalEvaluator
 from search.evaluators.shared_model import SharedModel
 

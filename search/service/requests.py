@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Le, MaxLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
-from ftp_core.data import load_jsonl, split_examples
+from ftp_core.text.data import load_jsonl, split_examples
 from search.config import RESUMABLE, RunConfig
 from search.errors import ConfigError
 from search.resuming import check_changes

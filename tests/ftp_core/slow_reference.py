@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftp_core.families import family_of
-from ftp_core.interception import BlockCall, intercepted
 from ftp_core.routers import Router, RoutingState, ScoringRouter, StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.families import family_of
+from ftp_core.skipping.interception import BlockCall, intercepted
 
 
 def attention_of(model: PreTrainedModel, index: int, call: BlockCall, mask: Tensor) -> Tensor:

@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from ftp_core.causal_lm import FTPForCausalLM
-from ftp_core.data import Example
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import EncodedExample, encode
-from ftp_core.models import LoadedModel, load_model
+from ftp_core.loading.models import LoadedModel, load_model
+from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.data import Example
+from ftp_core.text.encoding import EncodedExample, encode
 from search.answers import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
 from tests.ftp_core.routers import random_router
 from tests.ftp_core.small_tokenizers import tokenizer_of

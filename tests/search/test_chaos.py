@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ftp_core.encoding import EncodedExample
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample
 from search.engine import SearchEngine
 from search.evaluators import Evaluation, Evaluator, Task
 from search.evaluators.local import LocalEvaluator

@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftp_core import FTPForCausalLM
-from ftp_core.models import load_model
+from ftp_core.loading.models import load_model
 from search.config import RunConfig, option
 from search.config_file import SETTINGS
 from search.objectives import OBJECTIVES

@@ -7,14 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ftp_core.data import Example
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import EncodedExample, encode, prompt_batch
 from ftp_core.errors import DataError
-from ftp_core.models import LoadedModel, load_model
-from ftp_core.quality import QualitySet
+from ftp_core.loading.models import LoadedModel, load_model
+from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.data import Example
+from ftp_core.text.encoding import EncodedExample, encode, prompt_batch
 from search.answers import greedy_answers
 from search.errors import SearchError
 from search.exhibits import _natural, collect_exhibits, n_steps

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ftp_core.errors import ModelError
-from ftp_core.models import load_model
+from ftp_core.loading.models import load_model
 from ftp_core.schedule import SparsitySchedule
 from search.config import RunConfig
 from search.errors import ConfigError

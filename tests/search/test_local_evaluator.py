@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import PreTrainedModel
 
-from ftp_core.encoding import EncodedExample
-from ftp_core.quality import QualitySet
+from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample
 from search.errors import ConfigError, EvaluationError
 from search.evaluators import Evaluation, Evaluator, Task
 from search.evaluators.local import LocalEvaluator, is_out_of_memory

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ftp_core import FTPForCausalLM
-from ftp_core.models import load_model
+from ftp_core.loading.models import load_model
 from search.config import RunConfig
 from search.objectives import OBJECTIVES
 from search.workload import load_workload

@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 import search.pipeline
-from ftp_core.distillation_config import DistillationConfig
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.training.distillation_config import DistillationConfig
 from search.choosing import choose_from_front
 from search.config import RunConfig
 from search.distilling import train_router

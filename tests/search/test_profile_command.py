@@ -17,7 +17,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.profile import LatencyProfile
-from ftp_core.models import load_model
+from ftp_core.loading.models import load_model
 from search.config import RunConfig
 from search.objectives import OBJECTIVES
 from search.workload import Workload, load_workload

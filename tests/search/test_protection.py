@@ -19,12 +19,12 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from ftp_core import FTPForCausalLM
 from ftp_core.demo import assets
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import EncodedExample
 from ftp_core.errors import DataError
-from ftp_core.models import load_model
-from ftp_core.quality import QualitySet
+from ftp_core.loading.models import load_model
+from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.encoding import EncodedExample
 from search.cli.stages import write_reports
 from search.config import RunConfig
 from search.description import describe_study

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 import ray
 
-from ftp_core.distillation_config import DistillationConfig
-from ftp_core.encoding import EncodedExample
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample
+from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import ConfigError, EvaluationError, SearchError
 from search.evaluators.ray_pool import cluster
 from search.router_hyperparameters import TUNED, drawn_configs, search_space

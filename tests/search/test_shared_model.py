@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from ftp_core.demo.examples import demo_examples
-from ftp_core.encoding import encode
-from ftp_core.models import load_model
+from ftp_core.loading.models import load_model
 from ftp_core.routers import DynamicRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.encoding import encode
 from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
 from search.evaluators.local import LocalEvaluator

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.profile import LatencyProfile
-from ftp_core.skipping_model import SkippingModel
+from ftp_core.skipping.skipping_model import SkippingModel
 from search.config import RunConfig
 from search.errors import SearchError
 from search.objectives import OBJECTIVES, objective_names

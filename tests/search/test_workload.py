@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 from rich.console import Console
 from tokenizers import normalizers, processors
 
-from ftp_core.data import Example, fingerprint, load_jsonl
-from ftp_core.encoding import EncodedExample, LeftOut, encode
 from ftp_core.errors import DataError
-from ftp_core.models import LoadedModel, load_model
+from ftp_core.loading.models import LoadedModel, load_model
+from ftp_core.text.data import Example, fingerprint, load_jsonl
+from ftp_core.text.encoding import EncodedExample, LeftOut, encode
 from search import workload as module
 from search.config import RunConfig
 from search.pipeline import load_with_progress

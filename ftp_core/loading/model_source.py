@@ -1,0 +1,129 @@
+"""Finds the model that a user names, and says what is wrong with it before torch and transformers are loaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ftp_core.demo import assets
+from ftp_core.errors import ModelError
+from ftp_core.skipping.families import PRUNED_TYPE, family_named
+
+DEMO = "demo"
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
+# Classes of transformers without a language model's head, or with another head.
+_NO_LANGUAGE_MODEL = re.compile(r".*(?<!LMHead)Model|.*For(?!CausalLM)[A-Z]\w*")
+
+
+def locate(name: str | os.PathLike[str]) -> str:
+    """The directory or Hugging Face id that a user's name for a model stands for.
+
+    Args:
+        name: `demo`, a local directory, or a Hugging Face id.
+
+    Raises:
+        ModelError: It is neither, files are missing there, or its config.json is of no model that can skip tokens, as
+            far as can be told without transformers.
+    """
+    # A path is one, whatever it looks like; a text may also be an id.
+    is_path, name = not isinstance(name, str), os.fspath(name)
+    if name == DEMO and not is_path:
+        return str(assets())
+    path = Path(name).expanduser()
+    if is_path or path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
+        _check_directory(path, name)
+        _check_config(_read_config(path / "config.json", name), name)
+        return str(path.resolve())
+    config = _config_on_hub(name)
+    if config is not None:
+        _check_config(config, name)
+    return name
+
+
+def check_hub(name: str) -> None:
+    """Raise `ModelError` unless the model is cached or the Hub answers for it.
+
+    transformers itself would retry for half a minute before it says that there is no network.
+    """
+    _config_on_hub(name)
+
+
+@cache
+def _config_on_hub(name: str) -> Mapping[str, Any] | None:
+    """What the config.json of a model on the Hub says; None if the Hub does not tell."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+
+    try:
+        cached = try_to_load_from_cache(name, "config.json")
+        if not isinstance(cached, str):
+            return HfApi().model_info(name, timeout=10).config
+    except Exception as error:  # the client's network errors come from whichever HTTP library it is built on
+        raise ModelError(
+            f"Cannot find the model {name!r}: expected 'demo', a local directory, or the id of a model on the "
+            f"Hugging Face Hub that this machine can reach ({one_line(error)})."
+        ) from error
+    return _read_config(Path(cached), name)
+
+
+def _read_config(path: Path, name: str) -> Mapping[str, Any]:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(config, dict):
+            raise ValueError("it holds no object")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"The config.json of model {name!r} cannot be read: {one_line(error)}") from error
+    return config
+
+
+def _check_config(config: Mapping[str, Any], name: str) -> None:
+    """Raise `ModelError` if a config.json is of a model that is no causal language model of a supported family."""
+    kind = config.get("model_type")
+    if kind == PRUNED_TYPE:
+        base = config.get("base_model")
+        dense = "the dense model that it was made from" if base is None else f"its dense model, {base!r}"
+        raise ModelError(f"{name!r} is a pruned model already: give {dense}.")
+    if kind is not None:
+        family_named(str(kind))
+    classes = config.get("architectures") or []
+    others = [one for one in classes if isinstance(one, str) and _NO_LANGUAGE_MODEL.fullmatch(one)]
+    if others and len(others) == len(classes):
+        raise ModelError(
+            f"The model {name!r} is a {others[0]}, not a causal language model: expected one such as LlamaForCausalLM, "
+            "which predicts the next token."
+        )
+
+
+def _check_directory(path: Path, name: str) -> None:
+    """Raise `ModelError` unless a directory has all files of a model."""
+    if not (path / "config.json").is_file():
+        raise ModelError(
+            f"No model at {name!r}: expected 'demo', a directory with config.json and safetensors weights, "
+            "or a Hugging Face id such as 'meta-llama/Llama-3.2-1B'."
+        )
+    if (path / _INDEX).is_file():
+        try:
+            shards = sorted(set(json.loads((path / _INDEX).read_text())["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path / _INDEX} is not an index of safetensors shards: {one_line(error)}") from error
+    else:
+        shards = [_WEIGHTS]
+    missing = [shard for shard in shards if not (path / shard).is_file()]
+    if missing:
+        raise ModelError(
+            f"The model at {name!r} has no {missing[0]}: expected its weights as safetensors "
+            "(save_pretrained writes them)."
+        )
+    if not any((path / file).is_file() for file in _TOKENIZERS):
+        raise ModelError(f"The model at {name!r} has no tokenizer: expected {' or '.join(_TOKENIZERS)} beside it.")
+
+
+def one_line(error: Exception) -> str:
+    """An error's type and message, short and on one line."""
+    text = str(error).strip()
+    return f"{type(error).__name__}: {' '.join(text.split())[:300]}" if text else type(error).__name__

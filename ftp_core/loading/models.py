@@ -1,0 +1,105 @@
+"""Loads the model and tokenizer that a user names, ready to skip tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, replace
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils.logging import disable_progress_bar
+
+from ftp_core.errors import ModelError
+from ftp_core.loading.allocator import keep_freed_memory
+from ftp_core.loading.model_source import locate, one_line
+from ftp_core.skipping.families import family_of
+from ftp_core.skipping.skipping_model import SkippingModel
+
+_NOT_OF_THE_MODEL = ("transformers_version", "_name_or_path")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model that can skip tokens, with its tokenizer.
+
+    Attributes:
+        source: Where it came from: a directory or a Hugging Face id.
+        skipping: The model.
+        tokenizer: Its tokenizer.
+    """
+
+    source: str
+    skipping: SkippingModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def protecting(self, keep_first: int) -> LoadedModel:
+        """The same with another number of protected tokens at the beginning of prompts."""
+        return replace(self, skipping=self.skipping.protecting(keep_first))
+
+    def fingerprint(self) -> str:
+        """SHA-256 over configuration and weights, the same wherever and by whichever transformers it is loaded."""
+        config = self.skipping.model.config.to_diff_dict()
+        facts = {key: value for key, value in config.items() if key not in _NOT_OF_THE_MODEL}
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+        for name, tensor in sorted(self.skipping.model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+
+def resolve(name: str | os.PathLike[str]) -> str:
+    """The directory or Hugging Face id that a user's name for a model stands for.
+
+    Args:
+        name: `demo`, a local directory, or a Hugging Face id.
+
+    Raises:
+        ModelError: It is neither, files are missing there, or the model cannot skip tokens. Weights are not read.
+    """
+    source = locate(name)
+    try:
+        config = AutoConfig.from_pretrained(source)
+    except Exception as error:  # every model type checks its values in its own way, with its own exceptions
+        raise ModelError(f"The config.json of model {name!r} cannot be read: {one_line(error)}") from error
+    family_of(config)
+    return source
+
+
+def load_model(name: str | os.PathLike[str]) -> LoadedModel:
+    """Load a model and its tokenizer, in float32 on the CPU.
+
+    Args:
+        name: `demo`, a local directory, or a Hugging Face id.
+
+    Raises:
+        ModelError: There is no such model, its family is unknown, or its weights cannot be read.
+    """
+    keep_freed_memory()
+    source, (model, tokenizer) = resolve(name), _load(name, torch.float32)
+    return LoadedModel(source, SkippingModel(model), tokenizer)
+
+
+def load_published(name: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer in the precision that it was published in.
+
+    Args:
+        name: `demo`, a local directory, or a Hugging Face id.
+
+    Raises:
+        ModelError: There is no such model, its family is unknown, or its weights cannot be read.
+    """
+    return _load(name, "auto")
+
+
+def _load(name: str | os.PathLike[str], dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    source = resolve(name)
+    # Its bar would run between those of the command line.
+    disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+    except Exception as error:  # broken files surface as whatever their many readers raise
+        raise ModelError(f"Cannot load the model {name!r}: {one_line(error)}") from error
+    return model, tokenizer

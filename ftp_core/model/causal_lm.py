@@ -1,0 +1,426 @@
+"""A pruned model as a Hugging Face model: `generate`, `save_pretrained`, `from_pretrained`, pipelines."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, SupportsFloat
+
+from torch import Tensor
+from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils.generic import can_return_tuple
+
+from ftp_core.checks import check_finite, check_finite_weights, check_input, checked_keep_first, checked_router
+from ftp_core.cost.break_even import BreakEven
+from ftp_core.cost.profile import LatencyProfile
+from ftp_core.errors import ModelError, ScheduleError
+from ftp_core.loading.identity import is_comparable, model_identity, same_model
+from ftp_core.model.callers import check_caller
+from ftp_core.model.checkpoint import check_loaded, loading, read_base, read_config, read_router
+from ftp_core.model.compilation import compile_block
+from ftp_core.model.configuration import FTPConfig
+from ftp_core.model.generation import PromptedGeneration
+from ftp_core.model.model_card import write_card
+from ftp_core.model.saving import check_directory, loadable_weights, reference, replacing
+from ftp_core.routers import (
+    Router,
+    ScoringRouter,
+    StaticRouter,
+    build_router,
+    check_router_finite,
+    describe_router,
+)
+from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
+from ftp_core.skipping.attention import kernel_name
+from ftp_core.skipping.cache import FTPCache
+from ftp_core.skipping.families import family_of
+from ftp_core.skipping.pruned_forward import PrunedForward
+from ftp_core.skipping.skipping_model import check_schedule
+
+_LOG = logging.getLogger(__name__)
+# What transformers runs, if it is allowed to, to find this class.
+_CODE = Path(__file__).with_name("modeling_ftp.py")
+
+
+class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
+    """A dense model whose prompts skip tokens, with the interface of the dense one.
+
+    `model(input_ids, ...)` takes the whole input for the prompt, as `generate` does, unless `labels` or `prompt_length`
+    say where the completion begins; a completion's tokens never influence the routing of the prompt. With a schedule of
+    zeros it is the dense model, to the bit.
+
+    Made by `from_dense`, `from_pretrained` and `AutoModelForCausalLM.from_pretrained`.
+    """
+
+    config_class = FTPConfig
+    config: FTPConfig
+    base_model_prefix = ""
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules: Any = None
+    # The first keeps quantisers away from it, too.
+    _keep_in_fp32_modules: Any = ("router",)
+    _keep_in_fp32_modules_strict: Any = ("router",)
+
+    def __init__(self, config: FTPConfig, base: PreTrainedModel | None = None, router: Router | None = None) -> None:
+        kernel = None if base is None else kernel_name(base)
+        super().__init__(config)
+        if config.base_config is None or config.schedule is None:
+            raise ModelError("A pruned model is made from a dense one: use FTPForCausalLM.from_dense.")
+        # transformers has just written this model's own kernel into the configuration of the dense one, which may not
+        # have it (Gemma 2 has no sdpa): None lets it choose.
+        chosen = config._attn_implementation if config._attn_implementation == "eager" else None
+        config.base_config._attn_implementation = kernel or chosen
+        self.base = AutoModelForCausalLM.from_config(config.base_config) if base is None else base
+        self._family = family_of(self.base.config)
+        kernel_name(self.base)
+        self._no_split_modules = self.base._no_split_modules
+        tied = getattr(self.base, "_tied_weights_keys", None) or {}
+        self._tied_weights_keys = {f"base.{key}": f"base.{source}" for key, source in dict(tied).items()}
+        self.router: Router = router or build_router(config.router or describe_router(StaticRouter()))
+        self._schedule = SparsitySchedule(config.schedule)
+        check_schedule(self._schedule, len(self._family.blocks_of(self.base)))
+        self.decode_sparsity = config.decode_sparsity
+        self.keep_first = config.keep_first
+        self._break_even: BreakEven | None = None
+        if base is None:
+            self.post_init()  # type: ignore[no-untyped-call]
+        if getattr(self.base, "generation_config", None) is not None:
+            self.generation_config = self.base.generation_config
+
+    @classmethod
+    def from_dense(
+        cls,
+        model: PreTrainedModel,
+        schedule: Sequence[float],
+        router: Router | None = None,
+        *,
+        decode_sparsity: float = 0.0,
+        keep_first: int = 0,
+    ) -> FTPForCausalLM:
+        """Prune a dense model; its weights are shared, not copied.
+
+        Args:
+            model: A causal language model of a supported family.
+            schedule: One sparsity per block, each in [0, 0.95].
+            router: Names the kept tokens; the static router if None.
+            decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
+            keep_first: Tokens at the beginning of every prompt, such as a chat's system turn, that are protected:
+                whatever the router, blocks keep them before any other.
+
+        Raises:
+            ModelError: The family is not supported, a weight is not finite, or the router does not fit the model or
+                was trained for another one.
+            ScheduleError: The schedule has another length than the model has blocks, or a value outside the range, as
+                `decode_sparsity` or `keep_first` may have.
+        """
+        if not isinstance(model, PreTrainedModel) or isinstance(model, FTPForCausalLM):
+            raise ModelError(
+                f"A {type(model).__name__} is no dense model: give a transformers model (`.model` of a SkippingModel, "
+                "`.base` of an FTPForCausalLM, what `merge_and_unload()` of a peft model gives)."
+            )
+        family = family_of(model.config)
+        values = SparsitySchedule(schedule)
+        check_schedule(values, len(family.blocks_of(model)))
+        check_finite(model)
+        router = StaticRouter() if router is None else checked_router(router)
+        config = FTPConfig(
+            base_config=model.config,
+            base_identity=model_identity(model) if is_comparable(model) else None,
+            schedule=list(values),
+            router=describe_router(router),
+            decode_sparsity=decode_sparsity,
+            keep_first=checked_keep_first(keep_first),
+            dtype=model.dtype,
+        )
+        pruned = cls(config, model, router)
+        pruned.set_router(router)
+        pruned.train(model.training)
+        return pruned
+
+    @property
+    def schedule(self) -> SparsitySchedule:
+        """One sparsity per block; may be set, to any sequence of floats, without loading anything again."""
+        return self._schedule
+
+    @schedule.setter
+    def schedule(self, values: Sequence[float]) -> None:
+        schedule = SparsitySchedule(values)
+        check_schedule(schedule, self.n_blocks)
+        if isinstance(self.router, ScoringRouter):
+            self.router.check_schedule(schedule)
+        self._schedule = schedule
+        self.config.schedule = list(schedule)
+
+    @property
+    def latency_profile(self) -> LatencyProfile | None:
+        """Measured for this model on this machine: blocks that would lose time by skipping then run whole.
+
+        None, as it is after loading, skips whatever the schedule says. It is not saved with the model, as it holds for
+        one machine only.
+        """
+        return None if self._break_even is None else self._break_even.profile
+
+    @latency_profile.setter
+    def latency_profile(self, profile: LatencyProfile | None) -> None:
+        if profile is not None:
+            profile.check(self.base)
+            if doubts := profile.doubts():
+                _LOG.warning("This latency profile is not to be relied on: %s. Measure again.", "; ".join(doubts))
+        self._break_even = None if profile is None else BreakEven(profile)
+
+    @property
+    def decode_sparsity(self) -> float:
+        """Most that a block may skip of the decoded tokens."""
+        return self._decode_sparsity
+
+    @decode_sparsity.setter
+    def decode_sparsity(self, share: float) -> None:
+        if not isinstance(share, SupportsFloat) or not 0.0 <= float(share) <= MAX_SPARSITY:
+            raise ScheduleError(f"decode_sparsity is {share!r}, but must be a number in [0, {MAX_SPARSITY}].")
+        if share > 0 and not self.router.routes_decoding:
+            raise ModelError(f"A {self.router.kind} router cannot route decoded tokens: leave decode_sparsity at 0.")
+        self._decode_sparsity = self.config.decode_sparsity = float(share)
+
+    @property
+    def keep_first(self) -> int:
+        """Tokens at the beginning of every prompt that are protected: blocks keep them before any other.
+
+        They count from each row's first token that is no padding, special tokens included. May be set, for a system
+        prompt of another length for example; thresholds of a router meet the schedule with the number with which they
+        were calibrated.
+        """
+        return self._keep_first
+
+    @keep_first.setter
+    def keep_first(self, n_tokens: int) -> None:
+        self._keep_first = self.config.keep_first = checked_keep_first(n_tokens)
+
+    @property
+    def n_blocks(self) -> int:
+        """N."""
+        return len(self._family.blocks_of(self.base))
+
+    def set_router(self, router: Router) -> None:
+        """Route with another router.
+
+        Raises:
+            ModelError: It was trained for another model or made for another shape, calibrated for another schedule,
+                has a weight that is not finite, or cannot route decoded tokens though they are to skip.
+        """
+        if isinstance(router, ScoringRouter) and router.trained_for is not None and is_comparable(self.base):
+            found = model_identity(self.base)
+            if not same_model(router.trained_for, found, self.dtype):
+                raise ModelError(
+                    f"The router was trained for another model (identity {router.trained_for}) than this one "
+                    f"({found}): distil one for it."
+                )
+        self._take_router(router)
+
+    def _take_router(self, router: Router) -> None:
+        check_router_finite(checked_router(router))
+        if isinstance(router, ScoringRouter):
+            router.check_model(self.n_blocks, self.base.config.hidden_size)
+            router.check_schedule(self._schedule)
+            router = router.to(self.device).eval()
+        if self._decode_sparsity > 0 and not router.routes_decoding:
+            raise ModelError(f"A {router.kind} router cannot route decoded tokens: set decode_sparsity to 0 first.")
+        self._modules.pop("router", None)
+        self.__dict__.pop("router", None)
+        self.router = router
+        self.config.router = describe_router(router)
+
+    def get_input_embeddings(self) -> Any:
+        """The dense model's."""
+        return self.base.get_input_embeddings()
+
+    def set_input_embeddings(self, value: Any) -> None:
+        """Of the dense model."""
+        self.base.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> Any:
+        """The dense model's."""
+        return self.base.get_output_embeddings()
+
+    def set_output_embeddings(self, new_embeddings: Any) -> None:
+        """Of the dense model."""
+        self.base.set_output_embeddings(new_embeddings)
+
+    def compile_blocks(self, **options: Any) -> None:
+        """Compile the blocks in place with `torch.compile`, for lengths that change.
+
+        Copies (`copy.deepcopy`, pickle, what `save_pretrained` writes) are not compiled: call it again on them.
+
+        Args:
+            options: Of `torch.compile`; `dynamic` is True by default.
+        """
+        for block in self._family.blocks_of(self.base):
+            compile_block(block, {"dynamic": True, **options})
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        prompt_length: int | Tensor | None = None,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """As the dense model's, with prompts that skip tokens.
+
+        Args:
+            input_ids: `[B, L]`.
+            attention_mask: 1 for tokens and 0 for padding, left or right `[B, seen + L]`.
+            position_ids: `[B, L]`; derived as the dense model derives them if None.
+            past_key_values: Of an earlier call; a new one is made if `use_cache`.
+            inputs_embeds: Instead of `input_ids` `[B, L, D]`.
+            labels: As in transformers, -100 where no token is to be predicted `[B, L]`. The completion begins at the
+                first label that is not -100: labels for the whole input leave no prompt, so that nothing is skipped.
+            use_cache: Whether to return keys and values for more tokens.
+            logits_to_keep: See transformers.
+            prompt_length: How many columns of the input, padding included, are the prompt: one number, or one per row
+                `[B]`. The rest is completion. By default `labels` say it, or else everything is prompt.
+            kwargs: Handed on to the dense model.
+
+        Raises:
+            DataError: A prompt is empty, all padding, or longer than the model's context, or has a token that the model
+                does not know; the input has another shape, or a mask or a prompt's length does not fit it.
+            ModelError: The cache is not one that skipping can use, or the rows' prompts end at different columns where
+                decoded tokens are routed and a cache is asked for.
+        """
+        check_input(input_ids, inputs_embeds, past_key_values, self.base.config.vocab_size)
+        arguments = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "labels": labels,
+            "use_cache": use_cache,
+            "logits_to_keep": logits_to_keep,
+            **kwargs,
+        }
+        schedule = self._paying_schedule(input_ids if input_ids is not None else inputs_embeds, past_key_values)
+        return self._pruned_forward(schedule)(arguments, prompt_length)
+
+    def _paying_schedule(self, first: Any, cache: Cache | None) -> SparsitySchedule:
+        """The schedule of a forward pass whose input is `first` `[B, L, ...]`."""
+        if self._break_even is None:
+            return self._schedule
+        if cache is None or cache.get_seq_length() == 0:
+            n_rows, width = first.shape[:2]
+            return self._break_even.schedule(self._schedule, n_rows, width, self.router)
+        # A prompt that ran every block whole has left the dense model's own cache behind.
+        if not isinstance(cache, FTPCache):
+            return SparsitySchedule.uniform(0.0, self.n_blocks)
+        return cache.schedule or self._schedule
+
+    def _pruned_forward(self, schedule: SparsitySchedule) -> PrunedForward:
+        return PrunedForward(self.base, self._family, schedule, self.router, self._decode_sparsity, self._keep_first)
+
+    def _cache_to_fill(self) -> FTPCache | None:
+        return self._pruned_forward(self._schedule).new_cache() if any(self._schedule) else None
+
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike[str], *, include_base: bool = True, **kwargs: Any
+    ) -> None:
+        """Write configuration, schedule, router and weights as safetensors, a model card, and code to find this class.
+
+        Args:
+            save_directory: Where to; nothing there is touched before all files are written.
+            include_base: Whether to write the dense model's weights, too. Otherwise the name under which the dense
+                model was loaded is kept, and `from_pretrained` loads it from there.
+            kwargs: Of transformers; `state_dict` and `push_to_hub` for example.
+
+        Raises:
+            ModelError: What would be written would not load again: adapters are not merged, weights are quantised, not
+                finite, or do not fit the configuration; or the dense model whose weights are left out has no name, or
+                is not what that name stands for; or the directory is a file, or holds a model that is not pruned.
+        """
+        if kwargs.get("push_to_hub"):
+            kwargs.setdefault("repo_id", Path(save_directory).name)
+        if self._hf_peft_config_loaded or not kwargs.get("is_main_process", True):
+            # Adapters of `add_adapter` alone, as transformers saves them; or nothing, as another process writes.
+            with replacing(Path(save_directory)) as folder:
+                super().save_pretrained(folder, **kwargs)
+            return
+        check_directory(Path(save_directory))
+        weights = loadable_weights(self, self.base, kwargs.pop("state_dict", None))
+        name, kept = None, self.config.base_identity
+        if include_base:
+            of_base = {key.removeprefix("base."): one for key, one in weights.items() if key.startswith("base.")}
+            identity: str | None = model_identity(self.base, weights=of_base)
+        else:
+            name, identity = reference(self.base, kept)
+            weights = {key: one.cpu() for key, one in weights.items() if key.startswith("router.")}
+            kwargs.pop("max_shard_size", None)
+        check_finite_weights(weights.items())
+        self.config.base_model, self.config.base_identity = name, identity
+        try:
+            with replacing(Path(save_directory)) as folder:
+                super().save_pretrained(folder, state_dict=weights, **kwargs)
+                shutil.copy(_CODE, folder)
+                write_card(self.config, folder, Path(save_directory))
+        finally:
+            self.config.base_model, self.config.base_identity = None, kept
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load what `save_pretrained` wrote; see transformers.
+
+        `schedule`, `decode_sparsity` and `keep_first` replace what was saved; `base_model` says where the dense model
+        lies now if its weights were not included.
+
+        Raises:
+            ModelError: There is no pruned model, or its dense one is not to be found or another one than was pruned;
+                weights are missing, not finite, or cannot be read; the router does not fit; or lm-eval's own class asks
+                (`ftp_core.model.callers`).
+            ScheduleError: The schedule does not fit the model.
+        """
+        check_caller()
+        source = pretrained_model_name_or_path
+        config, wants_info = read_config(source, kwargs), kwargs.pop("output_loading_info", False)
+        # The precision that it was saved in, wherever its weights lie.
+        if kwargs.get("dtype", "auto") == "auto" and kwargs.get("torch_dtype") is None and config.dtype is not None:
+            kwargs["dtype"] = config.dtype
+        # Weights that do not fit are reported, so that the error can name them.
+        reporting = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+        kwargs = {"use_safetensors": True, **kwargs, **reporting}
+        loaded: Any
+        if config.base_model is None:
+            with loading(f"The weights of {source!s}", "restore its files, or save the model again"):
+                # With its report it returns a pair, whatever it declares.
+                parts: Any = super().from_pretrained(source, *args, config=config, **kwargs)
+            loaded, info = parts
+            check_loaded(loaded, loaded.base, loaded.router, info, str(source))
+            check_finite(loaded)
+            # It was saved with these weights, whatever they were before a training that it was distilled for.
+            loaded._take_router(loaded.router)
+        else:
+            router = read_router(config, source, kwargs)
+            base, info = read_base(config, source, kwargs)
+            assert config.schedule is not None
+            loaded = cls.from_dense(
+                base,
+                config.schedule,
+                router,
+                decode_sparsity=config.decode_sparsity,
+                keep_first=config.keep_first,
+            )
+            loaded.eval()
+        return (loaded, info) if wants_info else loaded
+
+
+AutoModelForCausalLM.register(FTPConfig, FTPForCausalLM)

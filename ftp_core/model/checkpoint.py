@@ -1,0 +1,228 @@
+"""The files of a pruned model whose dense model lies elsewhere, and the checks of whatever was loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.modeling_utils import _add_variant
+from transformers.utils.hub import cached_file
+
+from ftp_core.checks import check_finite
+from ftp_core.errors import CoreError, ModelError, ScheduleError
+from ftp_core.loading.identity import is_comparable, model_identity, same_model
+from ftp_core.model.configuration import FTPConfig
+from ftp_core.routers import Router, ScoringRouter, StaticRouter, build_router, check_router_finite, describe_router
+from ftp_core.schedule import SparsitySchedule
+
+_WEIGHTS = "model.safetensors"
+_PREFIX = "router."
+# Of `from_pretrained`: where and how a file is looked for.
+_LOCATION = ("revision", "cache_dir", "subfolder", "token", "local_files_only", "force_download", "proxies")
+_OURS = ("schedule", "decode_sparsity", "keep_first", "base_model")
+
+
+def location(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Those of `from_pretrained`'s arguments that say where files are looked for."""
+    return {name: kwargs[name] for name in _LOCATION if name in kwargs}
+
+
+@contextmanager
+def loading(what: str, advice: str) -> Iterator[None]:
+    """Context in which whatever a missing, damaged or foreign file raises becomes a `ModelError`.
+
+    Args:
+        what: Is loaded, to begin a sentence.
+        advice: What to do if it cannot be.
+    """
+    try:
+        yield
+    except (CoreError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        # Every type of model checks its configuration in its own way, with exceptions of its own.
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{what} cannot be loaded ({reason}): {advice}.") from error
+
+
+def read_config(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> FTPConfig:
+    """The configuration of a saved model, with what the user wants instead of what was saved.
+
+    Args:
+        source: Directory or Hub id.
+        kwargs: Arguments of `from_pretrained`; what is used up here is taken out.
+
+    Raises:
+        ModelError: There is none, it is another kind of model's, or a part of it is missing or of no use.
+        ScheduleError: Its schedule, or the one that the user wants, is none.
+    """
+    config = kwargs.pop("config", None)
+    if config is None:
+        with loading(f"A pruned model at {str(source)!r}", "expected what FTPForCausalLM.save_pretrained wrote"):
+            values = _config_values(source, kwargs)
+        if values["model_type"] != FTPConfig.model_type:
+            raise ModelError(
+                f"{source!s} holds a {values['model_type']!r} model, not a pruned one: load it with "
+                "AutoModelForCausalLM and prune it with FTPForCausalLM.from_dense."
+            )
+        _check_parts(values, source)
+        with loading(f"The configuration of {source!s}", "restore its config.json, or save the model again"):
+            config = FTPConfig.from_pretrained(source, **location(kwargs))
+    elif not isinstance(config, FTPConfig):
+        raise ModelError(
+            f"config is a {type(config).__name__}, but must be an FTPConfig: leave it out, and it is read."
+        )
+    for name in _OURS:
+        value = kwargs.pop(name, None)
+        if value is not None:
+            setattr(config, name, list(SparsitySchedule(value)) if name == "schedule" else value)
+    _check_parts(vars(config), source)
+    return config
+
+
+def _config_values(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What the config.json of some model says; transformers takes one that is missing for an empty one."""
+    if Path(source).is_absolute() and not Path(source).is_dir():
+        raise FileNotFoundError(f"there is no directory {source!s}")
+    values: dict[str, Any] = FTPConfig.get_config_dict(source, **location(kwargs))[0]
+    if not values.get("model_type"):
+        if (Path(source) / "adapter_config.json").is_file():
+            raise FileNotFoundError(f"{source!s} holds adapters alone: load the pruned model, then load_adapter of it")
+        raise FileNotFoundError(f"{source!s} has no config.json that says what model it is")
+    return values
+
+
+def _check_parts(values: dict[str, Any], source: str | os.PathLike[str]) -> None:
+    """Check what a configuration says, before anything is made of it."""
+    restore = "restore its config.json, or save the model again"
+    try:
+        SparsitySchedule(values.get("schedule"))  # type: ignore[arg-type]
+    except ScheduleError as error:
+        raise ScheduleError(f"The configuration of {source!s} has no schedule that fits: {error}") from None
+    router, base = values.get("router"), values.get("base_config")
+    if router is not None and not isinstance(router, dict):
+        raise ModelError(f"The configuration of {source!s} has the router {router!r}, not a description: {restore}.")
+    known = base.get("model_type") if isinstance(base, dict) else isinstance(base, PreTrainedConfig)
+    if not known and not (base is None and values.get("base_model")):
+        raise ModelError(f"The configuration of {source!s} does not say what its dense model is: {restore}.")
+
+
+def read_router(config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[str, Any]) -> Router:
+    """The router of a model that was saved without the dense model's weights.
+
+    Raises:
+        ModelError: Its file is missing or damaged, or holds another router.
+    """
+    router = build_router(config.router or describe_router(StaticRouter()))
+    if not isinstance(router, ScoringRouter):
+        return router
+    try:
+        path = Path(str(cached_file(source, _add_variant(_WEIGHTS, kwargs.get("variant")), **location(kwargs))))
+        with safe_open(path, "pt") as file:
+            weights = {
+                name.removeprefix(_PREFIX): file.get_tensor(name)
+                for name in file.keys()  # noqa: SIM118 - safe_open is no mapping
+                if name.startswith(_PREFIX)
+            }
+        router.load_state_dict(weights)
+    except Exception as error:  # missing, damaged and foreign files fail in as many ways
+        raise ModelError(
+            f"{source!s} has no weights of its {router.kind} router ({error}): save the model again, or distil the "
+            "router again."
+        ) from error
+    return router
+
+
+def read_base(
+    config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[str, Any]
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """The dense model that a saved model refers to, with transformers' report on its loading.
+
+    Args:
+        config: The saved model's.
+        source: The saved model, for errors.
+        kwargs: Arguments of `from_pretrained`, for a report, too.
+
+    Raises:
+        ModelError: It is not where it was, cannot be read, or is another one than was pruned.
+    """
+    name = str(config.base_model)
+    what = f"The dense model {name!r}, to which {source!s} refers,"
+    advice = "bring it back, or say where it is with from_pretrained(..., base_model=...)"
+    # Those are the pruned model's own.
+    kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder", "variant")}
+    with loading(what, advice):
+        if _config_values(name, kwargs)["model_type"] == FTPConfig.model_type:
+            raise ModelError(f"{what} is a pruned model itself: {advice}.")
+        # With its report it returns a pair, whatever it declares.
+        parts: Any = AutoModelForCausalLM.from_pretrained(name, **kwargs)
+    base, info = parts
+    _check_complete(info, f"The dense model {name!r}")
+    if is_comparable(base):
+        _check_identity(base, config, name)
+    return base, info
+
+
+def check_loaded(
+    model: PreTrainedModel, base: PreTrainedModel, router: Router, info: dict[str, Any], source: str
+) -> None:
+    """Check what transformers loaded of a pruned model with its dense model's weights.
+
+    Args:
+        model: The pruned model.
+        base: Its dense model.
+        router: Its router.
+        info: transformers' report on the loading.
+        source: Where it was loaded from.
+
+    Raises:
+        ModelError: Weights are missing, not finite or another router's, or the dense model is not the one that was
+            pruned.
+    """
+    unfit = [*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])]
+    of_router = sorted(name for name in unfit if name.startswith(_PREFIX))
+    if of_router:
+        raise ModelError(
+            f"{source} has no weights of its {router.kind} router, or other ones ({', '.join(of_router)}): save the "
+            "model again, or distil the router again."
+        )
+    _check_complete(info, source)
+    check_router_finite(router)
+    # Quantised while it was loaded, or with adapters that lay beside it, it is not what the file holds.
+    if is_comparable(model) and not getattr(model, "_hf_peft_config_loaded", False):
+        assert isinstance(model.config, FTPConfig)
+        _check_identity(base, model.config, source)
+
+
+def _check_complete(info: dict[str, Any], source: str) -> None:
+    """Raise `ModelError` if transformers had to make up weights."""
+    for name, found, expected in sorted(info["mismatched_keys"], key=str):
+        raise ModelError(
+            f"{source}: weight {name} is of the shape {tuple(found)}, but its config.json asks for {tuple(expected)}: "
+            "restore the files, or save the model again."
+        )
+    if info["missing_keys"]:
+        missing = sorted(info["missing_keys"])
+        raise ModelError(
+            f"{source}: {len(missing)} weights are missing, the first is {missing[0]}: restore the files, or save the "
+            "model again."
+        )
+
+
+def _check_identity(base: PreTrainedModel, config: FTPConfig, source: str) -> None:
+    """Raise `ModelError` if the dense model is not the one that was pruned."""
+    found, dtype = model_identity(base), base.dtype
+    assert isinstance(dtype, torch.dtype)
+    if config.base_identity is not None and not same_model(found, config.base_identity, dtype):
+        # The better reason, if it is one.
+        check_finite(base)
+        raise ModelError(
+            f"The dense model at {source!r} (identity {found}) is not the one that was pruned "
+            f"({config.base_identity}): restore it, or distil again."
+        )

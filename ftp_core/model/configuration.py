@@ -1,0 +1,79 @@
+"""Configuration of a pruned model: the dense model's own, with schedule and router."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.families import PRUNED_TYPE
+
+# Where transformers, if it is allowed to, finds the classes without knowing of them.
+_AUTO_MAP = {"AutoConfig": "modeling_ftp.FTPConfig", "AutoModelForCausalLM": "modeling_ftp.FTPForCausalLM"}
+
+
+class FTPConfig(PreTrainedConfig):
+    """Configuration of a pruned model.
+
+    Args:
+        base_config: Configuration of the dense model.
+        base_model: Directory or Hub id of the dense model, if its weights are kept there; None if they are included.
+        base_identity: What the dense model is (`ftp_core.loading.identity`), to notice another one under the same name.
+        schedule: One sparsity per block.
+        router: Description of the router (`ftp_core.routers.describe_router`).
+        decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
+        keep_first: Tokens at the beginning of every prompt that are protected: blocks keep them before any other.
+    """
+
+    model_type = PRUNED_TYPE
+    sub_configs = {"base_config": AutoConfig}  # noqa: RUF012 - transformers' interface
+    has_no_defaults_at_init = True
+
+    def __init__(
+        self,
+        base_config: PreTrainedConfig | dict[str, Any] | None = None,
+        base_model: str | None = None,
+        base_identity: str | None = None,
+        schedule: Sequence[float] | None = None,
+        router: dict[str, Any] | None = None,
+        decode_sparsity: float = 0.0,
+        keep_first: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        if isinstance(base_config, dict):
+            base_config = AutoConfig.for_model(**base_config)
+        self.base_config = base_config
+        self.base_model = base_model
+        self.base_identity = base_identity
+        self.schedule = None if schedule is None else list(SparsitySchedule(schedule))
+        self.router = router
+        self.decode_sparsity = decode_sparsity
+        self.keep_first = keep_first
+        if base_config is not None:
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
+                kwargs.setdefault(name, getattr(base_config, name, None))
+            # transformers writes this configuration's kernel into the dense model's.
+            if kwargs.get("attn_implementation") is None:
+                kwargs["attn_implementation"] = base_config._attn_implementation
+        kwargs.setdefault("auto_map", dict(_AUTO_MAP))
+        super().__init__(**kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
+        """Do nothing: transformers would have a copy of this module saved with the model."""
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """The dense model's configuration, which knows widths and counts."""
+        return self if self.base_config is None else self.base_config
+
+    def __getattr__(self, name: str) -> Any:
+        """Widths and counts are the dense model's."""
+        base = self.__dict__.get("base_config")
+        if base is None or name.startswith("_"):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(base, name)
+
+
+AutoConfig.register(FTPConfig.model_type, FTPConfig)

@@ -1,0 +1,118 @@
+"""The model card of a pruned model: what it is, how it is loaded, and what is known of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from ftp_core.model.configuration import FTPConfig
+from ftp_core.schedule import SparsitySchedule
+
+CARD = "README.md"
+# By which a card is known that may be replaced; one that people wrote may not.
+_MARK = "<!-- written by ftp-search: remove this line to keep changes -->"
+_LIMITS = "## Limits"
+_UNMEASURED = "- Nothing was measured of it when this was written.\n"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def write_card(config: FTPConfig, folder: Path, beside: Path) -> None:
+    """Write the card of a pruned model, unless there is one that people wrote.
+
+    Args:
+        config: The model's.
+        folder: Where to write.
+        beside: Where the card will lie, and may lie already.
+    """
+    if _may_replace(beside / CARD):
+        (folder / CARD).write_text(_card(config), encoding="utf-8")
+
+
+def add_figures(folder: Path, beside: Path, figures: Sequence[str]) -> None:
+    """Put figures into a card that was just written, or remove it where there is one that people wrote.
+
+    Args:
+        folder: Where the card is.
+        beside: Where it will lie.
+        figures: Lines of Markdown on what was measured; none if nothing is known.
+    """
+    card = folder / CARD
+    if not _may_replace(beside / CARD):
+        card.unlink(missing_ok=True)
+    elif figures:
+        text = card.read_text(encoding="utf-8")
+        section = "\n".join(["## Figures", "", *figures, "", _LIMITS])
+        card.write_text(text.replace(_LIMITS, section).replace(_UNMEASURED, ""), encoding="utf-8")
+
+
+def _may_replace(card: Path) -> bool:
+    return not card.exists() or _MARK in card.read_text(encoding="utf-8", errors="replace")
+
+
+def _card(config: FTPConfig) -> str:
+    base, schedule = config.base_config, SparsitySchedule(config.schedule or ())
+    name = config.base_model or getattr(base, "_name_or_path", "") or ""
+    is_public = bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
+    kind = getattr(base, "model_type", "dense")
+    what = f"`{name}`" if is_public else f"a `{kind}` model"
+    router = (config.router or {}).get("kind", "static")
+    if config.base_model is None:
+        weights = "The dense model's weights are included."
+    else:
+        place = f"on the Hub, `{name}`" if is_public else f"at `{name}`"
+        weights = (
+            f"The dense model's weights are not included: they are read from where they lay, {place}. If they have "
+            "moved, name the place with `from_pretrained(..., base_model=...)`."
+        )
+    lines = [
+        "---",
+        "library_name: transformers",
+        "pipeline_tag: text-generation",
+        *([f"base_model: {name}"] if is_public else []),
+        "tags: [ftp-search, token-skipping, pruned]",
+        "---",
+        _MARK,
+        "",
+        f"# {Path(name).name or kind}, pruned",
+        "",
+        f"This is {what} whose prompt tokens skip transformer blocks: {schedule.overall:.1%} of them, averaged over "
+        f"its {len(schedule)} blocks. The dense model's weights are unchanged. {weights}",
+        "",
+        "| block | tokens that skip it |",
+        "| --- | --- |",
+        *(f"| {index} | {share:.0%} |" for index, share in enumerate(schedule)),
+        "",
+        f"The `{router}` router decides which tokens skip. Of decoded tokens, "
+        + ("none skips." if config.decode_sparsity == 0 else f"up to {config.decode_sparsity:.0%} skip a block.")
+        + (
+            f" The first {config.keep_first} tokens of every prompt are kept before others."
+            if config.keep_first
+            else ""
+        ),
+        "",
+        "## Loading",
+        "",
+        "transformers alone cannot run it: install `ftp-search` (`pip install .` in a clone of its repository). Then",
+        "",
+        "```python",
+        "from ftp_core import FTPForCausalLM",
+        "from transformers import AutoTokenizer",
+        "",
+        'model = FTPForCausalLM.from_pretrained("path/of/this/folder")',
+        'tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")',
+        "```",
+        "",
+        "or, without the import, `AutoModelForCausalLM.from_pretrained(..., trust_remote_code=True)`, which runs "
+        "`modeling_ftp.py` of this folder: it imports the installed `ftp_core`, and does nothing else.",
+        "lm-evaluation-harness scores it with",
+        "`python -m ftp_core.harness --model ftp --model_args pretrained=path/of/this/folder`.",
+        "",
+        _LIMITS,
+        "",
+        "- Only prompts become cheaper; what is gained depends on their length, and on the machine.",
+        "- Tokens that skip a block are lost to it: what a prompt says only there may be missed. Measure it on your "
+        "task.",
+        "- Otherwise it has the limits, the biases and the licence of the dense model.",
+    ]
+    return "\n".join(lines) + "\n" + _UNMEASURED

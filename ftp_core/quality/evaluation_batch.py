@@ -1,0 +1,85 @@
+"""Examples as one batch: their prompts, their right answers behind them, and their choices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ftp_core.text.encoding import (
+    ContinuationBatch,
+    EncodedExample,
+    PromptBatch,
+    answer_batch,
+    choice_batch,
+    choice_lengths,
+    pad_right,
+)
+
+
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """What is scored of some examples.
+
+    Each example's prompt is one row, and a second one where texts that continue it are embedded otherwise because they
+    are longer (see `ftp_core.skipping.rotary`): no continuation may change what another one is scored as.
+
+    Attributes:
+        prompts: `[P, L]`.
+        answers: The right continuation of each example, in order.
+        choices: Every choice of the multiple-choice items; None if there are none.
+        choice_items: Which example each is a choice of `[R]`.
+        has_choices: Of each example.
+        right_choice: Index of the right one of each multiple-choice item `[M]`.
+        choice_lengths: By what to divide log-likelihoods for `acc_norm` `[R]`.
+    """
+
+    prompts: PromptBatch
+    answers: ContinuationBatch
+    choices: ContinuationBatch | None
+    choice_items: Tensor
+    has_choices: tuple[bool, ...]
+    right_choice: Tensor
+    choice_lengths: Tensor
+
+    @classmethod
+    def of(
+        cls, examples: Sequence[EncodedExample], regime: Callable[[int], int], device: torch.device
+    ) -> EvaluationBatch:
+        """A batch of examples.
+
+        Args:
+            examples: What to score.
+            regime: `SkippingModel.length_regime`.
+            device: Where to.
+        """
+        # Of each text, by example and regime, how many tokens are read: as many as of the longest such.
+        texts: dict[tuple[int, int], int] = {}
+
+        def rows_of(continuations: ContinuationBatch) -> ContinuationBatch:
+            rows = []
+            lengths = (continuations.ids >= 0).sum(1).tolist()
+            for item, length in zip(continuations.rows.tolist(), lengths, strict=True):
+                n_read = len(examples[item].prompt) + length - 1
+                key = (item, regime(n_read))
+                texts[key] = max(texts.get(key, 0), n_read)
+                rows.append(list(texts).index(key))
+            return ContinuationBatch(continuations.ids, torch.tensor(rows))
+
+        answers, choices = rows_of(answer_batch(examples)), choice_batch(examples)
+        items = torch.zeros(0, dtype=torch.long) if choices is None else choices.rows
+        choices = None if choices is None else rows_of(choices)
+        prompts = [examples[item].prompt for item, _ in texts]
+        return cls(
+            PromptBatch(
+                pad_right(prompts, 0), torch.tensor(list(map(len, prompts))), torch.tensor(list(texts.values()))
+            ).to(device),
+            answers.to(device),
+            None if choices is None else choices.to(device),
+            items.to(device),
+            tuple(example.has_choices for example in examples),
+            torch.tensor([example.answer for example in examples if example.has_choices], device=device),
+            torch.tensor(choice_lengths(examples), device=device),
+        )

@@ -1,0 +1,330 @@
+"""Keys and values of kept tokens: every block holds its own, of its own number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from ftp_core.errors import ModelError
+from ftp_core.routers.state import DecodeState
+from ftp_core.schedule import SparsitySchedule
+
+DEAD = -1
+
+
+class BlockCache(CacheLayerMixin):
+    """Keys and values that one block holds.
+
+    A slot is one key with its value. Slots stand in the order of their tokens. Rows of a batch that keep fewer tokens
+    than the others have dead slots, which no query sees.
+
+    Attributes:
+        keys: `[B, H_kv, M, d]`; None before the first update.
+        values: Likewise.
+        positions: Column of the token in each slot `[B, M]` (of the padded input, so that differences are the tokens'
+            distances), `DEAD` for a dead slot.
+        has_dead: Whether any slot is dead.
+        window: How many columns back the block attends, its own included; None if to all.
+        earliest: Slots of columns before this one have been let go of.
+        record_past: Whether nothing may be let go of before the next `crop` (transformers' name).
+    """
+
+    is_compileable = False
+    is_sliding = False
+    is_croppable = True
+
+    def __init__(self, window: int | None = None) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.positions: Tensor = torch.empty(0)
+        self.has_dead = False
+        self.window = window
+        self.earliest = 0
+        self.record_past = False
+        self._incoming: tuple[Tensor, Tensor | None] | None = None
+
+    def activate_past_recording(self) -> None:
+        """Let go of nothing before the next `crop`, which may take tokens back."""
+        self.record_past = True
+
+    @property
+    def held(self) -> int:
+        """Slots of each row, M."""
+        return 0 if self.keys is None else int(self.keys.shape[2])
+
+    def expect(self, positions: Tensor, has_dead: bool, rows: Tensor | None = None) -> None:
+        """Say which tokens the next `update` brings.
+
+        Args:
+            positions: Their columns `[B, n]`, `DEAD` where a row has none.
+            has_dead: Whether there is such a one.
+            rows: Rows that the update comes from `[R]`; None for all. Others get dead slots.
+        """
+        self.positions = torch.cat([self.positions, positions], 1) if self.held else positions
+        self.has_dead = self.has_dead or has_dead
+        self._incoming = (positions, rows)
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Of transformers' interface: nothing is allocated before the first update."""
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Append `[R, H_kv, n, d]`; returns what the rows that ran hold now `[R, H_kv, M, d]`."""
+        assert self._incoming is not None, "expect comes before update"
+        positions, rows = self._incoming
+        self._incoming = None
+        self.is_initialized = True
+        if rows is not None:
+            n_rows = positions.shape[0]
+            key_states = _spread(key_states, rows, n_rows)
+            value_states = _spread(value_states, rows, n_rows)
+        if self.keys is None or self.values is None:
+            self.keys, self.values = key_states, value_states
+        else:
+            self.keys = torch.cat([self.keys, key_states], 2)
+            self.values = torch.cat([self.values, value_states], 2)
+        if rows is None:
+            return self.keys, self.values
+        return self.keys.index_select(0, rows), self.values.index_select(0, rows)
+
+    def get_seq_length(self) -> int:
+        """Slots held."""
+        return self.held
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Length and offset of the keys of an update of `query_length` tokens."""
+        return self.held + query_length, 0
+
+    def get_max_length(self) -> int:
+        """No maximum."""
+        return -1
+
+    def per_row(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Apply a selection of rows to everything held."""
+        if self.keys is not None and self.values is not None:
+            self.keys, self.values = change(self.keys), change(self.values)
+            self.positions = change(self.positions)
+
+    def crop_from(self, column: int) -> None:
+        """Forget tokens from a column on."""
+        if self.keys is None or self.values is None:
+            return
+        alive = (self.positions >= 0) & (self.positions < column)
+        slots = int((alive.any(0) * torch.arange(1, self.held + 1, device=alive.device)).amax()) if self.held else 0
+        self.keys, self.values = self.keys[:, :, :slots], self.values[:, :, :slots]
+        self.positions = self.positions.masked_fill(~alive, DEAD)[:, :slots]
+        self.has_dead = self.has_dead or not bool(alive[:, :slots].all())
+
+    def slide(self, next_column: int) -> None:
+        """Let go of leading slots that are behind the window of every token from `next_column` on.
+
+        Now and then only, because letting go copies what stays.
+        """
+        if self.window is None or self.keys is None or self.values is None:
+            return
+        if self.held < self.window + max(16, self.window // 4):
+            return
+        self.earliest = max(self.earliest, next_column - self.window + 1)
+        n = int((self.positions < self.earliest).all(0).to(torch.uint8).cumprod(0).sum())
+        if n:
+            # Copies, because a view would keep the memory.
+            self.keys, self.values = self.keys[:, :, n:].clone(), self.values[:, :, n:].clone()
+            self.positions = self.positions[:, n:].clone()
+
+
+def _spread(part: Tensor, rows: Tensor, n_rows: int) -> Tensor:
+    return part.new_zeros(n_rows, *part.shape[1:]).index_copy_(0, rows, part)
+
+
+class FTPCache(Cache):
+    """A cache for models that skip tokens: transformers' interface, with another number of keys in every block.
+
+    `get_seq_length` counts the tokens *seen*, from which models derive positions, and `get_mask_sizes` answers for
+    them; what block i *holds* is `layers[i].held`.
+
+    Args:
+        windows: Of each block, how many columns back it attends, its own included; None if to all. Keys behind the
+            window are let go of.
+
+    Attributes:
+        seen: Columns seen.
+        real: Which of them hold tokens, bool `[B, seen]`.
+        schedule: What the prompt ran under, if that was another one than the model's (see `ftp_core.cost.break_even`).
+        decode: What routing decoded tokens needs; None where they are not routed.
+        is_torn: Whether a forward pass broke off, so that blocks have seen different tokens.
+    """
+
+    def __init__(self, windows: Sequence[int | None]) -> None:
+        super().__init__(layers=[BlockCache(window) for window in windows])
+        self.seen = 0
+        self.real: Tensor | None = None
+        self.schedule: SparsitySchedule | None = None
+        self.decode: DecodeState | None = None
+        self.is_torn = False
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether `crop` can take tokens back."""
+        return self.decode is None
+
+    def block(self, index: int) -> BlockCache:
+        """What a block holds."""
+        return cast(BlockCache, self.layers[index])
+
+    def advance(self, real: Tensor, next_column: int | None = None) -> None:
+        """Count the columns of a finished forward pass.
+
+        Args:
+            real: Real tokens where True `[B, n]`.
+            next_column: Lowest column of a token that may still come, in any row; the one behind all seen if None.
+                Tokens behind rows that are padded right come at the rows' own ends.
+        """
+        if self.decode is not None and self.seen:
+            self.decode.decoded = self.decode.decoded + real.sum(1)
+        self.seen += real.shape[1]
+        self.real = real if self.real is None else torch.cat([self.real, real], 1)
+        self._slide(self.seen if next_column is None else next_column)
+
+    def _slide(self, next_column: int) -> None:
+        # Where decoded tokens are routed, what the slots heard stands in their order.
+        if self.decode is None:
+            for index in range(len(self.layers)):
+                if not self.block(index).record_past:
+                    self.block(index).slide(next_column)
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns seen, whether their tokens were kept or not."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """Length and offset of what a model's own mask must span: all columns seen."""
+        return self.seen + query_length, 0
+
+    def held(self) -> tuple[int, ...]:
+        """Slots of each block per row."""
+        return tuple(self.block(index).held for index in range(len(self.layers)))
+
+    def kv_bytes(self) -> int:
+        """Bytes of all keys and values held, dead slots included."""
+        return sum(
+            tensor.nbytes
+            for index in range(len(self.layers))
+            for tensor in (self.block(index).keys, self.block(index).values)
+            if tensor is not None
+        )
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Rows in another order, for beam search `[B]`."""
+        self.batch_select_indices(beam_idx)
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows, in the order given `[R]`."""
+        self._per_row(lambda tensor: tensor.index_select(0, indices.to(tensor.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Every row `repeats` times."""
+        self._per_row(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
+
+    def _per_row(self, change: Callable[[Tensor], Tensor]) -> None:
+        for index in range(len(self.layers)):
+            self.block(index).per_row(change)
+        self.real = None if self.real is None else change(self.real)
+        if self.decode is not None:
+            self.decode.per_row(change)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Forget the last columns seen, whether their tokens were kept or not.
+
+        Args:
+            tokens_to_remove: How many, as transformers gives it: zero or negative.
+
+        Raises:
+            ModelError: What would have to come back has been let go of: decoded tokens are routed, or a window has
+                passed while nobody had asked to record the past.
+        """
+        if tokens_to_remove > 0:
+            raise ModelError(
+                f"crop was called with {tokens_to_remove}: give a negative number to remove that many tokens."
+            )
+        n_removed = -tokens_to_remove
+        if n_removed > self.seen:
+            raise ModelError(f"crop shall remove {n_removed} tokens, but only {self.seen} have been seen.")
+        if self.decode is not None and n_removed:
+            raise ModelError("Tokens cannot be taken back where decoded tokens skip blocks: set decode_sparsity to 0.")
+        seen = self.seen - n_removed
+        for index in range(len(self.layers)):
+            block = self.block(index)
+            if block.window is not None and block.earliest > max(0, seen - block.window + 1):
+                raise ModelError(
+                    f"Block {index} has let go of keys that its window of {block.window} would need again: call "
+                    "activate_past_recording before tokens that may be taken back."
+                )
+        if n_removed:
+            for index in range(len(self.layers)):
+                self.block(index).crop_from(seen)
+            self.real = None if self.real is None else self.real[:, :seen]
+        self.seen = seen
+        # What was recorded is no longer needed.
+        if self.decode is None:
+            for index in range(len(self.layers)):
+                self.block(index).slide(self.seen)
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.__init__([self.block(index).window for index in range(len(self.layers))])  # type: ignore[misc]
+
+    def lend(self, rows: Tensor) -> LentCache:
+        """A view for continuations, which is read and never grown; says which row each follows `[R]`."""
+        return LentCache(self, rows)
+
+
+class LentCache(Cache):
+    """A cache as continuations of its rows see it: several may follow one row, and none leaves a trace."""
+
+    def __init__(self, lender: FTPCache, rows: Tensor) -> None:
+        super().__init__(layers=[_LentBlock(lender.block(index), rows) for index in range(len(lender.layers))])
+        self.seen = lender.seen
+
+    def block(self, index: int) -> _LentBlock:
+        """What a block lends."""
+        return cast(_LentBlock, self.layers[index])
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """See `FTPCache.get_seq_length`."""
+        return self.seen
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        """See `FTPCache.get_mask_sizes`."""
+        return self.seen + query_length, 0
+
+
+class _LentBlock(BlockCache):
+    """One block's keys and values, followed by the continuation's own, which are not kept."""
+
+    def __init__(self, lender: BlockCache, rows: Tensor) -> None:
+        super().__init__()
+        self._lender = lender
+        self._rows = rows
+        self.positions = lender.positions.index_select(0, rows)
+        self.has_dead = lender.has_dead
+
+    @property
+    def held(self) -> int:
+        """See `BlockCache.held`."""
+        return self._lender.held
+
+    def expect(self, positions: Tensor, has_dead: bool, rows: Tensor | None = None) -> None:
+        """See `BlockCache.expect`."""
+        self.positions = torch.cat([self.positions, positions], 1)
+        self.has_dead = self.has_dead or has_dead
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The lender's keys and values with the new ones behind them."""
+        assert self._lender.keys is not None
+        assert self._lender.values is not None
+        keys = self._lender.keys.index_select(0, self._rows)
+        values = self._lender.values.index_select(0, self._rows)
+        return torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)

@@ -1,0 +1,237 @@
+"""A dense model seen as one that skips: prompts run under a schedule, and what follows them is scored."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from ftp_core.checks import check_finite, check_lengths, checked_keep_first
+from ftp_core.errors import ScheduleError
+from ftp_core.routers import Router, RoutingState
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.attention import kernel_name
+from ftp_core.skipping.cache import FTPCache
+from ftp_core.skipping.families import context_of, family_of
+from ftp_core.skipping.interception import BlockHandler, intercepted
+from ftp_core.skipping.prefixes import Passage
+from ftp_core.skipping.rotary import depends_on_length, length_regime, rotary_lengths
+from ftp_core.skipping.skipping import DecodePass, PromptPass
+from ftp_core.text.encoding import IGNORED, ContinuationBatch, PromptBatch
+
+
+@dataclass
+class Prefill:
+    """What remains of prompts that passed through the blocks.
+
+    Attributes:
+        last_hidden: The decoder's final hidden state of each row's last token `[B, D]`.
+        cache: Keys and values of the kept tokens.
+        lengths: Real tokens of each row `[B]`.
+        kept: Which tokens ran each block, bool `[B, L]`; of the blocks that ran, see `Passage`.
+        text_lengths: See `PromptBatch`; None if the model embeds texts of all lengths alike.
+    """
+
+    last_hidden: Tensor
+    cache: FTPCache
+    lengths: Tensor
+    kept: list[Tensor]
+    text_lengths: Sequence[int] | None = None
+
+
+class SkippingModel:
+    """A dense model whose prompts skip tokens by schedule and router; continuations run every block.
+
+    What search and training work with: each call names its schedule and router, and several continuations may follow
+    one prompt. `ftp_core.FTPForCausalLM` is the same as a Hugging Face model.
+
+    Args:
+        model: A causal language model of a supported family. Its weights are not changed; gradients are switched off.
+        keep_first: Tokens at the beginning of every prompt, such as a chat's system turn, that are protected: whatever
+            the router, a block keeps them before any other (`ftp_core.routers.state.n_protected` says how many where
+            it keeps fewer).
+
+    Raises:
+        ModelError: Its family or its attention kernel is not supported, or a weight is not finite.
+        ScheduleError: `keep_first` is no whole number from 0.
+    """
+
+    def __init__(self, model: PreTrainedModel, keep_first: int = 0) -> None:
+        self._keep_first = checked_keep_first(keep_first)
+        self.family = family_of(model.config)
+        kernel_name(model)
+        self.model = model.eval().requires_grad_(False)
+        self.decoder: Any = self.family.decoder_of(model)
+        self.blocks = self.family.blocks_of(model)
+        self._windows = self.family.windows(model)
+        self._depends_on_length = depends_on_length(model.config)
+        check_finite(model)
+
+    @property
+    def n_blocks(self) -> int:
+        """N."""
+        return len(self.blocks)
+
+    @property
+    def keep_first(self) -> int:
+        """Tokens at the beginning of every prompt that are protected; what was evaluated with others is another's."""
+        return self._keep_first
+
+    def protecting(self, keep_first: int) -> SkippingModel:
+        """The same model, weights and all, with another number of protected tokens at the beginning of prompts.
+
+        Raises:
+            ScheduleError: It is no whole number from 0.
+        """
+        other = copy.copy(self)
+        other._keep_first = checked_keep_first(keep_first)
+        return other
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model reads at once."""
+        return context_of(self.model.config)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        device: torch.device = self.model.device
+        return device
+
+    def length_regime(self, n_tokens: int) -> int:
+        """A number that texts share if the model embeds their positions alike; see `ftp_core.skipping.rotary`."""
+        return length_regime(self.model.config, n_tokens) if self._depends_on_length else 0
+
+    def checked(self, schedule: Sequence[float]) -> SparsitySchedule:
+        """One sparsity per block as a schedule of this model.
+
+        Raises:
+            ScheduleError: It is no schedule, or has another number of blocks.
+        """
+        checked = SparsitySchedule.of(schedule)
+        check_schedule(checked, self.n_blocks)
+        return checked
+
+    def run(
+        self, handler: BlockHandler, ids: Tensor, text_lengths: Sequence[int] | None = None, **arguments: Any
+    ) -> Tensor:
+        """The decoder's final hidden states `[B, L, D]`, its blocks in the hands of a handler.
+
+        Args:
+            handler: Runs a block.
+            ids: Tokens `[B, L]`.
+            text_lengths: Of each row; None to embed positions as the model does by itself. See `PromptBatch`.
+            arguments: Of the decoder.
+        """
+        embedded = nullcontext() if text_lengths is None else rotary_lengths(self.model, text_lengths)
+        with embedded, intercepted(self.blocks, handler):
+            hidden: Tensor = self.decoder(input_ids=ids, **arguments).last_hidden_state
+        return hidden
+
+    @torch.inference_mode()
+    def prefill(
+        self, prompts: PromptBatch, schedule: Sequence[float], router: Router, passage: Passage | None = None
+    ) -> Prefill:
+        """Run prompts through all blocks, each on its kept tokens.
+
+        Args:
+            prompts: `[B, L]`, padded right.
+            schedule: One sparsity per block.
+            router: Names the kept tokens.
+            passage: Where to begin, and what to leave behind; None to run every block. Blocks that do not run leave
+                no keys and values: continuations must begin behind them, too.
+
+        Raises:
+            ScheduleError: The schedule has another number of blocks.
+            DataError: A prompt is empty, or longer than the model's context.
+        """
+        schedule = self.checked(schedule)
+        passage = passage or Passage()
+        lengths = prompts.lengths.tolist()
+        check_lengths(lengths, self.context)
+        text_lengths = None
+        if self._depends_on_length:
+            text_lengths = lengths if prompts.text_lengths is None else prompts.text_lengths.tolist()
+        prompts = prompts.to(self.device)
+        state = RoutingState.padded_right(prompts.lengths, prompts.ids.shape[1], self.keep_first)
+        cache = FTPCache(self._windows)
+        handler = PromptPass(self.model, self.family, schedule, router, state, state.real, cache)
+        for index in range(passage.start):
+            cache.block(index).positions = prompts.ids[:, :0]
+        # Padding stands last, where causality hides it from every token: no mask is needed.
+        hidden = self.run(
+            passage.through(handler, state), prompts.ids, text_lengths, past_key_values=cache, use_cache=True
+        )
+        cache.advance(state.real, min(lengths))
+        last_hidden = hidden[torch.arange(len(hidden), device=hidden.device), prompts.lengths - 1]
+        return Prefill(last_hidden, cache, prompts.lengths, handler.kept, text_lengths)
+
+    @torch.inference_mode()
+    def next_logits(self, prefill: Prefill) -> Tensor:
+        """Logits of the token after each prompt `[B, V]`."""
+        return self.logits(prefill.last_hidden)
+
+    @torch.inference_mode()
+    def continuation_hidden(
+        self, prefill: Prefill, continuations: ContinuationBatch, passage: Passage | None = None
+    ) -> Tensor:
+        """Final hidden states from which each continuation token is predicted `[R, C, D]`; see `logits`.
+
+        Each comes from the prompt and the continuation's tokens before it. Continuation tokens run every block
+        (`decode_sparsity` 0), and the prompt's routing never saw them.
+
+        Args:
+            prefill: The prompts.
+            continuations: What follows them.
+            passage: Where to begin, which is where the prompts began, and what to leave behind; None to run every
+                block.
+        """
+        passage = passage or Passage()
+        continuations = continuations.to(self.device)
+        rows = continuations.rows
+        hidden = prefill.last_hidden.index_select(0, rows)[:, None]
+        length = continuations.ids.shape[1] - 1
+        if length == 0:
+            return hidden
+        ids = continuations.ids[:, :-1]
+        starts = prefill.lengths.index_select(0, rows)
+        positions = starts[:, None] + torch.arange(length, device=ids.device)
+        cache = prefill.cache.lend(rows)
+        # Padding stands last here too, and is as good as any token.
+        handler = DecodePass(self.model, self.family, cache, torch.ones_like(ids, dtype=torch.bool), positions)
+        text_lengths = None
+        if prefill.text_lengths is not None:
+            ends = (starts + (continuations.ids != IGNORED).sum(1) - 1).tolist()
+            text_lengths = [max(prefill.text_lengths[row], end) for row, end in zip(rows.tolist(), ends, strict=True)]
+        new = self.run(
+            passage.through(handler),
+            ids.masked_fill(ids == IGNORED, 0),
+            text_lengths,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return torch.cat([hidden, new], 1)
+
+    @torch.inference_mode()
+    def continuation_logits(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
+        """Logits that predict each continuation token from the prompt and the tokens before it `[R, C, V]`."""
+        return self.logits(self.continuation_hidden(prefill, continuations))
+
+    def logits(self, final_hidden: Tensor) -> Tensor:
+        """Logits `[..., V]` of final hidden states `[..., D]`."""
+        return self.family.logits(self.model, final_hidden)
+
+
+def check_schedule(schedule: SparsitySchedule, n_blocks: int) -> None:
+    """Raise `ScheduleError` unless the schedule has one sparsity per block."""
+    if len(schedule) != n_blocks:
+        raise ScheduleError(
+            f"The schedule has {len(schedule)} sparsities, but the model has {n_blocks} blocks: give one each."
+        )

@@ -1,0 +1,365 @@
+"""Distils a router: the dense model teaches, the static router lends a crutch, only the router learns."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import math
+import os
+import random
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from statistics import fmean
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from transformers import PreTrainedModel
+
+from ftp_core.errors import CoreError
+from ftp_core.loading.identity import model_identity
+from ftp_core.quality.quality import QualitySet
+from ftp_core.routers import FEATURES, DynamicRouter, ScoringRouter, router_to_bytes
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.prefixes import PrefixStore
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import (
+    EncodedExample,
+    check_readable,
+    encoded_fingerprint,
+    length_sorted_batches,
+)
+from ftp_core.training.distillation_config import DistillationConfig
+from ftp_core.training.gated import GatedModel
+from ftp_core.training.teacher import Lesson, Teacher
+from ftp_core.training.training_state import TrainingState
+
+CURVES = ("step", "loss", "guide", "sparsity", "distill", "held_out_step", "held_out_kl")
+
+
+@dataclass
+class Distillation:
+    """A distilled router and how it came about.
+
+    Attributes:
+        router: The one with the lowest held-out KL of the run.
+        curves: "step", "loss", "guide", "sparsity", "distill", one entry a step; "held_out_step" (steps done; 0 is
+            the static router's decisions, if they were considered, or else the router as it was given) with
+            "held_out_kl".
+        seconds: Training time, over all runs if it was resumed.
+        tokens: Tokens that the router was trained on, repeated ones included.
+        peak_bytes: Most memory taken: on a GPU by torch during this run, the dense model's pass included; else by the
+            process since it started.
+        parameters: How many were trained.
+    """
+
+    router: ScoringRouter
+    curves: dict[str, list[float]]
+    seconds: float
+    tokens: int
+    peak_bytes: int
+    parameters: int
+
+
+def distill(
+    model: SkippingModel | PreTrainedModel,
+    data: Sequence[EncodedExample],
+    schedules: Sequence[Sequence[float]] | Sequence[float],
+    config: DistillationConfig | None = None,
+    *,
+    held_out: QualitySet | Sequence[EncodedExample] | None = None,
+    router: ScoringRouter | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    static_kl: float | None = None,
+    prefixes: PrefixStore | None = None,
+    on_step: Callable[[int, float], None] = lambda step, kl: None,
+    on_taught: Callable[[], None] = lambda: None,
+) -> Distillation:
+    """Train a router on one schedule, or on several in turn; the model's weights never change.
+
+    The loss is `w_guide * guide_loss + w_sparsity * sparsity_loss + w_distill * distillation_loss`, with z the router's
+    scores, p = sigmoid(z) and s_i the schedule (formulas and sources in `ftp_core.training.losses`):
+
+    - guide: mean over tokens of -[y log p + (1 - y) log(1 - p)], y the static router's decision; its weight decays;
+    - sparsity: mean over blocks of max(0, s_i - mean_j(1 - p_ij))^2;
+    - distillation: T^2 KL(dense || pruned) at temperature T, over the completion's tokens.
+
+    Gradients reach the router through the gates of its hard decisions, straight through (`ftp_core.training.gated`).
+
+    Args:
+        model: A transformers model, an `FTPForCausalLM` (its dense model is meant, and the tokens that it protects; its
+            schedule and router have no say), or a model that is wrapped already. A transformers model is afterwards in
+            training mode, or not, and has the same weights that ask for gradients as before.
+        data: What to train on, as `ftp_core.encode` makes it.
+        schedules: Schedules the router shall serve, one sparsity per block each, or a single one; held-out KL is the
+            mean over them.
+        config: Hyperparameters.
+        held_out: What to choose the best router on; must not share examples with `data`. By default an eighth of the
+            data is set aside for it.
+        router: What to train, from the weights that it has; by default a dynamic router with fresh ones.
+        checkpoint: File that is written at each evaluation; if it is there already, training goes on where it stopped,
+            to the same router as if it had not. Everything else must be as it was, the initial router included.
+        static_kl: Held-out KL of the static router's decisions, the mean over the schedules, if that is known; else it
+            is found out where they take part in the choice.
+        prefixes: Where evaluations on the held-out set keep what others need not compute again: blocks that come before
+            any that skips are the same for every router, and schedules may begin alike. None keeps nothing. What comes
+            out is the same.
+        on_step: Called with the step and the best held-out KL so far.
+        on_taught: Called after each batch of the dense model's pass over `data`, which comes before the steps.
+
+    Returns:
+        The router with the lowest held-out KL; the static router's decisions, if none was lower.
+
+    Raises:
+        ScheduleError: A schedule has another number of blocks than the model, or a value outside the range.
+        ModelError: The model cannot skip tokens, or the router does not fit it.
+        CoreError: No schedule skips anything, the data is too little or not encoded, the checkpoint belongs to another
+            run, or the loss is not finite (the error names the step and the file with its inputs).
+    """
+    config = config or DistillationConfig()
+    for name, examples in (("data", data), ("held_out", held_out)):
+        if isinstance(examples, Sequence) and not examples:
+            raise CoreError(f"There is no example in {name}: give at least one.")
+    with _skipping(model) as skipping:
+        checked = _schedules(skipping, schedules)
+        check_readable(data, skipping.context, skipping.model.config.vocab_size)
+        _reset_peak(skipping.device)
+        if held_out is None:
+            data, held_out = _set_aside(data)
+        if not isinstance(held_out, QualitySet):
+            held_out = QualitySet(skipping, held_out)
+        held_out.check_model(skipping)
+        router = _fresh_router(config) if router is None else router
+        run = _Run(skipping, checked, config, held_out, router, static_kl, prefixes)
+        fingerprint = run.fingerprint(data)
+        teacher = Teacher(skipping, config)
+        # Batches of similar lengths, in an order shuffled anew every epoch; the teacher speaks once for each.
+        lessons = []
+        for examples in length_sorted_batches(data, config.batch_size):
+            lessons.append(teacher.lesson(examples))
+            on_taught()
+        return run.train(teacher, lessons, None if checkpoint is None else Path(checkpoint), fingerprint, on_step)
+
+
+@contextmanager
+def _skipping(model: SkippingModel | PreTrainedModel) -> Iterator[SkippingModel]:
+    """The model as one that skips; a user's own gets back the modes and gradients that skipping switches off."""
+    if isinstance(model, SkippingModel):
+        yield model
+        return
+    if not isinstance(model, PreTrainedModel):
+        raise CoreError(
+            f"The model to distil a router for is a {type(model).__name__}, but must be a transformers model or a "
+            "SkippingModel: load one with transformers, or take `.skipping` of what ftp_core.load_model returns."
+        )
+    # Not by its class, whose module need not be loaded.
+    is_pruned = model.config.model_type == "ftp"
+    dense: PreTrainedModel = cast(Any, model).base if is_pruned else model
+    modes = [(module, module.training) for module in dense.modules()]
+    gradients = [(parameter, parameter.requires_grad) for parameter in dense.parameters()]
+    try:
+        yield SkippingModel(dense, cast(Any, model).keep_first if is_pruned else 0)
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in gradients:
+            parameter.requires_grad_(requires_grad)
+
+
+def _schedules(
+    model: SkippingModel, schedules: Sequence[Sequence[float]] | Sequence[float]
+) -> tuple[SparsitySchedule, ...]:
+    """The schedules that were given, one or several, checked."""
+    if not len(schedules):
+        raise CoreError("There is no schedule for the router to serve: give at least one.")
+    several: Sequence[Any] = (schedules,) if isinstance(schedules[0], Real) else schedules
+    checked = tuple(model.checked(values) for values in several)
+    if not any(any(schedule) for schedule in checked):
+        raise CoreError("No schedule skips anything, so a router has nothing to decide: give one with sparsity.")
+    return checked
+
+
+def _fresh_router(config: DistillationConfig) -> DynamicRouter:
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        router = DynamicRouter(config.window)
+        if config.start == "static":
+            router.start_as_static()
+        return router
+
+
+def _set_aside(data: Sequence[EncodedExample]) -> tuple[list[EncodedExample], list[EncodedExample]]:
+    """Cut an eighth off, by content, so that it is the same whatever the order."""
+    distinct = sorted(set(data), key=lambda example: hashlib.sha256(repr(example).encode()).digest())
+    n_aside = max(1, len(distinct) // 8)
+    if len(distinct) < 2:
+        raise CoreError(f"{len(distinct)} distinct examples are too few to train on some and to hold out others.")
+    return distinct[n_aside:], distinct[:n_aside]
+
+
+class _Run:
+    """One training of a copy of a router."""
+
+    def __init__(
+        self,
+        model: SkippingModel,
+        schedules: Sequence[SparsitySchedule],
+        config: DistillationConfig,
+        held_out: QualitySet,
+        router: ScoringRouter,
+        static_kl: float | None,
+        prefixes: PrefixStore | None,
+    ) -> None:
+        self._model = model
+        self._schedules = schedules
+        self._config = config
+        self._held_out = held_out
+        self._static_kl = static_kl
+        self._prefixes = PrefixStore(0) if prefixes is None else prefixes
+        router = copy.deepcopy(router)
+        router.trained_for = model_identity(model.model)
+        router.set_thresholds(None, None)
+        router.check_model(model.n_blocks, model.model.config.hidden_size)
+        self._router = router.to(model.device).train().requires_grad_(True)
+        self._optimizer = torch.optim.AdamW(router.parameters(), lr=config.lr, weight_decay=0.0)
+        self._state = TrainingState(random.Random(config.seed), {name: [] for name in CURVES})
+        self._best: ScoringRouter = copy.deepcopy(router)
+
+    def fingerprint(self, data: Sequence[EncodedExample]) -> str:
+        """A hash over all that the outcome hangs on; to be asked for before training, as the initial router is part."""
+        # The router's file names the model that it is for.
+        facts = (
+            encoded_fingerprint(data),
+            self._held_out.fingerprint,
+            [tuple(schedule) for schedule in self._schedules],
+            self._config,
+            router_to_bytes(self._router),
+            # Only where tokens are protected: earlier versions protected none.
+            *([self._model.keep_first] if self._model.keep_first else []),
+        )
+        return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+    def train(
+        self,
+        teacher: Teacher,
+        lessons: Sequence[Lesson],
+        checkpoint: Path | None,
+        fingerprint: str,
+        on_step: Callable[[int, float], None],
+    ) -> Distillation:
+        """See `distill`."""
+        config, state = self._config, self._state
+        gated = GatedModel(self._model, self._router, config.symmetric_sparsity, config.gradient_checkpointing)
+        if checkpoint is not None and checkpoint.exists():
+            self._best.load_state_dict(state.load(checkpoint, fingerprint, self._router, self._optimizer))
+        elif config.consider_static and isinstance(self._router, DynamicRouter) and self._router.features == FEATURES:
+            # The router that decides as the static one runs along, so that none is kept that does worse than it there.
+            # Made like the router that learns, so that either can come back, and be a checkpoint's best.
+            static = DynamicRouter.static(self._router.window).to(self._model.device)
+            static.trained_for = self._router.trained_for
+            self._hold_out(static, self._static_kl)
+        else:
+            # No router is kept that is worse than the one that it was before.
+            self._hold_out(self._router)
+        before, started = state.seconds, time.monotonic()
+        while state.step < config.steps and not self._is_out_of_patience():
+            self._step(gated, teacher, lessons, checkpoint)
+            state.seconds = before + time.monotonic() - started
+            if state.step % config.evaluate_every == 0 or state.step == config.steps:
+                self._hold_out(self._router)
+                if checkpoint is not None:
+                    state.save(checkpoint, fingerprint, self._router, self._optimizer, self._best)
+            on_step(state.step, state.best_kl)
+        router = self._best.eval().requires_grad_(False)
+        n_parameters = sum(parameter.numel() for parameter in router.parameters())
+        peak = peak_bytes(self._model.device)
+        return Distillation(router, state.curves, state.seconds, state.tokens, peak, n_parameters)
+
+    def _is_out_of_patience(self) -> bool:
+        held, patience = self._state.curves["held_out_kl"], self._config.patience
+        return patience is not None and len(held) - 1 - held.index(min(held)) >= patience if held else False
+
+    def _hold_out(self, candidate: ScoringRouter, kl: float | None = None) -> None:
+        """Compare a router, as it is now, with the best so far; its KL, if it is known, is not found out again."""
+        # A copy: what is kept of an evaluation is kept under the router that decided, and that one must not change.
+        candidate = copy.deepcopy(candidate).eval()
+        if kl is None:
+            evaluate = self._held_out.evaluate
+            kl = fmean(evaluate(schedule, candidate, prefixes=self._prefixes).kl for schedule in self._schedules)
+            self._prefixes.forget(candidate)
+        self._state.add(held_out_step=self._state.step, held_out_kl=kl)
+        if kl < self._state.best_kl:
+            self._state.best_kl, self._best = kl, candidate
+
+    def _step(self, gated: GatedModel, teacher: Teacher, lessons: Sequence[Lesson], checkpoint: Path | None) -> None:
+        config, state = self._config, self._state
+        progress = state.step / config.steps
+        warm_up = min(1.0, (state.step + 1) / max(1, config.steps // 10))
+        self._optimizer.param_groups[0]["lr"] = config.lr * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
+        w_guide = config.w_guide * max(0.0, 1 - progress / config.guide_share) if config.guide_share > 0 else 0.0
+        self._optimizer.zero_grad(set_to_none=True)
+        sums = dict.fromkeys(("loss", "guide", "sparsity", "distill"), 0.0)
+        for turn in range(config.accumulate):
+            lesson = lessons[state.next_lesson(len(lessons))]
+            schedule = self._schedules[(state.step * config.accumulate + turn) % len(self._schedules)]
+            with _precision(self._model.device, config.autocast):
+                logits, guide, sparsity = gated.forward(lesson.batch, schedule)
+                distilled = teacher.loss(logits, lesson)
+            loss = w_guide * guide + config.w_sparsity * sparsity + config.w_distill * distilled
+            if not bool(torch.isfinite(loss)):
+                raise self._not_finite(float(loss.detach()), lesson, schedule, checkpoint)
+            (loss / config.accumulate).backward()
+            for name, part in zip(sums, (loss, guide, sparsity, distilled), strict=True):
+                sums[name] += float(part.detach()) / config.accumulate
+            state.tokens += lesson.batch.n_tokens
+        nn.utils.clip_grad_norm_(self._router.parameters(), config.max_grad_norm)
+        self._optimizer.step()
+        state.add(step=state.step, **sums)
+        state.step += 1
+
+    def _not_finite(
+        self, loss: float, lesson: Lesson, schedule: SparsitySchedule, checkpoint: Path | None
+    ) -> CoreError:
+        folder = Path(tempfile.mkdtemp(prefix="ftp-distill-")) if checkpoint is None else checkpoint.parent
+        # The checkpoint's own folder is only made with the first checkpoint.
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"failed-step-{self._state.step}.safetensors"
+        inputs = {
+            "ids": lesson.batch.ids,
+            "prompt_lengths": lesson.batch.prompt_lengths,
+            "schedule": torch.tensor(list(schedule)),
+            **{f"router.{name}": tensor for name, tensor in self._router.state_dict().items()},
+        }
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in inputs.items()}, path)
+        return CoreError(
+            f"The router's loss is {loss} at step {self._state.step} under the schedule {schedule}: lower the learning "
+            f"rate, or look at the inputs of that step in {path}."
+        )
+
+
+@contextmanager
+def _precision(device: torch.device, autocast: bool) -> Iterator[None]:
+    with torch.autocast("cuda", torch.bfloat16) if autocast and device.type == "cuda" else nullcontext():
+        yield
+
+
+def _reset_peak(device: torch.device) -> None:
+    """Let `peak_bytes` count from now on, where it can."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_bytes(device: torch.device) -> int:
+    """Most memory taken: of torch on a GPU since `_reset_peak`, else of this process since it started."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    # Linux counts in kibibytes, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,82 @@
+"""What the dense model says of the training examples, asked once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ftp_core.routers import StaticRouter
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import IGNORED, EncodedExample, answer_batch, prompt_batch
+from ftp_core.training.distillation_config import DistillationConfig
+from ftp_core.training.gated import TrainingBatch
+from ftp_core.training.losses import distillation_loss, top_k_distillation_loss
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A batch with what the teacher says of it.
+
+    Attributes:
+        batch: Prompts with completions.
+        hidden: The dense model's final hidden states at the completion's tokens `[n, D]`; None if the likeliest tokens
+            are kept instead.
+        log_probs: Log-probabilities at temperature T of its k likeliest tokens `[n, k]`.
+        tokens: Which those are `[n, k]`.
+    """
+
+    batch: TrainingBatch
+    hidden: Tensor | None
+    log_probs: Tensor | None = None
+    tokens: Tensor | None = None
+
+
+class Teacher:
+    """The dense model's predictions at completion tokens, computed once.
+
+    Args:
+        model: The model.
+        config: Says the temperature, and how much of the predictions to keep.
+    """
+
+    def __init__(self, model: SkippingModel, config: DistillationConfig) -> None:
+        self._model = model
+        self._config = config
+        self._dense = SparsitySchedule.uniform(0.0, model.n_blocks)
+
+    def lesson(self, examples: Sequence[EncodedExample]) -> Lesson:
+        """What there is to learn from a batch."""
+        model, top_k = self._model, self._config.teacher_top_k
+        batch = TrainingBatch.of(examples, model.device)
+        hidden = self.hidden(examples)
+        if top_k is None:
+            return Lesson(batch, hidden)
+        log_probs = (model.logits(hidden).float() / self._config.temperature).log_softmax(-1)
+        best = log_probs.topk(min(top_k, log_probs.shape[-1] - 1), dim=-1)
+        return Lesson(batch, None, best.values.clone(), best.indices.clone())
+
+    def hidden(self, examples: Sequence[EncodedExample]) -> Tensor:
+        """The dense model's final hidden states at every completion token of a batch `[n, D]`, row by row."""
+        answers = answer_batch(examples).to(self._model.device)
+        prefill = self._model.prefill(prompt_batch(examples), self._dense, StaticRouter())
+        hidden = self._model.continuation_hidden(prefill, answers)
+        # A copy, because autograd refuses tensors made in inference mode.
+        return hidden[answers.ids != IGNORED].clone()
+
+    def loss(self, logits: Tensor, lesson: Lesson) -> Tensor:
+        """The distillation loss of the pruned model's logits at the completion's tokens `[n, V]`."""
+        temperature = self._config.temperature
+        if lesson.hidden is not None:
+            with torch.no_grad():
+                teacher = self._model.logits(lesson.hidden)
+        # Autocast may compute the logits, but not what is made of them.
+        with torch.autocast(logits.device.type, enabled=False):
+            if lesson.hidden is not None:
+                return distillation_loss(logits, teacher, temperature)
+            assert lesson.log_probs is not None
+            assert lesson.tokens is not None
+            return top_k_distillation_loss(logits, lesson.log_probs, lesson.tokens, temperature)

@@ -1,0 +1,185 @@
+"""FLOPs are those that torch counts, in every part of every family, in prefill and decoding."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from ftp_core.cost.flops import FlopsCounter, prefill_flops
+from ftp_core.cost.timing import timing_batch
+from ftp_core.errors import ModelError, ScheduleError
+from ftp_core.model.causal_lm import FTPForCausalLM
+from ftp_core.routers import HiddenRouter, Router, StaticRouter
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.families import Family, register_family
+from ftp_core.skipping.skipping_model import SkippingModel
+from tests.ftp_core.routers import random_router
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, tiny
+
+schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_levels)
+MIXED = SparsitySchedule([0.3, 0.0, 0.6])
+_THIRD_PARTY = {
+    "vocab_size": 50,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": N_BLOCKS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    # torch counts nothing for its fused attention on the CPU; the plain one is made of products that it does count.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, torch.no_grad():
+        yield counter
+
+
+def counted_prefill(
+    model: SkippingModel, schedule: SparsitySchedule, router: Router, batch: int, length: int
+) -> FlopCounterMode:
+    with counting() as counter:
+        model.next_logits(model.prefill(timing_batch([[1, 2, 3]], batch, length), schedule, router))
+    return counter
+
+
+def counted_within(counter: FlopCounterMode, *children: str) -> tuple[int, int]:
+    """What torch counted in modules with one of these names: products with weights, and those of two activations."""
+    weights = activations = 0
+    for module, counts in counter.get_flop_counts().items():
+        if module.split(".")[-1] in children:
+            activations += counts.get(torch.ops.aten.bmm, 0)
+            weights += sum(counts.values()) - counts.get(torch.ops.aten.bmm, 0)
+    return weights, activations
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+@settings(max_examples=6)
+@given(schedule=schedules, batch=st.integers(1, 3), length=st.integers(1, 70), window=st.sampled_from([0, 0, 4, 32]))
+def test_a_prefill_costs_what_torch_counts(
+    name: str, schedule: SparsitySchedule, batch: int, length: int, window: int
+) -> None:
+    model = SkippingModel(tiny(name))
+    router = random_router(1, window) if window else StaticRouter()
+    counter = counted_prefill(model, schedule, router, batch, length)
+    found = FlopsCounter(model).count(schedule, batch, length, window=window)
+    assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_a_router_that_reads_hidden_states_costs_what_torch_counts(name: str) -> None:
+    model = SkippingModel(tiny(name))
+    router = HiddenRouter(model.model.config.hidden_size).eval()
+    counter = counted_prefill(model, MIXED, router, 2, 50)
+    found = FlopsCounter(model).count(MIXED, 2, 50, reads_hidden=True)
+    assert found.router == counted_within(counter, "Sequential")[0] > 0
+    assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@pytest.mark.parametrize("window", [0, 4, 64])
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_every_part_costs_what_torch_counts_in_its_modules(name: str, window: int) -> None:
+    model = SkippingModel(tiny(name))
+    counter = counted_prefill(model, MIXED, random_router(1, window) if window else StaticRouter(), 2, 50)
+    found = FlopsCounter(model).count(MIXED, 2, 50, window=window)
+    weights, products = counted_within(counter, "self_attn", "attn", "attention")
+    scored, _ = counted_within(counter, "Sequential")
+    assert found.mlp == sum(counted_within(counter, "mlp"))
+    assert found.projections == weights
+    assert found.head == counted_within(counter, "Linear")[0]
+    # A router listens within the attention modules, and scores outside.
+    assert found.attention + found.router == products + scored
+    assert (found.router > scored) if window else (found.router == scored == 0)
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_decoding_costs_what_torch_counts_also_where_windows_let_go_of_keys(name: str) -> None:
+    draw, new_tokens = random.Random(name), 24
+    schedule = SparsitySchedule.from_levels(draw.choices(range(1, 20), k=N_BLOCKS))
+    batch, length = draw.randint(1, 2), draw.randint(1, 60)
+    pruned, model = FTPForCausalLM.from_dense(tiny(name), schedule), SkippingModel(tiny(name))
+    ids = torch.randint(3, 50, (batch, length))
+    with counting() as counter:
+        cache = pruned(ids, use_cache=True, logits_to_keep=1).past_key_values
+        for _ in range(new_tokens):
+            pruned(ids[:, :1], past_key_values=cache)
+    found = FlopsCounter(model).count(schedule, batch, length, new_tokens)
+    assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert found.attention == counted_within(counter, "self_attn", "attn", "attention")[1]
+
+
+def test_generate_decodes_one_token_less_than_it_writes() -> None:
+    pruned, model = FTPForCausalLM.from_dense(tiny(), MIXED), SkippingModel(tiny())
+    with counting() as counter:
+        pruned.generate(torch.randint(3, 50, (2, 30)), max_new_tokens=6, min_new_tokens=6, do_sample=False)
+    assert FlopsCounter(model).count(MIXED, 2, 30, 5).total == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+@given(rows=st.lists(schedules, min_size=1, max_size=5), length=st.integers(1, 300), window=st.sampled_from([0, 32]))
+def test_many_schedules_at_once_cost_what_each_costs_alone(
+    rows: list[SparsitySchedule], length: int, window: int
+) -> None:
+    counter = FlopsCounter(SkippingModel(tiny("gemma2")))
+    alone = [counter.count(schedule, 3, length, window=window).total for schedule in rows]
+    levels = np.array([schedule.levels() for schedule in rows])
+    np.testing.assert_allclose(counter.totals(levels, 3, length, window), alone, rtol=1e-12)
+    np.testing.assert_allclose(counter.totals(np.array(rows), 3, length, window), alone, rtol=1e-12)
+
+
+def test_skipping_costs_less_and_the_router_is_charged_for() -> None:
+    model = SkippingModel(tiny())
+    counter, dense = FlopsCounter(model), SparsitySchedule.uniform(0.0, N_BLOCKS)
+    assert counter.count(MIXED, 2, 50).total < counter.count(dense, 2, 50).total
+    assert counter.count(dense, 2, 50, window=32).router == 0
+    assert counter.count(MIXED, 2, 50, window=32).router > counter.count(MIXED, 2, 50, window=4).router > 0
+    assert prefill_flops(model, MIXED, 2, 50) == counter.count(MIXED, 2, 50).total
+
+
+def third_party(model_type: str, **options: object) -> SkippingModel:
+    """A tiny random model of a type that this package does not know."""
+    register_family(model_type, Family())
+    config = AutoConfig.for_model(model_type, **_THIRD_PARTY, **options)
+    return SkippingModel(AutoModelForCausalLM.from_config(config))
+
+
+@pytest.mark.parametrize("model_type", ["granite", "starcoder2"])
+def test_a_family_that_was_registered_by_others_is_counted_alike(model_type: str) -> None:
+    model = third_party(model_type)
+    counter = counted_prefill(model, MIXED, StaticRouter(), 2, 50)
+    found = FlopsCounter(model).count(MIXED, 2, 50)
+    assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert found.mlp == sum(counted_within(counter, "mlp"))
+
+
+def test_of_a_mixture_of_experts_those_that_a_token_runs_are_counted() -> None:
+    model = third_party("mixtral", num_local_experts=4, num_experts_per_tok=2)
+    # torch does not count the kernel that runs all experts at once.
+    model.model.set_experts_implementation("eager")
+    counter = counted_prefill(model, MIXED, StaticRouter(), 2, 50)
+    assert prefill_flops(model, MIXED, 2, 50) == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+def test_weights_of_an_unknown_shape_are_refused() -> None:
+    model = third_party("granite")
+    model.blocks[1].mlp.kernel = nn.Parameter(torch.zeros(4, 3, 2))
+    with pytest.raises(ModelError, match=r"mlp.kernel has shape \(4, 3, 2\)"):
+        FlopsCounter(model)
+
+
+def test_schedules_of_another_length_are_refused() -> None:
+    counter = FlopsCounter(SkippingModel(tiny()))
+    with pytest.raises(ScheduleError, match="has 3 blocks"):
+        counter.count(SparsitySchedule([0.5]), 1, 10)
+    with pytest.raises(ScheduleError, match=r"shape \(3,\), but the model has 3 blocks"):
+        counter.totals(np.zeros(N_BLOCKS), 1, 10)

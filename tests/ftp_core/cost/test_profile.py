@@ -1,0 +1,612 @@
+"""Latency is predicted from measured times: exactly where it was measured, interpolated between, and nowhere else."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
+from ftp_core.cost.contention import Contention, pressure_us
+from ftp_core.cost.profile import LatencyProfile
+from ftp_core.cost.profiling import block_kinds, profile_latency, profile_shape
+from ftp_core.cost.samples import undisturbed, undisturbed_median
+from ftp_core.cost.shape_profile import ShapeProfile
+from ftp_core.cost.stopwatch import COLD, DECODED, PassTimes, TimedPasses, WallTimeline
+from ftp_core.errors import DataError, ScheduleError
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.skipping_model import SkippingModel
+from tests.ftp_core.tiny_models import CONTEXT, N_BLOCKS, tiny
+
+OLD_JSON = {
+    "batch": 2,
+    "length": 100,
+    "threads": 1,
+    "kept": [5, 50, 99, 100],
+    "block_ms": [1.0, 4.0, 8.0, 7.0],
+    "fixed_ms": 2.0,
+}
+PROFILE = LatencyProfile.from_json(OLD_JSON)
+CONDITIONS = Conditions(
+    cpu="a processor",
+    cores=2,
+    cpu_capability="AVX512",
+    threads=2,
+    gpu="none",
+    torch="2.13.0",
+    transformers="5.23.0",
+    program="0.1.0",
+    model="0123",
+    dtype="float32",
+    kernel="sdpa",
+)
+KINDS = (0, 1, 1, 1)
+RICH = LatencyProfile(
+    (
+        ShapeProfile(
+            batch=1,
+            length=40,
+            kept=(2, 20, 39, 40),
+            block_ms=((1.0, 3.0, 6.0, 5.0), (2.0, 4.0, 7.0, 6.5)),
+            fixed_ms=0.5,
+            score_ms=0.25,
+            listen_ms=((0.1, 0.2, 0.3, 0.4), (0.2, 0.4, 0.6, 0.8)),
+            held=(5, 23, 43),
+            decode_block_ms=((0.1, 0.2, 0.4), (0.2, 0.3, 0.4)),
+            decode_fixed_ms=0.7,
+            unsteady=(("prefill", 20),),
+            check_error=0.02,
+            uncertainty=0.06,
+            seconds=14.5,
+        ),
+    ),
+    KINDS,
+    ("0", "1-3"),
+    CONDITIONS,
+)
+
+
+def mixed_schedule(rng: random.Random, n_blocks: int = len(KINDS)) -> SparsitySchedule:
+    """Whole blocks, blocks on the grid, and blocks off it."""
+    return SparsitySchedule(
+        [rng.choice([0.0, rng.uniform(0, 0.95), 0.05 * rng.randint(0, 19)]) for _ in range(n_blocks)]
+    )
+
+
+def many(schedules: list[SparsitySchedule]) -> np.ndarray:
+    return np.array([tuple(schedule) for schedule in schedules])
+
+
+# What a profile predicts.
+
+
+def test_prediction_is_exact_at_profiled_counts_and_linear_between() -> None:
+    assert PROFILE.predict_ms(SparsitySchedule([0.5, 0.95])) == pytest.approx(4.0 + 1.0 + 2.0)
+    assert PROFILE.predict_ms(SparsitySchedule([0.725])) == pytest.approx(1.0 + 3.0 * 23 / 45 + 2.0)
+
+
+def test_a_block_that_keeps_everything_does_not_pay_for_gathering() -> None:
+    assert PROFILE.predict_ms(SparsitySchedule([0.0])) == 9.0
+    assert PROFILE.predict_ms(SparsitySchedule([0.01])) == 10.0
+
+
+def slow_prediction(schedule: SparsitySchedule, router: str) -> float:
+    shape = RICH.shapes[0]
+    total = shape.fixed_ms
+    counts = schedule.kept_counts(shape.length)
+
+    def read(rows: tuple[tuple[float, ...], ...], index: int) -> float:
+        row, count = rows[KINDS[index]], counts[index]
+        return row[-1] if count == shape.length else float(np.interp(count, shape.kept[:-1], row[:-1]))
+
+    for index in range(len(schedule)):
+        total += read(shape.block_ms, index)
+        if router == "dynamic" and schedule[index] > 0:
+            total += shape.score_ms + (read(shape.listen_ms, index - 1) if index else 0.0)
+    return total
+
+
+@pytest.mark.parametrize("router", ["static", "dynamic"])
+def test_a_dynamic_router_adds_its_decisions_and_the_listening_before_them(router: str) -> None:
+    rng = random.Random(0)
+    schedules = [mixed_schedule(rng) for _ in range(200)]
+    slow = [slow_prediction(schedule, router) for schedule in schedules]
+    assert [RICH.predict_ms(schedule, router=router) for schedule in schedules] == pytest.approx(slow)
+    assert RICH.predict_many_ms(many(schedules), router=router).tolist() == pytest.approx(slow)
+
+
+def test_a_decoded_token_takes_what_the_keys_that_blocks_hold_make_it_take() -> None:
+    schedule = SparsitySchedule([0.95, 0.95, 0.5, 0.5])
+    # The keys of the prompt and the token's own.
+    first = 0.7 + 0.1 + 0.2 + 2 * (0.2 + 0.1 * 16 / 18)
+    assert RICH.decode_ms(schedule) == pytest.approx(first)
+    assert RICH.decode_ms(schedule, decoded=2) == pytest.approx(0.7 + 0.1 + 0.2 + 2 * 0.3)
+    # Behind what was measured, it grows on.
+    dense = SparsitySchedule.uniform(0.0, 4)
+    assert RICH.decode_ms(dense, decoded=22) == pytest.approx(0.7 + 0.4 + 3 * 0.4 + (0.2 + 3 * 0.1))
+    rng = random.Random(0)
+    schedules = [mixed_schedule(rng) for _ in range(50)]
+    one_by_one = [RICH.decode_ms(one, decoded=7) for one in schedules]
+    assert RICH.decode_many_ms(many(schedules), decoded=7).tolist() == pytest.approx(one_by_one)
+
+
+def grown(batch: int, length: int) -> ShapeProfile:
+    """A shape whose blocks take a L + b L^2 at equal shares of the tokens, and which listens for c L."""
+    kept = tuple(length * part // 20 for part in (1, 5, 10, 15, 20))
+    block_ms = tuple(batch * (0.01 * count + 1e-5 * count * count) for count in kept)
+    return ShapeProfile(
+        batch,
+        length,
+        (*kept[:-1], length),
+        (block_ms,),
+        fixed_ms=1.0 + 0.001 * length,
+        listen_ms=(tuple(0.002 * count for count in kept),),
+        held=(length // 2, length),
+        decode_block_ms=((1.0, 1.0 + 0.001 * length / 2),),
+    )
+
+
+def test_lengths_between_profiled_ones_are_read_at_the_same_share_of_kept_tokens() -> None:
+    profile = LatencyProfile((grown(1, 800), grown(1, 400)))
+    for share in (0.0, 0.25, 0.5, 0.75):
+        schedule = SparsitySchedule([share, share])
+        kept = (1 - share) * 600
+        blocks = 2 * (0.01 * kept + 1e-5 * kept * kept)
+        listening = 0.002 * kept if share else 0.0
+        assert profile.predict_ms(schedule, length=600) == pytest.approx(1.6 + blocks)
+        assert profile.predict_ms(schedule, length=600, router="dynamic") == pytest.approx(1.6 + blocks + listening)
+    # Of decoding only the keys matter: those of the longer length have them all.
+    assert profile.decode_ms(SparsitySchedule([0.0]), length=600) == pytest.approx(1.0 + 0.001 * 201)
+
+
+def test_what_was_not_profiled_is_refused_with_what_was() -> None:
+    profile = LatencyProfile((grown(8, 400), grown(1, 400), grown(8, 800)))
+    half = SparsitySchedule([0.5])
+    assert (profile.batch, profile.length) == (1, 400)
+    assert profile.predict_ms(half, batch=8) == profile.predict_ms(half, batch=8, length=400)
+    with pytest.raises(ProfileError, match="A batch of 4 was not profiled; these were: 1, 8"):
+        profile.predict_ms(half, batch=4)
+    with pytest.raises(ProfileError, match="1000 lies outside what was profiled for a batch of 8: 400, 800"):
+        profile.predict_ms(half, batch=8, length=1000)
+    with pytest.raises(ProfileError, match="399 lies outside"):
+        profile.predict_many_ms(many([half]), length=399)
+    with pytest.raises(ProfileError, match="600 lies outside"):
+        profile.decode_ms(half, length=600)
+    with pytest.raises(ScheduleError, match="3 sparsities, but the profiled model has 4 blocks"):
+        RICH.predict_ms(SparsitySchedule([0.0] * 3))
+    with pytest.raises(ProfileError, match="earlier version, which did not measure decoding"):
+        PROFILE.decode_ms(half)
+    with pytest.raises(ProfileError, match="one batch and length at least"):
+        LatencyProfile(())
+
+
+def test_the_nearest_shape_has_a_batch_of_about_the_same_size_and_a_length_in_its_range() -> None:
+    profile = LatencyProfile((grown(1, 400), grown(8, 200), grown(8, 800)))
+    assert profile.nearest_shape(2, 600) == (1, 400)
+    assert profile.nearest_shape(3, 600) == (8, 600)
+    assert profile.nearest_shape(64, 100) == (8, 200)
+    assert profile.nearest_shape(8, 801) == (8, 800)
+    profile.predict_ms(SparsitySchedule([0.5]), batch=8, length=profile.nearest_shape(3, 600)[1])
+
+
+def test_blocks_that_would_not_gain_run_whole() -> None:
+    # One token less than all takes longer than all; 0.1 of the tokens less still does.
+    schedule = SparsitySchedule([0.01, 0.1, 0.5, 0.0])
+    assert PROFILE.worthwhile(schedule) == SparsitySchedule([0.0, 0.0, 0.5, 0.0])
+    worthwhile = PROFILE.worthwhile(schedule)
+    assert PROFILE.predict_ms(worthwhile) < PROFILE.predict_ms(schedule)
+    # What decisions and listening cost must be gained, too.
+    at_once = replace(PROFILE.shapes[0], score_ms=2.0, listen_ms=((1.5, 1.5, 1.5, 1.5),))
+    dear = LatencyProfile((at_once,))
+    assert dear.worthwhile(SparsitySchedule([0.5, 0.5])) == SparsitySchedule([0.5, 0.5])
+    assert dear.worthwhile(SparsitySchedule([0.5, 0.5]), router="dynamic") == SparsitySchedule([0.5, 0.0])
+    assert dear.worthwhile(SparsitySchedule([0.5, 0.5]), 2, 100) == SparsitySchedule([0.5, 0.5])
+
+
+# What a profile keeps.
+
+
+def test_a_profile_survives_json() -> None:
+    for profile in (PROFILE, RICH, LatencyProfile((grown(8, 400), grown(1, 400)))):
+        assert LatencyProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+
+
+def test_what_studies_of_earlier_versions_keep_is_read() -> None:
+    assert PROFILE.conditions is None and PROFILE.check_error is None and PROFILE.doubts() == ()
+    # Whoever shows a study reads these two beside the profile.
+    assert {key: PROFILE.to_json()[key] for key in ("batch", "length")} == {"batch": 2, "length": 100}
+
+
+def test_what_is_no_profile_of_this_program_is_refused() -> None:
+    with pytest.raises(ProfileError, match="version 3, and this program reads 2"):
+        LatencyProfile.from_json({**RICH.to_json(), "version": 3})
+    for values in ({}, {"version": 2, "shapes": 1}, {**OLD_JSON, "kept": None}, {**RICH.to_json(), "shapes": [{}]}):
+        with pytest.raises(ProfileError, match="This is no latency profile"):
+            LatencyProfile.from_json(values)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"kept": []}, "must ascend to the length"),
+        ({"kept": [7, 1, 100]}, "must ascend to the length"),
+        ({"length": 101}, "must ascend to the length"),
+        ({"block_ms": [1.0, 2.0]}, "each at"),
+        ({"block_ms": ["fast"] * len(OLD_JSON["block_ms"])}, "the time 'fast'"),
+        ({"fixed_ms": float("nan")}, "the time nan"),
+        ({"fixed_ms": -1.0}, "the time -1.0"),
+    ],
+)
+def test_times_that_cannot_be_are_refused_by_name(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(ProfileError, match=says):
+        LatencyProfile.from_json({**OLD_JSON, **change})
+
+
+def test_blocks_of_a_kind_without_times_are_refused() -> None:
+    with pytest.raises(ProfileError, match="for 1 kinds of blocks, but must have them for 2"):
+        replace(PROFILE, blocks=(0, 1))
+
+
+def test_profiles_are_joined_and_taken_apart_by_shape() -> None:
+    one, other = LatencyProfile((grown(1, 400),)), LatencyProfile((grown(8, 400),))
+    joined = LatencyProfile.joined([other, one])
+    assert joined == LatencyProfile((grown(1, 400), grown(8, 400)))
+    assert joined.parts() == [one, other]
+    with pytest.raises(ProfileError, match="threads 2, here 4"):
+        LatencyProfile.joined([RICH, replace(RICH, conditions=replace(CONDITIONS, threads=4))])
+
+
+def test_conditions_differ_in_the_fields_that_the_error_names() -> None:
+    assert CONDITIONS.fingerprint(1, 512) == replace(CONDITIONS).fingerprint(1, 512)
+    assert CONDITIONS.differences(replace(CONDITIONS)) == ()
+    CONDITIONS.check(replace(CONDITIONS))
+    fingerprints = {CONDITIONS.fingerprint(1, 512), CONDITIONS.fingerprint(8, 512), CONDITIONS.fingerprint(1, 1024)}
+    for field in fields(Conditions):
+        value = getattr(CONDITIONS, field.name)
+        other = replace(CONDITIONS, **{field.name: value + 1 if isinstance(value, int) else "another"})
+        fingerprints.add(other.fingerprint(1, 512))
+        with pytest.raises(ProfileError, match=rf"\({field.name} .*, here "):
+            CONDITIONS.check(other)
+    assert len(fingerprints) == 3 + len(fields(Conditions))
+    two = replace(CONDITIONS, gpu="a GPU", dtype="bfloat16")
+    assert CONDITIONS.differences(two) == ("gpu 'none', here 'a GPU'", "dtype 'float32', here 'bfloat16'")
+    assert Conditions.from_json({**CONDITIONS.to_json(), "of_another_version": 1}) == CONDITIONS
+
+
+def test_a_profile_is_used_only_where_it_was_measured() -> None:
+    model = SkippingModel(tiny())
+    here = profile_conditions(model)
+    assert here == profile_conditions(model.model)
+    assert here.dtype == "float32" and here.kernel == "sdpa" and here.gpu == "none" and here.threads == 1
+    replace(RICH, conditions=here).check(model)
+    with pytest.raises(ProfileError, match="cpu 'a processor', here .*measure one here with `ftp-search profile`"):
+        RICH.check(model)
+    with pytest.raises(ProfileError, match="not known where"):
+        PROFILE.check(model)
+    assert profile_conditions(SkippingModel(tiny("gemma2"))).model != here.model
+
+
+# How a profile is measured.
+
+LENGTH = 100
+N_MADE_UP = 6
+MADE_UP_KINDS = (0, 1, 1, 1, 1, 1)
+Noise = Callable[[random.Random, int], float]
+
+
+class MadeUp:
+    """Passes whose times follow a formula.
+
+    Args:
+        noise: A factor on a block's time, drawn in the n-th pass.
+        drift: A factor on whole passes, which are those that predictions are compared with.
+        pass_s: What the clock of `timer` takes for a pass, whatever its blocks take.
+    """
+
+    def __init__(self, noise: Noise = lambda rng, n: 1.0, drift: float = 1.0, pass_s: float = 0.1) -> None:
+        self.noise = noise
+        self.drift = drift
+        self.pass_s = pass_s
+        self.n_passes = 0
+        self.n_whole = 0
+        self.rng = random.Random(1)
+        self.counts: tuple[int, ...] = ()
+
+    def timer(self) -> float:
+        return self.pass_s * (self.n_passes + self.n_whole)
+
+    def true_ms(self, schedule: SparsitySchedule, dynamic: bool) -> list[float]:
+        times = []
+        for index, count in enumerate(schedule.kept_counts(LENGTH)):
+            listens = dynamic and index + 1 < len(schedule) and schedule[index + 1] > 0
+            ms = 0.04 * count + 0.0001 * count * count + (0.5 if count < LENGTH else 0.0)
+            ms += (0.2 if index == 0 else 0.0) + (0.1 + 0.002 * count if listens else 0.0)
+            times.append(ms + ((0.15 if dynamic else 0.05) if schedule[index] > 0 else 0.0))
+        return times
+
+    def prefill(self, schedule: SparsitySchedule, dynamic: bool) -> PassTimes:
+        self.n_passes += 1
+        self.counts = schedule.kept_counts(LENGTH)
+        block_ms = tuple(ms * self.noise(self.rng, self.n_passes) for ms in self.true_ms(schedule, dynamic))
+        keep_ms = tuple((0.15 if dynamic else 0.05) if sparsity > 0 else None for sparsity in schedule)
+        return PassTimes(sum(block_ms) + 2.0, block_ms, keep_ms)
+
+    def decode(self) -> list[PassTimes]:
+        times = []
+        for step in range(DECODED):
+            # The first ones are slow, and do not count.
+            ms = tuple((0.3 + 0.001 * (count + step + 1)) * (9 if step < COLD else 1) for count in self.counts)
+            times.append(PassTimes(sum(ms) + 0.4, ms, (None,) * len(ms)))
+        return times
+
+    def whole_ms(self, schedule: SparsitySchedule, dynamic: bool) -> float:
+        self.n_whole += 1
+        return (sum(self.true_ms(schedule, dynamic)) + 2.0) * self.drift
+
+
+def measured(passes: MadeUp, seconds: float = 60.0) -> LatencyProfile:
+    shape = profile_shape(passes, MADE_UP_KINDS, 1, LENGTH, seconds=seconds, timer=passes.timer)
+    return LatencyProfile((replace(shape, waited=None),), MADE_UP_KINDS)
+
+
+def errors(passes: MadeUp, profile: LatencyProfile, n: int = 50) -> list[float]:
+    rng, found = random.Random(3), []
+    for dynamic in (False, True):
+        for _ in range(n):
+            schedule = SparsitySchedule.from_levels([rng.randint(0, 19) for _ in range(N_MADE_UP)])
+            true = sum(passes.true_ms(schedule, dynamic)) + 2.0
+            predicted = profile.predict_ms(schedule, router="dynamic" if dynamic else "static")
+            found.append(abs(predicted / true - 1))
+    return found
+
+
+def worst_error(passes: MadeUp, profile: LatencyProfile) -> float:
+    return max(errors(passes, profile))
+
+
+def test_without_noise_a_profile_finds_the_formula() -> None:
+    passes = MadeUp()
+    profile = measured(passes)
+    [shape] = profile.shapes
+    assert worst_error(passes, profile) < 0.005
+    assert shape.check_error is not None and shape.check_error < 0.005
+    assert shape.uncertainty is not None and shape.uncertainty < 0.015
+    # Four to warm up, three at each of thirteen and five kept counts, three for each of six schedules.
+    assert (passes.n_passes, passes.n_whole) == (4 + 3 * (13 + 5), 18)
+    assert shape.seconds == pytest.approx(0.1 * (58 + 18))
+    assert profile.unsteady == () and profile.doubts() == ()
+    assert shape.fixed_ms == pytest.approx(2.0)
+    assert shape.score_ms == pytest.approx(0.1)
+    assert shape.kept[-2:] == (LENGTH - 1, LENGTH)
+    assert shape.listen_ms[1] == pytest.approx([0.1 + 0.002 * count for count in shape.kept])
+    assert shape.listen_ms[0] == pytest.approx(shape.listen_ms[1])
+    schedule = SparsitySchedule([0.5] * N_MADE_UP)
+    assert profile.decode_ms(schedule, decoded=9) == pytest.approx(0.4 + N_MADE_UP * (0.3 + 0.001 * 60))
+    assert all(iqr == pytest.approx(0.0, abs=1e-9) for row in shape.iqr_ms for iqr in row)
+
+
+def test_noise_that_repeating_levels_out_leaves_no_doubt() -> None:
+    passes = MadeUp(lambda rng, n: rng.lognormvariate(0.0, 0.05))
+    profile = measured(passes)
+    assert profile.doubts() == ()
+    assert worst_error(passes, profile) < 0.05
+
+
+def test_what_was_measured_while_the_machine_was_busy_is_measured_again() -> None:
+    # A third of the time of the first rounds, everything takes up to ten times as long.
+    passes = MadeUp(lambda rng, n: rng.uniform(1.0, 10.0) if n < 60 and n % 3 == 0 else 1.0)
+    quiet = MadeUp()
+    profile = measured(passes)
+    assert measured(quiet).doubts() == () and passes.n_passes > quiet.n_passes
+    assert profile.doubts() == ()
+    assert worst_error(passes, profile) < 0.05
+
+
+def test_a_machine_on_which_blocks_often_wait_for_a_core_is_profiled_as_if_they_did_not() -> None:
+    # Each block that is interrupted, which most are, takes up to twenty times as long.
+    passes = MadeUp(
+        lambda rng, n: rng.lognormvariate(0.0, 0.02) + (rng.uniform(1.0, 20.0) if rng.random() < 0.6 else 0.0)
+    )
+    profile = measured(passes, seconds=1e9)
+    found = sorted(errors(passes, profile))
+    assert found[len(found) // 2] < 0.03
+    # It takes more passes than where nothing disturbs.
+    quiet = MadeUp(lambda rng, n: rng.lognormvariate(0.0, 0.02))
+    measured(quiet, seconds=1e9)
+    assert passes.n_passes > quiet.n_passes
+
+
+def test_what_was_disturbed_is_what_took_much_longer() -> None:
+    assert undisturbed([3.0]) == [3.0] and undisturbed([1.0, 1.1, 0.9, 1.2]) == [1.0, 1.1, 0.9, 1.2]
+    assert undisturbed([5.0, 1.0, 9.0, 1.1, 7.0, 1.2]) == [1.0, 1.1, 1.2]
+    assert undisturbed_median([5.0, 1.0, 9.0, 1.1, 7.0, 1.2]) == 1.1
+    quiet = random.Random(0)
+    times = [quiet.lognormvariate(0.0, 0.05) for _ in range(1000)]
+    assert undisturbed(times) == times
+
+
+def test_a_machine_that_stays_busy_is_given_up_and_said() -> None:
+    passes = MadeUp(lambda rng, n: rng.uniform(1.0, 10.0))
+    profile = measured(passes, seconds=1e9)
+    quiet = MadeUp()
+    measured(quiet)
+    # However much time there is: more of the same would tell no more.
+    assert quiet.n_passes < passes.n_passes < 4 * quiet.n_passes
+    assert profile.unsteady and all(point[:2] == (1, LENGTH) for point in profile.unsteady)
+    assert {point[2] for point in profile.unsteady} <= {"prefill", "dynamic", "decode"}
+    uncertain, off = profile.doubts()
+    assert uncertain.startswith("predictions at 1 x 100 tokens are uncertain by ")
+    assert off.startswith("predictions at 1 x 100 tokens were off by ")
+
+
+# Blocks vary by a tenth, whole passes by a fifth.
+def restless(rng: random.Random, n: int) -> float:
+    return rng.lognormvariate(0.0, 0.1) * random.Random(n).lognormvariate(0.0, 0.2)
+
+
+NOISES: dict[str, Noise] = {
+    "none": lambda rng, n: 1.0,
+    "restless": restless,
+    "busy": lambda rng, n: rng.uniform(1.0, 10.0),
+}
+
+
+@given(st.floats(1e-3, 30.0), st.sampled_from(sorted(NOISES)), st.integers(0, 2**16))
+def test_whenever_time_is_up_there_is_a_profile(seconds: float, noise: str, seed: int) -> None:
+    passes = MadeUp(NOISES[noise])
+    passes.rng.seed(seed)
+    done: list[float] = []
+    shape = profile_shape(
+        passes, MADE_UP_KINDS, 1, LENGTH, lambda share, note: done.append(share), seconds, passes.timer
+    )
+    # A pass to warm up, four and two kept counts, and two comparisons are the least.
+    fewest_s = passes.pass_s * (1 + 4 + 2 + 2)
+    assert shape.seconds is not None and shape.seconds <= max(seconds, fewest_s + 3 * passes.pass_s) + 1e-9
+    assert set(shape.kept) >= {5, 50, 99, 100} and len(shape.held) >= 2
+    assert shape.uncertainty is not None and math.isfinite(shape.uncertainty)
+    profile = LatencyProfile((shape,), MADE_UP_KINDS)
+    assert all(math.isfinite(error) for error in errors(passes, profile, 5))
+    assert profile.decode_ms(SparsitySchedule([0.5] * N_MADE_UP), decoded=5) > 0
+    assert done == sorted(done) and done[0] > 0 and done[-1] == 1.0
+
+
+def test_a_model_whose_passes_take_longer_than_there_is_time_is_run_a_few_times() -> None:
+    notes: list[tuple[float, str]] = []
+    passes = MadeUp(pass_s=100.0)
+    shape = profile_shape(
+        passes, MADE_UP_KINDS, 1, LENGTH, lambda *told: notes.append(told), seconds=60.0, timer=passes.timer
+    )
+    assert (passes.n_passes, passes.n_whole) == (1 + 4 + 2, 2)
+    assert shape.kept == (5, 50, 99, 100)
+    # It shows how far it is, pass by pass, by the passes that are due.
+    assert [round(share, 2) for share, _ in notes[3:9]] == [round(n / 9, 2) for n in range(4, 9)] + [0.99]
+    assert worst_error(passes, LatencyProfile((shape,), MADE_UP_KINDS)) < 0.05
+
+
+def test_more_time_leaves_less_uncertain() -> None:
+    found = []
+    for seconds in (1.5, 3.0, 30.0):
+        passes = MadeUp(lambda rng, n: rng.lognormvariate(0.0, 0.15))
+        found.append(measured(passes, seconds).shapes[0])
+    kept, unsure = [len(shape.kept) for shape in found], [shape.uncertainty or 0.0 for shape in found]
+    assert kept == sorted(kept) and kept[-1] == 13
+    assert unsure[-1] < unsure[0]
+
+
+@pytest.mark.parametrize("seconds", [2.0, 6.0, 60.0])
+def test_predictions_are_about_as_certain_as_they_say(seconds: float) -> None:
+    within: list[bool] = []
+    for seed in range(20):
+        passes = MadeUp(restless)
+        passes.rng.seed(seed)
+        profile = measured(passes, seconds)
+        assert profile.uncertainty is not None
+        within += [error <= profile.uncertainty for error in errors(passes, profile, 10)]
+    assert sum(within) / len(within) >= 0.9
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, math.nan])
+def test_no_time_at_all_is_refused(seconds: float) -> None:
+    with pytest.raises(ProfileError, match="no time to profile latency in"):
+        profile_latency(SkippingModel(tiny()), [(1, 8)], seconds=seconds)
+
+
+def test_a_machine_that_was_busy_all_the_time_is_found_out_by_the_comparison() -> None:
+    # Steady, but twice as slow as afterwards: nothing varies.
+    profile = measured(MadeUp(lambda rng, n: 2.0, drift=1.0))
+    assert profile.unsteady == ()
+    assert profile.check_error == pytest.approx(0.9, abs=0.15)
+    assert profile.uncertainty is not None and profile.uncertainty > 0.9
+    assert profile.doubts()[-1].startswith("predictions at 1 x 100 tokens were off by")
+
+
+def test_processes_that_wait_for_a_core_raise_doubts() -> None:
+    shape = replace(RICH.shapes[0], waited=0.4, unsteady=())
+    assert LatencyProfile((shape,), KINDS).doubts() == (
+        "processes waited for a core during 40% of the time at 1 x 40 tokens",
+    )
+    waited_us, seconds = iter([1_000_000, 3_500_000]), iter([10.0, 20.0])
+    assert Contention(lambda: next(waited_us), lambda: next(seconds)).share() == 0.25
+    assert Contention(lambda: None).share() is None
+
+
+def test_waiting_is_read_where_linux_counts_it(tmp_path: Path) -> None:
+    file = tmp_path / "cpu"
+    assert pressure_us(file) is None
+    file.write_text("some avg10=0.00 avg60=0.10 avg300=0.20 total=123456\nfull avg10=0.00 avg60=0.00 total=0\n")
+    assert pressure_us(file) == 123456
+    file.write_text("")
+    assert pressure_us(file) is None
+
+
+def test_blocks_of_one_shape_and_window_are_timed_together_but_for_the_first() -> None:
+    assert block_kinds(SkippingModel(tiny())) == ((0, 1, 1), ("0", "1-2"))
+    assert block_kinds(SkippingModel(tiny("gemma2"))) == ((0, 1, 2), ("0, window 6", "1", "2, window 6"))
+    assert block_kinds(SkippingModel(tiny("mistral-sliding"))) == ((0, 1, 1), ("0, window 5", "1-2, window 5"))
+
+
+class Ticks:
+    """A timer that moves on by one second whenever it is asked."""
+
+    def __init__(self) -> None:
+        self._ticks = itertools.count()
+
+    def __call__(self) -> float:
+        return float(next(self._ticks))
+
+
+def test_blocks_and_decisions_are_timed_where_they_happen() -> None:
+    passes = TimedPasses(SkippingModel(tiny()), 2, 20, WallTimeline(Ticks()))
+    # Each block asks for the time twice, each decision once more before and after.
+    static = passes.prefill(SparsitySchedule([0.0, 0.5, 0.0]), dynamic=False)
+    assert static == PassTimes(9000.0, (1000.0, 3000.0, 1000.0), (None, 1000.0, None))
+    assert static.fixed_ms == 4000.0
+    dynamic = passes.prefill(SparsitySchedule([0.5, 0.5, 0.95]), dynamic=True)
+    assert dynamic.block_ms == (3000.0,) * 3 and dynamic.keep_ms == (1000.0,) * 3
+    assert passes.decode() == [PassTimes(7000.0, (1000.0,) * 3, (None,) * 3)] * DECODED
+    assert passes.whole_ms(SparsitySchedule([0.5] * 3), dynamic=True) == 1000.0
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_a_measured_profile_covers_all_schedules_and_routers(family: str) -> None:
+    model = SkippingModel(tiny(family))
+    shapes = [(2, 40), (1, CONTEXT)]
+    counted: list[float] = []
+    profile = profile_latency(model, shapes, lambda done, note: counted.append(done), WallTimeline(Ticks()))
+    assert counted == sorted(counted) and 1.0 in counted and counted[-1] == 2.0
+    assert [(shape.batch, shape.length) for shape in profile.shapes] == [(1, CONTEXT), (2, 40)]
+    assert profile.conditions == profile_conditions(model) and len(profile.blocks) == N_BLOCKS
+    for shape in profile.shapes:
+        assert shape.kept == tuple(sorted(set(shape.kept))) and shape.kept[-2:] == (shape.length - 1, shape.length)
+        assert shape.measured_at.endswith("+00:00")
+        for level in range(20):
+            schedule = SparsitySchedule.from_levels([level] * N_BLOCKS)
+            # Blocks that decide ask for the time more often, as above; listening does not.
+            expected = 1000.0 * (1 + N_BLOCKS + N_BLOCKS * (3 if level else 1))
+            for router in ("static", "dynamic"):
+                where = {"batch": shape.batch, "length": shape.length}
+                assert profile.predict_ms(schedule, router=router, **where) == pytest.approx(expected)
+                assert profile.decode_ms(schedule, **where) == pytest.approx(7000.0)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_short_inputs_have_fewer_kept_counts(length: int) -> None:
+    profile = profile_latency(SkippingModel(tiny()), [(1, length)], timeline=WallTimeline(Ticks()))
+    assert profile.shapes[0].kept == tuple(range(1, length + 1))
+    for sparsity in (0.0, 0.5, 0.95):
+        assert profile.predict_ms(SparsitySchedule([sparsity] * N_BLOCKS), router="dynamic") > 0
+
+
+def test_a_length_beyond_the_context_is_refused_before_anything_is_measured() -> None:
+    with pytest.raises(DataError, match=str(CONTEXT)):
+        profile_latency(SkippingModel(tiny()), [(1, 16), (1, CONTEXT + 1)])

@@ -28,7 +28,7 @@ from search.service.app import create_app
 from search.service.dashboard import dashboard
 from search.service.settings import ServiceSettings
 from studies import StudyState, TrialRecord, TrialState
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 
 PROPOSERS = ("deap", "tpe", "evopress", "cmaes")
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)

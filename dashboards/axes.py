@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from studies.columns import TrialColumns
-from studies.objectives import COSTS, objective
+from studies.records.objectives import COSTS, objective
+from studies.store.columns import TrialColumns
 
 Floats = NDArray[np.float64]
 SPARSITY = "overall_sparsity"

@@ -37,7 +37,7 @@ from studies import (
     selected_point,
     verdict_of,
 )
-from studies.results_folder import COMPARISON_FILES, Origin, check_comparison
+from studies.store.results_folder import COMPARISON_FILES, Origin, check_comparison
 
 SELECTED = "selected"
 # What is averaged over seeds, and how it is written.

@@ -32,8 +32,8 @@ from studies import (
     selected_point,
     verdict_of,
 )
-from studies.objectives import COSTS, DEFAULT_COST, Objective, objective
-from studies.times import local_text
+from studies.records.objectives import COSTS, DEFAULT_COST, Objective, objective
+from studies.sql.times import local_text
 
 # One row each, in this order, before the candidates of the front.
 NAMED_VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")

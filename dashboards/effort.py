@@ -8,7 +8,7 @@ from typing import Any
 
 from dashboards.data import ReportData
 from dashboards.tables import UNKNOWN, Cell, Column, Row, Table, counted, duration, kl_text, row
-from studies.objectives import Objective
+from studies.records.objectives import Objective
 
 _GIB = 2.0**30
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dashboards.axes import Axis, Floats, offered, values_of
 from studies import KNOCK_OUT, TrialRecord
-from studies.columns import STATES, TrialColumns
-from studies.front import volume_of_points
+from studies.pareto import volume_of_points
+from studies.store.columns import STATES, TrialColumns
 
 Places = NDArray[np.intp]
 # Points of one cell would cover each other: this many cells are about as fine as dots on a screen.

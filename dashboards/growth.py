@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dashboards.data import ReportData
 from dashboards.tables import counted
 from studies import front_growth, study_volume
-from studies.front import WORTHWHILE_GROWTH
+from studies.pareto import WORTHWHILE_GROWTH
 
 # Trials that have to add nothing before a front counts as flat.
 _FEWEST_FLAT = 25

@@ -16,7 +16,7 @@ from dashboards.results import results_table
 from dashboards.speeds import speeds_table
 from dashboards.summary import key_figures, summary_sentences
 from dashboards.tables import Column, Table, bracketed, kl_text, row
-from studies.times import local_text
+from studies.sql.times import local_text
 
 # Whatever Markdown or HTML could take for more than a character of text; `~` strikes out, `$` begins mathematics.
 _SPECIAL = re.compile(r"[\\`*_\[<>|~$&]")

@@ -23,7 +23,7 @@ from dashboards.sections import Section, group_section, measured_sections, searc
 from dashboards.speeds import speeds_table
 from dashboards.summary import key_figures, summary_sentences
 from studies import TrialState
-from studies.times import local_text
+from studies.sql.times import local_text
 
 _PLOT_CONFIG = {
     "displaylogo": False,

@@ -15,7 +15,7 @@ from dashboards.limits import disagreements, limits
 from dashboards.results import plain_result, results
 from dashboards.summary import summary_sentences
 from studies import front
-from studies.objectives import COSTS
+from studies.records.objectives import COSTS
 
 _CSV_FIGURES = (
     *("kl", "perplexity", "accuracy", "accuracy_low", "accuracy_high", "n_items"),

@@ -12,7 +12,7 @@ from dashboards.files import replace_file
 from dashboards.markdown import render_markdown
 from dashboards.page import render_report
 from dashboards.plain import front_csv, report_json, rows_csv, speeds_csv
-from studies.results_folder import REPORT_FILES, claim_results
+from studies.store.results_folder import REPORT_FILES, claim_results
 
 
 class ReportPaths(NamedTuple):

@@ -14,8 +14,8 @@ from dashboards.intervals import (
 )
 from dashboards.tables import bracketed, kl_text, perplexity_text
 from studies import Measurement, TrialRecord, TrialState, front, prefill_speedup
-from studies.generation_speed import end_to_end, in_words
-from studies.objectives import objective
+from studies.records.generation_speed import end_to_end, in_words
+from studies.records.objectives import objective
 
 
 @dataclass(frozen=True)

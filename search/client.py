@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from ftp_core.extras import install_extra
 from search.errors import SearchError
-from studies.results_folder import Origin, check_results
+from studies.store.results_folder import Origin, check_results
 
 if TYPE_CHECKING:
     import httpx

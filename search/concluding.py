@@ -18,7 +18,7 @@ from search.searching import study_costs
 from search.selection import select
 from search.variants import candidates, compared, dense, router_of
 from studies import Exhibits, Measurement, TrialRecord, chance_level, check_clock
-from studies.objectives import CostName
+from studies.records.objectives import CostName
 
 
 def measure_candidates(study: OpenStudy) -> None:

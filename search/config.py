@@ -24,7 +24,7 @@ from ftp_core.schedule import MAX_SPARSITY
 from search.errors import ConfigError
 from search.fidelities import part_ends
 from search.proposers.catalogue import proposer_names
-from studies.objectives import DEFAULT_COST, CostName
+from studies.records.objectives import DEFAULT_COST, CostName
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
 # Names the database where no option does; a password is best given here, since no list of processes shows it.

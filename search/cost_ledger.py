@@ -9,7 +9,7 @@ from ftp_core.schedule import SparsitySchedule
 from search.evaluators import Evaluation
 from search.ledger import Begun, Known, Ledger, Queued, Result
 from search.proposers.tally import ProposerTally
-from studies.objectives import COSTS
+from studies.records.objectives import COSTS
 
 
 class CostLedger:

@@ -14,7 +14,7 @@ from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from search.errors import SearchError
-from studies.objectives import COSTS, CostName
+from studies.records.objectives import COSTS, CostName
 
 
 @dataclass(frozen=True)

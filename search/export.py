@@ -17,8 +17,8 @@ from search.config import RunConfig
 from search.errors import SearchError
 from search.same_inputs import check_same, located
 from studies import ForeignResultsError, StudyRecord, StudyStore
-from studies.objectives import COSTS
-from studies.results_folder import MODEL_FILE, Origin, exported_in, own_origins
+from studies.records.objectives import COSTS
+from studies.store.results_folder import MODEL_FILE, Origin, exported_in, own_origins
 
 _ADVICE = "name another directory, or replace it with --overwrite"
 

@@ -19,7 +19,7 @@ from search.open_study import OpenStudy
 from search.variants import router_of
 from search.workload import Workload
 from studies import GenerationSpeed, Measurement, generation_speeds
-from studies.generation_speed import as_facts
+from studies.records.generation_speed import as_facts
 
 # New tokens where nothing else is asked for: a choice or a short answer, and a paragraph.
 _NEW_TOKENS = (16, 64)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from ftp_core.schedule import SparsitySchedule
 from search.outcome import Values
-from studies.objectives import DEFAULT_COST, CostName
+from studies.records.objectives import DEFAULT_COST, CostName
 
 
 def objective_names(cost: CostName = DEFAULT_COST) -> tuple[str, str]:

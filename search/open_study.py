@@ -8,7 +8,7 @@ from search.config import RunConfig
 from search.progress import ProgressView
 from search.workload import Workload
 from studies import Lease, StudyStore
-from studies.results_folder import claim_results
+from studies.store.results_folder import claim_results
 
 
 @dataclass(frozen=True)

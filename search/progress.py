@@ -19,7 +19,7 @@ from search.heartbeat import Heartbeat
 from search.observer import Observers, RunObserver
 from search.stage_list import StageList, duration
 from studies import Measurement, StudyState
-from studies.objectives import DEFAULT_COST, objective
+from studies.records.objectives import DEFAULT_COST, objective
 
 _SECONDS_BETWEEN_LINES = 10.0
 # Where nothing is said for so long, a line says that work goes on.

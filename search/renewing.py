@@ -20,7 +20,7 @@ from search.stages import LAST_STAGES
 from search.study_profile import FACT, measured_profile, study_profile
 from search.variants import router_of
 from studies import TrialRecord, best_point, front, front_volume
-from studies.front import FrontVolume
+from studies.pareto import FrontVolume
 
 _REFUSED = "The study keeps the latency profile that it has, as by the one measured now: "
 

@@ -8,7 +8,7 @@ from search.config import RunConfig
 from search.errors import ConfigError
 from search.rounds import first_round, rounds_of
 from studies import StudyRecord, TrialRecord, closest_to_sparsity
-from studies.front import HALF_STEP
+from studies.pareto import HALF_STEP
 
 
 def check_changes(study: StudyRecord, trials: Sequence[TrialRecord], config: RunConfig, asked: Collection[str]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from studies import front_growth
-from studies.front import WORTHWHILE_GROWTH
+from studies.pareto import WORTHWHILE_GROWTH
 
 _FACT, _FIRST, _ENDED = "rounds", "first_round", "rounds_ended"
 

@@ -31,7 +31,7 @@ from search.study_profile import study_profile
 from search.warm_start import warm_outcomes
 from search.workload import search_set
 from studies import TrialRecord, best_point, front_volume
-from studies.objectives import DEFAULT_COST, CostName, objective
+from studies.records.objectives import DEFAULT_COST, CostName, objective
 
 if TYPE_CHECKING:
     from search.evaluators.ray_pool import RayPool

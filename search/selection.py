@@ -9,8 +9,8 @@ from typing import Literal
 from ftp_core.schedule import DEFAULT_STEP
 from search.errors import SearchError
 from studies import Measurement, chance_sentence, finite_values, prefill_speedup
-from studies.front import knee_index
-from studies.objectives import CostName, objective
+from studies.pareto import knee_index
+from studies.records.objectives import CostName, objective
 
 Rule = Literal["target_sparsity", "max_latency_ms", "min_retention", "knee"]
 

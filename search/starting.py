@@ -19,7 +19,7 @@ from search.rounds import rounds_of
 from search.same_inputs import located
 from search.workload import Workload, read_examples
 from studies import Lease, StudyRecord, StudyStore
-from studies.results_folder import Origin, check_results, exported_in, own_origins, results_in
+from studies.store.results_folder import Origin, check_results, exported_in, own_origins, results_in
 
 # Settings that say how long the first search goes on.
 _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}

@@ -11,7 +11,7 @@ from search.costs import Costs
 from search.measuring import Variant, timed_prompts
 from search.open_study import OpenStudy
 from studies import Measurement, TrialRecord, closest_to_sparsity, front
-from studies.front import HALF_STEP
+from studies.pareto import HALF_STEP
 
 # A model that differs from the dense one by more nats per token is ruined: no candidate, if there are others.
 _RUINED_KL = 1.0

@@ -1,6 +1,23 @@
 """What is remembered: studies, their trials, and everything found out about them, in SQL."""
 
-from studies.clock import ClockCheck, check_clock
+from studies.analysis.clock import ClockCheck, check_clock
+from studies.analysis.origin import is_searched, schedule_origin
+from studies.analysis.predictions import LatencyPredictions, Prediction, latency_predictions
+from studies.analysis.prefill_speed import PrefillSpeedup, prefill_speedup
+from studies.analysis.retention import (
+    Interval,
+    Retention,
+    chance_level,
+    chance_sentence,
+    no_better_than_chance,
+    retention_of,
+)
+from studies.analysis.shortened_prompt import (
+    AgainstShortenedPrompt,
+    measured_against_shortened_prompt,
+    searched_against_shortened_prompt,
+)
+from studies.analysis.verdict import NextStep, against_shortened_prompt, next_steps, selected_point, verdict_of
 from studies.errors import (
     ForeignResultsError,
     LeaseLostError,
@@ -10,7 +27,10 @@ from studies.errors import (
     StudyExistsError,
     StudyNotFoundError,
 )
-from studies.front import (
+from studies.loaded import LoadedStudy, load
+from studies.optuna_storage.storage import StudyStorage
+from studies.optuna_storage.transfer import copy_study, open_optuna
+from studies.pareto import (
     FrontVolume,
     best_point,
     closest_to_sparsity,
@@ -22,17 +42,9 @@ from studies.front import (
     reference_point,
     study_volume,
 )
-from studies.generation_speed import GenerationSpeed, generation_speeds
-from studies.lease import Lease
-from studies.loaded import LoadedStudy, load
-from studies.location import database_file
-from studies.measurement import Measurement
-from studies.migration import current_revision, upgrade_database
-from studies.optuna_alone import OptunaStudy
-from studies.origin import is_searched, schedule_origin
-from studies.predictions import LatencyPredictions, Prediction, latency_predictions
-from studies.prefill_speed import PrefillSpeedup, prefill_speedup
-from studies.records import (
+from studies.records.generation_speed import GenerationSpeed, generation_speeds
+from studies.records.measurement import Measurement
+from studies.records.records import (
     ANCHOR,
     KNOCK_OUT,
     Disagreement,
@@ -53,17 +65,12 @@ from studies.records import (
     WorkSpan,
     finite_values,
 )
-from studies.retention import Interval, Retention, chance_level, chance_sentence, no_better_than_chance, retention_of
-from studies.schema import HEAD as SCHEMA_HEAD
-from studies.shortened_prompt import (
-    AgainstShortenedPrompt,
-    measured_against_shortened_prompt,
-    searched_against_shortened_prompt,
-)
-from studies.storage import StudyStorage
-from studies.store import StudyStore
-from studies.transfer import copy_study, open_optuna
-from studies.verdict import NextStep, against_shortened_prompt, next_steps, selected_point, verdict_of
+from studies.sql.location import database_file
+from studies.sql.migration import current_revision, upgrade_database
+from studies.sql.schema import HEAD as SCHEMA_HEAD
+from studies.store.lease import Lease
+from studies.store.optuna_studies import OptunaStudy
+from studies.store.store import StudyStore
 
 __all__ = [
     "ANCHOR",

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from studies.front import best_point, front, hypervolume, study_volume
-from studies.records import RouterRun, StudyRecord, TrialRecord
-from studies.store import StudyStore
+from studies.pareto import best_point, front, hypervolume, study_volume
+from studies.records.records import RouterRun, StudyRecord, TrialRecord
+from studies.store.store import StudyStore
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -23,8 +23,8 @@ from dashboards.results import results_table
 from dashboards.speeds import speeds_table
 from dashboards.tables import duration
 from studies import StudiesError, TrialRecord, finite_values
-from studies.objectives import objective
-from studies.times import local_text
+from studies.records.objectives import objective
+from studies.sql.times import local_text
 
 Zoom = Mapping[str, Any]
 _NOBODY = nothing("No trial selected", "Point at one to see it here, click it to keep it, or type its number.")

@@ -18,7 +18,7 @@ from dashboards.axes import OFFERED
 from dashboards.figures.explored import explored_figure
 from dashboards.found import Found
 from dashboards.plain import csv_text, report_json
-from studies.columns import STATES
+from studies.store.columns import STATES
 
 _AT_ONCE = 2000
 # A saved page draws itself, wherever it is opened, and asks nobody.

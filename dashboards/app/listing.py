@@ -13,9 +13,9 @@ from dashboards.app.managing import buttons, done, question
 from dashboards.app.parts import alert, attributes, badge, complaint, nothing, study_address
 from dashboards.app.watching import Line, Watch
 from studies import StudiesError
-from studies.objectives import objective
-from studies.submissions import RunState
-from studies.workers import WorkerRecord
+from studies.records.objectives import objective
+from studies.service.runners import WorkerRecord
+from studies.service.submissions import RunState
 
 _EVERY_MS = 2000
 _HEADINGS = ("study", "state", "progress", "trials/s", "best point", "run by", "")

@@ -10,7 +10,7 @@ from dash import html
 from dashboards.app.actions import Actions, RefusedError
 from dashboards.app.parts import attributes
 from studies import StudiesError
-from studies.submissions import RunState
+from studies.service.submissions import RunState
 
 NOT_AN_EDITOR = "Your token is a reader's: only editors may change studies."
 

@@ -17,7 +17,7 @@ from dashboards.app.frame import Frame, Page
 from dashboards.app.listing import StudiesPage
 from dashboards.app.study_page import StudyPage
 from dashboards.app.watching import Watch
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 
 # Dash and Plotly add style elements to pages as they draw, and what draws with WebGL for Plotly compiles its own code.
 # Scripts still come from the service alone: no inline one runs but Dash's own, which is known by its hash.

@@ -13,7 +13,7 @@ from dashboards.data import ReportData
 from dashboards.figures.appearance import INK, darkened
 from dashboards.tables import Table
 from studies import StorageError, StudiesError, StudyNotFoundError
-from studies.submissions import RunState
+from studies.service.submissions import RunState
 
 # Words of the page's look, which the browser knows.
 DARK, NARROW = "dark", "narrow"

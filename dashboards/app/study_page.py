@@ -17,8 +17,8 @@ from dashboards.app.views import FIGURES, Views
 from dashboards.app.watching import Standing, Watch
 from dashboards.tables import duration
 from studies import LatencyPredictions, StorageError, StudiesError, StudyNotFoundError
-from studies.objectives import objective
-from studies.submissions import RunState
+from studies.records.objectives import objective
+from studies.service.submissions import RunState
 
 _EVERY_MS = 2000
 # Value and words of each view.

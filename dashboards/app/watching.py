@@ -23,12 +23,12 @@ from studies import (
     TrialRecord,
     latency_predictions,
 )
-from studies.overviews import StudyOverview
-from studies.revaluation import REVALUATIONS
-from studies.run_events import RunEvent
-from studies.service_store import ServiceStore
-from studies.submissions import RunState, Submission, run_state
-from studies.workers import WorkerRecord
+from studies.service.overviews import StudyOverview
+from studies.service.run_events import RunEvent
+from studies.service.runners import WorkerRecord
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import RunState, Submission, run_state
+from studies.store.revaluation import REVALUATIONS
 
 _MOST_STUDIES = 12
 # Lines of a log that a page shows.

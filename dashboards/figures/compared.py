@@ -30,7 +30,7 @@ from dashboards.figures.marks import (
     span,
 )
 from studies import GroupAccuracy, Measurement
-from studies.shortened_prompt import is_uniform
+from studies.analysis.shortened_prompt import is_uniform
 
 _TITLE = "Dense, uniform, static, dynamic, refined"
 # Share of an axis that the numbers above marks need.

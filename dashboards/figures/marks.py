@@ -9,7 +9,7 @@ from dashboards.data import VARIANT_TITLES, measured_cost
 from dashboards.figures.appearance import log_floor, percentages, plain_text
 from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles
 from studies import Measurement, prefill_speedup
-from studies.objectives import COSTS, DEFAULT_COST, objective
+from studies.records.objectives import COSTS, DEFAULT_COST, objective
 
 Range = tuple[float, float, float]
 

@@ -29,7 +29,7 @@ from dashboards.figures.marks import (
     latency_range,
 )
 from studies import Measurement
-from studies.objectives import DEFAULT_COST, objective
+from studies.records.objectives import DEFAULT_COST, objective
 
 _NOTHING = "Nothing has been measured yet."
 # One of many candidates may almost vanish; the rows that have a name may not.

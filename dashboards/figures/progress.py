@@ -11,7 +11,7 @@ from dashboards.figures.proposed import Credit, drawn_credits, volume_axis
 from dashboards.found import Ablations, Found, Timeline
 from dashboards.tables import counted
 from studies import TrialRecord
-from studies.objectives import DEFAULT_COST, objective
+from studies.records.objectives import DEFAULT_COST, objective
 
 _WINDOWS = 24
 # Bars with a label, and the KL, in nats per token, below which it only says so.

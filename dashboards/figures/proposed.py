@@ -11,7 +11,7 @@ from plotly.subplots import make_subplots
 
 from dashboards.figures.appearance import empty_figure, plain_text, proposer_colour, styled
 from studies import ANCHOR, KNOCK_OUT, FrontVolume, TrialRecord, TrialState, front_volume
-from studies.objectives import DEFAULT_COST, KL, objective
+from studies.records.objectives import DEFAULT_COST, KL, objective
 
 _MOST_WINDOWS = 20
 _FEWEST_TRIALS = 5

@@ -22,7 +22,7 @@ from dashboards.figures.marks import made_from
 from dashboards.figures.proposed import volume_axis
 from dashboards.growth import recent_growth
 from studies import FrontVolume, TrialRecord, TrialState, finite_values, front_volume
-from studies.objectives import COSTS, DEFAULT_COST, KL, Objective, objective
+from studies.records.objectives import COSTS, DEFAULT_COST, KL, Objective, objective
 
 # Beyond this many, a browser takes seconds to draw the points, and nobody sees the difference.
 _MOST_POINTS = 5_000

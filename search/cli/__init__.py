@@ -56,7 +56,7 @@ from search.errors import ConfigError, SearchError
 from search.optuna_description import OPTUNAS, describe_optuna_study
 from search.startup import INTERRUPTED, ends_at_once
 from studies import LeftAside, StudiesError, StudyStore
-from studies.objectives import KL
+from studies.records.objectives import KL
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -21,9 +21,9 @@ from search.config import DEFAULT_OUT, DEFAULT_STORAGE
 from search.errors import ConfigError, SearchError
 from search.evaluators.ray_address import check_address
 from search.service.roots import Reach
-from studies.service_store import ServiceStore
-from studies.times import local_text
-from studies.tokens import Role
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import Role
+from studies.sql.times import local_text
 
 # How long requests wait for a database that is away: whoever asks is told so, and asks again.
 _PATIENCE_S = 2.0

@@ -26,7 +26,7 @@ from search.startup import INTERRUPTED, ends_at_once
 from search.study_name import check_study_name
 from search.sweep_plan import Sweep, read_sweep
 from studies import StudyStore
-from studies.results_folder import Origin, check_comparison, own_origins
+from studies.store.results_folder import Origin, check_comparison, own_origins
 
 if TYPE_CHECKING:
     from dashboards.tables import Table as PageTable

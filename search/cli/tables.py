@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from studies import GenerationSpeed, OptunaStudy, StudySummary, generation_speeds
-from studies.objectives import objective
-from studies.times import local_text
+from studies.records.objectives import objective
+from studies.sql.times import local_text
 
 _VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")
 

@@ -17,8 +17,8 @@ from search.service.attempts import FailedAttempts
 from search.service.problems import problem
 from search.service.settings import ServiceSettings, is_loopback
 from studies import StorageError
-from studies.service_store import ServiceStore
-from studies.tokens import Role, Session
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import Role, Session
 
 SESSION_COOKIE = "ftp_session"
 # What Dash sends of its own accord: it reads this cookie and repeats it in this header.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from studies import StudyRecord, TrialRecord, front, study_volume
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 
 _MAX_STUDIES = 16
 

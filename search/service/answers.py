@@ -19,9 +19,9 @@ from studies import (
     TrialState,
     finite_values,
 )
-from studies.run_events import RunEvent
-from studies.submissions import RunState, Submission, run_state
-from studies.workers import WorkerRecord
+from studies.service.run_events import RunEvent
+from studies.service.runners import WorkerRecord
+from studies.service.submissions import RunState, Submission, run_state
 
 
 class Health(BaseModel):

@@ -22,7 +22,7 @@ from search.service.problems import Problem, answer_with_problems, described
 from search.service.result_routes import add_results
 from search.service.settings import ServiceSettings
 from search.service.study_routes import add_studies
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 
 # Mounts a dashboard on the application, which answers its requests behind the same door. Gets the application, the
 # studies, and a function that says whether the request that is being answered comes from an editor; gives sources by

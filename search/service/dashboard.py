@@ -22,8 +22,8 @@ from search.service.requests import SUBMITTABLE, ResumeRequest, StudyRequest
 from search.service.settings import ServiceSettings
 from search.service.submitting import create_and_submit, resume_and_submit
 from studies import StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
-from studies.service_store import ServiceStore
-from studies.submissions import NotSubmittedError
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import NotSubmittedError
 
 # What most who begin a study want to say.
 _COMMON = ("model", "data", "trials", "cost", "target_sparsity", "max_latency_ms", "rounds", "seed")

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from studies import Measurement, StudiesError, StudyState
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 
 _WRITE_EVERY_S = 1.0
 _MAX_LINE = 4000

@@ -18,7 +18,7 @@ from search.service.parameters import StudyName
 from search.service.problems import described
 from search.service.zipped import opened, regular_files, zipped
 from studies import StudyState
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 
 _CHUNK_BYTES = 2**18
 # What a report page may do that is opened from here: draw, but neither ask the service nor be framed.

@@ -19,9 +19,9 @@ from search.service.parameters import StudyName
 from search.service.problems import described, problem
 from search.service.settings import ServiceSettings
 from studies import StorageError, StudyNotFoundError
-from studies.run_events import RunEvent
-from studies.service_store import ServiceStore
-from studies.submissions import RunState, run_state
+from studies.service.run_events import RunEvent
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import RunState, run_state
 
 _POLL_S = 0.5
 _SILENCE_S = 15.0

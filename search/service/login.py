@@ -21,8 +21,8 @@ from search.service.access import (
 )
 from search.service.attempts import FailedAttempts
 from search.service.problems import described, problem
-from studies.service_store import ServiceStore
-from studies.tokens import SESSION_S, Role, Session
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import SESSION_S, Role, Session
 
 _MOST_FIELDS = 10
 _NO_SUCH_TOKEN = "There is no such token: expected one of `ftp-search token add`."

@@ -18,7 +18,7 @@ from ftp_core.errors import CoreError
 from search.config import RunConfig
 from search.errors import SearchError
 from studies import StorageError, StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
-from studies.submissions import NotSubmittedError
+from studies.service.submissions import NotSubmittedError
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_SHOWN = 100

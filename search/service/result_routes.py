@@ -24,7 +24,7 @@ from search.service.answers import (
 from search.service.parameters import MAX_NUMBER, After, Limit, Number, StudyName
 from search.service.problems import described
 from studies import TrialRecord, TrialState
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 
 # Trials that one request looks at; what it asks for may be rare.
 _MAX_READ = 20_000

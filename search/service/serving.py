@@ -12,7 +12,7 @@ from search.errors import ConfigError
 from search.service.app import MountDashboard, create_app
 from search.service.settings import ServiceSettings, is_loopback
 from search.service.worker_processes import WorkerProcesses
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 
 # Streams of events are cut off then.
 _LAST_WORDS_S = 3

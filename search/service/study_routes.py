@@ -13,8 +13,8 @@ from search.service.problems import described
 from search.service.requests import ResumeRequest, StudyRequest
 from search.service.settings import ServiceSettings
 from search.service.submitting import create_and_submit, resume_and_submit
-from studies.service_store import ServiceStore
-from studies.submissions import RunState
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import RunState
 
 
 def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSettings) -> None:

@@ -10,8 +10,8 @@ from search.objectives import objective_names
 from search.service.access import current_access
 from search.service.requests import ResumeRequest, StudyRequest, check_own_folder, checked_changes, checked_study
 from search.service.settings import ServiceSettings
-from studies.results_folder import exported_in, results_in
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
+from studies.store.results_folder import exported_in, results_in
 
 # Two that name the same folder at the same moment would both find it free.
 _choosing_folder = Lock()

@@ -20,9 +20,9 @@ from search.errors import ConfigError, SearchError
 from search.service.event_log import EventLog, console_of
 from search.service.roots import Reach, check_reach
 from studies import LeaseLostError, StorageError, StudiesError, StudyBusyError, StudyNotFoundError, StudyStore
-from studies.service_store import ServiceStore
-from studies.submissions import Submission
-from studies.workers import BEAT_EVERY_S
+from studies.service.runners import BEAT_EVERY_S
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import Submission
 
 if TYPE_CHECKING:
     from studies import Lease

@@ -22,7 +22,7 @@ from studies import (
     TrialRecord,
     TrialState,
 )
-from studies.generation_speed import as_facts
+from studies.records.generation_speed import as_facts
 
 N_BLOCKS = 12
 BEGAN = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)

@@ -17,7 +17,7 @@ from dashboards.figures.explored import RING, compared_figure, explored_figure, 
 from dashboards.figures.progress import busy_figure, credit_figure, growth_figure, importance_figure, schedule_figure
 from dashboards.found import Found
 from studies import TrialRecord, WorkSpan, front, front_volume
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 from tests.dashboards import records
 
 OBJECTIVES = ("kl", "latency_ms")
@@ -90,7 +90,7 @@ def test_growth_is_the_same_however_many_trials_are_compared_at_once(
 
 def test_representatives_keep_the_look_and_are_few() -> None:
     chance = np.random.default_rng(0)
-    from studies.columns import TrialColumns, WorkColumns
+    from studies.store.columns import TrialColumns, WorkColumns
 
     n = 50_000
     columns = TrialColumns(

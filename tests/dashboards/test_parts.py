@@ -9,7 +9,7 @@ import pytest
 from dashboards.app.parts import in_theme
 from dashboards.figures.explored import explored_figure
 from dashboards.found import Found
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 from tests.dashboards import records
 
 

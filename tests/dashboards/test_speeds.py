@@ -16,7 +16,7 @@ from dashboards.plain import report_json
 from dashboards.speeds import speeds_table
 from dashboards.summary import key_figures, summary_sentences
 from studies import GenerationSpeed, generation_speeds
-from studies.generation_speed import as_facts, end_to_end, in_words
+from studies.records.generation_speed import as_facts, end_to_end, in_words
 from tests.dashboards.records import DATA, REFINED, SELECTION, speeds
 
 TITLE = "Speed by prompt length and new tokens"

@@ -20,7 +20,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.data import Example
 from ftp_core.text.encoding import EncodedExample, encode
 from search.answers import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.small_tokenizers import tokenizer_of
 from tests.ftp_core.tiny_models import CONTEXT, N_BLOCKS, ORIGINAL_CONTEXT, tiny
 

@@ -67,7 +67,7 @@ from studies import (
     reference_point,
     study_volume,
 )
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of
 from tests.search.test_selection import DENSE, measured
 

@@ -19,7 +19,7 @@ from search.answers import greedy_answers
 from search.errors import SearchError
 from search.exhibits import _natural, collect_exhibits, n_steps
 from studies import Exhibits, StudyStore
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 
 N_BLOCKS = 12
 DENSE = SparsitySchedule.uniform(0.0, N_BLOCKS)

@@ -20,7 +20,7 @@ from search.errors import ConfigError, EvaluationError
 from search.evaluators import Evaluation, Evaluator, Task
 from search.evaluators.local import LocalEvaluator, is_out_of_memory
 from search.fidelities import part_ends
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny, tiny
 
 ITEMS = [

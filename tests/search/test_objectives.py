@@ -31,8 +31,8 @@ from search.study_ledger import StudyLedger
 from search.warm_start import warm_outcomes
 from search.workload import Workload, load_workload
 from studies import StudyStore, TrialState, front
-from studies import objectives as shown
-from studies.objectives import COSTS, DEFAULT_COST, CostName
+from studies.records import objectives as shown
+from studies.records.objectives import COSTS, DEFAULT_COST, CostName
 from tests.search.synthetic import Notebook, ShufflingEvaluator, metrics_of, portfolio
 from tests.studies.records import trial
 

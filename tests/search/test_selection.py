@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from search.errors import SearchError
 from search.selection import select
 from studies import Measurement, closest_to_sparsity, front, knee
-from studies.objectives import CostName
+from studies.records.objectives import CostName
 from tests.studies.records import trial
 
 

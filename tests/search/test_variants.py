@@ -21,7 +21,7 @@ from search.progress import ProgressView
 from search.variants import best_at, candidates, compared
 from search.workload import Workload, load_workload
 from studies import Measurement, RouterRun, StudyStore, TrialRecord
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.search.test_selection import measured
 from tests.studies.records import trial
 

@@ -14,7 +14,7 @@ from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.routers import DynamicRouter
 from ftp_core.schedule import SparsitySchedule
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import fresh_tiny
 
 # Keeping half of the tokens takes as long as all, keeping fewer takes less.

@@ -16,7 +16,7 @@ from ftp_core.errors import DataError, ScheduleError
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import CONTEXT, VOCABULARY, fresh_tiny, tiny
 
 SCHEDULE = SparsitySchedule([0.2, 0.5, 0.7])

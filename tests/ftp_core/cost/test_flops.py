@@ -24,7 +24,7 @@ from ftp_core.routers import HiddenRouter, Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import Family, register_family
 from ftp_core.skipping.skipping_model import SkippingModel
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, tiny
 
 schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_levels)

@@ -19,7 +19,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import PromptBatch
 from ftp_core.training.calibration import calibrate_thresholds
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import CONTEXT, N_BLOCKS, VOCABULARY, fresh_tiny, tiny
 
 SCHEDULE = SparsitySchedule([0.2, 0.5, 0.7])

@@ -19,7 +19,7 @@ from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, fresh_tiny, tiny
 
 schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_levels)

@@ -46,7 +46,7 @@ from ftp_core.skipping.skipping import PromptPass
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.data import Example
 from ftp_core.text.encoding import EncodedExample, ExampleError, LeftOut, choice_batch, encode, prompt_batch
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.small_tokenizers import tokenizer_of
 from tests.ftp_core.tiny_models import tiny
 

@@ -114,7 +114,7 @@ def test_what_a_wrong_model_is_told_needs_neither_torch_nor_transformers(copy: P
 
 
 def test_readme_and_docs_list_the_families_that_there_are() -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     # Not those that other tests register.
     program = "from ftp_core.skipping.families import supported_families; print(*supported_families())"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

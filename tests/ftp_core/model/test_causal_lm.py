@@ -23,7 +23,7 @@ from ftp_core.skipping.families import Family, register_family, supported_famili
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import PromptBatch
 from ftp_core.training.calibration import calibrate_thresholds
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.slow_reference import slow_decoded_logits, slow_logits
 from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, fresh_tiny, tiny
 

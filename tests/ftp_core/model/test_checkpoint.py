@@ -20,8 +20,8 @@ from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.routers import DynamicRouter, StaticRouter, register_router
 from ftp_core.routers.state import RoutingState
 from ftp_core.schedule import SparsitySchedule
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.model.test_causal_lm import MIXED, router_of
-from tests.ftp_core.routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, fresh_tiny, tiny
 
 

@@ -14,8 +14,8 @@ from ftp_core.loading.models import load_model
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.routers import RandomRouter, Router, StaticRouter
 from ftp_core.skipping.cache import FTPCache
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.model.test_causal_lm import MIXED, TOLERANCE, padded
-from tests.ftp_core.routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, LENGTH_DEPENDENT, N_BLOCKS, ORIGINAL_CONTEXT, fresh_tiny, tiny
 
 FAMILIES = ["llama", "mistral-sliding", "gemma3_text", "gpt2"]

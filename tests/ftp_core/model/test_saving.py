@@ -20,8 +20,8 @@ from ftp_core.errors import ModelError
 from ftp_core.loading.identity import model_identity
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.routers import DynamicRouter, HiddenRouter, Router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.model.test_causal_lm import MIXED
-from tests.ftp_core.routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, VOCABULARY, fresh_tiny
 
 IDS = torch.randint(3, VOCABULARY, (2, 20), generator=torch.Generator().manual_seed(5))

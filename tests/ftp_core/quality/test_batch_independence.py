@@ -19,7 +19,7 @@ from ftp_core.training.calibration import calibrate_thresholds
 from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import GatedModel, TrainingBatch
 from ftp_core.training.teacher import Teacher
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, LENGTH_DEPENDENT, N_BLOCKS, tiny
 
 FAMILIES = [*CONFIGS, *LENGTH_DEPENDENT]

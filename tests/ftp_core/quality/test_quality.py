@@ -21,7 +21,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.skipping.test_skipping import tiny
 
 DENSE = SparsitySchedule.uniform(0.0, 3)

@@ -34,8 +34,8 @@ from ftp_core.training.calibration import calibrate_thresholds
 from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import GatedModel, TrainingBatch
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.model.test_causal_lm import MIXED, TOLERANCE, padded
-from tests.ftp_core.routers import random_router
 from tests.ftp_core.slow_reference import slow_decoded_logits, slow_logits
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny, tiny
 

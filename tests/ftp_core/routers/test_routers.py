@@ -35,7 +35,7 @@ from ftp_core.text.encoding import EncodedExample, PromptBatch
 from ftp_core.training.calibration import calibrate_thresholds
 from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import tiny
 
 row_lengths = st.lists(st.integers(1, 30), min_size=1, max_size=4)

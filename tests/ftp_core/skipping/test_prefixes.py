@@ -19,7 +19,7 @@ from ftp_core.skipping import prefixes
 from ftp_core.skipping.prefixes import BlockState, PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, fresh_tiny
 
 # Prompts of several lengths, answers of one token and of more, items with and without choices; three batches.

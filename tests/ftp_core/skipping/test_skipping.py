@@ -22,7 +22,7 @@ from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import IGNORED, ContinuationBatch, PromptBatch, pad_right
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 
 N_BLOCKS = 3
 SHAPE = {

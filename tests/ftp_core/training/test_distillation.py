@@ -36,7 +36,7 @@ from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import GatedModel, TrainingBatch
 from ftp_core.training.losses import distillation_loss, guide_loss, sparsity_loss, top_k_distillation_loss
 from ftp_core.training.teacher import Teacher
-from tests.ftp_core.routers import random_router
+from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.skipping.test_skipping import tiny
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
 from tests.ftp_core.tiny_models import tiny as tiny_model

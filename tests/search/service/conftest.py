@@ -11,8 +11,8 @@ from fastapi.testclient import TestClient
 
 from search.service.app import MountDashboard, create_app
 from search.service.settings import ServiceSettings
-from studies.service_store import ServiceStore
-from studies.tokens import Role
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import Role
 
 HERE = "http://127.0.0.1:8000"
 

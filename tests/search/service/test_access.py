@@ -16,8 +16,8 @@ from search.errors import ConfigError
 from search.service.access import CSRF_COOKIE, CSRF_HEADER, SESSION_COOKIE
 from search.service.attempts import FailedAttempts
 from search.service.serving import check_reach
-from studies.service_store import ServiceStore
-from studies.tokens import Role
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import Role
 from tests.search.service.conftest import HERE, MakeClient
 
 STUDIES = "/api/v1/studies"

@@ -17,8 +17,8 @@ from fastapi.testclient import TestClient
 from search.config import RunConfig
 from search.service.requests import SUBMITTABLE
 from studies import Lease, RouterRun, StorageError, StudyState, TrialRecord, TrialState, WorkSpan
-from studies.database import Database
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
+from studies.sql.database import Database
 from tests.search.service.conftest import MakeClient
 from tests.studies.records import said, trial
 
@@ -156,7 +156,7 @@ def test_of_two_that_delete_a_study_at_the_same_moment_one_finds_none(
         store.delete_study(name)
         return Lease(database, study_id, name)
 
-    monkeypatch.setattr("studies.store.Lease", lease)
+    monkeypatch.setattr("studies.store.store.Lease", lease)
     assert client.delete(f"{STUDIES}/one").status_code == 404
 
 

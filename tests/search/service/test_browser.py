@@ -21,8 +21,8 @@ from search.service.app import create_app
 from search.service.dashboard import dashboard
 from search.service.settings import ServiceSettings
 from studies import StudyState, WorkSpan
-from studies.service_store import ServiceStore
-from studies.tokens import Role
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import Role
 from tests.dashboards import records
 from tests.search.service.running import TINY, working
 from tests.search.service.test_dashboard import SCRIPT, filled

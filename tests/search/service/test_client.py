@@ -15,8 +15,8 @@ from search.service.app import create_app
 from search.service.serving import bound
 from search.service.settings import ServiceSettings
 from studies import StudyState
-from studies.service_store import ServiceStore
-from studies.tokens import Role
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import Role
 from tests.studies.records import trial
 
 

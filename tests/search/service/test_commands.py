@@ -15,7 +15,7 @@ from search.client import Client, ServiceError
 from search.config import STORAGE_VARIABLE
 from search.service.worker_processes import PARENT_VARIABLE, WorkerProcesses
 from studies import StudyState
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 from tests.search.command import Result, run_here
 from tests.search.service.running import TINY, serving, until
 from tests.studies.postgres import PostgresServer

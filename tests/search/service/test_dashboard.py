@@ -28,8 +28,8 @@ from search.service.dashboard import actions, dashboard, form_field
 from search.service.requests import SUBMITTABLE
 from search.service.settings import ServiceSettings
 from studies import StorageError, StudyState, WorkSpan
-from studies.service_store import ServiceStore
-from studies.submissions import RunState
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import RunState
 from tests.dashboards import records
 from tests.search.service.conftest import MakeClient
 
@@ -120,7 +120,7 @@ def test_scripts_are_sent_again_only_once_they_have_changed(
 def test_callbacks_of_a_session_need_its_csrf_token(
     make_client: MakeClient, settings: ServiceSettings, store: ServiceStore
 ) -> None:
-    from studies.tokens import Role
+    from studies.service.tokens import Role
 
     secret = store.add_token("ada", Role.EDITOR)
     client = make_client(dashboard=dashboard(settings))

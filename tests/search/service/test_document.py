@@ -20,7 +20,7 @@ from schemathesis.specs.openapi.checks import (
 
 from search.service.app import create_app
 from search.service.settings import ServiceSettings
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 from tests.studies.records import trial
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]

@@ -13,8 +13,8 @@ from search.cli.service_client import TOKEN_VARIABLE
 from search.client import Client
 from search.service.settings import ServiceSettings
 from studies import StudyState
-from studies.service_store import ServiceStore
-from studies.tokens import Role
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import Role
 from tests.search.command import Result, run_here
 from tests.search.service.test_client import Server
 from tests.studies.records import trial

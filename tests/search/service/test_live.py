@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 from search.service.event_log import EventLog, console_of
 from search.service.zipped import zipped
 from studies import StudyState
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 from tests.search.service.conftest import HERE, MakeClient
 
 STUDIES = "/api/v1/studies"

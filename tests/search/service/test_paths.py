@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 
 from search.errors import ConfigError
 from search.service.roots import checked_data, checked_model, confined
-from studies.service_store import ServiceStore
+from studies.service.service_store import ServiceStore
 from tests.search.service.conftest import MakeClient
 
 STUDIES = "/api/v1/studies"

@@ -18,8 +18,8 @@ from search.errors import ConfigError
 from search.service.roots import Reach, check_reach
 from search.service.worker import Worker
 from studies import Lease, StudyState, StudyStore
-from studies.service_store import ServiceStore
-from studies.submissions import RunState, SubmissionState, run_state
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import RunState, SubmissionState, run_state
 from tests.search.service.running import REPOSITORY, TINY, serving, until, working
 from tests.studies.postgres import PostgresServer
 

@@ -1,0 +1,35 @@
+"""Where a measured schedule comes from, in words: a name such as "static" does not say that a search found it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from studies.analysis.shortened_prompt import is_uniform
+from studies.records.records import ANCHOR, KNOCK_OUT
+
+
+def schedule_origin(schedule: Sequence[float], proposer: str | None) -> str:
+    """What kind of schedule a trial has and who proposed it, such as "uniform schedule of the initial design".
+
+    Args:
+        schedule: One sparsity per block.
+        proposer: Who proposed it; None where that is not known.
+    """
+    kind = "dense schedule" if not any(schedule) else "uniform schedule" if is_uniform(schedule) else "schedule"
+    if proposer is None:
+        return kind
+    if proposer == ANCHOR:
+        return f"{kind} of the initial design"
+    if proposer == KNOCK_OUT:
+        return "single-block ablation"
+    return f"{kind} proposed by {proposer}"
+
+
+def is_searched(schedule: Sequence[float], proposer: str | None) -> bool:
+    """Whether a proposer found a schedule that is not the same in every block, as far as that is known.
+
+    Args:
+        schedule: One sparsity per block.
+        proposer: Who proposed it; None where that is not known.
+    """
+    return not is_uniform(schedule) and proposer not in (ANCHOR, KNOCK_OUT)

@@ -1,0 +1,130 @@
+"""What a study's predicted latencies are worth: doubts of its profile, and predictions beside measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from studies.records.measurement import Measurement
+from studies.records.records import StudyRecord, TrialRecord
+
+# Shares beyond which a prediction is off by more than machines vary from hour to hour.
+MOST_OFF = 0.25
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A latency that was predicted, and measured later.
+
+    Attributes:
+        what: "dense", or "selected".
+        predicted_ms: By the study's profile.
+        measured_ms: On the clock.
+    """
+
+    what: str
+    predicted_ms: float
+    measured_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """Predicted by measured latency."""
+        return self.predicted_ms / self.measured_ms
+
+    @property
+    def is_off(self) -> bool:
+        """Whether one of them is more than a quarter above the other."""
+        return not 1 / (1 + MOST_OFF) <= self.ratio <= 1 + MOST_OFF
+
+    def __str__(self) -> str:
+        """Both, and how they compare."""
+        return f"{self.what} {self.predicted_ms:.1f} predicted, {self.measured_ms:.1f} ms measured ({self.ratio:.2f}x)"
+
+
+@dataclass(frozen=True)
+class LatencyPredictions:
+    """What is known of how good a study's predictions are.
+
+    Attributes:
+        doubts: Why not to rely on its profile, one phrase each; empty if there is nothing to say against it.
+        compared: Predictions that were measured later.
+    """
+
+    doubts: tuple[str, ...] = ()
+    compared: tuple[Prediction, ...] = ()
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the profile says so itself, or the clock does."""
+        return bool(self.doubts) or any(one.is_off for one in self.compared)
+
+    def sentence(self, name: str) -> str:
+        """Why predicted latency is not to be relied on, and what to do; empty where it is.
+
+        Args:
+            name: Of the study.
+        """
+        if not self.is_doubtful:
+            return ""
+        compared = "; ".join(map(str, self.compared))
+        if self.doubts:
+            why = "; ".join([*self.doubts, *([compared] if compared else [])])
+            said = f"Predicted latency, by which schedules were chosen, is not to be relied on: {why}."
+        else:
+            said = (
+                f"Predicted and measured latency disagree: {compared}. The machine did not run at one pace when it was "
+                "profiled and when schedules were measured."
+            )
+        return (
+            f"{said} When it is quiet, `ftp-search resume {name} --remeasure` measures the profile again, predicts all "
+            "trials anew and selects again."
+        )
+
+
+def latency_predictions(
+    study: StudyRecord, trials: Sequence[TrialRecord], measurements: Sequence[Measurement]
+) -> LatencyPredictions:
+    """How good the predictions of a study are; nothing is known of one that searches without.
+
+    Args:
+        study: The study.
+        trials: Its trials, the selected one among them.
+        measurements: What was measured; what was timed on test items comes before what was on validation items.
+    """
+    if not predicts_latency(study):
+        return LatencyPredictions()
+    profile = study.facts.get("latency_profile") or {}
+    measured = sorted(measurements, key=lambda m: m.split != "test")
+    compared = []
+    dense = next((m for m in measured if m.variant == "dense"), None)
+    dense_ms = profile.get("dense_ms") or _of_dense(study, trials)
+    if dense is not None and dense_ms is not None:
+        compared.append(Prediction("dense", dense_ms, dense.latency_ms))
+    selection = study.facts.get("selection")
+    if selection is not None:
+        wanted = (selection["trial"], selection.get("router"))
+        own = next((m for m in measured if m.trial is not None and (m.trial, m.router) == wanted), None)
+        trial = next((trial for trial in trials if trial.number == wanted[0]), None)
+        selected_ms = None if trial is None else _predicted_ms(study, trial)
+        if own is not None and selected_ms is not None:
+            compared.append(Prediction("selected", selected_ms, own.latency_ms))
+    return LatencyPredictions(tuple(profile.get("doubts", ())), tuple(compared))
+
+
+def _of_dense(study: StudyRecord, trials: Sequence[TrialRecord]) -> float | None:
+    """The latency that was predicted for the dense model as a trial, if it was one."""
+    dense = (trial for trial in trials if not any(trial.schedule) and trial.values is not None)
+    return next((ms for trial in dense if (ms := _predicted_ms(study, trial)) is not None), None)
+
+
+def _predicted_ms(study: StudyRecord, trial: TrialRecord) -> float | None:
+    """What a trial was predicted to take; earlier versions kept it among its objective values alone."""
+    known = trial.metrics.get("latency_ms")
+    if known is None and "latency_ms" in study.objectives and trial.values is not None:
+        known = trial.values[study.objectives.index("latency_ms")]
+    return known
+
+
+def predicts_latency(study: StudyRecord) -> bool:
+    """Whether a study searches by predicted latency, as its cost or under a limit."""
+    return "latency_ms" in study.objectives or study.config.get("max_latency_ms") is not None

@@ -1,0 +1,156 @@
+"""The share of the dense model's quality that a schedule keeps, its interval, and whether it says anything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from studies.records.measurement import Measurement
+from studies.records.records import Exhibits
+
+Interval = tuple[float, float]
+
+_Z = 1.959964
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The share of the dense model's quality that is kept.
+
+    Attributes:
+        share: The share.
+        interval: A 95 % interval of it; None where it cannot be had.
+        by: What is compared: accuracies, or where the data has no choices perplexities, dense to pruned.
+        method: How the interval was made: "item by item" or "as if independent"; empty without one.
+    """
+
+    share: float
+    interval: Interval | None = None
+    by: Literal["accuracy", "perplexity"] = "accuracy"
+    method: str = ""
+
+    @property
+    def text(self) -> str:
+        """The share with its interval."""
+        return " ".join(filter(None, (f"{self.share:.1%}", self.interval_text)))
+
+    @property
+    def interval_text(self) -> str:
+        """The interval; empty where there is none."""
+        return "" if self.interval is None else f"[{self.interval[0]:.1%}, {self.interval[1]:.1%}]"
+
+
+def retention_of(
+    m: Measurement, dense: Measurement | None, exhibits: Exhibits | None = None, chance: float | None = None
+) -> Retention | None:
+    """What a measured point keeps of the dense model: the one figure that every page, table and file shows.
+
+    Args:
+        m: The point.
+        dense: The dense model, measured on the same examples.
+        exhibits: What was seen item by item of the point, if that is the selected one; None of any other.
+        chance: Accuracy of guessing on these examples; None where it is not known.
+
+    Returns:
+        None where it is not known, and where accuracies are compared and the dense one is no better than guessing.
+    """
+    share = m.retention(dense)
+    if share is None or dense is None or no_better_than_chance(dense, chance):
+        return None
+    if m.accuracy is None:
+        return Retention(share, by="perplexity")
+    paired = _item_by_item(m, dense, exhibits)
+    if paired is not None:
+        return Retention(share, paired, method="item by item")
+    apart = _as_if_independent(m, dense)
+    return Retention(share, apart, method="" if apart is None else "as if independent")
+
+
+def chance_level(facts: Mapping[str, Any], split: str) -> float | None:
+    """The accuracy of guessing on a split, from the facts of a study; None without choices or where it is not known."""
+    level: float | None = facts.get("chance", {}).get(split)
+    return level
+
+
+def no_better_than_chance(m: Measurement, chance: float | None) -> bool:
+    """Whether the interval of an accuracy reaches down to guessing; not where one of both is not known.
+
+    Args:
+        m: Most often the dense model.
+        chance: Accuracy of guessing on its items.
+    """
+    return chance is not None and m.accuracy_low is not None and m.accuracy_low <= chance
+
+
+def chance_sentence(dense: Measurement | None, chance: float | None) -> str:
+    """What a dense model that only guesses makes of the figures of accuracy; empty where it does not.
+
+    Args:
+        dense: The dense model.
+        chance: Accuracy of guessing on the items that it was measured on.
+    """
+    if dense is None or chance is None or dense.accuracy is None or not no_better_than_chance(dense, chance):
+        return ""
+    return (
+        f"The dense model answers no better than chance ({dense.accuracy:.1%} of "
+        f"{dense.n_choice_items or dense.n_items} items, chance {chance:.1%}): what share of its accuracy a schedule "
+        "keeps says nothing; judge by KL and perplexity."
+    )
+
+
+def _as_if_independent(m: Measurement, dense: Measurement) -> Interval | None:
+    """A 95 % interval of retention from the Wilson intervals of both accuracies; None where it cannot be had.
+
+    The method of variance estimates recovery for a ratio, on the logarithmic scale (Zou and Donner 2008). It takes the
+    two accuracies for independent. They are of the same items, which both models tend to have right, so it is wider
+    than it would have to be.
+    """
+    if m is dense or m.variant == "dense" or not m.accuracy or not dense.accuracy:
+        return None
+    if not m.accuracy_low or m.accuracy_high is None or not dense.accuracy_low or dense.accuracy_high is None:
+        return None
+    below = math.hypot(math.log(m.accuracy / m.accuracy_low), math.log(dense.accuracy_high / dense.accuracy))
+    above = math.hypot(math.log(m.accuracy_high / m.accuracy), math.log(dense.accuracy / dense.accuracy_low))
+    kept = m.accuracy / dense.accuracy
+    return kept * math.exp(-below), kept * math.exp(above)
+
+
+def _item_by_item(m: Measurement, dense: Measurement, exhibits: Exhibits | None) -> Interval | None:
+    """A 95 % interval of the selected point's retention that knows which items both models have right.
+
+    None where single items are not known, or are others than those of the accuracies.
+    """
+    if exhibits is None or m.accuracy is None or dense.accuracy is None:
+        return None
+    n = m.n_choice_items or m.n_items
+    right, right_dense = round(m.accuracy * n), round(dense.accuracy * n)
+    both = right_dense - exhibits.n_lost
+    if exhibits.n_items != n or both < 0 or right != both + exhibits.n_won:
+        return None
+    return paired_ratio_interval(both, exhibits.n_won, exhibits.n_lost)
+
+
+def paired_ratio_interval(both: int, first_only: int, second_only: int) -> Interval | None:
+    """A 95 % interval of the ratio of two shares of the same items (Bonett and Price 2006); None without an item.
+
+    Args:
+        both: Items that count for both shares.
+        first_only: Items that count for the numerator alone.
+        second_only: Items that count for the denominator alone.
+    """
+    n, first, second = both + first_only + second_only, both + first_only, both + second_only
+    if not first or not second:
+        return None
+    spread = math.sqrt((first_only + second_only + 2) / ((first + 1) * (second + 1)))
+    parts = [math.sqrt((1 - (count + 1) / (n + 2)) / (count + 1)) for count in (first, second)]
+    z = _Z * spread / sum(parts)
+    low_first, high_first = _wilson(first, n, z)
+    low_second, high_second = _wilson(second, n, z)
+    return low_first / high_second, high_first / low_second
+
+
+def _wilson(count: int, n: int, z: float) -> Interval:
+    centre, half = 2 * count + z * z, z * math.sqrt(z * z + 4 * count * (1 - count / n))
+    return (centre - half) / (2 * (n + z * z)), (centre + half) / (2 * (n + z * z))

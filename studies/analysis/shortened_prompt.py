@@ -1,0 +1,190 @@
+"""Tells whether a schedule is better than a shorter prompt: the uniform schedule with the static router.
+
+That one keeps the same tokens in every block, which anybody can have without a search. Both are compared at the same
+FLOPs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from studies.records.measurement import Measurement
+from studies.records.records import Exhibits, TrialRecord, TrialState
+
+# FLOPs that differ by a smaller share count as the same: about a quarter of a step of the grid.
+_SAME_COST = 0.01
+# Blocks of a uniform schedule skip the same but for rounding.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class AgainstShortenedPrompt:
+    """A schedule with its router beside a shortened prompt that costs about the same.
+
+    Attributes:
+        shortened_by: Share of the prompt's tokens that the shortened one lacks.
+        kl: KL of the schedule, nats per token.
+        shortened_kl: KL of the shortened prompt, on the same items.
+        ratio_low: Lower end of the 95 % interval of their ratio, items being drawn for both together; None where single
+            items are not known.
+        ratio_high: Upper end of it.
+        overlap: Whether the intervals of both KL overlap, which counts where that of the ratio is not known; None where
+            they are not known either.
+        items: The items, in words.
+        flops_saved: Share of the dense model's FLOPs that the schedule saves; None where that is not known.
+        shortened_flops_saved: What the shortened prompt saves.
+        is_one: Whether the schedule is a shortened prompt itself.
+    """
+
+    shortened_by: float
+    kl: float
+    shortened_kl: float
+    ratio_low: float | None
+    ratio_high: float | None
+    overlap: bool | None
+    items: str
+    flops_saved: float | None
+    shortened_flops_saved: float | None
+    is_one: bool = False
+
+    @property
+    def is_better(self) -> bool:
+        """Whether its KL is lower, beyond what chance explains as far as that can be told."""
+        if self.is_one or self.kl >= self.shortened_kl:
+            return False
+        if self.ratio_high is not None:
+            return self.ratio_high < 1
+        return not self.overlap
+
+    @property
+    def sentence(self) -> str:
+        """The verdict, with its figures."""
+        prompt = f"a prompt shortened by {_percent(self.shortened_by, 0)}"
+        if self.is_one:
+            return f"The schedule is no better than {prompt}: it is one, the same tokens skip every block."
+        verdict = "better" if self.is_better else "no better"
+        numbers = [f"{self.kl:.3g} and {self.shortened_kl:.3g} nats per token", self.items]
+        ratio = ""
+        if self.shortened_kl > 0:
+            ends = "" if self.ratio_low is None else f" [{self.ratio_low:.3g}, {self.ratio_high:.3g}]"
+            ratio = f"its KL is {self.kl / self.shortened_kl:.3g} times as high{ends}"
+        if self.ratio_low is None and self.overlap:
+            numbers.append("the intervals overlap")
+        cost = ""
+        if self.flops_saved is not None and self.shortened_flops_saved is not None:
+            cost = f", with {_percent(self.flops_saved)} and {_percent(self.shortened_flops_saved)} of the FLOPs saved"
+        return f"The schedule is {verdict} than {prompt}: {ratio or 'by KL'} ({', '.join(numbers)}){cost}."
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values, the verdict among them."""
+        return {**asdict(self), "is_better": self.is_better, "sentence": self.sentence}
+
+
+def measured_against_shortened_prompt(
+    selected: Measurement,
+    uniform: Measurement | None,
+    dense: Measurement | None = None,
+    exhibits: Exhibits | None = None,
+) -> AgainstShortenedPrompt | None:
+    """Compare what was measured on test items.
+
+    Args:
+        selected: The selected point.
+        uniform: The uniform schedule with the static router.
+        dense: The dense model.
+        exhibits: What was seen item by item.
+
+    Returns:
+        None where there is nothing to compare: no uniform schedule was measured, or the selected one skips nothing.
+    """
+    if uniform is None or not any(selected.schedule):
+        return None
+    ends = None if exhibits is None else exhibits.kl_ratios.get(uniform.variant)
+    known = [(m.kl_low, m.kl_high) for m in (selected, uniform)]
+    (low, high), (uniform_low, uniform_high) = known
+    overlap = None
+    if low is not None and high is not None and uniform_low is not None and uniform_high is not None:
+        overlap = low <= uniform_high and uniform_low <= high
+    return AgainstShortenedPrompt(
+        shortened_by=uniform.overall_sparsity,
+        kl=selected.kl,
+        shortened_kl=uniform.kl,
+        ratio_low=None if ends is None else ends[0],
+        ratio_high=None if ends is None else ends[1],
+        overlap=overlap,
+        items=f"{selected.n_items} test items",
+        flops_saved=None if dense is None else 1 - selected.flops / dense.flops,
+        shortened_flops_saved=None if dense is None else 1 - uniform.flops / dense.flops,
+        is_one=selected.router is None and is_uniform(selected.schedule),
+    )
+
+
+def searched_against_shortened_prompt(
+    chosen: TrialRecord, trials: Sequence[TrialRecord]
+) -> AgainstShortenedPrompt | None:
+    """Compare what a search evaluated, before anything was measured.
+
+    Args:
+        chosen: The chosen trial.
+        trials: All trials of its study.
+
+    Returns:
+        None where it cannot be told: no uniform schedule that was evaluated costs the same, or less without being
+        worse, or more without being better; or the chosen one skips nothing.
+    """
+    flops = {trial.number: trial.metrics.get("flops") for trial in trials}
+    dense = next((flops[trial.number] for trial in trials if not any(trial.schedule)), None)
+    own = flops.get(chosen.number)
+    if not any(chosen.schedule) or chosen.values is None or own is None:
+        return None
+    if chosen.router is None and is_uniform(chosen.schedule):
+        return _searched(chosen, chosen, own, own, dense)
+    uniform = [
+        (trial, known)
+        for trial in trials
+        if trial.state is TrialState.FINISHED and trial.fidelity == 1.0 and trial.values is not None
+        if trial.router is None and any(trial.schedule) and is_uniform(trial.schedule)
+        if (known := flops[trial.number]) is not None
+    ]
+    telling = [
+        (trial, known)
+        for trial, known in uniform
+        if abs(known - own) <= _SAME_COST * own or (known < own) == (_kl(trial) <= _kl(chosen))
+    ]
+    if not telling:
+        return None
+    nearest, known = min(telling, key=lambda one: (abs(one[1] - own), one[0].number))
+    return _searched(chosen, nearest, own, known, dense)
+
+
+def _searched(
+    chosen: TrialRecord, uniform: TrialRecord, flops: float, uniform_flops: float, dense: float | None
+) -> AgainstShortenedPrompt:
+    return AgainstShortenedPrompt(
+        shortened_by=uniform.overall_sparsity,
+        kl=_kl(chosen),
+        shortened_kl=_kl(uniform),
+        ratio_low=None,
+        ratio_high=None,
+        overlap=None,
+        items="on the search set alone",
+        flops_saved=None if dense is None else 1 - flops / dense,
+        shortened_flops_saved=None if dense is None else 1 - uniform_flops / dense,
+        is_one=chosen.number == uniform.number,
+    )
+
+
+def _kl(trial: TrialRecord) -> float:
+    assert trial.values is not None
+    return trial.values[0]
+
+
+def is_uniform(schedule: Sequence[float]) -> bool:
+    """Whether the same tokens skip every block."""
+    return max(schedule) - min(schedule) <= _ROUNDING
+
+
+def _percent(share: float, digits: int = 1) -> str:
+    return f"{100 * share:.{digits}f} %"

@@ -1,0 +1,97 @@
+"""Reads the list of studies, with all that is shown there, in as many statements for a thousand studies as for one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from studies.records.records import StudyState, StudySummary, finite_values
+from studies.sql import schema
+from studies.sql.packing import unpack_floats
+from studies.store.named import NamedStudies
+from studies.store.runs import held, summarised, summary
+from studies.store.trials import ENDED
+
+_run, _trial, _stage = schema.search_run.c, schema.trial.c, schema.stage.c
+_event, _submission = schema.run_event.c, schema.submission.c
+
+_RUNNING_STAGES = (
+    sa.select(_stage.study_id, _stage.name).where(_stage.state == StudyState.RUNNING.value).order_by(_stage.began_at)
+)
+# A subquery for each study walks its events from the last one backwards; grouping would read all of them.
+_LATEST_FIGURES = sa.select(
+    _submission.study_id,
+    sa.select(_event.content)
+    .where(_event.study_id == _submission.study_id, _event.kind == "figures")
+    .order_by(_event.number.desc())
+    .limit(1)
+    .scalar_subquery()
+    .label("content"),
+)
+_CHOSEN_VALUES = (
+    sa.select(_run.study_id, _trial.objective_values)
+    .join_from(
+        schema.search_run,
+        schema.trial,
+        sa.and_(_trial.study_id == _run.study_id, _trial.number == _run.chosen_trial),
+    )
+    .where(_trial.state.in_([state.value for state in ENDED]), _trial.objective_values.is_not(None))
+)
+
+
+@dataclass(frozen=True)
+class StudyOverview:
+    """One study of the list, with what is shown of its run; the queue is not looked at.
+
+    Attributes:
+        summary: The study.
+        config: How it was configured.
+        objectives: Names of the objectives.
+        stage: The stage that somebody works on; None if nobody does.
+        figures: The figures that its run said last, as they were said.
+        chosen_values: Objective values of the chosen trial; None if there is none that has any, all of them finite.
+    """
+
+    summary: StudySummary
+    config: Mapping[str, Any]
+    objectives: tuple[str, ...]
+    stage: str | None = None
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    chosen_values: tuple[float, ...] | None = None
+
+
+class Overviews(NamedStudies):
+    """All studies at once."""
+
+    def overviews(self) -> list[StudyOverview]:
+        """Every study with what is shown of its run, oldest first."""
+
+        def work(connection: Connection) -> list[StudyOverview]:
+            studies = connection.execute(summarised(connection)).all()
+            # Of several that run, the one that began last.
+            stages: dict[int, str] = {row.study_id: row.name for row in connection.execute(_RUNNING_STAGES)}
+            said: dict[int, Any] = {row.study_id: row.content for row in connection.execute(_LATEST_FIGURES)}
+            values = {row.study_id: unpack_floats(row.objective_values) for row in connection.execute(_CHOSEN_VALUES)}
+            chosen = {study_id: own for study_id, own in values.items() if finite_values(own)}
+            return [_overview(row, stages, said, chosen) for row in studies]
+
+        return self._database.read(work)
+
+
+def _overview(
+    row: Any, stages: Mapping[int, str], said: Mapping[int, Any], chosen: Mapping[int, tuple[float, ...]]
+) -> StudyOverview:
+    holder = held(row)
+    return StudyOverview(
+        summary=summary(row),
+        config=row.config,
+        objectives=tuple(row.objectives),
+        # Who died left its stage as it was.
+        stage=stages.get(row.study_id) if holder is not None and holder.alive else None,
+        figures=(said.get(row.study_id) or {}).get("figures", {}),
+        chosen_values=chosen.get(row.study_id),
+    )

@@ -1,0 +1,90 @@
+"""The workers of the service: who they are, and whether they show that they live."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from studies.sql import schema
+from studies.store.lease import Holder, clock, this_host
+from studies.store.named import NamedStudies
+
+BEAT_EVERY_S = 5.0
+# Workers that have been silent for longer are forgotten.
+_FORGET_AFTER_S = 24 * 3600.0
+
+_worker = schema.worker.c
+
+
+@dataclass(frozen=True)
+class WorkerRecord:
+    """A process that runs submitted studies.
+
+    Attributes:
+        id: Drawn anew for each process.
+        host: The machine.
+        pid: The process.
+        began_at: When it began, by the database's clock, UTC.
+        silent_s: Seconds since it showed itself.
+        is_alive: Whether it has shown itself lately, and has not died on this machine.
+        study: The study that it runs; None if it waits for one.
+    """
+
+    id: str
+    host: str
+    pid: int
+    began_at: datetime
+    silent_s: float
+    is_alive: bool
+    study: str | None
+
+
+class Workers(NamedStudies):
+    """The workers that use a database, or lately did."""
+
+    def beat(self, worker: str, study: str | None) -> None:
+        """Show that a worker of this process lives; the first time, it becomes known.
+
+        Args:
+            worker: Its id.
+            study: The study that it runs; None if it waits for one.
+        """
+
+        def work(connection: Connection) -> None:
+            now = clock(connection)
+            of_study = sa.select(schema.study.c.id).where(schema.study.c.name == study).scalar_subquery()
+            values = {"seen_at": now, "study_id": None if study is None else of_study}
+            mine = sa.update(schema.worker).where(_worker.id == worker).values(**values)
+            if not connection.execute(mine).rowcount:
+                row = {"id": worker, "host": this_host(), "pid": os.getpid(), "began_at": now, **values}
+                connection.execute(sa.delete(schema.worker).where(_worker.seen_at < now - _FORGET_AFTER_S))
+                connection.execute(sa.insert(schema.worker).values(**row))
+
+        self._database.write(work)
+
+    def forget_worker(self, worker: str) -> None:
+        """Note that a worker has left."""
+        self._database.write(
+            lambda connection: connection.execute(sa.delete(schema.worker).where(_worker.id == worker))
+        )
+
+    def workers(self) -> list[WorkerRecord]:
+        """Every worker that has shown itself within a day and has not left, oldest first."""
+
+        def work(connection: Connection) -> list[WorkerRecord]:
+            now = clock(connection)
+            columns = (schema.worker, (now - _worker.seen_at).label("silent_s"), schema.study.c.name)
+            joined = schema.worker.outerjoin(schema.study)
+            recent = sa.select(*columns).select_from(joined).where(_worker.seen_at >= now - _FORGET_AFTER_S)
+            found = []
+            for row in connection.execute(recent.order_by(_worker.began_at, _worker.id)):
+                is_alive = Holder(row.id, row.host, row.pid, 0.0, float(row.silent_s)).alive
+                host, began_at = row.host.split("/")[0], datetime.fromtimestamp(row.began_at, UTC)
+                found.append(WorkerRecord(row.id, host, row.pid, began_at, float(row.silent_s), is_alive, row.name))
+            return found
+
+        return self._database.read(work)

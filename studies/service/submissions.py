@@ -1,0 +1,373 @@
+"""The queue of studies that the service's workers run: each is claimed by one of them at a time."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from studies.errors import StudiesError, StudyBusyError, StudyNotFoundError
+from studies.records.records import StudyState
+from studies.sql import schema
+from studies.store.lease import Holder, Lease, clock, holder, holders
+from studies.store.named import NamedStudies
+
+# Workers that may die over a study, one after the other, while it makes no progress.
+MAX_DEATHS = 10
+
+_submission, _study = schema.submission.c, schema.study.c
+
+
+class SubmissionState(enum.StrEnum):
+    """Where a submission stands: `CLAIMED` by a worker that has died, it waits like a queued one."""
+
+    QUEUED = "queued"
+    CLAIMED = "claimed"
+    ENDED = "ended"
+
+
+class NotSubmittedError(StudiesError):
+    """No worker runs the study, or will."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A study that was handed to the service's workers.
+
+    Attributes:
+        name: The study's name.
+        state: Where it stands.
+        submitted_at: When it was handed over last, by the database's clock, UTC.
+        submitted_by: Name of the token with which it was; None if nobody had to say who they are.
+        worker: Id of the worker that claimed it; None if none has.
+        changes: Settings of the study that change before it goes on.
+        stop_requested: Whether its worker shall stop.
+        error: Why it ended early; None if it did not, or was stopped.
+        holder: Who works on the study; None if nobody does.
+    """
+
+    name: str
+    state: SubmissionState
+    submitted_at: datetime
+    submitted_by: str | None
+    worker: str | None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    stop_requested: bool = False
+    error: str | None = None
+    holder: Holder | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a worker may take it."""
+        if self.state is SubmissionState.ENDED:
+            return False
+        return self.holder is None or not self.holder.alive
+
+
+class RunState(enum.StrEnum):
+    """Where a study stands, the queue included."""
+
+    CREATED = "created"
+    QUEUED = "queued"
+    RUNNING = "running"
+    STOPPING = "stopping"
+    STOPPED = "stopped"
+    FAILED = "failed"
+    FINISHED = "finished"
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing happens until somebody resumes it."""
+        return self not in (RunState.QUEUED, RunState.RUNNING, RunState.STOPPING)
+
+
+def run_state(state: StudyState, submission: Submission | None) -> RunState:
+    """Where a study stands, from what its pipeline and the queue say."""
+    if submission is None or submission.state is SubmissionState.ENDED:
+        # What ends a submission also says where the study stands: one that has not begun was read just before that.
+        is_outdated = submission is not None and state is StudyState.CREATED
+        return RunState.RUNNING if is_outdated else RunState(state.value)
+    if submission.is_waiting:
+        return RunState.QUEUED
+    if submission.state is SubmissionState.QUEUED:
+        # Somebody works on it who is no worker of the service; after that, it is a worker's turn.
+        return RunState.RUNNING
+    return RunState.STOPPING if submission.stop_requested else RunState.RUNNING
+
+
+class Submissions(NamedStudies):
+    """Studies that wait for a worker, and those that have one.
+
+    What keeps two workers from running one study is its lease: whoever holds that, and nobody else, may `claim`,
+    `release` and `end`. Handed that lease, they give it up in the same transaction in which the study leaves the
+    worker's hands: nobody reads that a study is at rest and then finds it busy.
+    """
+
+    def submit(self, name: str, changes: Mapping[str, Any] | None = None, by: str | None = None) -> None:
+        """Hand a study to the workers.
+
+        Args:
+            name: The study.
+            changes: Settings that change before it goes on.
+            by: Who does so.
+
+        Raises:
+            StudyBusyError: It is in the queue already, or a process works on it.
+        """
+
+        def work(connection: Connection, study_id: int) -> None:
+            row, held = _locked(connection, study_id, name)
+            if held is not None and held.alive:
+                raise StudyBusyError(f"Study {name!r} is being worked on by {held}: wait until it ends, or stop it.")
+            if row is not None and row.state != SubmissionState.ENDED:
+                raise StudyBusyError(f"Study {name!r} waits for a worker already.")
+            if row is None:
+                enqueue(connection, study_id, changes, by)
+            else:
+                _update(connection, study_id, **_queued(connection, changes, by))
+
+        self._of_study(name, work, write=True)
+
+    def submission(self, name: str) -> Submission | None:
+        """What became of the last submission of a study; None if it was never submitted."""
+
+        def work(connection: Connection, study_id: int) -> Submission | None:
+            # In this order: who gives a claimed study up would else be gone while it still seems to be claimed.
+            held = holder(connection, study_id)
+            found = connection.execute(_SELECTED.where(_submission.study_id == study_id)).first()
+            return None if found is None else _record(found, held)
+
+        return self._of_study(name, work)
+
+    def submissions(self) -> dict[str, Submission]:
+        """The last submission of every study that was ever submitted, by name."""
+
+        def work(connection: Connection) -> dict[str, Submission]:
+            # In the same order as `submission`.
+            held = holders(connection)
+            return {row.name: _record(row, held.get(row.study_id)) for row in connection.execute(_SELECTED)}
+
+        return self._database.read(work)
+
+    def waiting(self) -> list[str]:
+        """Names of the studies that a worker may take: the longest waiting first, those that workers died over last."""
+        open_ = _SELECTED.where(_submission.state != SubmissionState.ENDED.value)
+        ordered = open_.order_by(_submission.deaths, _submission.submitted_at, _submission.study_id)
+
+        def work(connection: Connection) -> list[str]:
+            held = holders(connection)
+            found = [_record(row, held.get(row.study_id)) for row in connection.execute(ordered)]
+            return [submission.name for submission in found if submission.is_waiting]
+
+        return self._database.read(work)
+
+    def configurations(self) -> dict[str, dict[str, Any]]:
+        """How every study is configured, with the submitted changes that are yet to be made, by name."""
+        run, submission = schema.search_run, schema.submission
+        columns = (_study.name, run.c.config, submission.c.state, submission.c.changes)
+        selected = sa.select(*columns).select_from(schema.study.join(run).outerjoin(submission))
+
+        def work(connection: Connection) -> dict[str, dict[str, Any]]:
+            found = {}
+            for name, config, state, changes in connection.execute(selected):
+                is_open = state is not None and state != SubmissionState.ENDED
+                found[name] = {**config, **changes} if is_open else dict(config)
+            return found
+
+        return self._database.read(work)
+
+    def claim(self, name: str, worker: str, lease: Lease | None = None) -> Submission | None:
+        """Take a study that waits; the caller holds its lease.
+
+        Args:
+            name: The study.
+            worker: Id of the worker.
+            lease: The caller's, to be given up if the study has ended; None to keep it.
+
+        Returns:
+            What was submitted; None if it waits no more, was stopped while nobody worked on it, or has killed too many
+            workers: then it has ended now.
+        """
+
+        def work(connection: Connection, study_id: int) -> Submission | None:
+            row, held = _locked(connection, study_id, name)
+            if row is None or row.state == SubmissionState.ENDED:
+                return None
+            if row.stop_requested:
+                _end(connection, study_id, StudyState.STOPPED)
+                _give_up(connection, lease)
+                return None
+            progress = _progress(connection, study_id)
+            died = row.state == SubmissionState.CLAIMED and progress == row.progress
+            deaths = row.deaths + 1 if died else 0
+            if deaths >= MAX_DEATHS:
+                error = f"{deaths} workers in a row have died over it: is there enough memory? See the workers' logs."
+                _end(connection, study_id, StudyState.FAILED, error)
+                _give_up(connection, lease)
+                return None
+            claimed = {"state": SubmissionState.CLAIMED.value, "worker": worker}
+            _update(connection, study_id, deaths=deaths, progress=progress, **claimed)
+            return _record(connection.execute(_SELECTED.where(_submission.study_id == study_id)).one(), held)
+
+        return self._of_study(name, work, write=True)
+
+    def note_changed(self, name: str) -> None:
+        """Note that the submitted changes are made, so that they are not made again."""
+        self._of_study(name, lambda connection, study_id: _update(connection, study_id, changes={}), write=True)
+
+    def release(self, name: str, worker: str, lease: Lease | None = None) -> None:
+        """Return a study to the queue, since its worker leaves; one that shall stop ends instead.
+
+        Args:
+            name: The study.
+            worker: Id of the worker.
+            lease: The caller's, to be given up with it; None to keep it.
+        """
+
+        def work(connection: Connection, study_id: int) -> None:
+            row, _ = _locked(connection, study_id, name)
+            if row is None or row.worker != worker:
+                return
+            _give_up(connection, lease)
+            if row.stop_requested:
+                _end(connection, study_id, StudyState.STOPPED)
+            else:
+                _update(connection, study_id, state=SubmissionState.QUEUED.value, worker=None)
+
+        self._of_study(name, work, write=True)
+
+    def end(self, name: str, worker: str, error: str | None = None, lease: Lease | None = None) -> None:
+        """Note that a worker is done with a study.
+
+        Args:
+            name: The study.
+            worker: Id of the worker.
+            error: Why it ended early; the study has failed then.
+            lease: The caller's, to be given up with it; None to keep it.
+        """
+
+        def work(connection: Connection, study_id: int) -> None:
+            row, _ = _locked(connection, study_id, name)
+            if row is not None and row.worker == worker:
+                _end(connection, study_id, None if error is None else StudyState.FAILED, error)
+                _give_up(connection, lease)
+
+        self._of_study(name, work, write=True)
+
+    def request_stop(self, name: str) -> None:
+        """Stop a study: at once if it waits, or else as soon as its worker sees it.
+
+        Raises:
+            NotSubmittedError: No worker runs it, or will.
+        """
+
+        def work(connection: Connection, study_id: int) -> None:
+            row, held = _locked(connection, study_id, name)
+            works = held is not None and held.alive
+            if row is None or row.state == SubmissionState.ENDED:
+                if works:
+                    raise NotSubmittedError(
+                        f"Study {name!r} is run by {held}, which is no worker of the service: stop it there."
+                    )
+                raise NotSubmittedError(
+                    f"Study {name!r} neither runs nor waits for a worker: there is nothing to stop."
+                )
+            if works:
+                _update(connection, study_id, stop_requested=True)
+            else:
+                _end(connection, study_id, StudyState.STOPPED)
+
+        self._of_study(name, work, write=True)
+
+    def stop_requested(self, name: str, worker: str) -> bool:
+        """Whether a worker shall stop a study that it claimed."""
+
+        def work(connection: Connection, study_id: int) -> bool:
+            where = sa.and_(_submission.study_id == study_id, _submission.worker == worker)
+            return bool(connection.execute(sa.select(_submission.stop_requested).where(where)).scalar())
+
+        return self._of_study(name, work)
+
+
+_SELECTED = sa.select(schema.submission, _study.name).join(schema.study)
+
+
+def enqueue(
+    connection: Connection, study_id: int, changes: Mapping[str, Any] | None = None, by: str | None = None
+) -> None:
+    """Put a study that was never submitted into the queue, as part of a transaction. See `Submissions.submit`."""
+    values = _queued(connection, changes, by)
+    connection.execute(sa.insert(schema.submission).values(study_id=study_id, n_events=0, **values))
+
+
+def _queued(connection: Connection, changes: Mapping[str, Any] | None, by: str | None) -> dict[str, Any]:
+    return {
+        "state": SubmissionState.QUEUED.value,
+        "submitted_at": clock(connection),
+        "submitted_by": by,
+        "worker": None,
+        "changes": dict(changes or {}),
+        "stop_requested": False,
+        "deaths": 0,
+        "progress": -1,
+        "error": None,
+    }
+
+
+def _record(row: Row[Any], held: Holder | None) -> Submission:
+    return Submission(
+        name=row.name,
+        state=SubmissionState(row.state),
+        submitted_at=datetime.fromtimestamp(row.submitted_at, UTC),
+        submitted_by=row.submitted_by,
+        worker=row.worker,
+        changes=row.changes,
+        stop_requested=row.stop_requested,
+        error=row.error,
+        holder=held,
+    )
+
+
+def _locked(connection: Connection, study_id: int, name: str) -> tuple[Row[Any] | None, Holder | None]:
+    """The submission of a study, which nobody else changes until the transaction ends, and who works on the study."""
+    # The study's row first, as who acquires the lease does: two that wait for each other would never go on.
+    if connection.execute(sa.select(_study.id).where(_study.id == study_id).with_for_update()).first() is None:
+        raise StudyNotFoundError(f"Study {name!r} was deleted a moment ago: submit it as a new one.")
+    selected = sa.select(schema.submission).where(_submission.study_id == study_id).with_for_update()
+    return connection.execute(selected).first(), holder(connection, study_id)
+
+
+def _give_up(connection: Connection, lease: Lease | None) -> None:
+    if lease is not None:
+        lease.give_up(connection)
+
+
+def _update(connection: Connection, study_id: int, **values: Any) -> None:
+    connection.execute(sa.update(schema.submission).where(_submission.study_id == study_id).values(**values))
+
+
+def _end(connection: Connection, study_id: int, state: StudyState | None, error: str | None = None) -> None:
+    """Take a study out of the queue, and note where it stands now, unless its pipeline has."""
+    _update(connection, study_id, state=SubmissionState.ENDED.value, worker=None, error=error, stop_requested=False)
+    if state is not None:
+        run = schema.search_run
+        update = sa.update(run).where(run.c.study_id == study_id)
+        if state is StudyState.STOPPED:
+            # What has finished just before it was stopped has finished.
+            update = update.where(run.c.state != StudyState.FINISHED.value)
+        connection.execute(update.values(state=state.value))
+
+
+def _progress(connection: Connection, study_id: int) -> int:
+    """A number that grows as a study gets on: trials ever begun, and stages that have finished."""
+    begun: int = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar_one()
+    stage = schema.stage.c
+    finished = sa.and_(stage.study_id == study_id, stage.state == StudyState.FINISHED.value)
+    counted = sa.select(sa.func.count()).select_from(schema.stage).where(finished)
+    ended: int = connection.execute(counted).scalar_one()
+    return begun + ended

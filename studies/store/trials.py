@@ -1,0 +1,384 @@
+"""Keeps trials of schedules: as rows that Optuna reads as trials with a parameter `block_i` for each block."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.distributions import FloatDistribution
+from optuna.trial import FrozenTrial
+from optuna.trial import TrialState as OptunaState
+from sqlalchemy.engine import Connection
+
+from studies.errors import StorageError, StudiesError
+from studies.optuna_storage.constraints import violation, violation_attributes
+from studies.optuna_storage.provenance import ENDED_BY_OTHERS, begun_by_search, ended_by_search
+from studies.optuna_storage.storage import StudyStorage
+from studies.records.records import LeftAside, QueuedTrial, TrialRecord, TrialState, WorkSpan, finite_values
+from studies.sql import schema
+from studies.sql.database import Database
+from studies.sql.packing import pack_floats, pack_params
+from studies.sql.rows import N_ENDED, add_trial, check_study, unfinished_rows
+from studies.store.evaluations import keep_evaluations
+from studies.store.named import NamedStudies
+
+_STATES = {
+    TrialState.FINISHED: OptunaState.COMPLETE,
+    TrialState.PRUNED: OptunaState.PRUNED,
+    TrialState.FAILED: OptunaState.FAIL,
+}
+# How trials end that count: Optuna's words for ours.
+ENDED = {optuna_state: state for state, optuna_state in _STATES.items()}
+_PREFIX = "block_"
+# Trials read at a time where not all of them are wanted in memory.
+_AT_ONCE = 1000
+_SPARSITY = FloatDistribution(0.0, 1.0)
+
+_study, _trial = schema.study.c, schema.trial.c
+
+_ENDED_COLUMNS = ("state", "objective_values", "user_attributes", "system_attributes", "completed_at")
+# A trial that was returned to the queue meanwhile may be ended too: the result is as good.
+_FINISH = (
+    sa.update(schema.trial)
+    .where(
+        _trial.study_id == sa.bindparam("of_study"),
+        _trial.number == sa.bindparam("of_number"),
+        _trial.state.in_([OptunaState.RUNNING.value, OptunaState.WAITING.value]),
+    )
+    .values({name: sa.bindparam(name) for name in _ENDED_COLUMNS})
+)
+
+
+class ScheduleTrials(NamedStudies):
+    """The trials of studies of schedules: those that wait, those that run, and those that have ended.
+
+    Trials that other programs began or ended through Optuna are none of them: nobody knows what was evaluated there,
+    and how. They stay as they are, for Optuna's tools.
+
+    Args:
+        database: Where they live.
+
+    Attributes:
+        storage: The same studies for Optuna's tools.
+    """
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.storage = StudyStorage(database)
+        # Numbers of the distributions of a study's blocks, by the study's id and how many blocks there are.
+        self._block_ids: dict[tuple[int, int], tuple[int, ...]] = {}
+
+    def begin_trial(self, name: str, schedule: Sequence[float], proposer: str) -> int:
+        """`begin_trials` for one."""
+        return self.begin_trials(name, [(schedule, proposer)])[0]
+
+    def begin_trials(
+        self, name: str, begun: Sequence[tuple[Sequence[float], str]], parents: Sequence[tuple[int, ...]] = ()
+    ) -> list[int]:
+        """Record that schedules are being evaluated: if the process dies, the next one finds them in the queue.
+
+        Args:
+            name: Of the study.
+            begun: Schedules, each with its proposer.
+            parents: For each of them, numbers of the trials that it was made from; empty if none was made from any.
+
+        Returns:
+            The trials' numbers.
+        """
+        now = datetime.now(UTC)
+        rows = [
+            (
+                schedule,
+                {
+                    "state": OptunaState.RUNNING.value,
+                    "user_attributes": json.dumps({"proposer": proposer, **({"parents": own} if own else {})}),
+                    "started_at": now,
+                },
+            )
+            for (schedule, proposer), own in zip(begun, parents or [()] * len(begun), strict=True)
+        ]
+        return self._add(name, rows)
+
+    def finish_trial(self, name: str, trial: TrialRecord) -> bool:
+        """`finish_trials` for one; whether it was kept."""
+        return self.finish_trials(name, [trial]) == 1
+
+    def finish_trials(self, name: str, trials: Sequence[TrialRecord], context: str | None = None) -> int:
+        """Keep the results of trials that were begun, all or none of them.
+
+        Args:
+            name: Of the study.
+            trials: How they ended.
+            context: What their evaluations depend on beside the schedule, as a hash: finished ones are then known to
+                every study that says the same, see `known_evaluations`. None keeps them to the study.
+
+        Returns:
+            How many were kept: a trial that has ended already stays as it is.
+
+        Raises:
+            ValueError: One is marked as finished without finite values.
+        """
+        for trial in trials:
+            _check_finite(trial)
+        changed = [(trial.number, ended_columns(trial)) for trial in trials]
+        whole = [] if context is None else [trial for trial in trials if _is_shared(trial)]
+
+        def work(connection: Connection, study_id: int) -> int:
+            kept = 0
+            for number, columns in changed:
+                bound = {"of_study": study_id, "of_number": number, **columns}
+                kept += connection.execute(_FINISH, bound).rowcount
+            if context is not None and whole:
+                keep_evaluations(connection, context, whole)
+            return kept
+
+        alone = len(trials) == 1 and not whole
+        return self._of_study(name, work, write=not alone, once=alone)
+
+    def claim_queue(self, name: str) -> list[QueuedTrial]:
+        """Take every trial of a search that waits, by number: they are running then, and nobody else takes them."""
+
+        def work(connection: Connection, study_id: int) -> list[QueuedTrial]:
+            waiting = sa.and_(_trial.study_id == study_id, _trial.state == OptunaState.WAITING.value)
+            rows = connection.execute(sa.select(schema.trial).where(waiting).order_by(_trial.number)).all()
+            found = {row.id: _queued(self.storage.spaces.frozen(connection, row)) for row in rows}
+            claimed = {row_id: trial for row_id, trial in found.items() if trial is not None}
+            if claimed:
+                begun = {"state": OptunaState.RUNNING.value, "started_at": datetime.now(UTC)}
+                connection.execute(sa.update(schema.trial).where(_trial.id.in_(list(claimed))).values(**begun))
+            return list(claimed.values())
+
+        return self._of_study(name, work, write=True)
+
+    def append_trial(self, name: str, trial: TrialRecord) -> None:
+        """Keep a trial that was evaluated elsewhere, in one transaction.
+
+        Raises:
+            StorageError: Its number is not the study's next one.
+            ValueError: It is marked as finished without finite values.
+        """
+        _check_finite(trial)
+        self._add(name, [(trial.schedule, ended_columns(trial))], trial.number)
+
+    def trials(self, name: str) -> list[TrialRecord]:
+        """Every trial that a search has ended, by number."""
+        study_id = self._of_study(name, lambda _, study_id: study_id)
+        try:
+            found = self.storage.get_all_trials(study_id, deepcopy=False, states=tuple(ENDED))
+        except KeyError:
+            raise self._not_found(name) from None
+        records = (_record(trial) for trial in found)
+        return [record for record in records if record is not None]
+
+    def each_trial(self, name: str, after: int = -1) -> Iterator[TrialRecord]:
+        """Every trial behind a number that a search has ended, read piece by piece: memory never holds all of them."""
+        last = after
+        while True:
+
+            def work(connection: Connection, study_id: int, last: int = last) -> list[FrozenTrial]:
+                ended = _trial.state.in_([state.value for state in ENDED])
+                selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number > last, ended)
+                rows = connection.execute(selected.order_by(_trial.number).limit(_AT_ONCE)).all()
+                return [self.storage.spaces.frozen(connection, row) for row in rows]
+
+            found = self._of_study(name, work)
+            if not found:
+                return
+            last = found[-1].number
+            yield from (record for record in map(_record, found) if record is not None)
+
+    def trial(self, name: str, number: int) -> TrialRecord:
+        """One trial that a search has ended.
+
+        Raises:
+            StorageError: There is none of this number.
+        """
+        found = self.ended_trial(name, number)
+        if found is None:
+            raise StorageError(f"Study {name!r} in {self} has no trial {number} that a search ended.")
+        return found
+
+    def ended_trial(self, name: str, number: int) -> TrialRecord | None:
+        """One trial that a search has ended; None if there is none of this number."""
+
+        def work(connection: Connection, study_id: int) -> FrozenTrial | None:
+            ended = _trial.state.in_([state.value for state in ENDED])
+            selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number == number, ended)
+            row = connection.execute(selected).one_or_none()
+            return None if row is None else self.storage.spaces.frozen(connection, row)
+
+        found = self._of_study(name, work)
+        return None if found is None else _record(found)
+
+    def n_trials(self, name: str) -> int:
+        """How many trials have ended, failed ones and those of other programs included."""
+
+        def work(connection: Connection, study_id: int) -> int:
+            n: int = connection.execute(sa.select(N_ENDED).where(_study.id == study_id)).scalar_one()
+            return n
+
+        return self._of_study(name, work)
+
+    def left_aside(self, name: str) -> LeftAside:
+        """How many trials of the study no search began or ended."""
+
+        def work(connection: Connection, study_id: int) -> LeftAside:
+            rows = unfinished_rows(connection, study_id, [OptunaState.RUNNING.value, OptunaState.WAITING.value])
+            others = (row.state for row in rows if _queued(self.storage.spaces.frozen(connection, row)) is None)
+            unfinished = Counter(others)
+            has_ended = _trial.state.in_([state.value for state in ENDED])
+            ended = sa.select(sa.func.count()).where(_trial.study_id == study_id, has_ended, ENDED_BY_OTHERS)
+            return LeftAside(
+                ended=connection.execute(ended).scalar_one(),
+                running=unfinished[OptunaState.RUNNING.value],
+                waiting=unfinished[OptunaState.WAITING.value],
+            )
+
+        return self._of_study(name, work)
+
+    def n_begun(self, name: str) -> int:
+        """How many trials were ever begun: the number that the next one gets."""
+
+        def work(connection: Connection, study_id: int) -> int:
+            n: int = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar_one()
+            return n
+
+        return self._of_study(name, work)
+
+    def _add(
+        self, name: str, rows: Sequence[tuple[Sequence[float], Mapping[str, Any]]], expected: int | None = None
+    ) -> list[int]:
+        """Add trials, a single one with the expected number if there is one; their numbers."""
+
+        def work(connection: Connection, study_id: int) -> list[int]:
+            numbers = []
+            for schedule, columns in rows:
+                packed = pack_params(self._intern(connection, study_id, len(schedule)), tuple(schedule))
+                added = add_trial(connection, study_id, {"params": packed, **columns}, expected)
+                if added is None:
+                    raise self._unexpected(connection, name, study_id, expected)
+                numbers.append(added.number)
+            return numbers
+
+        # The first time, distributions are written too.
+        known = name in self._ids and all((self._ids[name], len(schedule)) in self._block_ids for schedule, _ in rows)
+        once = known and len(rows) == 1
+        return self._of_study(name, work, write=not once, once=once)
+
+    def _unexpected(self, connection: Connection, name: str, study_id: int, expected: int | None) -> StudiesError:
+        number = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar()
+        if number is None or expected is None:
+            return self._not_found(name, connection)
+        has = f"has a trial {expected} already" if number > expected else f"ends with trial {number - 1}"
+        return StorageError(
+            f"Study {name!r} {has}: trials are numbered without gaps, and the next one is {number}. Is another "
+            "process working on it?"
+        )
+
+    def _intern(self, connection: Connection, study_id: int, n_blocks: int) -> tuple[int, ...]:
+        """The numbers of the distributions of a study's blocks; its row is locked if they are not known here yet."""
+        key = (study_id, n_blocks)
+        ids = self._block_ids.get(key)
+        if ids is None:
+            check_study(connection, study_id, lock=True)
+            names, spaces = block_names(n_blocks), self.storage.spaces
+            # Other programs may have drawn what they call a block from elsewhere: a search goes on nevertheless.
+            ids = tuple(spaces.intern(connection, study_id, name, _SPARSITY, alone=True) for name in names)
+            # Only what is in the database whatever becomes of this transaction.
+            if all(spaces.known(study_id, name, _SPARSITY) is not None for name in names):
+                self._block_ids[key] = ids
+        return ids
+
+
+def _check_finite(trial: TrialRecord) -> None:
+    if trial.state is TrialState.FINISHED and not finite_values(trial.values):
+        raise ValueError(f"Trial {trial.number} is finished, but its values are {trial.values}: record it as failed.")
+
+
+def _is_shared(trial: TrialRecord) -> bool:
+    """Whether other studies may take over what a trial found out."""
+    return trial.state is TrialState.FINISHED and trial.fidelity == 1.0 and finite_values(tuple(trial.metrics.values()))
+
+
+def ended_columns(trial: TrialRecord) -> dict[str, Any]:
+    """How a trial ended, as columns of its row."""
+    attributes: dict[str, Any] = {
+        "proposer": trial.proposer,
+        "fidelity": trial.fidelity,
+        "seconds": trial.seconds,
+        "metrics": dict(trial.metrics),
+    }
+    if trial.error is not None:
+        attributes["error"] = trial.error
+    if trial.round:
+        attributes["round"] = trial.round
+    if trial.router is not None:
+        attributes["router"] = trial.router
+    if trial.parents:
+        attributes["parents"] = trial.parents
+    if trial.work:
+        attributes["work"] = [(span.worker, span.began_at.timestamp(), span.seconds) for span in trial.work]
+    return {
+        "state": _STATES[trial.state].value,
+        "objective_values": None if trial.values is None else pack_floats(trial.values),
+        "user_attributes": json.dumps(attributes),
+        "system_attributes": json.dumps(broken) if (broken := violation_attributes(trial.violation)) else None,
+        "completed_at": trial.finished_at,
+    }
+
+
+@cache
+def block_names(n: int) -> tuple[str, ...]:
+    """Names of the parameters of a schedule of `n` blocks."""
+    return tuple(f"{_PREFIX}{index}" for index in range(n))
+
+
+def _schedule(trial: FrozenTrial) -> tuple[float, ...] | None:
+    """The schedule that a trial's parameters are; None if they are something else."""
+    params = trial.params
+    names = block_names(len(params))
+    if tuple(params) == names:
+        return tuple(params.values()) or None
+    return tuple(params[name] for name in names) if all(name in params for name in names) else None
+
+
+def _queued(trial: FrozenTrial) -> QueuedTrial | None:
+    """A trial that a search began; None for others."""
+    schedule, attributes = _schedule(trial), trial.user_attrs
+    if schedule is None or not begun_by_search(attributes):
+        return None
+    return QueuedTrial(trial.number, schedule, str(attributes["proposer"]), tuple(attributes.get("parents", ())))
+
+
+def _record(trial: FrozenTrial) -> TrialRecord | None:
+    """A trial that a search ended; None for others, and if its parameters are no schedule."""
+    schedule, attributes = _schedule(trial), trial.user_attrs
+    if schedule is None or not ended_by_search(attributes):
+        return None
+    assert trial.datetime_complete is not None
+    return TrialRecord(
+        number=trial.number,
+        schedule=schedule,
+        values=None if trial.values is None else tuple(trial.values),
+        state=ENDED[trial.state],
+        fidelity=attributes["fidelity"],
+        proposer=attributes["proposer"],
+        seconds=attributes["seconds"],
+        # Optuna's times are local, without a zone.
+        finished_at=trial.datetime_complete.astimezone(UTC),
+        metrics=attributes["metrics"],
+        error=attributes.get("error"),
+        round=attributes.get("round", 0),
+        router=attributes.get("router"),
+        parents=tuple(attributes.get("parents", ())),
+        work=tuple(
+            WorkSpan(worker, datetime.fromtimestamp(began_at, UTC), seconds)
+            for worker, began_at, seconds in attributes.get("work", ())
+        ),
+        violation=violation(trial.constraints),
+    )

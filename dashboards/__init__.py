@@ -1,7 +1,6 @@
 """What people look at: figures, and the report made of them."""
 
-from dashboards.comparison import ComparisonPaths, write_comparison
-from dashboards.data import ReportData
+from dashboards.analysis.records import ReportData
 from dashboards.figures import (
     comparison_figure,
     groups_figure,
@@ -12,10 +11,11 @@ from dashboards.figures import (
     search_figure,
     training_figure,
 )
-from dashboards.markdown import render_markdown
-from dashboards.page import render_report
-from dashboards.report import ReportPaths, write_report
-from dashboards.summary import summary_sentences
+from dashboards.report.comparison import ComparisonPaths, write_comparison
+from dashboards.report.html import render_report
+from dashboards.report.markdown import render_markdown
+from dashboards.report.report import ReportPaths, write_report
+from dashboards.report.summary import summary_sentences
 
 __all__ = [
     "ComparisonPaths",

@@ -1,6 +1,6 @@
 """The dashboard: pages for browsers, mounted on the service's application. Needs the extra `serve`."""
 
 from dashboards.app.actions import Actions, FormField, RefusedError
-from dashboards.app.mounting import mount
+from dashboards.app.mount import mount
 
 __all__ = ["Actions", "FormField", "RefusedError", "mount"]

@@ -9,9 +9,9 @@ from urllib.parse import quote
 import plotly.graph_objects as go
 from dash import dcc, html
 
-from dashboards.data import ReportData
+from dashboards.analysis.records import ReportData
+from dashboards.analysis.tables import Table
 from dashboards.figures.appearance import INK, darkened
-from dashboards.tables import Table
 from studies import StorageError, StudiesError, StudyNotFoundError
 from studies.service.submissions import RunState
 

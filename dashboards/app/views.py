@@ -9,15 +9,15 @@ from typing import Any
 import plotly.graph_objects as go
 from dash import ClientsideFunction, Dash, Input, Output, State, html, no_update
 
+from dashboards.analysis.trials import Found
+from dashboards.app.data_source import Watch
 from dashboards.app.frame import NAMESPACE
-from dashboards.app.looking import Look, look_at
 from dashboards.app.parts import attributes, drawn, in_theme, nothing
-from dashboards.app.watching import Watch
+from dashboards.app.view_state import Look, look_at
 from dashboards.figures import groups_figure, schedule_heatmap, training_figure
 from dashboards.figures.explored import parallel_figure
 from dashboards.figures.progress import busy_figure, credit_figure, growth_figure, importance_figure
-from dashboards.found import Found
-from dashboards.prompts import ShadedToken, legend, shaded_prompts
+from dashboards.report.prompts import ShadedToken, legend, shaded_prompts
 from studies import StudiesError, StudyRecord
 
 Draw = Callable[[Found, StudyRecord], go.Figure]

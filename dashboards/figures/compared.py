@@ -8,7 +8,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.data import NAMED_VARIANTS, VARIANT_TITLES
+from dashboards.analysis.records import NAMED_VARIANTS, VARIANT_TITLES
 from dashboards.figures.appearance import (
     INKED,
     VARIANT_COLOURS,

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboards.axes import Axis, Floats
-from dashboards.data import NAMED_VARIANTS, measured_cost, row_title
+from dashboards.analysis.axes import Axis, Floats
+from dashboards.analysis.records import NAMED_VARIANTS, measured_cost, row_title
+from dashboards.analysis.trials import Found, Places
 from dashboards.figures.appearance import (
     INK,
     INKED,
@@ -23,7 +24,6 @@ from dashboards.figures.appearance import (
     styled,
 )
 from dashboards.figures.marks import hover, made_from
-from dashboards.found import Found, Places
 from studies import Measurement
 
 # The height of figures of fronts.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dashboards.data import VARIANT_TITLES, measured_cost
+from dashboards.analysis.intervals import accuracy_interval, kl_interval, latency_quartiles
+from dashboards.analysis.records import VARIANT_TITLES, measured_cost
 from dashboards.figures.appearance import log_floor, percentages, plain_text
-from dashboards.intervals import accuracy_interval, kl_interval, latency_quartiles
 from studies import Measurement, prefill_speedup
 from studies.records.objectives import COSTS, DEFAULT_COST, objective
 

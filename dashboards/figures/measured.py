@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from dashboards.data import VARIANT_TITLES, measured_cost
+from dashboards.analysis.records import VARIANT_TITLES, measured_cost
 from dashboards.figures.appearance import (
     INK,
     INKED,

@@ -6,10 +6,10 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from dashboards.analysis.tables import counted
+from dashboards.analysis.trials import Ablations, Found, Timeline
 from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, plain_text, styled
 from dashboards.figures.proposed import Credit, drawn_credits, volume_axis
-from dashboards.found import Ablations, Found, Timeline
-from dashboards.tables import counted
 from studies import TrialRecord
 from studies.records.objectives import DEFAULT_COST, objective
 

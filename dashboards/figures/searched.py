@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from dashboards.analysis.growth import recent_growth
 from dashboards.figures.appearance import (
     INK,
     INKED,
@@ -20,7 +21,6 @@ from dashboards.figures.appearance import (
 )
 from dashboards.figures.marks import made_from
 from dashboards.figures.proposed import volume_axis
-from dashboards.growth import recent_growth
 from studies import FrontVolume, TrialRecord, TrialState, finite_values, front_volume
 from studies.records.objectives import COSTS, DEFAULT_COST, KL, Objective, objective
 

@@ -29,7 +29,7 @@ from studies import StudyStore
 from studies.store.results_folder import Origin, check_comparison, own_origins
 
 if TYPE_CHECKING:
-    from dashboards.tables import Table as PageTable
+    from dashboards.analysis.tables import Table as PageTable
     from search.progress import ProgressView
     from search.sweep import Outcome
 
@@ -126,7 +126,7 @@ def _show(sweep: Sweep, outcomes: list[Outcome], rows: list[dict[str, Any]], as_
     """Print and write how studies ended, and what they compare to."""
     # It loads plotly.
     from dashboards import write_comparison
-    from dashboards.comparison import comparison_table, grouped
+    from dashboards.report.comparison import comparison_table, grouped
 
     left_out = {one.study.name: f"failed: {one.reason}" for one in outcomes if one.error is not None}
     written = [str(path) for path in write_comparison(rows, sweep.folder, left_out)] if rows else []

@@ -141,7 +141,7 @@ def print_beginnings(console: Console, description: Mapping[str, Any]) -> None:
     if not keep_first and unprotected is None:
         return
     # Its package loads plotly.
-    from dashboards.beginnings import about_beginnings
+    from dashboards.report.beginnings import about_beginnings
 
     selected = next((row for row in description["measurements"] if row["selected"]), None)
     schedule, length = (None, 0) if selected is None else (selected["schedule"], selected["length"])

@@ -25,12 +25,12 @@ from optuna.trial import TrialState as OptunaState
 
 import studies
 from dashboards import ReportData, write_report
-from dashboards.app.exploring import described
+from dashboards.analysis.trials import Found
+from dashboards.app.pages.explore import described
 from dashboards.figures.explored import compared_figure, explored_figure, parallel_figure
 from dashboards.figures.progress import credit_figure, growth_figure, importance_figure
 from dashboards.figures.proposed import proposers_figure
 from dashboards.figures.searched import hypervolume_figure, search_figure
-from dashboards.found import Found
 from ftp_core.schedule import SparsitySchedule
 from search.archive import FrontArchive
 from search.choosing import why_no_front

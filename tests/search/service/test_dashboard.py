@@ -16,14 +16,14 @@ from dash import no_update
 
 from dashboards import ReportData
 from dashboards.app import RefusedError
-from dashboards.app.comparing import ComparePage
-from dashboards.app.creating import NewPage
-from dashboards.app.exploring import Exploring, ranges
+from dashboards.app.data_source import Watch
 from dashboards.app.frame import Frame
-from dashboards.app.listing import StudiesPage
-from dashboards.app.study_page import StudyPage
+from dashboards.app.pages.compare import ComparePage
+from dashboards.app.pages.create import NewPage
+from dashboards.app.pages.explore import Exploring, ranges
+from dashboards.app.pages.studies import StudiesPage
+from dashboards.app.pages.study import StudyPage
 from dashboards.app.views import FIGURES, Views
-from dashboards.app.watching import Watch
 from search.service.dashboard import actions, dashboard, form_field
 from search.service.requests import SUBMITTABLE
 from search.service.settings import ServiceSettings

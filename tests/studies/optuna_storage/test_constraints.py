@@ -18,7 +18,7 @@ from optuna.samplers.nsgaii._constraints_evaluation import _evaluate_penalty
 from optuna.study._constrained_optimization import _get_feasible_trials
 from optuna.trial import FrozenTrial, create_trial
 
-from dashboards.found import Found
+from dashboards.analysis.trials import Found
 from studies import LoadedStudy, TrialState, front
 from studies.service.service_store import ServiceStore
 from tests.studies.records import SAID, said, trial

@@ -1,0 +1,255 @@
+"""What the pages look at: studies as they stand, and their trials, read once and then only what is new."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from dashboards.analysis.records import ReportData
+from dashboards.analysis.trials import Found
+from studies import (
+    Exhibits,
+    LatencyPredictions,
+    Measurement,
+    RouterRun,
+    StageRecord,
+    StudiesError,
+    StudyRecord,
+    StudySummary,
+    TrialRecord,
+    latency_predictions,
+)
+from studies.service.overviews import StudyOverview
+from studies.service.run_events import RunEvent
+from studies.service.runners import WorkerRecord
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import RunState, Submission, run_state
+from studies.store.revaluation import REVALUATIONS
+
+_MOST_STUDIES = 12
+# Lines of a log that a page shows.
+_MOST_LINES = 500
+
+
+@dataclass(frozen=True)
+class Line:
+    """One study of the list.
+
+    Attributes:
+        summary: The study.
+        state: Where it stands, the queue included.
+        submission: What became of its last submission; None if it was never submitted.
+        wanted: Trials of the first search.
+        stage: The stage that runs; None if none does.
+        figures: What its run said last: trials, trials_per_s, knee_kl, knee_cost, ...
+        best: KL and cost of the trial to take, or of the knee; None where it is not known.
+        cost: Name of the second objective.
+    """
+
+    summary: StudySummary
+    state: RunState
+    submission: Submission | None
+    wanted: int | None
+    stage: str | None
+    figures: Mapping[str, float]
+    best: tuple[float, ...] | None
+    cost: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a study stands.
+
+    Attributes:
+        study: The study without its trials.
+        state: The queue included.
+        submission: What became of its last submission.
+        stages: Of its pipeline.
+        figures: What its run said last.
+    """
+
+    study: StudyRecord
+    state: RunState
+    submission: Submission | None
+    stages: list[StageRecord] = field(default_factory=list)
+    figures: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that runs; None if none does."""
+        return next((one.name for one in reversed(self.stages) if one.state.value == "running"), None)
+
+
+class Watch:
+    """Reads studies for the pages; threads may share it.
+
+    Args:
+        store: Where they live.
+    """
+
+    def __init__(self, store: ServiceStore) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._known: OrderedDict[str, tuple[str, Found]] = OrderedDict()
+        self._reading: dict[str, threading.Lock] = {}
+
+    def lines(self) -> list[Line]:
+        """Every study, newest first."""
+        submissions = self._store.submissions()
+        return [_line(one, submissions.get(one.summary.name)) for one in reversed(self._store.overviews())]
+
+    def names(self) -> list[str]:
+        """Names of all studies, newest first."""
+        return [summary.name for summary in reversed(self._store.summaries())]
+
+    def workers(self) -> list[WorkerRecord]:
+        """The workers that live."""
+        return [worker for worker in self._store.workers() if worker.is_alive]
+
+    def standing(self, name: str) -> Standing:
+        """Where a study stands.
+
+        Raises:
+            StudyNotFoundError: There is no such study.
+        """
+        # In this order: what ends a submission also says where the study stands.
+        submission = self._store.submission(name)
+        study = self._store.study(name)
+        state = run_state(study.state, submission)
+        return Standing(study, state, submission, self._store.stages(name), self._figures(name))
+
+    def version(self, name: str) -> str:
+        """Changes whenever there is something new to show of a study.
+
+        Raises:
+            StudyNotFoundError: There is no such study.
+        """
+        standing = self.standing(name)
+        last = self._store.latest_events(name, ("began", "stage", "figures", "measured", "log", "ended"))
+        parts = [
+            self._origin(name),
+            self._store.n_trials(name),
+            last[-1].number if last else 0,
+            standing.state.value,
+            standing.study.chosen_trial,
+            len(standing.study.facts),
+            *(f"{one.name}={one.state.value}" for one in standing.stages),
+        ]
+        return " ".join(map(str, parts))
+
+    def found(self, name: str) -> Found:
+        """What the trials of a study add up to, as they are now.
+
+        Raises:
+            StudyNotFoundError: There is no such study.
+        """
+        with self._lock:
+            reading = self._reading.setdefault(name, threading.Lock())
+        # Several figures of one page ask at once: the first one reads, the others wait for it.
+        with reading:
+            origin = self._origin(name)
+            with self._lock:
+                known = self._known.get(name)
+            before = known[1] if known is not None and known[0] == origin else None
+            if before is not None and len(before.columns.ended) >= self._store.n_trials(name):
+                return before
+            columns = self._store.trial_columns(name, None if before is None else before.columns)
+            study = self._store.study(name)
+            known_costs = study.facts.get("dense_costs", {})
+            found = Found(columns, study.objectives, known_costs.get(study.objectives[-1]))
+            with self._lock:
+                self._known[name] = (origin, found)
+                self._known.move_to_end(name)
+                while len(self._known) > _MOST_STUDIES:
+                    self._known.popitem(last=False)
+            return found
+
+    def read_ahead(self, name: str) -> None:
+        """Begin to read the trials of a study that somebody opens: the browser takes a while until it asks for them."""
+
+        def read() -> None:
+            # Whoever asks for them hears what is wrong.
+            with suppress(StudiesError):
+                self.found(name)
+
+        threading.Thread(target=read, name=f"trials of {name}", daemon=True).start()
+
+    def trial(self, name: str, number: int) -> TrialRecord | None:
+        """All that is known of a trial, columns do not hold it all; None if it has not ended."""
+        return self._store.ended_trial(name, number)
+
+    def measurements(self, name: str) -> list[Measurement]:
+        """What was measured on test items."""
+        return [m for m in self._store.measurements(name) if m.split == "test"]
+
+    def report_data(self, name: str, standing: Standing) -> ReportData:
+        """What a study found, with those of its trials that a verdict rests on.
+
+        Args:
+            name: Its name.
+            standing: Where it stands.
+        """
+        measurements, chosen = self.measurements(name), standing.study.chosen_trial
+        numbers = {m.trial for m in measurements if m.trial is not None} | {*([] if chosen is None else [chosen])}
+        trials = [trial for number in sorted(numbers) if (trial := self.trial(name, number)) is not None]
+        if chosen is not None and not measurements:
+            found = self.found(name)
+            trials += found.records([place for place in found.uniform if found.columns.number[place] not in numbers])
+        routers, exhibits = self.routers(name), self.exhibits(name) if measurements else None
+        return ReportData(standing.study, trials, measurements, routers, exhibits, standing.stages)
+
+    def predictions(self, study: StudyRecord) -> LatencyPredictions:
+        """How good the predictions of a study are."""
+        selection = study.facts.get("selection")
+        # The first trial is the dense model wherever a search may evaluate that.
+        numbers = [0] if selection is None else [0, int(selection["trial"])]
+        trials = [trial for number in numbers if (trial := self.trial(study.name, number)) is not None]
+        return latency_predictions(study, trials, self._store.measurements(study.name))
+
+    def routers(self, name: str) -> list[RouterRun]:
+        """The routers of a study, oldest first."""
+        return self._store.router_runs(name, with_weights=False)
+
+    def exhibits(self, name: str) -> Exhibits | None:
+        """Prompts and items of the test set; None before they were looked at."""
+        return self._store.exhibits(name)
+
+    def log(self, name: str) -> list[RunEvent]:
+        """The last lines that runs of a study wrote."""
+        return self._store.latest_events(name, ("log",), _MOST_LINES)
+
+    def _origin(self, name: str) -> str:
+        """Another one where all that is known of a study's trials must be read anew."""
+        revaluations = self._store.study(name).facts.get(REVALUATIONS, 0)
+        return f"{self._store.events_of(name)} {revaluations}"
+
+    def _figures(self, name: str) -> Mapping[str, float]:
+        said = self._store.latest_events(name, ("figures",))
+        return _numbers(said[-1].content.get("figures", {}) if said else {})
+
+
+def _line(one: StudyOverview, submission: Submission | None) -> Line:
+    figures, wanted = _numbers(one.figures), one.config.get("trials")
+    state = run_state(one.summary.state, submission)
+    best = one.chosen_values
+    if best is None and "knee_kl" in figures and "knee_cost" in figures:
+        best = (figures["knee_kl"], figures["knee_cost"])
+    return Line(
+        summary=one.summary,
+        state=state,
+        submission=submission,
+        wanted=wanted if isinstance(wanted, int) else None,
+        stage=None if state.is_at_rest else one.stage,
+        figures=figures,
+        best=best,
+        cost=one.objectives[1] if len(one.objectives) > 1 else "",
+    )
+
+
+def _numbers(said: Mapping[str, Any]) -> dict[str, float]:
+    """Of what a run said, what is a number."""
+    return {key: float(value) for key, value in said.items() if isinstance(value, (int, float))}

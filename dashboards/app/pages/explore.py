@@ -1,0 +1,337 @@
+"""The view to look around in: the front, the trial that is pointed at, and what leaves the page as a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import groupby
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import numpy as np
+import plotly.graph_objects as go
+from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
+
+from dashboards.analysis.axes import Axis
+from dashboards.analysis.tables import duration
+from dashboards.analysis.trials import Found
+from dashboards.app.data_source import Standing, Watch
+from dashboards.app.frame import NAMESPACE
+from dashboards.app.parts import attributes, drawn, graph, in_theme, nothing, shown_table, terms
+from dashboards.app.view_state import Look, look_at
+from dashboards.figures.explored import EXPLORED_PX, RING, explored_figure, ring_position
+from dashboards.figures.progress import schedule_figure
+from dashboards.report.results import results_table
+from dashboards.report.speeds import speeds_table
+from studies import StudiesError, TrialRecord, finite_values
+from studies.records.objectives import objective
+from studies.sql.times import local_text
+
+Zoom = Mapping[str, Any]
+_NOBODY = nothing("No trial selected", "Point at one to see it here, click it to keep it, or type its number.")
+
+
+class Exploring:
+    """The front of a study, and its trials one by one.
+
+    Args:
+        watch: Reads them.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self._watch = watch
+
+    def controls(self, standing: Standing) -> html.Div:
+        """What chooses the quantities, before any trial has been read."""
+        x, y = default_axes(standing.study.objectives)
+        names = ("kl", "accuracy", "perplexity", "latency_ms", "flops", "kv_bytes", "overall_sparsity")
+        options = [{"label": Axis(one).title, "value": one} for one in names]
+        choices = [
+            html.Label([html.Span(words), dcc.Dropdown(options, value, id=place, clearable=False, searchable=False)])
+            for words, place, value in (("upwards", "front-y", y), ("across", "front-x", x))
+        ]
+        trial = dcc.Input(id="trial-number", type="text", inputMode="numeric", debounce=True, maxLength=10)
+        walk = [
+            html.Button(sign, id=place, className="quiet", type="button", **attributes(aria_label=words))
+            for sign, place, words in (
+                ("←", "trial-before", "Previous trial of the front"),
+                ("→", "trial-after", "Next trial of the front"),
+            )
+        ]
+        return html.Div(
+            [*choices, html.Label([html.Span("trial"), trial]), html.Div(walk, className="acts")], className="bar"
+        )
+
+    def layout(self) -> html.Div:
+        """The figure, the trial beside it, and what is below."""
+        return html.Div(
+            [
+                html.Div(
+                    [
+                        graph("front-figure", "trials against two quantities", height=EXPLORED_PX),
+                        html.Aside(_NOBODY, id="trial-panel", **attributes(aria_live="polite", aria_label="Trial")),
+                    ],
+                    className="beside",
+                ),
+                html.Div(id="exports", className="acts"),
+                html.Div(id="measured"),
+                dcc.Store(id="selected"),
+                dcc.Store(id="pointed"),
+                dcc.Store(id="walked"),
+                dcc.Store(id="zoom"),
+            ]
+        )
+
+    def register(self, dash: Dash) -> None:
+        """Add the callbacks."""
+        look = Input(look_at("front"), "data")
+        axes = [Input("front-x", "value"), Input("front-y", "value")]
+        dash.callback(
+            Output("front-figure", "figure"),
+            look,
+            *axes,
+            Input("zoom", "data"),
+            State("selected", "data"),
+            State("study", "data"),
+            prevent_initial_call=True,
+        )(self.figure)
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "zoomed"),
+            Output("zoom", "data"),
+            Input("front-figure", "relayoutData"),
+            Input("front-x", "value"),
+            Input("front-y", "value"),
+            State("zoom", "data"),
+            prevent_initial_call=True,
+        )
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "selected"),
+            Output("selected", "data"),
+            Output("trial-number", "value"),
+            Input("front-figure", "clickData"),
+            Input("trial-number", "value"),
+            Input("walked", "data"),
+            State("selected", "data"),
+            prevent_initial_call=True,
+        )
+        dash.callback(
+            Output("walked", "data"),
+            Input("trial-before", "n_clicks"),
+            Input("trial-after", "n_clicks"),
+            State("selected", "data"),
+            State("front-x", "value"),
+            State("front-y", "value"),
+            State("study", "data"),
+            prevent_initial_call=True,
+        )(self._walked)
+        dash.callback(
+            Output("walked", "data", allow_duplicate=True),
+            Input({"type": "parent", "trial": ALL}, "n_clicks"),
+            prevent_initial_call=True,
+        )(self._climbed)
+        dash.callback(
+            Output("front-figure", "figure", allow_duplicate=True),
+            Input("selected", "data"),
+            State("front-x", "value"),
+            State("front-y", "value"),
+            State("study", "data"),
+            prevent_initial_call=True,
+        )(self.ring)
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "pointed"),
+            Output("pointed", "data"),
+            Input("selected", "data"),
+            Input("front-figure", "hoverData"),
+            State("pointed", "data"),
+            prevent_initial_call=True,
+        )
+        dash.callback(
+            Output("trial-panel", "children"),
+            Input("pointed", "data"),
+            Input("theme", "data"),
+            State("study", "data"),
+            prevent_initial_call=True,
+        )(self.panel)
+        dash.callback(
+            Output("measured", "children"),
+            Output("exports", "children"),
+            look,
+            *axes,
+            State("study", "data"),
+            prevent_initial_call=True,
+        )(self.below)
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "savePng"),
+            Output("save-png", "title"),
+            Input("save-png", "n_clicks"),
+            prevent_initial_call=True,
+        )
+
+    def figure(
+        self,
+        look: Look | None,
+        x: str,
+        y: str,
+        zoom: Zoom | None,
+        selected: int | None,
+        name: str,
+    ) -> Any:
+        """The figure, for what is looked at of it."""
+        if look is None:
+            return no_update
+        try:
+            found, measurements = self._watch.found(name), self._watch.measurements(name)
+        except StudiesError:
+            # The page says so already.
+            return no_update
+        figure = explored_figure(found, x, y, measurements, selected, *ranges(zoom, x, y), webgl=bool(look["webgl"]))
+        return in_theme(figure, look["theme"])
+
+    def ring(self, selected: int | None, x: str, y: str, name: str) -> Any:
+        """Move the ring to the selected trial; nothing else of the figure changes."""
+        try:
+            across, upwards = ring_position(self._watch.found(name), x, y, selected)
+        except StudiesError:
+            return no_update
+        patch = Patch()
+        patch["data"][RING]["x"] = across
+        patch["data"][RING]["y"] = upwards
+        return patch
+
+    def panel(self, number: int | None, theme: str | None, name: str) -> Any:
+        """The trial that is selected or, if none is, pointed at."""
+        if number is None:
+            return _NOBODY
+        try:
+            found, trial = self._watch.found(name), self._watch.trial(name, number)
+        except StudiesError:
+            return no_update
+        if trial is None:
+            if number in found.columns.left_aside:
+                return nothing(f"Trial {number}", "Another program added it through Optuna: it is left aside.")
+            return nothing(f"Trial {number}", "There is no such trial, or it has not ended yet.")
+        return [
+            drawn(in_theme(schedule_figure(trial), theme), f"schedule of trial {number}"),
+            terms(described(trial, found)),
+        ]
+
+    def below(self, look: Look | None, x: str, y: str, name: str) -> tuple[Any, Any]:
+        """The table of results, and the files that the view can be saved as."""
+        if look is None:
+            return no_update, no_update
+        try:
+            data = self._watch.report_data(name, self._watch.standing(name))
+            table, speeds = results_table(data), speeds_table(data)
+        except StudiesError:
+            return no_update, no_update
+        place = f"/export/{quote(name, safe='')}"
+        chosen = urlencode({"x": x, "y": y})
+        links = [
+            ("HTML", f"figure.html?{chosen}"),
+            ("CSV of the front", "front.csv"),
+            ("CSV of all trials", "trials.csv"),
+        ]
+        links += [("JSON", "study.json")]
+        files: list[Any] = [html.Span("Save as")]
+        files += [html.Button("PNG", id="save-png", className="quiet", type="button")]
+        files += [html.A(words, href=f"{place}/{file}", className="quiet", download="") for words, file in links]
+        results = [
+            html.H2("Measured on test items"),
+            html.P(table.reading, className="soft"),
+            shown_table(table, "Results"),
+        ]
+        if speeds.rows:
+            results += [
+                html.H2("Speed by prompt length and new tokens"),
+                html.P(speeds.reading, className="soft"),
+                shown_table(speeds, "Speed"),
+            ]
+        return results if data.measurements else None, files
+
+    def walk(self, step: int, selected: int | None, x: str, y: str, name: str) -> int | None:
+        """The trial of the front that comes before (-1) or after (1) the selected one; None if there is no front."""
+        found = self._watch.found(name)
+        numbers = found.columns.number[found.front(x, y)].tolist()
+        if not numbers:
+            return None
+        at = numbers.index(selected) if selected in numbers else (-1 if step > 0 else 0)
+        return int(numbers[(at + step) % len(numbers)])
+
+    def _walked(self, _: int | None, __: int | None, selected: int | None, x: str, y: str, name: str) -> Any:
+        step = 1 if ctx.triggered_id == "trial-after" else -1
+        try:
+            return self.walk(step, selected, x, y, name)
+        except StudiesError:
+            return no_update
+
+    def _climbed(self, _: list[int | None]) -> Any:
+        # Buttons that appear say so, too.
+        if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
+            return no_update
+        return int(ctx.triggered_id["trial"])
+
+
+def default_axes(objectives: tuple[str, ...]) -> tuple[str, str]:
+    """What is across and upwards at first: the cost, and KL."""
+    return (objectives[1] if len(objectives) > 1 else "overall_sparsity"), objectives[0]
+
+
+def ranges(zoom: Zoom | None, x: str, y: str) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
+    """What a page is zoomed to, in the units in which values are stored."""
+    if not zoom:
+        return None, None
+
+    def stored(name: str, ends: Any) -> tuple[float, float] | None:
+        if not isinstance(ends, list) or len(ends) != 2:
+            return None
+        try:
+            low, high = (float(end) * objective(name).per_unit for end in ends)
+        except (TypeError, ValueError):
+            return None
+        return (low, high) if np.isfinite([low, high]).all() else None
+
+    return stored(x, zoom.get("x")), stored(y, zoom.get("y"))
+
+
+def described(trial: TrialRecord, found: Found) -> list[tuple[str, Any]]:
+    """What is known of a trial, in words."""
+    values = dict(zip(found.objectives, trial.values or (), strict=False))
+    known = {**trial.metrics, **values}
+    offered = [axis for axis in found.axes if axis.name in known]
+    others = sorted(set(known) - {axis.name for axis in offered})
+    standing = ", on the front" if trial.number in found.columns.number[found.front()] else ""
+    if trial.values is not None and not finite_values(trial.values):
+        standing = ", compares with no other, since its values are not finite"
+    return [
+        ("trial", f"{trial.number}, {trial.state.value}{standing}"),
+        ("proposed by", trial.proposer),
+        *([("made from", html.Div(list(map(_parent, trial.parents)), className="acts"))] if trial.parents else []),
+        *((axis.title, axis.text(known[axis.name])) for axis in offered),
+        ("overall sparsity", f"{trial.overall_sparsity:.1%}"),
+        *((name.replace("_", " "), f"{known[name]:.4g}") for name in others),
+        ("search", "the first one" if not trial.round else f"refinement {trial.round}"),
+        ("router", "static" if trial.router is None else f"number {trial.router}"),
+        *([] if trial.fidelity == 1.0 else [("evaluated on", f"{trial.fidelity:.0%} of the search set")]),
+        *([("breaks constraints by", f"{trial.violation:.3g}")] if trial.violation > 0 else []),
+        ("evaluation", duration(trial.seconds)),
+        *([] if trial.worker is None else [("worker", _workers(trial))]),
+        # The browser puts it on its user's clock.
+        ("ended", html.Time(local_text(trial.finished_at), dateTime=trial.finished_at.isoformat())),
+        *([("error", trial.error)] if trial.error else []),
+    ]
+
+
+def _parent(number: int) -> html.Button:
+    """What selects a trial that another was made from."""
+    label = attributes(aria_label=f"Select trial {number}, which this one was made from")
+    return html.Button(str(number), id={"type": "parent", "trial": number}, className="quiet", type="button", **label)
+
+
+def _workers(trial: TrialRecord) -> str:
+    """Who evaluated a trial: one after the other where there were several."""
+    return ", then ".join(name for name, _ in groupby(span.worker for span in trial.work))
+
+
+def page_of(figure: go.Figure) -> str:
+    """A figure as a page of its own that opens offline."""
+    page: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False, "responsive": True})
+    return page

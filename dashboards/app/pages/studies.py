@@ -1,0 +1,182 @@
+"""The page of all studies: where they stand, and what may be done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from hashlib import sha256
+from typing import Any
+
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+
+from dashboards.app.actions import Actions
+from dashboards.app.data_source import Line, Watch
+from dashboards.app.pages.manage import buttons, done, question
+from dashboards.app.parts import alert, attributes, badge, complaint, nothing, study_address
+from studies import StudiesError
+from studies.records.objectives import objective
+from studies.service.runners import WorkerRecord
+from studies.service.submissions import RunState
+
+_EVERY_MS = 2000
+_HEADINGS = ("study", "state", "progress", "trials/s", "best point", "run by", "")
+
+
+class StudiesPage:
+    """All studies.
+
+    Args:
+        watch: Reads them.
+        actions: What editors may do.
+        is_editor: Whether the request comes from one.
+    """
+
+    def __init__(self, watch: Watch, actions: Actions, is_editor: Callable[[], bool]) -> None:
+        self._watch = watch
+        self._actions = actions
+        self._is_editor = is_editor
+
+    def layout(self, _: str) -> Any:
+        """The page."""
+        shown, seen = self.rows(0, None, None)
+        return html.Div(
+            [
+                html.Div(
+                    [
+                        html.H1("Studies"),
+                        *([dcc.Link("New study", href="/new", className="button")] if self._is_editor() else []),
+                    ],
+                    className="title",
+                ),
+                html.Div(id="said", role="status", className="said"),
+                html.Div(shown, id="studies"),
+                dcc.Store(id="studies-seen", data=seen),
+                dcc.Store(id="to-delete"),
+                dcc.Store(id="studies-changed"),
+                dcc.ConfirmDialog(id="confirm"),
+                dcc.Interval(id="studies-interval", interval=_EVERY_MS),
+            ]
+        )
+
+    def register(self, dash: Dash) -> None:
+        """Add the callbacks."""
+        dash.callback(
+            Output("studies", "children"),
+            Output("studies-seen", "data"),
+            Input("studies-interval", "n_intervals"),
+            Input("studies-changed", "data"),
+            State("studies-seen", "data"),
+            prevent_initial_call=True,
+        )(self.rows)
+        dash.callback(
+            Output("said", "children"),
+            Output("studies-changed", "data"),
+            Output("to-delete", "data"),
+            Output("confirm", "message"),
+            Output("confirm", "displayed"),
+            Input({"type": "act", "do": ALL, "study": ALL}, "n_clicks"),
+            prevent_initial_call=True,
+        )(self._pressed)
+        dash.callback(
+            Output("said", "children", allow_duplicate=True),
+            Output("studies-changed", "data", allow_duplicate=True),
+            Input("confirm", "submit_n_clicks"),
+            State("to-delete", "data"),
+            prevent_initial_call=True,
+        )(self.delete)
+
+    def rows(self, n: int | None, _: Any, seen: str | None) -> tuple[Any, Any]:
+        """The table, unless it would be the same as before."""
+        try:
+            lines, workers = self._watch.lines(), self._watch.workers()
+        except StudiesError as error:
+            return alert(complaint(error)), None
+        content = self._content(lines, workers)
+        # Rows that stay as they are keep the focus of whoever moves through them with keys.
+        now = sha256(repr(content).encode()).hexdigest()
+        return (no_update, no_update) if now == seen else (content, now)
+
+    def press(self, what: str, name: str) -> tuple[Any, Any, Any, Any, bool]:
+        """What becomes of a button: what is said, and what is asked first."""
+        if what == "delete":
+            return no_update, no_update, name, question(name), True
+        _, said = done(what, name, self._actions, self._is_editor)
+        return said, said, no_update, no_update, False
+
+    def delete(self, n_clicks: int | None, name: str | None) -> tuple[Any, Any]:
+        """Delete what was asked about."""
+        if not n_clicks or name is None:
+            return no_update, no_update
+        _, said = done("delete", name, self._actions, self._is_editor)
+        return said, said
+
+    def _pressed(self, _: list[int | None]) -> tuple[Any, Any, Any, Any, Any]:
+        # Buttons that appear count as inputs, too.
+        if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
+            return no_update, no_update, no_update, no_update, no_update
+        return self.press(str(ctx.triggered_id["do"]), str(ctx.triggered_id["study"]))
+
+    def _content(self, lines: Sequence[Line], workers: Sequence[WorkerRecord]) -> Any:
+        is_editor = self._is_editor()
+        if not lines:
+            first: list[Any] = ["Nobody has begun one yet. "]
+            first += [dcc.Link("Create the first one", href="/new"), "."] if is_editor else []
+            return nothing("No studies", first)
+        idle = sum(worker.study is None for worker in workers)
+        words = f"{len(workers)} worker{'s' * (len(workers) != 1)}, {idle} idle" if workers else "No worker is there"
+        table = html.Table(
+            [
+                html.Thead(html.Tr([html.Th(heading, scope="col") for heading in _HEADINGS])),
+                html.Tbody([self._row(line, is_editor) for line in lines]),
+            ],
+            className="studies",
+        )
+        waiting = not workers and any(line.state is RunState.QUEUED for line in lines)
+        hint = ": studies wait until one is started with `ftp-search worker`." if waiting else "."
+        return [html.Div(table, className="scroll"), html.P(words + hint, className="soft")]
+
+    def _row(self, line: Line, is_editor: bool) -> html.Tr:
+        summary, speed = line.summary, line.figures.get("trials_per_s")
+        runs = line.state in (RunState.RUNNING, RunState.STOPPING)
+        cells: list[Any] = [
+            [
+                dcc.Link(summary.name, href=study_address(summary.name), className="name"),
+                html.Small(f"{summary.model} on {summary.data}"),
+            ],
+            [badge(line.state), *([html.Small(line.stage)] if line.stage else []), *_error(line)],
+            _progress(line),
+            f"{speed:.3g}" if runs and speed is not None else "–",
+            _best(line),
+            _runner(line),
+            html.Div(buttons(summary.name, line.state) if is_editor else [], className="acts"),
+        ]
+        return html.Tr(
+            [html.Td(cell, **attributes(data_label=heading)) for heading, cell in zip(_HEADINGS, cells, strict=True)]
+        )
+
+
+def _error(line: Line) -> list[html.Small]:
+    error = None if line.submission is None else line.submission.error
+    return [html.Small(error, className="error")] if error and line.state is RunState.FAILED else []
+
+
+def _progress(line: Line) -> Any:
+    n = line.summary.n_trials
+    words = f"{n} trials" if line.wanted is None else f"{n} trials, {line.wanted} in the first search"
+    share = 1.0 if line.state is RunState.FINISHED else min(1.0, n / line.wanted) if line.wanted else 0.0
+    bar = html.Progress(value=str(round(share, 3)), max="1", **attributes(aria_label=words))
+    return [bar, html.Small(words)]
+
+
+def _best(line: Line) -> Any:
+    if line.best is None or len(line.best) < 2:
+        return "–"
+    return [f"KL {line.best[0]:.4g}", html.Small(objective(line.cost).text(line.best[1]))]
+
+
+def _runner(line: Line) -> Any:
+    submission = line.submission
+    if submission is None or submission.holder is None or not submission.holder.alive:
+        by = None if submission is None else submission.submitted_by
+        return ["–", *([html.Small(f"submitted by {by}")] if by else [])]
+    holder = submission.holder
+    return [holder.host.split("/")[0], html.Small(f"process {holder.pid}")]

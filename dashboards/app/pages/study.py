@@ -1,0 +1,243 @@
+"""The page of one study: its head, its views, and what keeps them live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+
+from dashboards.analysis.tables import duration
+from dashboards.app.actions import Actions
+from dashboards.app.data_source import Standing, Watch
+from dashboards.app.frame import NAMESPACE
+from dashboards.app.pages.explore import Exploring
+from dashboards.app.pages.manage import buttons, done, question
+from dashboards.app.parts import alert, answer, attributes, badge, complaint, graph, nothing
+from dashboards.app.view_state import looks, register_looks
+from dashboards.app.views import FIGURES, Views
+from studies import LatencyPredictions, StorageError, StudiesError, StudyNotFoundError
+from studies.records.objectives import objective
+from studies.service.submissions import RunState
+
+_EVERY_MS = 2000
+# Value and words of each view.
+VIEWS: Mapping[str, str] = {
+    "front": "Front",
+    "schedules": "Schedules",
+    "progress": "Progress",
+    "routers": "Routers",
+    "prompts": "Prompts",
+    "log": "Log",
+}
+
+
+class StudyPage:
+    """One study.
+
+    Args:
+        watch: Reads it.
+        actions: What editors may do.
+        is_editor: Whether the request comes from one.
+    """
+
+    def __init__(self, watch: Watch, actions: Actions, is_editor: Callable[[], bool]) -> None:
+        self._watch = watch
+        self._actions = actions
+        self._is_editor = is_editor
+        self._exploring = Exploring(watch)
+        self._views = Views(watch)
+
+    def layout(self, name: str) -> Any:
+        """The page of a study of this name."""
+        try:
+            standing = self._watch.standing(name)
+            axes, version = self._exploring.controls(standing), self._watch.version(name)
+            self._watch.read_ahead(name)
+        except StudyNotFoundError as error:
+            return nothing("No such study", complaint(error))
+        tabs = dcc.RadioItems(
+            [{"label": words, "value": view} for view, words in VIEWS.items()],
+            "front",
+            id="view",
+            className="tabs",
+            inline=True,
+        )
+        panels = {
+            "front": [axes, self._exploring.layout()],
+            "schedules": [
+                graph("heatmap", "schedules of the front"),
+                graph("importance", "which blocks matter"),
+                html.Div(id="parallel-place"),
+            ],
+            "progress": [
+                html.Div(
+                    [
+                        graph("growth-trials", "hypervolume over trials"),
+                        graph("growth-seconds", "hypervolume over time"),
+                    ],
+                    className="pair",
+                ),
+                graph("credit", "proposers", wide=True),
+                graph("busy", "how busy the workers were", wide=True),
+            ],
+            "routers": [html.Div(id="routers")],
+            "prompts": [html.Div(id="prompts")],
+            "log": [html.Div(id="log")],
+        }
+        return html.Div(
+            [
+                html.Div(self._head(standing), id="study-head"),
+                html.Div(id="study-said", role="status", className="said"),
+                html.Div(id="study-alert"),
+                html.Div(tabs, role="group", **attributes(aria_label="Views of the study")),
+                *(
+                    html.Section(
+                        content,
+                        id={"type": "panel", "view": view},
+                        hidden=view != "front",
+                        **attributes(aria_label=VIEWS[view]),
+                    )
+                    for view, content in panels.items()
+                ),
+                *looks(VIEWS),
+                *(dcc.Store(id=f"{place}-drawn") for place in FIGURES),
+                dcc.Store(id="study", data=name),
+                dcc.Store(id="version", data=version),
+                dcc.Store(id="study-changed"),
+                dcc.Store(id="study-to-delete"),
+                dcc.ConfirmDialog(id="study-confirm"),
+                dcc.Location(id="study-url", refresh="callback-nav"),
+                dcc.Interval(id="study-interval", interval=_EVERY_MS),
+            ]
+        )
+
+    def register(self, dash: Dash) -> None:
+        """Add the callbacks."""
+        dash.callback(
+            Output("version", "data"),
+            Output("study-head", "children"),
+            Output("study-alert", "children"),
+            Input("study-interval", "n_intervals"),
+            Input("study-changed", "data"),
+            State("study", "data"),
+            State("version", "data"),
+            prevent_initial_call=True,
+        )(self.look)
+        register_looks(dash)
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "showPanel"),
+            Output({"type": "panel", "view": ALL}, "hidden"),
+            Input("view", "value"),
+            State({"type": "panel", "view": ALL}, "id"),
+        )
+        dash.callback(
+            Output("study-said", "children"),
+            Output("study-changed", "data"),
+            Output("study-to-delete", "data"),
+            Output("study-confirm", "message"),
+            Output("study-confirm", "displayed"),
+            Input({"type": "study-act", "do": ALL, "study": ALL}, "n_clicks"),
+            State("study", "data"),
+            State({"type": "more-trials", "of": ALL}, "value"),
+            prevent_initial_call=True,
+        )(self._pressed)
+        dash.callback(
+            Output("study-said", "children", allow_duplicate=True),
+            Output("study-url", "href"),
+            Input("study-confirm", "submit_n_clicks"),
+            State("study-to-delete", "data"),
+            prevent_initial_call=True,
+        )(self.delete)
+        self._exploring.register(dash)
+        self._views.register(dash)
+
+    def look(self, _: int | None, __: Any, name: str, version: str | None) -> tuple[Any, Any, Any]:
+        """Whether there is something new: its version, the head, and what is wrong."""
+        try:
+            now = self._watch.version(name)
+            if now == version:
+                return no_update, no_update, None
+            return now, self._head(self._watch.standing(name)), None
+        except StudiesError as error:
+            # Whatever of the page could not be read meanwhile is read once it has a version again.
+            is_away = isinstance(error, StorageError) and version is not None
+            return None if is_away else no_update, no_update, alert(complaint(error))
+
+    def press(self, what: str, name: str, more_trials: Any) -> tuple[Any, Any, Any, Any, bool]:
+        """What becomes of a button: what is said, and what is asked first."""
+        if what == "delete":
+            return no_update, no_update, name, question(name), True
+        changes: dict[str, Any] = {}
+        if what == "resume" and str(more_trials or "").strip():
+            # Python reads no whole number of thousands of digits.
+            if not str(more_trials).strip()[:20].isdecimal() or len(str(more_trials).strip()) > 20:
+                return f"Trials is {more_trials!r}: expected a whole number.", no_update, no_update, no_update, False
+            changes["trials"] = int(str(more_trials).strip())
+        _, said = done(what, name, self._actions, self._is_editor, changes)
+        return said, said, no_update, no_update, False
+
+    def delete(self, n_clicks: int | None, name: str | None) -> tuple[Any, Any]:
+        """Delete what was asked about, and go back to the list."""
+        if not n_clicks or name is None:
+            return no_update, no_update
+        was_done, said = done("delete", name, self._actions, self._is_editor)
+        return said, "/" if was_done else no_update
+
+    def _pressed(self, _: list[int | None], name: str, more: list[Any]) -> tuple[Any, Any, Any, Any, Any]:
+        if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
+            return no_update, no_update, no_update, no_update, no_update
+        return self.press(str(ctx.triggered_id["do"]), name, more[0] if more else None)
+
+    def _head(self, standing: Standing) -> list[Any]:
+        study, submission = standing.study, standing.submission
+        config = study.config
+        facts = [f"{config.get('model', '')} on {config.get('data', '')}", f"seed {config.get('seed', '–')}"]
+        if standing.stage is not None:
+            facts.append(f"stage {standing.stage}")
+        if standing.state in (RunState.RUNNING, RunState.STOPPING) and "trials_per_s" in standing.figures:
+            facts.append(f"{standing.figures['trials_per_s']:.3g} trials/s")
+        spent = sum(one.seconds or 0.0 for one in standing.stages)
+        facts += [f"{duration(spent)} in stages that have ended"] if spent else []
+        acts: list[Any] = []
+        if self._is_editor():
+            acts += buttons(study.name, standing.state, "study-act")
+            if standing.state.is_at_rest:
+                more = dcc.Input(
+                    id={"type": "more-trials", "of": "study"},
+                    type="text",
+                    inputMode="numeric",
+                    placeholder=str(config.get("trials", "")),
+                    maxLength=10,
+                    autoComplete="off",
+                )
+                acts.insert(0, html.Label([html.Span("trials"), more], className="small"))
+        error = None if submission is None else submission.error
+        return [
+            html.Div([html.H1(study.name), badge(standing.state)], className="title"),
+            html.P(", ".join(facts) + ".", className="soft"),
+            *([alert(error)] if error else []),
+            *answer(self._watch.report_data(study.name, standing)),
+            html.P(_selected(standing), className="soft"),
+            *_predicted(self._watch.predictions(study), study.name),
+            html.Div(acts, className="acts"),
+        ]
+
+
+def _predicted(predictions: LatencyPredictions, name: str) -> list[Any]:
+    """Predicted beside measured latency, and why not to rely on it."""
+    if predictions.is_doubtful:
+        return [html.P(predictions.sentence(name), className="soft", id="study-predictions")]
+    compared = "; ".join(map(str, predictions.compared))
+    return [html.P(f"Latency: {compared}.", className="soft", id="study-predictions")] if compared else []
+
+
+def _selected(standing: Standing) -> str:
+    study = standing.study
+    selection = study.facts.get("selection")
+    if selection is not None:
+        return f"Selected: trial {selection['trial']}. {selection['reason']}"
+    if study.chosen_trial is not None:
+        return f"Chosen: trial {study.chosen_trial}."
+    against = objective(study.objectives[1]).title if len(study.objectives) > 1 else ""
+    return f"KL against {against}; no point has been selected yet."

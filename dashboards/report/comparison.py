@@ -1,0 +1,383 @@
+"""Several studies side by side: each seed's figures, and their means over seeds with intervals."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dashboards.analysis.intervals import (
+    accuracy_interval,
+    kl_interval,
+    latency_quartiles,
+    mean_interval,
+    speedup_interval,
+)
+from dashboards.analysis.records import NAMED_VARIANTS
+from dashboards.analysis.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, counted, kl_text
+from dashboards.figures.appearance import VARIANT_COLOURS
+from dashboards.report.files import jsonable, replace_file
+from dashboards.report.html import environment
+from dashboards.report.markdown import bullets, table, text
+from dashboards.report.plain_values import records_csv
+from studies import (
+    Exhibits,
+    Interval,
+    Measurement,
+    PrefillSpeedup,
+    Retention,
+    chance_level,
+    measured_against_shortened_prompt,
+    prefill_speedup,
+    retention_of,
+    selected_point,
+    verdict_of,
+)
+from studies.store.results_folder import COMPARISON_FILES, Origin, check_comparison
+
+SELECTED = "selected"
+# What is averaged over seeds, and how it is written.
+_FIGURES: Mapping[str, str] = {
+    "overall_sparsity": ".1%",
+    "accuracy": ".1%",
+    "retention": ".1%",
+    "kl": ".4f",
+    "latency_ms": ".1f",
+    "speed_up": ".2f",
+}
+_SHARES = ("overall_sparsity", "accuracy")
+_TITLES = ("overall sparsity", "accuracy", "retention", "KL, nats per token", "latency, ms", "prefill speed-up")
+_INSTEAD = ": below their mean, without brackets, stand the least and the greatest value."
+METHOD = (
+    "Every number is of test items. A mean is over seeds, each a whole run with its own search, training, selection "
+    "and split of the data; its 95% interval is by Student's t over the seeds, which takes them for independent. Where "
+    "there are fewer than three seeds, or they vary so much that it would reach below 0, there is none: the least and "
+    "the greatest value stand in its place. Of single seeds, accuracy stands with its 95% Wilson interval, retention "
+    "with one made item by item, or from two of these (MOVER), KL with its bootstrap interval over items, latency with "
+    "its quartiles, the speed-up of the prefill with the interval of its median over timed turns."
+)
+
+
+class ComparisonPaths(NamedTuple):
+    """The files of a comparison.
+
+    Attributes:
+        html: The page.
+        markdown: The same as Markdown.
+        csv: A line for each study and variant, and one for each mean.
+        json: The same for programs.
+    """
+
+    html: Path
+    markdown: Path
+    csv: Path
+    json: Path
+
+
+@dataclass(frozen=True)
+class Seed:
+    """What one study measured of one variant.
+
+    Attributes:
+        study: Name of the study.
+        seed: Its seed.
+        measurement: On test items.
+        dense: The dense model's, of the same study; None where it was not measured.
+        retention: What is kept of it; None where that is not known or says nothing.
+    """
+
+    study: str
+    seed: int
+    measurement: Measurement
+    dense: Measurement | None
+    retention: Retention | None = None
+
+    @property
+    def figures(self) -> dict[str, float | None]:
+        """The figures that are averaged over seeds; None for what is not known."""
+        m = self.measurement
+        return {
+            "overall_sparsity": m.overall_sparsity,
+            "accuracy": m.accuracy,
+            "retention": None if self.retention is None else self.retention.share,
+            "kl": m.kl,
+            "latency_ms": m.latency_ms,
+            "speed_up": None if self._faster is None else self._faster.ratio,
+        }
+
+    @property
+    def ends(self) -> dict[str, Interval | None]:
+        """The intervals of those figures that have one: over items or turns, or the quartiles of what was timed."""
+        m = self.measurement
+        return {
+            "accuracy": accuracy_interval(m),
+            "retention": None if self.retention is None else self.retention.interval,
+            "kl": kl_interval(m),
+            "latency_ms": latency_quartiles(m),
+            "speed_up": speedup_interval(m),
+        }
+
+    def detail(self, name: str) -> str:
+        """The interval of a figure as text; of a speed-up also that it is not known."""
+        if name == "speed_up" and self._faster is not None:
+            return self._faster.interval
+        return bracketed(self.ends.get(name), _FIGURES[name])
+
+    @property
+    def _faster(self) -> PrefillSpeedup | None:
+        return prefill_speedup(self.measurement, self.dense)
+
+    @property
+    def n(self) -> int:
+        """Items that accuracy was counted on, or KL where there is none."""
+        return self.measurement.n_choice_items or self.measurement.n_items
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A variant over the seeds of one model and target.
+
+    Attributes:
+        variant: Its name, or "selected" for whichever row each study selected.
+        seeds: The single seeds.
+        figures: Mean and interval of each figure that every seed knows.
+    """
+
+    variant: str
+    seeds: tuple[Seed, ...]
+    figures: Mapping[str, tuple[float, Interval | None]]
+
+    def detail(self, name: str) -> str:
+        """The interval of a mean as text; the least and the greatest value where several seeds have none."""
+        _, ends = self.figures[name]
+        if ends is not None or len(self.seeds) < 2:
+            return bracketed(ends, _FIGURES[name])
+        values = [value for one in self.seeds if (value := one.figures[name]) is not None]
+        least, greatest = f"{min(values):{_FIGURES[name]}}", f"{max(values):{_FIGURES[name]}}"
+        return "the same" if least == greatest else f"{least} to {greatest}"
+
+    @property
+    def why_no_interval(self) -> str:
+        """Why a mean has no interval; empty where all have one."""
+        without = [ends is None for _, ends in self.figures.values()]
+        if not any(without):
+            return ""
+        n = len(self.seeds)
+        if all(without):
+            return f"{counted(n, 'seed is', 'seeds are')} too few for an interval" + (_INSTEAD if n > 1 else ".")
+        return "Some values vary too much between seeds for an interval" + _INSTEAD
+
+
+@dataclass(frozen=True)
+class Group:
+    """The studies of one model at one target.
+
+    Attributes:
+        model: The model.
+        target: Overall sparsity aimed at; None where the knee was selected.
+        means: Its variants in the order of a report's table, then what was selected.
+        verdicts: For each study that was measured, what it came to, in a sentence.
+    """
+
+    model: str
+    target: float | None
+    means: tuple[Mean, ...]
+    verdicts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """What the studies have in common, in words."""
+        aim = "no target" if self.target is None else f"target {self.target:.1%} overall sparsity"
+        return f"{self.model}, {aim}"
+
+
+def write_comparison(
+    rows: Sequence[Mapping[str, Any]], folder: str | os.PathLike[str], left_out: Mapping[str, str] | None = None
+) -> ComparisonPaths:
+    """Write `comparison.html`, `comparison.md`, `comparison.csv` and `comparison.json`, each replaced as a whole.
+
+    Args:
+        rows: A study each: "study", "model", "target", "seed", "measurements" (a sequence of `Measurement`) and
+            "selection" (`StudyRecord.facts["selection"]`, or None); as far as they are known "facts"
+            (`StudyRecord.facts`), "exhibits" (`Exhibits`) and "created_at" (ISO 8601), too.
+        folder: Where to; made if missing.
+        left_out: Studies that were to be compared, by name, and why they are not among the rows.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ForeignResultsError: The folder holds a comparison of other studies.
+    """
+    folder = Path(folder)
+    own = [Origin(str(row["study"]), row.get("created_at")) for row in rows]
+    check_comparison(folder, own, {one.name for one in own}, "choose another folder")
+    groups = grouped(rows)
+    records = [record for group in groups for record in _records(group)]
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = ComparisonPaths(*(folder / name for name in COMPARISON_FILES))
+    shown = [group for group in groups if group.means]
+    tables = [(group.title, group.verdicts, comparison_table(group), seeds_table(group)) for group in shown]
+    page = (
+        environment()
+        .get_template("comparison.html.j2")
+        .render(title=_title(rows), method=METHOD, tables=tables, missing=_missing(rows, left_out))
+    )
+    verdicts = {study: said for group in groups for study, said in group.verdicts.items()}
+    studies = [one.to_json() for one in own]
+    found = {
+        **{"method": METHOD, "studies": studies, "verdicts": verdicts},
+        **{"rows": records, "left_out": left_out or {}},
+    }
+    contents = (
+        page,
+        _markdown(rows, tables, left_out),
+        records_csv(records),
+        json.dumps(jsonable(found), indent=1, allow_nan=False) + "\n",
+    )
+    for path, content in zip(paths, contents, strict=True):
+        replace_file(path, content)
+    return paths
+
+
+def grouped(rows: Sequence[Mapping[str, Any]]) -> list[Group]:
+    """Studies by model and target, in the order in which these first appear; see `write_comparison`."""
+    keys = list(dict.fromkeys((row["model"], row["target"]) for row in rows))
+    groups = []
+    for model, target in keys:
+        own = [row for row in rows if (row["model"], row["target"]) == (model, target)]
+        verdicts = {row["study"]: said for row in own if (said := _verdict(row))}
+        groups.append(Group(model, target, _means(own), verdicts))
+    return groups
+
+
+def comparison_table(group: Group) -> Table:
+    """The means of a group, a row each variant."""
+    rows = []
+    for mean in group.means:
+        cells = [Cell(mean.variant, counted(len(mean.seeds), "seed")), Cell(_items(mean.seeds))]
+        for name, form in _FIGURES.items():
+            if name in mean.figures:
+                cells.append(Cell(f"{mean.figures[name][0]:{form}}", mean.detail(name)))
+            else:
+                cells.append(UNKNOWN)
+        rows.append(Row(tuple(cells), VARIANT_COLOURS.get(mean.variant, ""), mean.variant == SELECTED))
+    columns = (Column("variant"), Column("n"), *(Column(title, "95% over seeds") for title in _TITLES))
+    return Table(columns, tuple(rows), " ".join(dict.fromkeys(filter(None, (m.why_no_interval for m in group.means)))))
+
+
+def seeds_table(group: Group) -> Table:
+    """Every seed of a group, a row each variant and study."""
+    rows = []
+    for mean in group.means:
+        for one in sorted(mean.seeds, key=lambda one: one.seed):
+            m, found = one.measurement, one.figures
+            known = {name: f"{value:{_FIGURES[name]}}" for name, value in found.items() if value is not None}
+            known["kl"] = kl_text(m.kl)
+            label = f"{mean.variant}: {m.variant}" if mean.variant == SELECTED else mean.variant
+            cells = [
+                Cell(label, one.study),
+                Cell(str(one.seed)),
+                Cell(str(one.n)),
+                *(Cell(known[name], one.detail(name)) if name in known else UNKNOWN for name in _FIGURES),
+            ]
+            rows.append(Row(tuple(cells), VARIANT_COLOURS.get(m.variant, ""), mean.variant == SELECTED))
+    columns = (Column("variant"), Column("seed"), Column("n"), *(Column(title) for title in _TITLES))
+    return Table(columns, tuple(rows))
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    """What a study came to, as its report says it."""
+    tested = {m.variant: m for m in row["measurements"] if m.split == "test"}
+    selected = selected_point(list(tested.values()), row["selection"])
+    if selected is None:
+        return ""
+    exhibits: Exhibits | None = row.get("exhibits")
+    against = measured_against_shortened_prompt(selected, tested.get("uniform"), tested.get("dense"), exhibits)
+    return verdict_of(row.get("facts") or {}, selected, tested.get("dense"), against, exhibits)
+
+
+def _means(rows: Sequence[Mapping[str, Any]]) -> tuple[Mean, ...]:
+    found: dict[str, list[Seed]] = {variant: [] for variant in (*NAMED_VARIANTS, SELECTED)}
+    for row in rows:
+        tested = [m for m in row["measurements"] if m.split == "test"]
+        dense = next((m for m in tested if m.variant == "dense"), None)
+        selected = selected_point(tested, row["selection"])
+        chance = chance_level(row.get("facts") or {}, "test")
+        named = ((variant, next((m for m in tested if m.variant == variant), None)) for variant in NAMED_VARIANTS)
+        for variant, m in (*named, (SELECTED, selected)):
+            if m is not None:
+                seen = row.get("exhibits") if m is selected else None
+                kept = retention_of(m, dense, seen, chance)
+                found[variant].append(Seed(row["study"], row["seed"], m, dense, kept))
+    return tuple(Mean(variant, tuple(seeds), _averages(seeds)) for variant, seeds in found.items() if seeds)
+
+
+def _averages(seeds: Sequence[Seed]) -> dict[str, tuple[float, Interval | None]]:
+    found = {}
+    for name in _FIGURES:
+        values = [one.figures[name] for one in seeds]
+        known = [value for value in values if value is not None]
+        # A mean of some of the seeds would be of another thing than the others of its row.
+        if len(known) == len(values):
+            found[name] = mean_interval(known, 0.0, 1.0 if name in _SHARES else math.inf)
+    return found
+
+
+def _records(group: Group) -> list[dict[str, Any]]:
+    """A record for each seed of each variant, and one for the mean; all with the same keys."""
+    records: list[dict[str, Any]] = []
+    for mean in group.means:
+        first = {"model": group.model, "target": group.target, "variant": mean.variant}
+        for one in mean.seeds:
+            about = {"kind": "seed", "study": one.study, "seeds": str(one.seed)}
+            counted_on = {"measured_as": one.measurement.variant, "n": one.n}
+            figures = {name: (value, one.ends.get(name)) for name, value in one.figures.items()}
+            records.append({**first, **about, **counted_on, **_numbers(figures)})
+        about = {"kind": "mean", "study": "", "seeds": " ".join(str(one.seed) for one in mean.seeds)}
+        counted_on = {"measured_as": "", "n": sum(one.n for one in mean.seeds)}
+        records.append({**first, **about, **counted_on, **_numbers(mean.figures)})
+    return records
+
+
+def _numbers(figures: Mapping[str, tuple[float | None, Interval | None]]) -> dict[str, float | None]:
+    """Value and ends of every figure under names of their own."""
+    numbers: dict[str, float | None] = {}
+    for name in _FIGURES:
+        value, ends = figures.get(name, (None, None))
+        low, high = ends or (None, None)
+        numbers |= {name: value, f"{name}_low": low, f"{name}_high": high}
+    return numbers
+
+
+def _items(seeds: Sequence[Seed]) -> str:
+    counts = [one.n for one in seeds]
+    return f"{len(counts)} × {counts[0]}" if len(set(counts)) == 1 else " + ".join(str(count) for count in counts)
+
+
+def _title(rows: Sequence[Mapping[str, Any]]) -> str:
+    n = len({row["study"] for row in rows})
+    return f"Comparison of {counted(n, 'study', 'studies')}"
+
+
+def _missing(rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, str] | None) -> list[str]:
+    """Which studies are not in the means, so that no failure goes unseen."""
+    untested = [row["study"] for row in rows if not any(m.split == "test" for m in row["measurements"])]
+    said = [f"Without test measurements, and so in no mean: {', '.join(untested)}."] if untested else []
+    return [*said, *(f"In no mean: {name}, which {reason.rstrip('.')}." for name, reason in (left_out or {}).items())]
+
+
+def _markdown(
+    rows: Sequence[Mapping[str, Any]],
+    tables: Sequence[tuple[str, Mapping[str, str], Table, Table]],
+    left_out: Mapping[str, str] | None,
+) -> str:
+    parts = [f"# {text(_title(rows))}", text(METHOD), *(text(words) for words in _missing(rows, left_out))]
+    for title, verdicts, means, seeds in tables:
+        said = bullets(f"{study}: {verdict}" for study, verdict in verdicts.items())
+        parts += [f"## {text(title)}", said, table(means), text(means.reading), "### Each seed", table(seeds)]
+    return "\n\n".join(part for part in parts if part) + "\n"

@@ -1,0 +1,104 @@
+"""Prompts whose tokens are shaded by how many blocks they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import median
+
+from dashboards.analysis.tables import counted
+from studies import Exhibits, RoutedPrompt
+
+
+@dataclass(frozen=True)
+class ShadedToken:
+    """A token as it is drawn.
+
+    Attributes:
+        text: White space included.
+        blocks_run: How many blocks it runs.
+        shade: From 0, the fewest blocks that any shown token runs, to 1, all of them.
+    """
+
+    text: str
+    blocks_run: int
+    shade: float
+
+
+@dataclass(frozen=True)
+class ShadedPrompt:
+    """A prompt as it is drawn.
+
+    Attributes:
+        tokens: Its tokens.
+        n_blocks: Blocks of the model.
+        said: What the shades show, for who cannot see them.
+        expected: The right answer.
+        dense: The dense model's.
+        pruned: The selected model's.
+    """
+
+    tokens: tuple[ShadedToken, ...]
+    n_blocks: int
+    said: str
+    expected: str
+    dense: str
+    pruned: str
+
+
+def shaded_prompts(exhibits: Exhibits | None) -> list[ShadedPrompt]:
+    """Every prompt on one scale, from the fewest blocks that a token runs to all of them."""
+    prompts = exhibits.prompts if exhibits else ()
+    fewest = min((count for one in prompts for count in one.blocks_run), default=0)
+    return [
+        ShadedPrompt(
+            tokens=tuple(
+                ShadedToken(text, count, shade(count, fewest, one.n_blocks))
+                for text, count in zip(one.tokens, one.blocks_run, strict=True)
+            ),
+            n_blocks=one.n_blocks,
+            said=said(one),
+            expected=one.expected,
+            dense=one.dense,
+            pruned=one.pruned,
+        )
+        for one in prompts
+    ]
+
+
+def legend(exhibits: Exhibits | None) -> list[ShadedToken]:
+    """A few counts between the fewest blocks that a token runs and all of them, with their shades."""
+    prompts = exhibits.prompts if exhibits else ()
+    counts = [count for one in prompts for count in one.blocks_run]
+    if not counts:
+        return []
+    low, high = min(counts), max(one.n_blocks for one in prompts)
+    steps = min(4, high - low)
+    shown = dict.fromkeys(round(low + (high - low) * step / max(1, steps)) for step in range(steps + 1))
+    return [ShadedToken(str(count), count, shade(count, low, high)) for count in shown]
+
+
+def shade(count: int, fewest: int, n_blocks: int) -> float:
+    """Where a count lies between the fewest and all blocks, in [0, 1]."""
+    return 1.0 if n_blocks <= fewest else round((count - fewest) / (n_blocks - fewest), 3)
+
+
+def said(one: RoutedPrompt) -> str:
+    """How many blocks the tokens of a prompt run, in a sentence."""
+    counts = one.blocks_run
+    if not counts:
+        return "The prompt has no tokens."
+    whole, n = sum(count == one.n_blocks for count in counts), len(counts)
+    return (
+        f"{whole} of {counted(n, 'token')} run all {one.n_blocks} blocks; the median is {median(counts):g}, the fewest "
+        f"are {min(counts)}, which makes {1 - sum(counts) / (n * one.n_blocks):.1%} of the work on blocks that is not "
+        "done."
+    )
+
+
+def as_text(one: RoutedPrompt) -> str:
+    """The prompt with, before each stretch of tokens, how many blocks these run: `[12]Tom [5] has the`."""
+    pairs: Sequence[tuple[str, int]] = list(zip(one.tokens, one.blocks_run, strict=True))
+    stretches = groupby(pairs, key=lambda pair: pair[1])
+    return "".join(f"[{count}]{''.join(text for text, _ in stretch)}" for count, stretch in stretches)

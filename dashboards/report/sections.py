@@ -1,0 +1,150 @@
+"""The figures of a report, each with the paragraph that says how to read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import plotly.graph_objects as go
+
+from dashboards.analysis.growth import more_trials
+from dashboards.analysis.records import VARIANT_TITLES, ReportData
+from dashboards.figures import (
+    comparison_figure,
+    groups_figure,
+    hypervolume_figure,
+    pareto_figure,
+    proposers_figure,
+    schedule_heatmap,
+    search_figure,
+    training_figure,
+)
+from studies import front, study_volume
+
+_WAYS = {
+    "uniform": "evenly over the blocks (uniform)",
+    "static": "as the search allocates it (static: a prompt keeps its first token and its most recent ones)",
+    "dynamic": "on the same schedule with the trained router choosing the tokens (dynamic)",
+    "refined": "on a schedule that was searched with that router (refined; with the static one where training found "
+    "none that is better)",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """A figure with how to read it.
+
+    Attributes:
+        title: Its heading; empty for one that goes on with the section before.
+        reading: What it shows, in sentences.
+        figure: The figure.
+        wide: Whether it has panels side by side, which a phone has to scroll.
+    """
+
+    title: str
+    reading: str
+    figure: go.Figure
+    wide: bool = False
+
+
+def measured_sections(data: ReportData) -> list[Section]:
+    """Figures of the results, in the order in which questions arise: what it costs, and who decides."""
+    if not data.results:
+        return []
+    earlier = any(data.timed_earlier(m) for m in data.results)
+    return [
+        Section(
+            "What a choice costs",
+            "Each point is a schedule with a router, run for real on data that neither search nor training nor "
+            "selection saw. Further left is cheaper; the line joins the points that no other beats in both, those that "
+            "one does are faint. Whiskers show the quartiles of what was timed and the 95% interval of quality: points "
+            "whose whiskers overlap are hardly told apart by this many items."
+            + (" Candidates were timed in another sitting than the rows with a name." if earlier else ""),
+            pareto_figure(data.results, data.selected, data.cost.name, data.titles, data.chance),
+        ),
+        Section(
+            "Who decides which tokens skip",
+            f"A budget of skipped tokens, spent {_spent(data)}.{_not_searched(data)}",
+            comparison_figure(data.results, data.selected, data.titles, data.chance),
+            wide=True,
+        ),
+    ]
+
+
+def _spent(data: ReportData) -> str:
+    """The ways to spend a budget of skipped tokens that were measured."""
+    ways = [words for variant, words in _WAYS.items() if data.measured(variant) is not None]
+    return ways[0] if len(ways) == 1 else f"{', '.join(ways[:-1])}, and {ways[-1]}" if ways else "in no way"
+
+
+def _not_searched(data: ReportData) -> str:
+    """Which of the rows show no find of a search, in a sentence; empty where all do."""
+    others = [title for variant, title in data.titles.items() if title != VARIANT_TITLES[variant]]
+    return f" Here no search has found what is shown as {'; nor as '.join(others)}." if others else ""
+
+
+def group_section(data: ReportData) -> Section | None:
+    """The figure of accuracy by group; None where the data has no groups."""
+    if data.exhibits is None or not data.exhibits.groups:
+        return None
+    selected = data.selected
+    return Section(
+        "Where accuracy is lost",
+        "Accuracy on the test items of each group, such as those with the same distance between question and answer. "
+        "Groups are small, so whiskers are long: a difference within them shows nothing.",
+        groups_figure(data.exhibits.groups, None if selected is None else selected.variant, data.titles),
+        wide=True,
+    )
+
+
+def search_sections(data: ReportData) -> list[Section]:
+    """Figures of the search: where it skips, what was tried, whether more would help, and who found it."""
+    chosen, points = data.chosen_trial, front(data.trials)
+    sections = []
+    if points:
+        apart = len(data.shown_schedules) > len(points)
+        sections.append(
+            Section(
+                "Which blocks can do without",
+                "A row is a schedule of the front, with little skipped at the bottom and much at the top. Dark blocks "
+                "are skipped by most tokens; blocks that stay light even at the top are those that the model cannot "
+                "spare." + (" The selected schedule is not on the front of the items searched on." if apart else ""),
+                schedule_heatmap(data.shown_schedules, chosen),
+            )
+        )
+    if data.trials:
+        sections += [
+            Section(
+                "What was tried",
+                "Every schedule that was evaluated to the end, with its KL on calibration data and its "
+                f"{data.cost.title}{data.prefill}; lower is better in both. The staircase joins the front: the "
+                "schedules that no other beats in both.",
+                search_figure(data.trials, points, chosen, data.cost.name),
+            ),
+            Section(
+                "Whether more trials would help",
+                "The area between the front and a corner: a KL of 1 nat, where models are ruined, at the dense model's "
+                f"cost; KL counts as its logarithm. {more_trials(data)}",
+                hypervolume_figure(data.trials, data.cost.name, study_volume(data.study, data.trials)),
+            ),
+            Section(
+                "Who found it",
+                "Several proposers share a search and learn from each other's results. Left, who got the trials: most "
+                "go to those that have lately made the front grow fastest, and nobody starves. Right, what their "
+                "trials added to what the initial design (anchor), dense and uniform schedules, had reached.",
+                proposers_figure(data.trials, data.cost.name, study_volume(data.study, data.trials)),
+                wide=True,
+            ),
+        ]
+    return sections
+
+
+def training_sections(data: ReportData) -> list[Section]:
+    """The training curves of every router, oldest first."""
+    reading = (
+        "Left, the losses on training batches: the total, and its parts before they are weighted. Right, KL on "
+        "validation items, on which it never trained; the router with the lowest one is kept."
+    )
+    return [
+        Section("" if number else "How the router learned", "" if number else reading, training_figure(run), wide=True)
+        for number, run in enumerate(data.router_runs)
+    ]

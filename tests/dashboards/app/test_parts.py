@@ -1,0 +1,40 @@
+"""Figures as pages show them: dark or light, and with a small legend on a phone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dashboards.analysis.trials import Found
+from dashboards.app.parts import in_theme
+from dashboards.figures.explored import explored_figure
+from studies.service.service_store import ServiceStore
+from tests.dashboards import records
+
+
+@pytest.fixture
+def found(tmp_path: Path) -> Found:
+    with ServiceStore(f"sqlite:///{tmp_path / 'studies.db'}") as store:
+        store.create_study("made up", {}, records.STUDY.objectives)
+        for trial in records.TRIALS:
+            store.append_trial("made up", trial)
+        return Found(store.trial_columns("made up"), records.STUDY.objectives)
+
+
+def test_a_narrow_page_has_a_small_legend_of_the_same_traces(found: Found) -> None:
+    figure = explored_figure(found, "latency_ms", "kl", records.measurements())
+    before = figure.to_json()
+    narrow = in_theme(figure, "light narrow")
+    assert figure.to_json() == before
+    assert narrow.layout.legend.maxheight < 0.25 * figure.layout.height
+    names = {trace.name for trace in narrow.data}
+    assert {"front", "deap", "refined"} <= names and len(names) == len({trace.name for trace in figure.data})
+    for own, other in zip(narrow.data, figure.data, strict=True):
+        assert list(own.x) == list(other.x) and own.marker == other.marker
+
+
+@pytest.mark.parametrize(("theme", "is_dark"), [(None, False), ("light", False), ("dark", True), ("dark narrow", True)])
+def test_a_dark_page_has_dark_figures(found: Found, theme: str | None, is_dark: bool) -> None:
+    figure = explored_figure(found, "latency_ms", "kl", [])
+    assert (in_theme(figure, theme).layout.template != figure.layout.template) == is_dark

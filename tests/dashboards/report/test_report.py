@@ -1,0 +1,346 @@
+"""The report shows what was remembered, opens offline, and is honest about what is missing or bad."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from dashboards import (
+    ReportData,
+    comparison_figure,
+    hypervolume_figure,
+    pareto_figure,
+    proposers_figure,
+    render_report,
+    schedule_heatmap,
+    search_figure,
+    summary_sentences,
+    training_figure,
+    write_report,
+)
+from dashboards.analysis.records import VARIANT_TITLES
+from dashboards.figures import VARIANT_COLOURS
+from dashboards.figures.measured import unbeaten
+from dashboards.report.summary import key_figures
+from studies import Measurement, RouterRun, StudyRecord, StudyState, TrialRecord, TrialState, front
+from tests.studies.records import trial
+
+STUDY = StudyRecord(
+    name="fake",
+    state=StudyState.FINISHED,
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    config={"model": "demo", "data": "demo"},
+    objectives=("kl", "latency_ms"),
+    facts={"n_blocks": 2},
+    chosen_trial=1,
+)
+TRIALS = [
+    trial(0, (0.0, 10.0), (0.0, 0.0)),
+    trial(1, (0.1, 6.0), (0.2, 0.6)),
+    trial(2, (0.9, 5.5), (0.7, 0.7)),
+    trial(3, (0.5, 9.0), (0.6, 0.0)),
+    trial(4, None),
+]
+ROUTER = RouterRun(
+    trial=1,
+    schedule=(0.2, 0.6),
+    config={"lr": 0.01},
+    curves={
+        "step": [0, 1, 2],
+        "loss": [1.0, 0.7, 0.6],
+        "guide": [0.5, 0.4, 0.4],
+        "sparsity": [0.0, 0.0, 0.0],
+        "distill": [0.5, 0.3, 0.2],
+        "held_out_step": [2],
+        "held_out_kl": [0.05],
+    },
+    weights=b"",
+    sha256="0" * 64,
+    seconds=3.0,
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+)
+
+
+def measured(variant: str, number: int | None, schedule: tuple[float, ...], kl: float, ms: float) -> Measurement:
+    return Measurement(
+        variant=variant,
+        trial=number,
+        schedule=schedule,
+        kl=kl,
+        perplexity=1.2,
+        accuracy=0.98 - kl,
+        accuracy_low=0.9 - kl,
+        accuracy_high=0.99 - kl,
+        n_items=200,
+        latency_ms=ms,
+        latency_low_ms=ms - 0.5,
+        latency_high_ms=ms + 1,
+        repeats=9,
+        batch=8,
+        length=256,
+        flops=1e9 * ms,
+        speedup=10 / ms,
+        speedup_low=9.8 / ms,
+        speedup_high=10.3 / ms,
+    )
+
+
+MEASURED = [
+    measured("dense", None, (0.0, 0.0), 0.0, 10.0),
+    measured("uniform", None, (0.4, 0.4), 0.4, 6.3),
+    measured("static", 0, (0.0, 0.0), 0.0, 10.1),
+    measured("static", 1, (0.2, 0.6), 0.1, 6.1),
+    measured("dynamic", 1, (0.2, 0.6), 0.05, 6.2),
+]
+DATA = ReportData(STUDY, TRIALS, MEASURED, [ROUTER])
+
+
+def test_pareto_shows_every_measurement_in_its_variants_colour_and_rings_the_chosen_one() -> None:
+    figure = pareto_figure(DATA.results, DATA.selected)
+    traces = {trace.name: trace for trace in figure.data}
+    static = traces[VARIANT_TITLES["static"]]
+    assert list(static.x) == [6.1] and list(static.y) == pytest.approx([0.88])
+    assert static.marker.color == VARIANT_COLOURS["static"]
+    assert list(static.error_y.array) == pytest.approx([0.01])
+    assert "% skipped by block:<br>20 60" in static.hovertext[0]
+    assert "8 × 256 tokens" in static.hovertext[0]
+    ring = traces["selected"]
+    assert (list(ring.x), list(ring.y)) == ([6.2], pytest.approx([0.93]))
+    assert "8 × 256 tokens" in figure.layout.title.subtitle.text
+    assert "200 test items" in figure.layout.title.subtitle.text
+
+
+def test_a_line_joins_what_is_not_beaten_and_the_beaten_are_faint() -> None:
+    figure = pareto_figure(DATA.results, DATA.selected)
+    line = next(trace for trace in figure.data if trace.mode == "lines")
+    assert list(line.x) == [6.1, 6.2, 10.0]
+    faint = {trace.name for trace in figure.data if (trace.opacity or 1.0) < 1.0}
+    assert faint == {VARIANT_TITLES["uniform"], VARIANT_TITLES["candidate"]}
+    assert {m.variant for m in unbeaten(DATA.results)} == {"dense", "static", "dynamic"}
+
+
+def test_pareto_falls_back_to_kl_where_data_has_no_choices() -> None:
+    figure = pareto_figure([replace(m, accuracy=None, accuracy_low=None, accuracy_high=None) for m in MEASURED], None)
+    assert "KL" in figure.layout.yaxis.title.text
+    dynamic = next(trace for trace in figure.data if trace.name == VARIANT_TITLES["dynamic"])
+    assert list(dynamic.y) == [0.05]
+
+
+def test_search_figure_shows_finished_trials_and_the_front() -> None:
+    figure = search_figure(TRIALS, front(TRIALS))
+    assert list(figure.data[0].x) == [10.0, 6.0, 5.5, 9.0]
+    assert list(figure.data[-1].x) == [5.5, 6.0, 10.0]
+
+
+def test_heatmap_has_a_row_per_schedule_and_marks_the_chosen_one() -> None:
+    figure = schedule_heatmap(front(TRIALS), 1)
+    [heatmap] = figure.data
+    assert [list(row) for row in heatmap.z] == [[0.0, 0.0], [0.2, 0.6], [0.7, 0.7]]
+    assert ["▶" in label for label in figure.layout.yaxis.ticktext] == [False, True, False]
+
+
+def test_hypervolume_never_falls() -> None:
+    heights = list(hypervolume_figure(TRIALS).data[0].y)
+    assert len(heights) == 4
+    assert heights == sorted(heights)
+
+
+def test_training_figure_shows_the_curves() -> None:
+    traces = {trace.name: list(trace.y) for trace in training_figure(ROUTER).data}
+    assert traces["total"] == [1.0, 0.7, 0.6]
+    assert traces["held-out KL"] == [0.05]
+
+
+def test_comparison_has_a_bar_for_each_named_row_in_each_panel() -> None:
+    bars = [trace for trace in comparison_figure(DATA.results, DATA.selected).data if trace.type == "bar"]
+    kl, accuracy, latency = bars[0::3], bars[1::3], bars[2::3]
+    assert [bar.x[0] for bar in kl] == ["dense", "uniform", "static", "dynamic"]
+    assert [bar.y[0] for bar in kl] == [0.0, 0.4, 0.1, 0.05]
+    assert [bar.y[0] for bar in accuracy] == pytest.approx([0.98, 0.58, 0.88, 0.93])
+    assert [bar.y[0] for bar in latency] == [10.0, 6.3, 6.1, 6.2]
+
+
+def test_the_summary_says_what_was_gained_and_by_whom() -> None:
+    text = " ".join(summary_sentences(DATA))
+    assert "40.0% of tokens skip" in text
+    assert "1.61 times [1.58, 1.66] as fast as the dense model's" in text
+    assert "better than the static one" in text
+
+
+def test_the_summary_does_not_hide_bad_news() -> None:
+    slower = measured("static", 1, (0.2, 0.6), 0.1, 12.0)
+    slow = [*MEASURED[:3], slower, replace(MEASURED[4], kl=0.2)]
+    text = " ".join(summary_sentences(replace(DATA, measurements=slow)))
+    assert "slower than the dense model's, there is no speed-up (0.83 times [0.82, 0.86] as fast" in text
+    assert "worse than the static one" in text
+
+
+def test_the_page_loads_nothing_from_the_network_and_holds_plotly_once(tmp_path: Path) -> None:
+    written = write_report(DATA, tmp_path / "out")
+    page = written[0].read_text()
+    head, body = page.split("</head>")
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", head + body)
+    assert "@import" not in head.split("<script>")[0]
+    assert page.count("plotly.js v") == 1
+    names = ["front.csv", "report.html", "report.json", "report.md", "rows.csv", "speeds.csv", "study.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names
+
+
+def test_no_button_of_the_page_sends_data_away() -> None:
+    page = render_report(DATA)
+    assert page.count('"showSendToCloud": false') == 7
+    assert "default-src 'none'" in page
+
+
+def test_the_data_beside_the_page_is_the_front(tmp_path: Path) -> None:
+    written = write_report(DATA, tmp_path)
+    rows = list(csv.DictReader(written.front_csv.open()))
+    assert [row["trial"] for row in rows] == ["0", "1", "2"]
+    assert rows[1]["measured_latency_ms"] == "6.1"
+    assert rows[1]["schedule"] == "0.2 0.6"
+    assert rows[2]["measured_latency_ms"] == ""
+    assert json.loads(written.json.read_text())["front"][1]["values"] == [0.1, 6.0]
+
+
+def test_a_name_is_text_and_not_markup() -> None:
+    page = render_report(replace(DATA, study=replace(STUDY, name="<script>alert(1)</script>")))
+    assert "<script>alert(1)" not in page
+    assert "&lt;script&gt;alert(1)" in page
+
+
+@pytest.mark.parametrize(
+    ("trials", "measurements", "routers", "words"),
+    [
+        ([], [], [], "No trial has finished yet"),
+        ([TRIALS[4]], [], [], "1 failed"),
+        (TRIALS, [], [], "predictions only"),
+        (TRIALS[:1], [], [], "predictions only"),
+        (TRIALS, MEASURED[:4], [], "1.64 times [1.61, 1.69] as fast"),
+    ],
+)
+def test_missing_parts_are_said_and_not_fatal(
+    trials: list[TrialRecord], measurements: list[Measurement], routers: list[RouterRun], words: str
+) -> None:
+    assert words in render_report(ReportData(STUDY, trials, measurements, routers))
+
+
+def test_a_browser_draws_every_figure(tmp_path: Path, require_system_dep: Callable[[str], Path]) -> None:
+    chromium = require_system_dep("chromium")
+    page = write_report(DATA, tmp_path / "out")[0]
+    switches = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-sync"
+    done = subprocess.run(
+        [
+            str(chromium),
+            *switches.split(),
+            "--disable-component-update",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+            page.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    drawn = re.findall(r'id="figure-(\d)"[^>]*class="plotly-graph-div js-plotly-plot"', done.stdout)
+    assert drawn == [str(number) for number in range(7)]
+
+
+def test_the_figure_of_proposers_shows_who_got_trials_and_what_these_added() -> None:
+    trials = [
+        replace(trial(0, (4.0, 10.0)), proposer="anchor"),
+        replace(trial(1, (1.0, 8.0)), proposer="deap"),
+        replace(trial(2, (2.0, 9.0)), proposer="<b>tpe</b>"),
+        replace(trial(3, (0.5, 8.0)), proposer="deap"),
+        replace(trial(4, None), proposer="deap"),
+        replace(trial(5, (0.1, 1.0), fidelity=0.25), proposer="deap", state=TrialState.PRUNED),
+        replace(trial(6, (0.1, 1.0)), proposer="deap", violation=0.1),
+    ]
+    figure = proposers_figure(trials)
+    shares = {bar.name: list(bar.y) for bar in figure.data if bar.name}
+    assert shares["deap"] == [60.0, 100.0] and shares["anchor"] == [20.0, 0.0]
+    assert "&lt;b&gt;tpe&lt;/b&gt;" in shares
+    gains = {bar.y[0]: bar.x[0] for bar in figure.data if bar.orientation == "h"}
+    assert gains["&lt;b&gt;tpe&lt;/b&gt;"] == 0.0 and gains["deap"] > 0.0 and "anchor" not in gains
+    assert "No trial has ended" in proposers_figure([]).layout.annotations[0].text
+
+
+COUNTED = replace(STUDY, objectives=("kl", "flops"))
+COUNTED_TRIALS = [
+    replace(t, values=t.values and (t.values[0], 1e9 * t.values[1]), metrics={"kv_bytes": 2.0**21, "latency_ms": 3.5})
+    for t in TRIALS
+]
+
+
+def test_figures_of_a_search_are_in_the_unit_of_its_cost() -> None:
+    timed, counted = (
+        search_figure(TRIALS, front(TRIALS)),
+        search_figure(COUNTED_TRIALS, front(COUNTED_TRIALS), 1, "flops"),
+    )
+    assert timed.layout.xaxis.title.text == "predicted latency, ms"
+    assert counted.layout.xaxis.title.text == "prefill arithmetic, GFLOPs"
+    # The same numbers, in another unit.
+    assert [list(trace.x) for trace in counted.data[: len(timed.data)]] == [list(trace.x) for trace in timed.data]
+    assert list(counted.data[-1].x) == [6.0]
+    for draw in (hypervolume_figure, proposers_figure):
+        ours, theirs = draw(COUNTED_TRIALS, "flops"), draw(TRIALS)
+        for mine, yours in zip(ours.data, theirs.data, strict=True):
+            assert list(mine.x) + list(mine.y) == pytest.approx(list(yours.x) + list(yours.y))
+    assert hypervolume_figure(COUNTED_TRIALS, "flops").layout.yaxis.title.text == "hypervolume, log nats × GFLOPs"
+    assert proposers_figure(COUNTED_TRIALS, "flops").layout.xaxis2.title.text == "hypervolume, log nats × GFLOPs"
+    assert "KL 1, 10.0 GFLOPs" in hypervolume_figure(COUNTED_TRIALS, "flops").layout.title.subtitle.text
+
+
+def test_a_trial_shows_every_cost_that_it_remembers() -> None:
+    [first, *_] = search_figure(COUNTED_TRIALS, front(COUNTED_TRIALS), cost="flops").data[0].hovertext
+    assert "prefill arithmetic 10.0 GFLOPs, predicted latency 3.5 ms, KV cache 2 MiB" in first
+    assert "predicted latency 10.0 ms<br>" in search_figure(TRIALS, front(TRIALS)).data[0].hovertext[0]
+
+
+def test_pareto_shows_the_cost_that_was_searched() -> None:
+    figure = pareto_figure(DATA.results, DATA.selected, "flops")
+    static = next(trace for trace in figure.data if trace.name == VARIANT_TITLES["static"])
+    assert list(static.x) == [6.1] and static.error_x.array is None and static.error_y.array is not None
+    assert figure.layout.title.text == "Accuracy against prefill arithmetic"
+    assert figure.layout.xaxis.title.text == "prefill arithmetic, GFLOPs (lower is better)"
+    said = figure.layout.title.subtitle.text
+    assert (
+        "Prefill of batch 8 × 256 tokens<br>" in said and "whiskers: 95% interval" in said and "quartiles" not in said
+    )
+    assert next(trace for trace in figure.data if trace.name == "selected").x == (6.2,)
+
+
+def test_what_was_measured_without_a_cost_is_shown_by_its_latency() -> None:
+    assert pareto_figure(MEASURED, None, "kv_bytes").layout.xaxis.title.text == "measured latency, ms (lower is better)"
+    held = [replace(m, kv_bytes=round(2**20 * m.latency_ms)) for m in MEASURED]
+    figure = pareto_figure(held, None, "kv_bytes")
+    assert figure.layout.xaxis.title.text == "KV cache, MiB (lower is better)"
+    assert any("KV cache 6.1 MiB" in text for trace in figure.data for text in trace.hovertext or ())
+    study = replace(STUDY, objectives=("kl", "kv_bytes"))
+    shown = {figure.label: figure.value for figure in key_figures(replace(DATA, study=study, measurements=held))}
+    assert shown["KV cache saved"] == "38.0%" and shown["prefill speed-up, measured"] == "1.61×"
+    assert "KV cache saved" not in {figure.label for figure in key_figures(replace(DATA, study=study))}
+
+
+def test_the_report_of_a_study_of_flops_speaks_of_flops(tmp_path: Path) -> None:
+    data = ReportData(COUNTED, COUNTED_TRIALS, [], [])
+    text = " ".join(summary_sentences(data))
+    assert "from KL 0 at 10.0 GFLOPs to 0.9 at 5.5 GFLOPs (prefill arithmetic)" in text
+    assert "(KL to dense 0.1 nats per token, prefill arithmetic 6 GFLOPs)" in text
+    page = render_report(data)
+    assert "its KL on calibration data and its prefill arithmetic; lower" in page
+    timed = replace(COUNTED, objectives=("kl", "kv_bytes"), facts={"timed_input": {"batch": 8, "length": 96}})
+    assert "its KV cache of a prefill of 8 × 96 tokens; lower" in render_report(replace(data, study=timed))
+    written = write_report(data, tmp_path)
+    row = next(csv.DictReader(written.front_csv.open()))
+    assert (row["flops"], row["latency_ms"], row["kv_bytes"]) == ("10000000000.0", "3.5", "2097152.0")
+    assert json.loads(written.json.read_text())["front"][0]["costs"] == {"latency_ms": 3.5, "kv_bytes": 2097152.0}

@@ -24,9 +24,9 @@ import numpy as np
 import uvicorn
 from playwright.sync_api import Page, sync_playwright
 
-from search.service.app import create_app
 from search.service.dashboard import dashboard
-from search.service.settings import ServiceSettings
+from search.service.http.app import create_app
+from search.service.rules.settings import ServiceSettings
 from studies import StudyState, TrialRecord, TrialState
 from studies.service.service_store import ServiceStore
 

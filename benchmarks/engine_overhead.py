@@ -30,15 +30,15 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from search.engine import SearchEngine  # noqa: E402
+from search.engine.engine import SearchEngine  # noqa: E402
+from search.engine.portfolio import Portfolio  # noqa: E402
+from search.engine.termination import Stopping  # noqa: E402
 from search.evaluators import Evaluation  # noqa: E402
 from search.evaluators.ray_pool import RayPool  # noqa: E402
-from search.objectives import OBJECTIVES, Objectives  # noqa: E402
-from search.portfolio import Portfolio  # noqa: E402
+from search.problem.objectives import OBJECTIVES, Objectives  # noqa: E402
+from search.problem.space import ScheduleSpace  # noqa: E402
 from search.proposers.catalogue import make_proposers  # noqa: E402
-from search.space import ScheduleSpace  # noqa: E402
-from search.stopping import Stopping  # noqa: E402
-from search.study_ledger import StudyLedger  # noqa: E402
+from search.stages.sql_trial_store import StudyLedger  # noqa: E402
 from studies import StudyStore  # noqa: E402
 
 N_BLOCKS, WORKERS = 12, 2

@@ -21,9 +21,9 @@ from ftp_core.cost import LatencyProfile, ShapeProfile
 from ftp_core.text.encoding import encoded_fingerprint
 from search.evaluators import Task
 from search.evaluators.local import LocalEvaluator
-from search.objectives import Objectives
-from search.space import ScheduleSpace
-from search.workload import load_workload
+from search.inputs.data import load_workload
+from search.problem.objectives import Objectives
+from search.problem.space import ScheduleSpace
 
 TABLE = Path(__file__).parent / "tables" / "demo_4096.json"
 SPACE = ScheduleSpace(12, step=0.25, max_sparsity=0.75, dense_blocks=(0, 2, 4, 6, 8, 10))

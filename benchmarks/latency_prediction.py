@@ -34,7 +34,7 @@ from ftp_core.cost.profiling import DEFAULT_SECONDS, profile_latency
 from ftp_core.cost.timing import take_turns, timer_of
 from ftp_core.loading.allocator import keep_freed_memory
 from ftp_core.routers import DynamicRouter, StaticRouter
-from search.space import ScheduleSpace
+from search.problem.space import ScheduleSpace
 
 N_SCHEDULES = 200
 MAX_ERROR, MIN_RANK, MIN_PER_SECOND = 0.05, 0.97, 100_000

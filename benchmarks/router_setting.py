@@ -13,15 +13,15 @@ from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, encode
-from search.costs import Costs
-from search.engine import SearchEngine
+from search.engine.engine import SearchEngine
+from search.engine.portfolio import Portfolio
+from search.engine.termination import Stopping
 from search.evaluators.local import LocalEvaluator
-from search.objectives import Objectives
-from search.outcome import Outcome
-from search.portfolio import Portfolio
+from search.problem.costs import Costs
+from search.problem.objectives import Objectives
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Outcome
 from search.proposers.catalogue import PORTFOLIO_NAME, learn_from_ablations, make_proposers
-from search.space import ScheduleSpace
-from search.stopping import Stopping
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))

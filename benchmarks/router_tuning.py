@@ -35,7 +35,7 @@ from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
-from search.router_hyperparameters import TUNED
+from search.tuning.router_hyperparameters import TUNED
 
 # Of the data that is tuned on; those that are compared on have other ones.
 TUNING_SEED = 1000
@@ -80,7 +80,7 @@ def searched(level: float, seed: int, sizes: router_setting.Sizes):
 
 def tune(folder: Path, levels: list[float], base: DistillationConfig, args: argparse.Namespace, sizes):
     """What Ray Tune finds for the best schedules at all levels."""
-    from search.router_tuning import tune_router
+    from search.tuning.router_tuning import tune_router
 
     began, schedules = time.monotonic(), []
     for level in levels:

@@ -32,16 +32,16 @@ sys.path.insert(0, str(ROOT))
 
 import enumerated  # noqa: E402
 
-from search.ablations import plan_ablations  # noqa: E402
-from search.engine import SearchEngine  # noqa: E402
+from search.engine.ablations import plan_ablations  # noqa: E402
+from search.engine.engine import SearchEngine  # noqa: E402
+from search.engine.portfolio import Portfolio  # noqa: E402
+from search.engine.termination import Stopping  # noqa: E402
 from search.evaluators import Evaluation  # noqa: E402
 from search.evaluators.local import LocalEvaluator  # noqa: E402
-from search.objectives import Objectives  # noqa: E402
-from search.portfolio import Portfolio  # noqa: E402
+from search.inputs.data import load_workload  # noqa: E402
+from search.problem.objectives import Objectives  # noqa: E402
+from search.problem.space import ScheduleSpace  # noqa: E402
 from search.proposers.catalogue import learn_from_ablations, make_proposers  # noqa: E402
-from search.space import ScheduleSpace  # noqa: E402
-from search.stopping import Stopping  # noqa: E402
-from search.workload import load_workload  # noqa: E402
 from tests.search.synthetic import Notebook  # noqa: E402
 
 # Without gp, which takes seconds for a proposal: name it to see it.

@@ -21,7 +21,7 @@ from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.text.data import Example
 from ftp_core.text.encoding import encode
-from search.protection import n_protected_tokens
+from search.inputs.protection import n_protected_tokens
 
 SYSTEM = (
     "You are the assistant of a public library. Answer in one or two plain sentences, name no prices, and begin every "

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search.client import Client
-    from search.deap_sampler import DEAPSampler
+    from search.proposers.deap_sampler import DEAPSampler
 
 __all__ = ["Client", "DEAPSampler"]
 
@@ -18,7 +18,7 @@ def __getattr__(name: str) -> Any:
 
         return Client
     if name == "DEAPSampler":
-        from search.deap_sampler import DEAPSampler
+        from search.proposers.deap_sampler import DEAPSampler
 
         return DEAPSampler
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -48,10 +48,10 @@ from ftp_core.demo.examples import demo_examples
 from ftp_core.loading.models import load_published, resolve
 from ftp_core.text.data import load_jsonl
 from ftp_core.training.distillation_config import DistillationConfig
-from search.config import RunConfig
-from search.export import export_study
-from search.objectives import OBJECTIVES
-from search.router_tuning import tune_router
+from search.config.run_config import RunConfig
+from search.problem.objectives import OBJECTIVES
+from search.stages.export import export_study
+from search.tuning.router_tuning import tune_router
 from studies import StudyStore, front, hypervolume, load
 from tests.dashboards.records import DATA, TRIALS
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny

@@ -35,6 +35,8 @@ from search.cli.profile import profile_command
 from search.cli.service import add_service_commands
 from search.cli.service_client import add_client_commands
 from search.cli.settings import with_settings
+from search.cli.show import describe_study
+from search.cli.show_optuna import OPTUNAS, describe_optuna_study
 from search.cli.stages import study_folder, write_reports
 from search.cli.sweep import sweep_command
 from search.cli.tables import (
@@ -50,10 +52,8 @@ from search.cli.tables import (
     print_studies,
     print_verdict,
 )
-from search.config import DEFAULT_STORAGE, RESUMABLE, RunConfig
-from search.description import describe_study
+from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.errors import ConfigError, SearchError
-from search.optuna_description import OPTUNAS, describe_optuna_study
 from search.startup import INTERRUPTED, ends_at_once
 from studies import LeftAside, StudiesError, StudyStore
 from studies.records.objectives import KL
@@ -254,7 +254,7 @@ def export(
         # Says what is wrong with the name before torch and transformers are loaded.
         store.study(name)
         with ends_at_once():
-            from search.export import export_study
+            from search.stages.export import export_study
 
         with Console(stderr=True).status(f"writing to {directory}"):
             written = [str(path) for path in export_study(store, name, directory, not reference, overwrite, model)]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ftp_core.loading.model_source import DEMO, locate
 from ftp_core.text.data import check_readable
-from search.config import RunConfig
+from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.evaluators.ray_address import check_address
 from search.evaluators.ray_home import check_home

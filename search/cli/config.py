@@ -9,7 +9,7 @@ import typer
 
 from search.cli.arguments import check_new_file
 from search.cli.options import Debug, OverwriteFile
-from search.config_file import config_text
+from search.config.file import config_text
 
 
 def config_command(

@@ -13,10 +13,10 @@ from search.cli.options import AsJson, Debug, MovedData, MovedModel, Out, Quiet,
 from search.cli.settings import setting_help
 from search.cli.stages import Stage, continue_study
 from search.cli.views import make_view
-from search.config import DEFAULT_STORAGE, RunConfig, option
-from search.config_file import anchored
+from search.config.file import anchored
+from search.config.run_config import DEFAULT_STORAGE, RunConfig, option
 from search.errors import ConfigError
-from search.resuming import at_target, check_changes
+from search.pipeline.resume_settings import at_target, check_changes
 from search.startup import ends_at_once
 from studies import StudyStore, front
 
@@ -132,6 +132,6 @@ def _go_on(
     view = make_view(quiet, track)
     with ends_at_once():
         # They load torch and transformers.
-        from search.starting import reopened
+        from search.pipeline.create import reopened
 
     continue_study(stage, lambda lease: reopened(store, name, config, lease, view, asked), store, name, as_json)

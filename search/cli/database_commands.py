@@ -10,8 +10,8 @@ from optuna.storages import BaseStorage
 from rich.console import Console
 
 from search.cli.options import AsJson, Debug, Storage
-from search.config import DEFAULT_STORAGE
-from search.progress import ProgressView
+from search.config.run_config import DEFAULT_STORAGE
+from search.progress.progress_view import ProgressView
 from studies import (
     SCHEMA_HEAD,
     StorageError,

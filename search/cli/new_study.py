@@ -14,15 +14,15 @@ from search.cli.options import AsJson, ConfigFile, Debug, Name, Overwrite, Quiet
 from search.cli.stages import Stage, continue_study
 from search.cli.sweep import go_through
 from search.cli.views import make_view
-from search.config import DEFAULT_STORAGE, RunConfig
-from search.config_file import configured
+from search.config.file import configured
+from search.config.run_config import DEFAULT_STORAGE, RunConfig
+from search.config.study_name import check_study_name
+from search.config.sweep_plan import repeated
 from search.errors import ConfigError
 from search.startup import ends_at_once
-from search.study_name import check_study_name
-from search.sweep_plan import repeated
 
 if TYPE_CHECKING:
-    from search.progress import ProgressView
+    from search.progress.progress_view import ProgressView
 
 DryRun = Annotated[
     bool,
@@ -107,8 +107,8 @@ def _begin(
     check_inputs(config)
     with ends_at_once():
         # They load torch and transformers.
-        from search.pipeline import Pipeline
-        from search.starting import beginning, usable
+        from search.pipeline.create import beginning, usable
+        from search.pipeline.pipeline import Pipeline
 
     config = usable(config)
     with opened(storage) as store, beginning(store, name, config, view, overwrite) as workload:
@@ -120,9 +120,9 @@ def _foresee(
 ) -> None:
     """Print what a run will take; nothing is begun."""
     # They load torch and transformers.
-    from search.estimate import estimate_run
-    from search.stages import all_stages
-    from search.starting import foreseeable, usable
+    from search.pipeline.create import foreseeable, usable
+    from search.pipeline.estimate import estimate_run
+    from search.stages.stage_states import all_stages
 
     config = usable(config)
     stages = ["search"] if search_only else all_stages(config)

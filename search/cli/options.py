@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.config import STORAGE_VARIABLE
+from search.config.run_config import STORAGE_VARIABLE
 
 Storage = Annotated[str, typer.Option("--storage", metavar="URL", envvar=STORAGE_VARIABLE, help="Database of studies.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]

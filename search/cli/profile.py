@@ -15,18 +15,18 @@ from rich.table import Table
 
 from ftp_core.loading.model_source import locate
 from search.cli.options import AsJson, Debug, Model, Storage
-from search.config import DEFAULT_PROFILE_SECONDS, DEFAULT_STORAGE, RunConfig
+from search.config.run_config import DEFAULT_PROFILE_SECONDS, DEFAULT_STORAGE, RunConfig
+from search.config.study_name import resume_command
 from search.errors import ConfigError
 from search.startup import ends_at_once
-from search.study_name import resume_command
 from studies import StudyStore, database_file
 
 if TYPE_CHECKING:
     from ftp_core.cost.profile import LatencyProfile
     from ftp_core.cost.shape_profile import ShapeProfile
     from ftp_core.skipping.skipping_model import SkippingModel
-    from search.profiles import Profiled
-    from search.progress import ProgressView
+    from search.inputs.latency_profiles import Profiled
+    from search.progress.progress_view import ProgressView
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _DEVICES = ("cpu", "cuda")
@@ -87,8 +87,8 @@ def profile_command(
     with ends_at_once():
         # They load torch and transformers.
         from ftp_core.cost.profile import LatencyProfile
-        from search.profiles import Profiled, keep_profile, profile_of, say_doubts
-        from search.progress import ProgressView
+        from search.inputs.latency_profiles import Profiled, keep_profile, profile_of, say_doubts
+        from search.progress.progress_view import ProgressView
 
     view = ProgressView(Console(stderr=True, markup=False))
     skipping = _load(model, dtype, device, threads, view)

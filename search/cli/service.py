@@ -17,10 +17,10 @@ from ftp_core.extras import install_extra
 from search.cli.log_level import LOG_VARIABLE, log_to_stderr
 from search.cli.options import AsJson, Debug, Storage
 from search.cli.stages import write_reports
-from search.config import DEFAULT_OUT, DEFAULT_STORAGE
+from search.config.run_config import DEFAULT_OUT, DEFAULT_STORAGE
 from search.errors import ConfigError, SearchError
 from search.evaluators.ray_address import check_address
-from search.service.roots import Reach
+from search.service.rules.roots import Reach
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role
 from studies.sql.times import local_text
@@ -64,8 +64,8 @@ def serve_command(
     """
     needs_extra()
     from search.service.dashboard import dashboard
+    from search.service.rules.settings import ServiceSettings, is_loopback
     from search.service.serving import serve
-    from search.service.settings import ServiceSettings, is_loopback
 
     log_to_stderr()
     command = [sys.executable, "-m", "search", "worker"]
@@ -113,8 +113,8 @@ def worker_command(
 
     Example: ftp-search worker --storage postgresql+psycopg://user:password@host/studies
     """
-    from search.service.worker import Worker
-    from search.service.worker_processes import PARENT_VARIABLE
+    from search.service.jobs.runner import Worker
+    from search.service.jobs.runner_processes import PARENT_VARIABLE
 
     check_address(ray_address)
     log_to_stderr()

@@ -15,7 +15,7 @@ from rich.console import Console
 from search.cli.grouped_help import GroupedCommand
 from search.cli.options import AsJson, ConfigFile, Debug, Quiet, StudyName
 from search.cli.settings import with_settings
-from search.config_file import SETTINGS, configured
+from search.config.file import SETTINGS, configured
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 # No option: what stands on a command line, everybody on the machine can read.

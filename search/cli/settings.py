@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 
 from search.cli.arguments import share_list, whole_numbers
-from search.config import RunConfig, option
-from search.config_file import SETTINGS, anchored, section_of
+from search.config.file import SETTINGS, anchored, section_of
+from search.config.run_config import RunConfig, option
 
 _METAVARS = {
     "seconds": "S",

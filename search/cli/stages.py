@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
+from search.cli.show import describe_study
 from search.cli.tables import (
     print_beginnings,
     print_front,
@@ -21,14 +22,13 @@ from search.cli.tables import (
     print_speeds,
     print_verdict,
 )
-from search.config import RunConfig
-from search.description import describe_study
+from search.config.run_config import RunConfig
+from search.config.study_name import resume_command
 from search.startup import INTERRUPTED
-from search.study_name import resume_command
 from studies import Lease, StudiesError, StudyState, StudyStore
 
 if TYPE_CHECKING:
-    from search.pipeline import Pipeline, Report
+    from search.pipeline.pipeline import Pipeline, Report
 
 Stage = Callable[["Pipeline", "Report"], None]
 

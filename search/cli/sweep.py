@@ -21,17 +21,17 @@ from search.cli.opening import opened
 from search.cli.options import AsJson, Debug, Quiet, Storage, Track
 from search.cli.stages import write_reports
 from search.cli.views import make_view
-from search.config import DEFAULT_STORAGE
+from search.config.run_config import DEFAULT_STORAGE
+from search.config.study_name import check_study_name
+from search.config.sweep_plan import Sweep, read_sweep
 from search.startup import INTERRUPTED, ends_at_once
-from search.study_name import check_study_name
-from search.sweep_plan import Sweep, read_sweep
 from studies import StudyStore
 from studies.store.results_folder import Origin, check_comparison, own_origins
 
 if TYPE_CHECKING:
     from dashboards.analysis.tables import Table as PageTable
-    from search.progress import ProgressView
-    from search.sweep import Outcome
+    from search.pipeline.sweep import Outcome
+    from search.progress.progress_view import ProgressView
 
 
 def sweep_command(
@@ -70,7 +70,7 @@ def go_through(
         check_inputs(study.config)
     with ends_at_once():
         # It loads torch and transformers.
-        from search.sweep import comparison_rows, run_sweep
+        from search.pipeline.sweep import comparison_rows, run_sweep
 
     def say(line: str) -> None:
         if not quiet:
@@ -109,7 +109,7 @@ def _stopped(sweep: Sweep, store: StudyStore, replaced: Mapping[str, Origin]) ->
         store: Where its studies live.
         replaced: The studies that it was to replace, by name.
     """
-    from search.sweep import has_finished
+    from search.pipeline.sweep import has_finished
 
     known = {summary.name for summary in store.summaries()}
     left = [name for name, one in replaced.items() if name in known and Origin.of(store.study(name)) == one]

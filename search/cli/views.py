@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from search.observer import RunObserver
-    from search.progress import ProgressView
+    from search.progress.observer import RunObserver
+    from search.progress.progress_view import ProgressView
 
 
 def make_view(quiet: bool, track: str) -> ProgressView:
@@ -22,11 +22,11 @@ def make_view(quiet: bool, track: str) -> ProgressView:
     Raises:
         SearchError: A tracker is unknown, or not installed.
     """
-    from search.progress import ProgressView
+    from search.progress.progress_view import ProgressView
 
     observers: Sequence[RunObserver] = ()
     if track:
-        from search.callbacks import make_observers
+        from search.progress.trackers import make_observers
 
         observers = make_observers(track)
     return ProgressView(Console(stderr=True, markup=False), quiet=quiet, observers=observers)

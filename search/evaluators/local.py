@@ -19,7 +19,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
-from search.fidelities import part_ends
+from search.problem.fidelities import part_ends
 
 _Result = TypeVar("_Result")
 # There is no other one, unless a pool says which it is.

@@ -24,12 +24,12 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
-from search.evaluators.affinity import Backlog
-from search.evaluators.causes import KERNEL, cause_of
-from search.evaluators.place import Call, Place
+from search.evaluators.backlog import Backlog
+from search.evaluators.crash import KERNEL, cause_of
 from search.evaluators.ray_address import check_address
 from search.evaluators.ray_home import check_home
 from search.evaluators.worker import WorkerProcess, WorkerSetup
+from search.evaluators.worker_handle import Call, Place
 from search.evaluators.worker_numbers import check_gpus, check_numbers, most_on_this_machine
 
 _log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from search.outcome import Outcome, Proposal
+from search.problem.trial import Outcome, Proposal
 
 
 class Proposer(Protocol):

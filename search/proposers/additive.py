@@ -8,9 +8,9 @@ import random
 import numpy as np
 from numpy.typing import NDArray
 
-from search.outcome import Outcome, Proposal
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Outcome, Proposal
 from search.proposers.parameters import draw_seed
-from search.space import ScheduleSpace
 
 # KL spans decades, and differences below this count for nothing.
 _KL_FLOOR = 0.02

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from search.errors import ConfigError
+from search.problem.space import ScheduleSpace
 from search.proposers import Proposer
-from search.space import ScheduleSpace
 
 PORTFOLIO_NAME = "portfolio"
 # What `portfolio` stands for: proposers that find different things.

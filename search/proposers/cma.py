@@ -8,10 +8,10 @@ from typing import Any
 
 from optuna.samplers import CmaEsSampler
 
-from search.outcome import Outcome
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Outcome
 from search.proposers.memory import OutcomeMemory
 from search.proposers.parameters import BlockParameters, Draft, draw_seed, new_study
-from search.space import ScheduleSpace
 
 # Weight of the sum in the augmented Tchebycheff function (Knowles 2006, equation 2).
 _AUGMENTATION = 0.05

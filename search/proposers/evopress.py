@@ -7,8 +7,8 @@ import random
 from collections.abc import Sequence
 from itertools import pairwise
 
-from search.outcome import Outcome, Proposal
-from search.space import ScheduleSpace
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Outcome, Proposal
 
 _MOST_SWITCHES = 3
 # Bands that the overall sparsities are parted into where no target is given.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import random
 
-from search.genetic import Gene, Individual, Population, Selection, Variation, parent
-from search.outcome import Levels, Outcome, Proposal
-from search.space import ScheduleSpace
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Levels, Outcome, Proposal
+from search.proposers.operators import Gene, Individual, Population, Selection, Variation, parent
 
 # A child that repeats a parent is no news: how often another one is tried.
 _MOST_TRIES = 8

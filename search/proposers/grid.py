@@ -7,9 +7,9 @@ import math
 import random
 
 from search.errors import ConfigError
-from search.outcome import Levels, Outcome
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Levels, Outcome
 from search.proposers.parameters import Draft
-from search.space import ScheduleSpace
 
 _MOST_POINTS = 10_000
 

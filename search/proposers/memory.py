@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import moocore
 
-from search.outcome import Outcome
+from search.problem.trial import Outcome
 
 
 class OutcomeMemory:

@@ -12,8 +12,8 @@ from optuna.distributions import BaseDistribution, FloatDistribution, IntDistrib
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 
-from search.outcome import Levels, Outcome
-from search.space import ScheduleSpace
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Levels, Outcome
 
 STUDY_NAME = "outcomes"
 

@@ -26,12 +26,12 @@ from optuna.samplers import (
 from optuna.samplers.nsgaii import UniformCrossover
 from optuna.trial import FrozenTrial
 
-from search.outcome import Outcome, Proposal
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Outcome, Proposal
 from search.proposers.cma import CmaModel
 from search.proposers.grid import GridOrder
 from search.proposers.memory import OutcomeMemory
 from search.proposers.parameters import STUDY_NAME, BlockParameters, Draft, draw_seed, new_study
-from search.space import ScheduleSpace
 
 # How many outcomes must be known before a model says more than a random schedule does.
 _FIRST_TPE = 16

@@ -9,9 +9,9 @@ from contextlib import closing
 import uvicorn
 
 from search.errors import ConfigError
-from search.service.app import MountDashboard, create_app
-from search.service.settings import ServiceSettings, is_loopback
-from search.service.worker_processes import WorkerProcesses
+from search.service.http.app import MountDashboard, create_app
+from search.service.jobs.runner_processes import WorkerProcesses
+from search.service.rules.settings import ServiceSettings, is_loopback
 from studies.service.service_store import ServiceStore
 
 # Streams of events are cut off then.

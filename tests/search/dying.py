@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from search.cli import main
-from search.progress import ProgressView
+from search.progress.progress_view import ProgressView
 from studies import StudyStore
 
 

@@ -8,7 +8,7 @@ from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import block_kinds
 from ftp_core.cost.shape_profile import ShapeProfile
-from search.workload import Workload
+from search.inputs.data import Workload
 
 
 def made_up(workload: Workload, shapes: list[tuple[int, int]], **facts: Any) -> LatencyProfile:

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ftp_core.schedule import SparsitySchedule
+from search.engine.portfolio import Portfolio
+from search.engine.trial_store import Begun, Known, Queued, Result
 from search.evaluators import Evaluation, Task
-from search.ledger import Begun, Known, Queued, Result
-from search.portfolio import Portfolio
+from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import make_proposers
-from search.proposers.tally import ProposerTally
-from search.space import ScheduleSpace
+from search.proposers.proposer_stats import ProposerTally
 
 
 def metrics_of(schedule: SparsitySchedule, part: int = 0) -> dict[str, float]:

@@ -32,28 +32,28 @@ from dashboards.figures.progress import credit_figure, growth_figure, importance
 from dashboards.figures.proposed import proposers_figure
 from dashboards.figures.searched import hypervolume_figure, search_figure
 from ftp_core.schedule import SparsitySchedule
-from search.archive import FrontArchive
-from search.choosing import why_no_front
-from search.config import RunConfig
-from search.deap_sampler import DEAPSampler
-from search.description import describe_study
-from search.engine import SearchEngine
+from search.cli.show import describe_study
+from search.config.run_config import RunConfig
+from search.engine.engine import SearchEngine
+from search.engine.pareto_archive import FrontArchive
+from search.engine.portfolio import Portfolio
+from search.engine.termination import Stopping
 from search.evaluators import Evaluation, Task
-from search.genetic import Individual, Population
-from search.objectives import Objectives
-from search.outcome import Levels, Outcome
-from search.portfolio import Portfolio
+from search.problem.objectives import Objectives
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Levels, Outcome
 from search.proposers.catalogue import make_proposers
-from search.rounds import Round
-from search.selection import select
-from search.service.analysis import analyse
-from search.service.app import create_app
-from search.service.settings import ServiceSettings
-from search.space import ScheduleSpace
-from search.stopping import Stopping
-from search.study_ledger import StudyLedger
-from search.variants import best_at, usable_front
-from search.warm_start import warm_outcomes
+from search.proposers.deap_sampler import DEAPSampler
+from search.proposers.operators import Individual, Population
+from search.service.http.analysis import analyse
+from search.service.http.app import create_app
+from search.service.rules.settings import ServiceSettings
+from search.stages.candidates import best_at, usable_front
+from search.stages.knee import why_no_front
+from search.stages.refine_rounds import Round
+from search.stages.select import select
+from search.stages.sql_trial_store import StudyLedger
+from search.stages.warm_start import warm_outcomes
 from studies import (
     FrontVolume,
     StudyRecord,
@@ -68,8 +68,8 @@ from studies import (
     study_volume,
 )
 from studies.service.service_store import ServiceStore
+from tests.search.stages.test_select import DENSE, measured
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of
-from tests.search.test_selection import DENSE, measured
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 

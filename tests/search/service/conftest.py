@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from search.service.app import MountDashboard, create_app
-from search.service.settings import ServiceSettings
+from search.service.http.app import MountDashboard, create_app
+from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from search.client import Client
-from search.config import STORAGE_VARIABLE
+from search.config.run_config import STORAGE_VARIABLE
 from tests.search.command import COMMAND
 
 REPOSITORY = Path(__file__).parents[3]

@@ -17,9 +17,9 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from search.service.app import create_app
 from search.service.dashboard import dashboard
-from search.service.settings import ServiceSettings
+from search.service.http.app import create_app
+from search.service.rules.settings import ServiceSettings
 from studies import StudyState, WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role

@@ -11,9 +11,9 @@ import uvicorn
 
 import search
 from search.client import Client, ServiceError
-from search.service.app import create_app
+from search.service.http.app import create_app
+from search.service.rules.settings import ServiceSettings
 from search.service.serving import bound
-from search.service.settings import ServiceSettings
 from studies import StudyState
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role

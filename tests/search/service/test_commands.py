@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from search.client import Client, ServiceError
-from search.config import STORAGE_VARIABLE
-from search.service.worker_processes import PARENT_VARIABLE, WorkerProcesses
+from search.config.run_config import STORAGE_VARIABLE
+from search.service.jobs.runner_processes import PARENT_VARIABLE, WorkerProcesses
 from studies import StudyState
 from studies.service.service_store import ServiceStore
 from tests.search.command import Result, run_here

@@ -25,8 +25,8 @@ from dashboards.app.pages.studies import StudiesPage
 from dashboards.app.pages.study import StudyPage
 from dashboards.app.views import FIGURES, Views
 from search.service.dashboard import actions, dashboard, form_field
-from search.service.requests import SUBMITTABLE
-from search.service.settings import ServiceSettings
+from search.service.rules.requests import SUBMITTABLE
+from search.service.rules.settings import ServiceSettings
 from studies import StorageError, StudyState, WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState

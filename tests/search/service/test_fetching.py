@@ -11,7 +11,7 @@ import pytest
 
 from search.cli.service_client import TOKEN_VARIABLE
 from search.client import Client
-from search.service.settings import ServiceSettings
+from search.service.rules.settings import ServiceSettings
 from studies import StudyState
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role

@@ -9,7 +9,7 @@ from pathlib import Path
 import optuna
 import pytest
 
-from search.config import RunConfig
+from search.config.run_config import RunConfig
 from studies import RouterRun, StorageError, StudyState, StudyStorage, StudyStore, copy_study, open_optuna
 from tests.studies.records import trial
 

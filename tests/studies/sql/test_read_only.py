@@ -14,8 +14,8 @@ import optuna
 import pytest
 import sqlalchemy as sa
 
-from search.config import RunConfig
-from search.objectives import OBJECTIVES
+from search.config.run_config import RunConfig
+from search.problem.objectives import OBJECTIVES
 from studies import StorageError, StudyState, StudyStore, load
 from tests.search.command import Result, run_here
 from tests.studies.postgres import PostgresServer
@@ -86,7 +86,7 @@ def test_it_is_listed_shown_reported_and_copied(
     known = ("--storage", f"sqlite:///{folder / 'known.db'}")
     assert run("report", "mine", "--out", "known", *known).code == 0
     assert run("studies", "export", "--optuna", "sqlite:///known.db", *known).code == 0
-    importlib.import_module("search.starting")
+    importlib.import_module("search.pipeline.create")
     importlib.import_module("pandas")
 
     with without_rights():

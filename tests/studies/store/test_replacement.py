@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from search.config import RunConfig
-from search.objectives import OBJECTIVES
+from search.config.run_config import RunConfig
+from search.problem.objectives import OBJECTIVES
 from studies import StudyBusyError, StudyStore
 from studies.store.results_folder import Origin
 from tests.studies.records import trial

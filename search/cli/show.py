@@ -1,0 +1,196 @@
+"""A study as plain values, for tables and for `--json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from search.proposers.proposer_stats import ProposerTally
+from studies import (
+    Exhibits,
+    Measurement,
+    StudyRecord,
+    StudyState,
+    StudyStore,
+    TrialRecord,
+    TrialState,
+    against_shortened_prompt,
+    chance_level,
+    check_clock,
+    front,
+    latency_predictions,
+    next_steps,
+    prefill_speedup,
+    retention_of,
+    schedule_origin,
+    selected_point,
+    study_volume,
+    verdict_of,
+)
+
+
+def _timed_shape(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Rows and tokens of the prefill that costs are of, and how uncertain its predicted latency is, if that is known.
+
+    None before the study has begun.
+    """
+    # Studies of earlier versions have it in their profile only.
+    shape = facts.get("timed_input") or facts.get("latency_profile")
+    if shape is None:
+        return None
+    known = [one.get("uncertainty") for one in facts.get("latency_profile", {}).get("shapes", [])]
+    return {
+        "batch": shape["batch"],
+        "length": shape["length"],
+        "latency_uncertainty": max((one for one in known if one is not None), default=None),
+    }
+
+
+def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
+    """The front of a study as plain values, with measured latency where it was measured with the trial's own router."""
+    # An earlier version did not number the router that it measured as "dynamic".
+    measured = {
+        (m.trial, m.router): m.latency_ms
+        for m in store.measurements(name)
+        if m.trial is not None and (m.variant != "dynamic" or m.router is not None)
+    }
+    return [
+        {
+            "number": point.number,
+            "round": point.round,
+            "router": point.router,
+            "proposer": point.proposer,
+            "parents": list(point.parents),
+            "worker": point.worker,
+            "schedule": list(point.schedule),
+            "overall_sparsity": point.overall_sparsity,
+            "values": list(point.values or ()),
+            "measured_latency_ms": measured.get((point.number, point.router)),
+        }
+        for point in front(store.trials(name))
+    ]
+
+
+def _measured(
+    study: StudyRecord,
+    trials: Sequence[TrialRecord],
+    measurements: Sequence[Measurement],
+    exhibits: Exhibits | None,
+) -> list[dict[str, Any]]:
+    """Measurements as plain values, with what they retain of the dense model on the same items."""
+    dense = {m.split: m for m in measurements if m.variant == "dense"}
+    selection = study.facts.get("selection")
+    wanted = None if selection is None else (selection["trial"], selection.get("router"))
+    proposers = {trial.number: trial.proposer for trial in trials}
+    described = []
+    for m in measurements:
+        selected = m.trial is not None and (m.trial, m.router) == wanted
+        # Single items were looked at with the selected point alone, and on the test set.
+        seen = exhibits if selected and m.split == "test" else None
+        kept = retention_of(m, dense.get(m.split), seen, chance_level(study.facts, m.split))
+        low, high = (None, None) if kept is None or kept.interval is None else kept.interval
+        described.append(
+            asdict(m)
+            | {
+                "overall_sparsity": m.overall_sparsity,
+                "retention": None if kept is None else kept.share,
+                "retention_low": low,
+                "retention_high": high,
+                **_speedup(m, dense.get(m.split)),
+                "origin": None if m.trial is None else schedule_origin(m.schedule, proposers.get(m.trial)),
+                "selected": selected,
+            }
+        )
+    return described
+
+
+def _speedup(m: Measurement, dense: Measurement | None) -> dict[str, Any]:
+    """The speed-up of a prefill with its interval, or why that is not known."""
+    found = prefill_speedup(m, dense)
+    if found is None:
+        return {"speedup_interval_unknown": "the dense model was not measured"}
+    ends = {"speedup_low": found.low, "speedup_high": found.high}
+    return {"speedup": found.ratio, **ends, "speedup_interval_unknown": found.unknown or None}
+
+
+def _clocks(measurements: Sequence[Measurement]) -> dict[str, Any]:
+    """What the times of each sitting are worth, by split; None where that is not known."""
+    checks = {split: check_clock(measurements, split) for split in ("validation", "test")}
+    return {split: None if check is None else check.to_json() for split, check in checks.items()}
+
+
+def _hypervolume(study: StudyRecord, trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
+    """What the front dominates, and up to which reference; None before a trial has finished."""
+    measured = study_volume(study, trials)
+    return None if measured is None else {"value": measured.of(trials), "reference": list(measured.reference)}
+
+
+def _predictions(
+    study: StudyRecord, trials: Sequence[TrialRecord], measurements: Sequence[Measurement]
+) -> dict[str, Any]:
+    """What there is to say against predicted latency, and how it compares with what was measured."""
+    found = latency_predictions(study, trials, measurements)
+    return {
+        "doubts": list(found.doubts),
+        "compared": [asdict(one) | {"ratio": one.ratio} for one in found.compared],
+        "sentence": found.sentence(study.name),
+    }
+
+
+def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
+    """A study as plain values: state, trials, front, rounds, tuning, selection, measurements, and what they cost."""
+    study, trials, measurements = store.study(name), store.trials(name), store.measurements(name)
+    exhibits, tested = store.exhibits(name), [m for m in measurements if m.split == "test"]
+    selected = selected_point(tested, study.facts.get("selection"))
+    dense = next((m for m in tested if m.variant == "dense"), None)
+    against = against_shortened_prompt(study, selected, tested, exhibits, trials)
+    return {
+        "name": study.name,
+        "state": study.state.value,
+        "trials": sum(trial.state is TrialState.FINISHED for trial in trials),
+        "pruned_trials": sum(trial.state is TrialState.PRUNED for trial in trials),
+        "failed_trials": sum(trial.state is TrialState.FAILED for trial in trials),
+        "left_aside": asdict(store.left_aside(name)),
+        "created_at": study.created_at.isoformat(),
+        "objectives": list(study.objectives),
+        "config": dict(study.config),
+        "chosen_trial": study.chosen_trial,
+        "selection": study.facts.get("selection"),
+        "verdict": verdict_of(study.facts, selected, dense, against, exhibits),
+        "next": [
+            asdict(step)
+            for step in next_steps(
+                study, study.state is StudyState.FINISHED, selected, against, study.config.get("trials", len(trials))
+            )
+        ],
+        "chance": study.facts.get("chance"),
+        "against_shortened_prompt": None if against is None else against.to_json(),
+        "rounds": study.facts.get("rounds", []),
+        "tuning": study.facts.get("tuning"),
+        "ablations": study.facts.get("ablations"),
+        "split_sizes": study.facts.get("split_sizes"),
+        "fewer_items": study.facts.get("fewer_items"),
+        "rounds_ended": study.facts.get("rounds_ended"),
+        "left_out": study.facts.get("left_out"),
+        "keep_first": study.facts.get("keep_first", 0),
+        "unprotected_beginning": study.facts.get("unprotected_beginning"),
+        "peak_process_bytes": study.facts.get("peak_process_bytes"),
+        "evaluation_seconds": sum(trial.seconds for trial in trials),
+        "predicted_for": _timed_shape(study.facts),
+        "estimate": study.facts.get("estimate"),
+        "predictions": _predictions(study, trials, measurements),
+        "front": front_with_latency(store, name),
+        "hypervolume": _hypervolume(study, trials),
+        "blocks": {key: study.facts.get(f"blocks_{key}", 0) for key in ("run", "reused")},
+        "stages": [
+            {"name": stage.name, "state": stage.state.value, "seconds": stage.seconds} for stage in store.stages(name)
+        ],
+        "proposers": [
+            {"name": state.proposer, **asdict(ProposerTally.stored(state.state))}
+            for state in store.proposer_states(name)
+        ],
+        "clock": _clocks(measurements),
+        "measurements": _measured(study, trials, measurements, exhibits),
+        "generation_speeds": study.facts.get("generation_speeds", []),
+    }

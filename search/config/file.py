@@ -1,0 +1,150 @@
+"""Configuration files: `RunConfig` as commented YAML, written and read."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from search.config.run_config import CONFIG_VERSION, RunConfig, option
+from search.config.yaml_file import YamlFile, read_yaml
+from search.errors import ConfigError
+
+# Every field that can be given; the version is the program's.
+SETTINGS = tuple(field for field in RunConfig.model_fields if field != "version")
+# Fields that name files and folders; a model may be an id as well.
+PATHS = ("model", "data", "out")
+_WIDTH = 100
+_DEMO = "demo"
+# Headings of the file, and of the command line's help, each by the first field below it.
+SECTIONS = {
+    "model": "Model and data",
+    "trials": "The search",
+    "cost": "What is searched for, and which point is selected",
+    "rounds": "Routers, and searching again with them",
+    "calibration_items": "Examples: calibration, validation and test share none",
+    "latency_batch": "Measuring",
+    "workers": "Where it runs",
+    "export": "What is written",
+}
+
+
+def config_text() -> str:
+    """A configuration file with every field at its default, and what it means above it."""
+    lines = [
+        "# Settings of `ftp-search run --config FILE` and `ftp-search search --config FILE`.",
+        "# Options on the command line override them. Relative paths begin at this file's folder.",
+    ]
+    for name, field in RunConfig.model_fields.items():
+        if name in SECTIONS:
+            lines += ["", f"# ---- {SECTIONS[name]} ----"]
+        meaning = RunConfig.description(name)
+        if get_origin(field.annotation) is Literal:
+            meaning += f" One of {', '.join(get_args(field.annotation))}."
+        if values := RunConfig.value_range(name):
+            meaning += f" [{values}]"
+        lines += ["", *textwrap.wrap(meaning, _WIDTH, initial_indent="# ", subsequent_indent="# ")]
+        setting = f"{name}: {_as_yaml(field.get_default(call_default_factory=True))}"
+        # What depends on the machine is not fixed by where the file was written.
+        lines.append(setting if field.default_factory is None else f"# {setting}")
+    return "\n".join(lines) + "\n"
+
+
+def section_of(field: str) -> str:
+    """The heading that a field stands below."""
+    before = takewhile(lambda name: name != field, RunConfig.model_fields)
+    return SECTIONS[[name for name in (*before, field) if name in SECTIONS][-1]]
+
+
+def _as_yaml(value: Any) -> str:
+    """A default as YAML, which JSON is, too; text without quotes where that is still text."""
+    return value if isinstance(value, str) and yaml.safe_load(value) == value else json.dumps(value)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fields of a configuration that a file gives.
+
+    Attributes:
+        file: The file.
+        values: The fields, with absolute paths.
+    """
+
+    file: YamlFile
+    values: Mapping[str, Any]
+
+    def called(self, field: str) -> str:
+        """A field, with the place where it stands."""
+        return f"{self.file.place(field)}: {field}"
+
+
+def read_settings(path: Path) -> Settings:
+    """Read the fields that a configuration file gives; their values are not checked yet.
+
+    Raises:
+        ConfigError: It is no such file, or of another version.
+    """
+    file = read_yaml(path)
+    version = file.values.get("version", CONFIG_VERSION)
+    if version != CONFIG_VERSION:
+        raise ConfigError(
+            f"{file.place('version')}: version is {version!r}, and this program reads {CONFIG_VERSION}: compare with "
+            "what `ftp-search config` writes."
+        )
+    settings = Settings(file, file.values)
+    return replace(settings, values=anchored(file.values, PATHS, file.folder, settings.called))
+
+
+def configured(path: Path | None, options: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a file, overridden by options of the command line.
+
+    Args:
+        path: The file; None for the defaults.
+        options: The fields that the command line gives.
+
+    Raises:
+        ConfigError: The file cannot be read, or a value is out of range; the message says where it was given.
+    """
+    if path is None:
+        return RunConfig.checked(**options)
+    settings = read_settings(path)
+
+    def called(field: str) -> str:
+        return option(field) if field in options else settings.called(field)
+
+    return RunConfig.checked(called, **{**settings.values, **options})
+
+
+def anchored(
+    values: Mapping[str, Any], paths: Collection[str], folder: Path, called: Callable[[str], str]
+) -> dict[str, Any]:
+    """Fields with paths that begin at a folder made absolute.
+
+    Args:
+        values: Fields of a configuration.
+        paths: Which of them are paths.
+        folder: Where relative paths begin, absolute.
+        called: What to call a field in an error.
+
+    Raises:
+        ConfigError: A path names the home of a user who does not exist.
+    """
+    absolute = dict(values)
+    for field in paths:
+        value = values.get(field)
+        if not isinstance(value, str) or (value == _DEMO and field != "out"):
+            continue
+        try:
+            path = folder / Path(value).expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"{called(field)} is {value!r}: {error} Write the path in full.") from error
+        # What is no directory there may be a model's id.
+        if field != "model" or value.startswith((".", "/", "~")) or path.exists():
+            absolute[field] = str(path.resolve())
+    return absolute

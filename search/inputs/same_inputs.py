@@ -1,0 +1,62 @@
+"""Makes sure that a study goes on with the model and the data that it began with, wherever they lie by now."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from ftp_core.loading.model_source import DEMO
+from ftp_core.loading.models import resolve
+from search.config.run_config import RunConfig
+from search.errors import SearchError
+from studies import StudyRecord
+
+# What is hashed, for whoever wonders what has changed.
+_HASHED = {
+    "model": "its configuration and its weights",
+    "data": "the examples of its splits, in order",
+}
+
+
+def check_same(study: StudyRecord, found: Mapping[str, str]) -> None:
+    """Compare fingerprints with those that a study began with; one that has not begun takes any.
+
+    Args:
+        study: The study.
+        found: Fingerprints of the "model" and the "data", or of one of them.
+
+    Raises:
+        SearchError: One of them is another.
+    """
+    for what, fingerprint in found.items():
+        known = study.facts.get(f"{what}_fingerprint", fingerprint)
+        if known != fingerprint:
+            raise SearchError(
+                f"The {what} changed since study {study.name!r} began, or is another one: the fingerprint, a hash of "
+                f"{_HASHED[what]}, was {known[:12]} and is {fingerprint[:12]}, so that trials would not compare. "
+                f"Restore it, say with --{what} where the right one is, or start a new study."
+            )
+
+
+def located(study: StudyRecord, config: RunConfig, needs: Collection[str] = ("model", "data")) -> RunConfig:
+    """The configuration with the place of its model as it is kept; what is needed is there.
+
+    Args:
+        study: The study.
+        config: How it goes on.
+        needs: Which of model and data are needed.
+
+    Raises:
+        SearchError: They are not where the study has them.
+        ModelError: There is no such model where it is said to be.
+    """
+    before = RunConfig.stored(study.config)
+    for what, place, known in (("model", config.model, before.model), ("data", config.data, before.data)):
+        if what in needs and place == known and Path(place).is_absolute() and not Path(place).exists():
+            raise SearchError(
+                f"The {what} of study {study.name!r} was at {place}, where there is nothing now: restore it, or say "
+                f"with --{what} where it is."
+            )
+    if config.model in (DEMO, before.model):
+        return config
+    return config.model_copy(update={"model": resolve(config.model)})

@@ -1,0 +1,206 @@
+"""Begins studies: everything that can be wrong with what is asked for is found out before there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+
+from ftp_core.loading.model_source import DEMO
+from ftp_core.loading.models import resolve
+from search.config.run_config import RunConfig
+from search.errors import ConfigError
+from search.inputs.data import Workload, read_examples
+from search.inputs.same_inputs import located
+from search.pipeline.pipeline import Pipeline, load_with_progress
+from search.pipeline.preflight import check_search
+from search.problem.objectives import objective_names
+from search.progress.progress_view import ProgressView
+from search.progress.trackers import forget_runs, restore_runs
+from search.stages.export import check_export
+from search.stages.refine_rounds import rounds_of
+from studies import Lease, StudyRecord, StudyStore
+from studies.store.results_folder import Origin, check_results, exported_in, own_origins, results_in
+
+# Settings that say how long the first search goes on.
+_LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
+
+
+def usable(config: RunConfig) -> RunConfig:
+    """A configuration whose model and data are known to exist, with the place of the model; no weights are read.
+
+    Raises:
+        CoreError: There is no such model, or the data cannot be read.
+    """
+    source = resolve(config.model)
+    read_examples(config.data, config.seed, config.sizes)
+    return config if config.model == DEMO else config.model_copy(update={"model": source})
+
+
+def foreseeable(config: RunConfig, store: StudyStore, view: ProgressView) -> Workload:
+    """Model and data of a study that could be made as it is asked for, and is not.
+
+    Args:
+        config: How it would be configured, as `usable` returns it.
+        store: Where it would live.
+        view: Where progress is drawn.
+
+    Raises:
+        ConfigError: No search can be made as it is asked for.
+        CoreError: Model or data cannot be used.
+    """
+    workload = load_with_progress(config, view)
+    check_search(config, workload, store)
+    return workload
+
+
+@contextmanager
+def beginning(
+    store: StudyStore, name: str, config: RunConfig, view: ProgressView, overwrite: bool = False
+) -> Iterator[Workload]:
+    """Context of a new study, which is created once its model and data are loaded and its search can be made.
+
+    A study that it replaces stays until the new one evaluates its first schedule; if the context ends before that, it
+    stays for good, and nothing is left of the new one.
+
+    Args:
+        store: Where it shall live.
+        name: Its name.
+        config: How it is configured, as `usable` returns it.
+        view: Where progress is drawn.
+        overwrite: Whether it replaces a study of this name, and the results of one in its folder.
+
+    Returns:
+        Its model and data.
+
+    Raises:
+        StudyExistsError: There is a study of this name.
+        StudyBusyError: A process works on the study that is to be replaced.
+        ForeignResultsError: Its folder holds the results of another study.
+        ConfigError: No search can be made as it is asked for.
+        CoreError: Model or data cannot be used, or another model lies where the pruned one would be written.
+    """
+    if config.warm_start is not None:
+        if config.warm_start == name:
+            raise ConfigError(f"--warm-start is {name!r}, which is the new study itself: name another one.")
+        store.study(config.warm_start)
+    taken = store.is_taken(name)
+    if taken and not overwrite:
+        # Refused at once, and not after minutes of loading.
+        store.create_study(name, config.model_dump(), objective_names(config.cost))
+    for line in config.without_effect:
+        view.say_once(line)
+    replaces = _replaceable(config, name, overwrite)
+    # Whoever resumes it may be elsewhere.
+    config = config.model_copy(update={"out": str(config.folder(name).absolute())})
+    workload = foreseeable(config, store, view)
+    begin = store.begin_replacement if taken else store.create_study
+    begin(name, config.model_dump(), objective_names(config.cost), replaces)
+    runs = forget_runs(config.folder(name))
+    try:
+        yield workload
+    except BaseException:
+        if store.is_aside(name):
+            store.abandon_replacement(name)
+            restore_runs(config.folder(name), runs)
+        raise
+
+
+def _replaceable(config: RunConfig, name: str, overwrite: bool) -> set[Origin]:
+    """The studies whose results a new one finds in its folder and may replace.
+
+    Raises:
+        ForeignResultsError: There are some that it may not replace.
+        ModelError: Another model lies where the pruned one would be written, hours before it would be.
+    """
+    folder = config.folder(name)
+    found = {one for one in (results_in(folder), exported_in(folder / "model")) if one is not None}
+    # A name that is used again is what overwriting is for; of other studies nothing is replaced.
+    replaces = {one for one in found if one.name == name}
+    allowed = replaces if overwrite else set()
+    advice = "choose another folder with --out"
+    if replaces and not overwrite:
+        advice += ", or replace them with --overwrite"
+    check_results(folder, allowed, advice)
+    if config.export != "none":
+        check_export(folder / "model", allowed, advice)
+    return allowed
+
+
+def reopened(
+    store: StudyStore,
+    name: str,
+    config: RunConfig,
+    lease: Lease,
+    view: ProgressView,
+    asked: Collection[str] = (),
+    workload: Workload | None = None,
+) -> Pipeline:
+    """The pipeline of a study that goes on with another configuration, which it keeps if model and data are its own.
+
+    Args:
+        store: Where it lives.
+        name: Its name.
+        config: See `reconfigure`.
+        lease: The right to work on it.
+        view: Where progress is drawn.
+        asked: See `reconfigure`.
+        workload: Model and data, if they are loaded already.
+
+    Raises:
+        SearchError: Model or data are not those that the study began with, or not where it has them.
+        ForeignResultsError: See `reconfigure`.
+        CoreError: One of them cannot be used, or another model lies where the pruned one would be written.
+    """
+    config = _checked(store.study(name), config)
+    pipeline = Pipeline(store, name, lease, view, workload, config)
+    reconfigure(store, name, config, asked)
+    return pipeline
+
+
+def _checked(study: StudyRecord, config: RunConfig) -> RunConfig:
+    """The configuration that a study goes on with, in the folder of before if it names none.
+
+    Raises:
+        ForeignResultsError: The folder holds the results of another study.
+        SearchError: Model or data are not where the study has them.
+        ModelError: Another model lies where the pruned one would be written, or there is none to prune.
+    """
+    if config.out is None:
+        config = config.model_copy(update={"out": RunConfig.stored(study.config).out})
+    folder, own, advice = config.folder(study.name), own_origins(study), "choose another folder with --out"
+    check_results(folder, own, advice)
+    if config.export != "none":
+        check_export(folder / "model", own, advice)
+    return located(study, config)
+
+
+def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collection[str] = ()) -> None:
+    """Give a study another configuration, with which it goes on; in another folder its model is written again.
+
+    Args:
+        store: Where it lives.
+        name: Its name.
+        config: The new configuration; without a folder, that of before stays.
+        asked: Which settings were asked for. If one of them says how long to search, a first search that ended before
+            it had all its trials goes on, and what rests on it is done anew; likewise the last refinement, if its
+            trials were asked for.
+
+    Raises:
+        ForeignResultsError: The folder holds the results of another study.
+        SearchError: Model or data are not where the study has them.
+        ModelError: Another model lies where the pruned one would be written, or there is none to prune.
+    """
+    study = store.study(name)
+    before, config = RunConfig.stored(study.config), _checked(study, config)
+    if (before.folder(name), before.export) != (config.folder(name), config.export):
+        store.forget_stages(name, ["export"])
+    if (before.latency_length, before.new_tokens) != (config.latency_length, config.new_tokens):
+        store.forget_stages(name, ["time"])
+    if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.each_trial(name)) < config.trials:
+        store.forget_stages(name, ["search"])
+    last = max(
+        (one.round for one in rounds_of(store.study(name).facts).values() if one.first_trial is not None), default=None
+    )
+    if "refine_trials" in asked and sum(t.round == last for t in store.each_trial(name)) < config.refine_trials:
+        store.forget_stages(name, [f"refine-{last}"])
+    store.set_config(name, config.model_dump())

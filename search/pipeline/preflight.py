@@ -1,0 +1,64 @@
+"""Whether a search can be made as it is asked for, before there is a study."""
+
+from __future__ import annotations
+
+from ftp_core.schedule import SparsitySchedule
+from search.config.run_config import RunConfig
+from search.errors import ConfigError
+from search.inputs.data import Workload, search_set
+from search.problem.costs import Costs
+from search.problem.fidelities import part_ends
+from search.problem.space import ScheduleSpace
+from search.proposers.catalogue import make_proposers
+from search.stages.time_generation import check_lengths
+from studies import StudyStore
+
+
+def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> None:
+    """Check all that needs the model and the data, but no latency profile.
+
+    Raises:
+        ConfigError: No schedule keeps the constraints, a proposer cannot search them, accuracy cannot be found out,
+            prompts and new tokens to time do not fit into the model's context, or the study to start from is of another
+            model or data, or protects other tokens.
+        ModelError: The model's operations cannot be counted.
+        StudyNotFoundError: There is no study to start from.
+    """
+    model = workload.model.skipping
+    check_lengths(config, workload, facts={})
+    # Trials remember their costs, so a model whose operations cannot be counted is refused here, and not by its first.
+    Costs(model, batch=1, length=1).of(SparsitySchedule.uniform(0.0, model.n_blocks))
+    space = ScheduleSpace(model.n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
+    make_proposers(config.sampler, space, config.seed)
+    # Short data may hold fewer examples than were asked for.
+    part_ends(len(search_set(config, workload)), config.fidelities)
+    if config.min_accuracy is not None and not any(item.has_choices for item in search_set(config, workload)):
+        raise ConfigError(
+            f"--min-accuracy is {config.min_accuracy:g}, but there is no multiple-choice item among the "
+            f"{config.search_items} examples that schedules are evaluated on: give such data, or leave the option out."
+        )
+    if config.warm_start is not None:
+        _check_warm_start(config, workload, store)
+
+
+def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) -> None:
+    assert config.warm_start is not None
+    other = store.study(config.warm_start)
+    own = {"model": workload.model.fingerprint(), "data": workload.data_fingerprint}
+    for what, fingerprint in own.items():
+        if other.facts.get(f"{what}_fingerprint") != fingerprint:
+            raise ConfigError(
+                f"--warm-start is {other.name!r}, but its {what} is not that of the new study, so that its results say "
+                "nothing there: name a study of the same model and data."
+            )
+    protected, own_protected = other.facts.get("keep_first", 0), workload.model.skipping.keep_first
+    if protected != own_protected:
+        raise ConfigError(
+            f"--warm-start is {other.name!r}, which protects the first {protected} tokens of prompts, and not "
+            f"{own_protected}: results do not compare."
+        )
+    if other.config.get("search_items") != config.search_items:
+        raise ConfigError(
+            f"--warm-start is {other.name!r}, which evaluates on {other.config.get('search_items')} items, and not on "
+            f"{config.search_items}: results do not compare."
+        )

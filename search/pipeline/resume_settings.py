@@ -1,0 +1,77 @@
+"""Refuses settings to go on with a study that would have no effect, before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from search.config.run_config import RunConfig
+from search.errors import ConfigError
+from search.stages.refine_rounds import first_round, rounds_of
+from studies import StudyRecord, TrialRecord, closest_to_sparsity
+from studies.pareto import HALF_STEP
+
+
+def check_changes(study: StudyRecord, trials: Sequence[TrialRecord], config: RunConfig, asked: Collection[str]) -> None:
+    """Check settings with which a study is to go on.
+
+    Args:
+        study: The study.
+        trials: Its trials.
+        config: What it is configured to be now.
+        asked: Which settings were given.
+
+    Raises:
+        ConfigError: One of them asks for less than there is, or limits searches of which none can go on.
+    """
+    done = sum(trial.round == 0 for trial in trials)
+    if "trials" in asked and config.trials < done:
+        raise ConfigError(
+            f"--trials is {config.trials}, but study {study.name!r} has {done} trials: expected a new, larger total."
+        )
+    first = first_round(study.facts)
+    made = [one for number, one in rounds_of(study.facts).items() if number >= first]
+    searched = [one for one in made if one.router is not None]
+    if "rounds" in asked and config.rounds < len(made):
+        raise ConfigError(
+            f"--rounds is {config.rounds}, but study {study.name!r} has made {len(made)}: expected a new, larger total."
+        )
+    last = max((one.round for one in searched), default=None)
+    refined = sum(trial.round == last for trial in trials)
+    if "refine_trials" in asked and last is not None and config.refine_trials < refined:
+        raise ConfigError(
+            f"--refine-trials is {config.refine_trials}, but round {last} of study {study.name!r} has {refined}: "
+            "expected a new, larger total."
+        )
+    limits = [name for name in ("seconds", "plateau") if name in asked]
+    ends = done >= config.trials and len(made) >= config.rounds and (last is None or refined >= config.refine_trials)
+    if limits and ends:
+        raise ConfigError(
+            f"--{limits[0]} says how long a search goes on, but every search of study {study.name!r} has all its "
+            "trials: give more --trials, --refine-trials or --rounds, too."
+        )
+
+
+def at_target(points: Sequence[TrialRecord], target_sparsity: float, name: str) -> TrialRecord:
+    """The best point of a front at an overall sparsity that somebody asks for.
+
+    Args:
+        points: A front, as `front` returns it.
+        target_sparsity: The overall sparsity.
+        name: The study's name.
+
+    Raises:
+        ConfigError: The front has no point there.
+    """
+    if not points:
+        raise ConfigError(f"Study {name!r} has no front yet: finish its search with `ftp-search resume {name}`.")
+    best = closest_to_sparsity(points, target_sparsity)
+    if abs(best.overall_sparsity - target_sparsity) <= HALF_STEP:
+        return best
+    known = sorted({point.overall_sparsity for point in points})
+    below = [f"{one:.3g}" for one in known if one < target_sparsity][-1:]
+    above = [f"{one:.3g}" for one in known if one > target_sparsity][:1]
+    raise ConfigError(
+        f"--target-sparsity is {target_sparsity:g}, but the front of study {name!r} has no schedule there; the nearest "
+        f"overall sparsities on it are {' and '.join(below + above)}. Give one of these, or search at "
+        f"{target_sparsity:g} in a study of its own."
+    )

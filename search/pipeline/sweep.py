@@ -1,0 +1,167 @@
+"""Goes through the studies of a sweep on one Ray, each from where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from search.config.run_config import RunConfig
+from search.config.sweep_plan import PlannedStudy, Sweep
+from search.errors import ConfigError
+from search.pipeline.create import beginning, reopened, usable
+from search.pipeline.pipeline import Pipeline
+from search.progress.progress_view import ProgressView
+from studies import StudyNotFoundError, StudyRecord, StudyState, StudyStore
+
+# Where and how fast a study runs is not what it studies: that may change from one time to the next.
+_OF_THE_MACHINE = ("workers", "gpu_workers", "gpu_share", "ray_address", "trial_timeout", "prefix_mb", "out")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one study of a sweep ended.
+
+    Attributes:
+        study: The study.
+        error: What ended it early; None if it has finished.
+        was_finished: Whether it had finished before.
+    """
+
+    study: PlannedStudy
+    error: Exception | None = None
+    was_finished: bool = False
+
+    @property
+    def reason(self) -> str | None:
+        """Why it failed, as one line; None if it did not."""
+        if self.error is None:
+            return None
+        return " ".join(str(self.error).split()) or type(self.error).__name__
+
+
+def run_sweep(
+    sweep: Sweep,
+    store: StudyStore,
+    view: ProgressView,
+    say: Callable[[str], None],
+    report: Callable[[str, Path], Sequence[Path]],
+    overwrite: bool = False,
+) -> list[Outcome]:
+    """Go through the studies of a sweep: those that have finished are left alone, one that fails stops no other.
+
+    Args:
+        sweep: The studies.
+        store: Where they live.
+        view: Where progress of each study is drawn.
+        say: Called with a line on which study begins, and on how one failed.
+        report: Writes the report of the study of a name into a folder; gives its files.
+        overwrite: Whether each replaces a study of its name, as it begins.
+
+    Returns:
+        How each ended, in their order.
+
+    Raises:
+        ConfigError: A study of one of the names is configured in another way.
+        CoreError: A model does not exist, or data cannot be read.
+    """
+    # All of them are checked before the first begins, which may take hours.
+    studies = [replace(study, config=usable(study.config)) for study in sweep.studies]
+    known = set() if overwrite else {summary.name for summary in store.summaries()}
+    finished = {name for name in known if has_finished(store, name)}
+    for study in studies:
+        if study.name in known:
+            _check_unchanged(store.study(study.name), study)
+    if all(study.name in finished for study in studies):
+        return [Outcome(study, was_finished=True) for study in studies]
+
+    # Ray takes seconds to load.
+    from search.evaluators.ray_pool import cluster
+
+    outcomes = []
+    with cluster(studies[0].config.ray_address, max(study.config.workers for study in studies)):
+        for number, study in enumerate(studies, start=1):
+            place = f"Study {number} of {len(studies)}: {study.name}"
+            if study.name in finished:
+                say(f"{place} has finished already")
+                outcomes.append(Outcome(study, was_finished=True))
+                continue
+            say(place)
+            try:
+                _run(study, store, view, report, study.name in known, overwrite)
+                outcomes.append(Outcome(study))
+            except Exception as error:  # whatever it is, it is this study's
+                outcomes.append(Outcome(study, error))
+                say(f"{study.name} failed: {outcomes[-1].reason}")
+    return outcomes
+
+
+def has_finished(store: StudyStore, name: str) -> bool:
+    """Whether a study has gone through its whole pipeline, up to the report."""
+    if store.study(name).state is not StudyState.FINISHED:
+        return False
+    return any(stage.name == "report" and stage.state is StudyState.FINISHED for stage in store.stages(name))
+
+
+def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
+    """What there is to compare of the studies of a sweep that have finished, a row for each."""
+    rows = []
+    for study in sweep.studies:
+        try:
+            if not has_finished(store, study.name):
+                continue
+        except StudyNotFoundError:
+            continue
+        record = store.study(study.name)
+        rows.append(
+            {
+                "study": study.name,
+                "created_at": record.created_at.isoformat(),
+                "model": study.model,
+                "target": study.config.target_sparsity,
+                "seed": study.config.seed,
+                "measurements": store.measurements(study.name),
+                "selection": record.facts.get("selection"),
+                "facts": record.facts,
+                "exhibits": store.exhibits(study.name),
+            }
+        )
+    return rows
+
+
+def _check_unchanged(known: StudyRecord, study: PlannedStudy) -> None:
+    """Refuse to go on with a study that was begun as another one."""
+    before, now = RunConfig.stored(known.config).model_dump(), study.config.model_dump()
+    changes = [
+        f"{field} was {before[field]!r} and is {now[field]!r}"
+        for field in now
+        if field not in _OF_THE_MACHINE and before[field] != now[field]
+    ]
+    if changes:
+        raise ConfigError(
+            f"Study {study.name!r} was begun with other settings: {'; '.join(changes)}. Restore them, choose another "
+            f"name, or delete it with `ftp-search delete {study.name}`."
+        )
+
+
+def _run(
+    study: PlannedStudy,
+    store: StudyStore,
+    view: ProgressView,
+    report: Callable[[str, Path], Sequence[Path]],
+    is_known: bool,
+    overwrite: bool,
+) -> None:
+    """Run what is missing of one study."""
+    name = study.name
+
+    def write(folder: Path) -> Sequence[Path]:
+        return report(name, folder)
+
+    if is_known:
+        with store.lease(name) as lease:
+            reopened(store, name, study.config, lease, view).run(write)
+        return
+    with beginning(store, name, study.config, view, overwrite) as workload, store.lease(name) as lease:
+        Pipeline(store, name, lease, view, workload).run(write)

@@ -1,0 +1,85 @@
+"""Trackers that can be told how a run goes: MLflow, Weights & Biases, TensorBoard; each needs an extra.
+
+A tracker's library is imported when its observer is made, by the one module that needs it.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftp_core.extras import install_extra
+from search.errors import ConfigError
+from search.progress.trackers import run_ids
+
+if TYPE_CHECKING:
+    from search.progress.observer import RunObserver
+
+__all__ = ["TRACKERS", "forget_runs", "make_observers", "restore_runs"]
+
+
+@dataclass(frozen=True)
+class _Tracker:
+    """Where a tracker's observer is, and what it needs."""
+
+    title: str
+    observer: str
+    library: str
+
+
+_TRACKERS = {
+    "mlflow": _Tracker("MLflow", "MlflowObserver", "mlflow"),
+    "wandb": _Tracker("Weights & Biases", "WandbObserver", "wandb"),
+    "tensorboard": _Tracker("TensorBoard", "TensorboardObserver", "tensorboard"),
+}
+TRACKERS = tuple(_TRACKERS)
+
+
+def forget_runs(folder: Path) -> dict[str, str]:
+    """Let the next study whose report goes to a folder have runs of its own; what trackers know stays with them.
+
+    Returns:
+        What `restore_runs` takes.
+    """
+    return run_ids.forget_runs(folder, TRACKERS)
+
+
+def restore_runs(folder: Path, runs: Mapping[str, str]) -> None:
+    """Take back `forget_runs`: the study whose report is in a folder keeps its runs, and no others."""
+    forget_runs(folder)
+    for tracker, run in runs.items():
+        run_ids.keep_run(folder, tracker, run)
+
+
+def make_observers(names: str) -> list[RunObserver]:
+    """Observers that tell trackers; which study it is, and where its files go, they hear as it begins.
+
+    Args:
+        names: Of `TRACKERS`, separated by commas; empty for none.
+
+    Raises:
+        ConfigError: A tracker is unknown, its library is not installed or broken, or nobody is logged in to it.
+    """
+    wanted = dict.fromkeys(name.strip() for name in names.split(",") if name.strip())
+    for name in wanted:
+        if name not in _TRACKERS:
+            raise ConfigError(f"--track is {name!r}: expected {', '.join(TRACKERS)}, or several with commas.")
+    return [_make(name) for name in wanted]
+
+
+def _make(name: str) -> RunObserver:
+    tracker = _TRACKERS[name]
+    try:
+        module = importlib.import_module(f"search.progress.trackers.{name}")
+    except ImportError as error:
+        if error.name is not None and error.name.split(".")[0] == tracker.library:
+            raise ConfigError(f"--track {name} needs {tracker.title}: {install_extra(name)}") from error
+        raise ConfigError(
+            f"--track {name} cannot import {tracker.title}, which is installed: {error}. Try again after "
+            f"{install_extra(name)}"
+        ) from error
+    observer: RunObserver = getattr(module, tracker.observer)()
+    return observer

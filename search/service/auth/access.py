@@ -1,0 +1,213 @@
+"""Who may do what: tokens of programs, sessions of browsers, and this machine's own user while there is no token."""
+
+from __future__ import annotations
+
+import hmac
+from contextvars import ContextVar
+from dataclasses import dataclass
+from http.cookies import CookieError, SimpleCookie
+from math import ceil
+
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from search.service.auth.attempts import FailedAttempts
+from search.service.rules.problems import problem
+from search.service.rules.settings import ServiceSettings, is_loopback
+from studies import StorageError
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import Role, Session
+
+SESSION_COOKIE = "ftp_session"
+# What Dash sends of its own accord: it reads this cookie and repeats it in this header.
+CSRF_COOKIE, CSRF_HEADER = "_csrf_token", "X-CSRFToken"
+API = "/api/"
+LOGIN_PAGE = "/login"
+SESSION_PATH = "/api/v1/session"
+_SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+# What everybody may ask: whether the service lives, and to be let in.
+_OPEN = {
+    ("GET", "/api/v1/health"),
+    ("GET", "/api/v1/ready"),
+    ("GET", LOGIN_PAGE),
+    ("POST", LOGIN_PAGE),
+    ("POST", SESSION_PATH),
+}
+_LATER = {"Retry-After": "10"}
+_FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+
+
+@dataclass(frozen=True)
+class Access:
+    """What whoever sent a request may do.
+
+    Attributes:
+        role: Read, or also change.
+        name: Name of the token; None if none was needed.
+        session: The browser's session, if it is one.
+    """
+
+    role: Role
+    name: str | None = None
+    session: Session | None = None
+
+
+_access: ContextVar[Access | None] = ContextVar("access", default=None)
+
+
+def current_access() -> Access | None:
+    """What whoever sent the request that is being answered may do; None for what everybody may ask."""
+    return _access.get()
+
+
+class AccessControl:
+    """Lets requests through that may do what they ask.
+
+    Args:
+        app: What answers them.
+        store: Holds tokens and sessions.
+        settings: How the service is set up.
+        attempts: Counts tokens that do not exist.
+    """
+
+    def __init__(self, app: ASGIApp, store: ServiceStore, settings: ServiceSettings, attempts: FailedAttempts) -> None:
+        self._app = app
+        self._store = store
+        self._settings = settings
+        self._attempts = attempts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            # What everybody may ask needs no database, so it needs no thread either: all may be waiting for one.
+            is_open = (scope["method"], scope["path"]) in _OPEN
+            access, refusal = _admitted(scope) if is_open else await run_in_threadpool(self._judged, scope)
+        except StorageError:
+            access, refusal = (
+                None,
+                problem(503, "The database does not answer: try again later.", {"Retry-After": "10"}),
+            )
+        if refusal is not None:
+            await refusal(scope, receive, send)
+            return
+        before = _access.set(access)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            _access.reset(before)
+
+    def _judged(self, scope: Scope) -> tuple[Access | None, Response | None]:
+        """What a request may do, or why it may not."""
+        headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
+        changes = method not in _SAFE_METHODS
+        credentials = headers.get("authorization")
+        if credentials is not None:
+            access, refusal = self._bearer(credentials, address(scope))
+        else:
+            access, refusal = self._browser(headers, changes)
+        if access is None and refusal is None:
+            refusal = _unknown(headers, method, path)
+        # Below other paths there is only the dashboard, whose requests change nothing by themselves.
+        elif refusal is None and changes and path.startswith(API) and path != SESSION_PATH and not _may_edit(access):
+            refusal = problem(403, "The token is a reader's: expected an editor's.")
+        return access, refusal
+
+    def _bearer(self, credentials: str, client: str) -> tuple[Access | None, Response | None]:
+        scheme, _, secret = credentials.partition(" ")
+        found = self._store.token(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None
+        if found is not None:
+            return Access(found.role, found.name), None
+        wait_s = self._attempts.wait_s(client)
+        if wait_s > 0:
+            return None, too_many_attempts(wait_s)
+        self._attempts.note(client)
+        detail = "There is no such token: expected 'Authorization: Bearer TOKEN' with one of `ftp-search token add`."
+        return None, problem(401, detail, {"WWW-Authenticate": "Bearer"})
+
+    def _browser(self, headers: Headers, changes: bool) -> tuple[Access | None, Response | None]:
+        key = cookie(headers, SESSION_COOKIE)
+        session = None if key is None else self._store.session(key)
+        if session is not None:
+            access = Access(session.token.role, session.token.name, session)
+            if not changes:
+                return access, None
+            repeated = headers.get(CSRF_HEADER, "")
+            if not hmac.compare_digest(repeated.encode(), session.csrf.encode()):
+                detail = f"The header {CSRF_HEADER} is not what the cookie {CSRF_COOKIE} says: reload the page."
+                return None, problem(403, detail)
+            return access, _cross_site(headers)
+        if self._is_open(headers):
+            return Access(Role.EDITOR), _cross_site(headers) if changes else None
+        return None, None
+
+    def _is_open(self, headers: Headers) -> bool:
+        """Whether nobody needs a token."""
+        if not (self._settings.insecure or self._settings.is_local) or self._store.has_tokens():
+            return False
+        # A page of another site may have its name point to this machine; a proxy may stand between it and the world.
+        is_direct = not any(name in headers for name in _FORWARDED)
+        return self._settings.insecure or (is_direct and is_loopback(_host_name(headers.get("host", ""))))
+
+
+def _admitted(scope: Scope) -> tuple[Access | None, Response | None]:
+    """What everybody may ask, unless a page of another site has a browser ask it."""
+    return None, _cross_site(Headers(scope=scope)) if scope["method"] not in _SAFE_METHODS else None
+
+
+def address(scope: Scope) -> str:
+    """Where a request comes from."""
+    client = scope.get("client")
+    return client[0] if client else "unknown"
+
+
+def cookie(headers: Headers, name: str) -> str | None:
+    """The value of a cookie; None if it was not sent."""
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(name)
+    except CookieError:
+        return None
+    return None if found is None else found.value
+
+
+def too_many_attempts(wait_s: float) -> Response:
+    """The answer to an address that has shown too many tokens that do not exist."""
+    detail = f"Too many tokens that do not exist came from here: try again in {ceil(wait_s)} s."
+    return problem(429, detail, {"Retry-After": str(ceil(wait_s))})
+
+
+def is_editor() -> bool:
+    """Whether the request that is being answered comes from somebody who may change something."""
+    return _may_edit(current_access())
+
+
+def _may_edit(access: Access | None) -> bool:
+    return access is not None and access.role is Role.EDITOR
+
+
+def _host_name(host: str) -> str:
+    """A Host header without its port."""
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0].lower()
+
+
+def _cross_site(headers: Headers) -> Response | None:
+    """Refuse what a page of another site sent; programs that are no browsers say nothing of sites."""
+    from_elsewhere = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+    origin = headers.get("origin")
+    if origin is not None:
+        from_elsewhere |= origin.partition("://")[2] != headers.get("host", "")
+    return problem(403, "The request comes from a page of another site.") if from_elsewhere else None
+
+
+def _unknown(headers: Headers, method: str, path: str) -> Response:
+    """The answer to whoever shows no token: a browser that wants to see a page is asked for one."""
+    if method == "GET" and not path.startswith(API) and "text/html" in headers.get("accept", ""):
+        return RedirectResponse(LOGIN_PAGE, status_code=303)
+    detail = "A token is needed: expected 'Authorization: Bearer TOKEN' with one of `ftp-search token add`."
+    return problem(401, detail, {"WWW-Authenticate": "Bearer"})

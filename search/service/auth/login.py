@@ -1,0 +1,171 @@
+"""Lets browsers in: a session for whoever shows a token, over the API or on a page of its own."""
+
+from __future__ import annotations
+
+import html
+from urllib.parse import parse_qs
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
+
+from search.service.auth.access import (
+    CSRF_COOKIE,
+    LOGIN_PAGE,
+    SESSION_COOKIE,
+    address,
+    cookie,
+    current_access,
+    too_many_attempts,
+)
+from search.service.auth.attempts import FailedAttempts
+from search.service.rules.problems import described, problem
+from studies.service.service_store import ServiceStore
+from studies.service.tokens import SESSION_S, Role, Session
+
+_MOST_FIELDS = 10
+_NO_SUCH_TOKEN = "There is no such token: expected one of `ftp-search token add`."
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>ftp-search</title>
+</head>
+<body>
+<main>
+<h1>ftp-search</h1>
+<form method="post" action="{action}">
+<p><label for="token">Token</label></p>
+<p><input id="token" name="token" type="password" autocomplete="current-password" required autofocus></p>
+<p><button type="submit">Sign in</button></p>
+<p role="alert">{complaint}</p>
+</form>
+</main>
+</body>
+</html>
+"""
+
+
+class TokenShown(BaseModel):
+    """A token, to begin a session with."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    token: str = Field(min_length=1, max_length=200)
+
+
+class Identity(BaseModel):
+    """Who sends the requests."""
+
+    name: str | None = Field(description="Name of the token; null if none is needed.")
+    role: Role
+    csrf: str | None = Field(description="What the session's requests that change something repeat in X-CSRFToken.")
+
+
+class Doorkeeper:
+    """Begins and ends sessions.
+
+    Args:
+        store: Holds tokens and sessions.
+        attempts: Counts tokens that do not exist.
+    """
+
+    def __init__(self, store: ServiceStore, attempts: FailedAttempts) -> None:
+        self._store = store
+        self._attempts = attempts
+
+    def begin(self, secret: str, request: Request) -> tuple[str, Session] | Response:
+        """Begin a session, or say why not."""
+        client = address(request.scope)
+        wait_s = self._attempts.wait_s(client)
+        if wait_s > 0:
+            return too_many_attempts(wait_s)
+        begun = self._store.begin_session(secret)
+        if begun is None:
+            self._attempts.note(client)
+            return problem(401, _NO_SUCH_TOKEN, {"WWW-Authenticate": "Bearer"})
+        return begun
+
+    def end(self, request: Request) -> None:
+        """End the session that a request belongs to."""
+        key = cookie(request.headers, SESSION_COOKIE)
+        if key is not None:
+            self._store.end_session(key)
+
+
+def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: FailedAttempts) -> None:
+    """Add the operations on sessions, and the page for browsers.
+
+    Args:
+        app: Gets the page.
+        router: Gets the operations.
+        store: Holds tokens and sessions.
+        attempts: Counts tokens that do not exist.
+    """
+    door = Doorkeeper(store, attempts)
+
+    @router.post("/session", status_code=201, responses=described(401, 403, 422, 429), tags=["access"])
+    def sign_in(shown: TokenShown, request: Request) -> Identity:
+        """Begin a session of a browser: sets its cookies."""
+        begun = door.begin(shown.token, request)
+        if isinstance(begun, Response):
+            return begun  # type: ignore[return-value]
+        key, session = begun
+        identity = Identity(name=session.token.name, role=session.token.role, csrf=session.csrf)
+        response = JSONResponse(identity.model_dump(mode="json"), 201)
+        _set_cookies(response, request, key, session)
+        return response  # type: ignore[return-value]
+
+    @router.get("/session", responses=described(401), tags=["access"])
+    def who_am_i() -> Identity:
+        """Say who sends the requests, and what they may do."""
+        access = current_access()
+        assert access is not None
+        csrf = None if access.session is None else access.session.csrf
+        return Identity(name=access.name, role=access.role, csrf=csrf)
+
+    @router.delete("/session", status_code=204, response_class=Response, responses=described(401, 403), tags=["access"])
+    def sign_out(request: Request) -> Response:
+        """End the session of a browser."""
+        door.end(request)
+        response = Response(status_code=204)
+        for name in (SESSION_COOKIE, CSRF_COOKIE):
+            response.delete_cookie(name, samesite="strict")
+        return response
+
+    @app.get(LOGIN_PAGE, include_in_schema=False)
+    def page() -> Response:
+        return _page()
+
+    @app.post(LOGIN_PAGE, include_in_schema=False)
+    async def sign_in_on_page(request: Request) -> Response:
+        try:
+            fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=_MOST_FIELDS)
+        except ValueError:
+            return _page(f"The form has more than {_MOST_FIELDS} fields: expected the token alone.", 422)
+        begun = await run_in_threadpool(door.begin, fields.get("token", [""])[0].strip(), request)
+        if isinstance(begun, Response):
+            complaint = _NO_SUCH_TOKEN if begun.status_code == 401 else "Too many attempts: try again in a minute."
+            return _page(complaint, begun.status_code)
+        response = RedirectResponse("/", status_code=303)
+        _set_cookies(response, request, *begun)
+        return response
+
+
+def _page(complaint: str = "", status: int = 200) -> Response:
+    return HTMLResponse(_PAGE.format(action=LOGIN_PAGE, complaint=html.escape(complaint)), status)
+
+
+def _set_cookies(response: Response, request: Request, key: str, session: Session) -> None:
+    for name, value, hidden in ((SESSION_COOKIE, key, True), (CSRF_COOKIE, session.csrf, False)):
+        response.set_cookie(
+            name,
+            value,
+            max_age=int(SESSION_S),
+            httponly=hidden,
+            samesite="strict",
+            secure=request.url.scheme == "https",
+        )

@@ -1,0 +1,115 @@
+"""The service as an ASGI application: the API, who gets in, and a place for the dashboard."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import Response
+from starlette.middleware import Middleware
+
+from search.service.auth.access import AccessControl, is_editor
+from search.service.auth.attempts import FailedAttempts
+from search.service.auth.hardening import Hardened, LimitedBodies, content_policy
+from search.service.auth.login import add_login
+from search.service.http.file_routes import add_files
+from search.service.http.live import add_live
+from search.service.http.metrics import CONTENT_TYPE, Counted, ServiceMetrics
+from search.service.http.responses import Health, WorkerList, worker_answer
+from search.service.http.result_routes import add_results
+from search.service.http.study_routes import add_studies
+from search.service.rules.problems import Problem, answer_with_problems, described
+from search.service.rules.settings import ServiceSettings
+from studies.service.service_store import ServiceStore
+
+# Mounts a dashboard on the application, which answers its requests behind the same door. Gets the application, the
+# studies, and a function that says whether the request that is being answered comes from an editor; gives sources by
+# directive that its pages need beside those of `search.service.auth.hardening`, such as
+# {"style-src": ("'unsafe-inline'",)}.
+MountDashboard = Callable[[FastAPI, ServiceStore, Callable[[], bool]], Mapping[str, Sequence[str]]]
+
+
+def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountDashboard | None = None) -> FastAPI:
+    """The service.
+
+    Args:
+        store: Where studies live.
+        settings: How it is set up.
+        dashboard: Adds a dashboard; None for the API alone.
+    """
+    metrics, attempts = ServiceMetrics(store), FailedAttempts()
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        store.close()
+
+    app = FastAPI(
+        title="ftp-search",
+        version=version("ftp-search"),
+        description="Studies of sparsity schedules: submit, follow, stop, resume, and fetch what they found.",
+        openapi_url="/api/v1/openapi.json",
+        # Their pages load scripts from elsewhere.
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+    )
+    router = APIRouter(prefix="/api/v1")
+    _add_system(app, router, store, metrics)
+    add_login(app, router, store, attempts)
+    add_studies(router, store, settings)
+    add_results(router, store)
+    add_live(router, store, settings)
+    add_files(router, store)
+    app.include_router(router)
+    answer_with_problems(app)
+    _describe_problems(app)
+    sources: Mapping[str, Sequence[str]] = {}
+    if dashboard is not None:
+        sources = dashboard(app, store, is_editor)
+    # From the outermost inwards; each is in the way of what the next one would do.
+    app.user_middleware[:0] = [
+        Middleware(Hardened, policy=content_policy(sources)),
+        Middleware(Counted, metrics=metrics),
+        Middleware(LimitedBodies, most=settings.max_body_bytes),
+        Middleware(AccessControl, store=store, settings=settings, attempts=attempts),
+    ]
+    return app
+
+
+def _add_system(app: FastAPI, router: APIRouter, store: ServiceStore, metrics: ServiceMetrics) -> None:
+    @router.get("/health", tags=["service"])
+    async def health() -> Health:
+        """Say that the service answers."""
+        # Needs no thread: those may all be waiting for the database.
+        return Health()
+
+    @router.get("/ready", responses=described(503), tags=["service"])
+    def ready() -> Health:
+        """Say that the service answers, and its database, too."""
+        store.has_tokens()
+        return Health()
+
+    @router.get("/workers", responses=described(401), tags=["service"])
+    def list_workers() -> WorkerList:
+        """List the workers, and what they do."""
+        return WorkerList(items=[worker_answer(worker) for worker in store.workers()])
+
+    @app.get("/metrics", include_in_schema=False)
+    def get_metrics() -> Response:
+        return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+
+def _describe_problems(app: FastAPI) -> None:
+    """Let the OpenAPI document know what problems look like, which no operation declares as its answer."""
+    made = app.openapi
+
+    def openapi() -> dict[str, object]:
+        document = made()
+        document["components"]["schemas"]["Problem"] = Problem.model_json_schema()
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]

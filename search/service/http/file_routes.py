@@ -1,0 +1,112 @@
+"""The operations on what studies wrote: reports and pruned models."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter
+from fastapi import Path as PathParameter
+from fastapi.responses import Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from search.config.run_config import RunConfig
+from search.service.http.parameters import StudyName
+from search.service.http.responses import FileAnswer, Files
+from search.service.http.zipped import opened, regular_files, zipped
+from search.service.rules.problems import described
+from studies import StudyState
+from studies.service.service_store import ServiceStore
+
+_CHUNK_BYTES = 2**18
+# What a report page may do that is opened from here: draw, but neither ask the service nor be framed.
+_REPORT_POLICY = (
+    "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:"
+)
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".md": "text/markdown; charset=utf-8",
+    ".csv": "text/csv; charset=utf-8",
+    ".json": "application/json",
+}
+_ELSEWHERE = "it is written by the worker at the end, into a folder that may be on another machine."
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
+
+
+def add_files(router: APIRouter, store: ServiceStore) -> None:
+    """Add the operations.
+
+    Args:
+        router: Gets them.
+        store: Where studies live.
+    """
+    problems = described(401, 404, 422)
+
+    def folder(name: str) -> Path:
+        return RunConfig.stored(store.study(name).config).folder(name)
+
+    def has_finished(name: str, stage: str) -> bool:
+        return any(one.name == stage and one.state is StudyState.FINISHED for one in store.stages(name))
+
+    def report_files(name: str) -> list[Path]:
+        # Before, what lies there is another study's: one of the same name, say, that was deleted.
+        if not has_finished(name, "report"):
+            return []
+        return [path for path in regular_files(folder(name)) if path.suffix in _TYPES]
+
+    @router.get("/studies/{name}/report", responses=problems, tags=["files"])
+    def list_report(name: StudyName) -> Files:
+        """List the files of a study's report that are there, once it has finished."""
+        return Files(items=[FileAnswer(name=path.name, bytes=path.stat().st_size) for path in report_files(name)])
+
+    @router.get(
+        "/studies/{name}/report/{file}",
+        response_class=Response,
+        responses={**problems, 200: {"description": "The file.", "content": {"application/octet-stream": _BINARY}}},
+        tags=["files"],
+    )
+    def get_report(
+        name: StudyName,
+        file: Annotated[str, PathParameter(max_length=200, description="Name of the file, such as report.html.")],
+    ) -> Response:
+        """Download a file of a study's report."""
+        found = next((path for path in report_files(name) if path.name == file), None)
+        if found is None:
+            raise HTTPException(404, f"The report has no such file here: {_ELSEWHERE}")
+        try:
+            content = opened(found)
+        except OSError:
+            raise HTTPException(404, f"The report has no such file here: {_ELSEWHERE}") from None
+        headers = {**_attachment(f"{name}-{file}"), "Content-Security-Policy": _REPORT_POLICY}
+        pieces = iter(lambda: content.read(_CHUNK_BYTES), b"")
+        return StreamingResponse(pieces, media_type=_TYPES[found.suffix], headers=headers)
+
+    @router.get(
+        "/studies/{name}/model",
+        response_class=Response,
+        responses={
+            **problems,
+            **described(409),
+            200: {"description": "A ZIP archive.", "content": {"application/zip": _BINARY}},
+        },
+        tags=["files"],
+    )
+    def get_model(name: StudyName) -> Response:
+        """Download the pruned model as a ZIP archive, which unpacks into a folder that transformers loads."""
+        if not has_finished(name, "export"):
+            raise HTTPException(409, "The study has not exported its model: wait until it has finished.")
+        model = folder(name) / "model"
+        # What a link points to was not written by the study.
+        files = [] if model.is_symlink() else regular_files(model)
+        if not files:
+            raise HTTPException(404, f"There is no model here: {_ELSEWHERE}")
+        inner = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
+        return StreamingResponse(zipped(files, inner), media_type="application/zip", headers=_attachment(f"{name}.zip"))
+
+
+def _attachment(file: str) -> dict[str, str]:
+    """A header that has browsers save what follows, and never open it as a page of this service."""
+    return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file, safe='')}"}

@@ -1,0 +1,113 @@
+"""The operations on what studies found: trials, fronts, hypervolume, schedules, routers, logs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.exceptions import HTTPException
+
+from search.service.http.analysis import Analyses
+from search.service.http.parameters import MAX_NUMBER, After, Limit, Number, StudyName
+from search.service.http.responses import (
+    Front,
+    Log,
+    Routers,
+    ScheduleAnswer,
+    TrialAnswer,
+    TrialPage,
+    VolumeHistory,
+    VolumePoint,
+    log_line,
+    router_answer,
+    trial_answer,
+)
+from search.service.rules.problems import described
+from studies import TrialRecord, TrialState
+from studies.service.service_store import ServiceStore
+
+# Trials that one request looks at; what it asks for may be rare.
+_MAX_READ = 20_000
+
+
+def add_results(router: APIRouter, store: ServiceStore) -> None:
+    """Add the operations.
+
+    Args:
+        router: Gets them.
+        store: Where studies live.
+    """
+    analyses = Analyses(store)
+    problems = described(401, 404, 422)
+
+    def one_trial(name: str, number: int) -> TrialRecord:
+        found = store.ended_trial(name, number)
+        if found is None:
+            raise HTTPException(404, f"The study has no trial {number} that has ended.")
+        return found
+
+    @router.get("/studies/{name}/trials", responses=problems, tags=["results"])
+    def list_trials(
+        name: StudyName,
+        state: Annotated[TrialState | None, Query(description="Only those that ended so.")] = None,
+        proposer: Annotated[str | None, Query(max_length=64, description="Only those of one proposer.")] = None,
+        round: Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="Only those of one search.")] = None,
+        after: After = -1,
+        limit: Limit = 100,
+    ) -> TrialPage:
+        """List trials that have ended, by number."""
+        items: list[TrialAnswer] = []
+        for n_read, trial in enumerate(store.each_trial(name, after)):
+            if len(items) == limit or n_read == _MAX_READ:
+                return TrialPage(items=items, next=after)
+            after = trial.number
+            if state in (None, trial.state) and proposer in (None, trial.proposer) and round in (None, trial.round):
+                items.append(trial_answer(trial))
+        # Whether there is a study is known by now only if it has trials.
+        store.n_begun(name)
+        return TrialPage(items=items, next=None)
+
+    @router.get("/studies/{name}/trials/{number}", responses=problems, tags=["results"])
+    def get_trial(name: StudyName, number: Number) -> TrialAnswer:
+        """Say how a trial ended."""
+        return trial_answer(one_trial(name, number))
+
+    @router.get("/studies/{name}/trials/{number}/schedule", responses=problems, tags=["results"])
+    def get_schedule(name: StudyName, number: Number) -> ScheduleAnswer:
+        """Say what a trial skips."""
+        found = one_trial(name, number)
+        return ScheduleAnswer(
+            trial=number,
+            schedule=list(found.schedule),
+            overall_sparsity=found.overall_sparsity,
+            router=found.router,
+        )
+
+    @router.get("/studies/{name}/front", responses=problems, tags=["results"])
+    def get_front(name: StudyName) -> Front:
+        """List the trials that no other beats."""
+        points = analyses.of(name).front
+        return Front(objectives=list(store.study(name).objectives), items=[trial_answer(point) for point in points])
+
+    @router.get("/studies/{name}/hypervolume", responses=problems, tags=["results"])
+    def get_hypervolume(name: StudyName) -> VolumeHistory:
+        """Say how the front grew."""
+        found = analyses.of(name)
+        return VolumeHistory(
+            reference=None if found.reference is None else list(found.reference),
+            items=[
+                VolumePoint(trial=one.trial.number, finished_at=one.trial.finished_at, value=one.value)
+                for one in found.growth
+            ],
+        )
+
+    @router.get("/studies/{name}/routers", responses=problems, tags=["results"])
+    def list_routers(name: StudyName) -> Routers:
+        """List the routers that were distilled, without their weights."""
+        return Routers(items=[router_answer(run) for run in store.router_runs(name, with_weights=False)])
+
+    @router.get("/studies/{name}/logs", responses=problems, tags=["results"])
+    def get_logs(name: StudyName, after: After = 0, limit: Limit = 500) -> Log:
+        """List what the runs of a study wrote, oldest first."""
+        lines = [log_line(event) for event in store.events(name, max(after, 0), limit, ("log",))]
+        return Log(items=lines, next=lines[-1].number if lines else max(after, 0))

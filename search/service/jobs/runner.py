@@ -1,0 +1,279 @@
+"""Runs submitted studies, one after the other: claims one by its lease, goes on where it stands, stops when told."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import threading
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ftp_core.errors import CoreError
+from search.config.run_config import RunConfig
+from search.errors import ConfigError, SearchError
+from search.service.jobs.event_log import EventLog, console_of
+from search.service.rules.roots import Reach, check_reach
+from studies import LeaseLostError, StorageError, StudiesError, StudyBusyError, StudyNotFoundError, StudyStore
+from studies.service.runners import BEAT_EVERY_S
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import Submission
+
+if TYPE_CHECKING:
+    from studies import Lease
+
+_LOOK_EVERY_S = 1.0
+# A run that was told to stop, and goes on, is told so again: code of others may have swallowed the interruption.
+_REMIND_AFTER_S = 30.0
+
+_log = logging.getLogger(__name__)
+
+# Writes the report of the study of a name into a folder; gives its files.
+WriteReport = Callable[[StudyStore, str, Path], Sequence[Path]]
+
+
+class Worker:
+    """A process that runs submitted studies.
+
+    Studies run in the main thread, where Ctrl-C arrives: stopping one from elsewhere is the same as pressing it here.
+    Who wants the worker to leave interrupts what it evaluates, which another worker then evaluates anew, but not what
+    it notes before and behind a run: the study would seem to be its own for a while.
+
+    Args:
+        storage: URL of the database.
+        report: Writes reports.
+        ray_address: Ray cluster to work on; None for one of this machine alone.
+        parent: Process whose end ends this one, too; None for none.
+        reach: Files that studies may name; None for any that this process can open.
+
+    Attributes:
+        id: Tells this worker from others.
+    """
+
+    def __init__(
+        self,
+        storage: str,
+        report: WriteReport,
+        ray_address: str | None = None,
+        parent: int | None = None,
+        reach: Reach | None = None,
+    ) -> None:
+        self.id = str(uuid.uuid4())
+        self._storage = storage
+        self._store = ServiceStore(storage)
+        self._report = report
+        self._ray_address = ray_address
+        self._parent = parent
+        self._reach = reach
+        self._lock = threading.Lock()
+        # The study whose run may be interrupted now.
+        self._running: str | None = None
+        # What the interruption that arrives is for: the run alone, or the worker.
+        self._stops_run = False
+        self._leaves = False
+        # Whether an interruption waits until what is being noted of a study is noted.
+        self._is_noting = False
+        self._is_over = threading.Event()
+
+    def run(self, until_idle: bool = False) -> None:
+        """Run studies as they come.
+
+        Args:
+            until_idle: Whether to leave once no study waits.
+
+        Raises:
+            KeyboardInterrupt: Somebody wants the worker to leave; what it ran is back in the queue.
+            StorageError: The database is away for too long.
+        """
+        signal.signal(signal.SIGTERM, self._interrupted)
+        signal.signal(signal.SIGINT, self._interrupted)
+        self._store.beat(self.id, None)
+        watch = threading.Thread(target=self._watch, name="watch", daemon=True)
+        watch.start()
+        try:
+            while True:
+                if self._leaves:
+                    # Code of others, such as a destructor, may have swallowed the interruption.
+                    raise KeyboardInterrupt
+                if not self.run_next():
+                    if until_idle:
+                        return
+                    self._is_over.wait(_LOOK_EVERY_S)
+        finally:
+            self._is_noting = True
+            self._is_over.set()
+            watch.join()
+            try:
+                with self._store.hurried():
+                    self._store.forget_worker(self.id)
+            except StorageError as error:
+                _log.warning("That this worker has left is not written: %s", error)
+            self._store.close()
+
+    def run_next(self) -> bool:
+        """Run the study whose turn it is, up to its end; whether there was one."""
+        for name in self._store.waiting():
+            # What is left of an earlier study is not this one's.
+            with StudyStore(self._storage, create=False) as store:
+                try:
+                    with self._noting(), store.lease(name) as lease:
+                        submission = self._store.claim(name, self.id, lease)
+                        if submission is None:
+                            continue
+                        self._run_claimed(store, lease, submission)
+                        return True
+                except (StudyBusyError, StudyNotFoundError):
+                    # Another worker was faster, or somebody has deleted it.
+                    continue
+                finally:
+                    gc.collect()
+        return False
+
+    @contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Context in which an interruption waits for the end, but for that of a run inside."""
+        self._is_noting = True
+        try:
+            yield
+        finally:
+            self._is_noting = False
+            if self._leaves:
+                raise KeyboardInterrupt
+
+    def _run_claimed(self, store: StudyStore, lease: Lease, submission: Submission) -> None:
+        name = submission.name
+        events = EventLog(self._store, name)
+        error: str | None = None
+        try:
+            _log.info("Study %r begins.", name)
+            self._store.beat(self.id, name)
+            try:
+                self._is_noting = False
+                with self._lock:
+                    self._running, self._stops_run = name, False
+                if self._leaves:
+                    raise KeyboardInterrupt
+                self._go_on(store, lease, submission, events)
+                with self._lock:
+                    self._running = None
+            finally:
+                self._is_noting = True
+        except KeyboardInterrupt:
+            self._is_noting, self._running = True, None
+            self._leaves = self._leaves or not self._stops_run
+            self._return(name, lease, events)
+            if self._leaves:
+                raise
+            self._store.beat(self.id, None)
+            return
+        except LeaseLostError as lost:
+            # What is said of the study is another process's now.
+            _log.warning("%s", lost)
+            return
+        except (SearchError, StudiesError, CoreError, OSError) as known:
+            error = " ".join(str(known).split()) or type(known).__name__
+        except Exception as defect:
+            error = f"{type(defect).__name__}: {defect} (this is a defect)"
+            for line in traceback.format_exc().splitlines():
+                events.say(line)
+        finally:
+            self._running = None
+            if error is not None:
+                events.say(error)
+                _log.error("Study %r failed: %s", name, error)
+            events.close()
+        self._store.end(name, self.id, error, lease)
+        self._store.beat(self.id, None)
+
+    def _return(self, name: str, lease: Lease, events: EventLog) -> None:
+        """Return a study whose run was interrupted to the queue, unless somebody has stopped it."""
+        try:
+            with self._store.hurried():
+                events.close()
+                self._store.release(name, self.id, lease)
+        except StorageError as error:
+            # Nobody holds its lease any more: it counts as one whose worker has died.
+            _log.warning("That study %r waits again is not written: %s", name, error)
+
+    def _go_on(self, store: StudyStore, lease: Lease, submission: Submission, events: EventLog) -> None:
+        """Make the changes that were submitted, then run every stage that is missing."""
+        name = submission.name
+        config = RunConfig.stored(store.study(name).config, **submission.changes)
+        _check_model(config)
+        if self._reach is not None:
+            check_reach(config, name, self._reach)
+        # They load torch and transformers.
+        from search.pipeline.create import reopened
+        from search.pipeline.pipeline import load_with_progress
+        from search.pipeline.preflight import check_search
+        from search.progress.progress_view import ProgressView
+
+        view = ProgressView(console_of(events, name), observers=[events])
+        # The cluster of whoever ran it before may be out of this worker's sight.
+        config = config.model_copy(update={"ray_address": self._ray_address})
+        workload = load_with_progress(config, view)
+        if not store.stages(name):
+            # Who submitted it could not load the model.
+            check_search(config, workload, store)
+
+        def report(folder: Path) -> Sequence[Path]:
+            return self._report(store, name, folder)
+
+        pipeline = reopened(store, name, config, lease, view, submission.changes, workload)
+        self._store.note_changed(name)
+        pipeline.run(report)
+
+    def _watch(self) -> None:
+        """Show that this worker lives, and interrupt the study that it runs if that shall stop."""
+        silent_s, told_s, left_s = 0.0, _REMIND_AFTER_S, 0.0
+        while not self._is_over.wait(_LOOK_EVERY_S):
+            name = self._running
+            silent_s, told_s = silent_s + _LOOK_EVERY_S, told_s + _LOOK_EVERY_S
+            if self._parent is not None and os.getppid() != self._parent and not self._leaves:
+                _log.warning("The service is gone: so does this worker.")
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                self._parent = None
+            left_s = left_s + _LOOK_EVERY_S if self._leaves else 0.0
+            if left_s >= _REMIND_AFTER_S:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+                left_s = 0.0
+            try:
+                if silent_s >= BEAT_EVERY_S:
+                    self._store.beat(self.id, name)
+                    silent_s = 0.0
+                if name is None:
+                    told_s = _REMIND_AFTER_S
+                elif told_s >= _REMIND_AFTER_S and self._store.stop_requested(name, self.id):
+                    told_s = 0.0
+                    self._interrupt(name)
+            except (StudyNotFoundError, StorageError) as error:
+                _log.warning("%s", error)
+
+    def _interrupted(self, number: int, _: object) -> None:
+        """What SIGTERM does, and Ctrl-C where the search does not hear it itself."""
+        if number == signal.SIGTERM or self._running is None or not self._stops_run:
+            self._leaves = True
+        if not self._is_noting:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, name: str) -> None:
+        """What Ctrl-C does, unless the run has just ended by itself."""
+        with self._lock:
+            if self._running == name:
+                self._stops_run = True
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def _check_model(config: RunConfig) -> None:
+    """A request's model without a path is one of the Hub, and no folder that happens to lie where this worker began.
+
+    Raises:
+        ConfigError: There is such a folder.
+    """
+    if config.model != "demo" and not os.path.isabs(config.model) and Path(config.model).exists():
+        raise ConfigError(f"The model is {config.model!r}, and a folder of this name is in the way: start elsewhere.")

@@ -1,0 +1,99 @@
+"""The workers that the service starts itself: processes of their own, started anew when they die."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from search.config.run_config import STORAGE_VARIABLE
+
+PARENT_VARIABLE = "FTP_SEARCH_PARENT"
+
+_LOOK_EVERY_S = 0.5
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
+# Who lived for so long did not die at its start.
+_SOUND_AFTER_S = 60.0
+_PATIENCE_S = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Place:
+    process: subprocess.Popen[bytes] | None = None
+    began_at: float = 0.0
+    pause_s: float = _FIRST_PAUSE_S
+    start_at: float = 0.0
+
+
+class WorkerProcesses:
+    """Keeps a number of workers running, from `with` until its end.
+
+    Args:
+        number: How many.
+        command: Starts one.
+        storage: URL of the database, which they find in their environment.
+    """
+
+    def __init__(self, number: int, command: Sequence[str], storage: str) -> None:
+        self._command = list(command)
+        # The database's URL may hold a password, which everybody on the machine could read among the arguments.
+        self._environment = {**os.environ, STORAGE_VARIABLE: storage, PARENT_VARIABLE: str(os.getpid())}
+        self._places = [_Place() for _ in range(number)]
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._keep_running, name="worker processes", daemon=True)
+
+    def __enter__(self) -> WorkerProcesses:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+        running = [place.process for place in self._places if place.process is not None]
+        for process in running:
+            process.terminate()
+        deadline = time.monotonic() + _PATIENCE_S
+        for process in running:
+            try:
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _log.warning(
+                    "Worker %d does not leave, and is killed; its study goes on when another begins.", process.pid
+                )
+                process.kill()
+                process.wait()
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that run now."""
+        return [place.process.pid for place in self._places if place.process is not None]
+
+    def _keep_running(self) -> None:
+        while True:
+            for place in self._places:
+                self._look_after(place)
+            if self._is_over.wait(_LOOK_EVERY_S):
+                return
+
+    def _look_after(self, place: _Place) -> None:
+        now = time.monotonic()
+        if place.process is not None and place.process.poll() is not None:
+            place.pause_s = _FIRST_PAUSE_S if now - place.began_at > _SOUND_AFTER_S else place.pause_s
+            _log.warning(
+                "Worker %d ended with %d: another one begins in %.0f s.",
+                *(place.process.pid, place.process.returncode, place.pause_s),
+            )
+            place.process, place.start_at = None, now + place.pause_s
+            place.pause_s = min(2 * place.pause_s, _LONGEST_PAUSE_S)
+        if place.process is None and now >= place.start_at:
+            # In a session of its own: Ctrl-C is for the service, which lets its workers leave in good order.
+            place.process = subprocess.Popen(
+                self._command, env=self._environment, stdin=subprocess.DEVNULL, start_new_session=True
+            )
+            place.began_at = now

@@ -1,0 +1,61 @@
+"""What begins a study and lets one go on, whether the API or the dashboard is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from threading import Lock
+
+from search.errors import ConfigError
+from search.problem.objectives import objective_names
+from search.service.auth.access import current_access
+from search.service.rules.requests import ResumeRequest, StudyRequest, check_own_folder, checked_changes, checked_study
+from search.service.rules.settings import ServiceSettings
+from studies.service.service_store import ServiceStore
+from studies.store.results_folder import exported_in, results_in
+
+# Two that name the same folder at the same moment would both find it free.
+_choosing_folder = Lock()
+
+
+def create_and_submit(request: StudyRequest, store: ServiceStore, settings: ServiceSettings) -> None:
+    """Create a study and hand it to the workers, in one transaction.
+
+    Raises:
+        ConfigError: A setting is out of range, or names what requests may not name.
+        DataError: The data cannot be read.
+        StudyExistsError: The name is taken.
+    """
+    config, undecided = checked_study(request, store, settings)
+    kept = {field: value for field, value in config.model_dump().items() if field not in undecided}
+    folder = Path(str(config.out))
+    # Files of a deleted study of this name: a folder that a request names itself is empty.
+    left = {one for one in (results_in(folder), exported_in(folder / "model")) if one is not None}
+    others = [one for one in left if one.name != request.name]
+    if others:
+        raise ConfigError(f"out is {str(folder)!r}, which holds the results of {others[0]}: choose another folder.")
+    with _choosing_folder:
+        check_own_folder(str(config.out), request.name, store.configurations())
+        store.create_submitted(request.name, kept, objective_names(config.cost), by=_who(), replaces=left)
+
+
+def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceStore, settings: ServiceSettings) -> None:
+    """Hand a study to the workers again, perhaps with changed settings.
+
+    Raises:
+        ConfigError: A setting is out of range, or names what requests may not name.
+        StudyBusyError: It is in the queue already, or a process works on it.
+        StudyNotFoundError: There is no such study.
+    """
+    study = store.study(name)
+    changes: dict[str, object] = {}
+    if request is not None:
+        changes = checked_changes(request, study, store.trials(name), settings)
+    with _choosing_folder:
+        if "out" in changes:
+            check_own_folder(str(changes["out"]), name, store.configurations())
+        store.submit(name, changes, by=_who())
+
+
+def _who() -> str | None:
+    access = current_access()
+    return None if access is None else access.name

@@ -1,0 +1,181 @@
+"""What a request may say of a study: an allow-list of `RunConfig`'s fields, with limits, checked as commands do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Le, MaxLen
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
+
+from ftp_core.text.data import load_jsonl, split_examples
+from search.config.run_config import RESUMABLE, RunConfig
+from search.config.study_name import MAX_NAME_BYTES, check_study_name
+from search.errors import ConfigError
+from search.pipeline.resume_settings import check_changes
+from search.service.rules.problems import in_fields
+from search.service.rules.roots import DEMO, check_makeable, checked_data, checked_model, checked_out
+from search.service.rules.settings import ServiceSettings
+from studies import StudyRecord, StudyStore, TrialRecord
+
+# Where the cluster is, no request says; the version is the program's.
+SUBMITTABLE = tuple(field for field in RunConfig.model_fields if field not in ("version", "ray_address"))
+# Larger data is looked at by the worker alone.
+_MAX_CHECKED_BYTES = 64 * 2**20
+_MOST: Mapping[str, float] = {
+    **dict.fromkeys(("trials", "refine_trials", "plateau", "router_steps"), 1_000_000),
+    **dict.fromkeys(("calibration_items", "search_items", "validation_items", "test_items"), 1_000_000),
+    **dict.fromkeys(("router_trials", "router_schedules", "measured_points", "timed_runs"), 10_000),
+    **dict.fromkeys(("workers", "gpu_workers", "latency_batch"), 1024),
+    **dict.fromkeys(("seconds", "trial_timeout", "max_latency_ms"), 1e9),
+    "prefix_mb": 2**24,
+    "rounds": 100,
+}
+_LONGEST: Mapping[str, int] = {
+    **dict.fromkeys(("model", "data", "out"), 4096),
+    "sampler": 200,
+    "warm_start": MAX_NAME_BYTES,
+    **dict.fromkeys(("fidelities", "dense_blocks"), 1000),
+    **dict.fromkeys(("latency_length", "new_tokens"), 100),
+}
+
+
+class _Settings(BaseModel):
+    """Settings of a study; those that are not given have their defaults."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("expected a number or text")
+        return value
+
+    def given(self) -> dict[str, Any]:
+        """The settings that the request says."""
+        return {field: getattr(self, field) for field in self.model_fields_set & set(SUBMITTABLE)}
+
+
+def _fields(names: tuple[str, ...]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name in names:
+        info = RunConfig.model_fields[name]
+        bounds: list[Any] = [Le(_MOST[name])] if name in _MOST else []
+        bounds += [MaxLen(_LONGEST[name])] if name in _LONGEST else []
+        own = "default" if info.default_factory is None else "default_factory"
+        annotation: Any = info.annotation
+        for bound in (*info.metadata, *bounds):
+            annotation = Annotated[annotation, bound]
+        fields[name] = (annotation, Field(description=RunConfig.description(name), **{own: getattr(info, own)}))
+    return fields
+
+
+_StudySettings: Any = create_model("_StudySettings", __base__=_Settings, **_fields(SUBMITTABLE))
+_ChangedSettings: Any = create_model("_ChangedSettings", __base__=_Settings, **_fields(RESUMABLE))
+
+
+class StudyRequest(_StudySettings):
+    """A new study: its name, and settings as `ftp-search config` describes them."""
+
+    name: str = Field(min_length=1, max_length=MAX_NAME_BYTES, description="Unique in the service.")
+
+
+class ResumeRequest(_ChangedSettings):
+    """What changes of a study before it goes on."""
+
+
+def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSettings) -> tuple[RunConfig, set[str]]:
+    """The configuration that a request asks for, checked as far as it can be without loading a model.
+
+    Returns:
+        The configuration, and the fields that whoever runs it decides, since the request does not say.
+
+    Raises:
+        ConfigError: A setting is out of range, or names what requests may not name.
+        DataError: The data cannot be read.
+        StudyNotFoundError: The study to start from does not exist.
+    """
+    check_study_name(request.name)
+    given = request.given()
+    config = RunConfig.checked(str, **given)
+    changes: dict[str, Any] = {
+        "model": checked_model(config.model, settings.roots, settings.hub),
+        "data": checked_data(config.data, settings.roots),
+        "out": _out(config.out, request.name, settings),
+    }
+    config = config.model_copy(update=changes)
+    _check_examples(config)
+    if config.warm_start is not None:
+        if config.warm_start == request.name:
+            raise ConfigError("warm_start is the new study itself: name another one.")
+        check_study_name(config.warm_start, "warm_start")
+        if all(summary.name != config.warm_start for summary in store.summaries()):
+            raise ConfigError(f"warm_start is {config.warm_start!r}: there is no such study.")
+    return config, {"workers"} - set(given)
+
+
+def checked_changes(
+    request: ResumeRequest, study: StudyRecord, trials: list[TrialRecord], settings: ServiceSettings
+) -> dict[str, Any]:
+    """The settings that a request changes, checked together with those that stay.
+
+    Raises:
+        ConfigError: One is out of range, or names what requests may not name.
+    """
+    changes = request.given()
+    if changes.get("out") == study.config.get("out"):
+        changes.pop("out", None)
+    if "model" in changes:
+        changes["model"] = checked_model(changes["model"], settings.roots, settings.hub)
+    if "data" in changes:
+        changes["data"] = checked_data(changes["data"], settings.roots)
+    if "out" in changes:
+        changes["out"] = _out(changes["out"], study.name, settings)
+    try:
+        check_changes(study, trials, RunConfig.stored(study.config, **changes), changes)
+    except ConfigError as error:
+        raise ConfigError(in_fields(str(error))) from error
+    return changes
+
+
+def check_own_folder(out: str, name: str, configurations: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse results where another study has its own, written or yet to be written: one would overwrite the other's.
+
+    Args:
+        out: Folder of the study's results.
+        name: The study.
+        configurations: How studies are configured, by name.
+
+    Raises:
+        ConfigError: The folder is another study's, lies in it, or holds it, symbolic links resolved.
+    """
+    path = _resolved(Path(out))
+    for other, config in configurations.items():
+        folder = _resolved(RunConfig(out=config.get("out")).folder(other))
+        if other != name and (path.is_relative_to(folder) or folder.is_relative_to(path)):
+            raise ConfigError(
+                f"out is {str(path)!r}, and the results of study {other!r} go to {str(folder)!r}: expected a folder "
+                "that neither lies in another study's nor holds it. Name another one, or delete that study."
+            )
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # a loop of links
+        return path.absolute()
+
+
+def _out(value: str | None, name: str, settings: ServiceSettings) -> str:
+    if value is not None:
+        return checked_out(value, settings.roots)
+    # Files of a deleted study of this name may lie there: the new one's take their place.
+    check_makeable(settings.out / name)
+    return str(settings.out / name)
+
+
+def _check_examples(config: RunConfig) -> None:
+    if config.data != DEMO and Path(config.data).stat().st_size <= _MAX_CHECKED_BYTES:
+        split_examples(load_jsonl(Path(config.data)), config.seed, config.sizes)

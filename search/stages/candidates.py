@@ -1,0 +1,142 @@
+"""Which schedules with which routers a study compares: candidates to select from, and the rows of its report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from ftp_core.routers import Router, StaticRouter, router_from_bytes
+from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
+from search.problem.costs import Costs
+from search.stages.measure import Variant, timed_prompts
+from search.stages.open_study import OpenStudy
+from studies import Measurement, TrialRecord, closest_to_sparsity, front
+from studies.pareto import HALF_STEP
+
+# A model that differs from the dense one by more nats per token is ruined: no candidate, if there are others.
+_RUINED_KL = 1.0
+
+
+def router_of(study: OpenStudy, number: int | None) -> Router:
+    """A router of the study, ready to decide; the static one for None."""
+    return (
+        StaticRouter()
+        if number is None
+        else router_from_bytes(study.store.router_runs(study.name)[number].weights).eval()
+    )
+
+
+def candidates(study: OpenStudy, chosen: TrialRecord) -> list[Variant]:
+    """What can be selected: points of the front, the one that was chosen for distillation among them.
+
+    At a target sparsity these are the trials with the lowest KL there, of the first search and of the refinements the
+    same number: a search that tried hundreds on a few items has found some that are good by luck, only other items
+    tell, and the report shall compare with the best of the first search as they tell it.
+    """
+    config, trials = study.config, study.store.trials(study.name)
+    most = config.measured_points
+    if config.target_sparsity is None:
+        return [_of_trial("candidate", study, point) for point in _spread(usable_front(trials), most, chosen)]
+    refined = best_at([trial for trial in trials if trial.round > 0], config.target_sparsity, most // 2)
+    first = best_at([trial for trial in trials if trial.round == 0], config.target_sparsity, most - len(refined))
+    points = [*first, *refined]
+    if all(point.number != chosen.number for point in points):
+        points = [chosen, *points][:most]
+    return [_of_trial("candidate", study, point) for point in points]
+
+
+def usable_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The front without ruined models, unless there are no others."""
+    points = front(trials)
+    return [point for point in points if point.values is not None and point.values[0] <= _RUINED_KL] or points
+
+
+def dense(study: OpenStudy) -> Variant:
+    """The dense model."""
+    return Variant("dense", SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks), StaticRouter())
+
+
+def compared(
+    study: OpenStudy, selected: TrialRecord, router_run: int | None, validated: Sequence[Measurement]
+) -> list[Variant]:
+    """The rows of the report: dense, uniform, static, dynamic, and refined, at the sparsity that was selected.
+
+    The uniform one is a shortened prompt, and has the FLOPs that were selected: where blocks skip unevenly, or a router
+    has to be run, those are other than its overall sparsity would save.
+
+    Args:
+        study: Whose rows.
+        selected: The trial that was selected.
+        router_run: Number of the router of the row "dynamic", the one that was distilled on what the first search
+            found; None if there is none.
+        validated: Candidates as they were measured on validation examples, by which rows are chosen like the selected
+            one, where there are any.
+    """
+    trials = [trial for trial in study.store.trials(study.name) if trial.is_comparable]
+    by_number = {one.trial: one.kl for one in validated}
+    first = _like(selected, [trial for trial in trials if trial.round == 0], by_number)
+    refined = _like(selected, [trial for trial in trials if trial.round > 0], by_number)
+    static, refined = (selected, refined) if selected.round == 0 else (first, selected)
+    rows = [dense(study), Variant("uniform", _shortened(study, selected), StaticRouter())]
+    if static is not None:
+        rows.append(_of_trial("static", study, static))
+        if router_run is not None and any(static.schedule):
+            schedule, router = SparsitySchedule(static.schedule), router_of(study, router_run)
+            rows.append(Variant("dynamic", schedule, router, static.number, router_run))
+    return rows if refined is None else [*rows, _of_trial("refined", study, refined)]
+
+
+def _shortened(study: OpenStudy, selected: TrialRecord) -> SparsitySchedule:
+    """The uniform schedule whose FLOPs with the static router are nearest to those of a trial with its own."""
+    model, (batch, length) = study.workload.model.skipping, timed_prompts(study).ids.shape
+    costs = Costs(model, batch, length, router=router_of(study, selected.router))
+    wanted = costs.function("flops")(SparsitySchedule(selected.schedule))
+    own = Costs(model, batch, length).function("flops")
+    # Kept counts at this length tell uniform schedules apart. Of equals the one on the grid is taken; the others are
+    # rounded up as schedules round, lest they keep one token more.
+    grid = [DEFAULT_STEP * level for level in range(round(MAX_SPARSITY / DEFAULT_STEP) + 1)]
+    between = [math.ceil(1e10 * (1 - count / length)) / 1e10 for count in range(1, length)]
+    shares = [*grid, *(share for share in between if share <= MAX_SPARSITY)]
+    uniform = [SparsitySchedule.uniform(share, model.n_blocks) for share in shares]
+    return min(uniform, key=lambda schedule: abs(own(schedule) - wanted))
+
+
+def _of_trial(name: str, study: OpenStudy, trial: TrialRecord) -> Variant:
+    schedule = SparsitySchedule(trial.schedule)
+    return Variant(name, schedule, router_of(study, trial.router), trial.number, trial.router)
+
+
+def _like(selected: TrialRecord, trials: Sequence[TrialRecord], kl: Mapping[int | None, float]) -> TrialRecord | None:
+    """Of trials, the one to compare a selected one with, at its overall sparsity; None if there is no trial.
+
+    That is the one with the lowest KL on validation examples, if any is known there, else on the search set. Not of
+    their front, which may have dropped the best one there for another that is cheaper by a hair.
+
+    Args:
+        selected: The trial that was selected.
+        trials: Those to choose from.
+        kl: KL on validation examples, by number of the trial.
+    """
+    near = [trial for trial in trials if abs(trial.overall_sparsity - selected.overall_sparsity) <= HALF_STEP]
+    known = [trial for trial in near if trial.number in kl]
+    if known:
+        return min(known, key=lambda trial: (kl[trial.number], trial.number))
+    return closest_to_sparsity(trials, selected.overall_sparsity) if trials else None
+
+
+def best_at(trials: Sequence[TrialRecord], target: float, most: int) -> list[TrialRecord]:
+    """The trials with the lowest KL at an overall sparsity, the best first; none where no trial has it."""
+    near = [t for t in trials if t.is_comparable and abs(t.overall_sparsity - target) <= HALF_STEP]
+    return sorted(near, key=lambda trial: (trial.values or (), trial.number))[:most]
+
+
+def _spread(points: Sequence[TrialRecord], most: int, chosen: TrialRecord) -> list[TrialRecord]:
+    """At most `most` points of a front, evenly spread along it, the chosen one among them."""
+    points = list(points)
+    if len(points) > most:
+        picked = {round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)}
+        points = [point for index, point in enumerate(points) if index in picked]
+    if all(point.number != chosen.number for point in points):
+        nearest = min(range(len(points)), key=lambda i: abs(points[i].overall_sparsity - chosen.overall_sparsity))
+        points[nearest] = chosen
+    return points

@@ -1,0 +1,242 @@
+"""The distillation stage: trains a router on schedules of the front, from where an earlier run of the stage stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+from ftp_core.quality.quality import QualitySet
+from ftp_core.routers import HiddenRouter, ScoringRouter, StaticRouter, router_to_bytes
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.prefixes import PrefixStore
+from ftp_core.training.distillation import distill
+from ftp_core.training.distillation_config import DistillationConfig
+from search.stages.measure import quality_set
+from search.stages.open_study import OpenStudy
+from studies import RouterRun, TrialRecord
+
+_HIDDEN_GUIDE = 0.3
+
+
+def distillation_config(study: OpenStudy) -> DistillationConfig:
+    """The study's hyperparameters of router training: the defaults, or what tuning found to be better."""
+    tuning = study.store.study(study.name).facts.get("tuning")
+    base = DistillationConfig(steps=study.config.router_steps, seed=study.config.seed)
+    return base if tuning is None else replace(base, **tuning["best"])
+
+
+def schedules_to_distil(points: Sequence[TrialRecord], chosen: TrialRecord, most: int) -> list[SparsitySchedule]:
+    """The schedules that one router learns to serve: the chosen one, and those next to it on the front.
+
+    A router sees each block's sparsity, so that one can serve many schedules; those near the chosen one are what the
+    refinement will try.
+
+    Args:
+        points: The front.
+        chosen: The trial that was chosen from it.
+        most: How many schedules at most.
+    """
+    nearest = sorted(points, key=lambda point: (abs(point.overall_sparsity - chosen.overall_sparsity), point.number))
+    found = dict.fromkeys(tuple(point.schedule) for point in (chosen, *nearest) if any(point.schedule))
+    return [SparsitySchedule(schedule) for schedule in found][:most]
+
+
+def train_router(
+    study: OpenStudy,
+    stage: str,
+    chosen: TrialRecord,
+    schedules: Sequence[SparsitySchedule],
+    config: DistillationConfig,
+) -> RouterRun:
+    """Train a router of each kind that is wanted, and keep them; a training that was stopped goes on.
+
+    Args:
+        study: Whose router.
+        stage: Name of the stage that it is for.
+        chosen: The trial whose schedule it is for in the first place.
+        schedules: What to train on.
+        config: Hyperparameters.
+
+    Returns:
+        The one with the lowest held-out KL.
+
+    Raises:
+        CoreError: See `ftp_core.distill`.
+    """
+    held_out, prefixes = quality_set(study, "validation"), PrefixStore(study.config.prefix_bytes)
+    static = StaticRouter()
+    with study.view.stage("The static router, validation", len(schedules) * held_out.n_batches) as progress:
+        static_kl = fmean(
+            held_out.evaluate(schedule, static, prefixes=prefixes, on_batch=progress.advance).kl
+            for schedule in schedules
+        )
+    prefixes.forget(static)
+    task = _task(study, schedules, config)
+    facts = {"stage": stage, "task": task, "schedules": len(schedules), "static_kl": static_kl}
+    kinds = ("dynamic", "hidden") if study.config.router == "best" else (study.config.router,)
+
+    def trained() -> list[RouterRun]:
+        # An earlier run of the stage that was stopped may have been about other schedules.
+        runs = study.store.router_runs(study.name, with_weights=False)
+        return [run for run in runs if (run.config.get("stage"), run.config.get("task")) == (stage, task)]
+
+    for kind in kinds:
+        if not any(run.config.get("kind") == kind for run in trained()):
+            _train(study, stage, chosen, schedules, config, kind, held_out, facts, prefixes)
+    return min(trained(), key=lambda run: (run.held_out_kl, run.number))
+
+
+def _task(study: OpenStudy, schedules: Sequence[SparsitySchedule], config: DistillationConfig) -> str:
+    """Tells what is trained apart from anything else that a stage of this name may have begun, and left unfinished."""
+    workload = study.workload
+    keep_first = workload.model.skipping.keep_first
+    # Earlier versions protected no tokens, and their trainings go on.
+    identity = (workload.model.fingerprint(), workload.data_fingerprint, *([keep_first] if keep_first else []))
+    about = [[list(one) for one in schedules], config.to_json(), *identity]
+    return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+def _unfinished(study: OpenStudy, stage: str, task: str, ending: str = "") -> Path | None:
+    """Where a training or a tuning keeps how far it is; what others of the same stage have left behind is removed."""
+    place = study.store.unfinished(study.name, f"{stage}-{task}{ending}")
+    if place is not None and place.parent.is_dir():
+        prefix = place.name.removesuffix(f"{task}{ending}")
+        for left in place.parent.glob(f"{prefix}*"):
+            if left != place and left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            elif left != place:
+                left.unlink(missing_ok=True)
+    return place
+
+
+def _train(
+    study: OpenStudy,
+    stage: str,
+    chosen: TrialRecord,
+    schedules: Sequence[SparsitySchedule],
+    config: DistillationConfig,
+    kind: str,
+    held_out: QualitySet,
+    facts: Mapping[str, Any],
+    prefixes: PrefixStore,
+) -> None:
+    """Train one router and keep it, from where an earlier run of the stage stopped."""
+    router: ScoringRouter | None = None
+    if kind == HiddenRouter.kind:
+        # It cannot start as the static router, so it needs the paper's guide to it.
+        config = replace(config, w_guide=config.w_guide or _HIDDEN_GUIDE)
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(config.seed)
+            router = HiddenRouter(study.workload.model.skipping.model.config.hidden_size)
+    examples = study.workload.splits["calibration"]
+    checkpoint = _unfinished(study, f"{stage}-{kind}", facts["task"], ".safetensors")
+    n_batches = -(-len(examples) // config.batch_size)
+    with study.view.stage(f"Distilling the {kind} router", n_batches + config.steps) as progress:
+        done = 0
+
+        def on_step(step: int, kl: float) -> None:
+            nonlocal done
+            study.lease.check()
+            # A training that goes on begins at a later step.
+            done, more = step, step - done
+            progress.advance(more, note=f"held-out KL {kl:.3g}, static {facts['static_kl']:.3g}")
+            study.view.figures(stage, step, {"held_out_kl": kl})
+
+        result = distill(
+            study.workload.model.skipping,
+            examples,
+            schedules,
+            config,
+            held_out=held_out,
+            router=router,
+            checkpoint=checkpoint,
+            static_kl=facts["static_kl"],
+            prefixes=prefixes,
+            on_step=on_step,
+            on_taught=lambda: progress.advance(note="dense answers"),
+        )
+    weights = router_to_bytes(result.router)
+    run = RouterRun(
+        trial=chosen.number,
+        schedule=tuple(chosen.schedule),
+        config={**config.to_json(), **facts, "kind": kind},
+        curves=result.curves,
+        weights=weights,
+        sha256=hashlib.sha256(weights).hexdigest(),
+        seconds=result.seconds,
+        created_at=datetime.now(UTC),
+    )
+    study.store.add_router_run(study.name, run)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
+
+
+def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> dict[str, Any]:
+    """Let Ray Tune look for better hyperparameters of router training; what it found, as the study keeps it.
+
+    Args:
+        study: Whose router.
+        schedules: What routers are trained on.
+
+    Raises:
+        SearchError: See `search.tuning.router_tuning.tune_router`.
+    """
+    # Ray takes a second to import.
+    from search.tuning.router_tuning import tune_router
+
+    config, splits = study.config, study.workload.splits
+    base = DistillationConfig(steps=config.router_steps, seed=config.seed)
+    folder = _unfinished(study, "tune", _task(study, schedules, base))
+    n_steps = config.router_trials * base.steps
+    with tempfile.TemporaryDirectory() as passing, study.view.stage("Tuning the router, steps", n_steps) as stage:
+        steps = 0
+
+        def on_result(number: int, kl: float) -> None:
+            study.lease.check()
+            stage.advance(0, note=f"{number} of {config.router_trials} trials ended, best held-out KL {kl:.3g}")
+            study.view.figures("tune", number, {"held_out_kl": kl})
+
+        def on_progress(done: float) -> None:
+            nonlocal steps
+            study.lease.check()
+            # Trials have other numbers of steps, and some are stopped early: each counts as one of the usual length.
+            steps, more = round(done * base.steps), round(done * base.steps) - steps
+            stage.advance(more)
+
+        tuning = tune_router(
+            study.workload.model.skipping,
+            splits["calibration"],
+            splits["validation"],
+            schedules,
+            base,
+            trials=config.router_trials,
+            seed=config.seed,
+            workers=max(1, config.workers),
+            address=config.ray_address,
+            deterministic=config.deterministic,
+            prefix_bytes=config.prefix_bytes,
+            folder=folder or Path(passing),
+            on_result=on_result,
+            on_progress=on_progress,
+        )
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)
+    best = tuning.best.to_json()
+    return {
+        "trials": [
+            {"config": dict(one.config), "held_out_kl": one.held_out_kl, "steps": one.steps, "seconds": one.seconds}
+            for one in tuning.trials
+        ],
+        "best": {name: value for name, value in best.items() if value != base.to_json()[name]},
+        "seconds": tuning.seconds,
+    }

@@ -1,0 +1,232 @@
+"""What a report shows of single items of the test set: routed prompts, accuracy by group, and disagreements."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from ftp_core.quality.intervals import bootstrap_interval, wilson_interval
+from ftp_core.quality.quality import ItemQuality, QualitySet
+from ftp_core.routers import Router
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample, length_order, prompt_batch
+from search.errors import SearchError
+from search.stages.completions import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
+from studies import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
+
+_DENSE = "dense"
+_N_PROMPTS = 4
+_AT_ONCE = 16
+# What a variant answers, and the texts of some answers.
+_STEPS_OF_LOOK = 2
+# Prompts of more tokens are shown only if there are not enough others: nobody reads them.
+_LONGEST_SHOWN = 512
+# With fewer groups, prompts are picked by length alone.
+_ENOUGH_GROUPS = 3
+_N_DISAGREEMENTS = 10
+# Equal distributions have a KL that differs from 0 by less.
+_ROUNDING = 1e-6
+
+_T = TypeVar("_T")
+# What is answered, and whether it is right; None of an item that is not counted.
+_Answer = tuple[int, bool] | None
+
+
+def collect_exhibits(
+    model: SkippingModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[EncodedExample],
+    variants: Mapping[str, tuple[SparsitySchedule, Router]],
+    selected: str,
+    on_step: Callable[[], None] = lambda: None,
+) -> Exhibits:
+    """Look at the items of the test set one by one.
+
+    Multiple-choice items are answered with the likeliest choice, and where there are some, they alone are counted as
+    answered differently, lost or won. In data without any, every item counts: its answer is then the likeliest token in
+    place of the first one of the right answer that is more than white space, and its greedy continuation is shown.
+
+    Args:
+        model: The model.
+        tokenizer: Its tokenizer.
+        examples: The test set.
+        variants: Schedules and routers by name, "dense" among them.
+        selected: Name of the one that prompts and disagreements are drawn with.
+        on_step: Called after each step, `n_steps` times.
+
+    Raises:
+        SearchError: The dense or the selected variant is missing.
+        DataError: There is no example, or the model cannot read one.
+    """
+    for name in (_DENSE, selected):
+        if name not in variants:
+            raise SearchError(f"There is no variant {name!r}, only {', '.join(map(repr, variants))}: give it, too.")
+    quality = QualitySet(model, examples, _AT_ONCE, on_step)
+    items = {name: quality.per_item(schedule, router, on_step) for name, (schedule, router) in variants.items()}
+    looks = [_Look(model, tokenizer, examples, *variants[name], items[name], on_step) for name in (_DENSE, selected)]
+    answers = list(zip(*(look.answers() for look in looks), strict=True))
+    counted = [(dense, pruned) for dense, pruned in answers if dense is not None and pruned is not None]
+    different = [dense != pruned for dense, pruned in answers]
+    prompts, worst = _to_show(examples), _worst(items[selected], different)
+    dense_texts, texts = (look.texts([*prompts, *worst]) for look in looks)
+    return Exhibits(
+        prompts=tuple(looks[1].routed_prompt(place, dense_texts[place], texts[place]) for place in prompts),
+        groups=_accuracy_by_group(examples, items),
+        disagreements=tuple(looks[1].disagreement(place, dense_texts[place], texts[place]) for place in worst),
+        n_disagreements=sum(different),
+        n_lost=sum(dense[1] and not pruned[1] for dense, pruned in counted),
+        n_won=sum(pruned[1] and not dense[1] for dense, pruned in counted),
+        n_items=len(counted),
+        kl_ratios=_kl_ratios(items, selected),
+    )
+
+
+def _kl_ratios(items: Mapping[str, Sequence[ItemQuality]], selected: str) -> dict[str, tuple[float, float]]:
+    """The interval of the selected variant's KL as a share of every other one's, drawn item by item."""
+    sums = {name: torch.tensor([one.kl * one.n_tokens for one in own]) for name, own in items.items()}
+    others = [name for name in sums if name not in (_DENSE, selected)]
+    ratios = {name: bootstrap_interval(sums[selected], sums[name]) for name in others}
+    # Items without any KL have no ratio.
+    return {name: ends for name, ends in ratios.items() if all(map(math.isfinite, ends))}
+
+
+def n_steps(n_examples: int, n_variants: int) -> int:
+    """In how many steps so many examples are looked at: batches of each variant and of the dense answers, and texts."""
+    return (n_variants + 1) * -(-n_examples // _AT_ONCE) + 2 * _STEPS_OF_LOOK
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One variant, looked at item by item."""
+
+    model: SkippingModel
+    tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[EncodedExample]
+    schedule: SparsitySchedule
+    router: Router
+    items: Sequence[ItemQuality]
+    on_step: Callable[[], None]
+
+    def answers(self) -> list[_Answer]:
+        """What it answers to each item that counts."""
+        found: list[_Answer] = [None if item.choice is None else (item.choice, bool(item.right)) for item in self.items]
+        if not any(example.has_choices for example in self.examples):
+            found = [*first_words(self.model, self.tokenizer, self.examples, self.schedule, self.router)]
+        self.on_step()
+        return found
+
+    def texts(self, places: Iterable[int]) -> dict[int, str]:
+        """What it answers to some items, as text."""
+        shown = sorted(set(places))
+        free = [place for place in shown if not self.examples[place].has_choices]
+        written = greedy_answers(
+            self.model, self.tokenizer, [self.examples[place] for place in free], self.schedule, self.router
+        )
+        chosen = {
+            place: self._text(self.examples[place], choice)
+            for place in shown
+            if (choice := self.items[place].choice) is not None
+        }
+        self.on_step()
+        return chosen | dict(zip(free, written, strict=True))
+
+    def routed_prompt(self, place: int, dense: str, pruned: str) -> RoutedPrompt:
+        """A prompt with the blocks that each of its tokens runs; of tokens that share a character, on average."""
+        example = self.examples[place]
+        kept = self.model.prefill(prompt_batch([example]), self.schedule, self.router).kept
+        runs = torch.stack(kept).sum(0)[0].tolist()
+        pieces = prompt_pieces(self.tokenizer, example.prompt)
+        return RoutedPrompt(
+            tokens=tuple(text for text, _ in pieces),
+            blocks_run=tuple(round(sum(runs[token] for token in tokens) / len(tokens)) for _, tokens in pieces),
+            n_blocks=self.model.n_blocks,
+            expected=self._expected(example),
+            dense=dense,
+            pruned=pruned,
+        )
+
+    def disagreement(self, place: int, dense: str, pruned: str) -> Disagreement:
+        """An item on which it and the dense model differ."""
+        example = self.examples[place]
+        return Disagreement(
+            prompt=prompt_text(self.tokenizer, example.prompt),
+            expected=self._expected(example),
+            dense=dense,
+            pruned=pruned,
+            kl=self.items[place].kl,
+            group=example.group,
+        )
+
+    def _expected(self, example: EncodedExample) -> str:
+        return self._text(example, example.answer)
+
+    def _text(self, example: EncodedExample, choice: int) -> str:
+        return text_of(self.tokenizer, example.prompt, example.continuations[choice])
+
+
+def _worst(items: Sequence[ItemQuality], different: Sequence[bool]) -> list[int]:
+    """Places of the items that differ most from the dense model: those answered differently first, then by KL."""
+    places = [place for place, item in enumerate(items) if different[place] or item.kl > _ROUNDING]
+    return sorted(places, key=lambda place: (not different[place], -items[place].kl, place))[:_N_DISAGREEMENTS]
+
+
+def _accuracy_by_group(
+    examples: Sequence[EncodedExample], items: Mapping[str, Sequence[ItemQuality]]
+) -> tuple[GroupAccuracy, ...]:
+    """Accuracy of each variant on the multiple-choice items of each group."""
+    groups: dict[str, list[int]] = {}
+    for place, example in enumerate(examples):
+        if example.group is not None and example.has_choices:
+            groups.setdefault(example.group, []).append(place)
+    found = []
+    for group in sorted(groups, key=_natural):
+        places = groups[group]
+        right = {name: sum(bool(of_variant[place].right) for place in places) for name, of_variant in items.items()}
+        found.append(
+            GroupAccuracy(
+                group=group,
+                n_items=len(places),
+                accuracy={name: count / len(places) for name, count in right.items()},
+                interval={name: wilson_interval(count, len(places)) for name, count in right.items()},
+            )
+        )
+    return tuple(found)
+
+
+def _natural(group: str) -> tuple[list[tuple[int, str]], str]:
+    """A key by which "distance 3-5" comes before "distance 10-12"."""
+    parts = re.split(r"(\d+)", group)
+    # Every other part is a number: of two, the one with more digits is the larger one.
+    numbers = [part.lstrip("0") if place % 2 else part for place, part in enumerate(parts)]
+    return [(len(part) if place % 2 else 0, part) for place, part in enumerate(numbers)], group
+
+
+def _to_show(examples: Sequence[EncodedExample]) -> list[int]:
+    """Places of a few items of different groups, as far as there are some, and of different lengths."""
+    by_length = length_order(examples)
+    short = [place for place in by_length if len(examples[place].prompt) <= _LONGEST_SHOWN]
+    by_length = short if len(short) >= _N_PROMPTS else by_length[:_N_PROMPTS]
+    groups: dict[str, list[int]] = {}
+    for place in by_length:
+        group = examples[place].group
+        if group is not None:
+            groups.setdefault(group, []).append(place)
+    if len(groups) < _ENOUGH_GROUPS:
+        return _spread(by_length, _N_PROMPTS)
+    picked = _spread(sorted(groups, key=_natural), _N_PROMPTS)
+    # A short one of the first group, a long one of the last.
+    return [groups[name][(2 * rank + 1) * len(groups[name]) // (2 * len(picked))] for rank, name in enumerate(picked)]
+
+
+def _spread(among: Sequence[_T], n: int) -> list[_T]:
+    """At most `n`, evenly spread over a sequence, its ends included."""
+    if len(among) <= n:
+        return list(among)
+    return [among[round(rank * (len(among) - 1) / (n - 1))] for rank in range(n)]

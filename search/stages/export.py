@@ -1,0 +1,154 @@
+"""Writes what a study found as a pruned model that loads like any other."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ftp_core.loading.models import load_model, load_published
+from ftp_core.model.causal_lm import FTPForCausalLM
+from ftp_core.model.model_card import add_figures
+from ftp_core.model.saving import check_directory, replacing
+from ftp_core.routers import Router, StaticRouter, router_from_bytes
+from search.config.run_config import RunConfig
+from search.errors import SearchError
+from search.inputs.same_inputs import check_same, located
+from search.stages.card_figures import card_figures
+from studies import ForeignResultsError, StudyRecord, StudyStore
+from studies.records.objectives import COSTS
+from studies.store.results_folder import MODEL_FILE, Origin, exported_in, own_origins
+
+_ADVICE = "name another directory, or replace it with --overwrite"
+
+
+def check_export(directory: Path, allowed: set[Origin], advice: str) -> None:
+    """Check that a pruned model can be written to a directory without replacing another one.
+
+    Args:
+        directory: The directory; need not exist.
+        allowed: Studies whose pruned model may be replaced.
+        advice: What to do otherwise.
+
+    Raises:
+        ForeignResultsError: It holds the pruned model of another study, or one that no study is known to have written.
+        ModelError: It is a file, or holds a model that is not a pruned one.
+    """
+    check_directory(directory)
+    if not (directory / "config.json").exists():
+        return
+    found = exported_in(directory)
+    if found is None:
+        raise ForeignResultsError(f"{directory} holds a pruned model that no study is known to have written: {advice}.")
+    # Earlier versions noted the name alone.
+    if found not in allowed and (found.created_at is not None or found.name not in {one.name for one in allowed}):
+        raise ForeignResultsError(f"{directory} holds the pruned model of another study, {found}: {advice}.")
+
+
+def export_study(
+    store: StudyStore,
+    name: str,
+    directory: str | os.PathLike[str],
+    include_base: bool = True,
+    overwrite: bool = False,
+    model: str | None = None,
+) -> list[Path]:
+    """Write the pruned model with its tokenizer, and `schedule.json`, which says where it comes from.
+
+    `ftp_core.FTPForCausalLM.from_pretrained(directory)` loads it.
+
+    Args:
+        store: Where the study lives.
+        name: Its name.
+        directory: Where to write; made if missing.
+        include_base: Whether to write the dense model's weights, too, or only where they lie.
+        overwrite: Whether to replace what lies there: another pruned model, or files of the same names, but never a
+            model that is not a pruned one.
+        model: Where the dense model is now, which the study remembers if its database can be written to; None for
+            where the study has it.
+
+    Returns:
+        The files written.
+
+    Raises:
+        SearchError: The study has no chosen schedule yet, or the dense model is not where it was, or another one.
+        ForeignResultsError: The directory holds another pruned model, or files that would be replaced.
+        CoreError: The directory is a file or holds another model, or the model cannot be loaded.
+    """
+    directory = Path(directory)
+    study = store.study(name)
+    _check_chosen(study)
+    if overwrite:
+        check_directory(directory)
+    else:
+        check_export(directory, own_origins(study), _ADVICE)
+    before = RunConfig.stored(study.config)
+    config = located(study, before if model is None else before.model_copy(update={"model": model}), ("model",))
+    check_same(study, {"model": load_model(config.model).fingerprint()})
+    if config.model != before.model and not store.is_read_only:
+        store.set_config(name, config.model_dump())
+    return write_export(store, name, directory, config.model, include_base, overwrite)
+
+
+def write_export(
+    store: StudyStore, name: str, directory: Path, model: str, include_base: bool, overwrite: bool = False
+) -> list[Path]:
+    """`export_study` with a dense model that is known to be the study's.
+
+    Raises:
+        SearchError: The study has no chosen schedule yet.
+        ForeignResultsError: See `export_study`.
+        CoreError: See `export_study`.
+    """
+    study = store.study(name)
+    chosen = _check_chosen(study)
+    if not overwrite:
+        check_export(directory, own_origins(study), _ADVICE)
+    is_own = overwrite or (directory / "config.json").exists()
+    trial = store.trial(name, chosen)
+    run = None if trial.router is None else store.router_runs(name)[trial.router]
+    router: Router = StaticRouter() if run is None else router_from_bytes(run.weights).eval()
+    dense, tokenizer = load_published(model)
+    # As it was when the study ran: a system turn is a number of tokens then.
+    keep_first = int(study.facts.get("keep_first", 0))
+    pruned = FTPForCausalLM.from_dense(dense, trial.schedule, router, keep_first=keep_first)
+    origin: dict[str, Any] = {
+        "schedule": list(trial.schedule),
+        "overall_sparsity": trial.overall_sparsity,
+        "keep_first": keep_first,
+        # As the search knew them: latency is predicted.
+        "objectives": dict(zip(study.objectives, trial.values or (), strict=False)),
+        "costs": {cost: trial.metrics[cost] for cost in COSTS if cost in trial.metrics},
+        "study": name,
+        "study_created_at": study.created_at.isoformat(),
+        "trial": trial.number,
+        "model": model,
+        "model_fingerprint": study.facts.get("model_fingerprint"),
+        "router": None if run is None else {"kind": router.kind, "sha256": run.sha256},
+    }
+    with replacing(directory) as partial:
+        pruned.save_pretrained(partial, include_base=include_base)
+        tokenizer.save_pretrained(partial)
+        (partial / MODEL_FILE).write_text(json.dumps(origin, indent=2) + "\n")
+        add_figures(partial, directory, card_figures(store.measurements(name), trial.number))
+        names = sorted(path.name for path in partial.iterdir())
+        taken = [one for one in names if os.path.lexists(directory / one)]
+        if taken and not is_own:
+            raise ForeignResultsError(
+                f"{directory} holds a file {taken[0]} of something else, which would be replaced: {_ADVICE}."
+            )
+    return [directory / name for name in names]
+
+
+def _check_chosen(study: StudyRecord) -> int:
+    """The number of the chosen trial.
+
+    Raises:
+        SearchError: There is none yet.
+    """
+    if study.chosen_trial is None:
+        raise SearchError(
+            f"Study {study.name!r} has no chosen schedule yet: finish its search with `ftp-search resume {study.name}`."
+        )
+    return study.chosen_trial

@@ -1,0 +1,159 @@
+"""The stages that end a pipeline: measure candidates, select one, test it against others, export it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.training.distillation import peak_bytes
+from search.stages.candidates import candidates, compared, dense, router_of
+from search.stages.examples import collect_exhibits, n_steps
+from search.stages.export import write_export
+from search.stages.knee import chosen_trial
+from search.stages.measure import Variant, measure
+from search.stages.open_study import OpenStudy
+from search.stages.search_schedules import study_costs
+from search.stages.select import select
+from search.stages.time_generation import forget_speeds
+from studies import Exhibits, Measurement, TrialRecord, chance_level, check_clock
+from studies.records.objectives import CostName
+
+
+def measure_candidates(study: OpenStudy) -> None:
+    """Measure what can be selected, on the validation examples and on the clock."""
+    variants = [dense(study), *candidates(study, chosen_trial(study))]
+    study.store.replace_measurements(study.name, measure(study, variants, "validation"))
+
+
+def select_candidate(study: OpenStudy) -> None:
+    """Choose one of the candidates by what validation examples and the clock say.
+
+    Where the clock cannot be relied on, latencies are those that a profile predicts, as they are where the study is
+    deterministic: what the clock says is another thing each time. Where the profile cannot be relied on either, FLOPs
+    stand in place of latency.
+    """
+    config, measured = study.config, _measured(study, "validation")
+    clock = check_clock(measured, "validation")
+    is_busy = config.predicts_latency and not config.deterministic and clock is not None and not clock.is_usable
+    latency: Literal["measured", "predicted"] = "measured"
+    cost, said = config.cost, ""
+    if is_busy or (config.deterministic and config.predicts_latency):
+        latency, measured = "predicted", _with_predicted_latencies(study, measured)
+    if is_busy and clock is not None:
+        by, profile = "predicted latency", study_costs(study).profile
+        if profile is not None and profile.doubts():
+            cost = "flops" if cost == "latency_ms" else cost
+            by = "FLOPs, as" if cost != config.cost else f"{by}, though"
+            by += " the machine was busy when latency was profiled, too"
+        said = f"{clock.sentence.removesuffix('.')}; selected by {by}. "
+    selection = select(
+        [one for one in measured if one.variant == "candidate"],
+        next(one for one in measured if one.variant == "dense"),
+        cost=cost,
+        target_sparsity=config.target_sparsity,
+        max_latency_ms=config.max_latency_ms,
+        min_retention=config.min_retention,
+        latency=latency,
+        chance=chance_level(study.store.study(study.name).facts, "validation"),
+    )
+    number = selection.measurement.trial
+    assert number is not None
+    study.store.choose_trial(study.name, number)
+    note_selection(study, selection.rule, said + selection.reason, selection.retention, cost, latency)
+
+
+def _with_predicted_latencies(study: OpenStudy, measured: Sequence[Measurement]) -> list[Measurement]:
+    """Measurements with the latency that the study's profile predicts in place of what the clock said."""
+    predict = {
+        number: study_costs(study, router_of(study, number)).function("latency_ms")
+        for number in {one.router for one in measured}
+    }
+    return [
+        replace(
+            one,
+            latency_ms=predict[one.router](SparsitySchedule(one.schedule)),
+            speedup=None,
+            speedup_low=None,
+            speedup_high=None,
+        )
+        for one in measured
+    ]
+
+
+def note_selection(
+    study: OpenStudy,
+    rule: str,
+    reason: str,
+    retention: float | None = None,
+    cost: CostName | None = None,
+    latency: Literal["measured", "predicted"] | None = None,
+) -> None:
+    """Keep why the trial that is chosen now was.
+
+    Args:
+        study: Whose trial.
+        rule: Name of the rule that chose it.
+        reason: That in words.
+        retention: What it keeps of the dense model on validation items, see `Measurement.retention`, if that is known.
+        cost: What KL was traded against; None where the rule trades nothing.
+        latency: How latencies were known.
+    """
+    trial = chosen_trial(study)
+    selection = {
+        **{"trial": trial.number, "router": trial.router, "rule": rule, "reason": reason},
+        **{"retention": retention, "cost": cost, "latency": latency},
+    }
+    study.store.set_facts(study.name, {"selection": selection})
+
+
+def compare_selected(study: OpenStudy, router_run: int | None) -> None:
+    """Compare the selected point with others on the test examples, which nothing was chosen by.
+
+    Args:
+        study: Whose point.
+        router_run: Number of the router that the schedule of the first search is shown with, too.
+    """
+    chosen, validation = chosen_trial(study), _measured(study, "validation")
+    rows = compared(study, chosen, router_run, [one for one in validation if one.variant == "candidate"])
+    shown = {(row.trial, row.number) for row in rows}
+    candidate_trials = {one.trial for one in validation if one.variant == "candidate"}
+    others = [one for one in candidates(study, chosen) if one.trial in candidate_trials]
+    rows += [one for one in others if (one.trial, one.number) not in shown]
+    tested = measure(study, rows, "test")
+    study.store.replace_measurements(study.name, [*validation, *tested])
+    forget_speeds(study)
+    study.store.keep_exhibits(study.name, _exhibits(study, rows, chosen))
+    study.store.set_facts(study.name, {"peak_process_bytes": peak_bytes(study.workload.model.skipping.device)})
+    study.view.measured(tested)
+
+
+def export_selected(study: OpenStudy) -> None:
+    """Write the selected schedule with its router as a model that loads like any other."""
+    folder = study.config.folder(study.name) / "model"
+    with study.view.stage("Writing the pruned model", 1) as stage:
+        write_export(study.store, study.name, folder, study.config.model, include_base=study.config.export == "full")
+        stage.advance()
+    study.store.set_facts(study.name, {"exported": str(folder.resolve())})
+
+
+def _measured(study: OpenStudy, split: str) -> list[Measurement]:
+    return [one for one in study.store.measurements(study.name) if one.split == split]
+
+
+def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: TrialRecord) -> Exhibits:
+    """What the report shows of single prompts and items."""
+    named = {row.name: row for row in rows if row.name != "candidate"}
+    selected = next(name for name, row in named.items() if (row.trial, row.number) == (chosen.number, chosen.router))
+    model = study.workload.model
+    examples = study.workload.splits["test"]
+    with study.view.stage("Looking at single items", n_steps(len(examples), len(named))) as stage:
+        return collect_exhibits(
+            model.skipping,
+            model.tokenizer,
+            examples,
+            {name: (row.schedule, row.router) for name, row in named.items()},
+            selected,
+            stage.advance,
+        )

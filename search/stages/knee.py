@@ -1,0 +1,57 @@
+"""Chooses the point of a front that a router is distilled for; which one is exported, selection says later."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from search.config.run_config import RunConfig
+from search.errors import SearchError
+from search.stages.open_study import OpenStudy
+from studies import TrialRecord, best_point, finite_values, front
+
+
+def chosen_trial(study: OpenStudy) -> TrialRecord:
+    """The trial that is chosen now.
+
+    Raises:
+        SearchError: None is yet.
+    """
+    number = study.store.study(study.name).chosen_trial
+    if number is None:
+        raise SearchError(
+            f"Study {study.name!r} has no chosen schedule yet: finish its search with `ftp-search resume {study.name}`."
+        )
+    return study.store.trial(study.name, number)
+
+
+def choose_from_front(study: OpenStudy) -> None:
+    """Choose anew, from all trials that there are.
+
+    Raises:
+        SearchError: The study has no front.
+    """
+    trials = study.store.trials(study.name)
+    points = front(trials)
+    if not points:
+        raise SearchError(why_no_front(trials, study.config))
+    study.store.choose_trial(study.name, best_point(points, study.config.target_sparsity).number)
+
+
+def why_no_front(trials: Sequence[TrialRecord], config: RunConfig) -> str:
+    """Why a study has no front."""
+    if not trials:
+        return "No schedule was evaluated: allow the search more seconds."
+    demanded = config.min_accuracy
+    below = [trial.metrics["accuracy"] for trial in trials if trial.metrics.get("accuracy", 1.0) < (demanded or 0.0)]
+    if below:
+        return (
+            f"None of {len(trials)} trials has an accuracy of {demanded:g} on the search set and keeps the other "
+            f"constraints; the best of those that miss it has {max(below):.3g}. Demand less with --min-accuracy."
+        )
+    strange = [trial for trial in trials if trial.values is not None and not finite_values(trial.values)]
+    if strange:
+        return (
+            f"None of {len(trials)} trials has finite objective values and keeps the constraints; trial "
+            f"{strange[-1].number} has {strange[-1].values}."
+        )
+    return f"All {len(trials)} trials failed; the last one says: {trials[-1].error}"

@@ -1,0 +1,214 @@
+"""The measuring stages: what schedules with their routers really do, on held-out data and on the clock."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from ftp_core.cost import FlopsCounter, kv_bytes, measure_latency, timing_batch
+from ftp_core.cost.memory import peak_activation_bytes
+from ftp_core.cost.speedup import Speedup, needs_more_turns, paired_speedup
+from ftp_core.cost.timing import Latency
+from ftp_core.quality.quality import Quality, QualitySet
+from ftp_core.routers import Router, ScoringRouter, router_to_bytes
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
+from search.config.run_config import RunConfig
+from search.inputs.data import Workload
+from search.stages.open_study import OpenStudy
+from studies import KnownEvaluation, Measurement
+
+_LENGTH_MULTIPLE = 32
+_QUALITY_BATCH = 16
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A schedule with a router, as it will be measured.
+
+    Attributes:
+        name: See `Measurement.variant`.
+        schedule: One sparsity per block.
+        router: Decides which tokens are kept.
+        trial: Number of the trial that it comes from; None if from none.
+        number: The router's number in the study; None for the static one.
+    """
+
+    name: str
+    schedule: SparsitySchedule
+    router: Router
+    trial: int | None = None
+    number: int | None = None
+
+
+def quality_set(study: OpenStudy, split: str) -> QualitySet:
+    """The examples of a split with the dense model's answers."""
+    examples = study.workload.splits[split]
+    with study.view.stage(f"Dense answers, {split}", -(-len(examples) // _QUALITY_BATCH)) as stage:
+        return QualitySet(study.workload.model.skipping, examples, _QUALITY_BATCH, stage.advance)
+
+
+def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[Measurement]:
+    """Quality of variants on a split, and how long a prefill takes under each; variants take turns on the clock.
+
+    Qualities are kept in the database one by one, so that a stage that was stopped goes on with the next.
+
+    Args:
+        study: Whose variants.
+        variants: What to measure; the dense model first.
+        split: "validation" or "test".
+    """
+    model = study.workload.model.skipping
+    qualities = _qualities(study, variants, split)
+    prompts = timed_prompts(study)
+    batch, length = prompts.ids.shape
+    timings = _timings(study, variants, prompts)
+    measurements, counter = [], FlopsCounter(model)
+    for variant, quality, (latency, speedup) in zip(variants, qualities, timings, strict=True):
+        low, high = quality.accuracy_interval or (None, None)
+        window, reads_hidden = variant.router.window, variant.router.reads_hidden
+        measurements.append(
+            Measurement(
+                variant=variant.name,
+                trial=variant.trial,
+                schedule=tuple(variant.schedule),
+                kl=quality.kl,
+                perplexity=quality.perplexity,
+                accuracy=quality.accuracy,
+                accuracy_low=low,
+                accuracy_high=high,
+                n_items=quality.n_items,
+                n_choice_items=quality.n_choice_items,
+                latency_ms=latency.median_ms,
+                latency_low_ms=latency.low_ms,
+                latency_high_ms=latency.high_ms,
+                repeats=latency.repeats,
+                batch=batch,
+                length=length,
+                flops=counter.count(variant.schedule, batch, length, window=window, reads_hidden=reads_hidden).total,
+                kv_bytes=kv_bytes(model, variant.schedule, batch, length),
+                split=split,
+                router=variant.number,
+                # What reading hidden states takes is not predicted.
+                peak_bytes=(
+                    None if reads_hidden else peak_activation_bytes(model, variant.schedule, batch, length, window)
+                ),
+                speedup=speedup.ratio,
+                speedup_low=speedup.low,
+                speedup_high=speedup.high,
+                **_ends("kl", quality.kl_interval),
+                **_ends("perplexity", quality.perplexity_interval),
+            )
+        )
+    return measurements
+
+
+def timed_prompts(study: OpenStudy) -> PromptBatch:
+    """The timed input of a study: rows of tokens of calibration prompts, as long as `timed_length` says."""
+    facts = study.store.study(study.name).facts
+    return prompts_of(study, timed_length(study.config, study.workload, facts))
+
+
+def prompts_of(study: OpenStudy, length: int) -> PromptBatch:
+    """Rows of so many tokens of calibration prompts, to time what they take."""
+    prompts = [example.prompt for example in study.workload.splits["calibration"]]
+    return timing_batch(prompts, study.config.latency_batch, length)
+
+
+def timed_length(config: RunConfig, workload: Workload, facts: Mapping[str, Any]) -> int:
+    """Tokens of each prompt that costs are of: by default the 90th percentile of calibration prompts, rounded up.
+
+    A study keeps the length that it began with.
+
+    Args:
+        config: How a study is configured.
+        workload: Its model and data.
+        facts: What is known of it (`StudyRecord.facts`); empty before it begins.
+    """
+    known = facts.get("timed_input")
+    if known is not None:
+        length = int(known["length"])
+    elif config.latency_length:
+        length = config.latency_length[0]
+    else:
+        lengths = sorted(len(example.prompt) for example in workload.splits["calibration"])
+        length = lengths[int(0.9 * (len(lengths) - 1))]
+        length = -(-length // _LENGTH_MULTIPLE) * _LENGTH_MULTIPLE
+    return min(length, workload.model.skipping.context)
+
+
+def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[Quality]:
+    """Quality of each variant: remembered, or found out now."""
+    examples: QualitySet | None = None
+    qualities = []
+    data = encoded_fingerprint(study.workload.splits[split])
+    n_batches = -(-len(study.workload.splits[split]) // _QUALITY_BATCH)
+    with study.view.stage(f"Measuring quality, {split}", len(variants) * n_batches) as stage:
+        for variant in variants:
+            schedule = tuple(variant.schedule)
+            context = _quality_context(study, data, variant.router)
+            known = study.store.known_evaluations(context, [schedule]).get(schedule)
+            if known is None:
+                study.lease.check()
+                examples = quality_set(study, split) if examples is None else examples
+                quality = examples.evaluate(
+                    variant.schedule, variant.router, choices=True, intervals=True, on_batch=stage.advance
+                )
+                study.store.keep_evaluation(context, KnownEvaluation(schedule, asdict(quality), 0.0))
+                # As it will be read the next time: JSON knows no tuples.
+                known = KnownEvaluation(schedule, json.loads(json.dumps(asdict(quality))), 0.0)
+            else:
+                stage.advance(n_batches)
+            qualities.append(_quality(known.metrics))
+    return qualities
+
+
+def _quality_context(study: OpenStudy, data: str, router: Router) -> str:
+    """Hash of what a quality depends on beside the schedule."""
+    deciding = hashlib.sha256(router_to_bytes(router)).hexdigest() if isinstance(router, ScoringRouter) else router.kind
+    model = study.workload.model
+    parts = ["quality", model.fingerprint(), data, deciding]
+    if model.skipping.keep_first:
+        # Earlier versions protected no tokens, and what they found is found again.
+        parts.append(f"keep_first {model.skipping.keep_first}")
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def _quality(figures: Mapping[str, Any]) -> Quality:
+    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in figures.items()}
+    return Quality(**values)
+
+
+def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch) -> list[tuple[Latency, Speedup]]:
+    """How long each variant takes, and how many times as fast as the first one it is.
+
+    The first one is timed twice in every turn, at its two ends, and compared with itself: on a quiet machine that is 1.
+    """
+    least = study.config.timed_runs
+    timed = [(one.schedule, one.router) for one in (*variants, variants[0])]
+    with (
+        study.view.stage("Measuring latency", (least + 1) * len(timed)) as stage,
+        torch.inference_mode(),
+    ):
+
+        def goes_on(times_ms: Sequence[Sequence[float]]) -> bool:
+            more = needs_more_turns(times_ms, least)
+            if more:
+                stage.extend(least * len(timed))
+            return more
+
+        latencies = measure_latency(
+            study.workload.model.skipping, prompts, timed, least, stage.advance, goes_on=goes_on
+        )
+    dense, *others, again = (latency.times_ms for latency in latencies)
+    speedups = [paired_speedup(dense, own) for own in (again, *others)]
+    return list(zip(latencies[:-1], speedups, strict=True))
+
+
+def _ends(name: str, interval: tuple[float, float] | None) -> dict[str, float]:
+    return {} if interval is None else {f"{name}_low": interval[0], f"{name}_high": interval[1]}

@@ -1,0 +1,320 @@
+"""A search of schedules: builds space, proposers, workers and engine from a study's configuration, and runs them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ftp_core.routers import Router, StaticRouter
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.encoding import encoded_fingerprint
+from search.config.run_config import RunConfig
+from search.engine.ablations import AblationPlan, plan_ablations
+from search.engine.engine import SearchEngine
+from search.engine.interruption import gentle_interruption
+from search.engine.portfolio import Portfolio
+from search.engine.pruning import OptunaPruning, Pruner
+from search.engine.termination import Stopping
+from search.inputs.data import search_set
+from search.problem.costs import Costs
+from search.problem.objectives import Objectives, evaluation_context, objective_names
+from search.problem.space import LatencyLimit, ScheduleSpace
+from search.progress.progress_view import Stage
+from search.proposers.catalogue import make_proposers
+from search.stages.known_costs import CostLedger
+from search.stages.measure import timed_prompts
+from search.stages.open_study import OpenStudy
+from search.stages.sql_trial_store import StudyLedger
+from search.stages.study_profile import study_profile
+from search.stages.warm_start import warm_outcomes
+from studies import TrialRecord, best_point, front_volume
+from studies.records.objectives import DEFAULT_COST, CostName, objective
+
+if TYPE_CHECKING:
+    from search.evaluators.ray_pool import RayPool
+
+_SECONDS_BETWEEN_RESIZES = 2.0
+_SECONDS_BETWEEN_NOTES = 0.5
+
+
+@dataclass(frozen=True)
+class Search:
+    """Which of a study's searches it is, and with which router.
+
+    Attributes:
+        round: 0 for the first one, n for the n-th refinement.
+        trials: Schedules to evaluate, those of earlier runs of this search included.
+        router: Decides which tokens are kept.
+        number: Its number among the study's routers; None for the static one.
+        sha256: Hash of its weights; None for the static one.
+        first_trial: Number of the search's first trial.
+    """
+
+    round: int
+    trials: int
+    router: Router = field(default_factory=StaticRouter)
+    number: int | None = None
+    sha256: str | None = None
+    first_trial: int = 0
+
+    @property
+    def stage(self) -> str:
+        """Name of the stage that it is."""
+        return "search" if self.round == 0 else f"refine-{self.round}"
+
+
+def study_costs(study: OpenStudy, router: Router | None = None) -> Costs:
+    """What a study's schedules cost at its timed input; latency is profiled first if the search needs it.
+
+    A search that trades KL against something else takes a reliable profile that is there already, or does without.
+
+    Args:
+        study: Whose schedules.
+        router: Decides which tokens are kept; None for the static one.
+    """
+    model = study.workload.model.skipping
+    batch, length = timed_prompts(study).ids.shape
+    profile = study_profile(study)
+    dense = Costs(model, batch, length, profile).of(SparsitySchedule.uniform(0.0, model.n_blocks))
+    facts = {"timed_input": {"batch": batch, "length": length}, "dense_costs": dense}
+    study.store.set_facts(study.name, facts)
+    return Costs(model, batch, length, profile, None if router is None or router.kind == StaticRouter.kind else router)
+
+
+def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
+    """Evaluate schedules until a condition ends it.
+
+    A refinement starts from what earlier searches found: their fronts are evaluated first where another router decides
+    now, and proposers learn from them.
+
+    Args:
+        study: What to search for.
+        costs: What schedules cost there.
+        search: Which search it is.
+
+    Raises:
+        ConfigError: No schedule keeps the latency; what can be known without them, `check_search` has checked.
+        EvaluationError: No worker could start.
+        ForeignResultsError: The study's folder holds the results of another study.
+        StudyBusyError: A process works on the study that this one replaces.
+        KeyboardInterrupt: Ctrl-C was pressed, and what was in flight has ended.
+    """
+    config = study.config
+    space = schedule_space(config, study.workload.model.skipping.n_blocks, costs)
+    objectives = Objectives(costs.function(config.cost), config.min_accuracy)
+    warm = warm_outcomes(_earlier_trials(study, search), space, objectives, own=search.round > 0)
+    context = _context(study, search)
+    ledger = StudyLedger(study.store, study.name, study.lease, context, search.round, search.number)
+    title = f"Refining schedules, round {search.round}" if search.round else "Searching schedules"
+    aside = study.store.left_aside(study.name)
+    if aside.total:
+        study.view.console.print(str(aside))
+    ablations = _ablations(study, search, space)
+    portfolio = Portfolio(
+        make_proposers(config.sampler, space, config.seed), config.seed, ledger.tallies(), config.deterministic
+    )
+    with (
+        closing(_start_workers(study, search.router)) as pool,
+        study.view.stage(title, search.trials, ledger.n_trials) as stage,
+    ):
+        engine = SearchEngine(
+            space,
+            portfolio,
+            pool,
+            objectives,
+            CostLedger(ledger, costs.of),
+            seed=config.seed,
+            deterministic=config.deterministic,
+            fidelities=config.fidelities,
+            pruner=_pruner(config),
+            warm=warm,
+            first=search.first_trial,
+            ablations=ablations.schedules,
+        )
+        watch = _Watch(study, stage, ledger, pool, search.stage, costs)
+        ledger.on_kept = watch.on_kept
+        stopping = Stopping(search.trials - ledger.n_trials, config.seconds, config.plateau)
+
+        # Whatever can be wrong was found out by now: a study that this one replaces goes here, and not before.
+        study.settle()
+
+        def on_first() -> None:
+            stage.advance(0, "finishing what is in flight; Ctrl-C again leaves at once")
+
+        try:
+            with gentle_interruption(on_first) as interruption:
+                engine.run(stopping, lambda: interruption.requested)
+            if interruption.requested:
+                raise KeyboardInterrupt
+        finally:
+            with study.store.hurried():
+                ledger.keep_tallies()
+                _keep_reuse(study, ledger)
+            watch.send_figures()
+        if stopping.reason is not None and ledger.n_trials < search.trials:
+            stage.advance(0, f"stopped, since {stopping.reason}")
+
+
+def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSpace:
+    """The schedules that a configuration allows.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    limit = None
+    if config.max_latency_ms is not None:
+        limit = LatencyLimit(costs.function("latency_ms"), config.max_latency_ms)
+    return ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks, latency_limit=limit)
+
+
+def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> AblationPlan:
+    """The ablations that a search begins with; refinements know them from the first search.
+
+    What the first search leaves out, as it is short, is kept, and said when that is new.
+    """
+    if search.round > 0:
+        return AblationPlan((), 0, search.trials, 0)
+    plan = plan_ablations(space, search.trials, study.config.sampler)
+    known = study.store.study(study.name).facts.get("ablations")
+    if plan.left_out and plan.to_json() != known:
+        study.view.console.print(plan.left_out, highlight=False)
+    study.store.set_facts(study.name, {"ablations": plan.to_json()})
+    return plan
+
+
+def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[TrialRecord]:
+    """Trials that a search starts from: those of a study to begin with, or of this one with other routers."""
+    if search.round > 0:
+        for trial in study.store.each_trial(study.name):
+            if trial.round < search.round and trial.router != search.number:
+                yield trial
+    elif study.config.warm_start is not None:
+        yield from study.store.each_trial(study.config.warm_start)
+
+
+def best_note(points: list[TrialRecord], cost: CostName = DEFAULT_COST, target: float | None = None) -> str:
+    """A word on a front of KL against a cost: its point at a target sparsity, or its knee."""
+    if not points:
+        return "no trial finished"
+    best, what = best_point(points, target), "knee" if target is None else f"at {target:.0%}"
+    assert best.values is not None
+    return f"front {len(points)}, {what}: KL {best.values[0]:.3g} at {objective(cost).text(best.values[1])}"
+
+
+class _Watch:
+    """Draws progress, and lets the number of workers follow what the study says."""
+
+    def __init__(
+        self, study: OpenStudy, stage: Stage, ledger: StudyLedger, pool: RayPool, name: str, costs: Costs
+    ) -> None:
+        self._study = study
+        self._stage = stage
+        self._ledger = ledger
+        self._pool = pool
+        self._name = name
+        self._objectives, self._dense_cost = objective_names(study.config.cost), costs.dense(study.config.cost)
+        self._n_workers = study.config.workers
+        self._resized = self._noted = self._began = time.monotonic()
+        self._n_before = ledger.n_trials
+
+    def on_kept(self, n: int) -> None:
+        now, note = time.monotonic(), ""
+        ended = self._ledger.n_trials
+        if now - self._noted > _SECONDS_BETWEEN_NOTES or ended == self._n_before + n:
+            config = self._study.config
+            self._noted, note = now, best_note(self._ledger.front, config.cost, config.target_sparsity)
+            self.send_figures()
+        self._stage.advance(n, note)
+        if now - self._resized > _SECONDS_BETWEEN_RESIZES:
+            self._resized = now
+            self._follow()
+
+    def send_figures(self) -> None:
+        """Let the view and its observers know how far the search is."""
+        self._study.view.figures(self._name, self._ledger.n_trials, self._figures(time.monotonic() - self._began))
+
+    def _figures(self, seconds: float) -> dict[str, float]:
+        points, ended = self._ledger.front, self._ledger.n_trials
+        measured = front_volume(self._objectives, points, self._dense_cost)
+        figures = {
+            "trials": ended,
+            "trials_per_s": (ended - self._n_before) / max(seconds, 1e-9),
+            "workers": self._n_workers,
+            "front": len(points),
+            "hypervolume": 0.0 if measured is None else measured.of(points),
+        }
+        if points:
+            figures |= dict(zip(("knee_kl", "knee_cost"), best_point(points).values or (), strict=False))
+        return figures
+
+    def _follow(self) -> None:
+        wanted = self._study.store.study(self._study.name).config.get("workers", self._n_workers)
+        if wanted != self._n_workers:
+            self._n_workers = wanted
+            self._pool.resize(wanted)
+
+
+def _start_workers(study: OpenStudy, router: Router) -> RayPool:
+    # Ray takes a second to import: commands that only read a study shall not wait for it.
+    from search.evaluators.ray_pool import RayPool
+    from search.evaluators.worker_setup import ModelSetup
+
+    config = study.config
+    setup = ModelSetup(
+        study.workload.model.skipping,
+        search_set(study.config, study.workload),
+        fidelities=config.fidelities,
+        router=router,
+        choices=config.min_accuracy is not None,
+        prefix_bytes=config.prefix_bytes,
+    )
+    with study.view.stage("Starting workers", config.workers + config.gpu_workers) as stage:
+        return RayPool(
+            setup,
+            config.workers,
+            address=config.ray_address,
+            n_gpu_workers=config.gpu_workers,
+            gpu_share=config.gpu_share,
+            trial_timeout_s=config.trial_timeout,
+            on_ready=stage.advance,
+        )
+
+
+def _pruner(config: RunConfig) -> Pruner | None:
+    if config.pruner == "halving":
+        return None
+    from optuna import pruners
+
+    made: dict[str, pruners.BasePruner] = {
+        "asha": pruners.SuccessiveHalvingPruner(),
+        "hyperband": pruners.HyperbandPruner(),
+        "median": pruners.MedianPruner(),
+        "percentile": pruners.PercentilePruner(50.0),
+    }
+    return OptunaPruning(made[config.pruner], len(config.fidelities) - 1)
+
+
+def _context(study: OpenStudy, search: Search) -> str:
+    config = study.config
+    return evaluation_context(
+        study.workload.model.fingerprint(),
+        encoded_fingerprint(search_set(study.config, study.workload)),
+        StaticRouter.kind if search.sha256 is None else f"{search.router.kind} {search.sha256}",
+        config.min_accuracy is not None,
+        study.workload.model.skipping.keep_first,
+    )
+
+
+def _keep_reuse(study: OpenStudy, ledger: StudyLedger) -> None:
+    """Add to what the study knows of block computations that were made and spared."""
+    facts = study.store.study(study.name).facts
+    study.store.set_facts(
+        study.name,
+        {
+            "blocks_run": facts.get("blocks_run", 0) + ledger.blocks_run,
+            "blocks_reused": facts.get("blocks_reused", 0) + ledger.blocks_reused,
+        },
+    )

@@ -1,0 +1,63 @@
+"""Evaluates one schedule with one router in this process, and keeps it as a trial."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from ftp_core.routers import Router
+from ftp_core.schedule import SparsitySchedule
+from search.errors import SearchError
+from search.evaluators import Task
+from search.evaluators.local import LocalEvaluator
+from search.inputs.data import search_set
+from search.problem.objectives import Objectives
+from search.stages.open_study import OpenStudy
+from search.stages.search_schedules import study_costs
+from search.stages.sql_trial_store import work_spans
+from studies import TrialRecord, TrialState
+
+
+def add_trial(
+    study: OpenStudy, schedule: SparsitySchedule, router: Router, number: int, round: int, proposer: str, parent: int
+) -> TrialRecord:
+    """Evaluate a schedule on the search set under a trained router, and keep it.
+
+    Args:
+        study: Whose trial.
+        schedule: One sparsity per block.
+        router: Decides which tokens are kept.
+        number: Its number among the study's routers.
+        round: Of the trial.
+        proposer: Who the trial says proposed it.
+        parent: Number of the trial whose schedule it is.
+
+    Raises:
+        SearchError: It cannot be evaluated.
+    """
+    config = study.config
+    choices = config.min_accuracy is not None
+    examples = search_set(config, study.workload)
+    evaluator = LocalEvaluator(study.workload.model.skipping, examples, router=router, choices=choices)
+    evaluation = evaluator.evaluate(Task(schedule))
+    if evaluation.error is not None:
+        raise SearchError(f"The schedule {schedule} cannot be evaluated with its new router: {evaluation.error}")
+    costs = study_costs(study, router)
+    values, violation = Objectives(costs.function(config.cost), config.min_accuracy)(schedule, evaluation.metrics)
+    trial = TrialRecord(
+        number=study.store.n_begun(study.name),
+        schedule=tuple(schedule),
+        values=values,
+        state=TrialState.FINISHED,
+        fidelity=1.0,
+        proposer=proposer,
+        seconds=evaluation.seconds,
+        finished_at=datetime.now(UTC),
+        metrics={**evaluation.metrics, **costs.of(schedule)},
+        violation=violation,
+        round=round,
+        router=number,
+        parents=(parent,),
+        work=work_spans([evaluation]),
+    )
+    study.store.append_trial(study.name, trial)
+    return trial

@@ -1,0 +1,104 @@
+"""Notes where a study and the stages of its pipeline stand: in the database, and on the view."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from search.config.run_config import RunConfig
+from search.stages.open_study import OpenStudy
+from studies import LeaseLostError, StorageError, StudyState
+
+_log = logging.getLogger(__name__)
+# What ends a pipeline, and rests on all that was searched and distilled.
+LAST_STAGES = ("measure", "select", "test", "time", "export", "report")
+
+
+def all_stages(config: RunConfig, first_round: int = 1) -> list[str]:
+    """The stages of a pipeline in their order, if no round ends the refinement early.
+
+    Args:
+        config: How the study is configured.
+        first_round: Number of its first round.
+    """
+    numbers = range(first_round, first_round + config.rounds)
+    rounds = [f"{kind}-{n}" for n in numbers for kind in ("distill", "refine")]
+    last = [stage for stage in LAST_STAGES if stage != "export" or config.export != "none"]
+    return ["search", *(["tune"] if rounds and config.tunes_router else []), *rounds, *last]
+
+
+class Stages:
+    """The stages of one study.
+
+    Args:
+        study: Whose stages.
+    """
+
+    def __init__(self, study: OpenStudy) -> None:
+        self._study = study
+        self._store = study.store
+        self._name = study.name
+
+    @contextmanager
+    def running(self, foreseen: Sequence[str]) -> Iterator[None]:
+        """The study's state while stages run: running, then finished, or stopped or failed if they do not end well.
+
+        Args:
+            foreseen: The stages that are to come.
+        """
+        self._study.view.began(self._name, self._study.config.model_dump(), foreseen)
+        self._store.set_state(self._name, StudyState.RUNNING)
+        with self._noted(self._end):
+            yield
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[None]:
+        """Note when a stage begins, and when and how it ends."""
+        self._study.lease.check()
+        self._store.begin_stage(self._name, stage)
+        self._study.view.stage_changed(stage, StudyState.RUNNING)
+        _log.info("Study %r: stage %s begins", self._name, stage)
+        with self._noted(lambda state: self._end_stage(stage, state)):
+            yield
+
+    def has_finished(self, stage: str) -> bool:
+        """Whether the last run of a stage ended well."""
+        return any(one.name == stage and one.state is StudyState.FINISHED for one in self._store.stages(self._name))
+
+    def forget(self, stages: Sequence[str]) -> None:
+        """Let stages count as not begun."""
+        self._store.forget_stages(self._name, stages)
+
+    def _end(self, state: StudyState) -> None:
+        try:
+            self._store.set_state(self._name, state)
+        finally:
+            # Trackers may have to be waited for.
+            self._study.view.ended(state)
+
+    def _end_stage(self, stage: str, state: StudyState) -> None:
+        self._study.view.stage_changed(stage, state)
+        _log.info("Study %r: stage %s has %s", self._name, stage, state.value)
+        self._store.end_stage(self._name, stage, state)
+
+    @contextmanager
+    def _noted(self, note: Callable[[StudyState], object]) -> Iterator[None]:
+        """Note how what happens inside ends: finished, stopped, or failed."""
+        try:
+            yield
+        except LeaseLostError:
+            # The study is another process's now, and so is what is said of it.
+            self._study.view.close()
+            raise
+        except BaseException as error:
+            try:
+                # A study that nobody works on counts as stopped, so this is not worth waiting for.
+                with self._store.hurried():
+                    note(StudyState.STOPPED if isinstance(error, KeyboardInterrupt) else StudyState.FAILED)
+            except StorageError as unwritten:
+                self._study.view.console.print(
+                    f"How study {self._name!r} ended is not written: {unwritten}", highlight=False
+                )
+            raise
+        note(StudyState.FINISHED)

@@ -1,0 +1,181 @@
+"""The stage that times the selected point end to end: prefill and new tokens, beside dense and a shortened prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ftp_core.cost import Skipping, Unchanged, Variant, paired_speedup
+from ftp_core.cost.end_to_end import room_for_new_tokens, time_generation
+from ftp_core.cost.speedup import needs_more_turns
+from ftp_core.schedule import SparsitySchedule
+from search.config.run_config import RunConfig
+from search.errors import ConfigError
+from search.inputs.data import Workload
+from search.stages.candidates import router_of
+from search.stages.knee import chosen_trial
+from search.stages.measure import prompts_of, timed_length
+from search.stages.open_study import OpenStudy
+from studies import GenerationSpeed, Measurement, generation_speeds
+from studies.records.generation_speed import as_facts
+
+# New tokens where nothing else is asked for: a choice or a short answer, and a paragraph.
+_NEW_TOKENS = (16, 64)
+# Of each prompt length: fewer turns say nothing of an interval at 95 %, and further ones are worth so much time.
+_LEAST_TURNS, _PATIENCE_MS = 6, 30_000.0
+
+
+def check_lengths(config: RunConfig, workload: Workload, facts: Mapping[str, Any]) -> None:
+    """Check that the prompts to time fit into the model's context, with the new tokens that are asked for.
+
+    Args:
+        config: How a study is configured.
+        workload: Its model and data.
+        facts: What is known of it (`StudyRecord.facts`); empty before it begins.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    context = workload.model.skipping.context
+    for length in lengths_to_time(config, workload, facts):
+        if length > context:
+            raise ConfigError(
+                f"--latency-length is {length}, but the model reads {context} tokens at most: give a shorter length."
+            )
+        most = max(config.new_tokens or (0,))
+        if most > room_for_new_tokens(length, context):
+            raise ConfigError(
+                f"--new-tokens is {most} behind prompts of {length}, but the model reads {context} tokens at most: "
+                f"give no more than {room_for_new_tokens(length, context)}, or a shorter --latency-length."
+            )
+
+
+def time_selected(study: OpenStudy) -> None:
+    """Time what is missing of the selected point's speeds, each prompt length in one sitting that is kept at once.
+
+    Whoever measures another point lets those of before be forgotten (`forget_speeds`).
+    """
+    measured = _compared(study)
+    if not measured:
+        return
+    lengths = lengths_to_time(study.config, study.workload, study.store.study(study.name).facts)
+    for tokens in lengths:
+        wanted = new_tokens_to_time(study.config, room_for_new_tokens(tokens, study.workload.model.skipping.context))
+        speeds = generation_speeds(study.store.study(study.name).facts)
+        shape = (study.config.latency_batch, tokens)
+        if set(wanted) <= {one.new_tokens for one in speeds if one.shape == shape}:
+            continue
+        study.lease.check()
+        speeds = [*(one for one in speeds if one.shape != shape), *_timed(study, measured, tokens, wanted)]
+        # The length that costs are of is what people look at first.
+        speeds.sort(key=lambda one: lengths.index(one.length) if one.length in lengths else len(lengths))
+        study.store.set_facts(study.name, as_facts(speeds))
+
+
+def forget_speeds(study: OpenStudy) -> None:
+    """Forget what was timed: another point may be selected, or another machine measure."""
+    study.store.set_facts(study.name, as_facts([]))
+
+
+def _compared(study: OpenStudy) -> list[Measurement]:
+    """The dense model, a shortened prompt and the selected point, as they were measured on test items."""
+    tested = [one for one in study.store.measurements(study.name) if one.split == "test"]
+    chosen = chosen_trial(study)
+    selected = next((one for one in tested if (one.trial, one.router) == (chosen.number, chosen.router)), None)
+    if selected is None:
+        return []
+    dense, uniform = (next((one for one in tested if one.variant == name), None) for name in ("dense", "uniform"))
+    return [] if dense is None else [one for one in (dense, uniform, selected) if one is not None]
+
+
+def _timed(
+    study: OpenStudy, measured: Sequence[Measurement], length: int, new_tokens: Sequence[int]
+) -> list[GenerationSpeed]:
+    """The speeds of variants, the dense model first, with prompts of one length."""
+    batch, turns = study.config.latency_batch, least_turns(study.config)
+    title = f"Timing {batch} x {length} tokens and {max(new_tokens)} new"
+    with study.view.stage(title, (turns + 1) * len(measured)) as stage:
+
+        def goes_on(times_ms: Sequence[Sequence[float]]) -> bool:
+            more = needs_more_turns(times_ms, turns, _PATIENCE_MS)
+            if more:
+                stage.extend(turns * len(measured))
+            return more
+
+        dense, *others = time_generation(
+            study.workload.model.skipping,
+            prompts_of(study, length).ids,
+            [_way(study, one) for one in measured],
+            new_tokens,
+            repeats=turns,
+            on_run=stage.advance,
+            goes_on=goes_on,
+        )
+    return [
+        _speed(one, own[count], None if own is dense else dense[count], (batch, length), count)
+        for count in new_tokens
+        for one, own in zip(measured, (dense, *others), strict=True)
+    ]
+
+
+def _way(study: OpenStudy, one: Measurement) -> Variant:
+    if one.variant == "dense":
+        return Unchanged()
+    keep_first = study.workload.model.skipping.keep_first
+    return Skipping(one.variant, SparsitySchedule(one.schedule), router_of(study, one.router), keep_first=keep_first)
+
+
+def _speed(
+    one: Measurement,
+    own_ms: Sequence[float],
+    dense_ms: Sequence[float] | None,
+    shape: tuple[int, int],
+    new_tokens: int,
+) -> GenerationSpeed:
+    """A variant's speed with so many new tokens, from the times of all turns."""
+    low, median, high = np.quantile(own_ms, [0.25, 0.5, 0.75]).tolist()
+    speedup = None if dense_ms is None else paired_speedup(dense_ms, own_ms)
+    return GenerationSpeed(
+        variant=one.variant,
+        trial=one.trial,
+        router=one.router,
+        batch=shape[0],
+        length=shape[1],
+        new_tokens=new_tokens,
+        latency_ms=median,
+        latency_low_ms=low,
+        latency_high_ms=high,
+        repeats=len(own_ms),
+        speedup=None if speedup is None else speedup.ratio,
+        speedup_low=None if speedup is None else speedup.low,
+        speedup_high=None if speedup is None else speedup.high,
+    )
+
+
+def least_turns(config: RunConfig) -> int:
+    """Turns of each prompt length, without the one that warms up; more follow where speeds are not precise."""
+    return min(config.timed_runs, _LEAST_TURNS)
+
+
+def lengths_to_time(config: RunConfig, workload: Workload, facts: Mapping[str, Any]) -> list[int]:
+    """Prompt lengths to time: the one that costs are of, and those that are asked for.
+
+    Args:
+        config: How a study is configured.
+        workload: Its model and data.
+        facts: What is known of it (`StudyRecord.facts`); empty before it begins.
+    """
+    return list(dict.fromkeys((timed_length(config, workload, facts), *config.latency_length)))
+
+
+def new_tokens_to_time(config: RunConfig, room: int) -> list[int]:
+    """Numbers of new tokens to time, in order: 1 is the prefill alone, defaults that do not fit are left out.
+
+    Args:
+        config: What is asked for.
+        room: Most new tokens behind the prompts.
+    """
+    asked = [count for count in _NEW_TOKENS if count <= room] if config.new_tokens is None else config.new_tokens
+    return sorted({1, *asked} - {0})

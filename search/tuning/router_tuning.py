@@ -1,0 +1,396 @@
+"""Tunes the hyperparameters of a router's training with Ray Tune."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+import os
+import random
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+# Before Ray is imported: see `search.evaluators.ray_pool`. Tune shall neither write tables nor take Ctrl-C.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
+# Else it prints what it is about to do, even when told to be silent.
+os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+
+import optuna
+import ray
+import torch
+from optuna.distributions import BaseDistribution
+from ray import tune
+from ray.exceptions import RayError
+from ray.tune.error import TuneError
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.optuna import OptunaSearch
+
+from ftp_core.errors import CoreError
+from ftp_core.loading.identity import model_identity
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.prefixes import PrefixStore
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample, encoded_fingerprint
+from ftp_core.training.distillation import distill
+from ftp_core.training.distillation_config import DistillationConfig
+from search.errors import ConfigError, EvaluationError
+from search.evaluators.crash import cause_of
+from search.evaluators.ray_pool import cluster
+from search.evaluators.shared_model import SharedModel
+from search.tuning.router_hyperparameters import TUNED, drawn_configs, search_space
+from search.tuning.tuning_state import RouterTuning, TuningEntry, TuningLedger
+
+_log = logging.getLogger(__name__)
+
+_KL, _STEP, _SECONDS, _IS_TRAINED, _ERROR = "held_out_kl", "step", "seconds", "is_trained", "error"
+# What a checkpoint holds: the training's own file, and how long it took so far.
+_STATE_FILE, _SECONDS_FILE = "training.safetensors", "seconds"
+# Of a trial whose worker dies.
+_MAX_FAILURES = 2
+# Trials before TPE believes what it has seen.
+_RANDOM_TRIALS = 6
+# Ray counts resources in ten-thousandths.
+_SHARES = 10_000
+
+
+def tune_router(
+    model: SkippingModel,
+    examples: Sequence[EncodedExample],
+    held_out: Sequence[EncodedExample],
+    schedules: Sequence[Sequence[float]],
+    base: DistillationConfig,
+    *,
+    trials: int,
+    seed: int,
+    workers: int,
+    address: str | None,
+    deterministic: bool,
+    folder: str | os.PathLike[str],
+    prefix_bytes: int = 0,
+    on_result: Callable[[int, float], None] = lambda ended, best_kl: None,
+    on_progress: Callable[[float], None] = lambda done: None,
+) -> RouterTuning:
+    """Train routers with different hyperparameters, and find those with the lowest held-out KL.
+
+    The base configuration is the first trial and always trained to its end, so that the outcome is never worse.
+    TPE proposes the others, and ASHA stops those that lag behind. A tuning that ended in the middle, however it did,
+    goes on with what is in its folder: trials that ended are not trained again, others from their last checkpoint.
+
+    Args:
+        model: The model; on a GPU, trials share the GPUs.
+        examples: What to train on.
+        held_out: What trials are compared on.
+        schedules: What the router shall serve.
+        base: Configuration whose other hyperparameters all trials have.
+        trials: How many there are, the base configuration included.
+        seed: Of what is proposed.
+        workers: How many trials train at once, each on one thread.
+        address: Of a Ray cluster to join, all of whose nodes must see the folder; None for this machine.
+        deterministic: Whether the outcome must not depend on timing or interruptions: configurations are drawn before
+            any is trained, and each is trained to its end.
+        folder: Where trials and checkpoints are kept. Nobody else may write there.
+        prefix_bytes: Most memory of each worker, on CPUs, for what evaluations on the held-out set have in common.
+        on_result: Called with the number of trials that have ended, and their lowest held-out KL, whenever one does;
+            when a tuning goes on, also before it does.
+        on_progress: Called with the number of trials that are done, the parts of those that train included, whenever
+            one was evaluated; when a tuning goes on, also before it does.
+
+    Raises:
+        ConfigError: There is no trial or no worker to be.
+        SearchError: The folder cannot be written to, or holds another tuning.
+        EvaluationError: Ray could not start, no trial could be trained, or, with `deterministic`, the workers of one
+            died again and again.
+        CoreError: The model cannot be identified, or the examples not read.
+    """
+    if trials < 1 or workers < 1:
+        raise ConfigError(f"{trials} trials on {workers} workers tune nothing: give at least one of each.")
+    served = [model.checked(schedule) for schedule in schedules]
+    subject = {
+        "model": model_identity(model.model),
+        "data": [encoded_fingerprint(examples), encoded_fingerprint(held_out)],
+        "schedules": [list(schedule) for schedule in served],
+        "base configuration": base.to_json(),
+        "seed": seed,
+        "deterministic mode": deterministic,
+        # Only where tokens are protected: tunings of earlier versions go on.
+        **({"protected tokens": model.keep_first} if model.keep_first else {}),
+    }
+    ledger = TuningLedger(Path(folder), subject)
+    if any(entry.has_ended for entry in ledger.entries().values()):
+        on_result(*ledger.progress())
+        on_progress(ledger.done())
+    if ledger.numbers_left(trials):
+        shared = SharedModel(model.model)
+        training = _Training(shared, model.keep_first, list(examples), list(held_out), served, base, prefix_bytes)
+        with cluster(address, workers):
+            bookkeeping = _Bookkeeping(ledger, on_result, on_progress)
+            _train_trials(training, ledger, trials, seed, workers, deterministic, model.device.type, bookkeeping)
+    return ledger.outcome(trials, base)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What all trials share. It lies in Ray's object store, and the model's weights are used from there."""
+
+    model: SharedModel
+    keep_first: int
+    examples: Sequence[EncodedExample]
+    held_out: Sequence[EncodedExample]
+    schedules: Sequence[SparsitySchedule]
+    base: DistillationConfig
+    prefix_bytes: int
+
+    def run(self, config: Mapping[str, Any]) -> None:
+        """Train a router, and report to Tune at each evaluation."""
+        on_gpu = bool(ray.get_gpu_ids())
+        if not on_gpu:
+            # A worker has one core; more threads than that would fight with the other workers.
+            torch.set_num_threads(1)
+        module: Any = self.model.load().to("cuda" if on_gpu else "cpu")
+        hyperparameters = replace(self.base, **{name: config[name] for name in TUNED})
+        torch.manual_seed(hyperparameters.seed)
+        began = time.monotonic()
+        with tempfile.TemporaryDirectory(dir=config["scratch"]) as name:
+            folder = Path(name)
+            before = _take_up(config["checkpoint"], folder)
+
+            def report(step: int, kl: float, is_trained: bool) -> None:
+                seconds = before + time.monotonic() - began
+                (folder / _SECONDS_FILE).write_text(repr(seconds))
+                figures = {_STEP: step, _KL: kl, _SECONDS: seconds, _IS_TRAINED: is_trained}
+                tune.report(figures, checkpoint=tune.Checkpoint.from_directory(folder))
+
+            def on_step(step: int, kl: float) -> None:
+                if step % hyperparameters.evaluate_every == 0 and step < hyperparameters.steps:
+                    report(step, kl, False)
+
+            trained = distill(
+                SkippingModel(module, self.keep_first),
+                self.examples,
+                self.schedules,
+                hyperparameters,
+                held_out=self.held_out,
+                checkpoint=folder / _STATE_FILE,
+                # A GPU's memory is no share of the machine's.
+                prefixes=PrefixStore(0 if on_gpu else self.prefix_bytes),
+                on_step=on_step,
+            )
+            report(len(trained.curves["step"]), min(trained.curves["held_out_kl"]), True)
+
+
+def _take_up(checkpoint: str | None, folder: Path) -> float:
+    """Put the files of the last checkpoint into a folder; gives the seconds that the trial took by then, 0 for none."""
+    restored = tune.get_checkpoint()
+    # Tune restores a trial whose worker died; of one whose tuning did, the ledger knows.
+    source = Path(restored.path if restored is not None else checkpoint or "")
+    if not (source / _STATE_FILE).is_file():
+        return 0.0
+    for name in (_STATE_FILE, _SECONDS_FILE):
+        shutil.copy(source / name, folder / name)
+    return float((folder / _SECONDS_FILE).read_text())
+
+
+def _train_trial(config: dict[str, Any], training: _Training) -> None:
+    try:
+        training.run(config)
+    except CoreError as error:
+        # Tune would try again what can only fail again. No figure of step 0 stops other trials.
+        tune.report({_STEP: 0, _KL: math.inf, _SECONDS: 0.0, _IS_TRAINED: False, _ERROR: str(error)})
+
+
+class _Proposals(OptunaSearch):
+    """Gives each trial its number and hyperparameters: those that are set already, then what TPE makes of the others.
+
+    Args:
+        space: What hyperparameters may be.
+        ledger: Where trials are noted as they begin.
+        scratch: Where trials put what they need for the moment.
+        set_before: Trials that are to be trained as they are, first of all.
+        numbers: Numbers of the further ones.
+        sampler: Proposes these.
+    """
+
+    def __init__(
+        self,
+        space: dict[str, BaseDistribution],
+        ledger: TuningLedger,
+        scratch: Path,
+        set_before: Sequence[TuningEntry],
+        numbers: Iterator[int],
+        sampler: optuna.samplers.BaseSampler,
+    ) -> None:
+        points = [dict(entry.config) for entry in set_before]
+        super().__init__(space, metric=_KL, mode="min", points_to_evaluate=points, sampler=sampler)
+        self._ledger = ledger
+        self._scratch = scratch
+        self._set_before = list(set_before)
+        self._numbers = numbers
+        for entry in ledger.entries().values():
+            if entry.has_ended:
+                self.add_evaluated_point(dict(entry.config), entry.held_out_kl)
+
+    def suggest(self, trial_id: str) -> dict[str, Any]:
+        """What a trial of Tune's is to train."""
+        config = super().suggest(trial_id) or {}
+        entry = self._set_before.pop(0) if self._set_before else TuningEntry(next(self._numbers), config)
+        self._ledger.write(entry)
+        checkpoint = entry.checkpoint and str(self._ledger.folder / entry.checkpoint)
+        return {**config, "number": entry.number, "checkpoint": checkpoint, "scratch": str(self._scratch)}
+
+
+class _Halving(ASHAScheduler):
+    """ASHA, which lets the base configuration and trials that are through be."""
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether a trial goes on."""
+        decision: str = super().on_trial_result(tune_controller, trial, result)
+        return self.CONTINUE if trial.config["number"] == 0 or result.get(_IS_TRAINED) else decision
+
+
+class _Bookkeeping(tune.Callback):
+    """Keeps in the ledger what Tune hears of trials, as it hears it."""
+
+    def __init__(
+        self, ledger: TuningLedger, on_result: Callable[[int, float], None], on_progress: Callable[[float], None]
+    ) -> None:
+        self._ledger = ledger
+        self._on_result = on_result
+        self._on_progress = on_progress
+        self._has_news = False
+        self._to_say: list[tuple[int, float]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune writes its callbacks down, but nobody reads that, and what is called here cannot be pickled."""
+        return {}
+
+    def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
+        """Keep the figures."""
+        self._write(trial, steps=result[_STEP], held_out_kl=result[_KL], seconds=result[_SECONDS])
+        self._has_news = True
+
+    def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **_: Any) -> None:
+        """Keep where the checkpoint is, which by now has been written."""
+        self._write(trial, checkpoint=os.path.relpath(checkpoint.path, self._ledger.folder))
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        """Keep how the trial ended."""
+        last = trial.last_result or {}
+        if _ERROR in last:
+            _log.warning("Trial %d of a router's tuning failed: %s", trial.config["number"], last[_ERROR])
+            self._write(trial, state="failed", error=last[_ERROR])
+        elif last.get("done"):
+            self._write(trial, state="trained" if last[_IS_TRAINED] else "stopped")
+        else:
+            return
+        self._to_say.append(self._ledger.progress())
+
+    def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        """Say which trials ended and how far others are: here, as elsewhere Tune takes errors for those of a trial."""
+        if self._has_news:
+            self._has_news = False
+            self._on_progress(self._ledger.done())
+        while self._to_say:
+            self._on_result(*self._to_say.pop(0))
+
+    def _write(self, trial: Any, **changes: Any) -> None:
+        self._ledger.write(replace(self._ledger.entries()[trial.config["number"]], **changes))
+
+
+def _train_trials(
+    training: _Training,
+    ledger: TuningLedger,
+    trials: int,
+    seed: int,
+    workers: int,
+    deterministic: bool,
+    device: str,
+    bookkeeping: _Bookkeeping,
+) -> None:
+    """Train what is left to train."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    left = ledger.numbers_left(trials)
+    space = search_space(training.base)
+    # Those known ahead: all of them, or the base configuration.
+    configs = drawn_configs(training.base, trials if deterministic else 1, seed)
+    entries = {number: TuningEntry(number, config) for number, config in enumerate(configs)} | ledger.entries()
+    # A run of Tune for each run of this, so that no checkpoint is written over while the ledger counts on it.
+    runs = ledger.folder / "runs"
+    name = str(next(number for number in itertools.count() if not (runs / str(number)).exists()))
+    scratch = runs / name / "scratch"
+    scratch.mkdir(parents=True)
+    # Else the same seed would propose again what it did in an earlier run.
+    own_seed = random.Random(f"{seed}/{len(ledger.entries())}").getrandbits(32)
+    proposals = _Proposals(
+        space,
+        ledger,
+        scratch,
+        [entries[number] for number in left if number in entries],
+        iter([number for number in left if number not in entries]),
+        optuna.samplers.TPESampler(seed=own_seed, n_startup_trials=_RANDOM_TRIALS),
+    )
+    trainable = tune.with_parameters(_train_trial, training=training)
+    tuner = tune.Tuner(
+        tune.with_resources(trainable, _resources(device, workers)),
+        tune_config=tune.TuneConfig(
+            metric=_KL,
+            mode="min",
+            search_alg=proposals,
+            scheduler=None if deterministic else _halving(training.base),
+            num_samples=len(left),
+            max_concurrent_trials=workers,
+            reuse_actors=True,
+            trial_dirname_creator=_folder_name,
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=str(runs),
+            verbose=0,
+            callbacks=[bookkeeping],
+            # Two, since the ledger learns of a checkpoint right before Tune removes an older one.
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
+            failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
+        ),
+    )
+    try:
+        results = tuner.fit()
+    except (RayError, TuneError) as error:
+        raise EvaluationError(f"The router's hyperparameters could not be tuned: {cause_of(error)}") from error
+    _check(results.errors, ledger, deterministic)
+
+
+def _halving(base: DistillationConfig) -> _Halving:
+    """Lets the better half go on after a quarter of the base configuration's steps, and each time they double."""
+    # No trial reaches the limit, so that each of them says itself that it is through.
+    limit = 2 * base.steps + 1
+    grace = min(max(base.evaluate_every, base.steps // 4), limit)
+    return _Halving(time_attr=_STEP, max_t=limit, grace_period=grace, reduction_factor=2)
+
+
+def _resources(device: str, workers: int) -> dict[str, float]:
+    """What a trial takes, so that as many train at once as there are workers: at most a core, or a GPU."""
+    kind = "GPU" if device == "cuda" else "CPU"
+    here = ray.cluster_resources().get(kind, 0.0)  # type: ignore[no-untyped-call]
+    share = min(1.0, math.floor(here / workers * _SHARES) / _SHARES)
+    return {"cpu": 0.0, "gpu": share} if kind == "GPU" else {"cpu": share}
+
+
+def _folder_name(trial: Any) -> str:
+    return f"trial-{trial.config['number']}"
+
+
+def _check(errors: Sequence[Exception], ledger: TuningLedger, deterministic: bool) -> None:
+    """Say what became of trials whose workers died, again and again."""
+    if errors and (deterministic or not any(entry.state == "trained" for entry in ledger.entries().values())):
+        raise EvaluationError(
+            f"A router's trial could not be trained: {cause_of(errors[0])}. Do it again to go on with what there is."
+        ) from errors[0]
+    for error in errors:
+        _log.warning("A router's trial could not be trained and does not count: %s", cause_of(error))

@@ -1,0 +1,146 @@
+"""Trials go to those that lately made the front grow, and nobody starves."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import moocore
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from search.engine.pareto_archive import FrontArchive
+from search.engine.portfolio import FLOOR, Portfolio
+from search.problem.trial import Outcome, Proposal
+from search.proposers.proposer_stats import ProposerTally
+
+
+class Named:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.leads = False
+        self.told: list[Outcome] = []
+
+    def ask(self, number: int) -> Proposal:
+        return Proposal((number,))
+
+    def tell(self, outcome: Outcome) -> None:
+        self.told.append(outcome)
+
+
+def three(**options: bool) -> Portfolio:
+    return Portfolio([Named("a"), Named("b"), Named("c")], 0, **options)
+
+
+def firsts(portfolio: Portfolio, n: int = 600) -> Counter[str]:
+    return Counter(portfolio.in_turn(number)[0].name for number in range(n))
+
+
+def test_who_leads_is_asked_first_and_others_stand_in() -> None:
+    proposers = [Named("a"), Named("b"), Named("c")]
+    portfolio = Portfolio(proposers, 0)
+    proposers[1].leads = True
+    turns = [[one.name for one in portfolio.in_turn(number)] for number in range(20)]
+    assert turns == [["b", "a", "c"]] * 20
+    proposers[1].leads = False
+    assert set(firsts(portfolio)) == {"a", "b", "c"}
+
+
+def test_everybody_gets_as_much_before_anything_is_known() -> None:
+    assert three().shares() == {name: pytest.approx(1 / 3) for name in "abc"}
+    assert min(firsts(three()).values()) > 150
+
+
+def test_who_makes_the_front_grow_faster_gets_most_and_the_others_keep_a_floor() -> None:
+    portfolio = three()
+    for _ in range(30):
+        portfolio.credit("a", 0.01, 1.0)
+        portfolio.credit("b", 0.001, 1.0)
+        portfolio.credit("c", 0.0, 1.0)
+    shares = portfolio.shares()
+    assert shares["a"] > 0.7 and shares["c"] == pytest.approx(FLOOR / 3)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    counts = firsts(portfolio)
+    assert counts["a"] > 400 and counts["c"] > 30
+
+
+def test_seconds_count_unless_the_clock_must_not() -> None:
+    for by_trial, low, high in ((False, 0.7, 0.9), (True, 0.4, 0.5)):
+        portfolio = three(by_trial=by_trial)
+        for _ in range(30):
+            portfolio.credit("a", 0.01, 1.0)
+            portfolio.credit("b", 0.01, 10.0)
+            portfolio.credit("c", 0.0, 1.0)
+        assert low < portfolio.shares()["a"] < high
+
+
+def test_the_floor_is_one_of_time() -> None:
+    portfolio = three()
+    for _ in range(30):
+        portfolio.credit("a", 0.01, 1.0)
+        portfolio.credit("b", 0.0, 1.0)
+        portfolio.credit("c", 0.0, 9.0)
+    shares = portfolio.shares()
+    assert shares["b"] == pytest.approx(9 * shares["c"]) == pytest.approx(FLOOR * 9 / 19)
+
+
+def test_the_time_to_propose_counts_too() -> None:
+    portfolio = Portfolio([Named("a"), Named("b")], 0, {"b": ProposerTally(asked=10, seconds=100.0)})
+    for _ in range(30):
+        portfolio.credit("a", 0.01, 1.0)
+        portfolio.credit("b", 0.01, 1.0)
+    assert portfolio.shares()["a"] > 0.8
+
+
+def test_old_merits_fade() -> None:
+    portfolio = three()
+    for name in ("a", "b"):
+        for _ in range(100):
+            portfolio.credit(name, 0.01, 1.0)
+            for other in {"a", "b", "c"} - {name}:
+                portfolio.credit(other, 0.0, 1.0)
+    assert portfolio.shares()["b"] > portfolio.shares()["a"]
+
+
+def test_everybody_learns_every_outcome_and_choices_follow_the_seed() -> None:
+    proposers = [Named("a"), Named("b")]
+    portfolio = Portfolio(proposers, 3)
+    portfolio.learn(Outcome((1,), (0.0, 0.0)))
+    assert all(len(one.told) == 1 for one in proposers)
+    turns = [[one.name for one in portfolio.in_turn(number)] for number in range(20)]
+    again = Portfolio([Named("a"), Named("b")], 3)
+    assert turns == [[one.name for one in again.in_turn(number)] for number in range(20)]
+    assert all(sorted(turn) == ["a", "b"] for turn in turns)
+
+
+points = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=25)
+
+
+@given(points)
+def test_the_archive_is_the_front_and_its_gains_are_those_of_hypervolume(values: list[tuple[float, float]]) -> None:
+    archive, before = FrontArchive(), np.empty((0, 2))
+    for number, point in enumerate(values):
+        gain = archive.add(point)
+        after = np.unique(np.array(values[: number + 1]), axis=0)
+        front = after[moocore.is_nondominated(after)]
+        assert len(archive) == len(front) and all(archive.holds(tuple(one)) for one in front)
+        assert 0.0 <= gain <= 1.0
+        if number and not archive.holds(point):
+            assert gain == 0.0
+        elif number and not any(tuple(one) == point for one in before):
+            both = np.concatenate([before, [point]])
+            span = both.max(0) - both.min(0)
+            corner = both.max(0) + 0.1 * np.where(span > 0, span, 1.0)
+            whole = moocore.hypervolume(front, ref=corner)
+            expected = (whole - moocore.hypervolume(before, ref=corner)) / whole
+            assert gain == pytest.approx(expected, abs=1e-9)
+        before = front
+
+
+def test_the_first_point_is_worth_everything_and_a_copy_nothing() -> None:
+    archive = FrontArchive()
+    assert archive.add((1.0, 2.0)) == 1.0
+    assert archive.add((1.0, 2.0)) == 0.0
+    assert archive.add((random.random() + 2, 3.0)) == 0.0

@@ -1,0 +1,65 @@
+"""A study that is given another configuration does again what that changes, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+
+import pytest
+
+from search.config.run_config import RunConfig
+from search.pipeline.create import reconfigure
+from search.problem.objectives import OBJECTIVES
+from search.stages.refine_rounds import Round, with_round
+from studies import StudyState, StudyStore
+from tests.studies.records import trial
+
+BEGUN = RunConfig(workers=1, trials=3)
+
+
+@pytest.fixture
+def store() -> Iterator[StudyStore]:
+    """A study whose first search ended with two of its three trials."""
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", BEGUN.model_dump(), OBJECTIVES)
+        for number in range(2):
+            store.append_trial("one", trial(number, (1.0, 2.0)))
+        for stage in ("search", "time", "export"):
+            store.begin_stage("one", stage)
+            store.end_stage("one", stage, StudyState.FINISHED)
+        yield store
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked", "kept"),
+    [
+        ({}, (), {"search", "time", "export"}),
+        ({"workers": 2}, ("workers",), {"search", "time", "export"}),
+        ({"trials": 5}, ("trials",), {"time", "export"}),
+        # The same as before, but asked for again.
+        ({}, ("seconds",), {"time", "export"}),
+        # All of them were made: there is nothing to go on with.
+        ({"trials": 2}, ("trials",), {"search", "time", "export"}),
+        ({"export": "full"}, ("export",), {"search", "time"}),
+        ({"new_tokens": (128,)}, ("new_tokens",), {"search", "export"}),
+        ({"latency_length": (64, 128)}, ("latency_length",), {"search", "export"}),
+        ({"out": "/elsewhere"}, ("out",), {"search", "time"}),
+    ],
+)
+def test_what_was_asked_for_says_which_stages_are_run_again(
+    store: StudyStore, changes: dict[str, object], asked: Collection[str], kept: set[str]
+) -> None:
+    reconfigure(store, "one", BEGUN.model_copy(update=changes), asked)
+    assert {stage.name for stage in store.stages("one")} == kept
+    assert store.study("one").config["trials"] == changes.get("trials", 3)
+
+
+@pytest.mark.parametrize(("asked_for", "goes_on"), [(2, False), (3, True)])
+def test_more_trials_of_refinements_let_the_last_one_go_on(store: StudyStore, asked_for: int, goes_on: bool) -> None:
+    store.set_facts("one", with_round({}, Round(1, 0, 0).begun(2, 1.0).ended(2, 1.1)))
+    for number in (2, 3):
+        store.append_trial("one", replace(trial(number, (1.0, 2.0)), round=1))
+    store.begin_stage("one", "refine-1")
+    store.end_stage("one", "refine-1", StudyState.FINISHED)
+    reconfigure(store, "one", BEGUN.model_copy(update={"refine_trials": asked_for}), ("refine_trials",))
+    assert ("refine-1" not in {stage.name for stage in store.stages("one")}) == goes_on

@@ -1,0 +1,187 @@
+"""What a run will take is said before it begins, from a few evaluations, and nothing is begun for it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+import search.pipeline.pipeline
+from search.cli.show import describe_study
+from search.config.run_config import RunConfig
+from search.inputs.data import Workload, load_workload, search_set
+from search.inputs.latency_profiles import keep_profile
+from search.pipeline.estimate import Estimate, Memory, estimate_run, expected, memory_of
+from search.pipeline.pace import Pace, measure_pace, tokens
+from search.progress.progress_view import ProgressView
+from search.stages.measure import timed_length
+from search.stages.stage_states import all_stages
+from studies import StudyStore
+from tests.search.command import run_here
+from tests.search.made_up_profiles import made_up
+
+SMALL: dict[str, Any] = {
+    "calibration_items": 8,
+    "validation_items": 4,
+    "test_items": 4,
+    "search_items": 4,
+    "workers": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return load_workload("demo", "demo", 0, RunConfig.checked(**SMALL).sizes)
+
+
+PACE = Pace(dense_s=2.0, evaluation_s=1.0, token_s=1e-4, evaluated_token_s=2e-4, decoded_s=0.01, examples=4)
+
+
+def estimated(workload: Workload, store: StudyStore | None = None, **settings: Any) -> Estimate:
+    config = RunConfig.checked(**{**SMALL, **settings})
+    with StudyStore("sqlite://") as empty:
+        return expected(config, workload, store or empty, all_stages(config), PACE, Memory(1, 1, None))
+
+
+def test_every_stage_is_counted_in_its_order(workload: Workload) -> None:
+    found = estimated(workload)
+    assert list(found.seconds) == ["profile", *all_stages(RunConfig.checked(**SMALL))]
+    assert found.total_s == pytest.approx(sum(found.seconds.values())) and found.evaluation_s == 1.0
+    assert found.seconds["distill-1"] == found.seconds["distill-2"] > 0
+    # Trials are shared among workers that have a core each; the start is the same for every search.
+    n_at_once = min(2, os.cpu_count() or 1)
+    assert found.seconds["search"] - found.seconds["refine-1"] == pytest.approx((300 - 150) / n_at_once)
+    more = estimated(workload, router_steps=160, measured_points=16)
+    assert {name for name in found.seconds if more.seconds[name] > found.seconds[name]} == {
+        *("tune", "distill-1", "distill-2", "measure", "test"),
+    }
+    longer = estimated(workload, new_tokens=(128,), latency_length=(64, 32))
+    assert {name for name in found.seconds if longer.seconds[name] > found.seconds[name]} == {"time"}
+    assert estimated(workload, new_tokens=(0,)).seconds["time"] < found.seconds["time"]
+    assert json.loads(json.dumps(found.to_json()))["total_s"] == found.total_s
+
+
+def test_a_few_evaluations_tell_the_pace(workload: Workload) -> None:
+    config, shown = RunConfig.checked(**SMALL), io.StringIO()
+    with StudyStore("sqlite://") as store:
+        found = estimate_run(config, workload, store, all_stages(config), ProgressView(Console(file=shown)))
+    assert found.examples >= 1 and 0 < found.evaluation_s < found.seconds["search"]
+    assert "Estimating time and memory: done" in shown.getvalue()
+
+
+def test_what_is_known_already_takes_no_time(workload: Workload) -> None:
+    shape = (8, timed_length(RunConfig.checked(**SMALL), workload, {}))
+    with StudyStore("sqlite://") as store:
+        keep_profile(store, made_up(workload, [shape], check_error=0.5), replace=False)
+        # A later study does not rely on that one.
+        assert "profile" in estimated(workload, store).seconds
+        keep_profile(store, made_up(workload, [shape]), replace=False)
+        assert "profile" not in estimated(workload, store).seconds
+    assert "profile" not in estimated(workload, cost="flops").seconds
+
+
+def test_what_the_budget_leaves_out_is_said_with_what_would_be_enough(workload: Workload) -> None:
+    ablations, routers = estimated(workload, trials=12, rounds=0).left_out
+    assert "12 trials are too few to ablate each of 12 blocks" in ablations
+    assert "--rounds is 0" in routers
+    enough = int(ablations.partition("From --trials ")[2].split()[0])
+    assert estimated(workload, trials=enough).left_out == ()
+    # Proposers that learn nothing from them want none.
+    assert estimated(workload, trials=12, sampler="random").left_out == ()
+    [tuning] = estimated(workload, router_trials=0).left_out
+    assert "--router-trials is 0" in tuning
+    short = estimated(workload, trials=100_000, seconds=1.0)
+    [cut] = [one for one in short.left_out if "--seconds is 1" in one]
+    n = int(cut.removeprefix("about ").split(" of ")[0])
+    assert n == 100_000 - 2 and short.seconds["search"] < 10
+
+
+def test_memory_that_does_not_suffice_is_said() -> None:
+    def made(available: int | None) -> Estimate:
+        return Estimate({"search": 1.0}, 0.1, 4, Memory(2 * 2**30, 3 * 2**30, available))
+
+    assert made(None).fits and made(11 * 2**30).fits and not made(11 * 2**30 - 1).fits
+    fits, not_enough, unknown = (made(free).lines()[2] for free in (12 * 2**30, 2**30, None))
+    assert "at most about 11.0 GiB (3.0 GiB here and 4 x 2.0 GiB for workers), of 12.0 GiB" in fits
+    assert "too little: give fewer --workers, or less --prefix-mb" in not_enough
+    assert "free" not in unknown and "too little" not in unknown
+
+
+def test_memory_counts_what_workers_may_keep(workload: Workload) -> None:
+    none, much = (memory_of(RunConfig.checked(**SMALL, prefix_mb=mib), workload) for mib in (0, 512))
+    # What the process holds grows meanwhile, by little.
+    assert much.worker_bytes - none.worker_bytes == pytest.approx(512 * 2**20, rel=0.2)
+    assert none.available_bytes is None or none.available_bytes > 0
+    weights = sum(one.nbytes for one in workload.model.skipping.model.parameters())
+    assert none.process_bytes > 2 * weights
+
+
+def test_measuring_leaves_threads_and_random_numbers_as_they_were(workload: Workload) -> None:
+    before, threads, parts = torch.get_rng_state(), torch.get_num_threads(), []
+    pace = measure_pace(RunConfig.checked(**SMALL), workload, lambda: parts.append(None))
+    assert torch.get_rng_state().equal(before) and torch.get_num_threads() == threads and len(parts) == 3
+    assert 1 <= pace.examples <= 4 and pace.decoded_s > 0
+    # A core alone is what all of them do no worse than.
+    n = tokens(search_set(RunConfig.checked(**SMALL), workload))
+    assert pace.token_s <= pace.dense_s / n * (1 + 1e-9)
+
+
+@given(st.lists(st.floats(0.0, 1e5), min_size=1, max_size=5), st.integers(1, 5))
+def test_the_lines_add_up_rounds_and_stay_few(seconds: list[float], rounds: int) -> None:
+    stages = {f"distill-{n}": taken for n in range(1, rounds + 1) for taken in seconds[:1]}
+    lines = Estimate({"search": 5.0, **stages}, 0.1, 1, Memory(1, 1, None)).lines()
+    assert len(lines) == 3 and "search 0:05" in lines[1]
+    if rounds > 1 and rounds * seconds[0] >= 1:
+        assert f"distill ({rounds} rounds)" in lines[1]
+
+
+def test_a_dry_run_prints_the_estimate_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    small = [f"--{key.replace('_', '-')}={value}" for key, value in SMALL.items()]
+    for command in ("run", "search"):
+        result = run_here(
+            monkeypatch, capsys, tmp_path, command, "--name", "mine", *small, "--trials", "12", "--dry-run"
+        )
+        assert result.code == 0, result.err
+        lines = result.out.splitlines()
+        assert lines[0].startswith("About ") and "a schedule takes about" in lines[0]
+        assert "search" in lines[1] and ("distill" in lines[1]) == (command == "run")
+        assert any("too few to ablate" in line for line in lines)
+        assert list(tmp_path.iterdir()) == []
+    told = run_here(monkeypatch, capsys, tmp_path, "run", *small, "--repeats", "3", "--dry-run", "--json", "--quiet")
+    assert json.loads(told.out)["repeats"] == 3 and told.err == "" and list(tmp_path.iterdir()) == []
+    # What no search can be made of is refused as ever.
+    refused = run_here(monkeypatch, capsys, tmp_path, "run", *small, "--dry-run", "--dense-blocks", "40")
+    assert refused.code == 2 and "Dense block 40" in refused.err and list(tmp_path.iterdir()) == []
+
+
+def test_a_study_keeps_what_was_expected_as_it_began(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a search finds has no say in this.
+    for work in ("search_schedules", "study_costs", "choose_from_front"):
+        monkeypatch.setattr(search.pipeline.pipeline, work, lambda *_: None)
+    config, shown = RunConfig.checked(**SMALL, trials=12, cost="flops"), io.StringIO()
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", config.model_dump(), ("kl", "flops"))
+        with store.lease("one") as lease:
+            for quiet in (True, False):
+                view = ProgressView(Console(file=shown, width=400), quiet=quiet)
+                search.pipeline.pipeline.Pipeline(store, "one", lease, view, workload).search_only()
+                kept = store.study("one").facts["estimate"]
+                assert list(kept["seconds"]) == ["search"] and kept["total_s"] > 0
+                # Said once, and not by a quiet view.
+                assert "a schedule takes about" not in shown.getvalue()
+                store.forget_stages("one", ["search"])
+            store.set_facts("one", {"estimate": None})
+            search.pipeline.pipeline.Pipeline(store, "one", lease, view, workload).search_only()
+        description = describe_study(store, "one")
+    assert shown.getvalue().count("a schedule takes about") == 1 and "too few to ablate" in shown.getvalue()
+    assert description["estimate"]["left_out"] != []

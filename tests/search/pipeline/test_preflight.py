@@ -1,0 +1,90 @@
+"""What cannot be searched is refused before there is a study, with what to do instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ftp_core.errors import ModelError
+from ftp_core.loading.models import load_model
+from ftp_core.schedule import SparsitySchedule
+from search.config.run_config import RunConfig
+from search.errors import ConfigError
+from search.inputs.data import Workload, load_workload
+from search.pipeline.preflight import check_search
+from search.problem.objectives import OBJECTIVES, Objectives
+from studies import StudyNotFoundError, StudyStore
+from tests.search.synthetic import metrics_of
+
+SMALL = {"calibration_items": 8, "validation_items": 2, "test_items": 2, "search_items": 8, "workers": 1}
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return load_workload("demo", "demo", 0, RunConfig(**SMALL).sizes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def store(workload: Workload) -> Iterator[StudyStore]:
+    with StudyStore("sqlite://") as store:
+        store.create_study("other", RunConfig(**SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
+        fingerprints = {
+            "model_fingerprint": workload.model.fingerprint(),
+            "data_fingerprint": workload.data_fingerprint,
+        }
+        store.set_facts("other", fingerprints)
+        yield store
+
+
+def config(**options: object) -> RunConfig:
+    return RunConfig.checked(**{**SMALL, **options})
+
+
+def test_accuracy_can_be_demanded_of_multiple_choice_alone(workload: Workload, store: StudyStore) -> None:
+    check_search(config(min_accuracy=0.9), workload, store)
+    plain = [replace(item, has_choices=False) for item in workload.splits["calibration"]]
+    without = replace(workload, splits={**workload.splits, "calibration": plain})
+    check_search(config(), without, store)
+    with pytest.raises(ConfigError, match="--min-accuracy is 0.9, but there is no multiple-choice item"):
+        check_search(config(min_accuracy=0.9), without, store)
+
+
+def test_a_part_without_multiple_choice_breaks_no_accuracy() -> None:
+    schedule = SparsitySchedule((0.5, 0.5))
+    judge = Objectives(lambda _: 7.0, min_accuracy=0.9)
+    metrics = metrics_of(schedule)
+    assert judge(schedule, metrics) == ((metrics["kl"], 7.0), 0.0)
+    assert judge(schedule, {**metrics, "accuracy": 0.95})[1] == 0.0
+    assert judge(schedule, {**metrics, "accuracy": 0.5})[1] == pytest.approx(0.4)
+
+
+def test_data_that_is_too_short_for_the_fidelities_is_refused(workload: Workload, store: StudyStore) -> None:
+    few = replace(workload, splits={**workload.splits, "calibration": workload.splits["calibration"][:2]})
+    check_search(config(fidelities=(0.25, 1.0)), workload, store)
+    with pytest.raises(ConfigError, match="A search set of 2 items cannot be cut at 0.25, 1"):
+        check_search(config(fidelities=(0.25, 1.0)), few, store)
+
+
+def test_only_a_study_of_the_same_model_data_and_items_is_started_from(workload: Workload, store: StudyStore) -> None:
+    check_search(config(warm_start="other"), workload, store)
+    # It may trade KL against something else: costs are computed anew.
+    check_search(config(warm_start="other", cost="kv_bytes"), workload, store)
+    with pytest.raises(StudyNotFoundError, match="nobody"):
+        check_search(config(warm_start="nobody"), workload, store)
+    with pytest.raises(ConfigError, match="its data is not that of the new study"):
+        check_search(config(warm_start="other"), replace(workload, data_fingerprint="another"), store)
+    with pytest.raises(ConfigError, match="evaluates on 8 items, and not on 4"):
+        check_search(config(warm_start="other", search_items=4), workload, store)
+    store.set_facts("other", {"model_fingerprint": "another"})
+    with pytest.raises(ConfigError, match="its model is not that of the new study"):
+        check_search(config(warm_start="other"), workload, store)
+
+
+def test_a_model_whose_operations_cannot_be_counted_is_refused(workload: Workload, store: StudyStore) -> None:
+    strange = load_model("demo")
+    strange.skipping.blocks[3].register_parameter("stack", torch.nn.Parameter(torch.zeros(2, 2, 2)))
+    with pytest.raises(ModelError, match="stack has shape"):
+        check_search(config(), replace(workload, model=strange), store)

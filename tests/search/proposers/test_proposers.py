@@ -1,0 +1,361 @@
+"""One suite for every proposer: proposals lie inside the space, follow the seed, and get better with results."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable
+
+import moocore
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from search.errors import ConfigError
+from search.problem.space import LatencyLimit, ScheduleSpace
+from search.problem.trial import Levels, Outcome, Values
+from search.proposers import Proposer
+from search.proposers.catalogue import PORTFOLIO, PROPOSERS, make_proposers
+from search.proposers.memory import OutcomeMemory
+
+# Skipping in an early block hurts more: the best schedules are those that ascend.
+HARM = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
+N = len(HARM)
+BLIND = {"qmc", "random", "grid"}
+BREEDERS = {"deap", "evopress", "nsga2", "nsga3"}
+LEARNERS = [name for name in PROPOSERS if name not in BLIND]
+SPACES = {
+    "free": ScheduleSpace(N),
+    "target": ScheduleSpace(N, 0.3),
+    "dense": ScheduleSpace(N, dense_blocks=(0, -1)),
+    "dense, target": ScheduleSpace(N, 0.3, dense_blocks=(0, -1)),
+    "latency": ScheduleSpace(N, latency_limit=LatencyLimit(lambda schedule: 10.0 - 5.0 * sum(schedule), 4.0)),
+    "one block": ScheduleSpace(N, dense_blocks=(0, 1, 2, 3, 4)),
+    "no block": ScheduleSpace(2, dense_blocks=(0, 1)),
+}
+
+Objectives = Callable[[Levels], Values]
+
+
+def objectives(levels: Levels) -> Values:
+    kl = sum(harm * (level / 19) ** 2 for harm, level in zip(HARM, levels, strict=False))
+    return kl, sum(20.0 - level for level in levels)
+
+
+def make(name: str, space: ScheduleSpace, seed: int = 0) -> Proposer:
+    return PROPOSERS[name](space, seed)
+
+
+def length(name: str, n: int) -> int:
+    """Trials to run: Gaussian processes take their time, but work from the eleventh trial on."""
+    return min(n, 14) if name == "gp" else n
+
+
+def drive(proposer: Proposer, n: int, violation: Callable[[Levels], float] = lambda _: 0.0) -> list[Levels]:
+    proposals: list[Levels] = []
+    for number in range(n):
+        levels = proposer.ask(number).levels
+        proposer.tell(Outcome(levels, objectives(levels), violation(levels)))
+        proposals.append(levels)
+    return proposals
+
+
+def samples(space: ScheduleSpace, n: int, seed: int = 0) -> list[Levels]:
+    rng = random.Random(seed)
+    return [space.sample(rng) for _ in range(n)]
+
+
+def worth(space: ScheduleSpace, proposals: list[Levels]) -> float:
+    """Hypervolume, or the best quality at a target."""
+    if space.target_sparsity is not None:
+        return -min(objectives(levels)[0] for levels in proposals)
+    return float(moocore.hypervolume([objectives(levels) for levels in proposals], ref=[16.0, 120.0]))
+
+
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_proposals_lie_inside_the_space(name, kind, capfd):
+    space = SPACES[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        proposals = drive(make(name, space), length(name, 40))
+    assert all(space.contains(levels) for levels in proposals)
+    # Libraries' notes to their developers are none of the user's business.
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_the_same_seed_proposes_the_same_and_global_generators_stay_as_they_are(name):
+    space, n = SPACES["free"], length(name, 45)
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    states = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    one = drive(make(name, space, 7), n)
+    assert states == (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+    random.seed(2), np.random.seed(2), torch.manual_seed(2)
+    assert one == drive(make(name, space, 7), n)
+    assert one != drive(make(name, space, 8), n)
+
+
+@pytest.mark.parametrize("kind", ["free", "dense, target"])
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_parents_are_schedules_that_were_told_and_only_breeders_have_any(name, kind):
+    space = SPACES[kind]
+    proposer, told, n_parents = make(name, space), set(), []
+    for number in range(length(name, 90)):
+        proposal = proposer.ask(number)
+        assert set(proposal.parents) <= told and len(set(proposal.parents)) == len(proposal.parents)
+        n_parents.append(len(proposal.parents))
+        proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
+        told.add(proposal.levels)
+    assert n_parents[0] == 0
+    if name in BREEDERS:
+        assert set(n_parents[30:]) <= {0, 1, 2} and sum(map(bool, n_parents[30:])) >= 45
+        assert max(n_parents) == (1 if name == "evopress" else 2)
+    else:
+        assert not any(n_parents)
+
+
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_ablations_off_the_target_lead_nobody_out_of_the_space(name):
+    space = SPACES["dense, target"]
+    proposer, ablations = make(name, space), space.ablations()
+    for levels in ablations:
+        proposer.tell(Outcome(levels, objectives(levels), space.violation(levels)))
+    for number in range(len(ablations), length(name, 60)):
+        proposal = proposer.ask(number)
+        assert space.contains(proposal.levels) and not set(proposal.parents) & set(ablations)
+        proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+def test_what_optuna_breeds_is_made_of_its_parents(name):
+    """Without mutation every level is one of a parent's; at a rate of 1 in 6 blocks most are."""
+    proposer, space = make(name, SPACES["free"]), SPACES["free"]
+    for levels in samples(space, 64):
+        proposer.tell(Outcome(levels, objectives(levels)))
+    bred = [proposal for number in range(64, 164) if (proposal := proposer.ask(number)).parents]
+    assert len(bred) == 100 and {len(one.parents) for one in bred} == {1, 2}
+    inherited = [
+        level in {parent[block] for parent in one.parents} for one in bred for block, level in enumerate(one.levels)
+    ]
+    assert sum(inherited) > 0.75 * len(inherited)
+
+
+@pytest.mark.parametrize("name", PROPOSERS)
+def test_asked_again_for_the_same_trial_it_proposes_something_else(name):
+    proposer = make(name, SPACES["free"])
+    n = len(drive(proposer, length(name, 40)))
+    assert len({proposer.ask(n).levels for _ in range(4)}) > 1
+
+
+RESUMED = """
+import json, sys
+from search.problem.trial import Outcome
+from search.proposers.catalogue import PROPOSERS
+from search.problem.space import ScheduleSpace
+answers = {}
+for name, told in json.load(sys.stdin).items():
+    answers[name] = []
+    for target in (None, 0.3):
+        proposer = PROPOSERS[name](ScheduleSpace(6, target), 5)
+        for levels, values, violation in told[str(target)]:
+            proposer.tell(Outcome(tuple(levels), tuple(values), violation))
+        proposals = [proposer.ask(len(told[str(target)])) for _ in range(2)]
+        answers[name].append([[one.levels, one.parents] for one in proposals])
+print(json.dumps(answers))
+"""
+
+
+def test_resumed_in_another_process_every_proposer_goes_on_as_if_never_stopped():
+    told: dict[str, dict[str, list[tuple[Levels, Values, float]]]] = {}
+    expected = {}
+    for name in PROPOSERS:
+        told[name], expected[name] = {}, []
+        for target in (None, 0.3):
+            proposer = make(name, ScheduleSpace(N, target), 5)
+            proposals = drive(proposer, length(name, 75), lambda levels: max(0.0, levels[-1] - 15.0))
+            told[name][str(target)] = [
+                (levels, objectives(levels), max(0.0, levels[-1] - 15.0)) for levels in proposals
+            ]
+            asked = [proposer.ask(len(proposals)) for _ in range(2)]
+            expected[name].append([[list(one.levels), list(map(list, one.parents))] for one in asked])
+    done = subprocess.run(
+        [sys.executable, "-c", RESUMED],
+        input=json.dumps(told),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONHASHSEED": "7"},
+    )
+    assert json.loads(done.stdout) == expected
+
+
+@pytest.mark.parametrize("target", [None, 0.3])
+@pytest.mark.parametrize("name", LEARNERS)
+def test_it_learns_from_results_of_others(name, target):
+    space = ScheduleSpace(N, target)
+    proposer = make(name, space)
+
+    def early(levels: Levels) -> float:
+        return sum(levels[:3]) / max(1, sum(levels))
+
+    others = samples(space, 120)
+    for levels in others:
+        proposer.tell(Outcome(levels, (early(levels), 2 * early(levels))))
+    asked = [proposer.ask(120 + number).levels for number in range(4 if name == "gp" else 40)]
+    assert np.mean([early(levels) for levels in asked]) < 0.9 * np.mean([early(levels) for levels in others])
+
+
+@pytest.mark.parametrize("target", [None, 0.3])
+@pytest.mark.parametrize("name", ["deap", "evopress", "tpe", "nsga2"])
+def test_it_beats_random_search(name, target):
+    space, n = ScheduleSpace(N, target), 120 if name == "tpe" else 200
+
+    def run(seed: int) -> float:
+        proposer = make(name, space, seed)
+        for levels in space.anchors():
+            proposer.tell(Outcome(levels, objectives(levels)))
+        return worth(space, space.anchors() + drive(proposer, n))
+
+    blind = [worth(space, space.anchors() + samples(space, n, seed)) for seed in range(3)]
+    assert sorted(map(run, range(3)))[1] > sorted(blind)[1]
+
+
+@pytest.mark.parametrize("name", ["deap", "evopress", "tpe", "nsga2"])
+def test_what_breaks_constraints_is_avoided(name):
+    space = ScheduleSpace(N, 0.3)
+
+    def broken(levels: Levels) -> float:
+        return max(0.0, (levels[-1] - 9) / 10)
+
+    # The last block is where skipping hurts least: without the constraint it would skip most.
+    shares = []
+    for violation in (broken, lambda _: 0.0):
+        late = drive(make(name, space), 100, violation)[50:]
+        shares.append(np.mean([broken(levels) > 0 for levels in late]))
+    assert shares[0] < 0.6 * shares[1]
+
+
+@pytest.mark.parametrize("name", ["deap", "evopress", "tpe", "nsga2", "cmaes"])
+def test_schedules_that_were_stopped_early_are_worse_than_whole_ones_whatever_their_values(name):
+    space = ScheduleSpace(N, 0.3)
+    proposer = make(name, space)
+    others = samples(space, 160)
+    for levels in others:
+        # Stopped early are those that skip early, and what they showed by then was excellent.
+        stopped = sum(levels[:3]) > 18
+        proposer.tell(Outcome(levels, (0.0, 0.0) if stopped else (1.0, 1.0), fidelity=0.25 if stopped else 1.0))
+    asked = [proposer.ask(160 + number).levels for number in range(40)]
+    assert np.mean([sum(levels[:3]) > 18 for levels in asked]) < 0.8 * np.mean([sum(s[:3]) > 18 for s in others])
+
+
+def test_cmaes_closes_in_on_an_optimum():
+    proposer = make("cmaes", SPACES["free"])
+    distances = []
+    for number in range(160):
+        levels = proposer.ask(number).levels
+        distances.append(sum((ours - best) ** 2 for ours, best in zip(levels, (2, 5, 8, 11, 14, 17), strict=True)))
+        proposer.tell(Outcome(levels, (float(distances[-1]),)))
+    assert np.mean(distances[-40:]) < np.mean(distances[:40]) / 5
+
+
+@pytest.mark.parametrize("name", ["qmc", "random"])
+def test_what_needs_no_results_takes_no_notice_of_them(name):
+    space = SPACES["free"]
+    told, untold = make(name, space), make(name, space)
+    assert drive(told, 20)[10:] == [untold.ask(number).levels for number in range(10, 20)]
+
+
+def test_quasi_random_levels_are_balanced_in_every_block():
+    proposals = np.array(drive(make("qmc", SPACES["free"], 3), 64))
+    assert ((proposals < 10).sum(0) == 32).all()
+
+
+def test_a_grid_visits_every_point_once_then_goes_on_at_random():
+    space = ScheduleSpace(3, step=0.3, max_sparsity=0.9)
+    proposals = drive(make("grid", space), 70)
+    assert len(set(proposals[:64])) == 64
+    assert all(space.contains(levels) for levels in proposals[64:])
+
+
+def test_a_grid_skips_points_that_others_visited():
+    space = ScheduleSpace(3, step=0.3, max_sparsity=0.9)
+    proposer = make("grid", space)
+    others = set(drive(make("grid", space, 1), 40))
+    for levels in others:
+        proposer.tell(Outcome(levels, objectives(levels)))
+    assert {proposer.ask(number).levels for number in range(20)}.isdisjoint(others)
+
+
+def test_a_grid_over_too_many_blocks_says_what_to_do():
+    with pytest.raises(ConfigError, match="16384 points.*at most 13 blocks.*another proposer"):
+        make("grid", ScheduleSpace(14))
+
+
+def test_evopress_fills_every_overall_sparsity_band():
+    space = SPACES["free"]
+    totals = [sum(levels) for levels in drive(make("evopress", space), 200)]
+    counts, _ = np.histogram(totals, bins=8, range=(0, 6 * 19 + 1))
+    assert counts.min() >= 10
+
+
+def test_evopress_children_at_a_target_differ_from_the_best_by_three_switches_at_most():
+    space = ScheduleSpace(N, 0.3)
+    proposer = make("evopress", space)
+    best = (0, 2, 4, 8, 10, 12)
+    for levels in [*samples(space, 20), best]:
+        proposer.tell(Outcome(levels, (float(levels != best), 1.0)))
+    for number in range(50):
+        changes = [abs(ours - theirs) for ours, theirs in zip(proposer.ask(number).levels, best, strict=True)]
+        assert 1 <= sum(change > 0 for change in changes) <= 6
+        assert 2 <= sum(changes) <= 2 * 3 * 3
+
+
+def test_the_portfolio_is_a_set_of_proposers_and_lists_may_name_it():
+    space = SPACES["free"]
+    assert tuple(proposer.name for proposer in make_proposers("portfolio", space, 0)) == PORTFOLIO
+    named = make_proposers("qmc, tpe,portfolio,qmc", space, 0)
+    assert [proposer.name for proposer in named] == ["qmc", "tpe", "deap", "evopress", "additive", "cmaes"]
+    assert all(make(name, space).name == name for name in PROPOSERS)
+
+
+@pytest.mark.parametrize("names", ["best", "tpe,best", ""])
+def test_unknown_proposers_are_refused_with_the_names_that_there_are(names):
+    with pytest.raises(ConfigError, match="expected one of portfolio, deap, evopress, additive, tpe, .*grid"):
+        make_proposers(names, SPACES["free"], 0)
+
+
+def test_names_are_listed_without_loading_what_is_behind_them():
+    script = "import sys, search.proposers.catalogue; print(sorted({'optuna', 'deap'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+OUTCOMES = st.builds(
+    lambda values, violation: Outcome((0,), values, violation),
+    st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)),
+    st.sampled_from([0.0, 0.0, 0.0, 1.0]),
+)
+
+
+@given(st.lists(OUTCOMES, max_size=60), st.integers(24, 40))
+@settings(max_examples=60, deadline=None)
+def test_a_memory_of_outcomes_is_bounded_and_keeps_the_front_and_the_latest_in_order(told, most):
+    memory = OutcomeMemory(most)
+    for outcome in told:
+        memory.add(outcome)
+        assert len(memory) <= most
+    kept = list(memory)
+    assert kept[-1:] == told[-1:]
+    rest = iter(told)
+    assert all(any(one is other for other in rest) for one in kept)
+    # Integers up to 9 in two dimensions: a front of at most ten points, which always fits.
+    legal = [outcome.values for outcome in told if outcome.penalty == 0]
+    front = {a for a in legal if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in legal)}
+    assert front <= {outcome.values for outcome in kept if outcome.penalty == 0}

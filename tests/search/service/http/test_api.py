@@ -1,0 +1,296 @@
+"""The API: studies are created, listed, looked at, stopped, resumed and deleted; errors say what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import sqlite3
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import optuna
+import pytest
+import sqlalchemy as sa
+from fastapi.testclient import TestClient
+
+from search.config.run_config import RunConfig
+from search.service.rules.requests import SUBMITTABLE
+from studies import Lease, RouterRun, StorageError, StudyState, TrialRecord, TrialState, WorkSpan
+from studies.service.service_store import ServiceStore
+from studies.sql.database import Database
+from tests.search.service.conftest import MakeClient
+from tests.studies.records import said, trial
+
+STUDIES = "/api/v1/studies"
+# What a name may hold, and pages must not.
+ODD = "a b <script>alert(1)</script>".replace("/", "") + " ü'\"%&;"
+
+
+def test_a_study_is_created_and_waits_for_a_worker(client: TestClient, store: ServiceStore, tmp_path: Path) -> None:
+    made = client.post(STUDIES, json={"name": ODD, "trials": 6, "cost": "flops", "fidelities": [0.5, 1]})
+    assert made.status_code == 201
+    study = made.json()
+    assert study["name"] == ODD and study["state"] == "queued" and study["objectives"] == ["kl", "flops"]
+    assert study["config"]["out"] == str(tmp_path / "out" / ODD)
+    # How many workers there are depends on the machine that runs it.
+    assert study["config"]["trials"] == 6 and "workers" not in study["config"]
+    assert client.get(made.headers["Location"]).json() == study
+    assert store.waiting() == [ODD]
+    assert RunConfig.stored(store.study(ODD).config).fidelities == (0.5, 1.0)
+    assert client.post(STUDIES, json={"name": ODD}).status_code == 409
+
+
+def test_a_study_that_cannot_be_handed_to_the_workers_is_not_created(client: TestClient, store: ServiceStore) -> None:
+    def full(connection: object, cursor: object, statement: str, *_: object) -> None:
+        if statement.startswith("INSERT INTO submission"):
+            raise sqlite3.OperationalError("database or disk is full")
+
+    sa.event.listen(sa.engine.Engine, "before_cursor_execute", full)
+    try:
+        assert client.post(STUDIES, json={"name": "one"}).status_code == 503
+    finally:
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", full)
+    assert client.get(STUDIES).json()["total"] == 0
+    assert client.post(STUDIES, json={"name": "one"}).status_code == 201 and store.waiting() == ["one"]
+
+
+def test_every_setting_can_be_submitted_but_the_cluster_and_the_version(client: TestClient) -> None:
+    assert set(RunConfig.model_fields) - set(SUBMITTABLE) == {"version", "ray_address"}
+    for field in ("ray_address", "version", "storage", "trust_remote_code"):
+        refused = client.post(STUDIES, json={"name": "one", field: "x"})
+        assert refused.status_code == 422 and refused.json()["detail"] == f"{field} is unknown."
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        ({"trials": 6}, "name is missing."),
+        ({"name": "../up"}, "name is '../up': expected a name without slashes."),
+        ({"name": ".."}, "name is '..': expected a name."),
+        ({"name": "-x"}, "name is '-x': expected a name that does not begin with a dash."),
+        ({"name": "a\u0000b"}, "expected a name of printable characters"),
+        ({"name": "ü" * 150}, "expected a name of at most 200 bytes"),
+        ({"name": "x" * 201}, "at most 200 characters"),
+        ({"name": "one", "trials": 0}, "trials is 0: expected greater than or equal to 1."),
+        ({"name": "one", "trials": True}, "trials is True: expected a number or text."),
+        ({"name": "one", "trials": 10**9}, "expected less than or equal to 1000000"),
+        ({"name": "one", "sampler": "magic"}, "magic"),
+        ({"name": "one", "deterministic": True, "pruner": "asha"}, "pruner asha decides by what has ended"),
+        ({"name": "one", "warm_start": "absent"}, "there is no such study"),
+        ({"name": "one", "dense_blocks": list(range(2000))}, "at most 1000 items"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_said(client: TestClient, body: dict[str, object], detail: str) -> None:
+    refused = client.post(STUDIES, json=body)
+    assert refused.status_code == 422 and refused.headers["Content-Type"] == "application/problem+json"
+    problem = refused.json()
+    assert detail in problem["detail"] and problem["status"] == 422 and problem["title"]
+    assert "--" not in problem["detail"]
+    assert client.get(STUDIES).json()["total"] == 0
+
+
+def test_bodies_that_are_no_json_or_too_long_are_refused(make_client: MakeClient) -> None:
+    client = make_client(max_body_bytes=1000)
+    headers = {"Content-Type": "application/json"}
+    for content in (b"{", b"\xff", b"[]", b"1", b"null", b'{"name": "\\ud800"}', b"[" * 900):
+        assert client.post(STUDIES, content=content, headers=headers).status_code == 422, content
+    assert client.post(STUDIES, content=b"x" * 1001, headers=headers).status_code == 413
+
+    def pieces() -> object:
+        yield from (b"x" * 100 for _ in range(11))
+
+    # Without a length.
+    assert client.post(STUDIES, content=pieces(), headers=headers).status_code == 413  # type: ignore[arg-type]
+
+
+def test_studies_are_listed_in_pages_and_by_state(client: TestClient, store: ServiceStore) -> None:
+    for name in ("a", "b", "c"):
+        client.post(STUDIES, json={"name": name})
+    client.post(f"{STUDIES}/b/stop")
+    store.create_study("begun elsewhere", {"model": "m"}, ("kl", "latency_ms"))
+    assert [(one["name"], one["state"]) for one in client.get(STUDIES).json()["items"]] == [
+        ("a", "queued"),
+        ("b", "stopped"),
+        ("c", "queued"),
+        ("begun elsewhere", "created"),
+    ]
+    page = client.get(STUDIES, params={"offset": 1, "limit": 2}).json()
+    assert [one["name"] for one in page["items"]] == ["b", "c"] and page["total"] == 4
+    assert client.get(STUDIES, params={"state": "stopped"}).json()["total"] == 1
+    assert client.get(STUDIES, params={"limit": 0}).status_code == 422
+
+
+def test_a_study_goes_from_queued_over_running_to_stopped_and_on(client: TestClient, store: ServiceStore) -> None:
+    client.post(STUDIES, json={"name": "one", "trials": 6})
+
+    def state() -> str:
+        found: str = client.get(f"{STUDIES}/one").json()["state"]
+        return found
+
+    with store.lease("one"):
+        store.claim("one", "w1")
+        assert state() == "running"
+        run = client.get(f"{STUDIES}/one").json()["run"]
+        assert run["worker"] == "w1" and run["pid"]
+        assert client.delete(f"{STUDIES}/one").status_code == 409
+        assert client.post(f"{STUDIES}/one/resume").status_code == 409
+        assert client.post(f"{STUDIES}/one/stop").status_code == 202 and state() == "stopping"
+        store.set_state("one", StudyState.STOPPED)
+        store.end("one", "w1")
+    assert state() == "stopped" and client.post(f"{STUDIES}/one/stop").status_code == 409
+    assert client.post(f"{STUDIES}/one/resume", json={"trials": 12}).json()["state"] == "queued"
+    submission = store.submission("one")
+    assert submission is not None and submission.changes == {"trials": 12}
+    assert client.delete(f"{STUDIES}/one").status_code == 204
+    assert client.get(f"{STUDIES}/one").status_code == 404
+
+
+def test_of_two_that_delete_a_study_at_the_same_moment_one_finds_none(
+    client: TestClient, store: ServiceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.post(STUDIES, json={"name": "one"})
+
+    def lease(database: Database, study_id: int, name: str) -> Lease:
+        monkeypatch.undo()
+        store.delete_study(name)
+        return Lease(database, study_id, name)
+
+    monkeypatch.setattr("studies.store.store.Lease", lease)
+    assert client.delete(f"{STUDIES}/one").status_code == 404
+
+
+def test_only_what_may_change_changes_when_a_study_is_resumed(client: TestClient, store: ServiceStore) -> None:
+    client.post(STUDIES, json={"name": "one"})
+    store.request_stop("one")
+    store.append_trial("one", trial(0, (0.1, 5.0)))
+    store.append_trial("one", trial(1, (0.2, 4.0)))
+    for body in ({"model": "/etc"}, {"seed": 3}, {"trials": 1}, {"trials": 0}, {"out": "/etc"}):
+        assert client.post(f"{STUDIES}/one/resume", json=body).status_code == 422, body
+    assert client.get(f"{STUDIES}/one").json()["state"] == "stopped"
+    assert client.post(f"{STUDIES}/one/resume", json={"trials": 2, "workers": 4}).status_code == 202
+
+
+def _trials(store: ServiceStore) -> None:
+    store.create_study("one", {}, ("kl", "latency_ms"))
+    for number, values in enumerate([(0.5, 5.0), (0.6, 6.0), (0.2, 7.0), None, (0.1, 4.0)]):
+        record = trial(number, values)
+        changes = {"round": int(number > 2), "metrics": {"perplexity": float("nan")}}
+        store.append_trial("one", TrialRecord(**{**record.__dict__, **changes}))
+
+
+def test_trials_are_listed_in_pages_and_filtered(client: TestClient, store: ServiceStore) -> None:
+    _trials(store)
+
+    def numbers(**wanted: object) -> list[int]:
+        page = client.get(f"{STUDIES}/one/trials", params=wanted).json()  # type: ignore[arg-type]
+        return [one["number"] for one in page["items"]]
+
+    first = client.get(f"{STUDIES}/one/trials", params={"limit": 2}).json()
+    assert [one["number"] for one in first["items"]] == [0, 1] and first["next"] == 1
+    assert numbers(limit=2, after=1) == [2, 3] and numbers(limit=2, after=3) == [4]
+    assert numbers(state="failed") == [3] and numbers(round=1) == [3, 4] and numbers(proposer="tpe") == []
+    one = client.get(f"{STUDIES}/one/trials/0").json()
+    assert (
+        one["values"] == [0.5, 5.0] and one["metrics"] == {"perplexity": None} and one["state"] == TrialState.FINISHED
+    )
+    schedule = client.get(f"{STUDIES}/one/trials/0/schedule").json()
+    assert schedule == {"trial": 0, "schedule": [0.0, 0.5], "overall_sparsity": 0.25, "router": None}
+    assert client.get(f"{STUDIES}/one/trials/9").status_code == 404
+    assert client.get(f"{STUDIES}/one/trials/{2**40}").status_code == 422
+
+
+def test_a_trial_names_its_parents_and_who_worked_on_it(client: TestClient, store: ServiceStore) -> None:
+    store.create_study("one", {}, ("kl", "latency_ms"))
+    began_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    work = (WorkSpan("1", began_at, 0.5), WorkSpan("0", began_at, 0.25))
+    for one in (trial(0, (0.5, 5.0)), replace(trial(1, (0.2, 7.0)), parents=(0,), work=work)):
+        store.append_trial("one", one)
+    older, newer = client.get(f"{STUDIES}/one/trials").json()["items"]
+    assert (older["parents"], older["worker"], older["work"]) == ([], None, [])
+    assert (newer["parents"], newer["worker"]) == ([0], "0")
+    at = "2026-01-02T03:04:05Z"
+    assert newer["work"] == [
+        {"worker": "1", "began_at": at, "seconds": 0.5},
+        {"worker": "0", "began_at": at, "seconds": 0.25},
+    ]
+    described = client.get("/api/v1/openapi.json").json()["components"]["schemas"]["TrialAnswer"]["properties"]
+    assert {"parents", "worker", "work"} <= set(described)
+
+
+def test_constraints_that_others_set_count(client: TestClient, store: ServiceStore) -> None:
+    store.create_study("one", {}, ("kl", "latency_ms"))
+    study = optuna.load_study(study_name="one", storage=store.storage)
+    space = {f"block_{index}": optuna.distributions.FloatDistribution(0, 1) for index in range(2)}
+    for kl, constraint in ((0.1, 0.25), (0.2, math.inf), (0.3, 0.0)):
+        running = said(study.ask(space))
+        running.set_constraint("accuracy", constraint)
+        study.tell(running, [kl, 1.0])
+    items = client.get(f"{STUDIES}/one/trials").json()["items"]
+    assert [one["violation"] for one in items] == [0.25, None, 0.0]
+    assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [2]
+    assert [one["trial"] for one in client.get(f"{STUDIES}/one/hypervolume").json()["items"]] == [2]
+
+
+def test_the_front_and_how_it_grew_follow_the_trials(client: TestClient, store: ServiceStore) -> None:
+    store.create_study("empty", {}, ("kl", "latency_ms"))
+    assert client.get(f"{STUDIES}/empty/hypervolume").json() == {"reference": None, "items": []}
+    _trials(store)
+    assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [4]
+    grown = client.get(f"{STUDIES}/one/hypervolume").json()
+    assert [point["trial"] for point in grown["items"]] == [0, 2, 4]
+    values = [point["value"] for point in grown["items"]]
+    assert values == sorted(values) and values[0] > 0
+    store.append_trial("one", trial(5, (0.05, 9.0)))
+    assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [5, 4]
+
+
+def test_routers_are_listed_without_their_weights(client: TestClient, store: ServiceStore) -> None:
+    store.create_study("one", {}, ("kl", "latency_ms"))
+    curves = {"held_out_kl": [0.5, 0.25]}
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    run = RouterRun(3, (0.5,), {"stage": "distill-1"}, curves, b"weights", sha256, 1.5, datetime.now(UTC))
+    store.add_router_run("one", run)
+    [found] = client.get(f"{STUDIES}/one/routers").json()["items"]
+    assert found["trial"] == 3 and found["curves"] == {"held_out_kl": [0.5, 0.25]} and found["beats_static"]
+    assert "weights" not in found
+
+
+def test_workers_and_metrics_say_what_goes_on(client: TestClient, store: ServiceStore) -> None:
+    client.post(STUDIES, json={"name": "one"})
+    client.get(f"{STUDIES}/one")
+    store.beat("w1", "one")
+    [worker] = client.get("/api/v1/workers").json()["items"]
+    assert worker["id"] == "w1" and worker["study"] == "one" and worker["is_alive"]
+    text = client.get("/metrics").text
+    assert 'ftp_search_workers{state="busy"} 1.0' in text and "ftp_search_queued_studies 1.0" in text
+    assert 'route="/api/v1/studies/{name}",status="200"' in text
+    # No name of a study among the labels: there may be any number.
+    assert '"/api/v1/studies/one"' not in text
+
+
+def test_no_such_study_is_said_without_the_place_of_the_database(client: TestClient) -> None:
+    for path in ("", "/trials", "/front", "/hypervolume", "/routers", "/logs", "/events", "/report", "/model"):
+        for name in ("absent", "%00", "..%2f..", "%ff", "-"):
+            answer = client.get(f"{STUDIES}/{name}{path}")
+            assert answer.status_code == 404, (name, path)
+            assert "sqlite" not in answer.text
+
+
+def test_a_database_that_does_not_answer_and_a_defect_are_told_apart(
+    client: TestClient, store: ServiceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StorageError("The database postgresql://secret has not answered.")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    for fails, status in ((away, 503), (broken, 500)):
+        monkeypatch.setattr(store, "summaries", fails)
+        answer = client.get(STUDIES)
+        assert answer.status_code == status and "secret" not in answer.text
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    monkeypatch.setattr(store, "has_tokens", away)
+    assert client.get("/api/v1/ready").status_code == 503 and client.get(STUDIES).status_code == 503
+    assert client.get("/api/v1/health").status_code == 200

@@ -1,0 +1,68 @@
+"""The service keeps what its OpenAPI document says, whatever it is sent, and never fails."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis import GenerationMode
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from search.service.http.app import create_app
+from search.service.rules.settings import ServiceSettings
+from studies.service.service_store import ServiceStore
+from tests.studies.records import trial
+
+CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
+HERE = {"Host": "127.0.0.1"}
+EXAMPLES = 15
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> ServiceStore:
+    store = ServiceStore(f"sqlite:///{tmp_path / 'studies.db'}")
+    store.create_study("0", {"trials": 3}, ("kl", "latency_ms"))
+    for number, values in enumerate([(0.5, 5.0), None, (0.1, 7.0)]):
+        store.append_trial("0", trial(number, values))
+    return store
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.value)
+def test_the_document_is_kept(store: ServiceStore, tmp_path: Path, mode: GenerationMode) -> None:
+    # Streams end at once, else each would be waited for.
+    app = create_app(store, ServiceSettings(out=tmp_path / "out", stream_s=0.0))
+    document = schemathesis.openapi.from_asgi("/api/v1/openapi.json", app, headers=HERE)
+    operations = [found.ok() for found in document.get_all_operations() if isinstance(found, Ok)]
+    assert len(operations) == document.statistic.operations.total > 20
+
+    for operation in operations:
+
+        @seed(0)
+        @settings(
+            max_examples=EXAMPLES,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=operation.as_strategy(generation_mode=mode))
+        def keeps_to_it(case: schemathesis.Case) -> None:
+            case.call_and_validate(headers=HERE, checks=CHECKS)
+            if case.method == "GET" and "name" in case.path_parameters:
+                # Names that were made up are hardly ever those of a study.
+                case.path_parameters["name"] = "0"
+                case.call_and_validate(headers=HERE, checks=CHECKS)
+
+        # What takes no parameters cannot be asked wrongly.
+        with suppress(Unsatisfiable):
+            keeps_to_it()

@@ -1,0 +1,317 @@
+"""Workers: which files they open, how they leave, and that two of them share what waits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from search.config.run_config import RunConfig
+from search.errors import ConfigError
+from search.service.jobs.runner import Worker
+from search.service.rules.roots import Reach, check_reach
+from studies import Lease, StudyState, StudyStore
+from studies.service.service_store import ServiceStore
+from studies.service.submissions import RunState, SubmissionState, run_state
+from tests.search.service.running import REPOSITORY, TINY, serving, until, working
+from tests.studies.postgres import PostgresServer
+
+OBJECTIVES = ("kl", "flops")
+
+# A worker that is told to leave while it claims a study.
+LEAVING = """
+import os, signal, sys
+import sqlalchemy as sa
+from search.service.jobs.runner import Worker
+
+def leave(connection, cursor, statement, *_):
+    if statement.startswith("UPDATE submission"):
+        sa.event.remove(sa.engine.Engine, "before_cursor_execute", leave)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+worker = Worker(sys.argv[1], lambda *_: [])
+sa.event.listen(sa.engine.Engine, "before_cursor_execute", leave)
+try:
+    worker.run()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+# A worker that is told to leave while code runs that swallows whatever is raised.
+SWALLOWING = """
+import gc, os, signal, sys
+from pathlib import Path
+from search.service.rules.roots import Reach
+from search.service.jobs.runner import Worker
+
+def swallow():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    except KeyboardInterrupt:
+        pass
+
+gc.collect = swallow
+try:
+    Worker(sys.argv[1], lambda *_: [], reach=Reach((), Path("/nowhere"))).run()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.fixture
+def reach(tmp_path: Path) -> Reach:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    return Reach(roots=((tmp_path / "root").resolve(),), out=(tmp_path / "out").resolve())
+
+
+@pytest.fixture
+def postgres_url(require_system_dep: Callable[[str], Path]) -> Iterator[str]:
+    server = PostgresServer(require_system_dep("initdb").parent)
+    yield server.new_database()
+    server.remove()
+
+
+def _config(**changes: Any) -> dict[str, Any]:
+    return RunConfig.checked(**{**TINY, **changes}).model_dump()
+
+
+def _submit(store: ServiceStore, name: str, folder: Path, **changes: Any) -> None:
+    store.create_submitted(name, _config(out=str(folder / name), **changes), OBJECTIVES)
+
+
+def test_files_below_the_roots_and_results_below_out_are_within_reach(reach: Reach) -> None:
+    root = reach.roots[0]
+    check_reach(RunConfig(out=str(reach.out / "one")), "one", reach)
+    check_reach(RunConfig(model=str(root / "m"), data=str(root / "d.jsonl"), out=str(root / "o")), "one", reach)
+    hub = RunConfig(model="org/model", out=str(root / "o"))
+    check_reach(hub, "one", Reach(reach.roots, reach.out, hub=True))
+    with pytest.raises(ConfigError, match="model is 'org/model'"):
+        check_reach(hub, "one", reach)
+
+
+def test_a_relative_path_begins_where_the_worker_does(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(reach.roots[0])
+    check_reach(RunConfig(data="d.jsonl"), "one", reach)
+    # It is a model of the Hub wherever there is no such folder.
+    with pytest.raises(ConfigError, match="model is 'org/model'"):
+        check_reach(RunConfig(model="org/model"), "one", reach)
+    monkeypatch.chdir("..")
+    with pytest.raises(ConfigError, match="out is 'ftp-out/one'"):
+        check_reach(RunConfig(), "one", reach)
+
+
+@pytest.mark.parametrize("field", ["model", "data", "out"])
+@pytest.mark.parametrize("place", ["elsewhere/x", "root/../elsewhere", "root/link", "root-and-more"])
+def test_a_study_that_names_a_path_elsewhere_fails_before_it_is_opened(
+    store: ServiceStore, reach: Reach, tmp_path: Path, field: str, place: str
+) -> None:
+    (reach.roots[0] / "link").symlink_to(tmp_path / "elsewhere")
+    _submit(store, "one", reach.out, **{} if field == "out" else {field: str(tmp_path / place)})
+    if field == "out":
+        store.set_config("one", _config(out=str(tmp_path / place)))
+    worker = Worker(store.url, lambda *_: pytest.fail("a report was written"), reach=reach)
+    assert worker.run_next()
+    submission = store.submission("one")
+    assert submission is not None and submission.state is SubmissionState.ENDED and submission.error is not None
+    assert f"{field} is {str(tmp_path / place)!r}" in submission.error and str(reach.roots[0]) in submission.error
+    assert store.study("one").state is StudyState.FAILED
+    # What a model or data leave behind once they are read.
+    assert store.stages("one") == [] and store.study("one").facts == {}
+    assert list((tmp_path / "elsewhere").iterdir()) == [] and not reach.out.exists()
+
+
+def test_a_changed_path_is_looked_at_too(store: ServiceStore, reach: Reach, tmp_path: Path) -> None:
+    _submit(store, "one", reach.out)
+    store.request_stop("one")
+    store.submit("one", {"out": str(tmp_path / "elsewhere")})
+    assert Worker(store.url, lambda *_: pytest.fail("a report was written"), reach=reach).run_next()
+    submission = store.submission("one")
+    assert submission is not None and submission.error is not None and "out is" in submission.error
+    assert store.study("one").config["out"] == str(reach.out / "one")
+
+
+def test_workers_of_a_service_have_its_roots(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "data.jsonl").write_text(json.dumps({"prompt": "?", "completion": "!"}))
+    with (
+        serving(tmp_path, "--root", tmp_path / "root", "--out", tmp_path / "results") as (_, client),
+        ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store,
+    ):
+        # Not over HTTP, where it would be refused.
+        _submit(store, "one", tmp_path / "results", data=str(tmp_path / "data.jsonl"))
+        _submit(store, "two", tmp_path, data="demo")
+        for name, named in (("one", "data.jsonl"), ("two", "results")):
+            found = client.wait(name, 240)
+            assert found["state"] == "failed" and str(tmp_path / "root") in found["run"]["error"]
+            assert named in found["run"]["error"]
+
+
+def test_a_worker_that_is_told_to_leave_while_it_claims_a_study_does_not_keep_it(
+    store: ServiceStore, tmp_path: Path
+) -> None:
+    _submit(store, "one", tmp_path)
+    left = subprocess.run([sys.executable, "-c", LEAVING, store.url], check=False, cwd=REPOSITORY, timeout=120)
+    assert left.returncode == 130
+    submission = store.submission("one")
+    assert submission is not None and submission.state is SubmissionState.QUEUED and submission.holder is None
+    assert store.waiting() == ["one"] and store.stages("one") == [] and store.workers() == []
+
+
+def test_a_worker_leaves_though_the_word_to_leave_was_swallowed(store: ServiceStore, tmp_path: Path) -> None:
+    _submit(store, "one", tmp_path)
+    # It is reminded after 30 s, when the service has killed it already.
+    left = subprocess.run([sys.executable, "-c", SWALLOWING, store.url], check=False, cwd=REPOSITORY, timeout=25)
+    assert left.returncode == 130 and store.workers() == []
+
+
+def test_a_study_that_is_deleted_as_a_worker_takes_it_keeps_the_worker_from_nothing(
+    store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _submit(store, "gone", tmp_path / "elsewhere")
+    _submit(store, "next", tmp_path / "elsewhere")
+    taken = StudyStore.lease
+
+    def lease(self: StudyStore, name: str) -> Lease:
+        found = taken(self, name)
+        if name == "gone" and self is not store:
+            store.delete_study(name)
+        return found
+
+    monkeypatch.setattr(StudyStore, "lease", lease)
+    assert Worker(store.url, lambda *_: [], reach=reach).run_next()
+    assert store.waiting() == [] and list(store.submissions()) == ["next"]
+
+
+def test_a_study_that_is_shown_at_rest_can_be_touched_at_once(
+    store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _submit(store, "one", tmp_path / "elsewhere")
+    end = ServiceStore.end
+    seen = []
+
+    def touch(self: ServiceStore, name: str, *rest: Any) -> None:
+        end(self, name, *rest)
+        seen.append(run_state(store.study(name).state, store.submission(name)))
+        store.submit(name)
+        store.request_stop(name)
+        store.delete_study(name)
+
+    monkeypatch.setattr(ServiceStore, "end", touch)
+    worker = Worker(store.url, lambda *_: [], reach=reach)
+    assert worker.run_next()
+    assert seen == [RunState.FAILED] and store.summaries() == []
+
+
+def test_a_study_that_a_leaving_worker_returns_can_be_taken_at_once(
+    store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _submit(store, "one", tmp_path / "elsewhere")
+    release = ServiceStore.release
+    taken = []
+
+    def take(self: ServiceStore, name: str, *rest: Any) -> None:
+        release(self, name, *rest)
+        with store.lease(name):
+            taken.append(store.claim(name, "another"))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ServiceStore, "release", take)
+    monkeypatch.setattr("search.service.jobs.runner.check_reach", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Worker(store.url, lambda *_: [], reach=reach).run_next()
+    assert len(taken) == 1 and taken[0] is not None and taken[0].worker == "another"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_worker_that_is_told_to_leave_hands_its_study_on_at_once(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'ftp-studies.db'}"
+    with ServiceStore(storage) as store:
+        _submit(store, "one", tmp_path, trials=120)
+        with working(tmp_path, storage) as (process, said):
+            until(lambda: store.n_trials("one") > 5)
+            process.send_signal(signal.SIGTERM)
+            # A hasty scheduler says it twice.
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 130, said.read_text()
+        submission = store.submission("one")
+        # It does not only seem to be free because its holder is known to be dead.
+        assert submission is not None and submission.state is SubmissionState.QUEUED and submission.holder is None
+        assert run_state(store.study("one").state, submission) is RunState.QUEUED
+        assert store.workers() == [] and 5 < store.n_trials("one") < 120
+        with working(tmp_path, storage, "--until-idle") as (process, said):
+            assert process.wait(600) == 0, said.read_text()
+        assert store.study("one").state is StudyState.FINISHED
+        trials = store.trials("one")
+        assert [trial.number for trial in trials] == list(range(120))
+        assert len({trial.schedule for trial in trials}) == 120
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_two_workers_on_postgresql_share_the_studies_and_run_each_once(tmp_path: Path, postgres_url: str) -> None:
+    names = ("one", "two")
+    with ServiceStore(postgres_url) as store, ExitStack() as stack:
+        logs = [stack.enter_context(working(tmp_path, postgres_url))[1] for _ in names]
+        until(lambda: sum(worker.is_alive for worker in store.workers()) == 2)
+        for name in names:
+            _submit(store, name, tmp_path, trials=8)
+        until(
+            lambda: (
+                all(store.study(name).state in (StudyState.FINISHED, StudyState.FAILED) for name in names)
+                and store.waiting() == []
+            ),
+            600,
+        )
+        texts = [log.read_text() for log in logs]
+        assert [store.study(name).state for name in names] == [StudyState.FINISHED] * 2, texts
+        # Each has had one of them.
+        begun = sorted(
+            (name, place) for name in names for place, text in enumerate(texts) if f"{name!r} begins" in text
+        )
+        assert [name for name, _ in begun] == [*names] and {place for _, place in begun} == {0, 1}
+        for name in names:
+            assert [trial.number for trial in store.trials(name)] == list(range(8))
+            assert [event.kind for event in store.events(name, kinds=("began", "ended"))] == ["began", "ended"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_worker_runs_studies_on_a_cluster_and_one_without_it_goes_on_with_them(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    storage = f"sqlite:///{tmp_path / 'ftp-studies.db'}"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+    with ServiceStore(storage) as store:
+
+        def work(*arguments: str) -> None:
+            with working(tmp_path, storage, "--until-idle", *arguments) as (process, said):
+                assert process.wait(240) == 0, said.read_text()
+
+        try:
+            cluster.add_node(num_cpus=1)
+            for seed, name in enumerate(("one", "two")):
+                _submit(store, name, tmp_path, trials=12, workers=2, deterministic=False, seed=seed)
+                # It leaves the cluster running, for itself and for others.
+                work("--ray-address", cluster.address)
+                assert store.study(name).state is StudyState.FINISHED
+                trials = store.trials(name)
+                assert [trial.number for trial in trials] == list(range(12))
+                names = {trial.worker for trial in trials}
+                assert len(names) == 2 and all(" on " in (worker or "") for worker in names), names
+        finally:
+            cluster.shutdown()
+        store.submit("one", {"trials": 16})
+        work()
+        assert [trial.number for trial in store.trials("one")] == list(range(16))
+        assert store.study("one").state is StudyState.FINISHED

@@ -1,0 +1,216 @@
+"""The profile that a study predicts from: one that is to be relied on, or one that says that it is not."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+
+from ftp_core.cost.conditions import profile_conditions
+from ftp_core.cost.profile import LatencyProfile
+from ftp_core.skipping.skipping_model import SkippingModel
+from search.config.run_config import RunConfig
+from search.errors import SearchError
+from search.inputs.data import Workload, load_workload
+from search.inputs.latency_profiles import keep_profile, profile_of
+from search.problem.objectives import OBJECTIVES, objective_names
+from search.progress.progress_view import ProgressView
+from search.stages.open_study import OpenStudy
+from search.stages.study_profile import study_profile
+from studies import StudyStore
+from tests.search.made_up_profiles import made_up
+
+SMALL: dict[str, Any] = {
+    "calibration_items": 4,
+    "validation_items": 2,
+    "test_items": 4,
+    "search_items": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def workload() -> Workload:
+    return load_workload("demo", "demo", 0, RunConfig.checked(**SMALL).sizes)
+
+
+@pytest.fixture
+def shown() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def study(workload: Workload, shown: io.StringIO) -> Iterator[OpenStudy]:
+    config = RunConfig.checked(**SMALL)
+    view = ProgressView(Console(file=shown, width=400))
+    with StudyStore("sqlite://") as store:
+        store.create_study("one", config.model_dump(), OBJECTIVES)
+        with store.lease("one") as lease:
+            yield OpenStudy(store, "one", lease, config, workload, view)
+
+
+def test_a_study_takes_the_profile_that_is_known_and_keeps_it(study: OpenStudy, shown: io.StringIO) -> None:
+    shapes = [(study.config.latency_batch, length) for length in range(32, 513, 32)]
+    here = made_up(study.workload, shapes)
+    keep_profile(study.store, here, replace=False)
+    profile = study_profile(study)
+    assert (
+        profile is not None
+        and len(profile.shapes) == 1
+        and profile.batch == study.config.latency_batch
+        and profile.length % 32 == 0
+    )
+    # Another one that is measured later changes nothing for it.
+    slower = LatencyProfile(tuple(replace(shape, fixed_ms=9.0) for shape in here.shapes), *_rest(here))
+    keep_profile(study.store, slower, replace=True)
+    assert study_profile(study) == profile
+    view = ProgressView(Console(file=shown, width=400))
+    known = profile_of(study.store, study.workload.model.skipping, shapes[:1], view)
+    assert known.profile.shapes[0].fixed_ms == 9.0 and known.known == ((*shapes[0], here.shapes[0].measured_at),)
+    assert shown.getvalue() == ""
+
+
+def _rest(profile: LatencyProfile) -> tuple[Any, ...]:
+    return profile.blocks, profile.kinds, profile.conditions
+
+
+def test_what_is_done_is_kept_when_there_is_no_memory_for_the_next(
+    study: OpenStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measured(model: SkippingModel, shapes: list[tuple[int, int]], *_: object, **__: object) -> LatencyProfile:
+        if shapes == [(1, 64)]:
+            raise torch.OutOfMemoryError
+        return made_up(study.workload, shapes)
+
+    # The memory of a machine cannot be taken away for a test.
+    monkeypatch.setattr("search.inputs.latency_profiles.profile_latency", measured)
+    model = study.workload.model.skipping
+    with pytest.raises(SearchError, match="not enough memory for 1 x 64 tokens"):
+        profile_of(study.store, model, [(1, 32), (1, 64)], study.view)
+    assert study.store.latency_profile(profile_conditions(model).fingerprint(1, 32)) is not None
+
+
+def test_an_earlier_profile_stays_unless_it_shall_be_replaced(study: OpenStudy) -> None:
+    here = made_up(study.workload, [(1, 64)])
+    later = LatencyProfile((replace(here.shapes[0], fixed_ms=9.0),), *_rest(here))
+    assert keep_profile(study.store, here, replace=False) == [here]
+    assert keep_profile(study.store, later, replace=False) == [here]
+    assert keep_profile(study.store, later, replace=True) == [later]
+    assert keep_profile(study.store, here, replace=False) == [later]
+
+
+def test_a_resumed_study_says_in_one_line_that_its_predictions_come_from_elsewhere(
+    study: OpenStudy, shown: io.StringIO
+) -> None:
+    here = made_up(study.workload, [(8, 64)])
+    assert here.conditions is not None
+    there = replace(here, conditions=replace(here.conditions, cpu="another processor"))
+    study.store.set_facts(study.name, {"latency_profile": there.to_json()})
+    assert study_profile(study) == there
+    [line] = shown.getvalue().splitlines()
+    assert "Latency is predicted for where this study began" in line and "cpu 'another processor', here " in line
+
+
+def test_a_study_of_an_earlier_version_goes_on_with_its_profile(study: OpenStudy, shown: io.StringIO) -> None:
+    old = {"batch": 8, "length": 64, "threads": 2, "kept": [4, 63, 64], "block_ms": [0.1, 1.0, 0.9], "fixed_ms": 1.0}
+    study.store.set_facts(study.name, {"latency_profile": old})
+    assert study_profile(study) == LatencyProfile.from_json(old)
+    assert "measured by an earlier version, which did not keep where" in shown.getvalue()
+
+
+SHAPES = [(8, length) for length in range(32, 513, 32)]
+Measured = Callable[..., None]
+
+
+@pytest.fixture
+def measured(study: OpenStudy, monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """Decides what measuring finds: whether a machine is busy is nothing that a test can say."""
+
+    def finds(**facts: Any) -> None:
+        monkeypatch.setattr(
+            "search.inputs.latency_profiles.profile_latency",
+            lambda model, shapes, *_, **__: made_up(study.workload, shapes, **facts),
+        )
+
+    return finds
+
+
+def _said(shown: io.StringIO) -> list[str]:
+    return [line for line in shown.getvalue().splitlines() if not line.startswith(("Profiling", "Latency of"))]
+
+
+def test_a_doubtful_profile_is_used_where_there_is_no_other_and_by_no_later_study(
+    study: OpenStudy, shown: io.StringIO, measured: Measured
+) -> None:
+    measured(check_error=2.39, uncertainty=4.7, waited=0.9)
+    doubtful = study_profile(study)
+    assert doubtful is not None and len(doubtful.doubts()) == 3
+    [line] = _said(shown)
+    assert line.startswith("Predicted latency is not to be relied on: processes waited for a core during 90% of the")
+    assert "off by 239%" in line
+    # The study keeps it, as its trials rest on it.
+    measured(uncertainty=0.01)
+    assert study_profile(study) == doubtful
+    with _another(study) as other:
+        found = study_profile(other)
+        assert found is not None and found.doubts() == ()
+    # A third one finds what is to be relied on, and measures nothing.
+    measured(uncertainty=9.9)
+    with _another(study, "three") as other:
+        assert study_profile(other) == found
+    assert _said(shown) == [line] and study_profile(study) == doubtful
+
+
+def test_of_two_doubtful_profiles_the_less_uncertain_one_is_taken(
+    study: OpenStudy, shown: io.StringIO, measured: Measured
+) -> None:
+    keep_profile(study.store, made_up(study.workload, SHAPES, uncertainty=0.3), replace=False)
+    measured(uncertainty=0.9)
+    profile = study_profile(study)
+    assert profile is not None and profile.uncertainty == 0.3
+    with _another(study) as other:
+        measured(uncertainty=0.25)
+        profile = study_profile(other)
+        assert profile is not None and profile.uncertainty == 0.25
+
+
+@pytest.mark.parametrize("cost", ["flops", "kv_bytes"])
+def test_a_search_of_other_costs_takes_no_doubtful_profile_and_says_nothing(
+    study: OpenStudy, shown: io.StringIO, cost: str
+) -> None:
+    keep_profile(study.store, made_up(study.workload, SHAPES, check_error=0.5), replace=False)
+    with _another(study, cost=cost) as other:
+        assert study_profile(other) is None
+        # One that it began with, in an earlier version, is none of its concern either.
+        before = made_up(study.workload, SHAPES[:1], check_error=0.5)
+        other.store.set_facts(other.name, {"latency_profile": before.to_json()})
+        assert study_profile(other) == before
+    assert shown.getvalue() == ""
+
+
+def test_the_advice_on_a_doubtful_profile_names_the_study_and_its_database(
+    study: OpenStudy, shown: io.StringIO
+) -> None:
+    study.store.set_facts(study.name, {"latency_profile": made_up(study.workload, SHAPES[:1], waited=0.5).to_json()})
+    study_profile(study)
+    assert "`ftp-search resume one --remeasure --storage sqlite://`" in shown.getvalue()
+
+
+def test_many_doubtful_shapes_are_one_line_about_the_worst(workload: Workload) -> None:
+    parts = [made_up(workload, [shape], waited=0.3 + 0.01 * n) for n, shape in enumerate(SHAPES[:6])]
+    [doubt] = LatencyProfile.joined(parts).doubts()
+    assert doubt == "processes waited for a core during 35% of the time at 8 x 192 tokens (and less at 5 other shapes)"
+
+
+@contextmanager
+def _another(study: OpenStudy, name: str = "two", **settings: Any) -> Iterator[OpenStudy]:
+    """Another study of the same database."""
+    config = study.config.model_copy(update=settings)
+    study.store.create_study(name, config.model_dump(), objective_names(config.cost))
+    with study.store.lease(name) as lease:
+        yield replace(study, name=name, lease=lease, config=config)

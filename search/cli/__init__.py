@@ -23,7 +23,6 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from ftp_core.errors import CoreError
-from search.cli.arguments import check_writable
 from search.cli.config import config_command
 from search.cli.continuing import distill, resume
 from search.cli.database_commands import db, export_studies, import_studies
@@ -54,6 +53,7 @@ from search.cli.tables import (
 )
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.errors import ConfigError, SearchError
+from search.pipeline.early_checks import check_writable
 from search.startup import INTERRUPTED, ends_at_once
 from studies import LeftAside, StudiesError, StudyStore
 from studies.records.objectives import KL

@@ -5,28 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ftp_core.loading.model_source import DEMO, locate
-from ftp_core.text.data import check_readable
-from search.config.run_config import RunConfig
 from search.errors import ConfigError
-from search.evaluators.ray_address import check_address
-from search.evaluators.ray_home import check_home
-from search.evaluators.worker_numbers import check_fit
-
-
-def check_writable(folder: Path) -> None:
-    """Where a study's files go must be a folder, or become one.
-
-    Raises:
-        ConfigError: It is a file, or cannot be made.
-    """
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
-    if not existing.is_dir():
-        raise ConfigError(f"{existing} is a file: expected a folder to write to; choose another with --out.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise ConfigError(f"The folder {existing} is not writable: choose another with --out.")
 
 
 def check_new_file(called: str, file: Path, overwrite: bool) -> None:
@@ -44,35 +23,6 @@ def check_new_file(called: str, file: Path, overwrite: bool) -> None:
         raise ConfigError(f"{called} is {str(file)!r}: expected a file in a folder that exists.")
     if not overwrite and os.path.lexists(file):
         raise ConfigError(f"{file} exists already: choose another name, or replace it with --overwrite.")
-
-
-def check_inputs(config: RunConfig) -> None:
-    """Look at model, data, workers and cluster without loading torch, transformers and Ray, which takes seconds.
-
-    The rest is found out later.
-
-    Raises:
-        ConfigError: This machine has not the cores for so many workers.
-        CoreError: There is no such model, it cannot skip tokens, or the data cannot be opened.
-        EvaluationError: No Ray cluster answers.
-    """
-    check_where(config)
-    locate(config.model)
-    if config.data != DEMO:
-        check_readable(Path(config.data))
-
-
-def check_where(config: RunConfig) -> None:
-    """Look at workers and cluster without loading Ray.
-
-    Raises:
-        ConfigError: This machine has not the cores for so many workers.
-        EvaluationError: No Ray cluster answers, or a Ray of this machine has no home folder to write to.
-    """
-    check_fit(config.workers, config.ray_address)
-    if config.ray_address is None:
-        check_home()
-    check_address(config.ray_address)
 
 
 def whole_numbers(text: str, called: str, example: str) -> tuple[int, ...]:

@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from search.cli.arguments import check_where, check_writable
 from search.cli.options import AsJson, Debug, MovedData, MovedModel, Out, Quiet, Storage, StudyName, Track
 from search.cli.settings import setting_help
 from search.cli.stages import Stage, continue_study
-from search.cli.views import make_view
 from search.config.file import anchored
 from search.config.run_config import DEFAULT_STORAGE, RunConfig, option
 from search.errors import ConfigError
+from search.pipeline.early_checks import check_where, check_writable
 from search.pipeline.resume_settings import at_target, check_changes
+from search.progress.views import make_view
 from search.startup import ends_at_once
 from studies import StudyStore, front
 

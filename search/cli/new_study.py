@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.cli.arguments import check_inputs, check_writable
-from search.cli.opening import opened
 from search.cli.options import AsJson, ConfigFile, Debug, Name, Overwrite, Quiet, Storage, Track
 from search.cli.stages import Stage, continue_study
 from search.cli.sweep import go_through
-from search.cli.views import make_view
 from search.config.file import configured
 from search.config.run_config import DEFAULT_STORAGE, RunConfig
 from search.config.study_name import check_study_name
 from search.config.sweep_plan import repeated
 from search.errors import ConfigError
+from search.pipeline.early_checks import check_inputs, check_writable
+from search.pipeline.opening import opened
+from search.progress.views import make_view
 from search.startup import ends_at_once
 
 if TYPE_CHECKING:

@@ -30,8 +30,6 @@ class FormField:
         about: What it means, in a sentence.
         default: What holds if it is left empty, as text; empty for nothing.
         choices: What may be chosen.
-        least: Lowest number.
-        most: Highest number.
         longest: Most characters.
         is_common: Whether it is shown at once, and not behind "More settings".
     """
@@ -41,8 +39,6 @@ class FormField:
     about: str
     default: str = ""
     choices: tuple[str, ...] = ()
-    least: float | None = None
-    most: float | None = None
     longest: int | None = None
     is_common: bool = False
 

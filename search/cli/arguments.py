@@ -23,32 +23,3 @@ def check_new_file(called: str, file: Path, overwrite: bool) -> None:
         raise ConfigError(f"{called} is {str(file)!r}: expected a file in a folder that exists.")
     if not overwrite and os.path.lexists(file):
         raise ConfigError(f"{file} exists already: choose another name, or replace it with --overwrite.")
-
-
-def whole_numbers(text: str, called: str, example: str) -> tuple[int, ...]:
-    """Whole numbers from text such as `0,1,-1`.
-
-    Args:
-        text: The text.
-        called: Name of the option.
-        example: Numbers as they could be given, for an error.
-
-    Raises:
-        ConfigError: One of them is no whole number.
-    """
-    try:
-        return tuple(int(part) for part in text.split(",") if part.strip())
-    except ValueError:
-        raise ConfigError(f"{called} is {text!r}: expected whole numbers with commas, such as {example}.") from None
-
-
-def share_list(text: str) -> tuple[float, ...]:
-    """Shares from text such as `0.25,1`.
-
-    Raises:
-        ConfigError: One of them is no number.
-    """
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise ConfigError(f"--fidelities is {text!r}: expected numbers with commas, such as 0.25,1.") from None

@@ -12,7 +12,8 @@ from search.cli.options import AsJson, Debug, MovedData, MovedModel, Out, Quiet,
 from search.cli.settings import setting_help
 from search.cli.stages import Stage, continue_study
 from search.config.file import anchored
-from search.config.run_config import DEFAULT_STORAGE, RunConfig, option
+from search.config.run_config import DEFAULT_STORAGE, SETTINGS, RunConfig
+from search.config.setting import option
 from search.errors import ConfigError
 from search.pipeline.early_checks import check_where, check_writable
 from search.pipeline.resume_settings import at_target, check_changes
@@ -72,7 +73,7 @@ def distill(
         typer.Option(
             "--seed",
             metavar="S",
-            help=f"Of the training.  [{RunConfig.value_range('seed')}]",
+            help=f"Seed of the training.  [{SETTINGS['seed'].range}]",
             show_default="as begun",
         ),
     ] = None,
@@ -82,7 +83,7 @@ def distill(
             "--target-sparsity",
             metavar="X",
             help="Choose the front's best schedule at this overall sparsity first; it must have one.  "
-            f"[{RunConfig.value_range('target_sparsity')}]",
+            f"[{SETTINGS['target_sparsity'].range}]",
             show_default="as chosen",
         ),
     ] = None,

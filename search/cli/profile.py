@@ -15,7 +15,8 @@ from rich.table import Table
 
 from ftp_core.loading.model_source import locate
 from search.cli.options import AsJson, Debug, Model, Storage
-from search.config.run_config import DEFAULT_PROFILE_SECONDS, DEFAULT_STORAGE, RunConfig
+from search.config.groups import DEFAULT_PROFILE_SECONDS
+from search.config.run_config import DEFAULT_STORAGE, RunConfig
 from search.config.study_name import resume_command
 from search.errors import ConfigError
 from search.startup import ends_at_once

@@ -15,7 +15,8 @@ from rich.console import Console
 from search.cli.grouped_help import GroupedCommand
 from search.cli.options import AsJson, ConfigFile, Debug, Quiet, StudyName
 from search.cli.settings import with_settings
-from search.config.file import SETTINGS, configured
+from search.config.file import configured
+from search.config.run_config import SETTINGS
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 # No option: what stands on a command line, everybody on the machine can read.
@@ -142,7 +143,7 @@ def fetch_command(
 def add_client_commands(app: typer.Typer) -> None:
     """Add the commands to a command line."""
     # Where the cluster is, the service decides.
-    fields = [field for field in SETTINGS if field != "ray_address"]
+    fields = [field for field, setting in SETTINGS.items() if setting.about.in_requests]
     app.command("submit", cls=GroupedCommand)(with_settings(submit_command, fields))
     app.command("status")(status_command)
     app.command("wait")(wait_command)

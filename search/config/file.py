@@ -6,33 +6,20 @@ import json
 import textwrap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import yaml
 
-from search.config.run_config import CONFIG_VERSION, RunConfig, option
+from search.config.groups import CONFIG_VERSION
+from search.config.run_config import SETTINGS, RunConfig
+from search.config.setting import option
 from search.config.yaml_file import YamlFile, read_yaml
 from search.errors import ConfigError
 
-# Every field that can be given; the version is the program's.
-SETTINGS = tuple(field for field in RunConfig.model_fields if field != "version")
-# Fields that name files and folders; a model may be an id as well.
-PATHS = ("model", "data", "out")
+PATHS = tuple(field for field, setting in SETTINGS.items() if setting.about.is_path)
 _WIDTH = 100
 _DEMO = "demo"
-# Headings of the file, and of the command line's help, each by the first field below it.
-SECTIONS = {
-    "model": "Model and data",
-    "trials": "The search",
-    "cost": "What is searched for, and which point is selected",
-    "rounds": "Routers, and searching again with them",
-    "calibration_items": "Examples: calibration, validation and test share none",
-    "latency_batch": "Measuring",
-    "workers": "Where it runs",
-    "export": "What is written",
-}
 
 
 def config_text() -> str:
@@ -40,26 +27,21 @@ def config_text() -> str:
     lines = [
         "# Settings of `ftp-search run --config FILE` and `ftp-search search --config FILE`.",
         "# Options on the command line override them. Relative paths begin at this file's folder.",
+        *("", f"# {RunConfig.model_fields['version'].description}", f"version: {CONFIG_VERSION}"),
     ]
-    for name, field in RunConfig.model_fields.items():
-        if name in SECTIONS:
-            lines += ["", f"# ---- {SECTIONS[name]} ----"]
-        meaning = RunConfig.description(name)
-        if get_origin(field.annotation) is Literal:
-            meaning += f" One of {', '.join(get_args(field.annotation))}."
-        if values := RunConfig.value_range(name):
-            meaning += f" [{values}]"
+    heading = ""
+    for name, setting in SETTINGS.items():
+        if setting.group != heading:
+            heading = setting.group
+            lines += ["", f"# ---- {heading} ----"]
+        choices = f" One of {', '.join(setting.choices)}." if setting.choices else ""
+        values = f" [{setting.range}]" if setting.range else ""
+        meaning = f"{setting.description}{choices}{values}"
         lines += ["", *textwrap.wrap(meaning, _WIDTH, initial_indent="# ", subsequent_indent="# ")]
-        setting = f"{name}: {_as_yaml(field.get_default(call_default_factory=True))}"
+        line = f"{name}: {_as_yaml(setting.info.get_default(call_default_factory=True))}"
         # What depends on the machine is not fixed by where the file was written.
-        lines.append(setting if field.default_factory is None else f"# {setting}")
+        lines.append(line if setting.info.default_factory is None else f"# {line}")
     return "\n".join(lines) + "\n"
-
-
-def section_of(field: str) -> str:
-    """The heading that a field stands below."""
-    before = takewhile(lambda name: name != field, RunConfig.model_fields)
-    return SECTIONS[[name for name in (*before, field) if name in SECTIONS][-1]]
 
 
 def _as_yaml(value: Any) -> str:
@@ -128,9 +110,9 @@ def anchored(
 
     Args:
         values: Fields of a configuration.
-        paths: Which of them are paths.
-        folder: Where relative paths begin, absolute.
-        called: What to call a field in an error.
+        paths: Names of the fields that are paths.
+        folder: Folder that relative paths begin at, absolute.
+        called: Name of a field in an error.
 
     Raises:
         ConfigError: A path names the home of a user who does not exist.

@@ -9,8 +9,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from search.config.file import PATHS, SETTINGS, anchored
-from search.config.run_config import RunConfig, suggestion
+from search.config.file import PATHS, anchored
+from search.config.run_config import SETTINGS, RunConfig, suggestion
 from search.config.yaml_file import Key, YamlFile, read_yaml
 from search.errors import ConfigError
 

@@ -16,7 +16,8 @@ from ftp_core.loading.model_source import DEMO
 from ftp_core.loading.models import LoadedModel, load_model
 from ftp_core.text.data import Example, fingerprint, load_jsonl, split_examples
 from ftp_core.text.encoding import EncodedExample, ExampleError, LeftOut, encode
-from search.config.run_config import KeepFirst, RunConfig
+from search.config.groups import KeepFirst
+from search.config.run_config import RunConfig
 from search.inputs.protection import n_protected_tokens, unprotected_beginning
 
 SPLITS = ("calibration", "validation", "test")

@@ -11,7 +11,7 @@ from ftp_core.errors import DataError
 from ftp_core.text.beginnings import SystemTurn, shared_beginning
 from ftp_core.text.boundary import beginning_length
 from ftp_core.text.encoding import EncodedExample
-from search.config.run_config import KeepFirst
+from search.config.groups import KeepFirst
 
 # So many tokens that most prompts begin with, such as "Question:", are nothing to warn of.
 _FEW = 8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -10,7 +10,7 @@ from annotated_types import Le, MaxLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ftp_core.text.data import load_jsonl, split_examples
-from search.config.run_config import RESUMABLE, RunConfig
+from search.config.run_config import RESUMABLE, SETTINGS, RunConfig
 from search.config.study_name import MAX_NAME_BYTES, check_study_name
 from search.errors import ConfigError
 from search.pipeline.resume_settings import check_changes
@@ -20,25 +20,9 @@ from search.service.rules.settings import ServiceSettings
 from studies import StudyRecord, StudyStore, TrialRecord
 
 # Where the cluster is, no request says; the version is the program's.
-SUBMITTABLE = tuple(field for field in RunConfig.model_fields if field not in ("version", "ray_address"))
-# Larger data is looked at by the worker alone.
+SUBMITTABLE = tuple(field for field, setting in SETTINGS.items() if setting.about.in_requests)
+# Larger data is looked at by the runner alone.
 _MAX_CHECKED_BYTES = 64 * 2**20
-_MOST: Mapping[str, float] = {
-    **dict.fromkeys(("trials", "refine_trials", "plateau", "router_steps"), 1_000_000),
-    **dict.fromkeys(("calibration_items", "search_items", "validation_items", "test_items"), 1_000_000),
-    **dict.fromkeys(("router_trials", "router_schedules", "measured_points", "timed_runs"), 10_000),
-    **dict.fromkeys(("workers", "gpu_workers", "latency_batch"), 1024),
-    **dict.fromkeys(("seconds", "trial_timeout", "max_latency_ms"), 1e9),
-    "prefix_mb": 2**24,
-    "rounds": 100,
-}
-_LONGEST: Mapping[str, int] = {
-    **dict.fromkeys(("model", "data", "out"), 4096),
-    "sampler": 200,
-    "warm_start": MAX_NAME_BYTES,
-    **dict.fromkeys(("fidelities", "dense_blocks"), 1000),
-    **dict.fromkeys(("latency_length", "new_tokens"), 100),
-}
 
 
 class _Settings(BaseModel):
@@ -58,18 +42,18 @@ class _Settings(BaseModel):
         return {field: getattr(self, field) for field in self.model_fields_set & set(SUBMITTABLE)}
 
 
-def _fields(names: tuple[str, ...]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name in names:
-        info = RunConfig.model_fields[name]
-        bounds: list[Any] = [Le(_MOST[name])] if name in _MOST else []
-        bounds += [MaxLen(_LONGEST[name])] if name in _LONGEST else []
+def _fields(names: Iterable[str]) -> dict[str, Any]:
+    """Fields of `RunConfig` for `create_model`, within the limits of requests."""
+    definitions: dict[str, Any] = {}
+    for field in names:
+        setting = SETTINGS[field]
+        about, info = setting.about, setting.info
+        limits = [Le(about.most)] if about.most is not None else []
+        lengths = [MaxLen(about.longest)] if about.longest is not None else []
         own = "default" if info.default_factory is None else "default_factory"
-        annotation: Any = info.annotation
-        for bound in (*info.metadata, *bounds):
-            annotation = Annotated[annotation, bound]
-        fields[name] = (annotation, Field(description=RunConfig.description(name), **{own: getattr(info, own)}))
-    return fields
+        described = Field(description=setting.description, **{own: getattr(info, own)})
+        definitions[field] = Annotated[info.annotation, *info.metadata, *limits, *lengths, described]
+    return definitions
 
 
 _StudySettings: Any = create_model("_StudySettings", __base__=_Settings, **_fields(SUBMITTABLE))

@@ -11,8 +11,9 @@ import pytest
 import typer
 
 from search.cli import app
-from search.config.file import SECTIONS, SETTINGS, config_text
-from search.config.run_config import RunConfig, option
+from search.config.file import config_text
+from search.config.run_config import GROUPS, SETTINGS
+from search.config.setting import option
 from tests.search.command import Result, run_here
 
 Run = Callable[..., Result]
@@ -40,7 +41,7 @@ def _sections(text: str) -> dict[str, str]:
 @pytest.mark.parametrize("command", ["run", "search", "submit"])
 def test_settings_stand_below_the_headings_of_the_configuration_file(run: Run, command: str) -> None:
     shown = _sections(run(command, "--help").out)
-    assert list(shown) == ["Options", *SECTIONS.values()]
+    assert list(shown) == ["Options", *(group.heading for group in GROUPS)]
     headings = {}
     for line in config_text().splitlines():
         if (heading := re.fullmatch(r"# ---- (.*) ----", line)) is not None:
@@ -78,5 +79,5 @@ def test_every_number_has_its_range_in_the_help() -> None:
     [("trials", "x>=1"), ("seconds", "x>0"), ("target_sparsity", "0<=x<=0.95"), ("gpu_share", "0<x<=1"), ("data", "")],
 )
 def test_the_range_of_a_setting(field: str, expected: str) -> None:
-    assert RunConfig.value_range(field) == expected
+    assert SETTINGS[field].range == expected
     assert f"[{expected}]" in config_text() or not expected

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from search.config.file import SECTIONS, SETTINGS, config_text, configured
-from search.config.run_config import RunConfig
+from search.config.file import config_text, configured
+from search.config.groups import Group
+from search.config.run_config import GROUPS, SETTINGS, RunConfig
 from search.config.yaml_file import read_yaml
 from search.errors import ConfigError
 from search.proposers.catalogue import PORTFOLIO_NAME, PROPOSERS
@@ -40,23 +41,25 @@ def test_the_file_that_is_written_loads_back_to_the_defaults(write: Write) -> No
 def test_the_file_that_is_written_says_what_every_field_means() -> None:
     lines = config_text().splitlines()
     text = " ".join(line.removeprefix("# ") for line in lines)
+    assert str(RunConfig.model_fields["version"].description) in text
+    assert all(setting.description in text for setting in SETTINGS.values())
     for field in RunConfig.model_fields:
-        assert RunConfig.description(field) in text
         assert sum(line.removeprefix("# ").startswith(f"{field}: ") for line in lines) == 1
     assert all(len(line) <= 100 for line in lines)
-    assert set(SECTIONS) <= set(SETTINGS)
-    assert all(name in RunConfig.description("sampler") for name in (PORTFOLIO_NAME, *PROPOSERS))
+    assert all(name in SETTINGS["sampler"].description for name in (PORTFOLIO_NAME, *PROPOSERS))
 
 
 def test_every_field_is_documented_where_it_is_defined() -> None:
     """Without the source, pydantic would find no descriptions."""
-    [definition] = [node for node in ast.parse(inspect.getsource(RunConfig)).body if isinstance(node, ast.ClassDef)]
-    documented = {
-        field.target.id
-        for field, text in zip(definition.body, definition.body[1:], strict=False)
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
-    }
-    assert documented == set(RunConfig.model_fields)
+    documented: list[str] = []
+    for group in (Group, *GROUPS):
+        [definition] = [node for node in ast.parse(inspect.getsource(group)).body if isinstance(node, ast.ClassDef)]
+        documented += [
+            field.target.id
+            for field, text in zip(definition.body, definition.body[1:], strict=False)
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr)
+        ]
+    assert documented == list(RunConfig.model_fields) == ["version", *SETTINGS]
 
 
 def test_a_file_gives_what_it_names_and_leaves_the_rest(write: Write) -> None:
@@ -108,7 +111,7 @@ WRONG: list[tuple[str, str]] = [
     ("export: all\n", "line 1: export is 'all': expected one of 'reference', 'full' or 'none'."),
     ("pruner: median\ndeterministic: true\n", "--pruner median decides by what has ended so far"),
     ("data: ~no-such-user/x.jsonl\n", "line 1: data is '~no-such-user/x.jsonl'"),
-    ("version: 2\n", "line 1: version is 2, and this program reads 3"),
+    ("version: 2\n", "line 1: version is 2, and this program reads 1"),
     ("trials: 3: 4\n", "run.yaml, line 1: mapping values are not allowed here."),
     ("trials: [1\n", "run.yaml, line 2:"),
     ("model: !!python/object/apply:os.system [ls]\n", "line 1: could not determine a constructor"),
@@ -169,9 +172,3 @@ def test_what_stands_deep_in_a_file_has_its_line(write: Write) -> None:
 def test_a_setting_that_another_one_makes_useless_is_named(given: dict[str, Any], named: list[str]) -> None:
     said = RunConfig.checked(**given).without_effect
     assert [line.split()[0] for line in said] == named and all("no effect: " in line for line in said)
-
-
-def test_a_configuration_of_version_2_timed_what_it_called_repeats() -> None:
-    config = RunConfig.stored({"version": 2, "repeats": 5, "workers": 1})
-    assert (config.version, config.timed_runs) == (3, 5)
-    assert RunConfig.stored(config.model_dump()) == config

@@ -99,8 +99,7 @@ def test_what_every_cost_is_shown_in_is_known() -> None:
 
 def test_the_cost_is_part_of_the_configuration_and_latency_in_those_that_do_not_name_it() -> None:
     assert RunConfig.checked(cost="flops", **SMALL).model_dump()["cost"] == "flops"
-    assert RunConfig.stored({"version": 2, "workers": 1}).cost == "latency_ms"
-    assert RunConfig.stored({"version": 1, "workers": 1}).cost == "latency_ms"
+    assert RunConfig.stored({"workers": 1}).cost == "latency_ms"
     with pytest.raises(ConfigError, match="--cost is 'money': expected one of 'latency_ms', 'flops' or 'kv_bytes'"):
         RunConfig.checked(cost="money")
 

@@ -309,7 +309,7 @@ def test_fields_are_of_the_kind_that_settings_are() -> None:
         "sampler": "text",
     }
     assert form_field("cost").choices == ("latency_ms", "flops", "kv_bytes")
-    assert (form_field("trials").least, form_field("trials").default) == (1, "300")
+    assert (form_field("trials").default, form_field("seed").default, form_field("plateau").default) == ("300", "0", "")
 
 
 def test_a_study_is_drawn_in_all_its_views(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:

@@ -1,0 +1,269 @@
+"""The settings of a run, in groups: each field is described here, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
+
+from ftp_core.schedule import MAX_SPARSITY
+from search.config.setting import About
+from search.proposers.catalogue import proposer_names
+from studies.records.objectives import DEFAULT_COST, CostName
+
+CONFIG_VERSION = 1
+DEFAULT_OUT = Path("ftp-out")
+DEFAULT_PROFILE_SECONDS = 60.0
+# Most tokens that can be protected, more than any model reads.
+_MOST_KEPT = 10_000_000
+
+KeepFirst = int | Literal["system"]
+"""Tokens at the beginning of every prompt that are protected, or the system turn of chats."""
+
+
+class Group(BaseModel):
+    """Settings that belong together.
+
+    The docstring of a field is its help on the command line, in configuration files, in forms and over HTTP.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    heading: ClassVar[str] = ""
+
+    version: int = CONFIG_VERSION
+    """Version of these settings and their meaning."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        # For Python true is 1, and for YAML a bare no, off or on is a truth value.
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("expected a number or text (put words such as no and off into quotes)")
+        return value
+
+
+class DataSettings(Group):
+    """The model, and the examples that everything rests on."""
+
+    heading = "Model and data"
+
+    model: Annotated[str, About(longest=4096, is_path=True, is_common=True, can_change=True)] = "demo"
+    """'demo', a local directory, or a Hugging Face id."""
+
+    data: Annotated[str, About(longest=4096, is_path=True, is_common=True, can_change=True)] = "demo"
+    """'demo', or a JSONL file (README.md says what its lines are)."""
+
+    keep_first: KeepFirst = 0
+    """Tokens at the beginning of every prompt that blocks keep before any other, whatever the router; system for the
+    system turn that all prompts begin with, as the model's chat template writes it."""
+
+    calibration_items: Annotated[int, Ge(1), About(most=1_000_000)] = 256
+    """Examples that a router is distilled on; calibration, validation and test share none."""
+
+    search_items: Annotated[int, Ge(1), About(most=1_000_000)] = 32
+    """Calibration examples that make the search set, on which every schedule is evaluated."""
+
+    validation_items: Annotated[int, Ge(1), About(most=1_000_000)] = 128
+    """Examples that routers, their hyperparameters and the point to export are selected on."""
+
+    test_items: Annotated[int, Ge(1), About(most=1_000_000)] = 200
+    """Examples that reported figures rest on; nothing is selected on them."""
+
+    @field_validator("keep_first", mode="before")
+    @classmethod
+    def _tokens_or_system(cls, value: Any) -> Any:
+        number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 10 else value
+        if number != "system" and (type(number) is not int or not 0 <= number <= _MOST_KEPT):
+            raise ValueError("expected a whole number from 0, the tokens to keep, or system")
+        return number
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Examples in each split."""
+        return {
+            "calibration": self.calibration_items,
+            "validation": self.validation_items,
+            "test": self.test_items,
+        }
+
+
+class SearchSettings(Group):
+    """The first search: its length, its proposers, what it trades, and what it must keep."""
+
+    heading = "The search"
+
+    trials: Annotated[int, Ge(1), About(most=1_000_000, is_common=True, can_change=True)] = 300
+    """Schedules to evaluate in the first search."""
+
+    seconds: Annotated[float | None, Gt(0.0), About("S", most=1e9, can_change=True)] = None
+    """Seconds in which a search may begin new schedules; no limit if not given."""
+
+    plateau: Annotated[int | None, Ge(1), About(most=1_000_000, can_change=True)] = None
+    """Schedules in a row without a gain of the front after which a search ends; no limit if not given."""
+
+    sampler: Annotated[str, About("NAMES", longest=200)] = "portfolio"
+    """Proposers of schedules: portfolio, or some of deap, evopress, additive, tpe, gp, nsga2, nsga3, cmaes, qmc, random
+    and grid, separated by commas."""
+
+    warm_start: Annotated[str | None, About("STUDY", longest=200)] = None
+    """A study of the same model and data whose results the first search starts from."""
+
+    fidelities: Annotated[tuple[float, ...], About(example="0.25,1", longest=1000)] = (1.0,)
+    """Shares of the search set after which bad schedules are stopped, such as 0.25, 1; the last is 1."""
+
+    pruner: Literal["halving", "asha", "hyperband", "median", "percentile"] = "halving"
+    """Rule by which bad schedules are stopped: halving, or a pruner of Optuna's."""
+
+    seed: Annotated[int, Ge(0), Lt(2**32), About(is_common=True)] = 0
+    """Seed of proposals, data splits and router training."""
+
+    deterministic: bool = False
+    """Evaluate the same trials whatever the workers, the timing and the interruptions."""
+
+    cost: Annotated[CostName, About(is_common=True)] = DEFAULT_COST
+    """Cost that is traded against KL: predicted latency, counted operations or KV bytes of one prefill."""
+
+    target_sparsity: Annotated[float | None, Ge(0.0), Le(MAX_SPARSITY), About(is_common=True)] = None
+    """Overall sparsity that every schedule must have; the whole space is searched if not given."""
+
+    max_latency_ms: Annotated[float | None, Gt(0.0), About("MS", most=1e9, is_common=True)] = None
+    """Latency that no schedule may exceed, predicted in a search and measured where one is selected; no limit if not
+    given."""
+
+    min_accuracy: Annotated[float | None, Gt(0.0), Le(1.0)] = None
+    """Accuracy on the search set that points of the front must have; no limit if not given."""
+
+    min_retention: Annotated[float | None, Gt(0.0), Le(1.0)] = None
+    """Share of the dense model's accuracy on validation items that the selected point must keep, the cheapest such
+    point being selected; the point at the target or at the knee if not given."""
+
+    dense_blocks: Annotated[tuple[int, ...], About(example="0,1,-1", longest=1000)] = ()
+    """Blocks that skip nothing, such as 0, 1, -1; negative numbers count from the end."""
+
+    @field_validator("sampler")
+    @classmethod
+    def _known_samplers(cls, value: str) -> str:
+        proposer_names(value)
+        return value
+
+    @property
+    def predicts_latency(self) -> bool:
+        """Whether the search cannot do without a latency profile."""
+        return self.cost == "latency_ms" or self.max_latency_ms is not None
+
+
+class RouterSettings(Group):
+    """Training of routers, and the searches with them."""
+
+    heading = "Routers, and searching again with them"
+
+    rounds: Annotated[int, Ge(0), About(most=100, is_common=True, can_change=True)] = 2
+    """Most times that a router is distilled and schedules are searched again with it; fewer, once the front grows by no
+    more than a hundredth or no router beats the static one. 0: the first search alone."""
+
+    refine_trials: Annotated[int, Ge(1), About(most=1_000_000, can_change=True)] = 150
+    """Schedules to evaluate in each of those searches."""
+
+    router: Literal["best", "dynamic", "hidden"] = "best"
+    """Router to distill: the dynamic one of the paper (position, attention, its rank, sparsity), one that reads hidden
+    states, or both, of which the better on validation items goes on."""
+
+    router_trials: Annotated[int, Ge(0), About(most=10_000)] = 4
+    """Hyperparameters of the dynamic router's training that Ray Tune tries before the first distillation; none with
+    --router hidden. 0: the defaults."""
+
+    router_steps: Annotated[int, Ge(1), About(most=1_000_000)] = 80
+    """Steps of the router's training."""
+
+    router_schedules: Annotated[int, Ge(1), About(most=10_000)] = 4
+    """Schedules of the front that a router is distilled on at once, the chosen one among them."""
+
+    @property
+    def tunes_router(self) -> bool:
+        """Whether hyperparameters of the router's training are tried; they are those of the dynamic one."""
+        return self.router_trials > 0 and self.router != "hidden"
+
+
+class EvaluationSettings(Group):
+    """Profiling, measuring and timing."""
+
+    heading = "Measuring"
+
+    latency_batch: Annotated[int, Ge(1), About(most=1024)] = 8
+    """Rows of the prefill whose cost is predicted and measured."""
+
+    latency_length: Annotated[
+        tuple[Annotated[int, Ge(1)], ...], About(example="512,2048", longest=100, can_change=True)
+    ] = ()
+    """Tokens of the timed prompts, such as 512, 2048: costs are of the first length, the selected point is timed at
+    all of them; as long as the 90th percentile of calibration prompts, rounded up, if not given."""
+
+    new_tokens: Annotated[
+        tuple[Annotated[int, Ge(0)], ...] | None, About(example="16,64", longest=100, can_change=True)
+    ] = None
+    """Numbers of new tokens that the selected point is timed with end to end, such as 16, 64; 0 for the prefill alone;
+    16, 64, as far as they fit into the model's context, if not given."""
+
+    profile_seconds: Annotated[FiniteFloat, Gt(0.0), About("S")] = DEFAULT_PROFILE_SECONDS
+    """Most seconds in which latency is profiled before a search that predicts it; less where times vary little, and
+    more for a model that takes longer to run a dozen times."""
+
+    measured_points: Annotated[int, Ge(1), About(most=10_000)] = 8
+    """Most points of the front that are measured."""
+
+    timed_runs: Annotated[int, Ge(2), About(most=10_000)] = 9
+    """Least number of timed runs of each of these points; up to four times as many where speed-ups are not known to
+    2.5 %."""
+
+
+class RunSettings(Group):
+    """The machine that a study runs on, and the files that it writes."""
+
+    heading = "Where it runs, and what is written"
+
+    workers: Annotated[int, Ge(0), About(most=1024, can_change=True)] = Field(
+        default_factory=lambda: os.cpu_count() or 1
+    )
+    """Ray workers on one core each; as many as there are cores if not given."""
+
+    gpu_workers: Annotated[int, Ge(0), About(most=1024)] = 0
+    """Ray workers on GPUs, beside the others."""
+
+    gpu_share: Annotated[float, Gt(0.0), Le(1.0)] = 1.0
+    """Share of a GPU that each of these takes."""
+
+    ray_address: Annotated[str | None, About("HOST:PORT", in_requests=False)] = None
+    """Ray cluster to work on; one of this machine alone if not given."""
+
+    trial_timeout: Annotated[float | None, Gt(0.0), About("S", most=1e9)] = None
+    """Seconds after which the worker of an evaluation is killed; no limit if not given."""
+
+    prefix_mb: Annotated[int | None, Ge(0), About(most=2**24)] = None
+    """MiB of each worker for results that other schedules share, 0 for none; an eighth of the memory for all of them if
+    not given."""
+
+    export: Annotated[Literal["reference", "full", "none"], About(can_change=True)] = "reference"
+    """Pruned model to write: a reference to the dense weights ("reference") or a copy of them ("full") beside what was
+    found, or nothing ("none")."""
+
+    out: Annotated[str | None, About("DIR", longest=4096, is_path=True, can_change=True)] = None
+    """Folder of the report and the pruned model; ftp-out/NAME if not given."""
+
+    @property
+    def prefix_bytes(self) -> int:
+        """Memory of each worker for hidden states that other schedules can go on from."""
+        if self.prefix_mb is not None:
+            return self.prefix_mb * 2**20
+        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return whole // 8 // max(1, self.workers + self.gpu_workers)
+
+    def folder(self, name: str) -> Path:
+        """The folder of the report and the pruned model of a study.
+
+        Args:
+            name: Name of the study.
+        """
+        return DEFAULT_OUT / name if self.out is None else Path(self.out)

@@ -29,7 +29,7 @@ def test_lists_are_typed_with_commas() -> None:
     assert SETTINGS["dense_blocks"].parsed(" 0, -1,") == (0, -1)
     assert SETTINGS["fidelities"].parsed("0.25,1") == (0.25, 1.0)
     assert SETTINGS["model"].parsed("a,b") == "a,b" and SETTINGS["new_tokens"].parsed(None) is None
-    with pytest.raises(ConfigError, match=r"^--new-tokens is '16;64': expected whole numbers with commas, such as 16,6"):
+    with pytest.raises(ConfigError, match=r"^--new-tokens is '16;64': expected whole numbers with commas, such as 16"):
         SETTINGS["new_tokens"].parsed("16;64")
 
 

@@ -27,7 +27,7 @@ from playwright.sync_api import Page, sync_playwright
 from search.service.dashboard import dashboard
 from search.service.http.app import create_app
 from search.service.rules.settings import ServiceSettings
-from studies import StudyState, TrialRecord, TrialState
+from studies import StudyState, Trial, TrialState
 from studies.service.service_store import ServiceStore
 
 PROPOSERS = ("deap", "tpe", "evopress", "cmaes")
@@ -38,7 +38,7 @@ FRONT = "#front-figure .js-plotly-plot"
 VIEWS = {"Schedules": "#heatmap .js-plotly-plot", "Progress": "#busy .js-plotly-plot", "Front": FRONT}
 
 
-def trials(n: int, n_blocks: int = 12) -> list[TrialRecord]:
+def trials(n: int, n_blocks: int = 12) -> list[Trial]:
     """Made-up trials that get better as the search goes on."""
     chance = np.random.default_rng(0)
     level = chance.uniform(0.02, 0.8, n)[:, None]
@@ -47,7 +47,7 @@ def trials(n: int, n_blocks: int = 12) -> list[TrialRecord]:
     kl = 3 * sparsity**2.6 * chance.uniform(1, 3, n) * (1 - 0.3 * np.arange(n) / n)
     cost = 40 * (1 - 0.85 * sparsity) + chance.uniform(0, 1, n)
     return [
-        TrialRecord(
+        Trial(
             number=number,
             schedule=tuple(schedules[number].tolist()),
             values=(float(kl[number]), float(cost[number])),
@@ -72,7 +72,7 @@ def fill(url: str, n: int) -> None:
         made = trials(n)
         for start in range(0, n, 5000):
             part = made[start : start + 5000]
-            store.begin_trials("large", [(t.schedule, t.proposer) for t in part])
+            store.begin_trials("large", part)
             store.finish_trials("large", part)
         store.set_state("large", StudyState.FINISHED)
 

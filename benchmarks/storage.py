@@ -28,7 +28,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from studies import StudyStorage, StudyStore, TrialRecord, TrialState, front  # noqa: E402
+from studies import StudyStorage, StudyStore, Trial, TrialState, front  # noqa: E402
 from tests.conftest import find_program  # noqa: E402
 from tests.studies.postgres import PostgresServer  # noqa: E402
 
@@ -50,7 +50,7 @@ def finished(rng, n):
 
 
 def record(rng, number):
-    return TrialRecord(
+    return Trial(
         number=number,
         schedule=tuple(rng.random() for _ in range(WIDTH)),
         values=(rng.random(), rng.random()),

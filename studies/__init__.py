@@ -45,26 +45,19 @@ from studies.pareto import (
 from studies.records.generation_speed import GenerationSpeed, generation_speeds
 from studies.records.measurement import Measurement
 from studies.records.records import (
-    ANCHOR,
-    KNOCK_OUT,
     Disagreement,
     Exhibits,
     GroupAccuracy,
-    KnownEvaluation,
     LeftAside,
     ProposerState,
-    QueuedTrial,
     RoutedPrompt,
     RouterRun,
     StageRecord,
     StudyRecord,
     StudyState,
     StudySummary,
-    TrialRecord,
-    TrialState,
-    WorkSpan,
-    finite_values,
 )
+from studies.records.trial import ANCHOR, KNOCK_OUT, Trial, TrialState, WorkSpan, finite_values
 from studies.sql.location import database_file
 from studies.sql.migration import current_revision, upgrade_database
 from studies.sql.schema import HEAD as SCHEMA_HEAD
@@ -85,7 +78,6 @@ __all__ = [
     "GenerationSpeed",
     "GroupAccuracy",
     "Interval",
-    "KnownEvaluation",
     "LatencyPredictions",
     "Lease",
     "LeaseLostError",
@@ -97,7 +89,6 @@ __all__ = [
     "Prediction",
     "PrefillSpeedup",
     "ProposerState",
-    "QueuedTrial",
     "Retention",
     "RoutedPrompt",
     "RouterRun",
@@ -112,7 +103,7 @@ __all__ = [
     "StudyStorage",
     "StudyStore",
     "StudySummary",
-    "TrialRecord",
+    "Trial",
     "TrialState",
     "WorkSpan",
     "against_shortened_prompt",

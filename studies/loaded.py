@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from studies.pareto import best_point, front, hypervolume, study_volume
-from studies.records.records import RouterRun, StudyRecord, TrialRecord
+from studies.records.records import RouterRun, StudyRecord
+from studies.records.trial import Trial
 from studies.store.store import StudyStore
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class LoadedStudy:
         """The trials that no other beats, in the columns of `trials`, best first objective first."""
         return self._frame(front(self._store.trials(self.name)))
 
-    def best(self, target_sparsity: float | None = None) -> TrialRecord:
+    def best(self, target_sparsity: float | None = None) -> Trial:
         """The trial that `ftp-search show` marks and `ftp-search export` writes, or the front's best at another target.
 
         That is the selected point once the study has measured, and before that the one chosen from the front: at the
@@ -85,7 +86,7 @@ class LoadedStudy:
         """The router that was distilled last; `ftp_core.router_from_bytes(run.weights)` makes it work."""
         return self._store.latest_router(self.name)
 
-    def _frame(self, trials: Sequence[TrialRecord]) -> pd.DataFrame:
+    def _frame(self, trials: Sequence[Trial]) -> pd.DataFrame:
         # Commands that draw no table shall not wait for its library.
         import pandas as pd
 

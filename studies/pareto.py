@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.records.objectives import KL
-from studies.records.records import StudyRecord, TrialRecord
+from studies.records.records import StudyRecord
+from studies.records.trial import Trial
 
 # Overall sparsities within so much of each other are the same: half a grid step, and rounding.
 HALF_STEP = 0.026
@@ -23,15 +24,15 @@ WORTHWHILE_GROWTH = 0.01
 _RUINED_KL = 1.0
 
 
-def _comparable(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+def _comparable(trials: Sequence[Trial]) -> list[Trial]:
     return [trial for trial in trials if trial.is_comparable]
 
 
-def _points(trials: Sequence[TrialRecord]) -> NDArray[np.float64]:
+def _points(trials: Sequence[Trial]) -> NDArray[np.float64]:
     return np.array([trial.values for trial in trials], dtype=float)
 
 
-def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+def front(trials: Sequence[Trial]) -> list[Trial]:
     """The non-dominated trials, lowest first objective first; of trials with equal values the earliest."""
     comparable = _comparable(trials)
     if not comparable:
@@ -41,7 +42,7 @@ def front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
     return sorted(points, key=lambda trial: trial.values or ())
 
 
-def reference_point(trials: Sequence[TrialRecord]) -> tuple[float, ...]:
+def reference_point(trials: Sequence[Trial]) -> tuple[float, ...]:
     """The corner that hypervolume is measured from: a tenth of the range beyond the worst value of each objective.
 
     Raises:
@@ -53,7 +54,7 @@ def reference_point(trials: Sequence[TrialRecord]) -> tuple[float, ...]:
     return _beyond(_points(comparable))
 
 
-def hypervolume(trials: Sequence[TrialRecord], reference: Sequence[float]) -> float:
+def hypervolume(trials: Sequence[Trial], reference: Sequence[float]) -> float:
     """Volume that the front dominates, up to `reference`; higher is better."""
     points = front(trials)
     return float(moocore.hypervolume(_points(points), ref=list(reference))) if points else 0.0
@@ -84,17 +85,17 @@ class FrontVolume:
         points = np.array(values, dtype=float)
         return _with_log_kl(points) if self.of_log_kl else points
 
-    def of(self, trials: Sequence[TrialRecord]) -> float:
+    def of(self, trials: Sequence[Trial]) -> float:
         """The hypervolume of the front of some trials."""
         points = front(trials)
         if not points:
             return 0.0
         return float(moocore.hypervolume(self.scaled(_points(points)), ref=list(self.corner)))
 
-    def history(self, trials: Sequence[TrialRecord]) -> list[float]:
+    def history(self, trials: Sequence[Trial]) -> list[float]:
         """The hypervolume after each comparable trial."""
         history: list[float] = []
-        best: list[TrialRecord] = []
+        best: list[Trial] = []
         for trial in _comparable(trials):
             candidate = front([*best, trial])
             # A trial that does not enter the front changes nothing.
@@ -105,7 +106,7 @@ class FrontVolume:
 
 
 def front_volume(
-    objectives: Sequence[str], trials: Sequence[TrialRecord], dense_cost: float | None = None
+    objectives: Sequence[str], trials: Sequence[Trial], dense_cost: float | None = None
 ) -> FrontVolume | None:
     """How the hypervolume of a study's front is measured; None before a trial has finished.
 
@@ -133,7 +134,7 @@ def volume_of_points(objectives: Sequence[str], points: NDArray[np.float64], den
     return FrontVolume((_RUINED_KL, _beyond(points)[1] if dense_cost is None else dense_cost))
 
 
-def study_volume(study: StudyRecord, trials: Sequence[TrialRecord]) -> FrontVolume | None:
+def study_volume(study: StudyRecord, trials: Sequence[Trial]) -> FrontVolume | None:
     """See `front_volume`, with the dense model's cost as the study's search found it."""
     known = study.facts.get("dense_costs", {})
     return front_volume(study.objectives, trials, known.get(study.objectives[-1]))
@@ -144,7 +145,7 @@ def front_growth(before: float, after: float) -> float | None:
     return None if before <= 0 else after / before - 1
 
 
-def best_point(points: Sequence[TrialRecord], target_sparsity: float | None = None) -> TrialRecord:
+def best_point(points: Sequence[Trial], target_sparsity: float | None = None) -> Trial:
     """The point of a front to take before anything was measured: the best at a target sparsity, or else the knee.
 
     A front of few points can bend at the dense model, which is no find: then it is the knee of the others.
@@ -163,7 +164,7 @@ def best_point(points: Sequence[TrialRecord], target_sparsity: float | None = No
     return best if any(best.schedule) or not sparse else knee(sparse)
 
 
-def knee(points: Sequence[TrialRecord]) -> TrialRecord:
+def knee(points: Sequence[Trial]) -> Trial:
     """The point of a front of KL against a cost where it bends most; see `knee_index`.
 
     Args:
@@ -231,7 +232,7 @@ def _with_log_kl(points: NDArray[np.float64]) -> NDArray[np.float64]:
     return values
 
 
-def closest_to_sparsity(points: Sequence[TrialRecord], target: float) -> TrialRecord:
+def closest_to_sparsity(points: Sequence[Trial], target: float) -> Trial:
     """The point with the lowest first objective among those at a target overall sparsity.
 
     Args:

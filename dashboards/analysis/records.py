@@ -19,7 +19,7 @@ from studies import (
     StageRecord,
     StudyRecord,
     StudyState,
-    TrialRecord,
+    Trial,
     against_shortened_prompt,
     chance_level,
     chance_sentence,
@@ -86,7 +86,7 @@ class ReportData:
     """
 
     study: StudyRecord
-    trials: Sequence[TrialRecord]
+    trials: Sequence[Trial]
     measurements: Sequence[Measurement]
     router_runs: Sequence[RouterRun]
     exhibits: Exhibits | None = None
@@ -135,7 +135,7 @@ class ReportData:
         return self.study.chosen_trial if self.selection is None else self.selection["trial"]
 
     @cached_property
-    def shown_schedules(self) -> list[TrialRecord]:
+    def shown_schedules(self) -> list[Trial]:
         """The front, and the selected trial: what is best on other items need not be on the front of the search's."""
         points = front(self.trials)
         if any(t.number == self.chosen_trial for t in points):
@@ -250,7 +250,7 @@ class ReportData:
         split = "validation" if self.timed_earlier(m) else "test"
         return next((one for one in self.measurements if one.split == split and one.variant == "dense"), None)
 
-    def measured_point(self, trial: TrialRecord) -> Measurement | None:
+    def measured_point(self, trial: Trial) -> Measurement | None:
         """The test measurement of a trial with the router that it was evaluated with."""
         own = (m for m in self.results if m.variant != "dynamic" or trial.router is not None)
         return next((m for m in own if (m.trial, m.router) == (trial.number, trial.router)), None)

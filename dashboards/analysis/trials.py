@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.analysis.axes import Axis, Floats, offered, values_of
-from studies import KNOCK_OUT, TrialRecord
+from studies import KNOCK_OUT, Trial
 from studies.pareto import volume_of_points
 from studies.store.columns import STATES, TrialColumns
 
@@ -307,11 +307,11 @@ class Found:
         rate = np.histogram(columns.finished_at - first, edges)[0] / (edges[1] - edges[0])
         return _middles(edges), _shares(edges, begins - first, ends - first), rate
 
-    def record(self, place: int) -> TrialRecord:
+    def record(self, place: int) -> Trial:
         """A trial as a record, without its error, its router, and when workers were at it."""
         columns = self.columns
         values = columns.values[place]
-        return TrialRecord(
+        return Trial(
             number=int(columns.number[place]),
             schedule=tuple(round(float(share), 6) for share in columns.schedule[place]),
             values=tuple(values.tolist()) if np.isfinite(values).all() else None,
@@ -339,7 +339,7 @@ class Found:
         place = self.columns.place(number)
         return None if place is None else str(self.columns.proposers[self.columns.proposer[place]])
 
-    def records(self, places: Sequence[int] | Places) -> list[TrialRecord]:
+    def records(self, places: Sequence[int] | Places) -> list[Trial]:
         """Trials as records."""
         return [self.record(int(place)) for place in places]
 

@@ -20,7 +20,7 @@ from studies import (
     StudiesError,
     StudyRecord,
     StudySummary,
-    TrialRecord,
+    Trial,
     latency_predictions,
 )
 from studies.service.overviews import StudyOverview
@@ -178,7 +178,7 @@ class Watch:
 
         threading.Thread(target=read, name=f"trials of {name}", daemon=True).start()
 
-    def trial(self, name: str, number: int) -> TrialRecord | None:
+    def trial(self, name: str, number: int) -> Trial | None:
         """All that is known of a trial, columns do not hold it all; None if it has not ended."""
         return self._store.ended_trial(name, number)
 

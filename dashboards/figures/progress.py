@@ -10,7 +10,7 @@ from dashboards.analysis.tables import counted
 from dashboards.analysis.trials import Ablations, Found, Timeline
 from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, plain_text, styled
 from dashboards.figures.proposed import Credit, drawn_credits, volume_axis
-from studies import TrialRecord
+from studies import Trial
 from studies.records.objectives import DEFAULT_COST, objective
 
 _WINDOWS = 24
@@ -230,7 +230,7 @@ def _label(kl: float) -> str:
     return f"{kl:.2g}" if kl >= _LEAST_LABELLED else f"<{_LEAST_LABELLED:g}"
 
 
-def schedule_figure(trial: TrialRecord) -> go.Figure:
+def schedule_figure(trial: Trial) -> go.Figure:
     """What a trial skips, a bar for each block.
 
     Args:

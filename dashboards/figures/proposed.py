@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.figures.appearance import empty_figure, plain_text, proposer_colour, styled
-from studies import ANCHOR, KNOCK_OUT, FrontVolume, TrialRecord, TrialState, front_volume
+from studies import ANCHOR, KNOCK_OUT, FrontVolume, Trial, TrialState, front_volume
 from studies.records.objectives import DEFAULT_COST, KL, objective
 
 _MOST_WINDOWS = 20
@@ -20,7 +20,7 @@ _FIRSTS = (ANCHOR, KNOCK_OUT)
 
 
 def proposers_figure(
-    trials: Sequence[TrialRecord], cost: str = DEFAULT_COST, measured: FrontVolume | None = None
+    trials: Sequence[Trial], cost: str = DEFAULT_COST, measured: FrontVolume | None = None
 ) -> go.Figure:
     """Each proposer's share of the trials over time, and by how much its trials enlarged the front's hypervolume.
 
@@ -131,7 +131,7 @@ def volume_axis(objectives: Sequence[str]) -> str:
     return f"hypervolume, log nats × {unit}" if objectives[0] == KL else "hypervolume"
 
 
-def _gains(trials: Sequence[TrialRecord], measured: FrontVolume | None) -> dict[str, float]:
+def _gains(trials: Sequence[Trial], measured: FrontVolume | None) -> dict[str, float]:
     """By how much the trials of each proposer enlarged the hypervolume, added up."""
     gains = dict.fromkeys((trial.proposer for trial in trials), 0.0)
     if measured is None:

@@ -21,7 +21,7 @@ from dashboards.figures.appearance import (
 )
 from dashboards.figures.marks import made_from
 from dashboards.figures.proposed import volume_axis
-from studies import FrontVolume, TrialRecord, TrialState, finite_values, front_volume
+from studies import FrontVolume, Trial, TrialState, finite_values, front_volume
 from studies.records.objectives import COSTS, DEFAULT_COST, KL, Objective, objective
 
 # Beyond this many, a browser takes seconds to draw the points, and nobody sees the difference.
@@ -32,8 +32,8 @@ _LABELLED_ROWS = 30
 
 
 def search_figure(
-    trials: Sequence[TrialRecord],
-    front: Sequence[TrialRecord],
+    trials: Sequence[Trial],
+    front: Sequence[Trial],
     chosen_trial: int | None = None,
     cost: str = DEFAULT_COST,
 ) -> go.Figure:
@@ -116,7 +116,7 @@ def search_figure(
     return styled(figure, title, subtitle, height=480)
 
 
-def schedule_heatmap(front: Sequence[TrialRecord], chosen_trial: int | None) -> go.Figure:
+def schedule_heatmap(front: Sequence[Trial], chosen_trial: int | None) -> go.Figure:
     """The schedules of a front: a row each, sorted by overall sparsity, and a column for each block.
 
     Args:
@@ -185,7 +185,7 @@ def schedule_heatmap(front: Sequence[TrialRecord], chosen_trial: int | None) -> 
 
 
 def hypervolume_figure(
-    trials: Sequence[TrialRecord], cost: str = DEFAULT_COST, measured: FrontVolume | None = None
+    trials: Sequence[Trial], cost: str = DEFAULT_COST, measured: FrontVolume | None = None
 ) -> go.Figure:
     """How much of the objectives' space the front covers after each finished trial; refinements are marked.
 
@@ -235,18 +235,18 @@ def hypervolume_figure(
     return styled(figure, title, f"{corner}<br>{recent_growth(history)}", height=380)
 
 
-def _with_two_values(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+def _with_two_values(trials: Sequence[Trial]) -> list[Trial]:
     drawable = (t for t in trials if t.state is TrialState.FINISHED and finite_values(t.values))
     return [t for t in drawable if len(t.values or ()) >= 2]
 
 
-def _thinned(trials: Sequence[TrialRecord], most: int, always: set[int]) -> list[TrialRecord]:
+def _thinned(trials: Sequence[Trial], most: int, always: set[int]) -> list[Trial]:
     """At most about `most` trials, evenly spread, and in any case those whose number is in `always`."""
     stride = -(-len(trials) // most)
     return [t for index, t in enumerate(trials) if index % stride == 0 or t.number in always]
 
 
-def _hover(t: TrialRecord, searched: Objective) -> str:
+def _hover(t: Trial, searched: Objective) -> str:
     kl, cost, *_ = t.values or (0.0, 0.0)
     # Whatever the search trades KL against, the other costs are known, too.
     others = [objective(name) for name in COSTS if name != searched.name and name in t.metrics]
@@ -261,5 +261,5 @@ def _hover(t: TrialRecord, searched: Objective) -> str:
     )
 
 
-def _row_label(t: TrialRecord) -> str:
+def _row_label(t: Trial) -> str:
     return f"trial {t.number}: {t.overall_sparsity:.0%}"

@@ -13,7 +13,7 @@ from dashboards.analysis.intervals import (
 )
 from dashboards.analysis.records import ReportData, measured_cost
 from dashboards.analysis.tables import bracketed, kl_text, perplexity_text
-from studies import Measurement, TrialRecord, TrialState, front, prefill_speedup
+from studies import Measurement, Trial, TrialState, front, prefill_speedup
 from studies.records.generation_speed import end_to_end, in_words
 from studies.records.objectives import objective
 
@@ -113,7 +113,7 @@ def _router(m: Measurement, data: ReportData) -> str:
     return f"{name} router" if name in ("static", "distilled") else f"router of {name}"
 
 
-def _no_front(trials: Sequence[TrialRecord]) -> str:
+def _no_front(trials: Sequence[Trial]) -> str:
     if not trials:
         return "No trial has finished yet, so there is nothing to compare."
     finished = sum(t.state is TrialState.FINISHED for t in trials)
@@ -127,7 +127,7 @@ def _no_front(trials: Sequence[TrialRecord]) -> str:
     return f"No trial has finished: all {len(trials)} failed, so there is nothing to compare.{said}"
 
 
-def _search_alone(data: ReportData, points: Sequence[TrialRecord]) -> list[str]:
+def _search_alone(data: ReportData, points: Sequence[Trial]) -> list[str]:
     best_kl, cheapest = points[0], min(points, key=lambda t: (t.values or (0.0,))[-1])
     reach, cost = "", data.cost
     if len(points) > 1 and best_kl.values and cheapest.values and len(best_kl.values) == 2:

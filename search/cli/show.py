@@ -13,7 +13,7 @@ from studies import (
     StudyRecord,
     StudyState,
     StudyStore,
-    TrialRecord,
+    Trial,
     TrialState,
     against_shortened_prompt,
     chance_level,
@@ -74,7 +74,7 @@ def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
 
 def _measured(
     study: StudyRecord,
-    trials: Sequence[TrialRecord],
+    trials: Sequence[Trial],
     measurements: Sequence[Measurement],
     exhibits: Exhibits | None,
 ) -> list[dict[str, Any]]:
@@ -120,15 +120,13 @@ def _clocks(measurements: Sequence[Measurement]) -> dict[str, Any]:
     return {split: None if check is None else check.to_json() for split, check in checks.items()}
 
 
-def _hypervolume(study: StudyRecord, trials: Sequence[TrialRecord]) -> dict[str, Any] | None:
+def _hypervolume(study: StudyRecord, trials: Sequence[Trial]) -> dict[str, Any] | None:
     """What the front dominates, and up to which reference; None before a trial has finished."""
     measured = study_volume(study, trials)
     return None if measured is None else {"value": measured.of(trials), "reference": list(measured.reference)}
 
 
-def _predictions(
-    study: StudyRecord, trials: Sequence[TrialRecord], measurements: Sequence[Measurement]
-) -> dict[str, Any]:
+def _predictions(study: StudyRecord, trials: Sequence[Trial], measurements: Sequence[Measurement]) -> dict[str, Any]:
     """What there is to say against predicted latency, and how it compares with what was measured."""
     found = latency_predictions(study, trials, measurements)
     return {

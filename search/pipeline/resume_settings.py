@@ -7,11 +7,11 @@ from collections.abc import Collection, Sequence
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.stages.refine_rounds import first_round, rounds_of
-from studies import StudyRecord, TrialRecord, closest_to_sparsity
+from studies import StudyRecord, Trial, closest_to_sparsity
 from studies.pareto import HALF_STEP
 
 
-def check_changes(study: StudyRecord, trials: Sequence[TrialRecord], config: RunConfig, asked: Collection[str]) -> None:
+def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig, asked: Collection[str]) -> None:
     """Check settings with which a study is to go on.
 
     Args:
@@ -51,7 +51,7 @@ def check_changes(study: StudyRecord, trials: Sequence[TrialRecord], config: Run
         )
 
 
-def at_target(points: Sequence[TrialRecord], target_sparsity: float, name: str) -> TrialRecord:
+def at_target(points: Sequence[Trial], target_sparsity: float, name: str) -> Trial:
     """The best point of a front at an overall sparsity that somebody asks for.
 
     Args:

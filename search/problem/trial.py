@@ -59,5 +59,5 @@ class Outcome:
 
     @property
     def is_comparable(self) -> bool:
-        """Whether it is a whole evaluation of a legal schedule, with finite values; see `TrialRecord.is_comparable`."""
+        """Whether it is a whole evaluation of a legal schedule, with finite values; see `Trial.is_comparable`."""
         return self.penalty == 0 and self.is_finite

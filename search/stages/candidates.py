@@ -10,7 +10,7 @@ from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.problem.costs import Costs
 from search.stages.measure import Variant, timed_prompts
 from search.stages.open_study import OpenStudy
-from studies import Measurement, TrialRecord, closest_to_sparsity, front
+from studies import Measurement, Trial, closest_to_sparsity, front
 from studies.pareto import HALF_STEP
 
 # A model that differs from the dense one by more nats per token is ruined: no candidate, if there are others.
@@ -26,7 +26,7 @@ def router_of(study: OpenStudy, number: int | None) -> Router:
     )
 
 
-def candidates(study: OpenStudy, chosen: TrialRecord) -> list[Variant]:
+def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
     """What can be selected: points of the front, the one that was chosen for distillation among them.
 
     At a target sparsity these are the trials with the lowest KL there, of the first search and of the refinements the
@@ -45,7 +45,7 @@ def candidates(study: OpenStudy, chosen: TrialRecord) -> list[Variant]:
     return [_of_trial("candidate", study, point) for point in points]
 
 
-def usable_front(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
+def usable_front(trials: Sequence[Trial]) -> list[Trial]:
     """The front without ruined models, unless there are no others."""
     points = front(trials)
     return [point for point in points if point.values is not None and point.values[0] <= _RUINED_KL] or points
@@ -57,7 +57,7 @@ def dense(study: OpenStudy) -> Variant:
 
 
 def compared(
-    study: OpenStudy, selected: TrialRecord, router_run: int | None, validated: Sequence[Measurement]
+    study: OpenStudy, selected: Trial, router_run: int | None, validated: Sequence[Measurement]
 ) -> list[Variant]:
     """The rows of the report: dense, uniform, static, dynamic, and refined, at the sparsity that was selected.
 
@@ -86,7 +86,7 @@ def compared(
     return rows if refined is None else [*rows, _of_trial("refined", study, refined)]
 
 
-def _shortened(study: OpenStudy, selected: TrialRecord) -> SparsitySchedule:
+def _shortened(study: OpenStudy, selected: Trial) -> SparsitySchedule:
     """The uniform schedule whose FLOPs with the static router are nearest to those of a trial with its own."""
     model, (batch, length) = study.workload.model.skipping, timed_prompts(study).ids.shape
     costs = Costs(model, batch, length, router=router_of(study, selected.router))
@@ -101,12 +101,12 @@ def _shortened(study: OpenStudy, selected: TrialRecord) -> SparsitySchedule:
     return min(uniform, key=lambda schedule: abs(own(schedule) - wanted))
 
 
-def _of_trial(name: str, study: OpenStudy, trial: TrialRecord) -> Variant:
+def _of_trial(name: str, study: OpenStudy, trial: Trial) -> Variant:
     schedule = SparsitySchedule(trial.schedule)
     return Variant(name, schedule, router_of(study, trial.router), trial.number, trial.router)
 
 
-def _like(selected: TrialRecord, trials: Sequence[TrialRecord], kl: Mapping[int | None, float]) -> TrialRecord | None:
+def _like(selected: Trial, trials: Sequence[Trial], kl: Mapping[int | None, float]) -> Trial | None:
     """Of trials, the one to compare a selected one with, at its overall sparsity; None if there is no trial.
 
     That is the one with the lowest KL on validation examples, if any is known there, else on the search set. Not of
@@ -124,13 +124,13 @@ def _like(selected: TrialRecord, trials: Sequence[TrialRecord], kl: Mapping[int 
     return closest_to_sparsity(trials, selected.overall_sparsity) if trials else None
 
 
-def best_at(trials: Sequence[TrialRecord], target: float, most: int) -> list[TrialRecord]:
+def best_at(trials: Sequence[Trial], target: float, most: int) -> list[Trial]:
     """The trials with the lowest KL at an overall sparsity, the best first; none where no trial has it."""
     near = [t for t in trials if t.is_comparable and abs(t.overall_sparsity - target) <= HALF_STEP]
     return sorted(near, key=lambda trial: (trial.values or (), trial.number))[:most]
 
 
-def _spread(points: Sequence[TrialRecord], most: int, chosen: TrialRecord) -> list[TrialRecord]:
+def _spread(points: Sequence[Trial], most: int, chosen: Trial) -> list[Trial]:
     """At most `most` points of a front, evenly spread along it, the chosen one among them."""
     points = list(points)
     if len(points) > most:

@@ -23,7 +23,7 @@ from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
 from search.stages.measure import quality_set
 from search.stages.open_study import OpenStudy
-from studies import RouterRun, TrialRecord
+from studies import RouterRun, Trial
 
 _HIDDEN_GUIDE = 0.3
 
@@ -35,7 +35,7 @@ def distillation_config(study: OpenStudy) -> DistillationConfig:
     return base if tuning is None else replace(base, **tuning["best"])
 
 
-def schedules_to_distil(points: Sequence[TrialRecord], chosen: TrialRecord, most: int) -> list[SparsitySchedule]:
+def schedules_to_distil(points: Sequence[Trial], chosen: Trial, most: int) -> list[SparsitySchedule]:
     """The schedules that one router learns to serve: the chosen one, and those next to it on the front.
 
     A router sees each block's sparsity, so that one can serve many schedules; those near the chosen one are what the
@@ -54,7 +54,7 @@ def schedules_to_distil(points: Sequence[TrialRecord], chosen: TrialRecord, most
 def train_router(
     study: OpenStudy,
     stage: str,
-    chosen: TrialRecord,
+    chosen: Trial,
     schedules: Sequence[SparsitySchedule],
     config: DistillationConfig,
 ) -> RouterRun:
@@ -122,7 +122,7 @@ def _unfinished(study: OpenStudy, stage: str, task: str, ending: str = "") -> Pa
 def _train(
     study: OpenStudy,
     stage: str,
-    chosen: TrialRecord,
+    chosen: Trial,
     schedules: Sequence[SparsitySchedule],
     config: DistillationConfig,
     kind: str,

@@ -17,7 +17,7 @@ from search.stages.open_study import OpenStudy
 from search.stages.search_schedules import study_costs
 from search.stages.select import select
 from search.stages.time_generation import forget_speeds
-from studies import Exhibits, Measurement, TrialRecord, chance_level, check_clock
+from studies import Exhibits, Measurement, Trial, chance_level, check_clock
 from studies.records.objectives import CostName
 
 
@@ -142,7 +142,7 @@ def _measured(study: OpenStudy, split: str) -> list[Measurement]:
     return [one for one in study.store.measurements(study.name) if one.split == split]
 
 
-def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: TrialRecord) -> Exhibits:
+def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> Exhibits:
     """What the report shows of single prompts and items."""
     named = {row.name: row for row in rows if row.name != "candidate"}
     selected = next(name for name, row in named.items() if (row.trial, row.number) == (chosen.number, chosen.router))

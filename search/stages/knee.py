@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.stages.open_study import OpenStudy
-from studies import TrialRecord, best_point, finite_values, front
+from studies import Trial, best_point, finite_values, front
 
 
-def chosen_trial(study: OpenStudy) -> TrialRecord:
+def chosen_trial(study: OpenStudy) -> Trial:
     """The trial that is chosen now.
 
     Raises:
@@ -37,7 +37,7 @@ def choose_from_front(study: OpenStudy) -> None:
     study.store.choose_trial(study.name, best_point(points, study.config.target_sparsity).number)
 
 
-def why_no_front(trials: Sequence[TrialRecord], config: RunConfig) -> str:
+def why_no_front(trials: Sequence[Trial], config: RunConfig) -> str:
     """Why a study has no front."""
     if not trials:
         return "No schedule was evaluated: allow the search more seconds."

@@ -21,7 +21,7 @@ from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload
 from search.stages.open_study import OpenStudy
-from studies import KnownEvaluation, Measurement
+from studies import Measurement
 
 _LENGTH_MULTIPLE = 32
 _QUALITY_BATCH = 16
@@ -159,12 +159,12 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
                 quality = examples.evaluate(
                     variant.schedule, variant.router, choices=True, intervals=True, on_batch=stage.advance
                 )
-                study.store.keep_evaluation(context, KnownEvaluation(schedule, asdict(quality), 0.0))
+                study.store.keep_evaluation(context, schedule, asdict(quality))
                 # As it will be read the next time: JSON knows no tuples.
-                known = KnownEvaluation(schedule, json.loads(json.dumps(asdict(quality))), 0.0)
+                known = json.loads(json.dumps(asdict(quality)))
             else:
                 stage.advance(n_batches)
-            qualities.append(_quality(known.metrics))
+            qualities.append(_quality(known))
     return qualities
 
 

@@ -15,7 +15,7 @@ from search.stages.refine_rounds import Round, first_round, rounds_of, with_end,
 from search.stages.search_schedules import Search, search_schedules, study_costs
 from search.stages.single_trial import add_trial
 from search.stages.stage_states import LAST_STAGES, Stages
-from studies import TrialRecord, study_volume
+from studies import Trial, study_volume
 
 
 def refine(study: OpenStudy, stages: Stages) -> None:
@@ -57,9 +57,7 @@ def _refine(study: OpenStudy, stages: Stages) -> str:
     return ""
 
 
-def distill_again(
-    study: OpenStudy, stages: Stages, chosen: TrialRecord, router_steps: int | None, seed: int | None
-) -> int:
+def distill_again(study: OpenStudy, stages: Stages, chosen: Trial, router_steps: int | None, seed: int | None) -> int:
     """A round with a new router for one schedule, and no search: chosen is the better of that one and what was.
 
     Args:

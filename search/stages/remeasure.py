@@ -19,7 +19,7 @@ from search.stages.refine_rounds import rounds_of, with_round
 from search.stages.search_schedules import schedule_space
 from search.stages.stage_states import LAST_STAGES
 from search.stages.study_profile import FACT, measured_profile, study_profile
-from studies import TrialRecord, best_point, front, front_volume
+from studies import Trial, best_point, front, front_volume
 from studies.pareto import FrontVolume
 
 _REFUSED = "The study keeps the latency profile that it has, as by the one measured now: "
@@ -81,7 +81,7 @@ class _Judge:
         except ConfigError as error:
             raise SearchError(f"{_REFUSED}{error}") from error
 
-    def judged(self, trial: TrialRecord) -> TrialRecord:
+    def judged(self, trial: Trial) -> Trial:
         """A trial with what it costs now."""
         assert trial.values is not None
         schedule = SparsitySchedule(trial.schedule)
@@ -93,7 +93,7 @@ class _Judge:
         return replace(trial, values=(trial.values[0], values[1]), metrics=kept, violation=violation)
 
 
-def _rounds(facts: Mapping[str, Any], trials: Sequence[TrialRecord], volume: FrontVolume | None) -> dict[str, Any]:
+def _rounds(facts: Mapping[str, Any], trials: Sequence[Trial], volume: FrontVolume | None) -> dict[str, Any]:
     """The fact on what rounds made of the front, whose hypervolume is another now; nothing where there was none."""
     known = dict(facts)
     for one in rounds_of(facts).values():

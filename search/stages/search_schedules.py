@@ -30,7 +30,7 @@ from search.stages.open_study import OpenStudy
 from search.stages.sql_trial_store import StudyLedger
 from search.stages.study_profile import study_profile
 from search.stages.warm_start import warm_outcomes
-from studies import TrialRecord, best_point, front_volume
+from studies import Trial, best_point, front_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> Ablati
     return plan
 
 
-def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[TrialRecord]:
+def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[Trial]:
     """Trials that a search starts from: those of a study to begin with, or of this one with other routers."""
     if search.round > 0:
         for trial in study.store.each_trial(study.name):
@@ -195,7 +195,7 @@ def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[TrialRecord]:
         yield from study.store.each_trial(study.config.warm_start)
 
 
-def best_note(points: list[TrialRecord], cost: CostName = DEFAULT_COST, target: float | None = None) -> str:
+def best_note(points: list[Trial], cost: CostName = DEFAULT_COST, target: float | None = None) -> str:
     """A word on a front of KL against a cost: its point at a target sparsity, or its knee."""
     if not points:
         return "no trial finished"

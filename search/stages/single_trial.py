@@ -14,12 +14,12 @@ from search.problem.objectives import Objectives
 from search.stages.open_study import OpenStudy
 from search.stages.search_schedules import study_costs
 from search.stages.sql_trial_store import work_spans
-from studies import TrialRecord, TrialState
+from studies import Trial, TrialState
 
 
 def add_trial(
     study: OpenStudy, schedule: SparsitySchedule, router: Router, number: int, round: int, proposer: str, parent: int
-) -> TrialRecord:
+) -> Trial:
     """Evaluate a schedule on the search set under a trained router, and keep it.
 
     Args:
@@ -43,7 +43,7 @@ def add_trial(
         raise SearchError(f"The schedule {schedule} cannot be evaluated with its new router: {evaluation.error}")
     costs = study_costs(study, router)
     values, violation = Objectives(costs.function(config.cost), config.min_accuracy)(schedule, evaluation.metrics)
-    trial = TrialRecord(
+    trial = Trial(
         number=study.store.n_begun(study.name),
         schedule=tuple(schedule),
         values=values,

@@ -14,7 +14,7 @@ from search.engine.trial_store import Begun, Known, Queued, Result
 from search.evaluators import Evaluation, Task
 from search.proposers.catalogue import PROPOSERS
 from search.proposers.proposer_stats import ProposerTally
-from studies import Lease, StudyStore, TrialRecord, TrialState, WorkSpan, front
+from studies import Lease, StudyStore, Trial, TrialState, WorkSpan, front
 
 _SECONDS_BETWEEN_TALLIES = 1.0
 
@@ -57,7 +57,7 @@ class StudyLedger:
         self._round = round
         self._router = router
         self.n_trials = sum(trial.round == round for trial in store.each_trial(name))
-        self.front: list[TrialRecord] = []
+        self.front: list[Trial] = []
         self.blocks_run = 0
         self.blocks_reused = 0
         self.on_kept: Callable[[int], None] = lambda _: None
@@ -94,16 +94,15 @@ class StudyLedger:
         known = self._store.known_evaluations(self._context, [tuple(schedule) for schedule in schedules])
         # It took this study no time, and that is what its proposer is judged by.
         return [
-            None if found is None else Evaluation(Task(schedule), found.metrics)
+            None if found is None else Evaluation(Task(schedule), found)
             for schedule, found in ((schedule, known.get(tuple(schedule))) for schedule in schedules)
         ]
 
     def begin(self, begun: Sequence[Begun]) -> list[int]:
         """See `Ledger.begin`."""
         self._lease.check()
-        return self._store.begin_trials(
-            self._name, [(tuple(one.schedule), one.proposer) for one in begun], [one.parents for one in begun]
-        )
+        trials = [Trial(0, tuple(one.schedule), one.proposer, one.parents) for one in begun]
+        return [trial.number for trial in self._store.begin_trials(self._name, trials)]
 
     def finish(self, results: Sequence[Result]) -> None:
         """See `Ledger.finish`."""
@@ -152,19 +151,19 @@ class StudyLedger:
             tally.gain = gains[proposer] if proposer in PROPOSERS else 0.0
         return kept
 
-    def _enter(self, trial: TrialRecord) -> None:
+    def _enter(self, trial: Trial) -> None:
         """Keep the front, and nothing of what others beat."""
         if not any(_beats(point, trial) for point in self.front):
             self.front = front([*self.front, trial])
 
-    def _record(self, result: Result) -> TrialRecord:
+    def _record(self, result: Result) -> Trial:
         outcome, evaluation = result.outcome, result.evaluation
         state = TrialState.FINISHED
         if outcome is None:
             state = TrialState.FAILED
         elif outcome.fidelity < 1:
             state = TrialState.PRUNED
-        return TrialRecord(
+        return Trial(
             number=result.number,
             schedule=tuple(evaluation.schedule),
             values=None if outcome is None else outcome.values,
@@ -192,6 +191,6 @@ def work_spans(evaluations: Iterable[Evaluation]) -> tuple[WorkSpan, ...]:
     )
 
 
-def _beats(point: TrialRecord, trial: TrialRecord) -> bool:
+def _beats(point: Trial, trial: Trial) -> bool:
     assert point.values is not None
     return trial.values is not None and all(a <= b for a, b in zip(point.values, trial.values, strict=True))

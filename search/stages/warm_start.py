@@ -9,14 +9,14 @@ from search.engine.pareto_archive import FrontArchive
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Outcome
-from studies import TrialRecord, TrialState
+from studies import Trial, TrialState
 
 # How many of the latest trials a search starts from, beside the front.
 _LATEST = 2000
 
 
 def warm_outcomes(
-    trials: Iterable[TrialRecord], space: ScheduleSpace, objectives: Objectives, *, own: bool = False
+    trials: Iterable[Trial], space: ScheduleSpace, objectives: Objectives, *, own: bool = False
 ) -> list[Outcome]:
     """Trials of another study, or of another search of this one, as outcomes: those on the front, and the latest.
 

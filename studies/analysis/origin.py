@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studies.analysis.shortened_prompt import is_uniform
-from studies.records.records import ANCHOR, KNOCK_OUT
+from studies.records.trial import ANCHOR, KNOCK_OUT
 
 
 def schedule_origin(schedule: Sequence[float], proposer: str | None) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from studies.records.measurement import Measurement
-from studies.records.records import StudyRecord, TrialRecord
+from studies.records.records import StudyRecord
+from studies.records.trial import Trial
 
 # Shares beyond which a prediction is off by more than machines vary from hour to hour.
 MOST_OFF = 0.25
@@ -82,7 +83,7 @@ class LatencyPredictions:
 
 
 def latency_predictions(
-    study: StudyRecord, trials: Sequence[TrialRecord], measurements: Sequence[Measurement]
+    study: StudyRecord, trials: Sequence[Trial], measurements: Sequence[Measurement]
 ) -> LatencyPredictions:
     """How good the predictions of a study are; nothing is known of one that searches without.
 
@@ -111,13 +112,13 @@ def latency_predictions(
     return LatencyPredictions(tuple(profile.get("doubts", ())), tuple(compared))
 
 
-def _of_dense(study: StudyRecord, trials: Sequence[TrialRecord]) -> float | None:
+def _of_dense(study: StudyRecord, trials: Sequence[Trial]) -> float | None:
     """The latency that was predicted for the dense model as a trial, if it was one."""
     dense = (trial for trial in trials if not any(trial.schedule) and trial.values is not None)
     return next((ms for trial in dense if (ms := _predicted_ms(study, trial)) is not None), None)
 
 
-def _predicted_ms(study: StudyRecord, trial: TrialRecord) -> float | None:
+def _predicted_ms(study: StudyRecord, trial: Trial) -> float | None:
     """What a trial was predicted to take; earlier versions kept it among its objective values alone."""
     known = trial.metrics.get("latency_ms")
     if known is None and "latency_ms" in study.objectives and trial.values is not None:

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from studies.records.measurement import Measurement
-from studies.records.records import Exhibits, TrialRecord, TrialState
+from studies.records.records import Exhibits
+from studies.records.trial import Trial, TrialState
 
 # FLOPs that differ by a smaller share count as the same: about a quarter of a step of the grid.
 _SAME_COST = 0.01
@@ -121,9 +122,7 @@ def measured_against_shortened_prompt(
     )
 
 
-def searched_against_shortened_prompt(
-    chosen: TrialRecord, trials: Sequence[TrialRecord]
-) -> AgainstShortenedPrompt | None:
+def searched_against_shortened_prompt(chosen: Trial, trials: Sequence[Trial]) -> AgainstShortenedPrompt | None:
     """Compare what a search evaluated, before anything was measured.
 
     Args:
@@ -160,7 +159,7 @@ def searched_against_shortened_prompt(
 
 
 def _searched(
-    chosen: TrialRecord, uniform: TrialRecord, flops: float, uniform_flops: float, dense: float | None
+    chosen: Trial, uniform: Trial, flops: float, uniform_flops: float, dense: float | None
 ) -> AgainstShortenedPrompt:
     return AgainstShortenedPrompt(
         shortened_by=uniform.overall_sparsity,
@@ -176,7 +175,7 @@ def _searched(
     )
 
 
-def _kl(trial: TrialRecord) -> float:
+def _kl(trial: Trial) -> float:
     assert trial.values is not None
     return trial.values[0]
 

@@ -17,7 +17,8 @@ from studies.analysis.shortened_prompt import (
 )
 from studies.records.generation_speed import end_to_end, in_words
 from studies.records.measurement import Measurement
-from studies.records.records import Exhibits, StudyRecord, TrialRecord
+from studies.records.records import Exhibits, StudyRecord
+from studies.records.trial import Trial
 
 # A point that has a name besides is rather taken under it.
 _UNNAMED = "candidate"
@@ -55,7 +56,7 @@ def against_shortened_prompt(
     selected: Measurement | None,
     tested: Sequence[Measurement],
     exhibits: Exhibits | None,
-    trials: Sequence[TrialRecord],
+    trials: Sequence[Trial],
 ) -> AgainstShortenedPrompt | None:
     """The selected point beside a shortened prompt, or before it was measured the chosen trial; None if unknown.
 

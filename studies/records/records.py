@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import enum
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
-
-# Who "proposes" what every search evaluates first, and schedules in which one block alone skips, or neighbours.
-ANCHOR, KNOCK_OUT = "anchor", "knock-out"
 
 
 class StudyState(enum.StrEnum):
@@ -21,98 +18,6 @@ class StudyState(enum.StrEnum):
     STOPPED = "stopped"
     FAILED = "failed"
     FINISHED = "finished"
-
-
-class TrialState(enum.StrEnum):
-    """How a trial ended: `PRUNED` ones were stopped at a low fidelity, since others did better there."""
-
-    FINISHED = "finished"
-    PRUNED = "pruned"
-    FAILED = "failed"
-
-
-def finite_values(values: Sequence[float] | None) -> bool:
-    """Whether figures can be compared: there are some, and none of them is infinite or NaN.
-
-    An infinite value would be worth more than every other one where it is compared, or make nothing of them where it
-    enters a range or a volume. So this is asked before any comparison, normalisation or volume.
-    """
-    return values is not None and all(map(math.isfinite, values))
-
-
-@dataclass(frozen=True)
-class WorkSpan:
-    """A time in which a worker evaluated a trial, or a part of it.
-
-    Attributes:
-        worker: The worker: a number among those of a search, on a cluster with the name of its machine.
-        began_at: When, by the worker's clock, UTC.
-        seconds: How long.
-    """
-
-    worker: str
-    began_at: datetime
-    seconds: float
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One evaluated schedule at one fidelity.
-
-    Attributes:
-        number: Position in the study, from 0, without gaps.
-        schedule: Share of tokens skipped, one per block.
-        values: Objective values in the study's order, lower is better; None if the trial failed.
-        state: How it ended.
-        fidelity: Share of the search set used (the calibration examples that trials are evaluated on), in (0, 1].
-        proposer: Who proposed the schedule: "deap", "tpe", "anchor", ...
-        seconds: Time that the evaluation took on its worker.
-        finished_at: When its result reached the study, UTC.
-        metrics: Figures beside the objectives, for example `perplexity`.
-        error: What went wrong, if it failed.
-        violation: By how much it breaks the study's constraints; 0 if it keeps them, infinite if nothing says how much.
-        round: Which search of the study it belongs to: 0 is the first one, n the n-th refinement.
-        router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
-        parents: Numbers of the trials that the schedule was made from; empty if it came by chance or from a model, if
-            they are not of this study, and where an earlier version searched.
-        work: When which worker was at it, attempts that failed included; empty if its figures were known from
-            elsewhere, and where an earlier version searched.
-    """
-
-    number: int
-    schedule: tuple[float, ...]
-    values: tuple[float, ...] | None
-    state: TrialState
-    fidelity: float
-    proposer: str
-    seconds: float
-    finished_at: datetime
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    error: str | None = None
-    violation: float = 0.0
-    round: int = 0
-    router: int | None = None
-    parents: tuple[int, ...] = ()
-    work: tuple[WorkSpan, ...] = ()
-
-    @property
-    def overall_sparsity(self) -> float:
-        """Mean of the schedule."""
-        return sum(self.schedule) / len(self.schedule)
-
-    @property
-    def is_comparable(self) -> bool:
-        """Whether it finished on the whole search set, keeps the constraints, and has finite values.
-
-        Only such trials compare with each other: no other is on a front, is the best, or enters a volume or a range.
-        """
-        is_whole = self.state is TrialState.FINISHED and self.fidelity == 1.0
-        return is_whole and self.violation <= 0 and finite_values(self.values)
-
-    @property
-    def worker(self) -> str | None:
-        """The worker that was at it last; None where `work` is empty."""
-        return self.work[-1].worker if self.work else None
 
 
 @dataclass(frozen=True)
@@ -144,21 +49,6 @@ class LeftAside:
         counts = ", ".join(f"{n} {state}" for state, n in parts.items() if n)
         trials = "trial" if self.total == 1 else "trials"
         return f"Left aside: {self.total} {trials} that other programs put into the study through Optuna ({counts})."
-
-
-@dataclass(frozen=True)
-class KnownEvaluation:
-    """What the evaluation of a schedule on the whole search set found out.
-
-    Attributes:
-        schedule: Share of tokens skipped, one per block.
-        metrics: Figures by name.
-        seconds: Time that it took.
-    """
-
-    schedule: tuple[float, ...]
-    metrics: Mapping[str, float]
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -197,23 +87,6 @@ class ProposerState:
     proposer: str
     state: Mapping[str, Any]
     updated_at: datetime
-
-
-@dataclass(frozen=True)
-class QueuedTrial:
-    """A schedule whose evaluation was begun, and did not end.
-
-    Attributes:
-        number: The trial's number.
-        schedule: Share of tokens skipped, one per block.
-        proposer: Who proposed it.
-        parents: Numbers of the trials that it was made from.
-    """
-
-    number: int
-    schedule: tuple[float, ...]
-    proposer: str
-    parents: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -373,7 +246,7 @@ class StudyRecord:
         state: Where it stands.
         created_at: When it was created, UTC.
         config: How it was configured, enough to resume it.
-        objectives: Names of the objectives, in the order of `TrialRecord.values`.
+        objectives: Names of the objectives, in the order of `Trial.values`.
         facts: What was found out about model, data and machine: fingerprints, block count, latency profile, rounds, and
             why a point was selected.
         chosen_trial: Number of the trial that was chosen from the front, once it was: after a search the one to distil

@@ -9,7 +9,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from studies.records.records import StudyState, StudySummary, finite_values
+from studies.records.records import StudyState, StudySummary
+from studies.records.trial import finite_values
 from studies.sql import schema
 from studies.sql.packing import unpack_floats
 from studies.store.named import NamedStudies

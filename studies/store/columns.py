@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection, Row
 
 from studies.optuna_storage.constraints import attributed_violation
 from studies.optuna_storage.provenance import ended_by_search
-from studies.records.records import TrialState
+from studies.records.trial import TrialState
 from studies.sql import schema
 from studies.sql.packing import PARAM_BYTES, unpack_ids
 from studies.store.trials import ENDED, ScheduleTrials, block_names
@@ -26,7 +26,7 @@ _trial, _run = schema.trial.c, schema.search_run.c
 _READ = ("number", "state", "params", "objective_values", "user_attributes", "system_attributes", "completed_at")
 _NUMBER, _PARAMS, _ATTRIBUTES = (_READ.index(name) for name in ("number", "params", "user_attributes"))
 # In the order of the numbers in `TrialColumns.state`.
-STATES = tuple(TrialState)
+STATES = tuple(ENDED.values())
 _STATE_NUMBERS = {optuna_state.value: STATES.index(state) for optuna_state, state in ENDED.items()}
 # Trials that others have overtaken are asked for by number, up to so many.
 _MOST_GAPS = 500
@@ -57,7 +57,7 @@ class WorkColumns:
 
 @dataclass(frozen=True)
 class TrialColumns:
-    """Every trial of a study that a search has ended, by number; see `TrialRecord` for what the columns hold.
+    """Every trial of a study that a search has ended, by number; see `Trial` for what the columns hold.
 
     Attributes:
         number: [n] Position in the study.
@@ -112,7 +112,7 @@ class TrialColumns:
 
     @property
     def comparable(self) -> NDArray[np.bool_]:
-        """[n] See `TrialRecord.is_comparable`."""
+        """[n] See `Trial.is_comparable`."""
         finished = self.state == STATES.index(TrialState.FINISHED)
         kept = finished & (self.fidelity == 1.0) & (self.violation <= 0) & np.isfinite(self.values).all(1)
         return np.asarray(kept, dtype=bool)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
-from studies.records.records import KnownEvaluation, TrialRecord
+from studies.records.trial import Trial
 from studies.sql import schema
 from studies.store.named import NamedStudies
 
@@ -18,24 +19,23 @@ _KEEP = {
     "sqlite": sqlite.insert(schema.evaluation).on_conflict_do_nothing(),
     "postgresql": postgresql.insert(schema.evaluation).on_conflict_do_nothing(),
 }
-_FIND = sa.select(_table.schedule, _table.metrics, _table.seconds).where(
+_FIND = sa.select(_table.schedule, _table.metrics).where(
     _table.context == sa.bindparam("of_context"), _table.schedule.in_(sa.bindparam("of_schedules", expanding=True))
 )
 # Databases take only so many parameters in a statement.
 _AT_ONCE = 500
 
 
-def keep_evaluations(connection: Connection, context: str, trials: Iterable[TrialRecord | KnownEvaluation]) -> None:
-    """Keep the evaluations of trials that finished on the whole search set, or others; part of a transaction."""
-    rows = [
-        {
-            "context": context,
-            "schedule": tuple(trial.schedule),
-            "metrics": dict(trial.metrics),
-            "seconds": trial.seconds,
-        }
-        for trial in trials
-    ]
+def keep_evaluations(connection: Connection, context: str, trials: Iterable[Trial]) -> None:
+    """Keeps the evaluations of trials that finished on the whole search set; part of a transaction."""
+    _keep(connection, [_row(context, trial.schedule, trial.metrics, trial.seconds) for trial in trials])
+
+
+def _row(context: str, schedule: Sequence[float], metrics: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    return {"context": context, "schedule": tuple(schedule), "metrics": dict(metrics), "seconds": seconds}
+
+
+def _keep(connection: Connection, rows: list[dict[str, Any]]) -> None:
     connection.execute(_KEEP[connection.dialect.name], rows)
 
 
@@ -44,29 +44,30 @@ class KnownEvaluations(NamedStudies):
 
     def known_evaluations(
         self, context: str, schedules: Sequence[tuple[float, ...]]
-    ) -> dict[tuple[float, ...], KnownEvaluation]:
-        """What evaluations of schedules found out, in whichever study; those that nobody evaluated are left out.
+    ) -> dict[tuple[float, ...], Mapping[str, Any]]:
+        """Metrics of schedules by schedule, whichever study found them; schedules that none evaluated are left out.
 
         Args:
             context: Hash of model, search set and router.
             schedules: Shares of tokens skipped, one per block each.
         """
 
-        def work(connection: Connection) -> dict[tuple[float, ...], KnownEvaluation]:
-            found = {}
+        def work(connection: Connection) -> dict[tuple[float, ...], Mapping[str, Any]]:
+            found: dict[tuple[float, ...], Mapping[str, Any]] = {}
             for start in range(0, len(schedules), _AT_ONCE):
                 bound = {"of_context": context, "of_schedules": list(schedules[start : start + _AT_ONCE])}
                 for row in connection.execute(_FIND, bound):
-                    found[row.schedule] = KnownEvaluation(row.schedule, row.metrics, row.seconds)
+                    found[row.schedule] = row.metrics
             return found
 
         return self._database.read(work)
 
-    def keep_evaluation(self, context: str, evaluation: KnownEvaluation) -> None:
-        """Keep what the evaluation of a schedule found out, for whoever asks for the same.
+    def keep_evaluation(self, context: str, schedule: Sequence[float], metrics: Mapping[str, Any]) -> None:
+        """Keeps what the evaluation of a schedule found out, for studies that ask for the same.
 
         Args:
             context: Hash of all that it depends on beside the schedule.
-            evaluation: What was found out.
+            schedule: Share of tokens skipped, one per block.
+            metrics: Figures by name.
         """
-        self._database.write(lambda connection: keep_evaluations(connection, context, [evaluation]))
+        self._database.write(lambda connection: _keep(connection, [_row(context, schedule, metrics, 0.0)]))

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from studies.errors import StorageError
-from studies.records.records import TrialRecord
+from studies.records.trial import Trial
 from studies.sql import schema
 from studies.store.trials import ScheduleTrials, ended_columns
 
@@ -27,7 +27,7 @@ class RevaluedTrials(ScheduleTrials):
     def revalue_trials(
         self,
         name: str,
-        trials: Sequence[TrialRecord],
+        trials: Sequence[Trial],
         facts: Mapping[str, Any],
         due: Sequence[str] = (),
         chosen_trial: int | None = None,

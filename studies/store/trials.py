@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -19,7 +20,8 @@ from studies.errors import StorageError, StudiesError
 from studies.optuna_storage.constraints import violation, violation_attributes
 from studies.optuna_storage.provenance import ENDED_BY_OTHERS, begun_by_search, ended_by_search
 from studies.optuna_storage.storage import StudyStorage
-from studies.records.records import LeftAside, QueuedTrial, TrialRecord, TrialState, WorkSpan, finite_values
+from studies.records.records import LeftAside
+from studies.records.trial import Trial, TrialState, WorkSpan, finite_values
 from studies.sql import schema
 from studies.sql.database import Database
 from studies.sql.packing import pack_floats, pack_params
@@ -75,40 +77,34 @@ class ScheduleTrials(NamedStudies):
 
     def begin_trial(self, name: str, schedule: Sequence[float], proposer: str) -> int:
         """`begin_trials` for one."""
-        return self.begin_trials(name, [(schedule, proposer)])[0]
+        return self.begin_trials(name, [Trial(0, tuple(schedule), proposer)])[0].number
 
-    def begin_trials(
-        self, name: str, begun: Sequence[tuple[Sequence[float], str]], parents: Sequence[tuple[int, ...]] = ()
-    ) -> list[int]:
-        """Record that schedules are being evaluated: if the process dies, the next one finds them in the queue.
+    def begin_trials(self, name: str, trials: Sequence[Trial]) -> list[Trial]:
+        """Records that trials are being evaluated: if the process dies, the next one finds them in the queue.
 
         Args:
-            name: Of the study.
-            begun: Schedules, each with its proposer.
-            parents: For each of them, numbers of the trials that it was made from; empty if none was made from any.
+            name: Name of the study.
+            trials: Running trials, whatever their numbers.
 
         Returns:
-            The trials' numbers.
+            The trials, numbered on from the study's last one.
         """
         now = datetime.now(UTC)
         rows = [
             (
-                schedule,
-                {
-                    "state": OptunaState.RUNNING.value,
-                    "user_attributes": json.dumps({"proposer": proposer, **({"parents": own} if own else {})}),
-                    "started_at": now,
-                },
+                trial.schedule,
+                {"state": OptunaState.RUNNING.value, "user_attributes": json.dumps(_begun(trial)), "started_at": now},
             )
-            for (schedule, proposer), own in zip(begun, parents or [()] * len(begun), strict=True)
+            for trial in trials
         ]
-        return self._add(name, rows)
+        numbered = zip(trials, self._add(name, rows), strict=True)
+        return [trial if trial.number == number else replace(trial, number=number) for trial, number in numbered]
 
-    def finish_trial(self, name: str, trial: TrialRecord) -> bool:
+    def finish_trial(self, name: str, trial: Trial) -> bool:
         """`finish_trials` for one; whether it was kept."""
         return self.finish_trials(name, [trial]) == 1
 
-    def finish_trials(self, name: str, trials: Sequence[TrialRecord], context: str | None = None) -> int:
+    def finish_trials(self, name: str, trials: Sequence[Trial], context: str | None = None) -> int:
         """Keep the results of trials that were begun, all or none of them.
 
         Args:
@@ -140,13 +136,13 @@ class ScheduleTrials(NamedStudies):
         alone = len(trials) == 1 and not whole
         return self._of_study(name, work, write=not alone, once=alone)
 
-    def claim_queue(self, name: str) -> list[QueuedTrial]:
+    def claim_queue(self, name: str) -> list[Trial]:
         """Take every trial of a search that waits, by number: they are running then, and nobody else takes them."""
 
-        def work(connection: Connection, study_id: int) -> list[QueuedTrial]:
+        def work(connection: Connection, study_id: int) -> list[Trial]:
             waiting = sa.and_(_trial.study_id == study_id, _trial.state == OptunaState.WAITING.value)
             rows = connection.execute(sa.select(schema.trial).where(waiting).order_by(_trial.number)).all()
-            found = {row.id: _queued(self.storage.spaces.frozen(connection, row)) for row in rows}
+            found = {row.id: _running(self.storage.spaces.frozen(connection, row)) for row in rows}
             claimed = {row_id: trial for row_id, trial in found.items() if trial is not None}
             if claimed:
                 begun = {"state": OptunaState.RUNNING.value, "started_at": datetime.now(UTC)}
@@ -155,7 +151,7 @@ class ScheduleTrials(NamedStudies):
 
         return self._of_study(name, work, write=True)
 
-    def append_trial(self, name: str, trial: TrialRecord) -> None:
+    def append_trial(self, name: str, trial: Trial) -> None:
         """Keep a trial that was evaluated elsewhere, in one transaction.
 
         Raises:
@@ -165,7 +161,7 @@ class ScheduleTrials(NamedStudies):
         _check_finite(trial)
         self._add(name, [(trial.schedule, ended_columns(trial))], trial.number)
 
-    def trials(self, name: str) -> list[TrialRecord]:
+    def trials(self, name: str) -> list[Trial]:
         """Every trial that a search has ended, by number."""
         study_id = self._of_study(name, lambda _, study_id: study_id)
         try:
@@ -175,7 +171,7 @@ class ScheduleTrials(NamedStudies):
         records = (_record(trial) for trial in found)
         return [record for record in records if record is not None]
 
-    def each_trial(self, name: str, after: int = -1) -> Iterator[TrialRecord]:
+    def each_trial(self, name: str, after: int = -1) -> Iterator[Trial]:
         """Every trial behind a number that a search has ended, read piece by piece: memory never holds all of them."""
         last = after
         while True:
@@ -192,7 +188,7 @@ class ScheduleTrials(NamedStudies):
             last = found[-1].number
             yield from (record for record in map(_record, found) if record is not None)
 
-    def trial(self, name: str, number: int) -> TrialRecord:
+    def trial(self, name: str, number: int) -> Trial:
         """One trial that a search has ended.
 
         Raises:
@@ -203,7 +199,7 @@ class ScheduleTrials(NamedStudies):
             raise StorageError(f"Study {name!r} in {self} has no trial {number} that a search ended.")
         return found
 
-    def ended_trial(self, name: str, number: int) -> TrialRecord | None:
+    def ended_trial(self, name: str, number: int) -> Trial | None:
         """One trial that a search has ended; None if there is none of this number."""
 
         def work(connection: Connection, study_id: int) -> FrozenTrial | None:
@@ -229,7 +225,7 @@ class ScheduleTrials(NamedStudies):
 
         def work(connection: Connection, study_id: int) -> LeftAside:
             rows = unfinished_rows(connection, study_id, [OptunaState.RUNNING.value, OptunaState.WAITING.value])
-            others = (row.state for row in rows if _queued(self.storage.spaces.frozen(connection, row)) is None)
+            others = (row.state for row in rows if _running(self.storage.spaces.frozen(connection, row)) is None)
             unfinished = Counter(others)
             has_ended = _trial.state.in_([state.value for state in ENDED])
             ended = sa.select(sa.func.count()).where(_trial.study_id == study_id, has_ended, ENDED_BY_OTHERS)
@@ -295,20 +291,25 @@ class ScheduleTrials(NamedStudies):
         return ids
 
 
-def _check_finite(trial: TrialRecord) -> None:
+def _check_finite(trial: Trial) -> None:
     if trial.state is TrialState.FINISHED and not finite_values(trial.values):
         raise ValueError(f"Trial {trial.number} is finished, but its values are {trial.values}: record it as failed.")
 
 
-def _is_shared(trial: TrialRecord) -> bool:
+def _is_shared(trial: Trial) -> bool:
     """Whether other studies may take over what a trial found out."""
     return trial.state is TrialState.FINISHED and trial.fidelity == 1.0 and finite_values(tuple(trial.metrics.values()))
 
 
-def ended_columns(trial: TrialRecord) -> dict[str, Any]:
+def _begun(trial: Trial) -> dict[str, Any]:
+    """What is known of a trial before it has ended, beside its schedule."""
+    return {"proposer": trial.proposer, **({"parents": trial.parents} if trial.parents else {})}
+
+
+def ended_columns(trial: Trial) -> dict[str, Any]:
     """How a trial ended, as columns of its row."""
     attributes: dict[str, Any] = {
-        "proposer": trial.proposer,
+        **_begun(trial),
         "fidelity": trial.fidelity,
         "seconds": trial.seconds,
         "metrics": dict(trial.metrics),
@@ -319,8 +320,6 @@ def ended_columns(trial: TrialRecord) -> dict[str, Any]:
         attributes["round"] = trial.round
     if trial.router is not None:
         attributes["router"] = trial.router
-    if trial.parents:
-        attributes["parents"] = trial.parents
     if trial.work:
         attributes["work"] = [(span.worker, span.began_at.timestamp(), span.seconds) for span in trial.work]
     return {
@@ -347,21 +346,21 @@ def _schedule(trial: FrozenTrial) -> tuple[float, ...] | None:
     return tuple(params[name] for name in names) if all(name in params for name in names) else None
 
 
-def _queued(trial: FrozenTrial) -> QueuedTrial | None:
+def _running(trial: FrozenTrial) -> Trial | None:
     """A trial that a search began; None for others."""
     schedule, attributes = _schedule(trial), trial.user_attrs
     if schedule is None or not begun_by_search(attributes):
         return None
-    return QueuedTrial(trial.number, schedule, str(attributes["proposer"]), tuple(attributes.get("parents", ())))
+    return Trial(trial.number, schedule, str(attributes["proposer"]), tuple(attributes.get("parents", ())))
 
 
-def _record(trial: FrozenTrial) -> TrialRecord | None:
+def _record(trial: FrozenTrial) -> Trial | None:
     """A trial that a search ended; None for others, and if its parameters are no schedule."""
     schedule, attributes = _schedule(trial), trial.user_attrs
     if schedule is None or not ended_by_search(attributes):
         return None
     assert trial.datetime_complete is not None
-    return TrialRecord(
+    return Trial(
         number=trial.number,
         schedule=schedule,
         values=None if trial.values is None else tuple(trial.values),

@@ -19,7 +19,7 @@ from studies import (
     StageRecord,
     StudyRecord,
     StudyState,
-    TrialRecord,
+    Trial,
     TrialState,
 )
 from studies.records.generation_speed import as_facts
@@ -37,7 +37,7 @@ PROMPTS = (
 )
 
 
-def trials() -> list[TrialRecord]:
+def trials() -> list[Trial]:
     """A first search of 120 trials and two refinements of 40, the later ones with a better router."""
     chance = random.Random(0)
     made = []
@@ -49,7 +49,7 @@ def trials() -> list[TrialRecord]:
         overall = sum(schedule) / N_BLOCKS
         kl = 3.0 * overall**2.6 * chance.uniform(1.0, 3.0) * (1.0, 0.7, 0.68)[late]
         made.append(
-            TrialRecord(
+            Trial(
                 number=number,
                 schedule=schedule,
                 values=(kl, 40.0 * (1 - 0.85 * overall) + 1.5 + chance.uniform(0, 1)),
@@ -69,7 +69,7 @@ def trials() -> list[TrialRecord]:
 TRIALS = trials()
 
 
-def best_at(overall: float, late: int) -> TrialRecord:
+def best_at(overall: float, late: int) -> Trial:
     """The made-up trial of a round closest to an overall sparsity."""
     own = [t for t in TRIALS if t.values is not None and t.round == late]
     return min(own, key=lambda t: (abs(t.overall_sparsity - overall), t.values))
@@ -87,7 +87,7 @@ SELECTION = {
 
 def measurement(
     variant: str,
-    trial: TrialRecord | None,
+    trial: Trial | None,
     kl: float,
     right: int,
     ms: float,

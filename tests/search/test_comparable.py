@@ -58,7 +58,7 @@ from studies import (
     FrontVolume,
     StudyRecord,
     StudyState,
-    TrialRecord,
+    Trial,
     TrialState,
     best_point,
     front,
@@ -86,10 +86,10 @@ ends = st.sampled_from(
 made = st.lists(st.tuples(st.tuples(figure, figure), ends), max_size=16)
 
 
-def trials_of(said: list[tuple[tuple[float, float], tuple[TrialState, float, float]]]) -> list[TrialRecord]:
+def trials_of(said: list[tuple[tuple[float, float], tuple[TrialState, float, float]]]) -> list[Trial]:
     """Trials with different schedules."""
     return [
-        TrialRecord(
+        Trial(
             number=number,
             schedule=(round(0.05 * number, 2), 0.0, 0.05),
             values=values,
@@ -105,7 +105,7 @@ def trials_of(said: list[tuple[tuple[float, float], tuple[TrialState, float, flo
     ]
 
 
-def slow_comparable(trials: list[TrialRecord]) -> list[TrialRecord]:
+def slow_comparable(trials: list[Trial]) -> list[Trial]:
     return [
         one
         for one in trials
@@ -114,7 +114,7 @@ def slow_comparable(trials: list[TrialRecord]) -> list[TrialRecord]:
     ]
 
 
-def slow_front(trials: list[TrialRecord]) -> list[TrialRecord]:
+def slow_front(trials: list[Trial]) -> list[Trial]:
     """Those that none has values as good as, none of them better and none of equals earlier; lowest KL first."""
     known = [(one, one.values or ()) for one in slow_comparable(trials)]
     points = [
@@ -128,7 +128,7 @@ def slow_front(trials: list[TrialRecord]) -> list[TrialRecord]:
     return sorted(points, key=lambda one: one.values or ())
 
 
-def slow_volume(points: list[TrialRecord], corner: tuple[float, float]) -> float:
+def slow_volume(points: list[Trial], corner: tuple[float, float]) -> float:
     """Area under a staircase, cell by cell of the grid that its corners span."""
     values = [one.values or () for one in points]
     xs, ys = (sorted({*(own[i] for own in values), corner[i]}) for i in (0, 1))
@@ -140,7 +140,7 @@ def slow_volume(points: list[TrialRecord], corner: tuple[float, float]) -> float
     )
 
 
-def put(store: ServiceStore, trials: list[TrialRecord]) -> None:
+def put(store: ServiceStore, trials: list[Trial]) -> None:
     """Write trials as a database may hold them: through Optuna's storage, which takes every value."""
     share = FloatDistribution(0.0, 1.0)
     state = {TrialState.FINISHED: OptunaState.COMPLETE, TrialState.PRUNED: OptunaState.PRUNED}
@@ -166,14 +166,14 @@ def put(store: ServiceStore, trials: list[TrialRecord]) -> None:
 
 
 @contextmanager
-def stored(trials: list[TrialRecord]) -> Iterator[ServiceStore]:
+def stored(trials: list[Trial]) -> Iterator[ServiceStore]:
     with ServiceStore("sqlite://") as store:
         store.create_study("one", {}, OBJECTIVES)
         put(store, trials)
         yield store
 
 
-def same(one: TrialRecord, other: TrialRecord) -> bool:
+def same(one: Trial, other: Trial) -> bool:
     """Equality for which NaN is NaN."""
     return repr(asdict(one)) == repr(asdict(other))
 

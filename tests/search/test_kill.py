@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import StudyStore, TrialRecord, front
+from studies import StudyStore, Trial, front
 from tests.search.command import COMMAND, run_process
 
 KILLS = 25
@@ -23,11 +23,11 @@ SMALL = (
 )
 
 
-def _results(trials: list[TrialRecord]) -> list[tuple[object, ...]]:
+def _results(trials: list[Trial]) -> list[tuple[object, ...]]:
     return [(trial.number, trial.schedule, trial.values, trial.proposer) for trial in trials]
 
 
-def _run_until_killed(arguments: tuple[str, ...], folder: Path, store: StudyStore, after_s: float) -> list[TrialRecord]:
+def _run_until_killed(arguments: tuple[str, ...], folder: Path, store: StudyStore, after_s: float) -> list[Trial]:
     """Start a search, kill it some time after its first result, and give what it had reported by then."""
     before = store.n_trials("killed")
     running = subprocess.Popen(

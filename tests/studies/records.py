@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import optuna
 
-from studies import TrialRecord, TrialState
+from studies import Trial, TrialState
 
 
 def trial(
@@ -14,8 +14,8 @@ def trial(
     values: tuple[float, ...] | None,
     schedule: tuple[float, ...] = (0.0, 0.5),
     fidelity: float = 1.0,
-) -> TrialRecord:
-    return TrialRecord(
+) -> Trial:
+    return Trial(
         number=number,
         schedule=schedule,
         values=values,

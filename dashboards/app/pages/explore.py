@@ -22,7 +22,7 @@ from dashboards.figures.explored import EXPLORED_PX, RING, explored_figure, ring
 from dashboards.figures.progress import schedule_figure
 from dashboards.report.results import results_table
 from dashboards.report.speeds import speeds_table
-from studies import StudiesError, TrialRecord, finite_values
+from studies import StudiesError, Trial, finite_values
 from studies.records.objectives import objective
 from studies.sql.times import local_text
 
@@ -292,8 +292,9 @@ def ranges(zoom: Zoom | None, x: str, y: str) -> tuple[tuple[float, float] | Non
     return stored(x, zoom.get("x")), stored(y, zoom.get("y"))
 
 
-def described(trial: TrialRecord, found: Found) -> list[tuple[str, Any]]:
-    """What is known of a trial, in words."""
+def described(trial: Trial, found: Found) -> list[tuple[str, Any]]:
+    """Facts about a trial that has ended, in words."""
+    assert trial.finished_at is not None
     values = dict(zip(found.objectives, trial.values or (), strict=False))
     known = {**trial.metrics, **values}
     offered = [axis for axis in found.axes if axis.name in known]
@@ -326,7 +327,7 @@ def _parent(number: int) -> html.Button:
     return html.Button(str(number), id={"type": "parent", "trial": number}, className="quiet", type="button", **label)
 
 
-def _workers(trial: TrialRecord) -> str:
+def _workers(trial: Trial) -> str:
     """Who evaluated a trial: one after the other where there were several."""
     return ", then ".join(name for name, _ in groupby(span.worker for span in trial.work))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studies import StudyRecord, TrialRecord, front, study_volume
+from studies import StudyRecord, Trial, front, study_volume
 from studies.service.service_store import ServiceStore
 
 _MAX_STUDIES = 16
@@ -18,7 +18,7 @@ _MAX_STUDIES = 16
 class Growth:
     """The hypervolume from one trial on."""
 
-    trial: TrialRecord
+    trial: Trial
     value: float
 
 
@@ -32,7 +32,7 @@ class Analysis:
         growth: The hypervolume (`studies.front_volume`), once for each trial that changed the front.
     """
 
-    front: list[TrialRecord]
+    front: list[Trial]
     reference: tuple[float, ...] | None
     growth: list[Growth]
 
@@ -71,14 +71,14 @@ class Analyses:
         return analysis
 
 
-def analyse(study: StudyRecord, trials: list[TrialRecord]) -> Analysis:
+def analyse(study: StudyRecord, trials: list[Trial]) -> Analysis:
     """What the trials of a study add up to."""
     points, measured = front(trials), study_volume(study, trials)
     if measured is None:
         return Analysis([], None, [])
     reference = measured.reference
     growth: list[Growth] = []
-    best: list[TrialRecord] = []
+    best: list[Trial] = []
     values = np.empty((0, len(reference)))
     for trial in trials:
         if not trial.is_comparable:

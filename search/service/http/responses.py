@@ -15,7 +15,7 @@ from studies import (
     StudyRecord,
     StudyState,
     StudySummary,
-    TrialRecord,
+    Trial,
     TrialState,
     finite_values,
 )
@@ -281,8 +281,9 @@ def _run(submission: Submission) -> RunAnswer:
     )
 
 
-def trial_answer(trial: TrialRecord) -> TrialAnswer:
+def trial_answer(trial: Trial) -> TrialAnswer:
     """A trial."""
+    assert trial.finished_at is not None
     values = trial.values
     return TrialAnswer(
         number=trial.number,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
@@ -23,11 +23,13 @@ from search.service.http.responses import (
     trial_answer,
 )
 from search.service.rules.problems import described
-from studies import TrialRecord, TrialState
+from studies import Trial
 from studies.service.service_store import ServiceStore
 
 # Trials that one request looks at; what it asks for may be rare.
 _MAX_READ = 20_000
+
+EndedState = Literal["finished", "pruned", "failed"]
 
 
 def add_results(router: APIRouter, store: ServiceStore) -> None:
@@ -40,7 +42,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     analyses = Analyses(store)
     problems = described(401, 404, 422)
 
-    def one_trial(name: str, number: int) -> TrialRecord:
+    def one_trial(name: str, number: int) -> Trial:
         found = store.ended_trial(name, number)
         if found is None:
             raise HTTPException(404, f"The study has no trial {number} that has ended.")
@@ -49,7 +51,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     @router.get("/studies/{name}/trials", responses=problems, tags=["results"])
     def list_trials(
         name: StudyName,
-        state: Annotated[TrialState | None, Query(description="Only those that ended so.")] = None,
+        state: Annotated[EndedState | None, Query(description="Only those that ended so.")] = None,
         proposer: Annotated[str | None, Query(max_length=64, description="Only those of one proposer.")] = None,
         round: Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="Only those of one search.")] = None,
         after: After = -1,

@@ -17,7 +17,7 @@ from search.pipeline.resume_settings import check_changes
 from search.service.rules.problems import in_fields
 from search.service.rules.roots import DEMO, check_makeable, checked_data, checked_model, checked_out
 from search.service.rules.settings import ServiceSettings
-from studies import StudyRecord, StudyStore, TrialRecord
+from studies import StudyRecord, StudyStore, Trial
 
 # Where the cluster is, no request says; the version is the program's.
 SUBMITTABLE = tuple(field for field, setting in SETTINGS.items() if setting.about.in_requests)
@@ -101,7 +101,7 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
 
 
 def checked_changes(
-    request: ResumeRequest, study: StudyRecord, trials: list[TrialRecord], settings: ServiceSettings
+    request: ResumeRequest, study: StudyRecord, trials: list[Trial], settings: ServiceSettings
 ) -> dict[str, Any]:
     """The settings that a request changes, checked together with those that stay.
 

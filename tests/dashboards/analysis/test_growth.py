@@ -11,7 +11,7 @@ from dashboards import ReportData
 from dashboards.analysis.growth import more_trials, recent_growth
 from dashboards.report.limits import limits
 from dashboards.report.sections import search_sections
-from studies import StudyRecord, TrialRecord
+from studies import StudyRecord, Trial
 from tests.dashboards.records import STUDY
 from tests.studies.records import trial
 
@@ -19,7 +19,7 @@ COSTS = {"flops": 10.0}
 LEFT_OUT = "24 trials are too few to ablate each of 30 blocks by itself."
 
 
-def flat(n: int) -> list[TrialRecord]:
+def flat(n: int) -> list[Trial]:
     """A dense trial, a uniform one, one that is better, and then none that is."""
     firsts = [((0.0, 10.0), (0.0, 0.0)), ((0.5, 5.0), (0.5, 0.5)), ((0.1, 5.0), (0.2, 0.8))]
     points = [*firsts, *(((0.6, 6.0), (0.1, 0.2 + 0.001 * k)) for k in range(n - 3))]
@@ -27,7 +27,7 @@ def flat(n: int) -> list[TrialRecord]:
     return [replace(one, metrics={"flops": (one.values or ())[1], "kl": (one.values or ())[0]}) for one in made]
 
 
-def said(trials: list[TrialRecord], chosen: int = 2, **facts: Any) -> ReportData:
+def said(trials: list[Trial], chosen: int = 2, **facts: Any) -> ReportData:
     study = replace(STUDY, objectives=("kl", "flops"), facts={"dense_costs": COSTS, **facts}, chosen_trial=chosen)
     return ReportData(study=study, trials=trials, measurements=[], router_runs=[])
 

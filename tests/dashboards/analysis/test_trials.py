@@ -16,14 +16,14 @@ from dashboards.analysis.trials import Found
 from dashboards.figures.appearance import INK, INKED, darkened
 from dashboards.figures.explored import RING, compared_figure, explored_figure, parallel_figure, ring_position
 from dashboards.figures.progress import busy_figure, credit_figure, growth_figure, importance_figure, schedule_figure
-from studies import TrialRecord, WorkSpan, front, front_volume
+from studies import Trial, WorkSpan, front, front_volume
 from studies.service.service_store import ServiceStore
 from tests.dashboards import records
 
 OBJECTIVES = ("kl", "latency_ms")
 
 
-def measured_trials() -> list[TrialRecord]:
+def measured_trials() -> list[Trial]:
     return [
         replace(t, metrics={"accuracy": max(0.3, 0.98 - 0.2 * t.values[0]), "flops": 4e9 * (1 - t.overall_sparsity)})
         if t.values
@@ -39,7 +39,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceStore]:
         store.create_study("made up", {}, OBJECTIVES)
         store.create_study("empty", {}, OBJECTIVES)
         trials = measured_trials()
-        store.begin_trials("made up", [(t.schedule, t.proposer) for t in trials])
+        store.begin_trials("made up", trials)
         store.finish_trials("made up", trials)
         yield store
 
@@ -126,7 +126,7 @@ def test_busy_adds_up_to_the_time_of_evaluations(found: Found) -> None:
     assert (rate * width).sum() == pytest.approx(len(found))
 
 
-def at_work() -> list[TrialRecord]:
+def at_work() -> list[Trial]:
     """Two trials of which nobody noted who evaluated them, then 8 by three workers, who each take one second in two."""
     trials = [replace(t, finished_at=records.BEGAN) for t in records.TRIALS[:2]]
     for place, t in enumerate(records.TRIALS[8:16]):
@@ -146,7 +146,7 @@ def at_work() -> list[TrialRecord]:
 def watched(store: ServiceStore) -> Iterator[Found]:
     trials = at_work()
     store.create_study("watched", {}, OBJECTIVES)
-    store.begin_trials("watched", [(t.schedule, t.proposer) for t in trials])
+    store.begin_trials("watched", trials)
     store.finish_trials("watched", trials)
     yield Found(store.trial_columns("watched"), OBJECTIVES)
     store.delete_study("watched")

@@ -30,7 +30,7 @@ from dashboards.analysis.records import VARIANT_TITLES
 from dashboards.figures import VARIANT_COLOURS
 from dashboards.figures.measured import unbeaten
 from dashboards.report.summary import key_figures
-from studies import Measurement, RouterRun, StudyRecord, StudyState, TrialRecord, TrialState, front
+from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState, front
 from tests.studies.records import trial
 
 STUDY = StudyRecord(
@@ -227,7 +227,7 @@ def test_a_name_is_text_and_not_markup() -> None:
     ],
 )
 def test_missing_parts_are_said_and_not_fatal(
-    trials: list[TrialRecord], measurements: list[Measurement], routers: list[RouterRun], words: str
+    trials: list[Trial], measurements: list[Measurement], routers: list[RouterRun], words: str
 ) -> None:
     assert words in render_report(ReportData(STUDY, trials, measurements, routers))
 

@@ -20,7 +20,7 @@ from ftp_core.loading.models import load_model
 from search.config.run_config import SETTINGS, RunConfig
 from search.config.setting import option
 from search.problem.objectives import OBJECTIVES
-from studies import StudyState, StudyStore, TrialRecord, TrialState
+from studies import StudyState, StudyStore, Trial, TrialState
 from tests.search.command import Result, run_here
 from tests.studies.other_programs import interfere
 
@@ -44,7 +44,7 @@ def study(tmp_path: Path) -> str:
         for number, (level, values) in enumerate([(0.0, (0.0, 10.0)), (0.5, (0.3, 6.0)), (0.2, (0.4, 9.0))]):
             store.append_trial(
                 "mine",
-                TrialRecord(
+                Trial(
                     number=number,
                     schedule=(level,) * 12,
                     values=values,

@@ -24,7 +24,7 @@ from search.problem.objectives import OBJECTIVES, Objectives
 from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import make_proposers
 from search.stages.sql_trial_store import StudyLedger
-from studies import StudyStore, TrialRecord, TrialState, front
+from studies import StudyStore, Trial, TrialState, front
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
 
 TRIALS = 250
@@ -82,7 +82,7 @@ class Deadly:
                     return
 
 
-def search(store: StudyStore, name: str, evaluator: Evaluator) -> list[TrialRecord]:
+def search(store: StudyStore, name: str, evaluator: Evaluator) -> list[Trial]:
     space = ScheduleSpace(N_BLOCKS)
     store.create_study(name, {}, OBJECTIVES)
     with store.lease(name) as lease:
@@ -116,7 +116,7 @@ def test_a_search_whose_workers_are_killed_finds_what_an_undisturbed_one_finds(t
     assert len({trial.schedule for trial in found}) == TRIALS
     assert not [trial.error for trial in found if trial.state is TrialState.FAILED]
 
-    def facts(trials: list[TrialRecord]) -> list[tuple[object, ...]]:
+    def facts(trials: list[Trial]) -> list[tuple[object, ...]]:
         return [(trial.number, trial.schedule, trial.state, trial.fidelity, trial.proposer) for trial in trials]
 
     assert facts(found) == facts(expected)

@@ -31,7 +31,7 @@ from studies import (
     StorageError,
     StudyState,
     StudyStore,
-    TrialRecord,
+    Trial,
     best_point,
     front,
     load,
@@ -52,7 +52,7 @@ def store_of_one(tmp_path: Path) -> Iterator[OpenStudy]:
             yield OpenStudy(store, "one", lease, config, workload, ProgressView(Console(quiet=True)))
 
 
-def _points(*points: tuple[float, float, float]) -> list[TrialRecord]:
+def _points(*points: tuple[float, float, float]) -> list[Trial]:
     return front([trial(n, schedule=(level,) * 4, values=values) for n, (level, *values) in enumerate(points)])
 
 

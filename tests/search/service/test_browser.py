@@ -125,7 +125,7 @@ def worked_on(store: ServiceStore, name: str) -> None:
         store.begin_stage(name, "search")
         for start in range(0, 60, 20):
             part = [replace(t, round=0, router=None) for t in records.TRIALS[start : start + 20]]
-            store.begin_trials(name, [(t.schedule, t.proposer) for t in part])
+            store.begin_trials(name, part)
             store.finish_trials(name, part)
             store.add_events(name, [("figures", {"stage": "search", "step": start, "figures": {"trials_per_s": 9.5}})])
             time.sleep(0.5)

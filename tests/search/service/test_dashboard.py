@@ -38,7 +38,7 @@ SCRIPT = "<script>alert(1)</script>"
 
 def filled(store: ServiceStore, name: str = "made up") -> None:
     store.create_study(name, dict(records.STUDY.config), records.STUDY.objectives)
-    store.begin_trials(name, [(t.schedule, t.proposer) for t in records.TRIALS])
+    store.begin_trials(name, records.TRIALS)
     store.finish_trials(name, records.TRIALS)
     store.set_facts(name, records.STUDY.facts)
     store.choose_trial(name, records.REFINED.number)
@@ -360,7 +360,7 @@ def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_r
     uniform = next(t for t in flops if t.proposer == "anchor" and t.number)
     flops[uniform.number] = replace(uniform, schedule=(0.3,) * records.N_BLOCKS, metrics={"flops": 1.7})
     store.create_study("searched", dict(records.STUDY.config), records.STUDY.objectives)
-    store.begin_trials("searched", [(t.schedule, t.proposer) for t in flops])
+    store.begin_trials("searched", flops)
     store.finish_trials("searched", flops)
     store.choose_trial("searched", records.STATIC.number)
     of_search = ReportData(store.study("searched"), store.trials("searched"), [], []).verdict

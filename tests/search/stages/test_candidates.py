@@ -20,7 +20,7 @@ from search.progress.progress_view import ProgressView
 from search.stages.candidates import best_at, candidates, compared
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
-from studies import Measurement, RouterRun, StudyStore, TrialRecord
+from studies import Measurement, RouterRun, StudyStore, Trial
 from tests.ftp_core.made_up_routers import random_router
 from tests.search.stages.test_select import measured
 from tests.studies.records import trial
@@ -38,7 +38,7 @@ def workload() -> Workload:
     return load_workload("demo", "demo", 0, CONFIG.sizes)
 
 
-def _trial(number: int, kl: float, level: float = 0.5, round: int = 0) -> TrialRecord:
+def _trial(number: int, kl: float, level: float = 0.5, round: int = 0) -> Trial:
     # Schedules differ, overall sparsities do not.
     schedule = tuple(level + (0.001 * number if block % 2 else -0.001 * number) for block in range(12))
     return replace(trial(number, (kl, 10.0), schedule), round=round)

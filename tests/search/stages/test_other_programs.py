@@ -20,7 +20,7 @@ from search.problem.trial import Outcome
 from search.proposers.catalogue import make_proposers
 from search.stages.sql_trial_store import StudyLedger
 from search.stages.warm_start import warm_outcomes
-from studies import Lease, LeftAside, StudyStore, TrialRecord, front
+from studies import Lease, LeftAside, StudyStore, Trial, front
 from tests.search.command import run_process
 from tests.search.synthetic import ShufflingEvaluator, judge
 from tests.studies.other_programs import interfere, space_of
@@ -130,7 +130,7 @@ def test_a_trial_of_which_nobody_says_what_its_values_come_from_teaches_nothing(
 ) -> None:
     from tests.studies.records import trial
 
-    own: TrialRecord = trial(0, (0.0, 0.0), (0.95, 0.0, 0.0, 0.0))
+    own: Trial = trial(0, (0.0, 0.0), (0.95, 0.0, 0.0, 0.0))
     store.append_trial("one", own)
     told = search(StudyLedger(store, "one", lease, "context"), 20).told
     assert own.number not in {outcome.number for outcome in told}

@@ -26,7 +26,7 @@ from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
 from search.stages.refine_rounds import rounds_of
 from search.stages.remeasure import predict_from
-from studies import StudyState, StudyStore, TrialRecord, TrialState, best_point, front, front_volume, knee
+from studies import StudyState, StudyStore, Trial, TrialState, best_point, front, front_volume, knee
 from tests.search.command import run_here
 from tests.search.made_up_profiles import made_up
 from tests.studies.records import trial
@@ -81,7 +81,7 @@ def _slower(profile: LatencyProfile) -> LatencyProfile:
     return LatencyProfile((other,), profile.blocks, profile.kinds, profile.conditions)
 
 
-def _volume(trials: Sequence[TrialRecord], dense_ms: float) -> float:
+def _volume(trials: Sequence[Trial], dense_ms: float) -> float:
     measured = front_volume(OBJECTIVES, trials, dense_ms)
     assert measured is not None
     return measured.of(trials)

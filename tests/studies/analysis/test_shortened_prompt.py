@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from studies import (
     Exhibits,
     Measurement,
-    TrialRecord,
+    Trial,
     TrialState,
     measured_against_shortened_prompt,
     searched_against_shortened_prompt,
@@ -116,7 +116,7 @@ def test_a_model_that_loses_nothing_has_no_ratio() -> None:
 # Before anything is measured.
 
 
-def searched(number: int, schedule: tuple[float, ...], kl: float) -> TrialRecord:
+def searched(number: int, schedule: tuple[float, ...], kl: float) -> Trial:
     """A trial whose FLOPs are what its schedule keeps."""
     flops = 100.0 * sum(1 - share for share in schedule) / len(schedule)
     return replace(trial(number, (kl, flops), schedule), metrics={"flops": flops})

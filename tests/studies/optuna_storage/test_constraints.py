@@ -152,7 +152,7 @@ def test_optuna_reads_what_the_search_keeps(store: ServiceStore) -> None:
     name, ours, _ = both(store)
     kept = [trial(0, (0.1, 1.0)), trial(1, (0.2, 1.0)), trial(2, None)]
     kept[0] = replace(kept[0], violation=0.05)
-    store.begin_trials(name, [(one.schedule, "deap") for one in kept])
+    store.begin_trials(name, kept)
     store.finish_trials(name, kept)
     assert [one.number for one in ours.best_trials] == [1]
     assert [sum(one.constraints.values()) for one in ours.trials] == [0.05, 0, 0]

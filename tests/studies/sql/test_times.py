@@ -55,7 +55,7 @@ def run(zone: str, url: str, code: str) -> None:
 BEGIN = """
 with StudyStore(url) as store:
     store.create_study("s", {}, ("kl", "latency_ms"))
-    store.begin_trials("s", [((0.0, 0.5), "deap")] * 2)
+    store.begin_trials("s", [Trial(0, (0.0, 0.5), "deap")] * 2)
     study = optuna.load_study(study_name="s", storage=store.storage)
     study.ask({f"block_{index}": optuna.distributions.FloatDistribution(0, 1) for index in range(2)})
     study.enqueue_trial({"block_0": 0.5, "block_1": 0.5})

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studies import StudyNotFoundError, TrialRecord, TrialState, WorkSpan
+from studies import StudyNotFoundError, Trial, TrialState, WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.store.columns import STATES, TrialColumns
 from tests.studies.records import trial
@@ -23,13 +23,13 @@ def store(tmp_path: Path) -> Iterator[ServiceStore]:
         yield store
 
 
-def kept(store: ServiceStore, trials: list[TrialRecord]) -> None:
+def kept(store: ServiceStore, trials: list[Trial]) -> None:
     for one in trials:
         store.begin_trial("s", one.schedule, one.proposer)
     store.finish_trials("s", trials)
 
 
-def some() -> list[TrialRecord]:
+def some() -> list[Trial]:
     return [
         trial(0, (0.5, 10.0), (0.1, 0.9)),
         trial(1, None, (0.2, 0.3)),

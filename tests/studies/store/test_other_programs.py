@@ -12,7 +12,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import studies
-from studies import LeftAside, StudyStore, TrialRecord, front, hypervolume, reference_point, study_volume
+from studies import LeftAside, StudyStore, Trial, front, hypervolume, reference_point, study_volume
 from studies.service.service_store import ServiceStore
 from tests.studies.other_programs import interfere, space_of
 from tests.studies.records import trial
@@ -144,4 +144,4 @@ def test_a_copy_of_a_searchs_trial_is_a_searchs(store: ServiceStore) -> None:
     study.add_trials(study.get_trials())
     found = store.trials("one")
     assert found == [trial(0, (0.5, 3.0)), replace(trial(0, (0.5, 3.0)), number=1)]
-    assert isinstance(found[1], TrialRecord) and store.left_aside("one") == LeftAside()
+    assert isinstance(found[1], Trial) and store.left_aside("one") == LeftAside()

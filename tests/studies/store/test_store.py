@@ -19,7 +19,6 @@ from studies import (
     Disagreement,
     Exhibits,
     GroupAccuracy,
-    KnownEvaluation,
     Measurement,
     RoutedPrompt,
     RouterRun,
@@ -28,6 +27,7 @@ from studies import (
     StudyNotFoundError,
     StudyState,
     StudyStore,
+    Trial,
     TrialState,
     WorkSpan,
     database_file,
@@ -149,9 +149,9 @@ def test_exhibits_come_back_as_they_were_given_and_replace_those_before(store: S
 
 
 def test_an_evaluation_is_known_to_whoever_asks_for_the_same(store: StudyStore) -> None:
-    kept = KnownEvaluation((0.5, 0.0), {"kl": 0.1, "interval": [0.0, 0.2]}, 1.0)
-    store.keep_evaluation("c" * 64, kept)
-    store.keep_evaluation("c" * 64, replace(kept, metrics={"kl": 0.2}))
+    kept = {"kl": 0.1, "interval": [0.0, 0.2]}
+    store.keep_evaluation("c" * 64, (0.5, 0.0), kept)
+    store.keep_evaluation("c" * 64, (0.5, 0.0), {"kl": 0.2})
     assert store.known_evaluations("c" * 64, [(0.5, 0.0), (0.5, 0.5)]) == {(0.5, 0.0): kept}
     assert store.known_evaluations("d" * 64, [(0.5, 0.0)]) == {}
 
@@ -399,9 +399,9 @@ def test_two_processes_write_to_one_file(store: StudyStore, url: str) -> None:
 
 
 def test_trials_are_begun_and_finished_together_or_not_at_all(store: StudyStore) -> None:
-    numbers = store.begin_trials("one", [((0.0, 0.1 * n), "deap") for n in range(5)])
-    assert numbers == list(range(5))
-    records = [trial(n, (float(n), 1.0), schedule=(0.0, 0.1 * n)) for n in numbers]
+    begun = [Trial(n, (0.0, 0.1 * n), "deap") for n in range(5)]
+    assert store.begin_trials("one", [replace(one, number=9) for one in begun]) == begun
+    records = [trial(n, (float(n), 1.0), schedule=(0.0, 0.1 * n)) for n in range(5)]
     with pytest.raises(ValueError, match="record it as failed"):
         store.finish_trials("one", [*records[:2], replace(records[2], values=(math.nan, 1.0))])
     assert store.n_trials("one") == 0
@@ -415,12 +415,12 @@ def test_parents_and_workers_are_kept_and_older_trials_have_none(store: StudySto
     work = (WorkSpan("0", at, 0.25), WorkSpan("3 on gpu-box", at + timedelta(seconds=1), 0.125))
     made = replace(trial(1, (1.0, 2.0)), parents=(0,), work=work)
     with store.lease("one"):
-        numbers = store.begin_trials("one", [(one.schedule, "deap") for one in (trial(0, None), made)], [(), (0,)])
+        begun = store.begin_trials("one", [trial(0, None), made])
     # A process that goes on where this one stopped finds them, too.
     with store.lease("one"):
-        assert [(one.number, one.parents) for one in store.claim_queue("one")] == [(0, ()), (1, (0,))]
+        assert store.claim_queue("one") == [Trial(0, (0.0, 0.5), "deap"), Trial(1, (0.0, 0.5), "deap", (0,))]
     store.finish_trials("one", [trial(0, (3.0, 1.0)), made])
-    assert numbers == [0, 1] and store.trials("one") == [trial(0, (3.0, 1.0)), made]
+    assert [one.number for one in begun] == [0, 1] and store.trials("one") == [trial(0, (3.0, 1.0)), made]
     assert [(one.parents, one.worker) for one in store.trials("one")] == [((), None), ((0,), "3 on gpu-box")]
     # What is empty takes no room.
     [older, _] = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
@@ -458,12 +458,12 @@ def test_a_pruned_trial_keeps_its_values_and_its_fidelity(store: StudyStore) -> 
 
 def test_evaluations_are_found_again_many_at_a_time_and_the_first_one_stays(store: StudyStore) -> None:
     schedules = [(0.0005 * n, 0.5) for n in range(1200)]
-    store.begin_trials("one", [(schedule, "deap") for schedule in schedules])
     records = [trial(n, (float(n), 1.0), schedule=schedule) for n, schedule in enumerate(schedules)]
+    store.begin_trials("one", records)
     store.finish_trials("one", records, "context")
     again = store.begin_trial("one", schedules[7], "deap")
     store.finish_trials("one", [replace(records[7], number=again, metrics={"perplexity": 9.0})], "context")
     found = store.known_evaluations("context", [*schedules, (0.9, 0.9)])
     assert set(found) == set(schedules)
-    assert found[schedules[7]].metrics == records[7].metrics and found[schedules[7]].seconds == 0.25
+    assert found[schedules[7]] == records[7].metrics
     assert store.known_evaluations("other", schedules[:3]) == {}

@@ -16,7 +16,7 @@ from fastapi.testclient import TestClient
 
 from search.config.run_config import RunConfig
 from search.service.rules.requests import SUBMITTABLE
-from studies import Lease, RouterRun, StorageError, StudyState, TrialRecord, TrialState, WorkSpan
+from studies import Lease, RouterRun, StorageError, StudyState, Trial, TrialState, WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.sql.database import Database
 from tests.search.service.conftest import MakeClient
@@ -176,7 +176,7 @@ def _trials(store: ServiceStore) -> None:
     for number, values in enumerate([(0.5, 5.0), (0.6, 6.0), (0.2, 7.0), None, (0.1, 4.0)]):
         record = trial(number, values)
         changes = {"round": int(number > 2), "metrics": {"perplexity": float("nan")}}
-        store.append_trial("one", TrialRecord(**{**record.__dict__, **changes}))
+        store.append_trial("one", Trial(**{**record.__dict__, **changes}))
 
 
 def test_trials_are_listed_in_pages_and_filtered(client: TestClient, store: ServiceStore) -> None:

@@ -36,7 +36,6 @@ from search.cli.service_client import add_client_commands
 from search.cli.settings import with_settings
 from search.cli.show import describe_study
 from search.cli.show_optuna import OPTUNAS, describe_optuna_study
-from search.cli.stages import study_folder, write_reports
 from search.cli.sweep import sweep_command
 from search.cli.tables import (
     print_beginnings,
@@ -54,6 +53,7 @@ from search.cli.tables import (
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
+from search.reports import study_folder, write_reports
 from search.startup import INTERRUPTED, ends_at_once
 from studies import LeftAside, StudiesError, StudyStore
 from studies.records.objectives import KL

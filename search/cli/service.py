@@ -16,11 +16,11 @@ from rich.table import Table
 from ftp_core.extras import install_extra
 from search.cli.log_level import LOG_VARIABLE, log_to_stderr
 from search.cli.options import AsJson, Debug, Storage
-from search.cli.stages import write_reports
 from search.config.groups import DEFAULT_OUT
 from search.config.run_config import DEFAULT_STORAGE
 from search.errors import ConfigError, SearchError
 from search.evaluators.ray_address import check_address
+from search.reports import write_reports
 from search.service.rules.roots import Reach
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role

@@ -22,8 +22,8 @@ from search.cli.tables import (
     print_speeds,
     print_verdict,
 )
-from search.config.run_config import RunConfig
 from search.config.study_name import resume_command
+from search.reports import study_folder, write_reports
 from search.startup import INTERRUPTED
 from studies import Lease, StudiesError, StudyState, StudyStore
 
@@ -79,24 +79,3 @@ def continue_study(
     for path in (*written, *filter(None, [exported])):
         console.print(f"wrote {path}", soft_wrap=True)
     print_verdict(console, description)
-
-
-def study_folder(store: StudyStore, name: str) -> Path:
-    """Where the report and the pruned model of a study go."""
-    return RunConfig.stored(store.study(name).config).folder(name)
-
-
-def write_reports(store: StudyStore, name: str, folder: Path) -> list[Path]:
-    """Write the report of a study; gives its files."""
-    from dashboards import ReportData, write_report
-
-    data = ReportData(
-        study=store.study(name),
-        trials=store.trials(name),
-        measurements=store.measurements(name),
-        router_runs=store.router_runs(name, with_weights=False),
-        exhibits=store.exhibits(name),
-        stages=store.stages(name),
-        left_aside=store.left_aside(name),
-    )
-    return list(write_report(data, folder))

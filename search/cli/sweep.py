@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 
 from search.cli.options import AsJson, Debug, Quiet, Storage, Track
-from search.cli.stages import write_reports
 from search.config.run_config import DEFAULT_STORAGE
 from search.config.study_name import check_study_name
 from search.config.sweep_plan import Sweep, read_sweep
 from search.pipeline.early_checks import check_inputs, check_writable
 from search.pipeline.opening import opened
 from search.progress.views import make_view
+from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
 from studies import StudyStore
 from studies.store.results_folder import Origin, check_comparison, own_origins

@@ -26,7 +26,6 @@ from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.text.encoding import EncodedExample
 from search.cli.show import describe_study
-from search.cli.stages import write_reports
 from search.config.run_config import RunConfig
 from search.errors import ConfigError, SearchError
 from search.evaluators import Task
@@ -39,6 +38,7 @@ from search.pipeline.pipeline import Pipeline
 from search.pipeline.preflight import check_search
 from search.problem.objectives import OBJECTIVES, evaluation_context
 from search.progress.progress_view import ProgressView
+from search.reports import write_reports
 from search.stages.export import export_study
 from search.stages.measure import Variant, _qualities
 from search.stages.open_study import OpenStudy

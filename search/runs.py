@@ -1,0 +1,150 @@
+"""Runs, resumes and loads studies from Python, as the commands `run` and `resume` do."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from search.config.file import anchored
+from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
+from search.config.study_name import check_study_name
+from search.errors import ConfigError
+from search.pipeline.early_checks import check_inputs, check_where, check_writable
+from search.pipeline.opening import opened
+from search.pipeline.resume_settings import check_changes
+from search.progress.views import make_view
+from search.reports import write_reports
+from studies import LoadedStudy, StudyStore, load
+
+if TYPE_CHECKING:
+    from search.pipeline.pipeline import Report
+
+# Settings that are paths, unless they name a model or the demo.
+_PATHS = ("model", "data", "out")
+
+
+def run(
+    name: str = "study",
+    *,
+    storage: str = DEFAULT_STORAGE,
+    overwrite: bool = False,
+    track: str = "",
+    quiet: bool = False,
+    **settings: Any,
+) -> LoadedStudy:
+    """Runs a study from its search to the exported model and the report.
+
+    It is the command `ftp-search run`: trials are kept in SQL as they end, and `resume` continues after an
+    interruption.
+
+    Args:
+        name: Name of the study.
+        storage: URL of the database, `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
+        overwrite: Whether a study of this name is replaced, and its results.
+        track: Trackers that are told of the run, separated by commas: mlflow, wandb, tensorboard.
+        quiet: Whether no progress is drawn on standard error.
+        **settings: Fields of `RunConfig`, such as `model`, `data`, `trials`, `target_sparsity` and `out`.
+
+    Returns:
+        The study, with its trials, front, figures and selected point.
+
+    Raises:
+        ConfigError: A setting is unknown or outside its range, or no search can be made as it is asked for.
+        CoreError: Model or data cannot be used.
+        StudiesError: There is a study of this name, or the database cannot be used.
+        EvaluationError: No worker could start.
+
+    Example:
+        >>> import search
+        >>> study = search.run("notebook", trials=60, target_sparsity=0.3)  # doctest: +SKIP
+        >>> study.best().schedule  # doctest: +SKIP
+    """
+    check_study_name(name, "name")
+    config = RunConfig.checked(str, **_absolute(settings))
+    check_writable(config.folder(name))
+    check_inputs(config)
+    view = make_view(quiet, track)
+    # They load torch and transformers.
+    from search.pipeline.create import beginning, usable
+    from search.pipeline.pipeline import Pipeline
+
+    config = usable(config)
+    with (
+        opened(storage) as store,
+        beginning(store, name, config, view, overwrite) as workload,
+        store.lease(name) as lease,
+    ):
+        Pipeline(store, name, lease, view, workload).run(_report(store, name))
+    return load(name, storage)
+
+
+def resume(
+    name: str,
+    *,
+    storage: str = DEFAULT_STORAGE,
+    remeasure: bool = False,
+    track: str = "",
+    quiet: bool = False,
+    **settings: Any,
+) -> LoadedStudy:
+    """Continues a study that was stopped, or a finished one with more trials.
+
+    It is the command `ftp-search resume`: nothing that has finished is done again.
+
+    Args:
+        name: Name of the study.
+        storage: URL of its database.
+        remeasure: Whether its latency profile is measured again, and its trials are predicted anew.
+        track: Trackers that are told of the run, separated by commas: mlflow, wandb, tensorboard.
+        quiet: Whether no progress is drawn on standard error.
+        **settings: Fields of `RunConfig` that may change: `trials`, `rounds`, `refine_trials`, `seconds`, `plateau`,
+            `workers`, `export`, `out`, `latency_length`, `new_tokens`, and `model` and `data` where these lie
+            elsewhere.
+
+    Returns:
+        The study.
+
+    Raises:
+        ConfigError: A setting may not change, is outside its range, or would have no effect.
+        SearchError: Model or data are not those that the study began with.
+        StudyNotFoundError: There is no such study.
+        StudyBusyError: Another process works on it.
+
+    Example:
+        >>> import search
+        >>> study = search.resume("notebook", trials=200)  # doctest: +SKIP
+    """
+    fixed = sorted(settings.keys() & RunConfig.model_fields.keys() - set(RESUMABLE))
+    if fixed:
+        raise ConfigError(f"{fixed[0]} is fixed once a study has begun: expected some of {', '.join(RESUMABLE)}.")
+    with StudyStore(storage, create=False) as store:
+        study = store.study(name)
+        config = RunConfig.stored(study.config, **_absolute(settings))
+        check_changes(study, store.trials(name), config, settings)
+        if remeasure and not config.predicts_latency:
+            raise ConfigError(f"remeasure measures latency, but study {name!r} predicts none: leave it out.")
+        store.check_writable()
+        check_writable(config.folder(name))
+        check_where(config)
+        view = make_view(quiet, track)
+        # It loads torch and transformers.
+        from search.pipeline.create import reopened
+
+        with store.lease(name) as lease:
+            pipeline = reopened(store, name, config, lease, view, settings)
+            pipeline.run(_report(store, name), remeasure)
+    return load(name, storage)
+
+
+def _absolute(settings: dict[str, Any]) -> dict[str, Any]:
+    given = {field: os.fspath(value) if isinstance(value, Path) else value for field, value in settings.items()}
+    return anchored(given, _PATHS, Path.cwd(), str)
+
+
+def _report(store: StudyStore, name: str) -> Report:
+    def report(folder: Path) -> Sequence[Path]:
+        return write_reports(store, name, folder)
+
+    return report

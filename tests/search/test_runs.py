@@ -1,0 +1,81 @@
+"""Studies are run, resumed and looked at from Python as the commands do it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import search
+from search.config.run_config import RESUMABLE
+from studies import StudyExistsError, StudyStore
+
+SMALL = {
+    "cost": "flops",
+    "workers": 1,
+    "trials": 24,
+    "rounds": 0,
+    "search_items": 4,
+    "calibration_items": 8,
+    "validation_items": 8,
+    "test_items": 8,
+    "measured_points": 2,
+    "timed_runs": 2,
+    "new_tokens": (0,),
+    "latency_length": (64,),
+    "export": "reference",
+}
+
+
+@pytest.mark.timeout(600)
+def test_a_study_is_run_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    study = search.run("one", quiet=True, out=Path("results"), **SMALL)
+    assert study.name == "one" and len(study.trials()) == 24 and len(study.front()) >= 1
+    assert (tmp_path / "results/report.html").is_file() and (tmp_path / "results/model/config.json").is_file()
+    with pytest.raises(StudyExistsError):
+        search.run("one", quiet=True, **SMALL)
+    assert len(search.resume("one", quiet=True, trials=26).trials()) == 26
+    assert len(search.load("one").trials()) == 26
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trails": 5}, "trails is unknown: did you mean trials?"),
+        ({"trials": 0}, "trials is 0: expected"),
+        ({"model": "nowhere/at/all", "cost": "flops"}, "nowhere/at/all"),
+        ({"data": "missing.jsonl"}, "missing.jsonl"),
+        ({"out": "file"}, "is a file: expected a folder to write to"),
+    ],
+)
+def test_what_cannot_be_run_is_refused_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, object], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=message.replace("?", r"\?")):
+        search.run(quiet=True, **settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_settings_that_are_fixed_are_refused(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path / 'studies.db'}"
+    with StudyStore(storage):
+        pass
+    for field in sorted(search.RunConfig.model_fields.keys() - set(RESUMABLE)):
+        with pytest.raises(search.ConfigError, match=f"{field} is fixed once a study has begun: expected some of"):
+            search.resume("one", storage=storage, **{field: 1})
+
+
+def test_the_packages_show_their_public_names_and_load_nothing_for_it() -> None:
+    code = (
+        "import sys, search, ftp_core; names = dir(search), dir(ftp_core);"
+        "assert names == (search.__all__, ftp_core.__all__), names;"
+        "print([name for name in ('torch', 'ray', 'optuna', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+    assert all(getattr(search, name) for name in search.__all__)

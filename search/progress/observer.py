@@ -6,8 +6,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from queue import SimpleQueue
-from typing import Any, Protocol
+from typing import Protocol
 
+from search.config.run_config import RunConfig
 from studies import Measurement, StudyState
 
 _PATIENCE_S = 60.0
@@ -20,7 +21,7 @@ class RunObserver(Protocol):
     `began` comes first and `ended` last. One observer may see several runs, one after the other.
     """
 
-    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
         """A run begins, or goes on.
 
         Args:
@@ -72,10 +73,10 @@ class Observers:
         self._patience_s = patience_s
         self._messengers: list[_Messenger] = []
 
-    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
         """Tell that a run begins."""
         self._messengers = [_Messenger(observer, self._report) for observer in self._observers]
-        config, stages = dict(config), list(stages)
+        stages = list(stages)
         self._tell(lambda observer: observer.began(name, config, stages))
 
     def stage_changed(self, stage: str, state: StudyState) -> None:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -15,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID,
 from rich.table import Column
 from rich.text import Text
 
+from search.config.run_config import RunConfig
 from search.progress.heartbeat import Heartbeat
 from search.progress.observer import Observers, RunObserver
 from search.progress.stage_list import StageList, duration
@@ -139,12 +139,12 @@ class ProgressView:
         self._said_once: set[str] = set()
         self._stage = ""
 
-    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
         """Show a run with its stages from now on, until it has ended."""
         self._name, self._began_at = name, time.monotonic()
         self._stages, self._figures, self._stage = StageList(stages), {}, ""
         self._said_once.clear()
-        self._cost = str(config.get("cost", DEFAULT_COST))
+        self._cost = config.cost
         self._open()
         self._observers.began(name, config, stages)
 

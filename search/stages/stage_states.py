@@ -47,7 +47,7 @@ class Stages:
         Args:
             foreseen: The stages that are to come.
         """
-        self._study.view.began(self._name, self._study.config.model_dump(), foreseen)
+        self._study.view.began(self._name, self._study.config, foreseen)
         self._store.set_state(self._name, StudyState.RUNNING)
         with self._noted(self._end):
             yield

@@ -1,10 +1,10 @@
-"""What trackers are told, in the form that all of them take: flat parameters, and figures by path."""
+"""Parameters and figures in the form that all trackers take: flat, with paths as names."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from search.config.run_config import RunConfig
 from studies import Measurement
 
 Parameter = str | int | float | bool | None
@@ -36,18 +36,15 @@ _MEASURED = (
 )
 
 
-def parameters(config: Mapping[str, Any]) -> dict[str, Parameter]:
-    """A configuration without levels: names of what is inside others have dots, lists are text, long text is cut."""
-    flat: dict[str, Parameter] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name}.{inner}": one for inner, one in parameters(value).items()}
-        elif isinstance(value, int | float) or value is None:
-            flat[name] = value
+def parameters(name: str, config: RunConfig) -> dict[str, Parameter]:
+    """A study's name and configuration: lists are text, and long text is cut."""
+    flat: dict[str, Parameter] = {"study": name}
+    for field, value in config:
+        if isinstance(value, int | float) or value is None:
+            flat[field] = value
         else:
-            items = value if isinstance(value, list | tuple) else [value]
-            text = ",".join(map(str, items))
-            flat[name] = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            flat[field] = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
     return flat
 
 

@@ -6,7 +6,6 @@ import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -36,9 +35,9 @@ class MlflowObserver:
         self._client = MlflowClient()
         self._run = ""
 
-    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
         """Begin the study's run, or go on with it, and log the configuration."""
-        folder = RunConfig.stored(config).folder(name)
+        folder = config.folder(name)
         known = known_run(folder, _NAME)
         if known is not None and self._exists(known):
             self._run = known
@@ -46,7 +45,7 @@ class MlflowObserver:
         else:
             self._run = self._client.create_run(self._experiment(), run_name=name).info.run_id
             keep_run(folder, _NAME, self._run)
-        self._log_parameters({"study": name, **parameters(config)})
+        self._log_parameters(parameters(name, config))
 
     def stage_changed(self, stage: str, state: StudyState) -> None:
         """Tag the run with the stage's state."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -25,14 +24,14 @@ class TensorboardObserver:
         self._writer: SummaryWriter | None = None
         self._n_changes = 0
 
-    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
         """Begin the study's folder, or go on with it, and write the configuration as a table."""
-        folder = RunConfig.stored(config).folder(name)
+        folder = config.folder(name)
         run = known_run(folder, _NAME) or f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:4]}"
         keep_run(folder, _NAME, run)
         self._writer = SummaryWriter(str(folder / _NAME / run), flush_secs=_FLUSH_SECONDS)
         self._n_changes = 0
-        rows = [f"| {key} | {value} |" for key, value in {"study": name, **parameters(config)}.items()]
+        rows = [f"| {key} | {value} |" for key, value in parameters(name, config).items()]
         self._text("config", "\n".join(["| option | value |", "| --- | --- |", *rows]))
 
     def stage_changed(self, stage: str, state: StudyState) -> None:

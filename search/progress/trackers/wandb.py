@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import wandb
 
@@ -46,9 +45,9 @@ class WandbObserver:
         self._run: wandb.Run | None = None
         self._stages: set[str] = set()
 
-    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
         """Begin the study's run, or go on with it, and log the configuration."""
-        folder = RunConfig.stored(config).folder(name)
+        folder = config.folder(name)
         identifier = known_run(folder, _NAME) or uuid.uuid4().hex[:12]
         keep_run(folder, _NAME, identifier)
         self._run = wandb.init(
@@ -61,7 +60,7 @@ class WandbObserver:
             settings=wandb.Settings(console="off"),
         )
         self._stages = set()
-        self._run.config.update({"study": name, **parameters(config)}, allow_val_change=True)
+        self._run.config.update(parameters(name, config), allow_val_change=True)
 
     def stage_changed(self, stage: str, state: StudyState) -> None:
         """Put the stage's state into the summary."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from search.config.run_config import RunConfig
 from studies import Measurement, StudiesError, StudyState
 from studies.service.service_store import ServiceStore
 
@@ -42,7 +43,7 @@ class EventLog:
         self._thread = threading.Thread(target=self._keep_writing, name=f"events of {name}", daemon=True)
         self._thread.start()
 
-    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
         """Keep that a run begins, and its stages."""
         self._add("began", {"stages": list(stages)})
 

@@ -24,7 +24,7 @@ from search.progress.stage_list import StageList, duration
 from studies import Measurement, StudyState
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CONFIG = RunConfig(workers=1).model_dump()
+CONFIG = RunConfig(workers=1)
 STAGES = (
     "search",
     "tune",
@@ -65,7 +65,7 @@ class Recorder:
     def __init__(self) -> None:
         self.told: list[tuple[Any, ...]] = []
 
-    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
         self.told.append(("began", name, config, stages))
 
     def stage_changed(self, stage: str, state: StudyState) -> None:
@@ -95,7 +95,7 @@ class Slow(Recorder):
         super().__init__()
         self.released = threading.Event()
 
-    def began(self, name: str, config: Mapping[str, Any], stages: Sequence[str]) -> None:
+    def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
         self.released.wait()
         super().began(name, config, stages)
 
@@ -254,9 +254,10 @@ def test_the_terminal_is_as_it_was_whatever_ends_the_work(error: type[BaseExcept
 def test_a_process_that_ends_without_saying_so_gives_the_cursor_back(end: str) -> None:
     script = f"""
 from rich.console import Console
+from search.config.run_config import RunConfig
 from search.progress.progress_view import ProgressView
 view = ProgressView(Console(stderr=True))
-view.began("mine", {{}}, ["search"])
+view.began("mine", RunConfig(), ["search"])
 with view.stage("Searching", 3):
     print("data")
     {end}

@@ -7,7 +7,7 @@ import json
 import os
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,8 +72,8 @@ def mlflow_store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
 
 
-def config(**changes: Any) -> dict[str, Any]:
-    return RunConfig(workers=1, **{"out": "out", "dense_blocks": (0, -1), **changes}).model_dump()
+def config(**changes: Any) -> RunConfig:
+    return RunConfig(workers=1, **{"out": "out", "dense_blocks": (0, -1), **changes})
 
 
 def begin(observer: RunObserver, **changes: Any) -> None:
@@ -349,10 +349,12 @@ def hide(monkeypatch: pytest.MonkeyPatch, tracker: str, library: str) -> None:
     monkeypatch.setitem(sys.modules, library, None)
 
 
-def test_parameters_are_flat_and_short() -> None:
-    nested: Mapping[str, Any] = {"a": {"b": 1, "c": {"d": None}}, "e": (0.25, 1), "f": "x" * 300, "g": True, "h": ()}
-    flat = parameters(nested)
-    assert flat == {"a.b": 1, "a.c.d": None, "e": "0.25,1", "f": "x" * 249 + "…", "g": True, "h": ""}
+def test_parameters_are_plain_and_short() -> None:
+    given = config(fidelities=(0.25, 1.0), dense_blocks=(), deterministic=True, out="x" * 300)
+    flat = parameters("mine", given)
+    assert list(flat) == ["study", *RunConfig.model_fields] and flat["study"] == "mine"
+    assert (flat["fidelities"], flat["dense_blocks"], flat["latency_batch"]) == ("0.25,1.0", "", 8)
+    assert (flat["deterministic"], flat["plateau"], flat["out"]) == (True, None, "x" * 249 + "…")
 
 
 def test_measurements_of_one_variant_are_told_apart_by_their_trials() -> None:

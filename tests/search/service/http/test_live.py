@@ -13,6 +13,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
+from search.config.run_config import RunConfig
 from search.service.http.zipped import zipped
 from search.service.jobs.event_log import EventLog, console_of
 from studies import StudyState
@@ -145,7 +146,7 @@ def test_what_a_run_tells_is_kept_with_the_latest_figures(store: ServiceStore) -
     store.create_study("one", {}, ("kl", "latency_ms"))
     store.submit("one")
     events = EventLog(store, "one")
-    events.began("one", {}, ["search", "report"])
+    events.began("one", RunConfig(), ["search", "report"])
     events.stage_changed("search", StudyState.RUNNING)
     for step in range(1000):
         events.figures("search", step, {"trials": float(step)})

@@ -39,7 +39,6 @@ from studies.pareto import (
     front_volume,
     hypervolume,
     knee,
-    reference_point,
     study_volume,
 )
 from studies.records.generation_speed import GenerationSpeed, generation_speeds
@@ -130,7 +129,6 @@ __all__ = [
     "no_better_than_chance",
     "open_optuna",
     "prefill_speedup",
-    "reference_point",
     "retention_of",
     "schedule_origin",
     "searched_against_shortened_prompt",

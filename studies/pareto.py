@@ -1,63 +1,157 @@
-"""The Pareto front of a study: which trials no other beats, how much they cover, and which one to take."""
+"""The Pareto front of a study: domination, the archive of a running search, hypervolume, and the knee.
+
+All objectives are minimised. Of KL against a cost, hypervolume and knee take KL as log(KL + 0.02), and a model beyond a
+KL of 1 nat as ruined.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import moocore
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from studies.records.objectives import KL
 from studies.records.records import StudyRecord
-from studies.records.trial import Trial
+from studies.records.trial import Trial, finite_values
+
+Floats = NDArray[np.float64]
 
 # Overall sparsities within so much of each other are the same: half a grid step, and rounding.
 HALF_STEP = 0.026
 # In nats per token: a model that differs from the dense one by less is hardly told apart from it.
-_KL_FLOOR = 0.02
+KL_FLOOR = 0.02
+# A model that differs by more is ruined: its perplexity is about e times as high, or worse.
+RUINED_KL = 1.0
 # A front whose hypervolume grows by no larger a share has become flat.
 WORTHWHILE_GROWTH = 0.01
-# A model that differs by more is ruined: its perplexity is about e times as high, or worse.
-_RUINED_KL = 1.0
+# How far the reference point lies beyond the worst values, in units of their range. It has to lie beyond them, lest the
+# ends of the front add nothing; a tenth is the custom of Ishibuchi et al. (2011), which BoTorch follows, too.
+_REFERENCE_MARGIN = 0.1
+# Points that are compared with the front before them at once.
+_AT_ONCE = 1000
 
 
-def _comparable(trials: Sequence[Trial]) -> list[Trial]:
-    return [trial for trial in trials if trial.is_comparable]
+def non_dominated(points: ArrayLike, keep_equal: bool = False) -> NDArray[np.bool_]:
+    """Marks the points of `[n, objectives]` that no other dominates.
+
+    Args:
+        points: Objective values, finite.
+        keep_equal: Whether all of equal points are kept; otherwise the first alone.
+    """
+    values = np.asarray(points, dtype=float)
+    if not len(values):
+        return np.zeros(0, dtype=bool)
+    return np.asarray(moocore.is_nondominated(values, keep_weakly=keep_equal), dtype=bool)
 
 
-def _points(trials: Sequence[Trial]) -> NDArray[np.float64]:
-    return np.array([trial.values for trial in trials], dtype=float)
+def dominations(points: ArrayLike) -> NDArray[np.bool_]:
+    """Marks in `[n, n]` which point of `[n, objectives]` (row) dominates which (column)."""
+    values = np.asarray(points, dtype=float)
+    no_worse: NDArray[np.bool_] = np.all(values[:, None] <= values[None], axis=-1)
+    return no_worse & ~no_worse.T
 
 
 def front(trials: Sequence[Trial]) -> list[Trial]:
     """The non-dominated trials, lowest first objective first; of trials with equal values the earliest."""
     comparable = _comparable(trials)
-    if not comparable:
-        return []
-    kept = moocore.is_nondominated(_points(comparable))
+    kept = non_dominated(_points(comparable))
     points = [trial for trial, keep in zip(comparable, kept, strict=True) if keep]
     return sorted(points, key=lambda trial: trial.values or ())
 
 
-def reference_point(trials: Sequence[Trial]) -> tuple[float, ...]:
+def usable_front(trials: Sequence[Trial]) -> list[Trial]:
+    """The front of KL against a cost without ruined models, unless there are no others."""
+    points = front(trials)
+    return [point for point in points if point.values is not None and point.values[0] <= RUINED_KL] or points
+
+
+class ParetoArchive:
+    """Non-dominated objective values, taken in one by one; memory grows with the front alone."""
+
+    def __init__(self) -> None:
+        self._points: Floats | None = None
+
+    def __len__(self) -> int:
+        return 0 if self._points is None else len(self._points)
+
+    @property
+    def points(self) -> Floats:
+        """The front, `[n, objectives]`."""
+        return np.empty((0, 0)) if self._points is None else self._points
+
+    def holds(self, values: Sequence[float]) -> bool:
+        """Whether a point of the front has exactly these values."""
+        return self._points is not None and bool((self._points == np.asarray(values)).all(1).any())
+
+    def covers(self, points: Floats) -> NDArray[np.bool_]:
+        """Marks those of `[n, objectives]` that a point of the front equals or dominates."""
+        if self._points is None:
+            return np.zeros(len(points), dtype=bool)
+        if points.shape[1] != 2:
+            return np.array([bool((self._points <= point).all(1).any()) for point in points], dtype=bool)
+        # The lower the first value along a front, the higher the second: the nearest point to the left decides.
+        first, second = self._points[self._points[:, 0].argsort()].T
+        lowest = np.concatenate([[math.inf], second])[first.searchsorted(points[:, 0], side="right")]
+        return np.asarray(lowest <= points[:, 1])
+
+    def enter(self, values: Sequence[float]) -> bool:
+        """Takes in objective values, if they are finite and the front does not cover them; says whether it did."""
+        if not finite_values(values):
+            return False
+        point = np.asarray(values, dtype=float)
+        before = self._points
+        if before is None:
+            self._points = point[None]
+            return True
+        if bool((before <= point).all(1).any()):
+            return False
+        self._points = np.concatenate([before[~(point <= before).all(1)], point[None]])
+        return True
+
+    def add(self, values: Sequence[float]) -> float:
+        """Takes in objective values.
+
+        Returns:
+            Share by which they enlarge the hypervolume, in [0, 1]; 0 if they do not enter the front. It is measured on
+            the scales of the objectives, from the reference point of the front before and these values. In a
+            `FrontVolume`, ruined models and those that cost more than the dense one add nothing, so that a search which
+            has found no others would not notice progress.
+        """
+        before = self._points
+        if not self.enter(values):
+            return 0.0
+        if before is None:
+            return 1.0
+        # Both volumes are measured from the same corner, which the points that just left count for, too.
+        corner = reference_point(np.concatenate([before, self.points[-1:]]))
+        volume = _volume(self.points, corner)
+        return min(1.0, max(0.0, (volume - _volume(before, corner)) / volume))
+
+
+def reference_point(points: ArrayLike) -> tuple[float, ...]:
     """The corner that hypervolume is measured from: a tenth of the range beyond the worst value of each objective.
 
+    Args:
+        points: Objective values `[n, objectives]`, finite.
+
     Raises:
-        ValueError: No trial has finished.
+        ValueError: There is no point.
     """
-    comparable = _comparable(trials)
-    if not comparable:
+    values = np.asarray(points, dtype=float)
+    if not len(values):
         raise ValueError("No trial has finished: there is nothing to measure hypervolume from.")
-    return _beyond(_points(comparable))
+    worst, best = values.max(0), values.min(0)
+    return tuple((worst + _REFERENCE_MARGIN * np.where(worst > best, worst - best, 1.0)).tolist())
 
 
 def hypervolume(trials: Sequence[Trial], reference: Sequence[float]) -> float:
-    """Volume that the front dominates, up to `reference`; higher is better."""
-    points = front(trials)
-    return float(moocore.hypervolume(_points(points), ref=list(reference))) if points else 0.0
+    """Volume that the front dominates, up to `reference`, on the scales of the objectives; higher is better."""
+    return FrontVolume(tuple(reference), of_log_kl=False).of(trials)
 
 
 @dataclass(frozen=True)
@@ -75,34 +169,35 @@ class FrontVolume:
     reference: tuple[float, ...]
     of_log_kl: bool = True
 
-    @property
-    def corner(self) -> tuple[float, ...]:
-        """The reference on the scale that volume is measured on."""
-        return tuple(self.scaled([self.reference])[0].tolist())
-
-    def scaled(self, values: Sequence[Sequence[float]] | NDArray[np.float64]) -> NDArray[np.float64]:
-        """Objective values on the scale that volume is measured on, `[n, objectives]`."""
-        points = np.array(values, dtype=float)
-        return _with_log_kl(points) if self.of_log_kl else points
-
     def of(self, trials: Sequence[Trial]) -> float:
         """The hypervolume of the front of some trials."""
-        points = front(trials)
-        if not points:
-            return 0.0
-        return float(moocore.hypervolume(self.scaled(_points(points)), ref=list(self.corner)))
+        points = _points(_comparable(trials))
+        return self._of(points[non_dominated(points)])
+
+    def growth(self, points: Floats) -> Iterator[tuple[int, float]]:
+        """The place of each of `[n, objectives]` that enters the front, and the hypervolume from then on."""
+        archive = ParetoArchive()
+        for start in range(0, len(points), _AT_ONCE):
+            part = points[start : start + _AT_ONCE]
+            # Nearly all points of a long search are dominated by what came before, which whole arrays tell faster.
+            for place in np.flatnonzero(~archive.covers(part)).tolist():
+                if archive.enter(part[place]):
+                    yield start + place, self._of(archive.points)
 
     def history(self, trials: Sequence[Trial]) -> list[float]:
         """The hypervolume after each comparable trial."""
-        history: list[float] = []
-        best: list[Trial] = []
-        for trial in _comparable(trials):
-            candidate = front([*best, trial])
-            # A trial that does not enter the front changes nothing.
-            changed = any(point is trial for point in candidate)
-            best = candidate if changed else best
-            history.append(self.of(best) if changed or not history else history[-1])
+        points = _points(_comparable(trials))
+        history = [0.0] * len(points)
+        for place, volume in self.growth(points):
+            history[place:] = [volume] * (len(points) - place)
         return history
+
+    def _of(self, points: Floats) -> float:
+        if not len(points):
+            return 0.0
+        if not self.of_log_kl:
+            return _volume(points, self.reference)
+        return _volume(_with_log_kl(points), _with_log_kl(np.array([self.reference]))[0].tolist())
 
 
 def front_volume(
@@ -111,7 +206,7 @@ def front_volume(
     """How the hypervolume of a study's front is measured; None before a trial has finished.
 
     Of KL against a cost that is where a pruned model is of use: below 1 nat, and below the dense model's cost. Of other
-    objectives it is up to a tenth of the range beyond the worst value of each.
+    objectives it is up to their reference point.
 
     Args:
         objectives: Names of the study's objectives.
@@ -127,11 +222,11 @@ def front_volume(
     return volume_of_points(objectives, _points(comparable), dense_cost)
 
 
-def volume_of_points(objectives: Sequence[str], points: NDArray[np.float64], dense_cost: float | None) -> FrontVolume:
+def volume_of_points(objectives: Sequence[str], points: Floats, dense_cost: float | None) -> FrontVolume:
     """See `front_volume`, of objective values `[n, objectives]` that compare with each other, at least one."""
     if points.shape[1] != 2 or objectives[0] != KL:
-        return FrontVolume(_beyond(points), of_log_kl=False)
-    return FrontVolume((_RUINED_KL, _beyond(points)[1] if dense_cost is None else dense_cost))
+        return FrontVolume(reference_point(points), of_log_kl=False)
+    return FrontVolume((RUINED_KL, reference_point(points)[1] if dense_cost is None else dense_cost))
 
 
 def study_volume(study: StudyRecord, trials: Sequence[Trial]) -> FrontVolume | None:
@@ -177,7 +272,7 @@ def knee(points: Sequence[Trial]) -> Trial:
 
 
 def knee_index(values: Sequence[Sequence[float]]) -> int:
-    """Which point lies furthest below the line between the ends of a front of KL against a cost.
+    """Place of the point that lies furthest below the line between the ends of a front of KL against a cost.
 
     KL spans decades, from noise to ruin, so that on a linear scale a knee sits where nobody would run the model: the
     cheapest points have a KL of several nats, beside which one of 1 looks small. Therefore
@@ -193,7 +288,7 @@ def knee_index(values: Sequence[Sequence[float]]) -> int:
     it is where fewer than three count, on the scale of the whole front.
 
     Args:
-        values: KL and cost of each point, finite, none of which another beats in both.
+        values: KL and cost of each point, finite; no point dominates another.
 
     Returns:
         Its place among them.
@@ -204,12 +299,12 @@ def knee_index(values: Sequence[Sequence[float]]) -> int:
     if not values:
         raise ValueError("The front is empty: no trial has finished.")
     points = np.array(values, dtype=float)
-    usable = np.flatnonzero(points[:, 0] <= _RUINED_KL)
+    usable = np.flatnonzero(points[:, 0] <= RUINED_KL)
     if not len(usable):
         usable = np.arange(len(points))
     is_line = len(usable) >= 3
     ends = _with_log_kl(points[usable] if is_line else points)
-    most = np.maximum(ends.max(0), [math.log(2 * _KL_FLOOR), -math.inf])
+    most = np.maximum(ends.max(0), [math.log(2 * KL_FLOOR), -math.inf])
     span = most - ends.min(0)
     scaled = (_with_log_kl(points[usable]) - ends.min(0)) / np.where(span > 0, span, 1.0)
     # On the line between (0, 1) and (1, 0) the coordinates add up to 1.
@@ -218,35 +313,64 @@ def knee_index(values: Sequence[Sequence[float]]) -> int:
     return int(usable[best])
 
 
-def _beyond(points: NDArray[np.float64]) -> tuple[float, ...]:
-    """The corner a tenth of the range beyond the worst of `[n, objectives]` values."""
-    worst, best = points.max(0), points.min(0)
-    return tuple((worst + 0.1 * np.where(worst > best, worst - best, 1.0)).tolist())
+class HasSparsity(Protocol):
+    """Anything with an overall sparsity."""
+
+    @property
+    def overall_sparsity(self) -> float:
+        """Mean of its schedule."""
 
 
-def _with_log_kl(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Objective values, with log(KL + 0.02) in place of KL."""
-    values = points.copy()
-    # The KL of the dense schedule is 0 up to rounding, which may be on either side.
-    values[:, 0] = np.log(np.maximum(values[:, 0], 0.0) + _KL_FLOOR)
-    return values
+_Point = TypeVar("_Point", bound=HasSparsity)
+
+
+def nearest_to_sparsity(points: Sequence[_Point], target: float) -> list[_Point]:
+    """The points within half a grid step of a target overall sparsity, in their order; if there are none, the nearest.
+
+    Args:
+        points: The points, at least one.
+        target: Overall sparsity.
+    """
+    nearest = min(abs(point.overall_sparsity - target) for point in points)
+    reach = max(HALF_STEP, nearest + 1e-9)
+    return [point for point in points if abs(point.overall_sparsity - target) <= reach]
 
 
 def closest_to_sparsity(points: Sequence[Trial], target: float) -> Trial:
-    """The point with the lowest first objective among those at a target overall sparsity.
+    """The point with the lowest first objective among those nearest to a target overall sparsity.
 
     Args:
         points: A front, as `front` returns it.
-        target: Overall sparsity. Points within half a grid step count as being at it; if there are none, those nearest.
+        target: Overall sparsity; see `nearest_to_sparsity`.
 
     Raises:
         ValueError: The front is empty.
     """
     if not points:
         raise ValueError("The front is empty: no trial has finished.")
-    nearest = min(abs(point.overall_sparsity - target) for point in points)
-    reach = max(HALF_STEP, nearest + 1e-9)
-    return min(
-        (point for point in points if abs(point.overall_sparsity - target) <= reach),
-        key=lambda point: point.values or (),
-    )
+    return min(nearest_to_sparsity(points, target), key=lambda point: point.values or ())
+
+
+def log_kl(kl: Floats) -> Floats:
+    """KL on the scale that it is compared on: log(KL + 0.02)."""
+    # The KL of the dense schedule is 0 up to rounding, which may be on either side.
+    return np.asarray(np.log(np.maximum(kl, 0.0) + KL_FLOOR))
+
+
+def _comparable(trials: Sequence[Trial]) -> list[Trial]:
+    return [trial for trial in trials if trial.is_comparable]
+
+
+def _points(trials: Sequence[Trial]) -> Floats:
+    return np.array([trial.values for trial in trials], dtype=float)
+
+
+def _volume(points: Floats, corner: Sequence[float]) -> float:
+    return float(moocore.hypervolume(points, ref=list(corner)))
+
+
+def _with_log_kl(points: Floats) -> Floats:
+    """Objective values, with log(KL + 0.02) in place of KL."""
+    values = points.copy()
+    values[:, 0] = log_kl(values[:, 0])
+    return values

@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 
-import moocore
 import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.analysis.axes import Axis, Floats, offered, values_of
 from studies import KNOCK_OUT, Trial
-from studies.pareto import volume_of_points
+from studies.pareto import log_kl, non_dominated, volume_of_points
 from studies.store.columns import STATES, TrialColumns
 
 Places = NDArray[np.intp]
 # Points of one cell would cover each other: this many cells are about as fine as dots on a screen.
 _CELLS = (150, 90)
-# Trials compared at once with the front before them.
-_GROWN_AT_ONCE = 1000
-# In nats per token, as for the knee: below, models hardly differ from the dense one.
-_KL_FLOOR = 0.02
 
 
 @dataclass(frozen=True)
@@ -139,13 +133,13 @@ class Found:
         return self.comparable[kept]
 
     def front(self, x: str | None = None, y: str | None = None) -> Places:
-        """Places of the trials that no other beats in two quantities, by the first; by default the objectives."""
+        """Places of the non-dominated trials in two quantities, by the first; by default the objectives."""
         pair = (x or self.objectives[0], y or self.objectives[-1])
         if pair not in self._fronts:
             places = self.drawable(*pair)
             if len(places):
                 losses = np.stack([Axis(name).losses(self.values(name)[places]) for name in pair], 1)
-                places = places[np.asarray(moocore.is_nondominated(losses), dtype=bool)]
+                places = places[non_dominated(losses)]
                 places = places[np.argsort(self.values(pair[0])[places], kind="stable")]
             self._fronts[pair] = places
         return self._fronts[pair]
@@ -197,17 +191,17 @@ class Found:
         dense = points[~columns.schedule[ended].any(1), 1]
         dense_cost = float(dense[0]) if self._dense_cost is None and len(dense) else self._dense_cost
         measured = volume_of_points(self.objectives[:2], points, dense_cost)
-        corner = measured.corner
-        scaled = measured.scaled(points)
-        inside = np.flatnonzero((scaled < corner).all(1))
-        grown = [(int(inside[place]), volume) for place, volume in _grown(scaled[inside], corner)]
-        at = np.array([place for place, _ in grown], dtype=np.intp)
+        grown = list(measured.growth(points))
+        at, volume = np.array([place for place, _ in grown], dtype=np.intp), np.array([one for _, one in grown])
+        # Points beyond the corner may enter the front without enlarging it.
+        enlarged = np.diff(volume, prepend=0.0) > 0
+        at, volume = at[enlarged], volume[enlarged]
         began = float((columns.finished_at[ended] - columns.seconds[ended]).min())
         return Growth(
             reference=measured.reference,
             counted=at + 1,
             seconds=columns.finished_at[ended][at] - began,
-            volume=np.array([volume for _, volume in grown]),
+            volume=volume,
             proposer=columns.proposer[ended][at],
             n_comparable=len(ended),
             last_s=float(columns.finished_at[ended[-1]] - began),
@@ -245,7 +239,7 @@ class Found:
         if "kl" not in self.objectives or n < 3 * (blocks + 1) or not blocks:
             return None
         known = np.column_stack([np.ones(n), columns.schedule[places].astype(float)])
-        wanted = np.log(np.maximum(self.values("kl")[places], 0.0) + _KL_FLOOR)
+        wanted = log_kl(self.values("kl")[places])
         inverse = np.linalg.pinv(known.T @ known)
         fitted = inverse @ (known.T @ wanted)
         rest = wanted - known @ fitted
@@ -372,31 +366,3 @@ def _before(moments: Floats, instants: Floats) -> Floats:
     sums = np.concatenate([[0.0], np.cumsum(ordered)])
     n = np.searchsorted(ordered, moments)
     return np.asarray(n * moments - sums[n])
-
-
-def _grown(points: Floats, reference: Sequence[float]) -> list[tuple[int, float]]:
-    """For each point that enlarged the hypervolume, its place and the hypervolume from then on; lower is better."""
-    xs: list[float] = []
-    ys: list[float] = []
-    volume, grown = 0.0, []
-    for start in range(0, len(points), _GROWN_AT_ONCE):
-        part = points[start : start + _GROWN_AT_ONCE]
-        # Nearly all points of a long search are beaten by what came before, which whole arrays tell faster.
-        steps = np.searchsorted(np.array(xs), part[:, 0], side="right")
-        new = np.flatnonzero(np.array([np.inf, *ys])[steps] > part[:, 1])
-        for place, (x, y) in zip((start + new).tolist(), part[new].tolist(), strict=True):
-            right = bisect_right(xs, x)
-            if right and ys[right - 1] <= y:
-                continue
-            left = bisect_left(xs, x)
-            edge, level = x, ys[left - 1] if left else reference[1]
-            last = left
-            # What the new point beats goes, and the area below its steps is filled.
-            while last < len(xs) and ys[last] >= y:
-                volume += (xs[last] - edge) * (level - y)
-                edge, level = xs[last], ys[last]
-                last += 1
-            volume += ((xs[last] if last < len(xs) else reference[0]) - edge) * (level - y)
-            xs[left:last], ys[left:last] = [x], [y]
-            grown.append((place, volume))
-    return grown

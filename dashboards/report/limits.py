@@ -10,9 +10,8 @@ from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import bracketed, counted, kl_text
 from dashboards.report.beginnings import about_beginnings
 from studies import Measurement, TrialState, check_clock, finite_values, latency_predictions
+from studies.pareto import HALF_STEP
 
-# Half a step of the grid that schedules are on.
-_AT_TARGET = 0.026
 _NAMED_AT_ONCE = 4
 
 
@@ -171,7 +170,7 @@ def _against_wishes(data: ReportData, selected: Measurement) -> list[str]:
     """Where the selected point misses, on test items or on the clock, what was asked for."""
     config, found = data.study.config, []
     target, limit, least = (config.get(key) for key in ("target_sparsity", "max_latency_ms", "min_retention"))
-    if target is not None and abs(selected.overall_sparsity - target) > _AT_TARGET:
+    if target is not None and abs(selected.overall_sparsity - target) > HALF_STEP:
         found.append(f"The target was an overall sparsity of {target:.1%}; it has {selected.overall_sparsity:.1%}.")
     if limit is not None and selected.latency_ms > limit:
         found.append(f"The limit was {limit:g} ms; measured are {selected.latency_ms:.1f} ms.")

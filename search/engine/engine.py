@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from ftp_core.schedule import SparsitySchedule
-from search.engine.pareto_archive import FrontArchive
 from search.engine.portfolio import Portfolio
 from search.engine.pruning import ParetoHalving, Pruner
 from search.engine.termination import Stopping
@@ -18,6 +17,7 @@ from search.problem.space import ScheduleSpace
 from search.problem.trial import Levels, Outcome, Proposal, Values
 from search.proposers import Proposer
 from studies import ANCHOR, KNOCK_OUT, finite_values
+from studies.pareto import ParetoArchive, non_dominated
 
 _PATIENCE = 20
 # How many results a deterministic search lags behind: enough to keep eight workers with two schedules each busy.
@@ -114,7 +114,7 @@ class SearchEngine:
         self._is_dry = False
         # The front of what has ended, and, for credit, of what proposers have been told: in a deterministic search
         # these are not the same.
-        self._ended, self._learned = FrontArchive(), FrontArchive()
+        self._ended, self._learned = ParetoArchive(), ParetoArchive()
         # What proposers have not been told, by number, and the number of the next one to tell in order.
         self._untold: dict[int, tuple[str, Outcome | None, float]] = {}
         self._told = 0
@@ -388,12 +388,10 @@ def _result_of(flight: _Flight, evaluation: Evaluation, outcome: Outcome | None)
 
 
 def _front(outcomes: Sequence[Outcome]) -> list[Levels]:
-    """The levels of the outcomes that no other one beats."""
-    archive = FrontArchive()
+    """The levels of the non-dominated outcomes; of equal ones all."""
     legal = [outcome for outcome in outcomes if outcome.is_comparable]
-    for outcome in legal:
-        archive.add(outcome.values)
-    return [outcome.levels for outcome in legal if archive.holds(outcome.values)]
+    kept = non_dominated([outcome.values for outcome in legal], keep_equal=True)
+    return [outcome.levels for outcome, keep in zip(legal, kept, strict=True) if keep]
 
 
 def _at(name: str, fidelity: float) -> str:

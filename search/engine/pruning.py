@@ -7,10 +7,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from search.problem.trial import Values
+from studies.pareto import dominations
 
 if TYPE_CHECKING:
     import optuna
@@ -55,10 +53,7 @@ class Rungs:
         others = [worth for _, worth in seen][-_WINDOW:]
         if not others:
             return 0.0, ()
-        points = np.asarray([values, *others], dtype=float)
-        no_worse: NDArray[np.bool_] = np.all(points[:, None] <= points[None], axis=-1)
-        dominates = no_worse & ~no_worse.T
-        shares = dominates[1:].sum(0) / len(others)
+        shares = dominations([values, *others])[1:].sum(0) / len(others)
         return float(shares[0]), shares[1:].tolist()
 
 

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Outcome, Proposal
 from search.proposers.parameters import draw_seed
+from studies.pareto import KL_FLOOR
 
-# KL spans decades, and differences below this count for nothing.
-_KL_FLOOR = 0.02
 # Of the squared weights, in units of the noise: how flat the model is where nothing is known.
 _RIDGE = 1.0
 # Outcomes to know before the model says more than a random schedule does; where ablations are known, of schedules that
@@ -100,7 +99,7 @@ class AdditiveProposer:
         kl = outcome.values[0]
         if not outcome.is_finite or kl < 0:
             return
-        features, target = self._features(outcome), math.log(kl + _KL_FLOOR)
+        features, target = self._features(outcome), math.log(kl + KL_FLOOR)
         self._n_told += 1
         if ablated := self._space.ablated(outcome.levels):
             self._ablated[ablated] = kl

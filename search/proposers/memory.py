@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import moocore
-
 from search.problem.trial import Outcome
+from studies.pareto import non_dominated
 
 
 class OutcomeMemory:
@@ -48,5 +47,5 @@ class OutcomeMemory:
             return []
         lowest = min(outcome.penalty for outcome in self._outcomes)
         peers = [place for place, outcome in enumerate(self._outcomes) if outcome.penalty == lowest]
-        best = moocore.is_nondominated([self._outcomes[place].values for place in peers])
+        best = non_dominated([self._outcomes[place].values for place in peers])
         return [place for place, is_best in zip(peers, best, strict=True) if is_best]

@@ -10,11 +10,8 @@ from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.problem.costs import Costs
 from search.stages.measure import Variant, timed_prompts
 from search.stages.open_study import OpenStudy
-from studies import Measurement, Trial, closest_to_sparsity, front
-from studies.pareto import HALF_STEP
-
-# A model that differs from the dense one by more nats per token is ruined: no candidate, if there are others.
-_RUINED_KL = 1.0
+from studies import Measurement, Trial, closest_to_sparsity
+from studies.pareto import HALF_STEP, usable_front
 
 
 def router_of(study: OpenStudy, number: int | None) -> Router:
@@ -43,12 +40,6 @@ def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
     if all(point.number != chosen.number for point in points):
         points = [chosen, *points][:most]
     return [_of_trial("candidate", study, point) for point in points]
-
-
-def usable_front(trials: Sequence[Trial]) -> list[Trial]:
-    """The front without ruined models, unless there are no others."""
-    points = front(trials)
-    return [point for point in points if point.values is not None and point.values[0] <= _RUINED_KL] or points
 
 
 def dense(study: OpenStudy) -> Variant:

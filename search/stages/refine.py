@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ftp_core.schedule import SparsitySchedule
-from search.stages.candidates import best_at, router_of, usable_front
+from search.stages.candidates import best_at, router_of
 from search.stages.distill import distillation_config, schedules_to_distil, train_router, tune
 from search.stages.knee import choose_from_front, chosen_trial
 from search.stages.open_study import OpenStudy
@@ -16,6 +16,7 @@ from search.stages.search_schedules import Search, search_schedules, study_costs
 from search.stages.single_trial import add_trial
 from search.stages.stage_states import LAST_STAGES, Stages
 from studies import Trial, study_volume
+from studies.pareto import usable_front
 
 
 def refine(study: OpenStudy, stages: Stages) -> None:

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ftp_core.schedule import DEFAULT_STEP
+import numpy as np
+
 from search.errors import SearchError
 from studies import Measurement, chance_sentence, finite_values, prefill_speedup
-from studies.pareto import knee_index
+from studies.pareto import HALF_STEP, knee_index, nearest_to_sparsity, non_dominated
 from studies.records.objectives import CostName, objective
 
 Rule = Literal["target_sparsity", "max_latency_ms", "min_retention", "knee"]
 
-# Half a step of the grid, and what rounding adds.
-_AT_TARGET = DEFAULT_STEP / 2 + 1e-3
 # Accuracies are shares in float32, which are off by less; one item of a million is more.
 _ROUNDING = 5e-7
 _OTHERS = {"flops": "arithmetic", "kv_bytes": "KV cache"}
@@ -125,10 +124,9 @@ class _Choice:
 
     def at_target(self, target: float, min_retention: float | None) -> Selection:
         """The lowest KL at a target sparsity, of those that keep a retention if one is demanded."""
-        nearest = min(abs(m.overall_sparsity - target) for m in self._left)
-        reach = max(_AT_TARGET, nearest + 1e-9)
-        near = [m for m in self._left if abs(m.overall_sparsity - target) <= reach]
-        asked, is_met = f"{100 * target:g} % overall sparsity", nearest <= _AT_TARGET
+        near = nearest_to_sparsity(self._left, target)
+        is_met = any(abs(m.overall_sparsity - target) <= HALF_STEP for m in near)
+        asked = f"{100 * target:g} % overall sparsity"
         if min_retention is None:
             best = near[0]
             if is_met:
@@ -186,11 +184,10 @@ class _Choice:
         return self.selection(best, "knee", why)
 
     def _bend(self, points: Sequence[Measurement]) -> Measurement:
-        front: list[Measurement] = []
-        for m in sorted(points, key=lambda m: (m.kl, self._cost_of(m), *_order(m))):
-            if not front or self._cost_of(m) < self._cost_of(front[-1]):
-                front.append(m)
-        return front[knee_index([(m.kl, self._cost_of(m)) for m in front])]
+        points = sorted(points, key=lambda m: (m.kl, self._cost_of(m), *_order(m)))
+        values = [(m.kl, self._cost_of(m)) for m in points]
+        kept = np.flatnonzero(non_dominated(values)).tolist()
+        return points[kept[knee_index([values[place] for place in kept])]]
 
     def _cost_of(self, m: Measurement) -> float:
         if self._cost == "latency_ms" and m.speedup is not None:

@@ -9,12 +9,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 from ftp_core.schedule import SparsitySchedule
-from search.engine.pareto_archive import FrontArchive
 from search.engine.trial_store import Begun, Known, Queued, Result
 from search.evaluators import Evaluation, Task
 from search.proposers.catalogue import PROPOSERS
 from search.proposers.proposer_stats import ProposerTally
 from studies import Lease, StudyStore, Trial, TrialState, WorkSpan, front
+from studies.pareto import ParetoArchive
 
 _SECONDS_BETWEEN_TALLIES = 1.0
 
@@ -58,6 +58,7 @@ class StudyLedger:
         self._router = router
         self.n_trials = sum(trial.round == round for trial in store.each_trial(name))
         self.front: list[Trial] = []
+        self._archive = ParetoArchive()
         self.blocks_run = 0
         self.blocks_reused = 0
         self.on_kept: Callable[[int], None] = lambda _: None
@@ -66,7 +67,7 @@ class StudyLedger:
 
     def known(self) -> Iterator[Known]:
         """See `Ledger.known`."""
-        self.front = []
+        self.front, self._archive = [], ParetoArchive()
         for trial in self._store.each_trial(self._name):
             self._enter(trial)
             if trial.router != self._router:
@@ -137,7 +138,7 @@ class StudyLedger:
         """
         kept = {state.proposer: ProposerTally.stored(state.state) for state in self._store.proposer_states(self._name)}
         finished, gains = Counter[str](), defaultdict[str, float](float)
-        fronts: defaultdict[int | None, FrontArchive] = defaultdict(FrontArchive)
+        fronts: defaultdict[int | None, ParetoArchive] = defaultdict(ParetoArchive)
         for trial in self._store.each_trial(self._name):
             if trial.state is TrialState.FAILED or trial.values is None:
                 continue
@@ -152,8 +153,8 @@ class StudyLedger:
         return kept
 
     def _enter(self, trial: Trial) -> None:
-        """Keep the front, and nothing of what others beat."""
-        if not any(_beats(point, trial) for point in self.front):
+        """Keep the trial if it is on the front, and what it dominates no longer."""
+        if trial.is_comparable and self._archive.enter(trial.values or ()):
             self.front = front([*self.front, trial])
 
     def _record(self, result: Result) -> Trial:
@@ -189,8 +190,3 @@ def work_spans(evaluations: Iterable[Evaluation]) -> tuple[WorkSpan, ...]:
         for one in evaluations
         if one.worker is not None and one.began_at is not None
     )
-
-
-def _beats(point: Trial, trial: Trial) -> bool:
-    assert point.values is not None
-    return trial.values is not None and all(a <= b for a, b in zip(point.values, trial.values, strict=True))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ftp_core.schedule import SparsitySchedule
-from search.engine.pareto_archive import FrontArchive
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Outcome
 from studies import Trial, TrialState
+from studies.pareto import ParetoArchive
 
 # How many of the latest trials a search starts from, beside the front.
 _LATEST = 2000
@@ -29,7 +29,7 @@ def warm_outcomes(
         objectives: Of this study. Where they demand an accuracy, trials without one are left out.
         own: Whether the trials are this study's: outcomes then have their numbers.
     """
-    outcomes, best = [], FrontArchive()
+    outcomes, best = [], ParetoArchive()
     for trial in trials:
         if trial.state is not TrialState.FINISHED or trial.fidelity < 1.0 or "kl" not in trial.metrics:
             continue
@@ -45,6 +45,6 @@ def warm_outcomes(
             continue
         outcomes.append(outcome)
         if outcome.is_comparable:
-            best.add(outcome.values)
+            best.enter(outcome.values)
     first_of_latest = len(outcomes) - _LATEST
     return [outcome for place, outcome in enumerate(outcomes) if place >= first_of_latest or best.holds(outcome.values)]

@@ -35,7 +35,6 @@ from ftp_core.schedule import SparsitySchedule
 from search.cli.show import describe_study
 from search.config.run_config import RunConfig
 from search.engine.engine import SearchEngine
-from search.engine.pareto_archive import FrontArchive
 from search.engine.portfolio import Portfolio
 from search.engine.termination import Stopping
 from search.evaluators import Evaluation, Task
@@ -48,7 +47,7 @@ from search.proposers.operators import Individual, Population
 from search.service.http.analysis import analyse
 from search.service.http.app import create_app
 from search.service.rules.settings import ServiceSettings
-from search.stages.candidates import best_at, usable_front
+from search.stages.candidates import best_at
 from search.stages.knee import why_no_front
 from search.stages.refine_rounds import Round
 from search.stages.select import select
@@ -64,9 +63,9 @@ from studies import (
     front,
     front_growth,
     hypervolume,
-    reference_point,
     study_volume,
 )
+from studies.pareto import ParetoArchive, reference_point, usable_front
 from studies.service.service_store import ServiceStore
 from tests.search.stages.test_select import DENSE, measured
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of
@@ -196,7 +195,7 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
     assert [one for one in trials if one.is_comparable] == comparable
     assert front(trials) == expected
     legal = [one for one in trials if one.state is TrialState.FINISHED and not one.violation]
-    archive = FrontArchive()
+    archive = ParetoArchive()
     gains = [archive.add(one.values or ()) for one in legal]
     assert all(0.0 <= gain <= 1.0 for gain in gains) and len(archive) == len(expected)
     assert all(archive.holds(one.values or ()) for one in expected)
@@ -211,11 +210,11 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
     assert {outcome.values for outcome in outcomes if outcome.is_comparable} >= {one.values for one in expected}
     if not expected:
         with pytest.raises(ValueError, match="No trial has finished"):
-            reference_point(trials)
+            reference_point([one.values for one in comparable])
         assert hypervolume(trials, (9.0, 9.0)) == 0.0 and analyse(STUDY, trials).reference is None
         assert why_no_front(trials, RunConfig())
         return
-    corner = reference_point(trials)
+    corner = reference_point([one.values for one in comparable])
     for place in (0, 1):
         column = [(one.values or ())[place] for one in comparable]
         span = max(column) - min(column) or 1.0
@@ -403,7 +402,7 @@ def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
                 one.number for one in kept if is_wrong(SparsitySchedule(one.schedule).levels(0.05))
             }
         assert ledger.front == front(kept) == slow_front(kept)
-        assert math.isfinite(hypervolume(kept, reference_point(kept)))
+        assert math.isfinite(hypervolume(kept, reference_point([one.values for one in front(kept)])))
 
 
 @contextmanager

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
+import moocore
+import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from studies import (
-    FrontVolume,
-    closest_to_sparsity,
-    front,
-    front_growth,
-    front_volume,
-    hypervolume,
-    knee,
-    reference_point,
-)
+from studies import FrontVolume, closest_to_sparsity, front, front_growth, front_volume, hypervolume, knee
+from studies.pareto import ParetoArchive, dominations, reference_point
 from tests.studies.records import trial
 
 # A coarse grid, so that ties and duplicates occur.
@@ -62,9 +57,9 @@ def test_trials_of_lower_fidelity_do_not_compare() -> None:
 
 
 def test_the_reference_point_lies_beyond_every_trial() -> None:
-    assert reference_point([trial(0, (1.0, 20.0)), trial(1, (3.0, 10.0)), trial(2, None)]) == pytest.approx((3.2, 21.0))
+    assert reference_point([(1.0, 20.0), (3.0, 10.0)]) == pytest.approx((3.2, 21.0))
     with pytest.raises(ValueError, match="No trial has finished"):
-        reference_point([trial(0, None)])
+        reference_point([])
 
 
 def test_the_knee_is_where_the_front_bends() -> None:
@@ -228,5 +223,41 @@ def test_where_the_dense_cost_is_not_known_the_dense_trial_tells_it_or_else_the_
 def test_other_objectives_are_measured_as_they_are() -> None:
     trials = [trial(0, (1.0, 2.0)), trial(1, (3.0, 1.0))]
     measured = front_volume(("loss", "size"), trials)
-    assert measured is not None and measured.reference == reference_point(trials)
+    assert measured is not None and measured.reference == reference_point([one.values for one in trials])
     assert measured.of(trials) == pytest.approx(hypervolume(trials, measured.reference))
+
+
+archived = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=25)
+
+
+@given(archived)
+def test_the_archive_is_the_front_and_its_gains_are_those_of_hypervolume(values: list[tuple[float, float]]) -> None:
+    archive, before = ParetoArchive(), np.empty((0, 2))
+    for number, point in enumerate(values):
+        gain = archive.add(point)
+        after = np.unique(np.array(values[: number + 1]), axis=0)
+        front = after[moocore.is_nondominated(after)]
+        assert len(archive) == len(front) and all(archive.holds(tuple(one)) for one in front)
+        assert 0.0 <= gain <= 1.0
+        if number and not archive.holds(point):
+            assert gain == 0.0
+        elif number and not any(tuple(one) == point for one in before):
+            both = np.concatenate([before, [point]])
+            span = both.max(0) - both.min(0)
+            corner = both.max(0) + 0.1 * np.where(span > 0, span, 1.0)
+            whole = moocore.hypervolume(front, ref=corner)
+            expected = (whole - moocore.hypervolume(before, ref=corner)) / whole
+            assert gain == pytest.approx(expected, abs=1e-9)
+        before = front
+
+
+def test_the_first_point_is_worth_everything_and_a_copy_nothing() -> None:
+    archive = ParetoArchive()
+    assert archive.add((1.0, 2.0)) == 1.0
+    assert archive.add((1.0, 2.0)) == 0.0
+    assert archive.add((random.random() + 2, 3.0)) == 0.0
+
+
+@given(archived)
+def test_a_point_dominates_those_that_it_beats(values: list[tuple[float, float]]) -> None:
+    assert dominations(values).tolist() == [[beats(one, other) for other in values] for one in values]

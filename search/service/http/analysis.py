@@ -27,7 +27,7 @@ class Analysis:
     """What the trials of a study add up to.
 
     Attributes:
-        front: The trials that no other beats.
+        front: The non-dominated trials.
         reference: The corner that hypervolume is measured from; None before a trial has finished.
         growth: The hypervolume (`studies.front_volume`), once for each trial that changed the front.
     """
@@ -76,18 +76,6 @@ def analyse(study: StudyRecord, trials: list[Trial]) -> Analysis:
     points, measured = front(trials), study_volume(study, trials)
     if measured is None:
         return Analysis([], None, [])
-    reference = measured.reference
-    growth: list[Growth] = []
-    best: list[Trial] = []
-    values = np.empty((0, len(reference)))
-    for trial in trials:
-        if not trial.is_comparable:
-            continue
-        own = np.array(trial.values)
-        if (values <= own).all(axis=1).any():
-            continue
-        left = np.logical_not((own <= values).all(axis=1)).tolist()
-        best = [one for one, stays in zip(best, left, strict=True) if stays] + [trial]
-        values = np.vstack([values[np.array(left, dtype=bool)], own])
-        growth.append(Growth(trial, measured.of(best)))
-    return Analysis(points, reference, growth)
+    comparable = [trial for trial in trials if trial.is_comparable]
+    growth = measured.growth(np.array([trial.values for trial in comparable]))
+    return Analysis(points, measured.reference, [Growth(comparable[place], volume) for place, volume in growth])

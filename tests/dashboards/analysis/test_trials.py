@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import dashboards.analysis.trials
+import studies.pareto
 from dashboards.analysis.axes import Axis
 from dashboards.analysis.trials import Found
 from dashboards.figures.appearance import INK, INKED, darkened
@@ -82,7 +82,7 @@ def test_growth_is_the_history_of_studies(found: Found) -> None:
 def test_growth_is_the_same_however_many_trials_are_compared_at_once(
     found: Found, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(dashboards.analysis.trials, "_GROWN_AT_ONCE", at_once)
+    monkeypatch.setattr(studies.pareto, "_AT_ONCE", at_once)
     growth, before = Found(found.columns, OBJECTIVES).growth, found.growth
     assert growth is not None and before is not None
     assert growth.volume.tolist() == before.volume.tolist() and growth.counted.tolist() == before.counted.tolist()

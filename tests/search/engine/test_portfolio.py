@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 
-import moocore
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from search.engine.pareto_archive import FrontArchive
 from search.engine.portfolio import FLOOR, Portfolio
 from search.problem.trial import Outcome, Proposal
 from search.proposers.proposer_stats import ProposerTally
@@ -113,34 +107,3 @@ def test_everybody_learns_every_outcome_and_choices_follow_the_seed() -> None:
     again = Portfolio([Named("a"), Named("b")], 3)
     assert turns == [[one.name for one in again.in_turn(number)] for number in range(20)]
     assert all(sorted(turn) == ["a", "b"] for turn in turns)
-
-
-points = st.lists(st.tuples(st.floats(0, 10), st.floats(0, 10)), min_size=1, max_size=25)
-
-
-@given(points)
-def test_the_archive_is_the_front_and_its_gains_are_those_of_hypervolume(values: list[tuple[float, float]]) -> None:
-    archive, before = FrontArchive(), np.empty((0, 2))
-    for number, point in enumerate(values):
-        gain = archive.add(point)
-        after = np.unique(np.array(values[: number + 1]), axis=0)
-        front = after[moocore.is_nondominated(after)]
-        assert len(archive) == len(front) and all(archive.holds(tuple(one)) for one in front)
-        assert 0.0 <= gain <= 1.0
-        if number and not archive.holds(point):
-            assert gain == 0.0
-        elif number and not any(tuple(one) == point for one in before):
-            both = np.concatenate([before, [point]])
-            span = both.max(0) - both.min(0)
-            corner = both.max(0) + 0.1 * np.where(span > 0, span, 1.0)
-            whole = moocore.hypervolume(front, ref=corner)
-            expected = (whole - moocore.hypervolume(before, ref=corner)) / whole
-            assert gain == pytest.approx(expected, abs=1e-9)
-        before = front
-
-
-def test_the_first_point_is_worth_everything_and_a_copy_nothing() -> None:
-    archive = FrontArchive()
-    assert archive.add((1.0, 2.0)) == 1.0
-    assert archive.add((1.0, 2.0)) == 0.0
-    assert archive.add((random.random() + 2, 3.0)) == 0.0

@@ -9,7 +9,6 @@ import pytest
 
 from ftp_core.schedule import SparsitySchedule
 from search.engine.engine import SearchEngine
-from search.engine.pareto_archive import FrontArchive
 from search.engine.termination import Stopping
 from search.engine.trial_store import Begun, Result
 from search.evaluators import Evaluation, Task
@@ -19,6 +18,7 @@ from search.proposers.proposer_stats import ProposerTally
 from search.stages import sql_trial_store as module
 from search.stages.sql_trial_store import StudyLedger
 from studies import Lease, StudyStore, TrialState, front
+from studies.pareto import ParetoArchive
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, portfolio
 from tests.studies.records import trial
 
@@ -67,7 +67,7 @@ def test_a_refinement_remembers_what_was_gained_with_other_routers(store: StudyS
     for number, (proposer, one) in enumerate(zip(("anchor", "deap", "tpe", "tpe"), values, strict=True)):
         # The last one breaks a constraint.
         store.append_trial("one", replace(trial(number, one), proposer=proposer, violation=float(number == 3)))
-    archive = FrontArchive()
+    archive = ParetoArchive()
     gained = [archive.add(one) for one in values[:3]]
     refined = StudyLedger(store, "one", lease, "context", round=1, router=0).tallies()
     assert {name: tally.gain for name, tally in refined.items()} == {"anchor": 0.0, "deap": gained[1], "tpe": gained[2]}

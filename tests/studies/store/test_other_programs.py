@@ -12,7 +12,8 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import studies
-from studies import LeftAside, StudyStore, Trial, front, hypervolume, reference_point, study_volume
+from studies import LeftAside, StudyStore, Trial, front, hypervolume, study_volume
+from studies.pareto import reference_point
 from studies.service.service_store import ServiceStore
 from tests.studies.other_programs import interfere, space_of
 from tests.studies.records import trial
@@ -62,7 +63,7 @@ def test_trials_of_other_programs_are_none_of_a_searchs(store: ServiceStore) -> 
     loaded = studies.load("one", store)
     assert list(loaded.trials().index) == own and loaded.best().values == (0.2, 4.0)
     assert list(loaded.front()["kl"]) == [0.1, 0.2, 0.5]
-    corner = reference_point(found)
+    corner = reference_point([one.values for one in front(found)])
     assert loaded.hypervolume(corner) == hypervolume(found, corner) == hypervolume(front(found), (0.54, 5.2))
     measured = study_volume(store.study("one"), found)
     assert measured is not None and loaded.hypervolume() == measured.of(front(found)) > 0

@@ -1,11 +1,12 @@
-# Everything goes through `.venv/bin/python -m`: the scripts in .venv/bin break where the path holds a space.
+# Everything goes through `.venv/bin/python -m`: the scripts in .venv/bin break where the path holds a space. With -P, no
+# file that somebody leaves in this folder is taken for a module.
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := venv
 .NOTPARALLEL:
 .PHONY: venv demo test slow fmt lint type clean
 
-PYTHON := .venv/bin/python
+PYTHON := .venv/bin/python -P
 PACKAGES := ftp_core studies search dashboards
 STAMP := .venv/.installed-at
 
@@ -32,7 +33,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  fi; \
 	  echo "Making .venv with $$("$$found" --version)"; \
 	  rm -rf .venv; \
-	  "$$found" -m venv .venv; \
+	  "$$found" -P -m venv .venv; \
 	fi
 	@echo "Installing what pyproject.toml asks for into .venv (minutes the first time)"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"

@@ -69,7 +69,7 @@ def serve_command(
     from search.service.serving import serve
 
     log_to_stderr()
-    command = [sys.executable, "-m", "search", "worker"]
+    command = [sys.executable, "-P", "-m", "search", "worker"]
     command += [] if ray_address is None else ["--ray-address", ray_address]
     reach = _reach(root, hub, out)
     command += [f"--root={one}" for one in reach.roots]

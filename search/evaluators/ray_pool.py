@@ -28,6 +28,7 @@ from search.evaluators.backlog import Backlog
 from search.evaluators.crash import KERNEL, cause_of
 from search.evaluators.ray_address import check_address
 from search.evaluators.ray_home import check_home
+from search.evaluators.ray_job import job_config
 from search.evaluators.worker import WorkerProcess, WorkerSetup
 from search.evaluators.worker_handle import Call, Place
 from search.evaluators.worker_numbers import check_gpus, check_numbers, most_on_this_machine
@@ -383,6 +384,7 @@ def start_ray(address: str | None, n_cpus: int) -> bool:
         "log_to_driver": level < logging.WARNING,
         "logging_level": level,
         "configure_logging": True,
+        "job_config": job_config(address),
     }
     if address is None:
         # Never a cluster that happens to be named in the environment.

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from search.config.run_config import STORAGE_VARIABLE
+from search.module_path import leading_folders
 
 PARENT_VARIABLE = "FTP_SEARCH_PARENT"
 
@@ -42,8 +43,13 @@ class WorkerProcesses:
 
     def __init__(self, number: int, command: Sequence[str], storage: str) -> None:
         self._command = list(command)
-        # The database's URL may hold a password, which everybody on the machine could read among the arguments.
-        self._environment = {**os.environ, STORAGE_VARIABLE: storage, PARENT_VARIABLE: str(os.getpid())}
+        self._environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(leading_folders()),
+            # The database's URL may hold a password, which everybody on the machine could read among the arguments.
+            STORAGE_VARIABLE: storage,
+            PARENT_VARIABLE: str(os.getpid()),
+        }
         self._places = [_Place() for _ in range(number)]
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._keep_running, name="worker processes", daemon=True)

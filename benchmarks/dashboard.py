@@ -68,13 +68,15 @@ def trials(n: int, n_blocks: int = 12) -> list[Trial]:
 def fill(url: str, n: int) -> None:
     """A database with one study."""
     with ServiceStore(url) as store:
-        store.create_study("large", {"model": "demo", "data": "demo", "trials": n, "workers": 4}, ("kl", "latency_ms"))
+        store.studies.create(
+            "large", {"model": "demo", "data": "demo", "trials": n, "workers": 4}, ("kl", "latency_ms")
+        )
         made = trials(n)
         for start in range(0, n, 5000):
             part = made[start : start + 5000]
-            store.begin_trials("large", part)
-            store.finish_trials("large", part)
-        store.set_state("large", StudyState.FINISHED)
+            store.trials.begin("large", part)
+            store.trials.finish("large", part)
+        store.runs.set_state("large", StudyState.FINISHED)
 
 
 def timed(page: Page, act: Callable[[], object], shown: str, argument: object = None) -> float:

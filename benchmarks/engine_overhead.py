@@ -63,15 +63,15 @@ def ours(folder, sampler, trials):
     space = ScheduleSpace(N_BLOCKS)
     objectives = Objectives(lambda schedule: 100.0 * (1 - schedule.overall))
     with StudyStore(f"sqlite:///{folder}/{sampler.replace(',', '-')}.db") as store:
-        store.create_study("bench", {}, OBJECTIVES)
-        with store.lease("bench") as lease, closing(RayPool(NoWork(), WORKERS)) as pool:
+        store.studies.create("bench", {}, OBJECTIVES)
+        with store.runs.lease("bench") as lease, closing(RayPool(NoWork(), WORKERS)) as pool:
             portfolio = Portfolio(make_proposers(sampler, space, 0), 0)
             engine = SearchEngine(space, portfolio, pool, objectives, StudyLedger(store, "bench", lease, "bench"))
             engine.run(Stopping(WARM_UP))
             began = time.perf_counter()
             assert engine.run(Stopping(trials)) == trials
             seconds = time.perf_counter() - began
-        assert store.n_trials("bench") == trials + WARM_UP
+        assert store.trials.n_ended("bench") == trials + WARM_UP
     return trials / seconds
 
 

@@ -107,8 +107,8 @@ class SleepingWorkers:
 def run(n_workers, generation, trials, sampler):
     space, objectives = ScheduleSpace(N_BLOCKS), Objectives(lambda schedule: 100.0 * (1 - schedule.overall))
     with tempfile.TemporaryDirectory() as folder, StudyStore(f"sqlite:///{folder}/studies.db") as store:
-        store.create_study("bench", {}, OBJECTIVES)
-        with store.lease("bench") as lease:
+        store.studies.create("bench", {}, OBJECTIVES)
+        with store.runs.lease("bench") as lease:
             workers = SleepingWorkers(n_workers, 0, trials)
             portfolio = Portfolio(make_proposers(sampler, space, 0), 0)
             ledger = StudyLedger(store, "bench", lease, "bench")

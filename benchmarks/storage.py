@@ -91,13 +91,13 @@ def ask_tell_ms(storage, repeats):
 
 
 def append_all(store, name, n, rng, advance):
-    """Seconds of each of `n` appends through `StudyStore.append_trial`, one transaction each."""
-    store.create_study(name, {}, ("kl", "latency_ms"))
+    """Seconds of each of `n` appends through `StudyStore.trials.append`, one transaction each."""
+    store.studies.create(name, {}, ("kl", "latency_ms"))
     times = []
     for number in range(n):
         trial = record(rng, number)
         started = time.perf_counter()
-        store.append_trial(name, trial)
+        store.trials.append(name, trial)
         times.append(time.perf_counter() - started)
         advance()
     return times
@@ -109,13 +109,13 @@ def appended_in_turn(store, n, other_url, rng):
     They take turns, because the machine's pace drifts by more than what is to be seen here.
     """
     with StudyStore(other_url) as other:
-        other.create_study("wide", {}, ("kl", "latency_ms"))
+        other.studies.create("wide", {}, ("kl", "latency_ms"))
         times = ([], [])
         for turn in range(BLOCK):
             for place, number, own in ((store, n + turn, times[0]), (other, turn, times[1])):
                 trial = record(rng, number)
                 started = time.perf_counter()
-                place.append_trial("wide", trial)
+                place.trials.append("wide", trial)
                 own.append(time.perf_counter() - started)
     return [1e6 * statistics.median(own) for own in times]
 
@@ -167,7 +167,7 @@ def measure(backend, new_url, args, advance):
     with StudyStore(url) as store:
         times = append_all(store, "wide", args.trials, rng, advance)
         rate = args.trials / sum(times)
-        row("finished trials through StudyStore.append_trial", rate, optunas, "1/s", rate / optunas, ">= 100x")
+        row("finished trials through StudyStore.trials.append", rate, optunas, "1/s", rate / optunas, ">= 100x")
         last, first = appended_in_turn(store, args.trials, new_url(), rng)
         row(
             f"an append to {args.trials} trials, against one to an empty study",
@@ -178,8 +178,8 @@ def measure(backend, new_url, args, advance):
             "<= 1.2x",
         )
         started = time.perf_counter()
-        trials = store.trials("wide")
-        row("StudyStore.trials", time.perf_counter() - started, None, "s")
+        trials = store.trials.of("wide")
+        row("StudyStore.trials.of", time.perf_counter() - started, None, "s")
         started = time.perf_counter()
         n_front = len(front(trials))
         row(f"front of {len(trials)} trials ({n_front} on it)", time.perf_counter() - started, None, "s", None, "< 1 s")

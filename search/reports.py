@@ -10,7 +10,7 @@ from studies import StudyStore
 
 def study_folder(store: StudyStore, name: str) -> Path:
     """Where the report and the pruned model of a study go."""
-    return RunConfig.stored(store.study(name).config).folder(name)
+    return RunConfig.stored(store.studies.get(name).config).folder(name)
 
 
 def write_reports(store: StudyStore, name: str, folder: Path) -> list[Path]:
@@ -18,12 +18,12 @@ def write_reports(store: StudyStore, name: str, folder: Path) -> list[Path]:
     from dashboards import ReportData, write_report
 
     data = ReportData(
-        study=store.study(name),
-        trials=store.trials(name),
-        measurements=store.measurements(name),
-        router_runs=store.router_runs(name, with_weights=False),
-        exhibits=store.exhibits(name),
-        stages=store.stages(name),
-        left_aside=store.left_aside(name),
+        study=store.studies.get(name),
+        trials=store.trials.of(name),
+        measurements=store.results.measurements(name),
+        router_runs=store.routers.of(name, with_weights=False),
+        exhibits=store.results.exhibits(name),
+        stages=store.runs.stages(name),
+        left_aside=store.trials.left_aside(name),
     )
     return list(write_report(data, folder))

@@ -74,7 +74,7 @@ def run(
     with (
         opened(storage) as store,
         beginning(store, name, config, view, overwrite) as workload,
-        store.lease(name) as lease,
+        store.runs.lease(name) as lease,
     ):
         Pipeline(store, name, lease, view, workload).run(_report(store, name))
     return load(name, storage)
@@ -120,9 +120,9 @@ def resume(
     if fixed:
         raise ConfigError(f"{fixed[0]} is fixed once a study has begun: expected some of {', '.join(RESUMABLE)}.")
     with StudyStore(storage, create=False) as store:
-        study = store.study(name)
+        study = store.studies.get(name)
         config = RunConfig.stored(study.config, **_absolute(settings))
-        check_changes(study, store.trials(name), config, settings)
+        check_changes(study, store.trials.of(name), config, settings)
         if remeasure and not config.predicts_latency:
             raise ConfigError(f"remeasure measures latency, but study {name!r} predicts none: leave it out.")
         store.check_writable()
@@ -132,7 +132,7 @@ def resume(
         # It loads torch and transformers.
         from search.pipeline.create import reopened
 
-        with store.lease(name) as lease:
+        with store.runs.lease(name) as lease:
             pipeline = reopened(store, name, config, lease, view, settings)
             pipeline.run(_report(store, name), remeasure)
     return load(name, storage)

@@ -28,7 +28,7 @@ class LoadedStudy:
     def __init__(self, store: StudyStore, name: str) -> None:
         self._store = store
         self.name = name
-        self._objectives = store.study(name).objectives
+        self._objectives = store.studies.get(name).objectives
 
     def __repr__(self) -> str:
         return f"LoadedStudy({self.name!r}, {str(self._store)!r})"
@@ -36,7 +36,7 @@ class LoadedStudy:
     @property
     def record(self) -> StudyRecord:
         """Its configuration, state and facts."""
-        return self._store.study(self.name)
+        return self._store.studies.get(self.name)
 
     def trials(self) -> pd.DataFrame:
         """Every trial that has ended: one row each, indexed by number.
@@ -44,11 +44,11 @@ class LoadedStudy:
         Columns: state, proposer, parents, worker, fidelity, seconds, finished_at, violation, overall_sparsity, the
         objectives by name, `block_i` for each block, each metric by name, error.
         """
-        return self._frame(self._store.trials(self.name))
+        return self._frame(self._store.trials.of(self.name))
 
     def front(self) -> pd.DataFrame:
         """The trials that no other beats, in the columns of `trials`, best first objective first."""
-        return self._frame(front(self._store.trials(self.name)))
+        return self._frame(front(self._store.trials.of(self.name)))
 
     def best(self, target_sparsity: float | None = None) -> Trial:
         """The trial that `ftp-search show` marks and `ftp-search export` writes, or the front's best at another target.
@@ -66,9 +66,9 @@ class LoadedStudy:
         own = record.config.get("target_sparsity")
         if target_sparsity is None or target_sparsity == own:
             if record.chosen_trial is not None:
-                return self._store.trial(self.name, record.chosen_trial)
+                return self._store.trials.get(self.name, record.chosen_trial)
             target_sparsity = own
-        return best_point(front(self._store.trials(self.name)), target_sparsity)
+        return best_point(front(self._store.trials.of(self.name)), target_sparsity)
 
     def hypervolume(self, reference: Sequence[float] | None = None) -> float:
         """What the front dominates: up to `reference` on the scales of the objectives, or as reports measure it.
@@ -76,7 +76,7 @@ class LoadedStudy:
         Args:
             reference: A corner; None for that of `front_volume`, with KL counted as its logarithm.
         """
-        trials = self._store.trials(self.name)
+        trials = self._store.trials.of(self.name)
         if reference is not None:
             return hypervolume(trials, reference)
         measured = study_volume(self.record, trials)
@@ -84,7 +84,7 @@ class LoadedStudy:
 
     def router(self) -> RouterRun | None:
         """The router that was distilled last; `ftp_core.router_from_bytes(run.weights)` makes it work."""
-        return self._store.latest_router(self.name)
+        return self._store.routers.latest(self.name)
 
     def _frame(self, trials: Sequence[Trial]) -> pd.DataFrame:
         # Commands that draw no table shall not wait for its library.

@@ -210,10 +210,10 @@ def test_a_path_is_text_or_a_path(kind: Callable[[Path], Any], tmp_path: Path) -
     rows = [{**about, "measurements": DATA.measurements}]
     assert write_comparison(rows, kind(tmp_path / "compared")).html.is_file()
     with StudyStore(f"sqlite:///{tmp_path / 'one.db'}", artifacts=kind(tmp_path / "artifacts")) as store:
-        store.create_study("one", RunConfig(model=str(tmp_path / "dense"), workers=1).model_dump(), OBJECTIVES)
-        store.append_trial("one", trial(0, (0.5, 2.0), (0.25,) * 12))
-        store.choose_trial("one", 0)
-        store.set_facts("one", {"model_fingerprint": demo.fingerprint()})
+        store.studies.create("one", RunConfig(model=str(tmp_path / "dense"), workers=1).model_dump(), OBJECTIVES)
+        store.trials.append("one", trial(0, (0.5, 2.0), (0.25,) * 12))
+        store.studies.choose_trial("one", 0)
+        store.studies.set_facts("one", {"model_fingerprint": demo.fingerprint()})
         export_study(store, "one", kind(tmp_path / "pruned"), include_base=False)
     pruned = FTPForCausalLM.from_pretrained(kind(tmp_path / "pruned"))
     pruned.save_pretrained(kind(tmp_path / "again"))
@@ -229,9 +229,9 @@ def test_trials_and_references_are_any_sequence(kind: Callable[[Sequence[Any]], 
     search_figure(kind(TRIALS), kind(points))
     url = f"sqlite:///{tmp_path / 'one.db'}"
     with StudyStore(url) as store:
-        store.create_study("one", RunConfig(workers=1).model_dump(), list(OBJECTIVES))
-        store.append_trial("one", trial(0, kind((0.5, 2.0)), kind((0.0, 0.5))))  # type: ignore[arg-type]
-        assert store.trials("one")[0].schedule == (0.0, 0.5) and store.trials("one")[0].values == (0.5, 2.0)
+        store.studies.create("one", RunConfig(workers=1).model_dump(), list(OBJECTIVES))
+        store.trials.append("one", trial(0, kind((0.5, 2.0)), kind((0.0, 0.5))))  # type: ignore[arg-type]
+        assert store.trials.of("one")[0].schedule == (0.0, 0.5) and store.trials.of("one")[0].values == (0.5, 2.0)
         assert load("one", store).hypervolume(kind((1.0, 3.0))) == pytest.approx(0.5)
 
 

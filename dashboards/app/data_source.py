@@ -99,16 +99,16 @@ class Watch:
 
     def lines(self) -> list[Line]:
         """Every study, newest first."""
-        submissions = self._store.submissions()
+        submissions = self._store.queue.all()
         return [_line(one, submissions.get(one.summary.name)) for one in reversed(self._store.overviews())]
 
     def names(self) -> list[str]:
         """Names of all studies, newest first."""
-        return [summary.name for summary in reversed(self._store.summaries())]
+        return [summary.name for summary in reversed(self._store.studies.summaries())]
 
     def workers(self) -> list[WorkerRecord]:
         """The workers that live."""
-        return [worker for worker in self._store.workers() if worker.is_alive]
+        return [worker for worker in self._store.runners.all() if worker.is_alive]
 
     def standing(self, name: str) -> Standing:
         """Where a study stands.
@@ -117,10 +117,10 @@ class Watch:
             StudyNotFoundError: There is no such study.
         """
         # In this order: what ends a submission also says where the study stands.
-        submission = self._store.submission(name)
-        study = self._store.study(name)
+        submission = self._store.queue.get(name)
+        study = self._store.studies.get(name)
         state = run_state(study.state, submission)
-        return Standing(study, state, submission, self._store.stages(name), self._figures(name))
+        return Standing(study, state, submission, self._store.runs.stages(name), self._figures(name))
 
     def version(self, name: str) -> str:
         """Changes whenever there is something new to show of a study.
@@ -129,10 +129,10 @@ class Watch:
             StudyNotFoundError: There is no such study.
         """
         standing = self.standing(name)
-        last = self._store.latest_events(name, ("began", "stage", "figures", "measured", "log", "ended"))
+        last = self._store.events.latest(name, ("began", "stage", "figures", "measured", "log", "ended"))
         parts = [
             self._origin(name),
-            self._store.n_trials(name),
+            self._store.trials.n_ended(name),
             last[-1].number if last else 0,
             standing.state.value,
             standing.study.chosen_trial,
@@ -155,10 +155,10 @@ class Watch:
             with self._lock:
                 known = self._known.get(name)
             before = known[1] if known is not None and known[0] == origin else None
-            if before is not None and len(before.columns.ended) >= self._store.n_trials(name):
+            if before is not None and len(before.columns.ended) >= self._store.trials.n_ended(name):
                 return before
-            columns = self._store.trial_columns(name, None if before is None else before.columns)
-            study = self._store.study(name)
+            columns = self._store.columns.of(name, None if before is None else before.columns)
+            study = self._store.studies.get(name)
             known_costs = study.facts.get("dense_costs", {})
             found = Found(columns, study.objectives, known_costs.get(study.objectives[-1]))
             with self._lock:
@@ -180,11 +180,11 @@ class Watch:
 
     def trial(self, name: str, number: int) -> Trial | None:
         """All that is known of a trial, columns do not hold it all; None if it has not ended."""
-        return self._store.ended_trial(name, number)
+        return self._store.trials.find(name, number)
 
     def measurements(self, name: str) -> list[Measurement]:
         """What was measured on test items."""
-        return [m for m in self._store.measurements(name) if m.split == "test"]
+        return [m for m in self._store.results.measurements(name) if m.split == "test"]
 
     def report_data(self, name: str, standing: Standing) -> ReportData:
         """What a study found, with those of its trials that a verdict rests on.
@@ -208,27 +208,27 @@ class Watch:
         # The first trial is the dense model wherever a search may evaluate that.
         numbers = [0] if selection is None else [0, int(selection["trial"])]
         trials = [trial for number in numbers if (trial := self.trial(study.name, number)) is not None]
-        return latency_predictions(study, trials, self._store.measurements(study.name))
+        return latency_predictions(study, trials, self._store.results.measurements(study.name))
 
     def routers(self, name: str) -> list[RouterRun]:
         """The routers of a study, oldest first."""
-        return self._store.router_runs(name, with_weights=False)
+        return self._store.routers.of(name, with_weights=False)
 
     def exhibits(self, name: str) -> Exhibits | None:
         """Prompts and items of the test set; None before they were looked at."""
-        return self._store.exhibits(name)
+        return self._store.results.exhibits(name)
 
     def log(self, name: str) -> list[RunEvent]:
         """The last lines that runs of a study wrote."""
-        return self._store.latest_events(name, ("log",), _MOST_LINES)
+        return self._store.events.latest(name, ("log",), _MOST_LINES)
 
     def _origin(self, name: str) -> str:
         """Another one where all that is known of a study's trials must be read anew."""
-        revaluations = self._store.study(name).facts.get(REVALUATIONS, 0)
-        return f"{self._store.events_of(name)} {revaluations}"
+        revaluations = self._store.studies.get(name).facts.get(REVALUATIONS, 0)
+        return f"{self._store.events.generation(name)} {revaluations}"
 
     def _figures(self, name: str) -> Mapping[str, float]:
-        said = self._store.latest_events(name, ("figures",))
+        said = self._store.events.latest(name, ("figures",))
         return _numbers(said[-1].content.get("figures", {}) if said else {})
 
 

@@ -107,8 +107,8 @@ def workers(
     Example: ftp-search workers mine 8
     """
     with StudyStore(storage, create=False) as store:
-        config = RunConfig.stored(store.study(name).config, workers=number)
-        store.set_config(name, config.model_dump())
+        config = RunConfig.stored(store.studies.get(name).config, workers=number)
+        store.studies.set_config(name, config.model_dump())
     print(f"{name}: {number} workers")
 
 
@@ -150,7 +150,7 @@ def list_studies(
     if context.invoked_subcommand is not None:
         return
     with StudyStore(storage, create=False) as store:
-        summaries, optunas = store.summaries(), store.optuna_studies()
+        summaries, optunas = store.studies.summaries(), store.optuna.all()
     if as_json:
         rows: list[dict[str, Any]] = [
             {
@@ -178,7 +178,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     """
     console = Console(markup=False, highlight=False)
     with StudyStore(storage, create=False) as store:
-        alone = store.optuna_study(name)
+        alone = store.optuna.find(name)
         description = describe_study(store, name) if alone is None else describe_optuna_study(store, alone)
     if as_json:
         print(json.dumps(description))
@@ -252,7 +252,7 @@ def export(
     """
     with StudyStore(storage, create=False) as store:
         # Says what is wrong with the name before torch and transformers are loaded.
-        store.study(name)
+        store.studies.get(name)
         with ends_at_once():
             from search.stages.export import export_study
 

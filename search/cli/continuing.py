@@ -42,9 +42,9 @@ def resume(
     Example: ftp-search resume mine --trials 1000
     """
     with StudyStore(storage, create=False) as store:
-        study = store.study(name)
+        study = store.studies.get(name)
         config = RunConfig.stored(study.config, **settings)
-        check_changes(study, store.trials(name), config, settings)
+        check_changes(study, store.trials.of(name), config, settings)
         if remeasure and not config.predicts_latency:
             raise ConfigError(
                 f"--remeasure measures latency, but study {name!r} predicts none: it trades KL against {config.cost}, "
@@ -105,11 +105,11 @@ def distill(
     moved = {field: place for field, place in places.items() if place is not None}
     moved = anchored(moved, ("data", "out"), Path.cwd(), option)
     with StudyStore(storage, create=False) as store:
-        stored = store.study(name).config
+        stored = store.studies.get(name).config
         RunConfig.stored(stored, **{key: value for key, value in given.items() if value is not None})
         if target_sparsity is not None:
             # Refused before anything is loaded.
-            at_target(front(store.trials(name)), target_sparsity, name)
+            at_target(front(store.trials.of(name)), target_sparsity, name)
         _go_on(
             lambda pipeline, report: pipeline.distill_only(router_steps, seed, target_sparsity, report),
             *(store, name, RunConfig.stored(stored, **moved), quiet, track, as_json),

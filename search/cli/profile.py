@@ -138,7 +138,7 @@ def _check_alone(context: typer.Context) -> None:
 def _of_study(storage: str, name: str) -> tuple[str, str, str, float]:
     """Model, batch, length and most seconds of a study's profile."""
     with StudyStore(storage, create=False) as store:
-        study = store.study(name)
+        study = store.studies.get(name)
     shape = study.facts.get("timed_input")
     if shape is None:
         raise ConfigError(

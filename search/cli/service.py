@@ -138,7 +138,7 @@ def add_token(
     Example: ftp-search token add ada --role editor
     """
     with ServiceStore(storage) as store:
-        print(store.add_token(name, role))
+        print(store.tokens.add(name, role))
 
 
 @token.command("list")
@@ -148,7 +148,7 @@ def list_tokens(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, deb
     Example: ftp-search token list
     """
     with ServiceStore(storage, create=False) as store:
-        found = store.tokens()
+        found = store.tokens.all()
     if as_json:
         rows = [{"name": one.name, "role": one.role, "created_at": one.created_at.isoformat()} for one in found]
         print(json.dumps(rows))
@@ -172,7 +172,7 @@ def remove_token(
     Example: ftp-search token remove ada
     """
     with ServiceStore(storage, create=False) as store:
-        store.remove_token(name)
+        store.tokens.remove(name)
     print(f"removed {name}")
 
 

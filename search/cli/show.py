@@ -52,7 +52,7 @@ def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
     # An earlier version did not number the router that it measured as "dynamic".
     measured = {
         (m.trial, m.router): m.latency_ms
-        for m in store.measurements(name)
+        for m in store.results.measurements(name)
         if m.trial is not None and (m.variant != "dynamic" or m.router is not None)
     }
     return [
@@ -68,7 +68,7 @@ def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
             "values": list(point.values or ()),
             "measured_latency_ms": measured.get((point.number, point.router)),
         }
-        for point in front(store.trials(name))
+        for point in front(store.trials.of(name))
     ]
 
 
@@ -138,8 +138,8 @@ def _predictions(study: StudyRecord, trials: Sequence[Trial], measurements: Sequ
 
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
     """A study as plain values: state, trials, front, rounds, tuning, selection, measurements, and what they cost."""
-    study, trials, measurements = store.study(name), store.trials(name), store.measurements(name)
-    exhibits, tested = store.exhibits(name), [m for m in measurements if m.split == "test"]
+    study, trials, measurements = store.studies.get(name), store.trials.of(name), store.results.measurements(name)
+    exhibits, tested = store.results.exhibits(name), [m for m in measurements if m.split == "test"]
     selected = selected_point(tested, study.facts.get("selection"))
     dense = next((m for m in tested if m.variant == "dense"), None)
     against = against_shortened_prompt(study, selected, tested, exhibits, trials)
@@ -149,7 +149,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "trials": sum(trial.state is TrialState.FINISHED for trial in trials),
         "pruned_trials": sum(trial.state is TrialState.PRUNED for trial in trials),
         "failed_trials": sum(trial.state is TrialState.FAILED for trial in trials),
-        "left_aside": asdict(store.left_aside(name)),
+        "left_aside": asdict(store.trials.left_aside(name)),
         "created_at": study.created_at.isoformat(),
         "objectives": list(study.objectives),
         "config": dict(study.config),
@@ -182,11 +182,12 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "hypervolume": _hypervolume(study, trials),
         "blocks": {key: study.facts.get(f"blocks_{key}", 0) for key in ("run", "reused")},
         "stages": [
-            {"name": stage.name, "state": stage.state.value, "seconds": stage.seconds} for stage in store.stages(name)
+            {"name": stage.name, "state": stage.state.value, "seconds": stage.seconds}
+            for stage in store.runs.stages(name)
         ],
         "proposers": [
             {"name": state.proposer, **asdict(ProposerTally.stored(state.state))}
-            for state in store.proposer_states(name)
+            for state in store.runs.proposer_states(name)
         ],
         "clock": _clocks(measurements),
         "measurements": _measured(study, trials, measurements, exhibits),

@@ -44,15 +44,15 @@ def continue_study(
         return written
 
     try:
-        with store.lease(name) as lease:
+        with store.runs.lease(name) as lease:
             stage(pipeline(lease), report)
     except KeyboardInterrupt:
         try:
             with store.hurried():
-                if store.is_aside(name):
+                if store.studies.is_aside(name):
                     print(f"Stopped before anything was evaluated; study {name} stays as it was", file=sys.stderr)
                     raise typer.Exit(INTERRUPTED) from None
-                kept = f"{store.n_trials(name)} trials are kept"
+                kept = f"{store.trials.n_ended(name)} trials are kept"
         except StudiesError:
             kept = "What the database confirmed is kept"
         print(f"Stopped. {kept}; go on with: {resume_command(repr(store), name)}", file=sys.stderr)
@@ -61,7 +61,7 @@ def continue_study(
     if not written:
         # A search alone is worth a report, too.
         report(folder)
-    has_model = any(one.name == "export" and one.state is StudyState.FINISHED for one in store.stages(name))
+    has_model = any(one.name == "export" and one.state is StudyState.FINISHED for one in store.runs.stages(name))
     exported = folder / "model" if has_model else None
     description = describe_study(store, name)
     if as_json:

@@ -78,9 +78,9 @@ def go_through(
 
     check_writable(sweep.folder)
     with opened(storage) as store:
-        known = {summary.name for summary in store.summaries()} & {study.name for study in sweep.studies}
-        earlier = {name: Origin.of(store.study(name)) for name in known}
-        own = {one for name in known for one in own_origins(store.study(name))}
+        known = {summary.name for summary in store.studies.summaries()} & {study.name for study in sweep.studies}
+        earlier = {name: Origin.of(store.studies.get(name)) for name in known}
+        own = {one for name in known for one in own_origins(store.studies.get(name))}
         advice = "choose another folder with out, or delete that comparison"
         check_comparison(sweep.folder, own, {study.name for study in sweep.studies} if overwrite else (), advice)
         try:
@@ -111,8 +111,8 @@ def _stopped(sweep: Sweep, store: StudyStore, replaced: Mapping[str, Origin]) ->
     """
     from search.pipeline.sweep import has_finished
 
-    known = {summary.name for summary in store.summaries()}
-    left = [name for name, one in replaced.items() if name in known and Origin.of(store.study(name)) == one]
+    known = {summary.name for summary in store.studies.summaries()}
+    left = [name for name, one in replaced.items() if name in known and Origin.of(store.studies.get(name)) == one]
     there = [study.name for study in sweep.studies if study.name in known and study.name not in left]
     done = sum(has_finished(store, name) for name in there)
     again = "the same command without --overwrite" if replaced else "the same command"

@@ -80,7 +80,7 @@ def profile_of(
 
 def known_profile(store: StudyStore, conditions: Conditions, shape: tuple[int, int]) -> LatencyProfile | None:
     """The profile of a batch and length that a database has for some conditions; None if it has none."""
-    stored = store.latency_profile(conditions.fingerprint(*shape))
+    stored = store.profiles.get(conditions.fingerprint(*shape))
     return None if stored is None else LatencyProfile.from_json(stored)
 
 
@@ -123,7 +123,7 @@ def keep_profile(store: StudyStore, profile: LatencyProfile, replace: bool) -> l
             continue
         fingerprint = profile.conditions.fingerprint(part.batch, part.length)
         facts = {**profile.conditions.to_json(), "batch": part.batch, "length": part.length}
-        now = store.keep_latency_profile(fingerprint, facts, part.to_json(), replace or earlier is not None)
+        now = store.profiles.keep(fingerprint, facts, part.to_json(), replace or earlier is not None)
         kept.append(LatencyProfile.from_json(now))
     return kept
 

@@ -82,25 +82,25 @@ def beginning(
     if config.warm_start is not None:
         if config.warm_start == name:
             raise ConfigError(f"--warm-start is {name!r}, which is the new study itself: name another one.")
-        store.study(config.warm_start)
-    taken = store.is_taken(name)
+        store.studies.get(config.warm_start)
+    taken = store.studies.is_taken(name)
     if taken and not overwrite:
         # Refused at once, and not after minutes of loading.
-        store.create_study(name, config.model_dump(), objective_names(config.cost))
+        store.studies.create(name, config.model_dump(), objective_names(config.cost))
     for line in config.without_effect:
         view.say_once(line)
     replaces = _replaceable(config, name, overwrite)
     # Whoever resumes it may be elsewhere.
     config = config.model_copy(update={"out": str(config.folder(name).absolute())})
     workload = foreseeable(config, store, view)
-    begin = store.begin_replacement if taken else store.create_study
+    begin = store.studies.begin_replacement if taken else store.studies.create
     begin(name, config.model_dump(), objective_names(config.cost), replaces)
     runs = forget_runs(config.folder(name))
     try:
         yield workload
     except BaseException:
-        if store.is_aside(name):
-            store.abandon_replacement(name)
+        if store.studies.is_aside(name):
+            store.studies.abandon_replacement(name)
             restore_runs(config.folder(name), runs)
         raise
 
@@ -151,7 +151,7 @@ def reopened(
         ForeignResultsError: See `reconfigure`.
         CoreError: One of them cannot be used, or another model lies where the pruned one would be written.
     """
-    config = _checked(store.study(name), config)
+    config = _checked(store.studies.get(name), config)
     pipeline = Pipeline(store, name, lease, view, workload, config)
     reconfigure(store, name, config, asked)
     return pipeline
@@ -190,17 +190,18 @@ def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collecti
         SearchError: Model or data are not where the study has them.
         ModelError: Another model lies where the pruned one would be written, or there is none to prune.
     """
-    study = store.study(name)
+    study = store.studies.get(name)
     before, config = RunConfig.stored(study.config), _checked(study, config)
     if (before.folder(name), before.export) != (config.folder(name), config.export):
-        store.forget_stages(name, ["export"])
+        store.runs.forget_stages(name, ["export"])
     if (before.latency_length, before.new_tokens) != (config.latency_length, config.new_tokens):
-        store.forget_stages(name, ["time"])
-    if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.each_trial(name)) < config.trials:
-        store.forget_stages(name, ["search"])
+        store.runs.forget_stages(name, ["time"])
+    if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.trials.each(name)) < config.trials:
+        store.runs.forget_stages(name, ["search"])
     last = max(
-        (one.round for one in rounds_of(store.study(name).facts).values() if one.first_trial is not None), default=None
+        (one.round for one in rounds_of(store.studies.get(name).facts).values() if one.first_trial is not None),
+        default=None,
     )
-    if "refine_trials" in asked and sum(t.round == last for t in store.each_trial(name)) < config.refine_trials:
-        store.forget_stages(name, [f"refine-{last}"])
-    store.set_config(name, config.model_dump())
+    if "refine_trials" in asked and sum(t.round == last for t in store.trials.each(name)) < config.refine_trials:
+        store.runs.forget_stages(name, [f"refine-{last}"])
+    store.studies.set_config(name, config.model_dump())

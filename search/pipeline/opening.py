@@ -23,7 +23,7 @@ def opened(storage: str) -> Iterator[StudyStore]:
         yield store
     finally:
         # Another process may have begun a study in it meanwhile.
-        unused = fresh and not store.summaries()
+        unused = fresh and not store.studies.summaries()
         store.close()
         if unused and database is not None:
             for path in (database, Path(f"{database}-wal"), Path(f"{database}-shm")):

@@ -38,7 +38,7 @@ class Pipeline:
 
     They are `search`, then rounds of `distill-n` and `refine-n` while the front grows, with `tune` before the first,
     then `measure`, `select`, `test`, `time`, `export` and `report`. One that has finished is not run again: for a
-    search to go on, let it be forgotten (`StudyStore.forget_stages`).
+    search to go on, let it be forgotten (`Runs.forget_stages`).
 
     Args:
         store: Where the study lives; it must exist.
@@ -66,12 +66,12 @@ class Pipeline:
         workload: Workload | None = None,
         config: RunConfig | None = None,
     ) -> None:
-        self.config = RunConfig.stored(store.study(name).config) if config is None else config
+        self.config = RunConfig.stored(store.studies.get(name).config) if config is None else config
         workload = load_with_progress(self.config, view) if workload is None else workload
         self._study = OpenStudy(store, name, lease, self.config, workload, view)
         with view.stage("Comparing model and data with the study's", 1) as stage:
             self._check_workload()
-            check_lengths(self.config, workload, store.study(name).facts)
+            check_lengths(self.config, workload, store.studies.get(name).facts)
             stage.advance()
         self._stages = Stages(self._study)
 
@@ -116,7 +116,7 @@ class Pipeline:
         study = self._study
         chosen = chosen_trial(study)
         if target_sparsity is not None:
-            chosen = at_target(front(study.store.trials(study.name)), target_sparsity, study.name)
+            chosen = at_target(front(study.store.trials.of(study.name)), target_sparsity, study.name)
         if not any(chosen.schedule):
             raise SearchError(
                 f"The chosen schedule of study {study.name!r} skips nothing, so there is nothing to route: "
@@ -131,14 +131,14 @@ class Pipeline:
 
     def _foreseen(self) -> list[str]:
         """The stages that are to come, if no round ends the refinement early."""
-        return all_stages(self.config, first_round(self._study.store.study(self._study.name).facts))
+        return all_stages(self.config, first_round(self._study.store.studies.get(self._study.name).facts))
 
     def _check_workload(self) -> None:
         """Compare model and data with what the study began with, or record them if it begins now."""
         store, name, workload = self._study.store, self._study.name, self._study.workload
         found = {"model": workload.model.fingerprint(), "data": workload.data_fingerprint}
-        facts = store.study(name).facts
-        check_same(store.study(name), found)
+        facts = store.studies.get(name).facts
+        check_same(store.studies.get(name), found)
         keep_first = workload.model.skipping.keep_first
         if facts.get("keep_first", keep_first) != keep_first:
             # What a system turn is made of hangs on the tokenizer's chat template, too.
@@ -159,7 +159,7 @@ class Pipeline:
             "chance": workload.chance,
             "fewer_items": workload.fewer_than_asked(self.config.search_items),
         }
-        store.set_facts(name, counts)
+        store.studies.set_facts(name, counts)
 
     def _search(self, foreseen: Sequence[str]) -> None:
         """Evaluate schedules with the static router until the budget is used.
@@ -171,30 +171,30 @@ class Pipeline:
         if self._stages.has_finished("search"):
             return
         self._estimate(foreseen)
-        if rounds_of(store.study(name).facts):
+        if rounds_of(store.studies.get(name).facts):
             # The front that they refined is about to change.
-            store.set_facts(name, with_fresh_rounds(store.study(name).facts))
+            store.studies.set_facts(name, with_fresh_rounds(store.studies.get(name).facts))
         self._stages.forget(LAST_STAGES)
         with self._stages.stage("search"):
-            if sum(trial.round == 0 for trial in store.each_trial(name)) < self.config.trials:
-                search = Search(0, self.config.trials, first_trial=store.n_begun(name))
+            if sum(trial.round == 0 for trial in store.trials.each(name)) < self.config.trials:
+                search = Search(0, self.config.trials, first_trial=store.trials.n_begun(name))
                 search_schedules(study, study_costs(study), search)
             choose_from_front(study)
 
     def _estimate(self, foreseen: Sequence[str]) -> None:
         """Say, and keep, what a study that begins now will take."""
         study = self._study
-        if study.store.study(study.name).facts.get(FACT) is not None or study.store.n_begun(study.name):
+        if study.store.studies.get(study.name).facts.get(FACT) is not None or study.store.trials.n_begun(study.name):
             return
         expected = estimate_run(study.config, study.workload, study.store, foreseen, study.view)
         # What is left out is said here, and not again as the search begins.
         ablations = planned_ablations(study.config, study.workload).to_json()
-        study.store.set_facts(study.name, {FACT: expected.to_json(), "ablations": ablations})
+        study.store.studies.set_facts(study.name, {FACT: expected.to_json(), "ablations": ablations})
         study.view.tell(expected.lines())
 
     def _first_router(self) -> int | None:
         """Number of the router that was distilled on what the first search found; None if there is none."""
-        facts = self._study.store.study(self._study.name).facts
+        facts = self._study.store.studies.get(self._study.name).facts
         one = rounds_of(facts).get(first_round(facts))
         return None if one is None else one.router_run
 

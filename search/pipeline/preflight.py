@@ -43,7 +43,7 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
 
 def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) -> None:
     assert config.warm_start is not None
-    other = store.study(config.warm_start)
+    other = store.studies.get(config.warm_start)
     own = {"model": workload.model.fingerprint(), "data": workload.data_fingerprint}
     for what, fingerprint in own.items():
         if other.facts.get(f"{what}_fingerprint") != fingerprint:

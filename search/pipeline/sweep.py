@@ -68,11 +68,11 @@ def run_sweep(
     """
     # All of them are checked before the first begins, which may take hours.
     studies = [replace(study, config=usable(study.config)) for study in sweep.studies]
-    known = set() if overwrite else {summary.name for summary in store.summaries()}
+    known = set() if overwrite else {summary.name for summary in store.studies.summaries()}
     finished = {name for name in known if has_finished(store, name)}
     for study in studies:
         if study.name in known:
-            _check_unchanged(store.study(study.name), study)
+            _check_unchanged(store.studies.get(study.name), study)
     if all(study.name in finished for study in studies):
         return [Outcome(study, was_finished=True) for study in studies]
 
@@ -99,9 +99,9 @@ def run_sweep(
 
 def has_finished(store: StudyStore, name: str) -> bool:
     """Whether a study has gone through its whole pipeline, up to the report."""
-    if store.study(name).state is not StudyState.FINISHED:
+    if store.studies.get(name).state is not StudyState.FINISHED:
         return False
-    return any(stage.name == "report" and stage.state is StudyState.FINISHED for stage in store.stages(name))
+    return any(stage.name == "report" and stage.state is StudyState.FINISHED for stage in store.runs.stages(name))
 
 
 def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
@@ -113,7 +113,7 @@ def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
                 continue
         except StudyNotFoundError:
             continue
-        record = store.study(study.name)
+        record = store.studies.get(study.name)
         rows.append(
             {
                 "study": study.name,
@@ -121,10 +121,10 @@ def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
                 "model": study.model,
                 "target": study.config.target_sparsity,
                 "seed": study.config.seed,
-                "measurements": store.measurements(study.name),
+                "measurements": store.results.measurements(study.name),
                 "selection": record.facts.get("selection"),
                 "facts": record.facts,
-                "exhibits": store.exhibits(study.name),
+                "exhibits": store.results.exhibits(study.name),
             }
         )
     return rows
@@ -160,8 +160,8 @@ def _run(
         return report(name, folder)
 
     if is_known:
-        with store.lease(name) as lease:
+        with store.runs.lease(name) as lease:
             reopened(store, name, study.config, lease, view).run(write)
         return
-    with beginning(store, name, study.config, view, overwrite) as workload, store.lease(name) as lease:
+    with beginning(store, name, study.config, view, overwrite) as workload, store.runs.lease(name) as lease:
         Pipeline(store, name, lease, view, workload).run(write)

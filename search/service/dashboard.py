@@ -62,7 +62,7 @@ def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
     return Actions(
         check=_refusing(check),
         create=_refusing(lambda name, said: create_and_submit(request(name, said), store, settings)),
-        stop=_refusing(store.request_stop),
+        stop=_refusing(store.queue.request_stop),
         resume=_refusing(lambda name, said: resume_and_submit(name, ResumeRequest(**said), store, settings)),
         delete=_refusing(store.delete_study),
         fields=tuple(map(form_field, SUBMITTABLE)),

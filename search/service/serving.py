@@ -24,7 +24,7 @@ def check_reach(host: str, insecure: bool, store: ServiceStore) -> None:
     Raises:
         ConfigError: There is none.
     """
-    if not is_loopback(host) and not insecure and not store.has_tokens():
+    if not is_loopback(host) and not insecure and not store.tokens.exist():
         raise ConfigError(
             f"--host is {host!r}, where other machines reach it, and there is no token: add one with "
             "`ftp-search token add NAME --role editor`, or let everybody in with --insecure."

@@ -19,7 +19,7 @@ def router_of(study: OpenStudy, number: int | None) -> Router:
     return (
         StaticRouter()
         if number is None
-        else router_from_bytes(study.store.router_runs(study.name)[number].weights).eval()
+        else router_from_bytes(study.store.routers.of(study.name)[number].weights).eval()
     )
 
 
@@ -30,7 +30,7 @@ def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
     same number: a search that tried hundreds on a few items has found some that are good by luck, only other items
     tell, and the report shall compare with the best of the first search as they tell it.
     """
-    config, trials = study.config, study.store.trials(study.name)
+    config, trials = study.config, study.store.trials.of(study.name)
     most = config.measured_points
     if config.target_sparsity is None:
         return [_of_trial("candidate", study, point) for point in _spread(usable_front(trials), most, chosen)]
@@ -63,7 +63,7 @@ def compared(
         validated: Candidates as they were measured on validation examples, by which rows are chosen like the selected
             one, where there are any.
     """
-    trials = [trial for trial in study.store.trials(study.name) if trial.is_comparable]
+    trials = [trial for trial in study.store.trials.of(study.name) if trial.is_comparable]
     by_number = {one.trial: one.kl for one in validated}
     first = _like(selected, [trial for trial in trials if trial.round == 0], by_number)
     refined = _like(selected, [trial for trial in trials if trial.round > 0], by_number)

@@ -30,7 +30,7 @@ _HIDDEN_GUIDE = 0.3
 
 def distillation_config(study: OpenStudy) -> DistillationConfig:
     """The study's hyperparameters of router training: the defaults, or what tuning found to be better."""
-    tuning = study.store.study(study.name).facts.get("tuning")
+    tuning = study.store.studies.get(study.name).facts.get("tuning")
     base = DistillationConfig(steps=study.config.router_steps, seed=study.config.seed)
     return base if tuning is None else replace(base, **tuning["best"])
 
@@ -87,7 +87,7 @@ def train_router(
 
     def trained() -> list[RouterRun]:
         # An earlier run of the stage that was stopped may have been about other schedules.
-        runs = study.store.router_runs(study.name, with_weights=False)
+        runs = study.store.routers.of(study.name, with_weights=False)
         return [run for run in runs if (run.config.get("stage"), run.config.get("task")) == (stage, task)]
 
     for kind in kinds:
@@ -108,7 +108,7 @@ def _task(study: OpenStudy, schedules: Sequence[SparsitySchedule], config: Disti
 
 def _unfinished(study: OpenStudy, stage: str, task: str, ending: str = "") -> Path | None:
     """Where a training or a tuning keeps how far it is; what others of the same stage have left behind is removed."""
-    place = study.store.unfinished(study.name, f"{stage}-{task}{ending}")
+    place = study.store.runs.unfinished_work(study.name, f"{stage}-{task}{ending}")
     if place is not None and place.parent.is_dir():
         prefix = place.name.removesuffix(f"{task}{ending}")
         for left in place.parent.glob(f"{prefix}*"):
@@ -176,7 +176,7 @@ def _train(
         seconds=result.seconds,
         created_at=datetime.now(UTC),
     )
-    study.store.add_router_run(study.name, run)
+    study.store.routers.add(study.name, run)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
 

@@ -77,7 +77,7 @@ def export_study(
         CoreError: The directory is a file or holds another model, or the model cannot be loaded.
     """
     directory = Path(directory)
-    study = store.study(name)
+    study = store.studies.get(name)
     _check_chosen(study)
     if overwrite:
         check_directory(directory)
@@ -87,7 +87,7 @@ def export_study(
     config = located(study, before if model is None else before.model_copy(update={"model": model}), ("model",))
     check_same(study, {"model": load_model(config.model).fingerprint()})
     if config.model != before.model and not store.is_read_only:
-        store.set_config(name, config.model_dump())
+        store.studies.set_config(name, config.model_dump())
     return write_export(store, name, directory, config.model, include_base, overwrite)
 
 
@@ -101,13 +101,13 @@ def write_export(
         ForeignResultsError: See `export_study`.
         CoreError: See `export_study`.
     """
-    study = store.study(name)
+    study = store.studies.get(name)
     chosen = _check_chosen(study)
     if not overwrite:
         check_export(directory, own_origins(study), _ADVICE)
     is_own = overwrite or (directory / "config.json").exists()
-    trial = store.trial(name, chosen)
-    run = None if trial.router is None else store.router_runs(name)[trial.router]
+    trial = store.trials.get(name, chosen)
+    run = None if trial.router is None else store.routers.of(name)[trial.router]
     router: Router = StaticRouter() if run is None else router_from_bytes(run.weights).eval()
     dense, tokenizer = load_published(model)
     # As it was when the study ran: a system turn is a number of tokens then.
@@ -131,7 +131,7 @@ def write_export(
         pruned.save_pretrained(partial, include_base=include_base)
         tokenizer.save_pretrained(partial)
         (partial / MODEL_FILE).write_text(json.dumps(origin, indent=2) + "\n")
-        add_figures(partial, directory, card_figures(store.measurements(name), trial.number))
+        add_figures(partial, directory, card_figures(store.results.measurements(name), trial.number))
         names = sorted(path.name for path in partial.iterdir())
         taken = [one for one in names if os.path.lexists(directory / one)]
         if taken and not is_own:

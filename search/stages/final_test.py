@@ -24,7 +24,7 @@ from studies.records.objectives import CostName
 def measure_candidates(study: OpenStudy) -> None:
     """Measure what can be selected, on the validation examples and on the clock."""
     variants = [dense(study), *candidates(study, chosen_trial(study))]
-    study.store.replace_measurements(study.name, measure(study, variants, "validation"))
+    study.store.results.replace_measurements(study.name, measure(study, variants, "validation"))
 
 
 def select_candidate(study: OpenStudy) -> None:
@@ -56,11 +56,11 @@ def select_candidate(study: OpenStudy) -> None:
         max_latency_ms=config.max_latency_ms,
         min_retention=config.min_retention,
         latency=latency,
-        chance=chance_level(study.store.study(study.name).facts, "validation"),
+        chance=chance_level(study.store.studies.get(study.name).facts, "validation"),
     )
     number = selection.measurement.trial
     assert number is not None
-    study.store.choose_trial(study.name, number)
+    study.store.studies.choose_trial(study.name, number)
     note_selection(study, selection.rule, said + selection.reason, selection.retention, cost, latency)
 
 
@@ -105,7 +105,7 @@ def note_selection(
         **{"trial": trial.number, "router": trial.router, "rule": rule, "reason": reason},
         **{"retention": retention, "cost": cost, "latency": latency},
     }
-    study.store.set_facts(study.name, {"selection": selection})
+    study.store.studies.set_facts(study.name, {"selection": selection})
 
 
 def compare_selected(study: OpenStudy, router_run: int | None) -> None:
@@ -122,10 +122,10 @@ def compare_selected(study: OpenStudy, router_run: int | None) -> None:
     others = [one for one in candidates(study, chosen) if one.trial in candidate_trials]
     rows += [one for one in others if (one.trial, one.number) not in shown]
     tested = measure(study, rows, "test")
-    study.store.replace_measurements(study.name, [*validation, *tested])
+    study.store.results.replace_measurements(study.name, [*validation, *tested])
     forget_speeds(study)
-    study.store.keep_exhibits(study.name, _exhibits(study, rows, chosen))
-    study.store.set_facts(study.name, {"peak_process_bytes": peak_bytes(study.workload.model.skipping.device)})
+    study.store.results.keep_exhibits(study.name, _exhibits(study, rows, chosen))
+    study.store.studies.set_facts(study.name, {"peak_process_bytes": peak_bytes(study.workload.model.skipping.device)})
     study.view.measured(tested)
 
 
@@ -135,11 +135,11 @@ def export_selected(study: OpenStudy) -> None:
     with study.view.stage("Writing the pruned model", 1) as stage:
         write_export(study.store, study.name, folder, study.config.model, include_base=study.config.export == "full")
         stage.advance()
-    study.store.set_facts(study.name, {"exported": str(folder.resolve())})
+    study.store.studies.set_facts(study.name, {"exported": str(folder.resolve())})
 
 
 def _measured(study: OpenStudy, split: str) -> list[Measurement]:
-    return [one for one in study.store.measurements(study.name) if one.split == split]
+    return [one for one in study.store.results.measurements(study.name) if one.split == split]
 
 
 def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> Exhibits:

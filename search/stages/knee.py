@@ -16,12 +16,12 @@ def chosen_trial(study: OpenStudy) -> Trial:
     Raises:
         SearchError: None is yet.
     """
-    number = study.store.study(study.name).chosen_trial
+    number = study.store.studies.get(study.name).chosen_trial
     if number is None:
         raise SearchError(
             f"Study {study.name!r} has no chosen schedule yet: finish its search with `ftp-search resume {study.name}`."
         )
-    return study.store.trial(study.name, number)
+    return study.store.trials.get(study.name, number)
 
 
 def choose_from_front(study: OpenStudy) -> None:
@@ -30,11 +30,11 @@ def choose_from_front(study: OpenStudy) -> None:
     Raises:
         SearchError: The study has no front.
     """
-    trials = study.store.trials(study.name)
+    trials = study.store.trials.of(study.name)
     points = front(trials)
     if not points:
         raise SearchError(why_no_front(trials, study.config))
-    study.store.choose_trial(study.name, best_point(points, study.config.target_sparsity).number)
+    study.store.studies.choose_trial(study.name, best_point(points, study.config.target_sparsity).number)
 
 
 def why_no_front(trials: Sequence[Trial], config: RunConfig) -> str:

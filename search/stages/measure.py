@@ -110,7 +110,7 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
 
 def timed_prompts(study: OpenStudy) -> PromptBatch:
     """The timed input of a study: rows of tokens of calibration prompts, as long as `timed_length` says."""
-    facts = study.store.study(study.name).facts
+    facts = study.store.studies.get(study.name).facts
     return prompts_of(study, timed_length(study.config, study.workload, facts))
 
 
@@ -152,14 +152,14 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
         for variant in variants:
             schedule = tuple(variant.schedule)
             context = _quality_context(study, data, variant.router)
-            known = study.store.known_evaluations(context, [schedule]).get(schedule)
+            known = study.store.evaluations.find(context, [schedule]).get(schedule)
             if known is None:
                 study.lease.check()
                 examples = quality_set(study, split) if examples is None else examples
                 quality = examples.evaluate(
                     variant.schedule, variant.router, choices=True, intervals=True, on_batch=stage.advance
                 )
-                study.store.keep_evaluation(context, schedule, asdict(quality))
+                study.store.evaluations.keep(context, schedule, asdict(quality))
                 # As it will be read the next time: JSON knows no tuples.
                 known = json.loads(json.dumps(asdict(quality)))
             else:

@@ -38,5 +38,5 @@ class OpenStudy:
             StudyBusyError: A process works on the other study by now.
             ForeignResultsError: Its folder holds the results of another study.
         """
-        self.store.take_place(self.name)
-        claim_results(self.config.folder(self.name), self.store.study(self.name))
+        self.store.studies.take_place(self.name)
+        claim_results(self.config.folder(self.name), self.store.studies.get(self.name))

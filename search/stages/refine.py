@@ -29,7 +29,7 @@ def refine(study: OpenStudy, stages: Stages) -> None:
     reason = _refine(study, stages)
     if reason:
         study.view.console.print(reason, highlight=False)
-    study.store.set_facts(study.name, with_end(reason))
+    study.store.studies.set_facts(study.name, with_end(reason))
 
 
 def _refine(study: OpenStudy, stages: Stages) -> str:
@@ -40,7 +40,7 @@ def _refine(study: OpenStudy, stages: Stages) -> str:
             return "There is no round: the chosen schedule skips nothing, so that no router has anything to decide."
         if number == first and study.config.tunes_router and not stages.has_finished("tune"):
             with stages.stage("tune"):
-                study.store.set_facts(study.name, {"tuning": tune(study, _schedules(study))})
+                study.store.studies.set_facts(study.name, {"tuning": tune(study, _schedules(study))})
         if not stages.has_finished(f"distill-{number}"):
             stages.forget(LAST_STAGES)
             with stages.stage(f"distill-{number}"):
@@ -77,12 +77,12 @@ def distill_again(study: OpenStudy, stages: Stages, chosen: Trial, router_steps:
     with stages.stage(f"distill-{number}"):
         run = train_router(study, f"distill-{number}", chosen, [schedule], config)
         one = Round(number, run.number, run.number if run.beats_static else None)
-        one = one.begun(study.store.n_begun(study.name), _hypervolume(study))
+        one = one.begun(study.store.trials.n_begun(study.name), _hypervolume(study))
         if run.beats_static:
             router = router_of(study, run.number)
             chosen = add_trial(study, schedule, router, run.number, number, "distill", chosen.number)
         _note(study, one.ended(int(run.beats_static), _hypervolume(study)))
-        study.store.choose_trial(study.name, chosen.number)
+        study.store.studies.choose_trial(study.name, chosen.number)
     return run.number
 
 
@@ -94,10 +94,10 @@ def _distill(study: OpenStudy, number: int) -> None:
 
 def _search_again(study: OpenStudy, number: int) -> None:
     """Search around the front with the router of a round."""
-    one = rounds_of(_facts(study))[number].begun(study.store.n_begun(study.name), _hypervolume(study))
+    one = rounds_of(_facts(study))[number].begun(study.store.trials.n_begun(study.name), _hypervolume(study))
     _note(study, one)
     router = router_of(study, one.router)
-    runs = study.store.router_runs(study.name, with_weights=False)
+    runs = study.store.routers.of(study.name, with_weights=False)
     search = Search(
         number,
         study.config.refine_trials,
@@ -107,14 +107,14 @@ def _search_again(study: OpenStudy, number: int) -> None:
         one.first_trial or 0,
     )
     search_schedules(study, study_costs(study, router), search)
-    trials = study.store.trials(study.name)
+    trials = study.store.trials.of(study.name)
     _note(study, one.ended(sum(trial.round == number for trial in trials), _hypervolume(study)))
     choose_from_front(study)
 
 
 def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
     """What a router learns to serve: schedules that may be selected in the end."""
-    config, chosen, trials = study.config, chosen_trial(study), study.store.trials(study.name)
+    config, chosen, trials = study.config, chosen_trial(study), study.store.trials.of(study.name)
     if config.target_sparsity is None:
         points = usable_front(trials)
     else:
@@ -124,14 +124,14 @@ def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
 
 
 def _hypervolume(study: OpenStudy) -> float:
-    trials = study.store.trials(study.name)
-    measured = study_volume(study.store.study(study.name), trials)
+    trials = study.store.trials.of(study.name)
+    measured = study_volume(study.store.studies.get(study.name), trials)
     return 0.0 if measured is None else measured.of(trials)
 
 
 def _note(study: OpenStudy, one: Round) -> None:
-    study.store.set_facts(study.name, with_round(_facts(study), one))
+    study.store.studies.set_facts(study.name, with_round(_facts(study), one))
 
 
 def _facts(study: OpenStudy) -> Mapping[str, Any]:
-    return study.store.study(study.name).facts
+    return study.store.studies.get(study.name).facts

@@ -53,7 +53,7 @@ def predict_from(study: OpenStudy, profile: LatencyProfile) -> None:
     Raises:
         SearchError: See `renew_profile`.
     """
-    record, trials = study.store.study(study.name), study.store.trials(study.name)
+    record, trials = study.store.studies.get(study.name), study.store.trials.of(study.name)
     judges: dict[int | None, _Judge] = {None: _Judge(study, profile, None)}
     for number in {trial.router for trial in trials} - {None}:
         judges[number] = _Judge(study, profile, router_of(study, number))
@@ -66,7 +66,7 @@ def predict_from(study: OpenStudy, profile: LatencyProfile) -> None:
     dense = judges[None].costs.of(SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks))
     volume = front_volume(record.objectives, revalued, dense[study.config.cost])
     facts = {FACT: profile.to_json(), "dense_costs": dense, **_rounds(record.facts, revalued, volume)}
-    study.store.revalue_trials(study.name, revalued, facts, LAST_STAGES, chosen)
+    study.store.revaluation.apply(study.name, revalued, facts, LAST_STAGES, chosen)
 
 
 class _Judge:

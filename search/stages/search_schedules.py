@@ -80,7 +80,7 @@ def study_costs(study: OpenStudy, router: Router | None = None) -> Costs:
     profile = study_profile(study)
     dense = Costs(model, batch, length, profile).of(SparsitySchedule.uniform(0.0, model.n_blocks))
     facts = {"timed_input": {"batch": batch, "length": length}, "dense_costs": dense}
-    study.store.set_facts(study.name, facts)
+    study.store.studies.set_facts(study.name, facts)
     return Costs(model, batch, length, profile, None if router is None or router.kind == StaticRouter.kind else router)
 
 
@@ -109,7 +109,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     context = _context(study, search)
     ledger = StudyLedger(study.store, study.name, study.lease, context, search.round, search.number)
     title = f"Refining schedules, round {search.round}" if search.round else "Searching schedules"
-    aside = study.store.left_aside(study.name)
+    aside = study.store.trials.left_aside(study.name)
     if aside.total:
         study.view.console.print(str(aside))
     ablations = _ablations(study, search, space)
@@ -178,21 +178,21 @@ def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> Ablati
     if search.round > 0:
         return AblationPlan((), 0, search.trials, 0)
     plan = plan_ablations(space, search.trials, study.config.sampler)
-    known = study.store.study(study.name).facts.get("ablations")
+    known = study.store.studies.get(study.name).facts.get("ablations")
     if plan.left_out and plan.to_json() != known:
         study.view.console.print(plan.left_out, highlight=False)
-    study.store.set_facts(study.name, {"ablations": plan.to_json()})
+    study.store.studies.set_facts(study.name, {"ablations": plan.to_json()})
     return plan
 
 
 def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[Trial]:
     """Trials that a search starts from: those of a study to begin with, or of this one with other routers."""
     if search.round > 0:
-        for trial in study.store.each_trial(study.name):
+        for trial in study.store.trials.each(study.name):
             if trial.round < search.round and trial.router != search.number:
                 yield trial
     elif study.config.warm_start is not None:
-        yield from study.store.each_trial(study.config.warm_start)
+        yield from study.store.trials.each(study.config.warm_start)
 
 
 def best_note(points: list[Trial], cost: CostName = DEFAULT_COST, target: float | None = None) -> str:
@@ -251,7 +251,7 @@ class _Watch:
         return figures
 
     def _follow(self) -> None:
-        wanted = self._study.store.study(self._study.name).config.get("workers", self._n_workers)
+        wanted = self._study.store.studies.get(self._study.name).config.get("workers", self._n_workers)
         if wanted != self._n_workers:
             self._n_workers = wanted
             self._pool.resize(wanted)
@@ -310,8 +310,8 @@ def _context(study: OpenStudy, search: Search) -> str:
 
 def _keep_reuse(study: OpenStudy, ledger: StudyLedger) -> None:
     """Add to what the study knows of block computations that were made and spared."""
-    facts = study.store.study(study.name).facts
-    study.store.set_facts(
+    facts = study.store.studies.get(study.name).facts
+    study.store.studies.set_facts(
         study.name,
         {
             "blocks_run": facts.get("blocks_run", 0) + ledger.blocks_run,

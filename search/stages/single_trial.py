@@ -44,7 +44,7 @@ def add_trial(
     costs = study_costs(study, router)
     values, violation = Objectives(costs.function(config.cost), config.min_accuracy)(schedule, evaluation.metrics)
     trial = Trial(
-        number=study.store.n_begun(study.name),
+        number=study.store.trials.n_begun(study.name),
         schedule=tuple(schedule),
         values=values,
         state=TrialState.FINISHED,
@@ -59,5 +59,5 @@ def add_trial(
         parents=(parent,),
         work=work_spans([evaluation]),
     )
-    study.store.append_trial(study.name, trial)
+    study.store.trials.append(study.name, trial)
     return trial

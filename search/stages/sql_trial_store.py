@@ -28,7 +28,7 @@ class StudyLedger:
         store: Where the study lives.
         name: Its name.
         lease: The right to write into it.
-        context: Hash of what evaluations depend on beside the schedule; see `StudyStore.finish_trials`.
+        context: Hash of what evaluations depend on beside the schedule; see `Trials.finish`.
         round: Which search of the study its trials belong to.
         router: Number of the study's router that decides in them; None for the static one. Only trials with this router
             are known to the engine: KL under another one does not compare.
@@ -56,7 +56,7 @@ class StudyLedger:
         self._context = context
         self._round = round
         self._router = router
-        self.n_trials = sum(trial.round == round for trial in store.each_trial(name))
+        self.n_trials = sum(trial.round == round for trial in store.trials.each(name))
         self.front: list[Trial] = []
         self._archive = ParetoArchive()
         self.blocks_run = 0
@@ -68,7 +68,7 @@ class StudyLedger:
     def known(self) -> Iterator[Known]:
         """See `Ledger.known`."""
         self.front, self._archive = [], ParetoArchive()
-        for trial in self._store.each_trial(self._name):
+        for trial in self._store.trials.each(self._name):
             self._enter(trial)
             if trial.router != self._router:
                 continue
@@ -87,12 +87,12 @@ class StudyLedger:
         """See `Ledger.queue`."""
         return [
             Queued(trial.number, SparsitySchedule(trial.schedule), trial.proposer, trial.parents)
-            for trial in self._store.claim_queue(self._name)
+            for trial in self._store.trials.claim_waiting(self._name)
         ]
 
     def recall(self, schedules: Sequence[SparsitySchedule]) -> list[Evaluation | None]:
         """See `Ledger.recall`."""
-        known = self._store.known_evaluations(self._context, [tuple(schedule) for schedule in schedules])
+        known = self._store.evaluations.find(self._context, [tuple(schedule) for schedule in schedules])
         # It took this study no time, and that is what its proposer is judged by.
         return [
             None if found is None else Evaluation(Task(schedule), found)
@@ -103,12 +103,12 @@ class StudyLedger:
         """See `Ledger.begin`."""
         self._lease.check()
         trials = [Trial(0, tuple(one.schedule), one.proposer, one.parents) for one in begun]
-        return [trial.number for trial in self._store.begin_trials(self._name, trials)]
+        return [trial.number for trial in self._store.trials.begin(self._name, trials)]
 
     def finish(self, results: Sequence[Result]) -> None:
         """See `Ledger.finish`."""
         records = [self._record(result) for result in results]
-        kept = self._store.finish_trials(self._name, records, self._context)
+        kept = self._store.trials.finish(self._name, records, self._context)
         self._lease.check()
         for result, record in zip(results, records, strict=True):
             self._enter(record)
@@ -127,7 +127,9 @@ class StudyLedger:
     def keep_tallies(self) -> None:
         """Write the tallies as the engine noted them last."""
         self._lease.check()
-        self._store.keep_proposer_states(self._name, {name: asdict(tally) for name, tally in self._tallies.items()})
+        self._store.runs.keep_proposer_states(
+            self._name, {name: asdict(tally) for name, tally in self._tallies.items()}
+        )
         self._last_tally = time.monotonic()
 
     def tallies(self) -> dict[str, ProposerTally]:
@@ -136,10 +138,12 @@ class StudyLedger:
         Finished trials are counted anew, and so are gains: a process that was killed did not write its last tally. What
         trials with this router gained is left to the engine, which learns them again.
         """
-        kept = {state.proposer: ProposerTally.stored(state.state) for state in self._store.proposer_states(self._name)}
+        kept = {
+            state.proposer: ProposerTally.stored(state.state) for state in self._store.runs.proposer_states(self._name)
+        }
         finished, gains = Counter[str](), defaultdict[str, float](float)
         fronts: defaultdict[int | None, ParetoArchive] = defaultdict(ParetoArchive)
-        for trial in self._store.each_trial(self._name):
+        for trial in self._store.trials.each(self._name):
             if trial.state is TrialState.FAILED or trial.values is None:
                 continue
             finished[trial.proposer] += 1

@@ -48,7 +48,7 @@ class Stages:
             foreseen: The stages that are to come.
         """
         self._study.view.began(self._name, self._study.config, foreseen)
-        self._store.set_state(self._name, StudyState.RUNNING)
+        self._store.runs.set_state(self._name, StudyState.RUNNING)
         with self._noted(self._end):
             yield
 
@@ -56,7 +56,7 @@ class Stages:
     def stage(self, stage: str) -> Iterator[None]:
         """Note when a stage begins, and when and how it ends."""
         self._study.lease.check()
-        self._store.begin_stage(self._name, stage)
+        self._store.runs.begin_stage(self._name, stage)
         self._study.view.stage_changed(stage, StudyState.RUNNING)
         _log.info("Study %r: stage %s begins", self._name, stage)
         with self._noted(lambda state: self._end_stage(stage, state)):
@@ -64,15 +64,17 @@ class Stages:
 
     def has_finished(self, stage: str) -> bool:
         """Whether the last run of a stage ended well."""
-        return any(one.name == stage and one.state is StudyState.FINISHED for one in self._store.stages(self._name))
+        return any(
+            one.name == stage and one.state is StudyState.FINISHED for one in self._store.runs.stages(self._name)
+        )
 
     def forget(self, stages: Sequence[str]) -> None:
         """Let stages count as not begun."""
-        self._store.forget_stages(self._name, stages)
+        self._store.runs.forget_stages(self._name, stages)
 
     def _end(self, state: StudyState) -> None:
         try:
-            self._store.set_state(self._name, state)
+            self._store.runs.set_state(self._name, state)
         finally:
             # Trackers may have to be waited for.
             self._study.view.ended(state)
@@ -80,7 +82,7 @@ class Stages:
     def _end_stage(self, stage: str, state: StudyState) -> None:
         self._study.view.stage_changed(stage, state)
         _log.info("Study %r: stage %s has %s", self._name, stage, state.value)
-        self._store.end_stage(self._name, stage, state)
+        self._store.runs.end_stage(self._name, stage, state)
 
     @contextmanager
     def _noted(self, note: Callable[[StudyState], object]) -> Iterator[None]:

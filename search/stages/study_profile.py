@@ -19,7 +19,7 @@ def study_profile(study: OpenStudy) -> LatencyProfile | None:
     no trial was made without, so that its trials compare, and measures none.
     """
     predicts = study.config.predicts_latency
-    stored = study.store.study(study.name).facts.get(FACT)
+    stored = study.store.studies.get(study.name).facts.get(FACT)
     if stored is not None:
         profile = LatencyProfile.from_json(stored)
         if predicts:
@@ -35,7 +35,7 @@ def study_profile(study: OpenStudy) -> LatencyProfile | None:
         if known is None:
             return None
         profile = known
-    study.store.set_facts(study.name, {FACT: profile.to_json()})
+    study.store.studies.set_facts(study.name, {FACT: profile.to_json()})
     return profile
 
 
@@ -52,7 +52,7 @@ def measured_profile(study: OpenStudy, remeasure: Remeasure) -> LatencyProfile:
 
 
 def _reliable_profile(study: OpenStudy) -> LatencyProfile | None:
-    if next(study.store.each_trial(study.name), None) is not None:
+    if next(study.store.trials.each(study.name), None) is not None:
         return None
     batch, length = timed_prompts(study).ids.shape
     found = known_profile(study.store, profile_conditions(study.workload.model.skipping), (batch, length))

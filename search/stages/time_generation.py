@@ -60,10 +60,10 @@ def time_selected(study: OpenStudy) -> None:
     measured = _compared(study)
     if not measured:
         return
-    lengths = lengths_to_time(study.config, study.workload, study.store.study(study.name).facts)
+    lengths = lengths_to_time(study.config, study.workload, study.store.studies.get(study.name).facts)
     for tokens in lengths:
         wanted = new_tokens_to_time(study.config, room_for_new_tokens(tokens, study.workload.model.skipping.context))
-        speeds = generation_speeds(study.store.study(study.name).facts)
+        speeds = generation_speeds(study.store.studies.get(study.name).facts)
         shape = (study.config.latency_batch, tokens)
         if set(wanted) <= {one.new_tokens for one in speeds if one.shape == shape}:
             continue
@@ -71,17 +71,17 @@ def time_selected(study: OpenStudy) -> None:
         speeds = [*(one for one in speeds if one.shape != shape), *_timed(study, measured, tokens, wanted)]
         # The length that costs are of is what people look at first.
         speeds.sort(key=lambda one: lengths.index(one.length) if one.length in lengths else len(lengths))
-        study.store.set_facts(study.name, as_facts(speeds))
+        study.store.studies.set_facts(study.name, as_facts(speeds))
 
 
 def forget_speeds(study: OpenStudy) -> None:
     """Forget what was timed: another point may be selected, or another machine measure."""
-    study.store.set_facts(study.name, as_facts([]))
+    study.store.studies.set_facts(study.name, as_facts([]))
 
 
 def _compared(study: OpenStudy) -> list[Measurement]:
     """The dense model, a shortened prompt and the selected point, as they were measured on test items."""
-    tested = [one for one in study.store.measurements(study.name) if one.split == "test"]
+    tested = [one for one in study.store.results.measurements(study.name) if one.split == "test"]
     chosen = chosen_trial(study)
     selected = next((one for one in tested if (one.trial, one.router) == (chosen.number, chosen.router)), None)
     if selected is None:

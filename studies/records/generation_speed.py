@@ -72,7 +72,7 @@ def generation_speeds(facts: Mapping[str, Any]) -> list[GenerationSpeed]:
 
 
 def as_facts(speeds: Iterable[GenerationSpeed]) -> dict[str, Any]:
-    """Speeds as facts of a study, which take the place of those before (`StudyStore.set_facts`)."""
+    """Speeds as facts of a study, which take the place of those before (`Studies.set_facts`)."""
     return {_FACT: [asdict(one) for one in speeds]}
 
 

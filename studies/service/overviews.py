@@ -13,8 +13,7 @@ from studies.records.records import StudyState, StudySummary
 from studies.records.trial import finite_values
 from studies.sql import schema
 from studies.sql.packing import unpack_floats
-from studies.store.named import NamedStudies
-from studies.store.runs import held, summarised, summary
+from studies.store.studies import held, summarised, summary
 from studies.store.trials import ENDED
 
 _run, _trial, _stage = schema.search_run.c, schema.trial.c, schema.stage.c
@@ -65,22 +64,15 @@ class StudyOverview:
     chosen_values: tuple[float, ...] | None = None
 
 
-class Overviews(NamedStudies):
-    """All studies at once."""
-
-    def overviews(self) -> list[StudyOverview]:
-        """Every study with what is shown of its run, oldest first."""
-
-        def work(connection: Connection) -> list[StudyOverview]:
-            studies = connection.execute(summarised(connection)).all()
-            # Of several that run, the one that began last.
-            stages: dict[int, str] = {row.study_id: row.name for row in connection.execute(_RUNNING_STAGES)}
-            said: dict[int, Any] = {row.study_id: row.content for row in connection.execute(_LATEST_FIGURES)}
-            values = {row.study_id: unpack_floats(row.objective_values) for row in connection.execute(_CHOSEN_VALUES)}
-            chosen = {study_id: own for study_id, own in values.items() if finite_values(own)}
-            return [_overview(row, stages, said, chosen) for row in studies]
-
-        return self._database.read(work)
+def read_overviews(connection: Connection) -> list[StudyOverview]:
+    """Every study with what is shown of its run, oldest first."""
+    studies = connection.execute(summarised(connection)).all()
+    # Of several that run, the one that began last.
+    stages: dict[int, str] = {row.study_id: row.name for row in connection.execute(_RUNNING_STAGES)}
+    said: dict[int, Any] = {row.study_id: row.content for row in connection.execute(_LATEST_FIGURES)}
+    values = {row.study_id: unpack_floats(row.objective_values) for row in connection.execute(_CHOSEN_VALUES)}
+    chosen = {study_id: own for study_id, own in values.items() if finite_values(own)}
+    return [_overview(row, stages, said, chosen) for row in studies]
 
 
 def _overview(

@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection, Row
 
 from studies.sql import schema
 from studies.store.lease import clock
-from studies.store.named import NamedStudies
+from studies.store.names import Part
 
 # Older ones are forgotten.
 MAX_EVENTS = 20_000
@@ -39,10 +39,10 @@ class RunEvent:
     content: Mapping[str, Any]
 
 
-class RunEvents(NamedStudies):
+class Events(Part):
     """The latest events of every study that was ever submitted."""
 
-    def add_events(self, name: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+    def add(self, name: str, events: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         """Keep events, each a kind and a content; those of a study that was never submitted are not kept."""
         submission, table = schema.submission, schema.run_event
 
@@ -65,11 +65,9 @@ class RunEvents(NamedStudies):
                 connection.execute(sa.delete(table).where(old))
 
         if events:
-            self._of_study(name, work, write=True)
+            self._names.transact(name, work, write=True)
 
-    def events(
-        self, name: str, after: int = 0, limit: int = 500, kinds: Collection[str] | None = None
-    ) -> list[RunEvent]:
+    def of(self, name: str, after: int = 0, limit: int = 500, kinds: Collection[str] | None = None) -> list[RunEvent]:
         """Events of a study behind a number, oldest first.
 
         Args:
@@ -86,9 +84,9 @@ class RunEvents(NamedStudies):
             rows = connection.execute(selected.order_by(_event.number).limit(limit))
             return [_record(row) for row in rows]
 
-        return self._of_study(name, work)
+        return self._names.transact(name, work)
 
-    def latest_events(self, name: str, kinds: Collection[str], limit: int = 1) -> list[RunEvent]:
+    def latest(self, name: str, kinds: Collection[str], limit: int = 1) -> list[RunEvent]:
         """The last events of some kinds, oldest first; at most `limit`."""
 
         def work(connection: Connection, study_id: int) -> list[RunEvent]:
@@ -96,11 +94,11 @@ class RunEvents(NamedStudies):
             rows = connection.execute(selected.order_by(_event.number.desc()).limit(limit)).all()
             return [_record(row) for row in reversed(rows)]
 
-        return self._of_study(name, work)
+        return self._names.transact(name, work)
 
-    def events_of(self, name: str) -> str:
+    def generation(self, name: str) -> str:
         """A name for the study's events that no other study of this name has, before or after it."""
-        return str(self._of_study(name, lambda _, study_id: study_id))
+        return str(self._names.id(name))
 
 
 def _record(row: Row[Any]) -> RunEvent:

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from studies.sql import schema
 from studies.store.lease import Holder, clock, this_host
-from studies.store.named import NamedStudies
+from studies.store.names import Part
 
 BEAT_EVERY_S = 5.0
 # Workers that have been silent for longer are forgotten.
@@ -43,7 +43,7 @@ class WorkerRecord:
     study: str | None
 
 
-class Workers(NamedStudies):
+class Runners(Part):
     """The workers that use a database, or lately did."""
 
     def beat(self, worker: str, study: str | None) -> None:
@@ -66,13 +66,13 @@ class Workers(NamedStudies):
 
         self._database.write(work)
 
-    def forget_worker(self, worker: str) -> None:
+    def forget(self, worker: str) -> None:
         """Note that a worker has left."""
         self._database.write(
             lambda connection: connection.execute(sa.delete(schema.worker).where(_worker.id == worker))
         )
 
-    def workers(self) -> list[WorkerRecord]:
+    def all(self) -> list[WorkerRecord]:
         """Every worker that has shown itself within a day and has not left, oldest first."""
 
         def work(connection: Connection) -> list[WorkerRecord]:

@@ -1,36 +1,53 @@
-"""Keeps what the service knows beside the studies: its queue, its workers, and who may use it."""
+"""Keeps what the service knows beside the studies: its queue, its runners, and who may use it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
-import sqlalchemy as sa
-from sqlalchemy.engine import Connection
-
-from studies.service.overviews import Overviews
-from studies.service.run_events import RunEvents
-from studies.service.runners import Workers
-from studies.service.submissions import Submissions, enqueue
-from studies.service.tokens import AccessTokens
-from studies.sql import schema
-from studies.store.columns import ColumnTrials
-from studies.store.lease import Holder, holder
+from studies.service.overviews import StudyOverview, read_overviews
+from studies.service.run_events import Events
+from studies.service.runners import Runners
+from studies.service.submissions import Queue, enqueue
+from studies.service.tokens import Tokens
+from studies.sql.database import DEFAULT_PATIENCE_S
 from studies.store.results_folder import Origin
 from studies.store.store import StudyStore
 
-T = TypeVar("T")
 
-
-class ServiceStore(ColumnTrials, StudyStore, Submissions, RunEvents, Overviews, Workers, AccessTokens):
-    """Studies with the queue, the workers and the tokens of a service.
+class ServiceStore(StudyStore):
+    """Studies with the queue, the runners and the tokens of a service.
 
     Other processes may delete a study, and begin another one of its name, while this one looks on: names are looked up
     in each transaction anew.
+
+    Args:
+        url: See `StudyStore`.
+        create: See `StudyStore`.
+        patience_s: See `StudyStore`.
+
+    Attributes:
+        queue: Studies that wait for a runner, and those that have one.
+        events: Latest events of the runs.
+        runners: Processes that run submitted studies.
+        tokens: Access tokens and sessions of browsers.
     """
 
-    def __enter__(self) -> ServiceStore:
-        return self
+    def __init__(self, url: str, create: bool = True, patience_s: float = DEFAULT_PATIENCE_S) -> None:
+        super().__init__(url, create, patience_s, remember_names=False)
+        self.queue = Queue(self._names)
+        self.events = Events(self._names)
+        self.runners = Runners(self._names)
+        self.tokens = Tokens(self._names)
+
+    @property
+    def url(self) -> str:
+        """URL with the password, for processes that are started to use the database, too."""
+        return self._database.url.render_as_string(hide_password=False)
+
+    def overviews(self) -> list[StudyOverview]:
+        """Every study with what is shown of its run, oldest first."""
+        return self._database.read(read_overviews)
 
     def create_submitted(
         self,
@@ -40,40 +57,18 @@ class ServiceStore(ColumnTrials, StudyStore, Submissions, RunEvents, Overviews, 
         by: str | None = None,
         replaces: Collection[Origin] = (),
     ) -> None:
-        """Begin a study and hand it to the workers: both happen, or neither.
+        """Begins a study and hands it to the runners: both happen, or neither.
 
         Args:
-            name: Unique in this database.
-            config: How it is configured.
+            name: Unique name.
+            config: Configuration.
             objectives: Names of the objective values, in order.
-            by: Who does so.
-            replaces: Whose files the study may write over, beside its own.
+            by: Name of the token with which it is submitted.
+            replaces: Studies whose files the study may write over, beside its own.
 
         Raises:
             StudyExistsError: The name is taken.
         """
-        self._begin_study(
+        self.studies.begin(
             name, config, objectives, lambda connection, study_id: enqueue(connection, study_id, by=by), replaces
         )
-
-    @property
-    def url(self) -> str:
-        """Where it is, with the password: for processes that are started to use it, too."""
-        return self._database.url.render_as_string(hide_password=False)
-
-    def holder(self, name: str) -> Holder | None:
-        """Who works on a study; None if nobody does."""
-        held = self._of_study(name, holder)
-        return held if held is not None and held.alive else None
-
-    def _of_study(self, name: str, work: Callable[[Connection, int], T], write: bool = False, once: bool = False) -> T:
-        selected = sa.select(schema.study.c.id).join(schema.search_run).where(schema.study.c.name == name)
-
-        def with_id(connection: Connection) -> T:
-            study_id = connection.execute(selected).scalar()
-            if study_id is None:
-                raise self._not_found(name, connection)
-            return work(connection, study_id)
-
-        # Two statements are no single one.
-        return self._database.write(with_id) if write or once else self._database.read(with_id)

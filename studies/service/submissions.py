@@ -15,7 +15,7 @@ from studies.errors import StudiesError, StudyBusyError, StudyNotFoundError
 from studies.records.records import StudyState
 from studies.sql import schema
 from studies.store.lease import Holder, Lease, clock, holder, holders
-from studies.store.named import NamedStudies
+from studies.store.names import Part
 
 # Workers that may die over a study, one after the other, while it makes no progress.
 MAX_DEATHS = 10
@@ -100,7 +100,7 @@ def run_state(state: StudyState, submission: Submission | None) -> RunState:
     return RunState.STOPPING if submission.stop_requested else RunState.RUNNING
 
 
-class Submissions(NamedStudies):
+class Queue(Part):
     """Studies that wait for a worker, and those that have one.
 
     What keeps two workers from running one study is its lease: whoever holds that, and nobody else, may `claim`,
@@ -131,9 +131,9 @@ class Submissions(NamedStudies):
             else:
                 _update(connection, study_id, **_queued(connection, changes, by))
 
-        self._of_study(name, work, write=True)
+        self._names.transact(name, work, write=True)
 
-    def submission(self, name: str) -> Submission | None:
+    def get(self, name: str) -> Submission | None:
         """What became of the last submission of a study; None if it was never submitted."""
 
         def work(connection: Connection, study_id: int) -> Submission | None:
@@ -142,13 +142,13 @@ class Submissions(NamedStudies):
             found = connection.execute(_SELECTED.where(_submission.study_id == study_id)).first()
             return None if found is None else _record(found, held)
 
-        return self._of_study(name, work)
+        return self._names.transact(name, work)
 
-    def submissions(self) -> dict[str, Submission]:
+    def all(self) -> dict[str, Submission]:
         """The last submission of every study that was ever submitted, by name."""
 
         def work(connection: Connection) -> dict[str, Submission]:
-            # In the same order as `submission`.
+            # In the same order as `get`.
             held = holders(connection)
             return {row.name: _record(row, held.get(row.study_id)) for row in connection.execute(_SELECTED)}
 
@@ -214,11 +214,11 @@ class Submissions(NamedStudies):
             _update(connection, study_id, deaths=deaths, progress=progress, **claimed)
             return _record(connection.execute(_SELECTED.where(_submission.study_id == study_id)).one(), held)
 
-        return self._of_study(name, work, write=True)
+        return self._names.transact(name, work, write=True)
 
     def note_changed(self, name: str) -> None:
         """Note that the submitted changes are made, so that they are not made again."""
-        self._of_study(name, lambda connection, study_id: _update(connection, study_id, changes={}), write=True)
+        self._names.transact(name, lambda connection, study_id: _update(connection, study_id, changes={}), write=True)
 
     def release(self, name: str, worker: str, lease: Lease | None = None) -> None:
         """Return a study to the queue, since its worker leaves; one that shall stop ends instead.
@@ -239,7 +239,7 @@ class Submissions(NamedStudies):
             else:
                 _update(connection, study_id, state=SubmissionState.QUEUED.value, worker=None)
 
-        self._of_study(name, work, write=True)
+        self._names.transact(name, work, write=True)
 
     def end(self, name: str, worker: str, error: str | None = None, lease: Lease | None = None) -> None:
         """Note that a worker is done with a study.
@@ -257,7 +257,7 @@ class Submissions(NamedStudies):
                 _end(connection, study_id, None if error is None else StudyState.FAILED, error)
                 _give_up(connection, lease)
 
-        self._of_study(name, work, write=True)
+        self._names.transact(name, work, write=True)
 
     def request_stop(self, name: str) -> None:
         """Stop a study: at once if it waits, or else as soon as its worker sees it.
@@ -282,7 +282,7 @@ class Submissions(NamedStudies):
             else:
                 _end(connection, study_id, StudyState.STOPPED)
 
-        self._of_study(name, work, write=True)
+        self._names.transact(name, work, write=True)
 
     def stop_requested(self, name: str, worker: str) -> bool:
         """Whether a worker shall stop a study that it claimed."""
@@ -291,7 +291,7 @@ class Submissions(NamedStudies):
             where = sa.and_(_submission.study_id == study_id, _submission.worker == worker)
             return bool(connection.execute(sa.select(_submission.stop_requested).where(where)).scalar())
 
-        return self._of_study(name, work)
+        return self._names.transact(name, work)
 
 
 _SELECTED = sa.select(schema.submission, _study.name).join(schema.study)
@@ -300,7 +300,7 @@ _SELECTED = sa.select(schema.submission, _study.name).join(schema.study)
 def enqueue(
     connection: Connection, study_id: int, changes: Mapping[str, Any] | None = None, by: str | None = None
 ) -> None:
-    """Put a study that was never submitted into the queue, as part of a transaction. See `Submissions.submit`."""
+    """Put a study that was never submitted into the queue, as part of a transaction. See `Queue.submit`."""
     values = _queued(connection, changes, by)
     connection.execute(sa.insert(schema.submission).values(study_id=study_id, n_events=0, **values))
 

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection, Row
 from studies.errors import StudiesError
 from studies.sql import schema
 from studies.store.lease import clock
-from studies.store.named import NamedStudies
+from studies.store.names import Part
 
 _SECRET_BYTES = 32
 _MAX_NAME = 100
@@ -64,10 +64,10 @@ class Session:
     csrf: str
 
 
-class AccessTokens(NamedStudies):
+class Tokens(Part):
     """Tokens and sessions. Secrets are random, so a plain hash of one says nothing of it."""
 
-    def add_token(self, name: str, role: Role) -> str:
+    def add(self, name: str, role: Role) -> str:
         """Add a token.
 
         Args:
@@ -92,7 +92,7 @@ class AccessTokens(NamedStudies):
             ) from error
         return secret
 
-    def remove_token(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Remove a token, and with it the sessions that were begun with it.
 
         Raises:
@@ -103,20 +103,20 @@ class AccessTokens(NamedStudies):
             return connection.execute(sa.delete(schema.access_token).where(_token.name == name)).rowcount
 
         if not self._database.write(work):
-            names = ", ".join(repr(token.name) for token in self.tokens()) or "none"
+            names = ", ".join(repr(token.name) for token in self.all()) or "none"
             raise TokenError(f"There is no token {name!r}: there are {names}.")
 
-    def tokens(self) -> list[TokenRecord]:
+    def all(self) -> list[TokenRecord]:
         """Every token, oldest first."""
         selected = sa.select(schema.access_token).order_by(_token.id)
         return self._database.read(lambda connection: [_record(row) for row in connection.execute(selected)])
 
-    def has_tokens(self) -> bool:
+    def exist(self) -> bool:
         """Whether there is any."""
         selected = sa.select(sa.exists(sa.select(_token.id)))
         return bool(self._database.read(lambda connection: connection.execute(selected).scalar()))
 
-    def token(self, secret: str) -> TokenRecord | None:
+    def find(self, secret: str) -> TokenRecord | None:
         """The token with this secret; None if there is none. The time that it takes says nothing of the others."""
         found = self._database.read(lambda connection: _with_secret(connection, secret))
         return None if found is None else _record(found)

@@ -16,10 +16,12 @@ from sqlalchemy.engine import Connection, Row
 
 from studies.optuna_storage.constraints import attributed_violation
 from studies.optuna_storage.provenance import ended_by_search
+from studies.optuna_storage.storage import StudyStorage
 from studies.records.trial import TrialState
 from studies.sql import schema
 from studies.sql.packing import PARAM_BYTES, unpack_ids
-from studies.store.trials import ENDED, ScheduleTrials, block_names
+from studies.store.names import Part, StudyNames
+from studies.store.trials import ENDED, block_names
 
 Floats = NDArray[np.float64]
 _trial, _run = schema.trial.c, schema.search_run.c
@@ -145,10 +147,19 @@ def no_trials(n_objectives: int) -> TrialColumns:
     return _columns([], [], np.empty((0, 0), np.float32), n_objectives)
 
 
-class ColumnTrials(ScheduleTrials):
-    """The trials of studies, read by the column."""
+class Columns(Part):
+    """Trials of studies, read by the column.
 
-    def trial_columns(self, name: str, known: TrialColumns | None = None) -> TrialColumns:
+    Args:
+        names: The studies by name.
+        storage: The same studies for Optuna's tools.
+    """
+
+    def __init__(self, names: StudyNames, storage: StudyStorage) -> None:
+        super().__init__(names)
+        self._storage = storage
+
+    def of(self, name: str, known: TrialColumns | None = None) -> TrialColumns:
         """Every trial that a search has ended.
 
         Args:
@@ -177,7 +188,7 @@ class ColumnTrials(ScheduleTrials):
             numbers = np.array([row[_NUMBER] for row in rows], dtype=np.int64)
             return replace(columns, left_aside=np.setdiff1d(numbers, columns.number))
 
-        found = self._of_study(name, work)
+        found = self._names.transact(name, work)
         if known is None or not len(found.ended):
             return found if known is None else known
         merged = _merged(known, found) if len(known) and len(found) else (known if len(known) else found)
@@ -213,7 +224,7 @@ class ColumnTrials(ScheduleTrials):
 
     def _order(self, connection: Connection, study_id: int, ids: bytes) -> NDArray[np.intp] | None:
         """Where the blocks stand among parameters with these ids; None if they are no schedule."""
-        spaces, numbers = self.storage.spaces, unpack_ids(ids)
+        spaces, numbers = self._storage.spaces, unpack_ids(ids)
         space = spaces.of(connection, study_id)
         if any(number not in space.by_id for number in numbers):
             space = spaces.of(connection, study_id, again=True)

@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from studies.records.trial import Trial
 from studies.sql import schema
-from studies.store.named import NamedStudies
+from studies.store.names import Part
 
 _table = schema.evaluation.c
 # The first result stays: others of the same context can differ by rounding alone.
@@ -39,12 +39,10 @@ def _keep(connection: Connection, rows: list[dict[str, Any]]) -> None:
     connection.execute(_KEEP[connection.dialect.name], rows)
 
 
-class KnownEvaluations(NamedStudies):
+class Evaluations(Part):
     """Evaluations that all studies of a database share, by what they depend on beside the schedule."""
 
-    def known_evaluations(
-        self, context: str, schedules: Sequence[tuple[float, ...]]
-    ) -> dict[tuple[float, ...], Mapping[str, Any]]:
+    def find(self, context: str, schedules: Sequence[tuple[float, ...]]) -> dict[tuple[float, ...], Mapping[str, Any]]:
         """Metrics of schedules by schedule, whichever study found them; schedules that none evaluated are left out.
 
         Args:
@@ -62,7 +60,7 @@ class KnownEvaluations(NamedStudies):
 
         return self._database.read(work)
 
-    def keep_evaluation(self, context: str, schedule: Sequence[float], metrics: Mapping[str, Any]) -> None:
+    def keep(self, context: str, schedule: Sequence[float], metrics: Mapping[str, Any]) -> None:
         """Keeps what the evaluation of a schedule found out, for studies that ask for the same.
 
         Args:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 
 from studies.errors import LeaseLostError, StorageError, StudiesError, StudyBusyError, StudyNotFoundError
 from studies.optuna_storage.provenance import begun_by_search
+from studies.records.records import StudyState
 from studies.sql import schema
 from studies.sql.database import Database
 from studies.sql.rows import unfinished_rows
@@ -92,6 +93,14 @@ def holder(connection: Connection, study_id: int) -> Holder | None:
 def holders(connection: Connection) -> dict[int, Holder]:
     """Who holds the lease of each study that somebody works on, dead or alive, by the study's id."""
     return _holders(connection, sa.true())
+
+
+def current_state(stored: str, held: Holder | None) -> StudyState:
+    """State of a study: one that runs without anybody who runs it was stopped."""
+    state = StudyState(stored)
+    if state is StudyState.RUNNING and (held is None or not held.alive):
+        return StudyState.STOPPED
+    return state
 
 
 def _holders(connection: Connection, where: sa.ColumnElement[bool]) -> dict[int, Holder]:

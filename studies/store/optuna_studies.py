@@ -14,7 +14,7 @@ from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from studies.sql import schema
-from studies.store.named import NamedStudies
+from studies.store.names import Part
 
 _study, _trial, _run = schema.study.c, schema.trial.c, schema.search_run.c
 
@@ -41,10 +41,10 @@ class OptunaStudy:
         return sum(n for state, n in self.trials.items() if TrialState[state.upper()].is_finished())
 
 
-class OptunaStudies(NamedStudies):
+class OptunaStudies(Part):
     """The studies of a database that this program has not begun."""
 
-    def optuna_studies(self) -> list[OptunaStudy]:
+    def all(self) -> list[OptunaStudy]:
         """Every study that is Optuna's alone, oldest first."""
         alone = sa.select(schema.study).where(_study.id.not_in(sa.select(_run.study_id))).order_by(_study.id)
         attribute = schema.study_attribute.c
@@ -72,6 +72,6 @@ class OptunaStudies(NamedStudies):
 
         return self._database.read(work)
 
-    def optuna_study(self, name: str) -> OptunaStudy | None:
+    def find(self, name: str) -> OptunaStudy | None:
         """One of these studies; None if there is none of this name."""
-        return next((study for study in self.optuna_studies() if study.name == name), None)
+        return next((study for study in self.all() if study.name == name), None)

@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 from studies.errors import StorageError
 from studies.records.trial import Trial
 from studies.sql import schema
-from studies.store.trials import ScheduleTrials, ended_columns
+from studies.store.names import Part
+from studies.store.trials import ended_columns
 
 # A fact of the study: how often its trials were given other values.
 REVALUATIONS = "revaluations"
@@ -21,10 +22,10 @@ _AT_ONCE = 500
 _run, _trial, _stage = schema.search_run.c, schema.trial.c, schema.stage.c
 
 
-class RevaluedTrials(ScheduleTrials):
-    """Trials whose objective values can be replaced, all of them at once."""
+class Revaluation(Part):
+    """Replaces the objective values of trials, of all of them at once."""
 
-    def revalue_trials(
+    def apply(
         self,
         name: str,
         trials: Sequence[Trial],
@@ -63,7 +64,7 @@ class RevaluedTrials(ScheduleTrials):
             rested = sa.and_(_stage.study_id == study_id, _stage.name.in_(list(due)))
             connection.execute(sa.delete(schema.stage).where(rested))
 
-        self._of_study(name, work, write=True)
+        self._names.transact(name, work, write=True)
 
 
 def _replace(connection: Connection, name: str, study_id: int, columns: Mapping[int, Mapping[str, Any]]) -> None:

@@ -5,28 +5,50 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Self
 
+from studies.optuna_storage.storage import StudyStorage
 from studies.sql.database import DEFAULT_PATIENCE_S, Database
 from studies.store.artifacts import ArtifactStore, artifact_folder
-from studies.store.evaluations import KnownEvaluations
+from studies.store.columns import Columns
+from studies.store.evaluations import Evaluations
 from studies.store.lease import Lease
+from studies.store.names import StudyNames
 from studies.store.optuna_studies import OptunaStudies
-from studies.store.results import StudyResults
-from studies.store.revaluation import RevaluedTrials
-from studies.store.runs import StudyRuns
+from studies.store.profiles import Profiles
+from studies.store.results import Results
+from studies.store.revaluation import Revaluation
+from studies.store.routers import Routers
+from studies.store.runs import Runs
+from studies.store.studies import Studies
+from studies.store.trials import Trials
 
 
-class StudyStore(StudyResults, RevaluedTrials, StudyRuns, KnownEvaluations, OptunaStudies):
-    """Studies of schedules in a SQL database; every method that writes is one transaction.
+class StudyStore:
+    """Studies of schedules in a SQL database; every method of its parts that writes is one transaction.
 
-    Each is an Optuna study too, whose trials have a parameter `block_i` for each block: `storage` hands it to Optuna's
-    tools.
+    Each study is an Optuna study too, whose trials have a parameter `block_i` for each block.
 
     Args:
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
         create: Whether a SQLite file that does not exist, or is empty, becomes a database.
         patience_s: How long a database that answered before may be away, in seconds.
         artifacts: Folder of unfinished work, and of weights that earlier versions kept; None for the database's own.
+        remember_names: Look up the id of a study once. Not where other processes may delete a study, and begin another
+            one of its name, meanwhile.
+
+    Attributes:
+        storage: The same studies for Optuna's tools.
+        studies: Configuration, objectives, facts and chosen trial of each study.
+        runs: State, stages, leases, and what proposers remember.
+        trials: Trials that wait, run, and have ended.
+        columns: Ended trials by the column.
+        revaluation: Other objective values for trials that have ended.
+        results: Measurements and examples.
+        routers: Distilled routers.
+        profiles: Latency profiles, shared by all studies.
+        evaluations: Evaluations of schedules, shared by all studies.
+        optuna: Studies that are Optuna's alone.
 
     Raises:
         StorageError: The URL is of no supported kind, or the database cannot be opened.
@@ -38,13 +60,27 @@ class StudyStore(StudyResults, RevaluedTrials, StudyRuns, KnownEvaluations, Optu
         create: bool = True,
         patience_s: float = DEFAULT_PATIENCE_S,
         artifacts: str | os.PathLike[str] | None = None,
+        remember_names: bool = True,
     ) -> None:
-        database = Database(url, create, patience_s)
-        # The first of the bases takes the artifacts, the others the database alone.
-        folder = artifact_folder(database.url) if artifacts is None else Path(artifacts)
-        super().__init__(database, ArtifactStore(folder))
+        self._database = Database(url, create, patience_s)
+        self._names = names = StudyNames(self._database, remember_names)
+        folder = artifact_folder(self._database.url) if artifacts is None else Path(artifacts)
+        self.storage = StudyStorage(self._database)
+        self.studies = Studies(names)
+        self.runs = Runs(names, folder)
+        self.trials = Trials(names, self.storage)
+        self.columns = Columns(names, self.storage)
+        self.revaluation = Revaluation(names)
+        self.results = Results(names)
+        self.routers = Routers(names, ArtifactStore(folder))
+        self.profiles = Profiles(names)
+        self.evaluations = Evaluations(names)
+        self.optuna = OptunaStudies(names)
 
-    def __enter__(self) -> StudyStore:
+    def __repr__(self) -> str:
+        return str(self._database)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +92,7 @@ class StudyStore(StudyResults, RevaluedTrials, StudyRuns, KnownEvaluations, Optu
         return self._database.is_read_only
 
     def check_writable(self) -> None:
-        """Raise `StorageError` if the database can be read, and not written to."""
+        """Raises `StorageError` if the database can be read, and not written to."""
         self._database.check_writable()
 
     def hurried(self) -> AbstractContextManager[None]:
@@ -64,19 +100,17 @@ class StudyStore(StudyResults, RevaluedTrials, StudyRuns, KnownEvaluations, Optu
         return self._database.hurried()
 
     def close(self) -> None:
-        """Give connections back."""
+        """Gives connections back."""
         self.storage.close()
 
     def delete_study(self, name: str) -> None:
-        """Remove a study with everything it remembers, its place in a queue included, be it one of Optuna's alone.
-
-        Files of earlier versions stay: other studies may share them.
+        """Removes a study with everything it remembers, its place in a queue included, be it one of Optuna's alone.
 
         Raises:
             StudyNotFoundError: There is no such study.
             StudyBusyError: A process works on it.
         """
-        study_id = self._any_id(name)
+        study_id = self._names.any_id(name)
         with Lease(self._database, study_id, name):
             self.storage.delete_study(study_id)
-        self._ids.pop(name, None)
+        self._names.forget(name)

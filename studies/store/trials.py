@@ -23,11 +23,10 @@ from studies.optuna_storage.storage import StudyStorage
 from studies.records.records import LeftAside
 from studies.records.trial import Trial, TrialState, WorkSpan, finite_values
 from studies.sql import schema
-from studies.sql.database import Database
 from studies.sql.packing import pack_floats, pack_params
 from studies.sql.rows import N_ENDED, add_trial, check_study, unfinished_rows
 from studies.store.evaluations import keep_evaluations
-from studies.store.named import NamedStudies
+from studies.store.names import Part, StudyNames
 
 _STATES = {
     TrialState.FINISHED: OptunaState.COMPLETE,
@@ -56,30 +55,24 @@ _FINISH = (
 )
 
 
-class ScheduleTrials(NamedStudies):
+class Trials(Part):
     """The trials of studies of schedules: those that wait, those that run, and those that have ended.
 
     Trials that other programs began or ended through Optuna are none of them: nobody knows what was evaluated there,
     and how. They stay as they are, for Optuna's tools.
 
     Args:
-        database: Where they live.
-
-    Attributes:
+        names: The studies by name.
         storage: The same studies for Optuna's tools.
     """
 
-    def __init__(self, database: Database) -> None:
-        super().__init__(database)
-        self.storage = StudyStorage(database)
+    def __init__(self, names: StudyNames, storage: StudyStorage) -> None:
+        super().__init__(names)
+        self._storage = storage
         # Numbers of the distributions of a study's blocks, by the study's id and how many blocks there are.
         self._block_ids: dict[tuple[int, int], tuple[int, ...]] = {}
 
-    def begin_trial(self, name: str, schedule: Sequence[float], proposer: str) -> int:
-        """`begin_trials` for one."""
-        return self.begin_trials(name, [Trial(0, tuple(schedule), proposer)])[0].number
-
-    def begin_trials(self, name: str, trials: Sequence[Trial]) -> list[Trial]:
+    def begin(self, name: str, trials: Sequence[Trial]) -> list[Trial]:
         """Records that trials are being evaluated: if the process dies, the next one finds them in the queue.
 
         Args:
@@ -100,18 +93,14 @@ class ScheduleTrials(NamedStudies):
         numbered = zip(trials, self._add(name, rows), strict=True)
         return [trial if trial.number == number else replace(trial, number=number) for trial, number in numbered]
 
-    def finish_trial(self, name: str, trial: Trial) -> bool:
-        """`finish_trials` for one; whether it was kept."""
-        return self.finish_trials(name, [trial]) == 1
-
-    def finish_trials(self, name: str, trials: Sequence[Trial], context: str | None = None) -> int:
+    def finish(self, name: str, trials: Sequence[Trial], context: str | None = None) -> int:
         """Keep the results of trials that were begun, all or none of them.
 
         Args:
             name: Of the study.
             trials: How they ended.
             context: What their evaluations depend on beside the schedule, as a hash: finished ones are then known to
-                every study that says the same, see `known_evaluations`. None keeps them to the study.
+                every study that says the same, see `Evaluations.find`. None keeps them to the study.
 
         Returns:
             How many were kept: a trial that has ended already stays as it is.
@@ -134,24 +123,24 @@ class ScheduleTrials(NamedStudies):
             return kept
 
         alone = len(trials) == 1 and not whole
-        return self._of_study(name, work, write=not alone, once=alone)
+        return self._names.transact(name, work, write=not alone, once=alone)
 
-    def claim_queue(self, name: str) -> list[Trial]:
+    def claim_waiting(self, name: str) -> list[Trial]:
         """Take every trial of a search that waits, by number: they are running then, and nobody else takes them."""
 
         def work(connection: Connection, study_id: int) -> list[Trial]:
             waiting = sa.and_(_trial.study_id == study_id, _trial.state == OptunaState.WAITING.value)
             rows = connection.execute(sa.select(schema.trial).where(waiting).order_by(_trial.number)).all()
-            found = {row.id: _running(self.storage.spaces.frozen(connection, row)) for row in rows}
+            found = {row.id: _running(self._storage.spaces.frozen(connection, row)) for row in rows}
             claimed = {row_id: trial for row_id, trial in found.items() if trial is not None}
             if claimed:
                 begun = {"state": OptunaState.RUNNING.value, "started_at": datetime.now(UTC)}
                 connection.execute(sa.update(schema.trial).where(_trial.id.in_(list(claimed))).values(**begun))
             return list(claimed.values())
 
-        return self._of_study(name, work, write=True)
+        return self._names.transact(name, work, write=True)
 
-    def append_trial(self, name: str, trial: Trial) -> None:
+    def append(self, name: str, trial: Trial) -> None:
         """Keep a trial that was evaluated elsewhere, in one transaction.
 
         Raises:
@@ -161,17 +150,17 @@ class ScheduleTrials(NamedStudies):
         _check_finite(trial)
         self._add(name, [(trial.schedule, ended_columns(trial))], trial.number)
 
-    def trials(self, name: str) -> list[Trial]:
+    def of(self, name: str) -> list[Trial]:
         """Every trial that a search has ended, by number."""
-        study_id = self._of_study(name, lambda _, study_id: study_id)
+        study_id = self._names.id(name)
         try:
-            found = self.storage.get_all_trials(study_id, deepcopy=False, states=tuple(ENDED))
+            found = self._storage.get_all_trials(study_id, deepcopy=False, states=tuple(ENDED))
         except KeyError:
-            raise self._not_found(name) from None
+            raise self._names.not_found(name) from None
         records = (_record(trial) for trial in found)
         return [record for record in records if record is not None]
 
-    def each_trial(self, name: str, after: int = -1) -> Iterator[Trial]:
+    def each(self, name: str, after: int = -1) -> Iterator[Trial]:
         """Every trial behind a number that a search has ended, read piece by piece: memory never holds all of them."""
         last = after
         while True:
@@ -180,52 +169,52 @@ class ScheduleTrials(NamedStudies):
                 ended = _trial.state.in_([state.value for state in ENDED])
                 selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number > last, ended)
                 rows = connection.execute(selected.order_by(_trial.number).limit(_AT_ONCE)).all()
-                return [self.storage.spaces.frozen(connection, row) for row in rows]
+                return [self._storage.spaces.frozen(connection, row) for row in rows]
 
-            found = self._of_study(name, work)
+            found = self._names.transact(name, work)
             if not found:
                 return
             last = found[-1].number
             yield from (record for record in map(_record, found) if record is not None)
 
-    def trial(self, name: str, number: int) -> Trial:
+    def get(self, name: str, number: int) -> Trial:
         """One trial that a search has ended.
 
         Raises:
             StorageError: There is none of this number.
         """
-        found = self.ended_trial(name, number)
+        found = self.find(name, number)
         if found is None:
-            raise StorageError(f"Study {name!r} in {self} has no trial {number} that a search ended.")
+            raise StorageError(f"Study {name!r} in {self._database} has no trial {number} that a search ended.")
         return found
 
-    def ended_trial(self, name: str, number: int) -> Trial | None:
+    def find(self, name: str, number: int) -> Trial | None:
         """One trial that a search has ended; None if there is none of this number."""
 
         def work(connection: Connection, study_id: int) -> FrozenTrial | None:
             ended = _trial.state.in_([state.value for state in ENDED])
             selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number == number, ended)
             row = connection.execute(selected).one_or_none()
-            return None if row is None else self.storage.spaces.frozen(connection, row)
+            return None if row is None else self._storage.spaces.frozen(connection, row)
 
-        found = self._of_study(name, work)
+        found = self._names.transact(name, work)
         return None if found is None else _record(found)
 
-    def n_trials(self, name: str) -> int:
+    def n_ended(self, name: str) -> int:
         """How many trials have ended, failed ones and those of other programs included."""
 
         def work(connection: Connection, study_id: int) -> int:
             n: int = connection.execute(sa.select(N_ENDED).where(_study.id == study_id)).scalar_one()
             return n
 
-        return self._of_study(name, work)
+        return self._names.transact(name, work)
 
     def left_aside(self, name: str) -> LeftAside:
         """How many trials of the study no search began or ended."""
 
         def work(connection: Connection, study_id: int) -> LeftAside:
             rows = unfinished_rows(connection, study_id, [OptunaState.RUNNING.value, OptunaState.WAITING.value])
-            others = (row.state for row in rows if _running(self.storage.spaces.frozen(connection, row)) is None)
+            others = (row.state for row in rows if _running(self._storage.spaces.frozen(connection, row)) is None)
             unfinished = Counter(others)
             has_ended = _trial.state.in_([state.value for state in ENDED])
             ended = sa.select(sa.func.count()).where(_trial.study_id == study_id, has_ended, ENDED_BY_OTHERS)
@@ -235,7 +224,7 @@ class ScheduleTrials(NamedStudies):
                 waiting=unfinished[OptunaState.WAITING.value],
             )
 
-        return self._of_study(name, work)
+        return self._names.transact(name, work)
 
     def n_begun(self, name: str) -> int:
         """How many trials were ever begun: the number that the next one gets."""
@@ -244,7 +233,7 @@ class ScheduleTrials(NamedStudies):
             n: int = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar_one()
             return n
 
-        return self._of_study(name, work)
+        return self._names.transact(name, work)
 
     def _add(
         self, name: str, rows: Sequence[tuple[Sequence[float], Mapping[str, Any]]], expected: int | None = None
@@ -262,14 +251,15 @@ class ScheduleTrials(NamedStudies):
             return numbers
 
         # The first time, distributions are written too.
-        known = name in self._ids and all((self._ids[name], len(schedule)) in self._block_ids for schedule, _ in rows)
+        known_id = self._names.known(name)
+        known = known_id is not None and all((known_id, len(schedule)) in self._block_ids for schedule, _ in rows)
         once = known and len(rows) == 1
-        return self._of_study(name, work, write=not once, once=once)
+        return self._names.transact(name, work, write=not once, once=once)
 
     def _unexpected(self, connection: Connection, name: str, study_id: int, expected: int | None) -> StudiesError:
         number = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar()
         if number is None or expected is None:
-            return self._not_found(name, connection)
+            return self._names.not_found(name, connection)
         has = f"has a trial {expected} already" if number > expected else f"ends with trial {number - 1}"
         return StorageError(
             f"Study {name!r} {has}: trials are numbered without gaps, and the next one is {number}. Is another "
@@ -282,7 +272,7 @@ class ScheduleTrials(NamedStudies):
         ids = self._block_ids.get(key)
         if ids is None:
             check_study(connection, study_id, lock=True)
-            names, spaces = block_names(n_blocks), self.storage.spaces
+            names, spaces = block_names(n_blocks), self._storage.spaces
             # Other programs may have drawn what they call a block from elsewhere: a search goes on nevertheless.
             ids = tuple(spaces.intern(connection, study_id, name, _SPARSITY, alone=True) for name in names)
             # Only what is in the database whatever becomes of this transaction.

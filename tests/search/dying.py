@@ -13,7 +13,8 @@ from typing import Any
 
 from search.cli import main
 from search.progress.progress_view import ProgressView
-from studies import StudyStore
+from studies.store.evaluations import Evaluations
+from studies.store.runs import Runs
 
 
 def _dying(method: Callable[..., Any], counts: Callable[..., bool], last: int) -> Callable[..., Any]:
@@ -39,12 +40,12 @@ def run() -> None:
         running[0] = name
         return n == 0 and name == stage
 
-    StudyStore.begin_stage = _dying(StudyStore.begin_stage, begins, 1)  # type: ignore[method-assign]
+    Runs.begin_stage = _dying(Runs.begin_stage, begins, 1)  # type: ignore[method-assign]
     if n > 0:
         figures = _dying(ProgressView.figures, lambda name, *_: name == stage, n)
         ProgressView.figures = figures  # type: ignore[method-assign]
-        kept = _dying(StudyStore.keep_evaluation, lambda *_: running[0] == stage, n)
-        StudyStore.keep_evaluation = kept  # type: ignore[method-assign]
+        kept = _dying(Evaluations.keep, lambda *_: running[0] == stage, n)
+        Evaluations.keep = kept  # type: ignore[method-assign]
     sys.argv = ["ftp-search", *arguments]
     main()
 

@@ -167,7 +167,7 @@ def put(store: ServiceStore, trials: list[Trial]) -> None:
 @contextmanager
 def stored(trials: list[Trial]) -> Iterator[ServiceStore]:
     with ServiceStore("sqlite://") as store:
-        store.create_study("one", {}, OBJECTIVES)
+        store.studies.create("one", {}, OBJECTIVES)
         put(store, trials)
         yield store
 
@@ -240,10 +240,10 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
     trials = trials_of(said)
     expected = slow_front(trials)
     with stored(trials) as store:
-        kept = store.trials("one")
+        kept = store.trials.of("one")
         # They stay recorded as they are.
         assert all(same(one, other) for one, other in zip(kept, trials, strict=True))
-        found = Found(store.trial_columns("one"), OBJECTIVES)
+        found = Found(store.columns.of("one"), OBJECTIVES)
         assert found.columns.number[found.comparable].tolist() == [one.number for one in slow_comparable(trials)]
         assert found.columns.number[found.front()].tolist() == [one.number for one in expected]
         loaded, shown = studies.load("one", store), describe_study(store, "one")
@@ -252,7 +252,7 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
         )
         assert len(loaded.trials()) == len(trials)
         json.dumps(shown["hypervolume"], allow_nan=False)
-        with store.lease("one") as lease:
+        with store.runs.lease("one") as lease:
             ledger = StudyLedger(store, "one", lease, "context")
             known = list(ledger.known())
             assert [one.number for one in ledger.front] == [one.number for one in expected]
@@ -307,7 +307,7 @@ BROKEN = trials_of(
 @pytest.fixture
 def broken(tmp_path: Path) -> Iterator[ServiceStore]:
     with ServiceStore(f"sqlite:///{tmp_path / 'studies.db'}") as store:
-        store.create_study("one", {}, OBJECTIVES)
+        store.studies.create("one", {}, OBJECTIVES)
         put(store, BROKEN)
         yield store
 
@@ -319,7 +319,7 @@ def test_pages_reports_and_answers_show_them_as_not_comparable(broken: ServiceSt
     assert client.get("/api/v1/studies/one/hypervolume").json()["reference"] == pytest.approx([1.0, 6.5])
     values = [one["values"] for one in client.get("/api/v1/studies/one/trials").json()["items"]]
     assert values == [[0.0, 6.0], [1.0, 3.0], None, None, None, [4.0, 1.0]]
-    found = Found(store.trial_columns("one"), OBJECTIVES)
+    found = Found(store.columns.of("one"), OBJECTIVES)
     assert dict(described(BROKEN[2], found))["trial"] == (
         "2, finished, compares with no other, since its values are not finite"
     )
@@ -327,7 +327,7 @@ def test_pages_reports_and_answers_show_them_as_not_comparable(broken: ServiceSt
     assert "3 trials finished, 3 not drawn, since their values are not finite, 3 on the front" in (
         search_figure(BROKEN, front(BROKEN)).layout.title.subtitle.text
     )
-    data = ReportData(store.study("one"), store.trials("one"), [], [])
+    data = ReportData(store.studies.get("one"), store.trials.of("one"), [], [])
     write_report(data, tmp_path)
     said = "3 of 6 trials have objective values that are not finite, and compare with no other."
     assert said in (tmp_path / "report.html").read_text() and said in (tmp_path / "report.md").read_text()
@@ -392,7 +392,7 @@ def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
             assert engine.run(Stopping(n)) == n
             assert told and all(one.is_finite for one in told)
             assert all(math.isfinite(tally.gain) for tally in portfolio.tallies.values())
-        kept = store.trials("one")
+        kept = store.trials.of("one")
         assert len(kept) == ledger.n_trials == 80
         wrong = [one for one in kept if one.state is TrialState.FAILED]
         assert len(wrong) > 5 and all(one.error is not None and "not finite" in one.error for one in wrong)
@@ -407,8 +407,8 @@ def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
 
 @contextmanager
 def store_lease(store: ServiceStore) -> Iterator[Any]:
-    store.create_study("one", {}, OBJECTIVES)
-    with store.lease("one") as lease:
+    store.studies.create("one", {}, OBJECTIVES)
+    with store.runs.lease("one") as lease:
         yield lease
 
 
@@ -423,7 +423,7 @@ def test_what_an_evaluator_cannot_say_in_json_is_kept_to_its_study() -> None:
         ledger = StudyLedger(store, "one", lease, "context")
         portfolio = Portfolio(make_proposers("deap", SPACE, 0), 0)
         assert SearchEngine(SPACE, portfolio, Overflowing(2), judge, ledger).run(Stopping(12)) == 12
-        kept = store.trials("one")
+        kept = store.trials.of("one")
         assert all(one.is_comparable and one.metrics["perplexity"] == math.inf for one in kept)
         assert ledger.recall([SparsitySchedule(one.schedule) for one in kept]) == [None] * 12
 

@@ -47,7 +47,7 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert result.code == 0, result.err
     shown = result.json()
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        runs = store.router_runs("small")
+        runs = store.routers.of("small")
     best = min(runs, key=lambda run: run.held_out_kl)
     # Without a better router there is nothing to search again with.
     n_refined = 8 * best.beats_static
@@ -64,7 +64,7 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert all(Path(tmp_path, path).is_file() for path in shown["written"])
 
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        trials, study, exhibits = store.trials("small"), store.study("small"), store.exhibits("small")
+        trials, study, exhibits = store.trials.of("small"), store.studies.get("small"), store.results.exhibits("small")
     chosen = trials[shown["chosen_trial"]]
     assert study.facts["selection"]["trial"] == chosen.number and study.facts["selection"]["reason"]
     assert [trial.round for trial in trials] == [0] * 12 + [1] * n_refined
@@ -98,7 +98,7 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert resumed.code == 0, resumed.err
     # The first search went on, and its new front was refined anew.
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        again, facts = store.trials("small"), store.study("small").facts
+        again, facts = store.trials.of("small"), store.studies.get("small").facts
     last = facts["rounds"][-1]
     assert again[: len(trials)] == trials
     assert [trial.round for trial in again[len(trials) :]] == [0] * 8 + [2] * 8 * (last["router"] is not None)
@@ -120,8 +120,8 @@ def test_a_new_router_for_the_chosen_schedule_is_compared_with_the_static_one(tm
     assert tested["dynamic"]["router"] == 0 and tested["static"]["router"] is None
     assert tested["dynamic"]["schedule"] == tested["static"]["schedule"]
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        [run], trials = store.router_runs("one"), store.trials("one")
-        chosen = store.study("one").chosen_trial
+        [run], trials = store.routers.of("one"), store.trials.of("one")
+        chosen = store.studies.get("one").chosen_trial
     assert run.config["steps"] == 6 and chosen is not None
     assert trials[chosen].router == (0 if run.beats_static else None)
     assert len(trials) == 10 + run.beats_static
@@ -133,7 +133,7 @@ def test_a_search_for_fewer_operations_needs_no_profile(tmp_path: Path) -> None:
     )
     assert result.code == 0, result.err
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        study, trials = store.study("lean"), store.trials("lean")
+        study, trials = store.studies.get("lean"), store.trials.of("lean")
     assert study.objectives == ("kl", "flops") and "latency_profile" not in study.facts
     assert len(trials) == 8
     for trial in trials:
@@ -163,7 +163,7 @@ def test_a_stopped_search_is_kept_and_resume_goes_on(tmp_path: Path, stop: signa
             time.sleep(0.2)
             if Path(tmp_path, "ftp-studies.db").exists():
                 with StudyStore(url, create=False) as store:
-                    if any(s.n_trials >= 3 for s in store.summaries()):
+                    if any(s.n_trials >= 3 for s in store.studies.summaries()):
                         break
         running.send_signal(stop)
         _, err = running.communicate(timeout=60)
@@ -172,14 +172,14 @@ def test_a_stopped_search_is_kept_and_resume_goes_on(tmp_path: Path, stop: signa
     assert running.returncode == 130
     assert "ftp-search resume long" in err and "Traceback" not in err
     with StudyStore(url, create=False) as store:
-        kept = store.trials("long")
-        assert store.study("long").state == "stopped" and len(kept) >= 3
+        kept = store.trials.of("long")
+        assert store.studies.get("long").state == "stopped" and len(kept) >= 3
     more = str(len(kept) + 4)
     resumed = run_process("resume", "long", "--trials", more, "--workers", "1", "--json", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     with StudyStore(url, create=False) as store:
-        assert store.trials("long")[: len(kept)] == kept
-        assert store.n_trials("long") == len(kept) + 4
+        assert store.trials.of("long")[: len(kept)] == kept
+        assert store.trials.n_ended("long") == len(kept) + 4
 
 
 def test_a_real_checkpoint_with_text_from_the_user_goes_all_the_way(tmp_path: Path, assets: Path) -> None:
@@ -220,7 +220,7 @@ def test_constraints_are_kept_and_another_study_is_built_upon(tmp_path: Path) ->
     assert first.json()["pruned_trials"] > 0
     rely_on_profile(tmp_path)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        trials = store.trials("first")
+        trials = store.trials.of("first")
         latencies = sorted(trial.values[1] for trial in trials if trial.values)
         limit = latencies[len(latencies) // 2]
         assert len(trials) == 24 and all(trial.schedule[0] == trial.schedule[-1] == 0 for trial in trials)
@@ -230,7 +230,7 @@ def test_constraints_are_kept_and_another_study_is_built_upon(tmp_path: Path) ->
         options = ("--max-latency-ms", str(limit), "--warm-start", "first")
         second = run_process("search", "--name", "second", *small, *options, cwd=tmp_path)
         assert second.code == 0, second.err
-        after = store.trials("second")
+        after = store.trials.of("second")
         assert all(trial.values is not None and trial.values[1] <= limit for trial in after)
         known = {trial.schedule: trial for trial in trials if trial.fidelity == 1.0 and trial.state == "finished"}
         shared = [trial for trial in after if trial.schedule in known]
@@ -240,5 +240,5 @@ def test_constraints_are_kept_and_another_study_is_built_upon(tmp_path: Path) ->
 
         third = run_process("search", "--name", "third", *small, "--min-accuracy", "0.9", "--json", cwd=tmp_path)
         assert third.code == 0, third.err
-        right = {trial.number: trial.metrics["accuracy"] for trial in store.trials("third")}
+        right = {trial.number: trial.metrics["accuracy"] for trial in store.trials.of("third")}
         assert min(right.values()) < 0.9 and all(right[point["number"]] >= 0.9 for point in third.json()["front"])

@@ -29,7 +29,7 @@ def _results(trials: list[Trial]) -> list[tuple[object, ...]]:
 
 def _run_until_killed(arguments: tuple[str, ...], folder: Path, store: StudyStore, after_s: float) -> list[Trial]:
     """Start a search, kill it some time after its first result, and give what it had reported by then."""
-    before = store.n_trials("killed")
+    before = store.trials.n_ended("killed")
     running = subprocess.Popen(
         [*COMMAND, *arguments],
         cwd=folder,
@@ -39,10 +39,10 @@ def _run_until_killed(arguments: tuple[str, ...], folder: Path, store: StudyStor
         start_new_session=True,
     )
     try:
-        while running.poll() is None and store.n_trials("killed") == before:
+        while running.poll() is None and store.trials.n_ended("killed") == before:
             time.sleep(0.02)
         time.sleep(after_s)
-        reported = store.trials("killed")
+        reported = store.trials.of("killed")
         assert running.poll() is None, running.communicate()[1]
     finally:
         running.kill()
@@ -62,22 +62,22 @@ def test_a_search_that_is_killed_again_and_again_finds_what_an_uninterrupted_one
     assert whole.code == 0, whole.err
     rng = random.Random(0)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        expected = store.trials("whole")
+        expected = store.trials.of("whole")
         # The second study predicts from the first one's latency profile: what both predict is the same.
-        config = store.study("whole").config | {"out": str(tmp_path / "ftp-out" / "killed")}
-        store.create_study("killed", config, store.study("whole").objectives)
-        store.set_facts("killed", {"latency_profile": store.study("whole").facts["latency_profile"]})
+        config = store.studies.get("whole").config | {"out": str(tmp_path / "ftp-out" / "killed")}
+        store.studies.create("killed", config, store.studies.get("whole").objectives)
+        store.studies.set_facts("killed", {"latency_profile": store.studies.get("whole").facts["latency_profile"]})
         # But not its evaluations: those it shall make itself.
         with closing(sqlite3.connect(tmp_path / "ftp-studies.db")) as raw, raw:
             raw.execute("DELETE FROM evaluation")
         for _ in range(KILLS):
             reported = _run_until_killed(("resume", "killed"), tmp_path, store, rng.uniform(0, 0.15))
-            kept = store.trials("killed")
+            kept = store.trials.of("killed")
             assert {*_results(reported)} <= {*_results(kept)}
             assert len({trial.number for trial in kept}) == len({trial.schedule for trial in kept}) == len(kept)
         assert len(kept) < 200
         resumed = run_process("resume", "killed", cwd=tmp_path, timeout=600)
         assert resumed.code == 0, resumed.err
-        trials = store.trials("killed")
+        trials = store.trials.of("killed")
         assert _results(trials) == _results(expected)
         assert _results(front(trials)) == _results(front(expected))

@@ -67,7 +67,7 @@ def _exported(folder: Path) -> dict[str, Any]:
 
 
 def _trials(store: StudyStore) -> list[tuple[object, ...]]:
-    return [(t.number, t.schedule, t.values, t.proposer, t.round, t.router) for t in store.trials("one")]
+    return [(t.number, t.schedule, t.values, t.proposer, t.round, t.router) for t in store.trials.of("one")]
 
 
 def test_a_pipeline_that_is_killed_in_every_stage_exports_what_an_uninterrupted_one_does(tmp_path: Path) -> None:
@@ -81,8 +81,8 @@ def test_a_pipeline_that_is_killed_in_every_stage_exports_what_an_uninterrupted_
         begun = ("resume", "one") if (killed / "ftp-studies.db").exists() else ("run", "--name", "one", *SMALL)
         die(stage, n, killed, *begun)
         with StudyStore(url.format(killed), create=False) as store:
-            states = {one.name: one.state for one in store.stages("one")}
-            work = store.n_trials("one"), len(store.router_runs("one"))
+            states = {one.name: one.state for one in store.runs.stages("one")}
+            work = store.trials.n_ended("one"), len(store.routers.of("one"))
         assert states.pop(stage) == "stopped" and set(states.values()) <= {"finished"}
         if stage == "search":
             assert 0 < work[0] < 24
@@ -98,7 +98,7 @@ def test_a_pipeline_that_is_killed_in_every_stage_exports_what_an_uninterrupted_
         StudyStore(url.format(killed), create=False) as found,
     ):
         assert _trials(found) == _trials(expected)
-        assert [run.sha256 for run in found.router_runs("one")] == [run.sha256 for run in expected.router_runs("one")]
+        assert [run.sha256 for run in found.routers.of("one")] == [run.sha256 for run in expected.routers.of("one")]
     assert _exported(killed) == _exported(whole)
     # Nothing of unfinished work stays behind.
     assert not any((killed / "ftp-studies.db-artifacts/unfinished").iterdir())
@@ -134,7 +134,7 @@ def test_what_is_selected_by_predicted_latency_survives_kills_too(tmp_path: Path
         StudyStore(url.format(killed), create=False) as found,
     ):
         assert _trials(found) == _trials(expected)
-        selected = [store.study("one").facts["selection"] for store in (expected, found)]
+        selected = [store.studies.get("one").facts["selection"] for store in (expected, found)]
     assert selected[0] == selected[1] and selected[0]["rule"] == "knee"
     assert "is predicted to take" in selected[0]["reason"]
     assert _exported(killed) == _exported(whole)

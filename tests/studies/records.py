@@ -29,6 +29,10 @@ def trial(
     )
 
 
+def running(schedule: tuple[float, ...], proposer: str) -> Trial:
+    return Trial(0, tuple(schedule), proposer)
+
+
 # Of a trial that a search ended; what else there is in a study is left aside.
 SAID = {"proposer": "optuna", "fidelity": 1.0, "seconds": 0.0, "metrics": {}}
 

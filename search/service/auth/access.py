@@ -119,7 +119,7 @@ class AccessControl:
 
     def _bearer(self, credentials: str, client: str) -> tuple[Access | None, Response | None]:
         scheme, _, secret = credentials.partition(" ")
-        found = self._store.token(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None
+        found = self._store.tokens.find(secret.strip()) if scheme.lower() == "bearer" and secret.strip() else None
         if found is not None:
             return Access(found.role, found.name), None
         wait_s = self._attempts.wait_s(client)
@@ -131,7 +131,7 @@ class AccessControl:
 
     def _browser(self, headers: Headers, changes: bool) -> tuple[Access | None, Response | None]:
         key = cookie(headers, SESSION_COOKIE)
-        session = None if key is None else self._store.session(key)
+        session = None if key is None else self._store.tokens.session(key)
         if session is not None:
             access = Access(session.token.role, session.token.name, session)
             if not changes:
@@ -147,7 +147,7 @@ class AccessControl:
 
     def _is_open(self, headers: Headers) -> bool:
         """Whether nobody needs a token."""
-        if not (self._settings.insecure or self._settings.is_local) or self._store.has_tokens():
+        if not (self._settings.insecure or self._settings.is_local) or self._store.tokens.exist():
             return False
         # A page of another site may have its name point to this machine; a proxy may stand between it and the world.
         is_direct = not any(name in headers for name in _FORWARDED)

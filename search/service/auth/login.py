@@ -83,7 +83,7 @@ class Doorkeeper:
         wait_s = self._attempts.wait_s(client)
         if wait_s > 0:
             return too_many_attempts(wait_s)
-        begun = self._store.begin_session(secret)
+        begun = self._store.tokens.begin_session(secret)
         if begun is None:
             self._attempts.note(client)
             return problem(401, _NO_SUCH_TOKEN, {"WWW-Authenticate": "Bearer"})
@@ -93,7 +93,7 @@ class Doorkeeper:
         """End the session that a request belongs to."""
         key = cookie(request.headers, SESSION_COOKIE)
         if key is not None:
-            self._store.end_session(key)
+            self._store.tokens.end_session(key)
 
 
 def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: FailedAttempts) -> None:

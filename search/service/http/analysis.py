@@ -55,12 +55,12 @@ class Analyses:
         Raises:
             StudyNotFoundError: There is no such study.
         """
-        key = (self._store.events_of(name), self._store.n_trials(name))
+        key = (self._store.events.generation(name), self._store.trials.n_ended(name))
         with self._lock:
             if key in self._known:
                 self._known.move_to_end(key)
                 return self._known[key]
-        analysis = analyse(self._store.study(name), self._store.trials(name))
+        analysis = analyse(self._store.studies.get(name), self._store.trials.of(name))
         with self._lock:
             self._known[key] = analysis
             # Of a study that runs, only the latest is of use.

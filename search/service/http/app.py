@@ -90,13 +90,13 @@ def _add_system(app: FastAPI, router: APIRouter, store: ServiceStore, metrics: S
     @router.get("/ready", responses=described(503), tags=["service"])
     def ready() -> Health:
         """Say that the service answers, and its database, too."""
-        store.has_tokens()
+        store.tokens.exist()
         return Health()
 
     @router.get("/workers", responses=described(401), tags=["service"])
     def list_workers() -> WorkerList:
         """List the workers, and what they do."""
-        return WorkerList(items=[worker_answer(worker) for worker in store.workers()])
+        return WorkerList(items=[worker_answer(worker) for worker in store.runners.all()])
 
     @app.get("/metrics", include_in_schema=False)
     def get_metrics() -> Response:

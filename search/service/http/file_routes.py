@@ -46,10 +46,10 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
     problems = described(401, 404, 422)
 
     def folder(name: str) -> Path:
-        return RunConfig.stored(store.study(name).config).folder(name)
+        return RunConfig.stored(store.studies.get(name).config).folder(name)
 
     def has_finished(name: str, stage: str) -> bool:
-        return any(one.name == stage and one.state is StudyState.FINISHED for one in store.stages(name))
+        return any(one.name == stage and one.state is StudyState.FINISHED for one in store.runs.stages(name))
 
     def report_files(name: str) -> list[Path]:
         # Before, what lies there is another study's: one of the same name, say, that was deleted.

@@ -162,20 +162,20 @@ def _news(store: ServiceStore, name: str, last_event_id: str | None) -> _News:
     """Where a study stands, and what happened behind an event; from the beginning, if that is another study's."""
     # What ends a submission also says where the study stands, which is read after it, then; and both before the events:
     # what happens in between is told the next time.
-    submission = store.submission(name)
-    study = store.study(name)
+    submission = store.queue.get(name)
+    study = store.studies.get(name)
     state = run_state(study.state, submission)
-    origin = store.events_of(name)
+    origin = store.events.generation(name)
     found = _EVENT_ID.fullmatch(last_event_id or "")
     after = int(found[2]) if found is not None and found[1] == origin else 0
-    running = [stage.name for stage in store.stages(name) if stage.state.value == "running"]
+    running = [stage.name for stage in store.runs.stages(name) if stage.state.value == "running"]
     progress = {
         "state": state.value,
-        "n_trials": store.n_trials(name),
+        "n_trials": store.trials.n_ended(name),
         "stage": running[-1] if running else None,
         "error": None if submission is None else submission.error,
     }
-    return _News(state, progress, store.events(name, after, _AT_ONCE), origin)
+    return _News(state, progress, store.events.of(name, after, _AT_ONCE), origin)
 
 
 def _event(kind: str, content: Mapping[str, Any], event_id: str | None = None) -> str:

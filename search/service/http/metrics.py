@@ -91,7 +91,7 @@ class _Held(Collector):
         self._store = store
 
     def collect(self) -> Iterator[Metric]:
-        summaries = self._store.summaries()
+        summaries = self._store.studies.summaries()
         studies = GaugeMetricFamily("ftp_search_studies", "Studies by state.", labels=["state"])
         for state in StudyState:
             studies.add_metric([state.value], sum(summary.state is state for summary in summaries))
@@ -100,9 +100,9 @@ class _Held(Collector):
             "ftp_search_trials", "Trials that have ended, of all studies.", sum(one.n_trials for one in summaries)
         )
         yield GaugeMetricFamily(
-            "ftp_search_queued_studies", "Studies that wait for a worker.", len(self._store.waiting())
+            "ftp_search_queued_studies", "Studies that wait for a worker.", len(self._store.queue.waiting())
         )
-        workers = [worker for worker in self._store.workers() if worker.is_alive]
+        workers = [worker for worker in self._store.runners.all() if worker.is_alive]
         alive = GaugeMetricFamily("ftp_search_workers", "Workers that live.", labels=["state"])
         busy = sum(worker.study is not None for worker in workers)
         alive.add_metric(["busy"], busy)

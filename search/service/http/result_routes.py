@@ -43,7 +43,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     problems = described(401, 404, 422)
 
     def one_trial(name: str, number: int) -> Trial:
-        found = store.ended_trial(name, number)
+        found = store.trials.find(name, number)
         if found is None:
             raise HTTPException(404, f"The study has no trial {number} that has ended.")
         return found
@@ -59,14 +59,14 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     ) -> TrialPage:
         """List trials that have ended, by number."""
         items: list[TrialAnswer] = []
-        for n_read, trial in enumerate(store.each_trial(name, after)):
+        for n_read, trial in enumerate(store.trials.each(name, after)):
             if len(items) == limit or n_read == _MAX_READ:
                 return TrialPage(items=items, next=after)
             after = trial.number
             if state in (None, trial.state) and proposer in (None, trial.proposer) and round in (None, trial.round):
                 items.append(trial_answer(trial))
         # Whether there is a study is known by now only if it has trials.
-        store.n_begun(name)
+        store.trials.n_begun(name)
         return TrialPage(items=items, next=None)
 
     @router.get("/studies/{name}/trials/{number}", responses=problems, tags=["results"])
@@ -89,7 +89,9 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     def get_front(name: StudyName) -> Front:
         """List the trials that no other beats."""
         points = analyses.of(name).front
-        return Front(objectives=list(store.study(name).objectives), items=[trial_answer(point) for point in points])
+        return Front(
+            objectives=list(store.studies.get(name).objectives), items=[trial_answer(point) for point in points]
+        )
 
     @router.get("/studies/{name}/hypervolume", responses=problems, tags=["results"])
     def get_hypervolume(name: StudyName) -> VolumeHistory:
@@ -106,10 +108,10 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     @router.get("/studies/{name}/routers", responses=problems, tags=["results"])
     def list_routers(name: StudyName) -> Routers:
         """List the routers that were distilled, without their weights."""
-        return Routers(items=[router_answer(run) for run in store.router_runs(name, with_weights=False)])
+        return Routers(items=[router_answer(run) for run in store.routers.of(name, with_weights=False)])
 
     @router.get("/studies/{name}/logs", responses=problems, tags=["results"])
     def get_logs(name: StudyName, after: After = 0, limit: Limit = 500) -> Log:
         """List what the runs of a study wrote, oldest first."""
-        lines = [log_line(event) for event in store.events(name, max(after, 0), limit, ("log",))]
+        lines = [log_line(event) for event in store.events.of(name, max(after, 0), limit, ("log",))]
         return Log(items=lines, next=lines[-1].number if lines else max(after, 0))

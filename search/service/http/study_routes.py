@@ -28,9 +28,9 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
 
     def answer(name: str) -> StudyAnswer:
         # In this order: what ends a submission also says where the study stands.
-        submission = store.submission(name)
-        study = store.study(name)
-        return study_answer(study, store.n_trials(name), store.stages(name), submission)
+        submission = store.queue.get(name)
+        study = store.studies.get(name)
+        return study_answer(study, store.trials.n_ended(name), store.runs.stages(name), submission)
 
     @router.get("/studies", responses=described(401, 422), tags=["studies"])
     def list_studies(
@@ -39,8 +39,8 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
         limit: Limit = 100,
     ) -> StudyList:
         """List studies, oldest first."""
-        submissions = store.submissions()
-        lines = [study_line(summary, submissions.get(summary.name)) for summary in store.summaries()]
+        submissions = store.queue.all()
+        lines = [study_line(summary, submissions.get(summary.name)) for summary in store.studies.summaries()]
         lines = [line for line in lines if state is None or line.state is state]
         return StudyList(items=lines[offset : offset + limit], total=len(lines))
 
@@ -77,7 +77,7 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
     )
     def stop_study(name: StudyName) -> StudyAnswer:
         """Stop a study: what is being evaluated ends, everything is kept, and it can be resumed."""
-        store.request_stop(name)
+        store.queue.request_stop(name)
         return answer(name)
 
     @router.post(

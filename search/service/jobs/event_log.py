@@ -95,7 +95,7 @@ class EventLog:
                 self._take_figures()
                 events, self._events = self._events, []
             try:
-                self._store.add_events(self._name, events)
+                self._store.events.add(self._name, events)
             except StudiesError as error:
                 # The run itself meets the same database, and says what is wrong with it.
                 _log.warning("%d events of study %r are not kept: %s", len(events), self._name, error)

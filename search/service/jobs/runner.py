@@ -92,7 +92,7 @@ class Worker:
         """
         signal.signal(signal.SIGTERM, self._interrupted)
         signal.signal(signal.SIGINT, self._interrupted)
-        self._store.beat(self.id, None)
+        self._store.runners.beat(self.id, None)
         watch = threading.Thread(target=self._watch, name="watch", daemon=True)
         watch.start()
         try:
@@ -110,19 +110,19 @@ class Worker:
             watch.join()
             try:
                 with self._store.hurried():
-                    self._store.forget_worker(self.id)
+                    self._store.runners.forget(self.id)
             except StorageError as error:
                 _log.warning("That this worker has left is not written: %s", error)
             self._store.close()
 
     def run_next(self) -> bool:
         """Run the study whose turn it is, up to its end; whether there was one."""
-        for name in self._store.waiting():
+        for name in self._store.queue.waiting():
             # What is left of an earlier study is not this one's.
             with StudyStore(self._storage, create=False) as store:
                 try:
-                    with self._noting(), store.lease(name) as lease:
-                        submission = self._store.claim(name, self.id, lease)
+                    with self._noting(), store.runs.lease(name) as lease:
+                        submission = self._store.queue.claim(name, self.id, lease)
                         if submission is None:
                             continue
                         self._run_claimed(store, lease, submission)
@@ -151,7 +151,7 @@ class Worker:
         error: str | None = None
         try:
             _log.info("Study %r begins.", name)
-            self._store.beat(self.id, name)
+            self._store.runners.beat(self.id, name)
             try:
                 self._is_noting = False
                 with self._lock:
@@ -169,7 +169,7 @@ class Worker:
             self._return(name, lease, events)
             if self._leaves:
                 raise
-            self._store.beat(self.id, None)
+            self._store.runners.beat(self.id, None)
             return
         except LeaseLostError as lost:
             # What is said of the study is another process's now.
@@ -187,15 +187,15 @@ class Worker:
                 events.say(error)
                 _log.error("Study %r failed: %s", name, error)
             events.close()
-        self._store.end(name, self.id, error, lease)
-        self._store.beat(self.id, None)
+        self._store.queue.end(name, self.id, error, lease)
+        self._store.runners.beat(self.id, None)
 
     def _return(self, name: str, lease: Lease, events: EventLog) -> None:
         """Return a study whose run was interrupted to the queue, unless somebody has stopped it."""
         try:
             with self._store.hurried():
                 events.close()
-                self._store.release(name, self.id, lease)
+                self._store.queue.release(name, self.id, lease)
         except StorageError as error:
             # Nobody holds its lease any more: it counts as one whose worker has died.
             _log.warning("That study %r waits again is not written: %s", name, error)
@@ -203,7 +203,7 @@ class Worker:
     def _go_on(self, store: StudyStore, lease: Lease, submission: Submission, events: EventLog) -> None:
         """Make the changes that were submitted, then run every stage that is missing."""
         name = submission.name
-        config = RunConfig.stored(store.study(name).config, **submission.changes)
+        config = RunConfig.stored(store.studies.get(name).config, **submission.changes)
         _check_model(config)
         if self._reach is not None:
             check_reach(config, name, self._reach)
@@ -217,7 +217,7 @@ class Worker:
         # The cluster of whoever ran it before may be out of this worker's sight.
         config = config.model_copy(update={"ray_address": self._ray_address})
         workload = load_with_progress(config, view)
-        if not store.stages(name):
+        if not store.runs.stages(name):
             # Who submitted it could not load the model.
             check_search(config, workload, store)
 
@@ -225,7 +225,7 @@ class Worker:
             return self._report(store, name, folder)
 
         pipeline = reopened(store, name, config, lease, view, submission.changes, workload)
-        self._store.note_changed(name)
+        self._store.queue.note_changed(name)
         pipeline.run(report)
 
     def _watch(self) -> None:
@@ -244,11 +244,11 @@ class Worker:
                 left_s = 0.0
             try:
                 if silent_s >= BEAT_EVERY_S:
-                    self._store.beat(self.id, name)
+                    self._store.runners.beat(self.id, name)
                     silent_s = 0.0
                 if name is None:
                     told_s = _REMIND_AFTER_S
-                elif told_s >= _REMIND_AFTER_S and self._store.stop_requested(name, self.id):
+                elif told_s >= _REMIND_AFTER_S and self._store.queue.stop_requested(name, self.id):
                     told_s = 0.0
                     self._interrupt(name)
             except (StudyNotFoundError, StorageError) as error:

@@ -34,7 +34,7 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
     if others:
         raise ConfigError(f"out is {str(folder)!r}, which holds the results of {others[0]}: choose another folder.")
     with _choosing_folder:
-        check_own_folder(str(config.out), request.name, store.configurations())
+        check_own_folder(str(config.out), request.name, store.queue.configurations())
         store.create_submitted(request.name, kept, objective_names(config.cost), by=_who(), replaces=left)
 
 
@@ -46,14 +46,14 @@ def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceSt
         StudyBusyError: It is in the queue already, or a process works on it.
         StudyNotFoundError: There is no such study.
     """
-    study = store.study(name)
+    study = store.studies.get(name)
     changes: dict[str, object] = {}
     if request is not None:
-        changes = checked_changes(request, study, store.trials(name), settings)
+        changes = checked_changes(request, study, store.trials.of(name), settings)
     with _choosing_folder:
         if "out" in changes:
-            check_own_folder(str(changes["out"]), name, store.configurations())
-        store.submit(name, changes, by=_who())
+            check_own_folder(str(changes["out"]), name, store.queue.configurations())
+        store.queue.submit(name, changes, by=_who())
 
 
 def _who() -> str | None:

@@ -95,7 +95,7 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
         if config.warm_start == request.name:
             raise ConfigError("warm_start is the new study itself: name another one.")
         check_study_name(config.warm_start, "warm_start")
-        if all(summary.name != config.warm_start for summary in store.summaries()):
+        if all(summary.name != config.warm_start for summary in store.studies.summaries()):
             raise ConfigError(f"warm_start is {config.warm_start!r}: there is no such study.")
     return config, {"workers"} - set(given)
 

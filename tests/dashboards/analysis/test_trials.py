@@ -36,22 +36,22 @@ def measured_trials() -> list[Trial]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceStore]:
     folder: Path = tmp_path_factory.mktemp("found")
     with ServiceStore(f"sqlite:///{folder / 'studies.db'}") as store:
-        store.create_study("made up", {}, OBJECTIVES)
-        store.create_study("empty", {}, OBJECTIVES)
+        store.studies.create("made up", {}, OBJECTIVES)
+        store.studies.create("empty", {}, OBJECTIVES)
         trials = measured_trials()
-        store.begin_trials("made up", trials)
-        store.finish_trials("made up", trials)
+        store.trials.begin("made up", trials)
+        store.trials.finish("made up", trials)
         yield store
 
 
 @pytest.fixture(scope="module")
 def found(store: ServiceStore) -> Found:
-    return Found(store.trial_columns("made up"), OBJECTIVES)
+    return Found(store.columns.of("made up"), OBJECTIVES)
 
 
 @pytest.fixture(scope="module")
 def empty(store: ServiceStore) -> Found:
-    return Found(store.trial_columns("empty"), OBJECTIVES)
+    return Found(store.columns.of("empty"), OBJECTIVES)
 
 
 def test_the_front_is_the_one_of_studies(found: Found) -> None:
@@ -145,10 +145,10 @@ def at_work() -> list[Trial]:
 @pytest.fixture
 def watched(store: ServiceStore) -> Iterator[Found]:
     trials = at_work()
-    store.create_study("watched", {}, OBJECTIVES)
-    store.begin_trials("watched", trials)
-    store.finish_trials("watched", trials)
-    yield Found(store.trial_columns("watched"), OBJECTIVES)
+    store.studies.create("watched", {}, OBJECTIVES)
+    store.trials.begin("watched", trials)
+    store.trials.finish("watched", trials)
+    yield Found(store.columns.of("watched"), OBJECTIVES)
     store.delete_study("watched")
 
 

@@ -16,10 +16,10 @@ from tests.dashboards import records
 @pytest.fixture
 def found(tmp_path: Path) -> Found:
     with ServiceStore(f"sqlite:///{tmp_path / 'studies.db'}") as store:
-        store.create_study("made up", {}, records.STUDY.objectives)
+        store.studies.create("made up", {}, records.STUDY.objectives)
         for trial in records.TRIALS:
-            store.append_trial("made up", trial)
-        return Found(store.trial_columns("made up"), records.STUDY.objectives)
+            store.trials.append("made up", trial)
+        return Found(store.columns.of("made up"), records.STUDY.objectives)
 
 
 def test_a_narrow_page_has_a_small_legend_of_the_same_traces(found: Found) -> None:

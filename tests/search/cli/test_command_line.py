@@ -58,7 +58,7 @@ def test_every_command_with_a_database_takes_that_of_the_environment(
     url = f"sqlite:///{tmp_path / 'elsewhere.db'}"
     monkeypatch.setenv(STORAGE_VARIABLE, url)
     with StudyStore(url) as store:
-        store.create_study("mine", RunConfig(workers=1).model_dump(), OBJECTIVES)
+        store.studies.create("mine", RunConfig(workers=1).model_dump(), OBJECTIVES)
     assert run("db", "check").code == 0
     assert [row["name"] for row in run("studies", "--json").json()] == ["mine"]
     assert run("token", "add", "ada", "--role", "reader").code == 0

@@ -28,8 +28,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 @pytest.fixture
 def store(tmp_path: Path) -> StudyStore:
     store = StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}")
-    store.create_study("mine", RunConfig(workers=1).model_dump(), OBJECTIVES)
-    store.append_trial("mine", trial(0, (0.5, 2.0), (0.25,) * 12))
+    store.studies.create("mine", RunConfig(workers=1).model_dump(), OBJECTIVES)
+    store.trials.append("mine", trial(0, (0.5, 2.0), (0.25,) * 12))
     return store
 
 
@@ -74,7 +74,7 @@ def test_an_optuna_database_that_cannot_be_opened_is_one_line(run: Run, store: S
 
 @pytest.mark.parametrize("command", [("resume", "mine"), ("distill", "mine"), ("delete", "mine")])
 def test_a_study_at_work_is_refused_with_who_works_on_it(run: Run, store: StudyStore, command: tuple[str, ...]) -> None:
-    with store.lease("mine"):
+    with store.runs.lease("mine"):
         result = run(*command)
     assert result.code == 1 and f"is being worked on by process {os.getpid()} on" in result.err
-    assert store.n_trials("mine") == 1
+    assert store.trials.n_ended("mine") == 1

@@ -174,10 +174,10 @@ def test_the_advised_command_measures_that_model_and_those_shapes_again(run: Run
 def test_a_study_is_profiled_with_its_model_and_input(run: Run, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         config = RunConfig.checked(model=str(tmp_path / "tiny"), profile_seconds=0.5)
-        store.create_study("mine", config.model_dump(), OBJECTIVES)
+        store.studies.create("mine", config.model_dump(), OBJECTIVES)
         early = run("profile", "--study", "mine")
         assert early.code == 2 and "--study is 'mine', which has not begun" in early.err
-        store.set_facts("mine", {"timed_input": {"batch": 3, "length": 16}})
+        store.studies.set_facts("mine", {"timed_input": {"batch": 3, "length": 16}})
         for option in (["--batch", "1"], ["--model", "demo"], ["--from", "x.json"], ["--dtype", "bfloat16"]):
             both = run("profile", "--study", "mine", *option)
             assert both.code == 2 and f"--study and {option[0]} are both given" in both.err
@@ -187,5 +187,5 @@ def test_a_study_is_profiled_with_its_model_and_input(run: Run, tmp_path: Path) 
         assert "study 'mine' keeps the profile that it has until: ftp-search resume mine --remeasure" in done.out
         # It is the one that a study of this model and input finds.
         model = load_model(str(tmp_path / "tiny")).skipping
-        assert store.latency_profile(profile_conditions(model).fingerprint(3, 16)) is not None
+        assert store.profiles.get(profile_conditions(model).fingerprint(3, 16)) is not None
         assert run("profile", "--study", "none").code == 1

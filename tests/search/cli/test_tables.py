@@ -25,12 +25,12 @@ from tests.dashboards.records import DATA, REFINED, SELECTION, STATIC, STUDY
 
 def described(measurements: Sequence[Measurement] = DATA.measurements, **facts: Any) -> dict[str, Any]:
     with StudyStore("sqlite://") as store:
-        store.create_study("one", RunConfig(workers=1).model_dump(), STUDY.objectives)
+        store.studies.create("one", RunConfig(workers=1).model_dump(), STUDY.objectives)
         for trial in DATA.trials:
-            store.append_trial("one", trial)
-        store.set_facts("one", {**STUDY.facts, **facts})
-        store.choose_trial("one", REFINED.number)
-        store.replace_measurements("one", measurements)
+            store.trials.append("one", trial)
+        store.studies.set_facts("one", {**STUDY.facts, **facts})
+        store.studies.choose_trial("one", REFINED.number)
+        store.results.replace_measurements("one", measurements)
         return describe_study(store, "one")
 
 

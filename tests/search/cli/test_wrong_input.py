@@ -40,9 +40,9 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 def study(tmp_path: Path) -> str:
     """A finished search in the default database of `tmp_path`."""
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.create_study("mine", RunConfig(workers=1).model_dump(), OBJECTIVES)
+        store.studies.create("mine", RunConfig(workers=1).model_dump(), OBJECTIVES)
         for number, (level, values) in enumerate([(0.0, (0.0, 10.0)), (0.5, (0.3, 6.0)), (0.2, (0.4, 9.0))]):
-            store.append_trial(
+            store.trials.append(
                 "mine",
                 Trial(
                     number=number,
@@ -55,8 +55,8 @@ def study(tmp_path: Path) -> str:
                     finished_at=datetime.now(UTC),
                 ),
             )
-        store.choose_trial("mine", 1)
-        store.set_state("mine", StudyState.FINISHED)
+        store.studies.choose_trial("mine", 1)
+        store.runs.set_state("mine", StudyState.FINISHED)
     return "mine"
 
 
@@ -76,7 +76,7 @@ def test_show_says_what_proposers_have_done(run: Run, study: str, tmp_path: Path
     assert run("show", study, "--json").json()["proposers"] == []
     tally = {"asked": 4, "repeated": 1, "finished": 3, "seconds": 0.01, "gain": 0.25, "share": 0.5}
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.keep_proposer_states(study, {"deap": tally})
+        store.runs.keep_proposer_states(study, {"deap": tally})
     assert run("show", study, "--json").json()["proposers"] == [{"name": "deap", **tally}]
     assert "deap 4 1 3 2.50 0.25 50%" in " ".join(run("show", study).out.split())
 
@@ -95,15 +95,15 @@ def test_show_and_list_say_what_other_programs_put_into_a_study(run: Run, study:
 
 def test_a_configuration_of_a_newer_program_is_refused(run: Run, study: str, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.set_config(study, {**store.study(study).config, "version": 2, "unheard_of": 1})
+        store.studies.set_config(study, {**store.studies.get(study).config, "version": 2, "unheard_of": 1})
     result = run("resume", study)
     assert result.code == 2 and "configuration has version 2, and this program reads 1" in result.err
 
 
 def test_the_number_of_workers_can_be_changed_for_a_search_that_runs(run: Run, study: str, tmp_path: Path) -> None:
-    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store, store.lease(study):
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store, store.runs.lease(study):
         assert run("workers", study, "5").out == "mine: 5 workers\n"
-        assert RunConfig.stored(store.study(study).config).workers == 5
+        assert RunConfig.stored(store.studies.get(study).config).workers == 5
     assert run("workers", study, "0").code == 2
     assert run("workers", "nobody", "2").code == 1
 
@@ -274,7 +274,7 @@ def test_an_export_does_not_touch_a_model_that_is_not_pruned(run: Run, study: st
     demo.tokenizer.save_pretrained(tmp_path / "dense")
     (tmp_path / "link").symlink_to(tmp_path / "dense", target_is_directory=True)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.set_config(study, {**store.study(study).config, "model": str(tmp_path / "dense")})
+        store.studies.set_config(study, {**store.studies.get(study).config, "model": str(tmp_path / "dense")})
     before = {path.name: path.read_bytes() for path in (tmp_path / "dense").iterdir()}
     for place in ("dense", "link", "./link/../dense"):
         for options in ((), ("--reference",)):
@@ -291,7 +291,7 @@ def test_an_export_does_not_touch_a_model_that_is_not_pruned(run: Run, study: st
 
 def test_the_report_goes_where_the_study_says(run: Run, study: str, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.set_config(study, {**store.study(study).config, "out": str(tmp_path / "kept")})
+        store.studies.set_config(study, {**store.studies.get(study).config, "out": str(tmp_path / "kept")})
     assert str(tmp_path / "kept/report.html") in run("report", study).out
     assert run("report", study, "--out", "elsewhere").code == 0
     for folder in ("kept", "elsewhere"):
@@ -348,7 +348,9 @@ def test_a_router_at_a_sparsity_that_the_front_does_not_have_is_refused(run: Run
 def test_show_says_what_a_study_left_out_and_why_it_ended(run: Run, study: str, tmp_path: Path) -> None:
     said = {"rounds_ended": "Rounds ended in round 1: the router is no better.", "fewer_items": "Fewer items: test 6."}
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.set_facts(study, {**said, "ablations": {"left_out": "3 trials are too few to ablate each block."}})
+        store.studies.set_facts(
+            study, {**said, "ablations": {"left_out": "3 trials are too few to ablate each block."}}
+        )
     shown = run("show", study)
     for line in (*said.values(), "3 trials are too few to ablate each block."):
         assert shown.out.count(line) == 1
@@ -357,7 +359,7 @@ def test_show_says_what_a_study_left_out_and_why_it_ended(run: Run, study: str, 
 
 def test_markup_in_a_name_is_shown_as_it_is(run: Run, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.create_study("[red]mine[/]", RunConfig(workers=1).model_dump(), OBJECTIVES)
+        store.studies.create("[red]mine[/]", RunConfig(workers=1).model_dump(), OBJECTIVES)
     assert "[red]mine[/]" in run("studies").out
     assert "study [red]mine[/]: created" in run("show", "[red]mine[/]").out
 

@@ -84,8 +84,8 @@ class Deadly:
 
 def search(store: StudyStore, name: str, evaluator: Evaluator) -> list[Trial]:
     space = ScheduleSpace(N_BLOCKS)
-    store.create_study(name, {}, OBJECTIVES)
-    with store.lease(name) as lease:
+    store.studies.create(name, {}, OBJECTIVES)
+    with store.runs.lease(name) as lease:
         engine = SearchEngine(
             space,
             Portfolio(make_proposers("portfolio", space, 0), 0, by_trial=True),
@@ -97,7 +97,7 @@ def search(store: StudyStore, name: str, evaluator: Evaluator) -> list[Trial]:
             fidelities=FIDELITIES,
         )
         assert engine.run(Stopping(TRIALS)) == TRIALS
-    return store.trials(name)
+    return store.trials.of(name)
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ from search.stages.measure import Variant, _qualities
 from search.stages.open_study import OpenStudy
 from studies import StudyStore
 from tests.search.command import run_here
-from tests.studies.records import trial
+from tests.studies.records import running, trial
 
 SMALL = {"calibration_items": 6, "validation_items": 4, "test_items": 4, "search_items": 4, "workers": 1}
 SIZES = RunConfig(**SMALL).sizes  # type: ignore[arg-type]
@@ -204,8 +204,8 @@ def test_qualities_are_remembered_for_what_was_protected() -> None:
     with StudyStore("sqlite://") as store:
         found = {}
         for name, keep_first in (("plain", 0), ("protected", 12), ("again", 12)):
-            store.create_study(name, RunConfig(keep_first=keep_first).model_dump(), OBJECTIVES)
-            with store.lease(name) as lease:
+            store.studies.create(name, RunConfig(keep_first=keep_first).model_dump(), OBJECTIVES)
+            with store.runs.lease(name) as lease:
                 study = open_study(store, name, keep_first, lease)
                 [found[name]] = _qualities(study, variants, "test")
             model = study.workload.model.skipping
@@ -218,17 +218,17 @@ def test_qualities_are_remembered_for_what_was_protected() -> None:
 def test_a_study_goes_on_and_is_exported_with_what_it_protects(tmp_path: Path) -> None:
     view = ProgressView(Console(quiet=True))
     with StudyStore("sqlite://") as store:
-        store.create_study("one", RunConfig(keep_first=12, **SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
-        with store.lease("one") as lease:
+        store.studies.create("one", RunConfig(keep_first=12, **SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
+        with store.runs.lease("one") as lease:
             Pipeline(store, "one", lease, view)
-            assert store.study("one").facts["keep_first"] == 12
+            assert store.studies.get("one").facts["keep_first"] == 12
             # As if the chat template had changed, of which a system turn's tokens are made.
             other = load_workload("demo", "demo", 0, SIZES, 9)
             with pytest.raises(SearchError, match="began with 12 protected tokens, and its system turn has 9 now"):
                 Pipeline(store, "one", lease, view, other)
-        number = store.begin_trial("one", tuple(HALF), "random")
-        store.finish_trial("one", trial(number, schedule=tuple(HALF), values=(0.1, 1.0)))
-        store.choose_trial("one", number)
+        number = store.trials.begin("one", [running(tuple(HALF), "random")])[0].number
+        store.trials.finish("one", [trial(number, schedule=tuple(HALF), values=(0.1, 1.0))])
+        store.studies.choose_trial("one", number)
         export_study(store, "one", tmp_path / "pruned")
     pruned = FTPForCausalLM.from_pretrained(tmp_path / "pruned")
     assert pruned.keep_first == 12
@@ -240,12 +240,12 @@ def test_no_study_starts_from_one_that_protects_other_tokens() -> None:
     facts = {"model_fingerprint": workload.model.fingerprint(), "data_fingerprint": workload.data_fingerprint}
     config = RunConfig(warm_start="other", keep_first=12, **SMALL)  # type: ignore[arg-type]
     with StudyStore("sqlite://") as store:
-        store.create_study("other", RunConfig(**SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
+        store.studies.create("other", RunConfig(**SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
         # An earlier version said nothing of it.
-        store.set_facts("other", facts)
+        store.studies.set_facts("other", facts)
         with pytest.raises(ConfigError, match="protects the first 0 tokens of prompts, and not 12"):
             check_search(config, workload, store)
-        store.set_facts("other", {"keep_first": 12})
+        store.studies.set_facts("other", {"keep_first": 12})
         check_search(config, workload, store)
         with pytest.raises(ConfigError, match="protects the first 12 tokens of prompts, and not 0"):
             check_search(config, replace(workload, model=workload.model.protecting(0)), store)
@@ -267,7 +267,7 @@ def test_a_study_protects_the_system_turn_all_the_way(
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         for name, keep_first in (("plain", 0), ("protected", "system")):
             config = RunConfig(keep_first=keep_first, out=str(tmp_path / name), **common)
-            with beginning(store, name, config, view) as workload, store.lease(name) as lease:
+            with beginning(store, name, config, view) as workload, store.runs.lease(name) as lease:
                 # A warning, unless the system turn is protected.
                 assert ("--keep-first system protects it" in said.getvalue()) == (name == "plain")
                 said.truncate(0)
@@ -276,13 +276,13 @@ def test_a_study_protects_the_system_turn_all_the_way(
                 )
             # Trials of both are in one database: each was evaluated with what its study protects.
             kept = {"plain": 0, "protected": n_tokens}[name]
-            assert store.study(name).facts["keep_first"] == kept
+            assert store.studies.get(name).facts["keep_first"] == kept
             quality = QualitySet(workload.model.skipping.protecting(kept), workload.splits["calibration"][:4])
-            for one in store.trials(name):
+            for one in store.trials.of(name):
                 kl = quality.evaluate(one.schedule, StaticRouter()).kl
                 assert one.metrics["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-6)
             assert FTPForCausalLM.from_pretrained(tmp_path / name / "model").keep_first == kept
-        schedules = [{tuple(one.schedule) for one in store.trials(name)} for name in ("plain", "protected")]
+        schedules = [{tuple(one.schedule) for one in store.trials.of(name)} for name in ("plain", "protected")]
         assert schedules[0] & schedules[1]
         described = describe_study(store, "plain")
     assert described["keep_first"] == 0 and "--keep-first system" in described["unprotected_beginning"]

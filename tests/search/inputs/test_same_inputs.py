@@ -46,21 +46,21 @@ def store(tmp_path: Path) -> StudyStore:
     )
     workload = load_workload(config.model, config.data, config.seed, config.sizes)
     store = StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}")
-    store.create_study("mine", config.model_dump(), OBJECTIVES)
+    store.studies.create("mine", config.model_dump(), OBJECTIVES)
     fingerprints = {"model_fingerprint": workload.model.fingerprint(), "data_fingerprint": workload.data_fingerprint}
-    store.set_facts("mine", fingerprints)
+    store.studies.set_facts("mine", fingerprints)
     for number in range(2):
-        store.append_trial("mine", trial(number, (float(number), 10.0 - number), (number / 4,) * 12))
-    store.choose_trial("mine", 1)
+        store.trials.append("mine", trial(number, (float(number), 10.0 - number), (number / 4,) * 12))
+    store.studies.choose_trial("mine", 1)
     for stage in ("search", "measure", "select", "test", "export"):
-        store.begin_stage("mine", stage)
-        store.end_stage("mine", stage, StudyState.FINISHED)
+        store.runs.begin_stage("mine", stage)
+        store.runs.end_stage("mine", stage, StudyState.FINISHED)
     shutil.move(tmp_path / "old", tmp_path / "new")
     return store
 
 
 def places(store: StudyStore) -> tuple[str, str]:
-    config = store.study("mine").config
+    config = store.studies.get("mine").config
     return str(config["model"]), str(config["data"])
 
 

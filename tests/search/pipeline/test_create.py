@@ -21,12 +21,12 @@ BEGUN = RunConfig(workers=1, trials=3)
 def store() -> Iterator[StudyStore]:
     """A study whose first search ended with two of its three trials."""
     with StudyStore("sqlite://") as store:
-        store.create_study("one", BEGUN.model_dump(), OBJECTIVES)
+        store.studies.create("one", BEGUN.model_dump(), OBJECTIVES)
         for number in range(2):
-            store.append_trial("one", trial(number, (1.0, 2.0)))
+            store.trials.append("one", trial(number, (1.0, 2.0)))
         for stage in ("search", "time", "export"):
-            store.begin_stage("one", stage)
-            store.end_stage("one", stage, StudyState.FINISHED)
+            store.runs.begin_stage("one", stage)
+            store.runs.end_stage("one", stage, StudyState.FINISHED)
         yield store
 
 
@@ -50,16 +50,16 @@ def test_what_was_asked_for_says_which_stages_are_run_again(
     store: StudyStore, changes: dict[str, object], asked: Collection[str], kept: set[str]
 ) -> None:
     reconfigure(store, "one", BEGUN.model_copy(update=changes), asked)
-    assert {stage.name for stage in store.stages("one")} == kept
-    assert store.study("one").config["trials"] == changes.get("trials", 3)
+    assert {stage.name for stage in store.runs.stages("one")} == kept
+    assert store.studies.get("one").config["trials"] == changes.get("trials", 3)
 
 
 @pytest.mark.parametrize(("asked_for", "goes_on"), [(2, False), (3, True)])
 def test_more_trials_of_refinements_let_the_last_one_go_on(store: StudyStore, asked_for: int, goes_on: bool) -> None:
-    store.set_facts("one", with_round({}, Round(1, 0, 0).begun(2, 1.0).ended(2, 1.1)))
+    store.studies.set_facts("one", with_round({}, Round(1, 0, 0).begun(2, 1.0).ended(2, 1.1)))
     for number in (2, 3):
-        store.append_trial("one", replace(trial(number, (1.0, 2.0)), round=1))
-    store.begin_stage("one", "refine-1")
-    store.end_stage("one", "refine-1", StudyState.FINISHED)
+        store.trials.append("one", replace(trial(number, (1.0, 2.0)), round=1))
+    store.runs.begin_stage("one", "refine-1")
+    store.runs.end_stage("one", "refine-1", StudyState.FINISHED)
     reconfigure(store, "one", BEGUN.model_copy(update={"refine_trials": asked_for}), ("refine_trials",))
-    assert ("refine-1" not in {stage.name for stage in store.stages("one")}) == goes_on
+    assert ("refine-1" not in {stage.name for stage in store.runs.stages("one")}) == goes_on

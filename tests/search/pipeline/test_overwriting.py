@@ -34,11 +34,11 @@ def finished(folder: Path, *names: str) -> None:
     """Studies in the default database of a folder that have finished a search of two trials."""
     with StudyStore(f"sqlite:///{folder / 'ftp-studies.db'}") as store:
         for name in names:
-            store.create_study(name, RunConfig(workers=1).model_dump(), OBJECTIVES)
+            store.studies.create(name, RunConfig(workers=1).model_dump(), OBJECTIVES)
             for number, values in enumerate([(0.0, 10.0), (0.5, 5.0)]):
-                store.append_trial(name, trial(number, values, (number / 4,) * 12))
-            store.choose_trial(name, 1)
-            store.set_state(name, StudyState.FINISHED)
+                store.trials.append(name, trial(number, values, (number / 4,) * 12))
+            store.studies.choose_trial(name, 1)
+            store.runs.set_state(name, StudyState.FINISHED)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -82,12 +82,12 @@ def test_whenever_a_replacement_is_killed_one_of_both_studies_is_there(tmp_path:
     again = ("run", "--name", "mine", "--overwrite", *settings(tmp_path))
     die("search", 0, tmp_path, *again)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        assert (store.study("mine").state, store.n_trials("mine")) == ("finished", 2)
+        assert (store.studies.get("mine").state, store.trials.n_ended("mine")) == ("finished", 2)
     # What the killed one left is gone with the next one.
     die("search", 1, tmp_path, *again)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        assert [summary.name for summary in store.summaries()] == ["mine"]
-        assert store.study("mine").state == "stopped" and store.study("mine").config["trials"] == 4
+        assert [summary.name for summary in store.studies.summaries()] == ["mine"]
+        assert store.studies.get("mine").state == "stopped" and store.studies.get("mine").config["trials"] == 4
     resumed = run_process("resume", "mine", "--quiet", cwd=tmp_path)
     assert resumed.code == 0, resumed.err
     assert (tmp_path / "ftp-out/mine/report.html").is_file()

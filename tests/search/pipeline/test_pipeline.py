@@ -46,9 +46,9 @@ def store_of_one(tmp_path: Path) -> Iterator[OpenStudy]:
     """A study with nothing in it."""
     config = RunConfig(workers=1, router="dynamic", **SMALL)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
         workload = load_workload(config.model, config.data, config.seed, config.sizes)
-        with store.lease("one") as lease:
+        with store.runs.lease("one") as lease:
             yield OpenStudy(store, "one", lease, config, workload, ProgressView(Console(quiet=True)))
 
 
@@ -61,7 +61,7 @@ def _no_report(folder: Path) -> list[Path]:
 
 
 def _stages(store: StudyStore, lease: Lease) -> Stages:
-    view, config = ProgressView(Console(quiet=True)), RunConfig.stored(store.study("one").config)
+    view, config = ProgressView(Console(quiet=True)), RunConfig.stored(store.studies.get("one").config)
     workload = load_workload(config.model, config.data, config.seed, config.sizes)
     return Stages(OpenStudy(store, "one", lease, config, workload, view))
 
@@ -86,16 +86,16 @@ def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
     config = RunConfig(workers=1, **SMALL)
     view = ProgressView(Console(quiet=True))
     with StudyStore("sqlite://") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
         workload = load_workload(config.model, config.data, config.seed, config.sizes)
-        with store.lease("one") as lease:
+        with store.runs.lease("one") as lease:
             with pytest.raises(SearchError, match="no chosen schedule yet"):
                 Pipeline(store, "one", lease, view, workload).distill_only(None, None, None, _no_report)
-            assert store.study("one").state is StudyState.CREATED
-            store.set_facts("one", {"data_fingerprint": "another"})
+            assert store.studies.get("one").state is StudyState.CREATED
+            store.studies.set_facts("one", {"data_fingerprint": "another"})
             with pytest.raises(SearchError, match="data changed"):
                 Pipeline(store, "one", lease, view, workload)
-        assert store.study("one").state is StudyState.CREATED
+        assert store.studies.get("one").state is StudyState.CREATED
 
 
 def test_what_is_measured_anew_is_selected_tested_and_exported_anew(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,12 +106,12 @@ def test_what_is_measured_anew_is_selected_tested_and_exported_anew(monkeypatch:
         monkeypatch.setattr(search.pipeline.pipeline, work, lambda *_, work=work: done.append(work))
     monkeypatch.setattr(search.pipeline.pipeline, "refine", lambda *_: None)
     with StudyStore("sqlite://") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
         # A router was distilled by itself, and its schedule tested, before any candidate was measured.
         for stage in ("search", "distill-1", "test", "export", "report"):
-            store.begin_stage("one", stage)
-            store.end_stage("one", stage, StudyState.FINISHED)
-        with store.lease("one") as lease:
+            store.runs.begin_stage("one", stage)
+            store.runs.end_stage("one", stage, StudyState.FINISHED)
+        with store.runs.lease("one") as lease:
             pipeline = Pipeline(store, "one", lease, ProgressView(Console(quiet=True)))
             pipeline.run(_no_report)
             assert done == list(works)
@@ -124,7 +124,7 @@ def test_the_timed_input_is_of_calibration_examples_and_keeps_its_length(store_o
     first = timed_prompts(study)
     calibration = {token for example in study.workload.splits["calibration"] for token in example.prompt}
     assert set(first.ids.flatten().tolist()) <= calibration
-    study.store.set_facts("one", {"timed_input": {"batch": 8, "length": 64}})
+    study.store.studies.set_facts("one", {"timed_input": {"batch": 8, "length": 64}})
     assert timed_prompts(study).ids.shape == (study.config.latency_batch, 64)
 
 
@@ -146,7 +146,7 @@ def test_a_training_that_was_stopped_does_not_stand_in_the_way_of_another(
         patch.setattr(study.view, "figures", stop)
         with pytest.raises(KeyboardInterrupt):
             train(schedules[0])
-    scratch = study.store.unfinished("one", "x")
+    scratch = study.store.runs.unfinished_work("one", "x")
     assert scratch is not None and len(list(scratch.parent.iterdir())) == 1
     # The search has gone on meanwhile, and chose another schedule.
     second = train(schedules[1])
@@ -159,36 +159,40 @@ def test_rounds_end_where_no_router_beats_the_static_one_and_the_reason_stays(st
     # A router that reads hidden states cannot start as the static one: after one step it is worse.
     config = store_of_one.config.model_copy(update={"router": "hidden", "router_steps": 1, "rounds": 2})
     study = replace(store_of_one, config=config)
-    study.store.append_trial("one", trial(0, schedule=(0.5,) * 12, values=(0.5, 5.0)))
-    study.store.choose_trial("one", 0)
+    study.store.trials.append("one", trial(0, schedule=(0.5,) * 12, values=(0.5, 5.0)))
+    study.store.studies.choose_trial("one", 0)
     refine(study, Stages(study))
-    facts = study.store.study("one").facts
-    assert not study.store.router_runs("one", with_weights=False)[0].beats_static
-    assert [stage.name for stage in study.store.stages("one")] == ["distill-1"] and study.store.n_trials("one") == 1
+    facts = study.store.studies.get("one").facts
+    assert not study.store.routers.of("one", with_weights=False)[0].beats_static
+    assert [stage.name for stage in study.store.runs.stages("one")] == ["distill-1"] and study.store.trials.n_ended(
+        "one"
+    ) == 1
     assert "Rounds ended in round 1" in facts["rounds_ended"] and len(facts["rounds"]) == 1
     # Nor are they taken up again.
     refine(study, Stages(study))
-    assert study.store.study("one").facts == facts and study.store.n_trials("one") == 1
+    assert study.store.studies.get("one").facts == facts and study.store.trials.n_ended("one") == 1
 
 
 def test_a_schedule_that_skips_nothing_has_no_rounds_and_the_reason_stays(store_of_one: OpenStudy) -> None:
     study = store_of_one
-    study.store.append_trial("one", trial(0, schedule=(0.0,) * 12, values=(0.0, 9.0)))
-    study.store.choose_trial("one", 0)
+    study.store.trials.append("one", trial(0, schedule=(0.0,) * 12, values=(0.0, 9.0)))
+    study.store.studies.choose_trial("one", 0)
     refine(study, Stages(study))
-    assert "skips nothing" in study.store.study("one").facts["rounds_ended"] and not study.store.stages("one")
+    assert "skips nothing" in study.store.studies.get("one").facts["rounds_ended"] and not study.store.runs.stages(
+        "one"
+    )
 
 
 def test_who_lost_the_lease_says_nothing_more_about_the_study() -> None:
     config = RunConfig(workers=1, **SMALL)
     with StudyStore("sqlite://") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
-        with store.lease("one") as lease:
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
+        with store.runs.lease("one") as lease:
             stages = _stages(store, lease)
             for error, state in ((LeaseLostError, StudyState.RUNNING), (OSError, StudyState.FAILED)):
                 with pytest.raises(error), stages.running(["search"]):
                     raise error("taken over")
-                assert store.study("one").state is state
+                assert store.studies.get("one").state is state
 
 
 def test_an_interrupted_study_ends_as_such_even_if_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,26 +202,26 @@ def test_an_interrupted_study_ends_as_such_even_if_that_cannot_be_written(monkey
         raise StorageError("The database has not answered.")
 
     with StudyStore("sqlite://") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
-        with store.lease("one") as lease:
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
+        with store.runs.lease("one") as lease:
             running = _stages(store, lease).running(["search"])
             running.__enter__()
-            monkeypatch.setattr(store, "set_state", away)
+            monkeypatch.setattr(store.runs, "set_state", away)
             interrupt = KeyboardInterrupt()
             assert not running.__exit__(KeyboardInterrupt, interrupt, None)
         # It runs no more, since nobody works on it.
-        assert store.study("one").state is StudyState.STOPPED
+        assert store.studies.get("one").state is StudyState.STOPPED
 
 
 def test_a_study_whose_budget_is_used_still_gets_its_choice() -> None:
     config = RunConfig(workers=1, trials=2, **SMALL)
     with StudyStore("sqlite://") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
         for number, level in enumerate((0.0, 0.5)):
-            store.append_trial("one", trial(number, schedule=(level,) * 12, values=(level, 10 - 10 * level)))
-        with store.lease("one") as lease:
+            store.trials.append("one", trial(number, schedule=(level,) * 12, values=(level, 10 - 10 * level)))
+        with store.runs.lease("one") as lease:
             Pipeline(store, "one", lease, ProgressView(Console(quiet=True))).search_only()
-        assert store.study("one").chosen_trial == 1
+        assert store.studies.get("one").chosen_trial == 1
 
 
 def test_python_and_the_command_line_take_the_same_point(store_of_one: OpenStudy) -> None:
@@ -226,13 +230,13 @@ def test_python_and_the_command_line_take_the_same_point(store_of_one: OpenStudy
         name = f"at-{target}"
         config = RunConfig(workers=1, target_sparsity=target, **SMALL)
         study = replace(store_of_one, name=name, config=config)
-        study.store.create_study(name, config.model_dump(), OBJECTIVES)
+        study.store.studies.create(name, config.model_dump(), OBJECTIVES)
         for point in points:
-            study.store.append_trial(name, point)
+            study.store.trials.append(name, point)
         loaded = load(name, study.store)
         before = loaded.best()
         choose_from_front(study)
-        assert before.number == loaded.best().number == study.store.study(name).chosen_trial == expected
+        assert before.number == loaded.best().number == study.store.studies.get(name).chosen_trial == expected
         # Whatever was selected later is the one.
-        study.store.choose_trial(name, 1 - expected)
+        study.store.studies.choose_trial(name, 1 - expected)
         assert loaded.best().number == 1 - expected and loaded.best(0.4).number == 1

@@ -30,12 +30,12 @@ def workload() -> Workload:
 @pytest.fixture
 def store(workload: Workload) -> Iterator[StudyStore]:
     with StudyStore("sqlite://") as store:
-        store.create_study("other", RunConfig(**SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
+        store.studies.create("other", RunConfig(**SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
         fingerprints = {
             "model_fingerprint": workload.model.fingerprint(),
             "data_fingerprint": workload.data_fingerprint,
         }
-        store.set_facts("other", fingerprints)
+        store.studies.set_facts("other", fingerprints)
         yield store
 
 
@@ -78,7 +78,7 @@ def test_only_a_study_of_the_same_model_data_and_items_is_started_from(workload:
         check_search(config(warm_start="other"), replace(workload, data_fingerprint="another"), store)
     with pytest.raises(ConfigError, match="evaluates on 8 items, and not on 4"):
         check_search(config(warm_start="other", search_items=4), workload, store)
-    store.set_facts("other", {"model_fingerprint": "another"})
+    store.studies.set_facts("other", {"model_fingerprint": "another"})
     with pytest.raises(ConfigError, match="its model is not that of the new study"):
         check_search(config(warm_start="other"), workload, store)
 

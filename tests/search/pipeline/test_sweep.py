@@ -166,7 +166,7 @@ def test_what_cannot_be_used_is_found_out_before_the_first_study(
 
 def test_nothing_is_overwritten_before_all_can_begin(run: Run, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.create_study("mine-s0", RunConfig().model_dump(), OBJECTIVES)
+        store.studies.create("mine-s0", RunConfig().model_dump(), OBJECTIVES)
     result = run("run", "--name", "mine", "--repeats", "2", "--overwrite", "--data", "nowhere.jsonl")
     assert result.code == 1 and "nowhere.jsonl" in result.err
     assert [row["name"] for row in run("studies", "--json").json()] == ["mine-s0"]
@@ -174,7 +174,7 @@ def test_nothing_is_overwritten_before_all_can_begin(run: Run, tmp_path: Path) -
 
 def test_a_study_that_was_begun_otherwise_is_refused_with_what_differs(run: Run, write: Write, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.create_study("sweep-s1", RunConfig(seed=1, trials=9, workers=7).model_dump(), OBJECTIVES)
+        store.studies.create("sweep-s1", RunConfig(seed=1, trials=9, workers=7).model_dump(), OBJECTIVES)
     # More workers change nothing of what is searched for.
     write("seeds: [0, 1]\nbase: {trials: 8, workers: 1}\n")
     result = run("sweep", "sweep.yaml")
@@ -190,7 +190,7 @@ def test_one_study_fails_alone_and_what_has_finished_is_not_run_again(run: Run, 
     # Its search has ended already, under the name that the sweep gives it.
     assert run("search", "--name", "sweep-demo-s1", "--config", "base.yaml", "--seed", "1").code == 0
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        begun = store.trials("sweep-demo-s1")
+        begun = store.trials.of("sweep-demo-s1")
     broken = {"name": "broken", "model": "demo", "dense_blocks": [99]}
     write(json.dumps({"models": [broken, "demo"], "seeds": [1], "base": TINY}))
     result = run("sweep", "sweep.yaml", "--json")
@@ -206,14 +206,14 @@ def test_one_study_fails_alone_and_what_has_finished_is_not_run_again(run: Run, 
     assert all(Path(tmp_path, path).is_file() for path in shown["written"])
     assert (tmp_path / "ftp-out/sweep-demo-s1/report.html").is_file()
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        assert store.trials("sweep-demo-s1") == begun
-        stages = store.stages("sweep-demo-s1")
+        assert store.trials.of("sweep-demo-s1") == begun
+        stages = store.runs.stages("sweep-demo-s1")
 
     write(json.dumps({"models": ["demo"], "seeds": [1], "base": {**TINY, "workers": 2}}))
     again = run("sweep", "sweep.yaml")
     assert again.code == 0 and "sweep-demo-s1 has finished" in again.out
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        assert store.stages("sweep-demo-s1") == stages
+        assert store.runs.stages("sweep-demo-s1") == stages
 
 
 @pytest.mark.slow
@@ -231,7 +231,7 @@ def test_repeats_differ_in_their_seed_and_are_compared(run: Run, tmp_path: Path)
     assert {row["seeds"] for row in means} == {"5 6"}
     assert {row["variant"] for row in means} >= {"dense", "uniform", "static", "selected"}
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        first, second = (store.study(f"mine-s{seed}") for seed in (5, 6))
+        first, second = (store.studies.get(f"mine-s{seed}") for seed in (5, 6))
     assert first.facts["data_fingerprint"] != second.facts["data_fingerprint"]
     # Each has its own folder, wherever it is resumed from.
     assert second.config["out"] == str(tmp_path / "ftp-out/mine-s6")
@@ -278,4 +278,4 @@ def n_trials(folder: Path, name: str) -> int:
     if not (folder / "ftp-studies.db").exists():
         return 0
     with StudyStore(f"sqlite:///{folder / 'ftp-studies.db'}") as store:
-        return sum(summary.n_trials for summary in store.summaries() if summary.name == name)
+        return sum(summary.n_trials for summary in store.studies.summaries() if summary.name == name)

@@ -161,9 +161,9 @@ def test_what_another_study_found_out_comes_without_its_costs(costs: Costs) -> N
     evaluations = {}
     with StudyStore("sqlite://") as store:
         for name, own in (("larger", costs), ("smaller", replace(costs, batch=1, profile=None))):
-            store.create_study(name, {}, objective_names("flops"))
+            store.studies.create(name, {}, objective_names("flops"))
             space = ScheduleSpace(N_BLOCKS)
-            with store.lease(name) as lease:
+            with store.runs.lease(name) as lease:
                 ledger = CostLedger(StudyLedger(store, name, lease, "context"), own.of)
                 evaluator = ShufflingEvaluator(3)
                 engine = SearchEngine(
@@ -171,7 +171,7 @@ def test_what_another_study_found_out_comes_without_its_costs(costs: Costs) -> N
                 )
                 engine.run(Stopping(8))
             evaluations[name] = evaluator.evaluated
-        larger, smaller = store.trials("larger"), store.trials("smaller")
+        larger, smaller = store.trials.of("larger"), store.trials.of("smaller")
     # The anchors, which every search begins with.
     assert [t.schedule for t in larger] == [t.schedule for t in smaller]
     assert len(evaluations["larger"]) == 8 and evaluations["smaller"] == []
@@ -278,24 +278,24 @@ def test_a_latency_limit_needs_a_profile_whatever_is_traded(costs: Costs) -> Non
 def test_a_study_of_flops_takes_a_profile_that_is_there_and_measures_none(workload: Workload) -> None:
     config = RunConfig.checked(cost="flops", latency_batch=3, **SMALL)
     with StudyStore("sqlite://") as store:
-        store.create_study("one", config.model_dump(), objective_names(config.cost))
-        with store.lease("one") as lease:
+        store.studies.create("one", config.model_dump(), objective_names(config.cost))
+        with store.runs.lease("one") as lease:
             study = OpenStudy(store, "one", lease, config, workload, ProgressView(Console(quiet=True)))
             without = study_costs(study)
             assert without.profile is None and without.batch == 3
             timed = {"batch": 3, "length": without.length}
-            facts = store.study("one").facts
+            facts = store.studies.get("one").facts
             assert facts["timed_input"] == timed and "latency_profile" not in facts
             # Of this machine, measured for another study.
             shape = {"batch": 3, "length": without.length, "kept": (4, without.length - 1, without.length)}
             profile = replace(PROFILE, shapes=tuple(replace(one, **shape) for one in PROFILE.shapes))
             conditions = profile_conditions(workload.model.skipping)
             fingerprint = conditions.fingerprint(without.batch, without.length)
-            store.keep_latency_profile(fingerprint, conditions.to_json(), profile.to_json())
+            store.profiles.keep(fingerprint, conditions.to_json(), profile.to_json())
             assert study_costs(study) == replace(without, profile=profile)
             # It keeps it, wherever it goes on.
-            assert LatencyProfile.from_json(store.study("one").facts["latency_profile"]) == profile
-            store.keep_latency_profile(fingerprint, {}, {"broken": True}, replace=True)
+            assert LatencyProfile.from_json(store.studies.get("one").facts["latency_profile"]) == profile
+            store.profiles.keep(fingerprint, {}, {"broken": True}, replace=True)
             assert study_costs(study) == replace(without, profile=profile)
 
 
@@ -315,8 +315,8 @@ def test_a_word_on_a_front_is_in_the_unit_of_its_cost() -> None:
 def test_the_table_of_a_front_is_in_the_unit_of_its_cost(cost: CostName, unit: str, source: str) -> None:
     console = Console(width=80)
     with StudyStore("sqlite://") as store, console.capture() as printed:
-        store.create_study("one", RunConfig.checked(cost=cost, **SMALL).model_dump(), objective_names(cost))
-        store.append_trial("one", trial(0, (0.25, 12.5 * shown.objective(cost).per_unit)))
+        store.studies.create("one", RunConfig.checked(cost=cost, **SMALL).model_dump(), objective_names(cost))
+        store.trials.append("one", trial(0, (0.25, 12.5 * shown.objective(cost).per_unit)))
         print_front(console, describe_study(store, "one"))
     lines = printed.get().splitlines()
     assert f" KL, nats {unit} ms " in " ".join(lines[2].split()) + " "

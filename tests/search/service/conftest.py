@@ -51,9 +51,9 @@ def client(make_client: MakeClient) -> TestClient:
 
 @pytest.fixture
 def editor(store: ServiceStore) -> dict[str, str]:
-    return {"Authorization": f"Bearer {store.add_token('ada', Role.EDITOR)}"}
+    return {"Authorization": f"Bearer {store.tokens.add('ada', Role.EDITOR)}"}
 
 
 @pytest.fixture
 def reader(store: ServiceStore) -> dict[str, str]:
-    return {"Authorization": f"Bearer {store.add_token('bob', Role.READER)}"}
+    return {"Authorization": f"Bearer {store.tokens.add('bob', Role.READER)}"}

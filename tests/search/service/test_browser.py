@@ -26,6 +26,7 @@ from studies.service.tokens import Role
 from tests.dashboards import records
 from tests.search.service.running import TINY, working
 from tests.search.service.test_dashboard import SCRIPT, filled
+from tests.studies.records import running
 
 # Without a GPU, WebGL is drawn by the processor.
 SWITCHES = ["--no-sandbox", "--headless=new", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -117,20 +118,20 @@ def opened(
 
 def worked_on(store: ServiceStore, name: str) -> None:
     """Do what a worker would, with made-up results."""
-    while not store.waiting():
+    while not store.queue.waiting():
         time.sleep(0.05)
-    with store.lease(name):
-        assert store.claim(name, "w") is not None
-        store.set_state(name, StudyState.RUNNING)
-        store.begin_stage(name, "search")
+    with store.runs.lease(name):
+        assert store.queue.claim(name, "w") is not None
+        store.runs.set_state(name, StudyState.RUNNING)
+        store.runs.begin_stage(name, "search")
         for start in range(0, 60, 20):
             part = [replace(t, round=0, router=None) for t in records.TRIALS[start : start + 20]]
-            store.begin_trials(name, part)
-            store.finish_trials(name, part)
-            store.add_events(name, [("figures", {"stage": "search", "step": start, "figures": {"trials_per_s": 9.5}})])
+            store.trials.begin(name, part)
+            store.trials.finish(name, part)
+            store.events.add(name, [("figures", {"stage": "search", "step": start, "figures": {"trials_per_s": 9.5}})])
             time.sleep(0.5)
-        store.set_state(name, StudyState.FINISHED)
-        store.end(name, "w")
+        store.runs.set_state(name, StudyState.FINISHED)
+        store.queue.end(name, "w")
 
 
 def answered(page: Page, button: str, *, yes: bool) -> str:
@@ -182,10 +183,10 @@ def test_a_study_is_created_watched_looked_into_and_saved(chromium: Browser, add
         assert Path(saved.value.path()).read_bytes().startswith(b"\x89PNG")
 
         assert "Delete the study mine" in answered(page, "Delete mine", yes=False)
-        assert [one.name for one in store.summaries()] == ["mine"]
+        assert [one.name for one in store.studies.summaries()] == ["mine"]
         answered(page, "Delete mine", yes=True)
         expect(page.locator("#studies")).to_contain_text("No studies")
-        assert store.summaries() == []
+        assert store.studies.summaries() == []
 
 
 @pytest.mark.slow
@@ -217,7 +218,7 @@ def test_a_study_created_by_form_is_run_by_a_worker_and_seen_to_finish(
         page.get_by_role("radio", name="Log").focus()
         page.keyboard.press("Space")
         expect(page.locator(".log")).to_contain_text("search")
-        assert store.n_trials("mine") == 12
+        assert store.trials.n_ended("mine") == 12
 
 
 def test_the_trials_that_one_was_made_from_are_a_click_away(
@@ -225,7 +226,7 @@ def test_the_trials_that_one_was_made_from_are_a_click_away(
 ) -> None:
     filled(store)
     span = WorkSpan("1", records.BEGAN, 0.4)
-    store.append_trial("made up", replace(records.TRIALS[20], number=200, parents=(9,), work=(span,)))
+    store.trials.append("made up", replace(records.TRIALS[20], number=200, parents=(9,), work=(span,)))
     with opened(chromium, address, "made-from") as page:
         page.goto("/study/made%20up")
         page.wait_for_selector(f"{FRONT} .main-svg")
@@ -265,7 +266,7 @@ def test_times_are_on_the_clock_of_whoever_looks(
 
 def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: ServiceStore) -> None:
     filled(store)
-    store.submit("made up")
+    store.queue.submit("made up")
     with opened(chromium, address, "zoomed") as page:
         page.goto("/study/made%20up")
         page.wait_for_selector(f"{FRONT} .main-svg")
@@ -279,8 +280,8 @@ def test_zoom_stays_while_a_study_runs(chromium: Browser, address: str, store: S
         page.wait_for_function("s => document.querySelector(s)._fullLayout.xaxis.range[1] < 40", arg=FRONT)
         zoomed = page.evaluate(shown, FRONT)
         new = replace(records.TRIALS[20], number=200, values=(0.0005, 30.0))
-        store.begin_trial("made up", new.schedule, new.proposer)
-        store.finish_trial("made up", new)
+        store.trials.begin("made up", [running(new.schedule, new.proposer)])
+        store.trials.finish("made up", [new])
         page.wait_for_function(
             "s => document.querySelector(s).data.some((one) => (one.customdata || []).includes(200))", arg=FRONT
         )
@@ -351,14 +352,14 @@ def test_a_page_that_is_lost_while_the_service_is_away_is_loaded_once_it_is_back
 
 def test_a_page_whose_session_has_ended_asks_to_sign_in(chromium: Browser, address: str, store: ServiceStore) -> None:
     filled(store)
-    secret = store.add_token("bob", Role.READER)
-    store.add_token("ada", Role.EDITOR)
+    secret = store.tokens.add("bob", Role.READER)
+    store.tokens.add("ada", Role.EDITOR)
     with opened(chromium, address, "signed-out", complains_of=("body stream already read",)) as page:
         page.goto("/login")
         page.locator("input[name=token]").fill(secret)
         page.keyboard.press("Enter")
         page.wait_for_selector(".studies")
-        store.remove_token("bob")
+        store.tokens.remove("bob")
         page.wait_for_url("**/login*")
 
 
@@ -420,8 +421,8 @@ def test_figures_keep_their_height_when_a_page_changes_its_width(
 def test_every_view_is_readable(chromium: Browser, address: str, store: ServiceStore, width: int, scheme: str) -> None:
     filled(store)
     filled(store, SCRIPT)
-    store.submit("made up")
-    store.add_events("made up", [("log", {"text": SCRIPT})])
+    store.queue.submit("made up")
+    store.events.add("made up", [("log", {"text": SCRIPT})])
     for view, sign in (
         *(("Front", FRONT), ("Schedules", "#parallel-place .main-svg"), ("Progress", "#busy .main-svg")),
         *(("Routers", "#routers h2"), ("Prompts", ".prompt"), ("Log", ".log")),
@@ -460,7 +461,7 @@ def test_names_are_text_wherever_they_stand(chromium: Browser, address: str, sto
 
 def test_a_reader_signs_in_and_out(chromium: Browser, address: str, store: ServiceStore) -> None:
     filled(store)
-    secret = store.add_token("bob", Role.READER)
+    secret = store.tokens.add("bob", Role.READER)
     with opened(chromium, address, "signed-in") as page:
         page.goto("/")
         page.locator("input[name=token]").fill(secret)

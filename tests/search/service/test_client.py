@@ -56,19 +56,19 @@ def server(store: ServiceStore, settings: ServiceSettings) -> Iterator[Server]:
 
 def test_everything_that_the_api_does_the_client_does(store: ServiceStore, server: Server, tmp_path: Path) -> None:
     name = "a b/ü<".replace("/", "")
-    with search.Client(server.url, store.add_token("ada", Role.EDITOR)) as client:
+    with search.Client(server.url, store.tokens.add("ada", Role.EDITOR)) as client:
         made = client.create(name, trials=6, cost="flops")
         assert made["state"] == "queued" and client.study(name) == made
         assert [study["name"] for study in client.studies(state="queued")] == [name]
         for number, values in enumerate([(0.5, 5.0), (0.1, 7.0), None]):
-            store.append_trial(name, trial(number, values))
+            store.trials.append(name, trial(number, values))
         assert [one["number"] for one in client.trials(name)] == [0, 1, 2]
         assert [one["number"] for one in client.trials(name, state="failed")] == [2]
         assert client.trial(name, 1)["values"] == [0.1, 7.0] and client.schedule(name, 1)["trial"] == 1
         assert [one["number"] for one in client.front(name)] == [1, 0]
         assert len(client.hypervolume(name)["items"]) == 2 and client.routers(name) == []
         assert client.workers() == []
-        store.add_events(name, [("log", {"text": "hello"})])
+        store.events.add(name, [("log", {"text": "hello"})])
         assert list(client.logs(name)) == ["hello"]
         assert client.stop(name)["state"] == "stopped" == client.wait(name, 10)["state"]
         assert [kind for kind, _ in client.events(name)] == ["log", "progress", "rest"]
@@ -77,14 +77,14 @@ def test_everything_that_the_api_does_the_client_does(store: ServiceStore, serve
         (out / "report.md").write_text("# Report")
         (out / "model" / "config.json").write_text("{}")
         assert client.download_report(name, tmp_path / "here") == []
-        store.begin_stage(name, "report")
-        store.end_stage(name, "report", StudyState.FINISHED)
+        store.runs.begin_stage(name, "report")
+        store.runs.end_stage(name, "report", StudyState.FINISHED)
         assert [path.read_text() for path in client.download_report(name, tmp_path / "here")] == ["# Report"]
         with pytest.raises(ServiceError, match="has not exported") as refused:
             client.download_model(name, tmp_path / "model.zip")
         assert refused.value.status == 409 and not list(tmp_path.glob("*model.zip"))
-        store.begin_stage(name, "export")
-        store.end_stage(name, "export", StudyState.FINISHED)
+        store.runs.begin_stage(name, "export")
+        store.runs.end_stage(name, "export", StudyState.FINISHED)
         assert client.download_model(name, tmp_path / "model.zip").stat().st_size > 0
         assert client.resume(name, trials=9)["state"] == "queued"
         client.stop(name)
@@ -98,7 +98,7 @@ def test_refusals_say_why(store: ServiceStore, server: Server) -> None:
         with pytest.raises(ServiceError, match="trials is 0: expected greater") as refused:
             client.create("one", trials=0)
         assert refused.value.status == 422
-        store.add_token("ada", Role.EDITOR)
+        store.tokens.add("ada", Role.EDITOR)
         with pytest.raises(ServiceError, match="A token is needed"):
             client.study("one")
     for url in ("", "box:8000", "ftp://box", "http://"):
@@ -115,9 +115,9 @@ def test_a_server_that_is_started_anew_is_waited_for_and_nothing_is_heard_twice(
     states: list[str] = []
     with Client(server.url) as client:
         client.create("one", trials=6)
-        with store.lease("one"):
-            store.claim("one", "w1")
-            store.add_events("one", [("log", {"text": "a"})])
+        with store.runs.lease("one"):
+            store.queue.claim("one", "w1")
+            store.events.add("one", [("log", {"text": "a"})])
 
             def listen() -> None:
                 heard.extend(content["text"] for kind, content in client.events("one") if kind == "log")
@@ -126,13 +126,13 @@ def test_a_server_that_is_started_anew_is_waited_for_and_nothing_is_heard_twice(
             waiting += [threading.Thread(target=lambda: states.append(client.wait("one")["state"]))]
             for thread in waiting:
                 thread.start()
-            store.add_events("one", [("log", {"text": "b"})])
+            store.events.add("one", [("log", {"text": "b"})])
             server.stop()
-            store.add_events("one", [("log", {"text": "c"})])
+            store.events.add("one", [("log", {"text": "c"})])
             server.start()
-            store.add_events("one", [("log", {"text": "d"})])
-            store.set_state("one", StudyState.FINISHED)
-            store.end("one", "w1")
+            store.events.add("one", [("log", {"text": "d"})])
+            store.runs.set_state("one", StudyState.FINISHED)
+            store.queue.end("one", "w1")
         for thread in waiting:
             thread.join(timeout=60)
         assert heard == ["a", "b", "c", "d"] and states == ["finished"]

@@ -38,7 +38,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 def test_tokens_are_added_listed_and_removed(run: Run, tmp_path: Path) -> None:
     secret = run("token", "add", "ada", "--role", "editor").out.strip()
     with ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        found = store.token(secret)
+        found = store.tokens.find(secret)
     assert found is not None and found.name == "ada"
     [listed] = run("token", "list", "--json").json()
     assert (listed["name"], listed["role"]) == ("ada", "editor") and secret not in str(listed)
@@ -109,7 +109,7 @@ def test_a_study_survives_the_death_of_its_worker_of_the_server_and_of_both(tmp_
     with ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         with serving(tmp_path) as (server, client):
             client.create("one", trials=60, export="full", **TINY)
-            until(lambda: store.n_trials("one") > 5)
+            until(lambda: store.trials.n_ended("one") > 5)
             worker = _worker_of(client, "one")
             assert worker is not None
             os.kill(worker, signal.SIGKILL)
@@ -117,8 +117,8 @@ def test_a_study_survives_the_death_of_its_worker_of_the_server_and_of_both(tmp_
             until(lambda: _worker_of(client, "one") not in (None, worker))
             server.kill()
         # Its worker notices that it is alone, and leaves the study to the next one.
-        until(lambda: not any(one.is_alive for one in store.workers()))
-        assert store.waiting() == ["one"] or store.study("one").state is StudyState.FINISHED
+        until(lambda: not any(one.is_alive for one in store.runners.all()))
+        assert store.queue.waiting() == ["one"] or store.studies.get("one").state is StudyState.FINISHED
         with serving(tmp_path) as (_, client):
             assert client.wait("one", 600)["state"] == "finished"
             assert sum(1 for _ in client.trials("one")) == 60
@@ -126,7 +126,7 @@ def test_a_study_survives_the_death_of_its_worker_of_the_server_and_of_both(tmp_
             assert {path.name for path in client.download_report("one", tmp_path / "report")} >= {"report.html"}
             assert any("search" in line for line in client.logs("one"))
         # Whoever leaves in good order is known to have left.
-        assert store.workers() == [] or not any(one.is_alive for one in store.workers())
+        assert store.runners.all() == [] or not any(one.is_alive for one in store.runners.all())
 
 
 @pytest.mark.slow
@@ -135,15 +135,15 @@ def test_a_study_is_stopped_from_elsewhere_and_goes_on_with_more_trials(tmp_path
     with serving(tmp_path) as (_, client), ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         client.create("one", trials=5000, **TINY)
         client.create("broken", warm_start="one", **TINY)
-        until(lambda: store.n_trials("one") > 5)
+        until(lambda: store.trials.n_ended("one") > 5)
         client.stop("one")
         assert client.wait("one", 120)["state"] == "stopped"
         # The worker goes on with the next one, which cannot be run: its search set is that of another study.
-        kept = store.n_trials("one")
+        kept = store.trials.n_ended("one")
         assert 5 < kept < 5000
         client.wait("broken", 240)
         client.resume("one", trials=kept + 10)
         assert client.wait("one", 600)["state"] == "finished"
-        assert store.n_trials("one") == kept + 10
+        assert store.trials.n_ended("one") == kept + 10
         kinds = [kind for kind, _ in client.events("one")]
         assert kinds.count("ended") == 2 and kinds[-1] == "rest"

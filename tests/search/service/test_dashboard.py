@@ -37,14 +37,14 @@ SCRIPT = "<script>alert(1)</script>"
 
 
 def filled(store: ServiceStore, name: str = "made up") -> None:
-    store.create_study(name, dict(records.STUDY.config), records.STUDY.objectives)
-    store.begin_trials(name, records.TRIALS)
-    store.finish_trials(name, records.TRIALS)
-    store.set_facts(name, records.STUDY.facts)
-    store.choose_trial(name, records.REFINED.number)
-    store.replace_measurements(name, records.measurements())
-    store.keep_exhibits(name, records.EXHIBITS)
-    store.set_state(name, StudyState.FINISHED)
+    store.studies.create(name, dict(records.STUDY.config), records.STUDY.objectives)
+    store.trials.begin(name, records.TRIALS)
+    store.trials.finish(name, records.TRIALS)
+    store.studies.set_facts(name, records.STUDY.facts)
+    store.studies.choose_trial(name, records.REFINED.number)
+    store.results.replace_measurements(name, records.measurements())
+    store.results.keep_exhibits(name, records.EXHIBITS)
+    store.runs.set_state(name, StudyState.FINISHED)
 
 
 def text_of(component: Any) -> str:
@@ -122,7 +122,7 @@ def test_callbacks_of_a_session_need_its_csrf_token(
 ) -> None:
     from studies.service.tokens import Role
 
-    secret = store.add_token("ada", Role.EDITOR)
+    secret = store.tokens.add("ada", Role.EDITOR)
     client = make_client(dashboard=dashboard(settings))
     client.post("/api/v1/session", json={"token": secret})
     inputs = [{"id": "url", "property": "pathname", "value": "/"}]
@@ -159,8 +159,8 @@ def test_the_list_says_where_studies_stand(store: ServiceStore, watch: Watch, se
     assert "No studies" in text_of(page.layout(""))
     filled(store)
     filled(store, SCRIPT)
-    store.create_study("next", {"trials": 50, "model": "demo"}, ("kl", "latency_ms"))
-    store.submit("next", by="ada")
+    store.studies.create("next", {"trials": 50, "model": "demo"}, ("kl", "latency_ms"))
+    store.queue.submit("next", by="ada")
     content, seen = page.rows(1, None, None)
     text = text_of(content)
     assert SCRIPT in text and "200 trials" in text and "waits for a worker" in text and "submitted by ada" in text
@@ -199,7 +199,7 @@ def test_a_list_of_many_studies_asks_the_database_as_often_as_one_of_few(
         for_one = n_asked()
         for number in range(1, 6):
             store.create_submitted(str(number), dict(records.STUDY.config), records.STUDY.objectives)
-            store.add_events(str(number), [("figures", {"figures": {"trials_per_s": 9.5}})])
+            store.events.add(str(number), [("figures", {"figures": {"trials_per_s": 9.5}})])
         assert n_asked() == for_one <= 10
     finally:
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", note)
@@ -209,11 +209,11 @@ def test_a_line_of_the_list_says_what_its_study_says(store: ServiceStore, watch:
     filled(store)
     store.create_submitted("next", {"trials": 50}, ("kl", "latency_ms"))
     figures = {"trials_per_s": 9.5, "knee_kl": 0.25, "knee_cost": 30.0, "proposer": "deap"}
-    with store.lease("next"):
-        store.claim("next", "w")
-        store.set_state("next", StudyState.RUNNING)
-        store.begin_stage("next", "search")
-        store.add_events("next", [("figures", {"figures": figures}), ("log", {"text": "on it"})])
+    with store.runs.lease("next"):
+        store.queue.claim("next", "w")
+        store.runs.set_state("next", StudyState.RUNNING)
+        store.runs.begin_stage("next", "search")
+        store.events.add("next", [("figures", {"figures": figures}), ("log", {"text": "on it"})])
         following, done = watch.lines()
         assert (following.state, following.stage) == (RunState.RUNNING, "search")
         assert following.figures == watch.standing("next").figures and "proposer" not in following.figures
@@ -229,8 +229,8 @@ def test_whoever_is_no_editor_changes_nothing(store: ServiceStore, watch: Watch,
     assert "only editors" in StudiesPage(watch, may, lambda: False).delete(1, "made up")[0]
     assert "only editors" in StudyPage(watch, may, lambda: False).press("resume", "made up", None)[0]
     outcome = NewPage(may, lambda: False).create({"name": "mine"})
-    assert isinstance(outcome, RefusedError) and store.summaries()[0].name == "made up"
-    assert len(store.summaries()) == 1
+    assert isinstance(outcome, RefusedError) and store.studies.summaries()[0].name == "made up"
+    assert len(store.studies.summaries()) == 1
 
 
 def test_a_verb_that_no_button_has_does_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
@@ -242,7 +242,7 @@ def test_a_verb_that_no_button_has_does_nothing(store: ServiceStore, watch: Watc
             StudyPage(watch, may, lambda: True).press(what, "made up", None)[0],
         ):
             assert "Nothing was done" in said
-    assert [summary.name for summary in store.summaries()] == ["made up"]
+    assert [summary.name for summary in store.studies.summaries()] == ["made up"]
 
 
 @pytest.mark.parametrize("typed", ["²", "many", "-3", "1.5"])
@@ -252,7 +252,7 @@ def test_trials_that_are_no_whole_number_are_refused(
     filled(store)
     page = StudyPage(watch, actions(store, settings), lambda: True)
     assert "expected a whole number" in page.press("resume", "made up", typed)[0]
-    assert store.submission("made up") is None
+    assert store.queue.get("made up") is None
 
 
 def test_the_form_has_every_setting_and_creates_what_it_says(
@@ -272,7 +272,7 @@ def test_the_form_has_every_setting_and_creates_what_it_says(
     }
     assert page.check(values) is None
     assert page.create(values) == "mine"
-    config = store.study("mine").config
+    config = store.studies.get("mine").config
     assert (config["trials"], config["target_sparsity"], config["deterministic"]) == (20, 0.3, True)
     assert list(config["dense_blocks"]) == [0, -1]
     assert (list(config["latency_length"]), list(config["new_tokens"])) == ([512], [16, 128])
@@ -296,10 +296,10 @@ def test_the_form_has_every_setting_and_creates_what_it_says(
 def test_the_form_says_which_field_is_wrong(
     store: ServiceStore, settings: ServiceSettings, values: dict[str, str], field: str
 ) -> None:
-    store.create_study("there", {}, ("kl", "latency_ms"))
+    store.studies.create("there", {}, ("kl", "latency_ms"))
     outcome = NewPage(actions(store, settings), lambda: True).create(values)
     assert isinstance(outcome, RefusedError) and outcome.field == field, outcome
-    assert len(store.summaries()) == 1
+    assert len(store.studies.summaries()) == 1
 
 
 def test_fields_are_of_the_kind_that_settings_are() -> None:
@@ -330,8 +330,8 @@ def test_a_study_is_drawn_in_all_its_views(store: ServiceStore, watch: Watch, se
     prompts = text_of(views.prompts(look, "made up"))
     assert "of 31 tokens run all 12 blocks" in prompts
     assert "No log" in text_of(views.log(look, "made up"))
-    store.submit("made up")
-    store.add_events("made up", [("log", {"text": SCRIPT})])
+    store.queue.submit("made up")
+    store.events.add("made up", [("log", {"text": SCRIPT})])
     assert page.look(2, None, "made up", version)[0] != version
     assert SCRIPT in text_of(views.log(look, "made up"))
     assert "may have been deleted" in text_of(page.look(1, None, "other", None)[2])
@@ -341,8 +341,12 @@ def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_r
     store: ServiceStore, watch: Watch, settings: ServiceSettings, make_client: MakeClient
 ) -> None:
     filled(store)
-    study, trials, measured = store.study("made up"), store.trials("made up"), store.measurements("made up")
-    verdict = ReportData(study, trials, measured, [], store.exhibits("made up")).verdict
+    study, trials, measured = (
+        store.studies.get("made up"),
+        store.trials.of("made up"),
+        store.results.measurements("made up"),
+    )
+    verdict = ReportData(study, trials, measured, [], store.results.exhibits("made up")).verdict
     assert "is better than a prompt shortened by 30%" in verdict and "item" not in verdict
     said = json.dumps(verdict)[1:-1]
     page = text_of(StudyPage(watch, actions(store, settings), lambda: False).layout("made up"))
@@ -359,11 +363,11 @@ def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_r
     flops = [replace(t, metrics={"flops": 2.0 - t.overall_sparsity}) for t in records.TRIALS]
     uniform = next(t for t in flops if t.proposer == "anchor" and t.number)
     flops[uniform.number] = replace(uniform, schedule=(0.3,) * records.N_BLOCKS, metrics={"flops": 1.7})
-    store.create_study("searched", dict(records.STUDY.config), records.STUDY.objectives)
-    store.begin_trials("searched", flops)
-    store.finish_trials("searched", flops)
-    store.choose_trial("searched", records.STATIC.number)
-    of_search = ReportData(store.study("searched"), store.trials("searched"), [], []).verdict
+    store.studies.create("searched", dict(records.STUDY.config), records.STUDY.objectives)
+    store.trials.begin("searched", flops)
+    store.trials.finish("searched", flops)
+    store.studies.choose_trial("searched", records.STATIC.number)
+    of_search = ReportData(store.studies.get("searched"), store.trials.of("searched"), [], []).verdict
     assert of_search.startswith("Nothing has been measured yet. The schedule is ")
     assert json.dumps(of_search)[1:-1] in text_of(compare.verdicts(["searched"]))
 
@@ -375,9 +379,9 @@ def test_trials_that_are_predicted_anew_are_drawn_anew(
     page = StudyPage(watch, actions(store, settings), lambda: True)
     assert "Latency: dense " in text_of(page.layout("made up"))
     before, version = watch.found("made up"), watch.version("made up")
-    again = [replace(t, values=(t.values[0], 9.0)) for t in store.trials("made up") if t.values is not None]
+    again = [replace(t, values=(t.values[0], 9.0)) for t in store.trials.of("made up") if t.values is not None]
     profile = {"dense_ms": 9.0, "doubts": ["the machine was busy"]}
-    store.revalue_trials("made up", again, {"latency_profile": profile})
+    store.revaluation.apply("made up", again, {"latency_profile": profile})
     assert watch.version("made up") != version
     found = watch.found("made up")
     assert len(found.columns) == len(before.columns)
@@ -401,8 +405,13 @@ def test_a_page_that_the_database_does_not_answer_for_says_so_and_is_shown_once_
         raise StorageError("The database at secret.example has not answered for 600 s.")
 
     with monkeypatch.context() as broken:
-        for read in ("study", "summaries", "n_trials", "events_of"):
-            broken.setattr(store, read, away)
+        for part, read in (
+            (store.studies, "get"),
+            (store.studies, "summaries"),
+            (store.trials, "n_ended"),
+            (store.events, "generation"),
+        ):
+            broken.setattr(part, read, away)
         for path in ("/study/made%20up", "/compare"):
             text = text_of(frame.content(path))
             assert "The database does not answer" in text and "page-again" in text and '"Interval"' in text
@@ -441,7 +450,7 @@ def test_a_trial_says_what_it_was_made_from_and_who_evaluated_it(store: ServiceS
     at = datetime(2026, 1, 1, tzinfo=UTC)
     work = (WorkSpan("3", at, 0.5), WorkSpan("3", at, 0.25), WorkSpan("12", at, 0.25))
     made = replace(records.TRIALS[9], number=200, parents=(9, 50), work=work)
-    store.append_trial("made up", made)
+    store.trials.append("made up", made)
     exploring = Exploring(watch)
     shown = text_of(exploring.panel(200, None, "made up"))
     for parent in made.parents:
@@ -457,7 +466,7 @@ def test_speeds_stand_below_the_results_where_they_were_timed(store: ServiceStor
     shown = text_of(exploring.below(look, "latency_ms", "kl", "made up")[0])
     title = "Speed by prompt length and new tokens"
     assert shown.index("Measured on test items") < shown.index(title) and "prefill alone" in shown
-    store.set_facts("made up", {"generation_speeds": []})
+    store.studies.set_facts("made up", {"generation_speeds": []})
     assert title not in text_of(exploring.below(look, "latency_ms", "kl", "made up")[0])
 
 
@@ -472,7 +481,7 @@ def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettin
     filled(store)
     span = WorkSpan("3", records.BEGAN, 0.5)
     made = replace(records.TRIALS[9], number=200, parents=(9, 50), work=(span,), violation=0.25)
-    store.append_trial("made up", made)
+    store.trials.append("made up", made)
     client = make_client(dashboard=dashboard(settings))
     found = client.get("/export/made%20up/trials.csv")
     assert found.headers["content-disposition"].startswith("attachment")

@@ -24,7 +24,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture
 def server(store: ServiceStore, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setenv(TOKEN_VARIABLE, store.add_token("ada", Role.EDITOR))
+    monkeypatch.setenv(TOKEN_VARIABLE, store.tokens.add("ada", Role.EDITOR))
     server = Server(store, settings)
     server.start()
     monkeypatch.setenv("FTP_SEARCH_SERVER", server.url)
@@ -39,8 +39,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
 def _finish(store: ServiceStore, name: str, *stages: str) -> None:
     for stage in stages:
-        store.begin_stage(name, stage)
-        store.end_stage(name, stage, StudyState.FINISHED)
+        store.runs.begin_stage(name, stage)
+        store.runs.end_stage(name, stage, StudyState.FINISHED)
 
 
 @pytest.fixture
@@ -99,14 +99,14 @@ def test_a_report_without_a_model_is_fetched_and_a_study_without_a_report_is_not
 
 def test_status_says_the_stage_and_how_many_trials_there_are_to_be(run: Run, store: ServiceStore, out: Path) -> None:
     assert run("status", "mine").out == "mine: queued, 0 of 7 trials\n"
-    store.begin_stage("mine", "search")
-    store.append_trial("mine", trial(0, (0.5, 5.0)))
+    store.runs.begin_stage("mine", "search")
+    store.trials.append("mine", trial(0, (0.5, 5.0)))
     assert run("status", "mine").out == "mine: queued, search, 1 of 7 trials\n"
     _finish(store, "mine", "search")
-    store.begin_stage("mine", "distill-1")
+    store.runs.begin_stage("mine", "distill-1")
     assert run("status", "mine").out == "mine: queued, distill-1, 1 trials\n"
     _finish(store, "mine", "distill-1")
-    store.begin_stage("mine", "refine-1")
+    store.runs.begin_stage("mine", "refine-1")
     assert run("status", "mine").out == run("status").out.replace("queued,", "queued, refine-1,").replace(
         "1 trials", "1 of 12 trials"
     )
@@ -122,10 +122,10 @@ def test_wait_says_each_stage_while_it_waits(run: Run, store: ServiceStore, serv
         return found
 
     def happen() -> None:
-        store.begin_stage("mine", "search")
+        store.runs.begin_stage("mine", "search")
         began.set()
         is_said.wait(60)
-        store.request_stop("mine")
+        store.queue.request_stop("mine")
 
     thread = threading.Thread(target=happen)
     with pytest.MonkeyPatch.context() as patch:

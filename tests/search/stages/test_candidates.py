@@ -48,13 +48,13 @@ def _trial(number: int, kl: float, level: float = 0.5, round: int = 0) -> Trial:
 def study(workload: Workload) -> Iterator[OpenStudy]:
     """Two searches with four trials each at the target, and one elsewhere."""
     with StudyStore("sqlite://") as store:
-        store.create_study("one", CONFIG.model_dump(), OBJECTIVES)
+        store.studies.create("one", CONFIG.model_dump(), OBJECTIVES)
         found = [_trial(number, 0.1 * (number + 1)) for number in range(4)]
         found += [_trial(4 + number, 0.01 * (number + 1), round=1) for number in range(4)]
         found.append(_trial(8, 0.0, level=0.1))
         for one in found:
-            store.append_trial("one", one)
-        with store.lease("one") as lease:
+            store.trials.append("one", one)
+        with store.runs.lease("one") as lease:
             yield OpenStudy(store, "one", lease, CONFIG, workload, ProgressView(Console(quiet=True)))
 
 
@@ -63,20 +63,20 @@ def _validated(kl: dict[int, float]) -> list[Measurement]:
 
 
 def test_the_best_at_a_sparsity_are_those_with_the_lowest_kl_there(study: OpenStudy) -> None:
-    trials = study.store.trials("one")
+    trials = study.store.trials.of("one")
     assert [one.number for one in best_at(trials, 0.5, 3)] == [4, 5, 6]
     assert [one.number for one in best_at(trials, 0.1, 3)] == [8]
     assert best_at(trials, 0.9, 3) == []
 
 
 def test_at_a_target_every_search_has_candidates_and_the_chosen_trial_is_one(study: OpenStudy) -> None:
-    trials = study.store.trials("one")
+    trials = study.store.trials.of("one")
     assert [one.trial for one in candidates(study, trials[4])] == [0, 1, 4, 5]
     assert [one.trial for one in candidates(study, trials[7])] == [7, 0, 1, 4]
 
 
 def test_rows_are_chosen_by_validation_items_where_they_tell(study: OpenStudy) -> None:
-    trials = study.store.trials("one")
+    trials = study.store.trials.of("one")
     rows = {row.name: row.trial for row in compared(study, trials[5], None, _validated({0: 0.9, 1: 0.4, 4: 0.8}))}
     assert rows == {"dense": None, "uniform": None, "static": 1, "refined": 5}
     # The other way round: a trial of the first search was selected.
@@ -89,9 +89,9 @@ def test_rows_are_chosen_by_validation_items_where_they_tell(study: OpenStudy) -
 
 @pytest.mark.parametrize("levels", [[0.5] * 12, [0.0] * 6 + [0.95] * 6, [0.05] * 11 + [0.95], [0.95] * 12, [0.0] * 12])
 def test_uniform_is_the_prompt_shortened_to_the_selected_flops(study: OpenStudy, levels: list[float]) -> None:
-    number = len(study.store.trials("one"))
-    study.store.append_trial("one", trial(number, (0.1, 10.0), tuple(levels)))
-    rows = {row.name: row for row in compared(study, study.store.trials("one")[number], None, [])}
+    number = len(study.store.trials.of("one"))
+    study.store.trials.append("one", trial(number, (0.1, 10.0), tuple(levels)))
+    rows = {row.name: row for row in compared(study, study.store.trials.of("one")[number], None, [])}
     uniform, counter = rows["uniform"].schedule, FlopsCounter(study.workload.model.skipping)
     batch, length = timed_prompts(study).ids.shape
 
@@ -110,7 +110,7 @@ def test_uniform_is_the_prompt_shortened_to_the_selected_flops(study: OpenStudy,
 def test_what_a_router_takes_is_part_of_the_flops_that_a_shortened_prompt_may_have(study: OpenStudy) -> None:
     weights = router_to_bytes(random_router(1))
     run = RouterRun(0, (0.5,) * 12, {}, {}, weights, hashlib.sha256(weights).hexdigest(), 1.0, datetime.now(UTC))
-    study.store.add_router_run("one", run)
+    study.store.routers.add("one", run)
     static, dynamic = (replace(trial(9, (0.1, 10.0), (0.5,) * 12), router=router) for router in (None, 0))
     shares = [
         next(row.schedule[0] for row in compared(study, one, None, []) if row.name == "uniform")

@@ -200,9 +200,9 @@ def test_long_prompts_are_shown_only_if_there_are_no_others(
 
 def test_exhibits_come_back_from_the_database_as_they_were(exhibits: Exhibits) -> None:
     with StudyStore("sqlite://") as store:
-        store.create_study("one", {}, ("kl", "flops"))
-        store.keep_exhibits("one", exhibits)
-        assert store.exhibits("one") == exhibits
+        store.studies.create("one", {}, ("kl", "flops"))
+        store.results.keep_exhibits("one", exhibits)
+        assert store.results.exhibits("one") == exhibits
 
 
 def test_missing_variants_and_items_are_errors(loaded: LoadedModel, examples: list[EncodedExample]) -> None:

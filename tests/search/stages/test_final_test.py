@@ -45,17 +45,17 @@ def study_of(tmp_path: Path, workload: Workload) -> Iterator[Any]:
 
     def make(name: str, waited: float | None = None, **settings: Any) -> OpenStudy:
         config = RunConfig(workers=1, **SMALL, **settings)
-        store.create_study(name, config.model_dump(), OBJECTIVES)
+        store.studies.create(name, config.model_dump(), OBJECTIVES)
         study = OpenStudy(
-            store, name, store.lease(name).__enter__(), config, workload, ProgressView(Console(quiet=True))
+            store, name, store.runs.lease(name).__enter__(), config, workload, ProgressView(Console(quiet=True))
         )
         n_blocks = workload.model.skipping.n_blocks
         for number, (sparsity, kl, _, ratio) in POINTS.items():
-            store.append_trial(name, trial(number, (kl, 240 / ratio), (sparsity,) * n_blocks))
+            store.trials.append(name, trial(number, (kl, 240 / ratio), (sparsity,) * n_blocks))
         batch, length = timed_prompts(study).ids.shape
         kept = tuple(range(1, length + 1))
         shape = ShapeProfile(batch, length, kept, (tuple(float(k) for k in kept),), 10.0, waited=waited)
-        store.set_facts(name, {"latency_profile": LatencyProfile((shape,)).to_json()})
+        store.studies.set_facts(name, {"latency_profile": LatencyProfile((shape,)).to_json()})
         return study
 
     yield make
@@ -80,12 +80,12 @@ def measured(study: OpenStudy, of_itself: tuple[float, float, float], **ratios: 
                 **{"speedup": ratio, "speedup_low": low, "speedup_high": high},
             )
         )
-    study.store.replace_measurements(study.name, rows)
+    study.store.results.replace_measurements(study.name, rows)
 
 
 def selected(study: OpenStudy) -> dict[str, Any]:
     select_candidate(study)
-    record = study.store.study(study.name)
+    record = study.store.studies.get(study.name)
     found: dict[str, Any] = dict(record.facts["selection"])
     assert record.chosen_trial == found["trial"]
     return found
@@ -156,7 +156,7 @@ def test_the_ratio_within_turns_selects_where_medians_mislead(study_of: Any) -> 
     # Some were only timed while the machine was slow, as their medians are; their turns say what they are worth.
     slow = [
         replace(m, latency_ms=3 * m.latency_ms) if m.trial in (2, 3) else m
-        for m in study.store.measurements("drifting")
+        for m in study.store.results.measurements("drifting")
     ]
-    study.store.replace_measurements("drifting", slow)
+    study.store.results.replace_measurements("drifting", slow)
     assert selected(study)["trial"] == 3

@@ -34,13 +34,13 @@ NAMES = "deap,evopress,additive,tpe,cmaes"
 @pytest.fixture
 def store() -> Iterator[StudyStore]:
     with StudyStore("sqlite://") as store:
-        store.create_study("one", {}, ("kl", "latency_ms"))
+        store.studies.create("one", {}, ("kl", "latency_ms"))
         yield store
 
 
 @pytest.fixture
 def lease(store: StudyStore) -> Iterator[Lease]:
-    with store.lease("one") as lease:
+    with store.runs.lease("one") as lease:
         yield lease
 
 
@@ -72,13 +72,13 @@ def test_a_search_goes_on_as_if_nobody_else_had_been_there(
     store: StudyStore, lease: Lease, deterministic: bool
 ) -> None:
     search(StudyLedger(store, "one", lease, "context"), 30, deterministic)
-    own = store.trials("one")
+    own = store.trials.of("one")
     added = interfere(store.storage, "one", SPACE.n_blocks)
     ledger = StudyLedger(store, "one", lease, "context")
     assert ledger.n_trials == 30
     evaluator = ShufflingEvaluator(4)
     portfolio = search(ledger, 30, deterministic, evaluator)
-    kept = store.trials("one")
+    kept = store.trials.of("one")
     assert kept[:30] == own and len(kept) == ledger.n_trials == 60
     numbers = {one.number for one in kept}
     assert {outcome.number for outcome in portfolio.told} <= numbers
@@ -89,7 +89,7 @@ def test_a_search_goes_on_as_if_nobody_else_had_been_there(
     assert "optuna" not in ledger.tallies()
     counted = Counter(one.proposer for one in kept)
     assert {name: tally.finished for name, tally in ledger.tallies().items() if tally.finished} == counted
-    assert store.left_aside("one") == added
+    assert store.trials.left_aside("one") == added
     assert len(warm_outcomes(kept, SPACE, Objectives(lambda _: 1.0))) == sum(one.fidelity == 1.0 for one in kept)
 
 
@@ -115,7 +115,7 @@ def test_trials_that_others_end_while_they_are_evaluated_are_not_counted(store: 
     study = optuna.load_study(study_name="one", storage=store.storage, sampler=optuna.samplers.RandomSampler(0))
     ledger, evaluator = StudyLedger(store, "one", lease, "context"), Meddling(study)
     search(ledger, 40, evaluator=evaluator)
-    kept = [one.number for one in store.trials("one")]
+    kept = [one.number for one in store.trials.of("one")]
     assert evaluator.taken and not set(kept) & set(evaluator.taken)
     assert ledger.n_trials == len(kept) < 40
     assert StudyLedger(store, "one", lease, "context").n_trials == len(kept)
@@ -131,10 +131,10 @@ def test_a_trial_of_which_nobody_says_what_its_values_come_from_teaches_nothing(
     from tests.studies.records import trial
 
     own: Trial = trial(0, (0.0, 0.0), (0.95, 0.0, 0.0, 0.0))
-    store.append_trial("one", own)
+    store.trials.append("one", own)
     told = search(StudyLedger(store, "one", lease, "context"), 20).told
     assert own.number not in {outcome.number for outcome in told}
-    assert own.schedule not in [one.schedule for one in store.trials("one")[1:]]
+    assert own.schedule not in [one.schedule for one in store.trials.of("one")[1:]]
 
 
 SMALL = (
@@ -153,8 +153,8 @@ def test_resume_says_what_it_leaves_aside_and_ends_with_its_own_trials(tmp_path:
         went_on = run_process("resume", "mine", "--trials", "16", cwd=tmp_path)
         assert went_on.code == 0, went_on.err
         assert str(added) in " ".join((went_on.out + went_on.err).split())
-        own = store.trials("mine")
-        assert Counter(one.round for one in own) == {0: 16, 1: 6} and store.left_aside("mine") == added
+        own = store.trials.of("mine")
+        assert Counter(one.round for one in own) == {0: 16, 1: 6} and store.trials.left_aside("mine") == added
     shown = run_process("show", "mine", "--json", cwd=tmp_path).json()
     assert shown["left_aside"] == {"ended": 14, "running": 2, "waiting": 3}
     assert shown["trials"] + shown["pruned_trials"] + shown["failed_trials"] == 22

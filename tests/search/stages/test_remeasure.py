@@ -58,8 +58,8 @@ def study(workload: Workload, tmp_path: Path) -> Iterator[OpenStudy]:
     """A study that has searched, with the profile that `predicted` gives."""
     config = RunConfig.checked(**SMALL, out=str(tmp_path / "out"))
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
-        with store.lease("one") as lease:
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
+        with store.runs.lease("one") as lease:
             study = OpenStudy(store, "one", lease, config, workload, ProgressView(Console(quiet=True)))
             _search(study, _profile(study))
             yield study
@@ -97,9 +97,9 @@ def _search(study: OpenStudy, profile: LatencyProfile) -> None:
         known = costs.of(schedule)
         made = trial(number, (level**2, known["latency_ms"]), tuple(schedule))
         made = replace(made, metrics={"kl": level**2, "perplexity": 2.0, **known}, round=int(number > 4))
-        store.append_trial(name, made)
-    store.append_trial(name, trial(len(LEVELS), None, (0.5,) * N_BLOCKS))
-    trials = store.trials(name)
+        store.trials.append(name, made)
+    store.trials.append(name, trial(len(LEVELS), None, (0.5,) * N_BLOCKS))
+    trials = store.trials.of(name)
     dense = costs.dense("latency_ms")
     one = {"round": 1, "router_run": 0, "router": None, "first_trial": 5, "trials": 2}
     volumes = {
@@ -107,18 +107,18 @@ def _search(study: OpenStudy, profile: LatencyProfile) -> None:
         "hypervolume_after": _volume(trials, dense),
     }
     facts = {"timed_input": {"batch": batch, "length": length}, "latency_profile": profile.to_json()}
-    store.set_facts(name, {**facts, "rounds": [one | volumes]})
+    store.studies.set_facts(name, {**facts, "rounds": [one | volumes]})
     for stage in ("search", "measure", "select", "test", "report"):
-        store.begin_stage(name, stage)
-        store.end_stage(name, stage, StudyState.FINISHED)
-    store.choose_trial(name, knee(front(trials)).number)
+        store.runs.begin_stage(name, stage)
+        store.runs.end_stage(name, stage, StudyState.FINISHED)
+    store.studies.choose_trial(name, knee(front(trials)).number)
 
 
 def test_all_that_was_predicted_follows_the_new_profile(study: OpenStudy) -> None:
     store, name = study.store, study.name
-    before, other = store.trials(name), _slower(_profile(study))
+    before, other = store.trials.of(name), _slower(_profile(study))
     predict_from(study, other)
-    after = store.trials(name)
+    after = store.trials.of(name)
     costs = Costs(study.workload.model.skipping, other.batch, other.length, other)
     for old, new in zip(before, after, strict=True):
         if old.state is TrialState.FAILED:
@@ -128,7 +128,7 @@ def test_all_that_was_predicted_follows_the_new_profile(study: OpenStudy) -> Non
         ms = other.predict_ms(schedule)
         assert new == replace(old, values=(old.metrics["kl"], ms), metrics={**old.metrics, **costs.of(schedule)})
         assert new.values != old.values
-    record = store.study(name)
+    record = store.studies.get(name)
     assert LatencyProfile.from_json(record.facts["latency_profile"]) == other
     assert record.chosen_trial == best_point(front(after)).number
     # What a small sparsity costs more than it gains is beaten by the dense model now.
@@ -138,31 +138,33 @@ def test_all_that_was_predicted_follows_the_new_profile(study: OpenStudy) -> Non
     assert one.hypervolume_before == pytest.approx(_volume(after[:5], dense))
     assert one.hypervolume_after == pytest.approx(_volume(after, dense))
     # What rests on the front is due again, the search is not.
-    assert [stage.name for stage in store.stages(name)] == ["search"]
+    assert [stage.name for stage in store.runs.stages(name)] == ["search"]
 
 
 def test_every_process_that_knows_the_trials_reads_them_again(study: OpenStudy) -> None:
     with StudyStore(repr(study.store)) as other:
-        known = other.trials(study.name)
-        assert known == study.store.trials(study.name)
+        known = other.trials.of(study.name)
+        assert known == study.store.trials.of(study.name)
         predict_from(study, _slower(_profile(study)))
-        assert other.trials(study.name) == study.store.trials(study.name) != known
-        assert other.n_trials(study.name) == len(known) and other.n_begun(study.name) == len(known)
+        assert other.trials.of(study.name) == study.store.trials.of(study.name) != known
+        assert other.trials.n_ended(study.name) == len(known) and other.trials.n_begun(study.name) == len(known)
 
 
 def test_it_happens_as_a_whole_or_not_at_all(study: OpenStudy) -> None:
     store, name = study.store, study.name
 
     def state() -> tuple[Any, ...]:
-        record = store.study(name)
-        return store.trials(name), record.facts, record.chosen_trial, store.stages(name)
+        record = store.studies.get(name)
+        return store.trials.of(name), record.facts, record.chosen_trial, store.runs.stages(name)
 
     before = state()
-    trials = [one for one in store.trials(name) if one.values is not None]
+    trials = [one for one in store.trials.of(name) if one.values is not None]
     broken = replace(trials[-1], number=len(LEVELS) + 5)
     # The last of them has not ended: all the others were replaced by then.
     with pytest.raises(Exception, match="has not ended"):
-        store.revalue_trials(name, [*(replace(one, values=(9.0, 9.0)) for one in trials), broken], {"x": 1}, ["search"])
+        store.revaluation.apply(
+            name, [*(replace(one, values=(9.0, 9.0)) for one in trials), broken], {"x": 1}, ["search"]
+        )
     store.storage._finished.forget(store.storage.get_study_id_from_name(name))
     assert state() == before
 
@@ -170,16 +172,16 @@ def test_it_happens_as_a_whole_or_not_at_all(study: OpenStudy) -> None:
 def test_a_profile_by_which_nothing_keeps_the_limit_is_refused(study: OpenStudy) -> None:
     fast = study.config.model_copy(update={"max_latency_ms": 15.0})
     limited = replace(study, config=fast)
-    before = study.store.trials(study.name), study.store.study(study.name).facts
+    before = study.store.trials.of(study.name), study.store.studies.get(study.name).facts
     too_slow = _slower(_profile(study))
     [shape] = too_slow.shapes
     too_slow = LatencyProfile((replace(shape, fixed_ms=100.0),), too_slow.blocks, too_slow.kinds, too_slow.conditions)
     with pytest.raises(SearchError, match="keeps the latency profile that it has.*at most 15 ms"):
         predict_from(limited, too_slow)
-    assert (study.store.trials(study.name), study.store.study(study.name).facts) == before
+    assert (study.store.trials.of(study.name), study.store.studies.get(study.name).facts) == before
     # A limit that some keep makes the others break it.
     predict_from(replace(study, config=fast.model_copy(update={"max_latency_ms": 60.0})), _slower(_profile(study)))
-    trials = [one for one in study.store.trials(study.name) if one.values is not None]
+    trials = [one for one in study.store.trials.of(study.name) if one.values is not None]
     assert {one.violation > 0 for one in trials} == {True, False}
     assert all((one.violation > 0) == (one.values is not None and one.values[1] > 60) for one in trials)
 
@@ -188,17 +190,17 @@ def test_the_advised_command_renews_the_profile_and_selects_again(
     study: OpenStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     busy = _profile(study, check_error=2.39)
-    study.store.set_facts(study.name, {"latency_profile": busy.to_json(), "rounds": []})
+    study.store.studies.set_facts(study.name, {"latency_profile": busy.to_json(), "rounds": []})
     study.lease.__exit__(None, None, None)
     shown = run_here(monkeypatch, capsys, tmp_path, "show", "one")
     words = shlex.split(shown.out.partition("`")[2].partition("`")[0])
     assert words == ["ftp-search", "resume", "one", "--remeasure"]
     result = run_here(monkeypatch, capsys, tmp_path, *words[1:], "--json")
     assert result.code == 0, result.err
-    record = study.store.study("one")
+    record = study.store.studies.get("one")
     profile = LatencyProfile.from_json(record.facts["latency_profile"])
     assert profile.shapes[0].measured_at > busy.shapes[0].measured_at
-    trials = [one for one in study.store.trials("one") if one.values is not None]
+    trials = [one for one in study.store.trials.of("one") if one.values is not None]
     assert all(one.values == (one.metrics["kl"], profile.predict_ms(SparsitySchedule(one.schedule))) for one in trials)
     described = json.loads(result.out)
     assert described["selection"]["trial"] == record.chosen_trial
@@ -213,7 +215,7 @@ def test_a_study_that_predicts_no_latency_has_nothing_to_measure_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.create_study("one", RunConfig.checked(**SMALL, cost="flops").model_dump(), ("kl", "flops"))
+        store.studies.create("one", RunConfig.checked(**SMALL, cost="flops").model_dump(), ("kl", "flops"))
     result = run_here(monkeypatch, capsys, tmp_path, "resume", "one", "--remeasure")
     assert result.code == 2
     assert "predicts none: it trades KL against flops, without --max-latency-ms" in result.err

@@ -29,13 +29,13 @@ TALLY = ProposerTally(asked=5, repeated=1, finished=2, seconds=0.5)
 def store() -> Iterator[StudyStore]:
     with StudyStore("sqlite://") as store:
         for name in ("one", "other"):
-            store.create_study(name, {}, ("kl", "latency_ms"))
+            store.studies.create(name, {}, ("kl", "latency_ms"))
         yield store
 
 
 @pytest.fixture
 def lease(store: StudyStore) -> Iterator[Lease]:
-    with store.lease("one") as lease:
+    with store.runs.lease("one") as lease:
         yield lease
 
 
@@ -44,20 +44,22 @@ def test_tallies_are_written_once_a_second_and_when_that_is_asked_for(
 ) -> None:
     ledger = StudyLedger(store, "one", lease, "context")
     ledger.tally({"deap": TALLY})
-    assert store.proposer_states("one") == []
+    assert store.runs.proposer_states("one") == []
     ledger.keep_tallies()
-    assert [state.state["asked"] for state in store.proposer_states("one")] == [5]
+    assert [state.state["asked"] for state in store.runs.proposer_states("one")] == [5]
     ledger.tally({"deap": replace(TALLY, asked=6)})
-    assert [state.state["asked"] for state in store.proposer_states("one")] == [5]
+    assert [state.state["asked"] for state in store.runs.proposer_states("one")] == [5]
     monkeypatch.setattr(module, "_SECONDS_BETWEEN_TALLIES", 0.0)
     ledger.tally({"deap": replace(TALLY, asked=7)})
-    assert [state.state["asked"] for state in store.proposer_states("one")] == [7]
+    assert [state.state["asked"] for state in store.runs.proposer_states("one")] == [7]
 
 
 def test_finished_trials_are_counted_anew_after_a_kill(store: StudyStore, lease: Lease) -> None:
-    store.keep_proposer_states("one", {"deap": {"asked": 5, "finished": 1, "gain": 0.5, "of a newer program": True}})
+    store.runs.keep_proposer_states(
+        "one", {"deap": {"asked": 5, "finished": 1, "gain": 0.5, "of a newer program": True}}
+    )
     for record in (trial(0, (1.0, 2.0)), trial(1, (1.0, 2.0)), trial(2, None)):
-        store.append_trial("one", record)
+        store.trials.append("one", record)
     tallies = StudyLedger(store, "one", lease, "context").tallies()
     assert tallies == {"deap": ProposerTally(asked=5, finished=2)}
 
@@ -66,7 +68,7 @@ def test_a_refinement_remembers_what_was_gained_with_other_routers(store: StudyS
     values = [(4.0, 4.0), (1.0, 2.0), (0.5, 3.0), (0.1, 1.0)]
     for number, (proposer, one) in enumerate(zip(("anchor", "deap", "tpe", "tpe"), values, strict=True)):
         # The last one breaks a constraint.
-        store.append_trial("one", replace(trial(number, one), proposer=proposer, violation=float(number == 3)))
+        store.trials.append("one", replace(trial(number, one), proposer=proposer, violation=float(number == 3)))
     archive = ParetoArchive()
     gained = [archive.add(one) for one in values[:3]]
     refined = StudyLedger(store, "one", lease, "context", round=1, router=0).tallies()
@@ -87,7 +89,7 @@ def test_the_engine_finds_the_same_in_a_study_as_in_memory_and_goes_on_after_a_s
         ledger = StudyLedger(store, "one", lease, "context")
         engine = SearchEngine(space, portfolio(space, by_trial=True), ShufflingEvaluator(5), judge, ledger, **options)
         assert engine.run(Stopping(40)) == 40
-    kept = store.trials("one")
+    kept = store.trials.of("one")
     assert [
         (t.number, Begun(SparsitySchedule(t.schedule), t.proposer, t.parents), t.values, t.fidelity, t.metrics)
         for t in kept
@@ -112,7 +114,7 @@ def test_an_evaluation_is_known_to_every_study_of_its_context_unless_it_was_part
         outcome = Outcome((0, 2), (0.1, 3.0), fidelity=fidelity) if number < 2 else None
         results.append(Result(number, "deap", evaluation, outcome))
     ledger.finish(results)
-    with store.lease("other") as others:
+    with store.runs.lease("other") as others:
         known = StudyLedger(store, "other", others, "context").recall(schedules)
         assert [None if one is None else (dict(one.metrics), one.seconds) for one in known] == [
             ({"kl": 0.1}, 0.0),
@@ -132,7 +134,7 @@ def test_trials_that_break_a_constraint_are_kept_and_are_no_part_of_the_front(st
             for number, schedule, kl, violation in zip(numbers, schedules, (0.1, 0.2), (0.05, 0.0), strict=True)
         ]
     )
-    kept = store.trials("one")
+    kept = store.trials.of("one")
     assert [record.violation for record in kept] == [0.05, 0.0]
     assert [point.number for point in front(kept)] == [point.number for point in ledger.front] == [1]
     frozen = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
@@ -140,8 +142,8 @@ def test_trials_that_break_a_constraint_are_kept_and_are_no_part_of_the_front(st
 
 
 def test_a_refinement_knows_only_trials_with_its_router_and_counts_its_own(store: StudyStore, lease: Lease) -> None:
-    store.append_trial("one", trial(0, (1.0, 2.0), (0.0, 0.5)))
-    store.append_trial("one", replace(trial(1, (0.5, 3.0), (0.0, 0.25)), round=1, router=0))
+    store.trials.append("one", trial(0, (1.0, 2.0), (0.0, 0.5)))
+    store.trials.append("one", replace(trial(1, (0.5, 3.0), (0.0, 0.25)), round=1, router=0))
     first = StudyLedger(store, "one", lease, "first")
     assert [known.number for known in first.known()] == [0] and first.n_trials == 1
     again = StudyLedger(store, "one", lease, "again", round=2)
@@ -153,5 +155,5 @@ def test_a_refinement_knows_only_trials_with_its_router_and_counts_its_own(store
     [number] = refined.begin([Begun(SparsitySchedule((0.5, 0.5)), "deap")])
     evaluation = Evaluation(Task(SparsitySchedule((0.5, 0.5))), {"kl": 0.1})
     refined.finish([Result(number, "deap", evaluation, Outcome((10, 10), (0.1, 1.0)))])
-    assert [(t.number, t.round, t.router) for t in store.trials("one")][-1] == (2, 1, 0)
+    assert [(t.number, t.round, t.router) for t in store.trials.of("one")][-1] == (2, 1, 0)
     assert refined.n_trials == 2

@@ -49,8 +49,8 @@ def study(workload: Workload, shown: io.StringIO) -> Iterator[OpenStudy]:
     config = RunConfig.checked(**SMALL)
     view = ProgressView(Console(file=shown, width=400))
     with StudyStore("sqlite://") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
-        with store.lease("one") as lease:
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
+        with store.runs.lease("one") as lease:
             yield OpenStudy(store, "one", lease, config, workload, view)
 
 
@@ -92,7 +92,7 @@ def test_what_is_done_is_kept_when_there_is_no_memory_for_the_next(
     model = study.workload.model.skipping
     with pytest.raises(SearchError, match="not enough memory for 1 x 64 tokens"):
         profile_of(study.store, model, [(1, 32), (1, 64)], study.view)
-    assert study.store.latency_profile(profile_conditions(model).fingerprint(1, 32)) is not None
+    assert study.store.profiles.get(profile_conditions(model).fingerprint(1, 32)) is not None
 
 
 def test_an_earlier_profile_stays_unless_it_shall_be_replaced(study: OpenStudy) -> None:
@@ -110,7 +110,7 @@ def test_a_resumed_study_says_in_one_line_that_its_predictions_come_from_elsewhe
     here = made_up(study.workload, [(8, 64)])
     assert here.conditions is not None
     there = replace(here, conditions=replace(here.conditions, cpu="another processor"))
-    study.store.set_facts(study.name, {"latency_profile": there.to_json()})
+    study.store.studies.set_facts(study.name, {"latency_profile": there.to_json()})
     assert study_profile(study) == there
     [line] = shown.getvalue().splitlines()
     assert "Latency is predicted for where this study began" in line and "cpu 'another processor', here " in line
@@ -118,7 +118,7 @@ def test_a_resumed_study_says_in_one_line_that_its_predictions_come_from_elsewhe
 
 def test_a_study_of_an_earlier_version_goes_on_with_its_profile(study: OpenStudy, shown: io.StringIO) -> None:
     old = {"batch": 8, "length": 64, "threads": 2, "kept": [4, 63, 64], "block_ms": [0.1, 1.0, 0.9], "fixed_ms": 1.0}
-    study.store.set_facts(study.name, {"latency_profile": old})
+    study.store.studies.set_facts(study.name, {"latency_profile": old})
     assert study_profile(study) == LatencyProfile.from_json(old)
     assert "measured by an earlier version, which did not keep where" in shown.getvalue()
 
@@ -188,7 +188,7 @@ def test_a_search_of_other_costs_takes_no_doubtful_profile_and_says_nothing(
         assert study_profile(other) is None
         # One that it began with, in an earlier version, is none of its concern either.
         before = made_up(study.workload, SHAPES[:1], check_error=0.5)
-        other.store.set_facts(other.name, {"latency_profile": before.to_json()})
+        other.store.studies.set_facts(other.name, {"latency_profile": before.to_json()})
         assert study_profile(other) == before
     assert shown.getvalue() == ""
 
@@ -196,7 +196,9 @@ def test_a_search_of_other_costs_takes_no_doubtful_profile_and_says_nothing(
 def test_the_advice_on_a_doubtful_profile_names_the_study_and_its_database(
     study: OpenStudy, shown: io.StringIO
 ) -> None:
-    study.store.set_facts(study.name, {"latency_profile": made_up(study.workload, SHAPES[:1], waited=0.5).to_json()})
+    study.store.studies.set_facts(
+        study.name, {"latency_profile": made_up(study.workload, SHAPES[:1], waited=0.5).to_json()}
+    )
     study_profile(study)
     assert "`ftp-search resume one --remeasure --storage sqlite://`" in shown.getvalue()
 
@@ -211,6 +213,6 @@ def test_many_doubtful_shapes_are_one_line_about_the_worst(workload: Workload) -
 def _another(study: OpenStudy, name: str = "two", **settings: Any) -> Iterator[OpenStudy]:
     """Another study of the same database."""
     config = study.config.model_copy(update=settings)
-    study.store.create_study(name, config.model_dump(), objective_names(config.cost))
-    with study.store.lease(name) as lease:
+    study.store.studies.create(name, config.model_dump(), objective_names(config.cost))
+    with study.store.runs.lease(name) as lease:
         yield replace(study, name=name, lease=lease, config=config)

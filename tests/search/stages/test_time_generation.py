@@ -60,11 +60,11 @@ def opened(tmp_path: Path, workload: Workload, **changes: Any) -> Iterator[OpenS
     """A study whose trial 0 was selected and measured on test items."""
     config = RunConfig(**SMALL, **changes)
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.create_study("one", config.model_dump(), OBJECTIVES)
-        store.append_trial("one", trial(0, (0.1, 5.0), schedule=SKIPS))
-        store.choose_trial("one", 0)
-        store.replace_measurements("one", TESTED)
-        with store.lease("one") as lease:
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
+        store.trials.append("one", trial(0, (0.1, 5.0), schedule=SKIPS))
+        store.studies.choose_trial("one", 0)
+        store.results.replace_measurements("one", TESTED)
+        with store.runs.lease("one") as lease:
             yield OpenStudy(store, "one", lease, config, workload, ProgressView(Console(quiet=True)))
 
 
@@ -74,7 +74,7 @@ def study(tmp_path: Path, workload: Workload) -> Iterator[OpenStudy]:
 
 
 def kept(study: OpenStudy) -> list[GenerationSpeed]:
-    return generation_speeds(study.store.study("one").facts)
+    return generation_speeds(study.store.studies.get("one").facts)
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_what_was_timed_before_a_process_died_is_not_timed_again(
 def test_more_new_tokens_and_lengths_are_added_and_the_length_of_costs_stays_first(
     study: OpenStudy, timed_lengths: list[int]
 ) -> None:
-    study.store.set_facts("one", {"timed_input": {"batch": 1, "length": 64}})
+    study.store.studies.set_facts("one", {"timed_input": {"batch": 1, "length": 64}})
     time_selected(study)
     before = kept(study)
     further = replace(study, config=study.config.model_copy(update={"latency_length": (32, 48)}))
@@ -191,7 +191,7 @@ def test_what_just_fits_is_not(workload: Workload, settings: dict[str, Any]) -> 
 
 def test_a_study_that_goes_on_is_checked_before_its_work_does(study: OpenStudy, workload: Workload) -> None:
     config = study.config.model_copy(update={"new_tokens": (480,)})
-    study.store.set_config("one", config.model_dump())
+    study.store.studies.set_config("one", config.model_dump())
     with pytest.raises(ConfigError, match="--new-tokens is 480 behind prompts of 64"):
         Pipeline(study.store, "one", study.lease, study.view, workload)
 

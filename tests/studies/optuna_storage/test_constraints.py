@@ -70,7 +70,7 @@ tellings = st.lists(
 def both(store: ServiceStore) -> tuple[str, optuna.Study, optuna.Study]:
     """A new study here, and one in Optuna's memory."""
     name = uuid.uuid4().hex
-    store.create_study(name, {}, ("kl", "latency_ms"))
+    store.studies.create(name, {}, ("kl", "latency_ms"))
     return name, optuna.load_study(study_name=name, storage=store.storage), optuna.create_study(directions=DIRECTIONS)
 
 
@@ -84,7 +84,7 @@ def check(store: ServiceStore, name: str, ours: optuna.Study, theirs: optuna.Stu
     best = [trial.values for trial in theirs.best_trials]
     assert [trial.number for trial in _get_feasible_trials(ours.trials)] == feasible
     assert [trial.values for trial in ours.best_trials] == best
-    records, columns, table = store.trials(name), store.trial_columns(name), LoadedStudy(store, name).trials()
+    records, columns, table = store.trials.of(name), store.columns.of(name), LoadedStudy(store, name).trials()
     assert [record.number for record in records if record.violation == 0] == feasible
     assert columns.number[columns.comparable].tolist() == feasible
     assert table.index[table.violation == 0].tolist() == feasible
@@ -121,13 +121,13 @@ def test_constraints_that_are_set_while_a_trial_runs_count(store: ServiceStore) 
                 running.set_constraint(key, value)
             study.tell(running, [kl, 1.0])
     check(store, name, ours, theirs)
-    assert [record.number for record in front(store.trials(name))] == [1]
+    assert [record.number for record in front(store.trials.of(name))] == [1]
     # What others set is heeded where only the news is read, too.
-    before = store.trial_columns(name)
+    before = store.columns.of(name)
     running = asked(ours)
     running.set_constraint("accuracy", 0.5)
     ours.tell(running, [0.05, 1.0])
-    assert store.trial_columns(name, before).comparable.tolist() == [False, True, True, False]
+    assert store.columns.of(name, before).comparable.tolist() == [False, True, True, False]
 
 
 @pytest.mark.parametrize("sampler", [optuna.samplers.TPESampler, optuna.samplers.NSGAIISampler])
@@ -152,11 +152,11 @@ def test_optuna_reads_what_the_search_keeps(store: ServiceStore) -> None:
     name, ours, _ = both(store)
     kept = [trial(0, (0.1, 1.0)), trial(1, (0.2, 1.0)), trial(2, None)]
     kept[0] = replace(kept[0], violation=0.05)
-    store.begin_trials(name, kept)
-    store.finish_trials(name, kept)
+    store.trials.begin(name, kept)
+    store.trials.finish(name, kept)
     assert [one.number for one in ours.best_trials] == [1]
     assert [sum(one.constraints.values()) for one in ours.trials] == [0.05, 0, 0]
-    assert [(one.violation, one.state) for one in store.trials(name)] == [
+    assert [(one.violation, one.state) for one in store.trials.of(name)] == [
         (0.05, TrialState.FINISHED),
         (0.0, TrialState.FINISHED),
         (0.0, TrialState.FAILED),

@@ -99,9 +99,9 @@ def _get(application: Any, path: str) -> Any:
 
 def test_the_dashboard_shows_a_study_of_schedules(database_url: str) -> None:
     with StudyStore(database_url) as store:
-        store.create_study("one", {"model": "demo"}, ("kl", "latency_ms"))
+        store.studies.create("one", {"model": "demo"}, ("kl", "latency_ms"))
         for number, level in enumerate((0.0, 0.25, 0.5)):
-            store.append_trial("one", trial(number, (level, 10 - level), (level, 0.5)))
+            store.trials.append("one", trial(number, (level, 10 - level), (level, 0.5)))
         application = wsgi(store.storage)
         [summary] = _get(application, "/api/studies")["study_summaries"]
         assert summary["study_name"] == "one"
@@ -160,10 +160,10 @@ def test_a_copy_that_fails_leaves_nothing_behind(storage: StudyStorage, tmp_path
 
 def test_a_loaded_study_answers_what_people_ask(database_url: str) -> None:
     with StudyStore(database_url) as store:
-        store.create_study("one", {}, ("kl", "latency_ms"))
+        store.studies.create("one", {}, ("kl", "latency_ms"))
         for number, (level, kl, latency) in enumerate([(0.0, 0.0, 10.0), (0.4, 0.1, 4.0), (0.8, 2.0, 2.0)]):
-            store.append_trial("one", trial(number, (kl, latency), (level, level)))
-        store.append_trial("one", trial(3, None, (0.5, 0.5)))
+            store.trials.append("one", trial(number, (kl, latency), (level, level)))
+        store.trials.append("one", trial(3, None, (0.5, 0.5)))
     study = studies.load("one", database_url)
     frame = study.trials()
     assert list(frame.index) == [0, 1, 2, 3]
@@ -173,7 +173,7 @@ def test_a_loaded_study_answers_what_people_ask(database_url: str) -> None:
     assert (study.best().number, study.best(target_sparsity=0.75).number) == (1, 2)
     with StudyStore(database_url) as store:
         # What was selected by what was measured is the best, but where another sparsity is asked for.
-        store.choose_trial("one", 0)
+        store.studies.choose_trial("one", 0)
     assert (study.best().number, study.best(target_sparsity=0.75).number) == (0, 2)
     # Two boxes beside (3, 11): 3 x 1 for the dense model, and what the others add to it.
     assert study.hypervolume(reference=(3.0, 11.0)) == pytest.approx(3 * 1 + 2.9 * 6 + 1 * 2)

@@ -27,16 +27,16 @@ def router(number: int) -> RouterRun:
 
 def filled(url: str, config: RunConfig) -> None:
     with StudyStore(url) as store:
-        store.create_study("mine", config.model_dump(), ("kl", "flops"))
+        store.studies.create("mine", config.model_dump(), ("kl", "flops"))
         for number in range(2):
-            store.append_trial("mine", trial(number, (float(number), 10.0 - number), (number / 4,) * 12))
-        store.add_router_run("mine", router(1))
-        store.set_facts("mine", {"n_blocks": 12, "rounds": []})
-        store.choose_trial("mine", 1)
-        store.begin_stage("mine", "search")
-        store.end_stage("mine", "search", StudyState.FINISHED)
-        store.keep_proposer_states("mine", {"deap": {"asked": 4}})
-        store.set_state("mine", StudyState.STOPPED)
+            store.trials.append("mine", trial(number, (float(number), 10.0 - number), (number / 4,) * 12))
+        store.routers.add("mine", router(1))
+        store.studies.set_facts("mine", {"n_blocks": 12, "rounds": []})
+        store.studies.choose_trial("mine", 1)
+        store.runs.begin_stage("mine", "search")
+        store.runs.end_stage("mine", "search", StudyState.FINISHED)
+        store.runs.keep_proposer_states("mine", {"deap": {"asked": 4}})
+        store.runs.set_state("mine", StudyState.STOPPED)
 
 
 def test_what_was_exported_is_imported_as_it_was(database_url: str, tmp_path: Path) -> None:
@@ -48,20 +48,20 @@ def test_what_was_exported_is_imported_as_it_was(database_url: str, tmp_path: Pa
     assert optuna.load_study(study_name="mine", storage=theirs).user_attrs == {}
     copy_study(theirs, StudyStorage(other), "mine")
     with StudyStore(database_url) as before, StudyStore(other) as after:
-        assert after.study("mine") == before.study("mine")
-        assert after.trials("mine") == before.trials("mine")
-        assert after.stages("mine") == before.stages("mine")
-        assert after.router_runs("mine") == before.router_runs("mine")
-        assert after.proposer_states("mine") == before.proposer_states("mine")
-        assert after.measurements("mine") == before.measurements("mine")
+        assert after.studies.get("mine") == before.studies.get("mine")
+        assert after.trials.of("mine") == before.trials.of("mine")
+        assert after.runs.stages("mine") == before.runs.stages("mine")
+        assert after.routers.of("mine") == before.routers.of("mine")
+        assert after.runs.proposer_states("mine") == before.runs.proposer_states("mine")
+        assert after.results.measurements("mine") == before.results.measurements("mine")
         assert after.storage.get_study_system_attrs(1) == before.storage.get_study_system_attrs(1)
-        assert after.optuna_studies() == []
+        assert after.optuna.all() == []
     # And from one of our databases to another.
     third = StudyStorage(f"sqlite:///{tmp_path / 'third.db'}")
     copy_study(StudyStorage(other), third, "mine")
     with StudyStore(f"sqlite:///{tmp_path / 'third.db'}") as copied, StudyStore(other) as source:
-        assert copied.study("mine") == source.study("mine")
-        assert copied.router_runs("mine") == source.router_runs("mine")
+        assert copied.studies.get("mine") == source.studies.get("mine")
+        assert copied.routers.of("mine") == source.routers.of("mine")
 
 
 def test_what_a_newer_program_exported_is_left_to_it(tmp_path: Path) -> None:

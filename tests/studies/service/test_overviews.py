@@ -36,19 +36,21 @@ def statements() -> Iterator[list[str]]:
 
 def _add(store: ServiceStore, name: str) -> None:
     store.create_submitted(name, {"trials": 3, "model": "demo"}, ("kl", "latency_ms"), by="ada")
-    store.add_events(name, [("figures", {"figures": {"trials_per_s": 1.5}}), ("log", {"text": "on it"})])
-    store.append_trial(name, trial(0, (0.5, 20.0)))
-    store.choose_trial(name, 0)
+    store.events.add(name, [("figures", {"figures": {"trials_per_s": 1.5}}), ("log", {"text": "on it"})])
+    store.trials.append(name, trial(0, (0.5, 20.0)))
+    store.studies.choose_trial(name, 0)
 
 
-@pytest.mark.parametrize("read", [ServiceStore.summaries, ServiceStore.submissions, ServiceStore.overviews])
+@pytest.mark.parametrize(
+    "read", [lambda store: store.studies.summaries(), lambda store: store.queue.all(), ServiceStore.overviews]
+)
 def test_many_studies_are_asked_for_as_often_as_one(store: ServiceStore, read: Callable[[ServiceStore], Sized]) -> None:
     _add(store, "0")
     with statements() as for_one:
         assert len(read(store)) == 1
     for number in range(1, 8):
         _add(store, str(number))
-    with store.lease("3"), statements() as for_eight:
+    with store.runs.lease("3"), statements() as for_eight:
         assert len(read(store)) == 8
     assert len(for_eight) == len(for_one)
 
@@ -56,22 +58,22 @@ def test_many_studies_are_asked_for_as_often_as_one(store: ServiceStore, read: C
 def test_the_list_says_what_each_study_says(store: ServiceStore) -> None:
     _add(store, "waits")
     _add(store, "runs")
-    store.create_study("alone", {}, ("kl",))
-    store.append_trial("waits", trial(1, (0.25, 30.0)))
-    store.add_events("waits", [("figures", {"figures": {"trials_per_s": 9.5}})])
+    store.studies.create("alone", {}, ("kl",))
+    store.trials.append("waits", trial(1, (0.25, 30.0)))
+    store.events.add("waits", [("figures", {"figures": {"trials_per_s": 9.5}})])
     for name in ("waits", "runs"):
-        store.begin_stage(name, "search")
-    with store.lease("runs"):
-        assert store.claim("runs", "w") is not None
-        store.set_state("runs", StudyState.RUNNING)
+        store.runs.begin_stage(name, "search")
+    with store.runs.lease("runs"):
+        assert store.queue.claim("runs", "w") is not None
+        store.runs.set_state("runs", StudyState.RUNNING)
         waits, runs, alone = store.overviews()
         for one in (waits, runs, alone):
             name = one.summary.name
-            assert (one.config, one.objectives) == (store.study(name).config, store.study(name).objectives)
-            assert one.summary.n_trials == store.n_trials(name)
-        assert [one.summary for one in (waits, runs, alone)] == store.summaries()
+            assert (one.config, one.objectives) == (store.studies.get(name).config, store.studies.get(name).objectives)
+            assert one.summary.n_trials == store.trials.n_ended(name)
+        assert [one.summary for one in (waits, runs, alone)] == store.studies.summaries()
         assert runs.summary.state is StudyState.RUNNING and runs.stage == "search"
     # Nobody is there who could be at a stage.
     assert waits.stage is None and waits.figures == {"trials_per_s": 9.5}
-    assert waits.chosen_values == store.trial("waits", 0).values
+    assert waits.chosen_values == store.trials.get("waits", 0).values
     assert (alone.stage, dict(alone.figures), alone.chosen_values) == (None, {}, None)

@@ -23,6 +23,7 @@ from studies.sql import schema
 from studies.sql.database import Database
 from studies.sql.migration import alembic_config
 from tests.studies.postgres import PostgresServer
+from tests.studies.records import running
 from tests.studies.zones import in_zone
 
 # Each was written by the program of its revision, with its artifacts beside it.
@@ -99,32 +100,32 @@ def test_upgrading_keeps_everything(old: Path, old_url: str) -> None:
     raw.close()
     assert upgrade_database(old_url) == (before, schema.HEAD)
     with StudyStore(old_url, create=False) as store:
-        assert [(s.name, s.n_trials, s.state) for s in store.summaries()][:2] == [
+        assert [(s.name, s.n_trials, s.state) for s in store.studies.summaries()][:2] == [
             ("small", 12, StudyState.FINISHED),
             ("begun", 5, StudyState.FINISHED),
         ]
-        trials = store.trials("small")
+        trials = store.trials.of("small")
         assert [trial.number for trial in trials] == list(range(12))
         assert {trial.number: _packed(trial.values) for trial in trials} == values
         assert {trial.proposer for trial in trials} == {"deap", "tpe"}
-        study = store.study("small")
+        study = store.studies.get("small")
         assert study.config["trials"] == 12 and study.objectives == ("kl", "latency_ms")
         assert study.chosen_trial in [point.number for point in front(trials)]
-        router = store.latest_router("small")
+        router = store.routers.latest("small")
         assert router is not None and router.trial == study.chosen_trial
         router_from_bytes(router.weights)
         # Files are taken in: nobody needs them any longer.
         shutil.rmtree(old.with_name("old.db-artifacts"), ignore_errors=True)
-        assert store.latest_router("small") == router
-        measured = store.measurements("small")
+        assert store.routers.latest("small") == router
+        measured = store.results.measurements("small")
         assert {m.variant for m in measured} == {"dense", "uniform", "static", "dynamic"}
         assert all(m.latency_ms > 0 and m.speedup is None for m in measured)
-        assert store.begin_trial("begun", (0.5,) * 12, "deap") == begun
+        assert store.trials.begin("begun", [running((0.5,) * 12, "deap")])[0].number == begun
         # New rows of every table find an id that nobody has.
-        store.create_study("new", {}, ("kl",))
-        store.replace_measurements("new", store.measurements("small"))
-        store.add_router_run("new", router)
-        store.keep_proposer_states("new", {"tpe": {"asked": 1}})
+        store.studies.create("new", {}, ("kl",))
+        store.results.replace_measurements("new", store.results.measurements("small"))
+        store.routers.add("new", router)
+        store.runs.keep_proposer_states("new", {"tpe": {"asked": 1}})
     assert upgrade_database(old_url) == (schema.HEAD, schema.HEAD)
 
 
@@ -132,15 +133,15 @@ def test_upgrading_keeps_everything(old: Path, old_url: str) -> None:
 def test_upgrading_keeps_exhibits(old_url: str) -> None:
     upgrade_database(old_url)
     with StudyStore(old_url, create=False) as store:
-        assert store.exhibits("small") is not None and store.exhibits("begun") is None
+        assert store.results.exhibits("small") is not None and store.results.exhibits("begun") is None
 
 
 @pytest.mark.parametrize("old", DATABASES[1:], ids=lambda path: path.stem, indirect=True)
 def test_upgrading_keeps_what_belongs_to_optuna_and_what_was_left_running(old_url: str) -> None:
     upgrade_database(old_url)
     with StudyStore(old_url, create=False) as store:
-        with store.lease("begun"):
-            assert [(trial.number, trial.proposer) for trial in store.claim_queue("begun")] == [(5, "tpe")]
+        with store.runs.lease("begun"):
+            assert [(trial.number, trial.proposer) for trial in store.trials.claim_waiting("begun")] == [(5, "tpe")]
         theirs = optuna.load_study(study_name="theirs", storage=store.storage)
         assert theirs.user_attrs == {"note": [1, "two"]}
         assert [trial.state.name for trial in theirs.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
@@ -178,7 +179,7 @@ def test_times_get_their_zone(old: Path, old_url: str, zone: str) -> None:
             assert times == moments
             if is_ours:
                 said = datetime.fromisoformat(json.loads(attributes)["finished_at"])
-                assert store.trial(name, number).finished_at == said == moments[1]
+                assert store.trials.get(name, number).finished_at == said == moments[1]
 
 
 @pytest.mark.parametrize(

@@ -52,11 +52,11 @@ def folder() -> Iterator[Path]:
 
 def filled(path: Path) -> None:
     with StudyStore(f"sqlite:///{path}") as store:
-        store.create_study("mine", RunConfig(workers=1, cost="flops").model_dump(), ("kl", "flops"))
+        store.studies.create("mine", RunConfig(workers=1, cost="flops").model_dump(), ("kl", "flops"))
         for number, values in enumerate([(0.0, 10.0), (0.5, 5.0)]):
-            store.append_trial("mine", trial(number, values, (number / 4,) * 12))
-        store.choose_trial("mine", 1)
-        store.set_state("mine", StudyState.FINISHED)
+            store.trials.append("mine", trial(number, values, (number / 4,) * 12))
+        store.studies.choose_trial("mine", 1)
+        store.runs.set_state("mine", StudyState.FINISHED)
 
 
 def close(path: Path, what: str) -> None:
@@ -112,13 +112,13 @@ def test_what_its_writer_has_in_the_log_is_read_too(folder: Path) -> None:
     filled(kept / "studies.db")
     url = f"sqlite:///{kept / 'studies.db'}"
     with StudyStore(url) as writer:
-        writer.append_trial("mine", trial(2, (0.25, 7.0), (0.1,) * 12))
+        writer.trials.append("mine", trial(2, (0.25, 7.0), (0.1,) * 12))
         assert (kept / "studies.db-wal").stat().st_size > 0
         kept.chmod(0o555)
         with without_rights(), StudyStore(url, create=False) as reader:
-            assert reader.n_trials("mine") == 3
-            writer.append_trial("mine", trial(3, (0.25, 7.0), (0.1,) * 12))
-            assert reader.n_trials("mine") == 4
+            assert reader.trials.n_ended("mine") == 3
+            writer.trials.append("mine", trial(3, (0.25, 7.0), (0.1,) * 12))
+            assert reader.trials.n_ended("mine") == 4
 
 
 def test_an_old_schema_that_cannot_be_upgraded_in_its_place_says_where_it_can(folder: Path) -> None:
@@ -133,8 +133,8 @@ def test_an_old_schema_that_cannot_be_upgraded_in_its_place_says_where_it_can(fo
 def test_a_user_of_postgresql_without_the_right_to_write_reads(postgres_server: PostgresServer) -> None:
     url = postgres_server.new_database()
     with StudyStore(url) as store:
-        store.create_study("mine", RunConfig(workers=1).model_dump(), OBJECTIVES)
-        store.append_trial("mine", trial(0, (1.0, 2.0)))
+        store.studies.create("mine", RunConfig(workers=1).model_dump(), OBJECTIVES)
+        store.trials.append("mine", trial(0, (1.0, 2.0)))
     engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         for statement in ("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN"):
@@ -143,7 +143,7 @@ def test_a_user_of_postgresql_without_the_right_to_write_reads(postgres_server: 
     engine.dispose()
     readers = sa.make_url(url).set(username="reader").render_as_string(hide_password=False)
     with StudyStore(readers, create=False) as store:
-        assert [summary.name for summary in store.summaries()] == ["mine"]
-        assert store.n_trials("mine") == 1 and store.study("mine").config["workers"] == 1
+        assert [summary.name for summary in store.studies.summaries()] == ["mine"]
+        assert store.trials.n_ended("mine") == 1 and store.studies.get("mine").config["workers"] == 1
         with pytest.raises(StorageError, match="permission denied"):
             store.delete_study("mine")

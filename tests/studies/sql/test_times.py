@@ -54,15 +54,15 @@ def run(zone: str, url: str, code: str) -> None:
 
 BEGIN = """
 with StudyStore(url) as store:
-    store.create_study("s", {}, ("kl", "latency_ms"))
-    store.begin_trials("s", [Trial(0, (0.0, 0.5), "deap")] * 2)
+    store.studies.create("s", {}, ("kl", "latency_ms"))
+    store.trials.begin("s", [Trial(0, (0.0, 0.5), "deap")] * 2)
     study = optuna.load_study(study_name="s", storage=store.storage)
     study.ask({f"block_{index}": optuna.distributions.FloatDistribution(0, 1) for index in range(2)})
     study.enqueue_trial({"block_0": 0.5, "block_1": 0.5})
 """
 END = """
 with StudyStore(url, create=False) as store:
-    store.finish_trials("s", [replace(trial(number, (0.5, 1.0)), finished_at=datetime.now(UTC)) for number in (1, 0)])
+    store.trials.finish("s", [replace(trial(number, (0.5, 1.0)), finished_at=datetime.now(UTC)) for number in (1, 0)])
     study = optuna.load_study(study_name="s", storage=store.storage)
     study.tell(2, [0.5, 1.0])
     queued = study.ask({f"block_{index}": optuna.distributions.FloatDistribution(0, 1) for index in range(2)})
@@ -92,8 +92,8 @@ def test_workers_of_several_zones_write_one_study(database_url: str, first: str,
             assert sorted(range(4), key=lambda number: trials[number].datetime_complete or before) == by_end
             # Those of the search; the others are left aside.
             own = [one.datetime_complete.astimezone(UTC) for one in trials[:2] if one.datetime_complete]
-            assert [one.finished_at for one in store.trials("s")] == own
-            assert store.trial_columns("s").finished_at.argsort().tolist() == by_end[:2]
+            assert [one.finished_at for one in store.trials.of("s")] == own
+            assert store.columns.of("s").finished_at.argsort().tolist() == by_end[:2]
             assert LoadedStudy(store, "s").trials().finished_at.sort_values().index.tolist() == by_end[:2]
 
 
@@ -150,44 +150,46 @@ def test_results_have_the_moment_at_which_they_came(
     name = uuid.uuid4().hex
     work = (WorkSpan("0", finished_at.replace(microsecond=0), 0.5),)
     with in_zone(written), StudyStore(database_url) as store:
-        store.create_study(name, {}, ("kl", "latency_ms"))
+        store.studies.create(name, {}, ("kl", "latency_ms"))
         local = finished_at.astimezone()
-        store.append_trial(name, replace(trial(0, (0.5, 1.0)), finished_at=local, work=work))
-        store.append_trial(name, replace(trial(1, (0.5, 1.0)), finished_at=local.replace(tzinfo=None, fold=local.fold)))
+        store.trials.append(name, replace(trial(0, (0.5, 1.0)), finished_at=local, work=work))
+        store.trials.append(
+            name, replace(trial(1, (0.5, 1.0)), finished_at=local.replace(tzinfo=None, fold=local.fold))
+        )
     with in_zone(read), ServiceStore(database_url) as store:
-        record, plain = store.trials(name)
+        record, plain = store.trials.of(name)
         assert record.finished_at == finished_at and record.finished_at.tzinfo is UTC and record.work == work
         assert plain.finished_at.tzinfo is UTC
-        assert store.trial_columns(name).finished_at[0] == pytest.approx(finished_at.timestamp(), abs=1e-6)
-        assert next(store.each_trial(name)).finished_at == finished_at
+        assert store.columns.of(name).finished_at[0] == pytest.approx(finished_at.timestamp(), abs=1e-6)
+        assert next(store.trials.each(name)).finished_at == finished_at
 
 
 @pytest.mark.parametrize(("here", "there"), [(TOKYO, NEW_YORK), (NEW_YORK, TOKYO)])
 def test_who_is_alive_is_told_by_the_databases_clock(database_url: str, here: str, there: str) -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
     with in_zone(here), ServiceStore(database_url) as store:
-        store.create_study("s", {}, ("kl", "latency_ms"))
-        store.submit("s")
-        store.add_events("s", [("log", {"text": "a"})])
-        secret = store.add_token("ada", Role.READER)
-        begun = store.begin_session(secret)
+        store.studies.create("s", {}, ("kl", "latency_ms"))
+        store.queue.submit("s")
+        store.events.add("s", [("log", {"text": "a"})])
+        secret = store.tokens.add("ada", Role.READER)
+        begun = store.tokens.begin_session(secret)
         assert begun is not None
-        with store.lease("s"):
-            store.beat("w", "s")
+        with store.runs.lease("s"):
+            store.runners.beat("w", "s")
             with in_zone(there), ServiceStore(database_url) as other:
                 after = datetime.now(UTC) + timedelta(seconds=1)
                 study_id = other.storage.get_study_id_from_name("s")
                 held = other.storage._database.read(lambda connection: holder(connection, study_id))
                 assert held is not None and held.alive and -1 < held.age_s < 60 and -1 < held.silent_s < 60
-                [worker], [event] = other.workers(), other.events("s")
+                [worker], [event] = other.runners.all(), other.events.of("s")
                 assert worker.is_alive and -1 < worker.silent_s < 60
-                submission = other.submission("s")
+                submission = other.queue.get("s")
                 assert submission is not None
-                [token] = other.tokens()
+                [token] = other.tokens.all()
                 moments = (worker.began_at, event.at, submission.submitted_at, token.created_at)
-                for moment in (*moments, other.study("s").created_at):
+                for moment in (*moments, other.studies.get("s").created_at):
                     assert before <= moment <= after and moment.utcoffset() == timedelta(0)
-                assert other.session(begun[0]) is not None
+                assert other.tokens.session(begun[0]) is not None
 
 
 @pytest.mark.parametrize(

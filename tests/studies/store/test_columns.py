@@ -13,20 +13,20 @@ import pytest
 from studies import StudyNotFoundError, Trial, TrialState, WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.store.columns import STATES, TrialColumns
-from tests.studies.records import trial
+from tests.studies.records import running, trial
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[ServiceStore]:
     with ServiceStore(f"sqlite:///{tmp_path / 'studies.db'}") as store:
-        store.create_study("s", {}, ("kl", "latency_ms"))
+        store.studies.create("s", {}, ("kl", "latency_ms"))
         yield store
 
 
 def kept(store: ServiceStore, trials: list[Trial]) -> None:
     for one in trials:
-        store.begin_trial("s", one.schedule, one.proposer)
-    store.finish_trials("s", trials)
+        store.trials.begin("s", [running(one.schedule, one.proposer)])
+    store.trials.finish("s", trials)
 
 
 def some() -> list[Trial]:
@@ -45,8 +45,8 @@ def at(worker: str, second: int) -> WorkSpan:
 
 def test_columns_hold_what_records_say(store: ServiceStore) -> None:
     kept(store, some())
-    columns = store.trial_columns("s")
-    for place, one in enumerate(store.trials("s")):
+    columns = store.columns.of("s")
+    for place, one in enumerate(store.trials.of("s")):
         assert columns.number[place] == one.number
         assert STATES[columns.state[place]] is one.state
         assert columns.schedule[place].tolist() == pytest.approx(one.schedule)
@@ -72,26 +72,26 @@ def test_columns_hold_what_records_say(store: ServiceStore) -> None:
 def test_only_what_is_new_is_read_and_what_was_overtaken_is_found(store: ServiceStore) -> None:
     trials = [trial(number, (0.5, 10.0 + number)) for number in range(6)]
     for one in trials:
-        store.begin_trial("s", one.schedule, "tpe" if one.number == 5 else "deap")
-    store.finish_trials("s", [trials[0], trials[3]])
-    first = store.trial_columns("s")
+        store.trials.begin("s", [running(one.schedule, "tpe" if one.number == 5 else "deap")])
+    store.trials.finish("s", [trials[0], trials[3]])
+    first = store.columns.of("s")
     assert first.number.tolist() == [0, 3]
     late = replace(trials[5], proposer="tpe", metrics={"accuracy": 0.5}, parents=(0, 3), work=(at("4", 7), at("3", 8)))
-    store.finish_trials("s", [replace(trials[1], parents=(0,), work=(at("3", 6),)), late])
-    second = store.trial_columns("s", first)
+    store.trials.finish("s", [replace(trials[1], parents=(0,), work=(at("3", 6),)), late])
+    second = store.columns.of("s", first)
     assert second.number.tolist() == [0, 1, 3, 5]
-    assert same(second, store.trial_columns("s"))
-    assert store.trial_columns("s", second) is second
-    store.finish_trials("s", [replace(trials[2], work=(at("4", 9), at("0", 10)))])
-    assert same(store.trial_columns("s", second), store.trial_columns("s"))
+    assert same(second, store.columns.of("s"))
+    assert store.columns.of("s", second) is second
+    store.trials.finish("s", [replace(trials[2], work=(at("4", 9), at("0", 10)))])
+    assert same(store.columns.of("s", second), store.columns.of("s"))
 
 
 def test_a_study_without_trials_has_empty_columns(store: ServiceStore) -> None:
-    columns = store.trial_columns("s")
+    columns = store.columns.of("s")
     assert len(columns) == 0 and columns.n_blocks == 0
     assert columns.comparable.tolist() == [] and columns.overall_sparsity.tolist() == []
     with pytest.raises(StudyNotFoundError):
-        store.trial_columns("other")
+        store.columns.of("other")
 
 
 def test_parameters_that_are_no_schedule_are_left_out(store: ServiceStore) -> None:
@@ -104,17 +104,17 @@ def test_parameters_that_are_no_schedule_are_left_out(store: ServiceStore) -> No
             params={"x": 1.0}, distributions={"x": optuna.distributions.FloatDistribution(0, 2)}, values=[1.0, 2.0]
         )
     )
-    assert store.trial_columns("s").number.tolist() == [0]
+    assert store.columns.of("s").number.tolist() == [0]
 
 
 def test_the_last_events_come_oldest_first(store: ServiceStore) -> None:
-    store.submit("s")
-    store.add_events(
+    store.queue.submit("s")
+    store.events.add(
         "s", [("log", {"text": "a"}), ("figures", {"step": 1}), ("log", {"text": "b"}), ("log", {"text": "c"})]
     )
-    assert [one.content["text"] for one in store.latest_events("s", ("log",), 2)] == ["b", "c"]
-    assert [one.content for one in store.latest_events("s", ("figures",))] == [{"step": 1}]
-    assert store.latest_events("s", ("ended",)) == []
+    assert [one.content["text"] for one in store.events.latest("s", ("log",), 2)] == ["b", "c"]
+    assert [one.content for one in store.events.latest("s", ("figures",))] == [{"step": 1}]
+    assert store.events.latest("s", ("ended",)) == []
 
 
 def same(a: TrialColumns, b: TrialColumns) -> bool:

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from studies import StudyBusyError, StudyState, StudyStore
 from studies.sql import schema
 from studies.store.lease import DEAD_AFTER_S
-from tests.studies.records import trial
+from tests.studies.records import running, trial
 
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -24,50 +24,50 @@ SPAWN = multiprocessing.get_context("spawn")
 @pytest.fixture
 def store(database_url: str) -> Iterator[StudyStore]:
     with StudyStore(database_url) as store:
-        store.create_study("one", {}, ("kl", "latency_ms"))
+        store.studies.create("one", {}, ("kl", "latency_ms"))
         yield store
 
 
 def test_a_trial_that_was_begun_ends_once(store: StudyStore) -> None:
-    number = store.begin_trial("one", (0.0, 0.5), "deap")
-    assert (number, store.trials("one"), store.n_trials("one")) == (0, [], 0)
-    assert store.finish_trial("one", trial(0, (1.0, 2.0)))
-    assert not store.finish_trial("one", trial(0, (3.0, 4.0)))
-    assert store.trials("one") == [trial(0, (1.0, 2.0))]
-    assert store.begin_trial("one", (0.1, 0.5), "deap") == 1
+    number = store.trials.begin("one", [running((0.0, 0.5), "deap")])[0].number
+    assert (number, store.trials.of("one"), store.trials.n_ended("one")) == (0, [], 0)
+    assert store.trials.finish("one", [trial(0, (1.0, 2.0))])
+    assert not store.trials.finish("one", [trial(0, (3.0, 4.0))])
+    assert store.trials.of("one") == [trial(0, (1.0, 2.0))]
+    assert store.trials.begin("one", [running((0.1, 0.5), "deap")])[0].number == 1
 
 
 def test_trials_of_a_dead_owner_return_to_the_queue_once(store: StudyStore) -> None:
     for level in (0.1, 0.2, 0.3):
-        store.begin_trial("one", (level,), "tpe")
-    store.finish_trial("one", replace(trial(1, (1.0, 2.0)), schedule=(0.2,)))
-    assert store.claim_queue("one") == []
-    with store.lease("one"):
-        queue = store.claim_queue("one")
+        store.trials.begin("one", [running((level,), "tpe")])
+    store.trials.finish("one", [replace(trial(1, (1.0, 2.0)), schedule=(0.2,))])
+    assert store.trials.claim_waiting("one") == []
+    with store.runs.lease("one"):
+        queue = store.trials.claim_waiting("one")
         assert [(q.number, q.schedule, q.proposer) for q in queue] == [(0, (0.1,), "tpe"), (2, (0.3,), "tpe")]
-        assert store.claim_queue("one") == []
-        store.finish_trial("one", replace(trial(2, (1.0, 2.0)), schedule=(0.3,)))
-    with store.lease("one"):
-        assert [q.number for q in store.claim_queue("one")] == [0]
+        assert store.trials.claim_waiting("one") == []
+        store.trials.finish("one", [replace(trial(2, (1.0, 2.0)), schedule=(0.3,))])
+    with store.runs.lease("one"):
+        assert [q.number for q in store.trials.claim_waiting("one")] == [0]
 
 
 def test_a_study_that_is_worked_on_is_refused_with_who_does(store: StudyStore, database_url: str) -> None:
-    with store.lease("one"), StudyStore(database_url, create=False) as other:
+    with store.runs.lease("one"), StudyStore(database_url, create=False) as other:
         with pytest.raises(StudyBusyError, match=f"process {os.getpid()} on .*last seen 0 s ago"):
-            other.lease("one").__enter__()
+            other.runs.lease("one").__enter__()
         with pytest.raises(StudyBusyError):
             other.delete_study("one")
-        other.create_study("two", {}, ("kl",))
-        with other.lease("two"):
+        other.studies.create("two", {}, ("kl",))
+        with other.runs.lease("two"):
             pass
-    with store.lease("one"):
+    with store.runs.lease("one"):
         pass
 
 
 def _hold(url: str, holding: Event) -> None:
-    with StudyStore(url) as store, store.lease("one"):
-        store.set_state("one", StudyState.RUNNING)
-        store.begin_trial("one", (0.5,), "deap")
+    with StudyStore(url) as store, store.runs.lease("one"):
+        store.runs.set_state("one", StudyState.RUNNING)
+        store.trials.begin("one", [running((0.5,), "deap")])
         holding.set()
         time.sleep(600)
 
@@ -77,18 +77,18 @@ def test_a_killed_process_is_noticed_at_once_on_its_machine(store: StudyStore, d
     process = SPAWN.Process(target=_hold, args=(database_url, holding))
     process.start()
     assert holding.wait(60)
-    assert store.study("one").state is StudyState.RUNNING
+    assert store.studies.get("one").state is StudyState.RUNNING
     with pytest.raises(StudyBusyError, match=f"process {process.pid}"):
-        store.lease("one").__enter__()
+        store.runs.lease("one").__enter__()
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
-    assert store.study("one").state is StudyState.STOPPED
-    with store.lease("one"):
-        assert [q.schedule for q in store.claim_queue("one")] == [(0.5,)]
+    assert store.studies.get("one").state is StudyState.STOPPED
+    with store.runs.lease("one"):
+        assert [q.schedule for q in store.trials.claim_waiting("one")] == [(0.5,)]
 
 
 def test_a_silent_holder_elsewhere_loses_its_lease_and_is_told(store: StudyStore, database_url: str) -> None:
-    lease = store.lease("one")
+    lease = store.runs.lease("one")
     lease.__enter__()
     engine = sa.create_engine(database_url)
     table = schema.lease
@@ -100,25 +100,25 @@ def test_a_silent_holder_elsewhere_loses_its_lease_and_is_told(store: StudyStore
 
     silent_for(DEAD_AFTER_S - 10)
     with pytest.raises(StudyBusyError, match="on elsewhere"):
-        store.lease("one").__enter__()
+        store.runs.lease("one").__enter__()
     silent_for(11)
-    with store.lease("one"):
+    with store.runs.lease("one"):
         lease.check()
         lease.renew()
         with pytest.raises(Exception, match="taken over"):
             lease.check()
         lease.__exit__()
         with pytest.raises(StudyBusyError, match=f"process {os.getpid()}"):
-            store.lease("one").__enter__()
+            store.runs.lease("one").__enter__()
     engine.dispose()
 
 
 def _begin(url: str, n: int) -> None:
     with StudyStore(url) as store:
         for _ in range(n):
-            number = store.begin_trial("one", (0.5, 0.25), "deap")
-            store.finish_trial("one", trial(number, (float(number), 1.0)))
-            store.set_facts("one", {f"{os.getpid()}-{number}": number})
+            number = store.trials.begin("one", [running((0.5, 0.25), "deap")])[0].number
+            store.trials.finish("one", [trial(number, (float(number), 1.0))])
+            store.studies.set_facts("one", {f"{os.getpid()}-{number}": number})
 
 
 def test_eight_processes_number_trials_without_gaps_and_lose_no_update(store: StudyStore, database_url: str) -> None:
@@ -128,7 +128,7 @@ def test_eight_processes_number_trials_without_gaps_and_lose_no_update(store: St
     for worker in workers:
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 8
-    trials = store.trials("one")
+    trials = store.trials.of("one")
     assert [t.number for t in trials] == list(range(200))
     assert all(t.values == (float(t.number), 1.0) for t in trials)
-    assert sorted(store.study("one").facts.values()) == list(range(200))
+    assert sorted(store.studies.get("one").facts.values()) == list(range(200))

@@ -34,7 +34,7 @@ from studies import (
     front,
     load,
 )
-from tests.studies.records import trial
+from tests.studies.records import running, trial
 
 MEASUREMENT = Measurement(
     variant="static",
@@ -74,12 +74,12 @@ def url(tmp_path: Path) -> str:
 @pytest.fixture
 def store(url: str) -> Iterator[StudyStore]:
     with StudyStore(url) as store:
-        store.create_study("one", {"model": "demo", "data": "demo", "trials": 3}, ("kl", "latency_ms"))
+        store.studies.create("one", {"model": "demo", "data": "demo", "trials": 3}, ("kl", "latency_ms"))
         yield store
 
 
 def test_a_new_study_has_nothing_but_its_configuration(store: StudyStore) -> None:
-    study = store.study("one")
+    study = store.studies.get("one")
     assert study.config == {"model": "demo", "data": "demo", "trials": 3}
     assert (study.state, study.objectives, study.facts, study.chosen_trial) == (
         "created",
@@ -88,8 +88,8 @@ def test_a_new_study_has_nothing_but_its_configuration(store: StudyStore) -> Non
         None,
     )
     assert study.created_at.tzinfo is not None
-    assert store.trials("one") == []
-    assert store.latest_router("one") is None
+    assert store.trials.of("one") == []
+    assert store.routers.latest("one") is None
 
 
 @given(
@@ -99,41 +99,41 @@ def test_a_new_study_has_nothing_but_its_configuration(store: StudyStore) -> Non
 )
 def test_trials_come_back_bit_for_bit(schedule: tuple[float, ...], values: tuple[float, float], error: str) -> None:
     with StudyStore("sqlite://") as store:
-        store.create_study("s", {}, ("a", "b"))
+        store.studies.create("s", {}, ("a", "b"))
         kept = [
             trial(0, values, schedule),
             replace(trial(1, None, schedule), error=error),
             replace(trial(2, values, schedule), round=2, router=0),
         ]
         for record in kept:
-            store.append_trial("s", record)
-        assert store.trials("s") == kept
-        assert store.n_trials("s") == store.n_begun("s") == 3
+            store.trials.append("s", record)
+        assert store.trials.of("s") == kept
+        assert store.trials.n_ended("s") == store.trials.n_begun("s") == 3
 
 
 def test_everything_else_comes_back_as_it_was_given(store: StudyStore) -> None:
-    store.replace_measurements("one", [replace(MEASUREMENT, variant="dense")])
-    store.replace_measurements("one", [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)])
-    assert store.measurements("one") == [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)]
+    store.results.replace_measurements("one", [replace(MEASUREMENT, variant="dense")])
+    store.results.replace_measurements("one", [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)])
+    assert store.results.measurements("one") == [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)]
     later = replace(ROUTER, trial=4, number=1)
-    store.add_router_run("one", ROUTER)
-    store.add_router_run("one", later)
-    assert store.router_runs("one") == [ROUTER, later]
-    assert store.latest_router("one") == later
-    store.set_facts("one", {"n_blocks": 2})
-    store.set_facts("one", {"profile": {"a": [1.5]}})
-    store.choose_trial("one", 3)
-    store.set_state("one", StudyState.STOPPED)
-    store.set_config("one", {"model": "x", "data": "y"})
-    study = store.study("one")
+    store.routers.add("one", ROUTER)
+    store.routers.add("one", later)
+    assert store.routers.of("one") == [ROUTER, later]
+    assert store.routers.latest("one") == later
+    store.studies.set_facts("one", {"n_blocks": 2})
+    store.studies.set_facts("one", {"profile": {"a": [1.5]}})
+    store.studies.choose_trial("one", 3)
+    store.runs.set_state("one", StudyState.STOPPED)
+    store.studies.set_config("one", {"model": "x", "data": "y"})
+    study = store.studies.get("one")
     assert study.facts == {"n_blocks": 2, "profile": {"a": [1.5]}}
     assert (study.chosen_trial, study.state) == (3, StudyState.STOPPED)
-    summary = store.summaries()[0]
+    summary = store.studies.summaries()[0]
     assert (summary.name, summary.n_trials, summary.model, summary.data) == ("one", 0, "x", "y")
 
 
 def test_exhibits_come_back_as_they_were_given_and_replace_those_before(store: StudyStore) -> None:
-    assert store.exhibits("one") is None
+    assert store.results.exhibits("one") is None
     exhibits = Exhibits(
         prompts=(RoutedPrompt((" a", "b"), (2, 0), 2, " yes", " yes", " no"),),
         groups=(GroupAccuracy("near", 3, {"dense": 1.0}, {"dense": (0.4, 1.0)}),),
@@ -143,89 +143,89 @@ def test_exhibits_come_back_as_they_were_given_and_replace_those_before(store: S
         n_items=3,
         kl_ratios={"uniform": (0.5, 0.75)},
     )
-    store.keep_exhibits("one", Exhibits())
-    store.keep_exhibits("one", exhibits)
-    assert store.exhibits("one") == exhibits
+    store.results.keep_exhibits("one", Exhibits())
+    store.results.keep_exhibits("one", exhibits)
+    assert store.results.exhibits("one") == exhibits
 
 
 def test_an_evaluation_is_known_to_whoever_asks_for_the_same(store: StudyStore) -> None:
     kept = {"kl": 0.1, "interval": [0.0, 0.2]}
-    store.keep_evaluation("c" * 64, (0.5, 0.0), kept)
-    store.keep_evaluation("c" * 64, (0.5, 0.0), {"kl": 0.2})
-    assert store.known_evaluations("c" * 64, [(0.5, 0.0), (0.5, 0.5)]) == {(0.5, 0.0): kept}
-    assert store.known_evaluations("d" * 64, [(0.5, 0.0)]) == {}
+    store.evaluations.keep("c" * 64, (0.5, 0.0), kept)
+    store.evaluations.keep("c" * 64, (0.5, 0.0), {"kl": 0.2})
+    assert store.evaluations.find("c" * 64, [(0.5, 0.0), (0.5, 0.5)]) == {(0.5, 0.0): kept}
+    assert store.evaluations.find("d" * 64, [(0.5, 0.0)]) == {}
 
 
 def test_unfinished_work_of_each_study_and_stage_has_a_place_of_its_own(tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'a.db'}") as store:
         places = set()
         for name in ("one", "two"):
-            store.create_study(name, {}, ("kl",))
-            places |= {store.unfinished(name, stage) for stage in ("distill-1", "tune")}
+            store.studies.create(name, {}, ("kl",))
+            places |= {store.runs.unfinished_work(name, stage) for stage in ("distill-1", "tune")}
     assert len(places) == 4 and {place.parent for place in places if place} == {tmp_path / "a.db-artifacts/unfinished"}
 
 
 def test_a_stage_that_is_forgotten_has_not_begun(store: StudyStore) -> None:
     for stage in ("search", "measure"):
-        store.begin_stage("one", stage)
-    store.forget_stages("one", ["measure", "select"])
-    assert [stage.name for stage in store.stages("one")] == ["search"]
+        store.runs.begin_stage("one", stage)
+    store.runs.forget_stages("one", ["measure", "select"])
+    assert [stage.name for stage in store.runs.stages("one")] == ["search"]
 
 
 def test_the_last_run_of_each_stage_is_remembered(store: StudyStore) -> None:
     for ended in (StudyState.FAILED, StudyState.FINISHED):
-        store.begin_stage("one", "search")
-        store.end_stage("one", "search", ended)
-    with store.lease("one"):
-        store.begin_stage("one", "distill")
-        assert [stage.state for stage in store.stages("one")] == [StudyState.FINISHED, StudyState.RUNNING]
+        store.runs.begin_stage("one", "search")
+        store.runs.end_stage("one", "search", ended)
+    with store.runs.lease("one"):
+        store.runs.begin_stage("one", "distill")
+        assert [stage.state for stage in store.runs.stages("one")] == [StudyState.FINISHED, StudyState.RUNNING]
     # Nobody works on the study any more: the stage was cut off.
-    search, distill = store.stages("one")
+    search, distill = store.runs.stages("one")
     assert (search.name, distill.name, distill.state) == ("search", "distill", StudyState.STOPPED)
     assert search.seconds is not None and search.seconds >= 0 and distill.seconds is None
 
 
 def test_what_proposers_keep_is_replaced_one_by_one(store: StudyStore) -> None:
-    assert store.proposer_states("one") == []
-    store.keep_proposer_states("one", {"tpe": {"asked": 1}, "deap": {"asked": 2}})
-    store.keep_proposer_states("one", {"tpe": {"asked": 3, "seconds": 0.5}})
-    deap, tpe = store.proposer_states("one")
+    assert store.runs.proposer_states("one") == []
+    store.runs.keep_proposer_states("one", {"tpe": {"asked": 1}, "deap": {"asked": 2}})
+    store.runs.keep_proposer_states("one", {"tpe": {"asked": 3, "seconds": 0.5}})
+    deap, tpe = store.runs.proposer_states("one")
     assert (deap.proposer, deap.state) == ("deap", {"asked": 2})
     assert (tpe.proposer, tpe.state) == ("tpe", {"asked": 3, "seconds": 0.5})
     assert deap.updated_at < tpe.updated_at
 
 
 def test_what_was_stored_is_there_for_the_next_process(store: StudyStore, url: str) -> None:
-    store.append_trial("one", trial(0, (1.0, 2.0)))
+    store.trials.append("one", trial(0, (1.0, 2.0)))
     with StudyStore(url, create=False) as other:
-        assert other.trials("one") == store.trials("one")
+        assert other.trials.of("one") == store.trials.of("one")
 
 
 def test_trial_numbers_have_no_gaps_and_are_given_once(store: StudyStore) -> None:
     with pytest.raises(StorageError, match="the next one is 0"):
-        store.append_trial("one", trial(1, (1.0, 2.0)))
-    store.append_trial("one", trial(0, (1.0, 2.0)))
+        store.trials.append("one", trial(1, (1.0, 2.0)))
+    store.trials.append("one", trial(0, (1.0, 2.0)))
     with pytest.raises(StorageError, match="trial 0 already"):
-        store.append_trial("one", trial(0, (3.0, 4.0)))
-    assert store.trials("one")[0].values == (1.0, 2.0)
+        store.trials.append("one", trial(0, (3.0, 4.0)))
+    assert store.trials.of("one")[0].values == (1.0, 2.0)
 
 
 @pytest.mark.parametrize("values", [(float("nan"), 1.0), (float("inf"), 1.0)])
 def test_a_finished_trial_needs_finite_values(store: StudyStore, values: tuple[float, float]) -> None:
     with pytest.raises(ValueError, match="record it as failed"):
-        store.append_trial("one", trial(0, values))
+        store.trials.append("one", trial(0, values))
     with pytest.raises(ValueError, match="record it as failed"):
-        store.append_trial("one", replace(trial(0, None), state=TrialState.FINISHED))
-    assert store.n_trials("one") == 0
+        store.trials.append("one", replace(trial(0, None), state=TrialState.FINISHED))
+    assert store.trials.n_ended("one") == 0
 
 
 def test_deleting_a_study_deletes_all_it_remembers(store: StudyStore, tmp_path: Path) -> None:
-    store.append_trial("one", trial(0, (1.0, 2.0)))
-    store.replace_measurements("one", [MEASUREMENT])
-    store.add_router_run("one", ROUTER)
-    store.keep_proposer_states("one", {"tpe": {"asked": 1}})
+    store.trials.append("one", trial(0, (1.0, 2.0)))
+    store.results.replace_measurements("one", [MEASUREMENT])
+    store.routers.add("one", ROUTER)
+    store.runs.keep_proposer_states("one", {"tpe": {"asked": 1}})
     store.delete_study("one")
-    assert store.summaries() == []
+    assert store.studies.summaries() == []
     with sqlite3.connect(tmp_path / "studies.db") as raw:
         for table in ("trial", "measurement", "router_run", "proposer_state"):
             assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
@@ -233,42 +233,42 @@ def test_deleting_a_study_deletes_all_it_remembers(store: StudyStore, tmp_path: 
 
 def test_names_are_unique_and_unknown_ones_are_answered_with_those_there_are(store: StudyStore) -> None:
     with pytest.raises(StudyExistsError, match="ftp-search resume one"):
-        store.create_study("one", {}, ("kl",))
-    for call in (store.study, store.trials, store.delete_study, store.router_runs):
+        store.studies.create("one", {}, ("kl",))
+    for call in (store.studies.get, store.trials.of, store.delete_study, store.routers.of):
         with pytest.raises(StudyNotFoundError, match=r"no study 'onee'.*there are 'one'"):
             call("onee")
 
 
 def test_an_altered_router_is_found_out(store: StudyStore, tmp_path: Path) -> None:
-    store.add_router_run("one", ROUTER)
+    store.routers.add("one", ROUTER)
     artifact = tmp_path / f"studies.db-artifacts/{ROUTER.sha256}.safetensors"
     with sqlite3.connect(tmp_path / "studies.db") as raw:
         raw.execute("UPDATE router_run SET weights = ?", (b"weight5",))
     with pytest.raises(StorageError, match="A router of study 'one' was altered in .* distil the router again"):
-        store.latest_router("one")
+        store.routers.latest("one")
     # Whoever does not read the weights does not need them.
-    assert [run.weights for run in store.router_runs("one", with_weights=False)] == [b""]
+    assert [run.weights for run in store.routers.of("one", with_weights=False)] == [b""]
     # An earlier version kept a file, which an upgrade elsewhere did not find.
     with sqlite3.connect(tmp_path / "studies.db") as raw:
         raw.execute("UPDATE router_run SET weights = NULL")
     with pytest.raises(StorageError, match=f"{artifact} is missing"):
-        store.latest_router("one")
+        store.routers.latest("one")
     artifact.parent.mkdir()
     artifact.write_bytes(b"weight5")
     with pytest.raises(StorageError, match=f"{artifact} was altered"):
-        store.latest_router("one")
+        store.routers.latest("one")
     artifact.write_bytes(ROUTER.weights)
-    router = store.latest_router("one")
+    router = store.routers.latest("one")
     assert router is not None and router.weights == ROUTER.weights
 
 
 def test_routers_are_found_from_everywhere(store: StudyStore, tmp_path: Path) -> None:
-    store.add_router_run("one", ROUTER)
+    store.routers.add("one", ROUTER)
     with StudyStore(f"sqlite:///{tmp_path / 'studies.db'}", artifacts=tmp_path / "elsewhere") as other:
-        router = other.latest_router("one")
+        router = other.routers.latest("one")
         assert router is not None and router.weights == ROUTER.weights
     with pytest.raises(StorageError, match="hand over both of one router"):
-        store.add_router_run("one", replace(ROUTER, sha256="0" * 64))
+        store.routers.add("one", replace(ROUTER, sha256="0" * 64))
 
 
 @pytest.mark.parametrize(
@@ -332,26 +332,26 @@ def test_an_empty_file_becomes_a_database_only_if_that_is_asked_for(tmp_path: Pa
         StudyStore(f"sqlite:///{file}", create=False)
     assert file.stat().st_size == 0 and list(tmp_path.iterdir()) == [file]
     with StudyStore(f"sqlite:///{file}") as store:
-        assert store.summaries() == []
+        assert store.studies.summaries() == []
 
 
 def test_a_database_is_known_as_ours_while_another_process_has_it_open(store: StudyStore, url: str) -> None:
     with StudyStore(url, create=False) as other:
-        assert [summary.name for summary in other.summaries()] == ["one"]
+        assert [summary.name for summary in other.studies.summaries()] == ["one"]
 
 
 def test_values_that_are_not_json_are_refused_in_one_line(store: StudyStore) -> None:
     with pytest.raises(StorageError, match="cannot be stored"):
-        store.set_facts("one", {"speed": float("nan")})
-    assert store.study("one").facts == {}
+        store.studies.set_facts("one", {"speed": float("nan")})
+    assert store.studies.get("one").facts == {}
 
 
 def test_a_measurement_from_before_choices_were_counted_still_loads(store: StudyStore, tmp_path: Path) -> None:
-    store.replace_measurements("one", [replace(MEASUREMENT, n_choice_items=7)])
-    assert store.measurements("one")[0].n_choice_items == 7
+    store.results.replace_measurements("one", [replace(MEASUREMENT, n_choice_items=7)])
+    assert store.results.measurements("one")[0].n_choice_items == 7
     with sqlite3.connect(tmp_path / "studies.db") as raw:
         raw.execute("UPDATE measurement SET figures = json_remove(figures, '$.n_choice_items')")
-    assert store.measurements("one") == [MEASUREMENT]
+    assert store.results.measurements("one") == [MEASUREMENT]
 
 
 def test_the_file_of_a_database_is_that_of_sqlite_alone(tmp_path: Path) -> None:
@@ -362,8 +362,8 @@ def test_the_file_of_a_database_is_that_of_sqlite_alone(tmp_path: Path) -> None:
 
 def test_studies_can_be_kept_in_memory() -> None:
     with StudyStore("sqlite://") as store:
-        store.create_study("one", {}, ("kl",))
-        assert store.n_trials("one") == 0
+        store.studies.create("one", {}, ("kl",))
+        assert store.trials.n_ended("one") == 0
 
 
 def _open(url: str) -> None:
@@ -384,44 +384,44 @@ def test_processes_that_begin_at_once_make_one_database(tmp_path: Path) -> None:
 def _append(url: str, name: str) -> None:
     with StudyStore(url) as store:
         for number in range(50):
-            store.append_trial(name, trial(number, (1.0, 2.0)))
+            store.trials.append(name, trial(number, (1.0, 2.0)))
 
 
 def test_two_processes_write_to_one_file(store: StudyStore, url: str) -> None:
-    store.create_study("two", {}, ("kl", "latency_ms"))
+    store.studies.create("two", {}, ("kl", "latency_ms"))
     context = multiprocessing.get_context("spawn")
     writers = [context.Process(target=_append, args=(url, name)) for name in ("one", "two")]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert [store.n_trials(name) for name in ("one", "two")] == [50, 50]
+    assert [store.trials.n_ended(name) for name in ("one", "two")] == [50, 50]
 
 
 def test_trials_are_begun_and_finished_together_or_not_at_all(store: StudyStore) -> None:
     begun = [Trial(n, (0.0, 0.1 * n), "deap") for n in range(5)]
-    assert store.begin_trials("one", [replace(one, number=9) for one in begun]) == begun
+    assert store.trials.begin("one", [replace(one, number=9) for one in begun]) == begun
     records = [trial(n, (float(n), 1.0), schedule=(0.0, 0.1 * n)) for n in range(5)]
     with pytest.raises(ValueError, match="record it as failed"):
-        store.finish_trials("one", [*records[:2], replace(records[2], values=(math.nan, 1.0))])
-    assert store.n_trials("one") == 0
-    assert store.finish_trials("one", records, "context") == 5
-    assert store.finish_trials("one", records) == 0
-    assert store.trials("one") == list(store.each_trial("one")) == records
+        store.trials.finish("one", [*records[:2], replace(records[2], values=(math.nan, 1.0))])
+    assert store.trials.n_ended("one") == 0
+    assert store.trials.finish("one", records, "context") == 5
+    assert store.trials.finish("one", records) == 0
+    assert store.trials.of("one") == list(store.trials.each("one")) == records
 
 
 def test_parents_and_workers_are_kept_and_older_trials_have_none(store: StudyStore) -> None:
     at = datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
     work = (WorkSpan("0", at, 0.25), WorkSpan("3 on gpu-box", at + timedelta(seconds=1), 0.125))
     made = replace(trial(1, (1.0, 2.0)), parents=(0,), work=work)
-    with store.lease("one"):
-        begun = store.begin_trials("one", [trial(0, None), made])
+    with store.runs.lease("one"):
+        begun = store.trials.begin("one", [trial(0, None), made])
     # A process that goes on where this one stopped finds them, too.
-    with store.lease("one"):
-        assert store.claim_queue("one") == [Trial(0, (0.0, 0.5), "deap"), Trial(1, (0.0, 0.5), "deap", (0,))]
-    store.finish_trials("one", [trial(0, (3.0, 1.0)), made])
-    assert [one.number for one in begun] == [0, 1] and store.trials("one") == [trial(0, (3.0, 1.0)), made]
-    assert [(one.parents, one.worker) for one in store.trials("one")] == [((), None), ((0,), "3 on gpu-box")]
+    with store.runs.lease("one"):
+        assert store.trials.claim_waiting("one") == [Trial(0, (0.0, 0.5), "deap"), Trial(1, (0.0, 0.5), "deap", (0,))]
+    store.trials.finish("one", [trial(0, (3.0, 1.0)), made])
+    assert [one.number for one in begun] == [0, 1] and store.trials.of("one") == [trial(0, (3.0, 1.0)), made]
+    assert [(one.parents, one.worker) for one in store.trials.of("one")] == [((), None), ((0,), "3 on gpu-box")]
     # What is empty takes no room.
     [older, _] = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
     assert not {"parents", "work"} & set(older.user_attrs)
@@ -432,26 +432,26 @@ def test_parents_and_workers_are_kept_and_older_trials_have_none(store: StudySto
 def test_trials_are_read_piece_by_piece(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("studies.store.trials._AT_ONCE", 3)
     for number in range(8):
-        store.append_trial("one", trial(number, None if number == 4 else (float(number), 1.0)))
-    assert list(store.each_trial("one")) == store.trials("one")
-    assert [record.number for record in store.each_trial("one")] == list(range(8))
+        store.trials.append("one", trial(number, None if number == 4 else (float(number), 1.0)))
+    assert list(store.trials.each("one")) == store.trials.of("one")
+    assert [record.number for record in store.trials.each("one")] == list(range(8))
 
 
 def test_a_single_trial_is_found_by_its_number_once_it_has_ended(store: StudyStore) -> None:
     for number in range(3):
-        store.append_trial("one", trial(number, None if number == 1 else (float(number), 1.0)))
-    waits = store.begin_trial("one", (0.5, 0.5), "deap")
-    assert [store.ended_trial("one", n) for n in range(3)] == store.trials("one")
-    assert store.trial("one", 2) == store.trials("one")[2]
-    assert store.ended_trial("one", waits) is None
+        store.trials.append("one", trial(number, None if number == 1 else (float(number), 1.0)))
+    waits = store.trials.begin("one", [running((0.5, 0.5), "deap")])[0].number
+    assert [store.trials.find("one", n) for n in range(3)] == store.trials.of("one")
+    assert store.trials.get("one", 2) == store.trials.of("one")[2]
+    assert store.trials.find("one", waits) is None
     with pytest.raises(StorageError, match=f"no trial {waits} that a search ended"):
-        store.trial("one", waits)
+        store.trials.get("one", waits)
 
 
 def test_a_pruned_trial_keeps_its_values_and_its_fidelity(store: StudyStore) -> None:
     pruned = replace(trial(0, (1.0, 2.0), fidelity=0.25), state=TrialState.PRUNED, violation=0.5)
-    store.append_trial("one", pruned)
-    assert store.trials("one") == [pruned] and front([pruned]) == []
+    store.trials.append("one", pruned)
+    assert store.trials.of("one") == [pruned] and front([pruned]) == []
     [frozen] = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
     assert frozen.state.name == "PRUNED" and list(frozen.constraints.values()) == [0.5]
 
@@ -459,11 +459,11 @@ def test_a_pruned_trial_keeps_its_values_and_its_fidelity(store: StudyStore) -> 
 def test_evaluations_are_found_again_many_at_a_time_and_the_first_one_stays(store: StudyStore) -> None:
     schedules = [(0.0005 * n, 0.5) for n in range(1200)]
     records = [trial(n, (float(n), 1.0), schedule=schedule) for n, schedule in enumerate(schedules)]
-    store.begin_trials("one", records)
-    store.finish_trials("one", records, "context")
-    again = store.begin_trial("one", schedules[7], "deap")
-    store.finish_trials("one", [replace(records[7], number=again, metrics={"perplexity": 9.0})], "context")
-    found = store.known_evaluations("context", [*schedules, (0.9, 0.9)])
+    store.trials.begin("one", records)
+    store.trials.finish("one", records, "context")
+    again = store.trials.begin("one", [running(schedules[7], "deap")])[0].number
+    store.trials.finish("one", [replace(records[7], number=again, metrics={"perplexity": 9.0})], "context")
+    found = store.evaluations.find("context", [*schedules, (0.9, 0.9)])
     assert set(found) == set(schedules)
     assert found[schedules[7]] == records[7].metrics
-    assert store.known_evaluations("other", schedules[:3]) == {}
+    assert store.evaluations.find("other", schedules[:3]) == {}

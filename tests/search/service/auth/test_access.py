@@ -25,7 +25,7 @@ STUDIES = "/api/v1/studies"
 
 def test_this_machine_needs_no_token_until_there_is_one(client: TestClient, store: ServiceStore) -> None:
     assert client.post(STUDIES, json={"name": "one"}).status_code == 201
-    store.add_token("ada", Role.EDITOR)
+    store.tokens.add("ada", Role.EDITOR)
     refused = client.get(STUDIES)
     assert refused.status_code == 401 and refused.headers["WWW-Authenticate"] == "Bearer"
     assert "A token is needed" in refused.json()["detail"]
@@ -58,7 +58,7 @@ def test_binding_elsewhere_demands_a_token(store: ServiceStore) -> None:
         with pytest.raises(ConfigError, match="token add"):
             check_reach(host, False, store)
         check_reach(host, True, store)
-    store.add_token("ada", Role.READER)
+    store.tokens.add("ada", Role.READER)
     check_reach("0.0.0.0", False, store)
 
 
@@ -82,7 +82,7 @@ def test_readers_look_and_editors_change(
 ) -> None:
     assert client.post(STUDIES, json={"name": "one"}, headers=editor).status_code == 201
     if path.endswith("resume"):
-        store.request_stop("one")
+        store.queue.request_stop("one")
     before = client.get(STUDIES, headers=reader)
     assert before.status_code == 200
     assert client.request(method, path, json=body, headers=reader).status_code == 403

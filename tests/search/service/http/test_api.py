@@ -36,8 +36,8 @@ def test_a_study_is_created_and_waits_for_a_worker(client: TestClient, store: Se
     # How many workers there are depends on the machine that runs it.
     assert study["config"]["trials"] == 6 and "workers" not in study["config"]
     assert client.get(made.headers["Location"]).json() == study
-    assert store.waiting() == [ODD]
-    assert RunConfig.stored(store.study(ODD).config).fidelities == (0.5, 1.0)
+    assert store.queue.waiting() == [ODD]
+    assert RunConfig.stored(store.studies.get(ODD).config).fidelities == (0.5, 1.0)
     assert client.post(STUDIES, json={"name": ODD}).status_code == 409
 
 
@@ -52,7 +52,7 @@ def test_a_study_that_cannot_be_handed_to_the_workers_is_not_created(client: Tes
     finally:
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", full)
     assert client.get(STUDIES).json()["total"] == 0
-    assert client.post(STUDIES, json={"name": "one"}).status_code == 201 and store.waiting() == ["one"]
+    assert client.post(STUDIES, json={"name": "one"}).status_code == 201 and store.queue.waiting() == ["one"]
 
 
 def test_every_setting_can_be_submitted_but_the_cluster_and_the_version(client: TestClient) -> None:
@@ -108,7 +108,7 @@ def test_studies_are_listed_in_pages_and_by_state(client: TestClient, store: Ser
     for name in ("a", "b", "c"):
         client.post(STUDIES, json={"name": name})
     client.post(f"{STUDIES}/b/stop")
-    store.create_study("begun elsewhere", {"model": "m"}, ("kl", "latency_ms"))
+    store.studies.create("begun elsewhere", {"model": "m"}, ("kl", "latency_ms"))
     assert [(one["name"], one["state"]) for one in client.get(STUDIES).json()["items"]] == [
         ("a", "queued"),
         ("b", "stopped"),
@@ -128,19 +128,19 @@ def test_a_study_goes_from_queued_over_running_to_stopped_and_on(client: TestCli
         found: str = client.get(f"{STUDIES}/one").json()["state"]
         return found
 
-    with store.lease("one"):
-        store.claim("one", "w1")
+    with store.runs.lease("one"):
+        store.queue.claim("one", "w1")
         assert state() == "running"
         run = client.get(f"{STUDIES}/one").json()["run"]
         assert run["worker"] == "w1" and run["pid"]
         assert client.delete(f"{STUDIES}/one").status_code == 409
         assert client.post(f"{STUDIES}/one/resume").status_code == 409
         assert client.post(f"{STUDIES}/one/stop").status_code == 202 and state() == "stopping"
-        store.set_state("one", StudyState.STOPPED)
-        store.end("one", "w1")
+        store.runs.set_state("one", StudyState.STOPPED)
+        store.queue.end("one", "w1")
     assert state() == "stopped" and client.post(f"{STUDIES}/one/stop").status_code == 409
     assert client.post(f"{STUDIES}/one/resume", json={"trials": 12}).json()["state"] == "queued"
-    submission = store.submission("one")
+    submission = store.queue.get("one")
     assert submission is not None and submission.changes == {"trials": 12}
     assert client.delete(f"{STUDIES}/one").status_code == 204
     assert client.get(f"{STUDIES}/one").status_code == 404
@@ -162,9 +162,9 @@ def test_of_two_that_delete_a_study_at_the_same_moment_one_finds_none(
 
 def test_only_what_may_change_changes_when_a_study_is_resumed(client: TestClient, store: ServiceStore) -> None:
     client.post(STUDIES, json={"name": "one"})
-    store.request_stop("one")
-    store.append_trial("one", trial(0, (0.1, 5.0)))
-    store.append_trial("one", trial(1, (0.2, 4.0)))
+    store.queue.request_stop("one")
+    store.trials.append("one", trial(0, (0.1, 5.0)))
+    store.trials.append("one", trial(1, (0.2, 4.0)))
     for body in ({"model": "/etc"}, {"seed": 3}, {"trials": 1}, {"trials": 0}, {"out": "/etc"}):
         assert client.post(f"{STUDIES}/one/resume", json=body).status_code == 422, body
     assert client.get(f"{STUDIES}/one").json()["state"] == "stopped"
@@ -172,11 +172,11 @@ def test_only_what_may_change_changes_when_a_study_is_resumed(client: TestClient
 
 
 def _trials(store: ServiceStore) -> None:
-    store.create_study("one", {}, ("kl", "latency_ms"))
+    store.studies.create("one", {}, ("kl", "latency_ms"))
     for number, values in enumerate([(0.5, 5.0), (0.6, 6.0), (0.2, 7.0), None, (0.1, 4.0)]):
         record = trial(number, values)
         changes = {"round": int(number > 2), "metrics": {"perplexity": float("nan")}}
-        store.append_trial("one", Trial(**{**record.__dict__, **changes}))
+        store.trials.append("one", Trial(**{**record.__dict__, **changes}))
 
 
 def test_trials_are_listed_in_pages_and_filtered(client: TestClient, store: ServiceStore) -> None:
@@ -201,11 +201,11 @@ def test_trials_are_listed_in_pages_and_filtered(client: TestClient, store: Serv
 
 
 def test_a_trial_names_its_parents_and_who_worked_on_it(client: TestClient, store: ServiceStore) -> None:
-    store.create_study("one", {}, ("kl", "latency_ms"))
+    store.studies.create("one", {}, ("kl", "latency_ms"))
     began_at = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
     work = (WorkSpan("1", began_at, 0.5), WorkSpan("0", began_at, 0.25))
     for one in (trial(0, (0.5, 5.0)), replace(trial(1, (0.2, 7.0)), parents=(0,), work=work)):
-        store.append_trial("one", one)
+        store.trials.append("one", one)
     older, newer = client.get(f"{STUDIES}/one/trials").json()["items"]
     assert (older["parents"], older["worker"], older["work"]) == ([], None, [])
     assert (newer["parents"], newer["worker"]) == ([0], "0")
@@ -219,7 +219,7 @@ def test_a_trial_names_its_parents_and_who_worked_on_it(client: TestClient, stor
 
 
 def test_constraints_that_others_set_count(client: TestClient, store: ServiceStore) -> None:
-    store.create_study("one", {}, ("kl", "latency_ms"))
+    store.studies.create("one", {}, ("kl", "latency_ms"))
     study = optuna.load_study(study_name="one", storage=store.storage)
     space = {f"block_{index}": optuna.distributions.FloatDistribution(0, 1) for index in range(2)}
     for kl, constraint in ((0.1, 0.25), (0.2, math.inf), (0.3, 0.0)):
@@ -233,7 +233,7 @@ def test_constraints_that_others_set_count(client: TestClient, store: ServiceSto
 
 
 def test_the_front_and_how_it_grew_follow_the_trials(client: TestClient, store: ServiceStore) -> None:
-    store.create_study("empty", {}, ("kl", "latency_ms"))
+    store.studies.create("empty", {}, ("kl", "latency_ms"))
     assert client.get(f"{STUDIES}/empty/hypervolume").json() == {"reference": None, "items": []}
     _trials(store)
     assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [4]
@@ -241,16 +241,16 @@ def test_the_front_and_how_it_grew_follow_the_trials(client: TestClient, store: 
     assert [point["trial"] for point in grown["items"]] == [0, 2, 4]
     values = [point["value"] for point in grown["items"]]
     assert values == sorted(values) and values[0] > 0
-    store.append_trial("one", trial(5, (0.05, 9.0)))
+    store.trials.append("one", trial(5, (0.05, 9.0)))
     assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [5, 4]
 
 
 def test_routers_are_listed_without_their_weights(client: TestClient, store: ServiceStore) -> None:
-    store.create_study("one", {}, ("kl", "latency_ms"))
+    store.studies.create("one", {}, ("kl", "latency_ms"))
     curves = {"held_out_kl": [0.5, 0.25]}
     sha256 = hashlib.sha256(b"weights").hexdigest()
     run = RouterRun(3, (0.5,), {"stage": "distill-1"}, curves, b"weights", sha256, 1.5, datetime.now(UTC))
-    store.add_router_run("one", run)
+    store.routers.add("one", run)
     [found] = client.get(f"{STUDIES}/one/routers").json()["items"]
     assert found["trial"] == 3 and found["curves"] == {"held_out_kl": [0.5, 0.25]} and found["beats_static"]
     assert "weights" not in found
@@ -259,7 +259,7 @@ def test_routers_are_listed_without_their_weights(client: TestClient, store: Ser
 def test_workers_and_metrics_say_what_goes_on(client: TestClient, store: ServiceStore) -> None:
     client.post(STUDIES, json={"name": "one"})
     client.get(f"{STUDIES}/one")
-    store.beat("w1", "one")
+    store.runners.beat("w1", "one")
     [worker] = client.get("/api/v1/workers").json()["items"]
     assert worker["id"] == "w1" and worker["study"] == "one" and worker["is_alive"]
     text = client.get("/metrics").text
@@ -287,10 +287,10 @@ def test_a_database_that_does_not_answer_and_a_defect_are_told_apart(
         raise RuntimeError("secret")
 
     for fails, status in ((away, 503), (broken, 500)):
-        monkeypatch.setattr(store, "summaries", fails)
+        monkeypatch.setattr(store.studies, "summaries", fails)
         answer = client.get(STUDIES)
         assert answer.status_code == status and "secret" not in answer.text
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    monkeypatch.setattr(store, "has_tokens", away)
+    monkeypatch.setattr(store.tokens, "exist", away)
     assert client.get("/api/v1/ready").status_code == 503 and client.get(STUDIES).status_code == 503
     assert client.get("/api/v1/health").status_code == 200

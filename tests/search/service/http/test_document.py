@@ -31,9 +31,9 @@ EXAMPLES = 15
 @pytest.fixture
 def store(tmp_path: Path) -> ServiceStore:
     store = ServiceStore(f"sqlite:///{tmp_path / 'studies.db'}")
-    store.create_study("0", {"trials": 3}, ("kl", "latency_ms"))
+    store.studies.create("0", {"trials": 3}, ("kl", "latency_ms"))
     for number, values in enumerate([(0.5, 5.0), None, (0.1, 7.0)]):
-        store.append_trial("0", trial(number, values))
+        store.trials.append("0", trial(number, values))
     return store
 
 

@@ -34,10 +34,10 @@ def _told(answer: httpx.Response) -> list[tuple[str | None, str, dict[str, Any]]
 
 
 def _at_rest(store: ServiceStore, *texts: str) -> None:
-    store.create_study("one", {}, ("kl", "latency_ms"))
-    store.submit("one")
-    store.request_stop("one")
-    store.add_events("one", [("log", {"text": text}) for text in texts])
+    store.studies.create("one", {}, ("kl", "latency_ms"))
+    store.queue.submit("one")
+    store.queue.request_stop("one")
+    store.events.add("one", [("log", {"text": text}) for text in texts])
 
 
 def test_events_come_in_order_and_end_when_the_study_rests(client: TestClient, store: ServiceStore) -> None:
@@ -71,8 +71,8 @@ def test_who_comes_back_hears_only_what_is_new(client: TestClient, store: Servic
 
 
 def test_a_stream_ends_after_its_time_and_there_are_not_too_many(make_client: MakeClient, store: ServiceStore) -> None:
-    store.create_study("one", {}, ("kl", "latency_ms"))
-    store.submit("one")
+    store.studies.create("one", {}, ("kl", "latency_ms"))
+    store.queue.submit("one")
     told = _told(make_client(stream_s=0.0).get(f"{STUDIES}/one/events"))
     assert [kind for _, kind, _ in told] == ["progress"] and told[0][2]["state"] == "queued"
     assert make_client(max_streams=0).get(f"{STUDIES}/one/events").status_code == 503
@@ -81,8 +81,8 @@ def test_a_stream_ends_after_its_time_and_there_are_not_too_many(make_client: Ma
 def test_of_many_that_ask_at_the_same_moment_no_more_than_there_is_room_for_are_served(
     make_client: MakeClient, store: ServiceStore
 ) -> None:
-    store.create_study("one", {}, ("kl", "latency_ms"))
-    store.submit("one")
+    store.studies.create("one", {}, ("kl", "latency_ms"))
+    store.queue.submit("one")
     app = make_client(max_streams=2, stream_s=1.0).app
     statuses: list[int] = []
 
@@ -143,8 +143,8 @@ def test_more_events_than_are_read_at_once_all_come(client: TestClient, store: S
 
 
 def test_what_a_run_tells_is_kept_with_the_latest_figures(store: ServiceStore) -> None:
-    store.create_study("one", {}, ("kl", "latency_ms"))
-    store.submit("one")
+    store.studies.create("one", {}, ("kl", "latency_ms"))
+    store.queue.submit("one")
     events = EventLog(store, "one")
     events.began("one", RunConfig(), ["search", "report"])
     events.stage_changed("search", StudyState.RUNNING)
@@ -156,7 +156,7 @@ def test_what_a_run_tells_is_kept_with_the_latest_figures(store: ServiceStore) -
     console_of(events, "one").print("[bold]a line[/bold]")
     events.ended(StudyState.FINISHED)
     events.close()
-    kept = [(event.kind, event.content) for event in store.events("one")]
+    kept = [(event.kind, event.content) for event in store.events.of("one")]
     kinds = [kind for kind, _ in kept]
     assert kinds[:2] == ["began", "stage"] and kinds[-3:] == ["stage", "log", "ended"] and len(kept) < 10
     figures = [content for kind, content in kept if kind == "figures"]
@@ -174,8 +174,8 @@ def test_logs_are_read_from_where_one_was(client: TestClient, store: ServiceStor
 
 
 def _finish(store: ServiceStore, name: str, stage: str) -> None:
-    store.begin_stage(name, stage)
-    store.end_stage(name, stage, StudyState.FINISHED)
+    store.runs.begin_stage(name, stage)
+    store.runs.end_stage(name, stage, StudyState.FINISHED)
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_files_of_a_deleted_study_are_not_those_of_the_next_one_of_its_name(
     assert client.get(f"{STUDIES}/one/report/report.html").status_code == 404
     assert client.get(f"{STUDIES}/one/model").status_code == 409
     # Nor while it writes its own.
-    store.begin_stage("one", "report")
+    store.runs.begin_stage("one", "report")
     assert client.get(f"{STUDIES}/one/report/report.html").status_code == 404
 
 

@@ -17,9 +17,10 @@ from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.service.jobs.runner import Worker
 from search.service.rules.roots import Reach, check_reach
-from studies import Lease, StudyState, StudyStore
+from studies import Lease, StudyState
 from studies.service.service_store import ServiceStore
-from studies.service.submissions import RunState, SubmissionState, run_state
+from studies.service.submissions import Queue, RunState, SubmissionState, run_state
+from studies.store.runs import Runs
 from tests.search.service.running import REPOSITORY, TINY, serving, until, working
 from tests.studies.postgres import PostgresServer
 
@@ -116,26 +117,26 @@ def test_a_study_that_names_a_path_elsewhere_fails_before_it_is_opened(
     (reach.roots[0] / "link").symlink_to(tmp_path / "elsewhere")
     _submit(store, "one", reach.out, **{} if field == "out" else {field: str(tmp_path / place)})
     if field == "out":
-        store.set_config("one", _config(out=str(tmp_path / place)))
+        store.studies.set_config("one", _config(out=str(tmp_path / place)))
     worker = Worker(store.url, lambda *_: pytest.fail("a report was written"), reach=reach)
     assert worker.run_next()
-    submission = store.submission("one")
+    submission = store.queue.get("one")
     assert submission is not None and submission.state is SubmissionState.ENDED and submission.error is not None
     assert f"{field} is {str(tmp_path / place)!r}" in submission.error and str(reach.roots[0]) in submission.error
-    assert store.study("one").state is StudyState.FAILED
+    assert store.studies.get("one").state is StudyState.FAILED
     # What a model or data leave behind once they are read.
-    assert store.stages("one") == [] and store.study("one").facts == {}
+    assert store.runs.stages("one") == [] and store.studies.get("one").facts == {}
     assert list((tmp_path / "elsewhere").iterdir()) == [] and not reach.out.exists()
 
 
 def test_a_changed_path_is_looked_at_too(store: ServiceStore, reach: Reach, tmp_path: Path) -> None:
     _submit(store, "one", reach.out)
-    store.request_stop("one")
-    store.submit("one", {"out": str(tmp_path / "elsewhere")})
+    store.queue.request_stop("one")
+    store.queue.submit("one", {"out": str(tmp_path / "elsewhere")})
     assert Worker(store.url, lambda *_: pytest.fail("a report was written"), reach=reach).run_next()
-    submission = store.submission("one")
+    submission = store.queue.get("one")
     assert submission is not None and submission.error is not None and "out is" in submission.error
-    assert store.study("one").config["out"] == str(reach.out / "one")
+    assert store.studies.get("one").config["out"] == str(reach.out / "one")
 
 
 def test_workers_of_a_service_have_its_roots(tmp_path: Path) -> None:
@@ -160,16 +161,16 @@ def test_a_worker_that_is_told_to_leave_while_it_claims_a_study_does_not_keep_it
     _submit(store, "one", tmp_path)
     left = subprocess.run([sys.executable, "-c", LEAVING, store.url], check=False, cwd=REPOSITORY, timeout=120)
     assert left.returncode == 130
-    submission = store.submission("one")
+    submission = store.queue.get("one")
     assert submission is not None and submission.state is SubmissionState.QUEUED and submission.holder is None
-    assert store.waiting() == ["one"] and store.stages("one") == [] and store.workers() == []
+    assert store.queue.waiting() == ["one"] and store.runs.stages("one") == [] and store.runners.all() == []
 
 
 def test_a_worker_leaves_though_the_word_to_leave_was_swallowed(store: ServiceStore, tmp_path: Path) -> None:
     _submit(store, "one", tmp_path)
     # It is reminded after 30 s, when the service has killed it already.
     left = subprocess.run([sys.executable, "-c", SWALLOWING, store.url], check=False, cwd=REPOSITORY, timeout=25)
-    assert left.returncode == 130 and store.workers() == []
+    assert left.returncode == 130 and store.runners.all() == []
 
 
 def test_a_study_that_is_deleted_as_a_worker_takes_it_keeps_the_worker_from_nothing(
@@ -177,55 +178,55 @@ def test_a_study_that_is_deleted_as_a_worker_takes_it_keeps_the_worker_from_noth
 ) -> None:
     _submit(store, "gone", tmp_path / "elsewhere")
     _submit(store, "next", tmp_path / "elsewhere")
-    taken = StudyStore.lease
+    taken = Runs.lease
 
-    def lease(self: StudyStore, name: str) -> Lease:
+    def lease(self: Runs, name: str) -> Lease:
         found = taken(self, name)
-        if name == "gone" and self is not store:
+        if name == "gone" and self is not store.runs:
             store.delete_study(name)
         return found
 
-    monkeypatch.setattr(StudyStore, "lease", lease)
+    monkeypatch.setattr(Runs, "lease", lease)
     assert Worker(store.url, lambda *_: [], reach=reach).run_next()
-    assert store.waiting() == [] and list(store.submissions()) == ["next"]
+    assert store.queue.waiting() == [] and list(store.queue.all()) == ["next"]
 
 
 def test_a_study_that_is_shown_at_rest_can_be_touched_at_once(
     store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _submit(store, "one", tmp_path / "elsewhere")
-    end = ServiceStore.end
+    end = Queue.end
     seen = []
 
-    def touch(self: ServiceStore, name: str, *rest: Any) -> None:
+    def touch(self: Queue, name: str, *rest: Any) -> None:
         end(self, name, *rest)
-        seen.append(run_state(store.study(name).state, store.submission(name)))
-        store.submit(name)
-        store.request_stop(name)
+        seen.append(run_state(store.studies.get(name).state, store.queue.get(name)))
+        store.queue.submit(name)
+        store.queue.request_stop(name)
         store.delete_study(name)
 
-    monkeypatch.setattr(ServiceStore, "end", touch)
+    monkeypatch.setattr(Queue, "end", touch)
     worker = Worker(store.url, lambda *_: [], reach=reach)
     assert worker.run_next()
-    assert seen == [RunState.FAILED] and store.summaries() == []
+    assert seen == [RunState.FAILED] and store.studies.summaries() == []
 
 
 def test_a_study_that_a_leaving_worker_returns_can_be_taken_at_once(
     store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _submit(store, "one", tmp_path / "elsewhere")
-    release = ServiceStore.release
+    release = Queue.release
     taken = []
 
-    def take(self: ServiceStore, name: str, *rest: Any) -> None:
+    def take(self: Queue, name: str, *rest: Any) -> None:
         release(self, name, *rest)
-        with store.lease(name):
-            taken.append(store.claim(name, "another"))
+        with store.runs.lease(name):
+            taken.append(store.queue.claim(name, "another"))
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ServiceStore, "release", take)
+    monkeypatch.setattr(Queue, "release", take)
     monkeypatch.setattr("search.service.jobs.runner.check_reach", interrupt)
     with pytest.raises(KeyboardInterrupt):
         Worker(store.url, lambda *_: [], reach=reach).run_next()
@@ -239,20 +240,20 @@ def test_a_worker_that_is_told_to_leave_hands_its_study_on_at_once(tmp_path: Pat
     with ServiceStore(storage) as store:
         _submit(store, "one", tmp_path, trials=120)
         with working(tmp_path, storage) as (process, said):
-            until(lambda: store.n_trials("one") > 5)
+            until(lambda: store.trials.n_ended("one") > 5)
             process.send_signal(signal.SIGTERM)
             # A hasty scheduler says it twice.
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 130, said.read_text()
-        submission = store.submission("one")
+        submission = store.queue.get("one")
         # It does not only seem to be free because its holder is known to be dead.
         assert submission is not None and submission.state is SubmissionState.QUEUED and submission.holder is None
-        assert run_state(store.study("one").state, submission) is RunState.QUEUED
-        assert store.workers() == [] and 5 < store.n_trials("one") < 120
+        assert run_state(store.studies.get("one").state, submission) is RunState.QUEUED
+        assert store.runners.all() == [] and 5 < store.trials.n_ended("one") < 120
         with working(tmp_path, storage, "--until-idle") as (process, said):
             assert process.wait(600) == 0, said.read_text()
-        assert store.study("one").state is StudyState.FINISHED
-        trials = store.trials("one")
+        assert store.studies.get("one").state is StudyState.FINISHED
+        trials = store.trials.of("one")
         assert [trial.number for trial in trials] == list(range(120))
         assert len({trial.schedule for trial in trials}) == 120
 
@@ -263,26 +264,26 @@ def test_two_workers_on_postgresql_share_the_studies_and_run_each_once(tmp_path:
     names = ("one", "two")
     with ServiceStore(postgres_url) as store, ExitStack() as stack:
         logs = [stack.enter_context(working(tmp_path, postgres_url))[1] for _ in names]
-        until(lambda: sum(worker.is_alive for worker in store.workers()) == 2)
+        until(lambda: sum(worker.is_alive for worker in store.runners.all()) == 2)
         for name in names:
             _submit(store, name, tmp_path, trials=8)
         until(
             lambda: (
-                all(store.study(name).state in (StudyState.FINISHED, StudyState.FAILED) for name in names)
-                and store.waiting() == []
+                all(store.studies.get(name).state in (StudyState.FINISHED, StudyState.FAILED) for name in names)
+                and store.queue.waiting() == []
             ),
             600,
         )
         texts = [log.read_text() for log in logs]
-        assert [store.study(name).state for name in names] == [StudyState.FINISHED] * 2, texts
+        assert [store.studies.get(name).state for name in names] == [StudyState.FINISHED] * 2, texts
         # Each has had one of them.
         begun = sorted(
             (name, place) for name in names for place, text in enumerate(texts) if f"{name!r} begins" in text
         )
         assert [name for name, _ in begun] == [*names] and {place for _, place in begun} == {0, 1}
         for name in names:
-            assert [trial.number for trial in store.trials(name)] == list(range(8))
-            assert [event.kind for event in store.events(name, kinds=("began", "ended"))] == ["began", "ended"]
+            assert [trial.number for trial in store.trials.of(name)] == list(range(8))
+            assert [event.kind for event in store.events.of(name, kinds=("began", "ended"))] == ["began", "ended"]
 
 
 @pytest.mark.slow
@@ -304,14 +305,14 @@ def test_a_worker_runs_studies_on_a_cluster_and_one_without_it_goes_on_with_them
                 _submit(store, name, tmp_path, trials=12, workers=2, deterministic=False, seed=seed)
                 # It leaves the cluster running, for itself and for others.
                 work("--ray-address", cluster.address)
-                assert store.study(name).state is StudyState.FINISHED
-                trials = store.trials(name)
+                assert store.studies.get(name).state is StudyState.FINISHED
+                trials = store.trials.of(name)
                 assert [trial.number for trial in trials] == list(range(12))
                 names = {trial.worker for trial in trials}
                 assert len(names) == 2 and all(" on " in (worker or "") for worker in names), names
         finally:
             cluster.shutdown()
-        store.submit("one", {"trials": 16})
+        store.queue.submit("one", {"trials": 16})
         work()
-        assert [trial.number for trial in store.trials("one")] == list(range(16))
-        assert store.study("one").state is StudyState.FINISHED
+        assert [trial.number for trial in store.trials.of("one")] == list(range(16))
+        assert store.studies.get("one").state is StudyState.FINISHED

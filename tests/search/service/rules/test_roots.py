@@ -174,7 +174,7 @@ def test_results_never_go_where_another_study_has_its_own(
 def test_a_study_does_not_move_its_results_to_another_ones(client: TestClient, store: ServiceStore) -> None:
     for name in ("one", "two", "three"):
         assert client.post(STUDIES, json={"name": name, "out": name}).status_code == 201
-        store.request_stop(name)
+        store.queue.request_stop(name)
     assert client.post(f"{STUDIES}/one/resume", json={"out": "two"}).status_code == 422
     assert client.post(f"{STUDIES}/one/resume", json={"out": "four"}).status_code == 202
     # Where it goes from now on, though its worker has not begun.

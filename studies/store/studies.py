@@ -1,0 +1,247 @@
+"""Keeps how studies of schedules are configured, and what was found out about their surroundings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+from optuna.study import StudyDirection
+from sqlalchemy.engine import Connection
+
+from studies.errors import StudyBusyError, StudyExistsError
+from studies.records.records import StudyRecord, StudyState, StudySummary
+from studies.sql import schema
+from studies.sql.rows import N_ENDED, insert_study
+from studies.store.lease import Holder, clock, current_state, holder
+from studies.store.names import Part
+from studies.store.results_folder import Origin
+
+_run, _study, _lease = schema.search_run.c, schema.study.c, schema.lease.c
+# What the name of a study ends with until it takes the place of another one.
+_REPLACING = "~replacing"
+
+
+class Studies(Part):
+    """Studies without their trials: configuration, objectives, facts, and the chosen trial."""
+
+    def create(
+        self, name: str, config: Mapping[str, Any], objectives: Sequence[str], replaces: Collection[Origin] = ()
+    ) -> StudyRecord:
+        """Begin a study.
+
+        Args:
+            name: Unique in this database.
+            config: How it is configured.
+            objectives: Names of the objective values, in order.
+            replaces: Whose files the study may write over, beside its own.
+
+        Raises:
+            StudyExistsError: The name is taken.
+        """
+        self.begin(name, config, objectives, replaces=replaces)
+        return self.get(name)
+
+    def is_taken(self, name: str) -> bool:
+        """Whether a study has a name, be it one of Optuna's alone."""
+        selected = sa.select(_study.id).where(_study.name == name)
+        return self._database.read(lambda connection: connection.scalar(selected) is not None)
+
+    def begin_replacement(
+        self, name: str, config: Mapping[str, Any], objectives: Sequence[str], replaces: Collection[Origin] = ()
+    ) -> None:
+        """Begin a study that has its name through this store alone, until it takes the place of the one that has it.
+
+        The study that has the name stays as it is, for others and in the database, until `take_place`. What an earlier
+        replacement left behind whose process has died is removed.
+
+        Args:
+            name: Its name.
+            config: How it is configured.
+            objectives: Names of the objective values, in order.
+            replaces: Whose files the new study may write over, beside its own.
+
+        Raises:
+            StudyBusyError: A process works on the study that has the name, or on another replacement of it.
+        """
+        aside, ids = f"{name}{_REPLACING}", list[int]()
+
+        def more(connection: Connection, study_id: int) -> None:
+            _check_idle(connection, name)
+            ids.append(study_id)
+
+        def remove(connection: Connection) -> None:
+            _check_idle(connection, aside)
+            connection.execute(sa.delete(schema.study).where(_study.name == aside))
+
+        self._database.write(remove)
+        self.begin(aside, config, objectives, more, replaces)
+        self._names.assign(name, ids[-1])
+
+    def is_aside(self, name: str) -> bool:
+        """Whether a study of this store has not taken the place of the one that has its name."""
+        selected = sa.select(_study.name)
+        return bool(
+            self._names.transact(
+                name, lambda connection, study_id: connection.scalar(selected.where(_study.id == study_id)) != name
+            )
+        )
+
+    def take_place(self, name: str) -> None:
+        """Let a study that was begun as a replacement take the place of the one that has its name, which is deleted.
+
+        Both happen, or neither. Nothing happens to a study that has its place.
+
+        Raises:
+            StudyBusyError: A process works on the other study by now.
+        """
+
+        def work(connection: Connection, study_id: int) -> None:
+            _check_idle(connection, name)
+            connection.execute(sa.delete(schema.study).where(_study.name == name))
+            connection.execute(sa.update(schema.study).where(_study.id == study_id).values(name=name))
+
+        if self.is_aside(name):
+            self._names.transact(name, work, write=True)
+
+    def abandon_replacement(self, name: str) -> None:
+        """Remove a study that was begun as a replacement and has not taken its place; nothing happens to any other."""
+        if self.is_aside(name):
+            self._names.transact(
+                name,
+                lambda connection, study_id: connection.execute(
+                    sa.delete(schema.study).where(_study.id == study_id, _study.name != name)
+                ),
+                write=True,
+            )
+            self._names.forget(name)
+
+    def begin(
+        self,
+        name: str,
+        config: Mapping[str, Any],
+        objectives: Sequence[str],
+        more: Callable[[Connection, int], None] = lambda connection, study_id: None,
+        replaces: Collection[Origin] = (),
+    ) -> None:
+        """Begin a study, with `more` of what belongs to it, in one transaction.
+
+        Raises:
+            StudyExistsError: The name is taken.
+        """
+        values = {
+            "state": StudyState.CREATED.value,
+            "created_at": datetime.now(UTC),
+            "config": dict(config),
+            "objectives": list(objectives),
+            "facts": {"replaces": [one.to_json() for one in replaces]} if replaces else {},
+        }
+
+        def work(connection: Connection) -> None:
+            study_id = insert_study(connection, name, [StudyDirection.MINIMIZE] * len(objectives))
+            connection.execute(sa.insert(schema.search_run), {"study_id": study_id, **values})
+            more(connection, study_id)
+
+        try:
+            self._database.write(work)
+        except sa.exc.IntegrityError as error:
+            raise StudyExistsError(
+                f"A study named {name!r} exists in {self._database}: choose another --name, continue it with "
+                f"`ftp-search resume {name}`, or remove it with `ftp-search delete {name}`."
+            ) from error
+
+    def get(self, name: str) -> StudyRecord:
+        """A study without its trials.
+
+        Raises:
+            StudyNotFoundError: There is none of this name.
+        """
+        row, held = self._names.transact(
+            name,
+            lambda connection, study_id: (
+                connection.execute(sa.select(schema.search_run).where(_run.study_id == study_id)).one(),
+                holder(connection, study_id),
+            ),
+        )
+        return StudyRecord(
+            name=name,
+            state=current_state(row.state, held),
+            created_at=row.created_at,
+            config=row.config,
+            objectives=tuple(row.objectives),
+            facts=row.facts,
+            chosen_trial=row.chosen_trial,
+        )
+
+    def summaries(self) -> list[StudySummary]:
+        """Every study of schedules, oldest first; those that belong to Optuna alone are left out."""
+        return self._database.read(
+            lambda connection: [summary(row) for row in connection.execute(summarised(connection))]
+        )
+
+    def set_config(self, name: str, config: Mapping[str, Any]) -> None:
+        """Replace a study's configuration."""
+        self._update(name, config=dict(config))
+
+    def choose_trial(self, name: str, number: int) -> None:
+        """Record which trial was chosen from the front."""
+        self._update(name, chosen_trial=number)
+
+    def set_facts(self, name: str, facts: Mapping[str, Any]) -> None:
+        """Add facts to those that the study knows; equal keys are replaced."""
+
+        def work(connection: Connection, study_id: int) -> None:
+            where = _run.study_id == study_id
+            known = connection.execute(sa.select(_run.facts).where(where).with_for_update()).scalar_one()
+            connection.execute(sa.update(schema.search_run).where(where).values(facts={**known, **facts}))
+
+        self._names.transact(name, work, write=True)
+
+    def _update(self, name: str, **values: Any) -> None:
+        self._names.transact(
+            name,
+            lambda connection, study_id: connection.execute(
+                sa.update(schema.search_run).where(_run.study_id == study_id).values(**values)
+            ),
+            write=True,
+        )
+
+
+def _check_idle(connection: Connection, name: str) -> None:
+    """Raise `StudyBusyError` if a process works on the study that has a name in the database."""
+    study_id = connection.execute(sa.select(_study.id).where(_study.name == name).with_for_update()).scalar()
+    held = None if study_id is None else holder(connection, study_id)
+    if held is not None and held.alive:
+        raise StudyBusyError(f"Study {name!r} is being worked on by {held}: wait until it ends, or stop it.")
+
+
+def summarised(connection: Connection) -> sa.Select[*tuple[Any, ...]]:
+    """Selects what `summary` and `held` read, of every study of schedules, oldest first.
+
+    Who works on a study is part of the same statement: another one might see it running and nobody there.
+    """
+    now = clock(connection)
+    ages = (now - _lease.acquired_at).label("age_s"), (now - _lease.renewed_at).label("silent_s")
+    # Facts are left out: they may be long.
+    columns = (_run.study_id, _study.name, _run.state, _run.created_at, _run.config, _run.objectives)
+    selected = sa.select(*columns, N_ENDED.label("n_trials"), _lease.owner, _lease.host, _lease.pid, *ages)
+    joined = schema.search_run.join(schema.study).outerjoin(schema.lease, _lease.study_id == _run.study_id)
+    return selected.select_from(joined).order_by(_study.id)
+
+
+def held(row: Any) -> Holder | None:
+    """Who holds the lease of a study, dead or alive; None if nobody does."""
+    return None if row.owner is None else Holder(row.owner, row.host, row.pid, float(row.age_s), float(row.silent_s))
+
+
+def summary(row: Any) -> StudySummary:
+    """A study as the list shows it."""
+    return StudySummary(
+        name=row.name,
+        state=current_state(row.state, held(row)),
+        n_trials=row.n_trials,
+        created_at=row.created_at,
+        model=str(row.config.get("model", "")),
+        data=str(row.config.get("data", "")),
+    )

@@ -46,7 +46,7 @@ def run(zone: str, url: str, code: str) -> None:
     """Run code in a process of another zone; it finds the database's address as `url`."""
     header = (
         "import sys; from datetime import UTC, datetime; from dataclasses import replace\n"
-        "import optuna; from studies import StudyStore; from tests.studies.records import trial\n"
+        "import optuna; from studies import StudyStore, Trial; from tests.studies.records import trial\n"
         "optuna.logging.set_verbosity(optuna.logging.ERROR); url = sys.argv[1]\n"
     )
     subprocess.run([sys.executable, "-c", header + code, url], check=True, cwd=ROOT, env={**os.environ, "TZ": zone})

@@ -38,8 +38,12 @@ class Axis:
     @property
     def heading(self) -> str:
         """The title of an axis."""
-        unit = objective(self.name).unit
-        return f"{self.title}{f', {unit}' if unit else ''}"
+        return f"{self.title}{f', {self.unit}' if self.unit else ''}"
+
+    @property
+    def unit(self) -> str:
+        """The unit that people read it in; empty for shares."""
+        return objective(self.name).unit
 
     @property
     def higher_is_better(self) -> bool:

@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import counted
-from studies import front_growth, study_volume
+from dashboards.analysis.trials import Growth
+from studies import front_growth
 from studies.pareto import WORTHWHILE_GROWTH
 
 # Trials that have to add nothing before a front counts as flat.
 _FEWEST_FLAT = 25
 
 
-def recent_growth(history: Sequence[float]) -> str:
-    """How much the last quarter of the trials enlarged the front, as a sentence.
-
-    Args:
-        history: Hypervolume after each comparable trial.
-    """
-    recent = len(history) // 4
-    if not recent or history[-1] <= 0:
-        return f"{counted(len(history), 'trial')}."
-    grown = front_growth(history[-1 - recent], history[-1])
+def recent_growth(growth: Growth) -> str:
+    """The growth of a front by the last quarter of the trials, as a sentence."""
+    n, recent = growth.n_comparable, growth.n_comparable // 4
+    if not recent or growth.after(n) <= 0:
+        return f"{counted(n, 'trial')}."
+    grown = front_growth(growth.after(n - recent), growth.after(n))
     if grown is None:
-        return f"Up to the last {recent} of {len(history)} trials it was empty, and they enlarged it."
-    return f"The last {recent} of {len(history)} trials enlarged it by {grown:.1%}."
+        return f"Up to the last {recent} of {n} trials it was empty, and they enlarged it."
+    return f"The last {recent} of {n} trials enlarged it by {grown:.1%}."
 
 
 def more_trials(data: ReportData) -> str:
     """Whether more trials would help, in sentences: that they would not is said only where nothing speaks for them."""
-    measured = study_volume(data.study, data.trials)
-    if measured is None:
+    growth = data.found.growth
+    if growth is None:
         return ""
-    history = measured.history(data.trials)
-    recent, left_out = len(history) // 4, left_out_ablations(data)
+    n, recent, left_out = growth.n_comparable, growth.n_comparable // 4, left_out_ablations(data)
     against = data.against_shortened_prompt
-    said = [recent_growth(history), *([left_out] if left_out else [])]
-    grown = front_growth(history[-1 - recent], history[-1]) if recent else None
-    if history[-1] <= 0:
+    said = [recent_growth(growth), *([left_out] if left_out else [])]
+    grown = front_growth(growth.after(n - recent), growth.after(n)) if recent else None
+    if growth.after(n) <= 0:
         said.append("No schedule has been found yet that is both useful and cheaper than the dense model.")
     elif recent and (grown is None or grown > WORTHWHILE_GROWTH):
         said.append("It still grows: more trials are likely to find better trades.")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from dashboards.analysis.trials import Found
 from studies import (
     AgainstShortenedPrompt,
     Exhibits,
@@ -34,6 +35,7 @@ from studies import (
 )
 from studies.records.objectives import COSTS, DEFAULT_COST, Objective, objective
 from studies.sql.times import local_text
+from studies.store.columns import columns_of
 
 # One row each, in this order, before the candidates of the front.
 NAMED_VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")
@@ -135,8 +137,13 @@ class ReportData:
         return self.study.chosen_trial if self.selection is None else self.selection["trial"]
 
     @cached_property
+    def found(self) -> Found:
+        """The trials as figures draw them."""
+        return Found.of_study(self.study, columns_of(self.trials, len(self.study.objectives)))
+
+    @cached_property
     def shown_schedules(self) -> list[Trial]:
-        """The front, and the selected trial: what is best on other items need not be on the front of the search's."""
+        """The front, and the selected trial: the best on other items need not be on the front of the search's."""
         points = front(self.trials)
         if any(t.number == self.chosen_trial for t in points):
             return points

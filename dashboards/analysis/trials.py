@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.analysis.axes import Axis, Floats, offered, values_of
-from studies import KNOCK_OUT, Trial
+from studies import KNOCK_OUT, StudyRecord, Trial, TrialState
 from studies.pareto import log_kl, non_dominated, volume_of_points
 from studies.store.columns import STATES, TrialColumns
 
@@ -23,25 +23,38 @@ _CELLS = (150, 90)
 
 @dataclass(frozen=True)
 class Growth:
-    """How the front grew.
+    """Growth of a front, as comparable trials ended.
 
     Attributes:
         reference: The corner that hypervolume is measured from.
-        counted: [m] How many comparable trials had ended, for each that enlarged it.
-        seconds: [m] Since the first trial began.
+        counted: [m] Comparable trials that had ended, for each that enlarged the front.
         volume: [m] The hypervolume from then on.
-        proposer: [m] Whose trial it was.
-        n_comparable: Comparable trials in all.
-        last_s: When the last of them ended.
+        proposer: [m] Proposer of that trial.
+        ended_s: [n] Seconds from the beginning of the first trial to the end of each.
+        round: [n] Search that each belongs to.
     """
 
     reference: tuple[float, ...]
     counted: NDArray[np.int64]
-    seconds: Floats
     volume: Floats
     proposer: NDArray[np.int16]
-    n_comparable: int
-    last_s: float
+    ended_s: Floats
+    round: NDArray[np.int32]
+
+    @property
+    def n_comparable(self) -> int:
+        """Comparable trials in all."""
+        return len(self.ended_s)
+
+    @property
+    def seconds(self) -> Floats:
+        """[m] Seconds from the beginning of the first trial, for each that enlarged the front."""
+        return np.asarray(self.ended_s[self.counted - 1])
+
+    def after(self, n: int) -> float:
+        """The hypervolume after so many comparable trials."""
+        grown = int(np.searchsorted(self.counted, n, side="right"))
+        return float(self.volume[grown - 1]) if grown else 0.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +123,12 @@ class Found:
         self.objectives = tuple(objectives)
         self._fronts: dict[tuple[str, str], Places] = {}
 
+    @classmethod
+    def of_study(cls, study: StudyRecord, columns: TrialColumns) -> Found:
+        """The trials of a study, with the cost of its dense model as far as that is known."""
+        known = study.facts.get("dense_costs", {})
+        return cls(columns, study.objectives, known.get(study.objectives[-1]))
+
     def __len__(self) -> int:
         return len(self.columns)
 
@@ -132,6 +151,12 @@ class Found:
         kept = np.isfinite(self.values(x)[self.comparable]) & np.isfinite(self.values(y)[self.comparable])
         return self.comparable[kept]
 
+    def incomparable(self, x: str, y: str) -> Places:
+        """Places of the finished trials that have two quantities and do not compare with others."""
+        finished = self.columns.state == STATES.index(TrialState.FINISHED)
+        known = np.isfinite(self.values(x)) & np.isfinite(self.values(y))
+        return np.flatnonzero(finished & known & ~self.columns.comparable)
+
     def front(self, x: str | None = None, y: str | None = None) -> Places:
         """Places of the non-dominated trials in two quantities, by the first; by default the objectives."""
         pair = (x or self.objectives[0], y or self.objectives[-1])
@@ -148,6 +173,7 @@ class Found:
         self,
         x: str,
         y: str,
+        places: Places | None = None,
         x_range: tuple[float, float] | None = None,
         y_range: tuple[float, float] | None = None,
         floor: float | None = None,
@@ -157,11 +183,12 @@ class Found:
         Args:
             x: Quantity across.
             y: Quantity upwards.
+            places: Places to choose from, of trials that have both; None for all comparable ones.
             x_range: What is looked at, as it is stored; None for everything.
             y_range: The same upwards.
             floor: Where a logarithmic axis upwards begins, at which everything lower is drawn; None for a linear one.
         """
-        places = self.drawable(x, y)
+        places = self.drawable(x, y) if places is None else places
         across, upwards = self.values(x)[places], self.values(y)[places]
         if floor is not None:
             upwards = np.log10(np.maximum(upwards, floor))
@@ -200,11 +227,10 @@ class Found:
         return Growth(
             reference=measured.reference,
             counted=at + 1,
-            seconds=columns.finished_at[ended][at] - began,
             volume=volume,
             proposer=columns.proposer[ended][at],
-            n_comparable=len(ended),
-            last_s=float(columns.finished_at[ended[-1]] - began),
+            ended_s=columns.finished_at[ended] - began,
+            round=columns.round[ended],
         )
 
     @cached_property

@@ -158,9 +158,7 @@ class Watch:
             if before is not None and len(before.columns.ended) >= self._store.trials.n_ended(name):
                 return before
             columns = self._store.columns.of(name, None if before is None else before.columns)
-            study = self._store.studies.get(name)
-            known_costs = study.facts.get("dense_costs", {})
-            found = Found(columns, study.objectives, known_costs.get(study.objectives[-1]))
+            found = Found.of_study(self._store.studies.get(name), columns)
             with self._lock:
                 self._known[name] = (origin, found)
                 self._known.move_to_end(name)

@@ -14,22 +14,20 @@ from dashboards.app.data_source import Watch
 from dashboards.app.frame import NAMESPACE
 from dashboards.app.parts import attributes, drawn, in_theme, nothing
 from dashboards.app.view_state import Look, look_at
-from dashboards.figures import groups_figure, schedule_heatmap, training_figure
-from dashboards.figures.explored import parallel_figure
-from dashboards.figures.progress import busy_figure, credit_figure, growth_figure, importance_figure
+from dashboards.figures import (
+    groups_figure,
+    growth_figure,
+    parallel_figure,
+    proposers_figure,
+    schedules_figure,
+    sensitivities_figure,
+    training_figure,
+    workers_figure,
+)
 from dashboards.report.prompts import ShadedToken, legend, shaded_prompts
 from studies import StudiesError, StudyRecord
 
 Draw = Callable[[Found, StudyRecord], go.Figure]
-
-
-def _heatmap(found: Found, study: StudyRecord) -> go.Figure:
-    chosen = study.chosen_trial
-    places = found.front().tolist()
-    place = None if chosen is None else found.columns.place(chosen)
-    if place is not None and place not in places:
-        places.append(place)
-    return schedule_heatmap(found.records(places), chosen)
 
 
 def _workers(study: StudyRecord) -> int | None:
@@ -43,12 +41,12 @@ def _cost(study: StudyRecord) -> str:
 
 # For each figure of a fixed place: its view, and what draws it.
 FIGURES: dict[str, tuple[str, Draw]] = {
-    "heatmap": ("schedules", _heatmap),
-    "importance": ("schedules", lambda found, study: importance_figure(found)),
+    "heatmap": ("schedules", lambda found, study: schedules_figure(found, study.chosen_trial)),
+    "importance": ("schedules", lambda found, study: sensitivities_figure(found)),
     "growth-trials": ("progress", lambda found, study: growth_figure(found)),
     "growth-seconds": ("progress", lambda found, study: growth_figure(found, by_seconds=True)),
-    "credit": ("progress", lambda found, study: credit_figure(found)),
-    "busy": ("progress", lambda found, study: busy_figure(found, _workers(study))),
+    "credit": ("progress", lambda found, study: proposers_figure(found)),
+    "busy": ("progress", lambda found, study: workers_figure(found, _workers(study))),
 }
 
 

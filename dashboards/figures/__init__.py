@@ -1,22 +1,33 @@
-"""Pictures of a study: pure functions from what was remembered to Plotly figures."""
+"""Figures of a study: pure functions from its trials and measurements to Plotly figures."""
 
 from dashboards.figures.appearance import PROPOSER_COLOURS, VARIANT_COLOURS, proposer_colour
-from dashboards.figures.compared import comparison_figure, groups_figure
-from dashboards.figures.measured import pareto_figure
-from dashboards.figures.proposed import proposers_figure
-from dashboards.figures.searched import hypervolume_figure, schedule_heatmap, search_figure
-from dashboards.figures.trained import training_figure
+from dashboards.figures.comparison import comparison_figure
+from dashboards.figures.front import front_figure
+from dashboards.figures.fronts import fronts_figure
+from dashboards.figures.groups import groups_figure
+from dashboards.figures.growth import growth_figure
+from dashboards.figures.measurements import measurements_figure
+from dashboards.figures.proposers import proposers_figure
+from dashboards.figures.routers import training_figure
+from dashboards.figures.schedules import parallel_figure, schedule_figure, schedules_figure
+from dashboards.figures.sensitivities import sensitivities_figure
+from dashboards.figures.workers import workers_figure
 
 __all__ = [
     "PROPOSER_COLOURS",
     "VARIANT_COLOURS",
     "comparison_figure",
+    "front_figure",
+    "fronts_figure",
     "groups_figure",
-    "hypervolume_figure",
-    "pareto_figure",
+    "growth_figure",
+    "measurements_figure",
+    "parallel_figure",
     "proposer_colour",
     "proposers_figure",
-    "schedule_heatmap",
-    "search_figure",
+    "schedule_figure",
+    "schedules_figure",
+    "sensitivities_figure",
     "training_figure",
+    "workers_figure",
 ]

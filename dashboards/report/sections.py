@@ -10,15 +10,14 @@ from dashboards.analysis.growth import more_trials
 from dashboards.analysis.records import VARIANT_TITLES, ReportData
 from dashboards.figures import (
     comparison_figure,
+    front_figure,
     groups_figure,
-    hypervolume_figure,
-    pareto_figure,
+    growth_figure,
+    measurements_figure,
     proposers_figure,
-    schedule_heatmap,
-    search_figure,
+    schedules_figure,
     training_figure,
 )
-from studies import front, study_volume
 
 _WAYS = {
     "uniform": "evenly over the blocks (uniform)",
@@ -59,7 +58,7 @@ def measured_sections(data: ReportData) -> list[Section]:
             "one does are faint. Whiskers show the quartiles of what was timed and the 95% interval of quality: points "
             "whose whiskers overlap are hardly told apart by this many items."
             + (" Candidates were timed in another sitting than the rows with a name." if earlier else ""),
-            pareto_figure(data.results, data.selected, data.cost.name, data.titles, data.chance),
+            measurements_figure(data.results, data.selected, data.cost.name, data.titles, data.chance),
         ),
         Section(
             "Who decides which tokens skip",
@@ -98,17 +97,18 @@ def group_section(data: ReportData) -> Section | None:
 
 def search_sections(data: ReportData) -> list[Section]:
     """Figures of the search: where it skips, what was tried, whether more would help, and who found it."""
-    chosen, points = data.chosen_trial, front(data.trials)
+    found, chosen = data.found, data.chosen_trial
+    front = found.columns.number[found.front()]
     sections = []
-    if points:
-        apart = len(data.shown_schedules) > len(points)
+    if len(front):
+        apart = chosen in found.columns.number and chosen not in front
         sections.append(
             Section(
                 "Which blocks can do without",
                 "A row is a schedule of the front, with little skipped at the bottom and much at the top. Dark blocks "
                 "are skipped by most tokens; blocks that stay light even at the top are those that the model cannot "
                 "spare." + (" The selected schedule is not on the front of the items searched on." if apart else ""),
-                schedule_heatmap(data.shown_schedules, chosen),
+                schedules_figure(found, chosen),
             )
         )
     if data.trials:
@@ -118,20 +118,20 @@ def search_sections(data: ReportData) -> list[Section]:
                 "Every schedule that was evaluated to the end, with its KL on calibration data and its "
                 f"{data.cost.title}{data.prefill}; lower is better in both. The staircase joins the front: the "
                 "schedules that no other beats in both.",
-                search_figure(data.trials, points, chosen, data.cost.name),
+                front_figure(found, selected=chosen, standalone=True),
             ),
             Section(
                 "Whether more trials would help",
                 "The area between the front and a corner: a KL of 1 nat, where models are ruined, at the dense model's "
                 f"cost; KL counts as its logarithm. {more_trials(data)}",
-                hypervolume_figure(data.trials, data.cost.name, study_volume(data.study, data.trials)),
+                growth_figure(found),
             ),
             Section(
                 "Who found it",
                 "Several proposers share a search and learn from each other's results. Left, who got the trials: most "
                 "go to those that have lately made the front grow fastest, and nobody starves. Right, what their "
                 "trials added to what the initial design (anchor), dense and uniform schedules, had reached.",
-                proposers_figure(data.trials, data.cost.name, study_volume(data.study, data.trials)),
+                proposers_figure(found),
                 wide=True,
             ),
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import chain, compress
 from typing import Any
 
@@ -17,7 +18,7 @@ from sqlalchemy.engine import Connection, Row
 from studies.optuna_storage.constraints import attributed_violation
 from studies.optuna_storage.provenance import ended_by_search
 from studies.optuna_storage.storage import StudyStorage
-from studies.records.trial import TrialState
+from studies.records.trial import Trial, TrialState
 from studies.sql import schema
 from studies.sql.packing import PARAM_BYTES, unpack_ids
 from studies.store.names import Part, StudyNames
@@ -142,9 +143,36 @@ class TrialColumns:
         return at if at < len(self) and self.number[at] == number else None
 
 
-def no_trials(n_objectives: int) -> TrialColumns:
-    """The columns of a study without trials."""
-    return _columns([], [], np.empty((0, 0), np.float32), n_objectives)
+def columns_of(trials: Sequence[Trial], n_objectives: int) -> TrialColumns:
+    """Trials that were read one by one, as columns.
+
+    Args:
+        trials: Trials of one study.
+        n_objectives: Number of the study's objectives.
+    """
+    trials = sorted(trials, key=lambda trial: trial.number)
+    said = [
+        {
+            "proposer": trial.proposer,
+            "metrics": trial.metrics,
+            "fidelity": trial.fidelity,
+            "seconds": trial.seconds,
+            "round": trial.round,
+            "parents": trial.parents,
+            "work": [(span.worker, span.began_at.timestamp(), span.seconds) for span in trial.work],
+        }
+        for trial in trials
+    ]
+    return _columns(
+        [trial.number for trial in trials],
+        [STATES.index(trial.state) for trial in trials],
+        [None if trial.values is None else np.array(trial.values, "<f8").tobytes() for trial in trials],
+        [_seconds(trial.finished_at) for trial in trials],
+        np.array([trial.violation for trial in trials], dtype=np.float64),
+        said,
+        np.array([trial.schedule for trial in trials] or np.empty((0, 0)), dtype=np.float32),
+        n_objectives,
+    )
 
 
 class Columns(Part):
@@ -182,11 +210,21 @@ class Columns(Part):
             schedules, is_schedule = self._schedules(connection, study_id, [rows[place][_PARAMS] for place in ours])
             kept = list(compress(ours, is_schedule))
             n_objectives = len(connection.execute(objectives).scalar_one())
-            columns = _columns(
-                [rows[place] for place in kept], [said[place] for place in kept], schedules, n_objectives
+            # Faster than asking each row for each of its parts.
+            columns = list(zip(*(rows[place] for place in kept), strict=True)) or [()] * len(_READ)
+            numbers, states, _, values, _, system, completed = columns
+            found = _columns(
+                numbers,
+                [_STATE_NUMBERS[state] for state in states],
+                values,
+                list(map(_seconds, completed)),
+                _violations(system),
+                [said[place] for place in kept],
+                schedules,
+                n_objectives,
             )
-            numbers = np.array([row[_NUMBER] for row in rows], dtype=np.int64)
-            return replace(columns, left_aside=np.setdiff1d(numbers, columns.number))
+            ended = np.array([row[_NUMBER] for row in rows], dtype=np.int64)
+            return replace(found, left_aside=np.setdiff1d(ended, found.number))
 
         found = self._names.transact(name, work)
         if known is None or not len(found.ended):
@@ -247,11 +285,17 @@ def _gaps(ended: NDArray[np.int64]) -> list[int]:
 
 
 def _columns(
-    rows: Sequence[Row[Any]], said: Sequence[Mapping[str, Any]], schedule: NDArray[np.float32], n_objectives: int
+    numbers: Sequence[int],
+    states: Sequence[int],
+    values: Sequence[bytes | None],
+    finished_at: Sequence[float],
+    violation: Floats,
+    said: Sequence[Mapping[str, Any]],
+    schedule: NDArray[np.float32],
+    n_objectives: int,
 ) -> TrialColumns:
-    n, none = len(rows), np.full(n_objectives, np.nan).tobytes()
-    # Faster than asking each row for each of its parts.
-    numbers, states, _, values, _, system, completed = zip(*rows, strict=True) if rows else ((),) * len(_READ)
+    """Columns from one entry for each trial; `said` has what its attributes say."""
+    n, none = len(numbers), np.full(n_objectives, np.nan).tobytes()
     packed = [none if (own is None or len(own) != len(none)) else own for own in values]
     names: dict[str, int] = {}
     proposer = [names.setdefault(str(one["proposer"]), len(names)) for one in said]
@@ -264,13 +308,13 @@ def _columns(
     ]
     return TrialColumns(
         number=np.array(numbers, dtype=np.int64),
-        state=np.array([_STATE_NUMBERS[state] for state in states], dtype=np.int8),
+        state=np.array(states, dtype=np.int8),
         values=np.frombuffer(b"".join(packed), "<f8").reshape(n, n_objectives),
         schedule=schedule,
         fidelity=np.array([one["fidelity"] for one in said], dtype=np.float64),
-        violation=_violations(system),
+        violation=violation,
         seconds=np.array([one["seconds"] for one in said], dtype=np.float64),
-        finished_at=np.array([0.0 if at is None else at.timestamp() for at in completed], dtype=np.float64),
+        finished_at=np.array(finished_at, dtype=np.float64),
         round=np.array([one.get("round", 0) for one in said], dtype=np.int32),
         proposer=np.array(proposer, dtype=np.int16),
         parents=_padded([one.get("parents", ()) for one in said]),
@@ -282,6 +326,11 @@ def _columns(
             for metric in dict.fromkeys(metric for one in figures for metric in one)
         },
     )
+
+
+def _seconds(at: datetime | None) -> float:
+    """Seconds since 1970; 0 where a time is not known."""
+    return 0.0 if at is None else at.timestamp()
 
 
 def _work(spans: Sequence[tuple[int, int, float, float]]) -> WorkColumns:

@@ -27,10 +27,15 @@ import studies
 from dashboards import ReportData, write_report
 from dashboards.analysis.trials import Found
 from dashboards.app.pages.explore import described
-from dashboards.figures.explored import compared_figure, explored_figure, parallel_figure
-from dashboards.figures.progress import credit_figure, growth_figure, importance_figure
-from dashboards.figures.proposed import proposers_figure
-from dashboards.figures.searched import hypervolume_figure, search_figure
+from dashboards.figures import (
+    front_figure,
+    fronts_figure,
+    growth_figure,
+    parallel_figure,
+    proposers_figure,
+    schedules_figure,
+    sensitivities_figure,
+)
 from ftp_core.schedule import SparsitySchedule
 from search.cli.show import describe_study
 from search.config.run_config import RunConfig
@@ -276,7 +281,7 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
             assert loaded.hypervolume() == shown["hypervolume"]["value"] == pytest.approx(history[-1])
             assert growth.volume.tolist()[-1:] == pytest.approx([history[-1]] if history[-1] else [])
             assert [history[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
-            assert list(hypervolume_figure(trials).data[0].y) == pytest.approx(history)
+            assert [growth.after(n + 1) for n in range(len(history))] == pytest.approx(history)
             half = [one for one in trials if one.is_comparable][: len(history) // 2]
             one = Round(1, 0, 0).begun(0, measured.of(half)).ended(1, loaded.hypervolume())
             assert one.growth == front_growth(history[len(half) - 1] if half else 0.0, history[-1])
@@ -285,11 +290,11 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
         assert all(math.isfinite(value) for one in members for value in one.values)
         study.ask({f"block_{block}": FloatDistribution(0.0, 1.0) for block in range(N_BLOCKS)})
         drawn = [
-            search_figure(trials, front(trials)),
-            *(hypervolume_figure(trials), proposers_figure(trials), growth_figure(found), credit_figure(found)),
-            *(explored_figure(found, "latency_ms", "kl"), compared_figure({"one": found}, "latency_ms", "kl")),
-            *(explored_figure(found, "overall_sparsity", "kl", selected=3), parallel_figure(found, "latency_ms")),
-            importance_figure(found),
+            front_figure(found, standalone=True),
+            *(growth_figure(found), proposers_figure(found), schedules_figure(found, 3)),
+            *(front_figure(found, "latency_ms", "kl"), fronts_figure({"one": found}, "latency_ms", "kl")),
+            *(front_figure(found, "overall_sparsity", "kl", selected=3), parallel_figure(found, "latency_ms")),
+            sensitivities_figure(found),
         ]
         for one in drawn:
             assert all(map(math.isfinite, numbers_in(one.to_dict())))
@@ -324,8 +329,8 @@ def test_pages_reports_and_answers_show_them_as_not_comparable(broken: ServiceSt
         "2, finished, compares with no other, since its values are not finite"
     )
     assert dict(described(BROKEN[1], found))["trial"] == "1, finished, on the front"
-    assert "3 trials finished, 3 not drawn, since their values are not finite, 3 on the front" in (
-        search_figure(BROKEN, front(BROKEN)).layout.title.subtitle.text
+    assert "3 comparable trials, 3 on the front, 3 not drawn, since their values are not finite" in (
+        front_figure(found, standalone=True).layout.title.subtitle.text
     )
     data = ReportData(store.studies.get("one"), store.trials.of("one"), [], [])
     write_report(data, tmp_path)

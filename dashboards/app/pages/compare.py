@@ -12,8 +12,9 @@ from dashboards.analysis.axes import OFFERED, Axis
 from dashboards.analysis.trials import Found
 from dashboards.app.data_source import Watch
 from dashboards.app.parts import complaint, graph, in_theme, nothing, terms
+from dashboards.figures import fronts_figure
 from dashboards.figures.appearance import empty_figure
-from dashboards.figures.explored import EXPLORED_PX, compared_figure
+from dashboards.figures.front import FRONT_PX
 from studies import StorageError, StudiesError
 
 # More than there are colours and marks would not be told apart.
@@ -48,7 +49,7 @@ class ComparePage:
                 html.Label([html.Span("studies", className="name-of"), studies]),
                 html.Div(axes, className="bar"),
                 html.Div(id="compare-verdicts"),
-                graph("compare-figure", "fronts of several studies", height=EXPLORED_PX),
+                graph("compare-figure", "fronts of several studies", height=FRONT_PX),
                 dcc.Interval(id="compare-again", interval=_AGAIN_MS, disabled=True),
             ]
         )
@@ -87,4 +88,4 @@ class ComparePage:
         except StudiesError as error:
             is_away = isinstance(error, StorageError)
             return in_theme(empty_figure("Compare", complaint(error)), theme), not is_away
-        return in_theme(compared_figure(found, x, y), theme), True
+        return in_theme(fronts_figure(found, x, y), theme), True

@@ -18,8 +18,8 @@ from dashboards.app.data_source import Standing, Watch
 from dashboards.app.frame import NAMESPACE
 from dashboards.app.parts import attributes, drawn, graph, in_theme, nothing, shown_table, terms
 from dashboards.app.view_state import Look, look_at
-from dashboards.figures.explored import EXPLORED_PX, RING, explored_figure, ring_position
-from dashboards.figures.progress import schedule_figure
+from dashboards.figures import front_figure, schedule_figure
+from dashboards.figures.front import FRONT_PX, RING, ring_position
 from dashboards.report.results import results_table
 from dashboards.report.speeds import speeds_table
 from studies import StudiesError, Trial, finite_values
@@ -67,7 +67,7 @@ class Exploring:
             [
                 html.Div(
                     [
-                        graph("front-figure", "trials against two quantities", height=EXPLORED_PX),
+                        graph("front-figure", "trials against two quantities", height=FRONT_PX),
                         html.Aside(_NOBODY, id="trial-panel", **attributes(aria_live="polite", aria_label="Trial")),
                     ],
                     className="beside",
@@ -183,7 +183,17 @@ class Exploring:
         except StudiesError:
             # The page says so already.
             return no_update
-        figure = explored_figure(found, x, y, measurements, selected, *ranges(zoom, x, y), webgl=bool(look["webgl"]))
+        x_range, y_range = ranges(zoom, x, y)
+        figure = front_figure(
+            found,
+            x,
+            y,
+            selected=selected,
+            measurements=measurements,
+            x_range=x_range,
+            y_range=y_range,
+            webgl=bool(look["webgl"]),
+        )
         return in_theme(figure, look["theme"])
 
     def ring(self, selected: int | None, x: str, y: str, name: str) -> Any:
@@ -210,7 +220,7 @@ class Exploring:
                 return nothing(f"Trial {number}", "Another program added it through Optuna: it is left aside.")
             return nothing(f"Trial {number}", "There is no such trial, or it has not ended yet.")
         return [
-            drawn(in_theme(schedule_figure(trial), theme), f"schedule of trial {number}"),
+            drawn(in_theme(schedule_figure(trial.schedule, number), theme), f"schedule of trial {number}"),
             terms(described(trial, found)),
         ]
 

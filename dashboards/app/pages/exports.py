@@ -16,7 +16,7 @@ from dashboards.analysis.axes import OFFERED
 from dashboards.analysis.trials import Found
 from dashboards.app.data_source import Watch
 from dashboards.app.pages.explore import default_axes, page_of
-from dashboards.figures.explored import explored_figure
+from dashboards.figures import front_figure
 from dashboards.report.plain_values import csv_text, report_json
 from studies.store.columns import STATES
 
@@ -48,7 +48,13 @@ def add_exports(app: FastAPI, watch: Watch) -> None:
         chosen = (across if x is None else x, upwards if y is None else y)
         if any(one not in (*OFFERED, *standing.study.objectives) for one in chosen):
             raise HTTPException(422, f"x or y is no quantity: expected one of {', '.join(OFFERED)}.")
-        drawn = explored_figure(watch.found(name), *chosen, watch.measurements(name), standing.study.chosen_trial)
+        drawn = front_figure(
+            watch.found(name),
+            *chosen,
+            selected=standing.study.chosen_trial,
+            measurements=watch.measurements(name),
+            standalone=True,
+        )
         return _file(page_of(drawn), f"{name}.html", "text/html; charset=utf-8")
 
     @app.get("/export/{name}/front.csv", include_in_schema=False)

@@ -11,7 +11,7 @@ from dashboards import ReportData
 from dashboards.analysis.growth import more_trials, recent_growth
 from dashboards.report.limits import limits
 from dashboards.report.sections import search_sections
-from studies import StudyRecord, Trial
+from studies import Trial
 from tests.dashboards.records import STUDY
 from tests.studies.records import trial
 
@@ -64,5 +64,7 @@ def test_what_a_short_search_left_out_is_among_the_limits() -> None:
 
 def test_before_a_trial_has_ended_nothing_is_said_of_more() -> None:
     assert more_trials(said([trial(0, None)])) == ""
-    assert isinstance(STUDY, StudyRecord) and recent_growth([0.0]) == "1 trial."
-    assert "empty" in recent_growth([0.0, 0.0, 0.0, 1.0])
+    firsts = [trial(number, (2.0, 10.0)) for number in range(3)]
+    alone, late = said(firsts[:1]).found.growth, said([*firsts, trial(3, (0.5, 5.0))]).found.growth
+    assert alone is not None and recent_growth(alone) == "1 trial."
+    assert late is not None and "empty" in recent_growth(late)

@@ -13,9 +13,19 @@ import pytest
 import studies.pareto
 from dashboards.analysis.axes import Axis
 from dashboards.analysis.trials import Found
+from dashboards.figures import (
+    front_figure,
+    fronts_figure,
+    growth_figure,
+    parallel_figure,
+    proposers_figure,
+    schedule_figure,
+    schedules_figure,
+    sensitivities_figure,
+    workers_figure,
+)
 from dashboards.figures.appearance import INK, INKED, darkened
-from dashboards.figures.explored import RING, compared_figure, explored_figure, parallel_figure, ring_position
-from dashboards.figures.progress import busy_figure, credit_figure, growth_figure, importance_figure, schedule_figure
+from dashboards.figures.front import RING, ring_position
 from studies import Trial, WorkSpan, front, front_volume
 from studies.service.service_store import ServiceStore
 from tests.dashboards import records
@@ -114,7 +124,7 @@ def test_representatives_keep_the_look_and_are_few() -> None:
     # Every trial has one of them near.
     grid = np.floor(columns.values * 20).astype(int)
     assert {tuple(cell) for cell in grid[places].tolist()} == {tuple(cell) for cell in grid.tolist()}
-    close = many.representatives("latency_ms", "kl", (0.5, 0.52), (0.5, 0.52))
+    close = many.representatives("latency_ms", "kl", x_range=(0.5, 0.52), y_range=(0.5, 0.52))
     inside = np.all((columns.values > 0.5) & (columns.values < 0.52), axis=1).sum()
     assert len(close) == pytest.approx(inside, rel=0.2)
 
@@ -171,7 +181,7 @@ def test_the_timeline_has_a_row_for_each_worker_with_its_own_times(found: Found,
 
 
 def test_the_figure_of_busy_workers_says_what_is_worked_out(found: Found, watched: Found) -> None:
-    older, newer = busy_figure(found, 4), busy_figure(watched, 4)
+    older, newer = workers_figure(found, 4), workers_figure(watched, 4)
     assert {trace.type for trace in older.data} == {"scatter"}
     assert "no trial knows its worker" in older.layout.title.subtitle.text
     [rows] = [trace for trace in newer.data if trace.type == "heatmap"]
@@ -183,7 +193,7 @@ def test_the_figure_of_busy_workers_says_what_is_worked_out(found: Found, watche
 
 
 def test_points_of_the_front_say_what_they_were_made_from(watched: Found) -> None:
-    [line] = [trace for trace in explored_figure(watched, "latency_ms", "kl").data if trace.name == "front"]
+    [line] = [trace for trace in front_figure(watched, "latency_ms", "kl").data if trace.name == "front"]
     made = {number: watched.columns.parents_of(watched.columns.place(number)) for number in line.customdata}
     assert len(set(map(len, made.values()))) > 1 and "%{text}" in line.hovertemplate
     for number, text in zip(line.customdata, line.text, strict=True):
@@ -216,12 +226,12 @@ def test_what_blocks_harm_by_themselves_is_shown_where_it_was_evaluated(found: F
     values[0] = np.nan
     changes = {"proposer": proposer, "schedule": schedule, "values": values, "violation": violation}
     known = Found(changed(columns, proposers=(*columns.proposers, "knock-out"), **changes), OBJECTIVES)
-    figure = importance_figure(known)
+    figure = sensitivities_figure(known)
     [bars] = figure.data
     assert list(bars.text) == [f"{kl:.2g}" for kl in bars.y]
     assert dict(zip(bars.x, bars.y, strict=True)) == pytest.approx(dict(enumerate(harm[:-1].tolist())))
     assert "95% of the tokens skip this block alone" in figure.layout.title.subtitle.text
-    assert found.alone is None and "linear fit" in importance_figure(found).layout.title.subtitle.text
+    assert found.alone is None and "linear fit" in sensitivities_figure(found).layout.title.subtitle.text
 
 
 def test_neighbours_that_were_ablated_together_have_one_bar_unless_a_finer_ablation_is_known(found: Found) -> None:
@@ -238,13 +248,13 @@ def test_neighbours_that_were_ablated_together_have_one_bar_unless_a_finer_ablat
     assert known.alone is not None
     bars = zip(known.alone.first.tolist(), known.alone.last.tolist(), known.alone.kl.tolist(), strict=True)
     assert sorted(bars) == [(0, 1, 0.1), (2, 2, 0.3), (3, 3, 0.4)]
-    figure = importance_figure(known)
+    figure = sensitivities_figure(known)
     assert "blocks 0 to 1 together" in figure.data[0].customdata and "block 3 alone" in figure.data[0].customdata
     assert "together" in figure.layout.title.subtitle.text
 
 
-def test_the_explored_figure_shows_front_ring_and_comparison(found: Found) -> None:
-    figure = explored_figure(found, "latency_ms", "kl", records.measurements(), selected=50)
+def test_the_front_figure_shows_front_ring_and_comparison(found: Found) -> None:
+    figure = front_figure(found, "latency_ms", "kl", measurements=records.measurements(), selected=50)
     by_name = {trace.name: trace for trace in figure.data}
     assert figure.data[RING].name == "selected" and len(figure.data[RING].x) == 1
     assert list(by_name["front"].customdata) == found.columns.number[found.front("latency_ms", "kl")].tolist()
@@ -258,30 +268,31 @@ def test_the_explored_figure_shows_front_ring_and_comparison(found: Found) -> No
 
 
 def test_a_zoomed_figure_stays_where_it_is(found: Found) -> None:
-    figure = explored_figure(found, "flops", "accuracy", x_range=(1e9, 2e9), y_range=(0.6, 0.9))
+    figure = front_figure(found, "flops", "accuracy", x_range=(1e9, 2e9), y_range=(0.6, 0.9))
     assert list(figure.layout.xaxis.range) == [1.0, 2.0]
     assert list(figure.layout.yaxis.range) == [0.6, 0.9]
-    figure = explored_figure(found, "latency_ms", "kl", y_range=(0.01, 0.1))
+    figure = front_figure(found, "latency_ms", "kl", y_range=(0.01, 0.1))
     assert list(figure.layout.yaxis.range) == pytest.approx([-2, -1])
 
 
 def test_many_points_are_drawn_with_webgl_where_there_is_webgl(found: Found, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dashboards.figures.explored._MANY", 10)
-    kinds = {trace.type for trace in explored_figure(found, "latency_ms", "kl").data}
+    monkeypatch.setattr("dashboards.figures.front._MANY", 10)
+    kinds = {trace.type for trace in front_figure(found, "latency_ms", "kl", webgl=True).data}
     assert kinds == {"scatter", "scattergl"}
-    assert {trace.type for trace in explored_figure(found, "latency_ms", "kl", webgl=False).data} == {"scatter"}
+    assert {trace.type for trace in front_figure(found, "latency_ms", "kl").data} == {"scatter"}
 
 
 def test_figures_say_why_they_are_empty(empty: Found) -> None:
     figures = [
-        explored_figure(empty, "latency_ms", "kl"),
+        front_figure(empty, "latency_ms", "kl"),
         parallel_figure(empty, "latency_ms"),
         growth_figure(empty),
-        credit_figure(empty),
-        busy_figure(empty, 4),
-        importance_figure(empty),
-        compared_figure({"a": empty}, "latency_ms", "kl"),
-        compared_figure({}, "latency_ms", "kl"),
+        schedules_figure(empty),
+        proposers_figure(empty),
+        workers_figure(empty, 4),
+        sensitivities_figure(empty),
+        fronts_figure({"a": empty}, "latency_ms", "kl"),
+        fronts_figure({}, "latency_ms", "kl"),
     ]
     assert all(len(figure.layout.annotations) == 1 and not figure.data for figure in figures)
 
@@ -289,23 +300,23 @@ def test_figures_say_why_they_are_empty(empty: Found) -> None:
 def test_figures_of_progress_are_about_every_trial(found: Found) -> None:
     growth = growth_figure(found, by_seconds=True)
     assert growth.data[0].x[-1] == pytest.approx(199.4, abs=0.5)
-    credit = credit_figure(found)
+    credit = proposers_figure(found)
     stacked = np.sum([trace.y for trace in credit.data if trace.orientation != "h"], 0)
     assert stacked == pytest.approx(np.full(len(stacked), 100.0))
     gained = {trace.y[0] for trace in credit.data if trace.orientation == "h"}
     assert gained == {"deap", "tpe", "evopress", "cmaes"}
-    assert "busy on average" in busy_figure(found, 4).layout.title.subtitle.text
-    assert len(importance_figure(found).data[0].x) == records.N_BLOCKS
-    assert list(schedule_figure(records.TRIALS[9]).data[0].y) == list(records.TRIALS[9].schedule)
+    assert "busy on average" in workers_figure(found, 4).layout.title.subtitle.text
+    assert len(sensitivities_figure(found).data[0].x) == records.N_BLOCKS
+    assert list(schedule_figure(records.TRIALS[9].schedule, 9).data[0].y) == list(records.TRIALS[9].schedule)
 
 
 def test_names_cannot_become_markup(found: Found) -> None:
-    figure = compared_figure({"<a href='x'>click</a>": found}, "latency_ms", "kl")
+    figure = fronts_figure({"<a href='x'>click</a>": found}, "latency_ms", "kl")
     assert "<a" not in figure.data[0].name and "<a" not in figure.data[0].hovertemplate
 
 
 def test_a_dark_figure_is_repainted_and_the_light_one_stays(found: Found) -> None:
-    light = explored_figure(found, "latency_ms", "kl", records.measurements(), selected=3)
+    light = front_figure(found, "latency_ms", "kl", measurements=records.measurements(), selected=3)
     dark = darkened(light)
     background = [figure.layout.template.layout.paper_bgcolor for figure in (dark, light)]
     assert background[0] != background[1] == "#ffffff"

@@ -8,7 +8,7 @@ import pytest
 
 from dashboards.analysis.trials import Found
 from dashboards.app.parts import in_theme
-from dashboards.figures.explored import explored_figure
+from dashboards.figures import front_figure
 from studies.service.service_store import ServiceStore
 from tests.dashboards import records
 
@@ -23,7 +23,7 @@ def found(tmp_path: Path) -> Found:
 
 
 def test_a_narrow_page_has_a_small_legend_of_the_same_traces(found: Found) -> None:
-    figure = explored_figure(found, "latency_ms", "kl", records.measurements())
+    figure = front_figure(found, "latency_ms", "kl", measurements=records.measurements())
     before = figure.to_json()
     narrow = in_theme(figure, "light narrow")
     assert figure.to_json() == before
@@ -36,5 +36,5 @@ def test_a_narrow_page_has_a_small_legend_of_the_same_traces(found: Found) -> No
 
 @pytest.mark.parametrize(("theme", "is_dark"), [(None, False), ("light", False), ("dark", True), ("dark narrow", True)])
 def test_a_dark_page_has_dark_figures(found: Found, theme: str | None, is_dark: bool) -> None:
-    figure = explored_figure(found, "latency_ms", "kl", [])
+    figure = front_figure(found, "latency_ms", "kl")
     assert (in_theme(figure, theme).layout.template != figure.layout.template) == is_dark

@@ -17,8 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dashboards import ReportData, render_markdown, render_report, write_report
-from dashboards.figures.compared import comparison_figure
-from dashboards.figures.measured import pareto_figure
+from dashboards.figures import comparison_figure, measurements_figure
 from dashboards.report.comparison import grouped, seeds_table, write_comparison
 from dashboards.report.limits import limits
 from dashboards.report.results import results_table
@@ -129,8 +128,8 @@ def test_chance_is_named_where_accuracy_is() -> None:
     lines = [one for one in measured_sections(data)[1].figure.layout.shapes if one.y0 == 0.5]
     assert len(lines) == 1
     # Points far above would be pressed together by such a line.
-    assert not pareto_figure(DATA.results, None, chance=0.1).layout.shapes
-    assert [one.y0 for one in pareto_figure(at_chance().results, None, chance=0.25).layout.shapes] == [0.25]
+    assert not measurements_figure(DATA.results, None, chance=0.1).layout.shapes
+    assert [one.y0 for one in measurements_figure(at_chance().results, None, chance=0.25).layout.shapes] == [0.25]
 
 
 def test_a_row_is_called_what_it_is() -> None:
@@ -183,7 +182,7 @@ def test_axes_of_kl_show_every_whisker_and_leave_room_for_numbers(rows: list[Mea
     # What is four decades below the highest is drawn at the bottom.
     assert all(low < end for m in rows for end in (m.kl, m.kl_low) if end is not None and end > 1e-4 * most)
     bare = [replace(m, **WITHOUT_CHOICES) for m in rows]
-    low, high = drawn_range(pareto_figure(bare, None), "yaxis")
+    low, high = drawn_range(measurements_figure(bare, None), "yaxis")
     assert all(m.kl_high is not None and m.kl_high < high for m in rows)
     assert all(low < end for m in rows for end in (m.kl, m.kl_low) if end is not None and end > 1e-4 * most)
     top, middle = drawn_range(comparison_figure(rows), "yaxis")[1], max(m.kl_high or 0.0 for m in rows)

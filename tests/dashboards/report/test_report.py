@@ -13,24 +13,21 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import (
-    ReportData,
-    comparison_figure,
-    hypervolume_figure,
-    pareto_figure,
-    proposers_figure,
-    render_report,
-    schedule_heatmap,
-    search_figure,
-    summary_sentences,
-    training_figure,
-    write_report,
-)
+from dashboards import ReportData, render_report, summary_sentences, write_report
 from dashboards.analysis.records import VARIANT_TITLES
-from dashboards.figures import VARIANT_COLOURS
-from dashboards.figures.measured import unbeaten
+from dashboards.figures import (
+    VARIANT_COLOURS,
+    comparison_figure,
+    front_figure,
+    growth_figure,
+    measurements_figure,
+    proposers_figure,
+    schedules_figure,
+    training_figure,
+)
+from dashboards.figures.measurements import unbeaten
 from dashboards.report.summary import key_figures
-from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState, front
+from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState
 from tests.studies.records import trial
 
 STUDY = StudyRecord(
@@ -104,7 +101,7 @@ DATA = ReportData(STUDY, TRIALS, MEASURED, [ROUTER])
 
 
 def test_pareto_shows_every_measurement_in_its_variants_colour_and_rings_the_chosen_one() -> None:
-    figure = pareto_figure(DATA.results, DATA.selected)
+    figure = measurements_figure(DATA.results, DATA.selected)
     traces = {trace.name: trace for trace in figure.data}
     static = traces[VARIANT_TITLES["static"]]
     assert list(static.x) == [6.1] and list(static.y) == pytest.approx([0.88])
@@ -119,7 +116,7 @@ def test_pareto_shows_every_measurement_in_its_variants_colour_and_rings_the_cho
 
 
 def test_a_line_joins_what_is_not_beaten_and_the_beaten_are_faint() -> None:
-    figure = pareto_figure(DATA.results, DATA.selected)
+    figure = measurements_figure(DATA.results, DATA.selected)
     line = next(trace for trace in figure.data if trace.mode == "lines")
     assert list(line.x) == [6.1, 6.2, 10.0]
     faint = {trace.name for trace in figure.data if (trace.opacity or 1.0) < 1.0}
@@ -128,29 +125,60 @@ def test_a_line_joins_what_is_not_beaten_and_the_beaten_are_faint() -> None:
 
 
 def test_pareto_falls_back_to_kl_where_data_has_no_choices() -> None:
-    figure = pareto_figure([replace(m, accuracy=None, accuracy_low=None, accuracy_high=None) for m in MEASURED], None)
+    figure = measurements_figure(
+        [replace(m, accuracy=None, accuracy_low=None, accuracy_high=None) for m in MEASURED], None
+    )
     assert "KL" in figure.layout.yaxis.title.text
     dynamic = next(trace for trace in figure.data if trace.name == VARIANT_TITLES["dynamic"])
     assert list(dynamic.y) == [0.05]
 
 
-def test_search_figure_shows_finished_trials_and_the_front() -> None:
-    figure = search_figure(TRIALS, front(TRIALS))
-    assert list(figure.data[0].x) == [10.0, 6.0, 5.5, 9.0]
-    assert list(figure.data[-1].x) == [5.5, 6.0, 10.0]
+def test_the_front_figure_of_a_report_shows_finished_trials_and_the_front() -> None:
+    figure = front_figure(DATA.found, standalone=True)
+    traces = {trace.name: trace for trace in figure.data}
+    assert list(traces["by deap"].x) == [9.0] and list(traces["front"].x) == [5.5, 6.0, 10.0]
+    assert "4 comparable trials, 3 on the front, 1 failed" in figure.layout.title.subtitle.text
+
+
+def test_the_front_figure_of_a_report_leaves_nothing_to_a_page_around_it() -> None:
+    partial = replace(trial(5, (0.2, 3.0), (0.9, 0.9), fidelity=0.25), round=1, parents=(1,))
+    found = replace(DATA, trials=[*TRIALS, partial]).found
+    figure = front_figure(found, selected=1, standalone=True)
+    [points] = [trace for trace in figure.data if trace.name == "by deap"]
+    assert dict(zip(points.customdata, points.marker.symbol, strict=True)) == {3: "circle", 5: "circle-open"}
+    [of_partial] = [text for number, text in zip(points.customdata, points.text, strict=True) if number == 5]
+    assert of_partial == (
+        "<br>made from trial 1<br>round 1, on 25% of the search set<br>"
+        "overall sparsity 90.0%; % skipped by block:<br>90 90"
+    )
+    assert "hollow: 1 on a part" in figure.layout.title.subtitle.text
+    assert figure.data[0].name == "selected: trial 1" and figure.data[0].showlegend and list(figure.data[0].x) == [6.0]
+    # A page that shows the trial beside its figure does without.
+    [points] = [trace for trace in front_figure(found).data if trace.name == "by deap"]
+    assert list(points.customdata) == [3] and points.text is None
 
 
 def test_heatmap_has_a_row_per_schedule_and_marks_the_chosen_one() -> None:
-    figure = schedule_heatmap(front(TRIALS), 1)
+    figure = schedules_figure(DATA.found, 1)
     [heatmap] = figure.data
     assert [list(row) for row in heatmap.z] == [[0.0, 0.0], [0.2, 0.6], [0.7, 0.7]]
     assert ["▶" in label for label in figure.layout.yaxis.ticktext] == [False, True, False]
+    [heatmap] = schedules_figure(DATA.found, 3).data
+    assert [list(row) for row in heatmap.z] == [[0.0, 0.0], [0.6, 0.0], [0.2, 0.6], [0.7, 0.7]]
 
 
 def test_hypervolume_never_falls() -> None:
-    heights = list(hypervolume_figure(TRIALS).data[0].y)
-    assert len(heights) == 4
-    assert heights == sorted(heights)
+    [line] = growth_figure(DATA.found).data
+    assert list(line.x)[-1] == 4 and list(line.y) == sorted(line.y)
+
+
+def test_rounds_are_marked_where_they_begin() -> None:
+    found = replace(DATA, trials=[replace(one, round=int(one.number > 1)) for one in TRIALS]).found
+    for by_seconds, at in ((False, 2.5), (True, 0.25)):
+        figure = growth_figure(found, by_seconds)
+        assert [one.text for one in figure.layout.annotations] == ["round 1"]
+        assert [one.x0 for one in figure.layout.shapes] == [pytest.approx(at)]
+    assert not growth_figure(DATA.found).layout.shapes
 
 
 def test_training_figure_shows_the_curves() -> None:
@@ -265,13 +293,13 @@ def test_the_figure_of_proposers_shows_who_got_trials_and_what_these_added() -> 
         replace(trial(5, (0.1, 1.0), fidelity=0.25), proposer="deap", state=TrialState.PRUNED),
         replace(trial(6, (0.1, 1.0)), proposer="deap", violation=0.1),
     ]
-    figure = proposers_figure(trials)
+    figure = proposers_figure(replace(DATA, trials=trials).found)
     shares = {bar.name: list(bar.y) for bar in figure.data if bar.name}
-    assert shares["deap"] == [60.0, 100.0] and shares["anchor"] == [20.0, 0.0]
+    assert shares["deap"] == pytest.approx([100 / 3, 100.0]) and shares["anchor"] == pytest.approx([100 / 3, 0.0])
     assert "&lt;b&gt;tpe&lt;/b&gt;" in shares
     gains = {bar.y[0]: bar.x[0] for bar in figure.data if bar.orientation == "h"}
     assert gains["&lt;b&gt;tpe&lt;/b&gt;"] == 0.0 and gains["deap"] > 0.0 and "anchor" not in gains
-    assert "No trial has ended" in proposers_figure([]).layout.annotations[0].text
+    assert "No trial has ended" in proposers_figure(replace(DATA, trials=[]).found).layout.annotations[0].text
 
 
 COUNTED = replace(STUDY, objectives=("kl", "flops"))
@@ -282,32 +310,32 @@ COUNTED_TRIALS = [
 
 
 def test_figures_of_a_search_are_in_the_unit_of_its_cost() -> None:
-    timed, counted = (
-        search_figure(TRIALS, front(TRIALS)),
-        search_figure(COUNTED_TRIALS, front(COUNTED_TRIALS), 1, "flops"),
-    )
+    found, in_flops = DATA.found, replace(DATA, study=COUNTED, trials=COUNTED_TRIALS).found
+    timed, counted = front_figure(found), front_figure(in_flops, selected=1)
     assert timed.layout.xaxis.title.text == "predicted latency, ms"
     assert counted.layout.xaxis.title.text == "prefill arithmetic, GFLOPs"
     # The same numbers, in another unit.
-    assert [list(trace.x) for trace in counted.data[: len(timed.data)]] == [list(trace.x) for trace in timed.data]
-    assert list(counted.data[-1].x) == [6.0]
-    for draw in (hypervolume_figure, proposers_figure):
-        ours, theirs = draw(COUNTED_TRIALS, "flops"), draw(TRIALS)
-        for mine, yours in zip(ours.data, theirs.data, strict=True):
+    assert [list(trace.x) for trace in counted.data[1:]] == [list(trace.x) for trace in timed.data[1:]]
+    assert list(counted.data[0].x) == [6.0]
+    for draw in (growth_figure, proposers_figure):
+        for mine, yours in zip(draw(in_flops).data, draw(found).data, strict=True):
             assert list(mine.x) + list(mine.y) == pytest.approx(list(yours.x) + list(yours.y))
-    assert hypervolume_figure(COUNTED_TRIALS, "flops").layout.yaxis.title.text == "hypervolume, log nats × GFLOPs"
-    assert proposers_figure(COUNTED_TRIALS, "flops").layout.xaxis2.title.text == "hypervolume, log nats × GFLOPs"
-    assert "KL 1, 10.0 GFLOPs" in hypervolume_figure(COUNTED_TRIALS, "flops").layout.title.subtitle.text
+    assert growth_figure(in_flops).layout.yaxis.title.text == "hypervolume, log nats × GFLOPs"
+    assert proposers_figure(in_flops).layout.xaxis2.title.text == "hypervolume, log nats × GFLOPs"
+    assert "KL 1, 10.0 GFLOPs" in growth_figure(in_flops).layout.title.subtitle.text
 
 
 def test_a_trial_shows_every_cost_that_it_remembers() -> None:
-    [first, *_] = search_figure(COUNTED_TRIALS, front(COUNTED_TRIALS), cost="flops").data[0].hovertext
-    assert "prefill arithmetic 10.0 GFLOPs, predicted latency 3.5 ms, KV cache 2 MiB" in first
-    assert "predicted latency 10.0 ms<br>" in search_figure(TRIALS, front(TRIALS)).data[0].hovertext[0]
+    found = replace(DATA, study=COUNTED, trials=COUNTED_TRIALS).found
+    [points] = [trace for trace in front_figure(found, standalone=True).data if trace.name == "by deap"]
+    assert "prefill arithmetic %{x:.4g} GFLOPs" in points.hovertemplate
+    assert "predicted latency 3.5 ms, KV cache 2 MiB<br>overall" in points.text[0]
+    [points] = [trace for trace in front_figure(DATA.found, standalone=True).data if trace.name == "by deap"]
+    assert "predicted latency %{x:.4g} ms" in points.hovertemplate and points.text[0].startswith("<br>overall")
 
 
 def test_pareto_shows_the_cost_that_was_searched() -> None:
-    figure = pareto_figure(DATA.results, DATA.selected, "flops")
+    figure = measurements_figure(DATA.results, DATA.selected, "flops")
     static = next(trace for trace in figure.data if trace.name == VARIANT_TITLES["static"])
     assert list(static.x) == [6.1] and static.error_x.array is None and static.error_y.array is not None
     assert figure.layout.title.text == "Accuracy against prefill arithmetic"
@@ -320,9 +348,12 @@ def test_pareto_shows_the_cost_that_was_searched() -> None:
 
 
 def test_what_was_measured_without_a_cost_is_shown_by_its_latency() -> None:
-    assert pareto_figure(MEASURED, None, "kv_bytes").layout.xaxis.title.text == "measured latency, ms (lower is better)"
+    assert (
+        measurements_figure(MEASURED, None, "kv_bytes").layout.xaxis.title.text
+        == "measured latency, ms (lower is better)"
+    )
     held = [replace(m, kv_bytes=round(2**20 * m.latency_ms)) for m in MEASURED]
-    figure = pareto_figure(held, None, "kv_bytes")
+    figure = measurements_figure(held, None, "kv_bytes")
     assert figure.layout.xaxis.title.text == "KV cache, MiB (lower is better)"
     assert any("KV cache 6.1 MiB" in text for trace in figure.data for text in trace.hovertext or ())
     study = replace(STUDY, objectives=("kl", "kv_bytes"))

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import ReportData, groups_figure, render_markdown, render_report, write_report
+from dashboards import ReportData, render_markdown, render_report, write_report
 from dashboards.analysis.records import VARIANT_TITLES
 from dashboards.analysis.selection import held_out, why_selected
 from dashboards.analysis.tables import duration
+from dashboards.figures import groups_figure
 from dashboards.report.effort import effort_sentences, effort_table, rounds_table, tuning_table
 from dashboards.report.limits import disagreements, limits
 from dashboards.report.markdown import fenced, text

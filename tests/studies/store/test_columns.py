@@ -12,7 +12,7 @@ import pytest
 
 from studies import StudyNotFoundError, Trial, TrialState, WorkSpan
 from studies.service.service_store import ServiceStore
-from studies.store.columns import STATES, TrialColumns
+from studies.store.columns import STATES, TrialColumns, columns_of
 from tests.studies.records import running, trial
 
 
@@ -46,6 +46,7 @@ def at(worker: str, second: int) -> WorkSpan:
 def test_columns_hold_what_records_say(store: ServiceStore) -> None:
     kept(store, some())
     columns = store.columns.of("s")
+    assert same(columns, columns_of(store.trials.of("s")[::-1], 2))
     for place, one in enumerate(store.trials.of("s")):
         assert columns.number[place] == one.number
         assert STATES[columns.state[place]] is one.state

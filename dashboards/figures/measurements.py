@@ -43,7 +43,7 @@ _DRAWN = ("candidate", "uniform", "dense", "static", "dynamic", "refined")
 _SIZES = {"candidate": 8, "static": 11, "dynamic": 14, "refined": 17}
 
 
-def pareto_figure(
+def measurements_figure(
     measurements: Sequence[Measurement],
     selected: Measurement | None,
     cost: str = DEFAULT_COST,

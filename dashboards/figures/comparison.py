@@ -1,4 +1,4 @@
-"""Figures that compare who decides which tokens skip: over all test items, and group by group."""
+"""The figure that compares dense, uniform, static, dynamic and refined over all test items."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from dashboards.figures.appearance import (
     VARIANT_SYMBOLS,
     empty_figure,
     log_axis,
-    plain_text,
     styled,
 )
 from dashboards.figures.marks import (
@@ -29,7 +28,7 @@ from dashboards.figures.marks import (
     latency_range,
     span,
 )
-from studies import GroupAccuracy, Measurement
+from studies import Measurement
 from studies.analysis.shortened_prompt import is_uniform
 
 _TITLE = "Dense, uniform, static, dynamic, refined"
@@ -37,7 +36,6 @@ _TITLE = "Dense, uniform, static, dynamic, refined"
 _NUMBERS = 0.13
 # Grey is read on white and on black.
 _WHISKERS: dict[str, Any] = {"color": "#808080", "thickness": 1.5, "width": 5}
-_FAINT = 0.5
 
 
 def comparison_figure(
@@ -101,61 +99,6 @@ def comparison_figure(
     subtitle = f"{_sparsities(shown)}<br>n = {span([m.n_items for m in shown])} test items; whiskers: {whiskers}"
     figure = styled(figure, _TITLE, subtitle, height=430, panels=True)
     return figure.update_layout(showlegend=False, margin_b=40)
-
-
-def groups_figure(
-    groups: Sequence[GroupAccuracy], selected: str | None, titles: Mapping[str, str] = VARIANT_TITLES
-) -> go.Figure:
-    """Accuracy by group of items, dense and the selected variant in full, the others faint.
-
-    Args:
-        groups: In the order to draw them in.
-        selected: Which variant was selected; None draws all alike.
-        titles: What a row of each name is.
-    """
-    title = "Accuracy by group of items"
-    if not groups:
-        return empty_figure(title, "The data has no groups, or no choices.")
-    variants = [variant for variant in NAMED_VARIANTS if any(variant in one.accuracy for one in groups)]
-    named = {variant: plain_text(titles[variant]) for variant in variants}
-    figure = go.Figure()
-    for place, variant in enumerate(variants):
-        inked = INKED if variant == "dense" else None
-        known = [(index, one) for index, one in enumerate(groups) if variant in one.accuracy]
-        # Side by side, or whiskers would cover each other.
-        offset = 0.13 * (place - (len(variants) - 1) / 2)
-        values = [one.accuracy[variant] for _, one in known]
-        ends = [one.interval.get(variant, (value, value)) for (_, one), value in zip(known, values, strict=True)]
-        figure.add_scatter(
-            x=[index + offset for index, _ in known],
-            y=values,
-            error_y=error_bars([(low, value, high) for (low, high), value in zip(ends, values, strict=True)]),
-            mode="markers",
-            name=f"{named[variant]} (selected)" if variant == selected else named[variant],
-            opacity=1.0 if selected is None or variant in ("dense", selected) else _FAINT,
-            marker={"color": VARIANT_COLOURS[variant], "symbol": VARIANT_SYMBOLS[variant], "size": 11},
-            hovertext=[
-                f"<b>{named[variant]}</b><br>{plain_text(one.group)}, n = {one.n_items}<br>"
-                f"accuracy {value:.1%} [{low:.1%}, {high:.1%}]"
-                for (_, one), value, (low, high) in zip(known, values, ends, strict=True)
-            ],
-            hoverinfo="text",
-            meta=inked,
-        )
-    figure.update_xaxes(
-        tickvals=list(range(len(groups))),
-        ticktext=[f"{plain_text(_shortened(one.group))}<br>n = {one.n_items}" for one in groups],
-        range=[-0.6, len(groups) - 0.4],
-        showgrid=False,
-    )
-    lowest = min(low for one in groups for low, _ in one.interval.values()) if any(g.interval for g in groups) else 0.0
-    figure.update_yaxes(title="accuracy (higher is better)", tickformat=".0%", range=[max(0.0, lowest - 0.05), 1.03])
-    return styled(figure, title, "Test items; whiskers: 95% Wilson intervals", height=440).update_layout(margin_b=120)
-
-
-def _shortened(text: str) -> str:
-    """A name that leaves room for others on an axis."""
-    return text if len(text) <= 24 else f"{text[:23]}…"
 
 
 def _sparsities(shown: Sequence[Measurement]) -> str:

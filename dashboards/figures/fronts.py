@@ -1,0 +1,54 @@
+"""The figure that lays the fronts of several studies over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dashboards.analysis.axes import Axis
+from dashboards.analysis.trials import Found
+from dashboards.figures.appearance import empty_figure, log_axis, log_floor, plain_text, styled
+from dashboards.figures.front import FRONT_PX, better, points, set_titles, stairs, template, title_of
+
+# Okabe and Ito's palette, with another mark for each study.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
+_SYMBOLS = ("circle", "square", "diamond", "triangle-up", "triangle-down", "cross", "x", "star")
+
+
+def fronts_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
+    """Draws the fronts of several studies against two quantities.
+
+    Args:
+        studies: Trials of each study, by name.
+        x: Name of the quantity across.
+        y: Name of the quantity upwards.
+    """
+    across, upwards = Axis(x), Axis(y)
+    title = title_of(across, upwards)
+    known = {name: found for name, found in studies.items() if len(found.drawable(x, y))}
+    if not known:
+        return empty_figure(title, "Choose studies whose trials know both of these.")
+    heights = np.concatenate([found.values(y)[found.front(x, y)] for found in known.values()])
+    floor = log_floor(heights.tolist()) if y == "kl" else None
+    figure = go.Figure()
+    for place, (name, found) in enumerate(known.items()):
+        front = found.front(x, y)
+        colour = _COLOURS[place % len(_COLOURS)]
+        figure.add_scatter(
+            **points(found, front, across, upwards, floor),
+            mode="lines+markers",
+            name=plain_text(name),
+            line={"color": colour, "width": 1.5, "shape": stairs(across)},
+            marker={"color": colour, "size": 8, "symbol": _SYMBOLS[place % len(_SYMBOLS)]},
+            customdata=found.columns.number[front].tolist(),
+            hovertemplate=template(across, upwards, plain_text(name)),
+        )
+    set_titles(figure, across, upwards)
+    if floor is not None:
+        figure.update_yaxes(**log_axis(floor, float(heights.max())))
+    missing = len(studies) - len(known)
+    subtitle = f"Each front is of what its study searched on<br>{better(across, upwards)}"
+    subtitle += f"<br>left out, since no trial knows both: {missing}" if missing else ""
+    return styled(figure, title, subtitle, height=FRONT_PX).update_layout(margin_b=110, uirevision=f"{x} {y}")

@@ -1,0 +1,169 @@
+"""Figures of schedules: those of a front, block by block, and a single one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+
+from dashboards.analysis.axes import Axis
+from dashboards.analysis.trials import Found, Places
+from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, styled
+
+# Beyond this many, rows are too thin to read.
+_MOST_ROWS = 60
+_LABELLED_ROWS = 30
+_MOST_LINES = 400
+_COLOUR = VARIANT_COLOURS["static"]
+
+
+def schedules_figure(found: Found, selected: int | None = None) -> go.Figure:
+    """Draws the schedules of a front: a row each, sorted by overall sparsity, and a column for each block.
+
+    Args:
+        found: Trials of the study.
+        selected: Number of the selected trial, whose row is marked; it is shown though it may not be on the front.
+    """
+    title, columns = "Schedules on the front", found.columns
+    front = found.front()
+    chosen = None if selected is None else columns.place(selected)
+    if chosen is not None and chosen not in front:
+        front = np.append(front, chosen)
+    if not len(front):
+        return empty_figure(title, "No trial has finished.")
+    rows = _rows(found, front, chosen)
+    labels = [
+        f"trial {number}: {share:.0%}"
+        for number, share in zip(columns.number[rows], columns.overall_sparsity[rows], strict=True)
+    ]
+    n_blocks = columns.n_blocks
+    marked = None if chosen is None else int(np.flatnonzero(rows == chosen)[0])
+    # Labels that do not fit are left out evenly, but never the one of the selected row.
+    stride = -(-len(rows) // _LABELLED_ROWS)
+    labelled = [
+        index
+        for index in range(len(rows))
+        if index == marked or (index % stride == 0 and (marked is None or abs(index - marked) >= stride))
+    ]
+    figure = go.Figure(
+        go.Heatmap(
+            z=np.round(columns.schedule[rows].astype(float), 6).tolist(),
+            x=list(range(n_blocks)),
+            y=list(range(len(rows))),
+            zmin=0.0,
+            zmax=0.95,
+            colorscale="Blues",
+            colorbar={
+                "title": {"text": "share of tokens skipped", "side": "right", "font": {"size": 12}},
+                "tickvals": [0, 0.25, 0.5, 0.75, 0.95],
+                "tickformat": ".0%",
+                "thickness": 12,
+                "outlinewidth": 0,
+            },
+            customdata=[[label] * n_blocks for label in labels],
+            hovertemplate="%{customdata}<br>block %{x}: %{z:.0%} of tokens skip it<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    figure.update_xaxes(title="block", dtick=1 if n_blocks <= 16 else 4, showgrid=False)
+    figure.update_yaxes(
+        tickvals=labelled,
+        ticktext=[f"<b>▶ {labels[index]}</b>" if index == marked else labels[index] for index in labelled],
+        tickfont={"size": 12},
+        showgrid=False,
+    )
+    if marked is not None:
+        figure.add_shape(
+            type="rect",
+            x0=-0.5,
+            x1=n_blocks - 0.5,
+            y0=marked - 0.5,
+            y1=marked + 0.5,
+            line={"color": INK, "width": 2},
+        )
+    subtitle = "One row a trial, with its overall sparsity"
+    subtitle += "<br>▶ and frame: the selected schedule" if marked is not None else "<br>none is selected yet"
+    if len(rows) < len(front):
+        subtitle += f"<br>drawn: {len(rows)} of {len(front)}, evenly spread along the front"
+    height = 175 + round(min(24.0, 720 / len(rows)) * max(3, len(rows)))
+    return styled(figure, title, subtitle, height=height)
+
+
+def _rows(found: Found, places: Places, chosen: int | None) -> Places:
+    """Places in the order of overall sparsity: so many as can be read, evenly spread, and the chosen one."""
+    columns = found.columns
+    places = places[np.lexsort((columns.number[places], columns.overall_sparsity[places].round(6)))]
+    kept = np.arange(len(places)) % -(-len(places) // _MOST_ROWS) == 0
+    return np.asarray(places[kept if chosen is None else kept | (places == chosen)])
+
+
+def parallel_figure(found: Found, cost: str) -> go.Figure:
+    """Draws a line for each trial through the shares of its blocks, its cost and its KL: the front, and some others.
+
+    Args:
+        found: Trials of the study.
+        cost: Name of the cost.
+    """
+    title = "Schedules, block by block"
+    places = found.drawable(cost, "kl")
+    if not len(places):
+        return empty_figure(title, "No trial has finished yet.")
+    front = found.front("kl", cost)
+    others = np.setdiff1d(places, front)
+    stride = max(1, -(-len(others) // max(1, _MOST_LINES - len(front))))
+    shown = np.concatenate([others[::stride], front])
+    on_front = np.concatenate([np.zeros(len(others[::stride])), np.ones(len(front))])
+    log_kl = np.log10(np.maximum(found.values("kl")[shown], 1e-6))
+    axis = Axis(cost)
+    ticks = [value for value in range(-6, 3) if log_kl.min() - 1 < value < log_kl.max() + 1]
+    dimensions: list[dict[str, Any]] = [
+        {"label": str(block), "values": found.columns.schedule[shown, block].tolist(), "range": [0, 1]}
+        for block in range(found.columns.n_blocks)
+    ]
+    dimensions += [
+        {"label": axis.title, "values": axis.shown(found.values(cost)[shown]).tolist()},
+        {
+            "label": "KL",
+            "values": log_kl.tolist(),
+            "tickvals": ticks,
+            "ticktext": [f"{10.0**tick:g}" for tick in ticks],
+        },
+    ]
+    figure = go.Figure(
+        go.Parcoords(
+            dimensions=dimensions,
+            line={"color": on_front.tolist(), "colorscale": [[0, "#c9c9c9"], [1, _COLOUR]], "cmin": 0, "cmax": 1},
+            labelfont={"size": 12},
+            tickfont={"size": 10},
+            rangefont={"size": 10},
+        )
+    )
+    subtitle = f"Blue: {len(front)} trials of the front; grey: {len(shown) - len(front)} of the {len(others)} others"
+    subtitle += "<br>drag along an axis to keep the lines that pass there"
+    return styled(figure, title, subtitle, height=480).update_layout(
+        margin={"l": 50, "r": 50, "b": 40, "t": 130}, uirevision="parallel"
+    )
+
+
+def schedule_figure(schedule: Sequence[float], number: int) -> go.Figure:
+    """Draws the share of tokens that skip each block, a bar for each.
+
+    Args:
+        schedule: Share of tokens skipped, one per block.
+        number: Number of the trial that it is of.
+    """
+    blocks = list(range(len(schedule)))
+    figure = go.Figure(
+        go.Bar(
+            x=blocks,
+            y=list(schedule),
+            marker={"color": _COLOUR},
+            hovertemplate="block %{x}: %{y:.0%} of tokens skip it<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 4, showgrid=False)
+    figure.update_yaxes(title="share of tokens skipped", tickformat=".0%", range=[0, 1])
+    return styled(figure, f"Schedule of trial {number}", "", height=260).update_layout(showlegend=False)

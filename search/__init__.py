@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from search.client import Client
     from search.config.run_config import RunConfig
     from search.errors import ConfigError, EvaluationError, SearchError
+    from search.proposers import Proposer
+    from search.proposers.catalogue import register_proposer
     from search.proposers.deap_sampler import DEAPSampler
     from search.runs import resume, run
     from studies import load
@@ -21,9 +23,11 @@ _HOMES = {
     "ConfigError": "search.errors",
     "DEAPSampler": "search.proposers.deap_sampler",
     "EvaluationError": "search.errors",
+    "Proposer": "search.proposers",
     "RunConfig": "search.config.run_config",
     "SearchError": "search.errors",
     "load": "studies",
+    "register_proposer": "search.proposers.catalogue",
     "resume": "search.runs",
     "run": "search.runs",
 }
@@ -33,9 +37,11 @@ __all__ = [
     "ConfigError",
     "DEAPSampler",
     "EvaluationError",
+    "Proposer",
     "RunConfig",
     "SearchError",
     "load",
+    "register_proposer",
     "resume",
     "run",
 ]

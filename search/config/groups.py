@@ -105,8 +105,8 @@ class SearchSettings(Group):
     """Schedules in a row without a gain of the front after which a search ends; no limit if not given."""
 
     sampler: Annotated[str, About("NAMES", longest=200)] = "portfolio"
-    """Proposers of schedules: portfolio, or some of deap, evopress, additive, tpe, gp, nsga2, nsga3, cmaes, qmc, random
-    and grid, separated by commas."""
+    """Proposers of schedules, separated by commas: portfolio, or some of deap, evopress, additive, tpe, gp, nsga2,
+    nsga3, cmaes, qmc, random, grid, and (not over HTTP) any sampler for Optuna as module:Class(argument=value)."""
 
     warm_start: Annotated[str | None, About("STUDY", longest=200)] = None
     """A study of the same model and data whose results the first search starts from."""

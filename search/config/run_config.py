@@ -93,7 +93,10 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
                 f"The study's configuration has version {version}, and this program reads {CONFIG_VERSION}: use the "
                 "program that began it."
             )
-        return cls.checked(**{**values, **changes})
+        # Whoever only looks at a study need not know its proposers.
+        named = {"sampler": values["sampler"]} if "sampler" in values and "sampler" not in changes else {}
+        config = cls.checked(**{key: value for key, value in {**values, **changes}.items() if key not in named})
+        return config.model_copy(update=named)
 
     @property
     def without_effect(self) -> list[str]:
@@ -138,4 +141,4 @@ def _expected(error: ErrorDetails) -> str:
     if error["type"].endswith(("_type", "_parsing", "_from_float")) and kind in _EXPECTED_TYPES:
         return f"expected {_EXPECTED_TYPES[kind]}"
     of = "one of" if error["type"] == "literal_error" else "a number"
-    return error["msg"].replace("Input should be", f"expected {of}").removeprefix("Value error, ")
+    return error["msg"].replace("Input should be", f"expected {of}").removeprefix("Value error, ").removesuffix(".")

@@ -16,6 +16,7 @@ from search.pipeline.preflight import check_search
 from search.problem.objectives import objective_names
 from search.progress.progress_view import ProgressView
 from search.progress.trackers import forget_runs, restore_runs
+from search.proposers.catalogue import check_samplers
 from search.stages.export import check_export
 from search.stages.refine_rounds import rounds_of
 from studies import Lease, StudyRecord, StudyStore
@@ -26,12 +27,16 @@ _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
 
 
 def usable(config: RunConfig) -> RunConfig:
-    """A configuration whose model and data are known to exist, with the place of the model; no weights are read.
+    """A configuration whose model, data and samplers are known to exist, with the place of the model.
+
+    No weights are read.
 
     Raises:
+        ConfigError: A sampler cannot be loaded or used.
         CoreError: There is no such model, or the data cannot be read.
     """
     source = resolve(config.model)
+    check_samplers(config.sampler)
     read_examples(config.data, config.seed, config.sizes)
     return config if config.model == DEMO else config.model_copy(update={"model": source})
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Outcome, Proposal
-from search.proposers.parameters import draw_seed
+from search.proposers.model_proposer import draw_seed
 from studies.pareto import KL_FLOOR
 
 # Of the squared weights, in units of the noise: how flat the model is where nothing is known.

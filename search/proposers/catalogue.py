@@ -2,71 +2,154 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from importlib import import_module
+from typing import Any
 
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
 from search.proposers import Proposer
+from search.proposers.sampler_text import SamplerText, parts_of
+
+ProposerFactory = Callable[[ScheduleSpace, int], Proposer]
+"""Makes a proposer from a space of schedules and a seed."""
 
 PORTFOLIO_NAME = "portfolio"
 # What `portfolio` stands for: proposers that find different things.
 PORTFOLIO = ("deap", "evopress", "additive", "tpe", "cmaes")
-
-
+_NAME = re.compile(r"[\w.-]{1,64}")
 # Proposers that learn from ablations of blocks, also outside the space.
 _LEARN_FROM_ABLATIONS = frozenset({"additive"})
 
 
-def _genetic(space: ScheduleSpace, seed: int) -> Proposer:
-    from search.proposers.genetic import GeneticProposer
-
-    return GeneticProposer(space, seed)
-
-
-def _evopress(space: ScheduleSpace, seed: int) -> Proposer:
-    from search.proposers.evopress import EvoPressProposer
-
-    return EvoPressProposer(space, seed)
-
-
-def _additive(space: ScheduleSpace, seed: int) -> Proposer:
-    from search.proposers.additive import AdditiveProposer
-
-    return AdditiveProposer(space, seed)
-
-
-def _sampled(sampler: str, space: ScheduleSpace, seed: int) -> Proposer:
-    from search.proposers.sampled import SampledProposer
-
-    return SampledProposer(space, seed, sampler)
-
-
-PROPOSERS: Mapping[str, Callable[[ScheduleSpace, int], Proposer]] = {
-    "deap": _genetic,
-    "evopress": _evopress,
-    "additive": _additive,
-    **{name: partial(_sampled, name) for name in ("tpe", "gp", "nsga2", "nsga3", "cmaes", "qmc", "random", "grid")},
+# Where proposers are, and models that become proposers.
+_CLASSES = {
+    "deap": "genetic:GeneticProposer",
+    "evopress": "evopress:EvoPressProposer",
+    "additive": "additive:AdditiveProposer",
 }
+_MODELS = {
+    "tpe": "optuna_sampler:ParzenModel",
+    "gp": "optuna_sampler:GaussianProcessModel",
+    "nsga2": "optuna_sampler:NSGAIIModel",
+    "nsga3": "optuna_sampler:NSGAIIIModel",
+    "cmaes": "cma:CmaModel",
+    "qmc": "blind:SobolModel",
+    "random": "blind:UniformModel",
+    "grid": "grid:GridModel",
+}
+
+
+def _made(name: str, space: ScheduleSpace, seed: int) -> Proposer:
+    made: Proposer = _loaded(_CLASSES[name])(space, seed)
+    return made
+
+
+def _modelled(name: str, space: ScheduleSpace, seed: int) -> Proposer:
+    from search.proposers.model_proposer import ModelProposer
+
+    model = _loaded(_MODELS[name])(space, seed) if space.free_blocks and space.top else None
+    return ModelProposer(name, space, seed, model)
+
+
+def _loaded(place: str) -> Any:
+    module, _, name = place.partition(":")
+    return getattr(import_module(f"search.proposers.{module}"), name)
+
+
+PROPOSERS: Mapping[str, ProposerFactory] = {
+    **{name: partial(_made, name) for name in _CLASSES},
+    **{name: partial(_modelled, name) for name in _MODELS},
+}
+_registered: dict[str, ProposerFactory] = {}
+
+
+def register_proposer(name: str, factory: ProposerFactory) -> None:
+    """Make a proposer of one's own known in this process, for `sampler` of `RunConfig` to name.
+
+    A study keeps the name alone: a process that resumes its search registers the proposer first.
+
+    Args:
+        name: Its name, of letters, digits, `-`, `_` and `.`, at most 64 of them. A name that was registered before
+            stands for the new factory from now on.
+        factory: Makes it from the space of schedules and a seed; its attribute `name` must be the name.
+
+    Raises:
+        ConfigError: The name is not of that form, or a proposer of the program has it.
+
+    Example:
+        >>> import search
+        >>> from search.proposers.genetic import GeneticProposer
+        >>> def small(space, seed):
+        ...     proposer = GeneticProposer(space, seed, population_size=16)
+        ...     proposer.name = "small-deap"
+        ...     return proposer
+        >>> search.register_proposer("small-deap", small)
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"A proposer cannot be called {name!r}: expected up to 64 letters, digits, -, _ and dots.")
+    if name == PORTFOLIO_NAME or name in PROPOSERS:
+        raise ConfigError(f"A proposer of the program is called '{name}': choose another name.")
+    _registered[name] = factory
 
 
 def proposer_names(names: str) -> tuple[str, ...]:
     """The names in a list, each once, in its order.
 
     Args:
-        names: Names of `PROPOSERS` with commas between; `portfolio` stands for a good set of them.
+        names: Names of `PROPOSERS`, registered names, and samplers as `SamplerText` reads them, with commas between;
+            `portfolio` stands for a good set of them.
 
     Raises:
-        ConfigError: A name is unknown, or there is none.
+        ConfigError: A name is unknown, a sampler's text cannot be read, or there is none.
     """
     wanted: dict[str, None] = {}
-    for name in filter(None, (part.strip() for part in names.split(","))):
-        if name != PORTFOLIO_NAME and name not in PROPOSERS:
+    for name in parts_of(names):
+        if ":" in name or "(" in name:
+            SamplerText.parse(name)
+        elif name != PORTFOLIO_NAME and name not in PROPOSERS and name not in _registered:
             raise ConfigError(_unknown(f"No proposer is called '{name}'"))
         wanted |= dict.fromkeys(PORTFOLIO if name == PORTFOLIO_NAME else (name,))
     if not wanted:
         raise ConfigError(_unknown("No proposer is named"))
     return tuple(wanted)
+
+
+def is_proposer(name: str) -> bool:
+    """Whether trials of this name were proposed, and not planned as every search does at its beginning."""
+    return name in PROPOSERS or name in _registered or ":" in name
+
+
+def check_shipped(names: str) -> None:
+    """Refuse proposers that are not of the program: naming a sampler's module would have it executed.
+
+    Args:
+        names: See `proposer_names`.
+
+    Raises:
+        ConfigError: One is named.
+    """
+    for name in parts_of(names):
+        if name != PORTFOLIO_NAME and name not in PROPOSERS:
+            raise ConfigError(_unknown(f"No proposer is called '{name}'"))
+
+
+def check_samplers(names: str) -> None:
+    """Load the samplers that a list names, and have them propose a few schedules, before there is any to evaluate.
+
+    Args:
+        names: See `proposer_names`.
+
+    Raises:
+        ConfigError: A name is unknown, or a sampler cannot be loaded or used.
+    """
+    for name in proposer_names(names):
+        if ":" in name:
+            from search.proposers.named_sampler import check_sampler
+
+            check_sampler(name)
 
 
 def learn_from_ablations(names: str) -> bool:
@@ -86,14 +169,26 @@ def make_proposers(names: str, space: ScheduleSpace, seed: int) -> list[Proposer
 
     Args:
         names: See `proposer_names`.
-        space: Where schedules come from.
-        seed: Of all random choices.
+        space: Space of schedules.
+        seed: Seed of all random choices.
 
     Raises:
         ConfigError: A name is unknown, there is none, or one cannot search this space.
     """
-    return [PROPOSERS[name](space, seed) for name in proposer_names(names)]
+    return [make_proposer(name, space, seed) for name in proposer_names(names)]
+
+
+def make_proposer(name: str, space: ScheduleSpace, seed: int) -> Proposer:
+    """The proposer of one name, see `make_proposers`."""
+    if ":" in name:
+        from search.proposers.named_sampler import named_sampler
+
+        return named_sampler(name, space, seed)
+    return (PROPOSERS.get(name) or _registered[name])(space, seed)
 
 
 def _unknown(what: str) -> str:
-    return f"{what}: expected one of {', '.join((PORTFOLIO_NAME, *PROPOSERS))}, or several with commas between."
+    return (
+        f"{what}: expected one of {', '.join((PORTFOLIO_NAME, *PROPOSERS, *_registered))}, or several with commas "
+        "between."
+    )

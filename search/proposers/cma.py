@@ -1,25 +1,27 @@
-"""The model behind the `cmaes` proposer: CMA-ES, made to learn from everybody's outcomes."""
+"""The model behind the `cmaes` proposer: CMA-ES, made to learn from the outcomes of all proposers."""
 
 from __future__ import annotations
 
 import math
 import random
-from typing import Any
 
-from optuna.samplers import CmaEsSampler
+import numpy as np
+from cmaes import CMAwM
 
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Outcome
 from search.proposers.memory import OutcomeMemory
-from search.proposers.parameters import BlockParameters, Draft, draw_seed, new_study
+from search.proposers.model_proposer import Draft, draw_seed
 
 # Weight of the sum in the augmented Tchebycheff function (Knowles 2006, equation 2).
 _AUGMENTATION = 0.05
 # A whole evaluation of a legal schedule is never scalarised to this much.
 _WORSE_THAN_ALL = 2.0
-# How many proposals keep the first blocks of a good schedule, and of how many outcomes the good ones are found.
+# Share of proposals that keep the first blocks of a good schedule, and number of outcomes that good ones are found in.
 _HEAD_RATE = 0.5
 _MOST_KEPT = 128
+# Standard deviation at first, as a share of the range of a block: Optuna's.
+_SIGMA = 1 / 6
 
 
 class CmaModel:
@@ -29,33 +31,35 @@ class CmaModel:
     the augmented Tchebycheff function (Knowles 2006) of the objectives, each scaled to the range that outcomes had
     so far, under weights from the seed: a search for one point of the front.
 
-    So many outcomes as the population has members are a generation, whoever proposed them: those of others are injected
-    as it is (Hansen 2011). Half of the proposals keep the first blocks of the good schedule that is nearest to them:
-    evaluators need not compute these again. Optuna keeps the state of CMA-ES in attributes of trials, and here it goes
-    from generation to generation.
+    As many outcomes as the population has members are a generation, whichever proposer they come from: those of others
+    are injected as they are (Hansen 2011). Half of the proposals keep the first blocks of the good schedule that is
+    nearest to them: evaluators need not compute these again.
+
+    Args:
+        space: Space of schedules.
+        seed: Seed of all random choices.
     """
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._parameters = BlockParameters(space)
         self._space = space
         self._seed = seed
         self._population_size = 4 + math.floor(3 * math.log(len(space.free_blocks)))
-        self._state: dict[str, Any] = {}
-        self._n_generations = 0
+        self._optimizer: CMAwM | None = None
         self._generation: list[Outcome] = []
         self._memory = OutcomeMemory(_MOST_KEPT)
         self._bounds: list[tuple[float, float]] | None = None
 
     def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
-        """Levels of the free blocks for trial `number`; None while random ones are as good."""
+        """See `ScheduleModel.propose`."""
         if len(self._space.free_blocks) == 1:  # Nothing can covary with itself alone.
             return None
-        study, trial = new_study()
-        # A trial of no generation only carries the state.
-        carrier = Outcome((0,) * self._space.n_blocks, (0.0,))
-        study.add_trial(self._parameters.trial(carrier, system_attrs=self._state))
-        levels = self._parameters.levels(self._sampler(rng), study, trial)
-        known = [self._parameters.of(outcome) for outcome in self._memory.best()]
+        draws = np.random.RandomState(draw_seed(rng))
+        optimizer = self._optimizer or self._started(draws.randint(1, 2**31 - 2))
+        # Optuna's sampler of this algorithm draws so: what it proposed for a seed is proposed here.
+        optimizer.reseed_rng(draws.randint(1, 2**16))
+        shares, _ = optimizer.ask()
+        levels = [math.floor(share * self._space.top + 0.5) for share in shares.tolist()]
+        known = [self._free(outcome) for outcome in self._memory.best()]
         if not known or rng.random() >= _HEAD_RATE:
             return Draft(levels)
         nearest = min(known, key=lambda one: sum(abs(a - b) for a, b in zip(one, levels, strict=True)))
@@ -63,7 +67,7 @@ class CmaModel:
         return Draft(nearest[:cut] + levels[cut:])
 
     def tell(self, outcome: Outcome) -> None:
-        """Learn from an outcome of finite figures."""
+        """See `ScheduleModel.tell`."""
         if len(self._space.free_blocks) == 1:
             return
         self._memory.add(outcome)
@@ -75,23 +79,28 @@ class CmaModel:
         self._generation.append(outcome)
         if len(self._generation) < self._population_size:
             return
-        study, trial = new_study()
-        for one in self._generation:
-            attributes = {
-                "cmawm:generation": self._n_generations,
-                "x_for_tell": [one.levels[block] / self._space.top for block in self._space.free_blocks],
-            }
-            attributes |= self._state
-            study.add_trial(self._parameters.trial(one, [self._figure(one)], system_attrs=attributes))
-        rng = random.Random(f"{self._seed}/update/{self._n_generations}")
-        self._sampler(rng).sample_relative(study, trial, self._parameters.distributions)
-        asked = study.get_trials()[0].system_attrs
-        self._state = {key: value for key, value in asked.items() if key.startswith("cmawm:optimizer")}
-        self._n_generations += 1
+        # Each proposal seeds it anew, and an update draws nothing: this seed shows nowhere.
+        self._optimizer = self._optimizer or self._started(0)
+        self._optimizer.tell(
+            [(np.array(self._free(one)) / self._space.top, self._figure(one)) for one in self._generation]
+        )
         self._generation = []
 
-    def _sampler(self, rng: random.Random) -> CmaEsSampler:
-        return CmaEsSampler(seed=draw_seed(rng), with_margin=True, popsize=self._population_size)
+    def _started(self, seed: int) -> CMAwM:
+        n = len(self._space.free_blocks)
+        return CMAwM(
+            mean=np.full(n, 0.5),
+            sigma=_SIGMA,
+            bounds=np.tile([0.0, 1.0], (n, 1)),
+            steps=np.full(n, 1 / self._space.top),
+            n_max_resampling=10 * n,
+            seed=seed,
+            population_size=self._population_size,
+        )
+
+    def _free(self, outcome: Outcome) -> list[int]:
+        """Grid indices of the free blocks."""
+        return [outcome.levels[block] for block in self._space.free_blocks]
 
     def _figure(self, outcome: Outcome) -> float:
         if outcome.penalty > 0 or self._bounds is None:

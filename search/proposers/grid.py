@@ -9,12 +9,12 @@ import random
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Levels, Outcome
-from search.proposers.parameters import Draft
+from search.proposers.model_proposer import Draft
 
 _MOST_POINTS = 10_000
 
 
-class GridOrder:
+class GridModel:
     """An even grid, visited in an order of the seed, each point once; after that there is nothing left to propose.
 
     Optuna's own grid sampler counts the points that its own trials visited; here outcomes of all proposers count, and

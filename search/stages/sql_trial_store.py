@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from ftp_core.schedule import SparsitySchedule
 from search.engine.trial_store import Begun, Known, Queued, Result
 from search.evaluators import Evaluation, Task
-from search.proposers.catalogue import PROPOSERS
+from search.proposers.catalogue import is_proposer
 from search.proposers.proposer_stats import ProposerTally
 from studies import Lease, StudyStore, Trial, TrialState, WorkSpan, front
 from studies.pareto import ParetoArchive
@@ -153,7 +153,7 @@ class StudyLedger:
             kept.setdefault(proposer, ProposerTally()).finished = count
         for proposer, tally in kept.items():
             # What every search evaluates first is nobody's gain.
-            tally.gain = gains[proposer] if proposer in PROPOSERS else 0.0
+            tally.gain = gains[proposer] if is_proposer(proposer) else 0.0
         return kept
 
     def _enter(self, trial: Trial) -> None:

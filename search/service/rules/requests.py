@@ -14,6 +14,7 @@ from search.config.run_config import RESUMABLE, SETTINGS, RunConfig
 from search.config.study_name import MAX_NAME_BYTES, check_study_name
 from search.errors import ConfigError
 from search.pipeline.resume_settings import check_changes
+from search.proposers.catalogue import check_shipped
 from search.service.rules.problems import in_fields
 from search.service.rules.roots import DEMO, check_makeable, checked_data, checked_model, checked_out
 from search.service.rules.settings import ServiceSettings
@@ -38,8 +39,18 @@ class _Settings(BaseModel):
         return value
 
     def given(self) -> dict[str, Any]:
-        """The settings that the request says."""
-        return {field: getattr(self, field) for field in self.model_fields_set & set(SUBMITTABLE)}
+        """The settings that the request says.
+
+        Raises:
+            ConfigError: The sampler is not of the program: loading a module that a request names would execute it.
+        """
+        given = {field: getattr(self, field) for field in self.model_fields_set & set(SUBMITTABLE)}
+        if "sampler" in given:
+            try:
+                check_shipped(given["sampler"])
+            except ConfigError as error:
+                raise ConfigError(f"sampler is {given['sampler']!r}: {error}") from error
+        return given
 
 
 def _fields(names: Iterable[str]) -> dict[str, Any]:

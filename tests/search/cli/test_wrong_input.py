@@ -122,6 +122,8 @@ BAD: list[tuple[list[str], int, str]] = [
     (["run", "--workers", "-1"], 2, "--workers is -1"),
     (["run", "--sampler", "deap,genius"], 2, "'genius'"),
     (["run", "--sampler", ""], 2, "--sampler is ''"),
+    (["run", "--sampler", "tpe,optuna.samplers:TPESampler(gamma=len)"], 2, "The arguments of 'optuna.samplers:TPE"),
+    (["run", "--sampler", "absent_module:Sampler"], 2, "cannot be loaded: No module named 'absent_module'"),
     (["run", "--rounds", "-1"], 2, "--rounds is -1"),
     (["run", "--min-retention", "1.01"], 2, "--min-retention is 1.01"),
     (["run", "--export", "half"], 2, "--export is 'half': expected one of 'reference', 'full' or 'none'"),

@@ -320,7 +320,7 @@ def test_it_works_inside_optunas_wrappers():
 
 def test_importing_search_loads_neither_optuna_nor_deap():
     code = "import search, sys; assert not {'optuna', 'deap'} & set(sys.modules); search.DEAPSampler()"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[3])
 
 
 def test_search_has_nothing_else_to_offer():

@@ -76,6 +76,7 @@ def test_every_setting_can_be_submitted_but_the_cluster_and_the_version(client: 
         ({"name": "one", "trials": True}, "trials is True: expected a number or text."),
         ({"name": "one", "trials": 10**9}, "expected less than or equal to 1000000"),
         ({"name": "one", "sampler": "magic"}, "magic"),
+        ({"name": "one", "sampler": "tpe, antigravity:Sampler"}, "No proposer is called 'antigravity:Sampler'"),
         ({"name": "one", "deterministic": True, "pruner": "asha"}, "pruner asha decides by what has ended"),
         ({"name": "one", "warm_start": "absent"}, "there is no such study"),
         ({"name": "one", "dense_blocks": list(range(2000))}, "at most 1000 items"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -52,9 +51,10 @@ class Client:
     def __init__(self, url: str, token: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
         try:
             import httpx
+            import httpx_sse
         except ImportError as error:
-            raise ServiceError(f"httpx is not installed: {install_extra('serve')}.") from error
-        self._httpx = httpx
+            raise ServiceError(f"{error.name} is not installed: {install_extra('serve')}.") from error
+        self._httpx, self._sse = httpx, httpx_sse
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
             base = httpx.URL(url.rstrip("/"))
@@ -189,11 +189,11 @@ class Client:
                     if response.status_code != 200:
                         response.read()
                         raise _refusal(response)
-                    for kind, content, event_id in _parsed(response.iter_lines()):
+                    for event in self._sse.EventSource(response).iter_sse():
                         patience = _Patience()
-                        last_id = event_id or last_id
-                        yield kind, content
-                        if kind in ("rest", "deleted"):
+                        last_id = event.id or last_id
+                        yield event.event, event.json()
+                        if event.event in ("rest", "deleted"):
                             return
             except self._httpx.TransportError as error:
                 patience.wait(self._away(error))
@@ -337,17 +337,3 @@ def _refusal(response: httpx.Response) -> ServiceError:
     except (ValueError, KeyError, TypeError):
         detail = f"The service answered with {response.status_code}."
     return ServiceError(detail, response.status_code)
-
-
-def _parsed(lines: Iterator[str]) -> Iterator[tuple[str, Mapping[str, Any], str | None]]:
-    """Server-sent events: kind, content and id (https://html.spec.whatwg.org/multipage/server-sent-events.html)."""
-    fields: dict[str, str] = {}
-    for line in lines:
-        if line:
-            key, _, value = line.partition(":")
-            if key:
-                fields[key] = value.removeprefix(" ")
-            continue
-        if "event" in fields:
-            yield fields["event"], json.loads(fields.get("data", "{}")), fields.get("id")
-        fields = {}

@@ -58,6 +58,8 @@ def answer_with_problems(app: FastAPI) -> None:
 
     def http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        if error.status_code == HTTPStatus.NO_CONTENT:
+            return Response(status_code=HTTPStatus.NO_CONTENT)
         detail = error.detail
         if error.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
             detail = "There is nothing at this address: /api/v1/openapi.json lists what there is."

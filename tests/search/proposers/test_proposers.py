@@ -135,12 +135,12 @@ def test_ablations_off_the_target_lead_nobody_out_of_the_space(name):
 
 @pytest.mark.parametrize("name", ["nsga2", "nsga3"])
 def test_what_optuna_breeds_is_made_of_its_parents(name):
-    """Without mutation every level is one of a parent's; at a rate of 1 in 6 blocks most are."""
+    """Nine in ten are children of a crossover, whose levels are their parents' but for one mutation in six blocks."""
     proposer, space = make(name, SPACES["free"]), SPACES["free"]
     for levels in samples(space, 64):
         proposer.tell(Outcome(levels, objectives(levels)))
     bred = [proposal for number in range(64, 164) if (proposal := proposer.ask(number)).parents]
-    assert len(bred) >= 80 and {len(one.parents) for one in bred} == {1, 2}
+    assert len(bred) >= 80 and {len(one.parents) for one in bred} == {2}
     inherited = [
         level in {parent[block] for parent in one.parents} for one in bred for block, level in enumerate(one.levels)
     ]

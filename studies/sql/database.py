@@ -292,13 +292,11 @@ def _is_away(error: sa.exc.DBAPIError) -> bool:
 
 
 def schema_revision(connection: Connection) -> str | None:
-    """Which revision of the schema a database has; None if it holds no tables of ours."""
-    tables = set(sa.inspect(connection).get_table_names())
-    if "alembic_version" in tables:
-        revision: str | None = connection.execute(sa.select(schema.alembic_version.c.version_num)).scalar()
-        return revision
-    # The first revision was written before there were any.
-    return "0001" if "schema_version" in tables else None
+    """Revision of the schema of a database; None if it holds no tables of ours."""
+    if not sa.inspect(connection).has_table(schema.alembic_version.name):
+        return None
+    revision: str | None = connection.scalar(sa.select(schema.alembic_version.c.version_num))
+    return revision
 
 
 def _configure_sqlite(connection: Any, _: Any) -> None:

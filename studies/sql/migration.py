@@ -55,11 +55,7 @@ def upgrade_database(url: str) -> tuple[str | None, str]:
                 f"The database {database} has schema revision {before}, which a newer program wrote, and this one "
                 f"knows {schema.HEAD}: use that program; the database is left as it is."
             )
-        config = alembic_config(connection, database)
-        if before == "0001":
-            # Written before there were revisions: it does not say so itself.
-            command.stamp(config, before)
-        command.upgrade(config, schema.HEAD)
+        command.upgrade(_alembic_config(connection, database), schema.HEAD)
         return before
 
     try:
@@ -70,12 +66,12 @@ def upgrade_database(url: str) -> tuple[str | None, str]:
         database.close()
 
 
-def alembic_config(connection: Connection, database: Database) -> Config:
+def _alembic_config(connection: Connection, database: Database) -> Config:
     """What Alembic's commands need to work in an open transaction of a database."""
     from alembic.config import Config
 
     config = Config()
     # Alembic reads a % as the start of a reference.
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
-    config.attributes.update(connection=connection, url=database.url)
+    config.attributes["connection"] = connection
     return config

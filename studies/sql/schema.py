@@ -11,7 +11,7 @@ from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeB
 from studies.sql.times import UtcTime
 
 # The last of studies/sql/migrations/versions.
-HEAD = "0009"
+HEAD = "0001"
 
 
 class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
@@ -177,7 +177,6 @@ measurement = Table(
     Column("figures", JSON, nullable=False),
 )
 
-# Weights that an earlier version kept, and an upgrade did not find, are NULL: a file among the artifacts may hold them.
 router_run = Table(
     "router_run",
     metadata,
@@ -190,7 +189,7 @@ router_run = Table(
     Column("sha256", String(64), nullable=False),
     Column("seconds", sa.Float, nullable=False),
     Column("created_at", UtcTime, nullable=False),
-    Column("weights", LargeBinary),
+    Column("weights", LargeBinary, nullable=False),
 )
 
 # What a report shows of single prompts and items, one row a kind; kept because drawing it again needs the model.

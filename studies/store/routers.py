@@ -13,21 +13,11 @@ from sqlalchemy.engine import Connection, Row
 from studies.errors import StorageError
 from studies.records.records import RouterRun
 from studies.sql import schema
-from studies.store.artifacts import ArtifactStore
-from studies.store.names import Part, StudyNames
+from studies.store.names import Part
 
 
 class Routers(Part):
-    """Distilled routers of studies.
-
-    Args:
-        names: The studies by name.
-        artifacts: Where earlier versions kept the weights of routers.
-    """
-
-    def __init__(self, names: StudyNames, artifacts: ArtifactStore) -> None:
-        super().__init__(names)
-        self._artifacts = artifacts
+    """Distilled routers of studies."""
 
     def add(self, name: str, run: RouterRun) -> None:
         """Keep a distilled router with its weights.
@@ -55,7 +45,7 @@ class Routers(Part):
             with_weights: Whether to read the weights, too; they are empty otherwise.
 
         Raises:
-            StorageError: The weights of one are missing, or are not those that were stored.
+            StorageError: The weights of one are not those that were stored.
         """
         table = schema.router_run
         columns = [one for one in table.c if one.name not in ("id", "study_id", "weights")]
@@ -67,21 +57,14 @@ class Routers(Part):
         runs = []
         for number, row in enumerate(self._names.transact(name, work)):
             fields = row._asdict()
-            kept = fields.pop("weights", None)
-            weights = self._weights(name, row.sha256, kept) if with_weights else b""
-            runs.append(RouterRun(weights=weights, number=number, **fields))
+            weights = fields.pop("weights", b"")
+            if with_weights and hashlib.sha256(weights).hexdigest() != row.sha256:
+                raise StorageError(
+                    f"A router of study {name!r} was altered in {self._database}: its weights no longer have the hash "
+                    f"{row.sha256}. Restore the database, or distil the router again."
+                )
+            runs.append(RouterRun(weights=bytes(weights), number=number, **fields))
         return runs
-
-    def _weights(self, name: str, sha256: str, kept: bytes | None) -> bytes:
-        """Weights as they are kept; those that an earlier version did not keep in the database are a file."""
-        if kept is None:
-            return self._artifacts.get(sha256)
-        if hashlib.sha256(kept).hexdigest() != sha256:
-            raise StorageError(
-                f"A router of study {name!r} was altered in {self._database}: its weights no longer have the hash "
-                f"{sha256}. Restore the database, or distil the router again."
-            )
-        return bytes(kept)
 
     def latest(self, name: str) -> RouterRun | None:
         """The router that was stored last."""

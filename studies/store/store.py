@@ -9,7 +9,7 @@ from typing import Self
 
 from studies.optuna_storage.storage import StudyStorage
 from studies.sql.database import DEFAULT_PATIENCE_S, Database
-from studies.store.artifacts import ArtifactStore, artifact_folder
+from studies.store.artifacts import artifact_folder
 from studies.store.columns import Columns
 from studies.store.evaluations import Evaluations
 from studies.store.lease import Lease
@@ -33,7 +33,7 @@ class StudyStore:
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
         create: Whether a SQLite file that does not exist, or is empty, becomes a database.
         patience_s: How long a database that answered before may be away, in seconds.
-        artifacts: Folder of unfinished work, and of weights that earlier versions kept; None for the database's own.
+        artifacts: Folder of unfinished work; None for the database's own.
         remember_names: Look up the id of a study once. Not where other processes may delete a study, and begin another
             one of its name, meanwhile.
 
@@ -72,7 +72,7 @@ class StudyStore:
         self.columns = Columns(names, self.storage)
         self.revaluation = Revaluation(names)
         self.results = Results(names)
-        self.routers = Routers(names, ArtifactStore(folder))
+        self.routers = Routers(names)
         self.profiles = Profiles(names)
         self.evaluations = Evaluations(names)
         self.optuna = OptunaStudies(names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,9 +14,9 @@ from search.problem.objectives import OBJECTIVES
 from studies import SCHEMA_HEAD, StudyStore
 from tests.search.command import Result, run_here
 from tests.studies.records import trial
+from tests.studies.sql.test_migration import of_revision
 
 Run = Callable[..., Result]
-OLD = Path(__file__).parents[1] / "studies" / "databases" / "0001.db"
 
 
 @pytest.fixture
@@ -39,17 +38,15 @@ def test_help_has_an_example(run: Run, command: tuple[str, ...]) -> None:
     assert result.code == 0 and f"Example: ftp-search {' '.join(command)}" in result.out
 
 
-def test_an_old_database_is_upgraded_by_the_command_that_the_error_names(run: Run, tmp_path: Path) -> None:
-    shutil.copy(OLD, tmp_path / "ftp-studies.db")
+def test_an_old_database_is_refused_with_the_command_that_upgrades_it(run: Run, tmp_path: Path) -> None:
+    of_revision(tmp_path / "ftp-studies.db", "0000")
     refused = run("show", "small")
     assert refused.code == 1 and "ftp-search db upgrade --storage sqlite:///ftp-studies.db" in refused.err
     assert run("db", "check").code == 1
-    assert run("db", "current", "--json").json() == {"current": "0001", "head": SCHEMA_HEAD}
-    assert "from revision 0001" in run("db", "upgrade").out
+    assert run("db", "current", "--json").json() == {"current": "0000", "head": SCHEMA_HEAD}
+    of_revision(tmp_path / "ftp-studies.db", SCHEMA_HEAD)
     assert "already" in run("db", "upgrade").out
     assert run("db", "check").code == 0
-    shown = run("show", "small", "--json").json()
-    assert shown["trials"] == 12 and shown["hypervolume"]["value"] > 0
 
 
 def test_studies_go_to_an_optuna_database_and_back(run: Run, store: StudyStore, tmp_path: Path) -> None:

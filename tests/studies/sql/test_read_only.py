@@ -20,9 +20,9 @@ from studies import StorageError, StudyState, StudyStore, load
 from tests.search.command import Result, run_here
 from tests.studies.postgres import PostgresServer
 from tests.studies.records import trial
+from tests.studies.sql.test_migration import of_revision
 
 Run = Callable[..., Result]
-OLD = Path(__file__).parent / "databases" / "0001.db"
 NOBODY = 65534
 
 
@@ -124,7 +124,7 @@ def test_what_its_writer_has_in_the_log_is_read_too(folder: Path) -> None:
 def test_an_old_schema_that_cannot_be_upgraded_in_its_place_says_where_it_can(folder: Path) -> None:
     kept = folder / "kept"
     kept.mkdir()
-    shutil.copy(OLD, kept / "studies.db")
+    of_revision(kept / "studies.db", "0000")
     close(kept / "studies.db", "both")
     with without_rights(), pytest.raises(StorageError, match="can only be read here: copy it to where it can be writ"):
         StudyStore(f"sqlite:///{kept / 'studies.db'}", create=False)

@@ -241,25 +241,12 @@ def test_names_are_unique_and_unknown_ones_are_answered_with_those_there_are(sto
 
 def test_an_altered_router_is_found_out(store: StudyStore, tmp_path: Path) -> None:
     store.routers.add("one", ROUTER)
-    artifact = tmp_path / f"studies.db-artifacts/{ROUTER.sha256}.safetensors"
     with sqlite3.connect(tmp_path / "studies.db") as raw:
         raw.execute("UPDATE router_run SET weights = ?", (b"weight5",))
     with pytest.raises(StorageError, match="A router of study 'one' was altered in .* distil the router again"):
         store.routers.latest("one")
     # Whoever does not read the weights does not need them.
     assert [run.weights for run in store.routers.of("one", with_weights=False)] == [b""]
-    # An earlier version kept a file, which an upgrade elsewhere did not find.
-    with sqlite3.connect(tmp_path / "studies.db") as raw:
-        raw.execute("UPDATE router_run SET weights = NULL")
-    with pytest.raises(StorageError, match=f"{artifact} is missing"):
-        store.routers.latest("one")
-    artifact.parent.mkdir()
-    artifact.write_bytes(b"weight5")
-    with pytest.raises(StorageError, match=f"{artifact} was altered"):
-        store.routers.latest("one")
-    artifact.write_bytes(ROUTER.weights)
-    router = store.routers.latest("one")
-    assert router is not None and router.weights == ROUTER.weights
 
 
 def test_routers_are_found_from_everywhere(store: StudyStore, tmp_path: Path) -> None:

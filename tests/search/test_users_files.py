@@ -73,7 +73,7 @@ def test_a_search_runs_beside_them(folder: Path) -> None:
     done = _run(folder, "search", "--name", "mine", *SMALL)
     assert done.code == 0, done.err
     with StudyStore(f"sqlite:///{folder / 'ftp-studies.db'}", create=False) as store:
-        assert store.n_trials("mine") == 6
+        assert store.trials.n_ended("mine") == 6
 
 
 @pytest.mark.slow
@@ -83,7 +83,7 @@ def test_a_run_that_tunes_a_router_goes_all_the_way_beside_them(folder: Path) ->
     done = _run(folder, "run", "--name", "mine", *SMALL, *tuned, *short)
     assert done.code == 0, done.err
     with StudyStore(f"sqlite:///{folder / 'ftp-studies.db'}", create=False) as store:
-        assert store.study("mine").state is StudyState.FINISHED and store.router_runs("mine")
+        assert store.studies.get("mine").state is StudyState.FINISHED and store.routers.of("mine")
 
 
 @pytest.mark.slow
@@ -99,8 +99,8 @@ def test_a_runner_that_the_service_starts_runs_a_study_beside_them(folder: Path)
             settings = [f"--{key.replace('_', '-')}={value}" for key, value in TINY.items() if value is not True]
             submitted = _run(folder, "submit", "--name", "mine", "--server", address, "--trials=6", *settings)
             assert submitted.code == 0, submitted.err
-            until(lambda: store.study("mine").state in (StudyState.FINISHED, StudyState.FAILED), 600)
-            assert store.study("mine").state is StudyState.FINISHED, store.study("mine")
+            until(lambda: store.studies.get("mine").state in (StudyState.FINISHED, StudyState.FAILED), 600)
+            assert store.studies.get("mine").state is StudyState.FINISHED, store.studies.get("mine")
         finally:
             service.terminate()
 

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from search.config.run_config import RunConfig
 from studies import StudyStore
-
-
-def study_folder(store: StudyStore, name: str) -> Path:
-    """Where the report and the pruned model of a study go."""
-    return RunConfig.stored(store.studies.get(name).config).folder(name)
 
 
 def write_reports(store: StudyStore, name: str, folder: Path) -> list[Path]:

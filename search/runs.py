@@ -73,10 +73,10 @@ def run(
     config = usable(config)
     with (
         opened(storage) as store,
-        beginning(store, name, config, view, overwrite) as workload,
+        beginning(store, name, config, view, overwrite) as (config, workload),
         store.runs.lease(name) as lease,
     ):
-        Pipeline(store, name, lease, view, workload).run(_report(store, name))
+        Pipeline(store, name, lease, view, config, workload).run(_report(store, name))
     return load(name, storage)
 
 
@@ -133,7 +133,7 @@ def resume(
         from search.pipeline.create import reopened
 
         with store.runs.lease(name) as lease:
-            pipeline = reopened(store, name, config, lease, view, settings)
+            pipeline = reopened(store, study, config, lease, view, settings)
             pipeline.run(_report(store, name), remeasure)
     return load(name, storage)
 

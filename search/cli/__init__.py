@@ -53,7 +53,7 @@ from search.cli.tables import (
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
-from search.reports import study_folder, write_reports
+from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
 from studies import LeftAside, StudiesError, StudyStore
 from studies.records.objectives import KL
@@ -125,7 +125,7 @@ def report(
     Example: ftp-search report mine --out reports/mine
     """
     with StudyStore(storage, create=False) as store:
-        folder = study_folder(store, name) if out is None else out
+        folder = RunConfig.stored(store.studies.get(name).config).folder(name) if out is None else out
         check_writable(folder)
         written = [str(path) for path in write_reports(store, name, folder)]
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))

@@ -19,7 +19,7 @@ from search.pipeline.early_checks import check_where, check_writable
 from search.pipeline.resume_settings import at_target, check_changes
 from search.progress.views import make_view
 from search.startup import ends_at_once
-from studies import StudyStore, front
+from studies import StudyRecord, StudyStore, front
 
 
 def resume(
@@ -52,12 +52,7 @@ def resume(
             )
         _go_on(
             lambda pipeline, report: pipeline.run(report, remeasure),
-            store,
-            name,
-            config,
-            quiet,
-            track,
-            as_json,
+            *(store, study, config, quiet, track, as_json),
             settings,
         )
 
@@ -105,21 +100,21 @@ def distill(
     moved = {field: place for field, place in places.items() if place is not None}
     moved = anchored(moved, ("data", "out"), Path.cwd(), option)
     with StudyStore(storage, create=False) as store:
-        stored = store.studies.get(name).config
-        RunConfig.stored(stored, **{key: value for key, value in given.items() if value is not None})
+        study = store.studies.get(name)
+        RunConfig.stored(study.config, **{key: value for key, value in given.items() if value is not None})
         if target_sparsity is not None:
             # Refused before anything is loaded.
             at_target(front(store.trials.of(name)), target_sparsity, name)
         _go_on(
             lambda pipeline, report: pipeline.distill_only(router_steps, seed, target_sparsity, report),
-            *(store, name, RunConfig.stored(stored, **moved), quiet, track, as_json),
+            *(store, study, RunConfig.stored(study.config, **moved), quiet, track, as_json),
         )
 
 
 def _go_on(
     stage: Stage,
     store: StudyStore,
-    name: str,
+    study: StudyRecord,
     config: RunConfig,
     quiet: bool,
     track: str,
@@ -128,11 +123,11 @@ def _go_on(
 ) -> None:
     """Run stages of an existing study's pipeline with a configuration that differs in what may change."""
     store.check_writable()
-    check_writable(config.folder(name))
+    check_writable(config.folder(study.name))
     check_where(config)
     view = make_view(quiet, track)
     with ends_at_once():
         # They load torch and transformers.
         from search.pipeline.create import reopened
 
-    continue_study(stage, lambda lease: reopened(store, name, config, lease, view, asked), store, name, as_json)
+    continue_study(stage, lambda lease: reopened(store, study, config, lease, view, asked), store, study.name, as_json)

@@ -111,8 +111,8 @@ def _begin(
         from search.pipeline.pipeline import Pipeline
 
     config = usable(config)
-    with opened(storage) as store, beginning(store, name, config, view, overwrite) as workload:
-        continue_study(stage, lambda lease: Pipeline(store, name, lease, view, workload), store, name, as_json)
+    with opened(storage) as store, beginning(store, name, config, view, overwrite) as (config, workload):
+        continue_study(stage, lambda lease: Pipeline(store, name, lease, view, config, workload), store, name, as_json)
 
 
 def _foresee(

@@ -23,7 +23,7 @@ from search.cli.tables import (
     print_verdict,
 )
 from search.config.study_name import resume_command
-from search.reports import study_folder, write_reports
+from search.reports import write_reports
 from search.startup import INTERRUPTED
 from studies import Lease, StudiesError, StudyState, StudyStore
 
@@ -45,7 +45,8 @@ def continue_study(
 
     try:
         with store.runs.lease(name) as lease:
-            stage(pipeline(lease), report)
+            opened = pipeline(lease)
+            stage(opened, report)
     except KeyboardInterrupt:
         try:
             with store.hurried():
@@ -57,7 +58,7 @@ def continue_study(
             kept = "What the database confirmed is kept"
         print(f"Stopped. {kept}; go on with: {resume_command(repr(store), name)}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
-    folder = study_folder(store, name)
+    folder = opened.config.folder(name)
     if not written:
         # A search alone is worth a report, too.
         report(folder)

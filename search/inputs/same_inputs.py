@@ -38,23 +38,23 @@ def check_same(study: StudyRecord, found: Mapping[str, str]) -> None:
             )
 
 
-def located(study: StudyRecord, config: RunConfig, needs: Collection[str] = ("model", "data")) -> RunConfig:
+def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[str] = ("model", "data")) -> RunConfig:
     """The configuration with the place of its model as it is kept; what is needed is there.
 
     Args:
-        study: The study.
-        config: How it goes on.
+        name: Name of the study.
+        before: Its configuration so far.
+        config: The configuration with which it goes on.
         needs: Which of model and data are needed.
 
     Raises:
         SearchError: They are not where the study has them.
         ModelError: There is no such model where it is said to be.
     """
-    before = RunConfig.stored(study.config)
     for what, place, known in (("model", config.model, before.model), ("data", config.data, before.data)):
         if what in needs and place == known and Path(place).is_absolute() and not Path(place).exists():
             raise SearchError(
-                f"The {what} of study {study.name!r} was at {place}, where there is nothing now: restore it, or say "
+                f"The {what} of study {name!r} was at {place}, where there is nothing now: restore it, or say "
                 f"with --{what} where it is."
             )
     if config.model in (DEMO, before.model):

@@ -61,21 +61,21 @@ def foreseeable(config: RunConfig, store: StudyStore, view: ProgressView) -> Wor
 @contextmanager
 def beginning(
     store: StudyStore, name: str, config: RunConfig, view: ProgressView, overwrite: bool = False
-) -> Iterator[Workload]:
+) -> Iterator[tuple[RunConfig, Workload]]:
     """Context of a new study, which is created once its model and data are loaded and its search can be made.
 
     A study that it replaces stays until the new one evaluates its first schedule; if the context ends before that, it
     stays for good, and nothing is left of the new one.
 
     Args:
-        store: Where it shall live.
+        store: Database of the study.
         name: Its name.
-        config: How it is configured, as `usable` returns it.
-        view: Where progress is drawn.
+        config: Its configuration, as `usable` returns it.
+        view: View that draws progress.
         overwrite: Whether it replaces a study of this name, and the results of one in its folder.
 
-    Returns:
-        Its model and data.
+    Yields:
+        The configuration that it keeps, and its model and data.
 
     Raises:
         StudyExistsError: There is a study of this name.
@@ -102,7 +102,7 @@ def beginning(
     begin(name, config.model_dump(), objective_names(config.cost), replaces)
     runs = forget_runs(config.folder(name))
     try:
-        yield workload
+        yield config, workload
     except BaseException:
         if store.studies.is_aside(name):
             store.studies.abandon_replacement(name)
@@ -133,7 +133,7 @@ def _replaceable(config: RunConfig, name: str, overwrite: bool) -> set[Origin]:
 
 def reopened(
     store: StudyStore,
-    name: str,
+    study: StudyRecord,
     config: RunConfig,
     lease: Lease,
     view: ProgressView,
@@ -143,60 +143,46 @@ def reopened(
     """The pipeline of a study that goes on with another configuration, which it keeps if model and data are its own.
 
     Args:
-        store: Where it lives.
-        name: Its name.
-        config: See `reconfigure`.
-        lease: The right to work on it.
-        view: Where progress is drawn.
-        asked: See `reconfigure`.
+        store: Database of the study.
+        study: The study as it stands.
+        config: Its new configuration; without a folder, that of before stays.
+        lease: Right to work on it.
+        view: View that draws progress.
+        asked: Settings that were asked for. If one of them says how long to search, a first search that ended before it
+            had all its trials goes on, and what rests on it is done anew; likewise the last refinement, if its trials
+            were asked for.
         workload: Model and data, if they are loaded already.
 
     Raises:
         SearchError: Model or data are not those that the study began with, or not where it has them.
-        ForeignResultsError: See `reconfigure`.
+        ForeignResultsError: The folder holds the results of another study.
         CoreError: One of them cannot be used, or another model lies where the pruned one would be written.
     """
-    config = _checked(store.studies.get(name), config)
-    pipeline = Pipeline(store, name, lease, view, workload, config)
-    reconfigure(store, name, config, asked)
-    return pipeline
-
-
-def _checked(study: StudyRecord, config: RunConfig) -> RunConfig:
-    """The configuration that a study goes on with, in the folder of before if it names none.
-
-    Raises:
-        ForeignResultsError: The folder holds the results of another study.
-        SearchError: Model or data are not where the study has them.
-        ModelError: Another model lies where the pruned one would be written, or there is none to prune.
-    """
+    before = RunConfig.stored(study.config)
     if config.out is None:
-        config = config.model_copy(update={"out": RunConfig.stored(study.config).out})
+        config = config.model_copy(update={"out": before.out})
     folder, own, advice = config.folder(study.name), own_origins(study), "choose another folder with --out"
     check_results(folder, own, advice)
     if config.export != "none":
         check_export(folder / "model", own, advice)
-    return located(study, config)
+    config = located(study.name, before, config)
+    pipeline = Pipeline(store, study.name, lease, view, config, workload)
+    reconfigure(store, study.name, before, config, asked)
+    return pipeline
 
 
-def reconfigure(store: StudyStore, name: str, config: RunConfig, asked: Collection[str] = ()) -> None:
-    """Give a study another configuration, with which it goes on; in another folder its model is written again.
+def reconfigure(
+    store: StudyStore, name: str, before: RunConfig, config: RunConfig, asked: Collection[str] = ()
+) -> None:
+    """Give a study another configuration, and forget the stages that are due again by it.
 
     Args:
-        store: Where it lives.
+        store: Database of the study.
         name: Its name.
-        config: The new configuration; without a folder, that of before stays.
-        asked: Which settings were asked for. If one of them says how long to search, a first search that ended before
-            it had all its trials goes on, and what rests on it is done anew; likewise the last refinement, if its
-            trials were asked for.
-
-    Raises:
-        ForeignResultsError: The folder holds the results of another study.
-        SearchError: Model or data are not where the study has them.
-        ModelError: Another model lies where the pruned one would be written, or there is none to prune.
+        before: Its configuration so far.
+        config: Its new configuration.
+        asked: See `reopened`.
     """
-    study = store.studies.get(name)
-    before, config = RunConfig.stored(study.config), _checked(study, config)
     if (before.folder(name), before.export) != (config.folder(name), config.export):
         store.runs.forget_stages(name, ["export"])
     if (before.latency_length, before.new_tokens) != (config.latency_length, config.new_tokens):

@@ -45,11 +45,11 @@ class Pipeline:
         name: Its name.
         lease: The right to work on it.
         view: Where progress is drawn.
+        config: Its configuration.
         workload: Model and data, if they are loaded already.
-        config: How it is to be configured; None for how it is.
 
     Attributes:
-        config: How the study is configured.
+        config: Configuration of the study.
 
     Raises:
         SearchError: Model or data are not those that the study began with, or prompts and new tokens to time do not fit
@@ -63,10 +63,10 @@ class Pipeline:
         name: str,
         lease: Lease,
         view: ProgressView,
+        config: RunConfig,
         workload: Workload | None = None,
-        config: RunConfig | None = None,
     ) -> None:
-        self.config = RunConfig.stored(store.studies.get(name).config) if config is None else config
+        self.config = config
         workload = load_with_progress(self.config, view) if workload is None else workload
         self._study = OpenStudy(store, name, lease, self.config, workload, view)
         with view.stage("Comparing model and data with the study's", 1) as stage:

@@ -161,7 +161,7 @@ def _run(
 
     if is_known:
         with store.runs.lease(name) as lease:
-            reopened(store, name, study.config, lease, view).run(write)
+            reopened(store, store.studies.get(name), study.config, lease, view).run(write)
         return
-    with beginning(store, name, study.config, view, overwrite) as workload, store.runs.lease(name) as lease:
-        Pipeline(store, name, lease, view, workload).run(write)
+    with beginning(store, name, study.config, view, overwrite) as (config, workload), store.runs.lease(name) as lease:
+        Pipeline(store, name, lease, view, config, workload).run(write)

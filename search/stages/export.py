@@ -84,7 +84,7 @@ def export_study(
     else:
         check_export(directory, own_origins(study), _ADVICE)
     before = RunConfig.stored(study.config)
-    config = located(study, before if model is None else before.model_copy(update={"model": model}), ("model",))
+    config = located(name, before, before if model is None else before.model_copy(update={"model": model}), ("model",))
     check_same(study, {"model": load_model(config.model).fingerprint()})
     if config.model != before.model and not store.is_read_only:
         store.studies.set_config(name, config.model_dump())

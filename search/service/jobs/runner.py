@@ -203,7 +203,8 @@ class Worker:
     def _go_on(self, store: StudyStore, lease: Lease, submission: Submission, events: EventLog) -> None:
         """Make the changes that were submitted, then run every stage that is missing."""
         name = submission.name
-        config = RunConfig.stored(store.studies.get(name).config, **submission.changes)
+        study = store.studies.get(name)
+        config = RunConfig.stored(study.config, **submission.changes)
         _check_model(config)
         if self._reach is not None:
             check_reach(config, name, self._reach)
@@ -224,7 +225,7 @@ class Worker:
         def report(folder: Path) -> Sequence[Path]:
             return self._report(store, name, folder)
 
-        pipeline = reopened(store, name, config, lease, view, submission.changes, workload)
+        pipeline = reopened(store, study, config, lease, view, submission.changes, workload)
         self._store.queue.note_changed(name)
         pipeline.run(report)
 

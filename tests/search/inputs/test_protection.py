@@ -218,14 +218,15 @@ def test_qualities_are_remembered_for_what_was_protected() -> None:
 def test_a_study_goes_on_and_is_exported_with_what_it_protects(tmp_path: Path) -> None:
     view = ProgressView(Console(quiet=True))
     with StudyStore("sqlite://") as store:
-        store.studies.create("one", RunConfig(keep_first=12, **SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
+        config = RunConfig(keep_first=12, **SMALL)  # type: ignore[arg-type]
+        store.studies.create("one", config.model_dump(), OBJECTIVES)
         with store.runs.lease("one") as lease:
-            Pipeline(store, "one", lease, view)
+            Pipeline(store, "one", lease, view, config)
             assert store.studies.get("one").facts["keep_first"] == 12
             # As if the chat template had changed, of which a system turn's tokens are made.
             other = load_workload("demo", "demo", 0, SIZES, 9)
             with pytest.raises(SearchError, match="began with 12 protected tokens, and its system turn has 9 now"):
-                Pipeline(store, "one", lease, view, other)
+                Pipeline(store, "one", lease, view, config, other)
         number = store.trials.begin("one", [running(tuple(HALF), "random")])[0].number
         store.trials.finish("one", [trial(number, schedule=tuple(HALF), values=(0.1, 1.0))])
         store.studies.choose_trial("one", number)
@@ -267,11 +268,11 @@ def test_a_study_protects_the_system_turn_all_the_way(
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         for name, keep_first in (("plain", 0), ("protected", "system")):
             config = RunConfig(keep_first=keep_first, out=str(tmp_path / name), **common)
-            with beginning(store, name, config, view) as workload, store.runs.lease(name) as lease:
+            with beginning(store, name, config, view) as (config, workload), store.runs.lease(name) as lease:
                 # A warning, unless the system turn is protected.
                 assert ("--keep-first system protects it" in said.getvalue()) == (name == "plain")
                 said.truncate(0)
-                Pipeline(store, name, lease, view, workload).run(
+                Pipeline(store, name, lease, view, config, workload).run(
                     lambda folder, name=name: write_reports(store, name, folder)
                 )
             # Trials of both are in one database: each was evaluated with what its study protects.

@@ -49,7 +49,7 @@ def store() -> Iterator[StudyStore]:
 def test_what_was_asked_for_says_which_stages_are_run_again(
     store: StudyStore, changes: dict[str, object], asked: Collection[str], kept: set[str]
 ) -> None:
-    reconfigure(store, "one", BEGUN.model_copy(update=changes), asked)
+    reconfigure(store, "one", BEGUN, BEGUN.model_copy(update=changes), asked)
     assert {stage.name for stage in store.runs.stages("one")} == kept
     assert store.studies.get("one").config["trials"] == changes.get("trials", 3)
 
@@ -61,5 +61,5 @@ def test_more_trials_of_refinements_let_the_last_one_go_on(store: StudyStore, as
         store.trials.append("one", replace(trial(number, (1.0, 2.0)), round=1))
     store.runs.begin_stage("one", "refine-1")
     store.runs.end_stage("one", "refine-1", StudyState.FINISHED)
-    reconfigure(store, "one", BEGUN.model_copy(update={"refine_trials": asked_for}), ("refine_trials",))
+    reconfigure(store, "one", BEGUN, BEGUN.model_copy(update={"refine_trials": asked_for}), ("refine_trials",))
     assert ("refine-1" not in {stage.name for stage in store.runs.stages("one")}) == goes_on

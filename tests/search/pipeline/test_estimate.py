@@ -174,14 +174,14 @@ def test_a_study_keeps_what_was_expected_as_it_began(workload: Workload, monkeyp
         with store.runs.lease("one") as lease:
             for quiet in (True, False):
                 view = ProgressView(Console(file=shown, width=400), quiet=quiet)
-                search.pipeline.pipeline.Pipeline(store, "one", lease, view, workload).search_only()
+                search.pipeline.pipeline.Pipeline(store, "one", lease, view, config, workload).search_only()
                 kept = store.studies.get("one").facts["estimate"]
                 assert list(kept["seconds"]) == ["search"] and kept["total_s"] > 0
                 # Said once, and not by a quiet view.
                 assert "a schedule takes about" not in shown.getvalue()
                 store.runs.forget_stages("one", ["search"])
             store.studies.set_facts("one", {"estimate": None})
-            search.pipeline.pipeline.Pipeline(store, "one", lease, view, workload).search_only()
+            search.pipeline.pipeline.Pipeline(store, "one", lease, view, config, workload).search_only()
         description = describe_study(store, "one")
     assert shown.getvalue().count("a schedule takes about") == 1 and "too few to ablate" in shown.getvalue()
     assert description["estimate"]["left_out"] != []

@@ -90,11 +90,11 @@ def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
         workload = load_workload(config.model, config.data, config.seed, config.sizes)
         with store.runs.lease("one") as lease:
             with pytest.raises(SearchError, match="no chosen schedule yet"):
-                Pipeline(store, "one", lease, view, workload).distill_only(None, None, None, _no_report)
+                Pipeline(store, "one", lease, view, config, workload).distill_only(None, None, None, _no_report)
             assert store.studies.get("one").state is StudyState.CREATED
             store.studies.set_facts("one", {"data_fingerprint": "another"})
             with pytest.raises(SearchError, match="data changed"):
-                Pipeline(store, "one", lease, view, workload)
+                Pipeline(store, "one", lease, view, config, workload)
         assert store.studies.get("one").state is StudyState.CREATED
 
 
@@ -112,7 +112,7 @@ def test_what_is_measured_anew_is_selected_tested_and_exported_anew(monkeypatch:
             store.runs.begin_stage("one", stage)
             store.runs.end_stage("one", stage, StudyState.FINISHED)
         with store.runs.lease("one") as lease:
-            pipeline = Pipeline(store, "one", lease, ProgressView(Console(quiet=True)))
+            pipeline = Pipeline(store, "one", lease, ProgressView(Console(quiet=True)), config)
             pipeline.run(_no_report)
             assert done == list(works)
             pipeline.run(_no_report)
@@ -220,7 +220,7 @@ def test_a_study_whose_budget_is_used_still_gets_its_choice() -> None:
         for number, level in enumerate((0.0, 0.5)):
             store.trials.append("one", trial(number, schedule=(level,) * 12, values=(level, 10 - 10 * level)))
         with store.runs.lease("one") as lease:
-            Pipeline(store, "one", lease, ProgressView(Console(quiet=True))).search_only()
+            Pipeline(store, "one", lease, ProgressView(Console(quiet=True)), config).search_only()
         assert store.studies.get("one").chosen_trial == 1
 
 

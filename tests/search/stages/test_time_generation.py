@@ -191,9 +191,8 @@ def test_what_just_fits_is_not(workload: Workload, settings: dict[str, Any]) -> 
 
 def test_a_study_that_goes_on_is_checked_before_its_work_does(study: OpenStudy, workload: Workload) -> None:
     config = study.config.model_copy(update={"new_tokens": (480,)})
-    study.store.studies.set_config("one", config.model_dump())
     with pytest.raises(ConfigError, match="--new-tokens is 480 behind prompts of 64"):
-        Pipeline(study.store, "one", study.lease, study.view, workload)
+        Pipeline(study.store, "one", study.lease, study.view, config, workload)
 
 
 @pytest.mark.parametrize("field", ["latency_length", "new_tokens"])

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from studies import (
-    RouterRun,
-    StageRecord,
-    StudyRecord,
-    StudyState,
-    StudySummary,
-    Trial,
-    TrialState,
-    finite_values,
-)
+from studies import StageRecord, StudyRecord, StudyState, StudySummary, TrialState, finite_values
 from studies.service.run_events import RunEvent
-from studies.service.runners import WorkerRecord
 from studies.service.submissions import RunState, Submission, run_state
+
+# A number as JSON can say it.
+Finite = Annotated[float | None, BeforeValidator(lambda number: number if math.isfinite(number) else None)]
+
+
+class _Record(BaseModel):
+    """An answer with the attributes of a record of the database."""
+
+    model_config = ConfigDict(from_attributes=True)
 
 
 class Health(BaseModel):
@@ -48,7 +47,7 @@ class StudyList(BaseModel):
     total: int = Field(description="How many there are on all pages.")
 
 
-class StageAnswer(BaseModel):
+class StageAnswer(_Record):
     """The last run of one stage of a study's pipeline."""
 
     name: str
@@ -80,7 +79,7 @@ class StudyAnswer(StudyLine):
     run: RunAnswer | None = Field(description="Null for a study that was never submitted.")
 
 
-class WorkAnswer(BaseModel):
+class WorkAnswer(_Record):
     """A time in which a worker of the search evaluated a trial, or a part of it."""
 
     worker: str
@@ -88,14 +87,17 @@ class WorkAnswer(BaseModel):
     seconds: float
 
 
-class TrialAnswer(BaseModel):
+class TrialAnswer(_Record):
     """One evaluated schedule at one fidelity."""
 
     number: int
     state: TrialState
     schedule: list[float]
     overall_sparsity: float
-    values: list[float] | None = Field(description="In the order of the study's objectives; lower is better.")
+    values: Annotated[
+        list[float] | None,
+        BeforeValidator(lambda values: values if values is not None and finite_values(values) else None),
+    ] = Field(description="In the order of the study's objectives; lower is better.")
     fidelity: float
     proposer: str
     parents: list[int] = Field(
@@ -111,8 +113,8 @@ class TrialAnswer(BaseModel):
     router: int | None
     seconds: float
     finished_at: datetime
-    metrics: dict[str, float | None]
-    violation: float | None = Field(
+    metrics: dict[str, Finite]
+    violation: Finite = Field(
         description="By how much it breaks the study's constraints; 0 if it keeps them, null beyond all numbers."
     )
     error: str | None
@@ -158,7 +160,7 @@ class ScheduleAnswer(BaseModel):
     router: int | None = Field(description="Number of the router that decides which tokens; null for the static one.")
 
 
-class RouterAnswer(BaseModel):
+class RouterAnswer(_Record):
     """A distilled router, without its weights."""
 
     number: int
@@ -206,14 +208,16 @@ class Files(BaseModel):
     items: list[FileAnswer]
 
 
-class WorkerAnswer(BaseModel):
+class WorkerAnswer(_Record):
     """A process that runs submitted studies."""
 
     id: str
     host: str
     pid: int
     began_at: datetime
-    silent_s: float = Field(description="Seconds since it showed itself.")
+    silent_s: Annotated[float, BeforeValidator(lambda seconds: max(0.0, seconds))] = Field(
+        description="Seconds since it showed itself."
+    )
     is_alive: bool
     study: str | None
 
@@ -259,12 +263,7 @@ def study_answer(
         config={key: value for key, value in study.config.items() if key != "ray_address"},
         chosen_trial=study.chosen_trial,
         facts={key: study.facts[key] for key in _SHOWN_FACTS if key in study.facts},
-        stages=[
-            StageAnswer(
-                name=one.name, state=one.state, began_at=one.began_at, ended_at=one.ended_at, seconds=one.seconds
-            )
-            for one in stages
-        ],
+        stages=[StageAnswer.model_validate(one) for one in stages],
         run=None if submission is None else _run(submission),
     )
 
@@ -281,64 +280,6 @@ def _run(submission: Submission) -> RunAnswer:
     )
 
 
-def trial_answer(trial: Trial) -> TrialAnswer:
-    """A trial."""
-    assert trial.finished_at is not None
-    values = trial.values
-    return TrialAnswer(
-        number=trial.number,
-        state=trial.state,
-        schedule=list(trial.schedule),
-        overall_sparsity=trial.overall_sparsity,
-        values=list(values) if values is not None and finite_values(values) else None,
-        fidelity=trial.fidelity,
-        proposer=trial.proposer,
-        parents=list(trial.parents),
-        worker=trial.worker,
-        work=[WorkAnswer(worker=one.worker, began_at=one.began_at, seconds=one.seconds) for one in trial.work],
-        round=trial.round,
-        router=trial.router,
-        seconds=trial.seconds,
-        finished_at=trial.finished_at,
-        metrics=_finite(trial.metrics),
-        violation=trial.violation if math.isfinite(trial.violation) else None,
-        error=trial.error,
-    )
-
-
-def router_answer(run: RouterRun) -> RouterAnswer:
-    """A router."""
-    return RouterAnswer(
-        number=run.number,
-        trial=run.trial,
-        schedule=list(run.schedule),
-        config=dict(run.config),
-        curves=dict(run.curves),
-        sha256=run.sha256,
-        seconds=run.seconds,
-        created_at=run.created_at,
-        beats_static=run.beats_static,
-    )
-
-
 def log_line(event: RunEvent) -> LogLine:
     """A line of the log."""
     return LogLine(number=event.number, at=event.at, text=str(event.content.get("text", "")))
-
-
-def worker_answer(worker: WorkerRecord) -> WorkerAnswer:
-    """A worker."""
-    return WorkerAnswer(
-        id=worker.id,
-        host=worker.host,
-        pid=worker.pid,
-        began_at=worker.began_at,
-        silent_s=max(0.0, worker.silent_s),
-        is_alive=worker.is_alive,
-        study=worker.study,
-    )
-
-
-def _finite(figures: Mapping[str, Any]) -> dict[str, float | None]:
-    """Figures as JSON can say them."""
-    return {name: value if math.isfinite(value) else None for name, value in figures.items()}

@@ -12,6 +12,7 @@ from search.service.http.parameters import MAX_NUMBER, After, Limit, Number, Stu
 from search.service.http.responses import (
     Front,
     Log,
+    RouterAnswer,
     Routers,
     ScheduleAnswer,
     TrialAnswer,
@@ -19,8 +20,6 @@ from search.service.http.responses import (
     VolumeHistory,
     VolumePoint,
     log_line,
-    router_answer,
-    trial_answer,
 )
 from search.service.rules.problems import described
 from studies import Trial
@@ -64,7 +63,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
                 return TrialPage(items=items, next=after)
             after = trial.number
             if state in (None, trial.state) and proposer in (None, trial.proposer) and round in (None, trial.round):
-                items.append(trial_answer(trial))
+                items.append(TrialAnswer.model_validate(trial))
         # Whether there is a study is known by now only if it has trials.
         store.trials.n_begun(name)
         return TrialPage(items=items, next=None)
@@ -72,7 +71,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     @router.get("/studies/{name}/trials/{number}", responses=problems, tags=["results"])
     def get_trial(name: StudyName, number: Number) -> TrialAnswer:
         """Say how a trial ended."""
-        return trial_answer(one_trial(name, number))
+        return TrialAnswer.model_validate(one_trial(name, number))
 
     @router.get("/studies/{name}/trials/{number}/schedule", responses=problems, tags=["results"])
     def get_schedule(name: StudyName, number: Number) -> ScheduleAnswer:
@@ -90,7 +89,8 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
         """List the trials that no other beats."""
         points = analyses.of(name).front
         return Front(
-            objectives=list(store.studies.get(name).objectives), items=[trial_answer(point) for point in points]
+            objectives=list(store.studies.get(name).objectives),
+            items=[TrialAnswer.model_validate(point) for point in points],
         )
 
     @router.get("/studies/{name}/hypervolume", responses=problems, tags=["results"])
@@ -108,7 +108,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     @router.get("/studies/{name}/routers", responses=problems, tags=["results"])
     def list_routers(name: StudyName) -> Routers:
         """List the routers that were distilled, without their weights."""
-        return Routers(items=[router_answer(run) for run in store.routers.of(name, with_weights=False)])
+        return Routers(items=[RouterAnswer.model_validate(run) for run in store.routers.of(name, with_weights=False)])
 
     @router.get("/studies/{name}/logs", responses=problems, tags=["results"])
     def get_logs(name: StudyName, after: After = 0, limit: Limit = 500) -> Log:

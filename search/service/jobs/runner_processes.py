@@ -75,11 +75,6 @@ class WorkerProcesses:
                 process.kill()
                 process.wait()
 
-    @property
-    def pids(self) -> list[int]:
-        """The processes that run now."""
-        return [place.process.pid for place in self._places if place.process is not None]
-
     def _keep_running(self) -> None:
         while True:
             for place in self._places:

@@ -89,13 +89,13 @@ def test_workers_that_die_are_replaced_and_those_that_live_leave_with_the_servic
         "(folder / f'{os.getpid()}.began').write_text(words)\n"
         "time.sleep(60)\n"
     )
-    with WorkerProcesses(2, [sys.executable, "-c", program, str(tmp_path)], "sqlite:///secret.db") as workers:
+    with WorkerProcesses(2, [sys.executable, "-c", program, str(tmp_path)], "sqlite:///secret.db"):
         until(lambda: len(list(tmp_path.glob("*.began"))) == 2)
-        first = workers.pids
-        os.kill(first[0], signal.SIGKILL)
+        first = int(next(tmp_path.glob("*.began")).stem)
+        os.kill(first, signal.SIGKILL)
         until(lambda: len(list(tmp_path.glob("*.began"))) == 3)
     assert {path.read_text() for path in tmp_path.glob("*.began")} == {f"{os.getpid()} sqlite:///secret.db"}
-    assert len(list(tmp_path.glob("*.left"))) == 2 and not (tmp_path / f"{first[0]}.left").exists()
+    assert len(list(tmp_path.glob("*.left"))) == 2 and not (tmp_path / f"{first}.left").exists()
 
 
 def _worker_of(client: Client, name: str) -> int | None:

@@ -1,4 +1,4 @@
-"""What people look at: figures, the report made of them, and the web application."""
+"""What people look at: figures, the report, the pages of the service."""
 
 from dashboards.analysis.records import ReportData
 from dashboards.report.comparison import ComparisonPaths, write_comparison

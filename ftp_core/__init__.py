@@ -1,4 +1,4 @@
-"""What a schedule means: skipping tokens, routing them, training the router, quality and cost.
+"""A model whose blocks skip tokens: routing, training, quality, cost.
 
 Names are loaded when they are first used, so that reading a schedule does not wait for torch.
 """

@@ -1,4 +1,4 @@
-"""What is remembered: studies, their trials, and everything found out about them, in SQL."""
+"""What is remembered of studies, in SQL."""
 
 from studies.analysis.clock import ClockCheck, check_clock
 from studies.analysis.origin import is_searched, schedule_origin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import shlex
@@ -26,7 +27,12 @@ from search.progress.observer import RunObserver
 from tests.conftest import ROOT
 from tests.ftp_core.small_tokenizers import tokenizer_of
 
-FILES = ("README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")))
+FILES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").glob("*.md")),
+)
 BLOCK = re.compile(
     r"^(?P<indent> *)(?:<!-- not run: (?P<why>[^\n]+) -->\n *)?```(?P<language>\w*)\n(?P<code>.*?)^ *```$", re.M | re.S
 )
@@ -162,3 +168,13 @@ def test_links_lead_somewhere(file: str) -> None:
     # Paths in code spans are files or folders of the repository.
     for path in re.findall(r"`((?:search|studies|ftp_core|dashboards|benchmarks|tests|docs)/[\w/]*(?:/|\.\w+))`", text):
         assert (ROOT / path).exists(), path
+
+
+def test_the_architecture_names_every_folder_with_the_sentence_that_the_folder_has() -> None:
+    text = (ROOT / "docs/architecture.md").read_text()
+    for package in ("ftp_core", "studies", "search", "dashboards"):
+        for init in sorted((ROOT / package).rglob("__init__.py")):
+            folder = init.parent.relative_to(ROOT)
+            sentence = (ast.get_docstring(ast.parse(init.read_text())) or "").splitlines()[0]
+            row = f"| `{folder}/` | {sentence} |" if folder.parent.name else f"### `{folder}/`\n\n{sentence}\n"
+            assert row in text, row

@@ -1,0 +1,1 @@
+"""What figures and tables are drawn from: columns, intervals, selections."""

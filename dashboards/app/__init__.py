@@ -1,4 +1,4 @@
-"""The dashboard: pages for browsers, mounted on the service's application. Needs the extra `serve`."""
+"""The dashboard: pages for browsers, mounted on the service's application."""
 
 from dashboards.app.actions import Actions, FormField, RefusedError
 from dashboards.app.mount import mount

@@ -1,4 +1,4 @@
-"""Figures of a study: pure functions from its trials and measurements to Plotly figures."""
+"""Plotly figures, which the report, the pages and notebooks share."""
 
 from dashboards.figures.appearance import PROPOSER_COLOURS, VARIANT_COLOURS, proposer_colour
 from dashboards.figures.comparison import comparison_figure

@@ -1,0 +1,1 @@
+"""Methods that searched schedules are compared with."""

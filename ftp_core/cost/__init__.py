@@ -1,4 +1,4 @@
-"""What a schedule costs: FLOPs and memory counted, latency predicted from a profile, latency measured."""
+"""Latency, FLOPs and memory, predicted and measured."""
 
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
 from ftp_core.cost.flops import Flops, FlopsCounter, prefill_flops

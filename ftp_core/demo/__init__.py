@@ -1,4 +1,4 @@
-"""The demo: a small pretrained Llama that ships with the package, with the task that it was trained on."""
+"""The demo model and its task: generated stories with questions."""
 
 from __future__ import annotations
 

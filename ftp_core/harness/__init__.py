@@ -1,4 +1,4 @@
-"""Pruned models in lm-evaluation-harness: `--model ftp --model_args pretrained=DIR`.
+"""A pruned model in lm-evaluation-harness.
 
 Importing this module makes the name `ftp` known to lm-eval. Versions after 0.4.13 import it by themselves, by the entry
 points `lm_eval.models`; for 0.4.13, which reads none, docs/lm-eval.md names two ways.

@@ -1,0 +1,1 @@
+"""Dense models by name, and their identity."""

@@ -1,0 +1,1 @@
+"""A pruned model as transformers has models: generate, save, load."""

@@ -1,0 +1,1 @@
+"""KL, perplexity and accuracy against the dense model, with intervals."""

@@ -1,0 +1,1 @@
+"""Forward passes in which each block runs on the tokens that it keeps."""

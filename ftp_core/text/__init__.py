@@ -1,0 +1,1 @@
+"""Examples and prompts, from JSON Lines to batches of token ids."""

@@ -1,0 +1,1 @@
+"""Distillation of routers from the dense model's predictions."""

@@ -1,0 +1,1 @@
+"""The search loop, which knows proposers, evaluators and the trial store by their protocols."""

@@ -1,0 +1,1 @@
+"""Model, data and latency profile of a run."""

@@ -1,0 +1,1 @@
+"""Pipelines: created, checked, estimated and run, stage by stage."""

@@ -1,0 +1,1 @@
+"""What is searched: the space of schedules, objectives, costs, fidelities."""

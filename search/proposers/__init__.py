@@ -1,4 +1,4 @@
-"""Proposers: what to evaluate next.
+"""Proposers: which schedule to evaluate next.
 
 The engine knows them by the `Proposer` protocol alone.
 """

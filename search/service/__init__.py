@@ -1,1 +1,1 @@
-"""The service: studies over HTTP, and the workers that run them."""
+"""The service: studies over HTTP, and the runners that work on them."""

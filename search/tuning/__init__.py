@@ -1,0 +1,1 @@
+"""Hyperparameters of a router's training, tuned with Ray Tune."""

@@ -1,0 +1,1 @@
+"""Optuna's storage interface on the same tables."""

@@ -1,0 +1,1 @@
+"""The values that are remembered: studies, trials, measurements."""

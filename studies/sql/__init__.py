@@ -1,0 +1,1 @@
+"""Schema, connections and transactions."""

@@ -1,4 +1,4 @@
-"""Trackers that can be told how a run goes: MLflow, Weights & Biases, TensorBoard; each needs an extra.
+"""Trackers that can be told how a run goes: MLflow, Weights & Biases, TensorBoard.
 
 A tracker's library is imported when its observer is made, by the one module that needs it.
 """

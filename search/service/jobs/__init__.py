@@ -1,0 +1,1 @@
+"""Runners, which work on submitted studies."""

@@ -38,15 +38,9 @@ from search.cli.show import describe_study
 from search.cli.show_optuna import OPTUNAS, describe_optuna_study
 from search.cli.sweep import sweep_command
 from search.cli.tables import (
-    print_beginnings,
-    print_front,
-    print_measurements,
     print_optuna_study,
-    print_predictions,
     print_proposers,
-    print_rounds,
-    print_selection,
-    print_speeds,
+    print_results,
     print_studies,
     print_verdict,
 )
@@ -211,13 +205,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
         known = blocks["reused"] / (blocks["run"] + blocks["reused"])
         console.print(f"{known:.0%} of the block computations were known from other schedules")
     print_proposers(console, description)
-    print_rounds(console, description)
-    print_front(console, description)
-    print_selection(console, description)
-    print_measurements(console, description)
-    print_predictions(console, description)
-    print_speeds(console, description)
-    print_beginnings(console, description)
+    print_results(console, description)
 
 
 @app.command()

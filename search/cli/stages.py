@@ -12,16 +12,7 @@ import typer
 from rich.console import Console
 
 from search.cli.show import describe_study
-from search.cli.tables import (
-    print_beginnings,
-    print_front,
-    print_measurements,
-    print_predictions,
-    print_rounds,
-    print_selection,
-    print_speeds,
-    print_verdict,
-)
+from search.cli.tables import print_results, print_verdict
 from search.config.study_name import resume_command
 from search.reports import write_reports
 from search.startup import INTERRUPTED
@@ -70,13 +61,7 @@ def continue_study(
         print(json.dumps(description | files))
         return
     console = Console(markup=False, highlight=False)
-    print_rounds(console, description)
-    print_front(console, description)
-    print_selection(console, description)
-    print_measurements(console, description)
-    print_predictions(console, description)
-    print_speeds(console, description)
-    print_beginnings(console, description)
+    print_results(console, description)
     for path in (*written, *filter(None, [exported])):
         console.print(f"wrote {path}", soft_wrap=True)
     print_verdict(console, description)

@@ -57,6 +57,17 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
     console.print(table)
 
 
+def print_results(console: Console, description: Mapping[str, Any]) -> None:
+    """Prints what a study found, from `describe_study`: rounds, front, selection, measurements, predictions."""
+    print_rounds(console, description)
+    print_front(console, description)
+    print_selection(console, description)
+    print_measurements(console, description)
+    print_predictions(console, description)
+    print_speeds(console, description)
+    print_beginnings(console, description)
+
+
 def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
     """What each proposer has done, from `describe_study`."""
     if not description["proposers"]:

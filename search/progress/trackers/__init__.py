@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,19 +20,11 @@ if TYPE_CHECKING:
 __all__ = ["TRACKERS", "forget_runs", "make_observers", "restore_runs"]
 
 
-@dataclass(frozen=True)
-class _Tracker:
-    """Where a tracker's observer is, and what it needs."""
-
-    title: str
-    observer: str
-    library: str
-
-
+# Title and observer; the library is called as the tracker is.
 _TRACKERS = {
-    "mlflow": _Tracker("MLflow", "MlflowObserver", "mlflow"),
-    "wandb": _Tracker("Weights & Biases", "WandbObserver", "wandb"),
-    "tensorboard": _Tracker("TensorBoard", "TensorboardObserver", "tensorboard"),
+    "mlflow": ("MLflow", "MlflowObserver"),
+    "wandb": ("Weights & Biases", "WandbObserver"),
+    "tensorboard": ("TensorBoard", "TensorboardObserver"),
 }
 TRACKERS = tuple(_TRACKERS)
 
@@ -71,15 +62,14 @@ def make_observers(names: str) -> list[RunObserver]:
 
 
 def _make(name: str) -> RunObserver:
-    tracker = _TRACKERS[name]
+    title, observer_name = _TRACKERS[name]
     try:
         module = importlib.import_module(f"search.progress.trackers.{name}")
     except ImportError as error:
-        if error.name is not None and error.name.split(".")[0] == tracker.library:
-            raise ConfigError(f"--track {name} needs {tracker.title}: {install_extra(name)}") from error
+        if error.name is not None and error.name.split(".")[0] == name:
+            raise ConfigError(f"--track {name} needs {title}: {install_extra(name)}") from error
         raise ConfigError(
-            f"--track {name} cannot import {tracker.title}, which is installed: {error}. Try again after "
-            f"{install_extra(name)}"
+            f"--track {name} cannot import {title}, which is installed: {error}. Try again after {install_extra(name)}"
         ) from error
-    observer: RunObserver = getattr(module, tracker.observer)()
+    observer: RunObserver = getattr(module, observer_name)()
     return observer

@@ -38,7 +38,7 @@ from search.evaluators.ray_pool import RayPool  # noqa: E402
 from search.problem.objectives import OBJECTIVES, Objectives  # noqa: E402
 from search.problem.space import ScheduleSpace  # noqa: E402
 from search.proposers.catalogue import make_proposers  # noqa: E402
-from search.stages.sql_trial_store import StudyLedger  # noqa: E402
+from search.stages.sql_trial_store import SqlTrialStore  # noqa: E402
 from studies import StudyStore  # noqa: E402
 
 N_BLOCKS, WORKERS = 12, 2
@@ -66,7 +66,7 @@ def ours(folder, sampler, trials):
         store.studies.create("bench", {}, OBJECTIVES)
         with store.runs.lease("bench") as lease, closing(RayPool(NoWork(), WORKERS)) as pool:
             portfolio = Portfolio(make_proposers(sampler, space, 0), 0)
-            engine = SearchEngine(space, portfolio, pool, objectives, StudyLedger(store, "bench", lease, "bench"))
+            engine = SearchEngine(space, portfolio, pool, objectives, SqlTrialStore(store, "bench", lease, "bench"))
             engine.run(Stopping(WARM_UP))
             began = time.perf_counter()
             assert engine.run(Stopping(trials)) == trials

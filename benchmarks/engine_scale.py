@@ -31,7 +31,7 @@ from search.evaluators import Evaluation  # noqa: E402
 from search.problem.objectives import OBJECTIVES, Objectives  # noqa: E402
 from search.problem.space import ScheduleSpace  # noqa: E402
 from search.proposers.catalogue import make_proposers  # noqa: E402
-from search.stages.sql_trial_store import StudyLedger  # noqa: E402
+from search.stages.sql_trial_store import SqlTrialStore  # noqa: E402
 from studies import StudyStore  # noqa: E402
 
 N_BLOCKS = 12
@@ -111,8 +111,8 @@ def run(n_workers, generation, trials, sampler):
         with store.runs.lease("bench") as lease:
             workers = SleepingWorkers(n_workers, 0, trials)
             portfolio = Portfolio(make_proposers(sampler, space, 0), 0)
-            ledger = StudyLedger(store, "bench", lease, "bench")
-            engine = SearchEngine(space, portfolio, workers, objectives, ledger, generation=generation)
+            trial_store = SqlTrialStore(store, "bench", lease, "bench")
+            engine = SearchEngine(space, portfolio, workers, objectives, trial_store, generation=generation)
             began = time.perf_counter()
             assert engine.run(Stopping(trials)) == trials
             seconds = time.perf_counter() - began

@@ -119,7 +119,7 @@ def search(
         warm=warm,
         ablations=space.ablations() if not warm and learn_from_ablations(proposers) else (),
     ).run(Stopping(trials))
-    outcomes = [result.outcome for _, result in sorted(notebook.ended.items()) if result.outcome is not None]
-    legal = [outcome for outcome in outcomes if outcome.penalty == 0]
-    ranked = sorted(legal, key=lambda outcome: (outcome.values[0], outcome.levels))
-    return [space.schedule(outcome.levels) for outcome in ranked], outcomes
+    outcomes = [trial for trial in notebook.trials() if trial.values is not None]
+    legal = [outcome for outcome in outcomes if outcome.total_violation == 0]
+    ranked = sorted(legal, key=lambda outcome: (outcome.values[0], outcome.schedule))
+    return [outcome.schedule for outcome in ranked], outcomes

@@ -100,8 +100,7 @@ def search(job, space, evaluator, predict_ms):
         ablations = plan_ablations(space, job.trials, job.names).schedules if job.ablates else ()
     engine = SearchEngine(space, portfolio, evaluator, Objectives(predict_ms), book, seed=job.seed, ablations=ablations)
     engine.run(Stopping(job.trials))
-    tallies = portfolio.tallies.values()
-    return [result.outcome for _, result in sorted(book.ended.items())], sum(tally.seconds for tally in tallies)
+    return book.trials(), sum(own.seconds for own in portfolio.statistics.values())
 
 
 def run(job):
@@ -111,7 +110,10 @@ def run(job):
         table = enumerated.load()
         outcomes, seconds = search(job, enumerated.SPACE, TableEvaluator(table), enumerated.PROFILE.predict_ms)
         budgets = [round(share * len(table.values)) for share in SHARES if share * len(table.values) <= job.trials]
-        found = [table.share([outcome.levels for outcome in outcomes[:budget]]) for budget in budgets]
+        found = [
+            table.share([enumerated.SPACE.levels(outcome.schedule) for outcome in outcomes[:budget]])
+            for budget in budgets
+        ]
         return job, {"shares": found, "ms_per_proposal": 1000 * seconds / job.trials}
     # At a target every seed has data of its own: it is luck which schedules are good by chance on few items.
     data_seed = job.seed if job.part in ("target", "short") else 0
@@ -119,17 +121,18 @@ def run(job):
     evaluator = LocalEvaluator(workload.model.skipping, workload.splits["calibration"], prefix_bytes=2**29)
     outcomes, seconds = search(job, ScheduleSpace(12, job.target), evaluator, enumerated.PROFILE.predict_ms)
     # Ablations off the target are trials like others, and no finds.
-    values = [outcome.values if outcome.penalty == 0 else (math.inf, math.inf) for outcome in outcomes]
+    values = [outcome.values if outcome.total_violation == 0 else (math.inf, math.inf) for outcome in outcomes]
     found = {"values": values, "ms_per_proposal": 1000 * seconds / job.trials}
     if job.part == "short":
-        found |= against_shortened_prompt(outcomes, ScheduleSpace(12, job.target).anchors())
+        found |= against_shortened_prompt(outcomes, ScheduleSpace(12, job.target))
     return job, found
 
 
-def against_shortened_prompt(outcomes, anchors):
+def against_shortened_prompt(outcomes, space):
     """The lowest KL at no higher cost than shortened prompts of 10 to 50 %, as shares of theirs."""
-    legal = [outcome for outcome in outcomes if outcome.penalty == 0]
-    uniform = [one.values for one in legal if one.levels in anchors and 0 < sum(one.levels) <= 0.5 * 20 * 12]
+    legal = [outcome for outcome in outcomes if outcome.total_violation == 0]
+    shortened = {space.schedule(levels) for levels in space.anchors()}
+    uniform = [one.values for one in legal if one.schedule in shortened and 0 < one.overall_sparsity <= 0.5]
     best = [min(kl for kl, cost in (one.values for one in legal) if cost <= 1.01 * most) for _, most in uniform]
     return {"ratios": [kl / whole for kl, (whole, _) in zip(best, uniform, strict=True)]}
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any, overload
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,7 +50,7 @@ def _number(index: int, value: Any) -> float:
     )
 
 
-class SparsitySchedule(Sequence[float]):
+class SparsitySchedule(tuple[float, ...]):
     """The tuple `(s_0 ... s_{N-1})` of the shares of tokens that skip each block: immutable, hashable, printable.
 
     Args:
@@ -60,9 +60,10 @@ class SparsitySchedule(Sequence[float]):
         ScheduleError: A share is not a number, lies outside the range, or there is none at all.
     """
 
-    __slots__ = ("_values",)
+    __slots__ = ()
 
-    def __init__(self, values: Sequence[float]) -> None:
+    def __new__(cls, values: Sequence[float]) -> Self:
+        """Check the shares, and round them."""
         # Sets have no order, and of mappings only the keys would be seen.
         if not isinstance(values, Iterable) or isinstance(values, str | bytes | Set | Mapping):
             raise ScheduleError(f"A schedule is one sparsity per block, but {values!r} was given: give a list of them.")
@@ -76,7 +77,7 @@ class SparsitySchedule(Sequence[float]):
                     "give each block the share of tokens that may skip it."
                 )
         # Ten decimals make equal schedules equal whichever arithmetic led to them.
-        self._values = tuple(round(value, 10) for value in numbers)
+        return super().__new__(cls, (round(value, 10) for value in numbers))
 
     @classmethod
     def of(cls, values: Sequence[float]) -> SparsitySchedule:
@@ -99,38 +100,19 @@ class SparsitySchedule(Sequence[float]):
 
     def levels(self, step: float = DEFAULT_STEP) -> tuple[int, ...]:
         """The nearest grid point of each block, as a count of steps."""
-        return tuple(round(value / step) for value in self._values)
+        return tuple(round(value / step) for value in self)
 
     @property
     def overall(self) -> float:
         """Overall sparsity: the mean over all blocks, what the FTP paper (arXiv 2412.11494) reports."""
-        return math.fsum(self._values) / len(self._values)
+        return math.fsum(self) / len(self)
 
     def kept_counts(self, length: int) -> tuple[int, ...]:
         """`k_i` of every block for a row of `length` real tokens."""
-        return tuple(kept_count(value, length) for value in self._values)
-
-    @overload
-    def __getitem__(self, index: int) -> float: ...
-    @overload
-    def __getitem__(self, index: slice) -> tuple[float, ...]: ...
-    def __getitem__(self, index: int | slice) -> float | tuple[float, ...]:
-        return self._values[index]
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __iter__(self) -> Iterator[float]:
-        return iter(self._values)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, SparsitySchedule) and self._values == other._values
-
-    def __hash__(self) -> int:
-        return hash(self._values)
+        return tuple(kept_count(value, length) for value in self)
 
     def __repr__(self) -> str:
-        return f"SparsitySchedule([{', '.join(f'{value:g}' for value in self._values)}])"
+        return f"SparsitySchedule([{', '.join(f'{value:g}' for value in self)}])"
 
     def __str__(self) -> str:
-        return f"{' '.join(f'{value:.2f}' for value in self._values)} (overall {self.overall:.1%})"
+        return f"{' '.join(f'{value:.2f}' for value in self)} (overall {self.overall:.1%})"

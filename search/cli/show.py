@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from search.proposers.proposer_stats import ProposerTally
+from search.proposers.proposer_stats import ProposerStatistics
 from studies import (
     Exhibits,
     Measurement,
@@ -186,7 +186,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
             for stage in store.runs.stages(name)
         ],
         "proposers": [
-            {"name": state.proposer, **asdict(ProposerTally.stored(state.state))}
+            {"name": state.proposer, **asdict(ProposerStatistics.stored(state.state))}
             for state in store.runs.proposer_states(name)
         ],
         "clock": _clocks(measurements),

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from search.problem.trial import Outcome
 from search.proposers import Proposer
-from search.proposers.proposer_stats import ProposerTally
+from search.proposers.proposer_stats import ProposerStatistics
 
 # Share of the time that is spread evenly, so that none starves: one that is bad now may be good later.
 FLOOR = 0.3
@@ -27,9 +27,9 @@ class Portfolio:
     its own time to propose counts with theirs to run.
 
     Args:
-        proposers: Who takes part.
-        seed: Of the choices.
-        tallies: What proposers, by name, have done in the study before: counting goes on from there.
+        proposers: Proposers that take part.
+        seed: Seed of the choices.
+        statistics: What proposers, by name, have done in the study before: counting goes on from there.
         by_trial: Credit per trial, and not per second, so that choices do not depend on the clock.
     """
 
@@ -37,7 +37,7 @@ class Portfolio:
         self,
         proposers: Sequence[Proposer],
         seed: int,
-        tallies: Mapping[str, ProposerTally] | None = None,
+        statistics: Mapping[str, ProposerStatistics] | None = None,
         by_trial: bool = False,
     ) -> None:
         self._proposers = {proposer.name: proposer for proposer in proposers}
@@ -47,8 +47,8 @@ class Portfolio:
         self._costs = dict.fromkeys(self._proposers, 0.0)
         self._counts = dict.fromkeys(self._proposers, 0.0)
         self._tries = dict.fromkeys(self._proposers, 0)
-        self.tallies = {name: ProposerTally() for name in self._proposers}
-        self.tallies |= {name: replace(tally) for name, tally in (tallies or {}).items()}
+        self.statistics = {name: ProposerStatistics() for name in self._proposers}
+        self.statistics |= {name: replace(known) for name, known in (statistics or {}).items()}
 
     def in_turn(self, number: int) -> list[Proposer]:
         """All proposers in the order in which they are to be asked for trial `number`.
@@ -80,9 +80,9 @@ class Portfolio:
         """Note what a trial of a proposer added to the front, and what it took.
 
         Args:
-            name: Of the proposer; others than those of the portfolio are left out.
+            name: Name of the proposer; others than those of the portfolio are left out.
             gain: Share of hypervolume that it added.
-            seconds: That its evaluation took.
+            seconds: Time that its evaluation took.
         """
         if name not in self._proposers:
             return
@@ -90,24 +90,24 @@ class Portfolio:
             self._gains[other] *= _MEMORY
             self._costs[other] *= _MEMORY
             self._counts[other] *= _MEMORY
-        tally = self.tallies[name]
+        own = self.statistics[name]
         self._gains[name] += gain
-        self._costs[name] += 1.0 if self._by_trial else seconds + tally.seconds / max(1, tally.asked)
+        self._costs[name] += 1.0 if self._by_trial else seconds + own.seconds / max(1, own.asked)
         self._counts[name] += 1.0
         self._tries[name] += 1
         shares = self.shares()
         for other in self._proposers:
-            self.tallies[other].share = shares[other]
-        tally.gain += gain
+            self.statistics[other].share = shares[other]
+        own.gain += gain
 
     def learn(self, outcome: Outcome) -> None:
         """Tell every proposer."""
         for proposer in self._proposers.values():
             proposer.tell(outcome)
 
-    def tally(self, name: str) -> ProposerTally:
+    def statistics_of(self, name: str) -> ProposerStatistics:
         """What is counted of a proposer, or of another source of trials."""
-        return self.tallies.setdefault(name, ProposerTally())
+        return self.statistics.setdefault(name, ProposerStatistics())
 
 
 def _parts(weights: Mapping[str, float]) -> dict[str, float]:

@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
@@ -98,9 +99,9 @@ class ScheduleSpace:
         """The schedule of given levels."""
         return SparsitySchedule.from_levels(levels, self.step)
 
-    def levels(self, schedule: SparsitySchedule) -> Levels:
-        """The levels of a schedule."""
-        return schedule.levels(self.step)
+    def levels(self, schedule: tuple[float, ...]) -> Levels:
+        """The levels of a schedule: those of the nearest one on the grid."""
+        return _levels(schedule, self.step)
 
     def contains(self, levels: Sequence[int]) -> bool:
         """Whether levels keep every constraint."""
@@ -233,3 +234,9 @@ class ScheduleSpace:
             if (ms := limit.predict_ms(self.schedule(moved))) < best_ms:
                 now, best_ms = moved, ms
         return tuple(now)
+
+
+# Every proposer asks for those of every trial.
+@lru_cache(maxsize=2048)
+def _levels(schedule: tuple[float, ...], step: float) -> Levels:
+    return tuple(round(share / step) for share in schedule)

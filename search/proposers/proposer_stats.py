@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass
-class ProposerTally:
+class ProposerStatistics:
     """What a proposer has done in a study, in all its runs.
 
     Attributes:
@@ -28,6 +28,6 @@ class ProposerTally:
     share: float = 0.0
 
     @classmethod
-    def stored(cls, state: Mapping[str, Any]) -> ProposerTally:
+    def stored(cls, state: Mapping[str, Any]) -> ProposerStatistics:
         """Read back what a study keeps of it; what this program does not count is left out."""
         return cls(**{field.name: state[field.name] for field in fields(cls) if field.name in state})

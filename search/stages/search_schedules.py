@@ -24,12 +24,11 @@ from search.problem.objectives import Objectives, evaluation_context, objective_
 from search.problem.space import LatencyLimit, ScheduleSpace
 from search.progress.progress_view import Stage
 from search.proposers.catalogue import make_proposers
-from search.stages.known_costs import CostLedger
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
-from search.stages.sql_trial_store import StudyLedger
+from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.study_profile import study_profile
-from search.stages.warm_start import warm_outcomes
+from search.stages.warm_start import warm_trials
 from studies import Trial, best_point, front_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
 
@@ -105,38 +104,39 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     config = study.config
     space = schedule_space(config, study.workload.model.skipping.n_blocks, costs)
     objectives = Objectives(costs.function(config.cost), config.min_accuracy)
-    warm = warm_outcomes(_earlier_trials(study, search), space, objectives, own=search.round > 0)
+    warm = warm_trials(_earlier_trials(study, search), space, objectives)
     context = _context(study, search)
-    ledger = StudyLedger(study.store, study.name, study.lease, context, search.round, search.number)
+    trials = SqlTrialStore(study.store, study.name, study.lease, context, search.round, search.number, costs.of)
     title = f"Refining schedules, round {search.round}" if search.round else "Searching schedules"
     aside = study.store.trials.left_aside(study.name)
     if aside.total:
         study.view.console.print(str(aside))
     ablations = _ablations(study, search, space)
     portfolio = Portfolio(
-        make_proposers(config.sampler, space, config.seed), config.seed, ledger.tallies(), config.deterministic
+        make_proposers(config.sampler, space, config.seed), config.seed, trials.statistics(), config.deterministic
     )
     with (
         closing(_start_workers(study, search.router)) as pool,
-        study.view.stage(title, search.trials, ledger.n_trials) as stage,
+        study.view.stage(title, search.trials, trials.n_trials) as stage,
     ):
         engine = SearchEngine(
             space,
             portfolio,
             pool,
             objectives,
-            CostLedger(ledger, costs.of),
+            trials,
             seed=config.seed,
             deterministic=config.deterministic,
             fidelities=config.fidelities,
             pruner=_pruner(config),
             warm=warm,
+            warm_is_own=search.round > 0,
             first=search.first_trial,
             ablations=ablations.schedules,
         )
-        watch = _Watch(study, stage, ledger, pool, search.stage, costs)
-        ledger.on_kept = watch.on_kept
-        stopping = Stopping(search.trials - ledger.n_trials, config.seconds, config.plateau)
+        watch = _Watch(study, stage, trials, pool, search.stage, costs)
+        trials.on_kept = watch.on_kept
+        stopping = Stopping(search.trials - trials.n_trials, config.seconds, config.plateau)
 
         # Whatever can be wrong was found out by now: a study that this one replaces goes here, and not before.
         study.settle()
@@ -151,10 +151,10 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
                 raise KeyboardInterrupt
         finally:
             with study.store.hurried():
-                ledger.keep_tallies()
-                _keep_reuse(study, ledger)
+                trials.write_statistics()
+                _keep_reuse(study, engine)
             watch.send_figures()
-        if stopping.reason is not None and ledger.n_trials < search.trials:
+        if stopping.reason is not None and trials.n_trials < search.trials:
             stage.advance(0, f"stopped, since {stopping.reason}")
 
 
@@ -208,24 +208,24 @@ class _Watch:
     """Draws progress, and lets the number of workers follow what the study says."""
 
     def __init__(
-        self, study: OpenStudy, stage: Stage, ledger: StudyLedger, pool: RayPool, name: str, costs: Costs
+        self, study: OpenStudy, stage: Stage, trials: SqlTrialStore, pool: RayPool, name: str, costs: Costs
     ) -> None:
         self._study = study
         self._stage = stage
-        self._ledger = ledger
+        self._trials = trials
         self._pool = pool
         self._name = name
         self._objectives, self._dense_cost = objective_names(study.config.cost), costs.dense(study.config.cost)
         self._n_workers = study.config.workers
         self._resized = self._noted = self._began = time.monotonic()
-        self._n_before = ledger.n_trials
+        self._n_before = trials.n_trials
 
     def on_kept(self, n: int) -> None:
         now, note = time.monotonic(), ""
-        ended = self._ledger.n_trials
+        ended = self._trials.n_trials
         if now - self._noted > _SECONDS_BETWEEN_NOTES or ended == self._n_before + n:
             config = self._study.config
-            self._noted, note = now, best_note(self._ledger.front, config.cost, config.target_sparsity)
+            self._noted, note = now, best_note(self._trials.front, config.cost, config.target_sparsity)
             self.send_figures()
         self._stage.advance(n, note)
         if now - self._resized > _SECONDS_BETWEEN_RESIZES:
@@ -234,10 +234,10 @@ class _Watch:
 
     def send_figures(self) -> None:
         """Let the view and its observers know how far the search is."""
-        self._study.view.figures(self._name, self._ledger.n_trials, self._figures(time.monotonic() - self._began))
+        self._study.view.figures(self._name, self._trials.n_trials, self._figures(time.monotonic() - self._began))
 
     def _figures(self, seconds: float) -> dict[str, float]:
-        points, ended = self._ledger.front, self._ledger.n_trials
+        points, ended = self._trials.front, self._trials.n_trials
         measured = front_volume(self._objectives, points, self._dense_cost)
         figures = {
             "trials": ended,
@@ -308,13 +308,13 @@ def _context(study: OpenStudy, search: Search) -> str:
     )
 
 
-def _keep_reuse(study: OpenStudy, ledger: StudyLedger) -> None:
+def _keep_reuse(study: OpenStudy, engine: SearchEngine) -> None:
     """Add to what the study knows of block computations that were made and spared."""
     facts = study.store.studies.get(study.name).facts
     study.store.studies.set_facts(
         study.name,
         {
-            "blocks_run": facts.get("blocks_run", 0) + ledger.blocks_run,
-            "blocks_reused": facts.get("blocks_reused", 0) + ledger.blocks_reused,
+            "blocks_run": facts.get("blocks_run", 0) + engine.blocks_run,
+            "blocks_reused": facts.get("blocks_reused", 0) + engine.blocks_reused,
         },
     )

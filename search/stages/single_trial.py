@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
+from search.engine.trial_runner import work_spans
 from search.errors import SearchError
 from search.evaluators import Task
 from search.evaluators.local import LocalEvaluator
@@ -13,7 +14,6 @@ from search.inputs.data import search_set
 from search.problem.objectives import Objectives
 from search.stages.open_study import OpenStudy
 from search.stages.search_schedules import study_costs
-from search.stages.sql_trial_store import work_spans
 from studies import Trial, TrialState
 
 
@@ -45,7 +45,7 @@ def add_trial(
     values, violation = Objectives(costs.function(config.cost), config.min_accuracy)(schedule, evaluation.metrics)
     trial = Trial(
         number=study.store.trials.n_begun(study.name),
-        schedule=tuple(schedule),
+        schedule=schedule,
         values=values,
         state=TrialState.FINISHED,
         fidelity=1.0,

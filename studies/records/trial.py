@@ -92,6 +92,20 @@ class Trial:
         return sum(self.schedule) / len(self.schedule)
 
     @property
+    def total_violation(self) -> float:
+        """Orders trials that cannot be compared by values: lower is better, 0 is a whole evaluation without violation.
+
+        Of two trials with different ones the lower is better whatever their values (Deb's feasibility rule, 2000);
+        values are compared between equal ones only, so at equal fidelity only.
+        """
+        return self.violation + 2.0 * (1.0 - self.fidelity)
+
+    @property
+    def is_finite(self) -> bool:
+        """Tells whether values and violation are finite: nothing can be learned from others."""
+        return finite_values(self.values) and math.isfinite(self.violation)
+
+    @property
     def is_comparable(self) -> bool:
         """Tells whether it finished on the whole search set, keeps the constraints, and has finite values.
 

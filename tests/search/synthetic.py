@@ -1,18 +1,18 @@
-"""Searches without a model: evaluators that compute a formula, and a ledger in memory."""
+"""Searches without a model: evaluators that compute a formula, and a trial store in memory."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from ftp_core.schedule import SparsitySchedule
 from search.engine.portfolio import Portfolio
-from search.engine.trial_store import Begun, Known, Queued, Result
 from search.evaluators import Evaluation, Task
 from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import make_proposers
-from search.proposers.proposer_stats import ProposerTally
+from search.proposers.proposer_stats import ProposerStatistics
+from studies import Trial
 
 
 def metrics_of(schedule: SparsitySchedule, part: int = 0) -> dict[str, float]:
@@ -56,54 +56,51 @@ class ShufflingEvaluator:
 
 
 class Notebook:
-    """A ledger in memory; it can stop the search after some results, as a killed process would."""
+    """A trial store in memory; it can stop the search after some results, as a killed process would."""
 
     def __init__(self, dies_after: int | None = None) -> None:
-        self.begun: dict[int, Begun] = {}
-        self.ended: dict[int, Result] = {}
-        self.tallies: dict[str, ProposerTally] = {}
-        self.elsewhere: dict[SparsitySchedule, Mapping[str, float]] = {}
+        self.begun: dict[int, Trial] = {}
+        self.ended: dict[int, Trial] = {}
+        self.statistics: dict[str, ProposerStatistics] = {}
+        self.elsewhere: dict[tuple[float, ...], Mapping[str, float]] = {}
         self.dies_after = dies_after
 
-    def known(self) -> Iterator[Known]:
-        for number, result in sorted(self.ended.items()):
-            evaluation, outcome = result.evaluation, result.outcome
-            metrics = None if outcome is None else evaluation.metrics
-            fidelity = 1.0 if outcome is None else outcome.fidelity
-            yield Known(number, evaluation.schedule, result.proposer, metrics, fidelity, evaluation.seconds)
+    def known(self) -> Iterator[Trial]:
+        yield from self.trials()
 
-    def queue(self) -> list[Queued]:
-        waiting = {number: begun for number, begun in self.begun.items() if number not in self.ended}
-        return [Queued(number, one.schedule, one.proposer, one.parents) for number, one in waiting.items()]
+    def queue(self) -> list[Trial]:
+        return [trial for number, trial in self.begun.items() if number not in self.ended]
 
-    def recall(self, schedules: Sequence[SparsitySchedule]) -> list[Evaluation | None]:
-        return [Evaluation(Task(s), self.elsewhere[s]) if s in self.elsewhere else None for s in schedules]
+    def recall(self, trials: Sequence[Trial]) -> list[Mapping[str, float] | None]:
+        return [self.elsewhere.get(trial.schedule) for trial in trials]
 
-    def begin(self, begun: Sequence[Begun]) -> list[int]:
-        numbers = list(range(len(self.begun), len(self.begun) + len(begun)))
-        self.begun |= dict(zip(numbers, begun, strict=True))
-        return numbers
+    def begin(self, trials: Sequence[Trial]) -> list[Trial]:
+        begun = [replace(trial, number=number) for number, trial in enumerate(trials, start=len(self.begun))]
+        self.begun |= {trial.number: trial for trial in begun}
+        return begun
 
-    def finish(self, results: Sequence[Result]) -> None:
-        for result in results:
+    def finish(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
             if self.dies_after == 0:
                 raise KeyboardInterrupt
             if self.dies_after is not None:
                 self.dies_after -= 1
-            assert result.number not in self.ended
-            begun = Begun(result.evaluation.schedule, result.proposer, result.parents)
-            assert self.begun[result.number] == begun
-            self.ended[result.number] = result
+            assert trial.number not in self.ended and trial.finished_at is not None
+            begun = Trial(trial.number, trial.schedule, trial.proposer, trial.parents)
+            assert self.begun[trial.number] == begun
+            self.ended[trial.number] = trial
 
-    def tally(self, tallies: Mapping[str, ProposerTally]) -> None:
-        self.tallies = {name: replace(tally) for name, tally in tallies.items()}
+    def note_statistics(self, statistics: Mapping[str, ProposerStatistics]) -> None:
+        self.statistics = {name: replace(own) for name, own in statistics.items()}
 
-    def trials(self) -> list[tuple[object, ...]]:
-        """All that a trial is, apart from the time that it took."""
-        return [
-            (number, self.begun[number], result.outcome, result.evaluation.metrics)
-            for number, result in sorted(self.ended.items())
-        ]
+    def trials(self) -> list[Trial]:
+        """Trials that ended, by number."""
+        return [trial for _, trial in sorted(self.ended.items())]
+
+
+def timeless(trials: Iterable[Trial]) -> list[Trial]:
+    """All that trials are, apart from the time that they took."""
+    return [replace(trial, seconds=0.0, finished_at=None, work=()) for trial in trials]
 
 
 def portfolio(space: ScheduleSpace, names: str = "deap,tpe", by_trial: bool = False) -> Portfolio:

@@ -56,8 +56,8 @@ from search.stages.candidates import best_at
 from search.stages.knee import why_no_front
 from search.stages.refine_rounds import Round
 from search.stages.select import select
-from search.stages.sql_trial_store import StudyLedger
-from search.stages.warm_start import warm_outcomes
+from search.stages.sql_trial_store import SqlTrialStore
+from search.stages.warm_start import warm_trials
 from studies import (
     FrontVolume,
     StudyRecord,
@@ -210,7 +210,7 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
     population: Population[int] = Population(4, "nsga2")
     population.tell([Individual(one.number, one.values or (), one.violation) for one in trials], random.Random(0))
     assert all(math.isfinite(value) for one in population.members for value in one.values)
-    outcomes = warm_outcomes(trials, SPACE, Objectives(lambda s: (trials[round(s[0] / 0.05)].values or ())[1]))
+    outcomes = warm_trials(trials, SPACE, Objectives(lambda s: (trials[round(s[0] / 0.05)].values or ())[1]))
     assert all(one.is_finite for one in outcomes)
     assert {outcome.values for outcome in outcomes if outcome.is_comparable} >= {one.values for one in expected}
     if not expected:
@@ -258,19 +258,19 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
         assert len(loaded.trials()) == len(trials)
         json.dumps(shown["hypervolume"], allow_nan=False)
         with store.runs.lease("one") as lease:
-            ledger = StudyLedger(store, "one", lease, "context")
-            known = list(ledger.known())
-            assert [one.number for one in ledger.front] == [one.number for one in expected]
+            trial_store = SqlTrialStore(store, "one", lease, "context")
+            known = list(trial_store.known())
+            assert [one.number for one in trial_store.front] == [one.number for one in expected]
             assert len(known) == len(trials)
             told: list[Outcome] = []
             portfolio = Portfolio(make_proposers("deap,evopress,additive,tpe,cmaes", SPACE, 0), 0)
             portfolio.learn = told.append  # type: ignore[method-assign]
             costs = {one.schedule: (one.values or ())[1] for one in trials}
             engine_judge = Objectives(lambda schedule: costs[tuple(round(share, 2) for share in schedule)])
-            SearchEngine(SPACE, portfolio, ShufflingEvaluator(1), engine_judge, ledger)
+            SearchEngine(SPACE, portfolio, ShufflingEvaluator(1), engine_judge, trial_store)
             finite = [one.number for one in trials if all(map(math.isfinite, one.values or ()))]
             assert [outcome.number for outcome in told] == finite
-            assert all(math.isfinite(tally.gain) for tally in portfolio.tallies.values())
+            assert all(math.isfinite(own.gain) for own in portfolio.statistics.values())
         if expected:
             assert loaded.best() == best_point(expected)
             # Whatever says how large the front is, or how it grew, says the same.
@@ -380,7 +380,7 @@ def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
 ) -> None:
     with ServiceStore("sqlite://") as store, store_lease(store) as lease:
         for n in (40, 40):
-            ledger = StudyLedger(store, "one", lease, "context")
+            trial_store = SqlTrialStore(store, "one", lease, "context")
             told: list[Outcome] = []
             portfolio = Portfolio(make_proposers("deap,evopress,additive,tpe", SPACE, 0), 0, by_trial=deterministic)
             learn = portfolio.learn
@@ -393,12 +393,12 @@ def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
             options: dict[str, Any] = {"deterministic": deterministic, "fidelities": fidelities}
             evaluator = Diverging(3)
             evaluator.late = (3, 7) if len(fidelities) > 1 else ()
-            engine = SearchEngine(SPACE, portfolio, evaluator, judge, ledger, **options)
+            engine = SearchEngine(SPACE, portfolio, evaluator, judge, trial_store, **options)
             assert engine.run(Stopping(n)) == n
             assert told and all(one.is_finite for one in told)
-            assert all(math.isfinite(tally.gain) for tally in portfolio.tallies.values())
+            assert all(math.isfinite(own.gain) for own in portfolio.statistics.values())
         kept = store.trials.of("one")
-        assert len(kept) == ledger.n_trials == 80
+        assert len(kept) == trial_store.n_trials == 80
         wrong = [one for one in kept if one.state is TrialState.FAILED]
         assert len(wrong) > 5 and all(one.error is not None and "not finite" in one.error for one in wrong)
         assert all(one.values is None and not math.isfinite(one.metrics["kl"]) for one in wrong)
@@ -406,7 +406,7 @@ def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
             assert {one.number for one in wrong} == {
                 one.number for one in kept if is_wrong(SparsitySchedule(one.schedule).levels(0.05))
             }
-        assert ledger.front == front(kept) == slow_front(kept)
+        assert trial_store.front == front(kept) == slow_front(kept)
         assert math.isfinite(hypervolume(kept, reference_point([one.values for one in front(kept)])))
 
 
@@ -425,17 +425,21 @@ def test_what_an_evaluator_cannot_say_in_json_is_kept_to_its_study() -> None:
             return replace(super()._evaluate(task), metrics=metrics_of(task.schedule) | {"perplexity": math.inf})
 
     with ServiceStore("sqlite://") as store, store_lease(store) as lease:
-        ledger = StudyLedger(store, "one", lease, "context")
+        trial_store = SqlTrialStore(store, "one", lease, "context")
         portfolio = Portfolio(make_proposers("deap", SPACE, 0), 0)
-        assert SearchEngine(SPACE, portfolio, Overflowing(2), judge, ledger).run(Stopping(12)) == 12
+        assert SearchEngine(SPACE, portfolio, Overflowing(2), judge, trial_store).run(Stopping(12)) == 12
         kept = store.trials.of("one")
         assert all(one.is_comparable and one.metrics["perplexity"] == math.inf for one in kept)
-        assert ledger.recall([SparsitySchedule(one.schedule) for one in kept]) == [None] * 12
+        assert trial_store.recall(kept) == [None] * 12
 
 
 def test_an_infinite_warm_start_is_no_start() -> None:
     portfolio = Portfolio(make_proposers("deap", SPACE, 0), 0)
-    warm = [Outcome((1, 2, 3), (math.inf, 0.0)), Outcome((2, 2, 2), (0.1, math.nan)), Outcome((3, 2, 2), (0.1, 0.5))]
+    found = {(1, 2, 3): (math.inf, 0.0), (2, 2, 2): (0.1, math.nan), (3, 2, 2): (0.1, 0.5)}
+    warm = [
+        Trial(0, SPACE.schedule(levels), "deap", state=TrialState.FINISHED, values=values)
+        for levels, values in found.items()
+    ]
     book = Notebook()
     SearchEngine(SPACE, portfolio, ShufflingEvaluator(1), judge, book, warm=warm).run(Stopping(20))
     begun = [SPACE.levels(one.schedule) for one in book.begun.values() if one.proposer == "anchor"]

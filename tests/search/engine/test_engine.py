@@ -15,16 +15,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ftp_core.schedule import SparsitySchedule
-from search.engine.engine import MAX_ATTEMPTS, SearchEngine
+from search.engine.engine import SearchEngine
 from search.engine.portfolio import Portfolio
 from search.engine.termination import Stopping
-from search.engine.trial_store import Begun
+from search.engine.trial_runner import MAX_ATTEMPTS
 from search.evaluators import Evaluation, Task
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Outcome, Proposal
 from search.proposers.catalogue import make_proposers
-from studies import ANCHOR, KNOCK_OUT
-from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of, portfolio
+from studies import ANCHOR, KNOCK_OUT, Trial, TrialState
+from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of, portfolio, timeless
 
 FIDELITIES = (0.25, 0.5, 1.0)
 
@@ -32,9 +32,18 @@ FIDELITIES = (0.25, 0.5, 1.0)
 def search(evaluator: ShufflingEvaluator, space: ScheduleSpace, book: Notebook, n: int, **options: Any) -> int:
     deterministic = options.get("deterministic", False)
     proposers = Portfolio(
-        make_proposers(options.pop("names", "deap,tpe"), space, 0), 0, book.tallies, by_trial=deterministic
+        make_proposers(options.pop("names", "deap,tpe"), space, 0), 0, book.statistics, by_trial=deterministic
     )
     return SearchEngine(space, proposers, evaluator, judge, book, **options).run(Stopping(n))
+
+
+def warm_trials(space: ScheduleSpace, levels: Sequence[tuple[int, ...]]) -> list[Trial]:
+    """Trials that ended elsewhere, numbered from 1000 on."""
+    schedules = [space.schedule(one) for one in levels]
+    return [
+        Trial(1000 + n, one, "deap", state=TrialState.FINISHED, values=judge(one, metrics_of(one))[0])
+        for n, one in enumerate(schedules)
+    ]
 
 
 def test_every_schedule_is_evaluated_once_and_all_proposers_take_part() -> None:
@@ -57,22 +66,22 @@ def test_a_search_begins_with_dense_and_uniform_schedules() -> None:
 def test_what_proposers_do_is_counted_and_counting_goes_on_after_an_interruption() -> None:
     book, space = Notebook(), ScheduleSpace(6)
     search(ShufflingEvaluator(capacity=4, fails=2), space, book, 50)
-    first = book.tallies
+    first = book.statistics
     search(ShufflingEvaluator(capacity=4), space, book, 50)
-    finished = Counter(result.proposer for result in book.ended.values() if result.outcome is not None)
+    finished = Counter(result.proposer for result in book.ended.values() if result.values is not None)
     for name in ("deap", "tpe"):
-        tally = book.tallies[name]
-        assert tally.finished == finished[name]
-        assert tally.asked - tally.repeated == sum(begun.proposer == name for begun in book.begun.values())
-        assert tally.asked > first[name].asked and tally.seconds > first[name].seconds > 0
-        assert 0 < tally.share < 1
-    assert sum(tally.gain for tally in book.tallies.values()) > 0
+        own = book.statistics[name]
+        assert own.finished == finished[name]
+        assert own.asked - own.repeated == sum(begun.proposer == name for begun in book.begun.values())
+        assert own.asked > first[name].asked and own.seconds > first[name].seconds > 0
+        assert 0 < own.share < 1
+    assert sum(own.gain for own in book.statistics.values()) > 0
 
 
 def test_proposals_that_repeat_are_counted() -> None:
     book = Notebook()
     search(ShufflingEvaluator(capacity=1), ScheduleSpace(1), book, 1000)
-    assert book.tallies["tpe"].repeated > 0 and book.tallies["sample"].repeated > 0
+    assert book.statistics["tpe"].repeated > 0 and book.statistics["sample"].repeated > 0
 
 
 def test_known_schedules_are_not_evaluated_again() -> None:
@@ -91,7 +100,7 @@ def test_what_another_study_found_out_is_not_evaluated() -> None:
     evaluator = ShufflingEvaluator(capacity=3)
     assert search(evaluator, space, book, 30) == len(book.ended) == 30
     assert not {task.schedule for task in evaluator.evaluated} & set(anchors)
-    assert all(book.ended[number].outcome is not None for number in range(len(anchors)))
+    assert all(book.ended[number].values is not None for number in range(len(anchors)))
 
 
 def test_a_search_of_which_everything_is_known_ends_without_an_evaluation() -> None:
@@ -106,7 +115,7 @@ def test_a_search_of_which_everything_is_known_ends_without_an_evaluation() -> N
 def test_proposers_learn_from_the_outcomes_of_another_study_and_its_front_comes_first() -> None:
     space, book = ScheduleSpace(4), Notebook()
     levels = [(0, 0, 0, n) for n in range(1, 12)]
-    warm = [Outcome(one, judge(s := space.schedule(one), metrics_of(s))[0]) for one in levels]
+    warm = warm_trials(space, levels)
     search(ShufflingEvaluator(capacity=1), space, book, 40, warm=warm)
     assert {space.levels(begun.schedule) for begun in book.begun.values()} >= set(levels)
 
@@ -118,9 +127,11 @@ def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say
     )
     early = [(space.levels(book.begun[n].schedule), book.begun[n].proposer) for n in range(7)]
     assert early == [(space.anchors()[0], ANCHOR), *((levels, KNOCK_OUT) for levels in space.ablations())]
-    outcomes = [result.outcome for _, result in sorted(book.ended.items())]
+    outcomes = book.trials()
     assert [one.violation for one in outcomes[1:7]] == pytest.approx([0.5 - 0.95 / 6] * 6)
-    assert all(one.violation == 0 and space.contains(one.levels) for one in [outcomes[0], *outcomes[7:]])
+    assert all(
+        one.violation == 0 and space.contains(space.levels(one.schedule)) for one in [outcomes[0], *outcomes[7:]]
+    )
     assert [book.begun[n].proposer for n in range(7, 19)] == ["additive"] * 12
     assert len({begun.proposer for begun in book.begun.values()}) > 5
     # Nobody breeds from what is outside the space.
@@ -130,8 +141,10 @@ def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say
 def test_ablations_inside_the_space_are_trials_like_others() -> None:
     space, book = ScheduleSpace(4), Notebook()
     search(ShufflingEvaluator(1), space, book, 60, ablations=space.ablations())
-    outcomes = [one.outcome for one in book.ended.values() if one.proposer == KNOCK_OUT]
-    assert [one.levels for one in outcomes] == space.ablations() and not any(one.violation for one in outcomes)
+    outcomes = [one for one in book.ended.values() if one.proposer == KNOCK_OUT]
+    assert [space.levels(one.schedule) for one in outcomes] == space.ablations() and not any(
+        one.violation for one in outcomes
+    )
 
 
 def test_ablations_are_neither_repeated_nor_taken_for_a_plateau() -> None:
@@ -170,9 +183,9 @@ class HauntedEvaluator(ShufflingEvaluator):
 def test_a_schedule_that_fails_three_times_is_recorded_and_the_search_goes_on() -> None:
     book, evaluator = Notebook(), HauntedEvaluator(capacity=4)
     assert search(evaluator, ScheduleSpace(4), book, 40) == 40
-    [failed] = [result for result in book.ended.values() if result.outcome is None]
-    assert failed.evaluation.schedule == evaluator.cursed
-    assert failed.evaluation.error == "failed 3 times, at last with: worker died (3)"
+    [failed] = [result for result in book.ended.values() if result.values is None]
+    assert failed.schedule == evaluator.cursed
+    assert failed.error == "failed 3 times, at last with: worker died (3)"
     counts = Counter(task.schedule for task in evaluator.evaluated)
     assert counts[evaluator.cursed] == counts[evaluator.shy] == MAX_ATTEMPTS
 
@@ -181,7 +194,7 @@ def test_the_search_improves_on_its_first_proposals() -> None:
     book = Notebook()
     search(ShufflingEvaluator(capacity=4), ScheduleSpace(8), book, 200)
 
-    values = [book.ended[n].outcome.values for n in range(200)]  # type: ignore[union-attr]
+    values = [book.ended[n].values for n in range(200)]  # type: ignore[union-attr]
     first = moocore.hypervolume(values[:20], ref=[10.0, 1.0])
     assert moocore.hypervolume(values, ref=[10.0, 1.0]) > 1.02 * first
 
@@ -207,15 +220,15 @@ def test_a_deterministic_search_is_the_same_for_any_workers_and_interruptions(
         pieces.dies_after = life
         with suppress(KeyboardInterrupt):
             search(ShufflingEvaluator(capacity, seed=seed), space, pieces, 90 - len(pieces.ended), **options)
-    assert pieces.trials() == whole.trials()
+    assert timeless(pieces.trials()) == timeless(whole.trials())
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_a_trial_knows_its_parents_which_had_ended_when_it_was_proposed(deterministic: bool) -> None:
     class Watched(Notebook):
-        def begin(self, begun: Sequence[Begun]) -> list[int]:
-            assert all(set(one.parents) <= set(self.ended) for one in begun)
-            return super().begin(begun)
+        def begin(self, trials: Sequence[Trial]) -> list[Trial]:
+            assert all(set(one.parents) <= set(self.ended) for one in trials)
+            return super().begin(trials)
 
     space, book = ScheduleSpace(5), Watched()
     names = "deap,evopress,nsga2,tpe"
@@ -223,35 +236,37 @@ def test_a_trial_knows_its_parents_which_had_ended_when_it_was_proposed(determin
     by = {name: [one.parents for one in book.begun.values() if one.proposer == name] for name in names.split(",")}
     assert sum(map(bool, by["deap"])) > 10 and sum(map(bool, by["evopress"])) > 10 and not any(by["tpe"])
     assert {len(parents) for parents in by["evopress"]} <= {0, 1} and max(map(len, by["deap"])) == 2
-    assert [result.parents for _, result in sorted(book.ended.items())] == [one.parents for one in book.begun.values()]
+    assert [trial.parents for trial in book.trials()] == [one.parents for one in book.begun.values()]
 
 
-def test_parents_of_earlier_searches_have_numbers_if_they_are_of_this_study() -> None:
+@pytest.mark.parametrize("own", [False, True])
+def test_parents_of_earlier_searches_have_numbers_if_they_are_of_this_study(own: bool) -> None:
     space = ScheduleSpace(4)
-    levels = [(0, 0, 0, n) for n in range(1, 20)]
-    warm = [
-        Outcome(one, judge(s := space.schedule(one), metrics_of(s))[0], number=1000 + n if n % 2 else None)
-        for n, one in enumerate(levels)
-    ]
-    numbers = {one.levels: one.number for one in warm}
+    warm = warm_trials(space, [(0, 0, 0, n) for n in range(1, 20)])
+    numbers = {one.schedule: one.number for one in warm}
     book = Notebook()
-    search(ShufflingEvaluator(1), space, book, 90, warm=warm, names="deap")
-    own = {space.levels(one.schedule): one for one in book.begun.values()}
+    search(ShufflingEvaluator(1), space, book, 90, warm=warm, warm_is_own=own, names="deap")
     # What was found before is tried again first, made from itself.
-    tried = [one for one in own if one in numbers and own[one].proposer == ANCHOR]
-    assert tried and all(own[one].parents == (() if numbers[one] is None else (numbers[one],)) for one in tried)
+    tried = [one for one in book.begun.values() if one.schedule in numbers and one.proposer == ANCHOR]
+    assert tried and all(one.parents == ((numbers[one.schedule],) if own else ()) for one in tried)
     bred = {parent for one in book.begun.values() if one.proposer == "deap" for parent in one.parents}
-    assert bred and bred <= set(book.ended) | {number for number in numbers.values() if number is not None}
+    assert bred and bred <= set(book.ended) | (set(numbers.values()) if own else set())
 
 
-def test_all_that_evaluators_gave_back_for_a_trial_is_handed_on() -> None:
-    book, evaluator = Notebook(), HauntedEvaluator(capacity=4)
+def test_all_times_that_workers_were_at_a_trial_are_handed_on() -> None:
+    class Clocked(HauntedEvaluator):
+        """Says as the time how many evaluations there were."""
+
+        def _evaluate(self, task: Task) -> Evaluation:
+            return replace(super()._evaluate(task), worker="0", began_at=float(len(self.evaluated)))
+
+    book, evaluator = Notebook(), Clocked(capacity=4)
     search(evaluator, ScheduleSpace(4), book, 40, fidelities=FIDELITIES)
-    shy = next(one for one in book.ended.values() if one.evaluation.schedule == HauntedEvaluator.shy)
-    assert [one.error is None for one in shy.attempts[:MAX_ATTEMPTS]] == [False] * (MAX_ATTEMPTS - 1) + [True]
-    for result in book.ended.values():
-        assert [one.task for one in result.attempts] == [
-            task for task in evaluator.evaluated if task.schedule == result.evaluation.schedule
+    shy = next(one for one in book.ended.values() if one.schedule == HauntedEvaluator.shy)
+    assert len(shy.work) >= MAX_ATTEMPTS
+    for trial in book.ended.values():
+        assert [span.began_at.timestamp() for span in trial.work] == [
+            1.0 + n for n, task in enumerate(evaluator.evaluated) if task.schedule == trial.schedule
         ]
 
 
@@ -271,29 +286,28 @@ def test_without_a_generation_barrier_a_slow_evaluation_delays_nobody() -> None:
 def test_halving_stops_bad_schedules_early_and_never_compares_across_fidelities(deterministic: bool) -> None:
     book, evaluator = Notebook(), ShufflingEvaluator(capacity=4)
     search(evaluator, ScheduleSpace(6), book, 200, fidelities=FIDELITIES, deterministic=deterministic)
-    fidelities = Counter(result.outcome.fidelity for result in book.ended.values() if result.outcome)
+    fidelities = Counter(result.fidelity for result in book.ended.values() if result.values)
     assert set(fidelities) == set(FIDELITIES) and fidelities[1.0] < 160
     parts = Counter(task.part for task in evaluator.evaluated)
     assert parts[0] == 200 and parts[2] == fidelities[1.0]
     for result in book.ended.values():
-        assert result.outcome is not None
-        schedule, outcome = result.evaluation.schedule, result.outcome
-        n_parts = FIDELITIES.index(outcome.fidelity) + 1
+        assert result.values is not None
+        schedule = result.schedule
+        n_parts = FIDELITIES.index(result.fidelity) + 1
         means = [metrics_of(schedule, part)["kl"] for part in range(n_parts)]
-        assert outcome.values[0] == pytest.approx(sum(means) / n_parts)
-        assert (outcome.penalty == 0) == (outcome.fidelity == 1.0)
+        assert result.values[0] == pytest.approx(sum(means) / n_parts)
+        assert (result.total_violation == 0) == (result.fidelity == 1.0)
     # What goes on is beaten by fewer than what does not, compared where both were.
     there = {
-        number: (result.evaluation.metrics.get("kl@0.25", result.evaluation.metrics["kl"]), 1 - schedule.overall)
+        number: (result.metrics.get("kl@0.25", result.metrics["kl"]), 1 - result.overall_sparsity)
         for number, result in book.ended.items()
-        if (schedule := result.evaluation.schedule)
     }
 
     def beaten_by(number: int) -> int:
         return sum(all(a < b for a, b in zip(other, there[number], strict=True)) for other in there.values())
 
-    stopped = [n for n, result in book.ended.items() if result.outcome and result.outcome.fidelity == 0.25]
-    whole = [n for n, result in book.ended.items() if result.outcome and result.outcome.fidelity == 1.0]
+    stopped = [n for n, result in book.ended.items() if result.values and result.fidelity == 0.25]
+    whole = [n for n, result in book.ended.items() if result.values and result.fidelity == 1.0]
     assert sum(map(beaten_by, whole)) / len(whole) < 0.5 * sum(map(beaten_by, stopped)) / len(stopped)
 
 
@@ -338,7 +352,7 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
 
     listener = Listener()
     SearchEngine(space, Portfolio([listener], 0), ShufflingEvaluator(1), judge, book)
-    outcomes = [result.outcome for _, result in sorted(book.ended.items()) if result.outcome]
+    outcomes = [trial for trial in book.trials() if trial.values is not None]
     best = [
         one
         for one in outcomes
@@ -347,14 +361,14 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
             for other in outcomes
         )
     ]
-    assert {one.levels for one in listener.told} >= {one.levels for one in [*best, *outcomes[-10:]]}
+    assert {one.levels for one in listener.told} >= {space.levels(one.schedule) for one in [*best, *outcomes[-10:]]}
     assert len(listener.told) < 100
 
 
 def test_numbers_that_others_gave_away_are_not_waited_for() -> None:
     book = Notebook()
     # An Optuna tool added a trial without a schedule: it has a number, and never an outcome.
-    book.begun = {0: Begun(SparsitySchedule((0.9,) * 4), "theirs")}
+    book.begun = {0: Trial(0, (0.9,) * 4, "theirs")}
     first = book.queue
     book.queue = lambda: []  # type: ignore[method-assign]
     assert search(ShufflingEvaluator(2), ScheduleSpace(4), book, 60, deterministic=True) == 60
@@ -364,9 +378,9 @@ def test_numbers_that_others_gave_away_are_not_waited_for() -> None:
 def test_a_trial_that_was_left_running_is_evaluated_first_under_its_number_with_its_parents() -> None:
     book = Notebook()
     left = SparsitySchedule((0.5, 0.0, 0.2, 0.1))
-    book.begun = {0: Begun(left, "deap", (7, 9))}
+    book.begun = {0: Trial(0, left, "deap", (7, 9))}
     evaluator = ShufflingEvaluator(1)
     search(evaluator, ScheduleSpace(4), book, 5)
     assert evaluator.evaluated[0].schedule == left
     assert (book.ended[0].proposer, book.ended[0].parents) == ("deap", (7, 9))
-    assert replace(book.ended[0].evaluation, seconds=0.0).schedule == left
+    assert book.ended[0].schedule == left

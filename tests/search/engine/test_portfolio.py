@@ -8,7 +8,7 @@ import pytest
 
 from search.engine.portfolio import FLOOR, Portfolio
 from search.problem.trial import Outcome, Proposal
-from search.proposers.proposer_stats import ProposerTally
+from search.proposers.proposer_stats import ProposerStatistics
 
 
 class Named:
@@ -81,7 +81,7 @@ def test_the_floor_is_one_of_time() -> None:
 
 
 def test_the_time_to_propose_counts_too() -> None:
-    portfolio = Portfolio([Named("a"), Named("b")], 0, {"b": ProposerTally(asked=10, seconds=100.0)})
+    portfolio = Portfolio([Named("a"), Named("b")], 0, {"b": ProposerStatistics(asked=10, seconds=100.0)})
     for _ in range(30):
         portfolio.credit("a", 0.01, 1.0)
         portfolio.credit("b", 0.01, 1.0)

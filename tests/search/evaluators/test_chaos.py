@@ -23,7 +23,7 @@ from search.evaluators.worker_setup import ModelSetup
 from search.problem.objectives import OBJECTIVES, Objectives
 from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import make_proposers
-from search.stages.sql_trial_store import StudyLedger
+from search.stages.sql_trial_store import SqlTrialStore
 from studies import StudyStore, Trial, TrialState, front
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
 
@@ -92,7 +92,7 @@ def search(store: StudyStore, name: str, evaluator: Evaluator) -> list[Trial]:
             evaluator,
             Objectives(lambda schedule: 100 * (1 - schedule.overall)),
             # Each study of a context of its own: the second one shall evaluate everything anew.
-            StudyLedger(store, name, lease, name),
+            SqlTrialStore(store, name, lease, name),
             deterministic=True,
             fidelities=FIDELITIES,
         )

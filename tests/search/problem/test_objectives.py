@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -16,24 +17,21 @@ from search.cli.tables import print_front
 from search.config.run_config import RunConfig
 from search.engine.engine import SearchEngine
 from search.engine.termination import Stopping
-from search.engine.trial_store import Begun
 from search.errors import ConfigError, SearchError
 from search.inputs.data import Workload, load_workload
 from search.problem.costs import Costs
 from search.problem.objectives import OBJECTIVES, Objectives, objective_names
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome
 from search.progress.progress_view import ProgressView
 from search.stages.knee import why_no_front
-from search.stages.known_costs import CostLedger
 from search.stages.open_study import OpenStudy
 from search.stages.search_schedules import best_note, schedule_space, study_costs
-from search.stages.sql_trial_store import StudyLedger
-from search.stages.warm_start import warm_outcomes
-from studies import StudyStore, TrialState, front
+from search.stages.sql_trial_store import SqlTrialStore
+from search.stages.warm_start import warm_trials
+from studies import StudyStore, Trial, TrialState, front
 from studies.records import objectives as shown
 from studies.records.objectives import COSTS, DEFAULT_COST, CostName
-from tests.search.synthetic import Notebook, ShufflingEvaluator, metrics_of, portfolio
+from tests.search.synthetic import Notebook, ShufflingEvaluator, metrics_of, portfolio, timeless
 from tests.studies.records import trial
 
 N_BLOCKS = 12
@@ -113,47 +111,58 @@ def test_latency_is_profiled_for_those_searches_alone_that_cannot_do_without() -
     assert [pair for pair, needed in needs.items() if not needed] == [("flops", None), ("kv_bytes", None)]
 
 
+@pytest.fixture
+def store() -> Iterator[StudyStore]:
+    with StudyStore("sqlite://") as store:
+        store.studies.create("one", {}, objective_names())
+        yield store
+
+
 @pytest.mark.parametrize("cost", COSTS)
-def test_a_search_finds_the_front_of_its_cost_and_its_trials_remember_all_costs(costs: Costs, cost: CostName) -> None:
-    space, book = ScheduleSpace(N_BLOCKS), Notebook()
-    judge = Objectives(costs.function(cost))
-    engine = SearchEngine(
-        space,
-        portfolio(space, by_trial=True),
-        ShufflingEvaluator(3, fails=40),
-        judge,
-        CostLedger(book, costs.of),
-        deterministic=True,
-        fidelities=(0.25, 1.0),
-    )
-    assert engine.run(Stopping(60)) == 60
-    ended = [result for result in book.ended.values() if result.outcome is not None]
-    for result in ended:
-        schedule, metrics = result.evaluation.schedule, result.evaluation.metrics
-        assert {name: metrics[name] for name in COSTS} == costs.of(schedule)
-        assert result.outcome is not None and result.outcome.values[1] == costs.of(schedule)[cost]
-        assert not any(name.startswith("latency_ms@") for name in metrics)
-    assert {result.outcome.fidelity for result in ended if result.outcome} == {0.25, 1.0}
+def test_a_search_finds_the_front_of_its_cost_and_its_trials_remember_all_costs(
+    store: StudyStore, costs: Costs, cost: CostName
+) -> None:
+    space, judge = ScheduleSpace(N_BLOCKS), Objectives(costs.function(cost))
+    with store.runs.lease("one") as lease:
+        engine = SearchEngine(
+            space,
+            portfolio(space, by_trial=True),
+            ShufflingEvaluator(3, fails=40),
+            judge,
+            SqlTrialStore(store, "one", lease, "context", costs=costs.of),
+            deterministic=True,
+            fidelities=(0.25, 1.0),
+        )
+        assert engine.run(Stopping(60)) == 60
+    ended = [one for one in store.trials.of("one") if one.values is not None]
+    for one in ended:
+        schedule = SparsitySchedule(one.schedule)
+        assert {name: one.metrics[name] for name in COSTS} == costs.of(schedule)
+        assert one.values is not None and one.values[1] == costs.of(schedule)[cost]
+        assert not any(name.startswith("latency_ms@") for name in one.metrics)
+    assert {one.fidelity for one in ended} == {0.25, 1.0}
 
 
-def test_a_search_that_goes_on_proposes_as_if_it_had_not_stopped(costs: Costs) -> None:
+def test_a_search_that_goes_on_proposes_as_if_it_had_not_stopped(store: StudyStore, costs: Costs) -> None:
     space, trials = ScheduleSpace(N_BLOCKS), []
-    for parts in ((40,), (15, 25)):
-        book = Notebook()
+    store.studies.create("other", {}, objective_names())
+    for name, parts in (("one", (40,)), ("other", (15, 25))):
         for part in parts:
-            ledger = CostLedger(book, costs.of)
-            judge = Objectives(costs.function("kv_bytes"))
-            members = portfolio(space, by_trial=True)
-            SearchEngine(space, members, ShufflingEvaluator(3), judge, ledger, deterministic=True).run(Stopping(part))
-        trials.append(book.trials())
-    assert trials[0] == trials[1]
+            with store.runs.lease(name) as lease:
+                kept = SqlTrialStore(store, name, lease, name, costs=costs.of)
+                judge = Objectives(costs.function("kv_bytes"))
+                members = portfolio(space, by_trial=True)
+                SearchEngine(space, members, ShufflingEvaluator(3), judge, kept, deterministic=True).run(Stopping(part))
+        trials.append(timeless(store.trials.of(name)))
+    assert trials[0] == trials[1] and len(trials[0]) == 40
 
 
-def test_a_trial_that_failed_has_no_costs(costs: Costs) -> None:
-    space, book = ScheduleSpace(N_BLOCKS), Notebook()
-    ledger, judge = CostLedger(book, costs.of), Objectives(costs.function("flops"))
-    SearchEngine(space, portfolio(space), ShufflingEvaluator(1, fails=1), judge, ledger).run(Stopping(2))
-    assert [result.evaluation.metrics for result in book.ended.values()] == [{}, {}]
+def test_a_trial_that_failed_has_no_costs(store: StudyStore, costs: Costs) -> None:
+    space, judge = ScheduleSpace(N_BLOCKS), Objectives(costs.function("flops"))
+    with store.runs.lease("one") as lease:
+        kept = SqlTrialStore(store, "one", lease, "context", costs=costs.of)
+        SearchEngine(space, portfolio(space), ShufflingEvaluator(1, fails=1), judge, kept).run(Stopping(2))
+    assert [one.metrics for one in store.trials.of("one")] == [{}, {}]
 
 
 def test_what_another_study_found_out_comes_without_its_costs(costs: Costs) -> None:
@@ -164,10 +173,10 @@ def test_what_another_study_found_out_comes_without_its_costs(costs: Costs) -> N
             store.studies.create(name, {}, objective_names("flops"))
             space = ScheduleSpace(N_BLOCKS)
             with store.runs.lease(name) as lease:
-                ledger = CostLedger(StudyLedger(store, name, lease, "context"), own.of)
+                kept = SqlTrialStore(store, name, lease, "context", costs=own.of)
                 evaluator = ShufflingEvaluator(3)
                 engine = SearchEngine(
-                    space, portfolio(space), evaluator, Objectives(own.function("flops")), ledger, deterministic=True
+                    space, portfolio(space), evaluator, Objectives(own.function("flops")), kept, deterministic=True
                 )
                 engine.run(Stopping(8))
             evaluations[name] = evaluator.evaluated
@@ -196,18 +205,14 @@ def test_a_study_of_another_cost_is_started_from_by_what_it_evaluated(costs: Cos
         replace(records[0], number=7, schedule=(0.5,) * 11),
     ]
     judge = Objectives(costs.function("kv_bytes"))
-    assert warm_outcomes([*records, *unknown[:3]], space, judge) == [
-        Outcome(space.levels(schedule), (record.metrics["kl"], costs.of(schedule)["kv_bytes"]))
+    assert warm_trials([*records, *unknown[:3]], space, judge) == [
+        replace(record, values=(record.metrics["kl"], costs.of(schedule)["kv_bytes"]))
         for schedule, record in zip(schedules, records, strict=True)
     ]
-    assert warm_outcomes(unknown, space, judge) == []
-    # Numbers mean something in their own study alone.
-    assert [one.number for one in warm_outcomes(records, space, judge, own=True)] == [0, 1, 2, 3]
+    assert warm_trials(unknown, space, judge) == []
     demanding = Objectives(costs.function("kv_bytes"), min_accuracy=0.9)
     right = [replace(one, metrics={**one.metrics, "accuracy": 0.8}) for one in records[:2]]
-    assert [one.violation for one in warm_outcomes([*right, *records[2:]], space, demanding)] == pytest.approx(
-        [0.1] * 2
-    )
+    assert [one.violation for one in warm_trials([*right, *records[2:]], space, demanding)] == pytest.approx([0.1] * 2)
 
 
 def test_a_search_at_a_target_learns_from_earlier_ablations_though_they_are_off_it(costs: Costs) -> None:
@@ -217,8 +222,8 @@ def test_a_search_at_a_target_learns_from_earlier_ablations_though_they_are_off_
         replace(trial(n, (0.1, 1.0), tuple(space.schedule(one))), metrics={"kl": 0.1})
         for n, one in enumerate([*ablations, other.anchors()[0], space.anchors()[0]])
     ]
-    warm = warm_outcomes(records, space, judge)
-    assert [one.levels for one in warm] == [*ablations, space.anchors()[0]]
+    warm = warm_trials(records, space, judge)
+    assert [space.levels(one.schedule) for one in warm] == [*ablations, space.anchors()[0]]
     assert [one.violation for one in warm] == pytest.approx([0.3 - 0.95 / 12] * 12 + [0.0], abs=1e-3)
 
 
@@ -247,7 +252,7 @@ def test_of_many_trials_a_search_starts_from_the_front_of_its_own_cost_and_the_l
         replace(trial(n, (kl, -float(n == 3)), tuple(space.schedule(one))), metrics={"kl": kl})
         for n, (one, kl) in enumerate(zip(levels, kls, strict=True))
     ]
-    kept = [outcome.levels for outcome in warm_outcomes(records, space, judge)]
+    kept = [space.levels(one.schedule) for one in warm_trials(records, space, judge)]
     assert kept == [levels[0], levels[1], levels[2], levels[4], levels[5]]
 
 
@@ -259,10 +264,11 @@ def test_the_first_trials_of_a_warm_search_are_the_front_of_its_own_cost(costs: 
         for n, (schedule, kl) in enumerate([(found, 0.01), (space.schedule([0, 2] * 6), 0.5)])
     ]
     judge, book = Objectives(costs.function("flops")), Notebook()
-    warm = warm_outcomes(records, space, judge)
-    engine = SearchEngine(space, portfolio(space), ShufflingEvaluator(1), judge, CostLedger(book, costs.of), warm=warm)
+    warm = warm_trials(records, space, judge)
+    engine = SearchEngine(space, portfolio(space), ShufflingEvaluator(1), judge, book, warm=warm)
     engine.run(Stopping(len(space.anchors()) + 1))
-    assert book.begun[len(space.anchors())] == Begun(found, "anchor")
+    n = len(space.anchors())
+    assert book.begun[n] == Trial(n, found, "anchor")
 
 
 def test_a_latency_limit_needs_a_profile_whatever_is_traded(costs: Costs) -> None:

@@ -18,8 +18,8 @@ from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Outcome
 from search.proposers.catalogue import make_proposers
-from search.stages.sql_trial_store import StudyLedger
-from search.stages.warm_start import warm_outcomes
+from search.stages.sql_trial_store import SqlTrialStore
+from search.stages.warm_start import warm_trials
 from studies import Lease, LeftAside, StudyStore, Trial, front
 from tests.search.command import run_process
 from tests.search.synthetic import ShufflingEvaluator, judge
@@ -57,12 +57,12 @@ class Listening(Portfolio):
 
 
 def search(
-    ledger: StudyLedger, n: int, deterministic: bool = False, evaluator: ShufflingEvaluator | None = None
+    trial_store: SqlTrialStore, n: int, deterministic: bool = False, evaluator: ShufflingEvaluator | None = None
 ) -> Listening:
     portfolio = Listening(deterministic)
     evaluator = evaluator or ShufflingEvaluator(4)
     options = {"deterministic": deterministic, "fidelities": (0.25, 1.0), "ablations": SPACE.ablations()}
-    engine = SearchEngine(SPACE, portfolio, evaluator, judge, ledger, **options)  # type: ignore[arg-type]
+    engine = SearchEngine(SPACE, portfolio, evaluator, judge, trial_store, **options)  # type: ignore[arg-type]
     assert engine.run(Stopping(n, plateau=200)) == n
     return portfolio
 
@@ -71,26 +71,26 @@ def search(
 def test_a_search_goes_on_as_if_nobody_else_had_been_there(
     store: StudyStore, lease: Lease, deterministic: bool
 ) -> None:
-    search(StudyLedger(store, "one", lease, "context"), 30, deterministic)
+    search(SqlTrialStore(store, "one", lease, "context"), 30, deterministic)
     own = store.trials.of("one")
     added = interfere(store.storage, "one", SPACE.n_blocks)
-    ledger = StudyLedger(store, "one", lease, "context")
-    assert ledger.n_trials == 30
+    trial_store = SqlTrialStore(store, "one", lease, "context")
+    assert trial_store.n_trials == 30
     evaluator = ShufflingEvaluator(4)
-    portfolio = search(ledger, 30, deterministic, evaluator)
+    portfolio = search(trial_store, 30, deterministic, evaluator)
     kept = store.trials.of("one")
-    assert kept[:30] == own and len(kept) == ledger.n_trials == 60
+    assert kept[:30] == own and len(kept) == trial_store.n_trials == 60
     numbers = {one.number for one in kept}
     assert {outcome.number for outcome in portfolio.told} <= numbers
     assert all(set(one.parents) <= numbers for one in kept)
     # What others say of a schedule spares it no evaluation.
     assert len({task.schedule for task in evaluator.evaluated}) == 30
-    assert ledger.front == front(kept) and min(point.values or () for point in front(kept)) >= (0.0, 0.0)
-    assert "optuna" not in ledger.tallies()
+    assert trial_store.front == front(kept) and min(point.values or () for point in front(kept)) >= (0.0, 0.0)
+    assert "optuna" not in trial_store.statistics()
     counted = Counter(one.proposer for one in kept)
-    assert {name: tally.finished for name, tally in ledger.tallies().items() if tally.finished} == counted
+    assert {name: own.finished for name, own in trial_store.statistics().items() if own.finished} == counted
     assert store.trials.left_aside("one") == added
-    assert len(warm_outcomes(kept, SPACE, Objectives(lambda _: 1.0))) == sum(one.fidelity == 1.0 for one in kept)
+    assert len(warm_trials(kept, SPACE, Objectives(lambda _: 1.0))) == sum(one.fidelity == 1.0 for one in kept)
 
 
 class Meddling(ShufflingEvaluator):
@@ -113,16 +113,18 @@ class Meddling(ShufflingEvaluator):
 
 def test_trials_that_others_end_while_they_are_evaluated_are_not_counted(store: StudyStore, lease: Lease) -> None:
     study = optuna.load_study(study_name="one", storage=store.storage, sampler=optuna.samplers.RandomSampler(0))
-    ledger, evaluator = StudyLedger(store, "one", lease, "context"), Meddling(study)
-    search(ledger, 40, evaluator=evaluator)
+    trial_store, evaluator = SqlTrialStore(store, "one", lease, "context"), Meddling(study)
+    search(trial_store, 40, evaluator=evaluator)
     kept = [one.number for one in store.trials.of("one")]
     assert evaluator.taken and not set(kept) & set(evaluator.taken)
-    assert ledger.n_trials == len(kept) < 40
-    assert StudyLedger(store, "one", lease, "context").n_trials == len(kept)
+    assert trial_store.n_trials == len(kept) < 40
+    assert SqlTrialStore(store, "one", lease, "context").n_trials == len(kept)
     # The results were earned all the same: nobody evaluates them again.
     whole = {task.schedule for task in evaluator.evaluated if task.part == 1}
     taken = {one.params["block_0"] for one in study.get_trials() if one.number in evaluator.taken}
-    assert taken and all(one is not None for one in ledger.recall(list(whole)))
+    assert taken and all(
+        one is not None for one in trial_store.recall([Trial(0, schedule, "deap") for schedule in whole])
+    )
 
 
 def test_a_trial_of_which_nobody_says_what_its_values_come_from_teaches_nothing(
@@ -132,7 +134,7 @@ def test_a_trial_of_which_nobody_says_what_its_values_come_from_teaches_nothing(
 
     own: Trial = trial(0, (0.0, 0.0), (0.95, 0.0, 0.0, 0.0))
     store.trials.append("one", own)
-    told = search(StudyLedger(store, "one", lease, "context"), 20).told
+    told = search(SqlTrialStore(store, "one", lease, "context"), 20).told
     assert own.number not in {outcome.number for outcome in told}
     assert own.schedule not in [one.schedule for one in store.trials.of("one")[1:]]
 

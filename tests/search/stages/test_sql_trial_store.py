@@ -1,28 +1,37 @@
-"""A study as a ledger keeps every result in one transaction with its trial, and knows what other studies found."""
+"""A study as a trial store keeps every result in one transaction with its trial, and knows what other studies found."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from ftp_core.schedule import SparsitySchedule
 from search.engine.engine import SearchEngine
 from search.engine.termination import Stopping
-from search.engine.trial_store import Begun, Result
-from search.evaluators import Evaluation, Task
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome
-from search.proposers.proposer_stats import ProposerTally
+from search.proposers.proposer_stats import ProposerStatistics
 from search.stages import sql_trial_store as module
-from search.stages.sql_trial_store import StudyLedger
-from studies import Lease, StudyStore, TrialState, front
+from search.stages.sql_trial_store import SqlTrialStore
+from studies import Lease, StudyStore, Trial, TrialState, front
 from studies.pareto import ParetoArchive
-from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, portfolio
+from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, portfolio, timeless
 from tests.studies.records import trial
 
-TALLY = ProposerTally(asked=5, repeated=1, finished=2, seconds=0.5)
+DONE = ProposerStatistics(asked=5, repeated=1, finished=2, seconds=0.5)
+
+
+def ended(begun: Trial, values: tuple[float, ...] | None, **how: Any) -> Trial:
+    known = {
+        "state": TrialState.FINISHED,
+        "values": values,
+        "metrics": {"kl": 0.1 if values is None else values[0]},
+        "seconds": 2.0,
+    }
+    return replace(begun, finished_at=datetime.now(UTC), **(known | how))
 
 
 @pytest.fixture
@@ -39,18 +48,18 @@ def lease(store: StudyStore) -> Iterator[Lease]:
         yield lease
 
 
-def test_tallies_are_written_once_a_second_and_when_that_is_asked_for(
+def test_statistics_are_written_once_a_second_and_when_that_is_asked_for(
     store: StudyStore, lease: Lease, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledger = StudyLedger(store, "one", lease, "context")
-    ledger.tally({"deap": TALLY})
+    trials = SqlTrialStore(store, "one", lease, "context")
+    trials.note_statistics({"deap": DONE})
     assert store.runs.proposer_states("one") == []
-    ledger.keep_tallies()
+    trials.write_statistics()
     assert [state.state["asked"] for state in store.runs.proposer_states("one")] == [5]
-    ledger.tally({"deap": replace(TALLY, asked=6)})
+    trials.note_statistics({"deap": replace(DONE, asked=6)})
     assert [state.state["asked"] for state in store.runs.proposer_states("one")] == [5]
-    monkeypatch.setattr(module, "_SECONDS_BETWEEN_TALLIES", 0.0)
-    ledger.tally({"deap": replace(TALLY, asked=7)})
+    monkeypatch.setattr(module, "_SECONDS_BETWEEN_STATISTICS", 0.0)
+    trials.note_statistics({"deap": replace(DONE, asked=7)})
     assert [state.state["asked"] for state in store.runs.proposer_states("one")] == [7]
 
 
@@ -60,8 +69,8 @@ def test_finished_trials_are_counted_anew_after_a_kill(store: StudyStore, lease:
     )
     for record in (trial(0, (1.0, 2.0)), trial(1, (1.0, 2.0)), trial(2, None)):
         store.trials.append("one", record)
-    tallies = StudyLedger(store, "one", lease, "context").tallies()
-    assert tallies == {"deap": ProposerTally(asked=5, finished=2)}
+    statistics = SqlTrialStore(store, "one", lease, "context").statistics()
+    assert statistics == {"deap": ProposerStatistics(asked=5, finished=2)}
 
 
 def test_a_refinement_remembers_what_was_gained_with_other_routers(store: StudyStore, lease: Lease) -> None:
@@ -71,10 +80,10 @@ def test_a_refinement_remembers_what_was_gained_with_other_routers(store: StudyS
         store.trials.append("one", replace(trial(number, one), proposer=proposer, violation=float(number == 3)))
     archive = ParetoArchive()
     gained = [archive.add(one) for one in values[:3]]
-    refined = StudyLedger(store, "one", lease, "context", round=1, router=0).tallies()
-    assert {name: tally.gain for name, tally in refined.items()} == {"anchor": 0.0, "deap": gained[1], "tpe": gained[2]}
+    refined = SqlTrialStore(store, "one", lease, "context", round=1, router=0).statistics()
+    assert {name: own.gain for name, own in refined.items()} == {"anchor": 0.0, "deap": gained[1], "tpe": gained[2]}
     # Those with its own router the engine learns again.
-    assert not any(tally.gain for tally in StudyLedger(store, "one", lease, "context", round=1).tallies().values())
+    assert not any(own.gain for own in SqlTrialStore(store, "one", lease, "context", round=1).statistics().values())
 
 
 def test_the_engine_finds_the_same_in_a_study_as_in_memory_and_goes_on_after_a_stop(
@@ -86,57 +95,45 @@ def test_the_engine_finds_the_same_in_a_study_as_in_memory_and_goes_on_after_a_s
         Stopping(80)
     )
     for _ in range(2):
-        ledger = StudyLedger(store, "one", lease, "context")
-        engine = SearchEngine(space, portfolio(space, by_trial=True), ShufflingEvaluator(5), judge, ledger, **options)
+        trials = SqlTrialStore(store, "one", lease, "context")
+        engine = SearchEngine(space, portfolio(space, by_trial=True), ShufflingEvaluator(5), judge, trials, **options)
         assert engine.run(Stopping(40)) == 40
     kept = store.trials.of("one")
-    assert [
-        (t.number, Begun(SparsitySchedule(t.schedule), t.proposer, t.parents), t.values, t.fidelity, t.metrics)
-        for t in kept
-    ] == [
-        (number, begun, outcome.values, outcome.fidelity, metrics) for number, begun, outcome, metrics in book.trials()
-    ]
+    assert timeless(kept) == timeless(book.trials())
     assert sum(len(t.parents) for t in kept) > 20
     assert {t.state for t in kept} == {TrialState.FINISHED, TrialState.PRUNED}
-    assert ledger.front == front(kept) and ledger.n_trials == 80
+    assert trials.front == front(kept) and trials.n_trials == 80
 
 
 def test_an_evaluation_is_known_to_every_study_of_its_context_unless_it_was_partial(
     store: StudyStore, lease: Lease
 ) -> None:
-    ledger = StudyLedger(store, "one", lease, "context")
+    trials = SqlTrialStore(store, "one", lease, "context")
     schedules = [SparsitySchedule((level, 0.1)) for level in (0.0, 0.3, 0.5)]
-    numbers = ledger.begin([Begun(schedule, "deap") for schedule in schedules])
-    assert numbers == [0, 1, 2] and [queued.number for queued in ledger.queue()] == []
-    results = []
-    for number, schedule, fidelity in zip(numbers, schedules, (1.0, 0.25, 1.0), strict=True):
-        evaluation = Evaluation(Task(schedule), {"kl": 0.1}, seconds=2.0)
-        outcome = Outcome((0, 2), (0.1, 3.0), fidelity=fidelity) if number < 2 else None
-        results.append(Result(number, "deap", evaluation, outcome))
-    ledger.finish(results)
-    with store.runs.lease("other") as others:
-        known = StudyLedger(store, "other", others, "context").recall(schedules)
-        assert [None if one is None else (dict(one.metrics), one.seconds) for one in known] == [
-            ({"kl": 0.1}, 0.0),
-            None,
-            None,
+    begun = trials.begin([Trial(9, schedule, "deap") for schedule in schedules])
+    assert [one.number for one in begun] == [0, 1, 2] and [one.number for one in trials.queue()] == []
+    whole, pruned, failed = begun
+    trials.finish(
+        [
+            ended(whole, (0.1, 3.0)),
+            ended(pruned, (0.1, 3.0), state=TrialState.PRUNED, fidelity=0.25),
+            ended(failed, None, state=TrialState.FAILED),
         ]
-        assert StudyLedger(store, "other", others, "another").recall(schedules) == [None] * 3
+    )
+    with store.runs.lease("other") as others:
+        known = SqlTrialStore(store, "other", others, "context").recall(begun)
+        assert known == [{"kl": 0.1}, None, None]
+        assert SqlTrialStore(store, "other", others, "another").recall(begun) == [None] * 3
 
 
 def test_trials_that_break_a_constraint_are_kept_and_are_no_part_of_the_front(store: StudyStore, lease: Lease) -> None:
-    ledger = StudyLedger(store, "one", lease, "context")
+    trials = SqlTrialStore(store, "one", lease, "context")
     schedules = [SparsitySchedule((level, 0.1)) for level in (0.0, 0.3)]
-    numbers = ledger.begin([Begun(schedule, "deap") for schedule in schedules])
-    ledger.finish(
-        [
-            Result(number, "deap", Evaluation(Task(schedule), {"kl": kl}), Outcome((0, 2), (kl, 3.0), violation))
-            for number, schedule, kl, violation in zip(numbers, schedules, (0.1, 0.2), (0.05, 0.0), strict=True)
-        ]
-    )
+    first, second = trials.begin([Trial(9, schedule, "deap") for schedule in schedules])
+    trials.finish([ended(first, (0.1, 3.0), violation=0.05), ended(second, (0.2, 3.0))])
     kept = store.trials.of("one")
     assert [record.violation for record in kept] == [0.05, 0.0]
-    assert [point.number for point in front(kept)] == [point.number for point in ledger.front] == [1]
+    assert [point.number for point in front(kept)] == [point.number for point in trials.front] == [1]
     frozen = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
     assert [list(one.constraints.values()) for one in frozen] == [[0.05], []]
 
@@ -144,16 +141,15 @@ def test_trials_that_break_a_constraint_are_kept_and_are_no_part_of_the_front(st
 def test_a_refinement_knows_only_trials_with_its_router_and_counts_its_own(store: StudyStore, lease: Lease) -> None:
     store.trials.append("one", trial(0, (1.0, 2.0), (0.0, 0.5)))
     store.trials.append("one", replace(trial(1, (0.5, 3.0), (0.0, 0.25)), round=1, router=0))
-    first = StudyLedger(store, "one", lease, "first")
+    first = SqlTrialStore(store, "one", lease, "first")
     assert [known.number for known in first.known()] == [0] and first.n_trials == 1
-    again = StudyLedger(store, "one", lease, "again", round=2)
+    again = SqlTrialStore(store, "one", lease, "again", round=2)
     assert [known.number for known in again.known()] == [0] and again.n_trials == 0
-    refined = StudyLedger(store, "one", lease, "refined", round=1, router=0)
+    refined = SqlTrialStore(store, "one", lease, "refined", round=1, router=0)
     assert [known.number for known in refined.known()] == [1] and refined.n_trials == 1
     # The front is that of the study, whichever router decided.
     assert [point.number for point in refined.front] == [1, 0]
-    [number] = refined.begin([Begun(SparsitySchedule((0.5, 0.5)), "deap")])
-    evaluation = Evaluation(Task(SparsitySchedule((0.5, 0.5))), {"kl": 0.1})
-    refined.finish([Result(number, "deap", evaluation, Outcome((10, 10), (0.1, 1.0)))])
+    begun = refined.begin([Trial(9, (0.5, 0.5), "deap")])
+    refined.finish([ended(one, (0.1, 1.0)) for one in begun])
     assert [(t.number, t.round, t.router) for t in store.trials.of("one")][-1] == (2, 1, 0)
     assert refined.n_trials == 2

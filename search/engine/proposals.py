@@ -1,0 +1,113 @@
+"""Chooses the next schedule of a search: initial design, ablations, then the proposers in turn."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+
+from search.engine.portfolio import Portfolio
+from search.problem.space import ScheduleSpace
+from search.problem.trial import Levels, Outcome, Proposal
+from search.proposers import Proposer
+from studies import ANCHOR, KNOCK_OUT, Trial
+
+_PATIENCE = 20
+# Label of random schedules that replace proposals where proposers only repeat themselves.
+SAMPLE = "sample"
+
+
+class Proposals:
+    """Proposes no schedule twice, and knows the trials that schedules were evaluated in.
+
+    Memory holds of every schedule that was seen its hash and its trial's number: two integers.
+
+    Args:
+        space: Where schedules come from.
+        portfolio: Proposers, and how trials are shared out among them.
+        seed: Seed of the random schedules that replace repeated proposals.
+        warm_front: Schedules from elsewhere that are tried first.
+        ablations: Schedules that are evaluated early for what proposers learn from them.
+    """
+
+    def __init__(
+        self,
+        space: ScheduleSpace,
+        portfolio: Portfolio,
+        seed: int,
+        warm_front: Sequence[Levels],
+        ablations: Sequence[Levels],
+    ) -> None:
+        self._space = space
+        self._portfolio = portfolio
+        self._seed = seed
+        # By hash of the grid indices: the trial that proposers learned them from, if they did by now.
+        self._seen: dict[int, int | None] = {}
+        self._warm: dict[int, int] = {}
+        self._firsts = [Proposal(levels) for levels in space.anchors()]
+        self._firsts += [Proposal(levels, (levels,)) for levels in warm_front]
+        self._ablations = list(ablations)
+
+    def next(self, number: int) -> Trial | None:
+        """The trial of a schedule not seen before, under the number that it should get; None if none is found."""
+        while self._firsts:
+            first = self._firsts.pop(0)
+            if not self._has_seen(first.levels) and self._space.contains(first.levels):
+                return self._trial(number, ANCHOR, first)
+        while self._ablations:
+            ablation = self._ablations.pop(0)
+            if not self._has_seen(ablation):
+                return self._trial(number, KNOCK_OUT, Proposal(ablation))
+        for proposer in self._portfolio.in_turn(number):
+            for _ in range(_PATIENCE):
+                proposal = self._ask(proposer, number)
+                if not self._has_seen(proposal.levels):
+                    return self._trial(number, proposer.name, proposal)
+                self._portfolio.statistics_of(proposer.name).repeated += 1
+        rng, statistics = random.Random(f"{self._seed}/{number}"), self._portfolio.statistics_of(SAMPLE)
+        for _ in range(50 * _PATIENCE):
+            levels = self._space.sample(rng)
+            statistics.asked += 1
+            if not self._has_seen(levels):
+                return self._trial(number, SAMPLE, Proposal(levels))
+            statistics.repeated += 1
+        return None
+
+    def see(self, levels: Levels) -> None:
+        """Notes that a schedule is evaluated, or was."""
+        self._seen.setdefault(hash(levels))
+
+    def learn(self, trial: Trial, is_own: bool = True) -> None:
+        """Tells every proposer of a trial, and remembers it for those that are made from it.
+
+        Args:
+            trial: A trial that ended.
+            is_own: Whether it is of this study, so that its number can be named as a parent's.
+        """
+        levels = self._space.levels(trial.schedule)
+        number = trial.number if is_own else None
+        self._portfolio.learn(Outcome(levels, trial.values or (), trial.violation, trial.fidelity, number))
+        if is_own:
+            (self._seen if hash(levels) in self._seen else self._warm)[hash(levels)] = trial.number
+
+    def _trial(self, number: int, proposer: str, proposal: Proposal) -> Trial:
+        self.see(proposal.levels)
+        # Trials elsewhere have no number in this study.
+        parents = tuple(parent for parent in map(self._number, proposal.parents) if parent is not None)
+        return Trial(number, self._space.schedule(proposal.levels), proposer, parents)
+
+    def _ask(self, proposer: Proposer, number: int) -> Proposal:
+        statistics = self._portfolio.statistics_of(proposer.name)
+        began = time.perf_counter()
+        proposal = proposer.ask(number)
+        statistics.seconds += time.perf_counter() - began
+        statistics.asked += 1
+        return proposal
+
+    def _number(self, levels: Levels) -> int | None:
+        number = self._seen.get(hash(levels))
+        # Before the trial here has ended, it is the one that was known before.
+        return self._warm.get(hash(levels)) if number is None else number
+
+    def _has_seen(self, levels: Levels) -> bool:
+        return hash(levels) in self._seen

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from search.proposers.catalogue import register_proposer
     from search.proposers.deap_sampler import DEAPSampler
     from search.runs import resume, run
-    from studies import load
+    from search.study import Study, load
 
 _HOMES = {
     "Client": "search.client",
@@ -26,7 +26,8 @@ _HOMES = {
     "Proposer": "search.proposers",
     "RunConfig": "search.config.run_config",
     "SearchError": "search.errors",
-    "load": "studies",
+    "Study": "search.study",
+    "load": "search.study",
     "register_proposer": "search.proposers.catalogue",
     "resume": "search.runs",
     "run": "search.runs",
@@ -40,6 +41,7 @@ __all__ = [
     "Proposer",
     "RunConfig",
     "SearchError",
+    "Study",
     "load",
     "register_proposer",
     "resume",

@@ -16,7 +16,8 @@ from search.pipeline.opening import opened
 from search.pipeline.resume_settings import check_changes
 from search.progress.views import make_view
 from search.reports import write_reports
-from studies import LoadedStudy, StudyStore, load
+from search.study import Study, load
+from studies import StudyStore
 
 if TYPE_CHECKING:
     from search.pipeline.pipeline import Report
@@ -33,7 +34,7 @@ def run(
     track: str = "",
     quiet: bool = False,
     **settings: Any,
-) -> LoadedStudy:
+) -> Study:
     """Runs a study from its search to the exported model and the report.
 
     It is the command `ftp-search run`: trials are kept in SQL as they end, and `resume` continues after an
@@ -88,7 +89,7 @@ def resume(
     track: str = "",
     quiet: bool = False,
     **settings: Any,
-) -> LoadedStudy:
+) -> Study:
     """Continues a study that was stopped, or a finished one with more trials.
 
     It is the command `ftp-search resume`: nothing that has finished is done again.

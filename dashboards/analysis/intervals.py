@@ -10,13 +10,6 @@ from studies import Interval, Measurement
 
 # Independent values that have an interval.
 _FEWEST = 3
-# Upper 97.5 % points of Student's t for 1 to 30 degrees of freedom (NIST/SEMATECH e-Handbook of Statistical Methods,
-# section 1.3.6.7.2).
-_T = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
 
 
 def accuracy_interval(m: Measurement) -> Interval | None:
@@ -56,8 +49,7 @@ def mean_interval(
 
     The interval of two values is 18 times as wide as they are apart, which says nothing: there is none of fewer than
     three. Nor is there where it would reach below what is possible, as such values are too skewed for Student's t. What
-    is beyond the greatest possible value is cut off, which takes nothing from the confidence. Beyond 31 values the
-    quantile of 30 degrees of freedom is used, which makes the interval a little wider.
+    is beyond the greatest possible value is cut off, which takes nothing from the confidence.
 
     Args:
         values: The values, at least one.
@@ -67,7 +59,10 @@ def mean_interval(
     mean = fmean(values)
     if len(values) < _FEWEST:
         return mean, None
-    half = _T[min(len(values) - 2, len(_T) - 1)] * stdev(values) / math.sqrt(len(values))
+    # It takes half a second to load, and few reports compare seeds.
+    from scipy.stats import t
+
+    half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     # Rounding alone is not beyond.
     if mean - half < least - 1e-12:
         return mean, None

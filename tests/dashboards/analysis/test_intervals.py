@@ -22,8 +22,8 @@ def test_an_interval_of_a_mean_is_within_what_is_possible(shares: list[float]) -
 
 def test_a_mean_over_seeds_has_students_interval() -> None:
     mean, ends = mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    # 2.776 x sqrt(2.5) / sqrt(5)
-    assert mean == 3.0 and ends == pytest.approx((1.0370, 4.9630), abs=1e-4)
+    # 2.7764 x sqrt(2.5) / sqrt(5)
+    assert mean == 3.0 and ends == pytest.approx((1.0368, 4.9632), abs=1e-4)
     assert mean_interval([2.0]) == (2.0, None)
     # Two values are too few: the interval would be 18 times as wide as they are apart.
     assert mean_interval([2.0, 4.0]) == (3.0, None)

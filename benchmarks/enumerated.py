@@ -24,6 +24,7 @@ from search.evaluators.local import LocalEvaluator
 from search.inputs.data import load_workload
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
+from studies.pareto import non_dominated, reference_point
 
 TABLE = Path(__file__).parent / "tables" / "demo_4096.json"
 SPACE = ScheduleSpace(12, step=0.25, max_sparsity=0.75, dense_blocks=(0, 2, 4, 6, 8, 10))
@@ -83,9 +84,9 @@ def load():
     objectives = Objectives(PROFILE.predict_ms)
     values = {levels: objectives(SPACE.schedule(levels), figures)[0] for levels, figures in metrics.items()}
     points = np.array(list(values.values()))
-    front = points[moocore.is_nondominated(points)]
-    reference = front.max(0) + 0.1 * (front.max(0) - front.min(0))
-    return Enumerated(metrics, values, tuple(reference), moocore.hypervolume(front, ref=reference))
+    front = points[non_dominated(points)]
+    reference = reference_point(front)
+    return Enumerated(metrics, values, reference, moocore.hypervolume(front, ref=reference))
 
 
 def main():

@@ -42,6 +42,7 @@ from search.inputs.data import load_workload  # noqa: E402
 from search.problem.objectives import Objectives  # noqa: E402
 from search.problem.space import ScheduleSpace  # noqa: E402
 from search.proposers.catalogue import learn_from_ablations, make_proposers  # noqa: E402
+from studies.pareto import non_dominated, reference_point  # noqa: E402
 from tests.search.synthetic import Notebook  # noqa: E402
 
 # Without gp, which takes seconds for a proposal: name it to see it.
@@ -179,13 +180,13 @@ def show_known(console, results, seeds):
 
 
 def front_size(table):
-    return int(moocore.is_nondominated(np.array(list(table.values.values()))).sum())
+    return int(non_dominated(list(table.values.values())).sum())
 
 
 def show_whole(console, results, trials):
     everything = np.concatenate([found["values"] for _, found in results])
-    front = everything[moocore.is_nondominated(everything)]
-    reference = front.max(0) + 0.1 * (front.max(0) - front.min(0))
+    front = everything[non_dominated(everything)]
+    reference = reference_point(front)
     volume = moocore.hypervolume(front, ref=reference)
     budgets = [trials * (step + 1) // STEPS for step in range(STEPS)]
     names = list(dict.fromkeys(job.names for job, _ in results))

@@ -144,7 +144,7 @@ class Client:
         return self._json("GET", f"{_study(name)}/trials/{number}/schedule")
 
     def front(self, name: str) -> list[dict[str, Any]]:
-        """The trials that no other beats."""
+        """The non-dominated trials."""
         return list(self._json("GET", f"{_study(name)}/front")["items"])
 
     def hypervolume(self, name: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class LoadedStudy:
         return self._frame(self._store.trials.of(self.name))
 
     def front(self) -> pd.DataFrame:
-        """The trials that no other beats, in the columns of `trials`, best first objective first."""
+        """The non-dominated trials, in the columns of `trials`, best first objective first."""
         return self._frame(front(self._store.trials.of(self.name)))
 
     def best(self, target_sparsity: float | None = None) -> Trial:

@@ -41,7 +41,7 @@ def non_dominated(points: ArrayLike, keep_equal: bool = False) -> NDArray[np.boo
 
     Args:
         points: Objective values, finite.
-        keep_equal: Whether all of equal points are kept; otherwise the first alone.
+        keep_equal: Keeps all of equal points rather than the first alone.
     """
     values = np.asarray(points, dtype=float)
     if not len(values):
@@ -85,7 +85,7 @@ class ParetoArchive:
         return np.empty((0, 0)) if self._points is None else self._points
 
     def holds(self, values: Sequence[float]) -> bool:
-        """Whether a point of the front has exactly these values."""
+        """Tells if a point of the front has exactly these values."""
         return self._points is not None and bool((self._points == np.asarray(values)).all(1).any())
 
     def covers(self, points: Floats) -> NDArray[np.bool_]:
@@ -163,7 +163,7 @@ class FrontVolume:
 
     Attributes:
         reference: The corner up to which the front dominates, in the objectives' own units.
-        of_log_kl: Whether the first objective is KL; otherwise all objectives count as they are.
+        of_log_kl: True where the first objective is KL; otherwise all objectives count as they are.
     """
 
     reference: tuple[float, ...]
@@ -203,10 +203,10 @@ class FrontVolume:
 def front_volume(
     objectives: Sequence[str], trials: Sequence[Trial], dense_cost: float | None = None
 ) -> FrontVolume | None:
-    """How the hypervolume of a study's front is measured; None before a trial has finished.
+    """Decides how the hypervolume of a study's front is measured; None before a trial has finished.
 
-    Of KL against a cost that is where a pruned model is of use: below 1 nat, and below the dense model's cost. Of other
-    objectives it is up to their reference point.
+    For KL against a cost it is the part where a pruned model is of use: below 1 nat, and below the dense model's cost.
+    For other objectives it reaches up to their reference point.
 
     Args:
         objectives: Names of the study's objectives.

@@ -1,4 +1,4 @@
-"""What trials and measurements can be drawn against: objectives, costs, and figures beside them."""
+"""Axes that trials and measurements are drawn against: objectives, costs, and figures beside them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Axis:
     """One quantity.
 
     Attributes:
-        name: What trials keep it under.
+        name: Name that trials keep it under.
     """
 
     name: str
 
     @property
     def title(self) -> str:
-        """What it is, in words."""
+        """Its name in words."""
         return _TITLES.get(self.name) or objective(self.name).title
 
     @property
@@ -47,12 +47,12 @@ class Axis:
 
     @property
     def higher_is_better(self) -> bool:
-        """Whether more of it is better."""
+        """True if more of it is better."""
         return self.name in _HIGHER
 
     @property
     def is_share(self) -> bool:
-        """Whether people read it in percent."""
+        """True if it is shown in percent."""
         return self.name in _SHARES
 
     def shown(self, values: Floats) -> Floats:

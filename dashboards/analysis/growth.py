@@ -1,4 +1,4 @@
-"""Whether more trials would help: how much the front grew of late, and what speaks against concluding from it."""
+"""Judges whether more trials would help, from the recent growth of the front."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def recent_growth(growth: Growth) -> str:
 
 
 def more_trials(data: ReportData) -> str:
-    """Whether more trials would help, in sentences: that they would not is said only where nothing speaks for them."""
+    """Says if more trials would help: that they would not is said only where nothing speaks for them."""
     growth = data.found.growth
     if growth is None:
         return ""
@@ -51,6 +51,6 @@ def more_trials(data: ReportData) -> str:
 
 
 def left_out_ablations(data: ReportData) -> str:
-    """What the search left out, as it had too few trials; empty if it left out nothing, or if it is not known."""
+    """Ablations that the search left out for want of trials; empty if there are none, or if it is not known."""
     planned = data.study.facts.get("ablations") or {}
     return str(planned.get("left_out", ""))

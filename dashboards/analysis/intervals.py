@@ -1,4 +1,4 @@
-"""Intervals of what is derived from measurements, and whether two of them overlap."""
+"""Intervals of measured figures, of means, and their overlap."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 
 from studies import Interval, Measurement
 
-# Independent values that have an interval.
+# Least number of independent values that have an interval.
 _FEWEST = 3
 
 
@@ -28,7 +28,7 @@ def perplexity_interval(m: Measurement) -> Interval | None:
 
 
 def latency_quartiles(m: Measurement) -> Interval:
-    """The quartiles of what was timed."""
+    """The quartiles of a measured latency."""
     return m.latency_low_ms, m.latency_high_ms
 
 
@@ -38,7 +38,7 @@ def speedup_interval(m: Measurement) -> Interval | None:
 
 
 def overlap(a: Interval | None, b: Interval | None) -> bool:
-    """Whether two intervals have a point in common; not if one is not known."""
+    """Tells if two intervals have a point in common; False if one is not known."""
     return a is not None and b is not None and a[0] <= b[1] and b[0] <= a[1]
 
 

@@ -1,4 +1,4 @@
-"""What a report is made from, and which of its measurements belong together."""
+"""Data of a report, and which of its measurements belong together."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ NAMED_VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")
 
 
 def measured_cost(m: Measurement, cost: str) -> float | None:
-    """What a measurement says of a cost, which has the name of an objective; None if it says nothing."""
+    """The measured value of a cost, by the name of the objective; None if there is none."""
     value: float | None = getattr(m, cost, None) if cost in COSTS else None
     return value
 
@@ -59,11 +59,11 @@ VARIANT_TITLES: Mapping[str, str] = {
 
 
 def row_title(m: Measurement, proposer: str | None) -> str:
-    """What a measurement is, for legends: a schedule that no search found is not called one.
+    """Names a measurement for legends; a schedule that no search found is not called searched.
 
     Args:
         m: The measurement.
-        proposer: Who proposed its schedule; None where that is not known.
+        proposer: Name of the proposer of its schedule; None where that is not known.
     """
     title = VARIANT_TITLES.get(m.variant, m.variant)
     if m.variant not in ("static", "refined") or is_searched(m.schedule, proposer):
@@ -79,12 +79,12 @@ class ReportData:
     Attributes:
         study: The study.
         trials: Its trials.
-        measurements: What was measured; empty before that. Only those of the split "test" are results: the ones that
+        measurements: Its measurements, if any. Only those of the split "test" are results: the ones that
             the selection saw stay out of every table and figure.
         router_runs: Its routers, oldest first.
         exhibits: Single prompts and items of the test set; None before they were looked at.
         stages: The stages that its pipeline has been through.
-        left_aside: How many trials of the study are not among these, since other programs added them.
+        left_aside: Numbers of trials that are not among these, since other programs added them.
     """
 
     study: StudyRecord
@@ -97,13 +97,13 @@ class ReportData:
 
     @property
     def state(self) -> str:
-        """Where the study stands; a report that is written as its last stage does not count as one that runs."""
+        """State of the study; a report that is written as its last stage does not count as one that runs."""
         running = [stage.name for stage in self.stages if stage.state is StudyState.RUNNING]
         return StudyState.FINISHED.value if running == ["report"] else self.study.state.value
 
     @property
     def cost(self) -> Objective:
-        """What the study trades KL against."""
+        """Cost that the study trades KL against."""
         return objective(self.study.objectives[1] if len(self.study.objectives) > 1 else DEFAULT_COST)
 
     @property
@@ -115,7 +115,7 @@ class ReportData:
 
     @property
     def _within(self) -> str:
-        """How far off predicted latency may be, where that is what a study trades KL against, and known."""
+        """Uncertainty of predicted latency, where it is the cost that the study trades KL against, and known."""
         shapes = self.study.facts.get("latency_profile", {}).get("shapes", [])
         known = [one["uncertainty"] for one in shapes if one.get("uncertainty") is not None]
         return f", predicted to within {max(known):.1%}" if known and self.cost.name == "latency_ms" else ""
@@ -128,7 +128,7 @@ class ReportData:
 
     @cached_property
     def speeds(self) -> list[GenerationSpeed]:
-        """What generation took, end to end; empty before it was timed."""
+        """Times of generation, end to end; empty before it was timed."""
         return generation_speeds(self.study.facts)
 
     @property
@@ -151,7 +151,7 @@ class ReportData:
 
     @cached_property
     def results(self) -> list[Measurement]:
-        """What was measured on test items: dense, uniform, static, dynamic and refined, then candidates by KL.
+        """Measurements on test items: dense, uniform, static, dynamic and refined, then candidates by KL.
 
         A candidate that has a row under another name is left out.
         """
@@ -202,7 +202,7 @@ class ReportData:
 
     @property
     def title(self) -> str:
-        """What the report is of: model, data, name of the study and the day on which it began."""
+        """Title of the report: model, data, name of the study and the day on which it began."""
         config = self.study.config
         day = local_text(self.study.created_at).split(" ")[0]
         subject = f"{_named(config, 'model')} on {_named(config, 'data')}"
@@ -217,13 +217,13 @@ class ReportData:
 
     @property
     def verdict(self) -> str:
-        """What the study came to, in a sentence; empty where nothing is known yet."""
+        """Verdict on the study, in a sentence; empty where nothing is known yet."""
         dense = self.measured("dense")
         return verdict_of(self.study.facts, self.selected, dense, self.against_shortened_prompt, self.exhibits)
 
     @property
     def next_steps(self) -> list[NextStep]:
-        """What to do with what was found."""
+        """What to do with the results."""
         is_finished = self.state == StudyState.FINISHED.value
         wanted = self.study.config.get("trials", len(self.trials))
         return next_steps(self.study, is_finished, self.selected, self.against_shortened_prompt, wanted)
@@ -239,7 +239,7 @@ class ReportData:
         return chance_sentence(self.measured("dense"), self.chance)
 
     def retention(self, m: Measurement) -> Retention | None:
-        """What a row keeps of the dense model; item by item for the selected one, as far as items are known."""
+        """Retention of a row; item by item for the selected one, as far as items are known."""
         seen = self.exhibits if m is self.selected else None
         return retention_of(m, self.measured("dense"), seen, self.chance)
 
@@ -248,7 +248,7 @@ class ReportData:
         return next((m for m in self.results if m.variant == variant), None)
 
     def timed_earlier(self, m: Measurement) -> bool:
-        """Whether a latency was taken over from the sitting on validation items: no machine is as fast every hour."""
+        """Tells if a latency was taken over from the sitting on validation items: no machine is as fast every hour."""
         seen = (v for v in self.measurements if v.split == "validation" and v.trial is not None)
         return any((v.trial, v.router, v.latency_ms) == (m.trial, m.router, m.latency_ms) for v in seen)
 
@@ -272,7 +272,7 @@ class ReportData:
         return None if static is None else (dynamic, static)
 
     def router_name(self, m: Measurement) -> str:
-        """What decides in a measurement, in words."""
+        """Names the router of a measurement."""
         if m.variant == "dense":
             return "none"
         if m.router is None:

@@ -1,4 +1,4 @@
-"""Why a point was selected, and how its figures were kept apart from what selected it."""
+"""Explains the selection of a point, and how its figures were kept apart from those that selected it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _RULES = {
 
 
 def why_selected(data: ReportData) -> list[str]:
-    """Why this point, in sentences: the only place of a report where figures of validation items stand."""
+    """Explains the selection, in sentences: the only place of a report where figures of validation items stand."""
     found = data.selection
     if found is None:
         return []
@@ -49,7 +49,7 @@ def why_selected(data: ReportData) -> list[str]:
 
 
 def held_out(data: ReportData) -> list[str]:
-    """How honest the figures are: the splits, what was left out of them, and the seed."""
+    """Describes the splits of the data, what was left out of them, and the seed."""
     facts, config = data.study.facts, data.study.config
     sizes = facts.get("split_sizes") or {
         split: config[f"{split}_items"] for split in ("calibration", "validation", "test") if f"{split}_items" in config
@@ -85,7 +85,7 @@ def held_out(data: ReportData) -> list[str]:
 
 
 def _left_out(facts: Mapping[str, Any]) -> list[str]:
-    """How many examples were left out, by the reason; studies of earlier versions know of two."""
+    """Counts the examples that were left out, by the reason; studies of earlier versions know of two."""
     if "left_out" in facts:
         found = facts["left_out"]
         if not found:

@@ -10,10 +10,10 @@ from studies import Interval
 
 
 class Cell(NamedTuple):
-    """What stands in one place of a table.
+    """A cell of a table.
 
     Attributes:
-        text: What it says.
+        text: Its text.
         detail: An interval or a condition, set smaller.
     """
 
@@ -34,8 +34,8 @@ class Row:
 
     Attributes:
         cells: One for each column.
-        colour: Of the dot before it; empty for none.
-        marked: Whether to highlight it.
+        colour: Colour of the dot before it; empty for none.
+        marked: Highlights the row.
     """
 
     cells: tuple[Cell, ...]
@@ -50,7 +50,7 @@ class Table:
     Attributes:
         columns: Their headings.
         rows: The lines.
-        reading: What the numbers are, in sentences.
+        reading: Explanation of the numbers, in sentences.
     """
 
     columns: tuple[Column, ...]

@@ -1,8 +1,7 @@
-"""What a study's trials add up to, computed on columns: a hundred thousand take no longer than a glance."""
+"""The trials of a study as columns: their front, its growth, and what to draw of them, also of a hundred thousand."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.analysis.axes import Axis, Floats, offered, values_of
-from studies import KNOCK_OUT, StudyRecord, Trial, TrialState
-from studies.pareto import log_kl, non_dominated, volume_of_points
+from studies import StudyRecord, Trial, TrialState
+from studies.pareto import non_dominated, volume_of_points
 from studies.store.columns import STATES, TrialColumns
 
 Places = NDArray[np.intp]
@@ -57,59 +56,8 @@ class Growth:
         return float(self.volume[grown - 1]) if grown else 0.0
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """When each worker was busy.
-
-    Attributes:
-        at: [bins] Seconds since the first evaluation began, at the middle of each bin.
-        workers: [workers] Their names.
-        busy: [workers, bins] Share of the bin's time.
-        n_unknown: Evaluated trials of which it is not known who evaluated them.
-    """
-
-    at: Floats
-    workers: tuple[str, ...]
-    busy: Floats
-    n_unknown: int
-
-
-@dataclass(frozen=True)
-class Importance:
-    """How much each block matters, from a linear fit of log KL.
-
-    Attributes:
-        effect: [blocks] By how much log(KL + 0.02) grows as all tokens skip the block rather than none.
-        error: [blocks] Standard errors.
-        r2: Share of the variance that the fit explains.
-        n: Trials that it rests on.
-    """
-
-    effect: Floats
-    error: Floats
-    r2: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Ablations:
-    """What blocks harm by themselves, or neighbours together.
-
-    Attributes:
-        first: [m] First block of each group that was ablated.
-        last: [m] Its last block; the same one where a block was ablated by itself.
-        kl: [m] KL where that group alone skips.
-        sparsity: Share of tokens that skip it then.
-    """
-
-    first: Places
-    last: Places
-    kl: Floats
-    sparsity: float
-
-
 class Found:
-    """The trials of a study, and what follows from them.
+    """The trials of a study, their front and its growth.
 
     Args:
         columns: The trials.
@@ -134,7 +82,7 @@ class Found:
 
     @cached_property
     def axes(self) -> list[Axis]:
-        """What the trials can be drawn against."""
+        """Axes that the trials can be drawn against."""
         return offered(self.columns, self.objectives)
 
     @cached_property
@@ -184,7 +132,7 @@ class Found:
             x: Quantity across.
             y: Quantity upwards.
             places: Places to choose from, of trials that have both; None for all comparable ones.
-            x_range: What is looked at, as it is stored; None for everything.
+            x_range: Visible range of stored values; None for everything.
             y_range: The same upwards.
             floor: Where a logarithmic axis upwards begins, at which everything lower is drawn; None for a linear one.
         """
@@ -209,7 +157,7 @@ class Found:
 
     @cached_property
     def growth(self) -> Growth | None:
-        """How the front of two objectives grew, see `studies.front_volume`; None before a trial has finished."""
+        """Growth of the front of two objectives, see `studies.front_volume`; None before a trial has finished."""
         columns, places = self.columns, self.comparable
         if not len(places) or columns.values.shape[1] < 2:
             return None
@@ -233,102 +181,8 @@ class Found:
             round=columns.round[ended],
         )
 
-    @cached_property
-    def alone(self) -> Ablations | None:
-        """What blocks harm by themselves, or neighbours together where no finer ablation was made; None without any."""
-        columns = self.columns
-        if KNOCK_OUT not in columns.proposers or "kl" not in self.objectives:
-            return None
-        kl = self.values("kl")
-        whole = (columns.fidelity == 1.0) & np.isfinite(kl)
-        places = np.flatnonzero(whole & (columns.proposer == columns.proposers.index(KNOCK_OUT)))
-        if not len(places):
-            return None
-        skips = columns.schedule[places] > 0
-        # Finer ones first: a search that went on for longer ablated by themselves what it had ablated together.
-        order = np.argsort(skips.sum(1), kind="stable")
-        known, kept = np.zeros(columns.n_blocks, dtype=bool), []
-        for place in order.tolist():
-            if not (known & skips[place]).any():
-                known |= skips[place]
-                kept.append(place)
-        skips, places = skips[kept], places[kept]
-        last = columns.n_blocks - 1 - skips[:, ::-1].argmax(1)
-        sparsity = float(columns.schedule[places].max())
-        return Ablations(first=skips.argmax(1), last=last, kl=kl[places], sparsity=sparsity)
-
-    @cached_property
-    def importance(self) -> Importance | None:
-        """How much each block matters; None where there are too few trials to tell."""
-        columns, places = self.columns, self.comparable
-        n, blocks = len(places), columns.n_blocks
-        if "kl" not in self.objectives or n < 3 * (blocks + 1) or not blocks:
-            return None
-        known = np.column_stack([np.ones(n), columns.schedule[places].astype(float)])
-        wanted = log_kl(self.values("kl")[places])
-        inverse = np.linalg.pinv(known.T @ known)
-        fitted = inverse @ (known.T @ wanted)
-        rest = wanted - known @ fitted
-        variance = float(rest @ rest) / max(1, n - blocks - 1)
-        spread = float(((wanted - wanted.mean()) ** 2).sum())
-        return Importance(
-            effect=fitted[1:],
-            error=np.sqrt(np.maximum(0.0, variance * np.diag(inverse)[1:])),
-            r2=1 - float(rest @ rest) / spread if spread > 0 else 0.0,
-            n=n,
-        )
-
-    @cached_property
-    def _unknown(self) -> Places:
-        """Places of the trials that were evaluated, nobody knows by whom."""
-        return np.flatnonzero((self.columns.worker < 0) & (self.columns.seconds > 0))
-
-    @cached_property
-    def _spans(self) -> tuple[Floats, Floats]:
-        """When evaluations began and ended; where no worker noted it, by when they were kept and how long they took."""
-        columns, work, rest = self.columns, self.columns.work, self._unknown
-        ends = columns.finished_at[rest]
-        begins = np.concatenate([work.began_at, ends - columns.seconds[rest]])
-        return begins, np.concatenate([work.began_at + work.seconds, ends])
-
-    def _edges(self, bins: int) -> tuple[float, Floats]:
-        """When the first evaluation began, and the ends of bins up to when everything was over, in seconds since."""
-        begins, ends = self._spans
-        kept = self.columns.finished_at
-        first, last = min(begins.min(initial=np.inf), kept.min()), max(ends.max(initial=-np.inf), kept.max())
-        return float(first), np.linspace(0.0, max(float(last - first), 1e-9), bins + 1)
-
-    def timeline(self, bins: int = 240) -> Timeline | None:
-        """When each worker was busy; None where no trial knows its worker."""
-        work = self.columns.work
-        if not len(work):
-            return None
-        first, edges = self._edges(bins)
-        rows = {}
-        for place, worker in enumerate(self.columns.workers):
-            own = work.worker == place
-            began = work.began_at[own] - first
-            # Clocks are not exact: one evaluation may seem to begin before the last one has ended.
-            rows[worker] = np.minimum(1.0, _shares(edges, began, began + work.seconds[own]))
-        names = sorted(rows, key=_natural)
-        return Timeline(_middles(edges), tuple(names), np.array([rows[one] for one in names]), len(self._unknown))
-
-    def busy(self, bins: int = 120) -> tuple[Floats, Floats, Floats]:
-        """How many evaluations went on at a time.
-
-        Returns:
-            [bins] Seconds since the first one began, at the middle of each bin; [bins] evaluations at a time on
-            average; [bins] trials that ended per second.
-        """
-        columns = self.columns
-        if not len(columns):
-            return np.empty(0), np.empty(0), np.empty(0)
-        (begins, ends), (first, edges) = self._spans, self._edges(bins)
-        rate = np.histogram(columns.finished_at - first, edges)[0] / (edges[1] - edges[0])
-        return _middles(edges), _shares(edges, begins - first, ends - first), rate
-
     def record(self, place: int) -> Trial:
-        """A trial as a record, without its error, its router, and when workers were at it."""
+        """A trial as a value, without its error, its router, and the times of its workers."""
         columns = self.columns
         values = columns.values[place]
         return Trial(
@@ -355,40 +209,15 @@ class Found:
         return [int(place) for place in np.flatnonzero(np.ptp(schedule, axis=1) < 1e-6)] if schedule.size else []
 
     def proposer(self, number: int) -> str | None:
-        """Who proposed a trial; None where it is not among these."""
+        """Name of the proposer of a trial; None where it is not among these."""
         place = self.columns.place(number)
         return None if place is None else str(self.columns.proposers[self.columns.proposer[place]])
 
     def records(self, places: Sequence[int] | Places) -> list[Trial]:
-        """Trials as records."""
+        """Trials as values."""
         return [self.record(int(place)) for place in places]
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Orders names by the numbers in them: 2 before 10."""
-    # Every other part is a number.
-    return [(int(part), "") if place % 2 else (0, part) for place, part in enumerate(re.split(r"(\d+)", name))]
 
 
 def _cells(values: Floats, n: int) -> NDArray[np.int64]:
     low, high = float(values.min()), float(values.max())
     return np.minimum(n - 1, ((values - low) / max(high - low, 1e-300) * n).astype(np.int64))
-
-
-def _middles(edges: Floats) -> Floats:
-    return np.asarray((edges[:-1] + edges[1:]) / 2)
-
-
-def _shares(edges: Floats, begins: Floats, ends: Floats) -> Floats:
-    """How many of the times from begin to end went on in each bin, on average."""
-    # Up to a moment: for each of them the part of it that lies before.
-    done = _before(edges, begins) - _before(edges, ends)
-    return np.asarray(np.diff(done) / np.diff(edges))
-
-
-def _before(moments: Floats, instants: Floats) -> Floats:
-    """For each moment, the sum of how long ago the instants were that lie before it."""
-    ordered = np.sort(instants)
-    sums = np.concatenate([[0.0], np.cumsum(ordered)])
-    n = np.searchsorted(ordered, moments)
-    return np.asarray(n * moments - sums[n])

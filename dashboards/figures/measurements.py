@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import plotly.graph_objects as go
 
 from dashboards.analysis.records import VARIANT_TITLES, measured_cost
@@ -29,6 +30,7 @@ from dashboards.figures.marks import (
     latency_range,
 )
 from studies import Measurement
+from studies.pareto import dominations
 from studies.records.objectives import DEFAULT_COST, objective
 
 _NOTHING = "Nothing has been measured yet."
@@ -52,8 +54,8 @@ def measurements_figure(
 ) -> go.Figure:
     """Accuracy against a cost, one trace a variant; KL in place of accuracy where data has no choices.
 
-    A line joins the points that no other beats in both; those that one does are faint. Error bars are the 95 %
-    intervals of quality and the quartiles of latency; what is counted has none.
+    A line joins the non-dominated points; the others are faint. Error bars are the 95 % intervals of quality and
+    the quartiles of latency; what is counted has none.
 
     Args:
         measurements: What was measured on test items.
@@ -75,7 +77,7 @@ def measurements_figure(
         return (quality or 0.0) if floor is None else max(quality or 0.0, floor)
 
     figure = go.Figure()
-    best = unbeaten(measurements, cost)
+    best = measured_front(measurements, cost)
     # What everything is compared with stays in full, though a candidate may beat it by the clock's noise.
     beaten = [m for m in measurements if m not in best and m is not selected and m.variant != "dense"]
     line = sorted(best, key=lambda m: _cost_shown(m, cost))
@@ -116,18 +118,20 @@ def measurements_figure(
     return styled(figure, f"{quality} against {title}", subtitle, height=560).update_layout(margin_b=110)
 
 
-def unbeaten(measurements: Sequence[Measurement], cost: str = DEFAULT_COST) -> list[Measurement]:
-    """The measurements that no other beats in both quality and cost: accuracy, or KL where data has no choices."""
+def measured_front(measurements: Sequence[Measurement], cost: str = DEFAULT_COST) -> list[Measurement]:
+    """The non-dominated measurements by cost and by accuracy, or by KL where data has no choices.
+
+    Args:
+        measurements: The measurements, at least one.
+        cost: Name of the cost.
+    """
     by_accuracy = all_have_accuracy(measurements)
 
     def losses(m: Measurement) -> tuple[float, float]:
         return (-(m.accuracy or 0.0) if by_accuracy else m.kl), measured_cost(m, cost) or 0.0
 
-    def beats(a: Measurement, b: Measurement) -> bool:
-        first, second = losses(a), losses(b)
-        return first != second and all(x <= y for x, y in zip(first, second, strict=True))
-
-    return [m for m in measurements if not any(beats(other, m) for other in measurements)]
+    is_dominated = dominations([losses(m) for m in measurements]).max(axis=0)
+    return [measurements[place] for place in np.flatnonzero(~is_dominated).tolist()]
 
 
 def _add_points(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from dashboards.analysis.trials import Ablations, Found
+from dashboards.analysis.sensitivities import Ablations, ablations, importance
+from dashboards.analysis.trials import Found
 from dashboards.figures.appearance import VARIANT_COLOURS, empty_figure, styled
 
 # Bars with a label, and the KL, in nats per token, below which it only says so.
@@ -18,18 +19,19 @@ def sensitivities_figure(found: Found) -> go.Figure:
     Args:
         found: Trials of the study.
     """
-    title, importance = "Which blocks matter", found.importance
-    if found.alone is not None:
-        return _alone_figure(found.alone, title)
-    if importance is None:
+    title, alone = "Which blocks matter", ablations(found)
+    if alone is not None:
+        return _alone_figure(alone, title)
+    fit = importance(found)
+    if fit is None:
         needed = 3 * (found.columns.n_blocks + 1)
         return empty_figure(title, f"Too few trials to tell: it takes {needed} that finished.")
-    blocks = list(range(len(importance.effect)))
+    blocks = list(range(len(fit.effect)))
     figure = go.Figure(
         go.Bar(
             x=blocks,
-            y=importance.effect.tolist(),
-            error_y={"type": "data", "array": (1.96 * importance.error).tolist(), "thickness": 1, "width": 3},
+            y=fit.effect.tolist(),
+            error_y={"type": "data", "array": (1.96 * fit.error).tolist(), "thickness": 1, "width": 3},
             marker={"color": _COLOUR},
             hovertemplate="block %{x}: %{y:.3g}<extra></extra>",
         )
@@ -37,8 +39,8 @@ def sensitivities_figure(found: Found) -> go.Figure:
     figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 4, showgrid=False)
     figure.update_yaxes(title="growth of log(KL + 0.02)")
     subtitle = (
-        f"As all tokens skip the block rather than none:<br>a linear fit to {importance.n} trials, "
-        f"R² {importance.r2:.2f}; whiskers: 95% intervals<br>the trials of a search are no random sample"
+        f"As all tokens skip the block rather than none:<br>a linear fit to {fit.n} trials, "
+        f"R² {fit.r2:.2f}; whiskers: 95% intervals<br>the trials of a search are no random sample"
     )
     return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)
 

@@ -7,7 +7,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.analysis.tables import counted
-from dashboards.analysis.trials import Found, Timeline
+from dashboards.analysis.trials import Found
+from dashboards.analysis.workers import Timeline, busy, timeline
 from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, plain_text, styled
 
 _COLOUR = VARIANT_COLOURS["static"]
@@ -26,16 +27,16 @@ def workers_figure(found: Found, workers: int | None = None) -> go.Figure:
         workers: Number of workers of the study; None if it is not known.
     """
     title = "How busy the workers were"
-    at, evaluations, rate = found.busy()
+    at, evaluations, rate = busy(found.columns)
     if not len(at):
         return empty_figure(title, "No trial has ended yet.")
-    timeline = found.timeline()
+    rows = timeline(found.columns)
     panels = ("Evaluations at a time", "Trials per second")
     row, height = 1, 360
-    if timeline is None:
+    if rows is None:
         figure = make_subplots(rows=1, cols=2, subplot_titles=panels)
     else:
-        row, rows_px = 2, min(_MOST_ROWS_PX, max(_ROW_PX * len(timeline.workers), 2 * _ROW_PX))
+        row, rows_px = 2, min(_MOST_ROWS_PX, max(_ROW_PX * len(rows.workers), 2 * _ROW_PX))
         figure = make_subplots(
             rows=2,
             cols=2,
@@ -45,7 +46,7 @@ def workers_figure(found: Found, workers: int | None = None) -> go.Figure:
             vertical_spacing=_GAP_PX / (rows_px + _GAP_PX + _PANEL_PX),
         )
         height += rows_px + _GAP_PX
-        _add_workers(figure, timeline)
+        _add_workers(figure, rows)
     for col, values in ((1, evaluations), (2, rate)):
         figure.add_scatter(
             x=at.tolist(),
@@ -64,7 +65,7 @@ def workers_figure(found: Found, workers: int | None = None) -> go.Figure:
     figure.update_yaxes(rangemode="tozero", row=row)
     figure.update_annotations(font_size=13)
     share = "" if not workers else f"; dotted: {workers} workers, {evaluations.mean() / workers:.0%} busy on average"
-    subtitle = f"Averages over {at[1] - at[0]:.3g} s each{share}<br>{_known_of(timeline)}"
+    subtitle = f"Averages over {at[1] - at[0]:.3g} s each{share}<br>{_known_of(rows)}"
     return styled(figure, title, subtitle, height=height, panels=True).update_layout(showlegend=False, uirevision=title)
 
 

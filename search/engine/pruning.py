@@ -45,7 +45,7 @@ class Rungs:
         self._seen.setdefault(rung, deque(maxlen=most)).append((number, values))
 
     def dominated_shares(self, number: int, rung: int, values: Values) -> tuple[float, Sequence[float]]:
-        """By which share of the earlier trials the values are dominated, and likewise of each of those trials."""
+        """Share of the earlier trials that dominate the values, and likewise for each of those trials."""
         seen: Iterable[tuple[int, Values]] = self._seen.get(rung, ())
         if self._lag is not None:
             latest = number - self._lag

@@ -1,4 +1,4 @@
-"""Which schedules with which routers a study compares: candidates to select from, and the rows of its report."""
+"""Schedules with their routers that a study compares: candidates to select from, and the rows of its report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def router_of(study: OpenStudy, number: int | None) -> Router:
 
 
 def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
-    """What can be selected: points of the front, the one that was chosen for distillation among them.
+    """Lists the candidates for selection: points of the front, the one that was chosen for distillation among them.
 
     At a target sparsity these are the trials with the lowest KL there, of the first search and of the refinements the
     same number: a search that tried hundreds on a few items has found some that are good by luck, only other items
@@ -50,13 +50,13 @@ def dense(study: OpenStudy) -> Variant:
 def compared(
     study: OpenStudy, selected: Trial, router_run: int | None, validated: Sequence[Measurement]
 ) -> list[Variant]:
-    """The rows of the report: dense, uniform, static, dynamic, and refined, at the sparsity that was selected.
+    """Lists the rows of the report: dense, uniform, static, dynamic, and refined, at the sparsity that was selected.
 
     The uniform one is a shortened prompt, and has the FLOPs that were selected: where blocks skip unevenly, or a router
     has to be run, those are other than its overall sparsity would save.
 
     Args:
-        study: Whose rows.
+        study: The study.
         selected: The trial that was selected.
         router_run: Number of the router of the row "dynamic", the one that was distilled on what the first search
             found; None if there is none.

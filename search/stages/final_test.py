@@ -22,13 +22,13 @@ from studies.records.objectives import CostName
 
 
 def measure_candidates(study: OpenStudy) -> None:
-    """Measure what can be selected, on the validation examples and on the clock."""
+    """Measures the candidates, on the validation examples and on the clock."""
     variants = [dense(study), *candidates(study, chosen_trial(study))]
     study.store.results.replace_measurements(study.name, measure(study, variants, "validation"))
 
 
 def select_candidate(study: OpenStudy) -> None:
-    """Choose one of the candidates by what validation examples and the clock say.
+    """Selects one of the candidates, by validation examples and the clock.
 
     Where the clock cannot be relied on, latencies are those that a profile predicts, as they are where the study is
     deterministic: what the clock says is another thing each time. Where the profile cannot be relied on either, FLOPs
@@ -90,15 +90,15 @@ def note_selection(
     cost: CostName | None = None,
     latency: Literal["measured", "predicted"] | None = None,
 ) -> None:
-    """Keep why the trial that is chosen now was.
+    """Keeps the reason for which the chosen trial was selected.
 
     Args:
-        study: Whose trial.
+        study: The study.
         rule: Name of the rule that chose it.
         reason: That in words.
-        retention: What it keeps of the dense model on validation items, see `Measurement.retention`, if that is known.
-        cost: What KL was traded against; None where the rule trades nothing.
-        latency: How latencies were known.
+        retention: Share of the dense model's quality that it keeps on validation items, if that is known.
+        cost: Cost that KL was traded against; None where the rule trades nothing.
+        latency: Origin of the latencies.
     """
     trial = chosen_trial(study)
     selection = {
@@ -109,10 +109,10 @@ def note_selection(
 
 
 def compare_selected(study: OpenStudy, router_run: int | None) -> None:
-    """Compare the selected point with others on the test examples, which nothing was chosen by.
+    """Compares the selected point with others on the test examples, by which nothing was chosen.
 
     Args:
-        study: Whose point.
+        study: The study.
         router_run: Number of the router that the schedule of the first search is shown with, too.
     """
     chosen, validation = chosen_trial(study), _measured(study, "validation")
@@ -130,7 +130,7 @@ def compare_selected(study: OpenStudy, router_run: int | None) -> None:
 
 
 def export_selected(study: OpenStudy) -> None:
-    """Write the selected schedule with its router as a model that loads like any other."""
+    """Writes the selected schedule with its router as a model that loads like any other."""
     folder = study.config.folder(study.name) / "model"
     with study.view.stage("Writing the pruned model", 1) as stage:
         write_export(study.store, study.name, folder, study.config.model, include_base=study.config.export == "full")
@@ -143,7 +143,7 @@ def _measured(study: OpenStudy, split: str) -> list[Measurement]:
 
 
 def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> Exhibits:
-    """What the report shows of single prompts and items."""
+    """Collects single prompts and items for the report."""
     named = {row.name: row for row in rows if row.name != "candidate"}
     selected = next(name for name, row in named.items() if (row.trial, row.number) == (chosen.number, chosen.router))
     model = study.workload.model

@@ -1,4 +1,4 @@
-"""Chooses the point of a front that a router is distilled for; which one is exported, selection says later."""
+"""Chooses the point of the front that a router is distilled for; selection may take another one later."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from studies import Trial, best_point, finite_values, front
 
 
 def chosen_trial(study: OpenStudy) -> Trial:
-    """The trial that is chosen now.
+    """The chosen trial of a study.
 
     Raises:
-        SearchError: None is yet.
+        SearchError: None is chosen yet.
     """
     number = study.store.studies.get(study.name).chosen_trial
     if number is None:
@@ -25,7 +25,7 @@ def chosen_trial(study: OpenStudy) -> Trial:
 
 
 def choose_from_front(study: OpenStudy) -> None:
-    """Choose anew, from all trials that there are.
+    """Chooses anew, from all trials of a study.
 
     Raises:
         SearchError: The study has no front.
@@ -38,7 +38,7 @@ def choose_from_front(study: OpenStudy) -> None:
 
 
 def why_no_front(trials: Sequence[Trial], config: RunConfig) -> str:
-    """Why a study has no front."""
+    """Explains why a study has no front."""
     if not trials:
         return "No schedule was evaluated: allow the search more seconds."
     demanded = config.min_accuracy

@@ -54,13 +54,13 @@ def quality_set(study: OpenStudy, split: str) -> QualitySet:
 
 
 def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[Measurement]:
-    """Quality of variants on a split, and how long a prefill takes under each; variants take turns on the clock.
+    """Measures variants on a split: their quality, and the time of a prefill, for which they take turns.
 
     Qualities are kept in the database one by one, so that a stage that was stopped goes on with the next.
 
     Args:
-        study: Whose variants.
-        variants: What to measure; the dense model first.
+        study: The study.
+        variants: Variants to measure; the dense model first.
         split: "validation" or "test".
     """
     model = study.workload.model.skipping
@@ -126,7 +126,7 @@ def timed_length(config: RunConfig, workload: Workload, facts: Mapping[str, Any]
     A study keeps the length that it began with.
 
     Args:
-        config: How a study is configured.
+        config: Configuration of the study.
         workload: Its model and data.
         facts: What is known of it (`StudyRecord.facts`); empty before it begins.
     """
@@ -185,7 +185,7 @@ def _quality(figures: Mapping[str, Any]) -> Quality:
 
 
 def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch) -> list[tuple[Latency, Speedup]]:
-    """How long each variant takes, and how many times as fast as the first one it is.
+    """Times each variant, and its speed-up over the first one.
 
     The first one is timed twice in every turn, at its two ends, and compared with itself: on a quiet machine that is 1.
     """

@@ -1,4 +1,4 @@
-"""The point of the front that a study ends with, chosen by what was measured on validation examples, and why it was."""
+"""Selects the point that a study ends with, by measurements on validation examples."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _OTHERS = {"flops": "arithmetic", "kv_bytes": "KV cache"}
 
 @dataclass(frozen=True)
 class Selection:
-    """What was selected.
+    """The selected point, and why it was.
 
     Attributes:
         measurement: The point, as it was measured on validation examples.
-        rule: What decided in the end: a demand, or the knee where there is none.
-        reason: Why this one, in a sentence or two with figures.
-        retention: What it keeps of the dense model, see `Measurement.retention`; by perplexity where the dense model
-            only guesses.
+        rule: The demand that decided in the end, or the knee where there is none.
+        reason: The reason, in a sentence or two with figures.
+        retention: Share of the dense model's quality that it keeps, see `Measurement.retention`; by perplexity where
+            the dense model only guesses.
     """
 
     measurement: Measurement
@@ -49,7 +49,7 @@ def select(
     latency: Literal["measured", "predicted"] = "measured",
     chance: float | None = None,
 ) -> Selection:
-    """Select the point to report and to export.
+    """Selects the point to report and to export.
 
     1. Candidates beyond the largest latency are out. If all are, the fastest is taken.
     2. With a target sparsity those count that are within half a grid step of it, or else the nearest. The one with the
@@ -65,12 +65,12 @@ def select(
     Args:
         candidates: The points, measured on validation examples.
         dense: The dense model, measured on the same.
-        cost: What is traded against KL. Latency is the dense model's, divided by each point's speed-up in the same
+        cost: Cost that KL is traded against. Latency is the dense model's, divided by each point's speed-up in the same
             turns, where that was measured, as the machine's pace may change between turns.
         target_sparsity: Overall sparsity to have.
         max_latency_ms: Largest latency to have.
         min_retention: Least retention to have.
-        latency: What `latency_ms` of the points is, for the reason to say.
+        latency: Origin of `latency_ms` of the points, which the reason names.
         chance: Accuracy of guessing on these examples; None where it is not known.
 
     Raises:
@@ -100,7 +100,7 @@ def select(
 
 
 class _Choice:
-    """Candidates that are left, in their order, and what is said of them."""
+    """Candidates that are left, in their order, and the words for them."""
 
     def __init__(
         self, candidates: Sequence[Measurement], dense: Measurement, cost: CostName, latency: str, chance: float | None
@@ -172,7 +172,7 @@ class _Choice:
         return self.selection(best, "min_retention", why)
 
     def knee(self) -> Selection:
-        """Where KL against the cost bends most, which is not at the dense model if anything else is left."""
+        """Takes the knee of KL against the cost, which is not the dense model if anything else is left."""
         best = self._bend(self._left)
         sparse = [m for m in self._left if any(m.schedule)]
         if sparse and not any(best.schedule):
@@ -195,7 +195,7 @@ class _Choice:
         return _figure(m, self._cost)
 
     def selection(self, best: Measurement, rule: Rule, why: str) -> Selection:
-        """What was selected, with its figures behind the reason."""
+        """The selection, with its figures behind the reason."""
         said = " ".join(filter(None, (why, self._figures(best), self._guessed)))
         return Selection(best, rule, said, self._kept(best))
 
@@ -258,7 +258,7 @@ def _figure(m: Measurement, cost: CostName) -> float:
 
 
 def _order(m: Measurement) -> tuple[float, int, int]:
-    """Which of equals is taken."""
+    """Sorts points by KL, and those of equal KL by trial and router."""
     return m.kl, -1 if m.trial is None else m.trial, -1 if m.router is None else m.router
 
 

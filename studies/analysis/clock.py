@@ -1,4 +1,4 @@
-"""Whether measured times can be relied on: what is known beforehand of some of them must come out."""
+"""Checks measured times by those that are known beforehand."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _MOST_OF_FLOPS = 1.5
 
 @dataclass(frozen=True)
 class ClockCheck:
-    """What the times of one sitting are worth.
+    """Reliability of the times of one sitting.
 
     Attributes:
         split: Split of the measurements; each was timed in a sitting of its own.
-        turns: How often each variant was timed.
+        turns: Number of times that each variant was timed.
         of_itself: Speed-up of the dense model over itself, which is 1 on a clock that can be relied on.
         half_width: Half the width of the widest interval of a speed-up, as a share of it; None where one is not known.
-        doubts: Why the times are not usable, in words; empty if they are.
+        doubts: Reasons, in words, not to use the times; empty if they are usable.
     """
 
     split: str
@@ -38,12 +38,12 @@ class ClockCheck:
 
     @property
     def is_usable(self) -> bool:
-        """Whether points can be selected and compared by these times."""
+        """True if points can be selected and compared by these times."""
         return not self.doubts
 
     @property
     def sentence(self) -> str:
-        """What to know before reading the times; empty where they are precise."""
+        """A warning for readers of the times; empty where they are precise."""
         if self.doubts:
             return f"Times were not usable, the machine was busy: {'; '.join(self.doubts)}."
         if self.half_width is not None and self.half_width > _PRECISE:

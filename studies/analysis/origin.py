@@ -1,4 +1,4 @@
-"""Where a measured schedule comes from, in words: a name such as "static" does not say that a search found it."""
+"""Origin of a measured schedule, in words: a name such as "static" does not say that a search found it."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from studies.records.trial import ANCHOR, KNOCK_OUT
 
 
 def schedule_origin(schedule: Sequence[float], proposer: str | None) -> str:
-    """What kind of schedule a trial has and who proposed it, such as "uniform schedule of the initial design".
+    """Names the kind of a schedule and its proposer, such as "uniform schedule of the initial design".
 
     Args:
         schedule: One sparsity per block.
-        proposer: Who proposed it; None where that is not known.
+        proposer: Name of its proposer; None where that is not known.
     """
     kind = "dense schedule" if not any(schedule) else "uniform schedule" if is_uniform(schedule) else "schedule"
     if proposer is None:
@@ -26,10 +26,10 @@ def schedule_origin(schedule: Sequence[float], proposer: str | None) -> str:
 
 
 def is_searched(schedule: Sequence[float], proposer: str | None) -> bool:
-    """Whether a proposer found a schedule that is not the same in every block, as far as that is known.
+    """Tells if a proposer found a schedule that is not the same in every block, as far as that is known.
 
     Args:
         schedule: One sparsity per block.
-        proposer: Who proposed it; None where that is not known.
+        proposer: Name of its proposer; None where that is not known.
     """
     return not is_uniform(schedule) and proposer not in (ANCHOR, KNOCK_OUT)

@@ -1,4 +1,4 @@
-"""What a study's predicted latencies are worth: doubts of its profile, and predictions beside measurements."""
+"""Reliability of predicted latencies: doubts about the profile, and predictions beside measurements."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Prediction:
 
     @property
     def is_off(self) -> bool:
-        """Whether one of them is more than a quarter above the other."""
+        """True if one of them is more than a quarter above the other."""
         return not 1 / (1 + MOST_OFF) <= self.ratio <= 1 + MOST_OFF
 
     def __str__(self) -> str:
@@ -44,10 +44,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class LatencyPredictions:
-    """What is known of how good a study's predictions are.
+    """Reliability of the latencies that a study predicts.
 
     Attributes:
-        doubts: Why not to rely on its profile, one phrase each; empty if there is nothing to say against it.
+        doubts: Reasons not to rely on its profile, one phrase each; empty if there are none.
         compared: Predictions that were measured later.
     """
 
@@ -56,14 +56,14 @@ class LatencyPredictions:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether the profile says so itself, or the clock does."""
+        """True if the profile or the clock contradicts the predictions."""
         return bool(self.doubts) or any(one.is_off for one in self.compared)
 
     def sentence(self, name: str) -> str:
-        """Why predicted latency is not to be relied on, and what to do; empty where it is.
+        """Explains why predicted latency is not to be relied on, and what to do; empty where it is.
 
         Args:
-            name: Of the study.
+            name: Name of the study.
         """
         if not self.is_doubtful:
             return ""
@@ -85,12 +85,12 @@ class LatencyPredictions:
 def latency_predictions(
     study: StudyRecord, trials: Sequence[Trial], measurements: Sequence[Measurement]
 ) -> LatencyPredictions:
-    """How good the predictions of a study are; nothing is known of one that searches without.
+    """Compares the predictions of a study with measurements; a study that predicts nothing has neither.
 
     Args:
         study: The study.
         trials: Its trials, the selected one among them.
-        measurements: What was measured; what was timed on test items comes before what was on validation items.
+        measurements: Its measurements; those on test items count before those on validation items.
     """
     if not predicts_latency(study):
         return LatencyPredictions()
@@ -113,13 +113,13 @@ def latency_predictions(
 
 
 def _of_dense(study: StudyRecord, trials: Sequence[Trial]) -> float | None:
-    """The latency that was predicted for the dense model as a trial, if it was one."""
+    """Predicted latency of the dense model, if it was a trial."""
     dense = (trial for trial in trials if not any(trial.schedule) and trial.values is not None)
     return next((ms for trial in dense if (ms := _predicted_ms(study, trial)) is not None), None)
 
 
 def _predicted_ms(study: StudyRecord, trial: Trial) -> float | None:
-    """What a trial was predicted to take; earlier versions kept it among its objective values alone."""
+    """Predicted latency of a trial; earlier versions kept it among its objective values alone."""
     known = trial.metrics.get("latency_ms")
     if known is None and "latency_ms" in study.objectives and trial.values is not None:
         known = trial.values[study.objectives.index("latency_ms")]
@@ -127,5 +127,5 @@ def _predicted_ms(study: StudyRecord, trial: Trial) -> float | None:
 
 
 def predicts_latency(study: StudyRecord) -> bool:
-    """Whether a study searches by predicted latency, as its cost or under a limit."""
+    """Tells if a study searches by predicted latency, as its cost or under a limit."""
     return "latency_ms" in study.objectives or study.config.get("max_latency_ms") is not None

@@ -1,4 +1,4 @@
-"""How many times as fast as the dense model's a measured prefill is, never without what is known of the interval."""
+"""Speed-up of a measured prefill over the dense model's, with its interval or the reason why there is none."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ class PrefillSpeedup:
     """A measured speed-up of a prefill over the dense model's.
 
     Attributes:
-        ratio: How many times as fast; see `Measurement.speedup`.
+        ratio: The speed-up; see `Measurement.speedup`.
         low: Lower end of its 95 % interval; None where that is not known.
         high: Upper end of it.
-        unknown: Why the interval is not known; empty where it is.
+        unknown: Reason why the interval is not known; empty where it is.
     """
 
     ratio: float
@@ -26,12 +26,12 @@ class PrefillSpeedup:
 
     @property
     def is_faster(self) -> bool | None:
-        """Whether it is faster than the dense model beyond what the clock's noise explains; None where unknown."""
+        """True if it is faster than the dense model beyond the clock's noise; None where that is not known."""
         return None if self.low is None else self.low > 1
 
     @property
     def is_slower(self) -> bool | None:
-        """Whether it is slower than the dense model beyond what the clock's noise explains; None where unknown."""
+        """True if it is slower than the dense model beyond the clock's noise; None where that is not known."""
         return None if self.high is None else self.high < 1
 
     @property
@@ -61,8 +61,8 @@ def prefill_speedup(m: Measurement, dense: Measurement | None) -> PrefillSpeedup
 
     Args:
         m: The measurement; the dense model's own is compared with itself.
-        dense: The dense model as it was timed in the same sitting. Of what an earlier version measured, the ratio of
-            both medians is taken, the interval of which nobody knows.
+        dense: The dense model as it was timed in the same sitting. Where an earlier version measured, the speed-up is
+            the ratio of both medians, without an interval.
 
     Returns:
         None where nothing was measured to compare with.

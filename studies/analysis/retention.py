@@ -1,4 +1,4 @@
-"""The share of the dense model's quality that a schedule keeps, its interval, and whether it says anything."""
+"""The share of the dense model's quality that a schedule keeps, with its interval."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Retention:
     Attributes:
         share: The share.
         interval: A 95 % interval of it; None where it cannot be had.
-        by: What is compared: accuracies, or where the data has no choices perplexities, dense to pruned.
-        method: How the interval was made: "item by item" or "as if independent"; empty without one.
+        by: Compared figure: accuracies, or where the data has no choices perplexities, dense to pruned.
+        method: Method of the interval: "item by item" or "as if independent"; empty without one.
     """
 
     share: float
@@ -43,12 +43,12 @@ class Retention:
 def retention_of(
     m: Measurement, dense: Measurement | None, exhibits: Exhibits | None = None, chance: float | None = None
 ) -> Retention | None:
-    """What a measured point keeps of the dense model: the one figure that every page, table and file shows.
+    """Computes the retention of a measured point: the one figure that every page, table and file shows.
 
     Args:
         m: The point.
         dense: The dense model, measured on the same examples.
-        exhibits: What was seen item by item of the point, if that is the selected one; None of any other.
+        exhibits: Single items of the point, if it is the selected one; None for any other.
         chance: Accuracy of guessing on these examples; None where it is not known.
 
     Returns:
@@ -73,17 +73,17 @@ def chance_level(facts: Mapping[str, Any], split: str) -> float | None:
 
 
 def no_better_than_chance(m: Measurement, chance: float | None) -> bool:
-    """Whether the interval of an accuracy reaches down to guessing; not where one of both is not known.
+    """Tells if the interval of an accuracy reaches down to guessing; False where one of both is not known.
 
     Args:
-        m: Most often the dense model.
+        m: A measurement, most often of the dense model.
         chance: Accuracy of guessing on its items.
     """
     return chance is not None and m.accuracy_low is not None and m.accuracy_low <= chance
 
 
 def chance_sentence(dense: Measurement | None, chance: float | None) -> str:
-    """What a dense model that only guesses makes of the figures of accuracy; empty where it does not.
+    """Warns of figures of accuracy where the dense model only guesses; empty where it does not.
 
     Args:
         dense: The dense model.

@@ -1,7 +1,6 @@
-"""Tells whether a schedule is better than a shorter prompt: the uniform schedule with the static router.
+"""Compares a schedule with a shortened prompt: the uniform schedule with the static router.
 
-That one keeps the same tokens in every block, which anybody can have without a search. Both are compared at the same
-FLOPs.
+It keeps the same tokens in every block, which anybody can have without a search. Both are compared at the same FLOPs.
 """
 
 from __future__ import annotations
@@ -31,12 +30,12 @@ class AgainstShortenedPrompt:
         ratio_low: Lower end of the 95 % interval of their ratio, items being drawn for both together; None where single
             items are not known.
         ratio_high: Upper end of it.
-        overlap: Whether the intervals of both KL overlap, which counts where that of the ratio is not known; None where
+        overlap: True if the intervals of both KL overlap, which counts where that of the ratio is not known; None where
             they are not known either.
         items: The items, in words.
         flops_saved: Share of the dense model's FLOPs that the schedule saves; None where that is not known.
-        shortened_flops_saved: What the shortened prompt saves.
-        is_one: Whether the schedule is a shortened prompt itself.
+        shortened_flops_saved: Share that the shortened prompt saves.
+        is_one: True if the schedule is a shortened prompt itself.
     """
 
     shortened_by: float
@@ -52,7 +51,7 @@ class AgainstShortenedPrompt:
 
     @property
     def is_better(self) -> bool:
-        """Whether its KL is lower, beyond what chance explains as far as that can be told."""
+        """True if its KL is lower, beyond what chance explains as far as that can be told."""
         if self.is_one or self.kl >= self.shortened_kl:
             return False
         if self.ratio_high is not None:
@@ -89,16 +88,16 @@ def measured_against_shortened_prompt(
     dense: Measurement | None = None,
     exhibits: Exhibits | None = None,
 ) -> AgainstShortenedPrompt | None:
-    """Compare what was measured on test items.
+    """Compares measurements on test items.
 
     Args:
         selected: The selected point.
         uniform: The uniform schedule with the static router.
         dense: The dense model.
-        exhibits: What was seen item by item.
+        exhibits: Single items of the test set.
 
     Returns:
-        None where there is nothing to compare: no uniform schedule was measured, or the selected one skips nothing.
+        None without anything to compare: no uniform schedule was measured, or the selected one skips nothing.
     """
     if uniform is None or not any(selected.schedule):
         return None
@@ -123,7 +122,7 @@ def measured_against_shortened_prompt(
 
 
 def searched_against_shortened_prompt(chosen: Trial, trials: Sequence[Trial]) -> AgainstShortenedPrompt | None:
-    """Compare what a search evaluated, before anything was measured.
+    """Compares evaluations of a search, before anything was measured.
 
     Args:
         chosen: The chosen trial.
@@ -181,7 +180,7 @@ def _kl(trial: Trial) -> float:
 
 
 def is_uniform(schedule: Sequence[float]) -> bool:
-    """Whether the same tokens skip every block."""
+    """Tells if the same tokens skip every block."""
     return max(schedule) - min(schedule) <= _ROUNDING
 
 

@@ -29,8 +29,8 @@ class NextStep:
     """Something to do with what a study found.
 
     Attributes:
-        words: What it is for.
-        command: What to type, on a command line or in Python.
+        words: Its purpose.
+        command: The command, on a command line or in Python.
     """
 
     words: str
@@ -63,8 +63,8 @@ def against_shortened_prompt(
     Args:
         study: The study.
         selected: The selected point.
-        tested: What was measured on test items.
-        exhibits: What was seen item by item.
+        tested: Measurements on test items.
+        exhibits: Single items of the test set.
         trials: Its trials; what is uniform among them, the dense one and the chosen one are enough.
     """
     if selected is not None:
@@ -84,14 +84,14 @@ def verdict_of(
     against: AgainstShortenedPrompt | None,
     exhibits: Exhibits | None,
 ) -> str:
-    """What a study came to, in one sentence, and in a second one where the dense model only guesses.
+    """Says what a study came to, in one sentence, and in a second one where the dense model only guesses.
 
     Args:
         facts: The study's.
         selected: The selected point as it was measured on test items; None before that.
         dense: The dense model, measured on the same.
-        against: What is known of it, or of the chosen trial, beside a shortened prompt.
-        exhibits: What was seen item by item.
+        against: Comparison of it, or of the chosen trial, with a shortened prompt.
+        exhibits: Single items of the test set.
 
     Returns:
         The same text for every place that shows it; empty where nothing is known yet.
@@ -116,14 +116,14 @@ def next_steps(
     against: AgainstShortenedPrompt | None,
     n_trials: int,
 ) -> list[NextStep]:
-    """What to do with what a study found, the most useful first.
+    """Lists what to do with the results of a study, the most useful first.
 
     Args:
         study: The study.
-        is_finished: Whether its pipeline has come to its end.
+        is_finished: True if its pipeline has come to its end.
         selected: The selected point; None before it was measured.
-        against: What is known of it beside a shortened prompt.
-        n_trials: Schedules that its first search evaluates.
+        against: Comparison of it with a shortened prompt.
+        n_trials: Number of schedules that its first search evaluates.
     """
     name, exported = shlex.quote(study.name), study.facts.get("exported")
     if not is_finished:
@@ -177,7 +177,7 @@ def _pace(m: Measurement, dense: Measurement | None) -> str:
 
 
 def _end_to_end(facts: Mapping[str, Any], m: Measurement) -> str:
-    """What is left of that with the most new tokens that were timed; empty where none were."""
+    """The end-to-end speed-up with the most new tokens that were timed; empty where none were."""
     left = in_words(end_to_end(facts, m.trial, m.router)[-1:])
     return f", end to end {left}" if left else ""
 

@@ -130,7 +130,7 @@ class TrialPage(BaseModel):
 
 
 class Front(BaseModel):
-    """The trials that no other beats, lowest first objective first."""
+    """The non-dominated trials, lowest first objective first."""
 
     objectives: list[str]
     items: list[TrialAnswer]

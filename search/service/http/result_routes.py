@@ -86,7 +86,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
 
     @router.get("/studies/{name}/front", responses=problems, tags=["results"])
     def get_front(name: StudyName) -> Front:
-        """List the trials that no other beats."""
+        """List the non-dominated trials."""
         points = analyses.of(name).front
         return Front(
             objectives=list(store.studies.get(name).objectives),

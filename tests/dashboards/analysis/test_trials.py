@@ -12,7 +12,9 @@ import pytest
 
 import studies.pareto
 from dashboards.analysis.axes import Axis
+from dashboards.analysis.sensitivities import ablations, importance
 from dashboards.analysis.trials import Found
+from dashboards.analysis.workers import busy, timeline
 from dashboards.figures import (
     front_figure,
     fronts_figure,
@@ -130,7 +132,7 @@ def test_representatives_keep_the_look_and_are_few() -> None:
 
 
 def test_busy_adds_up_to_the_time_of_evaluations(found: Found) -> None:
-    at, evaluations, rate = found.busy(50)
+    at, evaluations, rate = busy(found.columns, 50)
     width = at[1] - at[0]
     assert (evaluations * width).sum() == pytest.approx(found.columns.seconds.sum())
     assert (rate * width).sum() == pytest.approx(len(found))
@@ -163,19 +165,19 @@ def watched(store: ServiceStore) -> Iterator[Found]:
 
 
 def test_the_timeline_has_a_row_for_each_worker_with_its_own_times(found: Found, watched: Found) -> None:
-    assert found.timeline() is None
-    timeline = watched.timeline(82)
-    assert timeline is not None
-    assert timeline.workers == ("1", "2", "10") and timeline.n_unknown == 2
-    width = timeline.at[1] - timeline.at[0]
-    assert (timeline.busy * width).sum(1) == pytest.approx([2.0, 3.0, 4.0], abs=1e-6)
+    assert timeline(found.columns) is None
+    rows = timeline(watched.columns, 82)
+    assert rows is not None
+    assert rows.workers == ("1", "2", "10") and rows.n_unknown == 2
+    width = rows.at[1] - rows.at[0]
+    assert (rows.busy * width).sum(1) == pytest.approx([2.0, 3.0, 4.0], abs=1e-6)
     # The first evaluation began 0.4 s before the trials' beginning, which is when the unknown ones ended.
     for name, seconds in (("1", (1, 7)), ("2", (1, 3, 5)), ("10", (1, 3, 5, 7))):
-        row = timeline.busy[timeline.workers.index(name)]
-        inside = [any(0.4 + s + width < at < 1.4 + s - width for s in seconds) for at in timeline.at]
-        outside = [all(not 0.4 + s - width < at < 1.4 + s + width for s in seconds) for at in timeline.at]
+        row = rows.busy[rows.workers.index(name)]
+        inside = [any(0.4 + s + width < at < 1.4 + s - width for s in seconds) for at in rows.at]
+        outside = [all(not 0.4 + s - width < at < 1.4 + s + width for s in seconds) for at in rows.at]
         assert row[inside] == pytest.approx(1.0) and row[outside] == pytest.approx(0.0)
-    at, evaluations, rate = watched.busy(50)
+    at, evaluations, rate = busy(watched.columns, 50)
     assert (evaluations * (at[1] - at[0])).sum() == pytest.approx(9.0 + 0.8)
     assert (rate * (at[1] - at[0])).sum() == pytest.approx(len(watched))
 
@@ -206,10 +208,10 @@ def test_importance_finds_the_block_that_was_made_to_matter(found: Found) -> Non
     schedule = found.columns.schedule
     kl = np.exp(3.0 * schedule[:, 4] + 0.2 * schedule[:, 1]) - 0.02
     columns = changed(found.columns, values=np.column_stack([kl, found.columns.values[:, 1]]))
-    importance = Found(columns, OBJECTIVES).importance
-    assert importance is not None
-    assert importance.effect.argmax() == 4 and importance.effect[4] == pytest.approx(3.0, abs=1e-3)
-    assert importance.r2 == pytest.approx(1.0)
+    fit = importance(Found(columns, OBJECTIVES))
+    assert fit is not None
+    assert fit.effect.argmax() == 4 and fit.effect[4] == pytest.approx(3.0, abs=1e-3)
+    assert fit.r2 == pytest.approx(1.0)
 
 
 def test_what_blocks_harm_by_themselves_is_shown_where_it_was_evaluated(found: Found) -> None:
@@ -231,7 +233,7 @@ def test_what_blocks_harm_by_themselves_is_shown_where_it_was_evaluated(found: F
     assert list(bars.text) == [f"{kl:.2g}" for kl in bars.y]
     assert dict(zip(bars.x, bars.y, strict=True)) == pytest.approx(dict(enumerate(harm[:-1].tolist())))
     assert "95% of the tokens skip this block alone" in figure.layout.title.subtitle.text
-    assert found.alone is None and "linear fit" in sensitivities_figure(found).layout.title.subtitle.text
+    assert ablations(found) is None and "linear fit" in sensitivities_figure(found).layout.title.subtitle.text
 
 
 def test_neighbours_that_were_ablated_together_have_one_bar_unless_a_finer_ablation_is_known(found: Found) -> None:
@@ -245,8 +247,9 @@ def test_neighbours_that_were_ablated_together_have_one_bar_unless_a_finer_ablat
         schedule[place, list(group)], values[place, 0] = 0.95, harm
     changes = {"proposer": proposer, "schedule": schedule, "values": values}
     known = Found(changed(columns, proposers=(*columns.proposers, "knock-out"), **changes), OBJECTIVES)
-    assert known.alone is not None
-    bars = zip(known.alone.first.tolist(), known.alone.last.tolist(), known.alone.kl.tolist(), strict=True)
+    alone = ablations(known)
+    assert alone is not None
+    bars = zip(alone.first.tolist(), alone.last.tolist(), alone.kl.tolist(), strict=True)
     assert sorted(bars) == [(0, 1, 0.1), (2, 2, 0.3), (3, 3, 0.4)]
     figure = sensitivities_figure(known)
     assert "blocks 0 to 1 together" in figure.data[0].customdata and "block 3 alone" in figure.data[0].customdata

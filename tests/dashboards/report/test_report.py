@@ -25,7 +25,7 @@ from dashboards.figures import (
     schedules_figure,
     training_figure,
 )
-from dashboards.figures.measurements import unbeaten
+from dashboards.figures.measurements import measured_front
 from dashboards.report.summary import key_figures
 from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState
 from tests.studies.records import trial
@@ -121,7 +121,7 @@ def test_a_line_joins_what_is_not_beaten_and_the_beaten_are_faint() -> None:
     assert list(line.x) == [6.1, 6.2, 10.0]
     faint = {trace.name for trace in figure.data if (trace.opacity or 1.0) < 1.0}
     assert faint == {VARIANT_TITLES["uniform"], VARIANT_TITLES["candidate"]}
-    assert {m.variant for m in unbeaten(DATA.results)} == {"dense", "static", "dynamic"}
+    assert {m.variant for m in measured_front(DATA.results)} == {"dense", "static", "dynamic"}
 
 
 def test_pareto_falls_back_to_kl_where_data_has_no_choices() -> None:

@@ -9,15 +9,15 @@ from search.errors import ConfigError
 
 
 def check_new_file(called: str, file: Path, overwrite: bool) -> None:
-    """Where a file is written there must be none, unless it is to be replaced.
+    """Refuses a file that cannot be written, or that exists and is not to be replaced.
 
     Args:
         called: Name of the argument.
         file: Path of the file.
-        overwrite: Whether a file that is there is to be replaced.
+        overwrite: Whether an existing file is replaced.
 
     Raises:
-        ConfigError: It cannot be written, or is there.
+        ConfigError: It cannot be written, or exists.
     """
     if file.is_dir() or not file.parent.is_dir():
         raise ConfigError(f"{called} is {str(file)!r}: expected a file in a folder that exists.")

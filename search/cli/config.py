@@ -14,7 +14,7 @@ from search.config.file import config_text
 
 def config_command(
     file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="Where to write; standard output if not given.")
+        Path | None, typer.Argument(metavar="FILE", help="File to write; standard output if not given.")
     ] = None,
     overwrite: OverwriteFile = False,
     debug: Debug = False,

@@ -121,7 +121,7 @@ def _go_on(
     as_json: bool,
     asked: Collection[str] = (),
 ) -> None:
-    """Run stages of an existing study's pipeline with a configuration that differs in what may change."""
+    """Runs stages of an existing study's pipeline with a new configuration."""
     store.check_writable()
     check_writable(config.folder(study.name))
     check_where(config)

@@ -1,4 +1,4 @@
-"""How much of what the program does is logged, on standard error."""
+"""The log level of the program, which logs to standard error."""
 
 from __future__ import annotations
 

@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 DryRun = Annotated[
     bool,
-    typer.Option(
-        "--dry-run", help="Say what it will take in time and memory, by a few evaluations, and begin nothing."
-    ),
+    typer.Option("--dry-run", help="Estimate time and memory by a few evaluations, and begin nothing."),
 ]
 Repeats = Annotated[
     int,
@@ -103,7 +101,7 @@ def search_command(
 def _begin(
     stage: Stage, name: str, config: RunConfig, storage: str, overwrite: bool, view: ProgressView, as_json: bool
 ) -> None:
-    """Create a study and run stages of its pipeline."""
+    """Creates a study and runs stages of its pipeline."""
     check_inputs(config)
     with ends_at_once():
         # They load torch and transformers.
@@ -118,7 +116,7 @@ def _begin(
 def _foresee(
     config: RunConfig, storage: str, view: ProgressView, as_json: bool, repeats: int = 1, search_only: bool = False
 ) -> None:
-    """Print what a run will take; nothing is begun."""
+    """Prints the estimate of a run; nothing is begun."""
     # They load torch and transformers.
     from search.pipeline.create import foreseeable, usable
     from search.pipeline.estimate import estimate_run

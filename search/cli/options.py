@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from search.config.run_config import STORAGE_VARIABLE
+from search.config.run_config import SETTINGS, STORAGE_VARIABLE
 
 Storage = Annotated[str, typer.Option("--storage", metavar="URL", envvar=STORAGE_VARIABLE, help="Database of studies.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
@@ -25,23 +25,26 @@ Track = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(
-        "--out", metavar="DIR", help="Where reports and the pruned model go.", show_default="as begun, or ftp-out/NAME"
+        "--out",
+        metavar="DIR",
+        help="Folder of the report and the pruned model.",
+        show_default="as begun, or ftp-out/NAME",
     ),
 ]
 StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
 Name = Annotated[str, typer.Option("--name", help="Name of the new study.")]
-Model = Annotated[str, typer.Option("--model", help="'demo', a local directory, or a Hugging Face id.")]
+Model = Annotated[str, typer.Option("--model", help=SETTINGS["model"].description)]
 MovedModel = Annotated[
     str | None,
-    typer.Option("--model", help="Where the study's model is now, if it was moved.", show_default="as begun"),
+    typer.Option("--model", help="New place of the study's model, if it was moved.", show_default="as begun"),
 ]
 MovedData = Annotated[
     str | None,
-    typer.Option("--data", help="Where the study's data is now, if it was moved.", show_default="as begun"),
+    typer.Option("--data", help="New place of the study's data, if it was moved.", show_default="as begun"),
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option("--config", metavar="FILE", help="YAML with settings, as `ftp-search config` writes it."),
+    typer.Option("--config", metavar="FILE", help="YAML file with settings, as `ftp-search config` writes it."),
 ]
 Overwrite = Annotated[
     bool,
@@ -49,4 +52,4 @@ Overwrite = Annotated[
         "--overwrite", help="Replace a study of this name, and its results, once the new one evaluates its first trial."
     ),
 ]
-OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]

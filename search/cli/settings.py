@@ -20,9 +20,9 @@ def with_settings(
     """A command that takes fields of `RunConfig` as options.
 
     Args:
-        command: Its parameter `settings` becomes these options, and is handed those that were really given.
+        command: The command; its parameter `settings` becomes these options, and is handed those that were given.
         fields: Names of the fields.
-        show_default: What to call their defaults; None for the defaults of a new study.
+        show_default: Text for all defaults; None for those of a new study.
     """
 
     def with_options(context: typer.Context, **given: Any) -> None:

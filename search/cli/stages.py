@@ -1,4 +1,4 @@
-"""Runs stages of a study's pipeline for a command, then shows and writes what there is."""
+"""Runs stages of a study's pipeline for a command, then shows and writes the results."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Stage = Callable[["Pipeline", "Report"], None]
 def continue_study(
     stage: Stage, pipeline: Callable[[Lease], Pipeline], store: StudyStore, name: str, as_json: bool
 ) -> None:
-    """Run stages of a pipeline, then show and write what there is."""
+    """Runs stages of a pipeline, then shows and writes the results."""
     written: list[Path] = []
 
     def report(folder: Path) -> Sequence[Path]:

@@ -35,7 +35,12 @@ if TYPE_CHECKING:
 
 
 def sweep_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML with what to combine (see docs/pipeline.md).")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="YAML file with models, targets and seeds to combine (see docs/pipeline.md)."
+        ),
+    ],
     storage: Storage = DEFAULT_STORAGE,
     track: Track = "",
     quiet: Quiet = False,
@@ -55,15 +60,15 @@ def sweep_command(
 def go_through(
     sweep: Sweep, storage: str, view: ProgressView, quiet: bool, as_json: bool, debug: bool, overwrite: bool = False
 ) -> None:
-    """Go through the studies of a sweep, then compare those that have finished.
+    """Runs the studies of a sweep, then compares those that have finished.
 
     Args:
         sweep: The studies.
-        storage: Where they live.
-        view: Where progress is drawn.
-        quiet: Whether not to say which study begins.
-        as_json: Whether to print one JSON object.
-        debug: Whether to show the tracebacks of what failed.
+        storage: URL of their database.
+        view: View that draws progress.
+        quiet: Whether the names of studies that begin are left out.
+        as_json: Whether one JSON object is printed.
+        debug: Whether tracebacks of failures are shown.
         overwrite: Whether each replaces a study of its name, as it begins.
     """
     for study in sweep.studies:
@@ -102,11 +107,11 @@ def go_through(
 
 
 def _stopped(sweep: Sweep, store: StudyStore, replaced: Mapping[str, Origin]) -> str:
-    """Where a sweep stands that was stopped, and how it goes on.
+    """A line on how far a stopped sweep has come, and how it goes on.
 
     Args:
         sweep: The sweep.
-        store: Where its studies live.
+        store: Database of its studies.
         replaced: The studies that it was to replace, by name.
     """
     from search.pipeline.sweep import has_finished
@@ -123,7 +128,7 @@ def _stopped(sweep: Sweep, store: StudyStore, replaced: Mapping[str, Origin]) ->
 
 
 def _show(sweep: Sweep, outcomes: list[Outcome], rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print and write how studies ended, and what they compare to."""
+    """Prints and writes how studies ended, and their comparison."""
     # It loads plotly.
     from dashboards import write_comparison
     from dashboards.report.comparison import comparison_table, grouped

@@ -62,12 +62,12 @@ class Settings:
     values: Mapping[str, Any]
 
     def called(self, field: str) -> str:
-        """A field, with the place where it stands."""
+        """The name of a field, with the place where it stands."""
         return f"{self.file.place(field)}: {field}"
 
 
 def read_settings(path: Path) -> Settings:
-    """Read the fields that a configuration file gives; their values are not checked yet.
+    """Reads the fields that a configuration file gives; their values are not checked yet.
 
     Raises:
         ConfigError: It is no such file, or of another version.

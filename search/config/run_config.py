@@ -25,7 +25,7 @@ from search.problem.fidelities import part_ends
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
 # Names the database where no option does; a password is best given here, since no list of processes shows it.
 STORAGE_VARIABLE = "FTP_SEARCH_STORAGE"
-# Settings of what `rounds` says the number of.
+# Settings that nothing uses without rounds.
 _OF_ROUNDS = ("refine_trials", "router", "router_steps", "router_schedules")
 # What pydantic calls values of the wrong type, and what people call the right one.
 _EXPECTED_TYPES = {
@@ -58,7 +58,7 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
 
     @classmethod
     def checked(cls, called: Callable[[str], str] = option, /, **values: Any) -> RunConfig:
-        """Build a configuration; anything outside its range is one clear line.
+        """Builds a configuration; anything outside its range is an error of one clear line.
 
         Args:
             called: Name of a field for whoever gave its value, with the place where it stands.
@@ -82,7 +82,7 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
 
     @classmethod
     def stored(cls, values: Mapping[str, Any], **changes: Any) -> RunConfig:
-        """Build a configuration from what a study keeps, with changes to it.
+        """Builds a configuration from the stored one of a study, with changes to it.
 
         Raises:
             ConfigError: Another version of the program wrote it, or a change is out of range.
@@ -130,13 +130,13 @@ RESUMABLE = tuple(field for field, setting in SETTINGS.items() if setting.about.
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """What to write instead of an unknown name: the nearest known one, or one of them all."""
+    """Advice for an unknown name: the nearest known one, or a list of all."""
     near = difflib.get_close_matches(name.replace("-", "_"), known, n=1)
     return f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}."
 
 
 def _expected(error: ErrorDetails) -> str:
-    """What should have been given, in words that need no knowledge of pydantic."""
+    """The expected value, in words that need no knowledge of pydantic."""
     kind = error["type"].partition("_")[0]
     if error["type"].endswith(("_type", "_parsing", "_from_float")) and kind in _EXPECTED_TYPES:
         return f"expected {_EXPECTED_TYPES[kind]}"

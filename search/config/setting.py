@@ -18,7 +18,7 @@ _WORDS = {int: "whole numbers", float: "numbers"}
 
 @dataclass(frozen=True)
 class About:
-    """What a field's annotation says beside its type and bounds.
+    """Properties of a field beside its type, bounds, default and docstring, given in its annotation.
 
     Attributes:
         metavar: Placeholder of its value in the command line's help; None for the usual one of its type.
@@ -62,7 +62,7 @@ class Setting:
 
     @cached_property
     def about(self) -> About:
-        """What the annotation says beside type and bounds."""
+        """Properties beside type and bounds."""
         return next((one for one in self.info.metadata if isinstance(one, About)), About())
 
     @property

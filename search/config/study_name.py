@@ -1,4 +1,4 @@
-"""What a study may be called: its name is also a folder's, an argument of commands, and a part of addresses."""
+"""Names of studies, which are also names of folders, arguments of commands, and parts of addresses."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ MAX_NAME_BYTES = 200
 
 
 def check_study_name(name: str, called: str = "name") -> None:
-    """Refuse what cannot be a name.
+    """Refuses text that cannot be a study's name.
 
     Args:
-        name: The name.
-        called: What whoever gave it calls it.
+        name: Text to check.
+        called: Name of the argument, for an error.
 
     Raises:
         ConfigError: It cannot be a folder's name, or an argument.
@@ -36,12 +36,12 @@ def check_study_name(name: str, called: str = "name") -> None:
 
 
 def resume_command(storage: str, name: str, *options: str) -> str:
-    """The command that goes on with a study, as a shell takes it.
+    """The shell command that resumes a study.
 
     Args:
-        storage: The database as it is shown, without a password: what a terminal shows is often logged.
-        name: The study.
-        options: More of the command line.
+        storage: URL of the database, without a password: what a terminal shows is often logged.
+        name: Name of the study.
+        options: Further options.
     """
     where = [] if storage == DEFAULT_STORAGE else ["--storage", storage]
     return shlex.join(["ftp-search", "resume", name, *options, *where])

@@ -1,4 +1,4 @@
-"""What a sweep consists of: one study for each model, target and seed, from a YAML file or from a number of repeats."""
+"""Plans sweeps: one study for each model, target and seed, from a YAML file or from a number of repeats."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from search.config.run_config import SETTINGS, RunConfig, suggestion
 from search.config.yaml_file import Key, YamlFile, read_yaml
 from search.errors import ConfigError
 
-# What a file may hold, and the field that each of the lists is of.
+# Keys of a file, and the field that each of the lists gives values of.
 _KEYS = ("name", "models", "targets", "seeds", "base")
 _LIST_OF = {"model": "models", "target_sparsity": "targets", "seed": "seeds"}
 # Fields that are the same for all studies.
@@ -26,9 +26,9 @@ class PlannedStudy:
     """One study of a sweep.
 
     Attributes:
-        name: Its name.
-        model: What tables call its model.
-        config: How it is configured.
+        name: Name of the study.
+        model: Name of its model in tables.
+        config: Its configuration.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Sweep:
     """Studies that belong together.
 
     Attributes:
-        name: Of the sweep.
-        studies: In the order in which they are gone through.
-        folder: Where their comparison goes.
+        name: Name of the sweep.
+        studies: Its studies, in the order in which they run.
+        folder: Folder of their comparison.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Sweep:
 
 
 def repeated(name: str, config: RunConfig, repeats: int) -> Sweep:
-    """The same study with several seeds, from that of the configuration on.
+    """A sweep of one study with several seeds, from that of the configuration on.
 
     Args:
-        name: Of them all; that of one ends with its seed.
-        config: How they are configured; `out` is the folder of them all.
-        repeats: How many there are.
+        name: Name of the sweep; that of a study ends with its seed.
+        config: Configuration of the studies; `out` is the folder of them all.
+        repeats: Number of seeds.
 
     Raises:
         ConfigError: A seed is out of range.
@@ -71,7 +71,7 @@ def repeated(name: str, config: RunConfig, repeats: int) -> Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Read a sweep: every model of `models` with every one of `targets` and of `seeds`, and with what `base` says.
+    """Reads a sweep: every model of `models` with every one of `targets` and of `seeds`, and with what `base` says.
 
     Names of studies are made of the sweep's, the model's, the target and the seed, as far as the file lists them.
 
@@ -107,9 +107,9 @@ class _Part:
     """Fields of a configuration from one place of a file.
 
     Attributes:
-        keys: What leads to the place.
+        keys: Keys that lead to the place.
         values: The fields.
-        label: What a model is called; empty for its own name.
+        label: Name of a model in names of studies and tables; empty for its own name.
     """
 
     keys: tuple[Key, ...]
@@ -125,12 +125,12 @@ def _study(name: str, model: str, config: RunConfig) -> PlannedStudy:
 
 
 def _label(model: str) -> str:
-    """What a model is called in names and tables: the last part of its directory or id."""
+    """The name of a model in names of studies and tables: the last part of its directory or id."""
     return re.sub(r"[^\w.-]+", "-", Path(model).name).strip("-.") or "model"
 
 
 def _name_parts(file: YamlFile, label: str, config: RunConfig) -> list[str]:
-    """What tells a study from the others of its sweep: what the file lists."""
+    """The parts of a study's name that tell it from the others of its sweep: what the file lists."""
     target = config.target_sparsity
     parts = {
         "models": label,
@@ -162,10 +162,10 @@ def _part(file: YamlFile, keys: tuple[Key, ...], values: Any, elsewhere: Mapping
 
     Args:
         file: The file.
-        keys: What leads to the place.
-        values: What stands there.
-        elsewhere: Fields that have no place there, and the keys that they belong under.
-        label: See `_Part`.
+        keys: Keys that lead to the place.
+        values: Value that stands there.
+        elsewhere: Fields that have no place there, with the keys that they belong under.
+        label: Name of the model, as in `_Part`.
     """
     if not isinstance(values, dict):
         raise ConfigError(f"{file.place(*keys)}: {keys[0]} is {values!r}: expected settings such as 'trials: 300'.")

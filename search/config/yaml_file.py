@@ -1,4 +1,4 @@
-"""Reads YAML that people write: plain values, no key twice, and the line of everything, to say where a fault is."""
+"""Reads YAML files of plain values without repeated keys, and keeps the line of each value for error messages."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class YamlFile:
     """A file that holds one mapping.
 
     Attributes:
-        path: Where it lies, as it was named.
-        values: What it says.
+        path: Path of the file, as it was named.
+        values: Its content.
         lines: The line of each value, counted from 1, by the keys and positions that lead to it.
     """
 
@@ -29,7 +29,7 @@ class YamlFile:
     lines: Mapping[tuple[Key, ...], int] = field(default_factory=dict)
 
     def place(self, *keys: Key) -> str:
-        """Where a value stands, for an error: the file, and the line of the innermost of its keys that has one."""
+        """The place of a value, for an error: the file, and the line of the innermost of its keys that has one."""
         for n_keys in range(len(keys), 0, -1):
             if keys[:n_keys] in self.lines:
                 return f"{self.path}, line {self.lines[keys[:n_keys]]}"
@@ -37,12 +37,12 @@ class YamlFile:
 
     @property
     def folder(self) -> Path:
-        """Where relative paths in it begin, absolute."""
+        """The folder that relative paths in it begin at, absolute."""
         return self.path.resolve().parent
 
 
 def read_yaml(path: Path) -> YamlFile:
-    """Read a file that holds one mapping; an empty one holds an empty mapping.
+    """Reads a file that holds one mapping; an empty one holds an empty mapping.
 
     Raises:
         ConfigError: It cannot be read, is no YAML of plain values, is no mapping with text as keys, or has a key twice.
@@ -70,7 +70,7 @@ def read_yaml(path: Path) -> YamlFile:
 
 
 class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # it comes without types
-    """PyYAML takes the last of several equal keys without a word, and lets values hold themselves."""
+    """Refuses repeated keys, of which PyYAML takes the last, and references between values."""
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
@@ -91,7 +91,7 @@ class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]  # it comes without t
 
 
 def _note_lines(node: yaml.Node, keys: tuple[Key, ...], lines: dict[tuple[Key, ...], int]) -> None:
-    """Note the lines of keys of mappings and of items of sequences."""
+    """Notes the lines of keys of mappings and of items of sequences."""
     inner: list[tuple[Key, yaml.Node, yaml.Node]]
     if isinstance(node, yaml.MappingNode):
         inner = [(key.value, key, value) for key, value in node.value if isinstance(key.value, str)]

@@ -1,4 +1,4 @@
-"""Begins studies: everything that can be wrong with what is asked for is found out before there is one."""
+"""Creates and reopens studies; whatever can be wrong with a configuration is found out before a study exists."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def usable(config: RunConfig) -> RunConfig:
 
 
 def foreseeable(config: RunConfig, store: StudyStore, view: ProgressView) -> Workload:
-    """Model and data of a study that could be made as it is asked for, and is not.
+    """Model and data of a study that could be created, and is not.
 
     Args:
-        config: How it would be configured, as `usable` returns it.
-        store: Where it would live.
-        view: Where progress is drawn.
+        config: Its configuration, as `usable` returns it.
+        store: Database that it would be in.
+        view: View that draws progress.
 
     Raises:
-        ConfigError: No search can be made as it is asked for.
+        ConfigError: The configuration allows no search.
         CoreError: Model or data cannot be used.
     """
     workload = load_with_progress(config, view)
@@ -81,7 +81,7 @@ def beginning(
         StudyExistsError: There is a study of this name.
         StudyBusyError: A process works on the study that is to be replaced.
         ForeignResultsError: Its folder holds the results of another study.
-        ConfigError: No search can be made as it is asked for.
+        ConfigError: The configuration allows no search.
         CoreError: Model or data cannot be used, or another model lies where the pruned one would be written.
     """
     if config.warm_start is not None:

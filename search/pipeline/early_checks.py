@@ -15,7 +15,7 @@ from search.evaluators.worker_numbers import check_fit
 
 
 def check_writable(folder: Path) -> None:
-    """Where a study's files go must be a folder, or become one.
+    """Refuses a folder of results that is none, and cannot be made.
 
     Raises:
         ConfigError: It is a file, or cannot be made.

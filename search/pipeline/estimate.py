@@ -1,4 +1,4 @@
-"""Estimates what a run will take, in time and memory, and says what its budget leaves out, before it begins."""
+"""Estimates the time and memory of a run, and what its budget leaves out, before it begins."""
 
 from __future__ import annotations
 
@@ -114,17 +114,17 @@ class Estimate:
 def estimate_run(
     config: RunConfig, workload: Workload, store: StudyStore, stages: Sequence[str], view: ProgressView
 ) -> Estimate:
-    """Evaluate a few examples, and tell from that what a run will take.
+    """Estimates time and memory of a run from a few evaluated examples.
 
     Stages are counted as if none ended early. What schedules share is not counted, and other work on the machine is
     only as far as it was there when examples were evaluated.
 
     Args:
-        config: How the study is configured.
+        config: Configuration of the study.
         workload: Its model and data.
         store: Knows latency profiles.
         stages: Names of the stages that are to come.
-        view: Where progress is drawn.
+        view: View that draws progress.
 
     Raises:
         EvaluationError: The dense model does not run on an example.
@@ -139,7 +139,7 @@ def estimate_run(
 def expected(
     config: RunConfig, workload: Workload, store: StudyStore, stages: Sequence[str], pace: Pace, memory: Memory
 ) -> Estimate:
-    """What a run will take where pace and memory are known; see `estimate_run`."""
+    """The estimate of a run whose pace and memory are known; see `estimate_run`."""
     seconds = dict(_seconds(config, workload, store, stages, pace))
     return Estimate(
         seconds,
@@ -171,12 +171,12 @@ def _seconds(
 
 
 class _Parts:
-    """What single stages take.
+    """Durations of single stages.
 
     Args:
-        config: How the study is configured.
+        config: Configuration of the study.
         workload: Its model and data.
-        pace: How fast the machine is.
+        pace: Speed of the machine.
         prefill_s: Seconds of a dense prefill of the timed input.
     """
 
@@ -253,10 +253,10 @@ class _Parts:
 
 
 def memory_of(config: RunConfig, workload: Workload) -> Memory:
-    """What a run holds at most, as far as it can be counted: weights, activations, and what schedules share.
+    """Most memory that a run holds, as far as it can be counted: weights, activations, and what schedules share.
 
     Args:
-        config: How the study is configured.
+        config: Configuration of the study.
         workload: Its model and data.
     """
     model = workload.model.skipping
@@ -299,7 +299,7 @@ def _free_bytes() -> int | None:
 
 
 def _left_out(config: RunConfig, workload: Workload, seconds: Mapping[str, float], pace: Pace) -> Iterator[str]:
-    """What the budget is too small for, a sentence each."""
+    """Sentences on what the budget is too small for."""
     if ablations := planned_ablations(config, workload).left_out:
         yield ablations
     if config.seconds is not None:

@@ -1,4 +1,4 @@
-"""Finds out in a few seconds how fast this machine evaluates schedules of a model, from a few examples."""
+"""Measures in a few seconds how fast this machine evaluates schedules of a model, from a few examples."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Pace:
         token_s: A token through the dense model, on all cores of this process.
         evaluated_token_s: A token through a pruned model, compared with the dense one, likewise.
         decoded_s: A new token of every row of the timed input, in the dense model.
-        examples: How many examples were evaluated on one core.
+        examples: Number of examples that were evaluated on one core.
     """
 
     dense_s: float
@@ -52,12 +52,12 @@ class Pace:
 
 
 def measure_pace(config: RunConfig, workload: Workload, on_part: Callable[[], None]) -> Pace:
-    """Time the dense model and one schedule on as few examples as tell.
+    """Times the dense model and one schedule on as few examples as suffice.
 
     Args:
-        config: How the study is configured.
+        config: Configuration of the study.
         workload: Its model and data.
-        on_part: Called three times, once each part is done.
+        on_part: Callback after each of the three parts.
 
     Raises:
         EvaluationError: The dense model does not run on an example.
@@ -105,7 +105,7 @@ def tokens(examples: Sequence[EncodedExample], choices: bool = False) -> int:
 
     Args:
         examples: The examples.
-        choices: Whether every choice counts, and not the right one alone.
+        choices: Whether every choice counts, or the right one alone.
     """
     return sum(
         len(one.prompt) + (sum(map(len, one.continuations)) if choices else len(one.continuations[one.answer]))
@@ -150,7 +150,7 @@ def _spread(examples: Sequence[EncodedExample], n: int) -> list[EncodedExample]:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Compute as a worker does, which has one core."""
+    """Computes on one core, as a worker does."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

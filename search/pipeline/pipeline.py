@@ -41,10 +41,10 @@ class Pipeline:
     search to go on, let it be forgotten (`Runs.forget_stages`).
 
     Args:
-        store: Where the study lives; it must exist.
+        store: Database of the study, which must exist.
         name: Its name.
-        lease: The right to work on it.
-        view: Where progress is drawn.
+        lease: Right to work on it.
+        view: View that draws progress.
         config: Its configuration.
         workload: Model and data, if they are loaded already.
 
@@ -76,10 +76,10 @@ class Pipeline:
         self._stages = Stages(self._study)
 
     def run(self, report: Report, remeasure: bool = False) -> None:
-        """Every stage that is still missing.
+        """Runs every stage that is still missing.
 
         Args:
-            report: Writes the report; called as the last stage, also if no other one is missing.
+            report: Callback that writes the report, as the last stage, also if no other one is missing.
             remeasure: Whether the latency profile is measured again first, and trials are predicted anew.
 
         Raises:
@@ -95,20 +95,22 @@ class Pipeline:
             self._end(self._first_router(), report)
 
     def search_only(self) -> None:
-        """The search stage alone."""
+        """Runs the search stage alone."""
         with self._stages.running(["search"]):
             self._search(["search"])
 
     def distill_only(
         self, router_steps: int | None, seed: int | None, target_sparsity: float | None, report: Report
     ) -> None:
-        """A new router for the chosen schedule, compared on the test examples; it is chosen if it beats the static one.
+        """Distils a new router for the chosen schedule and compares it on the test examples.
+
+        It is chosen if it beats the static one.
 
         Args:
             router_steps: Steps of its training; None for the study's own.
-            seed: Of its training; None for the study's own.
+            seed: Seed of its training; None for the study's own.
             target_sparsity: Choose the front's best schedule at this overall sparsity first; see `at_target`.
-            report: Writes the report.
+            report: Callback that writes the report.
 
         Raises:
             SearchError: No schedule is chosen yet, or the chosen one skips nothing.

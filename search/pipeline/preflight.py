@@ -1,4 +1,4 @@
-"""Whether a search can be made as it is asked for, before there is a study."""
+"""Checks that a configuration allows a search, before there is a study."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from studies import StudyStore
 
 
 def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> None:
-    """Check all that needs the model and the data, but no latency profile.
+    """Checks all that needs the model and the data, but no latency profile.
 
     Raises:
         ConfigError: No schedule keeps the constraints, a proposer cannot search them, accuracy cannot be found out,

@@ -1,4 +1,4 @@
-"""Refuses settings to go on with a study that would have no effect, before any work."""
+"""Refuses settings without effect on a study that goes on, before any work."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from studies.pareto import HALF_STEP
 
 
 def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig, asked: Collection[str]) -> None:
-    """Check settings with which a study is to go on.
+    """Checks the settings with which a study is to go on.
 
     Args:
         study: The study.
         trials: Its trials.
-        config: What it is configured to be now.
-        asked: Which settings were given.
+        config: Its new configuration.
+        asked: Settings that were given.
 
     Raises:
         ConfigError: One of them asks for less than there is, or limits searches of which none can go on.
@@ -52,7 +52,7 @@ def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig
 
 
 def at_target(points: Sequence[Trial], target_sparsity: float, name: str) -> Trial:
-    """The best point of a front at an overall sparsity that somebody asks for.
+    """The best point of a front at an overall sparsity.
 
     Args:
         points: A front, as `front` returns it.

@@ -1,4 +1,4 @@
-"""Goes through the studies of a sweep on one Ray, each from where it stands."""
+"""Runs the studies of a sweep on one Ray, each from where it stands."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search.config.run_config import RunConfig
+from search.config.groups import RunSettings
+from search.config.run_config import SETTINGS, RunConfig
 from search.config.sweep_plan import PlannedStudy, Sweep
 from search.errors import ConfigError
 from search.pipeline.create import beginning, reopened, usable
@@ -16,16 +17,16 @@ from search.progress.progress_view import ProgressView
 from studies import StudyNotFoundError, StudyRecord, StudyState, StudyStore
 
 # Where and how fast a study runs is not what it studies: that may change from one time to the next.
-_OF_THE_MACHINE = ("workers", "gpu_workers", "gpu_share", "ray_address", "trial_timeout", "prefix_mb", "out")
+_OF_THE_MACHINE = {field for field, setting in SETTINGS.items() if setting.group == RunSettings.heading} - {"export"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one study of a sweep ended.
+    """The end of one study of a sweep.
 
     Attributes:
         study: The study.
-        error: What ended it early; None if it has finished.
+        error: Error that ended it early; None if it has finished.
         was_finished: Whether it had finished before.
     """
 
@@ -49,18 +50,18 @@ def run_sweep(
     report: Callable[[str, Path], Sequence[Path]],
     overwrite: bool = False,
 ) -> list[Outcome]:
-    """Go through the studies of a sweep: those that have finished are left alone, one that fails stops no other.
+    """Runs the studies of a sweep: those that have finished are left alone, one that fails stops no other.
 
     Args:
         sweep: The studies.
-        store: Where they live.
-        view: Where progress of each study is drawn.
-        say: Called with a line on which study begins, and on how one failed.
-        report: Writes the report of the study of a name into a folder; gives its files.
+        store: Their database.
+        view: View that draws the progress of each study.
+        say: Callback for a line when a study begins, and when one fails.
+        report: Callback that writes the report of a study into a folder, and returns its files.
         overwrite: Whether each replaces a study of its name, as it begins.
 
     Returns:
-        How each ended, in their order.
+        The outcome of each, in their order.
 
     Raises:
         ConfigError: A study of one of the names is configured in another way.
@@ -105,7 +106,7 @@ def has_finished(store: StudyStore, name: str) -> bool:
 
 
 def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
-    """What there is to compare of the studies of a sweep that have finished, a row for each."""
+    """The results of the studies of a sweep that have finished, a row for each."""
     rows = []
     for study in sweep.studies:
         try:
@@ -131,7 +132,7 @@ def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
 
 
 def _check_unchanged(known: StudyRecord, study: PlannedStudy) -> None:
-    """Refuse to go on with a study that was begun as another one."""
+    """Refuses to go on with a study that was begun with other settings."""
     before, now = RunConfig.stored(known.config).model_dump(), study.config.model_dump()
     changes = [
         f"{field} was {before[field]!r} and is {now[field]!r}"
@@ -153,7 +154,7 @@ def _run(
     is_known: bool,
     overwrite: bool,
 ) -> None:
-    """Run what is missing of one study."""
+    """Runs what is missing of one study."""
     name = study.name
 
     def write(folder: Path) -> Sequence[Path]:

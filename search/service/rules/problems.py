@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 
 
 class Problem(BaseModel):
-    """What went wrong with a request."""
+    """A problem with a request."""
 
     type: str = Field("about:blank", description="Always about:blank: the status says what kind of problem it is.")
     title: str = Field(description="The status in words.")
@@ -42,13 +42,13 @@ class Problem(BaseModel):
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> Response:
-    """A response that says what went wrong."""
+    """A response with problem details."""
     found = Problem(type="about:blank", title=HTTPStatus(status).phrase, status=status, detail=detail)
     return JSONResponse(found.model_dump(), status, headers, media_type=MEDIA_TYPE)
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """What an OpenAPI document says of the problems that an operation may answer with."""
+    """The problems that an operation may answer with, for the OpenAPI document."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
@@ -82,7 +82,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
 
 def problem_of(error: Exception, request: Request) -> Response:
-    """A response for an error that somebody raised on purpose, or for a defect, of which it tells nothing."""
+    """A response for a known error, or for a defect, of which it tells nothing."""
     if isinstance(error, StudyNotFoundError):
         return problem(404, "There is no such study: GET /api/v1/studies lists all.")
     if isinstance(error, StudyExistsError):
@@ -100,7 +100,7 @@ def problem_of(error: Exception, request: Request) -> Response:
 
 
 def in_fields(text: str) -> str:
-    """A message of the command line for those who name fields instead of options."""
+    """A message of the command line with fields in place of options."""
 
     def field(found: re.Match[str]) -> str:
         name = found.group(1).replace("-", "_")
@@ -110,7 +110,7 @@ def in_fields(text: str) -> str:
 
 
 def complaint(error: Mapping[str, Any]) -> str:
-    """What is wrong with a field, from what pydantic says of it; its place begins with the part of the request."""
+    """A sentence on a wrong field, from pydantic's error, whose place begins with the part of the request."""
     place: Sequence[Any] = error["loc"]
     name = ".".join(map(str, place[1:])) or f"the {place[0]}"
     kind = error["type"]

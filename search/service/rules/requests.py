@@ -1,4 +1,4 @@
-"""What a request may say of a study: an allow-list of `RunConfig`'s fields, with limits, checked as commands do."""
+"""Requests that create and resume studies: allowed fields of `RunConfig`, with limits, checked as commands do."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ class ResumeRequest(_ChangedSettings):
 
 
 def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSettings) -> tuple[RunConfig, set[str]]:
-    """The configuration that a request asks for, checked as far as it can be without loading a model.
+    """The configuration of a requested study, checked as far as it can be without loading a model.
 
     Returns:
-        The configuration, and the fields that whoever runs it decides, since the request does not say.
+        The configuration, and the fields that the request leaves to the runner.
 
     Raises:
         ConfigError: A setting is out of range, or names what requests may not name.
@@ -136,12 +136,12 @@ def checked_changes(
 
 
 def check_own_folder(out: str, name: str, configurations: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse results where another study has its own, written or yet to be written: one would overwrite the other's.
+    """Refuses a folder of results that another study has or will have: one would overwrite the other's.
 
     Args:
         out: Folder of the study's results.
         name: The study.
-        configurations: How studies are configured, by name.
+        configurations: Configurations of studies, by name.
 
     Raises:
         ConfigError: The folder is another study's, lies in it, or holds it, symbolic links resolved.

@@ -1,4 +1,4 @@
-"""Where requests may read and write: below folders that whoever started the service named, and nowhere else."""
+"""Confines paths of requests to the folders that the service was started with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 @dataclass(frozen=True)
 class Reach:
-    """What a worker opens for the studies that it runs, whoever wrote them into the database.
+    """Files and models that a runner opens for the studies that it runs, whoever wrote them into the database.
 
     Attributes:
         roots: Folders below which models, data and results may lie, absolute and without symbolic links.
@@ -34,7 +34,7 @@ def confined(field: str, value: str, roots: Sequence[Path]) -> Path:
     """A path of a request, with symbolic links resolved.
 
     Args:
-        field: What to call it in an error.
+        field: Name of the setting, for an error.
         value: The path; a relative one begins at any of the roots.
         roots: Folders below which it must lie, resolved.
 
@@ -118,7 +118,7 @@ def checked_out(value: str, roots: Sequence[Path]) -> str:
 
 
 def check_makeable(out: Path) -> None:
-    """Refuse results where no folder is, and none can be made.
+    """Refuses a folder of results that is none, and cannot be made.
 
     Args:
         out: The folder, absolute.
@@ -136,12 +136,12 @@ def check_makeable(out: Path) -> None:
 
 
 def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
-    """Refuse a study whose files a worker may not open; relative paths begin where the worker does, as when it runs.
+    """Refuses a study whose files a runner may not open; relative paths begin where the runner does, as when it runs.
 
     Args:
-        config: How the study is configured.
+        config: Configuration of the study.
         name: Its name.
-        reach: What the worker may open.
+        reach: Files and models that the runner may open.
 
     Raises:
         ConfigError: One of its paths lies elsewhere, symbolic links resolved.
@@ -166,7 +166,7 @@ def _out_of_sight(out: Path, error: OSError) -> ConfigError:
 
 
 def _holds(question: Callable[[], bool]) -> bool:
-    """What is asked of a path; no, where the service cannot look, or of a name that is too long for a file."""
+    """The answer to a question on a path; no, where the service cannot look or the name is too long for a file."""
     try:
         return question()
     except OSError:

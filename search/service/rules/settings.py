@@ -1,4 +1,4 @@
-"""What whoever starts the service decides, and no request can change."""
+"""Settings of the service itself, which no request can change."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """How a service is set up.
+    """The setup of a service.
 
     Attributes:
         out: Folder in which each study has one of its own, absolute.
@@ -17,9 +17,9 @@ class ServiceSettings:
         hub: Whether requests may name models of the Hugging Face Hub.
         is_local: Whether it answers this machine alone: then nobody needs a token until there is one.
         insecure: Whether nobody needs a token until there is one, wherever requests come from.
-        stream_s: How long one stream of events lasts; who still wants to know then asks again, and shows the token.
-        max_streams: Streams of events at a time.
-        max_body_bytes: Longest body of a request.
+        stream_s: Duration of one stream of events; a client that wants more asks again, with its token.
+        max_streams: Most streams of events at a time.
+        max_body_bytes: Most bytes in the body of a request.
     """
 
     out: Path

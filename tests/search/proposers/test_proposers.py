@@ -140,7 +140,7 @@ def test_what_optuna_breeds_is_made_of_its_parents(name):
     for levels in samples(space, 64):
         proposer.tell(Outcome(levels, objectives(levels)))
     bred = [proposal for number in range(64, 164) if (proposal := proposer.ask(number)).parents]
-    assert len(bred) >= 80 and {len(one.parents) for one in bred} == {2}
+    assert len(bred) >= 80 and {len(one.parents) for one in bred} <= {1, 2}
     inherited = [
         level in {parent[block] for parent in one.parents} for one in bred for block, level in enumerate(one.levels)
     ]

@@ -11,26 +11,33 @@ from search.problem.trial import Outcome, Proposal
 
 
 class Proposer(Protocol):
-    """Proposes levels, and learns from every outcome, whoever proposed it."""
+    """Proposes schedules as grid indices, and learns from the outcomes of all proposers.
+
+    `search.proposers.testing` has checks that every proposer passes.
+    """
 
     @property
     def name(self) -> str:
-        """What trials are labelled with."""
+        """Label of its trials."""
 
     @property
     def leads(self) -> bool:
-        """Whether it knows what the others have still to find out: then the next trials had better be its own."""
+        """True while it knows what the others have still to find out, so that the next trials are better its own."""
 
     def ask(self, number: int) -> Proposal:
-        """What to evaluate as trial `number`, inside the space; its parents are among what was told.
+        """Propose a schedule inside the space, with parents among the outcomes told.
 
         Random choices depend on the seed, on the number, and on how often it was asked for this number before: a search
         that was resumed proposes as if it had never stopped.
+
+        Args:
+            number: Number of the trial.
         """
 
     def tell(self, outcome: Outcome) -> None:
-        """Learn what became of levels.
+        """Learn from an outcome.
 
-        They may have been proposed by anybody, or in another study. Ablations may lie outside the space: who has no
-        use for that leaves them out.
+        Args:
+            outcome: Result of a schedule of any proposer, of this study or another. Ablations may lie outside the
+                space: a proposer with no use for these ignores them.
         """

@@ -1,0 +1,124 @@
+"""Checks that every proposer passes, for the tests of those that others write."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from search.problem.space import LatencyLimit, ScheduleSpace
+from search.problem.trial import Levels, Outcome, Values
+from search.proposers import Proposer
+from search.proposers.catalogue import ProposerFactory
+
+# KL that a block adds where it skips all it may: the best schedules ascend.
+SENSITIVITIES = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
+N_BLOCKS = len(SENSITIVITIES)
+SPACES = {
+    "free": ScheduleSpace(N_BLOCKS),
+    "target": ScheduleSpace(N_BLOCKS, 0.3),
+    "dense": ScheduleSpace(N_BLOCKS, dense_blocks=(0, -1)),
+    "dense, target": ScheduleSpace(N_BLOCKS, 0.3, dense_blocks=(0, -1)),
+    "latency": ScheduleSpace(N_BLOCKS, latency_limit=LatencyLimit(lambda schedule: 10.0 - 5.0 * sum(schedule), 4.0)),
+    "one block": ScheduleSpace(N_BLOCKS, dense_blocks=(0, 1, 2, 3, 4)),
+    "no block": ScheduleSpace(2, dense_blocks=(0, 1)),
+}
+
+
+def objectives(levels: Levels) -> Values:
+    """KL and cost of a made-up model."""
+    kl = sum(most * (level / 19) ** 2 for most, level in zip(SENSITIVITIES, levels, strict=False))
+    return kl, sum(20.0 - level for level in levels)
+
+
+def drive(proposer: Proposer, n: int, violation: Callable[[Levels], float] = lambda _: 0.0) -> list[Levels]:
+    """The proposals for the first trials, each of which is told before the next one is asked for."""
+    proposals: list[Levels] = []
+    for number in range(n):
+        levels = proposer.ask(number).levels
+        proposer.tell(Outcome(levels, objectives(levels), violation(levels)))
+        proposals.append(levels)
+    return proposals
+
+
+def check_space(factory: ProposerFactory, n: int = 40) -> None:
+    """Proposals lie inside the space, whatever its constraints."""
+    for kind, space in SPACES.items():
+        outside = [levels for levels in drive(factory(space, 0), n) if not space.contains(levels)]
+        assert not outside, f"outside the space ({kind}): {outside[:3]}"
+
+
+def check_seed(factory: ProposerFactory, n: int = 45) -> None:
+    """Proposals follow from the seed; global generators of random numbers stay as they are."""
+    space = SPACES["free"]
+    _seed_everything(1)
+    before = _states()
+    first = drive(factory(space, 7), n)
+    assert before == _states(), "a global generator of random numbers was used"
+    _seed_everything(2)
+    assert first == drive(factory(space, 7), n), "the same seed proposes something else"
+    assert first != drive(factory(space, 8), n), "another seed proposes the same"
+
+
+def check_repeats(factory: ProposerFactory, n: int = 40) -> None:
+    """Asked again for the same trial, it proposes something else."""
+    proposer = factory(SPACES["free"], 0)
+    drive(proposer, n)
+    assert len({proposer.ask(n).levels for _ in range(4)}) > 1, "four times the same schedule for one trial"
+
+
+def check_resumed(factory: ProposerFactory, n: int = 75) -> None:
+    """Made anew and told the same outcomes, it goes on as if it had never stopped."""
+    for kind in ("free", "target"):
+        first = factory(SPACES[kind], 5)
+        told = drive(first, n, _violation)
+        resumed = factory(SPACES[kind], 5)
+        for levels in told:
+            resumed.tell(Outcome(levels, objectives(levels), _violation(levels)))
+        for _ in range(2):
+            assert first.ask(n) == resumed.ask(n), f"resumed, it proposes something else ({kind})"
+
+
+def check_parents(factory: ProposerFactory, n: int = 90) -> None:
+    """Parents are schedules that were told, each once."""
+    for kind in ("free", "dense, target"):
+        proposer, told = factory(SPACES[kind], 0), set[Levels]()
+        for number in range(n):
+            proposal = proposer.ask(number)
+            assert set(proposal.parents) <= told, f"parents of trial {number} were never told ({kind})"
+            assert len(set(proposal.parents)) == len(proposal.parents), f"trial {number} names a parent twice ({kind})"
+            proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
+            told.add(proposal.levels)
+
+
+def check_ablations(factory: ProposerFactory, n: int = 60) -> None:
+    """Ablations off the target lead to no proposal outside the space."""
+    space = SPACES["dense, target"]
+    proposer, ablations = factory(space, 0), space.ablations()
+    for levels in ablations:
+        proposer.tell(Outcome(levels, objectives(levels), space.violation(levels)))
+    for number in range(len(ablations), n):
+        proposal = proposer.ask(number)
+        assert space.contains(proposal.levels), f"outside the space: {proposal.levels}"
+        assert not set(proposal.parents) & set(ablations), "an ablation outside the space is a parent"
+        proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
+
+
+CHECKS = (check_space, check_seed, check_repeats, check_resumed, check_parents, check_ablations)
+"""All checks; each takes the factory of a proposer, and how many trials to drive it for."""
+
+
+def _violation(levels: Levels) -> float:
+    return max(0.0, levels[-1] - 15.0)
+
+
+def _seed_everything(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def _states() -> tuple[object, ...]:
+    return random.getstate(), np.random.get_state(legacy=True)[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]

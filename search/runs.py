@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.config.file import anchored
+from search.config.file import PATHS, anchored
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.config.study_name import check_study_name
 from search.errors import ConfigError
@@ -21,9 +21,6 @@ from studies import StudyStore
 
 if TYPE_CHECKING:
     from search.pipeline.pipeline import Report
-
-# Settings that are paths, unless they name a model or the demo.
-_PATHS = ("model", "data", "out")
 
 
 def run(
@@ -141,7 +138,7 @@ def resume(
 
 def _absolute(settings: dict[str, Any]) -> dict[str, Any]:
     given = {field: os.fspath(value) if isinstance(value, Path) else value for field, value in settings.items()}
-    return anchored(given, _PATHS, Path.cwd(), str)
+    return anchored(given, PATHS, Path.cwd(), str)
 
 
 def _report(store: StudyStore, name: str) -> Report:

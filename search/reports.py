@@ -19,7 +19,7 @@ def report_data(store: StudyStore, name: str) -> ReportData:
         study=store.studies.get(name),
         trials=store.trials.of(name),
         measurements=store.results.measurements(name),
-        router_runs=store.routers.of(name, with_weights=False),
+        router_runs=store.routers.of(name),
         exhibits=store.results.exhibits(name),
         stages=store.runs.stages(name),
         left_aside=store.trials.left_aside(name),

@@ -83,8 +83,16 @@ class LoadedStudy:
         return 0.0 if measured is None else measured.of(trials)
 
     def router(self) -> RouterRun | None:
-        """The router that was distilled last; `ftp_core.router_from_bytes(run.weights)` makes it work."""
+        """The router that was distilled last; None before that."""
         return self._store.routers.latest(self.name)
+
+    def router_weights(self, number: int) -> bytes:
+        """Weights of a router by its number; `ftp_core.router_from_bytes` makes a router of them.
+
+        Raises:
+            StorageError: They are not those that were stored, or there is no router of this number.
+        """
+        return self._store.routers.weights(self.name, number)
 
     def _frame(self, trials: Sequence[Trial]) -> pd.DataFrame:
         # Commands that draw no table shall not wait for its library.

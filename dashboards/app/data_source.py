@@ -210,7 +210,7 @@ class Watch:
 
     def routers(self, name: str) -> list[RouterRun]:
         """The routers of a study, oldest first."""
-        return self._store.routers.of(name, with_weights=False)
+        return self._store.routers.of(name)
 
     def exhibits(self, name: str) -> Exhibits | None:
         """Prompts and items of the test set; None before they were looked at."""

@@ -5,22 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.problem.costs import Costs
 from search.stages.measure import Variant, timed_prompts
 from search.stages.open_study import OpenStudy
 from studies import Measurement, Trial, closest_to_sparsity
 from studies.pareto import HALF_STEP, usable_front
-
-
-def router_of(study: OpenStudy, number: int | None) -> Router:
-    """A router of the study, ready to decide; the static one for None."""
-    return (
-        StaticRouter()
-        if number is None
-        else router_from_bytes(study.store.routers.of(study.name)[number].weights).eval()
-    )
 
 
 def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
@@ -44,7 +34,7 @@ def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
 
 def dense(study: OpenStudy) -> Variant:
     """The dense model."""
-    return Variant("dense", SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks), StaticRouter())
+    return Variant("dense", SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks))
 
 
 def compared(
@@ -68,19 +58,19 @@ def compared(
     first = _like(selected, [trial for trial in trials if trial.round == 0], by_number)
     refined = _like(selected, [trial for trial in trials if trial.round > 0], by_number)
     static, refined = (selected, refined) if selected.round == 0 else (first, selected)
-    rows = [dense(study), Variant("uniform", _shortened(study, selected), StaticRouter())]
+    rows = [dense(study), Variant("uniform", _shortened(study, selected))]
     if static is not None:
         rows.append(_of_trial("static", study, static))
         if router_run is not None and any(static.schedule):
-            schedule, router = SparsitySchedule(static.schedule), router_of(study, router_run)
-            rows.append(Variant("dynamic", schedule, router, static.number, router_run))
+            schedule = SparsitySchedule(static.schedule)
+            rows.append(Variant("dynamic", schedule, study.router(router_run), static.number))
     return rows if refined is None else [*rows, _of_trial("refined", study, refined)]
 
 
 def _shortened(study: OpenStudy, selected: Trial) -> SparsitySchedule:
     """The uniform schedule whose FLOPs with the static router are nearest to those of a trial with its own."""
     model, (batch, length) = study.workload.model.skipping, timed_prompts(study).ids.shape
-    costs = Costs(model, batch, length, router=router_of(study, selected.router))
+    costs = Costs(model, batch, length, router=study.router(selected.router).router)
     wanted = costs.function("flops")(SparsitySchedule(selected.schedule))
     own = Costs(model, batch, length).function("flops")
     # Kept counts at this length tell uniform schedules apart. Of equals the one on the grid is taken; the others are
@@ -93,8 +83,7 @@ def _shortened(study: OpenStudy, selected: Trial) -> SparsitySchedule:
 
 
 def _of_trial(name: str, study: OpenStudy, trial: Trial) -> Variant:
-    schedule = SparsitySchedule(trial.schedule)
-    return Variant(name, schedule, router_of(study, trial.router), trial.number, trial.router)
+    return Variant(name, SparsitySchedule(trial.schedule), study.router(trial.router), trial.number)
 
 
 def _like(selected: Trial, trials: Sequence[Trial], kl: Mapping[int | None, float]) -> Trial | None:

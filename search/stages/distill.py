@@ -87,7 +87,7 @@ def train_router(
 
     def trained() -> list[RouterRun]:
         # An earlier run of the stage that was stopped may have been about other schedules.
-        runs = study.store.routers.of(study.name, with_weights=False)
+        runs = study.store.routers.of(study.name)
         return [run for run in runs if (run.config.get("stage"), run.config.get("task")) == (stage, task)]
 
     for kind in kinds:
@@ -171,12 +171,11 @@ def _train(
         schedule=tuple(chosen.schedule),
         config={**config.to_json(), **facts, "kind": kind},
         curves=result.curves,
-        weights=weights,
         sha256=hashlib.sha256(weights).hexdigest(),
         seconds=result.seconds,
         created_at=datetime.now(UTC),
     )
-    study.store.routers.add(study.name, run)
+    study.store.routers.add(study.name, run, weights)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
 

@@ -11,11 +11,11 @@ from ftp_core.loading.models import load_model, load_published
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.model.model_card import add_figures
 from ftp_core.model.saving import check_directory, replacing
-from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.inputs.same_inputs import check_same, located
 from search.stages.card_figures import card_figures
+from search.stages.stored_router import load_router
 from studies import ForeignResultsError, StudyRecord, StudyStore
 from studies.records.objectives import COSTS
 from studies.store.results_folder import MODEL_FILE, Origin, exported_in, own_origins
@@ -107,12 +107,11 @@ def write_export(
         check_export(directory, own_origins(study), _ADVICE)
     is_own = overwrite or (directory / "config.json").exists()
     trial = store.trials.get(name, chosen)
-    run = None if trial.router is None else store.routers.of(name)[trial.router]
-    router: Router = StaticRouter() if run is None else router_from_bytes(run.weights).eval()
+    router = load_router(store, name, trial.router)
     dense, tokenizer = load_published(model)
     # As it was when the study ran: a system turn is a number of tokens then.
     keep_first = int(study.facts.get("keep_first", 0))
-    pruned = FTPForCausalLM.from_dense(dense, trial.schedule, router, keep_first=keep_first)
+    pruned = FTPForCausalLM.from_dense(dense, trial.schedule, router.router, keep_first=keep_first)
     origin: dict[str, Any] = {
         "schedule": list(trial.schedule),
         "overall_sparsity": trial.overall_sparsity,
@@ -125,7 +124,7 @@ def write_export(
         "trial": trial.number,
         "model": model,
         "model_fingerprint": study.facts.get("model_fingerprint"),
-        "router": None if run is None else {"kind": router.kind, "sha256": run.sha256},
+        "router": None if router.number is None else {"kind": router.router.kind, "sha256": router.sha256},
     }
     with replacing(directory) as partial:
         pruned.save_pretrained(partial, include_base=include_base)

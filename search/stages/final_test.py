@@ -8,7 +8,7 @@ from typing import Literal
 
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.training.distillation import peak_bytes
-from search.stages.candidates import candidates, compared, dense, router_of
+from search.stages.candidates import candidates, compared, dense
 from search.stages.examples import collect_exhibits, n_steps
 from search.stages.export import write_export
 from search.stages.knee import chosen_trial
@@ -67,7 +67,7 @@ def select_candidate(study: OpenStudy) -> None:
 def _with_predicted_latencies(study: OpenStudy, measured: Sequence[Measurement]) -> list[Measurement]:
     """Measurements with the latency that the study's profile predicts in place of what the clock said."""
     predict = {
-        number: study_costs(study, router_of(study, number)).function("latency_ms")
+        number: study_costs(study, study.router(number)).function("latency_ms")
         for number in {one.router for one in measured}
     }
     return [
@@ -117,10 +117,10 @@ def compare_selected(study: OpenStudy, router_run: int | None) -> None:
     """
     chosen, validation = chosen_trial(study), _measured(study, "validation")
     rows = compared(study, chosen, router_run, [one for one in validation if one.variant == "candidate"])
-    shown = {(row.trial, row.number) for row in rows}
+    shown = {(row.trial, row.router.number) for row in rows}
     candidate_trials = {one.trial for one in validation if one.variant == "candidate"}
     others = [one for one in candidates(study, chosen) if one.trial in candidate_trials]
-    rows += [one for one in others if (one.trial, one.number) not in shown]
+    rows += [one for one in others if (one.trial, one.router.number) not in shown]
     tested = measure(study, rows, "test")
     study.store.results.replace_measurements(study.name, [*validation, *tested])
     forget_speeds(study)
@@ -145,7 +145,9 @@ def _measured(study: OpenStudy, split: str) -> list[Measurement]:
 def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> Exhibits:
     """Collects single prompts and items for the report."""
     named = {row.name: row for row in rows if row.name != "candidate"}
-    selected = next(name for name, row in named.items() if (row.trial, row.number) == (chosen.number, chosen.router))
+    selected = next(
+        name for name, row in named.items() if (row.trial, row.router.number) == (chosen.number, chosen.router)
+    )
     model = study.workload.model
     examples = study.workload.splits["test"]
     with study.view.stage("Looking at single items", n_steps(len(examples), len(named))) as stage:
@@ -153,7 +155,7 @@ def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> Exhib
             model.skipping,
             model.tokenizer,
             examples,
-            {name: (row.schedule, row.router) for name, row in named.items()},
+            {name: (row.schedule, row.router.router) for name, row in named.items()},
             selected,
             stage.advance,
         )

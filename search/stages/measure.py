@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,12 +15,12 @@ from ftp_core.cost.memory import peak_activation_bytes
 from ftp_core.cost.speedup import Speedup, needs_more_turns, paired_speedup
 from ftp_core.cost.timing import Latency
 from ftp_core.quality.quality import Quality, QualitySet
-from ftp_core.routers import Router, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload
 from search.stages.open_study import OpenStudy
+from search.stages.stored_router import StoredRouter
 from studies import Measurement
 
 _LENGTH_MULTIPLE = 32
@@ -34,16 +34,14 @@ class Variant:
     Attributes:
         name: See `Measurement.variant`.
         schedule: One sparsity per block.
-        router: Decides which tokens are kept.
+        router: Router that decides which tokens are kept.
         trial: Number of the trial that it comes from; None if from none.
-        number: The router's number in the study; None for the static one.
     """
 
     name: str
     schedule: SparsitySchedule
-    router: Router
+    router: StoredRouter = field(default_factory=StoredRouter)
     trial: int | None = None
-    number: int | None = None
 
 
 def quality_set(study: OpenStudy, split: str) -> QualitySet:
@@ -71,7 +69,8 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
     measurements, counter = [], FlopsCounter(model)
     for variant, quality, (latency, speedup) in zip(variants, qualities, timings, strict=True):
         low, high = quality.accuracy_interval or (None, None)
-        window, reads_hidden = variant.router.window, variant.router.reads_hidden
+        router = variant.router.router
+        window, reads_hidden = router.window, router.reads_hidden
         measurements.append(
             Measurement(
                 variant=variant.name,
@@ -93,7 +92,7 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
                 flops=counter.count(variant.schedule, batch, length, window=window, reads_hidden=reads_hidden).total,
                 kv_bytes=kv_bytes(model, variant.schedule, batch, length),
                 split=split,
-                router=variant.number,
+                router=variant.router.number,
                 # What reading hidden states takes is not predicted.
                 peak_bytes=(
                     None if reads_hidden else peak_activation_bytes(model, variant.schedule, batch, length, window)
@@ -157,7 +156,7 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
                 study.lease.check()
                 examples = quality_set(study, split) if examples is None else examples
                 quality = examples.evaluate(
-                    variant.schedule, variant.router, choices=True, intervals=True, on_batch=stage.advance
+                    variant.schedule, variant.router.router, choices=True, intervals=True, on_batch=stage.advance
                 )
                 study.store.evaluations.keep(context, schedule, asdict(quality))
                 # As it will be read the next time: JSON knows no tuples.
@@ -168,11 +167,10 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
     return qualities
 
 
-def _quality_context(study: OpenStudy, data: str, router: Router) -> str:
+def _quality_context(study: OpenStudy, data: str, router: StoredRouter) -> str:
     """Hash of what a quality depends on beside the schedule."""
-    deciding = hashlib.sha256(router_to_bytes(router)).hexdigest() if isinstance(router, ScoringRouter) else router.kind
     model = study.workload.model
-    parts = ["quality", model.fingerprint(), data, deciding]
+    parts = ["quality", model.fingerprint(), data, router.sha256 or router.router.kind]
     if model.skipping.keep_first:
         # Earlier versions protected no tokens, and what they found is found again.
         parts.append(f"keep_first {model.skipping.keep_first}")
@@ -190,7 +188,7 @@ def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch
     The first one is timed twice in every turn, at its two ends, and compared with itself: on a quiet machine that is 1.
     """
     least = study.config.timed_runs
-    timed = [(one.schedule, one.router) for one in (*variants, variants[0])]
+    timed = [(one.schedule, one.router.router) for one in (*variants, variants[0])]
     with (
         study.view.stage("Measuring latency", (least + 1) * len(timed)) as stage,
         torch.inference_mode(),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload
 from search.progress.progress_view import ProgressView
+from search.stages.stored_router import StoredRouter, load_router
 from studies import Lease, StudyStore
 from studies.store.results_folder import claim_results
 
@@ -30,6 +31,13 @@ class OpenStudy:
     config: RunConfig
     workload: Workload
     view: ProgressView
+    _routers: dict[int | None, StoredRouter] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def router(self, number: int | None) -> StoredRouter:
+        """Router of the study, loaded once; the static one for None."""
+        if number not in self._routers:
+            self._routers[number] = load_router(self.store, self.name, number)
+        return self._routers[number]
 
     def settle(self) -> None:
         """Let the study take the place of the one that it was begun to replace, and its folder: it can go on now.

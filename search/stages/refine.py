@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ftp_core.schedule import SparsitySchedule
-from search.stages.candidates import best_at, router_of
+from search.stages.candidates import best_at
 from search.stages.distill import distillation_config, schedules_to_distil, train_router, tune
 from search.stages.knee import choose_from_front, chosen_trial
 from search.stages.open_study import OpenStudy
@@ -79,8 +79,7 @@ def distill_again(study: OpenStudy, stages: Stages, chosen: Trial, router_steps:
         one = Round(number, run.number, run.number if run.beats_static else None)
         one = one.begun(study.store.trials.n_begun(study.name), _hypervolume(study))
         if run.beats_static:
-            router = router_of(study, run.number)
-            chosen = add_trial(study, schedule, router, run.number, number, "distill", chosen.number)
+            chosen = add_trial(study, schedule, study.router(run.number), number, "distill", chosen.number)
         _note(study, one.ended(int(run.beats_static), _hypervolume(study)))
         study.store.studies.choose_trial(study.name, chosen.number)
     return run.number
@@ -96,16 +95,8 @@ def _search_again(study: OpenStudy, number: int) -> None:
     """Search around the front with the router of a round."""
     one = rounds_of(_facts(study))[number].begun(study.store.trials.n_begun(study.name), _hypervolume(study))
     _note(study, one)
-    router = router_of(study, one.router)
-    runs = study.store.routers.of(study.name, with_weights=False)
-    search = Search(
-        number,
-        study.config.refine_trials,
-        router,
-        one.router,
-        None if one.router is None else runs[one.router].sha256,
-        one.first_trial or 0,
-    )
+    router = study.router(one.router)
+    search = Search(number, study.config.refine_trials, router, one.first_trial or 0)
     search_schedules(study, study_costs(study, router), search)
     trials = study.store.trials.of(study.name)
     _note(study, one.ended(sum(trial.round == number for trial in trials), _hypervolume(study)))

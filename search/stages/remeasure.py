@@ -12,7 +12,6 @@ from ftp_core.schedule import SparsitySchedule
 from search.errors import ConfigError, SearchError
 from search.problem.costs import Costs
 from search.problem.objectives import Objectives
-from search.stages.candidates import router_of
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
 from search.stages.refine_rounds import rounds_of, with_round
@@ -56,7 +55,7 @@ def predict_from(study: OpenStudy, profile: LatencyProfile) -> None:
     record, trials = study.store.studies.get(study.name), study.store.trials.of(study.name)
     judges: dict[int | None, _Judge] = {None: _Judge(study, profile, None)}
     for number in {trial.router for trial in trials} - {None}:
-        judges[number] = _Judge(study, profile, router_of(study, number))
+        judges[number] = _Judge(study, profile, study.router(number).router)
     revalued = [judges[trial.router].judged(trial) for trial in trials if trial.values is not None]
     points, chosen = front(revalued), None
     if record.chosen_trial is not None:

@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ftp_core.routers import Router, StaticRouter
+from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.text.encoding import encoded_fingerprint
 from search.config.run_config import RunConfig
@@ -27,6 +27,7 @@ from search.proposers.catalogue import make_proposers
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
 from search.stages.sql_trial_store import SqlTrialStore
+from search.stages.stored_router import StoredRouter
 from search.stages.study_profile import study_profile
 from search.stages.warm_start import warm_trials
 from studies import Trial, best_point, front_volume
@@ -46,17 +47,13 @@ class Search:
     Attributes:
         round: 0 for the first one, n for the n-th refinement.
         trials: Schedules to evaluate, those of earlier runs of this search included.
-        router: Decides which tokens are kept.
-        number: Its number among the study's routers; None for the static one.
-        sha256: Hash of its weights; None for the static one.
+        router: Router that decides which tokens are kept.
         first_trial: Number of the search's first trial.
     """
 
     round: int
     trials: int
-    router: Router = field(default_factory=StaticRouter)
-    number: int | None = None
-    sha256: str | None = None
+    router: StoredRouter = field(default_factory=StoredRouter)
     first_trial: int = 0
 
     @property
@@ -65,14 +62,14 @@ class Search:
         return "search" if self.round == 0 else f"refine-{self.round}"
 
 
-def study_costs(study: OpenStudy, router: Router | None = None) -> Costs:
+def study_costs(study: OpenStudy, router: StoredRouter | None = None) -> Costs:
     """What a study's schedules cost at its timed input; latency is profiled first if the search needs it.
 
     A search that trades KL against something else takes a reliable profile that is there already, or does without.
 
     Args:
         study: Whose schedules.
-        router: Decides which tokens are kept; None for the static one.
+        router: Router that decides which tokens are kept; None for the static one.
     """
     model = study.workload.model.skipping
     batch, length = timed_prompts(study).ids.shape
@@ -80,7 +77,7 @@ def study_costs(study: OpenStudy, router: Router | None = None) -> Costs:
     dense = Costs(model, batch, length, profile).of(SparsitySchedule.uniform(0.0, model.n_blocks))
     facts = {"timed_input": {"batch": batch, "length": length}, "dense_costs": dense}
     study.store.studies.set_facts(study.name, facts)
-    return Costs(model, batch, length, profile, None if router is None or router.kind == StaticRouter.kind else router)
+    return Costs(model, batch, length, profile, None if router is None or router.number is None else router.router)
 
 
 def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
@@ -106,7 +103,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     objectives = Objectives(costs.function(config.cost), config.min_accuracy)
     warm = warm_trials(_earlier_trials(study, search), space, objectives)
     context = _context(study, search)
-    trials = SqlTrialStore(study.store, study.name, study.lease, context, search.round, search.number, costs.of)
+    trials = SqlTrialStore(study.store, study.name, study.lease, context, search.round, search.router.number, costs.of)
     title = f"Refining schedules, round {search.round}" if search.round else "Searching schedules"
     aside = study.store.trials.left_aside(study.name)
     if aside.total:
@@ -116,7 +113,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
         make_proposers(config.sampler, space, config.seed), config.seed, trials.statistics(), config.deterministic
     )
     with (
-        closing(_start_workers(study, search.router)) as pool,
+        closing(_start_workers(study, search.router.router)) as pool,
         study.view.stage(title, search.trials, trials.n_trials) as stage,
     ):
         engine = SearchEngine(
@@ -189,7 +186,7 @@ def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[Trial]:
     """Trials that a search starts from: those of a study to begin with, or of this one with other routers."""
     if search.round > 0:
         for trial in study.store.trials.each(study.name):
-            if trial.round < search.round and trial.router != search.number:
+            if trial.round < search.round and trial.router != search.router.number:
                 yield trial
     elif study.config.warm_start is not None:
         yield from study.store.trials.each(study.config.warm_start)
@@ -302,7 +299,7 @@ def _context(study: OpenStudy, search: Search) -> str:
     return evaluation_context(
         study.workload.model.fingerprint(),
         encoded_fingerprint(search_set(study.config, study.workload)),
-        StaticRouter.kind if search.sha256 is None else f"{search.router.kind} {search.sha256}",
+        str(search.router),
         config.min_accuracy is not None,
         study.workload.model.skipping.keep_first,
     )

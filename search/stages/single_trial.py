@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
 from search.engine.trial_runner import work_spans
 from search.errors import SearchError
@@ -14,19 +13,19 @@ from search.inputs.data import search_set
 from search.problem.objectives import Objectives
 from search.stages.open_study import OpenStudy
 from search.stages.search_schedules import study_costs
+from search.stages.stored_router import StoredRouter
 from studies import Trial, TrialState
 
 
 def add_trial(
-    study: OpenStudy, schedule: SparsitySchedule, router: Router, number: int, round: int, proposer: str, parent: int
+    study: OpenStudy, schedule: SparsitySchedule, router: StoredRouter, round: int, proposer: str, parent: int
 ) -> Trial:
     """Evaluate a schedule on the search set under a trained router, and keep it.
 
     Args:
         study: Whose trial.
         schedule: One sparsity per block.
-        router: Decides which tokens are kept.
-        number: Its number among the study's routers.
+        router: Router that decides which tokens are kept.
         round: Of the trial.
         proposer: Who the trial says proposed it.
         parent: Number of the trial whose schedule it is.
@@ -37,7 +36,7 @@ def add_trial(
     config = study.config
     choices = config.min_accuracy is not None
     examples = search_set(config, study.workload)
-    evaluator = LocalEvaluator(study.workload.model.skipping, examples, router=router, choices=choices)
+    evaluator = LocalEvaluator(study.workload.model.skipping, examples, router=router.router, choices=choices)
     evaluation = evaluator.evaluate(Task(schedule))
     if evaluation.error is not None:
         raise SearchError(f"The schedule {schedule} cannot be evaluated with its new router: {evaluation.error}")
@@ -55,7 +54,7 @@ def add_trial(
         metrics={**evaluation.metrics, **costs.of(schedule)},
         violation=violation,
         round=round,
-        router=number,
+        router=router.number,
         parents=(parent,),
         work=work_spans([evaluation]),
     )

@@ -14,7 +14,6 @@ from ftp_core.schedule import SparsitySchedule
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.inputs.data import Workload
-from search.stages.candidates import router_of
 from search.stages.knee import chosen_trial
 from search.stages.measure import prompts_of, timed_length
 from search.stages.open_study import OpenStudy
@@ -124,7 +123,7 @@ def _way(study: OpenStudy, one: Measurement) -> Variant:
     if one.variant == "dense":
         return Unchanged()
     keep_first = study.workload.model.skipping.keep_first
-    return Skipping(one.variant, SparsitySchedule(one.schedule), router_of(study, one.router), keep_first=keep_first)
+    return Skipping(one.variant, SparsitySchedule(one.schedule), study.router(one.router).router, keep_first=keep_first)
 
 
 def _speed(

@@ -100,18 +100,16 @@ class RouterRun:
             `schedules` how many schedules it was trained on, `static_kl` the held-out KL of the static router.
         curves: One list per curve over the steps: "step", "loss", "guide", "sparsity", "distill", "held_out_step",
             "held_out_kl".
-        weights: The router as safetensors bytes.
-        sha256: Hash of `weights`.
+        sha256: Hash of the weights.
         seconds: Training time.
         created_at: When it was stored, UTC.
-        number: Its place among the study's routers, from 0; set where it is read.
+        number: Place among the study's routers, from 0; set where it is read.
     """
 
     trial: int
     schedule: tuple[float, ...]
     config: Mapping[str, Any]
     curves: Mapping[str, list[float]]
-    weights: bytes
     sha256: str
     seconds: float
     created_at: datetime

@@ -15,58 +15,66 @@ from studies.records.records import RouterRun
 from studies.sql import schema
 from studies.store.names import Part
 
+_table = schema.router_run
+
 
 class Routers(Part):
     """Distilled routers of studies."""
 
-    def add(self, name: str, run: RouterRun) -> None:
-        """Keep a distilled router with its weights.
+    def add(self, name: str, run: RouterRun, weights: bytes) -> None:
+        """Keeps a distilled router.
+
+        Args:
+            name: Name of the study.
+            run: The router, whatever its number.
+            weights: Its weights as safetensors bytes.
 
         Raises:
             StorageError: The weights' hash is not the one that they are said to have.
         """
-        if hashlib.sha256(run.weights).hexdigest() != run.sha256:
+        if hashlib.sha256(weights).hexdigest() != run.sha256:
             raise StorageError(f"The router's weights do not have the hash {run.sha256}: hand over both of one router.")
-        row = asdict(run) | {"config": dict(run.config), "curves": dict(run.curves)}
+        row = asdict(run) | {"config": dict(run.config), "curves": dict(run.curves), "weights": weights}
         del row["number"]
         self._names.transact(
             name,
-            lambda connection, study_id: connection.execute(
-                sa.insert(schema.router_run), {"study_id": study_id, **row}
-            ),
+            lambda connection, study_id: connection.execute(sa.insert(_table), {"study_id": study_id, **row}),
             write=True,
         )
 
-    def of(self, name: str, with_weights: bool = True) -> list[RouterRun]:
-        """Every router of a study, oldest first.
-
-        Args:
-            name: The study.
-            with_weights: Whether to read the weights, too; they are empty otherwise.
-
-        Raises:
-            StorageError: The weights of one are not those that were stored.
-        """
-        table = schema.router_run
-        columns = [one for one in table.c if one.name not in ("id", "study_id", "weights")]
-        selected = sa.select(*columns, *([table.c.weights] if with_weights else []))
+    def of(self, name: str) -> list[RouterRun]:
+        """Routers of a study without their weights, oldest first."""
+        columns = [one for one in _table.c if one.name not in ("id", "study_id", "weights")]
 
         def work(connection: Connection, study_id: int) -> Sequence[Row[Any]]:
-            return connection.execute(selected.where(table.c.study_id == study_id).order_by(table.c.id)).all()
+            selected = sa.select(*columns).where(_table.c.study_id == study_id)
+            return connection.execute(selected.order_by(_table.c.id)).all()
 
-        runs = []
-        for number, row in enumerate(self._names.transact(name, work)):
-            fields = row._asdict()
-            weights = fields.pop("weights", b"")
-            if with_weights and hashlib.sha256(weights).hexdigest() != row.sha256:
-                raise StorageError(
-                    f"A router of study {name!r} was altered in {self._database}: its weights no longer have the hash "
-                    f"{row.sha256}. Restore the database, or distil the router again."
-                )
-            runs.append(RouterRun(weights=bytes(weights), number=number, **fields))
-        return runs
+        rows = self._names.transact(name, work)
+        return [RouterRun(number=number, **row._asdict()) for number, row in enumerate(rows)]
 
     def latest(self, name: str) -> RouterRun | None:
-        """The router that was stored last."""
+        """Router that was stored last; None if there is none."""
         runs = self.of(name)
         return runs[-1] if runs else None
+
+    def weights(self, name: str, number: int) -> bytes:
+        """Weights of a router as safetensors bytes.
+
+        Raises:
+            StorageError: They are not those that were stored, or there is no router of this number.
+        """
+
+        def work(connection: Connection, study_id: int) -> Row[str, bytes] | None:
+            selected = sa.select(_table.c.sha256, _table.c.weights).where(_table.c.study_id == study_id)
+            return connection.execute(selected.order_by(_table.c.id).offset(number).limit(1)).one_or_none()
+
+        row = self._names.transact(name, work)
+        if row is None:
+            raise StorageError(f"Study {name!r} in {self._database} has no router {number}.")
+        if hashlib.sha256(row.weights).hexdigest() != row.sha256:
+            raise StorageError(
+                f"A router of study {name!r} was altered in {self._database}: its weights no longer have the hash "
+                f"{row.sha256}. Restore the database, or distil the router again."
+            )
+        return bytes(row.weights)

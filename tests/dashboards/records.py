@@ -170,7 +170,6 @@ def router_run(number: int, stage: str, held_out: list[float]) -> RouterRun:
             "held_out_step": [float(step) for step in range(0, 10 * len(held_out), 10)],
             "held_out_kl": held_out,
         },
-        weights=b"",
         sha256=f"{number}" * 64,
         seconds=11.8,
         created_at=BEGAN,

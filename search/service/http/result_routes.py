@@ -108,7 +108,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     @router.get("/studies/{name}/routers", responses=problems, tags=["results"])
     def list_routers(name: StudyName) -> Routers:
         """List the routers that were distilled, without their weights."""
-        return Routers(items=[RouterAnswer.model_validate(run) for run in store.routers.of(name, with_weights=False)])
+        return Routers(items=[RouterAnswer.model_validate(run) for run in store.routers.of(name)])
 
     @router.get("/studies/{name}/logs", responses=problems, tags=["results"])
     def get_logs(name: StudyName, after: After = 0, limit: Limit = 500) -> Log:

@@ -59,7 +59,6 @@ ROUTER = RouterRun(
         "held_out_step": [2],
         "held_out_kl": [0.05],
     },
-    weights=b"",
     sha256="0" * 64,
     seconds=3.0,
     created_at=datetime(2026, 1, 1, tzinfo=UTC),

@@ -200,7 +200,7 @@ def open_study(store: StudyStore, name: str, keep_first: int, lease: Any) -> Ope
 
 
 def test_qualities_are_remembered_for_what_was_protected() -> None:
-    variants = [Variant("static", HALF, StaticRouter())]
+    variants = [Variant("static", HALF)]
     with StudyStore("sqlite://") as store:
         found = {}
         for name, keep_first in (("plain", 0), ("protected", 12), ("again", 12)):

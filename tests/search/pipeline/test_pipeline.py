@@ -163,7 +163,7 @@ def test_rounds_end_where_no_router_beats_the_static_one_and_the_reason_stays(st
     study.store.studies.choose_trial("one", 0)
     refine(study, Stages(study))
     facts = study.store.studies.get("one").facts
-    assert not study.store.routers.of("one", with_weights=False)[0].beats_static
+    assert not study.store.routers.of("one")[0].beats_static
     assert [stage.name for stage in study.store.runs.stages("one")] == ["distill-1"] and study.store.trials.n_ended(
         "one"
     ) == 1

@@ -98,7 +98,7 @@ def test_uniform_is_the_prompt_shortened_to_the_selected_flops(study: OpenStudy,
     def flops(schedule: Sequence[float]) -> float:
         return counter.count(SparsitySchedule(schedule), batch, length).total
 
-    assert len(set(uniform)) == 1 and rows["uniform"].router.kind == "static"
+    assert len(set(uniform)) == 1 and rows["uniform"].router.router.kind == "static"
     apart = abs(flops(list(uniform)) - flops(levels))
     # One token less or more would not be nearer.
     for share in (uniform[0] - 1 / length, uniform[0] + 1 / length):
@@ -109,8 +109,8 @@ def test_uniform_is_the_prompt_shortened_to_the_selected_flops(study: OpenStudy,
 
 def test_what_a_router_takes_is_part_of_the_flops_that_a_shortened_prompt_may_have(study: OpenStudy) -> None:
     weights = router_to_bytes(random_router(1))
-    run = RouterRun(0, (0.5,) * 12, {}, {}, weights, hashlib.sha256(weights).hexdigest(), 1.0, datetime.now(UTC))
-    study.store.routers.add("one", run)
+    run = RouterRun(0, (0.5,) * 12, {}, {}, hashlib.sha256(weights).hexdigest(), 1.0, datetime.now(UTC))
+    study.store.routers.add("one", run, weights)
     static, dynamic = (replace(trial(9, (0.1, 10.0), (0.5,) * 12), router=router) for router in (None, 0))
     shares = [
         next(row.schedule[0] for row in compared(study, one, None, []) if row.name == "uniform")

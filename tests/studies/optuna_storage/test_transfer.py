@@ -20,7 +20,7 @@ WEIGHTS = bytes(range(256)) * 512
 def router(number: int) -> RouterRun:
     return RouterRun(
         **{"trial": 1, "schedule": (0.25,) * 12, "config": {"stage": f"distill-{number}", "kind": "dynamic"}},
-        **{"curves": {"step": [0.0, 1.0], "held_out_kl": [0.5, 0.25]}, "weights": WEIGHTS, "seconds": 1.5},
+        **{"curves": {"step": [0.0, 1.0], "held_out_kl": [0.5, 0.25]}, "seconds": 1.5},
         **{"sha256": hashlib.sha256(WEIGHTS).hexdigest(), "created_at": datetime(2026, 1, 2, tzinfo=UTC)},
     )
 
@@ -30,7 +30,7 @@ def filled(url: str, config: RunConfig) -> None:
         store.studies.create("mine", config.model_dump(), ("kl", "flops"))
         for number in range(2):
             store.trials.append("mine", trial(number, (float(number), 10.0 - number), (number / 4,) * 12))
-        store.routers.add("mine", router(1))
+        store.routers.add("mine", router(1), WEIGHTS)
         store.studies.set_facts("mine", {"n_blocks": 12, "rounds": []})
         store.studies.choose_trial("mine", 1)
         store.runs.begin_stage("mine", "search")

@@ -59,7 +59,6 @@ ROUTER = RouterRun(
     schedule=(0.1, 0.2),
     config={"lr": 0.01},
     curves={"step": [0, 1], "loss": [1.0, 0.5]},
-    weights=b"weights",
     sha256=hashlib.sha256(b"weights").hexdigest(),
     seconds=1.5,
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
@@ -116,8 +115,8 @@ def test_everything_else_comes_back_as_it_was_given(store: StudyStore) -> None:
     store.results.replace_measurements("one", [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)])
     assert store.results.measurements("one") == [MEASUREMENT, replace(MEASUREMENT, trial=None, accuracy=None)]
     later = replace(ROUTER, trial=4, number=1)
-    store.routers.add("one", ROUTER)
-    store.routers.add("one", later)
+    store.routers.add("one", ROUTER, b"weights")
+    store.routers.add("one", later, b"weights")
     assert store.routers.of("one") == [ROUTER, later]
     assert store.routers.latest("one") == later
     store.studies.set_facts("one", {"n_blocks": 2})
@@ -222,7 +221,7 @@ def test_a_finished_trial_needs_finite_values(store: StudyStore, values: tuple[f
 def test_deleting_a_study_deletes_all_it_remembers(store: StudyStore, tmp_path: Path) -> None:
     store.trials.append("one", trial(0, (1.0, 2.0)))
     store.results.replace_measurements("one", [MEASUREMENT])
-    store.routers.add("one", ROUTER)
+    store.routers.add("one", ROUTER, b"weights")
     store.runs.keep_proposer_states("one", {"tpe": {"asked": 1}})
     store.delete_study("one")
     assert store.studies.summaries() == []
@@ -240,22 +239,23 @@ def test_names_are_unique_and_unknown_ones_are_answered_with_those_there_are(sto
 
 
 def test_an_altered_router_is_found_out(store: StudyStore, tmp_path: Path) -> None:
-    store.routers.add("one", ROUTER)
+    store.routers.add("one", ROUTER, b"weights")
     with sqlite3.connect(tmp_path / "studies.db") as raw:
         raw.execute("UPDATE router_run SET weights = ?", (b"weight5",))
     with pytest.raises(StorageError, match="A router of study 'one' was altered in .* distil the router again"):
-        store.routers.latest("one")
-    # Whoever does not read the weights does not need them.
-    assert [run.weights for run in store.routers.of("one", with_weights=False)] == [b""]
+        store.routers.weights("one", 0)
+    # Nothing else needs the weights.
+    assert store.routers.of("one") == [ROUTER]
 
 
 def test_routers_are_found_from_everywhere(store: StudyStore, tmp_path: Path) -> None:
-    store.routers.add("one", ROUTER)
+    store.routers.add("one", ROUTER, b"weights")
     with StudyStore(f"sqlite:///{tmp_path / 'studies.db'}", artifacts=tmp_path / "elsewhere") as other:
-        router = other.routers.latest("one")
-        assert router is not None and router.weights == ROUTER.weights
+        assert other.routers.latest("one") == ROUTER and other.routers.weights("one", 0) == b"weights"
+        with pytest.raises(StorageError, match="has no router 1"):
+            other.routers.weights("one", 1)
     with pytest.raises(StorageError, match="hand over both of one router"):
-        store.routers.add("one", replace(ROUTER, sha256="0" * 64))
+        store.routers.add("one", replace(ROUTER, sha256="0" * 64), b"weights")
 
 
 @pytest.mark.parametrize(

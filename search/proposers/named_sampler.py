@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
+import os
 import random
+import sys
 from typing import Any
 
 from optuna.samplers import BaseSampler
@@ -91,6 +93,9 @@ def sampler_factory(sampler: SamplerText) -> SamplerFactory:
 
 
 def _class(sampler: SamplerText) -> Any:
+    # The installed program does not look there; last, so that no file takes the place of a library.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(sampler.module)
     except ModuleNotFoundError as error:

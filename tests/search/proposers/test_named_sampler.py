@@ -146,6 +146,20 @@ def test_a_sampler_of_the_users_own_proposes_what_it_says(own: str) -> None:
     check_samplers(f"portfolio,{own}:Timid")
 
 
+def test_a_module_in_the_working_directory_is_found_behind_all_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sampler_beside.py").write_text(OWN)
+    (tmp_path / "fractions.py").write_text("1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    # As the installed program has it, which does not search the working directory.
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
+    monkeypatch.delitem(sys.modules, "fractions", raising=False)
+    check_samplers("sampler_beside:Timid")
+    with pytest.raises(ConfigError, match="is no sampler"):
+        check_samplers("fractions:Timid")
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

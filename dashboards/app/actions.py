@@ -1,4 +1,4 @@
-"""What pages may ask for that changes something: handed in by the service, which checks and does it."""
+"""Actions of pages that change something: handed in by the service, which checks and does them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 
 class RefusedError(Exception):
-    """What was asked for is not done; the text says why, in terms of the form.
+    """An action is refused; the text says why, in terms of the form.
 
     Args:
-        text: What was wrong, what was expected, and what to do.
+        text: The mistake, what was expected, and what to do.
         field: The field that was wrong, if it is one.
     """
 
@@ -26,12 +26,12 @@ class FormField:
 
     Attributes:
         name: The setting.
-        kind: What may be typed or chosen.
-        about: What it means, in a sentence.
-        default: What holds if it is left empty, as text; empty for nothing.
-        choices: What may be chosen.
+        kind: Kind of value that may be typed or chosen.
+        about: Meaning, in a sentence.
+        default: Value if it is left empty, as text; empty for none.
+        choices: Values that may be chosen.
         longest: Most characters.
-        is_common: Whether it is shown at once, and not behind "More settings".
+        is_common: Shown at once, and not behind "More settings".
     """
 
     name: str
@@ -45,15 +45,15 @@ class FormField:
 
 @dataclass(frozen=True)
 class Actions:
-    """What editors may do; each raises `RefusedError` if it is not done.
+    """Actions of editors; each raises `RefusedError` if it is not done.
 
     Attributes:
-        check: Whether settings by name are right, as far as that can be told at once.
+        check: Check settings by name, as far as that can be done at once.
         create: Create a study of a name with settings, and hand it to the workers.
         stop: Stop a study.
         resume: Let a study go on with changed settings.
         delete: Delete a study.
-        fields: Of the form; the study's name is not among them.
+        fields: Fields of the form; the study's name is not among them.
     """
 
     check: Callable[[str, Mapping[str, Any]], None]

@@ -77,7 +77,7 @@ class _Script:
     """A file that stays as it is while the service runs.
 
     Args:
-        whole: What Dash answers to whoever does not have it.
+        whole: Answer of Dash to a browser that does not have it.
     """
 
     def __init__(self, whole: Response) -> None:

@@ -1,4 +1,4 @@
-"""What the pages look at: studies as they stand, and their trials, read once and then only what is new."""
+"""The data of the pages: studies as they stand, and their trials, read once and then only new ones."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Line:
 
     Attributes:
         summary: The study.
-        state: Where it stands, the queue included.
-        submission: What became of its last submission; None if it was never submitted.
+        state: State of the study, the queue included.
+        submission: Its last submission; None if it was never submitted.
         wanted: Trials of the first search.
         stage: The stage that runs; None if none does.
-        figures: What its run said last: trials, trials_per_s, knee_kl, knee_cost, ...
+        figures: Last figures of its run: trials, trials_per_s, knee_kl, knee_cost, ...
         best: KL and cost of the trial to take, or of the knee; None where it is not known.
         cost: Name of the second objective.
     """
@@ -62,14 +62,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a study stands.
+    """The state of a study.
 
     Attributes:
         study: The study without its trials.
-        state: The queue included.
-        submission: What became of its last submission.
-        stages: Of its pipeline.
-        figures: What its run said last.
+        state: State of the study, the queue included.
+        submission: Its last submission.
+        stages: Stages of its pipeline.
+        figures: Last figures of its run.
     """
 
     study: StudyRecord
@@ -88,7 +88,7 @@ class Watch:
     """Reads studies for the pages; threads may share it.
 
     Args:
-        store: Where they live.
+        store: Store of the studies.
     """
 
     def __init__(self, store: ServiceStore) -> None:
@@ -111,7 +111,7 @@ class Watch:
         return [worker for worker in self._store.runners.all() if worker.is_alive]
 
     def standing(self, name: str) -> Standing:
-        """Where a study stands.
+        """The state of a study.
 
         Raises:
             StudyNotFoundError: There is no such study.
@@ -142,7 +142,7 @@ class Watch:
         return " ".join(map(str, parts))
 
     def found(self, name: str) -> Found:
-        """What the trials of a study add up to, as they are now.
+        """The trials of a study, as they are now.
 
         Raises:
             StudyNotFoundError: There is no such study.
@@ -181,15 +181,15 @@ class Watch:
         return self._store.trials.find(name, number)
 
     def measurements(self, name: str) -> list[Measurement]:
-        """What was measured on test items."""
+        """The measurements on test items."""
         return [m for m in self._store.results.measurements(name) if m.split == "test"]
 
     def report_data(self, name: str, standing: Standing) -> ReportData:
-        """What a study found, with those of its trials that a verdict rests on.
+        """The results of a study, with those of its trials that a verdict rests on.
 
         Args:
             name: Its name.
-            standing: Where it stands.
+            standing: State of the study.
         """
         measurements, chosen = self.measurements(name), standing.study.chosen_trial
         numbers = {m.trial for m in measurements if m.trial is not None} | {*([] if chosen is None else [chosen])}
@@ -201,7 +201,7 @@ class Watch:
         return ReportData(standing.study, trials, measurements, routers, exhibits, standing.stages)
 
     def predictions(self, study: StudyRecord) -> LatencyPredictions:
-        """How good the predictions of a study are."""
+        """The predictions of a study's latency beside what was measured."""
         selection = study.facts.get("selection")
         # The first trial is the dense model wherever a search may evaluate that.
         numbers = [0] if selection is None else [0, int(selection["trial"])]

@@ -1,4 +1,4 @@
-"""What every page has: its head and its title, and the callback that finds out which page an address shows."""
+"""The frame of every page: its head and its title, and the callback that finds the page of an address."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Frame:
         )
 
     def content(self, pathname: str | None) -> Any:
-        """What an address shows; if the database does not answer, that, and what calls `again`."""
+        """The content of an address; if the database does not answer, a note, and what calls `again`."""
         try:
             return self._shown(pathname)
         except StorageError as error:
@@ -99,7 +99,7 @@ class Frame:
             return html.Div([words, dcc.Interval(id="page-again", interval=_AGAIN_MS)])
 
     def again(self, _: int | None, pathname: str | None) -> Any:
-        """What an address shows, where it could not be shown before."""
+        """The content of an address that could not be shown before."""
         try:
             return self._shown(pathname)
         except StorageError:

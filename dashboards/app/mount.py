@@ -48,9 +48,9 @@ def mount(
 
     Args:
         app: The service.
-        store: Where studies live.
-        is_editor: Whether the request that is being answered comes from somebody who may change something.
-        actions: What editors may do.
+        store: Store of the studies.
+        is_editor: Tells whether the request that is being answered comes from an editor.
+        actions: Actions of editors.
 
     Returns:
         Sources by directive of a Content-Security-Policy that the pages need beside the service's own ones.

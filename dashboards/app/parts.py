@@ -45,12 +45,12 @@ def attributes(**said: str) -> dict[str, Any]:
 
 
 def study_address(name: str) -> str:
-    """Where the page of a study is."""
+    """The address of a study's page."""
     return f"/study/{quote(name, safe='')}"
 
 
 def badge(state: RunState) -> html.Span:
-    """Where a study stands: a sign, a colour and a word, since not everybody sees all three."""
+    """The state of a study: a sign, a colour and a word, since not everybody sees all three."""
     words = _STATE_WORDS.get(state, state.value)
     sign = html.Span(_STATE_SIGNS[state], **attributes(aria_hidden="true"))
     return html.Span([sign, f" {words}"], className=f"badge {state.value}")
@@ -62,12 +62,12 @@ def alert(text: str) -> html.Div:
 
 
 def nothing(title: str, text: Any) -> html.Div:
-    """What stands where there is nothing to show, and why."""
+    """A note where there is nothing to show, with the reason."""
     return html.Div([html.H2(title), html.P(text)], className="nothing")
 
 
 def complaint(error: StudiesError) -> str:
-    """What a page says of an error of the database; its own text would name the address."""
+    """An error of the database in words for a page; its own text would name the address."""
     if isinstance(error, StudyNotFoundError):
         return "There is no such study: it may have been deleted."
     if isinstance(error, StorageError):
@@ -97,9 +97,9 @@ def graph(name: str, label: str, *, wide: bool = False, height: int | None = Non
 
     Args:
         name: Its id.
-        label: What the figure shows.
-        wide: Whether it scrolls on narrow pages.
-        height: Of the figure, in pixels; None where the page sets it together with the figure.
+        label: Description of the figure.
+        wide: Lets it scroll on narrow pages.
+        height: Height of the figure in pixels; None where the page sets it together with the figure.
     """
     return html.Div(
         dcc.Graph(id=name, config=PLOT_CONFIG, className="figure", style=_style(height)),
@@ -120,7 +120,7 @@ def drawn(figure: go.Figure, label: str, *, wide: bool = False) -> html.Div:
 
 
 def _style(height: int | None) -> dict[str, str]:
-    """When a page changes its width, Plotly forgets the height of a figure and takes that of its place."""
+    """The height of a figure's place, which Plotly takes for the figure's when a page changes its width."""
     return {} if height is None else {"height": f"{height}px"}
 
 
@@ -144,7 +144,7 @@ def shown_table(table: Table, label: str) -> html.Div:
 
 
 def answer(data: ReportData) -> list[Any]:
-    """What a study came to, and what to do with it; nothing where that is not known yet."""
+    """The verdict of a study, and what to do with it; nothing where that is not known yet."""
     if not data.verdict:
         return []
     steps = [(step.words, html.Code(step.command)) for step in data.next_steps]

@@ -1,4 +1,4 @@
-"""What the page looks at: the browser asks for the view that is shown, and again only when something of it is new."""
+"""The view that a page shows: the browser asks for it, and again only when something of it is new."""
 
 from __future__ import annotations
 

@@ -149,7 +149,7 @@ class Views:
         return shown
 
     def log(self, look: Look | None, name: str) -> Any:
-        """What the runs wrote, and the configuration."""
+        """The log of the runs, and the configuration."""
         if look is None:
             return no_update
         try:

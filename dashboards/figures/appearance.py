@@ -1,4 +1,4 @@
-"""How every figure looks: one palette, one layout, and text that Plotly cannot mistake for markup."""
+"""The look of all figures: one palette, one layout, and text that Plotly cannot mistake for markup."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def percentages(schedule: Sequence[float]) -> str:
 
 
 def _look(*, paper: str, ink: str, soft_ink: str, grid: str) -> go.layout.Template:
-    """What all figures share. Plotly copies it into every figure: its own, of all charts, take 30 ms."""
+    """The template of all figures. Plotly copies it into each: its own, of all charts, take 30 ms."""
     axis = {
         "gridcolor": grid,
         "linecolor": grid,
@@ -128,11 +128,11 @@ def styled(figure: go.Figure, title: str, subtitle: str = "", *, height: int = 4
     """Give a figure the look that all of them share, and return it.
 
     Args:
-        figure: What to style; its traces and axis titles are in place.
+        figure: Figure with its traces and axis titles.
         title: Short enough for a phone: Plotly does not break lines.
-        subtitle: What holds for the whole figure; lines are separated by `<br>`.
-        height: In pixels.
-        panels: Whether panels have titles of their own, which need room.
+        subtitle: Conditions of the whole figure; lines are separated by `<br>`.
+        height: Height in pixels.
+        panels: Leaves room for titles of panels.
     """
     subtitle_lines = subtitle.count("<br>") + bool(subtitle)
     top = 52 + 17 * subtitle_lines + (30 if panels else 0)
@@ -164,13 +164,13 @@ def empty_figure(title: str, reason: str) -> go.Figure:
 
 
 def log_floor(values: Iterable[float], spread: float = 30.0) -> float | None:
-    """Where a logarithmic axis should begin; None where a linear one serves better.
+    """The value at which a logarithmic axis begins; None where a linear one serves better.
 
     The KL of the dense schedule is 0 up to rounding, and would stretch the axis over empty decades. So what lies four
     decades below the largest value does not count, and belongs at the floor.
 
     Args:
-        values: What will be drawn.
+        values: Values that will be drawn.
         spread: The ratio of largest to smallest value from which on an axis is logarithmic.
     """
     positive = [value for value in values if value > 0 and math.isfinite(value)]

@@ -44,15 +44,15 @@ def comparison_figure(
     titles: Mapping[str, str] = VARIANT_TITLES,
     chance: float | None = None,
 ) -> go.Figure:
-    """KL, accuracy where data has choices, and latency of dense, uniform, static, dynamic and refined.
+    """Draws KL, accuracy where data has choices, and latency of dense, uniform, static, dynamic and refined.
 
     KL is drawn as bars from 0, or, where it spans more than a decade and a half, as points on a logarithmic axis, on
     which the length of a bar would mean nothing.
 
     Args:
-        measurements: What was measured on test items; candidates of the front are left out.
+        measurements: Results on test items; candidates of the front are left out.
         selected: The selected point, whose name is bold.
-        titles: What a row of each name is.
+        titles: Title of each variant.
         chance: Accuracy of guessing, which gets a line; None where it is not known.
     """
     shown = [m for variant in NAMED_VARIANTS for m in measurements if m.variant == variant]

@@ -243,7 +243,7 @@ def _labels(
 
 
 def _details(found: Found, place: int, across: Axis, upwards: Axis, proposed: bool) -> str:
-    """What the label of a trial says below the two quantities that it is drawn against."""
+    """The lines of a trial's label below the two quantities that it is drawn against."""
     columns = found.columns
     known = {name: found.values(name)[place] for name in COSTS if name not in (across.name, upwards.name)}
     costs = [f"{Axis(name).title} {Axis(name).text(float(value))}" for name, value in known.items() if value == value]

@@ -17,12 +17,12 @@ _FAINT = 0.5
 def groups_figure(
     groups: Sequence[GroupAccuracy], selected: str | None, titles: Mapping[str, str] = VARIANT_TITLES
 ) -> go.Figure:
-    """Accuracy by group of items, dense and the selected variant in full, the others faint.
+    """Draws accuracy by group of items, dense and the selected variant in full, the others faint.
 
     Args:
-        groups: In the order to draw them in.
-        selected: Which variant was selected; None draws all alike.
-        titles: What a row of each name is.
+        groups: Groups in the order to draw them in.
+        selected: Name of the selected variant; None draws all alike.
+        titles: Title of each variant.
     """
     title = "Accuracy by group of items"
     if not groups:

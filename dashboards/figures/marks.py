@@ -1,4 +1,4 @@
-"""What figures of measurements draw alike: whiskers, hover labels, and the conditions that numbers hold under."""
+"""Parts that figures of measurements share: whiskers, hover labels, and the conditions that numbers hold under."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Range = tuple[float, float, float]
 
 
 def all_have_accuracy(measurements: Sequence[Measurement]) -> bool:
-    """Whether the data has choices, so that accuracy can be drawn."""
+    """Tells whether the data has choices, so that accuracy can be drawn."""
     return all(m.accuracy is not None for m in measurements)
 
 
@@ -33,7 +33,7 @@ def kl_range(m: Measurement) -> Range:
 
 
 def kl_ends(measurements: Sequence[Measurement]) -> tuple[float | None, float]:
-    """Where a logarithmic axis of KL should begin, None where a linear one serves better, and the highest whisker.
+    """The KL at which a logarithmic axis begins, None where a linear one serves better, and the highest whisker.
 
     What an axis shows ends with its whiskers and not with its points.
     """
@@ -71,7 +71,7 @@ def span(values: Sequence[int]) -> str:
 
 
 def conditions(measurements: Sequence[Measurement], whiskers: Sequence[str], is_timed: bool) -> str:
-    """What the cost is of and on how many items: without it, no number of the figure means anything."""
+    """The prefill and the number of items that a figure is of: without them, none of its numbers means anything."""
     shapes = dict.fromkeys(f"batch {m.batch} × {m.length} tokens" for m in measurements)
     runs = f", median of {span([m.repeats for m in measurements])} runs" if is_timed else ""
     said = f"; whiskers: {', '.join(whiskers)}" if whiskers else ""
@@ -84,7 +84,7 @@ def hover(m: Measurement, titles: Mapping[str, str] = VARIANT_TITLES) -> str:
 
     Args:
         m: The measurement.
-        titles: What a row of each name is.
+        titles: Title of each variant.
     """
     trial = "" if m.trial is None else f", trial {m.trial}"
     low, accuracy, high = accuracy_range(m)

@@ -52,16 +52,16 @@ def measurements_figure(
     titles: Mapping[str, str] = VARIANT_TITLES,
     chance: float | None = None,
 ) -> go.Figure:
-    """Accuracy against a cost, one trace a variant; KL in place of accuracy where data has no choices.
+    """Draws accuracy against a cost, one trace a variant; KL in place of accuracy where data has no choices.
 
     A line joins the non-dominated points; the others are faint. Error bars are the 95 % intervals of quality and
     the quartiles of latency; what is counted has none.
 
     Args:
-        measurements: What was measured on test items.
+        measurements: Results on test items.
         selected: The selected point: ringed and named.
-        cost: Which cost to show; measured latency where a measurement does not know it.
-        titles: What a row of each name is.
+        cost: Name of the cost to show; measured latency where a measurement does not know it.
+        titles: Title of each variant.
         chance: Accuracy of guessing, which gets a line where points come near it; None where it is not known.
     """
     if any(measured_cost(m, cost) is None for m in measurements):
@@ -78,8 +78,8 @@ def measurements_figure(
 
     figure = go.Figure()
     best = measured_front(measurements, cost)
-    # What everything is compared with stays in full, though a candidate may beat it by the clock's noise.
-    beaten = [m for m in measurements if m not in best and m is not selected and m.variant != "dense"]
+    # What everything is compared with stays in full, though a candidate may dominate it by the clock's noise.
+    dominated = [m for m in measurements if m not in best and m is not selected and m.variant != "dense"]
     line = sorted(best, key=lambda m: _cost_shown(m, cost))
     figure.add_scatter(
         x=[_cost_shown(m, cost) for m in line],
@@ -93,7 +93,7 @@ def measurements_figure(
         points = [m for m in measurements if m.variant == variant]
         # Error bars have no opacity of their own, so points that differ in it are separate traces.
         for faint in (True, False):
-            shown = [m for m in points if (m in beaten) == faint]
+            shown = [m for m in points if (m in dominated) == faint]
             if shown:
                 _add_points(figure, variant, shown, faint, cost, floor, [height_of(m) for m in shown], titles)
     if selected is not None:

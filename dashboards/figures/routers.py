@@ -1,4 +1,4 @@
-"""Figures of a router's training."""
+"""The figure of a router's training."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _TITLES = {"loss": "total", "distill": "distillation", "guide": "guide", "sparsi
 
 
 def training_figure(run: RouterRun) -> go.Figure:
-    """The losses of one router's training, and its KL on held-out examples.
+    """Draws the losses of one router's training, and its KL on held-out examples.
 
     Losses are on a logarithmic axis where they span decades; a loss of 0 has no place there and leaves a gap.
     """

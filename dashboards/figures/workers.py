@@ -90,7 +90,7 @@ def _add_workers(figure: go.Figure, timeline: Timeline) -> None:
 
 
 def _known_of(timeline: Timeline | None) -> str:
-    """What the figure knows of who evaluated what."""
+    """The source of the times that the figure shows."""
     worked_out = "worked out from<br>when each ended and how long it took"
     if timeline is None:
         return f"no trial knows its worker: {worked_out}"

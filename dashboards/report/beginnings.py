@@ -1,4 +1,4 @@
-"""What becomes of the beginning of prompts, such as a chat's system turn, in a sentence or two."""
+"""Sentences on the beginning of prompts, such as a chat's system turn."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ftp_core.schedule import kept_count
 def about_beginnings(
     keep_first: int, unprotected: str | None, schedule: Sequence[float] | None = None, length: int = 0
 ) -> list[str]:
-    """Where beginnings of prompts skip: those that nobody protects, and those that blocks keep too few tokens for.
+    """Beginnings of prompts that skip: those that nobody protects, and those that blocks keep too few tokens for.
 
     Args:
         keep_first: Tokens that are protected.
         unprotected: A warning that most prompts begin alike, and that this is not protected; None if there is none.
-        schedule: What was selected, one sparsity per block; None if nothing was.
+        schedule: Selected schedule, one sparsity per block; None if none was.
         length: Tokens of a prompt to look at.
     """
     found = [] if unprotected is None else [unprotected]

@@ -80,14 +80,14 @@ class ComparisonPaths(NamedTuple):
 
 @dataclass(frozen=True)
 class Seed:
-    """What one study measured of one variant.
+    """The measurement of one variant by one study.
 
     Attributes:
         study: Name of the study.
         seed: Its seed.
         measurement: On test items.
         dense: The dense model's, of the same study; None where it was not measured.
-        retention: What is kept of it; None where that is not known or says nothing.
+        retention: Share that is kept of it; None where that is not known or says nothing.
     """
 
     study: str
@@ -162,7 +162,7 @@ class Mean:
 
     @property
     def why_no_interval(self) -> str:
-        """Why a mean has no interval; empty where all have one."""
+        """The reason why a mean has no interval; empty where all have one."""
         without = [ends is None for _, ends in self.figures.values()]
         if not any(without):
             return ""
@@ -190,7 +190,7 @@ class Group:
 
     @property
     def title(self) -> str:
-        """What the studies have in common, in words."""
+        """The settings that the studies have in common, in words."""
         aim = "no target" if self.target is None else f"target {self.target:.1%} overall sparsity"
         return f"{self.model}, {aim}"
 
@@ -204,7 +204,7 @@ def write_comparison(
         rows: A study each: "study", "model", "target", "seed", "measurements" (a sequence of `Measurement`) and
             "selection" (`StudyRecord.facts["selection"]`, or None); as far as they are known "facts"
             (`StudyRecord.facts`), "exhibits" (`Exhibits`) and "created_at" (ISO 8601), too.
-        folder: Where to; made if missing.
+        folder: Folder of the comparison; made if missing.
         left_out: Studies that were to be compared, by name, and why they are not among the rows.
 
     Returns:
@@ -291,7 +291,7 @@ def seeds_table(group: Group) -> Table:
 
 
 def _verdict(row: Mapping[str, Any]) -> str:
-    """What a study came to, as its report says it."""
+    """The verdict of a study, as its report says it."""
     tested = {m.variant: m for m in row["measurements"] if m.split == "test"}
     selected = selected_point(list(tested.values()), row["selection"])
     if selected is None:
@@ -365,7 +365,7 @@ def _title(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _missing(rows: Sequence[Mapping[str, Any]], left_out: Mapping[str, str] | None) -> list[str]:
-    """Which studies are not in the means, so that no failure goes unseen."""
+    """The studies that are not in the means, so that no failure goes unseen."""
     untested = [row["study"] for row in rows if not any(m.split == "test" for m in row["measurements"])]
     said = [f"Without test measurements, and so in no mean: {', '.join(untested)}."] if untested else []
     return [*said, *(f"In no mean: {name}, which {reason.rstrip('.')}." for name, reason in (left_out or {}).items())]

@@ -1,4 +1,4 @@
-"""What it cost to get there: tables of stages, rounds, tuning and routers."""
+"""The effort of a study: tables of stages, rounds, tuning and routers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def effort_sentences(data: ReportData) -> list[str]:
 
 
 def rounds_table(data: ReportData) -> Table:
-    """What each refinement added to the front, and whether its router was of use."""
+    """The growth of the front by each refinement, and whether its router was of use."""
     rows = []
     for one in data.study.facts.get("rounds") or []:
         run = next((run for run in data.router_runs if run.number == one.get("router_run")), None)

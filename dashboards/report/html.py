@@ -36,7 +36,7 @@ _PLOT_CONFIG = {
 
 
 def environment() -> Environment:
-    """Where pages are made: text is escaped, and a name that is not known is an error."""
+    """The environment of templates: text is escaped, and a name that is not known is an error."""
     return Environment(
         loader=PackageLoader("dashboards.report"),
         autoescape=True,
@@ -99,7 +99,7 @@ def render_report(data: ReportData) -> str:
 
 
 def proposers(data: ReportData) -> str:
-    """How many trials each proposer proposed."""
+    """The number of trials of each proposer."""
     return ", ".join(f"{n} by {name}" for name, n in Counter(trial.proposer for trial in data.trials).items())
 
 

@@ -1,4 +1,4 @@
-"""Limits of what was found: where the selected point is beaten, and what the numbers cannot tell."""
+"""Limits of the results: where other rows are better than the selected point, and what the numbers cannot tell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NAMED_AT_ONCE = 4
 
 
 def limits(data: ReportData) -> list[str]:
-    """What a reader should hold against the figures, most serious first; each a sentence or two."""
+    """The limits of the figures, most serious first; each a sentence or two."""
     selected = data.selected
     found = [] if selected is None else _of_selected(data, selected)
     clock = check_clock(data.measurements, "test")
@@ -42,7 +42,7 @@ def _of_beginnings(data: ReportData, selected: Measurement | None) -> list[str]:
 
 
 def disagreements(data: ReportData) -> str:
-    """How often the selected model answers otherwise than the dense one; empty before anybody looked."""
+    """The items that selected and dense model answer differently, in words; empty before they are compared."""
     seen = data.exhibits
     if seen is None or not seen.n_items:
         return ""
@@ -64,7 +64,7 @@ def disagreements(data: ReportData) -> str:
 def _of_selected(data: ReportData, selected: Measurement) -> list[str]:
     dense = data.measured("dense")
     others = [m for m in data.results if m is not selected]
-    found = _beaten(selected, [m for m in others if m.variant != "dense" and _no_slower(m, selected, data)])
+    found = _better(selected, [m for m in others if m.variant != "dense" and _no_slower(m, selected, data)])
     found += _against_dense(data, selected, dense) if dense is not None else []
     found += _against_wishes(data, selected)
     unsure = [m for m in others if m.variant not in ("dense", "candidate")]
@@ -80,7 +80,7 @@ def _of_selected(data: ReportData, selected: Measurement) -> list[str]:
 
 
 def _no_slower(m: Measurement, selected: Measurement, data: ReportData) -> bool:
-    """Whether a row takes no longer, as far as the clock can tell; relative to dense if timed in another sitting."""
+    """Tells whether a row takes no longer, as far as known; relative to dense if timed in another sitting."""
     if m.speedup is not None and selected.speedup is not None:
         return m.speedup >= selected.speedup or overlap(speedup_interval(m), speedup_interval(selected))
     if data.timed_earlier(m) == data.timed_earlier(selected):
@@ -91,7 +91,7 @@ def _no_slower(m: Measurement, selected: Measurement, data: ReportData) -> bool:
     return m.latency_ms / others.latency_ms <= selected.latency_ms / own.latency_ms
 
 
-def _beaten(selected: Measurement, no_slower: Sequence[Measurement]) -> list[str]:
+def _better(selected: Measurement, no_slower: Sequence[Measurement]) -> list[str]:
     """Those of the rows that are no slower which are better."""
     by_kl = [m for m in no_slower if m.kl < selected.kl]
     more_right = [m for m in no_slower if (m.accuracy or 0.0) > (selected.accuracy or 0.0)]
@@ -109,7 +109,7 @@ def _beaten(selected: Measurement, no_slower: Sequence[Measurement]) -> list[str
 
 
 def _told_apart(m: Measurement, selected: Measurement, quality: str) -> bool:
-    """Whether the intervals of two measurements are known and apart."""
+    """Tells whether the intervals of two measurements are known and apart."""
     interval = kl_interval if "KL" in quality else accuracy_interval
     ends = (interval(m), interval(selected))
     return None not in ends and not overlap(*ends)
@@ -167,7 +167,7 @@ def _against_dense(data: ReportData, selected: Measurement, dense: Measurement) 
 
 
 def _against_wishes(data: ReportData, selected: Measurement) -> list[str]:
-    """Where the selected point misses, on test items or on the clock, what was asked for."""
+    """The demands that the selected point misses, on test items or on the clock."""
     config, found = data.study.config, []
     target, limit, least = (config.get(key) for key in ("target_sparsity", "max_latency_ms", "min_retention"))
     if target is not None and abs(selected.overall_sparsity - target) > HALF_STEP:
@@ -245,7 +245,7 @@ def _of_trials(data: ReportData) -> list[str]:
 
 
 def _of_numbers(data: ReportData, selected: Measurement | None) -> list[str]:
-    """What holds for every such report, and is easily forgotten."""
+    """Limits of every such report, which are easily forgotten."""
     if not data.results:
         return []
     m = selected or data.results[0]

@@ -114,7 +114,7 @@ def rows_csv(data: ReportData) -> str:
 
 
 def speeds_csv(data: ReportData) -> str:
-    """What generation took: a line for each variant, prompt length and number of new tokens."""
+    """Times of generation: a line for each variant, prompt length and number of new tokens."""
     return records_csv([asdict(one) for one in data.speeds])
 
 

@@ -17,7 +17,7 @@ class ShadedToken:
 
     Attributes:
         text: White space included.
-        blocks_run: How many blocks it runs.
+        blocks_run: Number of blocks that it runs.
         shade: From 0, the fewest blocks that any shown token runs, to 1, all of them.
     """
 
@@ -33,7 +33,7 @@ class ShadedPrompt:
     Attributes:
         tokens: Its tokens.
         n_blocks: Blocks of the model.
-        said: What the shades show, for who cannot see them.
+        said: Meaning of the shades, for readers who cannot see them.
         expected: The right answer.
         dense: The dense model's.
         pruned: The selected model's.
@@ -80,12 +80,12 @@ def legend(exhibits: Exhibits | None) -> list[ShadedToken]:
 
 
 def shade(count: int, fewest: int, n_blocks: int) -> float:
-    """Where a count lies between the fewest and all blocks, in [0, 1]."""
+    """The place of a count between the fewest and all blocks, in [0, 1]."""
     return 1.0 if n_blocks <= fewest else round((count - fewest) / (n_blocks - fewest), 3)
 
 
 def said(one: RoutedPrompt) -> str:
-    """How many blocks the tokens of a prompt run, in a sentence."""
+    """The blocks that the tokens of a prompt run, in a sentence."""
     counts = one.blocks_run
     if not counts:
         return "The prompt has no tokens."

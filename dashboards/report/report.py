@@ -39,8 +39,8 @@ def write_report(data: ReportData, folder: str | os.PathLike[str]) -> ReportPath
     """Write `report.html`, `report.md`, `rows.csv`, `front.csv`, `speeds.csv` and `report.json`, each replaced whole.
 
     Args:
-        data: What to report.
-        folder: Where to; made if missing.
+        data: Data of the study.
+        folder: Folder of the report; made if missing.
 
     Returns:
         The files written.

@@ -25,13 +25,13 @@ class Result:
     """A measurement with what it comes to against the dense model.
 
     Attributes:
-        measurement: What was measured.
-        selected: Whether it is the point that was selected.
-        router: What decides, in words.
+        measurement: Results on test items.
+        selected: Is the point that was selected.
+        router: Router, in words.
         flops_saved: Share of the dense model's arithmetic that is not done; None where dense was not measured.
-        retention: What it keeps of the dense model; None where that is not known or says nothing.
+        retention: Share that it keeps of the dense model; None where that is not known or says nothing.
         origin: The trial whose schedule it is, and where that comes from; empty where it is of no trial.
-        speed_up: How many times as fast as the dense model's its prefill is; None where dense was not measured.
+        speed_up: Speed of its prefill as a multiple of the dense model's; None where dense was not measured.
     """
 
     measurement: Measurement
@@ -137,7 +137,7 @@ def _cells(one: Result) -> list[Cell]:
 
 
 def _origin(one: Result) -> str:
-    """Which trial's schedule it is, and who decides."""
+    """The trial whose schedule it is, and the router."""
     parts = [one.origin] if one.origin else []
     return ", ".join(parts if one.measurement.variant == "dense" else [*parts, one.router])
 

@@ -34,9 +34,9 @@ class Section:
 
     Attributes:
         title: Its heading; empty for one that goes on with the section before.
-        reading: What it shows, in sentences.
+        reading: Meaning, in sentences.
         figure: The figure.
-        wide: Whether it has panels side by side, which a phone has to scroll.
+        wide: Has panels side by side, which a phone has to scroll.
     """
 
     title: str
@@ -54,9 +54,9 @@ def measured_sections(data: ReportData) -> list[Section]:
         Section(
             "What a choice costs",
             "Each point is a schedule with a router, run for real on data that neither search nor training nor "
-            "selection saw. Further left is cheaper; the line joins the points that no other beats in both, those that "
-            "one does are faint. Whiskers show the quartiles of what was timed and the 95% interval of quality: points "
-            "whose whiskers overlap are hardly told apart by this many items."
+            "selection saw. Further left is cheaper; the line joins the non-dominated points, dominated ones are "
+            "faint: another is as good in both and better in one. Whiskers show the quartiles of what was timed and "
+            "the 95% interval of quality: points whose whiskers overlap are hardly told apart by this many items."
             + (" Candidates were timed in another sitting than the rows with a name." if earlier else ""),
             measurements_figure(data.results, data.selected, data.cost.name, data.titles, data.chance),
         ),
@@ -76,7 +76,7 @@ def _spent(data: ReportData) -> str:
 
 
 def _not_searched(data: ReportData) -> str:
-    """Which of the rows show no find of a search, in a sentence; empty where all do."""
+    """The rows that no search has found, in a sentence; empty where one has found all."""
     others = [title for variant, title in data.titles.items() if title != VARIANT_TITLES[variant]]
     return f" Here no search has found what is shown as {'; nor as '.join(others)}." if others else ""
 
@@ -116,8 +116,8 @@ def search_sections(data: ReportData) -> list[Section]:
             Section(
                 "What was tried",
                 "Every schedule that was evaluated to the end, with its KL on calibration data and its "
-                f"{data.cost.title}{data.prefill}; lower is better in both. The staircase joins the front: the "
-                "schedules that no other beats in both.",
+                f"{data.cost.title}{data.prefill}; lower is better in both. The staircase joins the front, the "
+                "non-dominated schedules: none is as good in both and better in one.",
                 front_figure(found, selected=chosen, standalone=True),
             ),
             Section(

@@ -23,7 +23,7 @@ _COLUMNS = (
 
 
 def speeds_table(data: ReportData) -> Table:
-    """What generation took, a row for each prompt length and number of new tokens; empty before it was timed."""
+    """Times of generation, a row for each prompt length and number of new tokens; empty before it was timed."""
     rows = tuple(
         Row(tuple(_cells(shape, new_tokens, list(group))))
         for (shape, new_tokens), group in groupby(data.speeds, lambda one: (one.shape, one.new_tokens))

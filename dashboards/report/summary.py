@@ -1,4 +1,4 @@
-"""What a study found, in words: also where it is not good news."""
+"""The results of a study in words, also where they are not good news."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class KeyFigure:
 
     Attributes:
         value: The number.
-        label: What it is.
+        label: Name of the figure.
         detail: Under which conditions it holds.
     """
 
@@ -34,7 +34,7 @@ class KeyFigure:
 
 
 def summary_sentences(data: ReportData) -> list[str]:
-    """What was found, in a few plain sentences."""
+    """The results, in a few plain sentences."""
     points = front(data.trials)
     if not points:
         return [_no_front(data.trials)]
@@ -108,7 +108,7 @@ def _ends(m: Measurement) -> str:
 
 
 def _router(m: Measurement, data: ReportData) -> str:
-    """What decides in a measurement, for a sentence."""
+    """The router of a measurement, for a sentence."""
     name = data.router_name(m)
     return f"{name} router" if name in ("static", "distilled") else f"router of {name}"
 
@@ -175,7 +175,7 @@ def _gain(m: Measurement, dense: Measurement | None, data: ReportData) -> str:
 
 
 def _pace(m: Measurement, dense: Measurement) -> str:
-    """How fast a prefill is, up to a parenthesis for the times."""
+    """The speed of a prefill, up to a parenthesis for the times."""
     faster = prefill_speedup(m, dense)
     assert faster is not None
     is_faster, is_slower = faster.is_faster, faster.is_slower
@@ -191,7 +191,7 @@ def _pace(m: Measurement, dense: Measurement) -> str:
 
 
 def _end_to_end(m: Measurement, data: ReportData) -> str:
-    """How much of the prefill's speed-up is left when new tokens are generated; nothing where that was not timed."""
+    """The rest of the prefill's speed-up when new tokens are generated; nothing where that was not timed."""
     speeds = end_to_end(data.study.facts, m.trial, m.router)
     if not speeds:
         return ""
@@ -212,13 +212,13 @@ def _accuracy(m: Measurement, dense: Measurement, data: ReportData) -> str:
 
 
 def _against_shortened_prompt(data: ReportData) -> list[str]:
-    """Whether the search was worth it; nothing where that is not known."""
+    """The worth of the search; nothing where it is not known."""
     found = data.against_shortened_prompt
     return [] if found is None else [found.sentence]
 
 
 def _routers(data: ReportData) -> str:
-    """Whether the distilled router was worth it; nothing is said where no two rows differ in the router alone."""
+    """The worth of the distilled router; nothing where no two rows differ in the router alone."""
     pair = data.router_pair()
     if pair is None:
         return ""
@@ -242,7 +242,7 @@ def _routers(data: ReportData) -> str:
 
 
 def _prefills(dynamic: Measurement, static: Measurement, data: ReportData) -> str:
-    """How fast prefills with both routers are."""
+    """The speed of prefills with both routers."""
     found = [prefill_speedup(m, data.dense_timed_with(m)) for m in (dynamic, static)]
     if found[0] is None or found[1] is None:
         return f" Their prefills take {dynamic.latency_ms:.1f} and {static.latency_ms:.1f} ms."

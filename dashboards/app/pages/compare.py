@@ -68,7 +68,7 @@ class ComparePage:
         dash.callback(Output("compare-verdicts", "children"), Input("compared", "value"))(self.verdicts)
 
     def verdicts(self, names: Sequence[str] | None) -> Any:
-        """What each of the studies of these names came to, as far as that is known."""
+        """The verdicts of the studies of these names, as far as they are known."""
         said: list[tuple[str, Any]] = []
         for name in (names or [])[:MOST]:
             # Of a study that cannot be read the figure says why.

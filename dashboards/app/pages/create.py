@@ -21,7 +21,7 @@ class NewPage:
 
     Args:
         actions: Check and create.
-        is_editor: Whether the request comes from somebody who may.
+        is_editor: Tells whether the request comes from an editor.
     """
 
     def __init__(self, actions: Actions, is_editor: Callable[[], bool]) -> None:
@@ -80,7 +80,7 @@ class NewPage:
         """The settings that a form says: what is left empty is none.
 
         Raises:
-            RefusedError: What stands in a field is no number.
+            RefusedError: The text of a field is no number.
         """
         said: dict[str, Any] = {}
         for one in self._fields:
@@ -95,7 +95,7 @@ class NewPage:
         return said
 
     def check(self, values: Mapping[str, Any]) -> RefusedError | None:
-        """What is wrong with what a form says; None if nothing is as far as that can be told at once."""
+        """The first mistake in a form; None if there is none, as far as that can be told at once."""
         try:
             settings = self.settings(values)
             # Whoever has not got to the name yet knows that it is missing.

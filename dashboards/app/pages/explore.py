@@ -41,7 +41,7 @@ class Exploring:
         self._watch = watch
 
     def controls(self, standing: Standing) -> html.Div:
-        """What chooses the quantities, before any trial has been read."""
+        """Controls of the quantities, before any trial has been read."""
         x, y = default_axes(standing.study.objectives)
         names = ("kl", "accuracy", "perplexity", "latency_ms", "flops", "kv_bytes", "overall_sparsity")
         options = [{"label": Axis(one).title, "value": one} for one in names]
@@ -281,12 +281,12 @@ class Exploring:
 
 
 def default_axes(objectives: tuple[str, ...]) -> tuple[str, str]:
-    """What is across and upwards at first: the cost, and KL."""
+    """The quantities across and upwards at first: the cost, and KL."""
     return (objectives[1] if len(objectives) > 1 else "overall_sparsity"), objectives[0]
 
 
 def ranges(zoom: Zoom | None, x: str, y: str) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
-    """What a page is zoomed to, in the units in which values are stored."""
+    """The part that a page is zoomed to, in the units in which values are stored."""
     if not zoom:
         return None, None
 
@@ -332,13 +332,13 @@ def described(trial: Trial, found: Found) -> list[tuple[str, Any]]:
 
 
 def _parent(number: int) -> html.Button:
-    """What selects a trial that another was made from."""
+    """A button that selects a trial that another was made from."""
     label = attributes(aria_label=f"Select trial {number}, which this one was made from")
     return html.Button(str(number), id={"type": "parent", "trial": number}, className="quiet", type="button", **label)
 
 
 def _workers(trial: Trial) -> str:
-    """Who evaluated a trial: one after the other where there were several."""
+    """The workers that evaluated a trial, one after the other."""
     return ", then ".join(name for name, _ in groupby(span.worker for span in trial.work))
 
 

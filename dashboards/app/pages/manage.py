@@ -16,7 +16,7 @@ NOT_AN_EDITOR = "Your token is a reader's: only editors may change studies."
 
 
 def buttons(name: str, state: RunState, kind: str = "act") -> list[html.Button]:
-    """What may be done with a study as it stands; `kind` says whose callbacks hear of it."""
+    """Buttons for what may be done with a study as it stands; `kind` says whose callbacks hear of it."""
     doable = ["stop"] if state in (RunState.QUEUED, RunState.RUNNING) else []
     doable += ["resume", "delete"] if state.is_at_rest else []
     return [
@@ -40,7 +40,7 @@ def done(
         what: "stop", "resume" or "delete".
         name: The study.
         actions: Do it.
-        is_editor: Whether whoever pressed it may.
+        is_editor: Tells whether an editor pressed it.
         changes: Settings that change as it is resumed.
 
     Returns:
@@ -65,5 +65,5 @@ def done(
 
 
 def question(name: str) -> str:
-    """What is asked before a study is deleted."""
+    """The question before a study is deleted."""
     return f"Delete the study {name} with all its trials? This cannot be undone. Files of its report stay."

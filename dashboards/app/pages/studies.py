@@ -26,8 +26,8 @@ class StudiesPage:
 
     Args:
         watch: Reads them.
-        actions: What editors may do.
-        is_editor: Whether the request comes from one.
+        actions: Actions of editors.
+        is_editor: Tells whether the request comes from an editor.
     """
 
     def __init__(self, watch: Watch, actions: Actions, is_editor: Callable[[], bool]) -> None:
@@ -96,7 +96,7 @@ class StudiesPage:
         return (no_update, no_update) if now == seen else (content, now)
 
     def press(self, what: str, name: str) -> tuple[Any, Any, Any, Any, bool]:
-        """What becomes of a button: what is said, and what is asked first."""
+        """The answer to a button: a note, or a question that is asked first."""
         if what == "delete":
             return no_update, no_update, name, question(name), True
         _, said = done(what, name, self._actions, self._is_editor)

@@ -37,8 +37,8 @@ class StudyPage:
 
     Args:
         watch: Reads it.
-        actions: What editors may do.
-        is_editor: Whether the request comes from one.
+        actions: Actions of editors.
+        is_editor: Tells whether the request comes from an editor.
     """
 
     def __init__(self, watch: Watch, actions: Actions, is_editor: Callable[[], bool]) -> None:
@@ -153,7 +153,7 @@ class StudyPage:
         self._views.register(dash)
 
     def look(self, _: int | None, __: Any, name: str, version: str | None) -> tuple[Any, Any, Any]:
-        """Whether there is something new: its version, the head, and what is wrong."""
+        """News of the study: its version, the head, and what is wrong."""
         try:
             now = self._watch.version(name)
             if now == version:
@@ -165,7 +165,7 @@ class StudyPage:
             return None if is_away else no_update, no_update, alert(complaint(error))
 
     def press(self, what: str, name: str, more_trials: Any) -> tuple[Any, Any, Any, Any, bool]:
-        """What becomes of a button: what is said, and what is asked first."""
+        """The answer to a button: a note, or a question that is asked first."""
         if what == "delete":
             return no_update, no_update, name, question(name), True
         changes: dict[str, Any] = {}

@@ -114,7 +114,7 @@ def test_pareto_shows_every_measurement_in_its_variants_colour_and_rings_the_cho
     assert "200 test items" in figure.layout.title.subtitle.text
 
 
-def test_a_line_joins_what_is_not_beaten_and_the_beaten_are_faint() -> None:
+def test_a_line_joins_non_dominated_points_and_dominated_ones_are_faint() -> None:
     figure = measurements_figure(DATA.results, DATA.selected)
     line = next(trace for trace in figure.data if trace.mode == "lines")
     assert list(line.x) == [6.1, 6.2, 10.0]

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from ftp_core.errors import CoreError
 from search.cli.config import config_command
-from search.cli.continuing import distill, resume
+from search.cli.continuing import DISTILL_SETTINGS, distill, resume
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.grouped_help import GroupedCommand
 from search.cli.log_level import LogLevel, set_log_level
@@ -82,7 +82,7 @@ def _options(
 app.command("run", cls=GroupedCommand)(with_settings(run_command))
 app.command("search", cls=GroupedCommand)(with_settings(search_command))
 app.command("resume", cls=GroupedCommand)(with_settings(resume, RESUMABLE, show_default="as begun"))
-app.command("distill")(distill)
+app.command("distill")(with_settings(distill, DISTILL_SETTINGS, show_default="as begun"))
 app.command("sweep")(sweep_command)
 app.command("config")(config_command)
 add_service_commands(app)

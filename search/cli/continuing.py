@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from search.cli.options import AsJson, Debug, MovedData, MovedModel, Out, Quiet, Storage, StudyName, Track
-from search.cli.settings import setting_help
+from search.cli.options import AsJson, Debug, Quiet, Storage, StudyName, Track
 from search.cli.stages import Stage, continue_study
-from search.config.file import anchored
 from search.config.run_config import DEFAULT_STORAGE, SETTINGS, RunConfig
-from search.config.setting import option
 from search.errors import ConfigError
 from search.pipeline.early_checks import check_where, check_writable
 from search.pipeline.resume_settings import at_target, check_changes
 from search.progress.views import make_view
 from search.startup import ends_at_once
 from studies import StudyRecord, StudyStore, front
+
+# Settings that `distill` takes: of the training, and of places that have changed.
+DISTILL_SETTINGS = ("router_steps", "seed", "model", "data", "out")
 
 
 def resume(
@@ -59,19 +58,7 @@ def resume(
 
 def distill(
     name: StudyName,
-    router_steps: Annotated[
-        int | None,
-        typer.Option("--router-steps", metavar="N", help=setting_help("router_steps"), show_default="as begun"),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            "--seed",
-            metavar="S",
-            help=f"Seed of the training.  [{SETTINGS['seed'].range}]",
-            show_default="as begun",
-        ),
-    ] = None,
+    settings: Mapping[str, Any],
     target_sparsity: Annotated[
         float | None,
         typer.Option(
@@ -82,10 +69,7 @@ def distill(
             show_default="as chosen",
         ),
     ] = None,
-    model: MovedModel = None,
-    data: MovedData = None,
     storage: Storage = DEFAULT_STORAGE,
-    out: Out = None,
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -95,10 +79,9 @@ def distill(
 
     Example: ftp-search distill mine --target-sparsity 0.3 --router-steps 200
     """
-    given = {"router_steps": router_steps, "seed": seed, "target_sparsity": target_sparsity}
-    places = {"model": model, "data": data, "out": None if out is None else str(out)}
-    moved = {field: place for field, place in places.items() if place is not None}
-    moved = anchored(moved, ("data", "out"), Path.cwd(), option)
+    moved = dict(settings)
+    training = {field: moved.pop(field, None) for field in ("router_steps", "seed")}
+    given = {**training, "target_sparsity": target_sparsity}
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
         RunConfig.stored(study.config, **{key: value for key, value in given.items() if value is not None})
@@ -106,7 +89,9 @@ def distill(
             # Refused before anything is loaded.
             at_target(front(store.trials.of(name)), target_sparsity, name)
         _go_on(
-            lambda pipeline, report: pipeline.distill_only(router_steps, seed, target_sparsity, report),
+            lambda pipeline, report: pipeline.distill_only(
+                training["router_steps"], training["seed"], target_sparsity, report
+            ),
             *(store, study, RunConfig.stored(study.config, **moved), quiet, track, as_json),
         )
 

@@ -38,10 +38,6 @@ MovedModel = Annotated[
     str | None,
     typer.Option("--model", help="New place of the study's model, if it was moved.", show_default="as begun"),
 ]
-MovedData = Annotated[
-    str | None,
-    typer.Option("--data", help="New place of the study's data, if it was moved.", show_default="as begun"),
-]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="YAML file with settings, as `ftp-search config` writes it."),

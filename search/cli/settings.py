@@ -53,7 +53,7 @@ def _options(fields: Iterable[str], show_default: str | None) -> Iterator[inspec
         declared = typer.Option(
             f"{option(field)}/--no-{option(field)[2:]}" if is_switch else option(field),
             metavar=setting.metavar,
-            help=setting_help(field, is_new),
+            help=_help(field, is_new),
             rich_help_panel=setting.group,
             show_default=not is_switch if show_default is None else show_default,
         )
@@ -65,7 +65,7 @@ def _options(fields: Iterable[str], show_default: str | None) -> Iterator[inspec
         )
 
 
-def setting_help(field: str, is_new: bool = False) -> str:
+def _help(field: str, is_new: bool = False) -> str:
     """The help of an option for a field: its meaning, and its range.
 
     Args:

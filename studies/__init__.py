@@ -41,7 +41,7 @@ from studies.pareto import (
     knee,
     study_volume,
 )
-from studies.records.generation_speed import GenerationSpeed, generation_speeds
+from studies.records.generation_speed import GenerationSpeed
 from studies.records.measurement import Measurement
 from studies.records.records import (
     Disagreement,
@@ -56,6 +56,7 @@ from studies.records.records import (
     StudyState,
     StudySummary,
 )
+from studies.records.study_facts import StudyFacts
 from studies.records.trial import ANCHOR, KNOCK_OUT, Trial, TrialState, WorkSpan, finite_values
 from studies.sql.location import database_file
 from studies.sql.migration import current_revision, upgrade_database
@@ -96,6 +97,7 @@ __all__ = [
     "StudiesError",
     "StudyBusyError",
     "StudyExistsError",
+    "StudyFacts",
     "StudyNotFoundError",
     "StudyRecord",
     "StudyState",
@@ -118,7 +120,6 @@ __all__ = [
     "front",
     "front_growth",
     "front_volume",
-    "generation_speeds",
     "hypervolume",
     "is_searched",
     "knee",

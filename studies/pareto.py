@@ -231,8 +231,7 @@ def volume_of_points(objectives: Sequence[str], points: Floats, dense_cost: floa
 
 def study_volume(study: StudyRecord, trials: Sequence[Trial]) -> FrontVolume | None:
     """See `front_volume`, with the dense model's cost as the study's search found it."""
-    known = study.facts.get("dense_costs", {})
-    return front_volume(study.objectives, trials, known.get(study.objectives[-1]))
+    return front_volume(study.objectives, trials, study.facts.dense_costs.get(study.objectives[-1]))
 
 
 def front_growth(before: float, after: float) -> float | None:

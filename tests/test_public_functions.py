@@ -51,7 +51,7 @@ from search.config.run_config import RunConfig
 from search.problem.objectives import OBJECTIVES
 from search.stages.export import export_study
 from search.tuning.router_tuning import tune_router
-from studies import StudyStore, front, hypervolume, load
+from studies import StudyFacts, StudyStore, front, hypervolume, load
 from studies.store.columns import columns_of
 from tests.dashboards.records import DATA, TRIALS
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
@@ -213,7 +213,7 @@ def test_a_path_is_text_or_a_path(kind: Callable[[Path], Any], tmp_path: Path) -
         store.studies.create("one", RunConfig(model=str(tmp_path / "dense"), workers=1).model_dump(), OBJECTIVES)
         store.trials.append("one", trial(0, (0.5, 2.0), (0.25,) * 12))
         store.studies.choose_trial("one", 0)
-        store.studies.set_facts("one", {"model_fingerprint": demo.fingerprint()})
+        store.studies.update_facts("one", StudyFacts(model_fingerprint=demo.fingerprint()))
         export_study(store, "one", kind(tmp_path / "pruned"), include_base=False)
     pruned = FTPForCausalLM.from_pretrained(kind(tmp_path / "pruned"))
     pruned.save_pretrained(kind(tmp_path / "again"))

@@ -52,5 +52,5 @@ def more_trials(data: ReportData) -> str:
 
 def left_out_ablations(data: ReportData) -> str:
     """Ablations that the search left out for want of trials; empty if there are none, or if it is not known."""
-    planned = data.study.facts.get("ablations") or {}
-    return str(planned.get("left_out", ""))
+    planned = data.study.facts.ablations
+    return "" if planned is None else planned.left_out

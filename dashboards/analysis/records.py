@@ -25,7 +25,6 @@ from studies import (
     chance_level,
     chance_sentence,
     front,
-    generation_speeds,
     is_searched,
     next_steps,
     retention_of,
@@ -34,6 +33,7 @@ from studies import (
     verdict_of,
 )
 from studies.records.objectives import COSTS, DEFAULT_COST, Objective, objective
+from studies.records.study_facts import SelectionRecord
 from studies.sql.times import local_text
 from studies.store.columns import columns_of
 
@@ -109,32 +109,30 @@ class ReportData:
     @property
     def prefill(self) -> str:
         """The prefill that costs are of, for a sentence; empty where it is not known."""
-        facts = self.study.facts
-        shape = facts.get("timed_input") or facts.get("latency_profile")
-        return f" of a prefill of {shape['batch']} × {shape['length']} tokens{self._within}" if shape else ""
+        shape = self.study.facts.timed_input
+        return "" if shape is None else f" of a prefill of {shape.batch} × {shape.length} tokens{self._within}"
 
     @property
     def _within(self) -> str:
         """Uncertainty of predicted latency, where it is the cost that the study trades KL against, and known."""
-        shapes = self.study.facts.get("latency_profile", {}).get("shapes", [])
-        known = [one["uncertainty"] for one in shapes if one.get("uncertainty") is not None]
-        return f", predicted to within {max(known):.1%}" if known and self.cost.name == "latency_ms" else ""
+        profile = self.study.facts.latency_profile
+        known = None if profile is None or self.cost.name != "latency_ms" else profile.uncertainty
+        return "" if known is None else f", predicted to within {known:.1%}"
 
     @property
-    def selection(self) -> Mapping[str, Any] | None:
+    def selection(self) -> SelectionRecord | None:
         """The point that was selected and why; None before that, and where an earlier version measured."""
-        found: Mapping[str, Any] | None = self.study.facts.get("selection")
-        return found
+        return self.study.facts.selection
 
-    @cached_property
-    def speeds(self) -> list[GenerationSpeed]:
+    @property
+    def speeds(self) -> Sequence[GenerationSpeed]:
         """Times of generation, end to end; empty before it was timed."""
-        return generation_speeds(self.study.facts)
+        return self.study.facts.generation_speeds
 
     @property
     def chosen_trial(self) -> int | None:
         """Number of the trial that was selected, or else chosen from the front."""
-        return self.study.chosen_trial if self.selection is None else self.selection["trial"]
+        return self.study.chosen_trial if self.selection is None else self.selection.trial
 
     @cached_property
     def found(self) -> Found:

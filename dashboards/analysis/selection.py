@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import counted, kl_text
@@ -22,11 +21,11 @@ def why_selected(data: ReportData) -> list[str]:
     found = data.selection
     if found is None:
         return []
-    sentences = [str(found["reason"])]
+    sentences = [found.reason]
     # Whoever asks for a new router has chosen the schedule before.
-    if found["rule"] in _RULES:
-        sentences.append(f"The rule was {_RULES[found['rule']]}, applied to figures of the validation items alone.")
-    seen = _validated(data, found["trial"], found.get("router"))
+    if found.rule in _RULES:
+        sentences.append(f"The rule was {_RULES[found.rule]}, applied to figures of the validation items alone.")
+    seen = _validated(data, found.trial, found.router)
     tested = data.selected
     if seen is None:
         return sentences
@@ -51,7 +50,7 @@ def why_selected(data: ReportData) -> list[str]:
 def held_out(data: ReportData) -> list[str]:
     """Describes the splits of the data, what was left out of them, and the seed."""
     facts, config = data.study.facts, data.study.config
-    sizes = facts.get("split_sizes") or {
+    sizes = facts.split_sizes or {
         split: config[f"{split}_items"] for split in ("calibration", "validation", "test") if f"{split}_items" in config
     }
     sentences = []
@@ -63,40 +62,33 @@ def held_out(data: ReportData) -> list[str]:
             "stopping early, hyperparameters and the selection rest on validation items, and test items are for this "
             "report alone."
         )
-    sentences += [facts["fewer_items"]] if facts.get("fewer_items") else []
-    sentences += _left_out(facts)
-    if facts.get("keep_first"):
+    sentences += [facts.fewer_items] if facts.fewer_items else []
+    sentences += _left_out(facts.left_out)
+    if facts.keep_first:
         sentences.append(
-            f"The first {counted(facts['keep_first'], 'token')} of every prompt are protected: blocks keep them before "
+            f"The first {counted(facts.keep_first, 'token')} of every prompt are protected: blocks keep them before "
             "any other, whatever the router."
         )
-    shared = facts.get("shared_boundaries")
-    if shared:
+    if facts.shared_boundaries:
         sentences.append(
-            f"In {counted(shared, 'item')} one token spans the end of the prompt and the beginning of what follows: it "
-            "counts as what follows, with the piece of the prompt's text in it."
+            f"In {counted(facts.shared_boundaries, 'item')} one token spans the end of the prompt and the beginning of "
+            "what follows: it counts as what follows, with the piece of the prompt's text in it."
         )
-    long = facts.get("long_completions") or {}
-    if long.get("examples"):
+    long = facts.long_completions
+    if long is not None and long.examples:
         sentences.append(
-            f"Of completions the first {long['tokens']} tokens count: {counted(long['examples'], 'item')} reached that."
+            f"Of completions the first {long.tokens} tokens count: {counted(long.examples, 'item')} reached that."
         )
     return sentences
 
 
-def _left_out(facts: Mapping[str, Any]) -> list[str]:
-    """Counts the examples that were left out, by the reason; studies of earlier versions know of two."""
-    if "left_out" in facts:
-        found = facts["left_out"]
-        if not found:
-            return ["No example of the data was left out."]
-        return [f"Left out: {'; '.join(f'{n} {reason}' for reason, n in found.items())}."]
-    sentences = []
-    if "dropped_examples" in facts:
-        sentences.append(f"Left out as too long or without a token of its own: {facts['dropped_examples']}.")
-    if "leaked_examples" in facts:
-        sentences.append(f"Left out because another split has their prompt: {facts['leaked_examples']}.")
-    return sentences
+def _left_out(left_out: Mapping[str, int] | None) -> list[str]:
+    """Counts the examples that were left out, by the reason."""
+    if left_out is None:
+        return []
+    if not left_out:
+        return ["No example of the data was left out."]
+    return [f"Left out: {'; '.join(f'{n} {reason}' for reason, n in left_out.items())}."]
 
 
 def _validated(data: ReportData, trial: int, router: int | None) -> Measurement | None:

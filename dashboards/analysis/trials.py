@@ -74,8 +74,7 @@ class Found:
     @classmethod
     def of_study(cls, study: StudyRecord, columns: TrialColumns) -> Found:
         """The trials of a study, with the cost of its dense model as far as that is known."""
-        known = study.facts.get("dense_costs", {})
-        return cls(columns, study.objectives, known.get(study.objectives[-1]))
+        return cls(columns, study.objectives, study.facts.dense_costs.get(study.objectives[-1]))
 
     def __len__(self) -> int:
         return len(self.columns)

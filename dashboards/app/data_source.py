@@ -28,7 +28,6 @@ from studies.service.run_events import RunEvent
 from studies.service.runners import WorkerRecord
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState, Submission, run_state
-from studies.store.revaluation import REVALUATIONS
 
 _MOST_STUDIES = 12
 # Lines of a log that a page shows.
@@ -136,7 +135,7 @@ class Watch:
             last[-1].number if last else 0,
             standing.state.value,
             standing.study.chosen_trial,
-            len(standing.study.facts),
+            len(standing.study.facts.model_fields_set),
             *(f"{one.name}={one.state.value}" for one in standing.stages),
         ]
         return " ".join(map(str, parts))
@@ -202,9 +201,9 @@ class Watch:
 
     def predictions(self, study: StudyRecord) -> LatencyPredictions:
         """The predictions of a study's latency beside what was measured."""
-        selection = study.facts.get("selection")
+        selection = study.facts.selection
         # The first trial is the dense model wherever a search may evaluate that.
-        numbers = [0] if selection is None else [0, int(selection["trial"])]
+        numbers = [0] if selection is None else [0, selection.trial]
         trials = [trial for number in numbers if (trial := self.trial(study.name, number)) is not None]
         return latency_predictions(study, trials, self._store.results.measurements(study.name))
 
@@ -222,8 +221,7 @@ class Watch:
 
     def _origin(self, name: str) -> str:
         """Another one where all that is known of a study's trials must be read anew."""
-        revaluations = self._store.studies.get(name).facts.get(REVALUATIONS, 0)
-        return f"{self._store.events.generation(name)} {revaluations}"
+        return f"{self._store.events.generation(name)} {self._store.studies.get(name).facts.revaluations}"
 
     def _figures(self, name: str) -> Mapping[str, float]:
         said = self._store.events.latest(name, ("figures",))

@@ -202,8 +202,7 @@ def write_comparison(
 
     Args:
         rows: A study each: "study", "model", "target", "seed", "measurements" (a sequence of `Measurement`) and
-            "selection" (`StudyRecord.facts["selection"]`, or None); as far as they are known "facts"
-            (`StudyRecord.facts`), "exhibits" (`Exhibits`) and "created_at" (ISO 8601), too.
+            "facts" (`StudyFacts`); as far as they are known "exhibits" (`Exhibits`) and "created_at" (ISO 8601), too.
         folder: Folder of the comparison; made if missing.
         left_out: Studies that were to be compared, by name, and why they are not among the rows.
 
@@ -293,12 +292,12 @@ def seeds_table(group: Group) -> Table:
 def _verdict(row: Mapping[str, Any]) -> str:
     """The verdict of a study, as its report says it."""
     tested = {m.variant: m for m in row["measurements"] if m.split == "test"}
-    selected = selected_point(list(tested.values()), row["selection"])
+    selected = selected_point(list(tested.values()), row["facts"].selection)
     if selected is None:
         return ""
     exhibits: Exhibits | None = row.get("exhibits")
     against = measured_against_shortened_prompt(selected, tested.get("uniform"), tested.get("dense"), exhibits)
-    return verdict_of(row.get("facts") or {}, selected, tested.get("dense"), against, exhibits)
+    return verdict_of(row["facts"], selected, tested.get("dense"), against, exhibits)
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> tuple[Mean, ...]:
@@ -306,8 +305,8 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> tuple[Mean, ...]:
     for row in rows:
         tested = [m for m in row["measurements"] if m.split == "test"]
         dense = next((m for m in tested if m.variant == "dense"), None)
-        selected = selected_point(tested, row["selection"])
-        chance = chance_level(row.get("facts") or {}, "test")
+        selected = selected_point(tested, row["facts"].selection)
+        chance = chance_level(row["facts"], "test")
         named = ((variant, next((m for m in tested if m.variant == variant), None)) for variant in NAMED_VARIANTS)
         for variant, m in (*named, (SELECTED, selected)):
             if m is not None:

@@ -9,13 +9,15 @@ from typing import Any
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import UNKNOWN, Cell, Column, Row, Table, counted, duration, kl_text, row
 from studies.records.objectives import Objective
+from studies.records.study_facts import TunedTrial
 
 _GIB = 2.0**30
 
 
 def effort_table(data: ReportData) -> Table:
     """Time of every stage, beside what was expected of it before the run where that is known, and what was done."""
-    expected = (data.study.facts.get("estimate") or {}).get("seconds", {})
+    estimate = data.study.facts.estimate
+    expected = {} if estimate is None else estimate.seconds
     rows = [
         row(
             [
@@ -47,12 +49,11 @@ def effort_sentences(data: ReportData) -> list[str]:
     if data.router_runs:
         seconds = sum(run.seconds for run in data.router_runs)
         sentences.append(f"Training {counted(len(data.router_runs), 'router')} took {duration(seconds)}.")
-    tuning = data.study.facts.get("tuning")
-    if tuning:
-        n = len(tuning.get("trials", []))
-        took = f", in {duration(tuning['seconds'])}" if tuning.get("seconds") is not None else ""
-        sentences.append(f"Before, {counted(n, 'set')} of hyperparameters {'was' if n == 1 else 'were'} tried{took}.")
-    peak = data.study.facts.get("peak_process_bytes")
+    tuning = data.study.facts.tuning
+    if tuning is not None:
+        n, were = len(tuning.trials), "was" if len(tuning.trials) == 1 else "were"
+        sentences.append(f"Before, {counted(n, 'set')} of hyperparameters {were} tried, in {duration(tuning.seconds)}.")
+    peak = data.study.facts.peak_process_bytes
     if peak:
         sentences.append(f"Peak memory of the process: {peak / _GIB:.2f} GiB.")
     return sentences
@@ -61,26 +62,26 @@ def effort_sentences(data: ReportData) -> list[str]:
 def rounds_table(data: ReportData) -> Table:
     """The growth of the front by each refinement, and whether its router was of use."""
     rows = []
-    for one in data.study.facts.get("rounds") or []:
-        run = next((run for run in data.router_runs if run.number == one.get("router_run")), None)
+    for one in data.study.facts.rounds:
+        run = next((run for run in data.router_runs if run.number == one.router_run), None)
         held = run.curves.get("held_out_kl", []) if run else []
         verdict = UNKNOWN
         if run is not None and len(held) > 1:
             ends = f"KL {kl_text(run.held_out_kl)} against {kl_text(run.static_kl)}"
             verdict = Cell("better" if run.beats_static else "not better", ends)
-        growth, router = one.get("growth"), "distilled"
-        if one.get("router") is None:
-            router = "static" if one.get("trials") else "not searched"
+        router = "distilled"
+        if one.router is None:
+            router = "static" if one.trials else "not searched"
         rows.append(
             Row(
                 (
-                    Cell(str(one["round"])),
+                    Cell(str(one.round)),
                     verdict,
                     Cell(router),
-                    Cell(str(one.get("trials", 0))),
-                    _volume(one.get("hypervolume_before"), data.cost),
-                    _volume(one.get("hypervolume_after"), data.cost),
-                    UNKNOWN if growth is None else Cell(f"{growth:+.1%}"),
+                    Cell(str(one.trials)),
+                    _volume(one.hypervolume_before, data.cost),
+                    _volume(one.hypervolume_after, data.cost),
+                    UNKNOWN if one.growth is None else Cell(f"{one.growth:+.1%}"),
                 )
             )
         )
@@ -89,7 +90,7 @@ def rounds_table(data: ReportData) -> Table:
         "better than the static one on validation items, or when the hypervolume, of KL below 1 nat and cost below the "
         "dense model's, grows by no more than 1%."
     )
-    ended = data.study.facts.get("rounds_ended")
+    ended = data.study.facts.rounds_ended
     reading += f" {ended}" if ended else ""
     columns = ("round", "router against static", "searched with", "trials", "hypervolume before", "after", "growth")
     return Table(tuple(Column(title) for title in columns), tuple(rows), reading if rows else "")
@@ -97,22 +98,23 @@ def rounds_table(data: ReportData) -> Table:
 
 def tuning_table(data: ReportData) -> Table:
     """The hyperparameters of router training that were tried, best first."""
-    tuning = data.study.facts.get("tuning") or {}
-    tried = sorted(tuning.get("trials", []), key=_held_out)
+    tuning = data.study.facts.tuning
+    tried = [] if tuning is None else sorted(tuning.trials, key=_held_out)
+    # Where nothing was better the stored configuration, which is the first trial, stays.
+    best = {} if tuning is None else tuning.best or tuning.trials[0].config
     # What never varied says nothing.
-    names = list(dict.fromkeys(name for one in tried for name in one["config"]))
-    varied = [name for name in names if len({str(one["config"].get(name)) for one in tried}) > 1] or names
+    names = list(dict.fromkeys(name for one in tried for name in one.config))
+    varied = [name for name in names if len({str(one.config.get(name)) for one in tried}) > 1] or names
     rows = [
         row(
             [
                 str(place + 1),
                 kl_text(_held_out(one)) if math.isfinite(_held_out(one)) else "–",
-                *(_value(one["config"].get(name)) for name in varied),
-                str(one.get("steps", "–")),
-                "–" if one.get("seconds") is None else duration(one["seconds"]),
+                *(_value(one.config.get(name)) for name in varied),
+                str(one.steps),
+                duration(one.seconds),
             ],
-            # Where nothing was better the stored configuration, which is the first trial, stays.
-            marked=_agrees(one["config"], tuning.get("best") or tuning["trials"][0]["config"]),
+            marked=_agrees(one.config, best),
         )
         for place, one in enumerate(tried)
     ]
@@ -147,9 +149,8 @@ def routers_table(data: ReportData) -> Table:
     return Table(tuple(Column(title) for title in titles), tuple(rows))
 
 
-def _held_out(one: Mapping[str, Any]) -> float:
-    value = one.get("held_out_kl")
-    return math.inf if value is None or not math.isfinite(value) else float(value)
+def _held_out(one: TunedTrial) -> float:
+    return one.held_out_kl if math.isfinite(one.held_out_kl) else math.inf
 
 
 def _agrees(config: Mapping[str, Any], best: Mapping[str, Any]) -> bool:

@@ -91,7 +91,7 @@ def render_report(data: ReportData) -> str:
             routers=routers_table(data),
             effort=effort_table(data),
             config=json.dumps(dict(data.study.config), indent=2, default=str),
-            facts=json.dumps(dict(data.study.facts), indent=2, default=str),
+            facts=json.dumps(data.study.facts.to_json(), indent=2),
             router_runs=data.router_runs,
             plotly_js=Markup(get_plotlyjs()),
         )

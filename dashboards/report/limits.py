@@ -34,8 +34,7 @@ def limits(data: ReportData) -> list[str]:
 
 
 def _of_beginnings(data: ReportData, selected: Measurement | None) -> list[str]:
-    facts = data.study.facts
-    keep_first, unprotected = int(facts.get("keep_first", 0)), facts.get("unprotected_beginning")
+    keep_first, unprotected = data.study.facts.keep_first, data.study.facts.unprotected_beginning
     if selected is None:
         return about_beginnings(keep_first, unprotected)
     return about_beginnings(keep_first, unprotected, selected.schedule, selected.length)
@@ -220,15 +219,15 @@ def _of_routers(data: ReportData) -> list[str]:
 
 
 def _of_rounds(data: ReportData) -> list[str]:
-    rounds = data.study.facts.get("rounds") or []
-    still = [str(one["round"]) for one in rounds if one.get("growth") is not None and one["growth"] <= 0]
+    rounds = data.study.facts.rounds
+    still = [str(one.round) for one in rounds if one.growth is not None and one.growth <= 0]
     if not still:
         return []
     return [f"The front did not grow in round{'s' if len(still) > 1 else ''} {_listed(still)}."]
 
 
 def _of_trials(data: ReportData) -> list[str]:
-    fewer = data.study.facts.get("fewer_items")
+    fewer = data.study.facts.fewer_items
     found = [fewer] if fewer else []
     found += [left_out] if (left_out := left_out_ablations(data)) else []
     trials = counted(len(data.trials), "trial")

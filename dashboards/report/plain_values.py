@@ -25,6 +25,7 @@ _CSV_FIGURES = (
 
 def report_json(data: ReportData) -> dict[str, Any]:
     """Everything that the page shows, and the intervals and curves behind it, in terms of JSON."""
+    facts = data.study.facts
     plain: dict[str, Any] = jsonable(
         {
             "name": data.study.name,
@@ -35,13 +36,13 @@ def report_json(data: ReportData) -> dict[str, Any]:
             "next": [asdict(step) for step in data.next_steps],
             "chance": data.chance,
             "summary": summary_sentences(data),
-            "selection": data.selection,
+            "selection": None if data.selection is None else asdict(data.selection),
             "why_selected": why_selected(data),
             "held_out": held_out(data),
             "limits": limits(data),
             "disagreements": disagreements(data),
             "config": data.study.config,
-            "facts": data.study.facts,
+            "facts": facts.to_json(),
             "objectives": data.study.objectives,
             "chosen_trial": data.chosen_trial,
             "rows": [plain_result(one) for one in results(data)],
@@ -59,8 +60,8 @@ def report_json(data: ReportData) -> dict[str, Any]:
             ],
             "generation_speeds": [asdict(one) for one in data.speeds],
             "measurements": [asdict(m) | {"overall_sparsity": m.overall_sparsity} for m in data.measurements],
-            "rounds": data.study.facts.get("rounds", []),
-            "tuning": data.study.facts.get("tuning"),
+            "rounds": [asdict(one) for one in facts.rounds],
+            "tuning": None if facts.tuning is None else asdict(facts.tuning),
             "stages": [{"name": s.name, "state": s.state.value, "seconds": s.seconds} for s in data.stages],
             "evaluation_seconds": sum(t.seconds for t in data.trials),
             "routers": [

@@ -80,7 +80,7 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
             figures.append(KeyFigure(f"{faster.ratio:.2f}×", "prefill speed-up, measured", conditions))
         figures += [
             KeyFigure(f"{one.speedup:.2f}×", f"speed-up with {one.new_tokens} new tokens", f"{one.interval}, {shape}")
-            for one in end_to_end(data.study.facts, selected.trial, selected.router)[-1:]
+            for one in end_to_end(data.speeds, selected.trial, selected.router)[-1:]
         ]
         held, all_held = measured_cost(selected, "kv_bytes"), measured_cost(dense, "kv_bytes")
         if data.cost.name == "kv_bytes" and held is not None and all_held:
@@ -192,7 +192,7 @@ def _pace(m: Measurement, dense: Measurement) -> str:
 
 def _end_to_end(m: Measurement, data: ReportData) -> str:
     """The rest of the prefill's speed-up when new tokens are generated; nothing where that was not timed."""
-    speeds = end_to_end(data.study.facts, m.trial, m.router)
+    speeds = end_to_end(data.speeds, m.trial, m.router)
     if not speeds:
         return ""
     return f" End to end, prefill and decoding together, its speed-up over the dense model is {in_words(speeds)}."

@@ -119,7 +119,7 @@ def _foresee(
     """Prints the estimate of a run; nothing is begun."""
     # They load torch and transformers.
     from search.pipeline.create import foreseeable, usable
-    from search.pipeline.estimate import estimate_run
+    from search.pipeline.estimate import estimate_lines, estimate_run
     from search.stages.stage_states import all_stages
 
     config = usable(config)
@@ -127,7 +127,7 @@ def _foresee(
     with opened(storage) as store:
         expected = estimate_run(config, foreseeable(config, store, view), store, stages, view)
     if as_json:
-        print(json.dumps(expected.to_json() | {"repeats": repeats}))
+        print(json.dumps(expected.model_dump(mode="json") | {"repeats": repeats}))
         return
     each = [f"Each of {repeats} studies:"] if repeats > 1 else []
-    print("\n".join([*each, *expected.lines()]))
+    print("\n".join([*each, *estimate_lines(expected)]))

@@ -139,14 +139,14 @@ def _of_study(storage: str, name: str) -> tuple[str, str, str, float]:
     """Model, batch, length and most seconds of a study's profile."""
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
-    shape = study.facts.get("timed_input")
+    shape = study.facts.timed_input
     if shape is None:
         raise ConfigError(
             f"--study is {name!r}, which has not begun, so that its timed input is not known: it is profiled as it "
             "begins."
         )
     config = RunConfig.stored(study.config)
-    return config.model, str(shape["batch"]), str(shape["length"]), config.profile_seconds
+    return config.model, str(shape.batch), str(shape.length), config.profile_seconds
 
 
 def _again(context: typer.Context, profile: LatencyProfile, storage: str) -> str:

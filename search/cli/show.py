@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -10,6 +10,7 @@ from search.proposers.proposer_stats import ProposerStatistics
 from studies import (
     Exhibits,
     Measurement,
+    StudyFacts,
     StudyRecord,
     StudyState,
     StudyStore,
@@ -29,22 +30,21 @@ from studies import (
     verdict_of,
 )
 
+_SHOWN_FACTS = (
+    *("selection", "chance", "rounds", "rounds_ended", "tuning", "ablations", "estimate", "split_sizes", "fewer_items"),
+    *("left_out", "keep_first", "unprotected_beginning", "peak_process_bytes", "generation_speeds"),
+)
 
-def _timed_shape(facts: Mapping[str, Any]) -> dict[str, Any] | None:
+
+def _timed_shape(facts: StudyFacts) -> dict[str, Any] | None:
     """Rows and tokens of the prefill that costs are of, and how uncertain its predicted latency is, if that is known.
 
     None before the study has begun.
     """
-    # Studies of earlier versions have it in their profile only.
-    shape = facts.get("timed_input") or facts.get("latency_profile")
-    if shape is None:
+    if facts.timed_input is None:
         return None
-    known = [one.get("uncertainty") for one in facts.get("latency_profile", {}).get("shapes", [])]
-    return {
-        "batch": shape["batch"],
-        "length": shape["length"],
-        "latency_uncertainty": max((one for one in known if one is not None), default=None),
-    }
+    profile = facts.latency_profile
+    return asdict(facts.timed_input) | {"latency_uncertainty": None if profile is None else profile.uncertainty}
 
 
 def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
@@ -80,8 +80,8 @@ def _measured(
 ) -> list[dict[str, Any]]:
     """Measurements as plain values, with what they retain of the dense model on the same items."""
     dense = {m.split: m for m in measurements if m.variant == "dense"}
-    selection = study.facts.get("selection")
-    wanted = None if selection is None else (selection["trial"], selection.get("router"))
+    selection = study.facts.selection
+    wanted = None if selection is None else (selection.trial, selection.router)
     proposers = {trial.number: trial.proposer for trial in trials}
     described = []
     for m in measurements:
@@ -140,7 +140,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
     """A study as plain values: state, trials, front, rounds, tuning, selection, measurements, and what they cost."""
     study, trials, measurements = store.studies.get(name), store.trials.of(name), store.results.measurements(name)
     exhibits, tested = store.results.exhibits(name), [m for m in measurements if m.split == "test"]
-    selected = selected_point(tested, study.facts.get("selection"))
+    selected = selected_point(tested, study.facts.selection)
     dense = next((m for m in tested if m.variant == "dense"), None)
     against = against_shortened_prompt(study, selected, tested, exhibits, trials)
     return {
@@ -154,7 +154,6 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "objectives": list(study.objectives),
         "config": dict(study.config),
         "chosen_trial": study.chosen_trial,
-        "selection": study.facts.get("selection"),
         "verdict": verdict_of(study.facts, selected, dense, against, exhibits),
         "next": [
             asdict(step)
@@ -162,25 +161,14 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
                 study, study.state is StudyState.FINISHED, selected, against, study.config.get("trials", len(trials))
             )
         ],
-        "chance": study.facts.get("chance"),
         "against_shortened_prompt": None if against is None else against.to_json(),
-        "rounds": study.facts.get("rounds", []),
-        "tuning": study.facts.get("tuning"),
-        "ablations": study.facts.get("ablations"),
-        "split_sizes": study.facts.get("split_sizes"),
-        "fewer_items": study.facts.get("fewer_items"),
-        "rounds_ended": study.facts.get("rounds_ended"),
-        "left_out": study.facts.get("left_out"),
-        "keep_first": study.facts.get("keep_first", 0),
-        "unprotected_beginning": study.facts.get("unprotected_beginning"),
-        "peak_process_bytes": study.facts.get("peak_process_bytes"),
+        **study.facts.with_defaults(_SHOWN_FACTS),
         "evaluation_seconds": sum(trial.seconds for trial in trials),
         "predicted_for": _timed_shape(study.facts),
-        "estimate": study.facts.get("estimate"),
         "predictions": _predictions(study, trials, measurements),
         "front": front_with_latency(store, name),
         "hypervolume": _hypervolume(study, trials),
-        "blocks": {key: study.facts.get(f"blocks_{key}", 0) for key in ("run", "reused")},
+        "blocks": {"run": study.facts.blocks_run, "reused": study.facts.blocks_reused},
         "stages": [
             {"name": stage.name, "state": stage.state.value, "seconds": stage.seconds}
             for stage in store.runs.stages(name)
@@ -191,5 +179,4 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         ],
         "clock": _clocks(measurements),
         "measurements": _measured(study, trials, measurements, exhibits),
-        "generation_speeds": study.facts.get("generation_speeds", []),
     }

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from studies import GenerationSpeed, OptunaStudy, StudySummary, generation_speeds
+from studies import GenerationSpeed, OptunaStudy, StudySummary
 from studies.records.objectives import objective
 from studies.sql.times import local_text
 
@@ -221,7 +221,7 @@ def print_measurements(console: Console, description: Mapping[str, Any]) -> None
 
 def print_speeds(console: Console, description: Mapping[str, Any]) -> None:
     """Prefill and generation of the selected point by prompt length and new tokens, from `describe_study`."""
-    speeds = generation_speeds(description)
+    speeds = [GenerationSpeed(**one) for one in description["generation_speeds"]]
     if not speeds:
         return
     others = ("dense", "uniform")

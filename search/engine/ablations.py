@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Levels
 from search.proposers.catalogue import learn_from_ablations
+from studies.records.study_facts import Ablations
 
 # Fewer groups of neighbours than these tell nothing that a uniform schedule does not.
 _FEWEST = 3
@@ -44,15 +44,9 @@ class AblationPlan:
             f"From --trials {self.trials_for_each} on each block is."
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """As plain values, as a study keeps it."""
-        return {
-            "schedules": len(self.schedules),
-            "blocks": self.n_blocks,
-            "trials": self.trials,
-            "trials_for_each": self.trials_for_each,
-            "left_out": self.left_out,
-        }
+    def record(self) -> Ablations:
+        """The plan as a study keeps it."""
+        return Ablations(len(self.schedules), self.n_blocks, self.trials, self.trials_for_each, self.left_out)
 
 
 def plan_ablations(space: ScheduleSpace, trials: int, sampler: str) -> AblationPlan:

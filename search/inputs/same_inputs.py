@@ -28,9 +28,10 @@ def check_same(study: StudyRecord, found: Mapping[str, str]) -> None:
     Raises:
         SearchError: One of them is another.
     """
+    begun_with = {"model": study.facts.model_fingerprint, "data": study.facts.data_fingerprint}
     for what, fingerprint in found.items():
-        known = study.facts.get(f"{what}_fingerprint", fingerprint)
-        if known != fingerprint:
+        known = begun_with[what]
+        if known is not None and known != fingerprint:
             raise SearchError(
                 f"The {what} changed since study {study.name!r} began, or is another one: the fingerprint, a hash of "
                 f"{_HASHED[what]}, was {known[:12]} and is {fingerprint[:12]}, so that trials would not compare. "

@@ -18,7 +18,6 @@ from search.progress.progress_view import ProgressView
 from search.progress.trackers import forget_runs, restore_runs
 from search.proposers.catalogue import check_samplers
 from search.stages.export import check_export
-from search.stages.refine_rounds import rounds_of
 from studies import Lease, StudyRecord, StudyStore
 from studies.store.results_folder import Origin, check_results, exported_in, own_origins, results_in
 
@@ -189,10 +188,8 @@ def reconfigure(
         store.runs.forget_stages(name, ["time"])
     if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.trials.each(name)) < config.trials:
         store.runs.forget_stages(name, ["search"])
-    last = max(
-        (one.round for one in rounds_of(store.studies.get(name).facts).values() if one.first_trial is not None),
-        default=None,
-    )
+    rounds = store.studies.get(name).facts.rounds
+    last = max((one.round for one in rounds if one.first_trial is not None), default=None)
     if "refine_trials" in asked and sum(t.round == last for t in store.trials.each(name)) < config.refine_trials:
         store.runs.forget_stages(name, [f"refine-{last}"])
     store.studies.set_config(name, config.model_dump())

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.end_to_end import room_for_new_tokens
@@ -24,8 +22,8 @@ from search.progress.stage_list import duration
 from search.stages.measure import timed_length
 from search.stages.time_generation import least_turns, lengths_to_time, new_tokens_to_time
 from studies import StudyStore
+from studies.records.study_facts import Estimate, Memory
 
-FACT = "estimate"
 # Ray and its workers, until they compute.
 _START_S = 5.0
 # A step of a router's training, in passes of the dense model over its batch: forward, backward, and the loss.
@@ -40,75 +38,20 @@ _EVALUATED_AT_ONCE = 16
 _GIB = 2.0**30
 
 
-@dataclass(frozen=True)
-class Memory:
-    """What processes are expected to hold.
-
-    Attributes:
-        worker_bytes: Most memory of a worker, beside the weights, which all of them share.
-        process_bytes: Most memory of the process itself, and of the weights in their shared place.
-        available_bytes: Memory that the machine has left for both; None if that is not known.
-    """
-
-    worker_bytes: int
-    process_bytes: int
-    available_bytes: int | None
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a run is expected to take.
-
-    Attributes:
-        seconds: Of each stage that is to come, in order, the latency profile's among them.
-        evaluation_s: A schedule on the search set, on one worker.
-        workers: Workers that evaluate at once.
-        memory: What that takes.
-        left_out: What the budget leaves out, a sentence each.
-        examples: How many examples the estimate is made of.
-    """
-
-    seconds: Mapping[str, float]
-    evaluation_s: float
-    workers: int
-    memory: Memory
-    left_out: tuple[str, ...] = ()
-    examples: int = 0
-
-    @property
-    def total_s(self) -> float:
-        """All stages together."""
-        return sum(self.seconds.values())
-
-    @property
-    def total_bytes(self) -> int:
-        """All processes together."""
-        return self.memory.process_bytes + self.workers * self.memory.worker_bytes
-
-    @property
-    def fits(self) -> bool:
-        """Whether the machine has the memory, as far as that is known."""
-        available = self.memory.available_bytes
-        return available is None or self.total_bytes <= available
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self) | {"total_s": self.total_s, "total_bytes": self.total_bytes}
-
-    def lines(self) -> list[str]:
-        """The estimate as a few lines of text."""
-        stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in _merged(self.seconds).items())
-        memory = self.memory
-        available = "" if memory.available_bytes is None else f", of {_gib(memory.available_bytes)} that are free"
-        short = "" if self.fits else "; that is too little: give fewer --workers, or less --prefix-mb"
-        return [
-            f"About {duration(self.total_s)} in all, by {self.examples} evaluated examples; a schedule takes about "
-            f"{self.evaluation_s:.2g} s on each of {self.workers} workers.",
-            f"  time: {stages}",
-            f"  memory: at most about {_gib(self.total_bytes)} ({_gib(memory.process_bytes)} here and {self.workers} x "
-            f"{_gib(memory.worker_bytes)} for workers){available}{short}",
-            *(f"  left out: {one}" for one in self.left_out),
-        ]
+def estimate_lines(estimate: Estimate) -> list[str]:
+    """An estimate as a few lines of text."""
+    stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in _merged(estimate.seconds).items())
+    memory = estimate.memory
+    available = "" if memory.available_bytes is None else f", of {_gib(memory.available_bytes)} that are free"
+    short = "" if estimate.fits else "; that is too little: give fewer --workers, or less --prefix-mb"
+    return [
+        f"About {duration(estimate.total_s)} in all, by {estimate.examples} evaluated examples; a schedule takes about "
+        f"{estimate.evaluation_s:.2g} s on each of {estimate.workers} workers.",
+        f"  time: {stages}",
+        f"  memory: at most about {_gib(estimate.total_bytes)} ({_gib(memory.process_bytes)} here and "
+        f"{estimate.workers} x {_gib(memory.worker_bytes)} for workers){available}{short}",
+        *(f"  left out: {one}" for one in estimate.left_out),
+    ]
 
 
 def estimate_run(
@@ -142,12 +85,12 @@ def expected(
     """The estimate of a run whose pace and memory are known; see `estimate_run`."""
     seconds = dict(_seconds(config, workload, store, stages, pace))
     return Estimate(
-        seconds,
-        pace.evaluation_s,
-        config.workers + config.gpu_workers,
-        memory,
-        tuple(_left_out(config, workload, seconds, pace)),
-        pace.examples,
+        seconds=seconds,
+        evaluation_s=pace.evaluation_s,
+        workers=config.workers + config.gpu_workers,
+        memory=memory,
+        left_out=tuple(_left_out(config, workload, seconds, pace)),
+        examples=pace.examples,
     )
 
 
@@ -155,7 +98,7 @@ def _seconds(
     config: RunConfig, workload: Workload, store: StudyStore, stages: Sequence[str], pace: Pace
 ) -> Iterator[tuple[str, float]]:
     """Each stage with what it takes."""
-    length = timed_length(config, workload, {})
+    length = timed_length(config, workload)
     prefill_s = config.latency_batch * length * pace.token_s
     if config.predicts_latency and "search" in stages:
         conditions = profile_conditions(workload.model.skipping)
@@ -185,7 +128,7 @@ class _Parts:
         self._pace = pace
         self._prefill_s = prefill_s
         self._context = workload.model.skipping.context
-        self._lengths = lengths_to_time(config, workload, {})
+        self._lengths = lengths_to_time(config, workload)
         self._tokens = {split: tokens(examples) for split, examples in workload.splits.items()}
         self._choice_tokens = {split: tokens(examples, choices=True) for split, examples in workload.splits.items()}
         mean = self._tokens["calibration"] / len(workload.splits["calibration"])
@@ -263,7 +206,7 @@ def memory_of(config: RunConfig, workload: Workload) -> Memory:
     longest = max(len(one.prompt) + max(map(len, one.continuations)) for one in search_set(config, workload))
     shapes = [
         (_EVALUATED_AT_ONCE, min(longest, model.context)),
-        (config.latency_batch, timed_length(config, workload, {})),
+        (config.latency_batch, timed_length(config, workload)),
     ]
     # What runs is in proportion to the tokens, or more.
     batch, length = max(shapes, key=lambda shape: shape[0] * shape[1])

@@ -9,7 +9,7 @@ from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.inputs.data import MAX_CONTINUATION, Workload, load_workload
 from search.inputs.same_inputs import check_same
-from search.pipeline.estimate import FACT, estimate_run, planned_ablations
+from search.pipeline.estimate import estimate_lines, estimate_run, planned_ablations
 from search.pipeline.resume_settings import at_target
 from search.progress.progress_view import ProgressView
 from search.stages.final_test import (
@@ -22,12 +22,13 @@ from search.stages.final_test import (
 from search.stages.knee import choose_from_front, chosen_trial
 from search.stages.open_study import OpenStudy
 from search.stages.refine import distill_again, refine
-from search.stages.refine_rounds import first_round, rounds_of, with_fresh_rounds
+from search.stages.refine_rounds import fresh_rounds
 from search.stages.remeasure import renew_profile
 from search.stages.search_schedules import Search, search_schedules, study_costs
 from search.stages.stage_states import LAST_STAGES, Stages, all_stages
 from search.stages.time_generation import check_lengths, time_selected
-from studies import Lease, StudyStore, front
+from studies import Lease, StudyFacts, StudyStore, front
+from studies.records.study_facts import LongCompletions
 
 # Writes the report of the study into a folder; gives its files.
 Report = Callable[[Path], Sequence[Path]]
@@ -71,7 +72,7 @@ class Pipeline:
         self._study = OpenStudy(store, name, lease, self.config, workload, view)
         with view.stage("Comparing model and data with the study's", 1) as stage:
             self._check_workload()
-            check_lengths(self.config, workload, store.studies.get(name).facts)
+            check_lengths(self.config, workload, store.studies.get(name).facts.timed_input)
             stage.advance()
         self._stages = Stages(self._study)
 
@@ -133,7 +134,7 @@ class Pipeline:
 
     def _foreseen(self) -> list[str]:
         """The stages that are to come, if no round ends the refinement early."""
-        return all_stages(self.config, first_round(self._study.store.studies.get(self._study.name).facts))
+        return all_stages(self.config, self._study.store.studies.get(self._study.name).facts.first_round)
 
     def _check_workload(self) -> None:
         """Compare model and data with what the study began with, or record them if it begins now."""
@@ -142,26 +143,27 @@ class Pipeline:
         facts = store.studies.get(name).facts
         check_same(store.studies.get(name), found)
         keep_first = workload.model.skipping.keep_first
-        if facts.get("keep_first", keep_first) != keep_first:
+        if facts.model_fingerprint is not None and facts.keep_first != keep_first:
             # What a system turn is made of hangs on the tokenizer's chat template, too.
             raise SearchError(
-                f"Study {name!r} began with {facts['keep_first']} protected tokens, and its system turn has "
+                f"Study {name!r} began with {facts.keep_first} protected tokens, and its system turn has "
                 f"{keep_first} now: its trials would not compare with new ones. Restore the tokenizer and its chat "
                 "template, or start a new study."
             )
-        counts = {
-            **{f"{what}_fingerprint": value for what, value in found.items()},
-            "keep_first": keep_first,
-            "n_blocks": workload.model.skipping.n_blocks,
-            "unprotected_beginning": workload.unprotected_beginning,
-            "left_out": dict(workload.left_out),
-            "shared_boundaries": workload.shared_boundaries,
-            "long_completions": {"tokens": MAX_CONTINUATION, "examples": workload.long_completions},
-            "split_sizes": dict(workload.split_sizes),
-            "chance": workload.chance,
-            "fewer_items": workload.fewer_than_asked(self.config.search_items),
-        }
-        store.studies.set_facts(name, counts)
+        found_out = StudyFacts(
+            model_fingerprint=found["model"],
+            data_fingerprint=found["data"],
+            keep_first=keep_first,
+            n_blocks=workload.model.skipping.n_blocks,
+            unprotected_beginning=workload.unprotected_beginning,
+            left_out=workload.left_out,
+            shared_boundaries=workload.shared_boundaries,
+            long_completions=LongCompletions(MAX_CONTINUATION, workload.long_completions),
+            split_sizes=workload.split_sizes,
+            chance=workload.chance,
+            fewer_items=workload.fewer_than_asked(self.config.search_items),
+        )
+        store.studies.update_facts(name, found_out)
 
     def _search(self, foreseen: Sequence[str]) -> None:
         """Evaluate schedules with the static router until the budget is used.
@@ -173,9 +175,9 @@ class Pipeline:
         if self._stages.has_finished("search"):
             return
         self._estimate(foreseen)
-        if rounds_of(store.studies.get(name).facts):
+        if store.studies.get(name).facts.rounds:
             # The front that they refined is about to change.
-            store.studies.set_facts(name, with_fresh_rounds(store.studies.get(name).facts))
+            store.studies.update_facts(name, fresh_rounds)
         self._stages.forget(LAST_STAGES)
         with self._stages.stage("search"):
             if sum(trial.round == 0 for trial in store.trials.each(name)) < self.config.trials:
@@ -186,18 +188,18 @@ class Pipeline:
     def _estimate(self, foreseen: Sequence[str]) -> None:
         """Say, and keep, what a study that begins now will take."""
         study = self._study
-        if study.store.studies.get(study.name).facts.get(FACT) is not None or study.store.trials.n_begun(study.name):
+        if study.store.studies.get(study.name).facts.estimate is not None or study.store.trials.n_begun(study.name):
             return
         expected = estimate_run(study.config, study.workload, study.store, foreseen, study.view)
         # What is left out is said here, and not again as the search begins.
-        ablations = planned_ablations(study.config, study.workload).to_json()
-        study.store.studies.set_facts(study.name, {FACT: expected.to_json(), "ablations": ablations})
-        study.view.tell(expected.lines())
+        ablations = planned_ablations(study.config, study.workload).record()
+        study.store.studies.update_facts(study.name, StudyFacts(estimate=expected, ablations=ablations))
+        study.view.tell(estimate_lines(expected))
 
     def _first_router(self) -> int | None:
         """Number of the router that was distilled on what the first search found; None if there is none."""
         facts = self._study.store.studies.get(self._study.name).facts
-        one = rounds_of(facts).get(first_round(facts))
+        one = facts.round_of(facts.first_round)
         return None if one is None else one.router_run
 
     def _end(self, router_run: int | None, report: Report) -> None:

@@ -25,7 +25,7 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
         StudyNotFoundError: There is no study to start from.
     """
     model = workload.model.skipping
-    check_lengths(config, workload, facts={})
+    check_lengths(config, workload)
     # Trials remember their costs, so a model whose operations cannot be counted is refused here, and not by its first.
     Costs(model, batch=1, length=1).of(SparsitySchedule.uniform(0.0, model.n_blocks))
     space = ScheduleSpace(model.n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
@@ -44,14 +44,17 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
 def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) -> None:
     assert config.warm_start is not None
     other = store.studies.get(config.warm_start)
-    own = {"model": workload.model.fingerprint(), "data": workload.data_fingerprint}
-    for what, fingerprint in own.items():
-        if other.facts.get(f"{what}_fingerprint") != fingerprint:
+    compared = (
+        ("model", other.facts.model_fingerprint, workload.model.fingerprint()),
+        ("data", other.facts.data_fingerprint, workload.data_fingerprint),
+    )
+    for what, fingerprint, own in compared:
+        if fingerprint != own:
             raise ConfigError(
                 f"--warm-start is {other.name!r}, but its {what} is not that of the new study, so that its results say "
                 "nothing there: name a study of the same model and data."
             )
-    protected, own_protected = other.facts.get("keep_first", 0), workload.model.skipping.keep_first
+    protected, own_protected = other.facts.keep_first, workload.model.skipping.keep_first
     if protected != own_protected:
         raise ConfigError(
             f"--warm-start is {other.name!r}, which protects the first {protected} tokens of prompts, and not "

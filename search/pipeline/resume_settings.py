@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
-from search.stages.refine_rounds import first_round, rounds_of
 from studies import StudyRecord, Trial, closest_to_sparsity
 from studies.pareto import HALF_STEP
 
@@ -28,8 +27,7 @@ def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig
         raise ConfigError(
             f"--trials is {config.trials}, but study {study.name!r} has {done} trials: expected a new, larger total."
         )
-    first = first_round(study.facts)
-    made = [one for number, one in rounds_of(study.facts).items() if number >= first]
+    made = [one for one in study.facts.rounds if one.round >= study.facts.first_round]
     searched = [one for one in made if one.router is not None]
     if "rounds" in asked and config.rounds < len(made):
         raise ConfigError(

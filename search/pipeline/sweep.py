@@ -123,7 +123,6 @@ def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
                 "target": study.config.target_sparsity,
                 "seed": study.config.seed,
                 "measurements": store.results.measurements(study.name),
-                "selection": record.facts.get("selection"),
                 "facts": record.facts,
                 "exhibits": store.results.exhibits(study.name),
             }

@@ -24,15 +24,16 @@ from ftp_core.training.distillation_config import DistillationConfig
 from search.stages.measure import quality_set
 from search.stages.open_study import OpenStudy
 from studies import RouterRun, Trial
+from studies.records.study_facts import Tuning
 
 _HIDDEN_GUIDE = 0.3
 
 
 def distillation_config(study: OpenStudy) -> DistillationConfig:
     """The study's hyperparameters of router training: the defaults, or what tuning found to be better."""
-    tuning = study.store.studies.get(study.name).facts.get("tuning")
+    tuning = study.store.studies.get(study.name).facts.tuning
     base = DistillationConfig(steps=study.config.router_steps, seed=study.config.seed)
-    return base if tuning is None else replace(base, **tuning["best"])
+    return base if tuning is None else replace(base, **tuning.best)
 
 
 def schedules_to_distil(points: Sequence[Trial], chosen: Trial, most: int) -> list[SparsitySchedule]:
@@ -180,7 +181,7 @@ def _train(
         checkpoint.unlink(missing_ok=True)
 
 
-def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> dict[str, Any]:
+def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:
     """Let Ray Tune look for better hyperparameters of router training; what it found, as the study keeps it.
 
     Args:
@@ -230,12 +231,6 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> dict[str, A
         )
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
-    best = tuning.best.to_json()
-    return {
-        "trials": [
-            {"config": dict(one.config), "held_out_kl": one.held_out_kl, "steps": one.steps, "seconds": one.seconds}
-            for one in tuning.trials
-        ],
-        "best": {name: value for name, value in best.items() if value != base.to_json()[name]},
-        "seconds": tuning.seconds,
-    }
+    own = base.to_json()
+    best = {name: value for name, value in tuning.best.to_json().items() if value != own[name]}
+    return Tuning(tuning.trials, best, tuning.seconds)

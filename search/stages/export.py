@@ -110,7 +110,7 @@ def write_export(
     router = load_router(store, name, trial.router)
     dense, tokenizer = load_published(model)
     # As it was when the study ran: a system turn is a number of tokens then.
-    keep_first = int(study.facts.get("keep_first", 0))
+    keep_first = study.facts.keep_first
     pruned = FTPForCausalLM.from_dense(dense, trial.schedule, router.router, keep_first=keep_first)
     origin: dict[str, Any] = {
         "schedule": list(trial.schedule),
@@ -123,7 +123,7 @@ def write_export(
         "study_created_at": study.created_at.isoformat(),
         "trial": trial.number,
         "model": model,
-        "model_fingerprint": study.facts.get("model_fingerprint"),
+        "model_fingerprint": study.facts.model_fingerprint,
         "router": None if router.number is None else {"kind": router.router.kind, "sha256": router.sha256},
     }
     with replacing(directory) as partial:

@@ -17,8 +17,9 @@ from search.stages.open_study import OpenStudy
 from search.stages.search_schedules import study_costs
 from search.stages.select import select
 from search.stages.time_generation import forget_speeds
-from studies import Exhibits, Measurement, Trial, chance_level, check_clock
+from studies import Exhibits, Measurement, StudyFacts, Trial, chance_level, check_clock
 from studies.records.objectives import CostName
+from studies.records.study_facts import SelectionRecord
 
 
 def measure_candidates(study: OpenStudy) -> None:
@@ -101,11 +102,8 @@ def note_selection(
         latency: Origin of the latencies.
     """
     trial = chosen_trial(study)
-    selection = {
-        **{"trial": trial.number, "router": trial.router, "rule": rule, "reason": reason},
-        **{"retention": retention, "cost": cost, "latency": latency},
-    }
-    study.store.studies.set_facts(study.name, {"selection": selection})
+    selection = SelectionRecord(trial.number, trial.router, rule, reason, retention, cost, latency)
+    study.store.studies.update_facts(study.name, StudyFacts(selection=selection))
 
 
 def compare_selected(study: OpenStudy, router_run: int | None) -> None:
@@ -125,7 +123,8 @@ def compare_selected(study: OpenStudy, router_run: int | None) -> None:
     study.store.results.replace_measurements(study.name, [*validation, *tested])
     forget_speeds(study)
     study.store.results.keep_exhibits(study.name, _exhibits(study, rows, chosen))
-    study.store.studies.set_facts(study.name, {"peak_process_bytes": peak_bytes(study.workload.model.skipping.device)})
+    peak = peak_bytes(study.workload.model.skipping.device)
+    study.store.studies.update_facts(study.name, StudyFacts(peak_process_bytes=peak))
     study.view.measured(tested)
 
 
@@ -135,7 +134,7 @@ def export_selected(study: OpenStudy) -> None:
     with study.view.stage("Writing the pruned model", 1) as stage:
         write_export(study.store, study.name, folder, study.config.model, include_base=study.config.export == "full")
         stage.advance()
-    study.store.studies.set_facts(study.name, {"exported": str(folder.resolve())})
+    study.store.studies.update_facts(study.name, StudyFacts(exported=str(folder.resolve())))
 
 
 def _measured(study: OpenStudy, split: str) -> list[Measurement]:

@@ -22,6 +22,7 @@ from search.inputs.data import Workload
 from search.stages.open_study import OpenStudy
 from search.stages.stored_router import StoredRouter
 from studies import Measurement
+from studies.records.study_facts import TimedInput
 
 _LENGTH_MULTIPLE = 32
 _QUALITY_BATCH = 16
@@ -109,8 +110,8 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
 
 def timed_prompts(study: OpenStudy) -> PromptBatch:
     """The timed input of a study: rows of tokens of calibration prompts, as long as `timed_length` says."""
-    facts = study.store.studies.get(study.name).facts
-    return prompts_of(study, timed_length(study.config, study.workload, facts))
+    known = study.store.studies.get(study.name).facts.timed_input
+    return prompts_of(study, timed_length(study.config, study.workload, known))
 
 
 def prompts_of(study: OpenStudy, length: int) -> PromptBatch:
@@ -119,7 +120,7 @@ def prompts_of(study: OpenStudy, length: int) -> PromptBatch:
     return timing_batch(prompts, study.config.latency_batch, length)
 
 
-def timed_length(config: RunConfig, workload: Workload, facts: Mapping[str, Any]) -> int:
+def timed_length(config: RunConfig, workload: Workload, known: TimedInput | None = None) -> int:
     """Tokens of each prompt that costs are of: by default the 90th percentile of calibration prompts, rounded up.
 
     A study keeps the length that it began with.
@@ -127,11 +128,10 @@ def timed_length(config: RunConfig, workload: Workload, facts: Mapping[str, Any]
     Args:
         config: Configuration of the study.
         workload: Its model and data.
-        facts: What is known of it (`StudyRecord.facts`); empty before it begins.
+        known: The prefill that its costs are of; None before it begins.
     """
-    known = facts.get("timed_input")
     if known is not None:
-        length = int(known["length"])
+        length = known.length
     elif config.latency_length:
         length = config.latency_length[0]
     else:

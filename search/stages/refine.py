@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from ftp_core.schedule import SparsitySchedule
 from search.stages.candidates import best_at
 from search.stages.distill import distillation_config, schedules_to_distil, train_router, tune
 from search.stages.knee import choose_from_front, chosen_trial
 from search.stages.open_study import OpenStudy
-from search.stages.refine_rounds import Round, first_round, rounds_of, with_end, with_round
+from search.stages.refine_rounds import begun, ended, last_number, was_worthwhile, why_last
 from search.stages.search_schedules import Search, search_schedules, study_costs
 from search.stages.single_trial import add_trial
 from search.stages.stage_states import LAST_STAGES, Stages
-from studies import Trial, study_volume
+from studies import StudyFacts, Trial, study_volume
 from studies.pareto import usable_front
+from studies.records.study_facts import Round
 
 
 def refine(study: OpenStudy, stages: Stages) -> None:
@@ -29,32 +28,32 @@ def refine(study: OpenStudy, stages: Stages) -> None:
     reason = _refine(study, stages)
     if reason:
         study.view.console.print(reason, highlight=False)
-    study.store.studies.set_facts(study.name, with_end(reason))
+    study.store.studies.update_facts(study.name, StudyFacts(rounds_ended=reason))
 
 
 def _refine(study: OpenStudy, stages: Stages) -> str:
     """Every round that is still missing and may help; gives the reason why fewer than wanted were made."""
-    first = first_round(_facts(study))
+    first = _facts(study).first_round
     for number in range(first, first + study.config.rounds):
         if not any(chosen_trial(study).schedule):
             return "There is no round: the chosen schedule skips nothing, so that no router has anything to decide."
         if number == first and study.config.tunes_router and not stages.has_finished("tune"):
             with stages.stage("tune"):
-                study.store.studies.set_facts(study.name, {"tuning": tune(study, _schedules(study))})
+                study.store.studies.update_facts(study.name, StudyFacts(tuning=tune(study, _schedules(study))))
         if not stages.has_finished(f"distill-{number}"):
             stages.forget(LAST_STAGES)
             with stages.stage(f"distill-{number}"):
                 _distill(study, number)
-        one = rounds_of(_facts(study))[number]
+        one = _round(study, number)
         if not stages.has_finished(f"refine-{number}"):
             if one.router is None:
-                return one.why_last
+                return why_last(one)
             stages.forget(LAST_STAGES)
             with stages.stage(f"refine-{number}"):
                 _search_again(study, number)
-        one, is_last = rounds_of(_facts(study))[number], number + 1 == first + study.config.rounds
-        if not one.was_worthwhile:
-            return "" if is_last else one.why_last
+        one, is_last = _round(study, number), number + 1 == first + study.config.rounds
+        if not was_worthwhile(one):
+            return "" if is_last else why_last(one)
     return ""
 
 
@@ -73,14 +72,14 @@ def distill_again(study: OpenStudy, stages: Stages, chosen: Trial, router_steps:
     """
     config = distillation_config(study)
     config = replace(config, steps=router_steps or config.steps, seed=config.seed if seed is None else seed)
-    number, schedule = max(rounds_of(_facts(study)), default=0) + 1, SparsitySchedule(chosen.schedule)
+    number, schedule = last_number(_facts(study)) + 1, SparsitySchedule(chosen.schedule)
     with stages.stage(f"distill-{number}"):
         run = train_router(study, f"distill-{number}", chosen, [schedule], config)
         one = Round(number, run.number, run.number if run.beats_static else None)
-        one = one.begun(study.store.trials.n_begun(study.name), _hypervolume(study))
+        one = begun(one, study.store.trials.n_begun(study.name), _hypervolume(study))
         if run.beats_static:
             chosen = add_trial(study, schedule, study.router(run.number), number, "distill", chosen.number)
-        _note(study, one.ended(int(run.beats_static), _hypervolume(study)))
+        _note(study, ended(one, int(run.beats_static), _hypervolume(study)))
         study.store.studies.choose_trial(study.name, chosen.number)
     return run.number
 
@@ -93,13 +92,13 @@ def _distill(study: OpenStudy, number: int) -> None:
 
 def _search_again(study: OpenStudy, number: int) -> None:
     """Search around the front with the router of a round."""
-    one = rounds_of(_facts(study))[number].begun(study.store.trials.n_begun(study.name), _hypervolume(study))
+    one = begun(_round(study, number), study.store.trials.n_begun(study.name), _hypervolume(study))
     _note(study, one)
     router = study.router(one.router)
     search = Search(number, study.config.refine_trials, router, one.first_trial or 0)
     search_schedules(study, study_costs(study, router), search)
     trials = study.store.trials.of(study.name)
-    _note(study, one.ended(sum(trial.round == number for trial in trials), _hypervolume(study)))
+    _note(study, ended(one, sum(trial.round == number for trial in trials), _hypervolume(study)))
     choose_from_front(study)
 
 
@@ -121,8 +120,14 @@ def _hypervolume(study: OpenStudy) -> float:
 
 
 def _note(study: OpenStudy, one: Round) -> None:
-    study.store.studies.set_facts(study.name, with_round(_facts(study), one))
+    study.store.studies.update_facts(study.name, lambda known: StudyFacts(rounds=known.with_round(one)))
 
 
-def _facts(study: OpenStudy) -> Mapping[str, Any]:
+def _round(study: OpenStudy, number: int) -> Round:
+    one = _facts(study).round_of(number)
+    assert one is not None
+    return one
+
+
+def _facts(study: OpenStudy) -> StudyFacts:
     return study.store.studies.get(study.name).facts

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 from ftp_core.cost import LatencyProfile
 from ftp_core.routers import Router
@@ -14,12 +13,13 @@ from search.problem.costs import Costs
 from search.problem.objectives import Objectives
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
-from search.stages.refine_rounds import rounds_of, with_round
+from search.stages.refine_rounds import grown
 from search.stages.search_schedules import schedule_space
 from search.stages.stage_states import LAST_STAGES
-from search.stages.study_profile import FACT, measured_profile, study_profile
-from studies import Trial, best_point, front, front_volume
+from search.stages.study_profile import measured_profile, study_profile
+from studies import StudyFacts, Trial, best_point, front, front_volume
 from studies.pareto import FrontVolume
+from studies.records.study_facts import ProfileRecord, Round
 
 _REFUSED = "The study keeps the latency profile that it has, as by the one measured now: "
 
@@ -64,7 +64,10 @@ def predict_from(study: OpenStudy, profile: LatencyProfile) -> None:
         chosen = best_point(points, study.config.target_sparsity).number
     dense = judges[None].costs.of(SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks))
     volume = front_volume(record.objectives, revalued, dense[study.config.cost])
-    facts = {FACT: profile.to_json(), "dense_costs": dense, **_rounds(record.facts, revalued, volume)}
+    facts = StudyFacts(latency_profile=ProfileRecord.model_validate(profile.to_json()), dense_costs=dense)
+    if volume is not None and record.facts.rounds:
+        rounds = tuple(_remeasured(one, revalued, volume) for one in record.facts.rounds)
+        facts = facts.updated(StudyFacts(rounds=rounds))
     study.store.revaluation.apply(study.name, revalued, facts, LAST_STAGES, chosen)
 
 
@@ -92,16 +95,10 @@ class _Judge:
         return replace(trial, values=(trial.values[0], values[1]), metrics=kept, violation=violation)
 
 
-def _rounds(facts: Mapping[str, Any], trials: Sequence[Trial], volume: FrontVolume | None) -> dict[str, Any]:
-    """The fact on what rounds made of the front, whose hypervolume is another now; nothing where there was none."""
-    known = dict(facts)
-    for one in rounds_of(facts).values():
-        if one.first_trial is None or volume is None:
-            continue
-        before = [trial for trial in trials if trial.number < one.first_trial]
-        after = [*before, *(trial for trial in trials if trial.number >= one.first_trial and trial.round == one.round)]
-        again = replace(one, hypervolume_before=volume.of(before))
-        if one.hypervolume_after is not None:
-            again = replace(again, hypervolume_after=volume.of(after))
-        known |= with_round(known, again)
-    return {key: known[key] for key in known if known[key] is not facts.get(key)}
+def _remeasured(one: Round, trials: Sequence[Trial], volume: FrontVolume) -> Round:
+    """A round with what it made of the front, whose hypervolume is another now."""
+    if one.first_trial is None:
+        return one
+    before = [trial for trial in trials if trial.number < one.first_trial]
+    after = [*before, *(trial for trial in trials if trial.number >= one.first_trial and trial.round == one.round)]
+    return grown(one, volume.of(before), None if one.hypervolume_after is None else volume.of(after))

@@ -30,8 +30,9 @@ from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.stored_router import StoredRouter
 from search.stages.study_profile import study_profile
 from search.stages.warm_start import warm_trials
-from studies import Trial, best_point, front_volume
+from studies import StudyFacts, Trial, best_point, front_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
+from studies.records.study_facts import TimedInput
 
 if TYPE_CHECKING:
     from search.evaluators.ray_pool import RayPool
@@ -75,8 +76,7 @@ def study_costs(study: OpenStudy, router: StoredRouter | None = None) -> Costs:
     batch, length = timed_prompts(study).ids.shape
     profile = study_profile(study)
     dense = Costs(model, batch, length, profile).of(SparsitySchedule.uniform(0.0, model.n_blocks))
-    facts = {"timed_input": {"batch": batch, "length": length}, "dense_costs": dense}
-    study.store.studies.set_facts(study.name, facts)
+    study.store.studies.update_facts(study.name, StudyFacts(timed_input=TimedInput(batch, length), dense_costs=dense))
     return Costs(model, batch, length, profile, None if router is None or router.number is None else router.router)
 
 
@@ -175,10 +175,10 @@ def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> Ablati
     if search.round > 0:
         return AblationPlan((), 0, search.trials, 0)
     plan = plan_ablations(space, search.trials, study.config.sampler)
-    known = study.store.studies.get(study.name).facts.get("ablations")
-    if plan.left_out and plan.to_json() != known:
+    known, planned = study.store.studies.get(study.name).facts.ablations, plan.record()
+    if plan.left_out and planned != known:
         study.view.console.print(plan.left_out, highlight=False)
-    study.store.studies.set_facts(study.name, {"ablations": plan.to_json()})
+    study.store.studies.update_facts(study.name, StudyFacts(ablations=planned))
     return plan
 
 
@@ -307,11 +307,8 @@ def _context(study: OpenStudy, search: Search) -> str:
 
 def _keep_reuse(study: OpenStudy, engine: SearchEngine) -> None:
     """Add to what the study knows of block computations that were made and spared."""
-    facts = study.store.studies.get(study.name).facts
-    study.store.studies.set_facts(
+    run, reused = engine.blocks_run, engine.blocks_reused
+    study.store.studies.update_facts(
         study.name,
-        {
-            "blocks_run": facts.get("blocks_run", 0) + engine.blocks_run,
-            "blocks_reused": facts.get("blocks_reused", 0) + engine.blocks_reused,
-        },
+        lambda known: StudyFacts(blocks_run=known.blocks_run + run, blocks_reused=known.blocks_reused + reused),
     )

@@ -8,8 +8,8 @@ from search.config.study_name import resume_command
 from search.inputs.latency_profiles import Remeasure, known_profile, profile_of, say_doubts, say_elsewhere
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
-
-FACT = "latency_profile"
+from studies import StudyFacts
+from studies.records.study_facts import ProfileRecord
 
 
 def study_profile(study: OpenStudy) -> LatencyProfile | None:
@@ -19,9 +19,9 @@ def study_profile(study: OpenStudy) -> LatencyProfile | None:
     no trial was made without, so that its trials compare, and measures none.
     """
     predicts = study.config.predicts_latency
-    stored = study.store.studies.get(study.name).facts.get(FACT)
+    stored = study.store.studies.get(study.name).facts.latency_profile
     if stored is not None:
-        profile = LatencyProfile.from_json(stored)
+        profile = LatencyProfile.from_json(stored.to_json())
         if predicts:
             here = profile_conditions(study.workload.model.skipping)
             say_elsewhere(profile, here, study.view, _again(study))
@@ -35,7 +35,8 @@ def study_profile(study: OpenStudy) -> LatencyProfile | None:
         if known is None:
             return None
         profile = known
-    study.store.studies.set_facts(study.name, {FACT: profile.to_json()})
+    record = ProfileRecord.model_validate(profile.to_json())
+    study.store.studies.update_facts(study.name, StudyFacts(latency_profile=record))
     return profile
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,8 +16,8 @@ from search.inputs.data import Workload
 from search.stages.knee import chosen_trial
 from search.stages.measure import prompts_of, timed_length
 from search.stages.open_study import OpenStudy
-from studies import GenerationSpeed, Measurement, generation_speeds
-from studies.records.generation_speed import as_facts
+from studies import GenerationSpeed, Measurement, StudyFacts
+from studies.records.study_facts import TimedInput
 
 # New tokens where nothing else is asked for: a choice or a short answer, and a paragraph.
 _NEW_TOKENS = (16, 64)
@@ -26,19 +25,19 @@ _NEW_TOKENS = (16, 64)
 _LEAST_TURNS, _PATIENCE_MS = 6, 30_000.0
 
 
-def check_lengths(config: RunConfig, workload: Workload, facts: Mapping[str, Any]) -> None:
+def check_lengths(config: RunConfig, workload: Workload, known: TimedInput | None = None) -> None:
     """Check that the prompts to time fit into the model's context, with the new tokens that are asked for.
 
     Args:
         config: How a study is configured.
         workload: Its model and data.
-        facts: What is known of it (`StudyRecord.facts`); empty before it begins.
+        known: The prefill that its costs are of; None before it begins.
 
     Raises:
         ConfigError: They do not.
     """
     context = workload.model.skipping.context
-    for length in lengths_to_time(config, workload, facts):
+    for length in lengths_to_time(config, workload, known):
         if length > context:
             raise ConfigError(
                 f"--latency-length is {length}, but the model reads {context} tokens at most: give a shorter length."
@@ -59,10 +58,10 @@ def time_selected(study: OpenStudy) -> None:
     measured = _compared(study)
     if not measured:
         return
-    lengths = lengths_to_time(study.config, study.workload, study.store.studies.get(study.name).facts)
+    lengths = lengths_to_time(study.config, study.workload, study.store.studies.get(study.name).facts.timed_input)
     for tokens in lengths:
         wanted = new_tokens_to_time(study.config, room_for_new_tokens(tokens, study.workload.model.skipping.context))
-        speeds = generation_speeds(study.store.studies.get(study.name).facts)
+        speeds = list(study.store.studies.get(study.name).facts.generation_speeds)
         shape = (study.config.latency_batch, tokens)
         if set(wanted) <= {one.new_tokens for one in speeds if one.shape == shape}:
             continue
@@ -70,12 +69,12 @@ def time_selected(study: OpenStudy) -> None:
         speeds = [*(one for one in speeds if one.shape != shape), *_timed(study, measured, tokens, wanted)]
         # The length that costs are of is what people look at first.
         speeds.sort(key=lambda one: lengths.index(one.length) if one.length in lengths else len(lengths))
-        study.store.studies.set_facts(study.name, as_facts(speeds))
+        study.store.studies.update_facts(study.name, StudyFacts(generation_speeds=tuple(speeds)))
 
 
 def forget_speeds(study: OpenStudy) -> None:
     """Forget what was timed: another point may be selected, or another machine measure."""
-    study.store.studies.set_facts(study.name, as_facts([]))
+    study.store.studies.update_facts(study.name, StudyFacts(generation_speeds=()))
 
 
 def _compared(study: OpenStudy) -> list[Measurement]:
@@ -158,15 +157,15 @@ def least_turns(config: RunConfig) -> int:
     return min(config.timed_runs, _LEAST_TURNS)
 
 
-def lengths_to_time(config: RunConfig, workload: Workload, facts: Mapping[str, Any]) -> list[int]:
+def lengths_to_time(config: RunConfig, workload: Workload, known: TimedInput | None = None) -> list[int]:
     """Prompt lengths to time: the one that costs are of, and those that are asked for.
 
     Args:
         config: How a study is configured.
         workload: Its model and data.
-        facts: What is known of it (`StudyRecord.facts`); empty before it begins.
+        known: The prefill that its costs are of; None before it begins.
     """
-    return list(dict.fromkeys((timed_length(config, workload, facts), *config.latency_length)))
+    return list(dict.fromkeys((timed_length(config, workload, known), *config.latency_length)))
 
 
 def new_tokens_to_time(config: RunConfig, room: int) -> list[int]:

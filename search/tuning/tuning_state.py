@@ -12,25 +12,9 @@ from typing import Any, Literal
 
 from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import EvaluationError, SearchError
+from studies.records.study_facts import TunedTrial
 
 _SUBJECT, _TRIALS = "tuning.json", "trials"
-
-
-@dataclass(frozen=True)
-class TunedTrial:
-    """One choice of hyperparameters.
-
-    Attributes:
-        config: The tuned ones of `DistillationConfig`, by name.
-        held_out_kl: Lowest held-out KL of its training; the mean over the schedules.
-        steps: Steps done; fewer than its configuration's if it was stopped.
-        seconds: Time that it took on its workers.
-    """
-
-    config: Mapping[str, Any]
-    held_out_kl: float
-    steps: int
-    seconds: float = field(compare=False)
 
 
 @dataclass(frozen=True)

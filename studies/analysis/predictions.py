@@ -94,22 +94,21 @@ def latency_predictions(
     """
     if not predicts_latency(study):
         return LatencyPredictions()
-    profile = study.facts.get("latency_profile") or {}
+    profile, selection = study.facts.latency_profile, study.facts.selection
     measured = sorted(measurements, key=lambda m: m.split != "test")
     compared = []
     dense = next((m for m in measured if m.variant == "dense"), None)
-    dense_ms = profile.get("dense_ms") or _of_dense(study, trials)
+    dense_ms = (profile and profile.dense_ms) or _of_dense(study, trials)
     if dense is not None and dense_ms is not None:
         compared.append(Prediction("dense", dense_ms, dense.latency_ms))
-    selection = study.facts.get("selection")
     if selection is not None:
-        wanted = (selection["trial"], selection.get("router"))
+        wanted = (selection.trial, selection.router)
         own = next((m for m in measured if m.trial is not None and (m.trial, m.router) == wanted), None)
         trial = next((trial for trial in trials if trial.number == wanted[0]), None)
         selected_ms = None if trial is None else _predicted_ms(study, trial)
         if own is not None and selected_ms is not None:
             compared.append(Prediction("selected", selected_ms, own.latency_ms))
-    return LatencyPredictions(tuple(profile.get("doubts", ())), tuple(compared))
+    return LatencyPredictions(() if profile is None else profile.doubts, tuple(compared))
 
 
 def _of_dense(study: StudyRecord, trials: Sequence[Trial]) -> float | None:

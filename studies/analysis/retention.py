@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from studies.records.measurement import Measurement
 from studies.records.records import Exhibits
+from studies.records.study_facts import StudyFacts
 
 Interval = tuple[float, float]
 
@@ -66,10 +66,9 @@ def retention_of(
     return Retention(share, apart, method="" if apart is None else "as if independent")
 
 
-def chance_level(facts: Mapping[str, Any], split: str) -> float | None:
+def chance_level(facts: StudyFacts, split: str) -> float | None:
     """The accuracy of guessing on a split, from the facts of a study; None without choices or where it is not known."""
-    level: float | None = facts.get("chance", {}).get(split)
-    return level
+    return (facts.chance or {}).get(split)
 
 
 def no_better_than_chance(m: Measurement, chance: float | None) -> bool:

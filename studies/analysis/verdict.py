@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from studies.analysis.clock import check_clock
 from studies.analysis.prefill_speed import prefill_speedup
@@ -18,6 +17,7 @@ from studies.analysis.shortened_prompt import (
 from studies.records.generation_speed import end_to_end, in_words
 from studies.records.measurement import Measurement
 from studies.records.records import Exhibits, StudyRecord
+from studies.records.study_facts import SelectionRecord, StudyFacts
 from studies.records.trial import Trial
 
 # A point that has a name besides is rather taken under it.
@@ -37,16 +37,16 @@ class NextStep:
     command: str
 
 
-def selected_point(tested: Sequence[Measurement], selection: Mapping[str, Any] | None) -> Measurement | None:
+def selected_point(tested: Sequence[Measurement], selection: SelectionRecord | None) -> Measurement | None:
     """The selected point among the measurements of a split; None before one was selected or measured.
 
     Args:
         tested: Measurements of one split.
-        selection: The trial and router that were selected (`StudyRecord.facts["selection"]`).
+        selection: The trial and router that were selected (`StudyFacts.selection`).
     """
     if selection is None:
         return None
-    wanted = (selection["trial"], selection.get("router"))
+    wanted = (selection.trial, selection.router)
     matching = [m for m in tested if m.trial is not None and (m.trial, m.router) == wanted]
     return min(matching, key=lambda m: m.variant == _UNNAMED, default=None)
 
@@ -70,7 +70,8 @@ def against_shortened_prompt(
     if selected is not None:
         named = {m.variant: m for m in tested}
         return measured_against_shortened_prompt(selected, named.get("uniform"), named.get("dense"), exhibits)
-    chosen_trial = study.chosen_trial if study.facts.get("selection") is None else study.facts["selection"]["trial"]
+    selection = study.facts.selection
+    chosen_trial = study.chosen_trial if selection is None else selection.trial
     chosen = next((trial for trial in trials if trial.number == chosen_trial), None)
     if chosen is None or study.objectives[:1] != ("kl",):
         return None
@@ -78,7 +79,7 @@ def against_shortened_prompt(
 
 
 def verdict_of(
-    facts: Mapping[str, Any],
+    facts: StudyFacts,
     selected: Measurement | None,
     dense: Measurement | None,
     against: AgainstShortenedPrompt | None,
@@ -87,7 +88,7 @@ def verdict_of(
     """Says what a study came to, in one sentence, and in a second one where the dense model only guesses.
 
     Args:
-        facts: The study's.
+        facts: What is known of the study.
         selected: The selected point as it was measured on test items; None before that.
         dense: The dense model, measured on the same.
         against: Comparison of it, or of the chosen trial, with a shortened prompt.
@@ -125,7 +126,7 @@ def next_steps(
         against: Comparison of it with a shortened prompt.
         n_trials: Number of schedules that its first search evaluates.
     """
-    name, exported = shlex.quote(study.name), study.facts.get("exported")
+    name, exported = shlex.quote(study.name), study.facts.exported
     if not is_finished:
         return [NextStep("Go on", f"ftp-search resume {name}")]
     steps = []
@@ -176,9 +177,9 @@ def _pace(m: Measurement, dense: Measurement | None) -> str:
     return f"runs {timed} at {faster.times} the dense model's speed{unclear}"
 
 
-def _end_to_end(facts: Mapping[str, Any], m: Measurement) -> str:
+def _end_to_end(facts: StudyFacts, m: Measurement) -> str:
     """The end-to-end speed-up with the most new tokens that were timed; empty where none were."""
-    left = in_words(end_to_end(facts, m.trial, m.router)[-1:])
+    left = in_words(end_to_end(facts.generation_speeds, m.trial, m.router)[-1:])
     return f", end to end {left}" if left else ""
 
 

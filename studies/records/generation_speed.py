@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
-
-_FACT = "generation_speeds"
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
@@ -66,25 +63,15 @@ class GenerationSpeed:
         return self.batch, self.length
 
 
-def generation_speeds(facts: Mapping[str, Any]) -> list[GenerationSpeed]:
-    """The speeds that a study keeps among its facts (`StudyRecord.facts`), in the order in which they were timed."""
-    return [GenerationSpeed(**one) for one in facts.get(_FACT, [])]
-
-
-def as_facts(speeds: Iterable[GenerationSpeed]) -> dict[str, Any]:
-    """Speeds as facts of a study, which take the place of those before (`Studies.set_facts`)."""
-    return {_FACT: [asdict(one) for one in speeds]}
-
-
-def end_to_end(facts: Mapping[str, Any], trial: int | None, router: int | None) -> list[GenerationSpeed]:
+def end_to_end(speeds: Sequence[GenerationSpeed], trial: int | None, router: int | None) -> list[GenerationSpeed]:
     """The speeds of a trial with a router beyond the prefill, with prompts of the length that costs are of.
 
     Args:
-        facts: What is known of its study.
+        speeds: All speeds of its study.
         trial: Number of the trial.
         router: Number of the router; None for the static one.
     """
-    own = [one for one in generation_speeds(facts) if (one.trial, one.router) == (trial, router) and one.speedup]
+    own = [one for one in speeds if (one.trial, one.router) == (trial, router) and one.speedup]
     return [one for one in own if one.shape == own[0].shape and one.new_tokens > 1]
 
 

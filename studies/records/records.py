@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from studies.records.study_facts import StudyFacts
+
 
 class StudyState(enum.StrEnum):
     """Where a study stands; `FAILED` and `STOPPED` can be resumed."""
@@ -245,8 +247,7 @@ class StudyRecord:
         created_at: When it was created, UTC.
         config: How it was configured, enough to resume it.
         objectives: Names of the objectives, in the order of `Trial.values`.
-        facts: What was found out about model, data and machine: fingerprints, block count, latency profile, rounds, and
-            why a point was selected.
+        facts: What is found out about it beside its trials.
         chosen_trial: Number of the trial that was chosen from the front, once it was: after a search the one to distil
             a router for, after selection the one to export.
     """
@@ -256,5 +257,5 @@ class StudyRecord:
     created_at: datetime
     config: Mapping[str, Any]
     objectives: tuple[str, ...]
-    facts: Mapping[str, Any]
+    facts: StudyFacts
     chosen_trial: int | None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,8 +59,7 @@ class Origin:
 
 def own_origins(study: StudyRecord) -> set[Origin]:
     """The origins whose files a study may write over: itself, and what it was begun to replace."""
-    replaced: Sequence[Mapping[str, Any]] = study.facts.get("replaces", ())
-    return {Origin.of(study), *(Origin(one["name"], one["created_at"]) for one in replaced)}
+    return {Origin.of(study), *(Origin(one.name, one.created_at) for one in study.facts.replaces)}
 
 
 def results_in(folder: Path) -> Origin | None:

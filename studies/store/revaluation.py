@@ -9,13 +9,12 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from studies.errors import StorageError
+from studies.records.study_facts import StudyFacts
 from studies.records.trial import Trial
 from studies.sql import schema
 from studies.store.names import Part
 from studies.store.trials import ended_columns
 
-# A fact of the study: how often its trials were given other values.
-REVALUATIONS = "revaluations"
 # Databases take only so many parameters in a statement.
 _AT_ONCE = 500
 
@@ -29,7 +28,7 @@ class Revaluation(Part):
         self,
         name: str,
         trials: Sequence[Trial],
-        facts: Mapping[str, Any],
+        facts: StudyFacts,
         due: Sequence[str] = (),
         chosen_trial: int | None = None,
     ) -> None:
@@ -40,7 +39,7 @@ class Revaluation(Part):
         Args:
             name: Of the study.
             trials: The trials as they shall be; others stay as they are.
-            facts: Facts that are added to the study's.
+            facts: The facts that change.
             due: Stages that count as not begun, as they rest on the trials.
             chosen_trial: The trial that is chosen from the front; None for that of before.
 
@@ -52,12 +51,13 @@ class Revaluation(Part):
         def work(connection: Connection, study_id: int) -> None:
             # Its row's lock keeps the facts, and whoever adds a trial, from changing meanwhile.
             of_study = _run.study_id == study_id
-            known = connection.execute(sa.select(_run.facts).where(of_study).with_for_update()).scalar_one()
+            stored = connection.execute(sa.select(_run.facts).where(of_study).with_for_update()).scalar_one()
+            known = StudyFacts.from_stored(stored)
             numbers = list(columns)
             for start in range(0, len(numbers), _AT_ONCE):
                 _replace(connection, name, study_id, {n: columns[n] for n in numbers[start : start + _AT_ONCE]})
-            counted = {REVALUATIONS: known.get(REVALUATIONS, 0) + 1}
-            values: dict[str, Any] = {"facts": {**known, **facts, **counted}}
+            counted = StudyFacts(revaluations=known.revaluations + 1)
+            values: dict[str, Any] = {"facts": known.updated(facts).updated(counted).stored()}
             if chosen_trial is not None:
                 values["chosen_trial"] = chosen_trial
             connection.execute(sa.update(schema.search_run).where(of_study).values(**values))

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from studies.errors import StudyBusyError, StudyExistsError
 from studies.records.records import StudyRecord, StudyState, StudySummary
+from studies.records.study_facts import ReplacedStudy, StudyFacts
 from studies.sql import schema
 from studies.sql.rows import N_ENDED, insert_study
 from studies.store.lease import Holder, clock, current_state, holder
@@ -130,12 +131,14 @@ class Studies(Part):
         Raises:
             StudyExistsError: The name is taken.
         """
+        replaced = tuple(ReplacedStudy(one.name, one.created_at) for one in replaces)
+        facts = StudyFacts(replaces=replaced) if replaced else StudyFacts()
         values = {
             "state": StudyState.CREATED.value,
             "created_at": datetime.now(UTC),
             "config": dict(config),
             "objectives": list(objectives),
-            "facts": {"replaces": [one.to_json() for one in replaces]} if replaces else {},
+            "facts": facts.stored(),
         }
 
         def work(connection: Connection) -> None:
@@ -170,7 +173,7 @@ class Studies(Part):
             created_at=row.created_at,
             config=row.config,
             objectives=tuple(row.objectives),
-            facts=row.facts,
+            facts=StudyFacts.from_stored(row.facts),
             chosen_trial=row.chosen_trial,
         )
 
@@ -188,13 +191,21 @@ class Studies(Part):
         """Record which trial was chosen from the front."""
         self._update(name, chosen_trial=number)
 
-    def set_facts(self, name: str, facts: Mapping[str, Any]) -> None:
-        """Add facts to those that the study knows; equal keys are replaced."""
+    def update_facts(self, name: str, changes: StudyFacts | Callable[[StudyFacts], StudyFacts]) -> None:
+        """Replace what is known of a study by the facts that another record sets; all others stay.
+
+        Args:
+            name: Name of the study.
+            changes: The record, or a function that makes it from the known one. It is called in the transaction, so
+                that nobody changes the facts meanwhile.
+        """
 
         def work(connection: Connection, study_id: int) -> None:
             where = _run.study_id == study_id
-            known = connection.execute(sa.select(_run.facts).where(where).with_for_update()).scalar_one()
-            connection.execute(sa.update(schema.search_run).where(where).values(facts={**known, **facts}))
+            stored = connection.execute(sa.select(_run.facts).where(where).with_for_update()).scalar_one()
+            known = StudyFacts.from_stored(stored)
+            facts = known.updated(changes(known) if callable(changes) else changes)
+            connection.execute(sa.update(schema.search_run).where(where).values(facts=facts.stored()))
 
         self._names.transact(name, work, write=True)
 

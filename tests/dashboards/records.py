@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from dashboards import ReportData
 from studies import (
@@ -17,12 +18,13 @@ from studies import (
     RoutedPrompt,
     RouterRun,
     StageRecord,
+    StudyFacts,
     StudyRecord,
     StudyState,
     Trial,
     TrialState,
 )
-from studies.records.generation_speed import as_facts
+from studies.records.study_facts import Round, SelectionRecord, TimedInput, TunedTrial, Tuning
 
 N_BLOCKS = 12
 BEGAN = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)
@@ -76,13 +78,13 @@ def best_at(overall: float, late: int) -> Trial:
 
 
 STATIC, REFINED = best_at(0.3, 0), best_at(0.3, 1)
-SELECTION = {
-    "trial": REFINED.number,
-    "router": 0,
-    "rule": "target_sparsity",
-    "reason": "Of 8 candidates at the target of 30.0% overall sparsity it has the lowest KL on the validation items.",
-    "retention": 0.992,
-}
+SELECTION = SelectionRecord(
+    trial=REFINED.number,
+    router=0,
+    rule="target_sparsity",
+    reason="Of 8 candidates at the target of 30.0% overall sparsity it has the lowest KL on the validation items.",
+    retention=0.992,
+)
 
 
 def measurement(
@@ -242,48 +244,37 @@ def speeds() -> list[GenerationSpeed]:
     return made
 
 
-ROUNDS = [
-    {
-        **{"round": 1, "router_run": 0, "router": 0, "first_trial": 120, "trials": 40},
-        **{"hypervolume_before": 61.2, "hypervolume_after": 66.9, "growth": 0.093},
-    },
-    {
-        **{"round": 2, "router_run": 1, "router": 1, "first_trial": 160, "trials": 40},
-        **{"hypervolume_before": 66.9, "hypervolume_after": 67.2, "growth": 0.0045},
-    },
-]
-TUNING = {
-    "trials": [
-        {
-            "config": {"lr": 0.01, "w_guide": 0.0, "temperature": 1.0},
-            "held_out_kl": 0.044,
-            "steps": 80,
-            "seconds": 12.0,
-        },
-        {"config": {"lr": 0.03, "w_guide": 1.0, "temperature": 2.0}, "held_out_kl": 0.091, "steps": 20, "seconds": 4.0},
-        {"config": {"lr": 0.004, "w_guide": 0.1, "temperature": 1.0}, "held_out_kl": 0.038, "steps": 80, "seconds": 12},
-    ],
-    "best": {"lr": 0.004, "w_guide": 0.1, "temperature": 1.0},
-    "seconds": 41.5,
-}
+ROUNDS = (
+    Round(1, 0, 0, first_trial=120, trials=40, hypervolume_before=61.2, hypervolume_after=66.9, growth=0.093),
+    Round(2, 1, 1, first_trial=160, trials=40, hypervolume_before=66.9, hypervolume_after=67.2, growth=0.0045),
+)
+TUNING = Tuning(
+    trials=(
+        TunedTrial({"lr": 0.01, "w_guide": 0.0, "temperature": 1.0}, 0.044, 80, 12.0),
+        TunedTrial({"lr": 0.03, "w_guide": 1.0, "temperature": 2.0}, 0.091, 20, 4.0),
+        TunedTrial({"lr": 0.004, "w_guide": 0.1, "temperature": 1.0}, 0.038, 80, 12.0),
+    ),
+    best={"lr": 0.004, "w_guide": 0.1, "temperature": 1.0},
+    seconds=41.5,
+)
 STUDY = StudyRecord(
     name="made up",
     state=StudyState.FINISHED,
     created_at=BEGAN,
     config={"model": "demo", "data": "demo", "seed": 0, "target_sparsity": 0.3, "min_retention": None},
     objectives=("kl", "latency_ms"),
-    facts={
-        "n_blocks": N_BLOCKS,
-        "timed_input": {"batch": 8, "length": 256},
-        "selection": SELECTION,
-        "rounds": ROUNDS,
-        "tuning": TUNING,
-        **as_facts(speeds()),
-        "split_sizes": {"calibration": 256, "validation": 128, "test": 200},
-        "left_out": {"whose prompt is in another split, too": 7, "longer than the model's context": 2},
-        "shared_boundaries": 3,
-        "peak_process_bytes": 1_400_000_000,
-    },
+    facts=StudyFacts(
+        n_blocks=N_BLOCKS,
+        timed_input=TimedInput(8, 256),
+        selection=SELECTION,
+        rounds=ROUNDS,
+        tuning=TUNING,
+        generation_speeds=tuple(speeds()),
+        split_sizes={"calibration": 256, "validation": 128, "test": 200},
+        left_out={"whose prompt is in another split, too": 7, "longer than the model's context": 2},
+        shared_boundaries=3,
+        peak_process_bytes=1_400_000_000,
+    ),
     chosen_trial=REFINED.number,
 )
 
@@ -309,3 +300,8 @@ DATA = ReportData(
     exhibits=EXHIBITS,
     stages=stages(),
 )
+
+
+def with_facts(data: ReportData, **facts: Any) -> ReportData:
+    """A report's data with some facts of the study replaced."""
+    return replace(data, study=replace(data.study, facts=data.study.facts.updated(StudyFacts(**facts))))

@@ -60,6 +60,7 @@ from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.warm_start import warm_trials
 from studies import (
     FrontVolume,
+    StudyFacts,
     StudyRecord,
     StudyState,
     Trial,
@@ -81,7 +82,7 @@ N_BLOCKS = 3
 SPACE = ScheduleSpace(N_BLOCKS)
 OBJECTIVES = ("kl", "latency_ms")
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
-STUDY = StudyRecord("one", StudyState.RUNNING, BEGAN, {}, OBJECTIVES, {}, None)
+STUDY = StudyRecord("one", StudyState.RUNNING, BEGAN, {}, OBJECTIVES, StudyFacts(), None)
 # A coarse grid, so that ties and duplicates occur, and all that floats know beside numbers.
 figure = st.integers(0, 6).map(float) | st.sampled_from([math.inf, -math.inf, math.nan])
 ends = st.sampled_from(

@@ -66,7 +66,8 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
         trials, study, exhibits = store.trials.of("small"), store.studies.get("small"), store.results.exhibits("small")
     chosen = trials[shown["chosen_trial"]]
-    assert study.facts["selection"]["trial"] == chosen.number and study.facts["selection"]["reason"]
+    selection = study.facts.selection
+    assert selection is not None and selection.trial == chosen.number and selection.reason
     assert [trial.round for trial in trials] == [0] * 12 + [1] * n_refined
     assert [run.config["kind"] for run in runs] == ["dynamic", "hidden"]
     assert {trial.router for trial in trials[12:]} <= {best.number}
@@ -99,11 +100,11 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     # The first search went on, and its new front was refined anew.
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
         again, facts = store.trials.of("small"), store.studies.get("small").facts
-    last = facts["rounds"][-1]
+    last = facts.rounds[-1]
     assert again[: len(trials)] == trials
-    assert [trial.round for trial in again[len(trials) :]] == [0] * 8 + [2] * 8 * (last["router"] is not None)
+    assert [trial.round for trial in again[len(trials) :]] == [0] * 8 + [2] * 8 * (last.router is not None)
     assert len({(trial.schedule, trial.router) for trial in again}) == len(again)
-    assert [one["round"] for one in facts["rounds"]] == [1, 2]
+    assert [one.round for one in facts.rounds] == [1, 2]
 
 
 def test_a_new_router_for_the_chosen_schedule_is_compared_with_the_static_one(tmp_path: Path) -> None:
@@ -134,7 +135,7 @@ def test_a_search_for_fewer_operations_needs_no_profile(tmp_path: Path) -> None:
     assert result.code == 0, result.err
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
         study, trials = store.studies.get("lean"), store.trials.of("lean")
-    assert study.objectives == ("kl", "flops") and "latency_profile" not in study.facts
+    assert study.objectives == ("kl", "flops") and study.facts.latency_profile is None
     assert len(trials) == 8
     for trial in trials:
         assert trial.values == (trial.metrics["kl"], trial.metrics["flops"])

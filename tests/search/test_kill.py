@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from studies import StudyStore, Trial, front
+from studies import StudyFacts, StudyStore, Trial, front
 from tests.search.command import COMMAND, run_process
 
 KILLS = 25
@@ -66,7 +66,8 @@ def test_a_search_that_is_killed_again_and_again_finds_what_an_uninterrupted_one
         # The second study predicts from the first one's latency profile: what both predict is the same.
         config = store.studies.get("whole").config | {"out": str(tmp_path / "ftp-out" / "killed")}
         store.studies.create("killed", config, store.studies.get("whole").objectives)
-        store.studies.set_facts("killed", {"latency_profile": store.studies.get("whole").facts["latency_profile"]})
+        profile = store.studies.get("whole").facts.latency_profile
+        store.studies.update_facts("killed", StudyFacts(latency_profile=profile))
         # But not its evaluations: those it shall make itself.
         with closing(sqlite3.connect(tmp_path / "ftp-studies.db")) as raw, raw:
             raw.execute("DELETE FROM evaluation")

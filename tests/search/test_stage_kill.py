@@ -134,7 +134,7 @@ def test_what_is_selected_by_predicted_latency_survives_kills_too(tmp_path: Path
         StudyStore(url.format(killed), create=False) as found,
     ):
         assert _trials(found) == _trials(expected)
-        selected = [store.studies.get("one").facts["selection"] for store in (expected, found)]
-    assert selected[0] == selected[1] and selected[0]["rule"] == "knee"
-    assert "is predicted to take" in selected[0]["reason"]
+        selected = [store.studies.get("one").facts.selection for store in (expected, found)]
+    assert selected[0] == selected[1] and selected[0] is not None and selected[0].rule == "knee"
+    assert "is predicted to take" in selected[0].reason
     assert _exported(killed) == _exported(whole)

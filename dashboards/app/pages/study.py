@@ -234,9 +234,9 @@ def _predicted(predictions: LatencyPredictions, name: str) -> list[Any]:
 
 def _selected(standing: Standing) -> str:
     study = standing.study
-    selection = study.facts.get("selection")
+    selection = study.facts.selection
     if selection is not None:
-        return f"Selected: trial {selection['trial']}. {selection['reason']}"
+        return f"Selected: trial {selection.trial}. {selection.reason}"
     if study.chosen_trial is not None:
         return f"Chosen: trial {study.chosen_trial}."
     against = objective(study.objectives[1]).title if len(study.objectives) > 1 else ""

@@ -262,7 +262,7 @@ def study_answer(
         # Where the cluster is concerns nobody who may not decide it.
         config={key: value for key, value in study.config.items() if key != "ray_address"},
         chosen_trial=study.chosen_trial,
-        facts={key: study.facts[key] for key in _SHOWN_FACTS if key in study.facts},
+        facts=study.facts.to_json(_SHOWN_FACTS),
         stages=[StageAnswer.model_validate(one) for one in stages],
         run=None if submission is None else _run(submission),
     )

@@ -102,6 +102,7 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
             items=[
                 VolumePoint(trial=one.trial.number, finished_at=one.trial.finished_at, value=one.value)
                 for one in found.growth
+                if one.trial.finished_at is not None
             ],
         )
 

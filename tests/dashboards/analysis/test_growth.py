@@ -11,7 +11,8 @@ from dashboards import ReportData
 from dashboards.analysis.growth import more_trials, recent_growth
 from dashboards.report.limits import limits
 from dashboards.report.sections import search_sections
-from studies import Trial
+from studies import StudyFacts, Trial
+from studies.records.study_facts import Ablations
 from tests.dashboards.records import STUDY
 from tests.studies.records import trial
 
@@ -27,8 +28,14 @@ def flat(n: int) -> list[Trial]:
     return [replace(one, metrics={"flops": (one.values or ())[1], "kl": (one.values or ())[0]}) for one in made]
 
 
+def ablations(left_out: str) -> Ablations:
+    return Ablations(schedules=0, blocks=12, trials=24, trials_for_each=30, left_out=left_out)
+
+
 def said(trials: list[Trial], chosen: int = 2, **facts: Any) -> ReportData:
-    study = replace(STUDY, objectives=("kl", "flops"), facts={"dense_costs": COSTS, **facts}, chosen_trial=chosen)
+    study = replace(
+        STUDY, objectives=("kl", "flops"), facts=StudyFacts(dense_costs=COSTS, **facts), chosen_trial=chosen
+    )
     return ReportData(study=study, trials=trials, measurements=[], router_runs=[])
 
 
@@ -43,7 +50,7 @@ def test_a_flat_front_that_beats_a_shortened_prompt_is_called_flat() -> None:
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
-        (said(flat(200), ablations={"left_out": LEFT_OUT}), LEFT_OUT),
+        (said(flat(200), ablations=ablations(LEFT_OUT)), LEFT_OUT),
         (said(flat(200), chosen=1), "nothing better than a shortened prompt"),
         (said([*flat(160), trial(160, (0.05, 4.0), (0.6, 0.4))]), "It still grows"),
         (said(flat(20)), "too few to conclude"),
@@ -57,9 +64,9 @@ def test_what_speaks_for_more_trials_is_said_instead(data: ReportData, reason: s
 
 
 def test_what_a_short_search_left_out_is_among_the_limits() -> None:
-    assert LEFT_OUT in limits(said(flat(24), ablations={"left_out": LEFT_OUT}))
+    assert LEFT_OUT in limits(said(flat(24), ablations=ablations(LEFT_OUT)))
     assert "Fewer items than asked for." in limits(said(flat(24), fewer_items="Fewer items than asked for."))
-    assert not limits(said(flat(24), ablations={"left_out": ""}, fewer_items=""))
+    assert not limits(said(flat(24), ablations=ablations(""), fewer_items=""))
 
 
 def test_before_a_trial_has_ended_nothing_is_said_of_more() -> None:

@@ -23,14 +23,10 @@ from dashboards.report.limits import limits
 from dashboards.report.results import results_table
 from dashboards.report.sections import measured_sections
 from dashboards.report.summary import key_figures, summary_sentences
-from studies import Measurement, verdict_of
-from tests.dashboards.records import DATA, REFINED, SELECTION, STUDY
+from studies import Measurement, StudyFacts, verdict_of
+from tests.dashboards.records import DATA, REFINED, STUDY, with_facts
 
 WITHOUT_CHOICES: dict[str, Any] = {"accuracy": None, "accuracy_low": None, "accuracy_high": None, "n_choice_items": 0}
-
-
-def with_facts(data: ReportData, **facts: Any) -> ReportData:
-    return replace(data, study=replace(data.study, facts={**data.study.facts, **facts}))
 
 
 def at_chance() -> ReportData:
@@ -38,8 +34,8 @@ def at_chance() -> ReportData:
     guessed = {"accuracy": 0.255, "accuracy_low": 0.1996, "accuracy_high": 0.3198}
     rows = [replace(m, **guessed) for m in DATA.measurements]
     config = {**STUDY.config, "min_retention": 0.9}
-    study = replace(STUDY, config=config, facts={**STUDY.facts, "chance": {"validation": 0.25, "test": 0.25}})
-    return replace(DATA, study=study, measurements=rows, exhibits=None)
+    data = replace(DATA, study=replace(STUDY, config=config), measurements=rows, exhibits=None)
+    return with_facts(data, chance={"validation": 0.25, "test": 0.25})
 
 
 def texts(data: ReportData) -> Iterator[str]:
@@ -75,7 +71,7 @@ def test_the_verdict_is_the_same_on_every_place_that_has_one(tmp_path: Path) -> 
     assert json.loads(written.json.read_text())["verdict"] == DATA.verdict
     row = {
         **{"study": "one", "model": "demo", "target": 0.3, "seed": 0, "measurements": DATA.measurements},
-        **{"selection": SELECTION, "facts": STUDY.facts, "exhibits": DATA.exhibits},
+        **{"facts": STUDY.facts, "exhibits": DATA.exhibits},
     }
     compared = write_comparison([row], tmp_path / "compared")
     assert DATA.verdict in unescape(compared.html.read_text())
@@ -99,7 +95,7 @@ def test_retention_has_one_interval_wherever_it_stands(tmp_path: Path) -> None:
     for one in (plain, line):
         assert (float(one["retention_low"]), float(one["retention_high"])) == kept.interval
     record = {**{"study": "one", "model": "demo", "target": 0.3, "seed": 0, "measurements": DATA.measurements}}
-    record |= {"selection": SELECTION, "facts": STUDY.facts, "exhibits": DATA.exhibits}
+    record |= {"facts": STUDY.facts, "exhibits": DATA.exhibits}
     [group] = grouped([record])
     assert kept.interval_text in [cell.detail for cell in seeds_table(group).rows[-1].cells]
 
@@ -197,7 +193,7 @@ def test_shares_stay_within_0_and_1_in_every_interval() -> None:
     for m in DATA.results:
         kept = DATA.retention(m)
         assert kept is not None and (kept.interval is None or kept.interval[0] >= 0)
-    row = {"study": "a", "model": "demo", "target": 0.3, "selection": SELECTION}
+    row = {"study": "a", "model": "demo", "target": 0.3, "facts": STUDY.facts}
     rows = []
     for seed, share in enumerate((0.99, 1.0, 0.7)):
         ends = {"accuracy_low": max(0.0, share - 0.05), "accuracy_high": min(1.0, share + 0.05)}
@@ -211,7 +207,7 @@ def test_shares_stay_within_0_and_1_in_every_interval() -> None:
 
 
 def test_without_figures_there_is_no_verdict_and_no_empty_bracket() -> None:
-    assert verdict_of({}, None, None, None, None) == ""
+    assert verdict_of(StudyFacts(), None, None, None, None) == ""
     bare = [replace(m, **WITHOUT_CHOICES) for m in DATA.measurements]
     for data in (replace(DATA, measurements=bare, exhibits=None), replace(DATA, measurements=[]), at_chance()):
         for text in texts(data):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from dashboards.report.beginnings import about_beginnings
 from dashboards.report.limits import limits
-from tests.dashboards.records import DATA
+from tests.dashboards.records import DATA, with_facts
 
 
 def test_blocks_that_keep_fewer_tokens_than_are_protected_are_named() -> None:
@@ -23,8 +21,7 @@ def test_blocks_that_keep_fewer_tokens_than_are_protected_are_named() -> None:
 
 
 def test_the_report_says_what_is_protected_too_little_and_what_is_not_at_all() -> None:
-    facts = {**DATA.study.facts, "keep_first": 100_000, "unprotected_beginning": "Most prompts begin alike."}
-    said = limits(replace(DATA, study=replace(DATA.study, facts=facts)))
+    said = limits(with_facts(DATA, keep_first=100_000, unprotected_beginning="Most prompts begin alike."))
     assert "Most prompts begin alike." in said
     assert any("to protect its first 100000" in one for one in said)
     assert not any("protect its first" in one or "begin alike" in one for one in limits(DATA))

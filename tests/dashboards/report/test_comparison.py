@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from dashboards.report.comparison import comparison_table, grouped, seeds_table, write_comparison
+from studies import StudyFacts
 from tests.dashboards.records import DATA, SELECTION
 
 KLS = (0.02, 0.03, 0.025)
@@ -23,7 +24,7 @@ def row(seed: int, target: float | None = 0.3, model: str = "demo", **changes: A
     measured = [replace(m, kl=kl) if m.variant == "refined" else m for m in DATA.measurements]
     name = f"{model}-{target}-{seed}"
     plain = {"study": name, "model": model, "target": target, "seed": seed, "measurements": measured}
-    return {**plain, "selection": SELECTION, **changes}
+    return {**plain, "facts": StudyFacts(selection=SELECTION), **changes}
 
 
 ROWS = [row(0), row(1), row(0, target=None), row(2), row(0, model="<b>other</b> | x")]

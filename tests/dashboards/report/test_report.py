@@ -27,7 +27,8 @@ from dashboards.figures import (
 )
 from dashboards.figures.measurements import measured_front
 from dashboards.report.summary import key_figures
-from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState
+from studies import Measurement, RouterRun, StudyFacts, StudyRecord, StudyState, Trial, TrialState
+from studies.records.study_facts import TimedInput
 from tests.studies.records import trial
 
 STUDY = StudyRecord(
@@ -36,7 +37,7 @@ STUDY = StudyRecord(
     created_at=datetime(2026, 1, 1, tzinfo=UTC),
     config={"model": "demo", "data": "demo"},
     objectives=("kl", "latency_ms"),
-    facts={"n_blocks": 2},
+    facts=StudyFacts(n_blocks=2),
     chosen_trial=1,
 )
 TRIALS = [
@@ -368,7 +369,7 @@ def test_the_report_of_a_study_of_flops_speaks_of_flops(tmp_path: Path) -> None:
     assert "(KL to dense 0.1 nats per token, prefill arithmetic 6 GFLOPs)" in text
     page = render_report(data)
     assert "its KL on calibration data and its prefill arithmetic; lower" in page
-    timed = replace(COUNTED, objectives=("kl", "kv_bytes"), facts={"timed_input": {"batch": 8, "length": 96}})
+    timed = replace(COUNTED, objectives=("kl", "kv_bytes"), facts=StudyFacts(timed_input=TimedInput(8, 96)))
     assert "its KV cache of a prefill of 8 × 96 tokens; lower" in render_report(replace(data, study=timed))
     written = write_report(data, tmp_path)
     row = next(csv.DictReader(written.front_csv.open()))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,21 @@ from dashboards.report.markdown import fenced, text
 from dashboards.report.prompts import as_text, legend, shaded_prompts
 from dashboards.report.results import results, results_table
 from dashboards.report.summary import key_figures, summary_sentences
-from studies import Disagreement, Exhibits, GroupAccuracy, Measurement, RoutedPrompt, StudyState, front
-from tests.dashboards.records import DATA, EXHIBITS, REFINED, SELECTION, STATIC, STUDY, measurement, router_run
+from studies import Disagreement, Exhibits, GroupAccuracy, Measurement, RoutedPrompt, StudyFacts, StudyState, front
+from studies.records.study_facts import Estimate, Memory, ProfileRecord, Round, TunedTrial, Tuning
+from tests.dashboards.records import (
+    DATA,
+    EXHIBITS,
+    REFINED,
+    ROUNDS,
+    SELECTION,
+    STATIC,
+    STUDY,
+    TUNING,
+    measurement,
+    router_run,
+    with_facts,
+)
 
 EVIL = "</pre><script>alert(1)</script> | `x`"
 
@@ -77,7 +91,7 @@ def test_rows_say_what_they_save_and_retain() -> None:
 
 def test_the_reason_is_given_with_what_validation_said_beside_what_the_test_says() -> None:
     words = " ".join(why_selected(DATA))
-    assert SELECTION["reason"] in words and "the target of overall sparsity" in words
+    assert SELECTION.reason in words and "the target of overall sparsity" in words
     assert "There it had KL 0.0173 and a retention of 99.5%" in words
     assert "on the test items, which nothing was chosen on, it has KL 0.0240 and a retention of 99.0%" in words
 
@@ -95,16 +109,14 @@ def test_honesty_is_told_in_numbers() -> None:
     assert "In 3 items one token spans the end of the prompt" in words
 
 
-def test_a_study_of_an_earlier_version_has_two_reasons_and_a_study_without_any_says_so() -> None:
+def test_a_study_that_left_out_no_example_says_so() -> None:
     def words(**facts: object) -> str:
-        kept = {key: value for key, value in STUDY.facts.items() if key not in ("left_out", "shared_boundaries")}
-        return " ".join(held_out(replace(DATA, study=replace(STUDY, facts={**kept, **facts}))))
+        return " ".join(held_out(with_facts(DATA, **facts)))
 
-    old = words(dropped_examples=2, leaked_examples=7)
-    assert "too long or without a token of its own: 2" in old and "another split has their prompt: 7" in old
     assert "No example of the data was left out." in words(left_out={}, shared_boundaries=0)
     assert "token spans" not in words(left_out={}, shared_boundaries=0)
-    assert "Left out" not in words() and "left out" not in words()
+    unknown = words(left_out=None, shared_boundaries=None)
+    assert "Left out" not in unknown and "left out" not in unknown
 
 
 def test_the_cost_counts_stages_evaluations_training_tuning_and_memory() -> None:
@@ -115,8 +127,9 @@ def test_the_cost_counts_stages_evaluations_training_tuning_and_memory() -> None
     table = effort_table(DATA)
     assert [row.cells[0].text for row in table.rows][:4] == ["search", "tune", "distill-1", "refine-1"]
     assert [column.title for column in table.columns] == ["stage", "state", "time"]
-    foreseen = replace(DATA.study, facts={**DATA.study.facts, "estimate": {"seconds": {"search": 75.0}}})
-    table = effort_table(replace(DATA, study=foreseen))
+    memory = Memory(worker_bytes=1, process_bytes=1)
+    estimate = Estimate(seconds={"search": 75.0}, evaluation_s=0.1, workers=1, memory=memory)
+    table = effort_table(with_facts(DATA, estimate=estimate))
     assert [row.cells[3].text for row in table.rows][:2] == [duration(75.0), "–"] and len(table.columns) == 4
 
 
@@ -126,12 +139,10 @@ def test_rounds_say_what_they_added_and_whether_their_router_was_better() -> Non
         ["1", "better", "distilled", "40", "61.2", "66.9", "+9.3%"],
         ["2", "better", "distilled", "40", "66.9", "67.2", "+0.4%"],
     ]
-    begun = {"round": 3, "router_run": 2, "router": None, "first_trial": None, "trials": 0, "hypervolume_after": None}
-    facts = {**STUDY.facts, "rounds": [begun]}
-    unfinished = replace(DATA, study=replace(STUDY, facts={**facts, "rounds_ended": "Rounds ended in round 3."}))
+    unfinished = with_facts(DATA, rounds=(Round(3, 2, None),), rounds_ended="Rounds ended in round 3.")
     assert rounds_table(unfinished).reading.endswith("Rounds ended in round 3.")
     assert [cell.text for cell in rounds_table(unfinished).rows[0].cells] == [
-        *("3", "–", "not searched", "0", "–", "–", "–")
+        *("3", "–", "not searched", "0", "0", "–", "–")
     ]
 
 
@@ -140,10 +151,9 @@ def test_hyperparameters_are_sorted_by_held_out_kl_and_the_best_are_marked() -> 
     assert [row.cells[1].text for row in shown.rows] == ["0.0380", "0.0440", "0.0910"]
     assert [row.marked for row in shown.rows] == [True, False, False]
     # Where nothing was better, the stored configuration stays, which is tried first.
-    tuning = STUDY.facts["tuning"]
-    kept = replace(DATA, study=replace(STUDY, facts={**STUDY.facts, "tuning": {**tuning, "best": {}}}))
+    kept = with_facts(DATA, tuning=replace(TUNING, best={}))
     marked = [row.cells[1].text for row in tuning_table(kept).rows if row.marked]
-    assert marked == [f"{tuning['trials'][0]['held_out_kl']:.4f}"]
+    assert marked == [f"{TUNING.trials[0].held_out_kl:.4f}"]
 
 
 def test_whether_a_shorter_prompt_would_do_stands_second_in_the_summary_everywhere() -> None:
@@ -160,8 +170,8 @@ def test_whether_a_shorter_prompt_would_do_stands_second_in_the_summary_everywhe
 
 
 def test_a_report_says_how_uncertain_predicted_latency_is() -> None:
-    profile = {"batch": 8, "length": 256, "shapes": [{"uncertainty": 0.0414}]}
-    known = replace(DATA, study=replace(STUDY, facts={**STUDY.facts, "latency_profile": profile}))
+    profile = {"batch": 8, "length": 256, "shapes": [{"batch": 8, "length": 256, "uncertainty": 0.0414}]}
+    known = with_facts(DATA, latency_profile=ProfileRecord.model_validate(profile))
     assert known.prefill == " of a prefill of 8 × 256 tokens, predicted to within 4.1%"
     assert known.prefill in render_report(known)
     # Operations are counted.
@@ -171,8 +181,8 @@ def test_a_report_says_how_uncertain_predicted_latency_is() -> None:
 
 def test_a_report_says_what_predicted_latency_was_worth() -> None:
     assert "Latency was predicted while searching: selected " in said(DATA)
-    profile = {"batch": 8, "length": 256, "shapes": [], "dense_ms": 651.9, "doubts": ["the machine was busy"]}
-    data = replace(DATA, study=replace(STUDY, facts={**STUDY.facts, "latency_profile": profile}))
+    profile = ProfileRecord(batch=8, length=256, dense_ms=651.9, doubts=("the machine was busy",))
+    data = with_facts(DATA, latency_profile=profile)
     assert "is not to be relied on: the machine was busy; dense 651.9 predicted, " in said(data)
     assert "dense 651.9 predicted" in render_report(data)
     assert "predicted" not in said(replace(data, study=replace(data.study, objectives=("kl", "flops"))))
@@ -241,8 +251,8 @@ def test_doubts_and_missed_wishes_are_said() -> None:
 
 def test_a_router_that_did_not_beat_the_static_one_is_said() -> None:
     runs = [*DATA.router_runs[:1], router_run(1, "distill-2", [0.03, 0.04, 0.05])]
-    facts = {**STUDY.facts, "rounds": [{**STUDY.facts["rounds"][1], "growth": -0.01}]}
-    words = said(replace(DATA, router_runs=runs, study=replace(STUDY, facts=facts)))
+    shrunk = with_facts(DATA, rounds=(replace(ROUNDS[1], growth=-0.01),))
+    words = said(replace(shrunk, router_runs=runs))
     assert "no router that beats the static one's decisions by KL on validation items: distill-2." in words
     assert "The front did not grow in round 2" in words
     assert "has no lower KL than the static one at the same schedule" in said(with_row("dynamic", kl=0.07))
@@ -287,12 +297,8 @@ def test_groups_are_drawn_with_intervals_and_the_selected_one_stands_out() -> No
 
 def evil_data() -> ReportData:
     config = {**STUDY.config, "model": EVIL, "data": EVIL}
-    facts = {**STUDY.facts, "selection": {**SELECTION, "reason": EVIL}}
-    facts["tuning"] = {
-        "trials": [{"config": {EVIL: EVIL}, "held_out_kl": None, "steps": 1}],
-        "best": {},
-        "seconds": 1.0,
-    }
+    tuning = Tuning((TunedTrial({EVIL: EVIL}, math.inf, 1, 1.0),), {}, 1.0)
+    facts = STUDY.facts.updated(StudyFacts(selection=replace(SELECTION, reason=EVIL), tuning=tuning))
     exhibits = Exhibits(
         prompts=(RoutedPrompt((EVIL, "b"), (1, 2), 12, EVIL, EVIL, EVIL),),
         groups=(GroupAccuracy(EVIL, 3, {"dense": 1.0}, {"dense": (0.4, 1.0)}),),
@@ -346,7 +352,7 @@ def test_the_data_beside_the_page_holds_it_all(tmp_path: Path) -> None:
     assert float(rows[4]["retention_low"]) < float(rows[4]["retention"]) < float(rows[4]["retention_high"])
     assert len(rows[4]["schedule"].split()) == 12 and rows[0]["retention_low"] == ""
     plain = json.loads(written.json.read_text())
-    assert plain["selection"] == SELECTION and len(plain["rows"]) == len(rows) and len(plain["rounds"]) == 2
+    assert plain["selection"] == asdict(SELECTION) and len(plain["rows"]) == len(rows) and len(plain["rounds"]) == 2
     assert plain["routers"][1]["curves"]["held_out_kl"][0] == 0.031
     assert plain["exhibits"]["n_lost"] == 3 and plain["stages"][0] == {
         **{"name": "search", "state": "finished", "seconds": 63.0}
@@ -392,8 +398,7 @@ def test_a_selected_point_that_is_not_tested_yet_is_not_made_up() -> None:
 
 def test_a_selected_candidate_is_ringed_and_marked() -> None:
     other = next(t for t in DATA.trials if t.round == 2 and t.number % 6 == 0)
-    facts = {**STUDY.facts, "selection": {**SELECTION, "trial": other.number, "router": 1}}
-    data = replace(DATA, study=replace(STUDY, facts=facts))
+    data = with_facts(DATA, selection=replace(SELECTION, trial=other.number, router=1))
     assert data.selected is not None and data.selected.variant == "candidate"
     assert "candidate (selected)" in {row.cells[0].text for row in results_table(data).rows}
     assert "selected: candidate" in render_report(data)

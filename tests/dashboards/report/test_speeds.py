@@ -15,21 +15,20 @@ from dashboards.report.html import render_report
 from dashboards.report.plain_values import report_json
 from dashboards.report.speeds import speeds_table
 from dashboards.report.summary import key_figures, summary_sentences
-from studies import GenerationSpeed, generation_speeds
-from studies.records.generation_speed import as_facts, end_to_end, in_words
-from tests.dashboards.records import DATA, REFINED, SELECTION, speeds
+from studies import GenerationSpeed, StudyFacts
+from studies.records.generation_speed import end_to_end, in_words
+from tests.dashboards.records import DATA, REFINED, SELECTION, speeds, with_facts
 
 TITLE = "Speed by prompt length and new tokens"
 
 
 def with_speeds(shown: list[GenerationSpeed]) -> ReportData:
-    return replace(DATA, study=replace(DATA.study, facts={**DATA.study.facts, **as_facts(shown)}))
+    return with_facts(DATA, generation_speeds=tuple(shown))
 
 
 def test_speeds_are_facts_and_come_back_from_their_json() -> None:
-    facts = json.loads(json.dumps(as_facts(speeds())))
-    assert generation_speeds(facts) == speeds()
-    assert generation_speeds({}) == []
+    stored = json.loads(json.dumps(StudyFacts(generation_speeds=tuple(speeds())).stored()))
+    assert list(StudyFacts.from_stored(stored).generation_speeds) == speeds()
 
 
 def test_a_row_for_each_length_and_number_of_new_tokens_with_every_interval() -> None:
@@ -48,7 +47,7 @@ def test_a_row_for_each_length_and_number_of_new_tokens_with_every_interval() ->
 
 
 def test_the_summary_says_how_much_of_the_prefill_is_left_end_to_end() -> None:
-    own = end_to_end(DATA.study.facts, REFINED.number, 0)
+    own = end_to_end(DATA.speeds, REFINED.number, 0)
     assert [(one.length, one.new_tokens) for one in own] == [(256, 16), (256, 64)]
     assert in_words(own) == "1.13 times [1.10, 1.17] with 16 new tokens, 1.05 times [1.02, 1.09] with 64"
     first = summary_sentences(DATA)[0]
@@ -67,7 +66,7 @@ def test_the_verdict_names_the_prefill_and_the_most_new_tokens_beside_it() -> No
 
 
 def test_a_speed_up_whose_interval_holds_one_is_none_that_is_shown() -> None:
-    own = end_to_end(DATA.study.facts, REFINED.number, 0)
+    own = end_to_end(DATA.speeds, REFINED.number, 0)
     unclear = [replace(one, speedup_low=0.98) for one in own[:1]] + own[1:]
     assert in_words(unclear) == (
         "1.13 times [0.98, 1.17] with 16 new tokens (no difference is shown), 1.05 times [1.02, 1.09] with 64"
@@ -83,10 +82,8 @@ def test_too_few_turns_for_an_interval_are_said_where_the_speed_up_is() -> None:
     assert summary_sentences(data)[0].count(words) == 2
 
 
-@pytest.mark.parametrize("facts", [{}, {"generation_speeds": []}])
-def test_where_nothing_was_timed_nothing_is_said_of_it(facts: dict[str, object], tmp_path: Path) -> None:
-    known = {key: fact for key, fact in DATA.study.facts.items() if key != "generation_speeds"}
-    data = replace(DATA, study=replace(DATA.study, facts={**known, **facts}))
+def test_where_nothing_was_timed_nothing_is_said_of_it(tmp_path: Path) -> None:
+    data = with_speeds([])
     written = write_report(data, tmp_path)
     assert TITLE not in written.html.read_text() and TITLE not in written.markdown.read_text()
     assert written.speeds_csv.read_text().strip() == ""
@@ -95,8 +92,7 @@ def test_where_nothing_was_timed_nothing_is_said_of_it(facts: dict[str, object],
 
 
 def test_what_was_timed_of_another_point_is_not_said_of_the_selected_one() -> None:
-    selection = {**SELECTION, "router": 1}
-    data = replace(DATA, study=replace(DATA.study, facts={**DATA.study.facts, "selection": selection}))
+    data = with_facts(DATA, selection=replace(SELECTION, router=1))
     assert "End to end" not in " ".join(summary_sentences(data))
 
 

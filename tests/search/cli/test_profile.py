@@ -21,7 +21,8 @@ from ftp_core.loading.models import load_model
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload, load_workload
 from search.problem.objectives import OBJECTIVES
-from studies import StudyStore
+from studies import StudyFacts, StudyStore
+from studies.records.study_facts import TimedInput
 from tests.search.command import Result, run_here
 from tests.search.made_up_profiles import made_up
 
@@ -177,7 +178,7 @@ def test_a_study_is_profiled_with_its_model_and_input(run: Run, tmp_path: Path) 
         store.studies.create("mine", config.model_dump(), OBJECTIVES)
         early = run("profile", "--study", "mine")
         assert early.code == 2 and "--study is 'mine', which has not begun" in early.err
-        store.studies.set_facts("mine", {"timed_input": {"batch": 3, "length": 16}})
+        store.studies.update_facts("mine", StudyFacts(timed_input=TimedInput(3, 16)))
         for option in (["--batch", "1"], ["--model", "demo"], ["--from", "x.json"], ["--dtype", "bfloat16"]):
             both = run("profile", "--study", "mine", *option)
             assert both.code == 2 and f"--study and {option[0]} are both given" in both.err

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +19,8 @@ from search.cli.tables import (
     print_verdict,
 )
 from search.config.run_config import RunConfig
-from studies import Measurement, StudyStore
+from studies import Measurement, StudyFacts, StudyStore
+from studies.records.study_facts import ProfileRecord
 from tests.dashboards.records import DATA, REFINED, SELECTION, STATIC, STUDY
 
 
@@ -28,7 +29,7 @@ def described(measurements: Sequence[Measurement] = DATA.measurements, **facts: 
         store.studies.create("one", RunConfig(workers=1).model_dump(), STUDY.objectives)
         for trial in DATA.trials:
             store.trials.append("one", trial)
-        store.studies.set_facts("one", {**STUDY.facts, **facts})
+        store.studies.update_facts("one", STUDY.facts.updated(StudyFacts(**facts)))
         store.studies.choose_trial("one", REFINED.number)
         store.results.replace_measurements("one", measurements)
         return describe_study(store, "one")
@@ -87,7 +88,7 @@ def test_what_times_are_worth_is_said_with_them() -> None:
 
 def test_a_selected_candidate_is_a_row_too() -> None:
     other = next(m for m in DATA.results if m.variant == "candidate")
-    selection = {**SELECTION, "trial": other.trial, "router": other.router}
+    selection = replace(SELECTION, trial=other.trial, router=other.router)
     text = printed(print_measurements, described(selection=selection))
     assert "*candidate" in text and "*refined" not in text
 
@@ -96,7 +97,7 @@ def test_rounds_and_the_reason_are_printed() -> None:
     description = described()
     words = " ".join(printed(print_rounds, description).split())
     assert "1 router 0 40 61.2 66.9 +9.3%" in words and "2 router 1 40 66.9 67.2 +0.4%" in words
-    assert SELECTION["reason"] in " ".join(printed(print_selection, description).split())
+    assert SELECTION.reason in " ".join(printed(print_selection, description).split())
     empty = described(selection=None, rounds=[])
     assert printed(print_rounds, empty) == printed(print_selection, empty) == ""
 
@@ -128,7 +129,7 @@ def test_doubtful_predictions_are_shown_beside_what_was_measured() -> None:
     assert description["predictions"]["sentence"] == "" and description["predictions"]["doubts"] == []
     quiet = printed(print_predictions, description)
     assert quiet.startswith("Latency: dense ") and "; selected " in quiet
-    profile = {"batch": 8, "length": 256, "shapes": [], "dense_ms": 651.9, "doubts": ["the machine was busy"]}
+    profile = ProfileRecord(batch=8, length=256, dense_ms=651.9, doubts=("the machine was busy",))
     text = printed(print_predictions, described(latency_profile=profile))
     assert "not to be relied on: the machine was busy; dense 651.9 predicted, " in text
     assert text.count("\n") == 1 and "`ftp-search resume one --remeasure`" in text
@@ -136,7 +137,7 @@ def test_doubtful_predictions_are_shown_beside_what_was_measured() -> None:
 
 def test_plain_values_carry_selection_rounds_tuning_and_retention() -> None:
     description = described()
-    assert description["selection"] == SELECTION and len(description["rounds"]) == 2
+    assert description["selection"] == asdict(SELECTION) and len(description["rounds"]) == 2
     assert len(description["tuning"]["trials"]) == 3 and sum(description["left_out"].values()) == 9
     [refined] = [row for row in description["measurements"] if row["variant"] == "refined"]
     assert refined["selected"] and refined["retention"] == 193 / 200 / (195 / 200)

@@ -20,7 +20,8 @@ from ftp_core.loading.models import load_model
 from search.config.run_config import SETTINGS, RunConfig
 from search.config.setting import option
 from search.problem.objectives import OBJECTIVES
-from studies import StudyState, StudyStore, Trial, TrialState
+from studies import StudyFacts, StudyState, StudyStore, Trial, TrialState
+from studies.records.study_facts import Ablations
 from tests.search.command import Result, run_here
 from tests.studies.other_programs import interfere
 
@@ -350,9 +351,8 @@ def test_a_router_at_a_sparsity_that_the_front_does_not_have_is_refused(run: Run
 def test_show_says_what_a_study_left_out_and_why_it_ended(run: Run, study: str, tmp_path: Path) -> None:
     said = {"rounds_ended": "Rounds ended in round 1: the router is no better.", "fewer_items": "Fewer items: test 6."}
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
-        store.studies.set_facts(
-            study, {**said, "ablations": {"left_out": "3 trials are too few to ablate each block."}}
-        )
+        ablations = Ablations(0, 12, 3, 20, left_out="3 trials are too few to ablate each block.")
+        store.studies.update_facts(study, StudyFacts(**said, ablations=ablations))
     shown = run("show", study)
     for line in (*said.values(), "3 trials are too few to ablate each block."):
         assert shown.out.count(line) == 1

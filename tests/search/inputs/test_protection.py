@@ -42,7 +42,7 @@ from search.reports import write_reports
 from search.stages.export import export_study
 from search.stages.measure import Variant, _qualities
 from search.stages.open_study import OpenStudy
-from studies import StudyStore
+from studies import StudyFacts, StudyStore
 from tests.search.command import run_here
 from tests.studies.records import running, trial
 
@@ -222,7 +222,7 @@ def test_a_study_goes_on_and_is_exported_with_what_it_protects(tmp_path: Path) -
         store.studies.create("one", config.model_dump(), OBJECTIVES)
         with store.runs.lease("one") as lease:
             Pipeline(store, "one", lease, view, config)
-            assert store.studies.get("one").facts["keep_first"] == 12
+            assert store.studies.get("one").facts.keep_first == 12
             # As if the chat template had changed, of which a system turn's tokens are made.
             other = load_workload("demo", "demo", 0, SIZES, 9)
             with pytest.raises(SearchError, match="began with 12 protected tokens, and its system turn has 9 now"):
@@ -242,11 +242,10 @@ def test_no_study_starts_from_one_that_protects_other_tokens() -> None:
     config = RunConfig(warm_start="other", keep_first=12, **SMALL)  # type: ignore[arg-type]
     with StudyStore("sqlite://") as store:
         store.studies.create("other", RunConfig(**SMALL).model_dump(), OBJECTIVES)  # type: ignore[arg-type]
-        # An earlier version said nothing of it.
-        store.studies.set_facts("other", facts)
+        store.studies.update_facts("other", StudyFacts(**facts))
         with pytest.raises(ConfigError, match="protects the first 0 tokens of prompts, and not 12"):
             check_search(config, workload, store)
-        store.studies.set_facts("other", {"keep_first": 12})
+        store.studies.update_facts("other", StudyFacts(keep_first=12))
         check_search(config, workload, store)
         with pytest.raises(ConfigError, match="protects the first 12 tokens of prompts, and not 0"):
             check_search(config, replace(workload, model=workload.model.protecting(0)), store)
@@ -277,7 +276,7 @@ def test_a_study_protects_the_system_turn_all_the_way(
                 )
             # Trials of both are in one database: each was evaluated with what its study protects.
             kept = {"plain": 0, "protected": n_tokens}[name]
-            assert store.studies.get(name).facts["keep_first"] == kept
+            assert store.studies.get(name).facts.keep_first == kept
             quality = QualitySet(workload.model.skipping.protecting(kept), workload.splits["calibration"][:4])
             for one in store.trials.of(name):
                 kl = quality.evaluate(one.schedule, StaticRouter()).kl

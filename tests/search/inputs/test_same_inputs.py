@@ -15,7 +15,7 @@ from ftp_core.loading.models import load_model
 from search.config.run_config import RunConfig
 from search.inputs.data import load_workload
 from search.problem.objectives import OBJECTIVES
-from studies import StudyState, StudyStore
+from studies import StudyFacts, StudyState, StudyStore
 from tests.search.command import Result, run_here
 from tests.studies.records import trial
 
@@ -48,7 +48,7 @@ def store(tmp_path: Path) -> StudyStore:
     store = StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}")
     store.studies.create("mine", config.model_dump(), OBJECTIVES)
     fingerprints = {"model_fingerprint": workload.model.fingerprint(), "data_fingerprint": workload.data_fingerprint}
-    store.studies.set_facts("mine", fingerprints)
+    store.studies.update_facts("mine", StudyFacts(**fingerprints))
     for number in range(2):
         store.trials.append("mine", trial(number, (float(number), 10.0 - number), (number / 4,) * 12))
     store.studies.choose_trial("mine", 1)

@@ -10,8 +10,9 @@ import pytest
 from search.config.run_config import RunConfig
 from search.pipeline.create import reconfigure
 from search.problem.objectives import OBJECTIVES
-from search.stages.refine_rounds import Round, with_round
-from studies import StudyState, StudyStore
+from search.stages.refine_rounds import begun, ended
+from studies import StudyFacts, StudyState, StudyStore
+from studies.records.study_facts import Round
 from tests.studies.records import trial
 
 BEGUN = RunConfig(workers=1, trials=3)
@@ -56,7 +57,7 @@ def test_what_was_asked_for_says_which_stages_are_run_again(
 
 @pytest.mark.parametrize(("asked_for", "goes_on"), [(2, False), (3, True)])
 def test_more_trials_of_refinements_let_the_last_one_go_on(store: StudyStore, asked_for: int, goes_on: bool) -> None:
-    store.studies.set_facts("one", with_round({}, Round(1, 0, 0).begun(2, 1.0).ended(2, 1.1)))
+    store.studies.update_facts("one", StudyFacts(rounds=(ended(begun(Round(1, 0, 0), 2, 1.0), 2, 1.1),)))
     for number in (2, 3):
         store.trials.append("one", replace(trial(number, (1.0, 2.0)), round=1))
     store.runs.begin_stage("one", "refine-1")

@@ -19,12 +19,12 @@ from search.cli.show import describe_study
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload, load_workload, search_set
 from search.inputs.latency_profiles import keep_profile
-from search.pipeline.estimate import Estimate, Memory, estimate_run, expected, memory_of
+from search.pipeline.estimate import Estimate, Memory, estimate_lines, estimate_run, expected, memory_of
 from search.pipeline.pace import Pace, measure_pace, tokens
 from search.progress.progress_view import ProgressView
 from search.stages.measure import timed_length
 from search.stages.stage_states import all_stages
-from studies import StudyStore
+from studies import StudyFacts, StudyStore
 from tests.search.command import run_here
 from tests.search.made_up_profiles import made_up
 
@@ -48,7 +48,8 @@ PACE = Pace(dense_s=2.0, evaluation_s=1.0, token_s=1e-4, evaluated_token_s=2e-4,
 def estimated(workload: Workload, store: StudyStore | None = None, **settings: Any) -> Estimate:
     config = RunConfig.checked(**{**SMALL, **settings})
     with StudyStore("sqlite://") as empty:
-        return expected(config, workload, store or empty, all_stages(config), PACE, Memory(1, 1, None))
+        memory = Memory(worker_bytes=1, process_bytes=1)
+        return expected(config, workload, store or empty, all_stages(config), PACE, memory)
 
 
 def test_every_stage_is_counted_in_its_order(workload: Workload) -> None:
@@ -66,7 +67,7 @@ def test_every_stage_is_counted_in_its_order(workload: Workload) -> None:
     longer = estimated(workload, new_tokens=(128,), latency_length=(64, 32))
     assert {name for name in found.seconds if longer.seconds[name] > found.seconds[name]} == {"time"}
     assert estimated(workload, new_tokens=(0,)).seconds["time"] < found.seconds["time"]
-    assert json.loads(json.dumps(found.to_json()))["total_s"] == found.total_s
+    assert json.loads(json.dumps(found.model_dump(mode="json")))["total_s"] == found.total_s
 
 
 def test_a_few_evaluations_tell_the_pace(workload: Workload) -> None:
@@ -78,7 +79,7 @@ def test_a_few_evaluations_tell_the_pace(workload: Workload) -> None:
 
 
 def test_what_is_known_already_takes_no_time(workload: Workload) -> None:
-    shape = (8, timed_length(RunConfig.checked(**SMALL), workload, {}))
+    shape = (8, timed_length(RunConfig.checked(**SMALL), workload))
     with StudyStore("sqlite://") as store:
         keep_profile(store, made_up(workload, [shape], check_error=0.5), replace=False)
         # A later study does not rely on that one.
@@ -106,10 +107,11 @@ def test_what_the_budget_leaves_out_is_said_with_what_would_be_enough(workload: 
 
 def test_memory_that_does_not_suffice_is_said() -> None:
     def made(available: int | None) -> Estimate:
-        return Estimate({"search": 1.0}, 0.1, 4, Memory(2 * 2**30, 3 * 2**30, available))
+        memory = Memory(worker_bytes=2 * 2**30, process_bytes=3 * 2**30, available_bytes=available)
+        return Estimate(seconds={"search": 1.0}, evaluation_s=0.1, workers=4, memory=memory)
 
     assert made(None).fits and made(11 * 2**30).fits and not made(11 * 2**30 - 1).fits
-    fits, not_enough, unknown = (made(free).lines()[2] for free in (12 * 2**30, 2**30, None))
+    fits, not_enough, unknown = (estimate_lines(made(free))[2] for free in (12 * 2**30, 2**30, None))
     assert "at most about 11.0 GiB (3.0 GiB here and 4 x 2.0 GiB for workers), of 12.0 GiB" in fits
     assert "too little: give fewer --workers, or less --prefix-mb" in not_enough
     assert "free" not in unknown and "too little" not in unknown
@@ -137,7 +139,8 @@ def test_measuring_leaves_threads_and_random_numbers_as_they_were(workload: Work
 @given(st.lists(st.floats(0.0, 1e5), min_size=1, max_size=5), st.integers(1, 5))
 def test_the_lines_add_up_rounds_and_stay_few(seconds: list[float], rounds: int) -> None:
     stages = {f"distill-{n}": taken for n in range(1, rounds + 1) for taken in seconds[:1]}
-    lines = Estimate({"search": 5.0, **stages}, 0.1, 1, Memory(1, 1, None)).lines()
+    memory = Memory(worker_bytes=1, process_bytes=1)
+    lines = estimate_lines(Estimate(seconds={"search": 5.0, **stages}, evaluation_s=0.1, workers=1, memory=memory))
     assert len(lines) == 3 and "search 0:05" in lines[1]
     if rounds > 1 and rounds * seconds[0] >= 1:
         assert f"distill ({rounds} rounds)" in lines[1]
@@ -175,12 +178,12 @@ def test_a_study_keeps_what_was_expected_as_it_began(workload: Workload, monkeyp
             for quiet in (True, False):
                 view = ProgressView(Console(file=shown, width=400), quiet=quiet)
                 search.pipeline.pipeline.Pipeline(store, "one", lease, view, config, workload).search_only()
-                kept = store.studies.get("one").facts["estimate"]
-                assert list(kept["seconds"]) == ["search"] and kept["total_s"] > 0
+                kept = store.studies.get("one").facts.estimate
+                assert kept is not None and list(kept.seconds) == ["search"] and kept.total_s > 0
                 # Said once, and not by a quiet view.
                 assert "a schedule takes about" not in shown.getvalue()
                 store.runs.forget_stages("one", ["search"])
-            store.studies.set_facts("one", {"estimate": None})
+            store.studies.update_facts("one", StudyFacts(estimate=None))
             search.pipeline.pipeline.Pipeline(store, "one", lease, view, config, workload).search_only()
         description = describe_study(store, "one")
     assert shown.getvalue().count("a schedule takes about") == 1 and "too few to ablate" in shown.getvalue()

@@ -29,6 +29,7 @@ from studies import (
     LeaseLostError,
     RouterRun,
     StorageError,
+    StudyFacts,
     StudyState,
     StudyStore,
     Trial,
@@ -36,6 +37,7 @@ from studies import (
     front,
     load,
 )
+from studies.records.study_facts import TimedInput
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}
@@ -92,7 +94,7 @@ def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:
             with pytest.raises(SearchError, match="no chosen schedule yet"):
                 Pipeline(store, "one", lease, view, config, workload).distill_only(None, None, None, _no_report)
             assert store.studies.get("one").state is StudyState.CREATED
-            store.studies.set_facts("one", {"data_fingerprint": "another"})
+            store.studies.update_facts("one", StudyFacts(data_fingerprint="another"))
             with pytest.raises(SearchError, match="data changed"):
                 Pipeline(store, "one", lease, view, config, workload)
         assert store.studies.get("one").state is StudyState.CREATED
@@ -124,7 +126,7 @@ def test_the_timed_input_is_of_calibration_examples_and_keeps_its_length(store_o
     first = timed_prompts(study)
     calibration = {token for example in study.workload.splits["calibration"] for token in example.prompt}
     assert set(first.ids.flatten().tolist()) <= calibration
-    study.store.studies.set_facts("one", {"timed_input": {"batch": 8, "length": 64}})
+    study.store.studies.update_facts("one", StudyFacts(timed_input=TimedInput(8, 64)))
     assert timed_prompts(study).ids.shape == (study.config.latency_batch, 64)
 
 
@@ -167,7 +169,7 @@ def test_rounds_end_where_no_router_beats_the_static_one_and_the_reason_stays(st
     assert [stage.name for stage in study.store.runs.stages("one")] == ["distill-1"] and study.store.trials.n_ended(
         "one"
     ) == 1
-    assert "Rounds ended in round 1" in facts["rounds_ended"] and len(facts["rounds"]) == 1
+    assert "Rounds ended in round 1" in (facts.rounds_ended or "") and len(facts.rounds) == 1
     # Nor are they taken up again.
     refine(study, Stages(study))
     assert study.store.studies.get("one").facts == facts and study.store.trials.n_ended("one") == 1
@@ -178,7 +180,7 @@ def test_a_schedule_that_skips_nothing_has_no_rounds_and_the_reason_stays(store_
     study.store.trials.append("one", trial(0, schedule=(0.0,) * 12, values=(0.0, 9.0)))
     study.store.studies.choose_trial("one", 0)
     refine(study, Stages(study))
-    assert "skips nothing" in study.store.studies.get("one").facts["rounds_ended"] and not study.store.runs.stages(
+    assert "skips nothing" in (study.store.studies.get("one").facts.rounds_ended or "") and not study.store.runs.stages(
         "one"
     )
 

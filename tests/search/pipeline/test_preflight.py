@@ -16,7 +16,7 @@ from search.errors import ConfigError
 from search.inputs.data import Workload, load_workload
 from search.pipeline.preflight import check_search
 from search.problem.objectives import OBJECTIVES, Objectives
-from studies import StudyNotFoundError, StudyStore
+from studies import StudyFacts, StudyNotFoundError, StudyStore
 from tests.search.synthetic import metrics_of
 
 SMALL = {"calibration_items": 8, "validation_items": 2, "test_items": 2, "search_items": 8, "workers": 1}
@@ -35,7 +35,7 @@ def store(workload: Workload) -> Iterator[StudyStore]:
             "model_fingerprint": workload.model.fingerprint(),
             "data_fingerprint": workload.data_fingerprint,
         }
-        store.studies.set_facts("other", fingerprints)
+        store.studies.update_facts("other", StudyFacts(**fingerprints))
         yield store
 
 
@@ -78,7 +78,7 @@ def test_only_a_study_of_the_same_model_data_and_items_is_started_from(workload:
         check_search(config(warm_start="other"), replace(workload, data_fingerprint="another"), store)
     with pytest.raises(ConfigError, match="evaluates on 8 items, and not on 4"):
         check_search(config(warm_start="other", search_items=4), workload, store)
-    store.studies.set_facts("other", {"model_fingerprint": "another"})
+    store.studies.update_facts("other", StudyFacts(model_fingerprint="another"))
     with pytest.raises(ConfigError, match="its model is not that of the new study"):
         check_search(config(warm_start="other"), workload, store)
 

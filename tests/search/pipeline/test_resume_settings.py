@@ -11,12 +11,13 @@ import pytest
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.pipeline.resume_settings import at_target, check_changes
-from search.stages.refine_rounds import Round, with_round
-from studies import StudyRecord, StudyState, front
+from search.stages.refine_rounds import begun, ended
+from studies import StudyFacts, StudyRecord, StudyState, front
+from studies.records.study_facts import Round
 from tests.studies.records import trial
 
 BEGUN = RunConfig(workers=1, trials=3, rounds=1, refine_trials=2)
-ROUND = with_round({}, Round(1, 0, 0).begun(3, 1.0).ended(2, 1.1))
+ROUND = StudyFacts(rounds=(ended(begun(Round(1, 0, 0), 3, 1.0), 2, 1.1),))
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 STUDY = StudyRecord("one", StudyState.FINISHED, BEGAN, BEGUN.model_dump(), ("kl", "flops"), ROUND, 0)
 TRIALS = [replace(trial(number, (1.0, 2.0)), round=int(number > 2)) for number in range(5)]

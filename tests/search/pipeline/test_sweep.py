@@ -232,7 +232,7 @@ def test_repeats_differ_in_their_seed_and_are_compared(run: Run, tmp_path: Path)
     assert {row["variant"] for row in means} >= {"dense", "uniform", "static", "selected"}
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         first, second = (store.studies.get(f"mine-s{seed}") for seed in (5, 6))
-    assert first.facts["data_fingerprint"] != second.facts["data_fingerprint"]
+    assert first.facts.data_fingerprint != second.facts.data_fingerprint
     # Each has its own folder, wherever it is resumed from.
     assert second.config["out"] == str(tmp_path / "ftp-out/mine-s6")
     assert {**first.config, "seed": 6, "out": second.config["out"]} == second.config

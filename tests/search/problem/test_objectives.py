@@ -31,6 +31,7 @@ from search.stages.warm_start import warm_trials
 from studies import StudyStore, Trial, TrialState, front
 from studies.records import objectives as shown
 from studies.records.objectives import COSTS, DEFAULT_COST, CostName
+from studies.records.study_facts import TimedInput
 from tests.search.synthetic import Notebook, ShufflingEvaluator, metrics_of, portfolio, timeless
 from tests.studies.records import trial
 
@@ -289,9 +290,8 @@ def test_a_study_of_flops_takes_a_profile_that_is_there_and_measures_none(worklo
             study = OpenStudy(store, "one", lease, config, workload, ProgressView(Console(quiet=True)))
             without = study_costs(study)
             assert without.profile is None and without.batch == 3
-            timed = {"batch": 3, "length": without.length}
             facts = store.studies.get("one").facts
-            assert facts["timed_input"] == timed and "latency_profile" not in facts
+            assert facts.timed_input == TimedInput(3, without.length) and facts.latency_profile is None
             # Of this machine, measured for another study.
             shape = {"batch": 3, "length": without.length, "kept": (4, without.length - 1, without.length)}
             profile = replace(PROFILE, shapes=tuple(replace(one, **shape) for one in PROFILE.shapes))
@@ -300,7 +300,8 @@ def test_a_study_of_flops_takes_a_profile_that_is_there_and_measures_none(worklo
             store.profiles.keep(fingerprint, conditions.to_json(), profile.to_json())
             assert study_costs(study) == replace(without, profile=profile)
             # It keeps it, wherever it goes on.
-            assert LatencyProfile.from_json(store.studies.get("one").facts["latency_profile"]) == profile
+            kept = store.studies.get("one").facts.latency_profile
+            assert kept is not None and LatencyProfile.from_json(kept.to_json()) == profile
             store.profiles.keep(fingerprint, {}, {"broken": True}, replace=True)
             assert study_costs(study) == replace(without, profile=profile)
 

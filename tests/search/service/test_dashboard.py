@@ -27,7 +27,8 @@ from dashboards.app.views import FIGURES, Views
 from search.service.dashboard import actions, dashboard, form_field
 from search.service.rules.requests import SUBMITTABLE
 from search.service.rules.settings import ServiceSettings
-from studies import StorageError, StudyState, WorkSpan
+from studies import StorageError, StudyFacts, StudyState, WorkSpan
+from studies.records.study_facts import ProfileRecord
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState
 from tests.dashboards import records
@@ -40,7 +41,7 @@ def filled(store: ServiceStore, name: str = "made up") -> None:
     store.studies.create(name, dict(records.STUDY.config), records.STUDY.objectives)
     store.trials.begin(name, records.TRIALS)
     store.trials.finish(name, records.TRIALS)
-    store.studies.set_facts(name, records.STUDY.facts)
+    store.studies.update_facts(name, records.STUDY.facts)
     store.studies.choose_trial(name, records.REFINED.number)
     store.results.replace_measurements(name, records.measurements())
     store.results.keep_exhibits(name, records.EXHIBITS)
@@ -351,7 +352,7 @@ def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_r
     said = json.dumps(verdict)[1:-1]
     page = text_of(StudyPage(watch, actions(store, settings), lambda: False).layout("made up"))
     assert said in page and "ftp-search export 'made up' DIRECTORY" in page
-    assert page.index(said) < page.index(json.dumps(records.SELECTION["reason"])[1:-1])
+    assert page.index(said) < page.index(json.dumps(records.SELECTION.reason)[1:-1])
     compare = ComparePage(watch)
     assert said in text_of(compare.verdicts(["made up", "gone"]))
     assert compare.verdicts([]) is None and compare.verdicts(None) is None
@@ -380,8 +381,8 @@ def test_trials_that_are_predicted_anew_are_drawn_anew(
     assert "Latency: dense " in text_of(page.layout("made up"))
     before, version = watch.found("made up"), watch.version("made up")
     again = [replace(t, values=(t.values[0], 9.0)) for t in store.trials.of("made up") if t.values is not None]
-    profile = {"dense_ms": 9.0, "doubts": ["the machine was busy"]}
-    store.revaluation.apply("made up", again, {"latency_profile": profile})
+    profile = ProfileRecord(batch=8, length=256, dense_ms=9.0, doubts=("the machine was busy",))
+    store.revaluation.apply("made up", again, StudyFacts(latency_profile=profile))
     assert watch.version("made up") != version
     found = watch.found("made up")
     assert len(found.columns) == len(before.columns)
@@ -466,7 +467,7 @@ def test_speeds_stand_below_the_results_where_they_were_timed(store: ServiceStor
     shown = text_of(exploring.below(look, "latency_ms", "kl", "made up")[0])
     title = "Speed by prompt length and new tokens"
     assert shown.index("Measured on test items") < shown.index(title) and "prefill alone" in shown
-    store.studies.set_facts("made up", {"generation_speeds": []})
+    store.studies.update_facts("made up", StudyFacts(generation_speeds=()))
     assert title not in text_of(exploring.below(look, "latency_ms", "kl", "made up")[0])
 
 

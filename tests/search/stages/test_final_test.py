@@ -18,7 +18,8 @@ from search.progress.progress_view import ProgressView
 from search.stages.final_test import select_candidate
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
-from studies import Measurement, StudyStore
+from studies import Measurement, StudyFacts, StudyStore
+from studies.records.study_facts import ProfileRecord, SelectionRecord
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}
@@ -55,7 +56,8 @@ def study_of(tmp_path: Path, workload: Workload) -> Iterator[Any]:
         batch, length = timed_prompts(study).ids.shape
         kept = tuple(range(1, length + 1))
         shape = ShapeProfile(batch, length, kept, (tuple(float(k) for k in kept),), 10.0, waited=waited)
-        store.studies.set_facts(name, {"latency_profile": LatencyProfile((shape,)).to_json()})
+        profile = ProfileRecord.model_validate(LatencyProfile((shape,)).to_json())
+        store.studies.update_facts(name, StudyFacts(latency_profile=profile))
         return study
 
     yield make
@@ -83,11 +85,11 @@ def measured(study: OpenStudy, of_itself: tuple[float, float, float], **ratios: 
     study.store.results.replace_measurements(study.name, rows)
 
 
-def selected(study: OpenStudy) -> dict[str, Any]:
+def selected(study: OpenStudy) -> SelectionRecord:
     select_candidate(study)
     record = study.store.studies.get(study.name)
-    found: dict[str, Any] = dict(record.facts["selection"])
-    assert record.chosen_trial == found["trial"]
+    found = record.facts.selection
+    assert found is not None and record.chosen_trial == found.trial
     return found
 
 
@@ -95,9 +97,9 @@ def test_on_a_quiet_machine_the_clock_selects(study_of: Any) -> None:
     study = study_of("quiet")
     measured(study, (0.99, 1.0, 1.01))
     found = selected(study)
-    assert (found["trial"], found["rule"], found["cost"], found["latency"]) == (3, "knee", "latency_ms", "measured")
-    assert "1.88 times [1.86, 1.90] the dense model's prefill speed" in found["reason"]
-    assert "Times were not usable" not in found["reason"]
+    assert (found.trial, found.rule, found.cost, found.latency) == (3, "knee", "latency_ms", "measured")
+    assert "1.88 times [1.86, 1.90] the dense model's prefill speed" in found.reason
+    assert "Times were not usable" not in found.reason
 
 
 def test_where_the_clock_is_noise_the_profile_selects_and_the_reason_says_why(study_of: Any) -> None:
@@ -106,39 +108,37 @@ def test_where_the_clock_is_noise_the_profile_selects_and_the_reason_says_why(st
     noise = {"trial_0": (1.1, 238 / 158, 2.3), "trial_1": (1.5, 2.0, 2.9), "trial_3": (0.2, 238 / 679, 0.9)}
     measured(study, (0.7, 238 / 158, 2.2), **noise)
     found = selected(study)
-    assert (found["trial"], found["rule"], found["latency"]) == (3, "knee", "predicted")
-    assert found["reason"].startswith(
-        "Times were not usable, the machine was busy: the dense model, as trial 0, was 1.51"
-    )
-    assert "; selected by predicted latency. Trial 3 is the knee" in found["reason"]
-    assert "is predicted to take" in found["reason"] and "prefill speed" not in found["reason"]
+    assert (found.trial, found.rule, found.latency) == (3, "knee", "predicted")
+    assert found.reason.startswith("Times were not usable, the machine was busy: the dense model, as trial 0, was 1.51")
+    assert "; selected by predicted latency. Trial 3 is the knee" in found.reason
+    assert "is predicted to take" in found.reason and "prefill speed" not in found.reason
 
 
 def test_a_limit_of_latency_is_held_by_prediction_too(study_of: Any) -> None:
     study = study_of("limited", cost="flops", max_latency_ms=1e6)
     measured(study, (1.3, 1.5, 1.7))
     found = selected(study)
-    assert found["latency"] == "predicted" and "Times were not usable" in found["reason"]
+    assert found.latency == "predicted" and "Times were not usable" in found.reason
 
 
 def test_what_does_not_ask_for_latency_does_not_ask_the_clock(study_of: Any) -> None:
     study = study_of("counted", cost="flops")
     measured(study, (1.3, 1.5, 1.7))
     found = selected(study)
-    assert found["latency"] == "measured" and "Times were not usable" not in found["reason"]
+    assert found.latency == "measured" and "Times were not usable" not in found.reason
 
 
 def test_where_neither_clock_nor_profile_can_be_relied_on_flops_select(study_of: Any) -> None:
     study = study_of("both", waited=0.9)
     measured(study, (1.3, 1.5, 1.7))
     found = selected(study)
-    assert (found["trial"], found["cost"], found["latency"]) == (3, "flops", "predicted")
-    assert "; selected by FLOPs, as the machine was busy when latency was profiled, too. Trial 3" in found["reason"]
-    assert "where KL against arithmetic bends most" in found["reason"]
+    assert (found.trial, found.cost, found.latency) == (3, "flops", "predicted")
+    assert "; selected by FLOPs, as the machine was busy when latency was profiled, too. Trial 3" in found.reason
+    assert "where KL against arithmetic bends most" in found.reason
     limited = study_of("limited", waited=0.9, cost="kv_bytes", max_latency_ms=1e6)
     measured(limited, (1.3, 1.5, 1.7))
     found = selected(limited)
-    assert found["cost"] == "kv_bytes" and "selected by predicted latency, though the machine" in found["reason"]
+    assert found.cost == "kv_bytes" and "selected by predicted latency, though the machine" in found.reason
 
 
 def test_a_deterministic_study_is_selected_by_prediction_whatever_the_clock_says(study_of: Any) -> None:
@@ -147,7 +147,7 @@ def test_a_deterministic_study_is_selected_by_prediction_whatever_the_clock_says
         study = study_of(name, deterministic=True)
         measured(study, of_itself)
         reasons.append(selected(study))
-    assert reasons[0] == reasons[1] and reasons[0]["latency"] == "predicted"
+    assert reasons[0] == reasons[1] and reasons[0].latency == "predicted"
 
 
 def test_the_ratio_within_turns_selects_where_medians_mislead(study_of: Any) -> None:
@@ -159,4 +159,4 @@ def test_the_ratio_within_turns_selects_where_medians_mislead(study_of: Any) -> 
         for m in study.store.results.measurements("drifting")
     ]
     study.store.results.replace_measurements("drifting", slow)
-    assert selected(study)["trial"] == 3
+    assert selected(study).trial == 3

@@ -24,9 +24,9 @@ from search.problem.objectives import OBJECTIVES
 from search.progress.progress_view import ProgressView
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
-from search.stages.refine_rounds import rounds_of
 from search.stages.remeasure import predict_from
-from studies import StudyState, StudyStore, Trial, TrialState, best_point, front, front_volume, knee
+from studies import StudyFacts, StudyState, StudyStore, Trial, TrialState, best_point, front, front_volume, knee
+from studies.records.study_facts import ProfileRecord, Round, TimedInput
 from tests.search.command import run_here
 from tests.search.made_up_profiles import made_up
 from tests.studies.records import trial
@@ -101,13 +101,11 @@ def _search(study: OpenStudy, profile: LatencyProfile) -> None:
     store.trials.append(name, trial(len(LEVELS), None, (0.5,) * N_BLOCKS))
     trials = store.trials.of(name)
     dense = costs.dense("latency_ms")
-    one = {"round": 1, "router_run": 0, "router": None, "first_trial": 5, "trials": 2}
-    volumes = {
-        "hypervolume_before": _volume(trials[:5], dense),
-        "hypervolume_after": _volume(trials, dense),
-    }
-    facts = {"timed_input": {"batch": batch, "length": length}, "latency_profile": profile.to_json()}
-    store.studies.set_facts(name, {**facts, "rounds": [one | volumes]})
+    one = Round(1, 0, None, 5, 2, _volume(trials[:5], dense), _volume(trials, dense))
+    kept = ProfileRecord.model_validate(profile.to_json())
+    store.studies.update_facts(
+        name, StudyFacts(timed_input=TimedInput(batch, length), latency_profile=kept, rounds=(one,))
+    )
     for stage in ("search", "measure", "select", "test", "report"):
         store.runs.begin_stage(name, stage)
         store.runs.end_stage(name, stage, StudyState.FINISHED)
@@ -129,11 +127,12 @@ def test_all_that_was_predicted_follows_the_new_profile(study: OpenStudy) -> Non
         assert new == replace(old, values=(old.metrics["kl"], ms), metrics={**old.metrics, **costs.of(schedule)})
         assert new.values != old.values
     record = store.studies.get(name)
-    assert LatencyProfile.from_json(record.facts["latency_profile"]) == other
+    assert record.facts.latency_profile is not None
+    assert LatencyProfile.from_json(record.facts.latency_profile.to_json()) == other
     assert record.chosen_trial == best_point(front(after)).number
     # What a small sparsity costs more than it gains is beaten by the dense model now.
     assert {point.number for point in front(before)} > {point.number for point in front(after)} >= {0}
-    [one] = rounds_of(record.facts).values()
+    [one] = record.facts.rounds
     dense = costs.dense("latency_ms")
     assert one.hypervolume_before == pytest.approx(_volume(after[:5], dense))
     assert one.hypervolume_after == pytest.approx(_volume(after, dense))
@@ -163,7 +162,7 @@ def test_it_happens_as_a_whole_or_not_at_all(study: OpenStudy) -> None:
     # The last of them has not ended: all the others were replaced by then.
     with pytest.raises(Exception, match="has not ended"):
         store.revaluation.apply(
-            name, [*(replace(one, values=(9.0, 9.0)) for one in trials), broken], {"x": 1}, ["search"]
+            name, [*(replace(one, values=(9.0, 9.0)) for one in trials), broken], StudyFacts(n_blocks=1), ["search"]
         )
     store.storage._finished.forget(store.storage.get_study_id_from_name(name))
     assert state() == before
@@ -190,7 +189,8 @@ def test_the_advised_command_renews_the_profile_and_selects_again(
     study: OpenStudy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     busy = _profile(study, check_error=2.39)
-    study.store.studies.set_facts(study.name, {"latency_profile": busy.to_json(), "rounds": []})
+    kept = ProfileRecord.model_validate(busy.to_json())
+    study.store.studies.update_facts(study.name, StudyFacts(latency_profile=kept, rounds=()))
     study.lease.__exit__(None, None, None)
     shown = run_here(monkeypatch, capsys, tmp_path, "show", "one")
     words = shlex.split(shown.out.partition("`")[2].partition("`")[0])
@@ -198,7 +198,8 @@ def test_the_advised_command_renews_the_profile_and_selects_again(
     result = run_here(monkeypatch, capsys, tmp_path, *words[1:], "--json")
     assert result.code == 0, result.err
     record = study.store.studies.get("one")
-    profile = LatencyProfile.from_json(record.facts["latency_profile"])
+    assert record.facts.latency_profile is not None
+    profile = LatencyProfile.from_json(record.facts.latency_profile.to_json())
     assert profile.shapes[0].measured_at > busy.shapes[0].measured_at
     trials = [one for one in study.store.trials.of("one") if one.values is not None]
     assert all(one.values == (one.metrics["kl"], profile.predict_ms(SparsitySchedule(one.schedule))) for one in trials)

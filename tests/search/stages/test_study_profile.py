@@ -23,7 +23,8 @@ from search.problem.objectives import OBJECTIVES, objective_names
 from search.progress.progress_view import ProgressView
 from search.stages.open_study import OpenStudy
 from search.stages.study_profile import study_profile
-from studies import StudyStore
+from studies import StudyFacts, StudyStore
+from studies.records.study_facts import ProfileRecord
 from tests.search.made_up_profiles import made_up
 
 SMALL: dict[str, Any] = {
@@ -52,6 +53,10 @@ def study(workload: Workload, shown: io.StringIO) -> Iterator[OpenStudy]:
         store.studies.create("one", config.model_dump(), OBJECTIVES)
         with store.runs.lease("one") as lease:
             yield OpenStudy(store, "one", lease, config, workload, view)
+
+
+def keep(study: OpenStudy, profile: dict[str, Any]) -> None:
+    study.store.studies.update_facts(study.name, StudyFacts(latency_profile=ProfileRecord.model_validate(profile)))
 
 
 def test_a_study_takes_the_profile_that_is_known_and_keeps_it(study: OpenStudy, shown: io.StringIO) -> None:
@@ -110,7 +115,7 @@ def test_a_resumed_study_says_in_one_line_that_its_predictions_come_from_elsewhe
     here = made_up(study.workload, [(8, 64)])
     assert here.conditions is not None
     there = replace(here, conditions=replace(here.conditions, cpu="another processor"))
-    study.store.studies.set_facts(study.name, {"latency_profile": there.to_json()})
+    keep(study, there.to_json())
     assert study_profile(study) == there
     [line] = shown.getvalue().splitlines()
     assert "Latency is predicted for where this study began" in line and "cpu 'another processor', here " in line
@@ -118,7 +123,7 @@ def test_a_resumed_study_says_in_one_line_that_its_predictions_come_from_elsewhe
 
 def test_a_study_of_an_earlier_version_goes_on_with_its_profile(study: OpenStudy, shown: io.StringIO) -> None:
     old = {"batch": 8, "length": 64, "threads": 2, "kept": [4, 63, 64], "block_ms": [0.1, 1.0, 0.9], "fixed_ms": 1.0}
-    study.store.studies.set_facts(study.name, {"latency_profile": old})
+    keep(study, old)
     assert study_profile(study) == LatencyProfile.from_json(old)
     assert "measured by an earlier version, which did not keep where" in shown.getvalue()
 
@@ -188,7 +193,7 @@ def test_a_search_of_other_costs_takes_no_doubtful_profile_and_says_nothing(
         assert study_profile(other) is None
         # One that it began with, in an earlier version, is none of its concern either.
         before = made_up(study.workload, SHAPES[:1], check_error=0.5)
-        other.store.studies.set_facts(other.name, {"latency_profile": before.to_json()})
+        keep(other, before.to_json())
         assert study_profile(other) == before
     assert shown.getvalue() == ""
 
@@ -196,9 +201,7 @@ def test_a_search_of_other_costs_takes_no_doubtful_profile_and_says_nothing(
 def test_the_advice_on_a_doubtful_profile_names_the_study_and_its_database(
     study: OpenStudy, shown: io.StringIO
 ) -> None:
-    study.store.studies.set_facts(
-        study.name, {"latency_profile": made_up(study.workload, SHAPES[:1], waited=0.5).to_json()}
-    )
+    keep(study, made_up(study.workload, SHAPES[:1], waited=0.5).to_json())
     study_profile(study)
     assert "`ftp-search resume one --remeasure --storage sqlite://`" in shown.getvalue()
 

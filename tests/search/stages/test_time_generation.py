@@ -21,7 +21,8 @@ from search.progress.progress_view import ProgressView
 from search.stages.measure import timed_length, timed_prompts
 from search.stages.open_study import OpenStudy
 from search.stages.time_generation import check_lengths, forget_speeds, new_tokens_to_time, time_selected
-from studies import GenerationSpeed, Measurement, StudyStore, generation_speeds
+from studies import GenerationSpeed, Measurement, StudyFacts, StudyStore
+from studies.records.study_facts import TimedInput
 from tests.studies.records import trial
 
 CONTEXT, N_BLOCKS = 512, 12
@@ -74,7 +75,7 @@ def study(tmp_path: Path, workload: Workload) -> Iterator[OpenStudy]:
 
 
 def kept(study: OpenStudy) -> list[GenerationSpeed]:
-    return generation_speeds(study.store.studies.get("one").facts)
+    return list(study.store.studies.get("one").facts.generation_speeds)
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_what_was_timed_before_a_process_died_is_not_timed_again(
 def test_more_new_tokens_and_lengths_are_added_and_the_length_of_costs_stays_first(
     study: OpenStudy, timed_lengths: list[int]
 ) -> None:
-    study.store.studies.set_facts("one", {"timed_input": {"batch": 1, "length": 64}})
+    study.store.studies.update_facts("one", StudyFacts(timed_input=TimedInput(1, 64)))
     time_selected(study)
     before = kept(study)
     further = replace(study, config=study.config.model_copy(update={"latency_length": (32, 48)}))
@@ -153,7 +154,7 @@ def test_more_new_tokens_and_lengths_are_added_and_the_length_of_costs_stays_fir
 
 def test_without_settings_the_default_length_has_as_many_new_tokens_as_fit(tmp_path: Path, workload: Workload) -> None:
     [study] = opened(tmp_path, workload)
-    length = timed_length(study.config, workload, {})
+    length = timed_length(study.config, workload)
     assert length % 32 == 0
     assert new_tokens_to_time(study.config, CONTEXT - length + 1) == [1, 16, 64]
     assert new_tokens_to_time(study.config, 20) == [1, 16] and new_tokens_to_time(study.config, 1) == [1]
@@ -162,7 +163,7 @@ def test_without_settings_the_default_length_has_as_many_new_tokens_as_fit(tmp_p
 
 def test_the_first_length_is_that_of_costs_until_the_study_has_one(study: OpenStudy, workload: Workload) -> None:
     assert timed_prompts(study).ids.shape == (1, 64)
-    assert timed_length(study.config, workload, {"timed_input": {"batch": 1, "length": 96}}) == 96
+    assert timed_length(study.config, workload, TimedInput(1, 96)) == 96
 
 
 @pytest.mark.parametrize(
@@ -178,7 +179,7 @@ def test_what_does_not_fit_into_the_context_is_refused(
     workload: Workload, settings: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(ConfigError, match=words):
-        check_lengths(RunConfig(**SMALL, **settings), workload, {})
+        check_lengths(RunConfig(**SMALL, **settings), workload)
 
 
 @pytest.mark.parametrize(
@@ -186,7 +187,7 @@ def test_what_does_not_fit_into_the_context_is_refused(
     [{}, {"latency_length": (512,)}, {"latency_length": (500,), "new_tokens": (13,)}, {"new_tokens": (0,)}],
 )
 def test_what_just_fits_is_not(workload: Workload, settings: dict[str, Any]) -> None:
-    check_lengths(RunConfig(**SMALL, **settings), workload, {})
+    check_lengths(RunConfig(**SMALL, **settings), workload)
 
 
 def test_a_study_that_goes_on_is_checked_before_its_work_does(study: OpenStudy, workload: Workload) -> None:

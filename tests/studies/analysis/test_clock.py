@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies import Measurement, check_clock, prefill_speedup, verdict_of
+from studies import Measurement, StudyFacts, check_clock, prefill_speedup, verdict_of
 
 N_BLOCKS = 4
 
@@ -106,6 +106,8 @@ def test_faster_and_slower_are_what_the_whole_interval_is(ratio: float, width: f
 
 def test_the_verdict_says_where_its_speed_tells_little() -> None:
     dense, static, _ = QUIET
-    assert verdict_of({}, static, dense, None, None).endswith("at 1.40 times [1.37, 1.43] the dense model's speed.")
-    busy = verdict_of({}, static, timed("dense", 0.0, 1.5), None, None)
+    assert verdict_of(StudyFacts(), static, dense, None, None).endswith(
+        "at 1.40 times [1.37, 1.43] the dense model's speed."
+    )
+    busy = verdict_of(StudyFacts(), static, timed("dense", 0.0, 1.5), None, None)
     assert busy.endswith("the dense model's speed, which tells little, as the machine was too busy to be timed.")

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 
-from studies import LatencyPredictions, Prediction, StudyRecord, latency_predictions
+from studies import LatencyPredictions, Prediction, StudyFacts, StudyRecord, latency_predictions
+from studies.records.study_facts import ProfileRecord
 from tests.dashboards.records import DATA, REFINED, STUDY, measurement
 
 DENSE_MS = next(m.latency_ms for m in DATA.measurements if m.variant == "dense" and m.split == "test")
 
 
 def study(doubts: tuple[str, ...] = (), **changes: Any) -> StudyRecord:
-    profile = {"batch": 8, "length": 256, "dense_ms": 2 * DENSE_MS, "doubts": list(doubts)}
-    return replace(STUDY, facts={**STUDY.facts, "latency_profile": profile}, **changes)
+    profile = ProfileRecord(batch=8, length=256, dense_ms=2 * DENSE_MS, doubts=doubts)
+    return replace(STUDY, facts=STUDY.facts.updated(StudyFacts(latency_profile=profile)), **changes)
 
 
 def test_dense_and_selected_are_compared_with_what_was_measured() -> None:

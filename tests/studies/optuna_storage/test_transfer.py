@@ -10,7 +10,7 @@ import optuna
 import pytest
 
 from search.config.run_config import RunConfig
-from studies import RouterRun, StorageError, StudyState, StudyStorage, StudyStore, copy_study, open_optuna
+from studies import RouterRun, StorageError, StudyFacts, StudyState, StudyStorage, StudyStore, copy_study, open_optuna
 from tests.studies.records import trial
 
 # 128 KiB: more than some databases of Optuna's keep in one attribute.
@@ -31,7 +31,7 @@ def filled(url: str, config: RunConfig) -> None:
         for number in range(2):
             store.trials.append("mine", trial(number, (float(number), 10.0 - number), (number / 4,) * 12))
         store.routers.add("mine", router(1), WEIGHTS)
-        store.studies.set_facts("mine", {"n_blocks": 12, "rounds": []})
+        store.studies.update_facts("mine", StudyFacts(n_blocks=12, rounds=()))
         store.studies.choose_trial("mine", 1)
         store.runs.begin_stage("mine", "search")
         store.runs.end_stage("mine", "search", StudyState.FINISHED)

@@ -24,6 +24,7 @@ from studies import (
     RouterRun,
     StorageError,
     StudyExistsError,
+    StudyFacts,
     StudyNotFoundError,
     StudyState,
     StudyStore,
@@ -34,6 +35,7 @@ from studies import (
     front,
     load,
 )
+from studies.records.study_facts import ProfileRecord
 from tests.studies.records import running, trial
 
 MEASUREMENT = Measurement(
@@ -83,7 +85,7 @@ def test_a_new_study_has_nothing_but_its_configuration(store: StudyStore) -> Non
     assert (study.state, study.objectives, study.facts, study.chosen_trial) == (
         "created",
         ("kl", "latency_ms"),
-        {},
+        StudyFacts(),
         None,
     )
     assert study.created_at.tzinfo is not None
@@ -119,13 +121,14 @@ def test_everything_else_comes_back_as_it_was_given(store: StudyStore) -> None:
     store.routers.add("one", later, b"weights")
     assert store.routers.of("one") == [ROUTER, later]
     assert store.routers.latest("one") == later
-    store.studies.set_facts("one", {"n_blocks": 2})
-    store.studies.set_facts("one", {"profile": {"a": [1.5]}})
+    store.studies.update_facts("one", StudyFacts(n_blocks=2))
+    profile = ProfileRecord.model_validate({"batch": 1, "length": 2, "block_ms": [1.5]})
+    store.studies.update_facts("one", StudyFacts(latency_profile=profile))
     store.studies.choose_trial("one", 3)
     store.runs.set_state("one", StudyState.STOPPED)
     store.studies.set_config("one", {"model": "x", "data": "y"})
     study = store.studies.get("one")
-    assert study.facts == {"n_blocks": 2, "profile": {"a": [1.5]}}
+    assert study.facts == StudyFacts(n_blocks=2, latency_profile=profile)
     assert (study.chosen_trial, study.state) == (3, StudyState.STOPPED)
     summary = store.studies.summaries()[0]
     assert (summary.name, summary.n_trials, summary.model, summary.data) == ("one", 0, "x", "y")
@@ -329,8 +332,8 @@ def test_a_database_is_known_as_ours_while_another_process_has_it_open(store: St
 
 def test_values_that_are_not_json_are_refused_in_one_line(store: StudyStore) -> None:
     with pytest.raises(StorageError, match="cannot be stored"):
-        store.studies.set_facts("one", {"speed": float("nan")})
-    assert store.studies.get("one").facts == {}
+        store.studies.update_facts("one", StudyFacts(dense_costs={"flops": float("nan")}))
+    assert store.studies.get("one").facts == StudyFacts()
 
 
 def test_a_measurement_from_before_choices_were_counted_still_loads(store: StudyStore, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.service.jobs.runner import Worker
 from search.service.rules.roots import Reach, check_reach
-from studies import Lease, StudyState
+from studies import Lease, StudyFacts, StudyState
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import Queue, RunState, SubmissionState, run_state
 from studies.store.runs import Runs
@@ -125,7 +125,7 @@ def test_a_study_that_names_a_path_elsewhere_fails_before_it_is_opened(
     assert f"{field} is {str(tmp_path / place)!r}" in submission.error and str(reach.roots[0]) in submission.error
     assert store.studies.get("one").state is StudyState.FAILED
     # What a model or data leave behind once they are read.
-    assert store.runs.stages("one") == [] and store.studies.get("one").facts == {}
+    assert store.runs.stages("one") == [] and store.studies.get("one").facts == StudyFacts()
     assert list((tmp_path / "elsewhere").iterdir()) == [] and not reach.out.exists()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -229,7 +229,10 @@ def _labels(
 ) -> dict[str, Any]:
     columns = found.columns
     if full:
-        texts = [_details(found, int(place), across, upwards, proposed) for place in places]
+        known = set(found.columns.metrics) | set(found.objectives)
+        others = [name for name in COSTS if name in known and name not in (across.name, upwards.name)]
+        costs = {Axis(name): found.values(name) for name in others}
+        texts = [_details(found, int(place), costs, proposed) for place in places]
     elif proposed:
         texts = [made_from(columns.parents_of(int(place))) for place in places]
     else:
@@ -242,11 +245,10 @@ def _labels(
     }
 
 
-def _details(found: Found, place: int, across: Axis, upwards: Axis, proposed: bool) -> str:
+def _details(found: Found, place: int, others: Mapping[Axis, Floats], proposed: bool) -> str:
     """The lines of a trial's label below the two quantities that it is drawn against."""
     columns = found.columns
-    known = {name: found.values(name)[place] for name in COSTS if name not in (across.name, upwards.name)}
-    costs = [f"{Axis(name).title} {Axis(name).text(float(value))}" for name, value in known.items() if value == value]
+    costs = [f"{axis.title} {axis.text(float(own[place]))}" for axis, own in others.items() if np.isfinite(own[place])]
     number, fidelity = int(columns.round[place]), float(columns.fidelity[place])
     about = [
         *([f"proposed by {plain_text(columns.proposers[columns.proposer[place]])}"] if proposed else []),
@@ -256,7 +258,7 @@ def _details(found: Found, place: int, across: Axis, upwards: Axis, proposed: bo
     lines = [
         *([", ".join(about)] if about else []),
         *([", ".join(costs)] if costs else []),
-        f"overall sparsity {float(columns.overall_sparsity[place]):.1%}; % skipped by block:",
+        f"overall sparsity {float(columns.schedule[place].mean()):.1%}; % skipped by block:",
         percentages(columns.schedule[place].tolist()),
     ]
     return f"{made_from(columns.parents_of(place))}<br>{'<br>'.join(lines)}"

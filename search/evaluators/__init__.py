@@ -6,11 +6,16 @@ The engine knows them by the `Evaluator` protocol alone.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from ftp_core.schedule import SparsitySchedule
+
+# Both must be set before Ray is imported: no usage report, and no warning about accelerators that are not asked for.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
 @dataclass(frozen=True)

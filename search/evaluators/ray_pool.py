@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import pickle
 import queue
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any
-
-# Both must be set before Ray is imported: no usage report, and no warning about accelerators that are not asked for.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
@@ -26,11 +19,9 @@ from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
 from search.evaluators.backlog import Backlog
 from search.evaluators.crash import KERNEL, cause_of
-from search.evaluators.ray_address import check_address
-from search.evaluators.ray_home import check_home
-from search.evaluators.ray_job import job_config
+from search.evaluators.ray_cluster import start_ray, stop_ray
 from search.evaluators.worker import WorkerProcess, WorkerSetup
-from search.evaluators.worker_handle import Call, Place
+from search.evaluators.worker_handle import Call, WorkerHandle
 from search.evaluators.worker_numbers import check_gpus, check_numbers, most_on_this_machine
 
 _log = logging.getLogger(__name__)
@@ -44,8 +35,6 @@ _MAX_STARTS = 3
 # A worker that was idle for longer is asked for a sign of life ahead of its next task, which is then not taken for the
 # cause of a death that nobody had noticed.
 _LONG_IDLE_S = 1.0
-# Addresses of the Rays that `cluster` keeps up: none, or one.
-_kept: list[str | None] = []
 
 
 class RayPool:
@@ -86,7 +75,7 @@ class RayPool:
         self._gpu_share = gpu_share
         self._trial_timeout_s = trial_timeout_s
         self._on_ready = on_ready
-        self._places: list[Place] = []
+        self._handles: list[WorkerHandle] = []
         self._backlog = Backlog(patience=1)
         self._events: queue.SimpleQueue[tuple[Call, Future[Any], float]] = queue.SimpleQueue()
         self._n_pending = 0
@@ -105,7 +94,7 @@ class RayPool:
                 for _ in range(number):
                     self._add(device)
             results: list[Evaluation] = []
-            while not any(place.is_ready for place in self._places):
+            while not any(handle.is_ready for handle in self._handles):
                 self._handle(*self._events.get(), results)
                 self._check_alive()
         except RayError as error:
@@ -118,19 +107,19 @@ class RayPool:
     @property
     def n_workers(self) -> int:
         """Workers on CPUs that run or start."""
-        return sum(place.device == "cpu" and not place.is_leaving for place in self._places)
+        return sum(handle.device == "cpu" and not handle.is_leaving for handle in self._handles)
 
     @property
     def capacity(self) -> int:
         """Three per worker: one that runs, one that waits behind it, and one to choose from."""
-        ready = sum(place.takes_tasks for place in self._places)
+        ready = sum(handle.takes_tasks for handle in self._handles)
         return _PER_WORKER * max(1, ready)
 
     def submit(self, task: Task) -> None:
         """See `Evaluator.submit`."""
         self._n_pending += 1
         self._backlog.add(task)
-        self._feed(self._places)
+        self._feed(self._handles)
 
     def next_results(self, timeout_s: float | None = None) -> list[Evaluation]:
         """See `Evaluator.next_results`; empty at once if there is nothing to wait for, and no time either.
@@ -164,27 +153,27 @@ class RayPool:
         Raises:
             ConfigError: No worker would be left.
         """
-        check_numbers(n_workers, sum(place.device != "cpu" for place in self._places))
+        check_numbers(n_workers, sum(handle.device != "cpu" for handle in self._handles))
         n_workers = self._fitting(n_workers)
-        places = [place for place in self._places if place.device == "cpu"]
+        handles = [handle for handle in self._handles if handle.device == "cpu"]
         # Those stay that can do most right now.
-        places.sort(key=lambda place: (place.is_leaving, not place.is_ready, -len(place.calls)))
-        for rank, place in enumerate(places):
-            place.is_leaving = rank >= n_workers
-            if place.is_leaving and not any(call.task for call in place.calls):
-                self._remove(place)
-        for _ in range(n_workers - len(places)):
+        handles.sort(key=lambda handle: (handle.is_leaving, not handle.is_ready, -len(handle.calls)))
+        for rank, handle in enumerate(handles):
+            handle.is_leaving = rank >= n_workers
+            if handle.is_leaving and not any(call.task for call in handle.calls):
+                self._remove(handle)
+        for _ in range(n_workers - len(handles)):
             self._add("cpu")
-        self._feed(self._places)
+        self._feed(self._handles)
 
     def close(self) -> None:
         """See `Evaluator.close`; a cluster that was joined, or is kept up, goes on without the workers."""
         if self._is_closed:
             return
         self._is_closed = True
-        for place in self._places:
-            _kill(place.actor)
-        self._places.clear()
+        for handle in self._handles:
+            _kill(handle.actor)
+        self._handles.clear()
         stop_ray()
 
     def _fitting(self, n_workers: int) -> int:
@@ -195,133 +184,133 @@ class RayPool:
         return most
 
     def _add(self, device: str) -> None:
-        taken = {place.number for place in self._places}
-        place = Place(device, next(number for number in itertools.count() if number not in taken))
-        self._places.append(place)
+        taken = {handle.number for handle in self._handles}
+        handle = WorkerHandle(device, next(number for number in itertools.count() if number not in taken))
+        self._handles.append(handle)
         self._set_patience()
-        self._start(place)
+        self._start(handle)
 
-    def _remove(self, place: Place) -> None:
-        self._places.remove(place)
-        self._backlog.forget(place)
+    def _remove(self, handle: WorkerHandle) -> None:
+        self._handles.remove(handle)
+        self._backlog.forget(handle)
         self._set_patience()
-        place.calls.clear()
-        _kill(place.actor)
+        handle.calls.clear()
+        _kill(handle.actor)
 
     def _set_patience(self) -> None:
-        self._backlog.patience = 2 * max(1, len(self._places))
+        self._backlog.patience = 2 * max(1, len(self._handles))
 
-    def _start(self, place: Place) -> None:
-        """Start a worker in a place that has none, or none any more."""
-        if place.actor is not None:
-            _kill(place.actor)
-        if place.device == "cuda":
+    def _start(self, handle: WorkerHandle) -> None:
+        """Start a worker for a handle that has none, or none any more."""
+        if handle.actor is not None:
+            _kill(handle.actor)
+        if handle.device == "cuda":
             resources = {"num_cpus": 0, "num_gpus": self._gpu_share}
         else:
             # On this machine nobody else asks this Ray for cores, and the pool may grow beyond their number.
             resources = {"num_cpus": 1 if self._on_cluster else 0}
-        self._backlog.forget(place)
-        place.calls.clear()
-        place.is_ready = place.is_dying = False
-        place.actor = self._actor_type.options(**resources).remote()
-        self._call(place, None, place.actor.start.remote(self._setup, place.device, place.halvings))
+        self._backlog.forget(handle)
+        handle.calls.clear()
+        handle.is_ready = handle.is_dying = False
+        handle.actor = self._actor_type.options(**resources).remote()
+        self._call(handle, None, handle.actor.start.remote(self._setup, handle.device, handle.halvings))
 
-    def _call(self, place: Place, task: Task | None, reference: Any) -> None:
-        call = Call(place, task, reference)
-        if not place.calls:
-            place.changed = time.monotonic()
-        place.calls.append(call)
+    def _call(self, handle: WorkerHandle, task: Task | None, reference: Any) -> None:
+        call = Call(handle, task, reference)
+        if not handle.calls:
+            handle.changed = time.monotonic()
+        handle.calls.append(call)
         # Ray's thread only notes what happened, and when.
         reference.future().add_done_callback(lambda future: self._events.put((call, future, time.monotonic())))
 
-    def _feed(self, places: list[Place]) -> None:
+    def _feed(self, handles: list[WorkerHandle]) -> None:
         """Give tasks to workers that have room, first to those that have nothing to do."""
         for n_calls in range(_IN_ACTOR):
-            for place in places:
-                if place.takes_tasks and len(place.calls) <= n_calls:
-                    task = self._backlog.take(place)
+            for handle in handles:
+                if handle.takes_tasks and len(handle.calls) <= n_calls:
+                    task = self._backlog.take(handle)
                     if task is None:
                         return
-                    if not place.calls and time.monotonic() - place.changed > _LONG_IDLE_S:
-                        self._call(place, None, place.actor.ping.remote())
+                    if not handle.calls and time.monotonic() - handle.changed > _LONG_IDLE_S:
+                        self._call(handle, None, handle.actor.ping.remote())
                     data = pickle.dumps(task, pickle.HIGHEST_PROTOCOL)
-                    self._call(place, task, place.actor.evaluate.remote(data))
+                    self._call(handle, task, handle.actor.evaluate.remote(data))
 
     def _handle(self, call: Call, future: Future[Any], moment: float, results: list[Evaluation]) -> None:
         """Take in that a call has ended, and add to the results."""
-        place, error = call.place, future.exception()
-        if call not in place.calls:
+        handle, error = call.handle, future.exception()
+        if call not in handle.calls:
             return
         if error is not None and not isinstance(error, RayError):
             raise error
         if isinstance(error, RayError) and not isinstance(error, RayTaskError):
             call.death = error
-            place.is_dying = True
+            handle.is_dying = True
             # Whatever else it holds must end, too, also where only the connection was lost.
-            _kill(place.actor)
+            _kill(handle.actor)
         else:
             if call.task is not None:
-                failed = place.failed(call.task, cause_of(error), moment) if error else None
-                results.append(failed or place.named(pickle.loads(future.result())))
-            is_first = place.calls[0] is call
-            place.calls.remove(call)
+                failed = handle.failed(call.task, cause_of(error), moment) if error else None
+                results.append(failed or handle.named(pickle.loads(future.result())))
+            is_first = handle.calls[0] is call
+            handle.calls.remove(call)
             if is_first:
-                place.changed = moment
+                handle.changed = moment
             if call.task is None and error is not None:
-                place.refused_starts += 1
-                self._start_failed(place, cause_of(error))
+                handle.refused_starts += 1
+                self._start_failed(handle, cause_of(error))
                 return
-            if call.task is None and not place.is_ready:
-                place.is_ready, place.failed_starts, place.refused_starts = True, 0, 0
-                place.host = future.result() if self._on_cluster else ""
-                _log.info("Worker %s is ready on %s", place.worker, place.device)
+            if call.task is None and not handle.is_ready:
+                handle.is_ready, handle.failed_starts, handle.refused_starts = True, 0, 0
+                handle.host = future.result() if self._on_cluster else ""
+                _log.info("Worker %s is ready on %s", handle.worker, handle.device)
                 self._on_ready()
-        if place.calls and all(other.death is not None for other in place.calls):
-            self._bury(place, moment, results)
-        elif place.is_leaving and not place.calls:
-            self._remove(place)
+        if handle.calls and all(other.death is not None for other in handle.calls):
+            self._bury(handle, moment, results)
+        elif handle.is_leaving and not handle.calls:
+            self._remove(handle)
         else:
-            self._feed([place])
+            self._feed([handle])
 
-    def _bury(self, place: Place, moment: float, results: list[Evaluation]) -> None:
+    def _bury(self, handle: WorkerHandle, moment: float, results: list[Evaluation]) -> None:
         """Replace a worker whose calls have all ended with its death."""
-        first, *others = place.calls
+        first, *others = handle.calls
         assert first.death is not None
         cause = cause_of(first.death)
-        _log.info("Worker %s died: %s", place.worker, cause)
+        _log.info("Worker %s died: %s", handle.worker, cause)
         if _wanted_memory(first.death):
-            place.halvings += 1
-        if not place.is_ready:
-            self._start_failed(place, cause)
+            handle.halvings += 1
+        if not handle.is_ready:
+            self._start_failed(handle, cause)
             return
         if first.task is not None:
-            results.append(place.failed(first.task, f"its worker died: {cause}", moment))
-        self._replace(place, others)
+            results.append(handle.failed(first.task, f"its worker died: {cause}", moment))
+        self._replace(handle, others)
 
-    def _replace(self, place: Place, untouched: list[Call]) -> None:
-        """Start another worker in a place, and give tasks that had not begun to others."""
+    def _replace(self, handle: WorkerHandle, untouched: list[Call]) -> None:
+        """Start another worker for a handle, and give tasks that had not begun to others."""
         self._backlog.give_back(call.task for call in untouched if call.task is not None)
-        if place.is_leaving:
-            self._remove(place)
+        if handle.is_leaving:
+            self._remove(handle)
         else:
-            self._start(place)
-        self._feed(self._places)
+            self._start(handle)
+        self._feed(self._handles)
 
-    def _start_failed(self, place: Place, cause: str) -> None:
+    def _start_failed(self, handle: WorkerHandle, cause: str) -> None:
         self._cause = cause
-        _log.info("Worker %s did not start: %s", place.worker, cause)
-        place.failed_starts += 1
-        if place.failed_starts >= _MAX_STARTS:
+        _log.info("Worker %s did not start: %s", handle.worker, cause)
+        handle.failed_starts += 1
+        if handle.failed_starts >= _MAX_STARTS:
             _log.warning("A worker was given up after %d starts: %s", _MAX_STARTS, cause)
-            self._remove(place)
+            self._remove(handle)
         else:
-            self._start(place)
+            self._start(handle)
 
     def _next_deadline(self) -> float | None:
         """When the first of the tasks that run now has had its time."""
         if self._trial_timeout_s is None:
             return None
-        begun = (place.changed for place in self._places if place.is_at_work)
+        begun = (handle.changed for handle in self._handles if handle.is_at_work)
         return min((moment + self._trial_timeout_s for moment in begun), default=None)
 
     def _end_overdue(self, results: list[Evaluation]) -> None:
@@ -330,96 +319,20 @@ class RayPool:
         if limit is None:
             return
         now = time.monotonic()
-        for place in [place for place in self._places if place.is_at_work]:
-            first, *others = place.calls
+        for handle in [handle for handle in self._handles if handle.is_at_work]:
+            first, *others = handle.calls
             # The thread that notes results may be late where this process is busy: Ray itself knows.
-            if now - place.changed < limit or ray.wait([first.reference], timeout=0)[0]:
+            if now - handle.changed < limit or ray.wait([first.reference], timeout=0)[0]:
                 continue
             if first.task is not None:
-                results.append(place.failed(first.task, f"it ran longer than the limit of {limit:g} s", now))
-            self._replace(place, others)
+                results.append(handle.failed(first.task, f"it ran longer than the limit of {limit:g} s", now))
+            self._replace(handle, others)
 
     def _check_alive(self) -> None:
         """Raise an error when no worker is left, or when setting up has failed in each, and often enough."""
-        refused = [place.refused_starts for place in self._places]
-        if not self._places or (all(refused) and sum(refused) >= _MAX_STARTS):
+        refused = [handle.refused_starts for handle in self._handles]
+        if not self._handles or (all(refused) and sum(refused) >= _MAX_STARTS):
             raise EvaluationError(f"No worker could start: {self._cause}")
-
-
-@contextmanager
-def cluster(address: str | None, n_cpus: int) -> Iterator[None]:
-    """Keep one Ray up for all pools and tunings inside, each of which would else start its own; inside another: that.
-
-    Args:
-        address: Of a cluster to join, `auto` or `host:port`; None for a Ray of this process alone. That of a pool
-            inside then does not count.
-        n_cpus: Cores that a Ray of this process counts on.
-
-    Raises:
-        EvaluationError: Ray could not start, or no cluster answers.
-    """
-    if _kept:
-        yield
-        return
-    start_ray(address, n_cpus)
-    _kept.append(address)
-    try:
-        yield
-    finally:
-        _kept.clear()
-        stop_ray()
-
-
-def start_ray(address: str | None, n_cpus: int) -> bool:
-    """Start or join Ray, unless one is kept up; says whether others may ask it for cores, too. See `cluster`."""
-    if _kept:
-        return _kept[0] is not None
-    check_address(address)
-    if address is None:
-        check_home()
-    is_main, on_terminate = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGTERM)
-    # As much as was asked for of this package; what workers write is for those who want to know more.
-    level = logging.getLogger("search").level or logging.ERROR
-    options: dict[str, Any] = {
-        "log_to_driver": level < logging.WARNING,
-        "logging_level": level,
-        "configure_logging": True,
-        "job_config": job_config(address),
-    }
-    if address is None:
-        # Never a cluster that happens to be named in the environment.
-        options |= {"address": "local", "num_cpus": max(1, n_cpus), "include_dashboard": False}
-    else:
-        options |= {"address": address}
-    try:
-        ray.init(**options)
-    except (RuntimeError, OSError, ValueError) as error:
-        raise EvaluationError(f"Ray could not start: {str(error).splitlines()[0]}") from error
-    except SystemExit:
-        # That was a SIGTERM while it started.
-        with suppress(Exception):
-            ray.shutdown()
-        if is_main:
-            signal.signal(signal.SIGTERM, on_terminate)
-            signal.raise_signal(signal.SIGTERM)
-        raise
-    if is_main:
-        # Ray exits the process on SIGTERM; what to do about it is for the caller to say.
-        signal.signal(signal.SIGTERM, on_terminate)
-    _let_ray_print(False)
-    return address is not None
-
-
-def stop_ray() -> None:
-    """End or leave Ray, unless it is kept up."""
-    if not _kept:
-        ray.shutdown()
-        _let_ray_print(True)
-
-
-def _let_ray_print(is_allowed: bool) -> None:
-    """Whether Ray may write of dead workers to the standard output, which is the caller's, and knows of them."""
-    ray._private.worker._worker_logs_enabled = is_allowed
 
 
 def _kill(actor: Any) -> None:

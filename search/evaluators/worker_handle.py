@@ -1,4 +1,4 @@
-"""What a pool knows of one of its workers."""
+"""Workers as a pool knows them, and the calls that they hold."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class Call:
     """A call to a worker.
 
     Attributes:
-        place: Where the worker is.
+        handle: Handle of the worker.
         task: What it is to evaluate; None for a call that starts it or sees whether it lives.
         reference: Ray's, of the result.
         death: What Ray said, if the worker died first.
     """
 
-    place: Place
+    handle: WorkerHandle
     task: Task | None
     reference: Any
     death: Exception | None = None
 
 
 @dataclass(eq=False)
-class Place:
-    """Where a worker is, or the one that replaces it.
+class WorkerHandle:
+    """A worker of a pool, or the one that replaces it.
 
     Attributes:
         device: `cpu` or `cuda`.

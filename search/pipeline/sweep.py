@@ -78,7 +78,7 @@ def run_sweep(
         return [Outcome(study, was_finished=True) for study in studies]
 
     # Ray takes seconds to load.
-    from search.evaluators.ray_pool import cluster
+    from search.evaluators.ray_cluster import cluster
 
     outcomes = []
     with cluster(studies[0].config.ray_address, max(study.config.workers for study in studies)):

@@ -43,7 +43,7 @@ from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import ConfigError, EvaluationError
 from search.evaluators.crash import cause_of
-from search.evaluators.ray_pool import cluster
+from search.evaluators.ray_cluster import cluster
 from search.evaluators.shared_model import SharedModel
 from search.tuning.router_hyperparameters import TUNED, drawn_configs, search_space
 from search.tuning.tuning_state import RouterTuning, TuningEntry, TuningLedger

@@ -23,7 +23,8 @@ import ray
 from ftp_core.schedule import SparsitySchedule
 from search.errors import ConfigError, EvaluationError
 from search.evaluators import Evaluation, Task
-from search.evaluators.ray_pool import RayPool, cluster
+from search.evaluators.ray_cluster import cluster
+from search.evaluators.ray_pool import RayPool
 
 # Nothing here imports torch: a worker whose setup does not need it shall do without.
 
@@ -386,7 +387,7 @@ def test_pools_use_the_ray_that_is_kept_up_and_leave_it_up():
 TOLD_TO_END = """
 import os, signal
 import ray
-from search.evaluators.ray_pool import start_ray
+from search.evaluators.ray_cluster import start_ray
 
 def told(handler, register=ray._private.utils.set_sigterm_handler):
     register(handler)

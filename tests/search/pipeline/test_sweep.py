@@ -14,7 +14,7 @@ import pytest
 from search.config.run_config import RunConfig
 from search.config.sweep_plan import Sweep, read_sweep, repeated
 from search.errors import ConfigError
-from search.evaluators.ray_pool import cluster
+from search.evaluators.ray_cluster import cluster
 from search.problem.objectives import OBJECTIVES
 from studies import StudyStore
 from tests.search.command import COMMAND, Result, run_here, run_process

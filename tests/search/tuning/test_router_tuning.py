@@ -23,7 +23,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import ConfigError, EvaluationError, SearchError
-from search.evaluators.ray_pool import cluster
+from search.evaluators.ray_cluster import cluster
 from search.tuning.router_hyperparameters import TUNED, drawn_configs, search_space
 from search.tuning.router_tuning import RouterTuning, tune_router
 from tests.conftest import ROOT

@@ -20,12 +20,12 @@ from search.evaluators.local import LocalEvaluator
 from search.problem.costs import Costs
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome
 from search.proposers.catalogue import PORTFOLIO_NAME, learn_from_ablations, make_proposers
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from studies import Trial  # noqa: E402
 from tests.search.synthetic import Notebook  # noqa: E402
 
 SEARCH_ITEMS = 40
@@ -91,9 +91,9 @@ def search(
     trials: int,
     seed: int,
     router: Router,
-    warm: Sequence[Outcome] = (),
+    warm: Sequence[Trial] = (),
     proposers: str = PORTFOLIO_NAME,
-) -> tuple[list[SparsitySchedule], list[Outcome]]:
+) -> tuple[list[SparsitySchedule], list[Trial]]:
     """Schedules of an overall sparsity, best first, as the portfolio finds them, and what became of each trial.
 
     Args:

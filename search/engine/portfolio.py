@@ -6,9 +6,9 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from search.problem.trial import Outcome
 from search.proposers import Proposer
 from search.proposers.proposer_stats import ProposerStatistics
+from studies import Trial
 
 # Share of the time that is spread evenly, so that none starves: one that is bad now may be good later.
 FLOOR = 0.3
@@ -100,10 +100,10 @@ class Portfolio:
             self.statistics[other].share = shares[other]
         own.gain += gain
 
-    def learn(self, outcome: Outcome) -> None:
+    def learn(self, trial: Trial) -> None:
         """Tell every proposer."""
         for proposer in self._proposers.values():
-            proposer.tell(outcome)
+            proposer.tell(trial)
 
     def statistics_of(self, name: str) -> ProposerStatistics:
         """What is counted of a proposer, or of another source of trials."""

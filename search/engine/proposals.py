@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from search.engine.portfolio import Portfolio
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Outcome, Proposal
+from search.problem.trial import Levels, Proposal
 from search.proposers import Proposer
 from studies import ANCHOR, KNOCK_OUT, Trial
 
@@ -85,8 +85,7 @@ class Proposals:
             is_own: Whether it is of this study, so that its number can be named as a parent's.
         """
         levels = self._space.levels(trial.schedule)
-        number = trial.number if is_own else None
-        self._portfolio.learn(Outcome(levels, trial.values or (), trial.violation, trial.fidelity, number))
+        self._portfolio.learn(trial)
         if is_own:
             (self._seen if hash(levels) in self._seen else self._warm)[hash(levels)] = trial.number
 

@@ -5,13 +5,16 @@ The engine knows them by the `Proposer` protocol alone.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from search.problem.trial import Outcome, Proposal
+from search.problem.trial import Proposal
+
+if TYPE_CHECKING:
+    from studies import Trial
 
 
 class Proposer(Protocol):
-    """Proposes schedules as grid indices, and learns from the outcomes of all proposers.
+    """Proposes schedules as grid indices, and learns from the trials of all proposers.
 
     `search.proposers.testing` has checks that every proposer passes.
     """
@@ -25,7 +28,7 @@ class Proposer(Protocol):
         """True while it knows what the others have still to find out, so that the next trials are better its own."""
 
     def ask(self, number: int) -> Proposal:
-        """Propose a schedule inside the space, with parents among the outcomes told.
+        """Propose a schedule inside the space, with parents among the trials told.
 
         Random choices depend on the seed, on the number, and on how often it was asked for this number before: a search
         that was resumed proposes as if it had never stopped.
@@ -34,10 +37,10 @@ class Proposer(Protocol):
             number: Number of the trial.
         """
 
-    def tell(self, outcome: Outcome) -> None:
-        """Learn from an outcome.
+    def tell(self, trial: Trial) -> None:
+        """Learns from a trial that ended with values.
 
         Args:
-            outcome: Result of a schedule of any proposer, of this study or another. Ablations may lie outside the
-                space: a proposer with no use for these ignores them.
+            trial: Trial of any proposer, of this study or another. Ablations may lie outside the space: a proposer with
+                no use for these ignores them.
         """

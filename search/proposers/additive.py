@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome, Proposal
+from search.problem.trial import Levels, Proposal
 from search.proposers.model_proposer import draw_seed
+from studies import Trial
 from studies.pareto import KL_FLOOR
 
 # Of the squared weights, in units of the noise: how flat the model is where nothing is known.
 _RIDGE = 1.0
-# Outcomes to know before the model says more than a random schedule does; where ablations are known, of schedules that
+# Trials to know before the model says more than a random schedule does; where ablations are known, of schedules that
 # are neither those nor uniform, before it says more than one made from ablations does.
 _FIRST = 12
 # How far sensitivities that ablations tell may be off: of their logarithm, one standard deviation.
@@ -94,26 +95,26 @@ class AdditiveProposer:
             levels[block] = level
         return Proposal(space.repair(levels, rng))
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
-        kl = outcome.values[0]
-        if not outcome.is_finite or kl < 0:
+        if trial.values is None or not trial.is_finite or (kl := trial.values[0]) < 0:
             return
-        features, target = self._features(outcome), math.log(kl + KL_FLOOR)
+        levels = self._space.levels(trial.schedule)
+        features, target = self._features(levels), math.log(kl + KL_FLOOR)
         self._n_told += 1
-        if ablated := self._space.ablated(outcome.levels):
+        if ablated := self._space.ablated(levels):
             self._ablated[ablated] = kl
-        elif len({outcome.levels[block] for block in self._space.free_blocks}) > 1:
+        elif len({levels[block] for block in self._space.free_blocks}) > 1:
             # Uniform schedules do not tell blocks apart.
             self._n_telling += 1
         self._products += np.outer(features, features)
         self._targets += target * features
         self._squares += target * target
 
-    def _features(self, outcome: Outcome) -> NDArray[np.float64]:
+    def _features(self, levels: Levels) -> NDArray[np.float64]:
         """`[1 + 2 N]` for N free blocks: 1, the shares, their squares."""
         top = max(1, self._space.top)
-        share: NDArray[np.float64] = np.array([outcome.levels[block] / top for block in self._space.free_blocks])
+        share: NDArray[np.float64] = np.array([levels[block] / top for block in self._space.free_blocks])
         return np.concatenate([[1.0], share, share**2])
 
     def _sensitivities(self, rng: random.Random) -> NDArray[np.float64]:

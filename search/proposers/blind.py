@@ -7,8 +7,8 @@ import random
 import numpy as np
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome
 from search.proposers.model_proposer import Draft, draw_seed
+from studies import Trial
 
 
 class UniformModel:
@@ -21,7 +21,7 @@ class UniformModel:
         """See `ScheduleModel.propose`."""
         return Draft([rng.randint(0, self._space.top) for _ in self._space.free_blocks])
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, trial: Trial) -> None:
         """Learn nothing."""
 
 
@@ -44,5 +44,5 @@ class SobolModel:
         [point] = sequence.random(1)
         return Draft(np.floor(point * (self._space.top + 1)).tolist())
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, trial: Trial) -> None:
         """Learn nothing."""

@@ -9,9 +9,9 @@ import numpy as np
 from cmaes import CMAwM
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome
-from search.proposers.memory import OutcomeMemory
+from search.proposers.memory import TrialMemory
 from search.proposers.model_proposer import Draft, draw_seed
+from studies import Trial
 
 # Weight of the sum in the augmented Tchebycheff function (Knowles 2006, equation 2).
 _AUGMENTATION = 0.05
@@ -45,8 +45,8 @@ class CmaModel:
         self._seed = seed
         self._population_size = 4 + math.floor(3 * math.log(len(space.free_blocks)))
         self._optimizer: CMAwM | None = None
-        self._generation: list[Outcome] = []
-        self._memory = OutcomeMemory(_MOST_KEPT)
+        self._generation: list[Trial] = []
+        self._memory = TrialMemory(_MOST_KEPT)
         self._bounds: list[tuple[float, float]] | None = None
 
     def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
@@ -59,24 +59,25 @@ class CmaModel:
         optimizer.reseed_rng(draws.randint(1, 2**16))
         shares, _ = optimizer.ask()
         levels = [math.floor(share * self._space.top + 0.5) for share in shares.tolist()]
-        known = [self._free(outcome) for outcome in self._memory.best()]
+        known = [self._free(trial) for trial in self._memory.best()]
         if not known or rng.random() >= _HEAD_RATE:
             return Draft(levels)
         nearest = min(known, key=lambda one: sum(abs(a - b) for a, b in zip(one, levels, strict=True)))
         cut = rng.randrange(len(levels))
         return Draft(nearest[:cut] + levels[cut:])
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, trial: Trial) -> None:
         """See `ScheduleModel.tell`."""
         if len(self._space.free_blocks) == 1:
             return
-        self._memory.add(outcome)
-        if outcome.penalty == 0:
-            bounds = self._bounds or [(value, value) for value in outcome.values]
+        self._memory.add(trial)
+        assert trial.values is not None
+        if trial.total_violation == 0:
+            bounds = self._bounds or [(value, value) for value in trial.values]
             self._bounds = [
-                (min(low, value), max(high, value)) for (low, high), value in zip(bounds, outcome.values, strict=True)
+                (min(low, value), max(high, value)) for (low, high), value in zip(bounds, trial.values, strict=True)
             ]
-        self._generation.append(outcome)
+        self._generation.append(trial)
         if len(self._generation) < self._population_size:
             return
         # Each proposal seeds it anew, and an update draws nothing: this seed shows nowhere.
@@ -98,16 +99,17 @@ class CmaModel:
             population_size=self._population_size,
         )
 
-    def _free(self, outcome: Outcome) -> list[int]:
+    def _free(self, trial: Trial) -> list[int]:
         """Grid indices of the free blocks."""
-        return [outcome.levels[block] for block in self._space.free_blocks]
+        levels = self._space.levels(trial.schedule)
+        return [levels[block] for block in self._space.free_blocks]
 
-    def _figure(self, outcome: Outcome) -> float:
-        if outcome.penalty > 0 or self._bounds is None:
-            return _WORSE_THAN_ALL + outcome.penalty
+    def _figure(self, trial: Trial) -> float:
+        if trial.values is None or trial.total_violation > 0 or self._bounds is None:
+            return _WORSE_THAN_ALL + trial.total_violation
         scaled = [
             (value - low) / (high - low) if high > low else 0.0
-            for value, (low, high) in zip(outcome.values, self._bounds, strict=True)
+            for value, (low, high) in zip(trial.values, self._bounds, strict=True)
         ]
         if self._space.target_sparsity is not None:
             return scaled[0]

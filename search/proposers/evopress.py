@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome, Proposal
+from search.problem.trial import Proposal
+from studies import Trial
 
 _MOST_SWITCHES = 3
 # Bands that the overall sparsities are parted into where no target is given.
 _N_BANDS = 10
-# Outcomes to know before the best of them become parents.
+# Trials to know before the best of them become parents.
 _FIRST = 8
 # How often a child is drawn again that equals a parent.
 _MOST_TRIES = 10
@@ -25,7 +26,7 @@ class EvoPressProposer:
     """A (1 + lambda) search: children differ from their parent by few switches, and the best becomes the next parent.
 
     A switch moves sparsity from one block to another and keeps the overall sparsity, so there is a parent per overall
-    sparsity: the outcome with the lowest penalty, then with the best first objective, whoever proposed it. It is
+    sparsity: the trial with the lowest violation, then with the best first objective, whoever proposed it. It is
     replaced as soon as a better one is told, without waiting for its other children.
 
     With a target there is one parent. Without, the overall sparsities are parted into bands, and `offspring` trials
@@ -48,7 +49,7 @@ class EvoPressProposer:
         self._space = space
         self._seed = seed
         self._offspring = offspring
-        self._parents: dict[int, Outcome] = {}
+        self._parents: dict[int, Trial] = {}
         self._n_told = 0
         self._number = -1
         self._repeats = 0
@@ -68,34 +69,35 @@ class EvoPressProposer:
         self._repeats = self._repeats + 1 if number == self._number else 0
         self._number = number
         rng = random.Random(f"{self.name}/{self._seed}/{number}/{self._repeats}")
-        legal = {total: parent for total, parent in self._parents.items() if parent.penalty == 0}
+        legal = {total: parent for total, parent in self._parents.items() if parent.total_violation == 0}
         parents = legal or self._parents
         if self._n_told < _FIRST or not parents:
             return Proposal(self._space.sample(rng))
         band = self._band(number)
-        known = {parent.levels for parent in self._parents.values()}
+        known = {self._space.levels(parent.schedule) for parent in self._parents.values()}
         for _ in range(_MOST_TRIES):
             if (child := self._child(parents, band, rng)).levels not in known:
                 break
         return child
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
-        if not outcome.is_finite or not self._space.contains(outcome.levels):
+        levels = self._space.levels(trial.schedule)
+        if not trial.is_finite or not self._space.contains(levels):
             return
         self._n_told += 1
-        total = sum(outcome.levels)
+        total = sum(levels)
         parent = self._parents.get(total)
-        if parent is None or (outcome.penalty, outcome.values[0]) < (parent.penalty, parent.values[0]):
-            self._parents[total] = outcome
+        if parent is None or _order(trial) < _order(parent):
+            self._parents[total] = trial
 
     def _band(self, number: int) -> range:
         cycle, place = divmod(number // self._offspring, len(self._bands))
         return random.Random(f"{self._seed}/cycle/{cycle}").sample(self._bands, len(self._bands))[place]
 
-    def _child(self, parents: dict[int, Outcome], band: range, rng: random.Random) -> Proposal:
+    def _child(self, parents: dict[int, Trial], band: range, rng: random.Random) -> Proposal:
         total = self._choose(parents, band, rng)
-        parent = parents[total].levels
+        parent = self._space.levels(parents[total].schedule)
         levels = list(parent)
         # Asked again for the same trial, the neighbourhood is known already: look further away.
         most_switches = _MOST_SWITCHES + self._repeats
@@ -111,7 +113,7 @@ class EvoPressProposer:
             self._switch(levels, blocks, rng)
         return Proposal(self._space.repair(levels, rng), (parent,))
 
-    def _choose(self, parents: dict[int, Outcome], band: range, rng: random.Random) -> int:
+    def _choose(self, parents: dict[int, Trial], band: range, rng: random.Random) -> int:
         """The overall sparsity, in steps, of the parent that children for a band come from."""
         inside = [total for total in parents if total in band]
         if not inside:
@@ -119,7 +121,7 @@ class EvoPressProposer:
         inside.sort(reverse=True)
         best, front = math.inf, []
         for total in inside:
-            if (value := parents[total].values[0]) < best:
+            if (value := _order(parents[total])[1]) < best:
                 best = value
                 front.append(total)
         return rng.choice(front)
@@ -153,3 +155,9 @@ class EvoPressProposer:
         if giver != taker:
             levels[giver] -= amount
             levels[taker] += amount
+
+
+def _order(trial: Trial) -> tuple[float, float]:
+    """Constraint violation, then the first objective: the lowest is the best."""
+    assert trial.values is not None
+    return trial.total_violation, trial.values[0]

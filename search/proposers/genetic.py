@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Outcome, Proposal
+from search.problem.trial import Levels, Proposal
 from search.proposers.operators import Gene, Individual, Population, Selection, Variation, parent
+from studies import Trial
 
 # A child that repeats a parent is no news: how often another one is tried.
 _MOST_TRIES = 8
@@ -57,12 +58,13 @@ class GeneticProposer:
                 return child
         return Proposal(self._space.sample(self._rng))
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
-        if not self._space.contains(outcome.levels):
+        levels = self._space.levels(trial.schedule)
+        if trial.values is None or not self._space.contains(levels):
             return
         rng = random.Random(f"{self._seed}/told {self._population.n_told}")
-        self._population.tell([Individual(outcome.levels, outcome.values, outcome.penalty)], rng)
+        self._population.tell([Individual(levels, trial.values, trial.total_violation)], rng)
 
     def _child(self) -> Proposal:
         mother, father = (parent(self._population.members, self._rng).genome for _ in range(2))

@@ -8,8 +8,9 @@ import random
 
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Outcome
+from search.problem.trial import Levels
 from search.proposers.model_proposer import Draft
+from studies import Trial
 
 _MOST_POINTS = 10_000
 
@@ -45,7 +46,7 @@ class GridModel:
             for block, level in zip(space.free_blocks, free, strict=True):
                 levels[block] = level
             points[space.repair(levels, rng)] = None
-        self._free_blocks = space.free_blocks
+        self._space = space
         self._points = list(points)
         rng.shuffle(self._points)
         self._places = {point: place for place, point in enumerate(self._points)}
@@ -65,9 +66,9 @@ class GridModel:
         n = len(self._points)
         ahead = (place % n for place in range(number, number + n))
         place = next(itertools.islice((place for place in ahead if place in self._unvisited), repeats, None), None)
-        return None if place is None else Draft([self._points[place][block] for block in self._free_blocks])
+        return None if place is None else Draft([self._points[place][block] for block in self._space.free_blocks])
 
-    def tell(self, outcome: Outcome) -> None:
-        """Take note that a point was visited."""
-        if (place := self._places.get(outcome.levels)) is not None:
+    def tell(self, trial: Trial) -> None:
+        """Notes that a point was visited."""
+        if (place := self._places.get(self._space.levels(trial.schedule))) is not None:
             self._unvisited.discard(place)

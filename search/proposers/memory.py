@@ -1,51 +1,51 @@
-"""A bounded memory of outcomes: the front of them, and the latest."""
+"""A bounded memory of trials: the front of them, and the latest."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from search.problem.trial import Outcome
+from studies import Trial
 from studies.pareto import non_dominated
 
 
-class OutcomeMemory:
-    """Outcomes in the order in which they were told; what it keeps depends on nothing else.
+class TrialMemory:
+    """Trials in the order in which they were told; what it keeps depends on nothing else.
 
-    When it is full it is thinned to half: the best ones, which are the non-dominated of those with the lowest penalty,
-    and of the others the latest. Should the best ones alone be too many, those told last stay.
+    When it is full it is thinned to half: the best ones, which are the non-dominated of those with the lowest
+    violation, and of the others the latest. Should the best ones alone be too many, those told last stay.
 
     Args:
-        most: How many outcomes it holds at most.
+        most: How many trials it holds at most.
     """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._outcomes: list[Outcome] = []
+        self._trials: list[Trial] = []
 
     def __len__(self) -> int:
-        return len(self._outcomes)
+        return len(self._trials)
 
-    def __iter__(self) -> Iterator[Outcome]:
-        return iter(self._outcomes)
+    def __iter__(self) -> Iterator[Trial]:
+        return iter(self._trials)
 
-    def add(self, outcome: Outcome) -> bool:
+    def add(self, trial: Trial) -> bool:
         """Take one more; tells whether others were dropped for it."""
-        self._outcomes.append(outcome)
-        if len(self._outcomes) <= self._most:
+        self._trials.append(trial)
+        if len(self._trials) <= self._most:
             return False
         keep, front = max(1, self._most // 2), set(self._best_places())
-        by_worth = sorted(range(len(self._outcomes)), key=lambda place: (place in front, place))
-        self._outcomes = [self._outcomes[place] for place in sorted(by_worth[-keep:])]
+        by_worth = sorted(range(len(self._trials)), key=lambda place: (place in front, place))
+        self._trials = [self._trials[place] for place in sorted(by_worth[-keep:])]
         return True
 
-    def best(self) -> list[Outcome]:
+    def best(self) -> list[Trial]:
         """The best ones in the order in which they were told; none only if nothing was told."""
-        return [self._outcomes[place] for place in self._best_places()]
+        return [self._trials[place] for place in self._best_places()]
 
     def _best_places(self) -> list[int]:
-        if not self._outcomes:
+        if not self._trials:
             return []
-        lowest = min(outcome.penalty for outcome in self._outcomes)
-        peers = [place for place, outcome in enumerate(self._outcomes) if outcome.penalty == lowest]
-        best = non_dominated([self._outcomes[place].values for place in peers])
+        lowest = min(trial.total_violation for trial in self._trials)
+        peers = [place for place, trial in enumerate(self._trials) if trial.total_violation == lowest]
+        best = non_dominated([self._trials[place].values or () for place in peers])
         return [place for place, is_best in zip(peers, best, strict=True) if is_best]

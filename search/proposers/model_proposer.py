@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Outcome, Proposal
+from search.problem.trial import Levels, Proposal
+from studies import Trial
 
 # A model that answers so often with what is known already has run dry for this trial.
 _MOST_REPEATS = 8
@@ -42,8 +43,8 @@ class ScheduleModel(Protocol):
             None while a random schedule is as good.
         """
 
-    def tell(self, outcome: Outcome) -> None:
-        """Learn from an outcome inside the space, of finite figures."""
+    def tell(self, trial: Trial) -> None:
+        """Learns from a trial inside the space that ended with finite values."""
 
 
 class ModelProposer:
@@ -81,10 +82,10 @@ class ModelProposer:
             levels[block] = level
         return Proposal(self._space.repair(levels, rng), draft.parents)
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
-        if self._model is not None and outcome.is_finite and self._space.contains(outcome.levels):
-            self._model.tell(outcome)
+        if self._model is not None and trial.is_finite and self._space.contains(self._space.levels(trial.schedule)):
+            self._model.tell(trial)
 
 
 def draw_seed(rng: random.Random) -> int:

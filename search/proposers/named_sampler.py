@@ -15,10 +15,10 @@ from optuna.trial import FrozenTrial
 
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome
 from search.proposers.model_proposer import ModelProposer
 from search.proposers.optuna_sampler import SamplerFactory, SamplerModel, silence
 from search.proposers.sampler_text import SamplerText
+from studies import Trial, TrialState
 
 # A study keeps no longer names of proposers.
 _LONGEST_NAME = 64
@@ -53,7 +53,8 @@ def check_sampler(text: str) -> None:
     try:
         for number in range(_TRIED_TRIALS):
             levels = space.sample(rng)
-            proposer.tell(Outcome(levels, (1.0 + number, float(-sum(levels)))))
+            values = (1.0 + number, float(-sum(levels)))
+            proposer.tell(Trial(number, space.schedule(levels), "", state=TrialState.FINISHED, values=values))
             proposer.ask(number)
     except Exception as error:
         raise ConfigError(

@@ -17,16 +17,16 @@ from optuna.samplers.nsgaii import UniformCrossover
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome
-from search.proposers.memory import OutcomeMemory
+from search.proposers.memory import TrialMemory
 from search.proposers.model_proposer import Draft, draw_seed
+from studies import Trial
 
 SamplerFactory = Callable[[int], BaseSampler]
 """Makes a sampler from a seed."""
 
 # Trials that TPE holds at most: it takes time linear in them.
 _MOST = 600
-# Outcomes to know before TPE says more than a random schedule does.
+# Trials to know before TPE says more than a random schedule does.
 _FIRST_TPE = 16
 # Share of TPE's proposals that keep the first blocks of a good schedule.
 _HEAD_RATE = 0.9
@@ -38,9 +38,9 @@ _MOST_BRED = 128
 class SamplerModel:
     """Asks an Optuna sampler for one parameter per block that may skip: its grid index.
 
-    Each proposal and each outcome gets a sampler of its own, seeded by the trial, and what is asked is not kept: so
+    Each proposal and each trial told gets a sampler of its own, seeded by the trial, and what is asked is not kept: so
     proposals follow from the outcomes told, the seed and the number. A sampler must find what it knows in the study,
-    as one of many processes that share a study does. Outcomes enter the study as finished trials. Where a sampler
+    as one of many processes that share a study does. Trials enter the study as finished trials. Where a sampler
     leaves attributes on the trials that it is asked for (genetic algorithms note their generation), they bear these,
     too.
 
@@ -51,8 +51,8 @@ class SamplerModel:
         space: Space of schedules.
         seed: Seed of all random choices.
         make: Makes the sampler.
-        first: Outcomes to know before the sampler is asked.
-        most: Outcomes that the study holds at most; see `OutcomeMemory`.
+        first: Trials to know before the sampler is asked.
+        most: Trials that the study holds at most; see `TrialMemory`.
         most_repeats: How often the sampler is asked again for one trial.
         real: Whether parameters take any value between the steps, which repair rounds.
         marks: Whether outcomes must bear the sampler's attributes; None to find out.
@@ -76,7 +76,7 @@ class SamplerModel:
         self._first = first
         self._most_repeats = most_repeats
         self._marks = marks
-        self._memory = OutcomeMemory(most)
+        self._memory = TrialMemory(most)
         self._is_constrained = False
         self._study: optuna.Study | None = None
         self._n_told = 0
@@ -100,16 +100,16 @@ class SamplerModel:
                 asked = self._ask(seed)
         return Draft([asked.params[name] for name in self._parameters])
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, trial: Trial) -> None:
         """See `ScheduleModel.tell`."""
-        is_thinned = self._memory.add(outcome)
-        breaks_first = outcome.penalty > 0 and not self._is_constrained
+        is_thinned = self._memory.add(trial)
+        breaks_first = trial.total_violation > 0 and not self._is_constrained
         self._is_constrained |= breaks_first
         if is_thinned or breaks_first:
             self._study = None  # until it is asked
         if self._study is not None:
             with silence():
-                self._add(outcome)
+                self._add(trial)
 
     def _ask(self, seed: int) -> FrozenTrial:
         """A trial that the sampler filled in, and that counts for nothing."""
@@ -118,24 +118,23 @@ class SamplerModel:
         return self._study.tell(self._study.ask(self._parameters), state=TrialState.FAIL)
 
     def _rebuild(self) -> None:
-        n_objectives = len(next(iter(self._memory)).values)
+        n_objectives = len(next(iter(self._memory)).values or ())
         self._study = optuna.create_study(directions=["minimize"] * n_objectives, sampler=self._make(0))
         self._n_told, self._attributes = 0, {}
         self._look_ahead()
-        for outcome in self._memory:
-            self._add(outcome)
+        for trial in self._memory:
+            self._add(trial)
 
-    def _add(self, outcome: Outcome) -> None:
+    def _add(self, trial: Trial) -> None:
         assert self._study is not None
-        params = {
-            name: outcome.levels[block] for name, block in zip(self._parameters, self._space.free_blocks, strict=True)
-        }
+        levels = self._space.levels(trial.schedule)
+        params = {name: levels[block] for name, block in zip(self._parameters, self._space.free_blocks, strict=True)}
         self._study.add_trial(
             create_trial(
                 params=params,
                 distributions=self._parameters,
-                values=list(outcome.values),
-                constraints={"penalty": outcome.penalty} if self._is_constrained else {},
+                values=trial.values,
+                constraints={"violation": trial.total_violation} if self._is_constrained else {},
                 system_attrs=self._attributes,
             )
         )
@@ -176,8 +175,8 @@ class ParzenModel(SamplerModel):
         if draft is None or self._is_joint or rng.random() >= _HEAD_RATE:
             return draft
         cut = rng.randrange(len(draft.levels))
-        good = rng.choice(self._memory.best())
-        return Draft([*(good.levels[block] for block in self._space.free_blocks[:cut]), *draft.levels[cut:]])
+        kept = self._space.levels(rng.choice(self._memory.best()).schedule)
+        return Draft([*(kept[block] for block in self._space.free_blocks[:cut]), *draft.levels[cut:]])
 
 
 class _Crossover(UniformCrossover):

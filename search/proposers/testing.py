@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 
+from ftp_core.schedule import SparsitySchedule
 from search.problem.space import LatencyLimit, ScheduleSpace
-from search.problem.trial import Levels, Outcome, Values
+from search.problem.trial import Levels, Values
 from search.proposers import Proposer
 from search.proposers.catalogue import ProposerFactory
+from studies import Trial, TrialState
 
 # KL that a block adds where it skips all it may: the best schedules ascend.
 SENSITIVITIES = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
@@ -33,12 +35,19 @@ def objectives(levels: Levels) -> Values:
     return kl, sum(20.0 - level for level in levels)
 
 
+def told_of(levels: Sequence[int], values: tuple[float, ...], violation: float = 0.0, fidelity: float = 1.0) -> Trial:
+    """A trial as proposers are told of it."""
+    state = TrialState.FINISHED if fidelity == 1.0 else TrialState.PRUNED
+    schedule = SparsitySchedule.from_levels(levels)
+    return Trial(0, schedule, "", state=state, values=values, violation=violation, fidelity=fidelity)
+
+
 def drive(proposer: Proposer, n: int, violation: Callable[[Levels], float] = lambda _: 0.0) -> list[Levels]:
     """The proposals for the first trials, each of which is told before the next one is asked for."""
     proposals: list[Levels] = []
     for number in range(n):
         levels = proposer.ask(number).levels
-        proposer.tell(Outcome(levels, objectives(levels), violation(levels)))
+        proposer.tell(told_of(levels, objectives(levels), violation(levels)))
         proposals.append(levels)
     return proposals
 
@@ -70,13 +79,13 @@ def check_repeats(factory: ProposerFactory, n: int = 40) -> None:
 
 
 def check_resumed(factory: ProposerFactory, n: int = 75) -> None:
-    """Made anew and told the same outcomes, it goes on as if it had never stopped."""
+    """Made anew and told of the same trials, it goes on as if it had never stopped."""
     for kind in ("free", "target"):
         first = factory(SPACES[kind], 5)
         told = drive(first, n, _violation)
         resumed = factory(SPACES[kind], 5)
         for levels in told:
-            resumed.tell(Outcome(levels, objectives(levels), _violation(levels)))
+            resumed.tell(told_of(levels, objectives(levels), _violation(levels)))
         for _ in range(2):
             assert first.ask(n) == resumed.ask(n), f"resumed, it proposes something else ({kind})"
 
@@ -89,7 +98,7 @@ def check_parents(factory: ProposerFactory, n: int = 90) -> None:
             proposal = proposer.ask(number)
             assert set(proposal.parents) <= told, f"parents of trial {number} were never told ({kind})"
             assert len(set(proposal.parents)) == len(proposal.parents), f"trial {number} names a parent twice ({kind})"
-            proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
+            proposer.tell(told_of(proposal.levels, objectives(proposal.levels)))
             told.add(proposal.levels)
 
 
@@ -98,12 +107,12 @@ def check_ablations(factory: ProposerFactory, n: int = 60) -> None:
     space = SPACES["dense, target"]
     proposer, ablations = factory(space, 0), space.ablations()
     for levels in ablations:
-        proposer.tell(Outcome(levels, objectives(levels), space.violation(levels)))
+        proposer.tell(told_of(levels, objectives(levels), space.violation(levels)))
     for number in range(len(ablations), n):
         proposal = proposer.ask(number)
         assert space.contains(proposal.levels), f"outside the space: {proposal.levels}"
         assert not set(proposal.parents) & set(ablations), "an ablation outside the space is a parent"
-        proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
+        proposer.tell(told_of(proposal.levels, objectives(proposal.levels)))
 
 
 CHECKS = (check_space, check_seed, check_repeats, check_resumed, check_parents, check_ablations)

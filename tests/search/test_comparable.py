@@ -45,7 +45,7 @@ from search.engine.termination import Stopping
 from search.evaluators import Evaluation, Task
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Outcome
+from search.problem.trial import Levels
 from search.proposers.catalogue import make_proposers
 from search.proposers.deap_sampler import DEAPSampler
 from search.proposers.operators import Individual, Population
@@ -263,7 +263,7 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
             known = list(trial_store.known())
             assert [one.number for one in trial_store.front] == [one.number for one in expected]
             assert len(known) == len(trials)
-            told: list[Outcome] = []
+            told: list[Trial] = []
             portfolio = Portfolio(make_proposers("deap,evopress,additive,tpe,cmaes", SPACE, 0), 0)
             portfolio.learn = told.append  # type: ignore[method-assign]
             costs = {one.schedule: (one.values or ())[1] for one in trials}
@@ -382,11 +382,11 @@ def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
     with ServiceStore("sqlite://") as store, store_lease(store) as lease:
         for n in (40, 40):
             trial_store = SqlTrialStore(store, "one", lease, "context")
-            told: list[Outcome] = []
+            told: list[Trial] = []
             portfolio = Portfolio(make_proposers("deap,evopress,additive,tpe", SPACE, 0), 0, by_trial=deterministic)
             learn = portfolio.learn
 
-            def listen(outcome: Outcome, told: list[Outcome] = told, learn: Any = learn) -> None:
+            def listen(outcome: Trial, told: list[Trial] = told, learn: Any = learn) -> None:
                 told.append(outcome)
                 learn(outcome)
 

@@ -21,7 +21,7 @@ from search.engine.termination import Stopping
 from search.engine.trial_runner import MAX_ATTEMPTS
 from search.evaluators import Evaluation, Task
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome, Proposal
+from search.problem.trial import Proposal
 from search.proposers.catalogue import make_proposers
 from studies import ANCHOR, KNOCK_OUT, Trial, TrialState
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of, portfolio, timeless
@@ -342,12 +342,12 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
         leads = False
 
         def __init__(self) -> None:
-            self.told: list[Outcome] = []
+            self.told: list[Trial] = []
 
         def ask(self, number: int) -> Proposal:
             return Proposal(space.sample(random.Random(number)))
 
-        def tell(self, outcome: Outcome) -> None:
+        def tell(self, outcome: Trial) -> None:
             self.told.append(outcome)
 
     listener = Listener()
@@ -361,7 +361,9 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
             for other in outcomes
         )
     ]
-    assert {one.levels for one in listener.told} >= {space.levels(one.schedule) for one in [*best, *outcomes[-10:]]}
+    assert {space.levels(one.schedule) for one in listener.told} >= {
+        space.levels(one.schedule) for one in [*best, *outcomes[-10:]]
+    }
     assert len(listener.told) < 100
 
 

@@ -7,20 +7,22 @@ from collections import Counter
 import pytest
 
 from search.engine.portfolio import FLOOR, Portfolio
-from search.problem.trial import Outcome, Proposal
+from search.problem.trial import Proposal
 from search.proposers.proposer_stats import ProposerStatistics
+from search.proposers.testing import told_of
+from studies import Trial
 
 
 class Named:
     def __init__(self, name: str) -> None:
         self.name = name
         self.leads = False
-        self.told: list[Outcome] = []
+        self.told: list[Trial] = []
 
     def ask(self, number: int) -> Proposal:
         return Proposal((number,))
 
-    def tell(self, outcome: Outcome) -> None:
+    def tell(self, outcome: Trial) -> None:
         self.told.append(outcome)
 
 
@@ -101,7 +103,7 @@ def test_old_merits_fade() -> None:
 def test_everybody_learns_every_outcome_and_choices_follow_the_seed() -> None:
     proposers = [Named("a"), Named("b")]
     portfolio = Portfolio(proposers, 3)
-    portfolio.learn(Outcome((1,), (0.0, 0.0)))
+    portfolio.learn(told_of((1,), (0.0, 0.0)))
     assert all(len(one.told) == 1 for one in proposers)
     turns = [[one.name for one in portfolio.in_turn(number)] for number in range(20)]
     again = Portfolio([Named("a"), Named("b")], 3)

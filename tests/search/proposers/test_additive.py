@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Outcome
+from search.problem.trial import Levels
 from search.proposers import Proposer
 from search.proposers.additive import AdditiveProposer, least_harmful
 from search.proposers.evopress import EvoPressProposer
+from search.proposers.testing import told_of
+from studies import Trial
 
 N_BLOCKS, TARGET = 12, 0.3
 # These must not skip, as the blocks that carry a prompt's facts on; skipping in the others is nearly free.
@@ -30,7 +32,7 @@ def best_of(proposer: Proposer, trials: int) -> float:
     best = math.inf
     for number in range(trials):
         levels = proposer.ask(number).levels
-        proposer.tell(Outcome(levels, (kl(levels), 0.0)))
+        proposer.tell(told_of(levels, (kl(levels), 0.0)))
         best = min(best, kl(levels))
     return best
 
@@ -58,9 +60,9 @@ def test_it_sees_which_blocks_matter_before_a_local_search_does() -> None:
         assert own < 0.0025 and own <= local
 
 
-def ablation(space: ScheduleSpace, block: int) -> Outcome:
+def ablation(space: ScheduleSpace, block: int) -> Trial:
     [levels] = [levels for levels in space.ablations() if levels[block]]
-    return Outcome(levels, (kl(levels), 0.0), space.violation(levels))
+    return told_of(levels, (kl(levels), 0.0), space.violation(levels))
 
 
 def test_ablations_show_which_blocks_matter_before_any_schedule_is_known() -> None:
@@ -80,7 +82,7 @@ def test_neighbours_that_were_ablated_together_share_what_that_did() -> None:
     for seed in range(5):
         told, new = AdditiveProposer(space, seed), AdditiveProposer(space, seed)
         for levels in space.ablations(6):
-            told.tell(Outcome(levels, (kl(levels), 0.0), space.violation(levels)))
+            told.tell(told_of(levels, (kl(levels), 0.0), space.violation(levels)))
         first = [told.ask(number).levels for number in range(20)]
         # Blocks 2, 5 and 8 harm; six others are in groups without one of them.
         assert np.median([kl(levels) for levels in first]) < 0.002 < kl(new.ask(0).levels)
@@ -106,9 +108,9 @@ def test_uniform_schedules_do_not_end_what_ablations_lead_to() -> None:
     for block in range(N_BLOCKS):
         proposer.tell(ablation(space, block))
     for levels in space.anchors():
-        proposer.tell(Outcome(levels, (kl(levels), 0.0)))
+        proposer.tell(told_of(levels, (kl(levels), 0.0)))
     for number in range(11):
-        proposer.tell(Outcome(levels := proposer.ask(number).levels, (kl(levels), 0.0)))
+        proposer.tell(told_of(levels := proposer.ask(number).levels, (kl(levels), 0.0)))
     assert proposer.leads
 
 
@@ -117,12 +119,12 @@ def test_it_leads_until_its_model_says_more_than_ablations_do() -> None:
     proposer, rng = AdditiveProposer(space, 0), random.Random(0)
     for levels in (space.sample(rng) for _ in range(6)):
         assert not proposer.leads
-        proposer.tell(Outcome(levels, (kl(levels), 0.0)))
+        proposer.tell(told_of(levels, (kl(levels), 0.0)))
     for block in range(N_BLOCKS):
         proposer.tell(ablation(space, block))
     for levels in (space.sample(rng) for _ in range(6)):
         assert proposer.leads
-        proposer.tell(Outcome(levels, (kl(levels), 0.0)))
+        proposer.tell(told_of(levels, (kl(levels), 0.0)))
     assert not proposer.leads
 
 
@@ -142,7 +144,7 @@ def test_it_learns_from_what_others_proposed() -> None:
     proposer = AdditiveProposer(space, 0)
     for _ in range(60):
         levels = space.sample(rng)
-        proposer.tell(Outcome(levels, (kl(levels), 0.0)))
+        proposer.tell(told_of(levels, (kl(levels), 0.0)))
     skipped = [sum(proposer.ask(number).levels[block] for block in CARRIERS) for number in range(60, 80)]
     # Random schedules have 18 steps of sparsity in these blocks.
     assert np.median(skipped) <= 2

@@ -11,10 +11,12 @@ import pytest
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Outcome
+from search.problem.trial import Levels
 from search.proposers.catalogue import check_samplers, make_proposers, proposer_names
 from search.proposers.named_sampler import sampler_factory
 from search.proposers.sampler_text import SamplerText
+from search.proposers.testing import told_of
+from studies import Trial
 
 TPE = "optuna.samplers:TPESampler(n_startup_trials=5, multivariate=True)"
 NSGA = "optuna.samplers:NSGAIISampler(population_size=8)"
@@ -24,6 +26,8 @@ OWN = '''
 from optuna.samplers import BaseSampler, RandomSampler
 
 CALLS = []
+from search.proposers.testing import told_of
+from studies import Trial
 
 
 class Timid(BaseSampler):
@@ -84,10 +88,10 @@ def drive(text: str, n: int, seed: int = 0, told: int = 0) -> list[Levels]:
     return proposals
 
 
-def outcome(levels: Levels) -> Outcome:
+def outcome(levels: Levels) -> Trial:
     broken = max(0.0, (levels[-1] - 15) / 4)
     harm = sum((8 - block) * level**2 for block, level in enumerate(levels))
-    return Outcome(levels, (harm / 100, float(levels[0])), broken, 1.0 if sum(levels) % 5 else 0.25)
+    return told_of(levels, (harm / 100, float(levels[0])), broken, 1.0 if sum(levels) % 5 else 0.25)
 
 
 @pytest.mark.parametrize("text", [TPE, NSGA, "optuna.samplers:RandomSampler"])
@@ -105,7 +109,7 @@ def test_a_named_sampler_learns_from_outcomes_of_others(text: str) -> None:
     [others] = make_proposers("random", space, 0)
     told = [others.ask(number).levels for number in range(120)]
     for levels in told:
-        proposer.tell(Outcome(levels, (float(sum(levels)), float(sum(levels[:3])))))
+        proposer.tell(told_of(levels, (float(sum(levels)), float(sum(levels[:3])))))
     asked = [sum(proposer.ask(120 + number).levels) for number in range(30)]
     assert sum(asked) / len(asked) < 0.8 * sum(map(sum, told)) / len(told)
 
@@ -141,7 +145,7 @@ def test_the_seed_and_the_constraint_function_are_given_where_the_class_takes_th
 
 def test_a_sampler_of_the_users_own_proposes_what_it_says(own: str) -> None:
     [proposer] = make_proposers(f"{own}:Timid(least=4)", ScheduleSpace(3, dense_blocks=(1,)), 0)
-    proposer.tell(Outcome((1, 0, 2), (1.0, 2.0)))
+    proposer.tell(told_of((1, 0, 2), (1.0, 2.0)))
     assert proposer.ask(1).levels == (4, 0, 4)
     check_samplers(f"portfolio,{own}:Timid")
 

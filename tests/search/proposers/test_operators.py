@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftp_core.schedule import SparsitySchedule
 from search.problem.space import LatencyLimit, ScheduleSpace
-from search.problem.trial import Outcome
 from search.proposers.genetic import GeneticProposer
 from search.proposers.operators import Gene, Individual, Selection, Variation, parent, survivors, switch_levels
+from search.proposers.testing import told_of
 
 SELECTIONS: tuple[Selection, ...] = ("nsga2", "nsga3")
 LEVELS = [Gene.steps(20, peers="blocks")] * 12
@@ -240,10 +241,10 @@ def objectives(levels):
 def drive(proposer, n, known=()):
     outcomes = []
     for levels in known:
-        proposer.tell(Outcome(levels, objectives(levels)))
+        proposer.tell(told_of(levels, objectives(levels)))
     for number in range(n):
         levels = proposer.ask(number).levels
-        outcomes.append(Outcome(levels, objectives(levels)))
+        outcomes.append(told_of(levels, objectives(levels)))
         proposer.tell(outcomes[-1])
     return outcomes
 
@@ -271,7 +272,7 @@ def test_proposals_lie_inside_the_space(name, selection):
     for number in range(60):
         levels = proposer.ask(number).levels
         assert space.contains(levels)
-        proposer.tell(Outcome(levels, (float(sum(levels)), -float(levels[0]), float(levels[-1]))))
+        proposer.tell(told_of(levels, (float(sum(levels)), -float(levels[0]), float(levels[-1]))))
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -284,7 +285,7 @@ def test_proposals_depend_on_the_seed_the_number_and_what_was_told(selection):
     for outcome in outcomes[:60]:
         resumed.tell(outcome)
     for number in range(60, 80):
-        assert resumed.ask(number).levels == outcomes[number].levels
+        assert resumed.ask(number).levels == SparsitySchedule.of(outcomes[number].schedule).levels()
         resumed.tell(outcomes[number])
 
 
@@ -296,7 +297,7 @@ def test_asked_again_it_proposes_something_else():
 
 def test_it_does_not_propose_what_is_in_its_population():
     proposer = GeneticProposer(SPACES["free"], 0, population_size=500)
-    told = {outcome.levels for outcome in drive(proposer, 300)}
+    told = {SparsitySchedule.of(outcome.schedule).levels() for outcome in drive(proposer, 300)}
     assert all(proposer.ask(number).levels not in told for number in range(300, 400))
 
 
@@ -307,7 +308,7 @@ def test_it_beats_random_search(selection):
     for seed in range(5):
         ours.append(hypervolume(drive(GeneticProposer(space, seed, selection=selection), 200, space.anchors())))
         rng = random.Random(seed)
-        blind.append(hypervolume([Outcome(levels, objectives(levels)) for levels in map(space.sample, [rng] * 200)]))
+        blind.append(hypervolume([told_of(levels, objectives(levels)) for levels in map(space.sample, [rng] * 200)]))
     assert min(ours) > max(blind)
 
 
@@ -316,7 +317,7 @@ def test_it_learns_from_others_and_avoids_what_breaks_constraints():
     proposer = GeneticProposer(space, 0)
     for _ in range(60):
         levels = space.sample(rng)
-        outcome = Outcome(levels, objectives(levels))
+        outcome = told_of(levels, objectives(levels))
         # What looks best breaks a constraint.
         proposer.tell(replace(outcome, values=(-1.0, -1.0), violation=0.5) if levels[0] > 5 else outcome)
     asked = [proposer.ask(number).levels for number in range(100)]
@@ -328,8 +329,8 @@ def test_what_was_stopped_early_is_worse_than_any_whole_evaluation():
     proposer = GeneticProposer(space, 0, population_size=10)
     whole = [space.sample(rng) for _ in range(10)]
     for levels in whole:
-        proposer.tell(Outcome(levels, objectives(levels)))
+        proposer.tell(told_of(levels, objectives(levels)))
     before = [proposer.ask(number).levels for number in range(20)]
     for _ in range(30):
-        proposer.tell(Outcome(space.sample(rng), (0.0, 0.0), fidelity=0.25))
+        proposer.tell(told_of(space.sample(rng), (0.0, 0.0), fidelity=0.25))
     assert [proposer.ask(number).levels for number in range(20)] == before

@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Outcome, Values
+from search.problem.trial import Levels, Values
 from search.proposers import Proposer
 from search.proposers.catalogue import PORTFOLIO, PROPOSERS, make_proposers
-from search.proposers.memory import OutcomeMemory
-from search.proposers.testing import CHECKS, N_BLOCKS, SPACES, drive, objectives
+from search.proposers.memory import TrialMemory
+from search.proposers.testing import CHECKS, N_BLOCKS, SPACES, drive, objectives, told_of
 
 BLIND = {"qmc", "random", "grid"}
 BREEDERS = {"deap", "evopress", "nsga2", "nsga3"}
@@ -68,7 +68,7 @@ def test_only_breeders_name_parents(name, kind):
     for number in range(length(name, 90)):
         proposal = proposer.ask(number)
         n_parents.append(len(proposal.parents))
-        proposer.tell(Outcome(proposal.levels, objectives(proposal.levels)))
+        proposer.tell(told_of(proposal.levels, objectives(proposal.levels)))
     assert n_parents[0] == 0
     if name in BREEDERS:
         assert set(n_parents[30:]) <= {0, 1, 2} and sum(map(bool, n_parents[30:])) >= 45
@@ -82,7 +82,7 @@ def test_what_optuna_breeds_is_made_of_its_parents(name):
     """Nine in ten are children of a crossover, whose levels are their parents' but for one mutation in six blocks."""
     proposer, space = make(name, SPACES["free"]), SPACES["free"]
     for levels in samples(space, 64):
-        proposer.tell(Outcome(levels, objectives(levels)))
+        proposer.tell(told_of(levels, objectives(levels)))
     bred = [proposal for number in range(64, 164) if (proposal := proposer.ask(number)).parents]
     assert len(bred) >= 80 and {len(one.parents) for one in bred} <= {1, 2}
     inherited = [
@@ -93,7 +93,7 @@ def test_what_optuna_breeds_is_made_of_its_parents(name):
 
 RESUMED = """
 import json, sys
-from search.problem.trial import Outcome
+from search.proposers.testing import told_of
 from search.proposers.catalogue import PROPOSERS
 from search.problem.space import ScheduleSpace
 answers = {}
@@ -102,7 +102,7 @@ for name, told in json.load(sys.stdin).items():
     for target in (None, 0.3):
         proposer = PROPOSERS[name](ScheduleSpace(6, target), 5)
         for levels, values, violation in told[str(target)]:
-            proposer.tell(Outcome(tuple(levels), tuple(values), violation))
+            proposer.tell(told_of(tuple(levels), tuple(values), violation))
         proposals = [proposer.ask(len(told[str(target)])) for _ in range(2)]
         answers[name].append([[one.levels, one.parents] for one in proposals])
 print(json.dumps(answers))
@@ -144,7 +144,7 @@ def test_it_learns_from_results_of_others(name, target):
 
     others = samples(space, 120)
     for levels in others:
-        proposer.tell(Outcome(levels, (early(levels), 2 * early(levels))))
+        proposer.tell(told_of(levels, (early(levels), 2 * early(levels))))
     asked = [proposer.ask(120 + number).levels for number in range(4 if name == "gp" else 40)]
     assert np.mean([early(levels) for levels in asked]) < 0.9 * np.mean([early(levels) for levels in others])
 
@@ -157,7 +157,7 @@ def test_it_beats_random_search(name, target):
     def run(seed: int) -> float:
         proposer = make(name, space, seed)
         for levels in space.anchors():
-            proposer.tell(Outcome(levels, objectives(levels)))
+            proposer.tell(told_of(levels, objectives(levels)))
         return worth(space, space.anchors() + drive(proposer, n))
 
     blind = [worth(space, space.anchors() + samples(space, n, seed)) for seed in range(3)]
@@ -187,7 +187,7 @@ def test_schedules_that_were_stopped_early_are_worse_than_whole_ones_whatever_th
     for levels in others:
         # Stopped early are those that skip early, and what they showed by then was excellent.
         stopped = sum(levels[:3]) > 18
-        proposer.tell(Outcome(levels, (0.0, 0.0) if stopped else (1.0, 1.0), fidelity=0.25 if stopped else 1.0))
+        proposer.tell(told_of(levels, (0.0, 0.0) if stopped else (1.0, 1.0), fidelity=0.25 if stopped else 1.0))
     asked = [proposer.ask(160 + number).levels for number in range(40)]
     assert np.mean([sum(levels[:3]) > 18 for levels in asked]) < 0.8 * np.mean([sum(s[:3]) > 18 for s in others])
 
@@ -198,7 +198,7 @@ def test_cmaes_closes_in_on_an_optimum():
     for number in range(160):
         levels = proposer.ask(number).levels
         distances.append(sum((ours - best) ** 2 for ours, best in zip(levels, (2, 5, 8, 11, 14, 17), strict=True)))
-        proposer.tell(Outcome(levels, (float(distances[-1]),)))
+        proposer.tell(told_of(levels, (float(distances[-1]),)))
     assert np.mean(distances[-40:]) < np.mean(distances[:40]) / 5
 
 
@@ -226,7 +226,7 @@ def test_a_grid_skips_points_that_others_visited():
     proposer = make("grid", space)
     others = set(drive(make("grid", space, 1), 40))
     for levels in others:
-        proposer.tell(Outcome(levels, objectives(levels)))
+        proposer.tell(told_of(levels, objectives(levels)))
     assert {proposer.ask(number).levels for number in range(20)}.isdisjoint(others)
 
 
@@ -247,7 +247,7 @@ def test_evopress_children_at_a_target_differ_from_the_best_by_three_switches_at
     proposer = make("evopress", space)
     best = (0, 2, 4, 8, 10, 12)
     for levels in [*samples(space, 20), best]:
-        proposer.tell(Outcome(levels, (float(levels != best), 1.0)))
+        proposer.tell(told_of(levels, (float(levels != best), 1.0)))
     for number in range(50):
         changes = [abs(ours - theirs) for ours, theirs in zip(proposer.ask(number).levels, best, strict=True)]
         assert 1 <= sum(change > 0 for change in changes) <= 6
@@ -275,7 +275,7 @@ def test_names_are_listed_without_loading_what_is_behind_them():
 
 
 OUTCOMES = st.builds(
-    lambda values, violation: Outcome((0,), values, violation),
+    lambda values, violation: told_of((0,), values, violation),
     st.tuples(st.integers(0, 9).map(float), st.integers(0, 9).map(float)),
     st.sampled_from([0.0, 0.0, 0.0, 1.0]),
 )
@@ -284,7 +284,7 @@ OUTCOMES = st.builds(
 @given(st.lists(OUTCOMES, max_size=60), st.integers(24, 40))
 @settings(max_examples=60, deadline=None)
 def test_a_memory_of_outcomes_is_bounded_and_keeps_the_front_and_the_latest_in_order(told, most):
-    memory = OutcomeMemory(most)
+    memory = TrialMemory(most)
     for outcome in told:
         memory.add(outcome)
         assert len(memory) <= most
@@ -293,6 +293,6 @@ def test_a_memory_of_outcomes_is_bounded_and_keeps_the_front_and_the_latest_in_o
     rest = iter(told)
     assert all(any(one is other for other in rest) for one in kept)
     # Integers up to 9 in two dimensions: a front of at most ten points, which always fits.
-    legal = [outcome.values for outcome in told if outcome.penalty == 0]
+    legal = [outcome.values for outcome in told if outcome.total_violation == 0]
     front = {a for a in legal if not any(b != a and b[0] <= a[0] and b[1] <= a[1] for b in legal)}
-    assert front <= {outcome.values for outcome in kept if outcome.penalty == 0}
+    assert front <= {outcome.values for outcome in kept if outcome.total_violation == 0}

@@ -16,7 +16,6 @@ from search.engine.termination import Stopping
 from search.evaluators import Evaluation
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Outcome
 from search.proposers.catalogue import make_proposers
 from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.warm_start import warm_trials
@@ -49,9 +48,9 @@ class Listening(Portfolio):
 
     def __init__(self, deterministic: bool) -> None:
         super().__init__(make_proposers(NAMES, SPACE, 0), 0, by_trial=deterministic)
-        self.told: list[Outcome] = []
+        self.told: list[Trial] = []
 
-    def learn(self, outcome: Outcome) -> None:
+    def learn(self, outcome: Trial) -> None:
         self.told.append(outcome)
         super().learn(outcome)
 

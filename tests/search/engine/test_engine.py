@@ -347,8 +347,8 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
         def ask(self, number: int) -> Proposal:
             return Proposal(space.sample(random.Random(number)))
 
-        def tell(self, outcome: Trial) -> None:
-            self.told.append(outcome)
+        def tell(self, trial: Trial) -> None:
+            self.told.append(trial)
 
     listener = Listener()
     SearchEngine(space, Portfolio([listener], 0), ShufflingEvaluator(1), judge, book)

@@ -22,8 +22,8 @@ class Named:
     def ask(self, number: int) -> Proposal:
         return Proposal((number,))
 
-    def tell(self, outcome: Trial) -> None:
-        self.told.append(outcome)
+    def tell(self, trial: Trial) -> None:
+        self.told.append(trial)
 
 
 def three(**options: bool) -> Portfolio:

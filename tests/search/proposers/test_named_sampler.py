@@ -26,8 +26,6 @@ OWN = '''
 from optuna.samplers import BaseSampler, RandomSampler
 
 CALLS = []
-from search.proposers.testing import told_of
-from studies import Trial
 
 
 class Timid(BaseSampler):

@@ -31,7 +31,7 @@ _PIECE = 15_000
 
 
 def carried(database: Database, study_id: int) -> dict[str, str]:
-    """What this program knows of a study beyond its trials, as attributes; empty if it is Optuna's alone."""
+    """Attributes that say what this program knows of a study beyond its trials; empty if it is Optuna's alone."""
 
     def rows(connection: Connection, table: sa.Table) -> list[dict[str, Any]]:
         columns = [column for column in table.columns if column.name not in ("id", "study_id")]

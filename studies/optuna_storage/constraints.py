@@ -23,7 +23,7 @@ def violation(constraints: Mapping[str, float]) -> float:
     """By how much constraints are broken, as Optuna's samplers add it up; 0 just where Optuna finds a trial feasible.
 
     Args:
-        constraints: Of a trial, by name, as `FrozenTrial.constraints` has them.
+        constraints: Constraints of a trial, by name, as `FrozenTrial.constraints` has them.
 
     Returns:
         The sum of those above 0; infinity where one is no number, which nothing keeps.

@@ -23,7 +23,7 @@ _trial = schema.trial.c
 
 
 class _Known:
-    """What is kept in memory of a study."""
+    """Finished trials of a study in memory."""
 
     def __init__(self) -> None:
         # By number; None where one has not finished.

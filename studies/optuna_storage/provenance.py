@@ -19,10 +19,10 @@ ENDED_BY_OTHERS = sa.or_(_said.is_(None), *(~_said.contains(f'"{key}":', autoesc
 
 
 def begun_by_search(user_attributes: Mapping[str, Any]) -> bool:
-    """Whether a search began a trial with these attributes, so that it may evaluate it."""
+    """True if a search began a trial with these attributes, so that it may evaluate it."""
     return user_attributes.keys() >= _BEGUN
 
 
 def ended_by_search(user_attributes: Mapping[str, Any]) -> bool:
-    """Whether a search ended a trial with these attributes: others say nothing of what was evaluated, and how."""
+    """True if a search ended a trial with these attributes: others say nothing of what was evaluated, and how."""
     return user_attributes.keys() >= _ENDED

@@ -73,7 +73,7 @@ class RunningTrials:
 
         Args:
             trial_id: The trial's.
-            name: Of the parameter.
+            name: Name of the parameter.
             distribution: Number of its distribution.
             value: As Optuna stores it.
 

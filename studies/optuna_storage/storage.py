@@ -71,7 +71,7 @@ class StudyStorage(BaseStorage):
 
     @property
     def database(self) -> Database:
-        """Where studies live."""
+        """Database of the studies."""
         return self._database
 
     def __repr__(self) -> str:

@@ -23,7 +23,7 @@ def open_optuna(url: str, create: bool = True) -> RDBStorage:
     """Optuna's own storage in a SQL database.
 
     Args:
-        url: Of the database.
+        url: URL of the database.
         create: Whether Optuna's tables are made in a database that is empty or missing.
 
     Raises:
@@ -62,15 +62,15 @@ def copy_study(
     name: str,
     on_trial: Callable[[], None] = lambda: None,
 ) -> int:
-    """Copy a study as a whole; if that fails, nothing of it stays in the target.
+    """Copies a study as a whole; if that fails, nothing of it stays in the target.
 
     What this program knows of a study beyond its trials goes to Optuna's storage as attributes, and comes back from
     them.
 
     Args:
-        source: Where it is.
-        target: Where it goes.
-        name: Its name, here and there.
+        source: Storage to copy from.
+        target: Storage to copy to.
+        name: Name of the study in both.
         on_trial: Called after each trial.
 
     Returns:

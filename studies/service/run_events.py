@@ -1,4 +1,4 @@
-"""What workers of the service tell of the studies that they run, for whoever watches from elsewhere."""
+"""Events of the studies that runners of the service run, for those who watch from elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class RunEvent:
     """Something that happened in the run of a study.
 
     Attributes:
-        number: Its place among the study's events, from 1, without gaps.
+        number: Place among the study's events, from 1, without gaps.
         at: When it was kept, by the database's clock, UTC.
         kind: "began", "stage", "figures", "measured", "ended", or "log" for a line of text.
         content: What happened: plain values, as JSON knows them.

@@ -1,4 +1,4 @@
-"""The workers of the service: who they are, and whether they show that they live."""
+"""The runners of the service: processes that run submitted studies, and show that they live."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from studies.store.lease import Holder, clock, this_host
 from studies.store.names import Part
 
 BEAT_EVERY_S = 5.0
-# Workers that have been silent for longer are forgotten.
+# Runners that have been silent for longer are forgotten.
 _FORGET_AFTER_S = 24 * 3600.0
 
 _worker = schema.worker.c
@@ -30,7 +30,7 @@ class WorkerRecord:
         pid: The process.
         began_at: When it began, by the database's clock, UTC.
         silent_s: Seconds since it showed itself.
-        is_alive: Whether it has shown itself lately, and has not died on this machine.
+        is_alive: True if it has shown itself lately, and has not died on this machine.
         study: The study that it runs; None if it waits for one.
     """
 
@@ -44,14 +44,14 @@ class WorkerRecord:
 
 
 class Runners(Part):
-    """The workers that use a database, or lately did."""
+    """Runners that use a database, or lately did."""
 
     def beat(self, worker: str, study: str | None) -> None:
-        """Show that a worker of this process lives; the first time, it becomes known.
+        """Shows that a runner of this process lives; the first time, it becomes known.
 
         Args:
-            worker: Its id.
-            study: The study that it runs; None if it waits for one.
+            worker: Id of the runner.
+            study: Study that it runs; None if it waits for one.
         """
 
         def work(connection: Connection) -> None:
@@ -67,13 +67,13 @@ class Runners(Part):
         self._database.write(work)
 
     def forget(self, worker: str) -> None:
-        """Note that a worker has left."""
+        """Notes that a runner has left."""
         self._database.write(
             lambda connection: connection.execute(sa.delete(schema.worker).where(_worker.id == worker))
         )
 
     def all(self) -> list[WorkerRecord]:
-        """Every worker that has shown itself within a day and has not left, oldest first."""
+        """Every runner that has shown itself within a day and has not left, oldest first."""
 
         def work(connection: Connection) -> list[WorkerRecord]:
             now = clock(connection)

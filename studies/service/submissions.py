@@ -1,4 +1,4 @@
-"""The queue of studies that the service's workers run: each is claimed by one of them at a time."""
+"""The queue of studies that the service's runners run: each is claimed by one of them at a time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _submission, _study = schema.submission.c, schema.study.c
 
 
 class SubmissionState(enum.StrEnum):
-    """Where a submission stands: `CLAIMED` by a worker that has died, it waits like a queued one."""
+    """State of a submission: one that was `CLAIMED` by a runner that has died waits like a queued one."""
 
     QUEUED = "queued"
     CLAIMED = "claimed"
@@ -37,7 +37,7 @@ class NotSubmittedError(StudiesError):
 
 @dataclass(frozen=True)
 class Submission:
-    """A study that was handed to the service's workers.
+    """A study that was handed to the service's runners.
 
     Attributes:
         name: The study's name.
@@ -63,14 +63,14 @@ class Submission:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether a worker may take it."""
+        """True if a runner may take it."""
         if self.state is SubmissionState.ENDED:
             return False
         return self.holder is None or not self.holder.alive
 
 
 class RunState(enum.StrEnum):
-    """Where a study stands, the queue included."""
+    """State of a study, the queue included."""
 
     CREATED = "created"
     QUEUED = "queued"
@@ -82,12 +82,12 @@ class RunState(enum.StrEnum):
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether nothing happens until somebody resumes it."""
+        """True if nothing happens until somebody resumes it."""
         return self not in (RunState.QUEUED, RunState.RUNNING, RunState.STOPPING)
 
 
 def run_state(state: StudyState, submission: Submission | None) -> RunState:
-    """Where a study stands, from what its pipeline and the queue say."""
+    """State of a study, from what its pipeline and the queue say."""
     if submission is None or submission.state is SubmissionState.ENDED:
         # What ends a submission also says where the study stands: one that has not begun was read just before that.
         is_outdated = submission is not None and state is StudyState.CREATED
@@ -101,20 +101,20 @@ def run_state(state: StudyState, submission: Submission | None) -> RunState:
 
 
 class Queue(Part):
-    """Studies that wait for a worker, and those that have one.
+    """Studies that wait for a runner, and those that have one.
 
-    What keeps two workers from running one study is its lease: whoever holds that, and nobody else, may `claim`,
+    What keeps two runners from running one study is its lease: whoever holds that, and nobody else, may `claim`,
     `release` and `end`. Handed that lease, they give it up in the same transaction in which the study leaves the
-    worker's hands: nobody reads that a study is at rest and then finds it busy.
+    runner's hands: nobody reads that a study is at rest and then finds it busy.
     """
 
     def submit(self, name: str, changes: Mapping[str, Any] | None = None, by: str | None = None) -> None:
-        """Hand a study to the workers.
+        """Hands a study to the runners.
 
         Args:
             name: The study.
             changes: Settings that change before it goes on.
-            by: Who does so.
+            by: Name of the token with which it is submitted.
 
         Raises:
             StudyBusyError: It is in the queue already, or a process works on it.
@@ -134,7 +134,7 @@ class Queue(Part):
         self._names.transact(name, work, write=True)
 
     def get(self, name: str) -> Submission | None:
-        """What became of the last submission of a study; None if it was never submitted."""
+        """Last submission of a study; None if it was never submitted."""
 
         def work(connection: Connection, study_id: int) -> Submission | None:
             # In this order: who gives a claimed study up would else be gone while it still seems to be claimed.
@@ -155,7 +155,7 @@ class Queue(Part):
         return self._database.read(work)
 
     def waiting(self) -> list[str]:
-        """Names of the studies that a worker may take: the longest waiting first, those that workers died over last."""
+        """Names of the studies that a runner may take: the longest waiting first, those that runners died over last."""
         open_ = _SELECTED.where(_submission.state != SubmissionState.ENDED.value)
         ordered = open_.order_by(_submission.deaths, _submission.submitted_at, _submission.study_id)
 
@@ -167,7 +167,7 @@ class Queue(Part):
         return self._database.read(work)
 
     def configurations(self) -> dict[str, dict[str, Any]]:
-        """How every study is configured, with the submitted changes that are yet to be made, by name."""
+        """Configurations of all studies by name, with the submitted changes that are yet to be made."""
         run, submission = schema.search_run, schema.submission
         columns = (_study.name, run.c.config, submission.c.state, submission.c.changes)
         selected = sa.select(*columns).select_from(schema.study.join(run).outerjoin(submission))
@@ -182,11 +182,11 @@ class Queue(Part):
         return self._database.read(work)
 
     def claim(self, name: str, worker: str, lease: Lease | None = None) -> Submission | None:
-        """Take a study that waits; the caller holds its lease.
+        """Takes a study that waits; the caller holds its lease.
 
         Args:
             name: The study.
-            worker: Id of the worker.
+            worker: Id of the runner.
             lease: The caller's, to be given up if the study has ended; None to keep it.
 
         Returns:
@@ -217,15 +217,15 @@ class Queue(Part):
         return self._names.transact(name, work, write=True)
 
     def note_changed(self, name: str) -> None:
-        """Note that the submitted changes are made, so that they are not made again."""
+        """Notes that the submitted changes are made, so that they are not made again."""
         self._names.transact(name, lambda connection, study_id: _update(connection, study_id, changes={}), write=True)
 
     def release(self, name: str, worker: str, lease: Lease | None = None) -> None:
-        """Return a study to the queue, since its worker leaves; one that shall stop ends instead.
+        """Returns a study to the queue, since its runner leaves; one that shall stop ends instead.
 
         Args:
             name: The study.
-            worker: Id of the worker.
+            worker: Id of the runner.
             lease: The caller's, to be given up with it; None to keep it.
         """
 
@@ -242,11 +242,11 @@ class Queue(Part):
         self._names.transact(name, work, write=True)
 
     def end(self, name: str, worker: str, error: str | None = None, lease: Lease | None = None) -> None:
-        """Note that a worker is done with a study.
+        """Notes that a runner is done with a study.
 
         Args:
             name: The study.
-            worker: Id of the worker.
+            worker: Id of the runner.
             error: Why it ended early; the study has failed then.
             lease: The caller's, to be given up with it; None to keep it.
         """
@@ -260,7 +260,7 @@ class Queue(Part):
         self._names.transact(name, work, write=True)
 
     def request_stop(self, name: str) -> None:
-        """Stop a study: at once if it waits, or else as soon as its worker sees it.
+        """Stops a study: at once if it waits, or else as soon as its runner sees it.
 
         Raises:
             NotSubmittedError: No worker runs it, or will.
@@ -285,7 +285,7 @@ class Queue(Part):
         self._names.transact(name, work, write=True)
 
     def stop_requested(self, name: str, worker: str) -> bool:
-        """Whether a worker shall stop a study that it claimed."""
+        """True if a runner shall stop a study that it claimed."""
 
         def work(connection: Connection, study_id: int) -> bool:
             where = sa.and_(_submission.study_id == study_id, _submission.worker == worker)

@@ -1,4 +1,4 @@
-"""Who may use the service: tokens of which only hashes are kept, and the sessions of browsers."""
+"""Access to the service: tokens of which only hashes are kept, and the sessions of browsers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _token, _session = schema.access_token.c, schema.browser_session.c
 
 
 class Role(enum.StrEnum):
-    """What the owner of a token may do: see everything, or also begin, stop and delete studies."""
+    """Rights of the owner of a token: to see everything, or also to begin, stop and delete studies."""
 
     READER = "reader"
     EDITOR = "editor"
@@ -42,7 +42,7 @@ class TokenRecord:
 
     Attributes:
         name: Whose it is, or what it is for.
-        role: What its owner may do.
+        role: Rights of its owner.
         created_at: When it was added, UTC.
     """
 
@@ -68,11 +68,11 @@ class Tokens(Part):
     """Tokens and sessions. Secrets are random, so a plain hash of one says nothing of it."""
 
     def add(self, name: str, role: Role) -> str:
-        """Add a token.
+        """Adds a token.
 
         Args:
-            name: Unique in this database.
-            role: What its owner may do.
+            name: Unique name.
+            role: Rights of its owner.
 
         Returns:
             The secret, which cannot be read again.
@@ -93,7 +93,7 @@ class Tokens(Part):
         return secret
 
     def remove(self, name: str) -> None:
-        """Remove a token, and with it the sessions that were begun with it.
+        """Removes a token, and with it the sessions that were begun with it.
 
         Raises:
             TokenError: There is none of this name.
@@ -112,7 +112,7 @@ class Tokens(Part):
         return self._database.read(lambda connection: [_record(row) for row in connection.execute(selected)])
 
     def exist(self) -> bool:
-        """Whether there is any."""
+        """True if there is any."""
         selected = sa.select(sa.exists(sa.select(_token.id)))
         return bool(self._database.read(lambda connection: connection.execute(selected).scalar()))
 
@@ -122,7 +122,7 @@ class Tokens(Part):
         return None if found is None else _record(found)
 
     def begin_session(self, secret: str) -> tuple[str, Session] | None:
-        """Begin a session of a browser; its key, which cannot be read again, and the session.
+        """Begins a session of a browser; its key, which cannot be read again, and the session.
 
         None if there is no token with this secret. Sessions that are over are forgotten.
         """
@@ -155,7 +155,7 @@ class Tokens(Part):
         return None if found is None else Session(_record(found), str(found.csrf))
 
     def end_session(self, key: str) -> None:
-        """End a session; one that is over already stays so."""
+        """Ends a session; one that is over already stays so."""
         where = _session.sha256 == _hash(key)
         self._database.write(lambda connection: connection.execute(sa.delete(schema.browser_session).where(where)))
 

@@ -118,7 +118,7 @@ class Database:
 
     @property
     def url(self) -> sa.URL:
-        """Where it is, with the password."""
+        """URL with the password."""
         return self._url
 
     @property
@@ -128,12 +128,12 @@ class Database:
 
     @cached_property
     def is_read_only(self) -> bool:
-        """Whether this process may read the SQLite file, and not write to it; False for other databases."""
+        """True if this process may read the SQLite file, and not write to it; False for other databases."""
         file = database_file(self._url)
         return file is not None and is_read_only(file)
 
     def close(self) -> None:
-        """Give connections back."""
+        """Gives connections back."""
         self._engine.dispose()
 
     def read(self, work: Callable[[Connection], T]) -> T:
@@ -246,7 +246,7 @@ class Database:
             raise StorageError(f"This cannot be stored in {self}: {error.orig}.") from error
 
     def _prepare(self, connection: Connection) -> None:
-        """Make the tables of an empty database, or check those that are there."""
+        """Makes the tables of an empty database, or checks those that are there."""
         if self.dialect == "postgresql":
             # Else two processes that begin at once would both find no tables, and both make them.
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(APPLICATION_ID)))
@@ -280,7 +280,7 @@ class _AwayError(Exception):
 
 
 def _is_away(error: sa.exc.DBAPIError) -> bool:
-    """Whether the connection is gone, rather than the statement wrong."""
+    """True if the connection is gone, rather than the statement wrong."""
     if error.connection_invalidated:
         return True
     # psycopg's errors of a server that starts up, shuts down, or cannot be reached carry no state, or one of class 57P

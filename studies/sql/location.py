@@ -1,4 +1,4 @@
-"""Where studies lie: which database a URL names."""
+"""Finds the database that a URL names."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def database_file(url: str | URL) -> Path | None:
 
 
 def is_read_only(file: Path) -> bool:
-    """Whether a SQLite file that is there cannot be written to by this process.
+    """True if a SQLite file is there and cannot be written to by this process.
 
     Its folder counts, too: SQLite writes its log beside the file.
     """
@@ -73,7 +73,7 @@ def _may(path: Path, mode: int) -> bool:
 
 
 def read_only_uri(file: Path) -> str:
-    """How SQLite opens a file now that is only read (https://www.sqlite.org/uri.html).
+    """URI under which SQLite opens a file that is only read (https://www.sqlite.org/uri.html).
 
     Without a log beside it nobody writes to the file, and it needs no locks. Their files would be this user's, and in
     the way of those who may write.

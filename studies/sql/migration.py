@@ -31,10 +31,10 @@ def current_revision(url: str) -> str | None:
 
 
 def upgrade_database(url: str) -> tuple[str | None, str]:
-    """Bring a database to this program's revision, in one transaction: it is changed as a whole, or not at all.
+    """Brings a database to this program's revision, in one transaction: it is changed as a whole, or not at all.
 
     Args:
-        url: Of the database.
+        url: URL of the database.
 
     Returns:
         The revisions before and after.
@@ -67,7 +67,7 @@ def upgrade_database(url: str) -> tuple[str | None, str]:
 
 
 def _alembic_config(connection: Connection, database: Database) -> Config:
-    """What Alembic's commands need to work in an open transaction of a database."""
+    """Configuration with which Alembic's commands work in an open transaction of a database."""
     from alembic.config import Config
 
     config = Config()

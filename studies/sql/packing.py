@@ -44,7 +44,7 @@ def pack_floats(values: Iterable[float]) -> bytes:
 
 
 def unpack_floats(packed: bytes) -> tuple[float, ...]:
-    """What `pack_floats` packed."""
+    """Inverse of `pack_floats`."""
     return _floats(len(packed) // 8).unpack(packed)
 
 
@@ -54,7 +54,7 @@ def pack_steps(values: Mapping[int, float]) -> bytes | None:
 
 
 def unpack_steps(packed: bytes | None) -> dict[int, float]:
-    """What `pack_steps` packed."""
+    """Inverse of `pack_steps`."""
     if packed is None:
         return {}
     n = len(packed) // _STEP_BYTES

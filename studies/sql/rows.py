@@ -130,8 +130,8 @@ def add_trial(
     """Add a trial; the study's row stays locked until the transaction ends, so numbers have no gaps.
 
     Args:
-        connection: Of `Database.write` or `Database.write_once`.
-        study_id: Of its study.
+        connection: Connection of `Database.write` or `Database.write_once`.
+        study_id: Id of its study.
         columns: All but study and number; those that are missing are null.
         expected: The number that it must get; None for whichever comes next.
 
@@ -155,7 +155,7 @@ def change_state(
     """Change the state of a trial that has not finished; one that runs already cannot begin to run.
 
     Args:
-        connection: Of `Database.write` or `Database.write_once`.
+        connection: Connection of `Database.write` or `Database.write_once`.
         trial_id: Its id.
         state: The new state.
         params: Its packed parameters, taken over if there are more than the row has.
@@ -242,8 +242,8 @@ def unfinished_rows(connection: Connection, study_id: int, states: Sequence[int]
 
     Args:
         connection: In a transaction or not.
-        study_id: Of their study.
-        states: Of these two states, the ones that are wanted.
+        study_id: Id of their study.
+        states: Wanted ones of these two states.
 
     Raises:
         KeyError: There is no such study.
@@ -263,7 +263,7 @@ def write_params(connection: Connection, trial_id: int, packed: bytes) -> None:
 
 
 def no_study(study_id: int) -> KeyError:
-    """What Optuna expects where a study is missing."""
+    """Error that Optuna expects where a study is missing."""
     return KeyError(f"There is no study with id {study_id}.")
 
 

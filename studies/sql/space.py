@@ -97,7 +97,7 @@ class Spaces:
         return None if space is None else space.ids.get(key_of(name, distribution))
 
     def knows(self, study_id: int, distributions: Mapping[str, BaseDistribution]) -> bool:
-        """Whether the numbers of all of these can be told without the database."""
+        """True if the numbers of all of these are known without the database."""
         return all(self.known(study_id, *item) is not None for item in distributions.items())
 
     def intern(
@@ -107,8 +107,8 @@ class Spaces:
 
         Args:
             connection: In a transaction.
-            study_id: Of the study.
-            name: Of the parameter.
+            study_id: Id of the study.
+            name: Name of the parameter.
             distribution: What it is drawn from.
             alone: Whether it need not go with what other trials drew parameters of this name from.
 

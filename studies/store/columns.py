@@ -138,7 +138,7 @@ class TrialColumns:
         return np.union1d(self.number, self.left_aside) if len(self.left_aside) else self.number
 
     def place(self, number: int) -> int | None:
-        """Where a trial stands in the columns; None if it has not ended."""
+        """Place of a trial in the columns; None if it has not ended."""
         at = int(np.searchsorted(self.number, number))
         return at if at < len(self) and self.number[at] == number else None
 
@@ -261,7 +261,7 @@ class Columns(Part):
         return np.take_along_axis(shares, np.array(order_of), 1).astype(np.float32), is_schedule
 
     def _order(self, connection: Connection, study_id: int, ids: bytes) -> NDArray[np.intp] | None:
-        """Where the blocks stand among parameters with these ids; None if they are no schedule."""
+        """Places of the blocks among parameters with these ids; None if they are no schedule."""
         spaces, numbers = self._storage.spaces, unpack_ids(ids)
         space = spaces.of(connection, study_id)
         if any(number not in space.by_id for number in numbers):
@@ -352,7 +352,7 @@ def _padded(numbers: Sequence[Sequence[int]]) -> NDArray[np.int32]:
 
 
 def _decoded(texts: Sequence[str | None]) -> list[Mapping[str, Any]]:
-    """What attributes say; nothing where there are none."""
+    """Decoded attributes; empty where there are none."""
     found: list[Mapping[str, Any]] = []
     for start in range(0, len(texts), _DECODED_AT_ONCE):
         part = ["null" if text is None else text for text in texts[start : start + _DECODED_AT_ONCE]]

@@ -1,4 +1,4 @@
-"""Says who works on a study: one process at a time holds its lease, and shows that it lives."""
+"""Leases of studies: one process at a time holds the lease of a study, and shows that it lives."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _lease = schema.lease.c
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a lease.
+    """Process that holds a lease.
 
     Attributes:
-        owner: Drawn anew for each lease.
+        owner: Identifier drawn anew for each lease.
         host: The machine, with the process namespace in which `pid` means something.
         pid: The process.
         age_s: Seconds since it was acquired.
@@ -49,7 +49,7 @@ class Holder:
 
     @property
     def alive(self) -> bool:
-        """Whether it has shown itself lately, and has not died on this machine."""
+        """True if it has shown itself lately, and has not died on this machine."""
         if self.silent_s > DEAD_AFTER_S:
             return False
         return self.host != this_host() or _process_exists(self.pid)
@@ -86,12 +86,12 @@ def clock(connection: Connection) -> sa.ColumnElement[float]:
 
 
 def holder(connection: Connection, study_id: int) -> Holder | None:
-    """Who holds the lease of a study, dead or alive; None if nobody does."""
+    """Holder of the lease of a study, dead or alive; None if there is none."""
     return _holders(connection, _lease.study_id == study_id).get(study_id)
 
 
 def holders(connection: Connection) -> dict[int, Holder]:
-    """Who holds the lease of each study that somebody works on, dead or alive, by the study's id."""
+    """Holders of all leases, dead or alive, by the study's id."""
     return _holders(connection, sa.true())
 
 
@@ -117,7 +117,7 @@ class Lease:
     run through Optuna stay with them.
 
     Args:
-        database: Where the study lives.
+        database: Database of the study.
         study_id: Its id.
         name: Its name, for errors.
 
@@ -157,7 +157,7 @@ class Lease:
         self._database.write(self.give_up)
 
     def give_up(self, connection: Connection) -> None:
-        """Let go of the study before the end of `with`, in a transaction of the caller's; it is no longer ours then.
+        """Lets go of the study before the end of `with`, in a transaction of the caller's; it is no longer ours then.
 
         Where the transaction also says that nobody works on the study any more, others may touch it as soon as they
         read so. Whoever has taken it over meanwhile keeps it.
@@ -169,7 +169,7 @@ class Lease:
         return sa.and_(_lease.study_id == self._study_id, _lease.owner == self._owner)
 
     def check(self) -> None:
-        """Make sure that the study is still ours.
+        """Makes sure that the study is still ours.
 
         Raises:
             LeaseLostError: Another process has taken it over, because this one seemed dead.

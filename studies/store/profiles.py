@@ -25,7 +25,7 @@ class Profiles(Part):
     def keep(
         self, fingerprint: str, conditions: Mapping[str, Any], profile: Mapping[str, Any], replace: bool = False
     ) -> Mapping[str, Any]:
-        """Keep a latency profile for every study of this database.
+        """Keeps a latency profile for every study of this database.
 
         Args:
             fingerprint: Hash of the conditions.

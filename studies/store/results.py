@@ -19,7 +19,7 @@ class Results(Part):
     """Results of studies beside their trials and routers."""
 
     def replace_measurements(self, name: str, measurements: Sequence[Measurement]) -> None:
-        """Keep these measurements instead of those before."""
+        """Keeps these measurements instead of those before."""
 
         def work(connection: Connection, study_id: int) -> None:
             table = schema.measurement
@@ -32,7 +32,7 @@ class Results(Part):
         self._names.transact(name, work, write=True)
 
     def measurements(self, name: str) -> list[Measurement]:
-        """What was measured, in the order in which it was handed over."""
+        """Measurements in the order in which they were handed over."""
         table = schema.measurement
 
         def work(connection: Connection, study_id: int) -> list[Measurement]:
@@ -42,7 +42,7 @@ class Results(Part):
         return self._names.transact(name, work)
 
     def keep_exhibits(self, name: str, exhibits: Exhibits) -> None:
-        """Keep what a report shows of single prompts and items, instead of what was kept before."""
+        """Keeps the single prompts and items that a report shows, instead of those before."""
         table, contents = schema.exhibit, asdict(exhibits)
 
         def work(connection: Connection, study_id: int) -> None:
@@ -53,7 +53,7 @@ class Results(Part):
         self._names.transact(name, work, write=True)
 
     def exhibits(self, name: str) -> Exhibits | None:
-        """What a report shows of single prompts and items; None before they were looked at."""
+        """Single prompts and items that a report shows; None before they were looked at."""
         table = schema.exhibit
 
         def work(connection: Connection, study_id: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Says which study the results in a folder are of, so that no study writes over those of another one."""
+"""Marks a folder with the study whose results it holds, so that no study writes over those of another one."""
 
 from __future__ import annotations
 

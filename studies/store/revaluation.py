@@ -1,4 +1,4 @@
-"""Gives the trials of a study other objective values, where what these were predicted from was measured anew."""
+"""Replaces the objective values of trials, where what these were predicted from was measured anew."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Revaluation(Part):
         due: Sequence[str] = (),
         chosen_trial: int | None = None,
     ) -> None:
-        """Replace what is known of trials that have ended, in one transaction with the facts that it follows from.
+        """Replaces what is known of trials that have ended, in one transaction with the facts that it follows from.
 
         Their rows are written anew under other ids: every process that remembers finished trials then reads them again.
 
         Args:
-            name: Of the study.
+            name: Name of the study.
             trials: The trials as they shall be; others stay as they are.
             facts: The facts that change.
             due: Stages that count as not begun, as they rest on the trials.

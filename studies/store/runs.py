@@ -53,7 +53,7 @@ class Runs(Part):
         self._names.transact(name, work, write=True)
 
     def begin_stage(self, name: str, stage: str) -> None:
-        """Record that a stage of the pipeline runs, in the place of its last run."""
+        """Records that a stage of the pipeline runs, in the place of its last run."""
         table = schema.stage
 
         def work(connection: Connection, study_id: int) -> None:
@@ -64,7 +64,7 @@ class Runs(Part):
         self._names.transact(name, work, write=True)
 
     def end_stage(self, name: str, stage: str, state: StudyState) -> None:
-        """Record how a stage that was begun ended."""
+        """Records how a stage that was begun ended."""
         table = schema.stage
 
         def work(connection: Connection, study_id: int) -> None:
@@ -74,7 +74,7 @@ class Runs(Part):
         self._names.transact(name, work, write=True)
 
     def forget_stages(self, name: str, stages: Sequence[str]) -> None:
-        """Let stages count as not begun: what they rested on has changed."""
+        """Lets stages count as not begun: what they rested on has changed."""
         table = schema.stage
 
         def work(connection: Connection, study_id: int) -> None:
@@ -84,7 +84,7 @@ class Runs(Part):
         self._names.transact(name, work, write=True)
 
     def stages(self, name: str) -> list[StageRecord]:
-        """The stages that a study has been through, in the order in which they began."""
+        """Stages that a study has been through, in the order in which they began."""
         table = schema.stage
 
         def work(connection: Connection, study_id: int) -> list[StageRecord]:
@@ -98,7 +98,7 @@ class Runs(Part):
         return self._names.transact(name, work)
 
     def keep_proposer_states(self, name: str, states: Mapping[str, Mapping[str, Any]]) -> None:
-        """Keep what these proposers, by name, have to remember, instead of what was kept of them before."""
+        """Keeps the states of these proposers, by name, instead of their earlier ones."""
         table = schema.proposer_state
 
         def work(connection: Connection, study_id: int) -> None:
@@ -115,7 +115,7 @@ class Runs(Part):
             self._names.transact(name, work, write=True)
 
     def proposer_states(self, name: str) -> list[ProposerState]:
-        """What the proposers of a study keep there, by name."""
+        """States of a study's proposers, by name."""
         table = schema.proposer_state
 
         def work(connection: Connection, study_id: int) -> list[ProposerState]:

@@ -88,7 +88,7 @@ class StudyStore:
 
     @property
     def is_read_only(self) -> bool:
-        """Whether this process may read the database, and not write to it, as far as its file says."""
+        """True if this process may read the database, and not write to it, as far as its file says."""
         return self._database.is_read_only
 
     def check_writable(self) -> None:

@@ -30,13 +30,13 @@ class Studies(Part):
     def create(
         self, name: str, config: Mapping[str, Any], objectives: Sequence[str], replaces: Collection[Origin] = ()
     ) -> StudyRecord:
-        """Begin a study.
+        """Begins a study.
 
         Args:
-            name: Unique in this database.
-            config: How it is configured.
+            name: Unique name.
+            config: Configuration.
             objectives: Names of the objective values, in order.
-            replaces: Whose files the study may write over, beside its own.
+            replaces: Studies whose files the study may write over, beside its own.
 
         Raises:
             StudyExistsError: The name is taken.
@@ -45,23 +45,23 @@ class Studies(Part):
         return self.get(name)
 
     def is_taken(self, name: str) -> bool:
-        """Whether a study has a name, be it one of Optuna's alone."""
+        """True if a study has this name, even one that is Optuna's alone."""
         selected = sa.select(_study.id).where(_study.name == name)
         return self._database.read(lambda connection: connection.scalar(selected) is not None)
 
     def begin_replacement(
         self, name: str, config: Mapping[str, Any], objectives: Sequence[str], replaces: Collection[Origin] = ()
     ) -> None:
-        """Begin a study that has its name through this store alone, until it takes the place of the one that has it.
+        """Begins a study that has its name through this store alone, until it takes the place of the one that has it.
 
         The study that has the name stays as it is, for others and in the database, until `take_place`. What an earlier
         replacement left behind whose process has died is removed.
 
         Args:
-            name: Its name.
-            config: How it is configured.
+            name: Name of both studies.
+            config: Configuration.
             objectives: Names of the objective values, in order.
-            replaces: Whose files the new study may write over, beside its own.
+            replaces: Studies whose files the new study may write over, beside its own.
 
         Raises:
             StudyBusyError: A process works on the study that has the name, or on another replacement of it.
@@ -81,7 +81,7 @@ class Studies(Part):
         self._names.assign(name, ids[-1])
 
     def is_aside(self, name: str) -> bool:
-        """Whether a study of this store has not taken the place of the one that has its name."""
+        """True if a study of this store has not taken the place of the one that has its name."""
         selected = sa.select(_study.name)
         return bool(
             self._names.transact(
@@ -90,7 +90,7 @@ class Studies(Part):
         )
 
     def take_place(self, name: str) -> None:
-        """Let a study that was begun as a replacement take the place of the one that has its name, which is deleted.
+        """Lets a study that was begun as a replacement take the place of the one that has its name, which is deleted.
 
         Both happen, or neither. Nothing happens to a study that has its place.
 
@@ -107,7 +107,7 @@ class Studies(Part):
             self._names.transact(name, work, write=True)
 
     def abandon_replacement(self, name: str) -> None:
-        """Remove a study that was begun as a replacement and has not taken its place; nothing happens to any other."""
+        """Removes a study that was begun as a replacement and has not taken its place; nothing happens to any other."""
         if self.is_aside(name):
             self._names.transact(
                 name,
@@ -126,7 +126,7 @@ class Studies(Part):
         more: Callable[[Connection, int], None] = lambda connection, study_id: None,
         replaces: Collection[Origin] = (),
     ) -> None:
-        """Begin a study, with `more` of what belongs to it, in one transaction.
+        """Begins a study, with `more` of what belongs to it, in one transaction.
 
         Raises:
             StudyExistsError: The name is taken.
@@ -184,11 +184,11 @@ class Studies(Part):
         )
 
     def set_config(self, name: str, config: Mapping[str, Any]) -> None:
-        """Replace a study's configuration."""
+        """Replaces a study's configuration."""
         self._update(name, config=dict(config))
 
     def choose_trial(self, name: str, number: int) -> None:
-        """Record which trial was chosen from the front."""
+        """Records the trial that was chosen from the front."""
         self._update(name, chosen_trial=number)
 
     def update_facts(self, name: str, changes: StudyFacts | Callable[[StudyFacts], StudyFacts]) -> None:
@@ -242,7 +242,7 @@ def summarised(connection: Connection) -> sa.Select[*tuple[Any, ...]]:
 
 
 def held(row: Any) -> Holder | None:
-    """Who holds the lease of a study, dead or alive; None if nobody does."""
+    """Holder of the lease of a study, dead or alive; None if there is none."""
     return None if row.owner is None else Holder(row.owner, row.host, row.pid, float(row.age_s), float(row.silent_s))
 
 

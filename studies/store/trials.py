@@ -94,10 +94,10 @@ class Trials(Part):
         return [trial if trial.number == number else replace(trial, number=number) for trial, number in numbered]
 
     def finish(self, name: str, trials: Sequence[Trial], context: str | None = None) -> int:
-        """Keep the results of trials that were begun, all or none of them.
+        """Keeps the results of trials that were begun, all or none of them.
 
         Args:
-            name: Of the study.
+            name: Name of the study.
             trials: How they ended.
             context: What their evaluations depend on beside the schedule, as a hash: finished ones are then known to
                 every study that says the same, see `Evaluations.find`. None keeps them to the study.
@@ -126,7 +126,7 @@ class Trials(Part):
         return self._names.transact(name, work, write=not alone, once=alone)
 
     def claim_waiting(self, name: str) -> list[Trial]:
-        """Take every trial of a search that waits, by number: they are running then, and nobody else takes them."""
+        """Takes the waiting trials of a search, by number: they are running then, and no other process takes them."""
 
         def work(connection: Connection, study_id: int) -> list[Trial]:
             waiting = sa.and_(_trial.study_id == study_id, _trial.state == OptunaState.WAITING.value)
@@ -141,7 +141,7 @@ class Trials(Part):
         return self._names.transact(name, work, write=True)
 
     def append(self, name: str, trial: Trial) -> None:
-        """Keep a trial that was evaluated elsewhere, in one transaction.
+        """Keeps a trial that was evaluated elsewhere, in one transaction.
 
         Raises:
             StorageError: Its number is not the study's next one.
@@ -201,7 +201,7 @@ class Trials(Part):
         return None if found is None else _record(found)
 
     def n_ended(self, name: str) -> int:
-        """How many trials have ended, failed ones and those of other programs included."""
+        """Number of trials that have ended, failed ones and those of other programs included."""
 
         def work(connection: Connection, study_id: int) -> int:
             n: int = connection.execute(sa.select(N_ENDED).where(_study.id == study_id)).scalar_one()
@@ -210,7 +210,7 @@ class Trials(Part):
         return self._names.transact(name, work)
 
     def left_aside(self, name: str) -> LeftAside:
-        """How many trials of the study no search began or ended."""
+        """Numbers of trials of the study that no search began or ended."""
 
         def work(connection: Connection, study_id: int) -> LeftAside:
             rows = unfinished_rows(connection, study_id, [OptunaState.RUNNING.value, OptunaState.WAITING.value])
@@ -227,7 +227,7 @@ class Trials(Part):
         return self._names.transact(name, work)
 
     def n_begun(self, name: str) -> int:
-        """How many trials were ever begun: the number that the next one gets."""
+        """Number of trials that were ever begun: the number that the next one gets."""
 
         def work(connection: Connection, study_id: int) -> int:
             n: int = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar_one()
@@ -287,17 +287,17 @@ def _check_finite(trial: Trial) -> None:
 
 
 def _is_shared(trial: Trial) -> bool:
-    """Whether other studies may take over what a trial found out."""
+    """True if other studies may take over what a trial found out."""
     return trial.state is TrialState.FINISHED and trial.fidelity == 1.0 and finite_values(tuple(trial.metrics.values()))
 
 
 def _begun(trial: Trial) -> dict[str, Any]:
-    """What is known of a trial before it has ended, beside its schedule."""
+    """Attributes of a trial before it has ended, beside its schedule."""
     return {"proposer": trial.proposer, **({"parents": trial.parents} if trial.parents else {})}
 
 
 def ended_columns(trial: Trial) -> dict[str, Any]:
-    """How a trial ended, as columns of its row."""
+    """Columns of a row that say how its trial ended."""
     attributes: dict[str, Any] = {
         **_begun(trial),
         "fidelity": trial.fidelity,

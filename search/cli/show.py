@@ -49,12 +49,7 @@ def _timed_shape(facts: StudyFacts) -> dict[str, Any] | None:
 
 def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
     """The front of a study as plain values, with measured latency where it was measured with the trial's own router."""
-    # An earlier version did not number the router that it measured as "dynamic".
-    measured = {
-        (m.trial, m.router): m.latency_ms
-        for m in store.results.measurements(name)
-        if m.trial is not None and (m.variant != "dynamic" or m.router is not None)
-    }
+    measured = {(m.trial, m.router): m.latency_ms for m in store.results.measurements(name) if m.trial is not None}
     return [
         {
             "number": point.number,

@@ -55,8 +55,11 @@ def evaluation_context(model: str, search_set: str, router: str, choices: bool, 
         choices: Whether accuracy is found out, too.
         keep_first: Tokens at the beginning of every prompt that are protected.
     """
-    parts: dict[str, object] = {"model": model, "search_set": search_set, "router": router, "choices": choices}
-    if keep_first:
-        # Earlier versions protected none, and what they found is found again.
-        parts["keep_first"] = keep_first
+    parts = {
+        "model": model,
+        "search_set": search_set,
+        "router": router,
+        "choices": choices,
+        "keep_first": keep_first,
+    }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

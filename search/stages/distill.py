@@ -100,9 +100,7 @@ def train_router(
 def _task(study: OpenStudy, schedules: Sequence[SparsitySchedule], config: DistillationConfig) -> str:
     """Tells what is trained apart from anything else that a stage of this name may have begun, and left unfinished."""
     workload = study.workload
-    keep_first = workload.model.skipping.keep_first
-    # Earlier versions protected no tokens, and their trainings go on.
-    identity = (workload.model.fingerprint(), workload.data_fingerprint, *([keep_first] if keep_first else []))
+    identity = workload.model.fingerprint(), workload.data_fingerprint, workload.model.skipping.keep_first
     about = [[list(one) for one in schedules], config.to_json(), *identity]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 

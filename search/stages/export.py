@@ -41,8 +41,7 @@ def check_export(directory: Path, allowed: set[Origin], advice: str) -> None:
     found = exported_in(directory)
     if found is None:
         raise ForeignResultsError(f"{directory} holds a pruned model that no study is known to have written: {advice}.")
-    # Earlier versions noted the name alone.
-    if found not in allowed and (found.created_at is not None or found.name not in {one.name for one in allowed}):
+    if found not in allowed:
         raise ForeignResultsError(f"{directory} holds the pruned model of another study, {found}: {advice}.")
 
 

@@ -170,10 +170,8 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
 def _quality_context(study: OpenStudy, data: str, router: StoredRouter) -> str:
     """Hash of what a quality depends on beside the schedule."""
     model = study.workload.model
-    parts = ["quality", model.fingerprint(), data, router.sha256 or router.router.kind]
-    if model.skipping.keep_first:
-        # Earlier versions protected no tokens, and what they found is found again.
-        parts.append(f"keep_first {model.skipping.keep_first}")
+    deciding = router.sha256 or router.router.kind
+    parts = ["quality", model.fingerprint(), data, deciding, model.skipping.keep_first]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

@@ -78,7 +78,6 @@ def _exhibits(found: Mapping[str, Any]) -> Exhibits:
                 for one in found["groups"]
             ),
             "disagreements": tuple(Disagreement(**one) for one in found["disagreements"]),
-            # Earlier versions did not compare them.
-            "kl_ratios": {name: (low, high) for name, (low, high) in found.get("kl_ratios", {}).items()},
+            "kl_ratios": {name: (low, high) for name, (low, high) in found["kl_ratios"].items()},
         }
     )

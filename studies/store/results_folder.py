@@ -28,7 +28,7 @@ class Origin:
 
     Attributes:
         name: Name of the study.
-        created_at: Moment at which it was created, in ISO 8601; None where an earlier version did not say.
+        created_at: Moment at which it was created, in ISO 8601; None where it is not known.
     """
 
     name: str
@@ -129,11 +129,8 @@ def compared_in(folder: Path) -> set[Origin] | None:
     if not any(os.path.lexists(folder / name) for name in COMPARISON_FILES):
         return None
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        if "studies" in values:
-            return {Origin(str(one["name"]), one["created_at"]) for one in values["studies"]}
-        # Earlier versions noted the names alone.
-        return {Origin(str(row["study"]), None) for row in values["rows"] if row["study"]}
+        studies = json.loads(path.read_text(encoding="utf-8"))["studies"]
+        return {Origin(str(one["name"]), one["created_at"]) for one in studies}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Proposal
+from search.problem.trial import Levels, Proposal
 from studies import Trial
 
 _MOST_SWITCHES = 3
@@ -50,6 +50,8 @@ class EvoPressProposer:
         self._seed = seed
         self._offspring = offspring
         self._parents: dict[int, Trial] = {}
+        # Their grid indices, which every proposal asks for.
+        self._levels: dict[int, Levels] = {}
         self._n_told = 0
         self._number = -1
         self._repeats = 0
@@ -74,7 +76,7 @@ class EvoPressProposer:
         if self._n_told < _FIRST or not parents:
             return Proposal(self._space.sample(rng))
         band = self._band(number)
-        known = {self._space.levels(parent.schedule) for parent in self._parents.values()}
+        known = set(self._levels.values())
         for _ in range(_MOST_TRIES):
             if (child := self._child(parents, band, rng)).levels not in known:
                 break
@@ -89,7 +91,7 @@ class EvoPressProposer:
         total = sum(levels)
         parent = self._parents.get(total)
         if parent is None or _order(trial) < _order(parent):
-            self._parents[total] = trial
+            self._parents[total], self._levels[total] = trial, levels
 
     def _band(self, number: int) -> range:
         cycle, place = divmod(number // self._offspring, len(self._bands))
@@ -97,7 +99,7 @@ class EvoPressProposer:
 
     def _child(self, parents: dict[int, Trial], band: range, rng: random.Random) -> Proposal:
         total = self._choose(parents, band, rng)
-        parent = self._space.levels(parents[total].schedule)
+        parent = self._levels[total]
         levels = list(parent)
         # Asked again for the same trial, the neighbourhood is known already: look further away.
         most_switches = _MOST_SWITCHES + self._repeats

@@ -78,7 +78,7 @@ class Client:
         self._http.close()
 
     def create(self, name: str, **settings: Any) -> dict[str, Any]:
-        """Create a study and hand it to the service's workers.
+        """Create a study and hand it to the service's runners.
 
         Args:
             name: Unique in the service.
@@ -110,7 +110,7 @@ class Client:
         return self._json("POST", f"{_study(name)}/stop")
 
     def resume(self, name: str, **changes: Any) -> dict[str, Any]:
-        """Hand a study to the workers again.
+        """Hand a study to the runners again.
 
         Args:
             name: The study.
@@ -165,9 +165,9 @@ class Client:
                 return
             after = page["next"]
 
-    def workers(self) -> list[dict[str, Any]]:
-        """The service's workers."""
-        return list(self._json("GET", "/workers")["items"])
+    def runners(self) -> list[dict[str, Any]]:
+        """The service's runners."""
+        return list(self._json("GET", "/runners")["items"])
 
     def events(self, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """What happens to a study, as kind and content, from its first run on until it is at rest.
@@ -208,7 +208,7 @@ class Client:
         timeout_s: float | None = None,
         on_look: Callable[[Mapping[str, Any]], None] = lambda study: None,
     ) -> dict[str, Any]:
-        """Wait until a study neither runs nor waits for a worker; a service that is away is waited for, too.
+        """Wait until a study neither runs nor waits for a runner; a service that is away is waited for, too.
 
         Args:
             name: The study.

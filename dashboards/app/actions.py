@@ -49,7 +49,7 @@ class Actions:
 
     Attributes:
         check: Check settings by name, as far as that can be done at once.
-        create: Create a study of a name with settings, and hand it to the workers.
+        create: Create a study of a name with settings, and hand it to the runners.
         stop: Stop a study.
         resume: Let a study go on with changed settings.
         delete: Delete a study.

@@ -25,7 +25,7 @@ from studies import (
 )
 from studies.service.overviews import StudyOverview
 from studies.service.run_events import RunEvent
-from studies.service.runners import WorkerRecord
+from studies.service.runners import RunnerRecord
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState, Submission, run_state
 
@@ -105,9 +105,9 @@ class Watch:
         """Names of all studies, newest first."""
         return [summary.name for summary in reversed(self._store.studies.summaries())]
 
-    def workers(self) -> list[WorkerRecord]:
-        """The workers that live."""
-        return [worker for worker in self._store.runners.all() if worker.is_alive]
+    def runners(self) -> list[RunnerRecord]:
+        """The runners that live."""
+        return [runner for runner in self._store.runners.all() if runner.is_alive]
 
     def standing(self, name: str) -> Standing:
         """The state of a study.

@@ -27,7 +27,7 @@ PLOT_CONFIG: Any = {
 }
 # Four lines; the legend scrolls beyond.
 _MOST_LEGEND_PX = 96
-_STATE_WORDS = {RunState.CREATED: "created", RunState.QUEUED: "waits for a worker"}
+_STATE_WORDS = {RunState.CREATED: "created", RunState.QUEUED: "waits for a runner"}
 _STATE_SIGNS = {
     RunState.CREATED: "○",
     RunState.QUEUED: "◔",

@@ -1,4 +1,4 @@
-"""The commands of the service: `serve`, `worker` and `token`."""
+"""The commands of the service: `serve`, `runner` and `token`."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def serve_command(
     storage: Storage = DEFAULT_STORAGE,
     host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Workers to start beside it.")] = 1,
+    runners: Annotated[int, typer.Option("--runners", min=0, help="Runners to start beside it.")] = 1,
     root: Roots = None,
     hub: Hub = False,
     out: ServiceOut = DEFAULT_OUT,
     ray_address: Annotated[
-        str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="Ray cluster of the workers started here.")
+        str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="Ray cluster of the runners started here.")
     ] = None,
     proxy: Annotated[
         str | None,
@@ -69,7 +69,7 @@ def serve_command(
     from search.service.serving import serve
 
     log_to_stderr()
-    command = [sys.executable, "-P", "-m", "search", "worker"]
+    command = [sys.executable, "-P", "-m", "search", "runner"]
     command += [] if ray_address is None else ["--ray-address", ray_address]
     reach = _reach(root, hub, out)
     command += [f"--root={one}" for one in reach.roots]
@@ -87,7 +87,7 @@ def serve_command(
             settings,
             host,
             port,
-            workers,
+            runners,
             command,
             proxy,
             dashboard(settings),
@@ -95,7 +95,7 @@ def serve_command(
         )
 
 
-def worker_command(
+def runner_command(
     storage: Storage = DEFAULT_STORAGE,
     ray_address: Annotated[
         str | None,
@@ -110,11 +110,11 @@ def worker_command(
     """Run the studies that are submitted to a service, here or on any other machine that reaches its database.
 
     With --root, a study fails that names other files than below these folders, or writes elsewhere than there or below
-    --out, or names a model of the Hub without --hub. Without, the worker opens whatever a study names.
+    --out, or names a model of the Hub without --hub. Without, the runner opens whatever a study names.
 
-    Example: ftp-search worker --storage postgresql+psycopg://user:password@host/studies
+    Example: ftp-search runner --storage postgresql+psycopg://user:password@host/studies
     """
-    from search.service.jobs.runner import Worker
+    from search.service.jobs.runner import Runner
     from search.service.jobs.runner_processes import PARENT_VARIABLE
 
     check_address(ray_address)
@@ -123,7 +123,7 @@ def worker_command(
         logging.getLogger("search.service").setLevel(logging.INFO)
     parent = os.environ.get(PARENT_VARIABLE)
     reach = _reach(root, hub, out) if root else None
-    Worker(storage, write_reports, ray_address, None if parent is None else int(parent), reach).run(until_idle)
+    Runner(storage, write_reports, ray_address, None if parent is None else int(parent), reach).run(until_idle)
 
 
 @token.command("add")
@@ -179,7 +179,7 @@ def remove_token(
 def add_service_commands(app: typer.Typer) -> None:
     """Add the commands to a command line."""
     app.command("serve")(serve_command)
-    app.command("worker")(worker_command)
+    app.command("runner")(runner_command)
     app.add_typer(token, name="token")
 
 

@@ -1,4 +1,4 @@
-"""Serves the application over HTTP, with workers beside it."""
+"""Serves the application over HTTP, with runners beside it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import uvicorn
 
 from search.errors import ConfigError
 from search.service.http.app import MountDashboard, create_app
-from search.service.jobs.runner_processes import WorkerProcesses
+from search.service.jobs.runner_processes import RunnerProcesses
 from search.service.rules.settings import ServiceSettings, is_loopback
 from studies.service.service_store import ServiceStore
 
@@ -36,8 +36,8 @@ def serve(
     settings: ServiceSettings,
     host: str,
     port: int,
-    workers: int,
-    worker_command: Sequence[str],
+    runners: int,
+    runner_command: Sequence[str],
     proxy: str | None = None,
     dashboard: MountDashboard | None = None,
     say: Callable[[str], None] = print,
@@ -49,8 +49,8 @@ def serve(
         settings: How the service is set up.
         host: Address to bind to.
         port: Port; 0 for any that is free.
-        workers: Worker processes to keep running.
-        worker_command: Starts one of them.
+        runners: Runner processes to keep running.
+        runner_command: Starts one of them.
         proxy: Address of a proxy whose word on where requests come from is taken; None for none.
         dashboard: Adds a dashboard.
         say: Called with the address, once it can be reached.
@@ -70,7 +70,7 @@ def serve(
             timeout_graceful_shutdown=_LAST_WORDS_S,
         )
         shown = f"[{host}]" if ":" in host else host
-        with WorkerProcesses(workers, worker_command, store.url):
+        with RunnerProcesses(runners, runner_command, store.url):
             say(f"Serving on http://{shown}:{listener.getsockname()[1]}")
             uvicorn.Server(config).run(sockets=[listener])
 

@@ -17,11 +17,11 @@ BEAT_EVERY_S = 5.0
 # Runners that have been silent for longer are forgotten.
 _FORGET_AFTER_S = 24 * 3600.0
 
-_worker = schema.worker.c
+_runner = schema.runner.c
 
 
 @dataclass(frozen=True)
-class WorkerRecord:
+class RunnerRecord:
     """A process that runs submitted studies.
 
     Attributes:
@@ -46,11 +46,11 @@ class WorkerRecord:
 class Runners(Part):
     """Runners that use a database, or lately did."""
 
-    def beat(self, worker: str, study: str | None) -> None:
+    def beat(self, runner: str, study: str | None) -> None:
         """Shows that a runner of this process lives; the first time, it becomes known.
 
         Args:
-            worker: Id of the runner.
+            runner: Id of the runner.
             study: Study that it runs; None if it waits for one.
         """
 
@@ -58,33 +58,33 @@ class Runners(Part):
             now = clock(connection)
             of_study = sa.select(schema.study.c.id).where(schema.study.c.name == study).scalar_subquery()
             values = {"seen_at": now, "study_id": None if study is None else of_study}
-            mine = sa.update(schema.worker).where(_worker.id == worker).values(**values)
+            mine = sa.update(schema.runner).where(_runner.id == runner).values(**values)
             if not connection.execute(mine).rowcount:
-                row = {"id": worker, "host": this_host(), "pid": os.getpid(), "began_at": now, **values}
-                connection.execute(sa.delete(schema.worker).where(_worker.seen_at < now - _FORGET_AFTER_S))
-                connection.execute(sa.insert(schema.worker).values(**row))
+                row = {"id": runner, "host": this_host(), "pid": os.getpid(), "began_at": now, **values}
+                connection.execute(sa.delete(schema.runner).where(_runner.seen_at < now - _FORGET_AFTER_S))
+                connection.execute(sa.insert(schema.runner).values(**row))
 
         self._database.write(work)
 
-    def forget(self, worker: str) -> None:
+    def forget(self, runner: str) -> None:
         """Notes that a runner has left."""
         self._database.write(
-            lambda connection: connection.execute(sa.delete(schema.worker).where(_worker.id == worker))
+            lambda connection: connection.execute(sa.delete(schema.runner).where(_runner.id == runner))
         )
 
-    def all(self) -> list[WorkerRecord]:
+    def all(self) -> list[RunnerRecord]:
         """Every runner that has shown itself within a day and has not left, oldest first."""
 
-        def work(connection: Connection) -> list[WorkerRecord]:
+        def work(connection: Connection) -> list[RunnerRecord]:
             now = clock(connection)
-            columns = (schema.worker, (now - _worker.seen_at).label("silent_s"), schema.study.c.name)
-            joined = schema.worker.outerjoin(schema.study)
-            recent = sa.select(*columns).select_from(joined).where(_worker.seen_at >= now - _FORGET_AFTER_S)
+            columns = (schema.runner, (now - _runner.seen_at).label("silent_s"), schema.study.c.name)
+            joined = schema.runner.outerjoin(schema.study)
+            recent = sa.select(*columns).select_from(joined).where(_runner.seen_at >= now - _FORGET_AFTER_S)
             found = []
-            for row in connection.execute(recent.order_by(_worker.began_at, _worker.id)):
+            for row in connection.execute(recent.order_by(_runner.began_at, _runner.id)):
                 is_alive = Holder(row.id, row.host, row.pid, 0.0, float(row.silent_s)).alive
                 host, began_at = row.host.split("/")[0], datetime.fromtimestamp(row.began_at, UTC)
-                found.append(WorkerRecord(row.id, host, row.pid, began_at, float(row.silent_s), is_alive, row.name))
+                found.append(RunnerRecord(row.id, host, row.pid, began_at, float(row.silent_s), is_alive, row.name))
             return found
 
         return self._database.read(work)

@@ -17,7 +17,7 @@ from studies.sql import schema
 from studies.store.lease import Holder, Lease, clock, holder, holders
 from studies.store.names import Part
 
-# Workers that may die over a study, one after the other, while it makes no progress.
+# Runners that may die over a study, one after the other, while it makes no progress.
 MAX_DEATHS = 10
 
 _submission, _study = schema.submission.c, schema.study.c
@@ -32,7 +32,7 @@ class SubmissionState(enum.StrEnum):
 
 
 class NotSubmittedError(StudiesError):
-    """No worker runs the study, or will."""
+    """No runner runs the study, or will."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ class Submission:
         state: Where it stands.
         submitted_at: When it was handed over last, by the database's clock, UTC.
         submitted_by: Name of the token with which it was; None if nobody had to say who they are.
-        worker: Id of the worker that claimed it; None if none has.
+        runner: Id of the runner that claimed it; None if none has.
         changes: Settings of the study that change before it goes on.
-        stop_requested: Whether its worker shall stop.
+        stop_requested: Whether its runner shall stop.
         error: Why it ended early; None if it did not, or was stopped.
         holder: Who works on the study; None if nobody does.
     """
@@ -55,7 +55,7 @@ class Submission:
     state: SubmissionState
     submitted_at: datetime
     submitted_by: str | None
-    worker: str | None
+    runner: str | None
     changes: Mapping[str, Any] = field(default_factory=dict)
     stop_requested: bool = False
     error: str | None = None
@@ -95,7 +95,7 @@ def run_state(state: StudyState, submission: Submission | None) -> RunState:
     if submission.is_waiting:
         return RunState.QUEUED
     if submission.state is SubmissionState.QUEUED:
-        # Somebody works on it who is no worker of the service; after that, it is a worker's turn.
+        # Somebody works on it who is no runner of the service; after that, it is a runner's turn.
         return RunState.RUNNING
     return RunState.STOPPING if submission.stop_requested else RunState.RUNNING
 
@@ -125,7 +125,7 @@ class Queue(Part):
             if held is not None and held.alive:
                 raise StudyBusyError(f"Study {name!r} is being worked on by {held}: wait until it ends, or stop it.")
             if row is not None and row.state != SubmissionState.ENDED:
-                raise StudyBusyError(f"Study {name!r} waits for a worker already.")
+                raise StudyBusyError(f"Study {name!r} waits for a runner already.")
             if row is None:
                 enqueue(connection, study_id, changes, by)
             else:
@@ -181,17 +181,17 @@ class Queue(Part):
 
         return self._database.read(work)
 
-    def claim(self, name: str, worker: str, lease: Lease | None = None) -> Submission | None:
+    def claim(self, name: str, runner: str, lease: Lease | None = None) -> Submission | None:
         """Takes a study that waits; the caller holds its lease.
 
         Args:
             name: The study.
-            worker: Id of the runner.
+            runner: Id of the runner.
             lease: The caller's, to be given up if the study has ended; None to keep it.
 
         Returns:
             What was submitted; None if it waits no more, was stopped while nobody worked on it, or has killed too many
-            workers: then it has ended now.
+            runners: then it has ended now.
         """
 
         def work(connection: Connection, study_id: int) -> Submission | None:
@@ -206,11 +206,11 @@ class Queue(Part):
             died = row.state == SubmissionState.CLAIMED and progress == row.progress
             deaths = row.deaths + 1 if died else 0
             if deaths >= MAX_DEATHS:
-                error = f"{deaths} workers in a row have died over it: is there enough memory? See the workers' logs."
+                error = f"{deaths} runners in a row have died over it: is there enough memory? See the runners' logs."
                 _end(connection, study_id, StudyState.FAILED, error)
                 _give_up(connection, lease)
                 return None
-            claimed = {"state": SubmissionState.CLAIMED.value, "worker": worker}
+            claimed = {"state": SubmissionState.CLAIMED.value, "runner": runner}
             _update(connection, study_id, deaths=deaths, progress=progress, **claimed)
             return _record(connection.execute(_SELECTED.where(_submission.study_id == study_id)).one(), held)
 
@@ -220,40 +220,40 @@ class Queue(Part):
         """Notes that the submitted changes are made, so that they are not made again."""
         self._names.transact(name, lambda connection, study_id: _update(connection, study_id, changes={}), write=True)
 
-    def release(self, name: str, worker: str, lease: Lease | None = None) -> None:
+    def release(self, name: str, runner: str, lease: Lease | None = None) -> None:
         """Returns a study to the queue, since its runner leaves; one that shall stop ends instead.
 
         Args:
             name: The study.
-            worker: Id of the runner.
+            runner: Id of the runner.
             lease: The caller's, to be given up with it; None to keep it.
         """
 
         def work(connection: Connection, study_id: int) -> None:
             row, _ = _locked(connection, study_id, name)
-            if row is None or row.worker != worker:
+            if row is None or row.runner != runner:
                 return
             _give_up(connection, lease)
             if row.stop_requested:
                 _end(connection, study_id, StudyState.STOPPED)
             else:
-                _update(connection, study_id, state=SubmissionState.QUEUED.value, worker=None)
+                _update(connection, study_id, state=SubmissionState.QUEUED.value, runner=None)
 
         self._names.transact(name, work, write=True)
 
-    def end(self, name: str, worker: str, error: str | None = None, lease: Lease | None = None) -> None:
+    def end(self, name: str, runner: str, error: str | None = None, lease: Lease | None = None) -> None:
         """Notes that a runner is done with a study.
 
         Args:
             name: The study.
-            worker: Id of the runner.
+            runner: Id of the runner.
             error: Why it ended early; the study has failed then.
             lease: The caller's, to be given up with it; None to keep it.
         """
 
         def work(connection: Connection, study_id: int) -> None:
             row, _ = _locked(connection, study_id, name)
-            if row is not None and row.worker == worker:
+            if row is not None and row.runner == runner:
                 _end(connection, study_id, None if error is None else StudyState.FAILED, error)
                 _give_up(connection, lease)
 
@@ -263,7 +263,7 @@ class Queue(Part):
         """Stops a study: at once if it waits, or else as soon as its runner sees it.
 
         Raises:
-            NotSubmittedError: No worker runs it, or will.
+            NotSubmittedError: No runner runs it, or will.
         """
 
         def work(connection: Connection, study_id: int) -> None:
@@ -272,10 +272,10 @@ class Queue(Part):
             if row is None or row.state == SubmissionState.ENDED:
                 if works:
                     raise NotSubmittedError(
-                        f"Study {name!r} is run by {held}, which is no worker of the service: stop it there."
+                        f"Study {name!r} is run by {held}, which is no runner of the service: stop it there."
                     )
                 raise NotSubmittedError(
-                    f"Study {name!r} neither runs nor waits for a worker: there is nothing to stop."
+                    f"Study {name!r} neither runs nor waits for a runner: there is nothing to stop."
                 )
             if works:
                 _update(connection, study_id, stop_requested=True)
@@ -284,11 +284,11 @@ class Queue(Part):
 
         self._names.transact(name, work, write=True)
 
-    def stop_requested(self, name: str, worker: str) -> bool:
+    def stop_requested(self, name: str, runner: str) -> bool:
         """True if a runner shall stop a study that it claimed."""
 
         def work(connection: Connection, study_id: int) -> bool:
-            where = sa.and_(_submission.study_id == study_id, _submission.worker == worker)
+            where = sa.and_(_submission.study_id == study_id, _submission.runner == runner)
             return bool(connection.execute(sa.select(_submission.stop_requested).where(where)).scalar())
 
         return self._names.transact(name, work)
@@ -310,7 +310,7 @@ def _queued(connection: Connection, changes: Mapping[str, Any] | None, by: str |
         "state": SubmissionState.QUEUED.value,
         "submitted_at": clock(connection),
         "submitted_by": by,
-        "worker": None,
+        "runner": None,
         "changes": dict(changes or {}),
         "stop_requested": False,
         "deaths": 0,
@@ -325,7 +325,7 @@ def _record(row: Row[Any], held: Holder | None) -> Submission:
         state=SubmissionState(row.state),
         submitted_at=datetime.fromtimestamp(row.submitted_at, UTC),
         submitted_by=row.submitted_by,
-        worker=row.worker,
+        runner=row.runner,
         changes=row.changes,
         stop_requested=row.stop_requested,
         error=row.error,
@@ -353,7 +353,7 @@ def _update(connection: Connection, study_id: int, **values: Any) -> None:
 
 def _end(connection: Connection, study_id: int, state: StudyState | None, error: str | None = None) -> None:
     """Take a study out of the queue, and note where it stands now, unless its pipeline has."""
-    _update(connection, study_id, state=SubmissionState.ENDED.value, worker=None, error=error, stop_requested=False)
+    _update(connection, study_id, state=SubmissionState.ENDED.value, runner=None, error=error, stop_requested=False)
     if state is not None:
         run = schema.search_run
         update = sa.update(run).where(run.c.study_id == study_id)

@@ -201,7 +201,7 @@ exhibit = Table(
     Column("content", JSON, nullable=False),
 )
 
-# A study that the service's workers shall run, and what became of that.
+# A study that the service's runners shall run, and what became of that.
 submission = Table(
     "submission",
     metadata,
@@ -210,11 +210,11 @@ submission = Table(
     # Seconds since 1970 by the database's clock: the order of the queue.
     Column("submitted_at", sa.Float(53), nullable=False),
     Column("submitted_by", Text),
-    Column("worker", String(36)),
+    Column("runner", String(36)),
     # Settings that change before the study goes on.
     Column("changes", JSON, nullable=False),
     Column("stop_requested", sa.Boolean, nullable=False),
-    # Workers that died over it in a row while `progress` stayed the same.
+    # Runners that died over it in a row while `progress` stayed the same.
     Column("deaths", Integer, nullable=False),
     Column("progress", Integer, nullable=False),
     # Counts events ever kept: whoever adds one holds this row's lock, so numbers have no gaps.
@@ -222,7 +222,7 @@ submission = Table(
     Column("error", Text),
 )
 
-# What a worker tells of a study's run.
+# What a runner tells of a study's run.
 run_event = Table(
     "run_event",
     metadata,
@@ -234,8 +234,8 @@ run_event = Table(
 )
 
 # The processes that run submitted studies.
-worker = Table(
-    "worker",
+runner = Table(
+    "runner",
     metadata,
     Column("id", String(36), primary_key=True),
     Column("host", Text, nullable=False),

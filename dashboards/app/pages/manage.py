@@ -54,7 +54,7 @@ def done(
             return True, f"{name}: stops as soon as what is being evaluated has ended. Everything is kept."
         if what == "resume":
             actions.resume(name, changes or {})
-            return True, f"{name}: goes on as soon as a worker is free."
+            return True, f"{name}: goes on as soon as a runner is free."
         if what == "delete":
             actions.delete(name)
             return True, f"{name}: deleted."

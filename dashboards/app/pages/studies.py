@@ -14,7 +14,7 @@ from dashboards.app.pages.manage import buttons, done, question
 from dashboards.app.parts import alert, attributes, badge, complaint, nothing, study_address
 from studies import StudiesError
 from studies.records.objectives import objective
-from studies.service.runners import WorkerRecord
+from studies.service.runners import RunnerRecord
 from studies.service.submissions import RunState
 
 _EVERY_MS = 2000
@@ -87,10 +87,10 @@ class StudiesPage:
     def rows(self, n: int | None, _: Any, seen: str | None) -> tuple[Any, Any]:
         """The table, unless it would be the same as before."""
         try:
-            lines, workers = self._watch.lines(), self._watch.workers()
+            lines, runners = self._watch.lines(), self._watch.runners()
         except StudiesError as error:
             return alert(complaint(error)), None
-        content = self._content(lines, workers)
+        content = self._content(lines, runners)
         # Rows that stay as they are keep the focus of whoever moves through them with keys.
         now = sha256(repr(content).encode()).hexdigest()
         return (no_update, no_update) if now == seen else (content, now)
@@ -115,14 +115,14 @@ class StudiesPage:
             return no_update, no_update, no_update, no_update, no_update
         return self.press(str(ctx.triggered_id["do"]), str(ctx.triggered_id["study"]))
 
-    def _content(self, lines: Sequence[Line], workers: Sequence[WorkerRecord]) -> Any:
+    def _content(self, lines: Sequence[Line], runners: Sequence[RunnerRecord]) -> Any:
         is_editor = self._is_editor()
         if not lines:
             first: list[Any] = ["Nobody has begun one yet. "]
             first += [dcc.Link("Create the first one", href="/new"), "."] if is_editor else []
             return nothing("No studies", first)
-        idle = sum(worker.study is None for worker in workers)
-        words = f"{len(workers)} worker{'s' * (len(workers) != 1)}, {idle} idle" if workers else "No worker is there"
+        idle = sum(runner.study is None for runner in runners)
+        words = f"{len(runners)} runner{'s' * (len(runners) != 1)}, {idle} idle" if runners else "No runner is there"
         table = html.Table(
             [
                 html.Thead(html.Tr([html.Th(heading, scope="col") for heading in _HEADINGS])),
@@ -130,8 +130,8 @@ class StudiesPage:
             ],
             className="studies",
         )
-        waiting = not workers and any(line.state is RunState.QUEUED for line in lines)
-        hint = ": studies wait until one is started with `ftp-search worker`." if waiting else "."
+        waiting = not runners and any(line.state is RunState.QUEUED for line in lines)
+        hint = ": studies wait until one is started with `ftp-search runner`." if waiting else "."
         return [html.Div(table, className="scroll"), html.P(words + hint, className="soft")]
 
     def _row(self, line: Line, is_editor: bool) -> html.Tr:

@@ -17,7 +17,7 @@ from search.service.auth.login import add_login
 from search.service.http.file_routes import add_files
 from search.service.http.live import add_live
 from search.service.http.metrics import CONTENT_TYPE, Counted, ServiceMetrics
-from search.service.http.responses import Health, WorkerAnswer, WorkerList
+from search.service.http.responses import Health, RunnerAnswer, RunnerList
 from search.service.http.result_routes import add_results
 from search.service.http.study_routes import add_studies
 from search.service.rules.problems import Problem, answer_with_problems, described
@@ -93,10 +93,10 @@ def _add_system(app: FastAPI, router: APIRouter, store: ServiceStore, metrics: S
         store.tokens.exist()
         return Health()
 
-    @router.get("/workers", responses=described(401), tags=["service"])
-    def list_workers() -> WorkerList:
-        """List the workers, and what they do."""
-        return WorkerList(items=[WorkerAnswer.model_validate(worker) for worker in store.runners.all()])
+    @router.get("/runners", responses=described(401), tags=["service"])
+    def list_runners() -> RunnerList:
+        """List the runners, and what they do."""
+        return RunnerList(items=[RunnerAnswer.model_validate(runner) for runner in store.runners.all()])
 
     @app.get("/metrics", include_in_schema=False)
     def get_metrics() -> Response:

@@ -32,7 +32,7 @@ _TYPES = {
     ".csv": "text/csv; charset=utf-8",
     ".json": "application/json",
 }
-_ELSEWHERE = "it is written by the worker at the end, into a folder that may be on another machine."
+_ELSEWHERE = "it is written by the runner at the end, into a folder that may be on another machine."
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 

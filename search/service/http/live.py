@@ -1,4 +1,4 @@
-"""Live progress: server-sent events, read from SQL, so that any server can tell of any worker's run."""
+"""Live progress: server-sent events, read from SQL, so that any server can tell of any runner's run."""
 
 from __future__ import annotations
 

@@ -100,11 +100,11 @@ class _Held(Collector):
             "ftp_search_trials", "Trials that have ended, of all studies.", sum(one.n_trials for one in summaries)
         )
         yield GaugeMetricFamily(
-            "ftp_search_queued_studies", "Studies that wait for a worker.", len(self._store.queue.waiting())
+            "ftp_search_queued_studies", "Studies that wait for a runner.", len(self._store.queue.waiting())
         )
-        workers = [worker for worker in self._store.runners.all() if worker.is_alive]
-        alive = GaugeMetricFamily("ftp_search_workers", "Workers that live.", labels=["state"])
-        busy = sum(worker.study is not None for worker in workers)
+        runners = [runner for runner in self._store.runners.all() if runner.is_alive]
+        alive = GaugeMetricFamily("ftp_search_runners", "Runners that live.", labels=["state"])
+        busy = sum(runner.study is not None for runner in runners)
         alive.add_metric(["busy"], busy)
-        alive.add_metric(["idle"], len(workers) - busy)
+        alive.add_metric(["idle"], len(runners) - busy)
         yield alive

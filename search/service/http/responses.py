@@ -1,4 +1,4 @@
-"""What the API says of studies, trials, routers and workers."""
+"""Answers of the API: studies, trials, routers and runners."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class RunAnswer(BaseModel):
 
     submitted_at: datetime
     submitted_by: str | None = Field(description="Name of the token.")
-    worker: str | None
+    runner: str | None
     host: str | None = Field(description="Machine that works on the study now.")
     pid: int | None
     error: str | None = Field(description="Why it ended early.")
@@ -208,7 +208,7 @@ class Files(BaseModel):
     items: list[FileAnswer]
 
 
-class WorkerAnswer(_Record):
+class RunnerAnswer(_Record):
     """A process that runs submitted studies."""
 
     id: str
@@ -222,10 +222,10 @@ class WorkerAnswer(_Record):
     study: str | None
 
 
-class WorkerList(BaseModel):
-    """Workers that have shown themselves within a day, oldest first."""
+class RunnerList(BaseModel):
+    """Runners that have shown themselves within a day, oldest first."""
 
-    items: list[WorkerAnswer]
+    items: list[RunnerAnswer]
 
 
 _SHOWN_FACTS = (
@@ -273,7 +273,7 @@ def _run(submission: Submission) -> RunAnswer:
     return RunAnswer(
         submitted_at=submission.submitted_at,
         submitted_by=submission.submitted_by,
-        worker=submission.worker,
+        runner=submission.runner,
         host=None if holder is None else holder.host.split("/")[0],
         pid=None if holder is None else holder.pid,
         error=submission.error,

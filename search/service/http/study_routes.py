@@ -46,9 +46,9 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
 
     @router.post("/studies", status_code=201, responses=described(401, 403, 409, 413, 422), tags=["studies"])
     def create_study(request: StudyRequest, response: Response) -> StudyAnswer:
-        """Create a study and hand it to the workers.
+        """Create a study and hand it to the runners.
 
-        Model and data are looked at now, and loaded by the worker: it may find more that is wrong, and the study has
+        Model and data are looked at now, and loaded by the runner: it may find more that is wrong, and the study has
         failed then.
         """
         create_and_submit(request, store, settings)
@@ -84,6 +84,6 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
         "/studies/{name}/resume", status_code=202, responses=described(401, 403, 404, 409, 413, 422), tags=["studies"]
     )
     def resume_study(name: StudyName, request: ResumeRequest | None = None) -> StudyAnswer:
-        """Hand a study to the workers again, perhaps with more trials; nothing that has finished is done again."""
+        """Hand a study to the runners again, perhaps with more trials; nothing that has finished is done again."""
         resume_and_submit(name, request, store, settings)
         return answer(name)

@@ -37,11 +37,11 @@ _log = logging.getLogger(__name__)
 WriteReport = Callable[[StudyStore, str, Path], Sequence[Path]]
 
 
-class Worker:
+class Runner:
     """A process that runs submitted studies.
 
     Studies run in the main thread, where Ctrl-C arrives: stopping one from elsewhere is the same as pressing it here.
-    Who wants the worker to leave interrupts what it evaluates, which another worker then evaluates anew, but not what
+    Who wants the runner to leave interrupts what it evaluates, which another runner then evaluates anew, but not what
     it notes before and behind a run: the study would seem to be its own for a while.
 
     Args:
@@ -52,7 +52,7 @@ class Worker:
         reach: Files that studies may name; None for any that this process can open.
 
     Attributes:
-        id: Tells this worker from others.
+        id: Tells this runner from others.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Worker:
         self._lock = threading.Lock()
         # The study whose run may be interrupted now.
         self._running: str | None = None
-        # What the interruption that arrives is for: the run alone, or the worker.
+        # What the interruption that arrives is for: the run alone, or the runner.
         self._stops_run = False
         self._leaves = False
         # Whether an interruption waits until what is being noted of a study is noted.
@@ -87,7 +87,7 @@ class Worker:
             until_idle: Whether to leave once no study waits.
 
         Raises:
-            KeyboardInterrupt: Somebody wants the worker to leave; what it ran is back in the queue.
+            KeyboardInterrupt: Somebody wants the runner to leave; what it ran is back in the queue.
             StorageError: The database is away for too long.
         """
         signal.signal(signal.SIGTERM, self._interrupted)
@@ -112,7 +112,7 @@ class Worker:
                 with self._store.hurried():
                     self._store.runners.forget(self.id)
             except StorageError as error:
-                _log.warning("That this worker has left is not written: %s", error)
+                _log.warning("That this runner has left is not written: %s", error)
             self._store.close()
 
     def run_next(self) -> bool:
@@ -128,7 +128,7 @@ class Worker:
                         self._run_claimed(store, lease, submission)
                         return True
                 except (StudyBusyError, StudyNotFoundError):
-                    # Another worker was faster, or somebody has deleted it.
+                    # Another runner was faster, or somebody has deleted it.
                     continue
                 finally:
                     gc.collect()
@@ -197,7 +197,7 @@ class Worker:
                 events.close()
                 self._store.queue.release(name, self.id, lease)
         except StorageError as error:
-            # Nobody holds its lease any more: it counts as one whose worker has died.
+            # Nobody holds its lease any more: it counts as one whose runner has died.
             _log.warning("That study %r waits again is not written: %s", name, error)
 
     def _go_on(self, store: StudyStore, lease: Lease, submission: Submission, events: EventLog) -> None:
@@ -215,7 +215,7 @@ class Worker:
         from search.progress.progress_view import ProgressView
 
         view = ProgressView(console_of(events, name), observers=[events])
-        # The cluster of whoever ran it before may be out of this worker's sight.
+        # The cluster of whoever ran it before may be out of this runner's sight.
         config = config.model_copy(update={"ray_address": self._ray_address})
         workload = load_with_progress(config, view)
         if not store.runs.stages(name):
@@ -230,13 +230,13 @@ class Worker:
         pipeline.run(report)
 
     def _watch(self) -> None:
-        """Show that this worker lives, and interrupt the study that it runs if that shall stop."""
+        """Show that this runner lives, and interrupt the study that it runs if that shall stop."""
         silent_s, told_s, left_s = 0.0, _REMIND_AFTER_S, 0.0
         while not self._is_over.wait(_LOOK_EVERY_S):
             name = self._running
             silent_s, told_s = silent_s + _LOOK_EVERY_S, told_s + _LOOK_EVERY_S
             if self._parent is not None and os.getppid() != self._parent and not self._leaves:
-                _log.warning("The service is gone: so does this worker.")
+                _log.warning("The service is gone: so does this runner.")
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
                 self._parent = None
             left_s = left_s + _LOOK_EVERY_S if self._leaves else 0.0
@@ -271,7 +271,7 @@ class Worker:
 
 
 def _check_model(config: RunConfig) -> None:
-    """A request's model without a path is one of the Hub, and no folder that happens to lie where this worker began.
+    """A request's model without a path is one of the Hub, and no folder that happens to lie where this runner began.
 
     Raises:
         ConfigError: There is such a folder.

@@ -1,4 +1,4 @@
-"""The workers that the service starts itself: processes of their own, started anew when they die."""
+"""The runners that the service starts itself: processes of their own, started anew when they die."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ class _Place:
     start_at: float = 0.0
 
 
-class WorkerProcesses:
-    """Keeps a number of workers running, from `with` until its end.
+class RunnerProcesses:
+    """Keeps a number of runners running, from `with` until its end.
 
     Args:
         number: How many.
@@ -52,9 +52,9 @@ class WorkerProcesses:
         }
         self._places = [_Place() for _ in range(number)]
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._keep_running, name="worker processes", daemon=True)
+        self._thread = threading.Thread(target=self._keep_running, name="runner processes", daemon=True)
 
-    def __enter__(self) -> WorkerProcesses:
+    def __enter__(self) -> RunnerProcesses:
         self._thread.start()
         return self
 
@@ -70,7 +70,7 @@ class WorkerProcesses:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _log.warning(
-                    "Worker %d does not leave, and is killed; its study goes on when another begins.", process.pid
+                    "Runner %d does not leave, and is killed; its study goes on when another begins.", process.pid
                 )
                 process.kill()
                 process.wait()
@@ -87,13 +87,13 @@ class WorkerProcesses:
         if place.process is not None and place.process.poll() is not None:
             place.pause_s = _FIRST_PAUSE_S if now - place.began_at > _SOUND_AFTER_S else place.pause_s
             _log.warning(
-                "Worker %d ended with %d: another one begins in %.0f s.",
+                "Runner %d ended with %d: another one begins in %.0f s.",
                 *(place.process.pid, place.process.returncode, place.pause_s),
             )
             place.process, place.start_at = None, now + place.pause_s
             place.pause_s = min(2 * place.pause_s, _LONGEST_PAUSE_S)
         if place.process is None and now >= place.start_at:
-            # In a session of its own: Ctrl-C is for the service, which lets its workers leave in good order.
+            # In a session of its own: Ctrl-C is for the service, which lets its runners leave in good order.
             place.process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, start_new_session=True
             )

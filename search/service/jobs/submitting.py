@@ -18,7 +18,7 @@ _choosing_folder = Lock()
 
 
 def create_and_submit(request: StudyRequest, store: ServiceStore, settings: ServiceSettings) -> None:
-    """Create a study and hand it to the workers, in one transaction.
+    """Create a study and hand it to the runners, in one transaction.
 
     Raises:
         ConfigError: A setting is out of range, or names what requests may not name.
@@ -39,7 +39,7 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
 
 
 def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceStore, settings: ServiceSettings) -> None:
-    """Hand a study to the workers again, perhaps with changed settings.
+    """Hand a study to the runners again, perhaps with changed settings.
 
     Raises:
         ConfigError: A setting is out of range, or names what requests may not name.

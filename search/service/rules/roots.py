@@ -175,8 +175,8 @@ def _holds(question: Callable[[], bool]) -> bool:
 
 def _outside(field: str, value: str, folders: Sequence[Path]) -> ConfigError:
     return ConfigError(
-        f"{field} is {value!r}, which lies below no folder that this worker was started with: expected a path below "
-        f"{' or '.join(map(str, folders))}. Start a worker with its folder as --root."
+        f"{field} is {value!r}, which lies below no folder that this runner was started with: expected a path below "
+        f"{' or '.join(map(str, folders))}. Start a runner with its folder as --root."
     )
 
 

@@ -49,7 +49,7 @@ def test_every_command_with_a_database_takes_that_of_the_environment(
         "sweep",
         "profile",
         "serve",
-        "worker",
+        "runner",
         "token add",
         "db upgrade",
         "studies",

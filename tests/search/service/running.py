@@ -1,4 +1,4 @@
-"""Runs the service and its workers as processes, with studies small enough for tests."""
+"""Runs the service and its runners as processes, with studies small enough for tests."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def serving(folder: Path, *arguments: str | Path) -> Iterator[tuple[subprocess.P
 
 @contextmanager
 def working(folder: Path, storage: str, *arguments: str | Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
-    """A worker in a process of its own, with the file of what it says."""
-    said = folder / f"worker-{time.monotonic_ns()}.log"
-    with said.open("w") as stderr, _process(folder, "worker", *arguments, storage=storage, stderr=stderr) as process:
+    """A runner in a process of its own, with the file of what it says."""
+    said = folder / f"runner-{time.monotonic_ns()}.log"
+    with said.open("w") as stderr, _process(folder, "runner", *arguments, storage=storage, stderr=stderr) as process:
         yield process, said
 
 

@@ -117,7 +117,7 @@ def opened(
 
 
 def worked_on(store: ServiceStore, name: str) -> None:
-    """Do what a worker would, with made-up results."""
+    """Do what a runner would, with made-up results."""
     while not store.queue.waiting():
         time.sleep(0.05)
     with store.runs.lease(name):
@@ -154,12 +154,12 @@ def test_a_study_is_created_watched_looked_into_and_saved(chromium: Browser, add
         page.get_by_label("trials", exact=True).fill("60")
         page.get_by_role("button", name="Create and submit").click()
         expect(page.locator("h1")).to_have_text("mine")
-        expect(page.locator(".badge")).to_contain_text("waits for a worker")
+        expect(page.locator(".badge")).to_contain_text("waits for a runner")
 
-        worker = threading.Thread(target=worked_on, args=(store, "mine"))
-        worker.start()
+        runner = threading.Thread(target=worked_on, args=(store, "mine"))
+        runner.start()
         expect(page.locator(".badge")).to_contain_text("finished")
-        worker.join()
+        runner.join()
         page.wait_for_function(
             "s => (document.querySelector(s)?.data || []).some((one) => one.name === 'front')", arg=FRONT
         )
@@ -191,7 +191,7 @@ def test_a_study_is_created_watched_looked_into_and_saved(chromium: Browser, add
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_study_created_by_form_is_run_by_a_worker_and_seen_to_finish(
+def test_a_study_created_by_form_is_run_by_a_runner_and_seen_to_finish(
     chromium: Browser, address: str, store: ServiceStore, tmp_path: Path
 ) -> None:
     with working(tmp_path, store.url) as (_, said), opened(chromium, address, "run") as page:

@@ -67,7 +67,7 @@ def test_everything_that_the_api_does_the_client_does(store: ServiceStore, serve
         assert client.trial(name, 1)["values"] == [0.1, 7.0] and client.schedule(name, 1)["trial"] == 1
         assert [one["number"] for one in client.front(name)] == [1, 0]
         assert len(client.hypervolume(name)["items"]) == 2 and client.routers(name) == []
-        assert client.workers() == []
+        assert client.runners() == []
         store.events.add(name, [("log", {"text": "hello"})])
         assert list(client.logs(name)) == ["hello"]
         assert client.stop(name)["state"] == "stopped" == client.wait(name, 10)["state"]

@@ -13,7 +13,7 @@ import pytest
 
 from search.client import Client, ServiceError
 from search.config.run_config import STORAGE_VARIABLE
-from search.service.jobs.runner_processes import PARENT_VARIABLE, WorkerProcesses
+from search.service.jobs.runner_processes import PARENT_VARIABLE, RunnerProcesses
 from studies import StudyState
 from studies.service.service_store import ServiceStore
 from tests.search.command import Result, run_here
@@ -48,7 +48,7 @@ def test_tokens_are_added_listed_and_removed(run: Run, tmp_path: Path) -> None:
 
 
 def test_serving_other_machines_demands_a_token(run: Run) -> None:
-    refused = run("serve", "--host", "0.0.0.0", "--port", "0", "--workers", "0")
+    refused = run("serve", "--host", "0.0.0.0", "--port", "0", "--runners", "0")
     assert refused.code == 2 and "ftp-search token add" in refused.err
     assert run("serve", "--root", "absent").code == 2
 
@@ -56,7 +56,7 @@ def test_serving_other_machines_demands_a_token(run: Run) -> None:
 def test_a_service_says_soon_that_its_database_is_away_and_goes_on_when_it_is_back(
     tmp_path: Path, postgres_server: PostgresServer
 ) -> None:
-    with serving(tmp_path, "--workers", "0", "--storage", postgres_server.new_database()) as (_, client):
+    with serving(tmp_path, "--runners", "0", "--storage", postgres_server.new_database()) as (_, client):
         assert list(client.studies()) == []
         postgres_server.stop()
         try:
@@ -76,7 +76,7 @@ def test_a_service_that_is_not_there_is_one_line(run: Run) -> None:
         assert result.code == 1 and "does not answer" in result.err and len(result.err.splitlines()) == 1
 
 
-def test_workers_that_die_are_replaced_and_those_that_live_leave_with_the_service(tmp_path: Path) -> None:
+def test_runners_that_die_are_replaced_and_those_that_live_leave_with_the_service(tmp_path: Path) -> None:
     # Says who its parent is and which database it has, waits, and says when it is told to leave.
     program = (
         "import os, pathlib, signal, sys, time\n"
@@ -89,7 +89,7 @@ def test_workers_that_die_are_replaced_and_those_that_live_leave_with_the_servic
         "(folder / f'{os.getpid()}.began').write_text(words)\n"
         "time.sleep(60)\n"
     )
-    with WorkerProcesses(2, [sys.executable, "-c", program, str(tmp_path)], "sqlite:///secret.db"):
+    with RunnerProcesses(2, [sys.executable, "-c", program, str(tmp_path)], "sqlite:///secret.db"):
         until(lambda: len(list(tmp_path.glob("*.began"))) == 2)
         first = int(next(tmp_path.glob("*.began")).stem)
         os.kill(first, signal.SIGKILL)
@@ -98,25 +98,25 @@ def test_workers_that_die_are_replaced_and_those_that_live_leave_with_the_servic
     assert len(list(tmp_path.glob("*.left"))) == 2 and not (tmp_path / f"{first}.left").exists()
 
 
-def _worker_of(client: Client, name: str) -> int | None:
-    alive = [worker for worker in client.workers() if worker["is_alive"] and worker["study"] == name]
+def _runner_of(client: Client, name: str) -> int | None:
+    alive = [runner for runner in client.runners() if runner["is_alive"] and runner["study"] == name]
     return alive[0]["pid"] if alive else None
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_study_survives_the_death_of_its_worker_of_the_server_and_of_both(tmp_path: Path) -> None:
+def test_a_study_survives_the_death_of_its_runner_of_the_server_and_of_both(tmp_path: Path) -> None:
     with ServiceStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         with serving(tmp_path) as (server, client):
             client.create("one", trials=60, export="full", **TINY)
             until(lambda: store.trials.n_ended("one") > 5)
-            worker = _worker_of(client, "one")
-            assert worker is not None
-            os.kill(worker, signal.SIGKILL)
-            # The service starts another worker, which goes on.
-            until(lambda: _worker_of(client, "one") not in (None, worker))
+            runner = _runner_of(client, "one")
+            assert runner is not None
+            os.kill(runner, signal.SIGKILL)
+            # The service starts another runner, which goes on.
+            until(lambda: _runner_of(client, "one") not in (None, runner))
             server.kill()
-        # Its worker notices that it is alone, and leaves the study to the next one.
+        # Its runner notices that it is alone, and leaves the study to the next one.
         until(lambda: not any(one.is_alive for one in store.runners.all()))
         assert store.queue.waiting() == ["one"] or store.studies.get("one").state is StudyState.FINISHED
         with serving(tmp_path) as (_, client):
@@ -138,7 +138,7 @@ def test_a_study_is_stopped_from_elsewhere_and_goes_on_with_more_trials(tmp_path
         until(lambda: store.trials.n_ended("one") > 5)
         client.stop("one")
         assert client.wait("one", 120)["state"] == "stopped"
-        # The worker goes on with the next one, which cannot be run: its search set is that of another study.
+        # The runner goes on with the next one, which cannot be run: its search set is that of another study.
         kept = store.trials.n_ended("one")
         assert 5 < kept < 5000
         client.wait("broken", 240)

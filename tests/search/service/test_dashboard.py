@@ -164,7 +164,7 @@ def test_the_list_says_where_studies_stand(store: ServiceStore, watch: Watch, se
     store.queue.submit("next", by="ada")
     content, seen = page.rows(1, None, None)
     text = text_of(content)
-    assert SCRIPT in text and "200 trials" in text and "waits for a worker" in text and "submitted by ada" in text
+    assert SCRIPT in text and "200 trials" in text and "waits for a runner" in text and "submitted by ada" in text
     # What stays the same is not drawn again.
     assert page.rows(2, None, seen)[1] != seen
     said, _, asked, question, is_shown = page.press("delete", "made up")

@@ -1,4 +1,4 @@
-"""Submitted studies wait in order, are claimed by one worker at a time, and outlive whoever worked on them."""
+"""Submitted studies wait in order, are claimed by one runner at a time, and outlive whoever worked on them."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ import json, sys, time
 from studies import StudyBusyError
 from studies.service.service_store import ServiceStore
 
-url, worker = sys.argv[1:]
+url, runner = sys.argv[1:]
 claimed = []
 with ServiceStore(url, create=False) as store:
     while names := store.queue.waiting():
         for name in names:
             try:
                 with store.runs.lease(name):
-                    if store.queue.claim(name, worker) is None:
+                    if store.queue.claim(name, runner) is None:
                         continue
                     claimed.append(name)
                     time.sleep(0.01)
-                    store.queue.end(name, worker)
+                    store.queue.end(name, runner)
             except StudyBusyError:
                 continue
 print(json.dumps(claimed))
@@ -53,7 +53,7 @@ with store.runs.lease("one"):
     assert store.queue.claim("one", "dying") is not None
     os.kill(os.getpid(), signal.SIGKILL)
 """
-# Dies while a study that it has created is being handed to the workers.
+# Dies while a study that it has created is being handed to the runners.
 DYING_BETWEEN = """
 import os, signal, sys
 import sqlalchemy as sa
@@ -92,10 +92,10 @@ def test_studies_wait_in_the_order_in_which_they_were_submitted(store: ServiceSt
     for name in ("b", "c", "a"):
         store.queue.submit(name, by="ada")
     assert store.queue.waiting() == ["b", "c", "a"]
-    with pytest.raises(StudyBusyError, match="waits for a worker already"):
+    with pytest.raises(StudyBusyError, match="waits for a runner already"):
         store.queue.submit("b")
     submission = store.queue.get("b")
-    assert submission is not None and submission.submitted_by == "ada" and submission.worker is None
+    assert submission is not None and submission.submitted_by == "ada" and submission.runner is None
 
 
 def test_a_study_is_created_and_submitted_or_neither(store: ServiceStore, database_url: str) -> None:
@@ -135,7 +135,7 @@ def test_who_holds_the_lease_claims_and_ends(store: ServiceStore) -> None:
     assert store.queue.waiting() == ["one"]
 
 
-def test_a_worker_that_leaves_returns_its_study_to_the_queue(store: ServiceStore) -> None:
+def test_a_runner_that_leaves_returns_its_study_to_the_queue(store: ServiceStore) -> None:
     _create(store, "one")
     store.queue.submit("one", {"trials": 9})
     with store.runs.lease("one"):
@@ -144,7 +144,7 @@ def test_a_worker_that_leaves_returns_its_study_to_the_queue(store: ServiceStore
     assert store.queue.waiting() == ["one"]
     with store.runs.lease("one"):
         again = store.queue.claim("one", "w2")
-        assert again is not None and again.worker == "w2" and again.changes == {"trials": 9}
+        assert again is not None and again.runner == "w2" and again.changes == {"trials": 9}
 
 
 @pytest.mark.parametrize("leave", ["end", "release"])
@@ -242,7 +242,7 @@ def test_configurations_include_changes_that_are_yet_to_be_made(store: ServiceSt
     assert store.queue.configurations()["changed"] == {"trials": 3}
 
 
-def test_a_study_that_waits_is_stopped_at_once_and_one_that_runs_by_its_worker(store: ServiceStore) -> None:
+def test_a_study_that_waits_is_stopped_at_once_and_one_that_runs_by_its_runner(store: ServiceStore) -> None:
     _create(store, "waits", "runs")
     with pytest.raises(NotSubmittedError, match="nothing to stop"):
         store.queue.request_stop("waits")
@@ -255,14 +255,14 @@ def test_a_study_that_waits_is_stopped_at_once_and_one_that_runs_by_its_worker(s
         assert not store.queue.stop_requested("runs", "w1")
         store.queue.request_stop("runs")
         assert store.queue.stop_requested("runs", "w1") and not store.queue.stop_requested("runs", "w2")
-        # Whether it stops because it was told to, or because its worker leaves: it does not go on by itself.
+        # Whether it stops because it was told to, or because its runner leaves: it does not go on by itself.
         store.queue.release("runs", "w1")
     assert _state(store, "runs") is SubmissionState.ENDED and store.queue.waiting() == []
 
 
 def test_a_study_that_somebody_else_runs_is_not_stopped_from_here(store: ServiceStore) -> None:
     _create(store, "one")
-    with store.runs.lease("one"), pytest.raises(NotSubmittedError, match="no worker of the service"):
+    with store.runs.lease("one"), pytest.raises(NotSubmittedError, match="no runner of the service"):
         store.queue.request_stop("one")
 
 
@@ -280,17 +280,17 @@ def test_a_failure_is_kept_until_the_study_is_submitted_again(store: ServiceStor
     assert submission is not None and submission.error is None
 
 
-def test_a_study_whose_worker_was_killed_is_claimed_again(store: ServiceStore, database_url: str) -> None:
+def test_a_study_whose_runner_was_killed_is_claimed_again(store: ServiceStore, database_url: str) -> None:
     _create(store, "one")
     store.queue.submit("one")
     subprocess.run([sys.executable, "-c", DYING, database_url], check=False, cwd=Path(__file__).parents[3])
     assert _state(store, "one") is SubmissionState.CLAIMED and store.queue.waiting() == ["one"]
     with store.runs.lease("one"):
         again = store.queue.claim("one", "w2")
-        assert again is not None and again.worker == "w2"
+        assert again is not None and again.runner == "w2"
 
 
-def test_a_study_that_kills_every_worker_fails_in_the_end_unless_it_gets_on(store: ServiceStore) -> None:
+def test_a_study_that_kills_every_runner_fails_in_the_end_unless_it_gets_on(store: ServiceStore) -> None:
     _create(store, "kills", "other")
     store.queue.submit("kills")
     store.queue.submit("other")
@@ -307,16 +307,16 @@ def test_a_study_that_kills_every_worker_fails_in_the_end_unless_it_gets_on(stor
     with store.runs.lease("kills"):
         assert store.queue.claim("kills", "last") is None
     submission = store.queue.get("kills")
-    assert submission is not None and submission.error is not None and "10 workers in a row" in submission.error
+    assert submission is not None and submission.error is not None and "10 runners in a row" in submission.error
     assert store.studies.get("kills").state is StudyState.FAILED and store.queue.waiting() == ["other"]
 
 
-def test_four_workers_never_claim_one_study_twice(store: ServiceStore, database_url: str) -> None:
+def test_four_runners_never_claim_one_study_twice(store: ServiceStore, database_url: str) -> None:
     names = [f"study {number}" for number in range(24)]
     _create(store, *names)
     for name in names:
         store.queue.submit(name)
-    workers = [
+    runners = [
         subprocess.Popen(
             [sys.executable, "-c", CLAIMING, database_url, f"w{number}"],
             stdout=subprocess.PIPE,
@@ -325,7 +325,7 @@ def test_four_workers_never_claim_one_study_twice(store: ServiceStore, database_
         )
         for number in range(4)
     ]
-    claimed = [name for worker in workers for name in json.loads(worker.communicate(timeout=120)[0])]
+    claimed = [name for runner in runners for name in json.loads(runner.communicate(timeout=120)[0])]
     assert Counter(claimed) == Counter(names)
     assert all(_state(store, name) is SubmissionState.ENDED for name in names)
 
@@ -369,18 +369,18 @@ def test_a_study_that_another_process_deleted_and_began_again_is_found(store: Se
     assert store.studies.get("one").config == {"trials": 3}
 
 
-def test_workers_show_what_they_run_until_they_leave(store: ServiceStore) -> None:
+def test_runners_show_what_they_run_until_they_leave(store: ServiceStore) -> None:
     _create(store, "one")
     store.runners.beat("w1", None)
     store.runners.beat("w2", None)
     store.runners.beat("w1", "one")
-    assert [(worker.id, worker.study, worker.is_alive) for worker in store.runners.all()] == [
+    assert [(runner.id, runner.study, runner.is_alive) for runner in store.runners.all()] == [
         ("w1", "one", True),
         ("w2", None, True),
     ]
     store.runners.forget("w2")
     store.delete_study("one")
-    assert [(worker.id, worker.study) for worker in store.runners.all()] == [("w1", None)]
+    assert [(runner.id, runner.study) for runner in store.runners.all()] == [("w1", None)]
 
 
 def test_of_tokens_only_hashes_are_kept(tmp_path: Path) -> None:

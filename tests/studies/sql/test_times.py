@@ -181,12 +181,12 @@ def test_who_is_alive_is_told_by_the_databases_clock(database_url: str, here: st
                 study_id = other.storage.get_study_id_from_name("s")
                 held = other.storage._database.read(lambda connection: holder(connection, study_id))
                 assert held is not None and held.alive and -1 < held.age_s < 60 and -1 < held.silent_s < 60
-                [worker], [event] = other.runners.all(), other.events.of("s")
-                assert worker.is_alive and -1 < worker.silent_s < 60
+                [runner], [event] = other.runners.all(), other.events.of("s")
+                assert runner.is_alive and -1 < runner.silent_s < 60
                 submission = other.queue.get("s")
                 assert submission is not None
                 [token] = other.tokens.all()
-                moments = (worker.began_at, event.at, submission.submitted_at, token.created_at)
+                moments = (runner.began_at, event.at, submission.submitted_at, token.created_at)
                 for moment in (*moments, other.studies.get("s").created_at):
                     assert before <= moment <= after and moment.utcoffset() == timedelta(0)
                 assert other.tokens.session(begun[0]) is not None

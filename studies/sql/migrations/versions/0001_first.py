@@ -136,7 +136,7 @@ def upgrade() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("submitted_at", sa.Float(53), nullable=False),
         sa.Column("submitted_by", sa.Text),
-        sa.Column("worker", sa.String(36)),
+        sa.Column("runner", sa.String(36)),
         sa.Column("changes", sa.JSON, nullable=False),
         sa.Column("stop_requested", sa.Boolean, nullable=False),
         sa.Column("deaths", sa.Integer, nullable=False),
@@ -161,7 +161,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table(
-        "worker",
+        "runner",
         sa.Column("id", sa.String(36), primary_key=True),
         sa.Column("host", sa.Text, nullable=False),
         sa.Column("pid", sa.Integer, nullable=False),

@@ -27,7 +27,7 @@ STUDIES = "/api/v1/studies"
 ODD = "a b <script>alert(1)</script>".replace("/", "") + " ü'\"%&;"
 
 
-def test_a_study_is_created_and_waits_for_a_worker(client: TestClient, store: ServiceStore, tmp_path: Path) -> None:
+def test_a_study_is_created_and_waits_for_a_runner(client: TestClient, store: ServiceStore, tmp_path: Path) -> None:
     made = client.post(STUDIES, json={"name": ODD, "trials": 6, "cost": "flops", "fidelities": [0.5, 1]})
     assert made.status_code == 201
     study = made.json()
@@ -41,7 +41,7 @@ def test_a_study_is_created_and_waits_for_a_worker(client: TestClient, store: Se
     assert client.post(STUDIES, json={"name": ODD}).status_code == 409
 
 
-def test_a_study_that_cannot_be_handed_to_the_workers_is_not_created(client: TestClient, store: ServiceStore) -> None:
+def test_a_study_that_cannot_be_handed_to_the_runners_is_not_created(client: TestClient, store: ServiceStore) -> None:
     def full(connection: object, cursor: object, statement: str, *_: object) -> None:
         if statement.startswith("INSERT INTO submission"):
             raise sqlite3.OperationalError("database or disk is full")
@@ -133,7 +133,7 @@ def test_a_study_goes_from_queued_over_running_to_stopped_and_on(client: TestCli
         store.queue.claim("one", "w1")
         assert state() == "running"
         run = client.get(f"{STUDIES}/one").json()["run"]
-        assert run["worker"] == "w1" and run["pid"]
+        assert run["runner"] == "w1" and run["pid"]
         assert client.delete(f"{STUDIES}/one").status_code == 409
         assert client.post(f"{STUDIES}/one/resume").status_code == 409
         assert client.post(f"{STUDIES}/one/stop").status_code == 202 and state() == "stopping"
@@ -257,14 +257,14 @@ def test_routers_are_listed_without_their_weights(client: TestClient, store: Ser
     assert "weights" not in found
 
 
-def test_workers_and_metrics_say_what_goes_on(client: TestClient, store: ServiceStore) -> None:
+def test_runners_and_metrics_say_what_goes_on(client: TestClient, store: ServiceStore) -> None:
     client.post(STUDIES, json={"name": "one"})
     client.get(f"{STUDIES}/one")
     store.runners.beat("w1", "one")
-    [worker] = client.get("/api/v1/workers").json()["items"]
-    assert worker["id"] == "w1" and worker["study"] == "one" and worker["is_alive"]
+    [runner] = client.get("/api/v1/runners").json()["items"]
+    assert runner["id"] == "w1" and runner["study"] == "one" and runner["is_alive"]
     text = client.get("/metrics").text
-    assert 'ftp_search_workers{state="busy"} 1.0' in text and "ftp_search_queued_studies 1.0" in text
+    assert 'ftp_search_runners{state="busy"} 1.0' in text and "ftp_search_queued_studies 1.0" in text
     assert 'route="/api/v1/studies/{name}",status="200"' in text
     # No name of a study among the labels: there may be any number.
     assert '"/api/v1/studies/one"' not in text

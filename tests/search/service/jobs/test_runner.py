@@ -1,4 +1,4 @@
-"""Workers: which files they open, how they leave, and that two of them share what waits."""
+"""Runners: which files they open, how they leave, and that two of them share what waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
-from search.service.jobs.runner import Worker
+from search.service.jobs.runner import Runner
 from search.service.rules.roots import Reach, check_reach
 from studies import Lease, StudyFacts, StudyState
 from studies.service.service_store import ServiceStore
@@ -26,31 +26,31 @@ from tests.studies.postgres import PostgresServer
 
 OBJECTIVES = ("kl", "flops")
 
-# A worker that is told to leave while it claims a study.
+# A runner that is told to leave while it claims a study.
 LEAVING = """
 import os, signal, sys
 import sqlalchemy as sa
-from search.service.jobs.runner import Worker
+from search.service.jobs.runner import Runner
 
 def leave(connection, cursor, statement, *_):
     if statement.startswith("UPDATE submission"):
         sa.event.remove(sa.engine.Engine, "before_cursor_execute", leave)
         os.kill(os.getpid(), signal.SIGTERM)
 
-worker = Worker(sys.argv[1], lambda *_: [])
+runner = Runner(sys.argv[1], lambda *_: [])
 sa.event.listen(sa.engine.Engine, "before_cursor_execute", leave)
 try:
-    worker.run()
+    runner.run()
 except KeyboardInterrupt:
     sys.exit(130)
 """
 
-# A worker that is told to leave while code runs that swallows whatever is raised.
+# A runner that is told to leave while code runs that swallows whatever is raised.
 SWALLOWING = """
 import gc, os, signal, sys
 from pathlib import Path
 from search.service.rules.roots import Reach
-from search.service.jobs.runner import Worker
+from search.service.jobs.runner import Runner
 
 def swallow():
     try:
@@ -60,7 +60,7 @@ def swallow():
 
 gc.collect = swallow
 try:
-    Worker(sys.argv[1], lambda *_: [], reach=Reach((), Path("/nowhere"))).run()
+    Runner(sys.argv[1], lambda *_: [], reach=Reach((), Path("/nowhere"))).run()
 except KeyboardInterrupt:
     sys.exit(130)
 """
@@ -98,7 +98,7 @@ def test_files_below_the_roots_and_results_below_out_are_within_reach(reach: Rea
         check_reach(hub, "one", reach)
 
 
-def test_a_relative_path_begins_where_the_worker_does(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_path_begins_where_the_runner_does(reach: Reach, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(reach.roots[0])
     check_reach(RunConfig(data="d.jsonl"), "one", reach)
     # It is a model of the Hub wherever there is no such folder.
@@ -118,8 +118,8 @@ def test_a_study_that_names_a_path_elsewhere_fails_before_it_is_opened(
     _submit(store, "one", reach.out, **{} if field == "out" else {field: str(tmp_path / place)})
     if field == "out":
         store.studies.set_config("one", _config(out=str(tmp_path / place)))
-    worker = Worker(store.url, lambda *_: pytest.fail("a report was written"), reach=reach)
-    assert worker.run_next()
+    runner = Runner(store.url, lambda *_: pytest.fail("a report was written"), reach=reach)
+    assert runner.run_next()
     submission = store.queue.get("one")
     assert submission is not None and submission.state is SubmissionState.ENDED and submission.error is not None
     assert f"{field} is {str(tmp_path / place)!r}" in submission.error and str(reach.roots[0]) in submission.error
@@ -133,13 +133,13 @@ def test_a_changed_path_is_looked_at_too(store: ServiceStore, reach: Reach, tmp_
     _submit(store, "one", reach.out)
     store.queue.request_stop("one")
     store.queue.submit("one", {"out": str(tmp_path / "elsewhere")})
-    assert Worker(store.url, lambda *_: pytest.fail("a report was written"), reach=reach).run_next()
+    assert Runner(store.url, lambda *_: pytest.fail("a report was written"), reach=reach).run_next()
     submission = store.queue.get("one")
     assert submission is not None and submission.error is not None and "out is" in submission.error
     assert store.studies.get("one").config["out"] == str(reach.out / "one")
 
 
-def test_workers_of_a_service_have_its_roots(tmp_path: Path) -> None:
+def test_runners_of_a_service_have_its_roots(tmp_path: Path) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "data.jsonl").write_text(json.dumps({"prompt": "?", "completion": "!"}))
     with (
@@ -155,7 +155,7 @@ def test_workers_of_a_service_have_its_roots(tmp_path: Path) -> None:
             assert named in found["run"]["error"]
 
 
-def test_a_worker_that_is_told_to_leave_while_it_claims_a_study_does_not_keep_it(
+def test_a_runner_that_is_told_to_leave_while_it_claims_a_study_does_not_keep_it(
     store: ServiceStore, tmp_path: Path
 ) -> None:
     _submit(store, "one", tmp_path)
@@ -166,14 +166,14 @@ def test_a_worker_that_is_told_to_leave_while_it_claims_a_study_does_not_keep_it
     assert store.queue.waiting() == ["one"] and store.runs.stages("one") == [] and store.runners.all() == []
 
 
-def test_a_worker_leaves_though_the_word_to_leave_was_swallowed(store: ServiceStore, tmp_path: Path) -> None:
+def test_a_runner_leaves_though_the_word_to_leave_was_swallowed(store: ServiceStore, tmp_path: Path) -> None:
     _submit(store, "one", tmp_path)
     # It is reminded after 30 s, when the service has killed it already.
     left = subprocess.run([sys.executable, "-c", SWALLOWING, store.url], check=False, cwd=REPOSITORY, timeout=25)
     assert left.returncode == 130 and store.runners.all() == []
 
 
-def test_a_study_that_is_deleted_as_a_worker_takes_it_keeps_the_worker_from_nothing(
+def test_a_study_that_is_deleted_as_a_runner_takes_it_keeps_the_runner_from_nothing(
     store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _submit(store, "gone", tmp_path / "elsewhere")
@@ -187,7 +187,7 @@ def test_a_study_that_is_deleted_as_a_worker_takes_it_keeps_the_worker_from_noth
         return found
 
     monkeypatch.setattr(Runs, "lease", lease)
-    assert Worker(store.url, lambda *_: [], reach=reach).run_next()
+    assert Runner(store.url, lambda *_: [], reach=reach).run_next()
     assert store.queue.waiting() == [] and list(store.queue.all()) == ["next"]
 
 
@@ -206,12 +206,12 @@ def test_a_study_that_is_shown_at_rest_can_be_touched_at_once(
         store.delete_study(name)
 
     monkeypatch.setattr(Queue, "end", touch)
-    worker = Worker(store.url, lambda *_: [], reach=reach)
-    assert worker.run_next()
+    runner = Runner(store.url, lambda *_: [], reach=reach)
+    assert runner.run_next()
     assert seen == [RunState.FAILED] and store.studies.summaries() == []
 
 
-def test_a_study_that_a_leaving_worker_returns_can_be_taken_at_once(
+def test_a_study_that_a_leaving_runner_returns_can_be_taken_at_once(
     store: ServiceStore, reach: Reach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _submit(store, "one", tmp_path / "elsewhere")
@@ -229,13 +229,13 @@ def test_a_study_that_a_leaving_worker_returns_can_be_taken_at_once(
     monkeypatch.setattr(Queue, "release", take)
     monkeypatch.setattr("search.service.jobs.runner.check_reach", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        Worker(store.url, lambda *_: [], reach=reach).run_next()
-    assert len(taken) == 1 and taken[0] is not None and taken[0].worker == "another"
+        Runner(store.url, lambda *_: [], reach=reach).run_next()
+    assert len(taken) == 1 and taken[0] is not None and taken[0].runner == "another"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_a_worker_that_is_told_to_leave_hands_its_study_on_at_once(tmp_path: Path) -> None:
+def test_a_runner_that_is_told_to_leave_hands_its_study_on_at_once(tmp_path: Path) -> None:
     storage = f"sqlite:///{tmp_path / 'ftp-studies.db'}"
     with ServiceStore(storage) as store:
         _submit(store, "one", tmp_path, trials=120)
@@ -260,11 +260,11 @@ def test_a_worker_that_is_told_to_leave_hands_its_study_on_at_once(tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_two_workers_on_postgresql_share_the_studies_and_run_each_once(tmp_path: Path, postgres_url: str) -> None:
+def test_two_runners_on_postgresql_share_the_studies_and_run_each_once(tmp_path: Path, postgres_url: str) -> None:
     names = ("one", "two")
     with ServiceStore(postgres_url) as store, ExitStack() as stack:
         logs = [stack.enter_context(working(tmp_path, postgres_url))[1] for _ in names]
-        until(lambda: sum(worker.is_alive for worker in store.runners.all()) == 2)
+        until(lambda: sum(runner.is_alive for runner in store.runners.all()) == 2)
         for name in names:
             _submit(store, name, tmp_path, trials=8)
         until(
@@ -288,7 +288,7 @@ def test_two_workers_on_postgresql_share_the_studies_and_run_each_once(tmp_path:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_worker_runs_studies_on_a_cluster_and_one_without_it_goes_on_with_them(tmp_path: Path) -> None:
+def test_a_runner_runs_studies_on_a_cluster_and_one_without_it_goes_on_with_them(tmp_path: Path) -> None:
     from ray.cluster_utils import Cluster
 
     storage = f"sqlite:///{tmp_path / 'ftp-studies.db'}"

@@ -177,7 +177,7 @@ def test_a_study_does_not_move_its_results_to_another_ones(client: TestClient, s
         store.queue.request_stop(name)
     assert client.post(f"{STUDIES}/one/resume", json={"out": "two"}).status_code == 422
     assert client.post(f"{STUDIES}/one/resume", json={"out": "four"}).status_code == 202
-    # Where it goes from now on, though its worker has not begun.
+    # Where it goes from now on, though its runner has not begun.
     assert client.post(f"{STUDIES}/two/resume", json={"out": "four/deep"}).status_code == 422
     assert client.post(f"{STUDIES}/three/resume", json={"out": "three/deep"}).status_code == 202
 
@@ -239,6 +239,6 @@ def test_a_model_and_data_that_were_moved_are_named_below_a_root_as_well(client:
     (root / "moved").mkdir()
     (root / "moved" / "config.json").write_text("{}")
     (root / "moved" / "data.jsonl").write_text('{"prompt": "a", "completion": " b"}\n')
-    # Whether they are the same, the worker finds out.
+    # Whether they are the same, the runner finds out.
     moved = {"model": "moved", "data": "moved/data.jsonl"}
     assert client.post(f"{STUDIES}/one/resume", json=moved).status_code == 202

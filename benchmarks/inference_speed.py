@@ -139,7 +139,8 @@ def rows_of(model, influence, point, args, on_round):
     measured = {result.variant: result for result in results}
     dense, rows = measured[DENSE], []
     for name, result in measured.items():
-        speedup, ideal = result.speed_up_over(dense), some[DENSE].flops / some[name].flops
+        speedup = estimate_ratio(dense.end_to_end_samples_ms, result.end_to_end_samples_ms)
+        ideal = some[DENSE].flops / some[name].flops
         overhead = None
         # With thresholds other numbers of tokens are kept, so that the difference is not the router's alone.
         if name == BUDGET and STATIC in measured:

@@ -6,9 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ftp_core.errors import ScheduleError
 
 MAX_SPARSITY = 0.95
@@ -24,18 +21,6 @@ def kept_count(sparsity: float, length: int) -> int:
     """
     # The product of a decimal share is off by an ulp either way; without the slack ceil(0.55 * 20) would be 12.
     return max(1, math.ceil((1.0 - sparsity) * length - 1e-9))
-
-
-def kept_counts(sparsities: NDArray[np.float64], length: int) -> NDArray[np.intp]:
-    """`kept_count` of every block of many schedules at once `[n, N]`.
-
-    Args:
-        sparsities: A schedule in each row `[n, N]`.
-        length: Real tokens of the row.
-    """
-    # Rounded as `SparsitySchedule` rounds.
-    counts = np.ceil((1.0 - np.round(sparsities, 10)) * length - 1e-9).astype(np.intp)
-    return np.maximum(counts, 1, out=counts)
 
 
 def _number(index: int, value: Any) -> float:

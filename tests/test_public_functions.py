@@ -39,7 +39,6 @@ from ftp_core.cost import (
     measure,
     measure_latency,
     peak_activation_bytes,
-    prefill_flops,
     timing_batch,
 )
 from ftp_core.cost.break_even import BreakEven
@@ -165,7 +164,6 @@ TAKES_A_SCHEDULE: dict[str, Callable[[Sequence[float]], object]] = {
     "calibrate_thresholds": thresholds_that_meet,
     "set_thresholds": thresholds_of,
     "FlopsCounter.count": lambda values: FlopsCounter(model()).count(values, 2, 8),
-    "prefill_flops": lambda values: prefill_flops(model(), values, 2, 8),
     "kv_bytes": lambda values: kv_bytes(model(), values, 2, 8),
     "peak_activation_bytes": lambda values: peak_activation_bytes(model(), values, 2, 8),
     "blocks_removed_at": lambda values: blocks_removed_at(model(), values, 2, 8),

@@ -1,7 +1,7 @@
 """Latency, FLOPs and memory, predicted and measured."""
 
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
-from ftp_core.cost.flops import Flops, FlopsCounter, prefill_flops
+from ftp_core.cost.flops import Flops, FlopsCounter
 from ftp_core.cost.measure import Skipping, Timing, Unchanged, Variant, measure
 from ftp_core.cost.memory import AllocationTracker, kv_bytes, peak_activation_bytes
 from ftp_core.cost.profile import LatencyProfile
@@ -30,7 +30,6 @@ __all__ = [
     "measure_latency",
     "paired_speedup",
     "peak_activation_bytes",
-    "prefill_flops",
     "profile_conditions",
     "profile_latency",
     "timing_batch",

@@ -1,4 +1,4 @@
-"""Times generation: until a prompt has run, and until so many new tokens are known."""
+"""Times generation until given numbers of new tokens are known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ftp_core.cost.measure import Step, Variant
+from ftp_core.cost.measure import Variant, generation_ms
 from ftp_core.cost.timing import Timer, take_turns, timer_of
 from ftp_core.errors import DataError
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -28,16 +28,16 @@ def time_generation(
 ) -> list[Mapping[int, tuple[float, ...]]]:
     """Time greedy generation with a cache under each variant; variants take turns.
 
-    One run gives the times of every number of new tokens: the clock is read as each of them is reached. The first new
-    token comes with the prefill, and the last one is not run through the model any more, as in `generate`.
+    The first new token comes with the prefill, and the last one is not run through the model any more, as in
+    `generate`.
 
     Args:
         model: The model.
         ids: Prompts of equal length `[B, L]`.
         variants: Ways to run it.
-        new_tokens: Numbers of new tokens, each at least 1.
+        new_tokens: Numbers of new tokens, each at least 1; one run times them all.
         repeats: Turns, after one to warm up.
-        timer: By default one that waits for the model's device.
+        timer: Clock; by default one that waits for the model's device.
         on_run: See `take_turns`.
         goes_on: See `take_turns`; it sees milliseconds until the last token of each run.
 
@@ -60,24 +60,11 @@ def time_generation(
             "model reads: expected at least one token of a prompt, and no more than that together."
         )
     prompts, ticks = ids.to(model.device), timer or timer_of(model.device)
-    runs = [partial(_generate, way.step_of(model.model), prompts, marks, ticks) for way in variants]
+    runs = [partial(generation_ms, way.step_of(model.model), prompts, marks, ticks) for way in variants]
     turns = take_turns(runs, repeats, on_run, lambda so_far: goes_on([[ms[-1] for ms in own] for own in so_far]))
     return [dict(zip(marks, zip(*own, strict=True), strict=True)) for own in turns]
 
 
 def room_for_new_tokens(length: int, context: int) -> int:
-    """Most new tokens behind a prompt: the last one does not run through the model any more."""
+    """Most new tokens behind a prompt; the last one does not run through the model."""
     return context - length + 1
-
-
-def _generate(step: Step, ids: Tensor, marks: Sequence[int], timer: Timer) -> list[float]:
-    """Milliseconds until each of these numbers of new tokens, which ascend, is known."""
-    ms, started = [], timer()
-    logits, cache = step(ids, None)
-    for known in range(1, marks[-1] + 1):
-        token = logits.argmax(-1, keepdim=True)
-        if known in marks:
-            ms.append(1000 * (timer() - started))
-        if known < marks[-1]:
-            logits, cache = step(token, cache)
-    return ms

@@ -10,10 +10,9 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from ftp_core.cost.memory import head_width, slots_held
-from ftp_core.errors import ModelError, ScheduleError
+from ftp_core.errors import ModelError
 from ftp_core.routers import FEATURES
 from ftp_core.routers.scoring import HIDDEN_WIDTH
-from ftp_core.schedule import DEFAULT_STEP, kept_counts
 from ftp_core.skipping.skipping_model import SkippingModel
 
 
@@ -24,7 +23,7 @@ class Flops:
     Attributes:
         projections: Queries, keys, values, and the output of attention.
         attention: Scores and weighted values, over every pair of a query and a key that the block holds.
-        mlp: What else is multiplied with a block's weights.
+        mlp: Products with all other weights of a block.
         router: The router's scores, and the attention that it listens to.
         head: Logits.
     """
@@ -37,19 +36,16 @@ class Flops:
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """Their sum."""
         return self.projections + self.attention + self.mlp + self.router + self.head
 
 
 class FlopsCounter:
-    """Counts what a model computes: two operations per multiply-add, matrix products only, as torch's counter does.
+    """Counts floating-point operations as torch's counter does: matrix products only, two per multiply-add.
 
-    Attention is counted over all pairs of queries and keys, as torch counts it, although a causal kernel may leave out
-    those that the mask hides. Weights are taken from the blocks themselves: those of a submodule with "attn" or
-    "attention" in its name are projections, all others MLP. Of a stack of experts, those that a token runs count.
-
-    Args:
-        model: The model.
+    Attention is counted over all pairs of queries and keys, although a causal kernel may leave out those that the mask
+    hides. Weights of a submodule with "attn" or "attention" in its name are projections, all others MLP. Of a stack of
+    experts, those that a token runs count.
 
     Raises:
         ModelError: A block has weights that are neither matrices nor stacks of experts.
@@ -77,9 +73,8 @@ class FlopsCounter:
     ) -> Flops:
         """FLOPs of prompts, and of tokens that are decoded behind them.
 
-        Every decoded token runs every block, attends to what the block holds, itself included, and has its own logits.
-        Of the prompt, only the last token has. Where a sliding window lets go of keys, they are those that the static
-        router keeps.
+        Every decoded token runs every block, attends to all keys that the block holds, its own included, and has
+        logits; of the prompt only the last token has. Sliding windows drop keys as with the static router.
 
         Args:
             schedule: One sparsity per block.
@@ -87,8 +82,8 @@ class FlopsCounter:
             length: Prompt tokens in each row.
             new_tokens: Tokens run behind the prompt, one at a time; to write n tokens takes n - 1, as the first comes
                 from the prompt.
-            window: Queries that a dynamic router listens to; 0 for the static router.
-            reads_hidden: Whether the router scores hidden states instead.
+            window: W, queries that a dynamic router listens to; 0 for the static router.
+            reads_hidden: True if the router scores hidden states instead.
 
         Raises:
             ScheduleError: The schedule has another number of blocks.
@@ -99,75 +94,29 @@ class FlopsCounter:
             sum(slots + 1 for slots in slots_held(int(k), length, new_tokens, sliding)[:-1])
             for k, sliding in zip(kept, self._windows, strict=True)
         ]
-        shares = np.array(schedule)[None]
-        if reads_hidden:
-            inputs = self._model.model.config.hidden_size + 1
-            router = (shares > 0).sum(1) * length * _score_flops(inputs)
-        else:
-            router = self._router(shares, kept[None], length, window)
+        skips = np.array(schedule) > 0
+        # Every token is scored before a block that skips.
+        n_inputs = self._model.model.config.hidden_size + 1 if reads_hidden else len(FEATURES)
+        router = skips.sum() * length * _score_flops(n_inputs) if window or reads_hidden else 0.0
+        if not reads_hidden:
+            # The block before that one is listened to.
+            router += self._score * (np.minimum(window, kept) * kept)[:-1][skips[1:]].sum()
         return Flops(
             projections=float(batch * self._projections @ (kept + new_tokens)),
             attention=float(batch * self._pair * (kept**2 + decoded_pairs).sum()),
             mlp=float(batch * self._mlps @ (kept + new_tokens)),
-            router=float(batch * router[0]),
+            router=float(batch * router),
             head=batch * self._head * (1 + new_tokens),
         )
 
-    def totals(self, levels_or_sparsities: np.ndarray, batch: int, length: int, window: int = 0) -> np.ndarray:
-        """`count(...).total` of the prefill of many schedules at once `[n]`.
-
-        Args:
-            levels_or_sparsities: A schedule in each row `[n, N]`: grid points if these are integers, else sparsities.
-            batch: Rows.
-            length: Tokens in each row.
-            window: See `count`.
-
-        Raises:
-            ScheduleError: A row has another length than the model has blocks.
-        """
-        given = np.asarray(levels_or_sparsities)
-        if given.ndim != 2 or given.shape[1] != self._model.n_blocks:
-            raise ScheduleError(
-                f"The schedules are an array of shape {given.shape}, but the model has {self._model.n_blocks} blocks: "
-                "give a row for each schedule, with one sparsity per block."
-            )
-        sparsities = given * DEFAULT_STEP if np.issubdtype(given.dtype, np.integer) else given
-        kept = kept_counts(sparsities, length).astype(float)
-        blocks = kept @ (self._projections + self._mlps) + self._pair * (kept**2).sum(1)
-        totals: np.ndarray = batch * (blocks + self._router(sparsities, kept, length, window) + self._head)
-        return totals
-
-    def _router(self, sparsities: np.ndarray, kept: np.ndarray, length: int, window: int) -> np.ndarray:
-        """FLOPs of the dynamic router in a row of tokens, of each schedule `[n]`."""
-        if not window:
-            return np.zeros(len(kept))
-        skips = sparsities > 0
-        # Every token is scored before a block that skips, and the block before that one is listened to.
-        scored = skips.sum(1) * length * _score_flops(len(FEATURES))
-        listened = (np.minimum(window, kept) * kept)[:, :-1] * skips[:, 1:]
-        routed: np.ndarray = scored + self._score * listened.sum(1)
-        return routed
-
 
 def _score_flops(inputs: int) -> float:
-    """FLOPs of one score of a router's network, whose hidden layer reads so many inputs and is read by one output."""
+    """FLOPs of one score of a router's network with so many inputs."""
     return 2.0 * (inputs + 1) * HIDDEN_WIDTH
 
 
-def prefill_flops(model: SkippingModel, schedule: Sequence[float], batch: int, length: int) -> float:
-    """Floating-point operations of one prefill with the static router, see `FlopsCounter`.
-
-    Args:
-        model: The model.
-        schedule: One sparsity per block.
-        batch: Rows.
-        length: Tokens in each row.
-    """
-    return FlopsCounter(model).count(schedule, batch, length).total
-
-
 def _token_flops(block: nn.Module, config: PreTrainedConfig, of_attention: bool) -> float:
-    """FLOPs of one token with a block's weights, either those of its attention or all others."""
+    """FLOPs of one token with the weights of a block's attention, or with all others."""
     total = 0.0
     for name, parameter in block.named_parameters():
         if parameter.ndim < 2 or ("attn" in name or "attention" in name) != of_attention:

@@ -1,4 +1,7 @@
-"""Measures what a user waits for: the first token, every further one, and all of them together."""
+"""Measures generation: time to the first token, tokens per second, and end to end.
+
+Shapes: B rows, L tokens of a row, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ftp_core.cost.timing import Estimate, Timer, estimate_median, estimate_ratio, take_turns, timer_of
+from ftp_core.cost.timing import Estimate, Timer, estimate_median, take_turns, timer_of
 from ftp_core.errors import DataError
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
@@ -21,7 +24,7 @@ from ftp_core.skipping.skipping_model import SkippingModel, check_schedule
 from ftp_core.text.encoding import PromptBatch
 
 Step = Callable[[Tensor, Any], tuple[Tensor, Any]]
-"""Runs tokens `[B, q]` behind what a cache holds, None at first: logits of the last one `[B, V]`, and the cache."""
+"""Runs tokens `[B, L]` behind a cache, None at first: logits of the last one `[B, V]`, and the cache."""
 
 
 class Variant(Protocol):
@@ -29,27 +32,23 @@ class Variant(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called in results."""
+        """Name in results."""
 
     def step_of(self, model: PreTrainedModel) -> Step:
-        """How it runs tokens through a model, which stays as it is."""
+        """A function that runs tokens through a model, which stays as it is."""
 
 
 @dataclass(frozen=True)
 class Unchanged:
-    """The model as it is: a dense one, or an `FTPForCausalLM` as it was saved.
-
-    Attributes:
-        name: See `Variant`.
-    """
+    """The model as it is: a dense one, or an `FTPForCausalLM` as it was saved."""
 
     name: str = "dense"
 
     def step_of(self, model: PreTrainedModel) -> Step:
         """See `Variant`."""
 
-        def step(ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
-            outputs = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        def step(ids_BL: Tensor, cache: Any) -> tuple[Tensor, Any]:
+            outputs = model(input_ids=ids_BL, past_key_values=cache, use_cache=True, logits_to_keep=1)
             return outputs.logits[:, -1], outputs.past_key_values
 
         return step
@@ -60,11 +59,11 @@ class Skipping:
     """The model with tokens that skip blocks, run as `FTPForCausalLM` runs it.
 
     Attributes:
-        name: See `Variant`.
+        name: Name in results.
         schedule: One sparsity per block.
-        router: Names the kept tokens.
-        decode_sparsity: Most that a block may skip of the decoded tokens.
-        keep_first: Tokens at the beginning of every prompt that are protected.
+        router: Router of prompts and, if any, of decoded tokens.
+        decode_sparsity: Largest share of the decoded tokens that a block may skip.
+        keep_first: Protected tokens at the beginning of every prompt.
     """
 
     name: str
@@ -80,18 +79,11 @@ class Skipping:
         check_schedule(schedule, len(family.blocks_of(model)))
         forward = PrunedForward(model, family, schedule, self.router, self.decode_sparsity, self.keep_first)
 
-        def step(ids: Tensor, cache: Any) -> tuple[Tensor, Any]:
-            arguments = {
-                "input_ids": ids,
-                "inputs_embeds": None,
-                "attention_mask": None,
-                "position_ids": None,
-                "past_key_values": cache,
-                "labels": None,
-                "use_cache": True,
-                "logits_to_keep": 1,
-            }
-            outputs = forward(arguments, None)
+        absent = dict.fromkeys(("inputs_embeds", "attention_mask", "position_ids", "labels"))
+
+        def step(ids_BL: Tensor, cache: Any) -> tuple[Tensor, Any]:
+            given = {"input_ids": ids_BL, "past_key_values": cache, "use_cache": True, "logits_to_keep": 1}
+            outputs = forward({**absent, **given}, None)
             assert outputs.logits is not None
             return outputs.logits[:, -1], outputs.past_key_values
 
@@ -100,20 +92,20 @@ class Skipping:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one variant took, measured round by round while all variants took turns.
+    """Times of one variant, measured round by round while all variants took turns.
 
     Attributes:
-        variant: Its name.
+        variant: Name of the variant.
         batch: Rows.
         prompt_tokens: Tokens of each prompt (input).
         new_tokens: Tokens decoded behind each prompt, all of which run through the model (output).
-        device: Where it ran.
-        dtype: Of the model's weights.
-        first_token_ms: Until the prompt has run and the first new token is known.
-        end_to_end_ms: Until the last new token has run, too; without new tokens the same.
+        device: Type of the device.
+        dtype: Type of the model's weights.
+        first_token_ms: Time until the prompt has run and the first new token is known.
+        end_to_end_ms: Time until the last new token has run, too; without new tokens the same.
         tokens_per_second: New tokens of all rows by the time between the two; None without new tokens.
-        first_token_samples_ms: Of every round.
-        end_to_end_samples_ms: Likewise.
+        first_token_samples_ms: `first_token_ms` of each round.
+        end_to_end_samples_ms: `end_to_end_ms` of each round.
     """
 
     variant: str
@@ -138,16 +130,9 @@ class Timing:
         """Rounds."""
         return len(self.end_to_end_samples_ms)
 
-    def speed_up_over(self, other: Timing, confidence: float = 0.95, seed: int = 0) -> Estimate:
-        """How many times as fast as another that it took turns with, end to end."""
-        return estimate_ratio(other.end_to_end_samples_ms, self.end_to_end_samples_ms, confidence, seed)
-
     def __str__(self) -> str:
         length = f"length {self.length} ({self.prompt_tokens} in, {self.new_tokens} out)"
-        parts = [
-            f"{self.variant}: batch {self.batch}, {length}",
-            f"first token {_shown(self.first_token_ms)} ms",
-        ]
+        parts = [f"{self.variant}: batch {self.batch}, {length}", f"first token {_shown(self.first_token_ms)} ms"]
         if self.tokens_per_second is not None:
             parts.append(f"{_shown(self.tokens_per_second)} tokens/s")
             parts.append(f"end to end {_shown(self.end_to_end_ms)} ms")
@@ -177,15 +162,15 @@ def measure(
         model: A dense model in eval mode; also one of `FTPForCausalLM`, if no variants are given.
         inputs: Prompts of equal length `[B, L]`; `timing_batch` makes some.
         variants: Ways to run it; None to run it as it is.
-        new_tokens: How many to decode behind each prompt, greedily, the end-of-text token being one like any other.
+        new_tokens: Tokens to decode behind each prompt, greedily; the end-of-text token does not end it.
         repeats: Rounds, after one to warm up.
-        confidence: Of the intervals.
-        seed: Of the resampling behind the intervals.
-        timer: By default one that waits for the model's device.
+        confidence: Confidence of the intervals, in (0, 1).
+        seed: Seed of the resampling behind the intervals.
+        timer: Clock; by default one that waits for the model's device.
         on_run: Called after each run, those that warm up included: `len(variants) * (repeats + 1)` times.
 
     Returns:
-        One for each variant, in their order.
+        A timing of each variant, in their order.
 
     Raises:
         DataError: Prompts are padded or empty, do not fit into the model's context with the new tokens, or there is
@@ -194,8 +179,8 @@ def measure(
         ScheduleError: Likewise.
     """
     base = model.model if isinstance(model, SkippingModel) else model
-    ids = _rectangular(inputs).to(base.device)
-    batch, length = ids.shape
+    ids_BL = _rectangular(inputs).to(base.device)
+    batch, length = ids_BL.shape
     if new_tokens < 0:
         raise DataError(f"new_tokens is {new_tokens}, but must be 0, for the first token alone, or more.")
     if length + new_tokens > (context := _context(base)):
@@ -205,10 +190,11 @@ def measure(
         )
     ways: Sequence[Variant] = [Unchanged(type(base).__name__)] if variants is None else variants
     ticks = timer or timer_of(base.device)
-    runs = [partial(_generate, way.step_of(base), ids, new_tokens, ticks) for way in ways]
+    marks = sorted({1, new_tokens + 1})
+    runs = [partial(generation_ms, way.step_of(base), ids_BL, marks, ticks) for way in ways]
     measured = []
     for way, rounds in zip(ways, take_turns(runs, repeats, on_run), strict=True):
-        first, end = (tuple(1000 * seconds[part] for seconds in rounds) for part in (0, 1))
+        first, end = (tuple(ms[mark] for ms in rounds) for mark in (0, -1))
         rates = [
             1000 * batch * new_tokens / (last - start) for start, last in zip(first, end, strict=True) if new_tokens
         ]
@@ -230,30 +216,29 @@ def measure(
     return measured
 
 
-def _generate(step: Step, ids: Tensor, new_tokens: int, timer: Timer) -> tuple[float, float]:
-    """Seconds to the first new token, and to the end."""
-    started = timer()
-    logits, cache = step(ids, None)
-    token = logits.argmax(-1, keepdim=True)
-    first = timer() - started
-    if new_tokens == 0:
-        return first, first
-    for _ in range(new_tokens):
-        logits, cache = step(token, cache)
-        token = logits.argmax(-1, keepdim=True)
-    return first, timer() - started
+def generation_ms(step: Step, ids_BL: Tensor, marks: Sequence[int], timer: Timer) -> list[float]:
+    """Milliseconds of greedy generation until each of these numbers of new tokens, which ascend, is known."""
+    ms, started = [], timer()
+    logits_BV, cache = step(ids_BL, None)
+    for known in range(1, marks[-1] + 1):
+        token_B1 = logits_BV.argmax(-1, keepdim=True)
+        if known in marks:
+            ms.append(1000 * (timer() - started))
+        if known < marks[-1]:
+            logits_BV, cache = step(token_B1, cache)
+    return ms
 
 
 def _rectangular(inputs: PromptBatch | Tensor) -> Tensor:
-    ids = inputs.ids if isinstance(inputs, PromptBatch) else inputs
-    if ids.ndim != 2 or 0 in ids.shape:
-        raise DataError(f"The prompts have the shape {tuple(ids.shape)}, but must be rows of at least one token.")
-    if isinstance(inputs, PromptBatch) and bool((inputs.lengths != ids.shape[1]).any()):
+    ids_BL = inputs.ids if isinstance(inputs, PromptBatch) else inputs
+    if ids_BL.ndim != 2 or 0 in ids_BL.shape:
+        raise DataError(f"The prompts have the shape {tuple(ids_BL.shape)}, but must be rows of at least one token.")
+    if isinstance(inputs, PromptBatch) and bool((inputs.lengths != ids_BL.shape[1]).any()):
         raise DataError(
             f"The prompts have from {int(inputs.lengths.min())} to {int(inputs.lengths.max())} tokens, padded to "
-            f"{ids.shape[1]}: time prompts of equal length, so that it says what was timed; timing_batch makes some."
+            f"{ids_BL.shape[1]}: time prompts of equal length, so that it says what was timed; timing_batch makes some."
         )
-    return ids
+    return ids_BL
 
 
 def _context(model: PreTrainedModel) -> int:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
 from ftp_core.cost.shape_profile import ShapeProfile, ShapeTimes
 from ftp_core.errors import ScheduleError
-from ftp_core.schedule import SparsitySchedule, kept_counts
+from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 
 RouterKind = Literal["static", "dynamic"]
@@ -25,56 +24,44 @@ MAX_CHECK_ERROR = 0.1
 MAX_UNCERTAINTY = 0.2
 MAX_WAITED = 0.2
 
-Floats = NDArray[np.float64]
-
-# What there may be to say against a shape, beyond which figure, and what that figure is.
+# Doubts about a shape: phrase, limit, and the figure that exceeds it.
 _REASONS: tuple[tuple[str, float, Callable[[ShapeProfile], float | None]], ...] = (
-    (
-        "processes waited for a core during {figure:.0%} of the time {where}",
-        MAX_WAITED,
-        lambda shape: shape.waited,
-    ),
-    (
-        "predictions {where} are uncertain by {figure:.0%}",
-        MAX_UNCERTAINTY,
-        lambda shape: shape.uncertainty,
-    ),
+    ("processes waited for a core during {figure:.0%} of the time {where}", MAX_WAITED, lambda shape: shape.waited),
+    ("predictions {where} are uncertain by {figure:.0%}", MAX_UNCERTAINTY, lambda shape: shape.uncertainty),
     (
         "{figure:.0f} times {where} kept varying however often they were repeated",
         0,
         lambda shape: len(shape.unsteady) if shape.uncertainty is None else None,
     ),
-    (
-        "predictions {where} were off by {figure:.0%} right afterwards",
-        MAX_CHECK_ERROR,
-        lambda shape: shape.check_error,
-    ),
+    ("predictions {where} were off by {figure:.0%} right afterwards", MAX_CHECK_ERROR, lambda shape: shape.check_error),
 )
 
 
 @dataclass(frozen=True)
 class LatencyProfile:
-    """Milliseconds that prefills and decoded tokens take, measured once and interpolated afterwards.
+    """Milliseconds of prefills and decoded tokens, measured once and interpolated afterwards.
 
-    A prefill takes what its blocks take, each by the tokens that it keeps, and what is outside them. A dynamic router
-    adds its decisions where a block skips, and listening where the block behind it skips. Prompts are taken to be of
-    equal length, and the router to keep exactly the kept count of each block.
+    A prefill takes the sum of its blocks' times, each by its kept tokens, and the time outside them. A dynamic router
+    adds its decisions where a block skips, and listening where the next block skips. Prompts have equal lengths, and
+    the router keeps exactly the kept count of each block.
 
     Attributes:
-        shapes: What was measured, for each batch and length; ascending.
-        blocks: Of each block, the index of its kind. Empty if blocks are all alike, and as many as a schedule has.
-        kinds: What blocks of each kind have in common.
-        conditions: Where it was measured; None if that is not known.
+        shapes: Measured times of each batch and length; ascending.
+        blocks: Kind of each block, as an index. Empty if all blocks are alike, and as many as a schedule has.
+        kinds: Description of each kind.
+        conditions: Hardware, software and model; None if unknown.
     """
 
     shapes: tuple[ShapeProfile, ...]
     blocks: tuple[int, ...] = ()
     kinds: tuple[str, ...] = ("all",)
     conditions: Conditions | None = None
-    _times: dict[tuple[int, int], ShapeTimes] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _times: dict[tuple[int | None, int | None], ShapeTimes] = field(
+        init=False, repr=False, compare=False, default_factory=dict
+    )
 
     def __post_init__(self) -> None:
-        """Check what was measured, and put shapes in order."""
+        """Check the shapes, and sort them."""
         if not self.shapes:
             raise ProfileError("A latency profile needs one batch and length at least.")
         for shape in self.shapes:
@@ -111,12 +98,12 @@ class LatencyProfile:
 
     @property
     def check_error(self) -> float | None:
-        """How far predictions were off when they were compared, as a share; of the worst shape. None if never."""
+        """Relative error of compared predictions, of the worst shape; None if none were compared."""
         return max((shape.check_error for shape in self.shapes if shape.check_error is not None), default=None)
 
     @property
     def uncertainty(self) -> float | None:
-        """Half a 95 % interval around predictions, as a share of them; of the worst shape. None if it is not known."""
+        """Half a 95 % interval around predictions, as a share of them, of the worst shape; None if unknown."""
         return max((shape.uncertainty for shape in self.shapes if shape.uncertainty is not None), default=None)
 
     @property
@@ -125,10 +112,7 @@ class LatencyProfile:
         return tuple((shape.batch, shape.length, *point) for shape in self.shapes for point in shape.unsteady)
 
     def doubts(self) -> tuple[str, ...]:
-        """Why not to rely on this profile, one phrase for each reason; none if all was well.
-
-        Of several shapes the worst one is named.
-        """
+        """Reasons not to rely on this profile, a phrase each that names the worst shape; empty if there are none."""
         found = []
         for phrase, limit, figure_of in _REASONS:
             figures = [(figure, shape) for shape in self.shapes if (figure := figure_of(shape)) is not None]
@@ -141,7 +125,7 @@ class LatencyProfile:
         return tuple(found)
 
     def is_better_than(self, other: LatencyProfile) -> bool:
-        """Whether it is to be relied on and the other one is not, or is the less uncertain of two that are not."""
+        """True if it is reliable and the other is not, or if neither is and this one is less uncertain."""
         if not other.doubts():
             return False
         return not self.doubts() or _spread(self) < _spread(other)
@@ -160,7 +144,7 @@ class LatencyProfile:
             schedule: One sparsity per block.
             batch: Rows; None for the first that was profiled.
             length: Tokens in each row; None for the first that was profiled.
-            router: Who decides.
+            router: Kind of the router.
 
         Raises:
             ProfileError: The batch was not profiled, or the length lies outside what was.
@@ -177,73 +161,31 @@ class LatencyProfile:
             total += sum(rows[kind][count] for kind, count, behind in heard if behind > 0)
         return total
 
-    def predict_many_ms(
-        self,
-        sparsities: Floats,
-        *,
-        batch: int | None = None,
-        length: int | None = None,
-        router: RouterKind = "static",
-    ) -> Floats:
-        """`predict_ms` of many schedules at once `[n]`.
-
-        Args:
-            sparsities: `[n, N]`.
-            batch: See `predict_ms`, also for what is raised.
-            length: See there.
-            router: See there.
-        """
-        times = self._times_of(batch, length)
-        kinds = np.array(self._kinds(sparsities.shape[1]))
-        counts = kept_counts(sparsities, times.length)
-        total = times.block_ms[kinds, counts].sum(1) + times.fixed_ms
-        if router == "dynamic":
-            scored = sparsities > 0
-            listened = times.listen_ms[kinds[:-1], counts[:, :-1]] * scored[:, 1:]
-            total += times.score_ms * scored.sum(1) + listened.sum(1)
-        return np.asarray(total)
-
     def decode_ms(
         self, schedule: Sequence[float], *, batch: int | None = None, length: int | None = None, decoded: int = 0
     ) -> float:
         """Predicted milliseconds of one decoded token of every row, which runs every block.
 
         Args:
-            schedule: What the prompt ran under, one sparsity per block.
-            batch: See `predict_ms`, also for what is raised.
-            length: Tokens of the prompt; see there.
-            decoded: Tokens decoded before it. Half of what is to be decoded gives the mean of all.
+            schedule: Schedule of the prompt, one sparsity per block.
+            batch: See `predict_ms`.
+            length: Tokens of the prompt; see `predict_ms`.
+            decoded: Tokens decoded before it; half of all that are to be decoded gives their mean.
 
         Raises:
             ProfileError: See `predict_ms`; or decoding was not profiled.
         """
-        one = np.array([tuple(SparsitySchedule.of(schedule))])
-        [ms] = self.decode_many_ms(one, batch=batch, length=length, decoded=decoded)
-        return float(ms)
-
-    def decode_many_ms(
-        self, sparsities: Floats, *, batch: int | None = None, length: int | None = None, decoded: int = 0
-    ) -> Floats:
-        """`decode_ms` of many schedules at once `[n]`.
-
-        Args:
-            sparsities: `[n, N]`.
-            batch: See `decode_ms`, also for what is raised.
-            length: See there.
-            decoded: See there.
-        """
-        times = self._times_of(batch, length)
-        # What a block does with a decoded token depends on the keys that it holds, not on how many were seen.
+        schedule, times = SparsitySchedule.of(schedule), self._times_of(batch, length)
+        # A decoded token takes by the keys that a block holds, not by how many it has seen.
         longest = next(shape for shape in self._of_batch(batch) if shape.length >= times.length)
         if not longest.held:
             raise ProfileError(
                 "This latency profile is of an earlier version, which did not measure decoding: measure one with "
                 "`ftp-search profile`."
             )
-        kinds = np.array(self._kinds(sparsities.shape[1]))
-        held = kept_counts(sparsities, times.length) + decoded + 1
+        held = np.array(schedule.kept_counts(times.length)) + decoded + 1
         rows = longest.decode_rows(int(held.max()))
-        return np.asarray(rows[kinds, held].sum(1) + longest.decode_fixed_ms)
+        return float(rows[list(self._kinds(len(schedule))), held].sum() + longest.decode_fixed_ms)
 
     def worthwhile(
         self,
@@ -256,9 +198,9 @@ class LatencyProfile:
 
         Args:
             schedule: One sparsity per block.
-            batch: See `predict_ms`, also for what is raised.
-            length: See there.
-            router: Who decides: what a block's decision costs, and the listening before it, must be made good, too.
+            batch: See `predict_ms`.
+            length: See `predict_ms`.
+            router: Kind of the router; a dynamic one's decision and listening must pay off, too.
         """
         schedule, times = SparsitySchedule.of(schedule), self._times_of(batch, length)
         kinds, counts = self._kinds(len(schedule)), schedule.kept_counts(times.length)
@@ -273,13 +215,13 @@ class LatencyProfile:
         return SparsitySchedule(chosen)
 
     def nearest_shape(self, batch: int, length: int) -> tuple[int, int]:
-        """The nearest batch and length that predictions can be made for; batches are compared by their ratio."""
+        """The nearest batch, by ratio, and length that can be predicted."""
         rows = min({shape.batch: None for shape in self.shapes}, key=lambda known: abs(math.log(known / max(1, batch))))
         lengths = [shape.length for shape in self._of_batch(rows)]
         return rows, min(max(length, lengths[0]), lengths[-1])
 
     def check(self, model: SkippingModel | PreTrainedModel) -> None:
-        """Raise `ProfileError` that names what differs, unless a model here and now runs as the profiled one did."""
+        """Raise `ProfileError` that names the differences, unless a model runs here as the profiled one did."""
         if self.conditions is None:
             raise ProfileError("It is not known where this latency profile was measured: measure one here.")
         self.conditions.check(profile_conditions(model))
@@ -334,7 +276,7 @@ class LatencyProfile:
             ) from error
 
     def _dense_ms(self) -> float | None:
-        """Predicted latency of the dense model at the first shape; None where the number of blocks is not known."""
+        """Predicted latency of the dense model at the first shape; None where the number of blocks is unknown."""
         return self.predict_ms(SparsitySchedule.uniform(0.0, len(self.blocks))) if self.blocks else None
 
     def _kinds(self, n_blocks: int) -> tuple[int, ...]:
@@ -352,12 +294,11 @@ class LatencyProfile:
         return [shape for shape in self.shapes if shape.batch == wanted]
 
     def _times_of(self, batch: int | None, length: int | None) -> ShapeTimes:
-        """Times of a shape, between profiled lengths by those above and below."""
-        key = (-1 if batch is None else batch, -1 if length is None else length)
-        known = self._times.get(key)
-        if known is None:
-            known = self._times[key] = self._made_times(batch, length)
-        return known
+        """Times of a shape, interpolated between profiled lengths."""
+        key = batch, length
+        if key not in self._times:
+            self._times[key] = self._made_times(batch, length)
+        return self._times[key]
 
     def _made_times(self, batch: int | None, length: int | None) -> ShapeTimes:
         shapes = self._of_batch(batch)
@@ -387,5 +328,4 @@ def _listed(numbers: Iterable[int]) -> str:
 
 
 def _spread(profile: LatencyProfile) -> float:
-    """How uncertain predictions are; infinite where it is not known."""
     return math.inf if profile.uncertainty is None else profile.uncertainty

@@ -5,13 +5,12 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ftp_core.errors import ScheduleError
-from ftp_core.schedule import SparsitySchedule, kept_count, kept_counts
+from ftp_core.schedule import SparsitySchedule, kept_count
 
 levels = st.lists(st.integers(0, 19), min_size=1, max_size=20)
 
@@ -20,14 +19,6 @@ levels = st.lists(st.integers(0, 19), min_size=1, max_size=20)
 def test_kept_count_is_the_exact_ceiling(level: int, length: int) -> None:
     exact = max(1, -(-((20 - level) * length) // 20))
     assert kept_count(level * 0.05, length) == exact
-
-
-@given(
-    schedules=st.lists(st.lists(st.floats(0, 0.95), min_size=3, max_size=3), min_size=1), length=st.integers(1, 5000)
-)
-def test_counts_of_many_schedules_are_those_of_each(schedules: list[list[float]], length: int) -> None:
-    counted = kept_counts(np.array(schedules), length)
-    assert [tuple(row) for row in counted.tolist()] == [SparsitySchedule(one).kept_counts(length) for one in schedules]
 
 
 @given(levels=levels)

@@ -83,10 +83,6 @@ def mixed_schedule(rng: random.Random, n_blocks: int = len(KINDS)) -> SparsitySc
     )
 
 
-def many(schedules: list[SparsitySchedule]) -> np.ndarray:
-    return np.array([tuple(schedule) for schedule in schedules])
-
-
 # What a profile predicts.
 
 
@@ -122,7 +118,6 @@ def test_a_dynamic_router_adds_its_decisions_and_the_listening_before_them(route
     schedules = [mixed_schedule(rng) for _ in range(200)]
     slow = [slow_prediction(schedule, router) for schedule in schedules]
     assert [RICH.predict_ms(schedule, router=router) for schedule in schedules] == pytest.approx(slow)
-    assert RICH.predict_many_ms(many(schedules), router=router).tolist() == pytest.approx(slow)
 
 
 def test_a_decoded_token_takes_what_the_keys_that_blocks_hold_make_it_take() -> None:
@@ -134,10 +129,6 @@ def test_a_decoded_token_takes_what_the_keys_that_blocks_hold_make_it_take() -> 
     # Behind what was measured, it grows on.
     dense = SparsitySchedule.uniform(0.0, 4)
     assert RICH.decode_ms(dense, decoded=22) == pytest.approx(0.7 + 0.4 + 3 * 0.4 + (0.2 + 3 * 0.1))
-    rng = random.Random(0)
-    schedules = [mixed_schedule(rng) for _ in range(50)]
-    one_by_one = [RICH.decode_ms(one, decoded=7) for one in schedules]
-    assert RICH.decode_many_ms(many(schedules), decoded=7).tolist() == pytest.approx(one_by_one)
 
 
 def grown(batch: int, length: int) -> ShapeProfile:
@@ -179,7 +170,7 @@ def test_what_was_not_profiled_is_refused_with_what_was() -> None:
     with pytest.raises(ProfileError, match="1000 lies outside what was profiled for a batch of 8: 400, 800"):
         profile.predict_ms(half, batch=8, length=1000)
     with pytest.raises(ProfileError, match="399 lies outside"):
-        profile.predict_many_ms(many([half]), length=399)
+        profile.predict_ms(half, length=399)
     with pytest.raises(ProfileError, match="600 lies outside"):
         profile.decode_ms(half, length=600)
     with pytest.raises(ScheduleError, match="3 sparsities, but the profiled model has 4 blocks"):

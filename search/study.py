@@ -6,9 +6,9 @@ from html import escape
 
 import plotly.graph_objects as go
 
-from dashboards import ReportData, figures, summary_sentences
+from dashboards import ReportData, figures
 from dashboards.analysis.trials import Found
-from dashboards.report.summary import key_figures
+from dashboards.report.summary import key_figures, summary_sentences
 from search.config.run_config import DEFAULT_STORAGE
 from search.reports import report_data
 from studies import LoadedStudy, StudyStore

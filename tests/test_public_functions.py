@@ -50,7 +50,8 @@ from search.config.run_config import RunConfig
 from search.problem.objectives import OBJECTIVES
 from search.stages.export import export_study
 from search.tuning.router_tuning import tune_router
-from studies import StudyFacts, StudyStore, front, hypervolume, load
+from studies import StudyStore, front, hypervolume, load
+from studies.records.study_facts import StudyFacts
 from studies.store.columns import columns_of
 from tests.dashboards.records import DATA, TRIALS
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import counted
 from dashboards.analysis.trials import Growth
-from studies import front_growth
-from studies.pareto import WORTHWHILE_GROWTH
+from studies.pareto import WORTHWHILE_GROWTH, front_growth
 
 # Trials that have to add nothing before a front counts as flat.
 _FEWEST_FLAT = 25

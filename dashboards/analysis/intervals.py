@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from studies import Interval, Measurement
+from studies import Measurement
+from studies.analysis.retention import Interval
 
 # Least number of independent values that have an interval.
 _FEWEST = 3

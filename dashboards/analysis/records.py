@@ -8,31 +8,14 @@ from functools import cached_property
 from typing import Any
 
 from dashboards.analysis.trials import Found
-from studies import (
-    AgainstShortenedPrompt,
-    Exhibits,
-    GenerationSpeed,
-    LeftAside,
-    Measurement,
-    NextStep,
-    Retention,
-    RouterRun,
-    StageRecord,
-    StudyRecord,
-    StudyState,
-    Trial,
-    against_shortened_prompt,
-    chance_level,
-    chance_sentence,
-    front,
-    is_searched,
-    next_steps,
-    retention_of,
-    schedule_origin,
-    selected_point,
-    verdict_of,
-)
+from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, front
+from studies.analysis.origin import is_searched, schedule_origin
+from studies.analysis.retention import Retention, chance_level, chance_sentence, retention_of
+from studies.analysis.shortened_prompt import AgainstShortenedPrompt
+from studies.analysis.verdict import NextStep, against_shortened_prompt, next_steps, selected_point, verdict_of
+from studies.records.generation_speed import GenerationSpeed
 from studies.records.objectives import COSTS, DEFAULT_COST, Objective, objective
+from studies.records.records import Exhibits, LeftAside, StageRecord
 from studies.records.study_facts import SelectionRecord
 from studies.sql.times import local_text
 from studies.store.columns import columns_of

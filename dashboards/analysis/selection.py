@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import counted, kl_text
-from studies import Measurement, chance_level, retention_of
+from studies import Measurement
+from studies.analysis.retention import chance_level, retention_of
 
 _RULES = {
     "target_sparsity": "the target of overall sparsity",

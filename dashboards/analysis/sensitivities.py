@@ -8,8 +8,8 @@ import numpy as np
 
 from dashboards.analysis.axes import Floats
 from dashboards.analysis.trials import Found, Places
-from studies import KNOCK_OUT
 from studies.pareto import log_kl
+from studies.records.trial import KNOCK_OUT
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from studies import Interval
+from studies.analysis.retention import Interval
 
 
 class Cell(NamedTuple):

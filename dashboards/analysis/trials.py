@@ -156,7 +156,7 @@ class Found:
 
     @cached_property
     def growth(self) -> Growth | None:
-        """Growth of the front of two objectives, see `studies.front_volume`; None before a trial has finished."""
+        """Growth of the front of two objectives; None before a trial has finished."""
         columns, places = self.columns, self.comparable
         if not len(places) or columns.values.shape[1] < 2:
             return None

@@ -11,18 +11,9 @@ from typing import Any
 
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.trials import Found
-from studies import (
-    Exhibits,
-    LatencyPredictions,
-    Measurement,
-    RouterRun,
-    StageRecord,
-    StudiesError,
-    StudyRecord,
-    StudySummary,
-    Trial,
-    latency_predictions,
-)
+from studies import Measurement, RouterRun, StudiesError, StudyRecord, Trial
+from studies.analysis.predictions import LatencyPredictions, latency_predictions
+from studies.records.records import Exhibits, StageRecord, StudySummary
 from studies.service.overviews import StudyOverview
 from studies.service.run_events import RunEvent
 from studies.service.runners import RunnerRecord

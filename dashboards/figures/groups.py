@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from dashboards.analysis.records import NAMED_VARIANTS, VARIANT_TITLES
 from dashboards.figures.appearance import INKED, VARIANT_COLOURS, VARIANT_SYMBOLS, empty_figure, plain_text, styled
 from dashboards.figures.marks import error_bars
-from studies import GroupAccuracy
+from studies.records.records import GroupAccuracy
 
 _FAINT = 0.5
 

@@ -59,6 +59,6 @@ def growth_figure(found: Found, by_seconds: bool = False) -> go.Figure:
 
 
 def volume_axis(objectives: tuple[str, ...]) -> str:
-    """The title of an axis of hypervolume, see `studies.front_volume`."""
+    """The title of an axis of hypervolume, see `studies.pareto.front_volume`."""
     unit = objective(objectives[-1]).unit
     return f"hypervolume, log nats × {unit}" if objectives[0] == KL else "hypervolume"

@@ -8,7 +8,8 @@ from typing import Any
 from dashboards.analysis.intervals import accuracy_interval, kl_interval, latency_quartiles
 from dashboards.analysis.records import VARIANT_TITLES, measured_cost
 from dashboards.figures.appearance import log_floor, percentages, plain_text
-from studies import Measurement, prefill_speedup
+from studies import Measurement
+from studies.analysis.prefill_speed import prefill_speedup
 from studies.records.objectives import COSTS, DEFAULT_COST, objective
 
 Range = tuple[float, float, float]

@@ -10,8 +10,9 @@ from dashboards.analysis.axes import Floats
 from dashboards.analysis.trials import Found
 from dashboards.figures.appearance import empty_figure, plain_text, proposer_colour, styled
 from dashboards.figures.growth import volume_axis
-from studies import ANCHOR, KNOCK_OUT, TrialState
+from studies import TrialState
 from studies.records.objectives import objective
+from studies.records.trial import ANCHOR, KNOCK_OUT
 from studies.store.columns import STATES
 
 _MOST_WINDOWS = 24

@@ -24,19 +24,12 @@ from dashboards.report.files import jsonable, replace_file
 from dashboards.report.html import environment
 from dashboards.report.markdown import bullets, table, text
 from dashboards.report.plain_values import records_csv
-from studies import (
-    Exhibits,
-    Interval,
-    Measurement,
-    PrefillSpeedup,
-    Retention,
-    chance_level,
-    measured_against_shortened_prompt,
-    prefill_speedup,
-    retention_of,
-    selected_point,
-    verdict_of,
-)
+from studies import Measurement
+from studies.analysis.prefill_speed import PrefillSpeedup, prefill_speedup
+from studies.analysis.retention import Interval, Retention, chance_level, retention_of
+from studies.analysis.shortened_prompt import measured_against_shortened_prompt
+from studies.analysis.verdict import selected_point, verdict_of
+from studies.records.records import Exhibits
 from studies.store.results_folder import COMPARISON_FILES, Origin, check_comparison
 
 SELECTED = "selected"

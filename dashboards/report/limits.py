@@ -9,8 +9,11 @@ from dashboards.analysis.intervals import accuracy_interval, kl_interval, latenc
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import bracketed, counted, kl_text
 from dashboards.report.beginnings import about_beginnings
-from studies import Measurement, TrialState, check_clock, finite_values, latency_predictions
+from studies import Measurement, TrialState
+from studies.analysis.clock import check_clock
+from studies.analysis.predictions import latency_predictions
 from studies.pareto import HALF_STEP
+from studies.records.trial import finite_values
 
 _NAMED_AT_ONCE = 4
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from statistics import median
 
 from dashboards.analysis.tables import counted
-from studies import Exhibits, RoutedPrompt
+from studies.records.records import Exhibits, RoutedPrompt
 
 
 @dataclass(frozen=True)

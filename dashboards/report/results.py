@@ -15,7 +15,10 @@ from dashboards.analysis.intervals import (
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_text, perplexity_text
 from dashboards.figures.appearance import VARIANT_COLOURS
-from studies import Measurement, PrefillSpeedup, Retention, check_clock, prefill_speedup
+from studies import Measurement
+from studies.analysis.clock import check_clock
+from studies.analysis.prefill_speed import PrefillSpeedup, prefill_speedup
+from studies.analysis.retention import Retention
 
 _MIB = 2.0**20
 

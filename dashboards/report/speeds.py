@@ -7,7 +7,7 @@ from itertools import groupby
 
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import UNKNOWN, Cell, Column, Row, Table, bracketed
-from studies import GenerationSpeed
+from studies.records.generation_speed import GenerationSpeed
 
 # Whatever else was timed is the selected point.
 _OTHERS = ("dense", "uniform")

@@ -13,7 +13,8 @@ from dashboards.analysis.intervals import (
 )
 from dashboards.analysis.records import ReportData, measured_cost
 from dashboards.analysis.tables import bracketed, kl_text, perplexity_text
-from studies import Measurement, Trial, TrialState, front, prefill_speedup
+from studies import Measurement, Trial, TrialState, front
+from studies.analysis.prefill_speed import prefill_speedup
 from studies.records.generation_speed import end_to_end, in_words
 from studies.records.objectives import objective
 

@@ -49,8 +49,9 @@ from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
-from studies import LeftAside, StudiesError, StudyStore
+from studies import StudiesError, StudyStore
 from studies.records.objectives import KL
+from studies.records.records import LeftAside
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -12,15 +12,9 @@ from rich.console import Console
 from search.cli.options import AsJson, Debug, Storage
 from search.config.run_config import DEFAULT_STORAGE
 from search.progress.progress_view import ProgressView
-from studies import (
-    SCHEMA_HEAD,
-    StorageError,
-    StudyStorage,
-    copy_study,
-    current_revision,
-    open_optuna,
-    upgrade_database,
-)
+from studies import StorageError, StudyStorage, copy_study, open_optuna
+from studies.sql.migration import current_revision, upgrade_database
+from studies.sql.schema import HEAD as SCHEMA_HEAD
 
 OptunaUrl = Annotated[str, typer.Option("--optuna", metavar="URL", help="Optuna's database (RDBStorage).")]
 Name = Annotated[

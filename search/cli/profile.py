@@ -20,7 +20,8 @@ from search.config.run_config import DEFAULT_STORAGE, RunConfig
 from search.config.study_name import resume_command
 from search.errors import ConfigError
 from search.startup import ends_at_once
-from studies import StudyStore, database_file
+from studies import StudyStore
+from studies.sql.location import database_file
 
 if TYPE_CHECKING:
     from ftp_core.cost.profile import LatencyProfile

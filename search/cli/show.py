@@ -7,28 +7,16 @@ from dataclasses import asdict
 from typing import Any
 
 from search.proposers.proposer_stats import ProposerStatistics
-from studies import (
-    Exhibits,
-    Measurement,
-    StudyFacts,
-    StudyRecord,
-    StudyState,
-    StudyStore,
-    Trial,
-    TrialState,
-    against_shortened_prompt,
-    chance_level,
-    check_clock,
-    front,
-    latency_predictions,
-    next_steps,
-    prefill_speedup,
-    retention_of,
-    schedule_origin,
-    selected_point,
-    study_volume,
-    verdict_of,
-)
+from studies import Measurement, StudyRecord, StudyState, StudyStore, Trial, TrialState, front
+from studies.analysis.clock import check_clock
+from studies.analysis.origin import schedule_origin
+from studies.analysis.predictions import latency_predictions
+from studies.analysis.prefill_speed import prefill_speedup
+from studies.analysis.retention import chance_level, retention_of
+from studies.analysis.verdict import against_shortened_prompt, next_steps, selected_point, verdict_of
+from studies.pareto import study_volume
+from studies.records.records import Exhibits
+from studies.records.study_facts import StudyFacts
 
 _SHOWN_FACTS = (
     *("selection", "chance", "rounds", "rounds_ended", "tuning", "ablations", "estimate", "split_sizes", "fewer_items"),

@@ -7,7 +7,8 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 
-from studies import OptunaStudy, StudyStore
+from studies import StudyStore
+from studies.store.optuna_studies import OptunaStudy
 
 # Its state, in a list of studies.
 OPTUNAS = "optuna"

@@ -16,7 +16,8 @@ from search.cli.tables import print_results, print_verdict
 from search.config.study_name import resume_command
 from search.reports import write_reports
 from search.startup import INTERRUPTED
-from studies import Lease, StudiesError, StudyState, StudyStore
+from studies import StudiesError, StudyState, StudyStore
+from studies.store.lease import Lease
 
 if TYPE_CHECKING:
     from search.pipeline.pipeline import Pipeline, Report

@@ -10,9 +10,11 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from studies import GenerationSpeed, OptunaStudy, StudySummary
+from studies.records.generation_speed import GenerationSpeed
 from studies.records.objectives import objective
+from studies.records.records import StudySummary
 from studies.sql.times import local_text
+from studies.store.optuna_studies import OptunaStudy
 
 _VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")
 

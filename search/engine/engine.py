@@ -14,8 +14,9 @@ from search.engine.trial_store import TrialStore
 from search.evaluators import Evaluator
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Levels
-from studies import KNOCK_OUT, Trial, TrialState
+from studies import Trial, TrialState
 from studies.pareto import ParetoArchive, non_dominated
+from studies.records.trial import KNOCK_OUT
 
 # How many results a deterministic search lags behind: enough to keep eight workers with two schedules each busy.
 DETERMINISTIC_LAG = 16

@@ -10,7 +10,8 @@ from search.engine.portfolio import Portfolio
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Levels, Proposal
 from search.proposers import Proposer
-from studies import ANCHOR, KNOCK_OUT, Trial
+from studies import Trial
+from studies.records.trial import ANCHOR, KNOCK_OUT
 
 _PATIENCE = 20
 # Label of random schedules that replace proposals where proposers only repeat themselves.

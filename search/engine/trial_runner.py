@@ -11,7 +11,8 @@ from ftp_core.schedule import SparsitySchedule
 from search.engine.pruning import Pruner
 from search.evaluators import Evaluation, Evaluator, Task
 from search.problem.space import ScheduleSpace
-from studies import Trial, TrialState, WorkSpan, finite_values
+from studies import Trial, TrialState
+from studies.records.trial import WorkSpan, finite_values
 
 # Evaluations of a schedule that fail or kill their worker before the trial counts as failed.
 MAX_ATTEMPTS = 3

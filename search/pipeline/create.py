@@ -18,7 +18,8 @@ from search.progress.progress_view import ProgressView
 from search.progress.trackers import forget_runs, restore_runs
 from search.proposers.catalogue import check_samplers
 from search.stages.export import check_export
-from studies import Lease, StudyRecord, StudyStore
+from studies import StudyRecord, StudyStore
+from studies.store.lease import Lease
 from studies.store.results_folder import Origin, check_results, exported_in, own_origins, results_in
 
 # Settings that say how long the first search goes on.

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from studies import StudyStore, database_file
+from studies import StudyStore
+from studies.sql.location import database_file
 
 
 @contextmanager

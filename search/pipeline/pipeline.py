@@ -27,8 +27,9 @@ from search.stages.remeasure import renew_profile
 from search.stages.search_schedules import Search, search_schedules, study_costs
 from search.stages.stage_states import LAST_STAGES, Stages, all_stages
 from search.stages.time_generation import check_lengths, time_selected
-from studies import Lease, StudyFacts, StudyStore, front
-from studies.records.study_facts import LongCompletions
+from studies import StudyStore, front
+from studies.records.study_facts import LongCompletions, StudyFacts
+from studies.store.lease import Lease
 
 # Writes the report of the study into a folder; gives its files.
 Report = Callable[[Path], Sequence[Path]]

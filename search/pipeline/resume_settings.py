@@ -6,8 +6,8 @@ from collections.abc import Collection, Sequence
 
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
-from studies import StudyRecord, Trial, closest_to_sparsity
-from studies.pareto import HALF_STEP
+from studies import StudyRecord, Trial
+from studies.pareto import HALF_STEP, closest_to_sparsity
 
 
 def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig, asked: Collection[str]) -> None:

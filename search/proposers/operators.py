@@ -20,7 +20,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 import numpy as np
 from deap import base, tools
 
-from studies import finite_values
+from studies.records.trial import finite_values
 
 Crossover = Literal["sbx", "uniform", "one_point", "mixed"]
 Selection = Literal["nsga2", "nsga3"]

@@ -9,8 +9,8 @@ from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.problem.costs import Costs
 from search.stages.measure import Variant, timed_prompts
 from search.stages.open_study import OpenStudy
-from studies import Measurement, Trial, closest_to_sparsity
-from studies.pareto import HALF_STEP, usable_front
+from studies import Measurement, Trial
+from studies.pareto import HALF_STEP, closest_to_sparsity, usable_front
 
 
 def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:

@@ -19,7 +19,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, length_order, prompt_batch
 from search.errors import SearchError
 from search.stages.completions import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
-from studies import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
+from studies.records.records import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
 
 _DENSE = "dense"
 _N_PROMPTS = 4

@@ -17,9 +17,12 @@ from search.stages.open_study import OpenStudy
 from search.stages.search_schedules import study_costs
 from search.stages.select import select
 from search.stages.time_generation import forget_speeds
-from studies import Exhibits, Measurement, StudyFacts, Trial, chance_level, check_clock
+from studies import Measurement, Trial
+from studies.analysis.clock import check_clock
+from studies.analysis.retention import chance_level
 from studies.records.objectives import CostName
-from studies.records.study_facts import SelectionRecord
+from studies.records.records import Exhibits
+from studies.records.study_facts import SelectionRecord, StudyFacts
 
 
 def measure_candidates(study: OpenStudy) -> None:

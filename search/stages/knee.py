@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.stages.open_study import OpenStudy
-from studies import Trial, best_point, finite_values, front
+from studies import Trial, best_point, front
+from studies.records.trial import finite_values
 
 
 def chosen_trial(study: OpenStudy) -> Trial:

@@ -8,7 +8,8 @@ from search.config.run_config import RunConfig
 from search.inputs.data import Workload
 from search.progress.progress_view import ProgressView
 from search.stages.stored_router import StoredRouter, load_router
-from studies import Lease, StudyStore
+from studies import StudyStore
+from studies.store.lease import Lease
 from studies.store.results_folder import claim_results
 
 

@@ -13,9 +13,9 @@ from search.stages.refine_rounds import begun, ended, last_number, was_worthwhil
 from search.stages.search_schedules import Search, search_schedules, study_costs
 from search.stages.single_trial import add_trial
 from search.stages.stage_states import LAST_STAGES, Stages
-from studies import StudyFacts, Trial, study_volume
-from studies.pareto import usable_front
-from studies.records.study_facts import Round
+from studies import Trial
+from studies.pareto import study_volume, usable_front
+from studies.records.study_facts import Round, StudyFacts
 
 
 def refine(study: OpenStudy, stages: Stages) -> None:

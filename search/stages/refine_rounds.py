@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from studies import StudyFacts, front_growth
-from studies.pareto import WORTHWHILE_GROWTH
-from studies.records.study_facts import Round
+from studies.pareto import WORTHWHILE_GROWTH, front_growth
+from studies.records.study_facts import Round, StudyFacts
 
 
 def begun(one: Round, first_trial: int, hypervolume: float) -> Round:

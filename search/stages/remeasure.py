@@ -17,9 +17,9 @@ from search.stages.refine_rounds import grown
 from search.stages.search_schedules import schedule_space
 from search.stages.stage_states import LAST_STAGES
 from search.stages.study_profile import measured_profile, study_profile
-from studies import StudyFacts, Trial, best_point, front, front_volume
-from studies.pareto import FrontVolume
-from studies.records.study_facts import ProfileRecord, Round
+from studies import Trial, best_point, front
+from studies.pareto import FrontVolume, front_volume
+from studies.records.study_facts import ProfileRecord, Round, StudyFacts
 
 _REFUSED = "The study keeps the latency profile that it has, as by the one measured now: "
 

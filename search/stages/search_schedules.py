@@ -30,9 +30,10 @@ from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.stored_router import StoredRouter
 from search.stages.study_profile import study_profile
 from search.stages.warm_start import warm_trials
-from studies import StudyFacts, Trial, best_point, front_volume
+from studies import Trial, best_point
+from studies.pareto import front_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
-from studies.records.study_facts import TimedInput
+from studies.records.study_facts import StudyFacts, TimedInput
 
 if TYPE_CHECKING:
     from search.evaluators.ray_pool import RayPool

@@ -9,9 +9,12 @@ from typing import Literal
 import numpy as np
 
 from search.errors import SearchError
-from studies import Measurement, chance_sentence, finite_values, prefill_speedup
+from studies import Measurement
+from studies.analysis.prefill_speed import prefill_speedup
+from studies.analysis.retention import chance_sentence
 from studies.pareto import HALF_STEP, knee_index, nearest_to_sparsity, non_dominated
 from studies.records.objectives import CostName, objective
+from studies.records.trial import finite_values
 
 Rule = Literal["target_sparsity", "max_latency_ms", "min_retention", "knee"]
 

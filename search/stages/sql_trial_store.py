@@ -10,9 +10,10 @@ from dataclasses import asdict, replace
 from ftp_core.schedule import SparsitySchedule
 from search.proposers.catalogue import is_proposer
 from search.proposers.proposer_stats import ProposerStatistics
-from studies import Lease, StudyStore, Trial, TrialState, front
+from studies import StudyStore, Trial, TrialState, front
 from studies.pareto import ParetoArchive
 from studies.records.objectives import COSTS
+from studies.store.lease import Lease
 
 _SECONDS_BETWEEN_STATISTICS = 1.0
 

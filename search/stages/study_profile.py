@@ -8,8 +8,7 @@ from search.config.study_name import resume_command
 from search.inputs.latency_profiles import Remeasure, known_profile, profile_of, say_doubts, say_elsewhere
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
-from studies import StudyFacts
-from studies.records.study_facts import ProfileRecord
+from studies.records.study_facts import ProfileRecord, StudyFacts
 
 
 def study_profile(study: OpenStudy) -> LatencyProfile | None:

@@ -16,8 +16,9 @@ from search.inputs.data import Workload
 from search.stages.knee import chosen_trial
 from search.stages.measure import prompts_of, timed_length
 from search.stages.open_study import OpenStudy
-from studies import GenerationSpeed, Measurement, StudyFacts
-from studies.records.study_facts import TimedInput
+from studies import Measurement
+from studies.records.generation_speed import GenerationSpeed
+from studies.records.study_facts import StudyFacts, TimedInput
 
 # New tokens where nothing else is asked for: a choice or a short answer, and a paragraph.
 _NEW_TOKENS = (16, 64)

@@ -203,7 +203,7 @@ class Round:
             static one on the validation examples, so that there was nothing to search again with.
         first_trial: Number of its first trial; None until its search begins.
         trials: Trials that ended in it.
-        hypervolume_before: Hypervolume of the front as the search began, see `studies.front_volume`.
+        hypervolume_before: Hypervolume of the front as the search began, see `studies.pareto.front_volume`.
         hypervolume_after: Hypervolume as it ended; None until then.
         growth: Share by which hypervolume grew; None before the end, and where it began at nothing.
     """

@@ -9,22 +9,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from dashboards import ReportData
-from studies import (
-    Disagreement,
-    Exhibits,
-    GenerationSpeed,
-    GroupAccuracy,
-    Measurement,
-    RoutedPrompt,
-    RouterRun,
-    StageRecord,
-    StudyFacts,
-    StudyRecord,
-    StudyState,
-    Trial,
-    TrialState,
-)
-from studies.records.study_facts import Round, SelectionRecord, TimedInput, TunedTrial, Tuning
+from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState
+from studies.records.generation_speed import GenerationSpeed
+from studies.records.records import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt, StageRecord
+from studies.records.study_facts import Round, SelectionRecord, StudyFacts, TimedInput, TunedTrial, Tuning
 
 N_BLOCKS = 12
 BEGAN = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)

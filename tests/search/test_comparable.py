@@ -58,20 +58,9 @@ from search.stages.refine_rounds import Round
 from search.stages.select import select
 from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.warm_start import warm_trials
-from studies import (
-    FrontVolume,
-    StudyFacts,
-    StudyRecord,
-    StudyState,
-    Trial,
-    TrialState,
-    best_point,
-    front,
-    front_growth,
-    hypervolume,
-    study_volume,
-)
-from studies.pareto import ParetoArchive, reference_point, usable_front
+from studies import StudyRecord, StudyState, Trial, TrialState, best_point, front, hypervolume
+from studies.pareto import FrontVolume, ParetoArchive, front_growth, reference_point, study_volume, usable_front
+from studies.records.study_facts import StudyFacts
 from studies.service.service_store import ServiceStore
 from tests.search.stages.test_select import DENSE, measured
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from studies import StudyFacts, StudyStore, Trial, front
+from studies import StudyStore, Trial, front
+from studies.records.study_facts import StudyFacts
 from tests.search.command import COMMAND, run_process
 
 KILLS = 25

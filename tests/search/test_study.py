@@ -14,7 +14,7 @@ import pytest
 
 import search
 import search.study
-from dashboards import render_report
+from dashboards.report.html import render_report
 from studies import StudyNotFoundError
 from studies.service.service_store import ServiceStore
 from tests.dashboards import records

@@ -11,7 +11,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState, create_trial
 
-from studies import LeftAside
+from studies.records.records import LeftAside
 
 SHARE = FloatDistribution(0.0, 0.95, step=0.05)
 

@@ -12,8 +12,16 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from studies import FrontVolume, closest_to_sparsity, front, front_growth, front_volume, hypervolume, knee
-from studies.pareto import ParetoArchive, dominations, reference_point
+from studies import front, hypervolume, knee
+from studies.pareto import (
+    FrontVolume,
+    ParetoArchive,
+    closest_to_sparsity,
+    dominations,
+    front_growth,
+    front_volume,
+    reference_point,
+)
 from tests.studies.records import trial
 
 # A coarse grid, so that ties and duplicates occur.

@@ -6,8 +6,17 @@ import json
 
 import pytest
 
-from studies import StorageError, StudyFacts, StudyStore
-from studies.records.study_facts import VERSION, Estimate, LongCompletions, Memory, ProfileRecord, TunedTrial, Tuning
+from studies import StorageError, StudyStore
+from studies.records.study_facts import (
+    VERSION,
+    Estimate,
+    LongCompletions,
+    Memory,
+    ProfileRecord,
+    StudyFacts,
+    TunedTrial,
+    Tuning,
+)
 
 FACTS = StudyFacts(
     unprotected_beginning=None,

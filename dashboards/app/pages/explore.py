@@ -22,8 +22,9 @@ from dashboards.figures import front_figure, schedule_figure
 from dashboards.figures.front import FRONT_PX, RING, ring_position
 from dashboards.report.results import results_table
 from dashboards.report.speeds import speeds_table
-from studies import StudiesError, Trial, finite_values
+from studies import StudiesError, Trial
 from studies.records.objectives import objective
+from studies.records.trial import finite_values
 from studies.sql.times import local_text
 
 Zoom = Mapping[str, Any]

@@ -16,7 +16,8 @@ from dashboards.app.pages.manage import buttons, done, question
 from dashboards.app.parts import alert, answer, attributes, badge, complaint, graph, nothing
 from dashboards.app.view_state import looks, register_looks
 from dashboards.app.views import FIGURES, Views
-from studies import LatencyPredictions, StorageError, StudiesError, StudyNotFoundError
+from studies import StorageError, StudiesError, StudyNotFoundError
+from studies.analysis.predictions import LatencyPredictions
 from studies.records.objectives import objective
 from studies.service.submissions import RunState
 

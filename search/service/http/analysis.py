@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from studies import StudyRecord, Trial, front, study_volume
+from studies import StudyRecord, Trial, front
+from studies.pareto import study_volume
 from studies.service.service_store import ServiceStore
 
 _MAX_STUDIES = 16
@@ -29,7 +30,7 @@ class Analysis:
     Attributes:
         front: The non-dominated trials.
         reference: The corner that hypervolume is measured from; None before a trial has finished.
-        growth: The hypervolume (`studies.front_volume`), once for each trial that changed the front.
+        growth: The hypervolume (`studies.pareto.front_volume`), once for each trial that changed the front.
     """
 
     front: list[Trial]

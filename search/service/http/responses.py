@@ -9,7 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from studies import StageRecord, StudyRecord, StudyState, StudySummary, TrialState, finite_values
+from studies import StudyRecord, StudyState, TrialState
+from studies.records.records import StageRecord, StudySummary
+from studies.records.trial import finite_values
 from studies.service.run_events import RunEvent
 from studies.service.submissions import RunState, Submission, run_state
 

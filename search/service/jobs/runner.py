@@ -25,7 +25,7 @@ from studies.service.service_store import ServiceStore
 from studies.service.submissions import Submission
 
 if TYPE_CHECKING:
-    from studies import Lease
+    from studies.store.lease import Lease
 
 _LOOK_EVERY_S = 1.0
 # A run that was told to stop, and goes on, is told so again: code of others may have swallowed the interruption.

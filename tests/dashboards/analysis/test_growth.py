@@ -11,8 +11,8 @@ from dashboards import ReportData
 from dashboards.analysis.growth import more_trials, recent_growth
 from dashboards.report.limits import limits
 from dashboards.report.sections import search_sections
-from studies import StudyFacts, Trial
-from studies.records.study_facts import Ablations
+from studies import Trial
+from studies.records.study_facts import Ablations, StudyFacts
 from tests.dashboards.records import STUDY
 from tests.studies.records import trial
 

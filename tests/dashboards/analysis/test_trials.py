@@ -28,7 +28,9 @@ from dashboards.figures import (
 )
 from dashboards.figures.appearance import INK, INKED, darkened
 from dashboards.figures.front import RING, ring_position
-from studies import Trial, WorkSpan, front, front_volume
+from studies import Trial, front
+from studies.pareto import front_volume
+from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from tests.dashboards import records
 

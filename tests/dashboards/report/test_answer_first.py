@@ -16,14 +16,18 @@ import plotly.graph_objects as go
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dashboards import ReportData, render_markdown, render_report, write_report
+from dashboards import ReportData, write_report
 from dashboards.figures import comparison_figure, measurements_figure
 from dashboards.report.comparison import grouped, seeds_table, write_comparison
+from dashboards.report.html import render_report
 from dashboards.report.limits import limits
+from dashboards.report.markdown import render_markdown
 from dashboards.report.results import results_table
 from dashboards.report.sections import measured_sections
 from dashboards.report.summary import key_figures, summary_sentences
-from studies import Measurement, StudyFacts, verdict_of
+from studies import Measurement
+from studies.analysis.verdict import verdict_of
+from studies.records.study_facts import StudyFacts
 from tests.dashboards.records import DATA, REFINED, STUDY, with_facts
 
 WITHOUT_CHOICES: dict[str, Any] = {"accuracy": None, "accuracy_low": None, "accuracy_high": None, "n_choice_items": 0}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dashboards.report.comparison import comparison_table, grouped, seeds_table, write_comparison
-from studies import StudyFacts
+from studies.records.study_facts import StudyFacts
 from tests.dashboards.records import DATA, SELECTION
 
 KLS = (0.02, 0.03, 0.025)

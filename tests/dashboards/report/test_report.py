@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import ReportData, render_report, summary_sentences, write_report
+from dashboards import ReportData, write_report
 from dashboards.analysis.records import VARIANT_TITLES
 from dashboards.figures import (
     VARIANT_COLOURS,
@@ -26,9 +26,10 @@ from dashboards.figures import (
     training_figure,
 )
 from dashboards.figures.measurements import measured_front
-from dashboards.report.summary import key_figures
-from studies import Measurement, RouterRun, StudyFacts, StudyRecord, StudyState, Trial, TrialState
-from studies.records.study_facts import TimedInput
+from dashboards.report.html import render_report
+from dashboards.report.summary import key_figures, summary_sentences
+from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState
+from studies.records.study_facts import StudyFacts, TimedInput
 from tests.studies.records import trial
 
 STUDY = StudyRecord(

@@ -11,19 +11,21 @@ from pathlib import Path
 
 import pytest
 
-from dashboards import ReportData, render_markdown, render_report, write_report
+from dashboards import ReportData, write_report
 from dashboards.analysis.records import VARIANT_TITLES
 from dashboards.analysis.selection import held_out, why_selected
 from dashboards.analysis.tables import duration
 from dashboards.figures import groups_figure
 from dashboards.report.effort import effort_sentences, effort_table, rounds_table, tuning_table
+from dashboards.report.html import render_report
 from dashboards.report.limits import disagreements, limits
-from dashboards.report.markdown import fenced, text
+from dashboards.report.markdown import fenced, render_markdown, text
 from dashboards.report.prompts import as_text, legend, shaded_prompts
 from dashboards.report.results import results, results_table
 from dashboards.report.summary import key_figures, summary_sentences
-from studies import Disagreement, Exhibits, GroupAccuracy, Measurement, RoutedPrompt, StudyFacts, StudyState, front
-from studies.records.study_facts import Estimate, Memory, ProfileRecord, Round, TunedTrial, Tuning
+from studies import Measurement, StudyState, front
+from studies.records.records import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
+from studies.records.study_facts import Estimate, Memory, ProfileRecord, Round, StudyFacts, TunedTrial, Tuning
 from tests.dashboards.records import (
     DATA,
     EXHIBITS,

@@ -15,8 +15,8 @@ from dashboards.report.html import render_report
 from dashboards.report.plain_values import report_json
 from dashboards.report.speeds import speeds_table
 from dashboards.report.summary import key_figures, summary_sentences
-from studies import GenerationSpeed, StudyFacts
-from studies.records.generation_speed import end_to_end, in_words
+from studies.records.generation_speed import GenerationSpeed, end_to_end, in_words
+from studies.records.study_facts import StudyFacts
 from tests.dashboards.records import DATA, REFINED, SELECTION, speeds, with_facts
 
 TITLE = "Speed by prompt length and new tokens"

@@ -11,7 +11,8 @@ import pytest
 
 from search.config.run_config import RunConfig
 from search.problem.objectives import OBJECTIVES
-from studies import SCHEMA_HEAD, StudyStore
+from studies import StudyStore
+from studies.sql.schema import HEAD as SCHEMA_HEAD
 from tests.search.command import Result, run_here
 from tests.studies.records import trial
 from tests.studies.sql.test_migration import of_revision

@@ -21,8 +21,8 @@ from ftp_core.loading.models import load_model
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload, load_workload
 from search.problem.objectives import OBJECTIVES
-from studies import StudyFacts, StudyStore
-from studies.records.study_facts import TimedInput
+from studies import StudyStore
+from studies.records.study_facts import StudyFacts, TimedInput
 from tests.search.command import Result, run_here
 from tests.search.made_up_profiles import made_up
 

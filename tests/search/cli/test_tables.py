@@ -19,8 +19,8 @@ from search.cli.tables import (
     print_verdict,
 )
 from search.config.run_config import RunConfig
-from studies import Measurement, StudyFacts, StudyStore
-from studies.records.study_facts import ProfileRecord
+from studies import Measurement, StudyStore
+from studies.records.study_facts import ProfileRecord, StudyFacts
 from tests.dashboards.records import DATA, REFINED, SELECTION, STATIC, STUDY
 
 

@@ -20,8 +20,8 @@ from ftp_core.loading.models import load_model
 from search.config.run_config import SETTINGS, RunConfig
 from search.config.setting import option
 from search.problem.objectives import OBJECTIVES
-from studies import StudyFacts, StudyState, StudyStore, Trial, TrialState
-from studies.records.study_facts import Ablations
+from studies import StudyState, StudyStore, Trial, TrialState
+from studies.records.study_facts import Ablations, StudyFacts
 from tests.search.command import Result, run_here
 from tests.studies.other_programs import interfere
 

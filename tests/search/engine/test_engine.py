@@ -23,7 +23,8 @@ from search.evaluators import Evaluation, Task
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Proposal
 from search.proposers.catalogue import make_proposers
-from studies import ANCHOR, KNOCK_OUT, Trial, TrialState
+from studies import Trial, TrialState
+from studies.records.trial import ANCHOR, KNOCK_OUT
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of, portfolio, timeless
 
 FIDELITIES = (0.25, 0.5, 1.0)

@@ -42,7 +42,8 @@ from search.reports import write_reports
 from search.stages.export import export_study
 from search.stages.measure import Variant, _qualities
 from search.stages.open_study import OpenStudy
-from studies import StudyFacts, StudyStore
+from studies import StudyStore
+from studies.records.study_facts import StudyFacts
 from tests.search.command import run_here
 from tests.studies.records import running, trial
 

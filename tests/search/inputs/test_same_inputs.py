@@ -15,7 +15,8 @@ from ftp_core.loading.models import load_model
 from search.config.run_config import RunConfig
 from search.inputs.data import load_workload
 from search.problem.objectives import OBJECTIVES
-from studies import StudyFacts, StudyState, StudyStore
+from studies import StudyState, StudyStore
+from studies.records.study_facts import StudyFacts
 from tests.search.command import Result, run_here
 from tests.studies.records import trial
 

@@ -11,8 +11,8 @@ from search.config.run_config import RunConfig
 from search.pipeline.create import reconfigure
 from search.problem.objectives import OBJECTIVES
 from search.stages.refine_rounds import begun, ended
-from studies import StudyFacts, StudyState, StudyStore
-from studies.records.study_facts import Round
+from studies import StudyState, StudyStore
+from studies.records.study_facts import Round, StudyFacts
 from tests.studies.records import trial
 
 BEGUN = RunConfig(workers=1, trials=3)

@@ -24,7 +24,8 @@ from search.pipeline.pace import Pace, measure_pace, tokens
 from search.progress.progress_view import ProgressView
 from search.stages.measure import timed_length
 from search.stages.stage_states import all_stages
-from studies import StudyFacts, StudyStore
+from studies import StudyStore
+from studies.records.study_facts import StudyFacts
 from tests.search.command import run_here
 from tests.search.made_up_profiles import made_up
 

@@ -24,20 +24,9 @@ from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
 from search.stages.refine import refine
 from search.stages.stage_states import Stages
-from studies import (
-    Lease,
-    LeaseLostError,
-    RouterRun,
-    StorageError,
-    StudyFacts,
-    StudyState,
-    StudyStore,
-    Trial,
-    best_point,
-    front,
-    load,
-)
-from studies.records.study_facts import TimedInput
+from studies import LeaseLostError, RouterRun, StorageError, StudyState, StudyStore, Trial, best_point, front, load
+from studies.records.study_facts import StudyFacts, TimedInput
+from studies.store.lease import Lease
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}

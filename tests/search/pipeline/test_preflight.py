@@ -16,7 +16,8 @@ from search.errors import ConfigError
 from search.inputs.data import Workload, load_workload
 from search.pipeline.preflight import check_search
 from search.problem.objectives import OBJECTIVES, Objectives
-from studies import StudyFacts, StudyNotFoundError, StudyStore
+from studies import StudyNotFoundError, StudyStore
+from studies.records.study_facts import StudyFacts
 from tests.search.synthetic import metrics_of
 
 SMALL = {"calibration_items": 8, "validation_items": 2, "test_items": 2, "search_items": 8, "workers": 1}

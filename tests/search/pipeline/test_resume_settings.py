@@ -12,8 +12,8 @@ from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.pipeline.resume_settings import at_target, check_changes
 from search.stages.refine_rounds import begun, ended
-from studies import StudyFacts, StudyRecord, StudyState, front
-from studies.records.study_facts import Round
+from studies import StudyRecord, StudyState, front
+from studies.records.study_facts import Round, StudyFacts
 from tests.studies.records import trial
 
 BEGUN = RunConfig(workers=1, trials=3, rounds=1, refine_trials=2)

@@ -20,7 +20,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from search.service.dashboard import dashboard
 from search.service.http.app import create_app
 from search.service.rules.settings import ServiceSettings
-from studies import StudyState, WorkSpan
+from studies import StudyState
+from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role
 from tests.dashboards import records

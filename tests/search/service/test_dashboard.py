@@ -27,8 +27,9 @@ from dashboards.app.views import FIGURES, Views
 from search.service.dashboard import actions, dashboard, form_field
 from search.service.rules.requests import SUBMITTABLE
 from search.service.rules.settings import ServiceSettings
-from studies import StorageError, StudyFacts, StudyState, WorkSpan
-from studies.records.study_facts import ProfileRecord
+from studies import StorageError, StudyState
+from studies.records.study_facts import ProfileRecord, StudyFacts
+from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import RunState
 from tests.dashboards import records

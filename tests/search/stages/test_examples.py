@@ -18,7 +18,8 @@ from ftp_core.text.encoding import EncodedExample, encode, prompt_batch
 from search.errors import SearchError
 from search.stages.completions import greedy_answers
 from search.stages.examples import _natural, collect_exhibits, n_steps
-from studies import Exhibits, StudyStore
+from studies import StudyStore
+from studies.records.records import Exhibits
 from tests.ftp_core.made_up_routers import random_router
 
 N_BLOCKS = 12

@@ -18,8 +18,8 @@ from search.progress.progress_view import ProgressView
 from search.stages.final_test import select_candidate
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
-from studies import Measurement, StudyFacts, StudyStore
-from studies.records.study_facts import ProfileRecord, SelectionRecord
+from studies import Measurement, StudyStore
+from studies.records.study_facts import ProfileRecord, SelectionRecord, StudyFacts
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}

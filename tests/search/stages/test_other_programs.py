@@ -19,7 +19,9 @@ from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import make_proposers
 from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.warm_start import warm_trials
-from studies import Lease, LeftAside, StudyStore, Trial, front
+from studies import StudyStore, Trial, front
+from studies.records.records import LeftAside
+from studies.store.lease import Lease
 from tests.search.command import run_process
 from tests.search.synthetic import ShufflingEvaluator, judge
 from tests.studies.other_programs import interfere, space_of

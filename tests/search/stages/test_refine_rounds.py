@@ -8,8 +8,7 @@ import math
 import pytest
 
 from search.stages.refine_rounds import begun, ended, fresh_rounds, was_worthwhile, why_last
-from studies import StudyFacts
-from studies.records.study_facts import Round
+from studies.records.study_facts import Round, StudyFacts
 
 
 @pytest.mark.parametrize(

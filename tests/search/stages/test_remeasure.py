@@ -25,8 +25,9 @@ from search.progress.progress_view import ProgressView
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
 from search.stages.remeasure import predict_from
-from studies import StudyFacts, StudyState, StudyStore, Trial, TrialState, best_point, front, front_volume, knee
-from studies.records.study_facts import ProfileRecord, Round, TimedInput
+from studies import StudyState, StudyStore, Trial, TrialState, best_point, front, knee
+from studies.pareto import front_volume
+from studies.records.study_facts import ProfileRecord, Round, StudyFacts, TimedInput
 from tests.search.command import run_here
 from tests.search.made_up_profiles import made_up
 from tests.studies.records import trial

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from search.errors import SearchError
 from search.stages.select import select
-from studies import Measurement, closest_to_sparsity, front, knee
+from studies import Measurement, front, knee
+from studies.pareto import closest_to_sparsity
 from studies.records.objectives import CostName
 from tests.studies.records import trial
 

@@ -16,8 +16,9 @@ from search.problem.space import ScheduleSpace
 from search.proposers.proposer_stats import ProposerStatistics
 from search.stages import sql_trial_store as module
 from search.stages.sql_trial_store import SqlTrialStore
-from studies import Lease, StudyStore, Trial, TrialState, front
+from studies import StudyStore, Trial, TrialState, front
 from studies.pareto import ParetoArchive
+from studies.store.lease import Lease
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, portfolio, timeless
 from tests.studies.records import trial
 

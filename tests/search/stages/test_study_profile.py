@@ -23,8 +23,8 @@ from search.problem.objectives import OBJECTIVES, objective_names
 from search.progress.progress_view import ProgressView
 from search.stages.open_study import OpenStudy
 from search.stages.study_profile import study_profile
-from studies import StudyFacts, StudyStore
-from studies.records.study_facts import ProfileRecord
+from studies import StudyStore
+from studies.records.study_facts import ProfileRecord, StudyFacts
 from tests.search.made_up_profiles import made_up
 
 SMALL: dict[str, Any] = {

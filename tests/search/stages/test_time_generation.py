@@ -21,8 +21,9 @@ from search.progress.progress_view import ProgressView
 from search.stages.measure import timed_length, timed_prompts
 from search.stages.open_study import OpenStudy
 from search.stages.time_generation import check_lengths, forget_speeds, new_tokens_to_time, time_selected
-from studies import GenerationSpeed, Measurement, StudyFacts, StudyStore
-from studies.records.study_facts import TimedInput
+from studies import Measurement, StudyStore
+from studies.records.generation_speed import GenerationSpeed
+from studies.records.study_facts import StudyFacts, TimedInput
 from tests.studies.records import trial
 
 CONTEXT, N_BLOCKS = 512, 12

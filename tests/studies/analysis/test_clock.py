@@ -9,7 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies import Measurement, StudyFacts, check_clock, prefill_speedup, verdict_of
+from studies import Measurement
+from studies.analysis.clock import check_clock
+from studies.analysis.prefill_speed import prefill_speedup
+from studies.analysis.verdict import verdict_of
+from studies.records.study_facts import StudyFacts
 
 N_BLOCKS = 4
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from studies import LatencyPredictions, Prediction, StudyFacts, StudyRecord, latency_predictions
-from studies.records.study_facts import ProfileRecord
+from studies import StudyRecord
+from studies.analysis.predictions import LatencyPredictions, Prediction, latency_predictions
+from studies.records.study_facts import ProfileRecord, StudyFacts
 from tests.dashboards.records import DATA, REFINED, STUDY, measurement
 
 DENSE_MS = next(m.latency_ms for m in DATA.measurements if m.variant == "dense" and m.split == "test")

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies import Exhibits, Measurement, chance_sentence, no_better_than_chance, retention_of
-from studies.analysis.retention import paired_ratio_interval
+from studies import Measurement
+from studies.analysis.retention import chance_sentence, no_better_than_chance, paired_ratio_interval, retention_of
+from studies.records.records import Exhibits
 from tests.dashboards.records import DATA, EXHIBITS
 
 N = 200

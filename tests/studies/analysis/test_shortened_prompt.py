@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from studies import (
-    Exhibits,
-    Measurement,
-    Trial,
-    TrialState,
-    measured_against_shortened_prompt,
-    searched_against_shortened_prompt,
-)
+from studies import Measurement, Trial, TrialState
+from studies.analysis.shortened_prompt import measured_against_shortened_prompt, searched_against_shortened_prompt
+from studies.records.records import Exhibits
 from tests.studies.records import trial
 
 KL = st.floats(1e-4, 10.0)

@@ -10,7 +10,8 @@ import optuna
 import pytest
 
 from search.config.run_config import RunConfig
-from studies import RouterRun, StorageError, StudyFacts, StudyState, StudyStorage, StudyStore, copy_study, open_optuna
+from studies import RouterRun, StorageError, StudyState, StudyStorage, StudyStore, copy_study, open_optuna
+from studies.records.study_facts import StudyFacts
 from tests.studies.records import trial
 
 # 128 KiB: more than some databases of Optuna's keep in one attribute.

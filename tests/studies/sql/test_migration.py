@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from studies import StorageError, StudyStore, current_revision, upgrade_database
+from studies import StorageError, StudyStore
 from studies.sql import schema
 from studies.sql.database import Database
+from studies.sql.migration import current_revision, upgrade_database
 
 
 def of_revision(file: Path, revision: str) -> str:

@@ -18,7 +18,8 @@ from optuna.storages import RDBStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 
-from studies import LoadedStudy, StudyStorage, StudyStore, WorkSpan
+from studies import LoadedStudy, StudyStorage, StudyStore
+from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role
 from studies.sql.times import local_text

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from studies import StudyNotFoundError, Trial, TrialState, WorkSpan
+from studies import StudyNotFoundError, Trial, TrialState
+from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.store.columns import STATES, TrialColumns, columns_of
 from tests.studies.records import running, trial

@@ -12,8 +12,9 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 import studies
-from studies import LeftAside, StudyStore, Trial, front, hypervolume, study_volume
-from studies.pareto import reference_point
+from studies import StudyStore, Trial, front, hypervolume
+from studies.pareto import reference_point, study_volume
+from studies.records.records import LeftAside
 from studies.service.service_store import ServiceStore
 from tests.studies.other_programs import interfere, space_of
 from tests.studies.records import running, trial

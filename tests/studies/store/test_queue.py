@@ -13,7 +13,8 @@ from multiprocessing.synchronize import Event
 import pytest
 import sqlalchemy as sa
 
-from studies import StudyBusyError, StudyFacts, StudyState, StudyStore
+from studies import StudyBusyError, StudyState, StudyStore
+from studies.records.study_facts import StudyFacts
 from studies.sql import schema
 from studies.store.lease import DEAD_AFTER_S
 from tests.studies.records import running, trial

@@ -16,26 +16,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from studies import (
-    Disagreement,
-    Exhibits,
-    GroupAccuracy,
     Measurement,
-    RoutedPrompt,
     RouterRun,
     StorageError,
     StudyExistsError,
-    StudyFacts,
     StudyNotFoundError,
     StudyState,
     StudyStore,
     Trial,
     TrialState,
-    WorkSpan,
-    database_file,
     front,
     load,
 )
-from studies.records.study_facts import ProfileRecord
+from studies.records.records import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
+from studies.records.study_facts import ProfileRecord, StudyFacts
+from studies.records.trial import WorkSpan
+from studies.sql.location import database_file
 from tests.studies.records import running, trial
 
 MEASUREMENT = Measurement(

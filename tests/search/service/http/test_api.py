@@ -16,9 +16,11 @@ from fastapi.testclient import TestClient
 
 from search.config.run_config import RunConfig
 from search.service.rules.requests import SUBMITTABLE
-from studies import Lease, RouterRun, StorageError, StudyState, Trial, TrialState, WorkSpan
+from studies import RouterRun, StorageError, StudyState, Trial, TrialState
+from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.sql.database import Database
+from studies.store.lease import Lease
 from tests.search.service.conftest import MakeClient
 from tests.studies.records import said, trial
 

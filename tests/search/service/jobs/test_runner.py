@@ -17,9 +17,11 @@ from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.service.jobs.runner import Runner
 from search.service.rules.roots import Reach, check_reach
-from studies import Lease, StudyFacts, StudyState
+from studies import StudyState
+from studies.records.study_facts import StudyFacts
 from studies.service.service_store import ServiceStore
 from studies.service.submissions import Queue, RunState, SubmissionState, run_state
+from studies.store.lease import Lease
 from studies.store.runs import Runs
 from tests.search.service.running import REPOSITORY, TINY, serving, until, working
 from tests.studies.postgres import PostgresServer

@@ -206,7 +206,7 @@ def test_a_path_is_text_or_a_path(kind: Callable[[Path], Any], tmp_path: Path) -
     distill(demo.skipping, examples(), [0.25] * 12, config, held_out=examples(), checkpoint=checkpoint)
     assert write_report(DATA, kind(tmp_path / "report")).html.is_file()
     about = {"study": "one", "model": "demo", "target": 0.5, "seed": 0, "selection": None}
-    rows = [{**about, "measurements": DATA.measurements}]
+    rows = [{**about, "facts": StudyFacts(), "measurements": DATA.measurements}]
     assert write_comparison(rows, kind(tmp_path / "compared")).html.is_file()
     with StudyStore(f"sqlite:///{tmp_path / 'one.db'}", artifacts=kind(tmp_path / "artifacts")) as store:
         store.studies.create("one", RunConfig(model=str(tmp_path / "dense"), workers=1).model_dump(), OBJECTIVES)

@@ -132,7 +132,7 @@ def run(job):
 def against_shortened_prompt(outcomes, space):
     """The lowest KL at no higher cost than shortened prompts of 10 to 50 %, as shares of theirs."""
     legal = [outcome for outcome in outcomes if outcome.total_violation == 0]
-    shortened = {space.schedule(levels) for levels in space.anchors()}
+    shortened = {space.schedule(levels) for levels in space.initial_design()}
     uniform = [one.values for one in legal if one.schedule in shortened and 0 < one.overall_sparsity <= 0.5]
     best = [min(kl for kl, cost in (one.values for one in legal) if cost <= 1.01 * most) for _, most in uniform]
     return {"ratios": [kl / whole for kl, (whole, _) in zip(best, uniform, strict=True)]}

@@ -41,8 +41,8 @@ class LoadedStudy:
     def trials(self) -> pd.DataFrame:
         """Every trial that has ended: one row each, indexed by number.
 
-        Columns: state, proposer, parents, worker, fidelity, seconds, finished_at, violation, overall_sparsity, the
-        objectives by name, `block_i` for each block, each metric by name, error.
+        Columns: state, proposer, parents, worker, fidelity, seconds, finished_at, constraint_violation,
+        overall_sparsity, the objectives by name, `block_i` for each block, each metric by name, error.
         """
         return self._frame(self._store.trials.of(self.name))
 
@@ -111,7 +111,7 @@ class LoadedStudy:
                     "fidelity": trial.fidelity,
                     "seconds": trial.seconds,
                     "finished_at": trial.finished_at,
-                    "violation": trial.violation,
+                    "constraint_violation": trial.constraint_violation,
                     "overall_sparsity": trial.overall_sparsity,
                     **dict(zip(self._objectives, values, strict=True)),
                     **{f"block_{index}": sparsity for index, sparsity in enumerate(trial.schedule)},

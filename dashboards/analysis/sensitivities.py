@@ -9,7 +9,7 @@ import numpy as np
 from dashboards.analysis.axes import Floats
 from dashboards.analysis.trials import Found, Places
 from studies.pareto import log_kl
-from studies.records.trial import KNOCK_OUT
+from studies.records.trial import ABLATION
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ class Ablations:
 def ablations(found: Found) -> Ablations | None:
     """Collects single-block ablations, and those of neighbours where no finer one was made; None without any."""
     columns = found.columns
-    if KNOCK_OUT not in columns.proposers or "kl" not in found.objectives:
+    if ABLATION not in columns.proposers or "kl" not in found.objectives:
         return None
     kl = found.values("kl")
     whole = (columns.fidelity == 1.0) & np.isfinite(kl)
-    places = np.flatnonzero(whole & (columns.proposer == columns.proposers.index(KNOCK_OUT)))
+    places = np.flatnonzero(whole & (columns.proposer == columns.proposers.index(ABLATION)))
     if not len(places):
         return None
     skips = columns.schedule[places] > 0

@@ -196,7 +196,7 @@ class Found:
             metrics={
                 name: float(column[place]) for name, column in columns.metrics.items() if np.isfinite(column[place])
             },
-            violation=float(columns.violation[place]),
+            constraint_violation=float(columns.constraint_violation[place]),
             round=int(columns.round[place]),
             parents=columns.parents_of(place),
         )

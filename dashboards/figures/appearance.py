@@ -40,8 +40,8 @@ PROPOSER_COLOURS: Mapping[str, str] = {
     "evopress": "#56B4E9",
     "cmaes": "#882255",
     "additive": "#117733",
-    "anchor": "#5A5A5A",
-    "knock-out": "#332288",
+    "initial design": "#5A5A5A",
+    "ablation": "#332288",
     "sample": "#8C8C8C",
     "random": "#8C8C8C",
 }

@@ -12,13 +12,13 @@ from dashboards.figures.appearance import empty_figure, plain_text, proposer_col
 from dashboards.figures.growth import volume_axis
 from studies import TrialState
 from studies.records.objectives import objective
-from studies.records.trial import ANCHOR, KNOCK_OUT
+from studies.records.trial import ABLATION, INITIAL_DESIGN
 from studies.store.columns import STATES
 
 _MOST_WINDOWS = 24
 _FEWEST_TRIALS = 5
 # The schedules that searches begin with are nobody's proposals.
-_FIRSTS = (ANCHOR, KNOCK_OUT)
+_FIRSTS = (INITIAL_DESIGN, ABLATION)
 
 
 def proposers_figure(found: Found) -> go.Figure:

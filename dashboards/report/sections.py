@@ -130,7 +130,7 @@ def search_sections(data: ReportData) -> list[Section]:
                 "Who found it",
                 "Several proposers share a search and learn from each other's results. Left, who got the trials: most "
                 "go to those that have lately made the front grow fastest, and nobody starves. Right, what their "
-                "trials added to what the initial design (anchor), dense and uniform schedules, had reached.",
+                "trials added to what the initial design, dense and uniform schedules, had reached.",
                 proposers_figure(found),
                 wide=True,
             ),

@@ -62,7 +62,7 @@ def plan_ablations(space: ScheduleSpace, trials: int, sampler: str) -> AblationP
         sampler: Names of its proposers.
     """
     n_blocks = len(space.ablations()) if learn_from_ablations(sampler) else 0
-    n_initial = len(space.anchors())
+    n_initial = len(space.initial_design())
     most = trials - n_initial - _LEFT
     schedules = space.ablations(most) if n_blocks and most >= min(_FEWEST, n_blocks) else []
     return AblationPlan(tuple(schedules), n_blocks, trials, n_initial + n_blocks + _LEFT)

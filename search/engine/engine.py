@@ -16,7 +16,7 @@ from search.problem.space import ScheduleSpace
 from search.problem.trial import Levels
 from studies import Trial, TrialState
 from studies.pareto import ParetoArchive, non_dominated
-from studies.records.trial import KNOCK_OUT
+from studies.records.trial import ABLATION
 
 # How many results a deterministic search lags behind: enough to keep eight workers with two schedules each busy.
 DETERMINISTIC_LAG = 16
@@ -179,7 +179,7 @@ class SearchEngine:
         for trial in trials:
             gain = self._arrived(trial)
             # Ablations are not meant to add to the front, so that they say nothing about whether it still grows.
-            if trial.proposer != KNOCK_OUT:
+            if trial.proposer != ABLATION:
                 stopping.ended(gain)
             if trial.state is not TrialState.FAILED:
                 self._portfolio.statistics_of(trial.proposer).finished += 1

@@ -11,7 +11,7 @@ from search.problem.space import ScheduleSpace
 from search.problem.trial import Levels, Proposal
 from search.proposers import Proposer
 from studies import Trial
-from studies.records.trial import ANCHOR, KNOCK_OUT
+from studies.records.trial import ABLATION, INITIAL_DESIGN
 
 _PATIENCE = 20
 # Label of random schedules that replace proposals where proposers only repeat themselves.
@@ -45,7 +45,7 @@ class Proposals:
         # By hash of the grid indices: the trial that proposers learned them from, if they did by now.
         self._seen: dict[int, int | None] = {}
         self._warm: dict[int, int] = {}
-        self._firsts = [Proposal(levels) for levels in space.anchors()]
+        self._firsts = [Proposal(levels) for levels in space.initial_design()]
         self._firsts += [Proposal(levels, (levels,)) for levels in warm_front]
         self._ablations = list(ablations)
 
@@ -54,11 +54,11 @@ class Proposals:
         while self._firsts:
             first = self._firsts.pop(0)
             if not self._has_seen(first.levels) and self._space.contains(first.levels):
-                return self._trial(number, ANCHOR, first)
+                return self._trial(number, INITIAL_DESIGN, first)
         while self._ablations:
             ablation = self._ablations.pop(0)
             if not self._has_seen(ablation):
-                return self._trial(number, KNOCK_OUT, Proposal(ablation))
+                return self._trial(number, ABLATION, Proposal(ablation))
         for proposer in self._portfolio.in_turn(number):
             for _ in range(_PATIENCE):
                 proposal = self._ask(proposer, number)

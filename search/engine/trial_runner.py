@@ -82,15 +82,15 @@ class TrialRunner:
         """A trial as its metrics and its fidelity say that it ended: failed if they are not finite."""
         indices = self._space.levels(trial.schedule)
         values, violation = self._judge(self._space.schedule(indices), trial.metrics)
-        violation += self._space.violation(indices)
+        violation += self._space.constraint_violation(indices)
         state = TrialState.FINISHED if trial.fidelity == 1.0 else TrialState.PRUNED
-        judged = replace(trial, state=state, values=values, violation=violation)
+        judged = replace(trial, state=state, values=values, constraint_violation=violation)
         if judged.is_finite:
             return judged
         # It compares with nothing, so it is kept as one that failed.
         figures = ", ".join(f"{value:g}" for value in (*values, violation))
-        error = f"not finite: objective values and violation are {figures}"
-        return replace(trial, state=TrialState.FAILED, values=None, violation=0.0, fidelity=1.0, error=error)
+        error = f"not finite: objective values and constraint violation are {figures}"
+        return replace(trial, state=TrialState.FAILED, values=None, constraint_violation=0.0, fidelity=1.0, error=error)
 
     def recalled(self, trial: Trial, metrics: Mapping[str, float]) -> Trial:
         """A trial that ends at once, since its metrics are known from elsewhere."""

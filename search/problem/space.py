@@ -109,10 +109,10 @@ class ScheduleSpace:
         return (
             len(levels) == self.n_blocks
             and all(0 <= level <= (self.top if block in free else 0) for block, level in enumerate(levels))
-            and self.violation(levels) == 0
+            and self.constraint_violation(levels) == 0
         )
 
-    def violation(self, levels: Sequence[int]) -> float:
+    def constraint_violation(self, levels: Sequence[int]) -> float:
         """By how much a schedule breaks the target and the latency limit, as shares; 0 if it keeps them."""
         broken = 0.0
         if self.target_total is not None:
@@ -155,7 +155,7 @@ class ScheduleSpace:
         scale = mean * self.n_blocks / sum(weights) / self.step
         return self.repair([weight * scale for weight in weights], rng)
 
-    def anchors(self) -> list[Levels]:
+    def initial_design(self) -> list[Levels]:
         """Schedules that every search should know: dense and uniform ones, or the uniform one at the target."""
         shares = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
         totals = [round(self.top * share) * len(self.free_blocks) for share in shares]

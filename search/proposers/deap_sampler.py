@@ -18,7 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.proposers.operators import Crossover, Gene, Individual, Population, Selection, Variation, parent
-from studies.optuna_storage.constraints import violation
+from studies.optuna_storage.constraints import constraint_violation
 
 # A trial's parameters with a choice, by name, as Optuna stores them: numbers, or places among the choices.
 _Stored = tuple[tuple[str, float], ...]
@@ -223,7 +223,7 @@ def _individual(trial: FrozenTrial, signs: Iterable[float]) -> Individual[_Store
         if not distribution.single()
     )
     values = tuple(sign * value for sign, value in zip(signs, trial.values, strict=True))
-    return Individual(stored, values, violation(trial.constraints))
+    return Individual(stored, values, constraint_violation(trial.constraints))
 
 
 def _gene(distribution: BaseDistribution) -> Gene:

@@ -26,8 +26,8 @@ class EvoPressProposer:
     """A (1 + lambda) search: children differ from their parent by few switches, and the best becomes the next parent.
 
     A switch moves sparsity from one block to another and keeps the overall sparsity, so there is a parent per overall
-    sparsity: the trial with the lowest violation, then with the best first objective, whoever proposed it. It is
-    replaced as soon as a better one is told, without waiting for its other children.
+    sparsity: the trial with the lowest constraint violation, then with the best first objective, whoever proposed it.
+    It is replaced as soon as a better one is told, without waiting for its other children.
 
     With a target there is one parent. Without, the overall sparsities are parted into bands, and `offspring` trials
     after one another are given to one band; each cycle visits all bands in a new order. A child there comes from one of

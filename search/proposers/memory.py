@@ -12,7 +12,7 @@ class TrialMemory:
     """Trials in the order in which they were told; what it keeps depends on nothing else.
 
     When it is full it is thinned to half: the best ones, which are the non-dominated of those with the lowest
-    violation, and of the others the latest. Should the best ones alone be too many, those told last stay.
+    constraint violation, and of the others the latest. Should the best ones alone be too many, those told last stay.
 
     Args:
         most: How many trials it holds at most.

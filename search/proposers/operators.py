@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import groupby
+from operator import attrgetter
 from types import SimpleNamespace
 from typing import Any, Generic, Literal, TypeVar, get_args
 
@@ -91,12 +92,12 @@ class Individual(Generic[_Genome]):
     Attributes:
         genome: What was evaluated.
         values: Objective values, lower is better.
-        penalty: Of two individuals that with the lower penalty is better; values count between equal ones only.
+        constraint_violation: The lower one of two individuals' wins; values count between equal ones only.
     """
 
     genome: _Genome
     values: tuple[float, ...]
-    penalty: float = 0.0
+    constraint_violation: float = 0.0
     fitness: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -105,8 +106,8 @@ class Individual(Generic[_Genome]):
 
     def dominates(self, other: Individual[_Genome]) -> bool:
         """Constrained domination (Deb et al. 2002, definition 1)."""
-        if self.penalty != other.penalty:
-            return self.penalty < other.penalty
+        if self.constraint_violation != other.constraint_violation:
+            return self.constraint_violation < other.constraint_violation
         return bool(self.fitness.dominates(other.fitness))
 
 
@@ -115,8 +116,8 @@ def survivors(
 ) -> list[Individual[_Genome]]:
     """Who stays in the population.
 
-    The lowest penalty comes first; among equal ones NSGA-II (Deb et al. 2002) or NSGA-III (Deb and Jain 2014) decides.
-    Of equal genomes only one stays: the latest with the lowest penalty.
+    The lowest constraint violation comes first; among equal ones NSGA-II (Deb et al. 2002) or NSGA-III (Deb and
+    Jain 2014) decides. Of equal genomes only one stays: the latest with the lowest constraint violation.
 
     Args:
         individuals: Who competes, earlier ones first.
@@ -127,10 +128,11 @@ def survivors(
     best: dict[_Genome, Individual[_Genome]] = {}
     for individual in individuals:
         known = best.get(individual.genome)
-        if known is None or individual.penalty <= known.penalty:
+        if known is None or individual.constraint_violation <= known.constraint_violation:
             best[individual.genome] = individual
     chosen: list[Individual[_Genome]] = []
-    for _, equals in groupby(sorted(best.values(), key=lambda one: one.penalty), key=lambda one: one.penalty):
+    by_violation = attrgetter("constraint_violation")
+    for _, equals in groupby(sorted(best.values(), key=by_violation), key=by_violation):
         if len(chosen) == size:
             break
         chosen += _selected(list(equals), size - len(chosen), selection, rng)
@@ -183,7 +185,7 @@ class Population(Generic[_Genome]):
 
     def tell(self, newcomers: Sequence[Individual[_Genome]], rng: random.Random) -> None:
         """Let newcomers compete with the members; `rng` breaks ties. Those whose values are not finite are left out."""
-        newcomers = [one for one in newcomers if finite_values((*one.values, one.penalty))]
+        newcomers = [one for one in newcomers if finite_values((*one.values, one.constraint_violation))]
         self._n_told += len(newcomers)
         room = min(self._size, max(_FEWEST_PARENTS, self._n_told // _SELECTIVITY))
         self.members = survivors([*self.members, *newcomers], room, self._selection, rng)
@@ -321,7 +323,7 @@ def _peers(genes: Sequence[Gene]) -> list[list[int]]:
 def _selected(
     equals: list[Individual[_Genome]], size: int, selection: Selection, rng: random.Random
 ) -> list[Individual[_Genome]]:
-    """At most `size` of individuals with equal penalties."""
+    """At most `size` of individuals with equal constraint violations."""
     n_objectives = len(equals[0].values)
     if n_objectives == 1:
         return list(tools.selBest(equals, size))

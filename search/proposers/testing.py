@@ -39,7 +39,7 @@ def told_of(levels: Sequence[int], values: tuple[float, ...], violation: float =
     """A trial as proposers are told of it."""
     state = TrialState.FINISHED if fidelity == 1.0 else TrialState.PRUNED
     schedule = SparsitySchedule.from_levels(levels)
-    return Trial(0, schedule, "", state=state, values=values, violation=violation, fidelity=fidelity)
+    return Trial(0, schedule, "", state=state, values=values, constraint_violation=violation, fidelity=fidelity)
 
 
 def drive(proposer: Proposer, n: int, violation: Callable[[Levels], float] = lambda _: 0.0) -> list[Levels]:
@@ -107,7 +107,7 @@ def check_ablations(factory: ProposerFactory, n: int = 60) -> None:
     space = SPACES["dense, target"]
     proposer, ablations = factory(space, 0), space.ablations()
     for levels in ablations:
-        proposer.tell(told_of(levels, objectives(levels), space.violation(levels)))
+        proposer.tell(told_of(levels, objectives(levels), space.constraint_violation(levels)))
     for number in range(len(ablations), n):
         proposal = proposer.ask(number)
         assert space.contains(proposal.levels), f"outside the space: {proposal.levels}"

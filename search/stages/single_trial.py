@@ -52,7 +52,7 @@ def add_trial(
         seconds=evaluation.seconds,
         finished_at=datetime.now(UTC),
         metrics={**evaluation.metrics, **costs.of(schedule)},
-        violation=violation,
+        constraint_violation=violation,
         round=round,
         router=router.number,
         parents=(parent,),

@@ -35,7 +35,7 @@ def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objec
         if not space.contains(levels) and not space.ablated(levels):
             continue
         values, violation = objectives(space.schedule(levels), trial.metrics)
-        judged = replace(trial, values=values, violation=violation + space.violation(levels))
+        judged = replace(trial, values=values, constraint_violation=violation + space.constraint_violation(levels))
         if not judged.is_finite:
             continue
         found.append(judged)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studies.analysis.shortened_prompt import is_uniform
-from studies.records.trial import ANCHOR, KNOCK_OUT
+from studies.records.trial import ABLATION, INITIAL_DESIGN
 
 
 def schedule_origin(schedule: Sequence[float], proposer: str | None) -> str:
@@ -18,9 +18,9 @@ def schedule_origin(schedule: Sequence[float], proposer: str | None) -> str:
     kind = "dense schedule" if not any(schedule) else "uniform schedule" if is_uniform(schedule) else "schedule"
     if proposer is None:
         return kind
-    if proposer == ANCHOR:
+    if proposer == INITIAL_DESIGN:
         return f"{kind} of the initial design"
-    if proposer == KNOCK_OUT:
+    if proposer == ABLATION:
         return "single-block ablation"
     return f"{kind} proposed by {proposer}"
 
@@ -32,4 +32,4 @@ def is_searched(schedule: Sequence[float], proposer: str | None) -> bool:
         schedule: One sparsity per block.
         proposer: Name of its proposer; None where that is not known.
     """
-    return not is_uniform(schedule) and proposer not in (ANCHOR, KNOCK_OUT)
+    return not is_uniform(schedule) and proposer not in (INITIAL_DESIGN, ABLATION)

@@ -15,11 +15,13 @@ def violation_attributes(violation: float) -> dict[str, Any]:
 
 
 def attributed_violation(system_attributes: Mapping[str, Any]) -> float:
-    """`violation` of the constraints among a trial's system attributes, named ones or the list of Optuna before 5."""
-    return violation(_get_constraints_from_system_attrs(dict(system_attributes))) if system_attributes else 0.0
+    """Constraint violation by a trial's system attributes: named constraints, or the list of Optuna before 5."""
+    return (
+        constraint_violation(_get_constraints_from_system_attrs(dict(system_attributes))) if system_attributes else 0.0
+    )
 
 
-def violation(constraints: Mapping[str, float]) -> float:
+def constraint_violation(constraints: Mapping[str, float]) -> float:
     """By how much constraints are broken, as Optuna's samplers add it up; 0 just where Optuna finds a trial feasible.
 
     Args:

@@ -10,7 +10,7 @@ from datetime import datetime
 
 # Labels, in place of a proposer's name, of the schedules that every search evaluates first, and of those in which one
 # block alone skips, or a few neighbours.
-ANCHOR, KNOCK_OUT = "anchor", "knock-out"
+INITIAL_DESIGN, ABLATION = "initial design", "ablation"
 
 
 class TrialState(enum.StrEnum):
@@ -53,13 +53,14 @@ class Trial:
     Attributes:
         number: Position in the study, from 0, without gaps.
         schedule: Share of tokens skipped, one per block.
-        proposer: Name of the proposer of the schedule: "deap", "tpe", "anchor", ...
+        proposer: Name of the proposer of the schedule: "deap", "tpe", "initial design", ...
         parents: Numbers of the trials that the schedule was made from; empty if it came by chance or from a model, if
             they are not of this study, and where an earlier version searched.
         state: Running, or how it ended.
         values: Objective values in the study's order, lower is better; None if the trial failed or is running.
         metrics: Figures beside the objectives, for example `perplexity`.
-        violation: By how much it breaks the study's constraints; 0 if it keeps them, infinite if nothing says how much.
+        constraint_violation: Amount by which it breaks the study's constraints; 0 if it keeps them, infinite if nothing
+            says how much.
         fidelity: Share of the search set used (the calibration examples that trials are evaluated on), in (0, 1].
         seconds: Time that the evaluation took on its worker.
         finished_at: When its result reached the study, UTC; None while it is running.
@@ -77,7 +78,7 @@ class Trial:
     state: TrialState = TrialState.RUNNING
     values: tuple[float, ...] | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
-    violation: float = 0.0
+    constraint_violation: float = 0.0
     fidelity: float = 1.0
     seconds: float = 0.0
     finished_at: datetime | None = None
@@ -93,17 +94,17 @@ class Trial:
 
     @property
     def total_violation(self) -> float:
-        """Orders trials that cannot be compared by values: lower is better, 0 is a whole evaluation without violation.
+        """Orders trials that cannot be compared by values: lower is better, 0 means whole and within the constraints.
 
         Of two trials with different ones the lower is better whatever their values (Deb's feasibility rule, 2000);
         values are compared between equal ones only, so at equal fidelity only.
         """
-        return self.violation + 2.0 * (1.0 - self.fidelity)
+        return self.constraint_violation + 2.0 * (1.0 - self.fidelity)
 
     @property
     def is_finite(self) -> bool:
-        """Tells whether values and violation are finite: nothing can be learned from others."""
-        return finite_values(self.values) and math.isfinite(self.violation)
+        """Tells whether values and constraint violation are finite: nothing can be learned from others."""
+        return finite_values(self.values) and math.isfinite(self.constraint_violation)
 
     @property
     def is_comparable(self) -> bool:
@@ -112,7 +113,7 @@ class Trial:
         Only such trials compare with each other: no other is on a front, is the best, or enters a volume or a range.
         """
         is_whole = self.state is TrialState.FINISHED and self.fidelity == 1.0
-        return is_whole and self.violation <= 0 and finite_values(self.values)
+        return is_whole and self.constraint_violation <= 0 and finite_values(self.values)
 
     @property
     def worker(self) -> str | None:

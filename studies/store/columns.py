@@ -68,7 +68,7 @@ class TrialColumns:
         values: [n, objectives] NaN where a trial failed.
         schedule: [n, blocks] Share of tokens skipped.
         fidelity: [n] Share of the search set.
-        violation: [n] By how much constraints are broken.
+        constraint_violation: [n] By how much constraints are broken.
         seconds: [n] Time of the evaluation.
         finished_at: [n] Seconds since 1970.
         round: [n] Which search.
@@ -86,7 +86,7 @@ class TrialColumns:
     values: Floats
     schedule: NDArray[np.float32]
     fidelity: Floats
-    violation: Floats
+    constraint_violation: Floats
     seconds: Floats
     finished_at: Floats
     round: NDArray[np.int32]
@@ -117,7 +117,7 @@ class TrialColumns:
     def comparable(self) -> NDArray[np.bool_]:
         """[n] See `Trial.is_comparable`."""
         finished = self.state == STATES.index(TrialState.FINISHED)
-        kept = finished & (self.fidelity == 1.0) & (self.violation <= 0) & np.isfinite(self.values).all(1)
+        kept = finished & (self.fidelity == 1.0) & (self.constraint_violation <= 0) & np.isfinite(self.values).all(1)
         return np.asarray(kept, dtype=bool)
 
     @property
@@ -168,7 +168,7 @@ def columns_of(trials: Sequence[Trial], n_objectives: int) -> TrialColumns:
         [STATES.index(trial.state) for trial in trials],
         [None if trial.values is None else np.array(trial.values, "<f8").tobytes() for trial in trials],
         [_seconds(trial.finished_at) for trial in trials],
-        np.array([trial.violation for trial in trials], dtype=np.float64),
+        np.array([trial.constraint_violation for trial in trials], dtype=np.float64),
         said,
         np.array([trial.schedule for trial in trials] or np.empty((0, 0)), dtype=np.float32),
         n_objectives,
@@ -289,7 +289,7 @@ def _columns(
     states: Sequence[int],
     values: Sequence[bytes | None],
     finished_at: Sequence[float],
-    violation: Floats,
+    constraint_violation: Floats,
     said: Sequence[Mapping[str, Any]],
     schedule: NDArray[np.float32],
     n_objectives: int,
@@ -312,7 +312,7 @@ def _columns(
         values=np.frombuffer(b"".join(packed), "<f8").reshape(n, n_objectives),
         schedule=schedule,
         fidelity=np.array([one["fidelity"] for one in said], dtype=np.float64),
-        violation=violation,
+        constraint_violation=constraint_violation,
         seconds=np.array([one["seconds"] for one in said], dtype=np.float64),
         finished_at=np.array(finished_at, dtype=np.float64),
         round=np.array([one.get("round", 0) for one in said], dtype=np.int32),
@@ -381,7 +381,17 @@ def _merged(first: TrialColumns, second: TrialColumns) -> TrialColumns:
     def metric(columns: TrialColumns, name: str) -> Floats:
         return columns.metrics.get(name, np.full(len(columns), np.nan))
 
-    plain = ("number", "state", "values", "schedule", "fidelity", "violation", "seconds", "finished_at", "round")
+    plain = (
+        "number",
+        "state",
+        "values",
+        "schedule",
+        "fidelity",
+        "constraint_violation",
+        "seconds",
+        "finished_at",
+        "round",
+    )
     return TrialColumns(
         **{name: joined(getattr(first, name), getattr(second, name)) for name in plain},
         proposer=joined(first.proposer, of_proposers[second.proposer]),

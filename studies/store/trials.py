@@ -17,7 +17,7 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy.engine import Connection
 
 from studies.errors import StorageError, StudiesError
-from studies.optuna_storage.constraints import violation, violation_attributes
+from studies.optuna_storage.constraints import constraint_violation, violation_attributes
 from studies.optuna_storage.provenance import ENDED_BY_OTHERS, begun_by_search, ended_by_search
 from studies.optuna_storage.storage import StudyStorage
 from studies.records.records import LeftAside
@@ -312,11 +312,12 @@ def ended_columns(trial: Trial) -> dict[str, Any]:
         attributes["router"] = trial.router
     if trial.work:
         attributes["work"] = [(span.worker, span.began_at.timestamp(), span.seconds) for span in trial.work]
+    constraints = violation_attributes(trial.constraint_violation)
     return {
         "state": _STATES[trial.state].value,
         "objective_values": None if trial.values is None else pack_floats(trial.values),
         "user_attributes": json.dumps(attributes),
-        "system_attributes": json.dumps(broken) if (broken := violation_attributes(trial.violation)) else None,
+        "system_attributes": json.dumps(constraints) if constraints else None,
         "completed_at": trial.finished_at,
     }
 
@@ -369,5 +370,5 @@ def _record(trial: FrozenTrial) -> Trial | None:
             WorkSpan(worker, datetime.fromtimestamp(began_at, UTC), seconds)
             for worker, began_at, seconds in attributes.get("work", ())
         ),
-        violation=violation(trial.constraints),
+        constraint_violation=constraint_violation(trial.constraints),
     )

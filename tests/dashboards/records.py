@@ -45,7 +45,7 @@ def trials() -> list[Trial]:
                 values=(kl, 40.0 * (1 - 0.85 * overall) + 1.5 + chance.uniform(0, 1)),
                 state=TrialState.FINISHED,
                 fidelity=1.0,
-                proposer="anchor" if number < 6 else chance.choice(["deap", "tpe", "evopress", "cmaes"]),
+                proposer="initial design" if number < 6 else chance.choice(["deap", "tpe", "evopress", "cmaes"]),
                 seconds=0.4,
                 finished_at=BEGAN + timedelta(seconds=number),
                 round=late,

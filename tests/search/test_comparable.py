@@ -93,7 +93,7 @@ def trials_of(said: list[tuple[tuple[float, float], tuple[TrialState, float, flo
             seconds=1.0,
             finished_at=BEGAN + timedelta(seconds=number),
             metrics=dict(zip(OBJECTIVES, values, strict=True)),
-            violation=violation,
+            constraint_violation=violation,
         )
         for number, (values, (state, fidelity, violation)) in enumerate(said)
     ]
@@ -103,7 +103,7 @@ def slow_comparable(trials: list[Trial]) -> list[Trial]:
     return [
         one
         for one in trials
-        if one.state is TrialState.FINISHED and one.fidelity == 1.0 and one.violation == 0.0
+        if one.state is TrialState.FINISHED and one.fidelity == 1.0 and one.constraint_violation == 0.0
         if one.values is not None and not any(v != v or v in (math.inf, -math.inf) for v in one.values)
     ]
 
@@ -152,7 +152,7 @@ def put(store: ServiceStore, trials: list[Trial]) -> None:
             params=params,
             distributions=dict.fromkeys(params, share),
             user_attrs={name: getattr(one, name) for name in said},
-            system_attrs={"constraints": [one.violation]} if one.violation else {},
+            system_attrs={"constraints": [one.constraint_violation]} if one.constraint_violation else {},
             intermediate_values={},
             trial_id=-1,
         )
@@ -189,7 +189,7 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
     comparable, expected = slow_comparable(trials), slow_front(trials)
     assert [one for one in trials if one.is_comparable] == comparable
     assert front(trials) == expected
-    legal = [one for one in trials if one.state is TrialState.FINISHED and not one.violation]
+    legal = [one for one in trials if one.state is TrialState.FINISHED and not one.constraint_violation]
     archive = ParetoArchive()
     gains = [archive.add(one.values or ()) for one in legal]
     assert all(0.0 <= gain <= 1.0 for gain in gains) and len(archive) == len(expected)
@@ -198,7 +198,9 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
     near = best_at(trials, 0.0, 100)
     assert all(one in comparable for one in near)
     population: Population[int] = Population(4, "nsga2")
-    population.tell([Individual(one.number, one.values or (), one.violation) for one in trials], random.Random(0))
+    population.tell(
+        [Individual(one.number, one.values or (), one.constraint_violation) for one in trials], random.Random(0)
+    )
     assert all(math.isfinite(value) for one in population.members for value in one.values)
     outcomes = warm_trials(trials, SPACE, Objectives(lambda s: (trials[round(s[0] / 0.05)].values or ())[1]))
     assert all(one.is_finite for one in outcomes)
@@ -432,5 +434,5 @@ def test_an_infinite_warm_start_is_no_start() -> None:
     ]
     book = Notebook()
     SearchEngine(SPACE, portfolio, ShufflingEvaluator(1), judge, book, warm=warm).run(Stopping(20))
-    begun = [SPACE.levels(one.schedule) for one in book.begun.values() if one.proposer == "anchor"]
-    assert begun == [*SPACE.anchors(), (3, 2, 2)]
+    begun = [SPACE.levels(one.schedule) for one in book.begun.values() if one.proposer == "initial design"]
+    assert begun == [*SPACE.initial_design(), (3, 2, 2)]

@@ -39,7 +39,7 @@ def interfere(storage: BaseStorage, name: str, n_blocks: int = 2) -> LeftAside:
         study.tell(study.ask(space), (math.nan, 0.1))
     labelled = study.ask(space)
     labelled.set_user_attr("metrics", {"kl": -5.0})
-    labelled.set_user_attr("proposer", "knock-out")
+    labelled.set_user_attr("proposer", "ablation")
     study.tell(labelled, best)
     study.add_trial(
         create_trial(params=half, distributions=space, values=best, system_attrs={"constraints": [1.0, -1.0]})

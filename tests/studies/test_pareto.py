@@ -1,4 +1,4 @@
-"""The front holds what no other trial beats; slow definitions are the reference."""
+"""The front holds the non-dominated trials; slow definitions are the reference."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ OBJECTIVES = ("kl", "latency_ms")
 values = st.lists(st.none() | st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=25)
 
 
-def beats(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and one != other
 
 
@@ -43,7 +43,7 @@ def slow_area(points: list[tuple[float, ...]], reference: tuple[float, ...]) -> 
 def test_front_is_what_no_other_trial_beats(values: list[tuple[int, int] | None]) -> None:
     trials = [trial(n, None if v is None else (float(v[0]), float(v[1]))) for n, v in enumerate(values)]
     finished = [t.values for t in trials if t.values is not None]
-    expected = sorted({v for v in finished if not any(beats(other, v) for other in finished)})
+    expected = sorted({v for v in finished if not any(dominates(other, v) for other in finished)})
     points = front(trials)
     assert [t.values for t in points] == expected
     for point in points:
@@ -267,5 +267,5 @@ def test_the_first_point_is_worth_everything_and_a_copy_nothing() -> None:
 
 
 @given(archived)
-def test_a_point_dominates_those_that_it_beats(values: list[tuple[float, float]]) -> None:
-    assert dominations(values).tolist() == [[beats(one, other) for other in values] for one in values]
+def test_dominations_are_those_of_the_definition(values: list[tuple[float, float]]) -> None:
+    assert dominations(values).tolist() == [[dominates(one, other) for other in values] for one in values]

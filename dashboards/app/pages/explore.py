@@ -323,7 +323,7 @@ def described(trial: Trial, found: Found) -> list[tuple[str, Any]]:
         ("search", "the first one" if not trial.round else f"refinement {trial.round}"),
         ("router", "static" if trial.router is None else f"number {trial.router}"),
         *([] if trial.fidelity == 1.0 else [("evaluated on", f"{trial.fidelity:.0%} of the search set")]),
-        *([("breaks constraints by", f"{trial.violation:.3g}")] if trial.violation > 0 else []),
+        *([("constraint violation", f"{trial.constraint_violation:.3g}")] if trial.constraint_violation > 0 else []),
         ("evaluation", duration(trial.seconds)),
         *([] if trial.worker is None else [("worker", _workers(trial))]),
         # The browser puts it on its user's clock.

@@ -87,8 +87,8 @@ def add_exports(app: FastAPI, watch: Watch) -> None:
 def _lines(found: Found, places: Any) -> Iterator[str]:
     columns, objectives = found.columns, found.objectives
     metrics = [name for name in columns.metrics if name not in objectives]
-    headings = ["trial", "state", "proposer", "parents", "worker", "round", "fidelity", "seconds", "violation"]
-    headings += ["overall_sparsity", *objectives, *metrics]
+    headings = ["trial", "state", "proposer", "parents", "worker", "round", "fidelity", "seconds"]
+    headings += ["constraint_violation", "overall_sparsity", *objectives, *metrics]
     workers = [columns.workers[place] if place >= 0 else "" for place in columns.worker.tolist()]
     yield csv_text([*headings, *(f"block_{block}" for block in range(columns.n_blocks))], [])
     for start in range(0, len(places), _AT_ONCE):
@@ -108,7 +108,7 @@ def _line(found: Found, place: int, worker: str, metrics: list[str]) -> list[Any
         int(columns.round[place]),
         float(columns.fidelity[place]),
         float(columns.seconds[place]),
-        float(columns.violation[place]),
+        float(columns.constraint_violation[place]),
         round(float(columns.schedule[place].mean()), 6),
         *("" if figure != figure else figure for figure in figures),
         *(round(float(share), 6) for share in columns.schedule[place]),

@@ -116,7 +116,7 @@ class TrialAnswer(_Record):
     seconds: float
     finished_at: datetime
     metrics: dict[str, Finite]
-    violation: Finite = Field(
+    constraint_violation: Finite = Field(
         description="By how much it breaks the study's constraints; 0 if it keeps them, null beyond all numbers."
     )
     error: str | None

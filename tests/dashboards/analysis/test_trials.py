@@ -77,9 +77,9 @@ def test_a_front_of_other_quantities_heeds_which_way_is_better(found: Found) -> 
     accuracy, flops = found.values("accuracy"), found.values("flops")
     for place in best:
         rivals = found.drawable("flops", "accuracy")
-        beats = (accuracy[rivals] >= accuracy[place]) & (flops[rivals] <= flops[place])
-        beats &= (accuracy[rivals] > accuracy[place]) | (flops[rivals] < flops[place])
-        assert not beats.any()
+        dominates = (accuracy[rivals] >= accuracy[place]) & (flops[rivals] <= flops[place])
+        dominates &= (accuracy[rivals] > accuracy[place]) | (flops[rivals] < flops[place])
+        assert not dominates.any()
     assert np.all(np.diff(flops[best]) >= 0)
 
 
@@ -113,7 +113,7 @@ def test_representatives_keep_the_look_and_are_few() -> None:
         values=chance.uniform(0.1, 1.0, (n, 2)),
         schedule=chance.uniform(0, 1, (n, 4)).astype(np.float32),
         fidelity=np.ones(n),
-        violation=np.zeros(n),
+        constraint_violation=np.zeros(n),
         seconds=np.ones(n),
         finished_at=np.arange(n, dtype=float),
         round=np.zeros(n, np.int32),
@@ -222,14 +222,19 @@ def test_what_blocks_harm_by_themselves_is_shown_where_it_was_evaluated(found: F
     columns = found.columns
     proposer, schedule = columns.proposer.copy(), columns.schedule.copy()
     harm = np.array([0.1 * (1 + block) for block in range(records.N_BLOCKS)])
-    values, violation = columns.values.copy(), columns.violation.copy()
+    values, violation = columns.values.copy(), columns.constraint_violation.copy()
     for place, block in enumerate(reversed(range(records.N_BLOCKS))):
         proposer[place], schedule[place] = len(columns.proposers), 0.0
         schedule[place, block], values[place, 0], violation[place] = 0.95, harm[block], 0.4
     # One failed.
     values[0] = np.nan
-    changes = {"proposer": proposer, "schedule": schedule, "values": values, "violation": violation}
-    known = Found(changed(columns, proposers=(*columns.proposers, "knock-out"), **changes), OBJECTIVES)
+    changes = {
+        "proposer": proposer,
+        "schedule": schedule,
+        "values": values,
+        "constraint_violation": violation,
+    }
+    known = Found(changed(columns, proposers=(*columns.proposers, "ablation"), **changes), OBJECTIVES)
     figure = sensitivities_figure(known)
     [bars] = figure.data
     assert list(bars.text) == [f"{kl:.2g}" for kl in bars.y]
@@ -248,7 +253,7 @@ def test_neighbours_that_were_ablated_together_have_one_bar_unless_a_finer_ablat
         proposer[place], schedule[place] = len(columns.proposers), 0.0
         schedule[place, list(group)], values[place, 0] = 0.95, harm
     changes = {"proposer": proposer, "schedule": schedule, "values": values}
-    known = Found(changed(columns, proposers=(*columns.proposers, "knock-out"), **changes), OBJECTIVES)
+    known = Found(changed(columns, proposers=(*columns.proposers, "ablation"), **changes), OBJECTIVES)
     alone = ablations(known)
     assert alone is not None
     bars = zip(alone.first.tolist(), alone.last.tolist(), alone.kl.tolist(), strict=True)
@@ -264,9 +269,9 @@ def test_the_front_figure_shows_front_ring_and_comparison(found: Found) -> None:
     assert figure.data[RING].name == "selected" and len(figure.data[RING].x) == 1
     assert list(by_name["front"].customdata) == found.columns.number[found.front("latency_ms", "kl")].tolist()
     assert {"dense, measured", "uniform, measured", "static, measured", "refined, measured"} <= set(by_name)
-    beaten = [trace for trace in figure.data if trace.name.startswith("by ")]
-    assert beaten and all(trace.marker.opacity < 0.5 for trace in beaten)
-    shown = {number for trace in beaten for number in trace.customdata}
+    dominated = [trace for trace in figure.data if trace.name.startswith("by ")]
+    assert dominated and all(trace.marker.opacity < 0.5 for trace in dominated)
+    shown = {number for trace in dominated for number in trace.customdata}
     assert not shown & set(by_name["front"].customdata)
     assert ring_position(found, "latency_ms", "kl", None) == ([], [])
     assert ring_position(found, "latency_ms", "kl", 10_000) == ([], [])

@@ -133,8 +133,8 @@ def test_chance_is_named_where_accuracy_is() -> None:
 
 
 def test_a_row_is_called_what_it_is() -> None:
-    anchor = next(t for t in DATA.trials if t.proposer == "anchor" and t.number > 0)
-    uniform = replace(anchor, schedule=(0.3,) * len(anchor.schedule))
+    initial = next(t for t in DATA.trials if t.proposer == "initial design" and t.number > 0)
+    uniform = replace(initial, schedule=(0.3,) * len(initial.schedule))
     rows = [
         replace(m, trial=uniform.number, schedule=uniform.schedule) if m.variant == "static" else m
         for m in DATA.measurements

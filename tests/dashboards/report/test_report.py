@@ -286,20 +286,21 @@ def test_a_browser_draws_every_figure(tmp_path: Path, require_system_dep: Callab
 
 def test_the_figure_of_proposers_shows_who_got_trials_and_what_these_added() -> None:
     trials = [
-        replace(trial(0, (4.0, 10.0)), proposer="anchor"),
+        replace(trial(0, (4.0, 10.0)), proposer="initial design"),
         replace(trial(1, (1.0, 8.0)), proposer="deap"),
         replace(trial(2, (2.0, 9.0)), proposer="<b>tpe</b>"),
         replace(trial(3, (0.5, 8.0)), proposer="deap"),
         replace(trial(4, None), proposer="deap"),
         replace(trial(5, (0.1, 1.0), fidelity=0.25), proposer="deap", state=TrialState.PRUNED),
-        replace(trial(6, (0.1, 1.0)), proposer="deap", violation=0.1),
+        replace(trial(6, (0.1, 1.0)), proposer="deap", constraint_violation=0.1),
     ]
     figure = proposers_figure(replace(DATA, trials=trials).found)
     shares = {bar.name: list(bar.y) for bar in figure.data if bar.name}
-    assert shares["deap"] == pytest.approx([100 / 3, 100.0]) and shares["anchor"] == pytest.approx([100 / 3, 0.0])
+    assert shares["deap"] == pytest.approx([100 / 3, 100.0])
+    assert shares["initial design"] == pytest.approx([100 / 3, 0.0])
     assert "&lt;b&gt;tpe&lt;/b&gt;" in shares
     gains = {bar.y[0]: bar.x[0] for bar in figure.data if bar.orientation == "h"}
-    assert gains["&lt;b&gt;tpe&lt;/b&gt;"] == 0.0 and gains["deap"] > 0.0 and "anchor" not in gains
+    assert gains["&lt;b&gt;tpe&lt;/b&gt;"] == 0.0 and gains["deap"] > 0.0 and "initial design" not in gains
     assert "No trial has ended" in proposers_figure(replace(DATA, trials=[]).found).layout.annotations[0].text
 
 

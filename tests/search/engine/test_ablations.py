@@ -15,7 +15,7 @@ from search.problem.space import ScheduleSpace
 def test_ablations_leave_trials_for_what_follows_from_them(n_blocks: int, target: float | None, trials: int) -> None:
     space = ScheduleSpace(n_blocks, target)
     plan = plan_ablations(space, trials, "portfolio")
-    assert not plan.schedules or len(space.anchors()) + len(plan.schedules) < trials
+    assert not plan.schedules or len(space.initial_design()) + len(plan.schedules) < trials
     each = len(plan.schedules) == n_blocks
     assert each == (plan.left_out == "") == (trials >= plan.trials_for_each)
     if not each:

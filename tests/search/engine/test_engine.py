@@ -24,7 +24,7 @@ from search.problem.space import ScheduleSpace
 from search.problem.trial import Proposal
 from search.proposers.catalogue import make_proposers
 from studies import Trial, TrialState
-from studies.records.trial import ANCHOR, KNOCK_OUT
+from studies.records.trial import ABLATION, INITIAL_DESIGN
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of, portfolio, timeless
 
 FIDELITIES = (0.25, 0.5, 1.0)
@@ -59,8 +59,8 @@ def test_every_schedule_is_evaluated_once_and_all_proposers_take_part() -> None:
 def test_a_search_begins_with_dense_and_uniform_schedules() -> None:
     space, book = ScheduleSpace(6), Notebook()
     search(ShufflingEvaluator(capacity=4), space, book, 20)
-    firsts = [space.levels(begun.schedule) for begun in book.begun.values() if begun.proposer == ANCHOR]
-    assert firsts == space.anchors()
+    firsts = [space.levels(begun.schedule) for begun in book.begun.values() if begun.proposer == INITIAL_DESIGN]
+    assert firsts == space.initial_design()
     assert firsts[0] == (0,) * 6 and all(len(set(levels)) == 1 for levels in firsts)
 
 
@@ -96,12 +96,12 @@ def test_known_schedules_are_not_evaluated_again() -> None:
 def test_what_another_study_found_out_is_not_evaluated() -> None:
     space, book = ScheduleSpace(3), Notebook()
     known = [SparsitySchedule((0.0,) * 3), SparsitySchedule((0.35, 0.35, 0.35))]
-    anchors = [space.schedule(levels) for levels in space.anchors()]
-    book.elsewhere = {schedule: metrics_of(schedule) for schedule in [*known, *anchors]}
+    initial = [space.schedule(levels) for levels in space.initial_design()]
+    book.elsewhere = {schedule: metrics_of(schedule) for schedule in [*known, *initial]}
     evaluator = ShufflingEvaluator(capacity=3)
     assert search(evaluator, space, book, 30) == len(book.ended) == 30
-    assert not {task.schedule for task in evaluator.evaluated} & set(anchors)
-    assert all(book.ended[number].values is not None for number in range(len(anchors)))
+    assert not {task.schedule for task in evaluator.evaluated} & set(initial)
+    assert all(book.ended[number].values is not None for number in range(len(initial)))
 
 
 def test_a_search_of_which_everything_is_known_ends_without_an_evaluation() -> None:
@@ -127,11 +127,12 @@ def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say
         ShufflingEvaluator(1), space, book, 60, ablations=space.ablations(), names="deap,evopress,additive,tpe,cmaes"
     )
     early = [(space.levels(book.begun[n].schedule), book.begun[n].proposer) for n in range(7)]
-    assert early == [(space.anchors()[0], ANCHOR), *((levels, KNOCK_OUT) for levels in space.ablations())]
+    assert early == [(space.initial_design()[0], INITIAL_DESIGN), *((levels, ABLATION) for levels in space.ablations())]
     outcomes = book.trials()
-    assert [one.violation for one in outcomes[1:7]] == pytest.approx([0.5 - 0.95 / 6] * 6)
+    assert [one.constraint_violation for one in outcomes[1:7]] == pytest.approx([0.5 - 0.95 / 6] * 6)
     assert all(
-        one.violation == 0 and space.contains(space.levels(one.schedule)) for one in [outcomes[0], *outcomes[7:]]
+        one.constraint_violation == 0 and space.contains(space.levels(one.schedule))
+        for one in [outcomes[0], *outcomes[7:]]
     )
     assert [book.begun[n].proposer for n in range(7, 19)] == ["additive"] * 12
     assert len({begun.proposer for begun in book.begun.values()}) > 5
@@ -142,9 +143,9 @@ def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say
 def test_ablations_inside_the_space_are_trials_like_others() -> None:
     space, book = ScheduleSpace(4), Notebook()
     search(ShufflingEvaluator(1), space, book, 60, ablations=space.ablations())
-    outcomes = [one for one in book.ended.values() if one.proposer == KNOCK_OUT]
+    outcomes = [one for one in book.ended.values() if one.proposer == ABLATION]
     assert [space.levels(one.schedule) for one in outcomes] == space.ablations() and not any(
-        one.violation for one in outcomes
+        one.constraint_violation for one in outcomes
     )
 
 
@@ -157,7 +158,7 @@ def test_ablations_are_neither_repeated_nor_taken_for_a_plateau() -> None:
     engine = SearchEngine(space, portfolio(space), evaluator, judge, book, ablations=space.ablations())
     stopping = Stopping(50, plateau=3)
     engine.run(stopping)
-    assert Counter(one.proposer for one in book.begun.values())[KNOCK_OUT] == 6
+    assert Counter(one.proposer for one in book.begun.values())[ABLATION] == 6
     assert len(book.ended) > 7 and stopping.reason is not None
 
 
@@ -248,7 +249,7 @@ def test_parents_of_earlier_searches_have_numbers_if_they_are_of_this_study(own:
     book = Notebook()
     search(ShufflingEvaluator(1), space, book, 90, warm=warm, warm_is_own=own, names="deap")
     # What was found before is tried again first, made from itself.
-    tried = [one for one in book.begun.values() if one.schedule in numbers and one.proposer == ANCHOR]
+    tried = [one for one in book.begun.values() if one.schedule in numbers and one.proposer == INITIAL_DESIGN]
     assert tried and all(one.parents == ((numbers[one.schedule],) if own else ()) for one in tried)
     bred = {parent for one in book.begun.values() if one.proposer == "deap" for parent in one.parents}
     assert bred and bred <= set(book.ended) | (set(numbers.values()) if own else set())
@@ -278,7 +279,7 @@ def test_without_a_generation_barrier_a_slow_evaluation_delays_nobody() -> None:
 
     for generation, expected in ((None, 49), (10, 9)):
         book, evaluator = Notebook(), OneSlow(capacity=10)
-        slow = ScheduleSpace(5).schedule(ScheduleSpace(5).anchors()[0])
+        slow = ScheduleSpace(5).schedule(ScheduleSpace(5).initial_design()[0])
         search(evaluator, ScheduleSpace(5), book, 50, generation=generation)
         assert [task.schedule for task in evaluator.evaluated].index(slow) == expected
 
@@ -298,18 +299,18 @@ def test_halving_stops_bad_schedules_early_and_never_compares_across_fidelities(
         means = [metrics_of(schedule, part)["kl"] for part in range(n_parts)]
         assert result.values[0] == pytest.approx(sum(means) / n_parts)
         assert (result.total_violation == 0) == (result.fidelity == 1.0)
-    # What goes on is beaten by fewer than what does not, compared where both were.
+    # What goes on is dominated by fewer than what does not, compared where both were.
     there = {
         number: (result.metrics.get("kl@0.25", result.metrics["kl"]), 1 - result.overall_sparsity)
         for number, result in book.ended.items()
     }
 
-    def beaten_by(number: int) -> int:
+    def dominators(number: int) -> int:
         return sum(all(a < b for a, b in zip(other, there[number], strict=True)) for other in there.values())
 
     stopped = [n for n, result in book.ended.items() if result.values and result.fidelity == 0.25]
     whole = [n for n, result in book.ended.items() if result.values and result.fidelity == 1.0]
-    assert sum(map(beaten_by, whole)) / len(whole) < 0.5 * sum(map(beaten_by, stopped)) / len(stopped)
+    assert sum(map(dominators, whole)) / len(whole) < 0.5 * sum(map(dominators, stopped)) / len(stopped)
 
 
 def test_the_budget_counts_trials_whatever_their_fidelity_and_conditions_end_a_search() -> None:

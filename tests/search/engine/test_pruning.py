@@ -27,13 +27,13 @@ def test_shares_are_those_of_a_slow_count(
     rungs.add(0, 1, (0, 0))
     compared = [worth for other, worth in enumerate(earlier) if lag is None or other <= number - lag]
 
-    def beaten(point: tuple[int, int], by: list[tuple[int, int]]) -> int:
+    def dominated(point: tuple[int, int], by: list[tuple[int, int]]) -> int:
         return sum(o != point and o[0] <= point[0] and o[1] <= point[1] for o in by)
 
     share, others = rungs.dominated_shares(number, 0, own)
     n = len(compared)
-    assert share == pytest.approx(beaten(own, compared) / n if n else 0.0)
-    assert list(others) == pytest.approx([beaten(one, compared) / n for one in compared])
+    assert share == pytest.approx(dominated(own, compared) / n if n else 0.0)
+    assert list(others) == pytest.approx([dominated(one, compared) / n for one in compared])
 
 
 def feed(pruner: Pruner, n: int, rung: int = 0) -> list[tuple[float, bool]]:

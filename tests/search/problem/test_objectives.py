@@ -182,7 +182,7 @@ def test_what_another_study_found_out_comes_without_its_costs(costs: Costs) -> N
                 engine.run(Stopping(8))
             evaluations[name] = evaluator.evaluated
         larger, smaller = store.trials.of("larger"), store.trials.of("smaller")
-    # The anchors, which every search begins with.
+    # The initial design, which every search begins with.
     assert [t.schedule for t in larger] == [t.schedule for t in smaller]
     assert len(evaluations["larger"]) == 8 and evaluations["smaller"] == []
     for theirs, ours in zip(larger, smaller, strict=True):
@@ -213,7 +213,9 @@ def test_a_study_of_another_cost_is_started_from_by_what_it_evaluated(costs: Cos
     assert warm_trials(unknown, space, judge) == []
     demanding = Objectives(costs.function("kv_bytes"), min_accuracy=0.9)
     right = [replace(one, metrics={**one.metrics, "accuracy": 0.8}) for one in records[:2]]
-    assert [one.violation for one in warm_trials([*right, *records[2:]], space, demanding)] == pytest.approx([0.1] * 2)
+    assert [one.constraint_violation for one in warm_trials([*right, *records[2:]], space, demanding)] == pytest.approx(
+        [0.1] * 2
+    )
 
 
 def test_a_search_at_a_target_learns_from_earlier_ablations_though_they_are_off_it(costs: Costs) -> None:
@@ -221,21 +223,21 @@ def test_a_search_at_a_target_learns_from_earlier_ablations_though_they_are_off_
     other, ablations = ScheduleSpace(N_BLOCKS, 0.4), space.ablations()
     records = [
         replace(trial(n, (0.1, 1.0), tuple(space.schedule(one))), metrics={"kl": 0.1})
-        for n, one in enumerate([*ablations, other.anchors()[0], space.anchors()[0]])
+        for n, one in enumerate([*ablations, other.initial_design()[0], space.initial_design()[0]])
     ]
     warm = warm_trials(records, space, judge)
-    assert [space.levels(one.schedule) for one in warm] == [*ablations, space.anchors()[0]]
-    assert [one.violation for one in warm] == pytest.approx([0.3 - 0.95 / 12] * 12 + [0.0], abs=1e-3)
+    assert [space.levels(one.schedule) for one in warm] == [*ablations, space.initial_design()[0]]
+    assert [one.constraint_violation for one in warm] == pytest.approx([0.3 - 0.95 / 12] * 12 + [0.0], abs=1e-3)
 
 
 def test_why_a_study_has_no_front_is_said_with_what_came_nearest() -> None:
     config = RunConfig.checked(min_accuracy=0.9, **SMALL)
     below = [
-        replace(trial(n, (0.1, 1.0)), violation=0.9 - right, metrics={"accuracy": right})
+        replace(trial(n, (0.1, 1.0)), constraint_violation=0.9 - right, metrics={"accuracy": right})
         for n, right in enumerate((0.5, 0.75))
     ]
     # An ablation may be accurate enough, but off the target.
-    ablation = replace(trial(2, (0.1, 1.0)), violation=0.2, metrics={"accuracy": 0.95})
+    ablation = replace(trial(2, (0.1, 1.0)), constraint_violation=0.2, metrics={"accuracy": 0.95})
     assert "the best of those that miss it has 0.75" in why_no_front([*below, ablation, trial(3, None)], config)
     assert why_no_front([trial(0, None)], config) == "All 1 trials failed; the last one says: broken"
     assert "more seconds" in why_no_front([], config)
@@ -267,9 +269,9 @@ def test_the_first_trials_of_a_warm_search_are_the_front_of_its_own_cost(costs: 
     judge, book = Objectives(costs.function("flops")), Notebook()
     warm = warm_trials(records, space, judge)
     engine = SearchEngine(space, portfolio(space), ShufflingEvaluator(1), judge, book, warm=warm)
-    engine.run(Stopping(len(space.anchors()) + 1))
-    n = len(space.anchors())
-    assert book.begun[n] == Trial(n, found, "anchor")
+    engine.run(Stopping(len(space.initial_design()) + 1))
+    n = len(space.initial_design())
+    assert book.begun[n] == Trial(n, found, "initial design")
 
 
 def test_a_latency_limit_needs_a_profile_whatever_is_traded(costs: Costs) -> None:

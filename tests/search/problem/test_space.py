@@ -56,7 +56,7 @@ def test_whatever_is_repaired_or_sampled_lies_inside(space: ScheduleSpace, raw: 
     rng = random.Random(seed)
     assert inside(space, space.repair(raw[: space.n_blocks], rng))
     assert inside(space, space.sample(rng))
-    assert all(inside(space, levels) for levels in space.anchors())
+    assert all(inside(space, levels) for levels in space.initial_design())
 
 
 @given(space=spaces(), raw=st.lists(st.integers(-1, 20), min_size=16, max_size=16))
@@ -64,7 +64,7 @@ def test_what_a_space_contains_is_what_keeps_its_constraints(space: ScheduleSpac
     levels = tuple(raw[: space.n_blocks])
     outside = any(not 0 <= level <= 19 for level in levels)
     assert space.contains(levels) is (not outside and inside(space, levels))
-    assert all(space.contains(anchor) for anchor in space.anchors())
+    assert all(space.contains(levels) for levels in space.initial_design())
 
 
 @given(space=spaces(), raw=st.lists(st.integers(0, 19), min_size=16, max_size=16))
@@ -75,7 +75,7 @@ def test_constraints_are_broken_by_the_distance_from_the_target_and_the_share_of
     off = 0.0 if space.target_total is None else abs(sum(levels) - space.target_total) / (20 * space.n_blocks)
     limit, ms = space.latency_limit, milliseconds(space.schedule(levels))
     late = 0.0 if limit is None or ms <= limit.max_ms else (ms - limit.max_ms) / limit.max_ms
-    assert space.violation(levels) == pytest.approx(off + late)
+    assert space.constraint_violation(levels) == pytest.approx(off + late)
 
 
 @given(space=spaces())
@@ -106,7 +106,7 @@ def test_what_is_no_ablation_ablates_nothing(space: ScheduleSpace, seed: int) ->
     assert space.ablated(inside) == (tuple(skipping) if is_one else ())
 
 
-def test_where_blocks_may_skip_nothing_none_is_knocked_out() -> None:
+def test_where_blocks_may_skip_nothing_none_is_ablated() -> None:
     assert ScheduleSpace(4, max_sparsity=0.0).ablations() == ScheduleSpace(1, dense_blocks=(0,)).ablations() == []
 
 

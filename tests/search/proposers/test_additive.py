@@ -62,7 +62,7 @@ def test_it_sees_which_blocks_matter_before_a_local_search_does() -> None:
 
 def ablation(space: ScheduleSpace, block: int) -> Trial:
     [levels] = [levels for levels in space.ablations() if levels[block]]
-    return told_of(levels, (kl(levels), 0.0), space.violation(levels))
+    return told_of(levels, (kl(levels), 0.0), space.constraint_violation(levels))
 
 
 def test_ablations_show_which_blocks_matter_before_any_schedule_is_known() -> None:
@@ -82,7 +82,7 @@ def test_neighbours_that_were_ablated_together_share_what_that_did() -> None:
     for seed in range(5):
         told, new = AdditiveProposer(space, seed), AdditiveProposer(space, seed)
         for levels in space.ablations(6):
-            told.tell(told_of(levels, (kl(levels), 0.0), space.violation(levels)))
+            told.tell(told_of(levels, (kl(levels), 0.0), space.constraint_violation(levels)))
         first = [told.ask(number).levels for number in range(20)]
         # Blocks 2, 5 and 8 harm; six others are in groups without one of them.
         assert np.median([kl(levels) for levels in first]) < 0.002 < kl(new.ask(0).levels)
@@ -107,7 +107,7 @@ def test_uniform_schedules_do_not_end_what_ablations_lead_to() -> None:
     proposer = AdditiveProposer(space, 0)
     for block in range(N_BLOCKS):
         proposer.tell(ablation(space, block))
-    for levels in space.anchors():
+    for levels in space.initial_design():
         proposer.tell(told_of(levels, (kl(levels), 0.0)))
     for number in range(11):
         proposer.tell(told_of(levels := proposer.ask(number).levels, (kl(levels), 0.0)))

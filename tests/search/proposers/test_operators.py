@@ -31,7 +31,7 @@ def populations(draw):
     value = st.integers(0, 5).map(float)
     one = st.tuples(st.tuples(*[value] * n_objectives), st.sampled_from([0.0, 0.0, 0.5, 1.5]))
     drawn = draw(st.lists(one, min_size=1, max_size=25))
-    return [Individual(index, values, penalty) for index, (values, penalty) in enumerate(drawn)]
+    return [Individual(index, values, violation) for index, (values, violation) in enumerate(drawn)]
 
 
 def fronts(individuals):
@@ -45,8 +45,8 @@ def fronts(individuals):
 
 
 def is_better(one, other):
-    if one.penalty != other.penalty:
-        return one.penalty < other.penalty
+    if one.constraint_violation != other.constraint_violation:
+        return one.constraint_violation < other.constraint_violation
     return one.values != other.values and all(a <= b for a, b in zip(one.values, other.values, strict=True))
 
 
@@ -106,7 +106,7 @@ def test_infinite_values_do_not_spoil_the_others(selection):
     assert len(kept) == 8 and 20 not in {one.genome for one in kept}
 
 
-def test_of_equal_genomes_the_latest_with_the_lowest_penalty_stays():
+def test_of_equal_genomes_the_latest_with_the_lowest_constraint_violation_stays():
     early, whole, noisy, late = (
         Individual("a", (1.0, 1.0), 1.5),
         Individual("a", (2.0, 2.0)),
@@ -119,7 +119,7 @@ def test_of_equal_genomes_the_latest_with_the_lowest_penalty_stays():
 def test_individuals_can_be_sent_to_another_process():
     [one] = survivors([Individual((1, 2), (3.0, 4.0), 0.5)], 3, "nsga2", random.Random(0))
     back = pickle.loads(pickle.dumps(one))
-    assert (back.genome, back.values, back.penalty) == (one.genome, one.values, one.penalty)
+    assert (back.genome, back.values, back.constraint_violation) == (one.genome, one.values, one.constraint_violation)
     assert back.fitness.crowding_dist == one.fitness.crowding_dist
 
 
@@ -306,7 +306,7 @@ def test_it_beats_random_search(selection):
     space = SPACES["free"]
     ours, blind = [], []
     for seed in range(5):
-        ours.append(hypervolume(drive(GeneticProposer(space, seed, selection=selection), 200, space.anchors())))
+        ours.append(hypervolume(drive(GeneticProposer(space, seed, selection=selection), 200, space.initial_design())))
         rng = random.Random(seed)
         blind.append(hypervolume([told_of(levels, objectives(levels)) for levels in map(space.sample, [rng] * 200)]))
     assert min(ours) > max(blind)
@@ -319,7 +319,7 @@ def test_it_learns_from_others_and_avoids_what_breaks_constraints():
         levels = space.sample(rng)
         outcome = told_of(levels, objectives(levels))
         # What looks best breaks a constraint.
-        proposer.tell(replace(outcome, values=(-1.0, -1.0), violation=0.5) if levels[0] > 5 else outcome)
+        proposer.tell(replace(outcome, values=(-1.0, -1.0), constraint_violation=0.5) if levels[0] > 5 else outcome)
     asked = [proposer.ask(number).levels for number in range(100)]
     assert sum(levels[0] > 5 for levels in asked) < 30
 

@@ -156,11 +156,11 @@ def test_it_beats_random_search(name, target):
 
     def run(seed: int) -> float:
         proposer = make(name, space, seed)
-        for levels in space.anchors():
+        for levels in space.initial_design():
             proposer.tell(told_of(levels, objectives(levels)))
-        return worth(space, space.anchors() + drive(proposer, n))
+        return worth(space, space.initial_design() + drive(proposer, n))
 
-    blind = [worth(space, space.anchors() + samples(space, n, seed)) for seed in range(3)]
+    blind = [worth(space, space.initial_design() + samples(space, n, seed)) for seed in range(3)]
     assert sorted(map(run, range(3)))[1] > sorted(blind)[1]
 
 

@@ -363,7 +363,7 @@ def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_r
     assert all(row["origin"].startswith(f"trial {row['trial']} by ") for row in saved["rows"] if row["trial"])
     # Before anything was measured, what the search evaluated says it, the same as in the report.
     flops = [replace(t, metrics={"flops": 2.0 - t.overall_sparsity}) for t in records.TRIALS]
-    uniform = next(t for t in flops if t.proposer == "anchor" and t.number)
+    uniform = next(t for t in flops if t.proposer == "initial design" and t.number)
     flops[uniform.number] = replace(uniform, schedule=(0.3,) * records.N_BLOCKS, metrics={"flops": 1.7})
     store.studies.create("searched", dict(records.STUDY.config), records.STUDY.objectives)
     store.trials.begin("searched", flops)
@@ -482,7 +482,7 @@ def test_a_zoom_that_is_none_is_none(nonsense: dict[str, Any]) -> None:
 def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettings, store: ServiceStore) -> None:
     filled(store)
     span = WorkSpan("3", records.BEGAN, 0.5)
-    made = replace(records.TRIALS[9], number=200, parents=(9, 50), work=(span,), violation=0.25)
+    made = replace(records.TRIALS[9], number=200, parents=(9, 50), work=(span,), constraint_violation=0.25)
     store.trials.append("made up", made)
     client = make_client(dashboard=dashboard(settings))
     found = client.get("/export/made%20up/trials.csv")
@@ -491,7 +491,7 @@ def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettin
     assert [int(row["trial"]) for row in rows] == list(range(201))
     assert float(rows[9]["kl"]) == records.TRIALS[9].values[0] and rows[7]["kl"] == "" and rows[7]["state"] == "failed"
     assert [(row["parents"], row["worker"]) for row in (rows[9], rows[200])] == [("", ""), ("9 50", "3")]
-    assert [float(row["violation"]) for row in (rows[9], rows[200])] == [0.0, 0.25]
+    assert [float(row["constraint_violation"]) for row in (rows[9], rows[200])] == [0.0, 0.25]
     assert len(list(csv.DictReader(io.StringIO(client.get("/export/made%20up/front.csv").text)))) < 100
     plain = client.get("/export/made%20up/study.json").json()
     assert plain["name"] == "made up" and plain["rows"] and plain["front"]

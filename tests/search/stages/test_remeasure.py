@@ -131,7 +131,7 @@ def test_all_that_was_predicted_follows_the_new_profile(study: OpenStudy) -> Non
     assert record.facts.latency_profile is not None
     assert LatencyProfile.from_json(record.facts.latency_profile.to_json()) == other
     assert record.chosen_trial == best_point(front(after)).number
-    # What a small sparsity costs more than it gains is beaten by the dense model now.
+    # What a small sparsity costs more than it gains is dominated by the dense model now.
     assert {point.number for point in front(before)} > {point.number for point in front(after)} >= {0}
     [one] = record.facts.rounds
     dense = costs.dense("latency_ms")
@@ -182,8 +182,8 @@ def test_a_profile_by_which_nothing_keeps_the_limit_is_refused(study: OpenStudy)
     # A limit that some keep makes the others break it.
     predict_from(replace(study, config=fast.model_copy(update={"max_latency_ms": 60.0})), _slower(_profile(study)))
     trials = [one for one in study.store.trials.of(study.name) if one.values is not None]
-    assert {one.violation > 0 for one in trials} == {True, False}
-    assert all((one.violation > 0) == (one.values is not None and one.values[1] > 60) for one in trials)
+    assert {one.constraint_violation > 0 for one in trials} == {True, False}
+    assert all((one.constraint_violation > 0) == (one.values is not None and one.values[1] > 60) for one in trials)
 
 
 def test_the_advised_command_renews_the_profile_and_selects_again(

@@ -76,13 +76,19 @@ def test_finished_trials_are_counted_anew_after_a_kill(store: StudyStore, lease:
 
 def test_a_refinement_remembers_what_was_gained_with_other_routers(store: StudyStore, lease: Lease) -> None:
     values = [(4.0, 4.0), (1.0, 2.0), (0.5, 3.0), (0.1, 1.0)]
-    for number, (proposer, one) in enumerate(zip(("anchor", "deap", "tpe", "tpe"), values, strict=True)):
+    for number, (proposer, one) in enumerate(zip(("initial design", "deap", "tpe", "tpe"), values, strict=True)):
         # The last one breaks a constraint.
-        store.trials.append("one", replace(trial(number, one), proposer=proposer, violation=float(number == 3)))
+        store.trials.append(
+            "one", replace(trial(number, one), proposer=proposer, constraint_violation=float(number == 3))
+        )
     archive = ParetoArchive()
     gained = [archive.add(one) for one in values[:3]]
     refined = SqlTrialStore(store, "one", lease, "context", round=1, router=0).statistics()
-    assert {name: own.gain for name, own in refined.items()} == {"anchor": 0.0, "deap": gained[1], "tpe": gained[2]}
+    assert {name: own.gain for name, own in refined.items()} == {
+        "initial design": 0.0,
+        "deap": gained[1],
+        "tpe": gained[2],
+    }
     # Those with its own router the engine learns again.
     assert not any(own.gain for own in SqlTrialStore(store, "one", lease, "context", round=1).statistics().values())
 
@@ -131,9 +137,9 @@ def test_trials_that_break_a_constraint_are_kept_and_are_no_part_of_the_front(st
     trials = SqlTrialStore(store, "one", lease, "context")
     schedules = [SparsitySchedule((level, 0.1)) for level in (0.0, 0.3)]
     first, second = trials.begin([Trial(9, schedule, "deap") for schedule in schedules])
-    trials.finish([ended(first, (0.1, 3.0), violation=0.05), ended(second, (0.2, 3.0))])
+    trials.finish([ended(first, (0.1, 3.0), constraint_violation=0.05), ended(second, (0.2, 3.0))])
     kept = store.trials.of("one")
-    assert [record.violation for record in kept] == [0.05, 0.0]
+    assert [record.constraint_violation for record in kept] == [0.05, 0.0]
     assert [point.number for point in front(kept)] == [point.number for point in trials.front] == [1]
     frozen = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))
     assert [list(one.constraints.values()) for one in frozen] == [[0.05], []]

@@ -85,10 +85,14 @@ def check(store: ServiceStore, name: str, ours: optuna.Study, theirs: optuna.Stu
     assert [trial.number for trial in _get_feasible_trials(ours.trials)] == feasible
     assert [trial.values for trial in ours.best_trials] == best
     records, columns, table = store.trials.of(name), store.columns.of(name), LoadedStudy(store, name).trials()
-    assert [record.number for record in records if record.violation == 0] == feasible
+    assert [record.number for record in records if record.constraint_violation == 0] == feasible
     assert columns.number[columns.comparable].tolist() == feasible
-    assert table.index[table.violation == 0].tolist() == feasible
-    assert columns.violation.tolist() == [record.violation for record in records] == table.violation.tolist()
+    assert table.index[table.constraint_violation == 0].tolist() == feasible
+    assert (
+        columns.constraint_violation.tolist()
+        == [record.constraint_violation for record in records]
+        == table.constraint_violation.tolist()
+    )
     # Of equal trials we show one, Optuna all.
     unique = sorted({tuple(values) for values in best})
     found = Found(columns, ("kl", "latency_ms"))
@@ -96,7 +100,7 @@ def check(store: ServiceStore, name: str, ours: optuna.Study, theirs: optuna.Stu
     assert {record.values for record in found.records(found.front())} == set(unique)
     # What samplers go by; a constraint that is no number has no weight there.
     for record, penalty in zip(records, _evaluate_penalty(theirs.trials), strict=True):
-        assert record.violation == (penalty if record.violation < math.inf else math.inf)
+        assert record.constraint_violation == (penalty if record.constraint_violation < math.inf else math.inf)
 
 
 @settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -151,12 +155,12 @@ def test_constraints_of_a_sampler_count(store: ServiceStore, sampler: Any) -> No
 def test_optuna_reads_what_the_search_keeps(store: ServiceStore) -> None:
     name, ours, _ = both(store)
     kept = [trial(0, (0.1, 1.0)), trial(1, (0.2, 1.0)), trial(2, None)]
-    kept[0] = replace(kept[0], violation=0.05)
+    kept[0] = replace(kept[0], constraint_violation=0.05)
     store.trials.begin(name, kept)
     store.trials.finish(name, kept)
     assert [one.number for one in ours.best_trials] == [1]
     assert [sum(one.constraints.values()) for one in ours.trials] == [0.05, 0, 0]
-    assert [(one.violation, one.state) for one in store.trials.of(name)] == [
+    assert [(one.constraint_violation, one.state) for one in store.trials.of(name)] == [
         (0.05, TrialState.FINISHED),
         (0.0, TrialState.FINISHED),
         (0.0, TrialState.FAILED),

@@ -36,7 +36,7 @@ def some() -> list[Trial]:
         trial(1, None, (0.2, 0.3)),
         replace(trial(2, (0.1, 20.0), (0.4, 0.5)), proposer="tpe", round=1, metrics={"accuracy": 0.75}),
         replace(trial(3, (0.2, 15.0), fidelity=0.25), state=TrialState.PRUNED, parents=(2,), work=(at("0", 1),)),
-        replace(trial(4, (0.3, 12.0)), violation=0.1, parents=(0, 2), work=(at("10", 2), at("0", 3))),
+        replace(trial(4, (0.3, 12.0)), constraint_violation=0.1, parents=(0, 2), work=(at("10", 2), at("0", 3))),
     ]
 
 
@@ -58,7 +58,7 @@ def test_columns_hold_what_records_say(store: ServiceStore) -> None:
         assert [*columns.workers, None][columns.worker[place]] == one.worker
         assert columns.finished_at[place] == pytest.approx(one.finished_at.timestamp())
         assert (columns.round[place], columns.fidelity[place]) == (one.round, one.fidelity)
-        assert (columns.violation[place], columns.seconds[place]) == (one.violation, one.seconds)
+        assert (columns.constraint_violation[place], columns.seconds[place]) == (one.constraint_violation, one.seconds)
         assert (
             np.isnan(columns.values[place]).all() if one.values is None else tuple(columns.values[place]) == one.values
         )
@@ -145,7 +145,7 @@ def same(a: TrialColumns, b: TrialColumns) -> bool:
             "values",
             "schedule",
             "fidelity",
-            "violation",
+            "constraint_violation",
             "seconds",
             "finished_at",
             "round",

@@ -435,7 +435,7 @@ def test_a_single_trial_is_found_by_its_number_once_it_has_ended(store: StudySto
 
 
 def test_a_pruned_trial_keeps_its_values_and_its_fidelity(store: StudyStore) -> None:
-    pruned = replace(trial(0, (1.0, 2.0), fidelity=0.25), state=TrialState.PRUNED, violation=0.5)
+    pruned = replace(trial(0, (1.0, 2.0), fidelity=0.25), state=TrialState.PRUNED, constraint_violation=0.5)
     store.trials.append("one", pruned)
     assert store.trials.of("one") == [pruned] and front([pruned]) == []
     [frozen] = store.storage.get_all_trials(store.storage.get_study_id_from_name("one"))

@@ -230,7 +230,7 @@ def test_constraints_that_others_set_count(client: TestClient, store: ServiceSto
         running.set_constraint("accuracy", constraint)
         study.tell(running, [kl, 1.0])
     items = client.get(f"{STUDIES}/one/trials").json()["items"]
-    assert [one["violation"] for one in items] == [0.25, None, 0.0]
+    assert [one["constraint_violation"] for one in items] == [0.25, None, 0.0]
     assert [one["number"] for one in client.get(f"{STUDIES}/one/front").json()["items"]] == [2]
     assert [one["trial"] for one in client.get(f"{STUDIES}/one/hypervolume").json()["items"]] == [2]
 

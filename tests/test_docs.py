@@ -170,11 +170,14 @@ def test_links_lead_somewhere(file: str) -> None:
         assert (ROOT / path).exists(), path
 
 
-def test_the_architecture_names_every_folder_with_the_sentence_that_the_folder_has() -> None:
+def test_readme_and_architecture_name_folders_with_the_sentence_that_the_folder_has() -> None:
     text = (ROOT / "docs/architecture.md").read_text()
     for package in ("ftp_core", "studies", "search", "dashboards"):
         for init in sorted((ROOT / package).rglob("__init__.py")):
             folder = init.parent.relative_to(ROOT)
             sentence = (ast.get_docstring(ast.parse(init.read_text())) or "").splitlines()[0]
-            row = f"| `{folder}/` | {sentence} |" if folder.parent.name else f"### `{folder}/`\n\n{sentence}\n"
+            row = f"| `{folder}/` | {sentence} |"
+            if not folder.parent.name:
+                assert row in (ROOT / "README.md").read_text(), row
+                row = f"### `{folder}/`\n\n{sentence}\n"
             assert row in text, row

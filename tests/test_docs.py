@@ -177,7 +177,7 @@ def test_readme_and_architecture_name_folders_with_the_sentence_that_the_folder_
             folder = init.parent.relative_to(ROOT)
             sentence = (ast.get_docstring(ast.parse(init.read_text())) or "").splitlines()[0]
             row = f"| `{folder}/` | {sentence} |"
-            if not folder.parent.name:
+            if folder.parent == Path("."):
                 assert row in (ROOT / "README.md").read_text(), row
                 row = f"### `{folder}/`\n\n{sentence}\n"
             assert row in text, row

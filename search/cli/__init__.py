@@ -26,16 +26,14 @@ from ftp_core.errors import CoreError
 from search.cli.config import config_command
 from search.cli.continuing import DISTILL_SETTINGS, distill, resume
 from search.cli.database_commands import db, export_studies, import_studies
-from search.cli.grouped_help import GroupedCommand
 from search.cli.log_level import LogLevel, set_log_level
 from search.cli.new_study import run_command, search_command
 from search.cli.options import AsJson, Debug, MovedModel, Out, Storage, StudyName
 from search.cli.profile import profile_command
 from search.cli.service import add_service_commands
 from search.cli.service_client import add_client_commands
-from search.cli.settings import with_settings
-from search.cli.show import describe_study
-from search.cli.show_optuna import OPTUNAS, describe_optuna_study
+from search.cli.settings import GroupedCommand, with_settings
+from search.cli.show import OPTUNAS, describe_optuna_study, describe_study
 from search.cli.sweep import sweep_command
 from search.cli.tables import (
     print_optuna_study,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from search.cli.arguments import check_new_file
 from search.cli.options import Debug, OverwriteFile
 from search.config.file import config_text
+from search.errors import ConfigError
 
 
 def config_command(
@@ -19,13 +20,16 @@ def config_command(
     overwrite: OverwriteFile = False,
     debug: Debug = False,
 ) -> None:
-    """Write a configuration file with every setting at its default, and what it means.
+    """Write a configuration file that explains every setting and gives its default.
 
     Example: ftp-search config run.yaml && ftp-search run --config run.yaml
     """
     if file is None:
         print(config_text(), end="")
         return
-    check_new_file("FILE", file, overwrite)
+    if file.is_dir() or not file.parent.is_dir():
+        raise ConfigError(f"FILE is {str(file)!r}: expected a file in a folder that exists.")
+    if not overwrite and os.path.lexists(file):
+        raise ConfigError(f"{file} exists already: choose another name, or replace it with --overwrite.")
     file.write_text(config_text())
     print(f"wrote {file}")

@@ -1,4 +1,4 @@
-"""The commands about databases: their schema, and what goes to and comes from Optuna's."""
+"""The commands `db`, `studies import` and `studies export`: a database's schema, and studies of Optuna's databases."""
 
 from __future__ import annotations
 
@@ -26,39 +26,35 @@ db = typer.Typer(help="The schema of a database.", no_args_is_help=True, rich_ma
 
 @db.command()
 def upgrade(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Bring a database to this program's schema; it is changed as a whole, or not at all.
+    """Upgrade a database to this program's schema, in one transaction.
 
     Example: ftp-search db upgrade --storage sqlite:///ftp-studies.db
     """
     with Console(stderr=True).status("upgrading the database"):
         before, after = upgrade_database(storage)
-    if as_json:
-        print(json.dumps({"before": before, "after": after}))
-    else:
-        print(f"revision {after} already" if before == after else f"upgraded from revision {before} to {after}")
+    text = f"revision {after} already" if before == after else f"upgraded from revision {before} to {after}"
+    print(json.dumps({"before": before, "after": after}) if as_json else text)
 
 
 @db.command()
 def current(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Print the revision of a database's schema, and the one that this program reads.
+    """Print the revision of a database's schema and the one that this program reads.
 
     Example: ftp-search db current
     """
     revision = current_revision(storage)
-    if as_json:
-        print(json.dumps({"current": revision, "head": SCHEMA_HEAD}))
-    else:
-        print(f"revision {revision}, this program reads {SCHEMA_HEAD}")
+    text = f"revision {revision}, this program reads {SCHEMA_HEAD}"
+    print(json.dumps({"current": revision, "head": SCHEMA_HEAD}) if as_json else text)
 
 
 @db.command()
 def check(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Fail unless this program can read the database as it is.
+    """Fail unless this program can read the database.
 
     Example: ftp-search db check && ftp-search resume mine
     """
     revision = current_revision(storage)
-    # Opening it says what is wrong with it, and what to do.
+    # Opening it raises an error that says what is wrong and what to do.
     StudyStorage(storage, create=False).close()
     print(json.dumps({"current": revision, "head": SCHEMA_HEAD}) if as_json else f"revision {revision}: up to date")
 
@@ -70,10 +66,10 @@ def import_studies(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Copy studies from an Optuna database into ours, where every Optuna tool finds them through `StudyStorage`.
+    """Copy studies from an Optuna database into this program's, where Optuna's tools read them through `StudyStorage`.
 
-    Those that `studies export` copied there can be gone on with; of others there is no model, data or settings: they
-    can be listed, shown and deleted.
+    Studies that `studies export` wrote can be resumed. Others have no model, data or settings: they can be listed,
+    shown and deleted.
 
     Example: ftp-search studies import --optuna sqlite:///optuna.db
     """
@@ -87,7 +83,7 @@ def export_studies(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Copy studies from our database into an Optuna database; its tables are made if there are none.
+    """Copy studies into an Optuna database; missing tables are created.
 
     Example: ftp-search studies export --optuna sqlite:///optuna.db --name mine
     """
@@ -104,7 +100,5 @@ def _copy(source: BaseStorage, target: BaseStorage, name: str | None, as_json: b
     for one in names:
         with view.stage(f"Copying {one}", totals.get(one, 0)) as stage:
             copied[one] = copy_study(source, target, one, stage.advance)
-    if as_json:
-        print(json.dumps({"copied": copied}))
-    else:
-        print("\n".join(f"copied {one}: {n} trials" for one, n in copied.items()))
+    text = "\n".join(f"copied {one}: {n} trials" for one, n in copied.items())
+    print(json.dumps({"copied": copied}) if as_json else text)

@@ -1,4 +1,4 @@
-"""The command `profile`: what blocks take on this machine, by the tokens that they keep."""
+"""The command `profile`: measures the latency of blocks by the number of tokens that they keep."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from ftp_core.loading.model_source import locate
 from search.cli.options import AsJson, Debug, Model, Storage
+from search.cli.tables import narrow_table
 from search.config.groups import DEFAULT_PROFILE_SECONDS
 from search.config.run_config import DEFAULT_STORAGE, RunConfig
 from search.config.study_name import resume_command
@@ -38,7 +38,7 @@ def profile_command(
     context: typer.Context,
     study: Annotated[
         str | None,
-        typer.Option("--study", metavar="NAME", help="Measure the model and the timed input of this study."),
+        typer.Option("--study", metavar="NAME", help="Measure with the model and the timed input of this study."),
     ] = None,
     model: Model = "demo",
     batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Rows of the inputs, such as 1,8.")] = "1,8",
@@ -46,27 +46,31 @@ def profile_command(
         str, typer.Option("--length", metavar="LIST", help="Tokens in each row, such as 512,1024,2048.")
     ] = "512",
     dtype: Annotated[str, typer.Option("--dtype", help=f"Precision: {', '.join(_DTYPES)}.")] = "float32",
-    device: Annotated[str, typer.Option("--device", help=f"Where to compute: {', '.join(_DEVICES)}.")] = "cpu",
+    device: Annotated[str, typer.Option("--device", help=f"Device: {', '.join(_DEVICES)}.")] = "cpu",
     threads: Annotated[
         int | None,
-        typer.Option(
-            "--threads", metavar="N", help="Threads to compute with.  [x>=1]", show_default="as torch chooses"
-        ),
+        typer.Option("--threads", metavar="N", help="Threads of torch.  [x>=1]", show_default="as torch chooses"),
     ] = None,
     seconds: Annotated[
         float,
         typer.Option("--profile-seconds", metavar="S", help="Most seconds for each batch and length.  [x>0]"),
     ] = DEFAULT_PROFILE_SECONDS,
-    remeasure: Annotated[bool, typer.Option("--remeasure", help="Measure again what is known already.")] = False,
+    remeasure: Annotated[
+        bool, typer.Option("--remeasure", help="Measure again even where a profile is known.")
+    ] = False,
     source: Annotated[
         Path | None,
-        typer.Option("--from", metavar="PATH", help="Measure nothing: keep what --json printed on such a machine."),
+        typer.Option(
+            "--from",
+            metavar="PATH",
+            help="Measure nothing; keep a profile that --json printed on another such machine.",
+        ),
     ] = None,
     as_json: AsJson = False,
     storage: Storage = DEFAULT_STORAGE,
     debug: Debug = False,
 ) -> None:
-    """Measure how long blocks take on this machine; searches predict latency from it.
+    """Measure the latency of blocks on this machine, from which searches predict the latency of schedules.
 
     Example: ftp-search profile --model ./my-llama --batch 1,8 --length 512,1024,2048
     """
@@ -81,7 +85,7 @@ def profile_command(
         raise ConfigError(f"--threads is {threads}: expected at least 1.")
     if not 0 < seconds < math.inf:
         raise ConfigError(f"--profile-seconds is {seconds:g}: expected a number above 0.")
-    # Says what is wrong with a URL before a model is loaded.
+    # Refuses a wrong URL before a model is loaded.
     database_file(storage)
     given = None if source is None else _read(source)
 
@@ -127,7 +131,7 @@ def _is_given(context: typer.Context, parameter: str) -> bool:
 
 
 def _check_alone(context: typer.Context) -> None:
-    """Raise `ConfigError` where what a study says is said by other options, too."""
+    """Raises `ConfigError` if options are given that contradict --study."""
     for parameter in ("model", "batch", "length", "dtype", "device", "threads", "source"):
         if _is_given(context, parameter):
             named = "--from" if parameter == "source" else f"--{parameter}"
@@ -137,7 +141,7 @@ def _check_alone(context: typer.Context) -> None:
 
 
 def _of_study(storage: str, name: str) -> tuple[str, str, str, float]:
-    """Model, batch, length and most seconds of a study's profile."""
+    """Model, batch, length and time limit of a study's profile."""
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
     shape = study.facts.timed_input
@@ -151,13 +155,7 @@ def _of_study(storage: str, name: str) -> tuple[str, str, str, float]:
 
 
 def _again(context: typer.Context, profile: LatencyProfile, storage: str) -> str:
-    """The command that measures a profile again, as a shell takes it.
-
-    Args:
-        context: What was given.
-        profile: The profile.
-        storage: The database as it is shown, without a password.
-    """
+    """The shell command that measures a profile again; `storage` is shown without a password."""
     given = context.params
     words = ["ftp-search", "profile"]
     if given["study"] is not None:
@@ -234,9 +232,7 @@ def _print(console: Console, found: Profiled) -> None:
 
 
 def _table(profile: LatencyProfile, shape: ShapeProfile) -> Table:
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for heading in ("kept", "share", "block ms", "IQR", "speed-up"):
-        table.add_column(heading, justify="right")
+    table = narrow_table(None, "kept", "share", "block ms", "IQR", "speed-up")
     whole = _mean(shape.block_ms, profile.blocks, -1)
     for point, count in enumerate(shape.kept):
         ms = _mean(shape.block_ms, profile.blocks, point)
@@ -251,7 +247,7 @@ def _table(profile: LatencyProfile, shape: ShapeProfile) -> Table:
 
 
 def _mean(rows: tuple[tuple[float, ...], ...], blocks: tuple[int, ...], point: int) -> float:
-    """Over all blocks, from a row for each kind."""
+    """Mean over all blocks of a row for each kind of block."""
     return sum(rows[kind][point] for kind in blocks) / len(blocks)
 
 

@@ -26,15 +26,15 @@ from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role
 from studies.sql.times import local_text
 
-# How long requests wait for a database that is away: whoever asks is told so, and asks again.
+# Seconds that requests wait for an unreachable database; the client is told and can ask again.
 _PATIENCE_S = 2.0
 
 Roots = Annotated[
     list[Path] | None,
-    typer.Option("--root", metavar="DIR", help="Folder below which studies may name files; may be repeated."),
+    typer.Option("--root", metavar="DIR", help="Folder from which studies may use files; may be repeated."),
 ]
-Hub = Annotated[bool, typer.Option("--hub", help="Let studies name models of the Hugging Face Hub.")]
-ServiceOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where reports and pruned models go.")]
+Hub = Annotated[bool, typer.Option("--hub", help="Allow models of the Hugging Face Hub.")]
+ServiceOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of reports and pruned models.")]
 
 token = typer.Typer(rich_markup_mode=None, help="Add, list and remove the tokens of a service.")
 
@@ -42,24 +42,22 @@ token = typer.Typer(rich_markup_mode=None, help="Add, list and remove the tokens
 def serve_command(
     storage: Storage = DEFAULT_STORAGE,
     host: Annotated[str, typer.Option("--host", help="Address to bind to.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
-    runners: Annotated[int, typer.Option("--runners", min=0, help="Runners to start beside it.")] = 1,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port; 0 for any free one.")] = 8000,
+    runners: Annotated[int, typer.Option("--runners", min=0, help="Runner processes to start.")] = 1,
     root: Roots = None,
     hub: Hub = False,
     out: ServiceOut = DEFAULT_OUT,
     ray_address: Annotated[
-        str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="Ray cluster of the runners started here.")
+        str | None, typer.Option("--ray-address", metavar="HOST:PORT", help="Ray cluster that the started runners use.")
     ] = None,
     proxy: Annotated[
         str | None,
-        typer.Option("--proxy", metavar="ADDRESS", help="Proxy whose word on where requests come from is taken."),
+        typer.Option("--proxy", metavar="ADDRESS", help="Proxy that is trusted to say where requests come from."),
     ] = None,
-    insecure: Annotated[
-        bool, typer.Option("--insecure", help="Let everybody in who reaches it, as long as there is no token.")
-    ] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Let everybody in while there is no token.")] = False,
     debug: Debug = False,
 ) -> None:
-    """Serve studies over HTTP, and run those that are submitted.
+    """Serve studies and a dashboard over HTTP, and run the studies that are submitted.
 
     Example: ftp-search serve --root /srv/models --root /srv/data
     """
@@ -75,42 +73,26 @@ def serve_command(
     command += [f"--root={one}" for one in reach.roots]
     command += [f"--out={reach.out}", *(["--hub"] if hub else [])] if reach.roots else []
     with ServiceStore(storage, patience_s=_PATIENCE_S) as store:
-        settings = ServiceSettings(
-            out=reach.out,
-            roots=reach.roots,
-            hub=hub,
-            is_local=is_loopback(host),
-            insecure=insecure,
-        )
-        serve(
-            store,
-            settings,
-            host,
-            port,
-            runners,
-            command,
-            proxy,
-            dashboard(settings),
-            lambda line: print(line, flush=True),
-        )
+        settings = ServiceSettings(reach.out, reach.roots, hub, is_loopback(host), insecure)
+        serve(store, settings, host, port, runners, command, proxy, dashboard(settings))
 
 
 def runner_command(
     storage: Storage = DEFAULT_STORAGE,
     ray_address: Annotated[
         str | None,
-        typer.Option("--ray-address", metavar="HOST:PORT", help="Ray cluster to work on; this machine if not given."),
+        typer.Option("--ray-address", metavar="HOST:PORT", help="Ray cluster to use; this machine if not given."),
     ] = None,
-    until_idle: Annotated[bool, typer.Option("--until-idle", help="Leave once no study waits.")] = False,
+    until_idle: Annotated[bool, typer.Option("--until-idle", help="Exit once no study is waiting.")] = False,
     root: Roots = None,
     hub: Hub = False,
     out: ServiceOut = DEFAULT_OUT,
     debug: Debug = False,
 ) -> None:
-    """Run the studies that are submitted to a service, here or on any other machine that reaches its database.
+    """Run the studies that are submitted to a service; works on any machine that reaches its database.
 
-    With --root, a study fails that names other files than below these folders, or writes elsewhere than there or below
-    --out, or names a model of the Hub without --hub. Without, the runner opens whatever a study names.
+    With --root, a study fails if it reads files outside these folders, writes outside them and --out, or uses a model
+    of the Hub without --hub. Without --root, a study may use any file.
 
     Example: ftp-search runner --storage postgresql+psycopg://user:password@host/studies
     """
@@ -128,12 +110,14 @@ def runner_command(
 
 @token.command("add")
 def add_token(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Whose it is, or what it is for.")],
-    role: Annotated[Role, typer.Option("--role", help="Read everything, or also begin, stop and delete studies.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Owner or purpose of the token.")],
+    role: Annotated[
+        Role, typer.Option("--role", help="Readers see everything; editors also create, stop and delete studies.")
+    ],
     storage: Storage = DEFAULT_STORAGE,
     debug: Debug = False,
 ) -> None:
-    """Add a token, and print its secret, which cannot be shown again.
+    """Add a token and print its secret, which cannot be shown again.
 
     Example: ftp-search token add ada --role editor
     """
@@ -167,7 +151,7 @@ def remove_token(
     storage: Storage = DEFAULT_STORAGE,
     debug: Debug = False,
 ) -> None:
-    """Remove a token: nobody gets in with it any more, and browsers that did are signed out.
+    """Remove a token; its browser sessions end.
 
     Example: ftp-search token remove ada
     """
@@ -184,11 +168,7 @@ def add_service_commands(app: typer.Typer) -> None:
 
 
 def needs_extra() -> None:
-    """Check that the service's own dependencies are there.
-
-    Raises:
-        SearchError: They are not.
-    """
+    """Raise `SearchError` if a dependency of the service is missing."""
     try:
         import dash  # noqa: F401
         import fastapi  # noqa: F401
@@ -199,11 +179,7 @@ def needs_extra() -> None:
 
 
 def _reach(roots: list[Path] | None, hub: bool, out: Path) -> Reach:
-    return Reach(tuple(_root(one) for one in roots or ()), out.resolve(), hub)
-
-
-def _root(folder: Path) -> Path:
-    resolved = folder.resolve()
-    if not resolved.is_dir():
-        raise ConfigError(f"--root is {str(folder)!r}: expected a folder.")
-    return resolved
+    for folder in roots or ():
+        if not folder.is_dir():
+            raise ConfigError(f"--root is {str(folder)!r}: expected a folder.")
+    return Reach(tuple(folder.resolve() for folder in roots or ()), out.resolve(), hub)

@@ -12,9 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.cli.grouped_help import GroupedCommand
 from search.cli.options import AsJson, ConfigFile, Debug, Quiet, StudyName
-from search.cli.settings import with_settings
+from search.cli.settings import GroupedCommand, with_settings
 from search.config.file import configured
 from search.config.run_config import SETTINGS
 

@@ -8,10 +8,32 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from search.config.file import anchored
 from search.config.run_config import SETTINGS
 from search.config.setting import option
+
+_ARGUMENTS, _OPTIONS = "Arguments", "Options"
+
+
+class GroupedCommand(TyperCommand):
+    """A command whose options stand below the heading that each names (`rich_help_panel`), or else below "Options"."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the parameters; headings come in the order in which options first name them."""
+        sections: dict[str, list[tuple[str, str]]] = {_ARGUMENTS: [], _OPTIONS: []}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is None:
+                continue
+            is_argument = parameter.param_type_name == "argument"
+            heading = _ARGUMENTS if is_argument else getattr(parameter, "rich_help_panel", None) or _OPTIONS
+            sections.setdefault(heading, []).append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 def with_settings(

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import optuna
+from optuna.trial import TrialState as OptunaState
+
 from search.proposers.proposer_stats import ProposerStatistics
 from studies import Measurement, StudyRecord, StudyState, StudyStore, Trial, TrialState, front
 from studies.analysis.clock import check_clock
@@ -16,12 +19,11 @@ from studies.analysis.retention import chance_level, retention_of
 from studies.analysis.verdict import against_shortened_prompt, next_steps, selected_point, verdict_of
 from studies.pareto import study_volume
 from studies.records.records import Exhibits
-from studies.records.study_facts import StudyFacts
+from studies.records.study_facts import SHOWN_FACTS, StudyFacts
+from studies.store.optuna_studies import OptunaStudy
 
-_SHOWN_FACTS = (
-    *("selection", "chance", "rounds", "rounds_ended", "tuning", "ablations", "estimate", "split_sizes", "fewer_items"),
-    *("left_out", "keep_first", "unprotected_beginning", "peak_process_bytes", "generation_speeds"),
-)
+# State of a study that is Optuna's alone, in a list of studies.
+OPTUNAS = "optuna"
 
 
 def _timed_shape(facts: StudyFacts) -> dict[str, Any] | None:
@@ -145,7 +147,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
             )
         ],
         "against_shortened_prompt": None if against is None else against.to_json(),
-        **study.facts.with_defaults(_SHOWN_FACTS),
+        **study.facts.with_defaults(SHOWN_FACTS),
         "evaluation_seconds": sum(trial.seconds for trial in trials),
         "predicted_for": _timed_shape(study.facts),
         "predictions": _predictions(study, trials, measurements),
@@ -162,4 +164,22 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         ],
         "clock": _clocks(measurements),
         "measurements": _measured(study, trials, measurements, exhibits),
+    }
+
+
+def describe_optuna_study(store: StudyStore, study: OptunaStudy) -> dict[str, Any]:
+    """A study that another program began, as plain values."""
+    loaded = optuna.load_study(study_name=study.name, storage=store.storage)
+    trials = loaded.get_trials(deepcopy=False)
+    # Without constraints and with one objective, too, these are the best ones.
+    best = loaded.best_trials if any(trial.state is OptunaState.COMPLETE for trial in trials) else []
+    return {
+        "name": study.name,
+        "state": OPTUNAS,
+        "trials": study.n_ended,
+        "trials_by_state": dict(study.trials),
+        "directions": list(study.directions),
+        "parameters": sorted({name for trial in trials for name in trial.params}),
+        "attributes": dict(study.attributes),
+        "best": [{"number": one.number, "values": list(one.values), "params": dict(one.params)} for one in best],
     }

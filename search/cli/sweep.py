@@ -1,4 +1,4 @@
-"""The command `sweep`: several studies, one after the other, and one table of them all."""
+"""The command `sweep`: runs several studies one after the other and compares them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
 from search.cli.options import AsJson, Debug, Quiet, Storage, Track
+from search.cli.tables import narrow_table
 from search.config.run_config import DEFAULT_STORAGE
 from search.config.study_name import check_study_name
 from search.config.sweep_plan import Sweep, read_sweep
@@ -38,7 +37,7 @@ def sweep_command(
     file: Annotated[
         Path,
         typer.Argument(
-            metavar="FILE", help="YAML file with models, targets and seeds to combine (see docs/pipeline.md)."
+            metavar="FILE", help="YAML file of models, targets and seeds to combine (see docs/pipeline.md)."
         ),
     ],
     storage: Storage = DEFAULT_STORAGE,
@@ -47,7 +46,7 @@ def sweep_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Run a study for each model, target and seed of a file, and compare them; what has finished is not run again.
+    """Run a study for each model, target and seed of a file and compare them; finished studies are not run again.
 
     Example: ftp-search sweep sweep.yaml
     """
@@ -66,10 +65,10 @@ def go_through(
         sweep: The studies.
         storage: URL of their database.
         view: View that draws progress.
-        quiet: Whether the names of studies that begin are left out.
-        as_json: Whether one JSON object is printed.
-        debug: Whether tracebacks of failures are shown.
-        overwrite: Whether each replaces a study of its name, as it begins.
+        quiet: Omits the names of studies that begin.
+        as_json: Prints one JSON object instead of text.
+        debug: Shows tracebacks of failures.
+        overwrite: Each study replaces an earlier one of its name as it begins.
     """
     for study in sweep.studies:
         check_inputs(study.config)
@@ -95,7 +94,7 @@ def go_through(
         except KeyboardInterrupt:
             print(_stopped(sweep, store, earlier if overwrite else {}), file=sys.stderr)
             raise typer.Exit(INTERRUPTED) from None
-        # One that could not begin may have left an earlier study of its name as it was.
+        # A study that failed to begin may have left an earlier one of its name, which is not compared.
         ended_well = tuple(outcome.study for outcome in outcomes if outcome.error is None)
         rows = comparison_rows(replace(sweep, studies=ended_well), store)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
@@ -107,13 +106,7 @@ def go_through(
 
 
 def _stopped(sweep: Sweep, store: StudyStore, replaced: Mapping[str, Origin]) -> str:
-    """A line on how far a stopped sweep has come, and how it goes on.
-
-    Args:
-        sweep: The sweep.
-        store: Database of its studies.
-        replaced: The studies that it was to replace, by name.
-    """
+    """A line on the progress of a stopped sweep and how to go on; `replaced` are the studies it was to replace."""
     from search.pipeline.sweep import has_finished
 
     known = {summary.name for summary in store.studies.summaries()}
@@ -128,7 +121,7 @@ def _stopped(sweep: Sweep, store: StudyStore, replaced: Mapping[str, Origin]) ->
 
 
 def _show(sweep: Sweep, outcomes: list[Outcome], rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Prints and writes how studies ended, and their comparison."""
+    """Prints how studies ended; writes and prints their comparison."""
     # It loads plotly.
     from dashboards import write_comparison
     from dashboards.report.comparison import comparison_table, grouped
@@ -138,15 +131,15 @@ def _show(sweep: Sweep, outcomes: list[Outcome], rows: list[dict[str, Any]], as_
     if as_json:
         studies = [
             {
-                "name": outcome.study.name,
-                "model": outcome.study.model,
-                "target": outcome.study.config.target_sparsity,
-                "seed": outcome.study.config.seed,
-                "state": "finished" if outcome.error is None else "failed",
-                "was_finished": outcome.was_finished,
-                "error": outcome.reason,
+                "name": one.study.name,
+                "model": one.study.model,
+                "target": one.study.config.target_sparsity,
+                "seed": one.study.config.seed,
+                "state": "finished" if one.error is None else "failed",
+                "was_finished": one.was_finished,
+                "error": one.reason,
             }
-            for outcome in outcomes
+            for one in outcomes
         ]
         compared = json.loads((sweep.folder / "comparison.json").read_text())["rows"] if rows else []
         print(json.dumps({"name": sweep.name, "studies": studies, "comparison": compared, "written": written}))
@@ -162,10 +155,8 @@ def _show(sweep: Sweep, outcomes: list[Outcome], rows: list[dict[str, Any]], as_
 
 
 def _print_table(console: Console, title: str, table: PageTable) -> None:
-    """A table of a page, narrow enough for a terminal: details below what they belong to."""
-    drawn = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for column in table.columns:
-        drawn.add_column("\n".join(column.title.replace(", ", " ").split()), justify="right", overflow="fold")
+    """Prints a table of the comparison page; details stand below the values that they belong to."""
+    drawn = narrow_table(title, *("\n".join(column.title.replace(", ", " ").split()) for column in table.columns))
     for row in table.rows:
         drawn.add_row(*("\n".join(filter(None, (cell.text, cell.detail))) for cell in row.cells))
     console.print(drawn)

@@ -23,8 +23,8 @@ def _number(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def _table(title: str, *headings: str) -> Table:
-    """A table narrow enough for 80 columns: no frame, numbers to the right."""
+def narrow_table(title: str | None, *headings: str) -> Table:
+    """A table without a frame, narrow enough for 80 columns, with its columns aligned to the right."""
     table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in headings:
         table.add_column(heading, justify="right", overflow="fold")
@@ -32,7 +32,7 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def print_front(console: Console, description: Mapping[str, Any]) -> None:
-    """The front of a study, from `describe_study`."""
+    """Prints the front of a study, from `describe_study`."""
     if not description["front"]:
         console.print("No trial has finished yet.")
         return
@@ -41,7 +41,7 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
     timed = f"; prefill of {shape['batch']} x {shape['length']} tokens" if shape else ""
     if shape and cost.name == "latency_ms" and shape.get("latency_uncertainty") is not None:
         timed += f", predicted to within {shape['latency_uncertainty']:.0%}"
-    table = _table(
+    table = narrow_table(
         f"Pareto front of {description['name']} (* chosen){timed}",
         *("trial", "overall\nsparsity", "KL, nats\nper token", f"{cost.unit}\n{cost.source}", "ms\nmeasured"),
     )
@@ -60,7 +60,7 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
 
 
 def print_results(console: Console, description: Mapping[str, Any]) -> None:
-    """Prints what a study found, from `describe_study`: rounds, front, selection, measurements, predictions."""
+    """Prints the results of a study, from `describe_study`."""
     print_rounds(console, description)
     print_front(console, description)
     print_selection(console, description)
@@ -71,10 +71,10 @@ def print_results(console: Console, description: Mapping[str, Any]) -> None:
 
 
 def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
-    """What each proposer has done, from `describe_study`."""
+    """Prints the statistics of each proposer."""
     if not description["proposers"]:
         return
-    table = _table(
+    table = narrow_table(
         "Proposers",
         *("name", "asked", "repeated", "trials\nfinished", "ms per\nproposal", "front\ngrowth", "share\nnow"),
     )
@@ -89,36 +89,26 @@ def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
 
 
 def print_rounds(console: Console, description: Mapping[str, Any]) -> None:
-    """What each refinement added to the front, from `describe_study`."""
-    if not description["rounds"]:
-        if description["rounds_ended"]:
-            console.print(description["rounds_ended"], soft_wrap=True)
-        return
-    table = _table("Refinements", "round", "searched\nwith", "trials", "hypervolume\nbefore", "\nafter", "growth")
+    """Prints what each refinement added to the front."""
+    table = narrow_table("Refinements", "round", "searched\nwith", "trials", "hypervolume\nbefore", "\nafter", "growth")
     for one in description["rounds"]:
         growth = one.get("growth")
         table.add_row(
             str(one["round"]),
-            _searched_with(one),
+            f"router {one['router']}" if one.get("router") is not None else "static" if one.get("trials") else "-",
             str(one.get("trials", 0)),
             _number(one.get("hypervolume_before"), ".4g"),
             _number(one.get("hypervolume_after"), ".4g"),
             "-" if growth is None else f"{growth:+.1%}",
         )
-    console.print(table)
+    if description["rounds"]:
+        console.print(table)
     if description["rounds_ended"]:
         console.print(description["rounds_ended"], soft_wrap=True)
 
 
-def _searched_with(one: Mapping[str, Any]) -> str:
-    """What decided in the trials of a round; nothing where it was not searched."""
-    if one.get("router") is None:
-        return "static" if one.get("trials") else "-"
-    return f"router {one['router']}"
-
-
 def print_selection(console: Console, description: Mapping[str, Any]) -> None:
-    """Which point was selected and why, from `describe_study`."""
+    """Prints the selected point and the reason for it."""
     selection = description["selection"]
     if selection is None:
         return
@@ -127,7 +117,7 @@ def print_selection(console: Console, description: Mapping[str, Any]) -> None:
 
 
 def print_predictions(console: Console, description: Mapping[str, Any]) -> None:
-    """Predicted beside measured latency, and why it is not to be relied on if it is not, from `describe_study`."""
+    """Prints predicted beside measured latency, or why predictions are not to be relied on."""
     predictions = description["predictions"]
     if predictions["sentence"]:
         console.print(predictions["sentence"], soft_wrap=True)
@@ -141,7 +131,7 @@ def print_predictions(console: Console, description: Mapping[str, Any]) -> None:
 
 
 def print_verdict(console: Console, description: Mapping[str, Any]) -> None:
-    """What a study came to, and what to do with it, from `describe_study`."""
+    """Prints the verdict on a study and the next steps."""
     if description["verdict"]:
         console.print(description["verdict"], soft_wrap=True)
     for step in description["next"]:
@@ -149,7 +139,7 @@ def print_verdict(console: Console, description: Mapping[str, Any]) -> None:
 
 
 def print_beginnings(console: Console, description: Mapping[str, Any]) -> None:
-    """What becomes of the beginning of prompts, from `describe_study`, where something does."""
+    """Prints what is known of the protected beginning of prompts, if anything."""
     keep_first, unprotected = description["keep_first"], description["unprotected_beginning"]
     if not keep_first and unprotected is None:
         return
@@ -163,10 +153,7 @@ def print_beginnings(console: Console, description: Mapping[str, Any]) -> None:
 
 
 def print_measurements(console: Console, description: Mapping[str, Any]) -> None:
-    """Dense, uniform, static, dynamic and refined as measured on test items, from `describe_study`.
-
-    Candidates of the front are left to the report, unless one was selected.
-    """
+    """Prints the named variants as measured on test items; of other candidates, the selected one alone."""
     tested = [row for row in description["measurements"] if row["split"] == "test"]
     rows = _named(tested)
     if not rows:
@@ -178,31 +165,21 @@ def print_measurements(console: Console, description: Mapping[str, Any]) -> None
     choices += "" if chance is None else f" (chance {chance:.1%})"
     by_accuracy = all(row["accuracy"] is not None for row in rows)
     quality = ("accuracy\n% [95 %]", "re-\ntained") if by_accuracy else ("perplexity\n[95 %]",)
-    table = _table(
+    table = narrow_table(
         f"Measured on n = {first['n_items']} test items{choices}; "
         f"ms of a prefill of {first['batch']} x {first['length']} tokens, {first['repeats']} times (* selected)",
-        *(
-            "variant",
-            "spar-\nsity",
-            "FLOPs\nsaved",
-            *quality,
-            "KL\n[95 %]",
-            "ms, and\nquartiles",
-            "prefill\nspeed-up\n[95 %]",
-        ),
+        *("variant", "spar-\nsity", "FLOPs\nsaved", *quality, "KL\n[95 %]", "ms, and\nquartiles"),
+        "prefill\nspeed-up\n[95 %]",
     )
     dense = next((row for row in rows if row["variant"] == "dense"), None)
     marked = any(row["selected"] for row in tested)
     for row in rows:
-        # What an earlier version measured has no selection: there it is the chosen trial.
+        # Without a selection, the chosen trial is marked.
         chosen = row["selected"] if marked else row["trial"] is not None and row["trial"] == description["chosen_trial"]
-        measured: tuple[str, ...]
-        if by_accuracy:
-            measured = (_with_ends(row, "accuracy", ".1f", ".0f", 100), _retained(row))
-        else:
-            measured = (_with_ends(row, "perplexity", ".3f", ".2f"),)
+        accuracy = (_with_ends(row, "accuracy", ".1f", ".0f", 100), _retained(row)) if by_accuracy else ()
+        measured = accuracy or (_with_ends(row, "perplexity", ".3f", ".2f"),)
         trial = "" if row["trial"] is None else f"\ntrial {row['trial']}"
-        # Such a row is no find of a search, whatever it is called.
+        # Marks rows that no search found, whatever their variant is called.
         kind = (row["origin"] or "").split(" ")[0]
         trial += f"\n{kind}" if kind in ("uniform", "dense") else ""
         quartiles = f"[{row['latency_low_ms']:.0f}, {row['latency_high_ms']:.0f}]"
@@ -222,12 +199,12 @@ def print_measurements(console: Console, description: Mapping[str, Any]) -> None
 
 
 def print_speeds(console: Console, description: Mapping[str, Any]) -> None:
-    """Prefill and generation of the selected point by prompt length and new tokens, from `describe_study`."""
+    """Prints the speed of the selected point by prompt length and new tokens."""
     speeds = [GenerationSpeed(**one) for one in description["generation_speeds"]]
     if not speeds:
         return
     others = ("dense", "uniform")
-    table = _table(
+    table = narrow_table(
         f"Speed end to end, batch {speeds[0].batch}; the first new token comes with the prefill",
         *("prompt\ntokens", "new\ntokens", "dense\nms", "selected\nms", "speed-up\n[95 %]"),
         *("shortened\nprompt, ms", "its speed-up\n[95 %]"),
@@ -257,7 +234,7 @@ def _gained(speed: GenerationSpeed | None) -> str:
 
 
 def _named(tested: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The rows that have a name, in their order; a selected candidate only if no other row is the same point."""
+    """The named variants in their order, and a selected candidate if none of them is the same point."""
     named = [row for variant in _VARIANTS for row in tested if row["variant"] == variant]
     if any(row["selected"] for row in named):
         return named
@@ -274,12 +251,9 @@ def _speedup(row: Mapping[str, Any]) -> str:
 
 
 def _retained(row: Mapping[str, Any]) -> str:
-    """Retention with its interval below it, as far as they are known and say anything."""
-    if row["retention"] is None:
-        return "-"
-    if row["retention_low"] is None:
-        return f"{row['retention']:.1%}"
-    return f"{row['retention']:.1%}\n[{100 * row['retention_low']:.0f},\n{100 * row['retention_high']:.0f}]"
+    """Retention, and below it its interval, as far as they are known."""
+    share, low, high = (row[name] for name in ("retention", "retention_low", "retention_high"))
+    return _number(share, ".1%") + ("" if low is None else f"\n[{100 * low:.0f},\n{100 * high:.0f}]")
 
 
 def _with_ends(row: Mapping[str, Any], name: str, form: str, form_of_ends: str, per: float = 1.0) -> str:
@@ -287,14 +261,14 @@ def _with_ends(row: Mapping[str, Any], name: str, form: str, form_of_ends: str, 
     low, high = row[f"{name}_low"], row[f"{name}_high"]
     if low is None or high is None:
         return f"{per * row[name]:{form}}"
-    # In 80 columns there is no room for zeros that say nothing.
+    # Leading zeros are dropped to fit 80 columns.
     ends = [f"{per * end:{form_of_ends}}" for end in (low, high)]
     shortened = ", ".join(end[1:] if end.startswith("0.") else end for end in ends)
     return f"{per * row[name]:{form}}\n[{shortened}]"
 
 
 def print_studies(console: Console, summaries: Sequence[StudySummary], optunas: Sequence[OptunaStudy] = ()) -> None:
-    """The studies of a database, those that are Optuna's alone behind the others."""
+    """Prints the studies of a database, those of other Optuna programs last."""
     if not summaries and not optunas:
         console.print("No studies yet: ftp-search run --name demo")
         return
@@ -309,7 +283,7 @@ def print_studies(console: Console, summaries: Sequence[StudySummary], optunas: 
 
 
 def print_optuna_study(console: Console, description: Mapping[str, Any]) -> None:
-    """A study that is Optuna's alone, from `describe_optuna_study`."""
+    """Prints a study that another program began, from `describe_optuna_study`."""
     name = description["name"]
     counts = ", ".join(f"{n} {state}" for state, n in description["trials_by_state"].items()) or "none"
     console.print(f"study {name}: Optuna's alone; trials: {counts}")
@@ -317,7 +291,7 @@ def print_optuna_study(console: Console, description: Mapping[str, Any]) -> None
     console.print(f"parameters: {', '.join(description['parameters']) or 'none'}")
     for key, value in description["attributes"].items():
         console.print(f"{key}: {value}")
-    table = _table("Best trials", "trial", "values")
+    table = narrow_table("Best trials", "trial", "values")
     table.add_column("parameters", overflow="fold")
     for one in description["best"]:
         values = ", ".join(f"{value:.5g}" for value in one["values"])

@@ -1,4 +1,4 @@
-"""Hands the dashboard what it may do, and puts it onto the service."""
+"""Adds the dashboard to the service, with the actions of its editors."""
 
 from __future__ import annotations
 
@@ -31,11 +31,7 @@ _KINDS: dict[Any, Literal["integer", "number", "switch", "text"]] = {
 
 
 def dashboard(settings: ServiceSettings) -> MountDashboard:
-    """What `create_app` takes for its dashboard.
-
-    Args:
-        settings: How the service is set up.
-    """
+    """The function that adds the dashboard, for `create_app`."""
 
     def mount(app: FastAPI, store: ServiceStore, is_editor: Callable[[], bool]) -> Mapping[str, Any]:
         return mount_pages(app, store, is_editor, actions(store, settings))
@@ -44,12 +40,7 @@ def dashboard(settings: ServiceSettings) -> MountDashboard:
 
 
 def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
-    """What editors may do on the pages: the same as over the API, checked in the same way.
-
-    Args:
-        store: Where studies live.
-        settings: How the service is set up.
-    """
+    """Actions of editors on the pages: those of the API, checked in the same way."""
 
     def request(name: str, said: Mapping[str, Any]) -> StudyRequest:
         values = {field: SETTINGS[field].parsed(value) if field in SETTINGS else value for field, value in said.items()}
@@ -70,7 +61,7 @@ def actions(store: ServiceStore, settings: ServiceSettings) -> Actions:
 
 
 def form_field(name: str) -> FormField:
-    """The field of a form for a setting of a study."""
+    """Form field for a setting of a study."""
     setting = SETTINGS[name]
     default = {None: "", False: "", True: "on"} if setting.type is bool else {None: ""}
     return FormField(
@@ -85,7 +76,7 @@ def form_field(name: str) -> FormField:
 
 
 def _refusing(act: Callable[..., None]) -> Callable[..., None]:
-    """The same, but what is wrong is said as pages say it."""
+    """The action with its errors as `RefusedError`, in the words of the form."""
 
     def refusing(*args: Any) -> None:
         try:
@@ -93,7 +84,7 @@ def _refusing(act: Callable[..., None]) -> Callable[..., None]:
         except ValidationError as error:
             first = error.errors()[0]
             field = str(first["loc"][0]) if first["loc"] else None
-            # The API's places begin with the body, in which the field stands.
+            # As in errors of the API, locations begin with the body.
             raise RefusedError(complaint({**first, "loc": ("body", *first["loc"])}), field) from error
         except StudyNotFoundError as error:
             raise RefusedError("There is no such study: it may have been deleted.") from error

@@ -1,9 +1,9 @@
-"""Serves the application over HTTP, with runners beside it."""
+"""Serves the application over HTTP and keeps runners going."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 
 import uvicorn
@@ -14,16 +14,12 @@ from search.service.jobs.runner_processes import RunnerProcesses
 from search.service.rules.settings import ServiceSettings, is_loopback
 from studies.service.service_store import ServiceStore
 
-# Streams of events are cut off then.
+# Seconds that open streams of events get as the service ends.
 _LAST_WORDS_S = 3
 
 
 def check_reach(host: str, insecure: bool, store: ServiceStore) -> None:
-    """Whoever can be reached from other machines asks for a token, or was told in so many words not to.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """Raise `ConfigError` for a service that other machines reach without a token, unless it is meant to be open."""
     if not is_loopback(host) and not insecure and not store.tokens.exist():
         raise ConfigError(
             f"--host is {host!r}, where other machines reach it, and there is no token: add one with "
@@ -40,23 +36,21 @@ def serve(
     runner_command: Sequence[str],
     proxy: str | None = None,
     dashboard: MountDashboard | None = None,
-    say: Callable[[str], None] = print,
 ) -> None:
-    """Serve until somebody presses Ctrl-C, or sends SIGTERM.
+    """Serve until Ctrl-C or SIGTERM; prints the address once it can be reached.
 
     Args:
-        store: Where studies live.
-        settings: How the service is set up.
+        store: Database of the studies.
+        settings: Setup of the service.
         host: Address to bind to.
-        port: Port; 0 for any that is free.
-        runners: Runner processes to keep running.
-        runner_command: Starts one of them.
-        proxy: Address of a proxy whose word on where requests come from is taken; None for none.
-        dashboard: Adds a dashboard.
-        say: Called with the address, once it can be reached.
+        port: Port; 0 for any free one.
+        runners: Number of runner processes.
+        runner_command: Command that starts a runner.
+        proxy: Address of a proxy that is trusted to say where requests come from; None for none.
+        dashboard: Function that adds a dashboard.
 
     Raises:
-        ConfigError: Other machines reach it, and there is no token; or the address cannot be bound to.
+        ConfigError: Other machines reach the service and there is no token, or the address cannot be bound.
     """
     check_reach(host, settings.insecure, store)
     with closing(bound(host, port)) as listener:
@@ -71,24 +65,16 @@ def serve(
         )
         shown = f"[{host}]" if ":" in host else host
         with RunnerProcesses(runners, runner_command, store.url):
-            say(f"Serving on http://{shown}:{listener.getsockname()[1]}")
+            print(f"Serving on http://{shown}:{listener.getsockname()[1]}", flush=True)
             uvicorn.Server(config).run(sockets=[listener])
 
 
 def bound(host: str, port: int) -> socket.socket:
-    """A socket that listens.
-
-    Args:
-        host: Address to bind to.
-        port: Port; 0 for any that is free.
-
-    Raises:
-        ConfigError: It cannot be bound to.
-    """
+    """A socket that listens at an address; raises `ConfigError` if it cannot be bound."""
     try:
         family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, socket.SOCK_STREAM)
-        # A service that is started anew gets its port back at once.
+        # A restarted service gets its port back at once.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(place)
         listener.listen(128)

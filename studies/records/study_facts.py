@@ -11,6 +11,12 @@ from pydantic import BaseModel, ConfigDict, computed_field
 from studies.errors import StorageError
 from studies.records.generation_speed import GenerationSpeed
 
+# Facts that are shown beside a study; the others are fingerprints, counters and what predicts latency.
+SHOWN_FACTS = (
+    *("n_blocks", "split_sizes", "timed_input", "keep_first", "unprotected_beginning", "left_out", "shared_boundaries"),
+    *("chance", "fewer_items", "estimate", "ablations", "rounds", "rounds_ended", "tuning", "selection"),
+    *("peak_process_bytes", "generation_speeds"),
+)
 # Of what is stored; raised when a fact changes its meaning or its shape.
 VERSION = 1
 

@@ -1,1 +1,1 @@
-"""Who gets in: tokens, sessions, limits on attempts."""
+"""Access to the service: tokens, sessions, limits on attempts."""

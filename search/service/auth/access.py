@@ -1,4 +1,4 @@
-"""Who may do what: tokens of programs, sessions of browsers, and this machine's own user while there is no token."""
+"""Access control: tokens of programs, sessions of browsers, and the local user while there is no token."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from studies.service.service_store import ServiceStore
 from studies.service.tokens import Role, Session
 
 SESSION_COOKIE = "ftp_session"
-# What Dash sends of its own accord: it reads this cookie and repeats it in this header.
+# Dash reads this cookie and repeats it in this header by itself.
 CSRF_COOKIE, CSRF_HEADER = "_csrf_token", "X-CSRFToken"
 API = "/api/"
 LOGIN_PAGE = "/login"
 SESSION_PATH = "/api/v1/session"
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
-# What everybody may ask: whether the service lives, and to be let in.
+# Requests that need no token.
 _OPEN = {
     ("GET", "/api/v1/health"),
     ("GET", "/api/v1/ready"),
@@ -35,18 +35,17 @@ _OPEN = {
     ("POST", LOGIN_PAGE),
     ("POST", SESSION_PATH),
 }
-_LATER = {"Retry-After": "10"}
 _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 
 @dataclass(frozen=True)
 class Access:
-    """What whoever sent a request may do.
+    """The rights of a request.
 
     Attributes:
-        role: Read, or also change.
+        role: Role of the token; editor if none was needed.
         name: Name of the token; None if none was needed.
-        session: The browser's session, if it is one.
+        session: Session of the browser; None for programs.
     """
 
     role: Role
@@ -58,19 +57,12 @@ _access: ContextVar[Access | None] = ContextVar("access", default=None)
 
 
 def current_access() -> Access | None:
-    """What whoever sent the request that is being answered may do; None for what everybody may ask."""
+    """The rights of the current request; None for one that needs no token."""
     return _access.get()
 
 
 class AccessControl:
-    """Lets requests through that may do what they ask.
-
-    Args:
-        app: What answers them.
-        store: Holds tokens and sessions.
-        settings: How the service is set up.
-        attempts: Counts tokens that do not exist.
-    """
+    """Middleware that refuses requests without the rights that they need."""
 
     def __init__(self, app: ASGIApp, store: ServiceStore, settings: ServiceSettings, attempts: FailedAttempts) -> None:
         self._app = app
@@ -79,19 +71,17 @@ class AccessControl:
         self._attempts = attempts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answers a request, or refuses it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            # What everybody may ask needs no database, so it needs no thread either: all may be waiting for one.
+            # Open requests need no database, and so none of the threads, which may all be waiting for it.
             is_open = (scope["method"], scope["path"]) in _OPEN
             access, refusal = _admitted(scope) if is_open else await run_in_threadpool(self._judged, scope)
         except StorageError:
-            access, refusal = (
-                None,
-                problem(503, "The database does not answer: try again later.", {"Retry-After": "10"}),
-            )
+            access = None
+            refusal = problem(503, "The database does not answer: try again later.", {"Retry-After": "10"})
         if refusal is not None:
             await refusal(scope, receive, send)
             return
@@ -102,7 +92,7 @@ class AccessControl:
             _access.reset(before)
 
     def _judged(self, scope: Scope) -> tuple[Access | None, Response | None]:
-        """What a request may do, or why it may not."""
+        """The rights of a request, or its refusal."""
         headers, method, path = Headers(scope=scope), scope["method"], scope["path"]
         changes = method not in _SAFE_METHODS
         credentials = headers.get("authorization")
@@ -112,7 +102,7 @@ class AccessControl:
             access, refusal = self._browser(headers, changes)
         if access is None and refusal is None:
             refusal = _unknown(headers, method, path)
-        # Below other paths there is only the dashboard, whose requests change nothing by themselves.
+        # The dashboard, below other paths, checks rights itself.
         elif refusal is None and changes and path.startswith(API) and path != SESSION_PATH and not _may_edit(access):
             refusal = problem(403, "The token is a reader's: expected an editor's.")
         return access, refusal
@@ -146,27 +136,27 @@ class AccessControl:
         return None, None
 
     def _is_open(self, headers: Headers) -> bool:
-        """Whether nobody needs a token."""
+        """True if the request needs no token."""
         if not (self._settings.insecure or self._settings.is_local) or self._store.tokens.exist():
             return False
-        # A page of another site may have its name point to this machine; a proxy may stand between it and the world.
+        # Refuses names of other sites that resolve to this machine, and requests that a proxy passes on.
         is_direct = not any(name in headers for name in _FORWARDED)
         return self._settings.insecure or (is_direct and is_loopback(_host_name(headers.get("host", ""))))
 
 
 def _admitted(scope: Scope) -> tuple[Access | None, Response | None]:
-    """What everybody may ask, unless a page of another site has a browser ask it."""
+    """An open request is refused only if another site's page sent it."""
     return None, _cross_site(Headers(scope=scope)) if scope["method"] not in _SAFE_METHODS else None
 
 
 def address(scope: Scope) -> str:
-    """Where a request comes from."""
+    """Address of the client that sent a request."""
     client = scope.get("client")
     return client[0] if client else "unknown"
 
 
 def cookie(headers: Headers, name: str) -> str | None:
-    """The value of a cookie; None if it was not sent."""
+    """Value of a cookie; None if it was not sent."""
     try:
         found = SimpleCookie(headers.get("cookie", "")).get(name)
     except CookieError:
@@ -175,13 +165,13 @@ def cookie(headers: Headers, name: str) -> str | None:
 
 
 def too_many_attempts(wait_s: float) -> Response:
-    """The answer to an address that has shown too many tokens that do not exist."""
+    """The response to an address that has sent too many wrong tokens."""
     detail = f"Too many tokens that do not exist came from here: try again in {ceil(wait_s)} s."
     return problem(429, detail, {"Retry-After": str(ceil(wait_s))})
 
 
 def is_editor() -> bool:
-    """Whether the request that is being answered comes from somebody who may change something."""
+    """True if the current request comes from an editor."""
     return _may_edit(current_access())
 
 
@@ -197,7 +187,7 @@ def _host_name(host: str) -> str:
 
 
 def _cross_site(headers: Headers) -> Response | None:
-    """Refuse what a page of another site sent; programs that are no browsers say nothing of sites."""
+    """A refusal if another site's page sent the request; programs other than browsers send no such headers."""
     from_elsewhere = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
     origin = headers.get("origin")
     if origin is not None:
@@ -206,7 +196,7 @@ def _cross_site(headers: Headers) -> Response | None:
 
 
 def _unknown(headers: Headers, method: str, path: str) -> Response:
-    """The answer to whoever shows no token: a browser that wants to see a page is asked for one."""
+    """The response to a request without a token; browsers are sent to the login page."""
     if method == "GET" and not path.startswith(API) and "text/html" in headers.get("accept", ""):
         return RedirectResponse(LOGIN_PAGE, status_code=303)
     detail = "A token is needed: expected 'Authorization: Bearer TOKEN' with one of `ftp-search token add`."

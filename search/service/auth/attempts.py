@@ -1,4 +1,4 @@
-"""Limits how often an address may show tokens that do not exist."""
+"""Limits how often an address may send wrong tokens."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class FailedAttempts:
     """Counts failures by address, for this process.
 
     Args:
-        most: Failures within `window_s` after which an address has to wait.
-        window_s: Seconds after which a failure is forgotten.
-        clock: Seconds, from any beginning.
+        most: Failures within `window_s` after which an address must wait.
+        window_s: Seconds after which a failure no longer counts.
+        clock: Clock in seconds.
     """
 
     def __init__(self, most: int = 10, window_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
@@ -27,7 +27,7 @@ class FailedAttempts:
         self._lock = threading.Lock()
 
     def note(self, address: str) -> None:
-        """Count a failure."""
+        """Counts a failure."""
         with self._lock:
             failures = self._failures.setdefault(address, deque(maxlen=self._most))
             failures.append(self._clock())
@@ -36,7 +36,7 @@ class FailedAttempts:
                 self._failures.popitem(last=False)
 
     def wait_s(self, address: str) -> float:
-        """Seconds until an address may try again; 0 if it may now."""
+        """Seconds until an address may try again."""
         with self._lock:
             failures = self._failures.get(address)
             if failures is None or len(failures) < self._most:

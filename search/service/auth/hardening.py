@@ -1,4 +1,4 @@
-"""What holds for every answer: headers that browsers heed, a limit on bodies, and no word about defects."""
+"""Security headers of every response, a limit on the size of requests, and errors without details."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search.service.rules.problems import problem
 
-# What pages may load and do; the dashboard may add sources to these, see `search.service.http.app`.
+# Content-Security-Policy of pages; the dashboard adds sources, see `search.service.http.app`.
 _POLICY: Mapping[str, Sequence[str]] = {
     "default-src": ("'none'",),
     "script-src": ("'self'",),
@@ -26,14 +26,13 @@ _POLICY: Mapping[str, Sequence[str]] = {
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-    # With no referrer at all, browsers would not say either from which site a form was sent.
+    # Without any referrer, browsers would omit the origin of forms as well.
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-# Scripts and styles of the dashboard are the same for everybody, and megabytes long: browsers keep them, and ask each
-# time whether they have changed.
+# Scripts and styles of the dashboard are large and the same for everybody: browsers cache and revalidate them.
 _REVALIDATED = ("/_dash-component-suites/", "/assets/")
 _HTTPS_ONLY = "max-age=31536000"
 
@@ -41,29 +40,20 @@ _log = logging.getLogger(__name__)
 
 
 def content_policy(more: Mapping[str, Sequence[str]]) -> str:
-    """A Content-Security-Policy.
-
-    Args:
-        more: Sources by directive, beside those that are always there.
-    """
+    """The Content-Security-Policy with more sources by directive."""
     directives = {**_POLICY, **{name: (*_POLICY.get(name, ()), *sources) for name, sources in more.items()}}
     return "; ".join(f"{name} {' '.join(sources)}" for name, sources in directives.items())
 
 
 class Hardened:
-    """Adds the headers that an answer does not have yet, and answers for what fails below.
-
-    Args:
-        app: What answers.
-        policy: The Content-Security-Policy.
-    """
+    """Middleware that adds missing security headers and answers exceptions with status 500."""
 
     def __init__(self, app: ASGIApp, policy: str) -> None:
         self._app = app
         self._headers = {**_HEADERS, "Content-Security-Policy": policy}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answers a request."""
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await self._app(scope, receive, send)
@@ -88,32 +78,27 @@ class Hardened:
         except Exception:
             _log.exception("%s %s failed", scope["method"], scope["path"])
             if has_begun:
-                # Cut off, so that nobody takes it for the whole answer.
+                # The connection is cut, so that the response is not taken for complete.
                 raise
             failed = problem(500, "The service failed, which is a defect: its log says where.")
             await failed(scope, receive, send_hardened)
 
 
 class LimitedBodies:
-    """Refuses requests with long bodies, also those that do not say how long they are.
-
-    Args:
-        app: What answers.
-        most: Bytes that a body may have.
-    """
+    """Middleware that refuses bodies of more than `most` bytes, whether their length is declared or not."""
 
     def __init__(self, app: ASGIApp, most: int) -> None:
         self._app = app
         self._most = most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answers a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         detail = f"The request's body is longer than {self._most} bytes: expected a shorter one."
         said = Headers(scope=scope).get("content-length", "0")
-        # Servers let nothing else through than digits, but other programs may call this, too.
+        # Servers check that it has only digits, but the application may be called without one.
         if not said.isascii() or not said.isdigit() or int(said) > self._most:
             await problem(413, detail, {"Connection": "close"})(scope, receive, send)
             return

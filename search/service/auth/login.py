@@ -1,4 +1,4 @@
-"""Lets browsers in: a session for whoever shows a token, over the API or on a page of its own."""
+"""Sessions of browsers: begun with a token, over the API or on the login page."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _PAGE = """<!DOCTYPE html>
 
 
 class TokenShown(BaseModel):
-    """A token, to begin a session with."""
+    """The token that begins a session."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -58,59 +58,33 @@ class TokenShown(BaseModel):
 
 
 class Identity(BaseModel):
-    """Who sends the requests."""
+    """Name and rights of the sender."""
 
     name: str | None = Field(description="Name of the token; null if none is needed.")
     role: Role
-    csrf: str | None = Field(description="What the session's requests that change something repeat in X-CSRFToken.")
-
-
-class Doorkeeper:
-    """Begins and ends sessions.
-
-    Args:
-        store: Holds tokens and sessions.
-        attempts: Counts tokens that do not exist.
-    """
-
-    def __init__(self, store: ServiceStore, attempts: FailedAttempts) -> None:
-        self._store = store
-        self._attempts = attempts
-
-    def begin(self, secret: str, request: Request) -> tuple[str, Session] | Response:
-        """Begin a session, or say why not."""
-        client = address(request.scope)
-        wait_s = self._attempts.wait_s(client)
-        if wait_s > 0:
-            return too_many_attempts(wait_s)
-        begun = self._store.tokens.begin_session(secret)
-        if begun is None:
-            self._attempts.note(client)
-            return problem(401, _NO_SUCH_TOKEN, {"WWW-Authenticate": "Bearer"})
-        return begun
-
-    def end(self, request: Request) -> None:
-        """End the session that a request belongs to."""
-        key = cookie(request.headers, SESSION_COOKIE)
-        if key is not None:
-            self._store.tokens.end_session(key)
+    csrf: str | None = Field(
+        description="Value of the header X-CSRFToken that changing requests of the session must send."
+    )
 
 
 def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: FailedAttempts) -> None:
-    """Add the operations on sessions, and the page for browsers.
+    """Adds the operations on sessions to the router, and the login page to the application."""
 
-    Args:
-        app: Gets the page.
-        router: Gets the operations.
-        store: Holds tokens and sessions.
-        attempts: Counts tokens that do not exist.
-    """
-    door = Doorkeeper(store, attempts)
+    def begin(secret: str, request: Request) -> tuple[str, Session] | Response:
+        client = address(request.scope)
+        wait_s = attempts.wait_s(client)
+        if wait_s > 0:
+            return too_many_attempts(wait_s)
+        begun = store.tokens.begin_session(secret)
+        if begun is None:
+            attempts.note(client)
+            return problem(401, _NO_SUCH_TOKEN, {"WWW-Authenticate": "Bearer"})
+        return begun
 
     @router.post("/session", status_code=201, responses=described(401, 403, 422, 429), tags=["access"])
     def sign_in(shown: TokenShown, request: Request) -> Identity:
-        """Begin a session of a browser: sets its cookies."""
-        begun = door.begin(shown.token, request)
+        """Begin a browser session; the response sets its cookies."""
+        begun = begin(shown.token, request)
         if isinstance(begun, Response):
             return begun  # type: ignore[return-value]
         key, session = begun
@@ -121,7 +95,7 @@ def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: Fa
 
     @router.get("/session", responses=described(401), tags=["access"])
     def who_am_i() -> Identity:
-        """Say who sends the requests, and what they may do."""
+        """Get the name and the role of the sender."""
         access = current_access()
         assert access is not None
         csrf = None if access.session is None else access.session.csrf
@@ -129,8 +103,10 @@ def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: Fa
 
     @router.delete("/session", status_code=204, response_class=Response, responses=described(401, 403), tags=["access"])
     def sign_out(request: Request) -> Response:
-        """End the session of a browser."""
-        door.end(request)
+        """End the browser session."""
+        key = cookie(request.headers, SESSION_COOKIE)
+        if key is not None:
+            store.tokens.end_session(key)
         response = Response(status_code=204)
         for name in (SESSION_COOKIE, CSRF_COOKIE):
             response.delete_cookie(name, samesite="strict")
@@ -146,7 +122,7 @@ def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: Fa
             fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=_MOST_FIELDS)
         except ValueError:
             return _page(f"The form has more than {_MOST_FIELDS} fields: expected the token alone.", 422)
-        begun = await run_in_threadpool(door.begin, fields.get("token", [""])[0].strip(), request)
+        begun = await run_in_threadpool(begin, fields.get("token", [""])[0].strip(), request)
         if isinstance(begun, Response):
             complaint = _NO_SUCH_TOKEN if begun.status_code == 401 else "Too many attempts: try again in a minute."
             return _page(complaint, begun.status_code)
@@ -161,11 +137,5 @@ def _page(complaint: str = "", status: int = 200) -> Response:
 
 def _set_cookies(response: Response, request: Request, key: str, session: Session) -> None:
     for name, value, hidden in ((SESSION_COOKIE, key, True), (CSRF_COOKIE, session.csrf, False)):
-        response.set_cookie(
-            name,
-            value,
-            max_age=int(SESSION_S),
-            httponly=hidden,
-            samesite="strict",
-            secure=request.url.scheme == "https",
-        )
+        is_https = request.url.scheme == "https"
+        response.set_cookie(name, value, int(SESSION_S), httponly=hidden, samesite="strict", secure=is_https)

@@ -1,10 +1,10 @@
-"""Fronts of studies and how they grew, kept until there are more trials: drawing one must not read all again."""
+"""Fronts of studies and their growth, cached until more trials end."""
 
 from __future__ import annotations
 
-import threading
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,7 +17,7 @@ _MAX_STUDIES = 16
 
 @dataclass(frozen=True)
 class Growth:
-    """The hypervolume from one trial on."""
+    """The hypervolume after a trial."""
 
     trial: Trial
     value: float
@@ -25,12 +25,12 @@ class Growth:
 
 @dataclass(frozen=True)
 class Analysis:
-    """What the trials of a study add up to.
+    """The front of a study and its growth.
 
     Attributes:
         front: The non-dominated trials.
-        reference: The corner that hypervolume is measured from; None before a trial has finished.
-        growth: The hypervolume (`studies.pareto.front_volume`), once for each trial that changed the front.
+        reference: Reference point of the hypervolume; None before a trial has finished.
+        growth: The hypervolume (`studies.pareto.front_volume`) after each trial that changed the front.
     """
 
     front: list[Trial]
@@ -38,42 +38,18 @@ class Analysis:
     growth: list[Growth]
 
 
-class Analyses:
-    """The analyses of the studies that were asked for last.
+def cached_analyses(store: ServiceStore) -> Callable[[str], Analysis]:
+    """A function that gives the analysis of a study as it stands now; the latest ones are kept."""
 
-    Args:
-        store: Where they live.
-    """
+    @lru_cache(_MAX_STUDIES)
+    def analysis(name: str, generation: str, n_ended: int) -> Analysis:
+        return analyse(store.studies.get(name), store.trials.of(name))
 
-    def __init__(self, store: ServiceStore) -> None:
-        self._store = store
-        self._known: OrderedDict[tuple[str, int], Analysis] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def of(self, name: str) -> Analysis:
-        """The analysis of a study as it stands now.
-
-        Raises:
-            StudyNotFoundError: There is no such study.
-        """
-        key = (self._store.events.generation(name), self._store.trials.n_ended(name))
-        with self._lock:
-            if key in self._known:
-                self._known.move_to_end(key)
-                return self._known[key]
-        analysis = analyse(self._store.studies.get(name), self._store.trials.of(name))
-        with self._lock:
-            self._known[key] = analysis
-            # Of a study that runs, only the latest is of use.
-            for other in [one for one in self._known if one[0] == key[0] and one[1] < key[1]]:
-                del self._known[other]
-            while len(self._known) > _MAX_STUDIES:
-                self._known.popitem(last=False)
-        return analysis
+    return lambda name: analysis(name, store.events.generation(name), store.trials.n_ended(name))
 
 
 def analyse(study: StudyRecord, trials: list[Trial]) -> Analysis:
-    """What the trials of a study add up to."""
+    """The analysis of a study's trials."""
     points, measured = front(trials), study_volume(study, trials)
     if measured is None:
         return Analysis([], None, [])

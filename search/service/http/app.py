@@ -1,4 +1,4 @@
-"""The service as an ASGI application: the API, who gets in, and a place for the dashboard."""
+"""The ASGI application: the API, access control, and a dashboard if one is given."""
 
 from __future__ import annotations
 
@@ -24,20 +24,19 @@ from search.service.rules.problems import Problem, answer_with_problems, describ
 from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
 
-# Mounts a dashboard on the application, which answers its requests behind the same door. Gets the application, the
-# studies, and a function that says whether the request that is being answered comes from an editor; gives sources by
-# directive that its pages need beside those of `search.service.auth.hardening`, such as
-# {"style-src": ("'unsafe-inline'",)}.
+# Mounts a dashboard on the application, behind the same access control. Takes the application, the store, and a
+# function that says whether the current request comes from an editor. Returns sources of the Content-Security-Policy
+# that its pages need beside those of `search.service.auth.hardening`, such as {"style-src": ("'unsafe-inline'",)}.
 MountDashboard = Callable[[FastAPI, ServiceStore, Callable[[], bool]], Mapping[str, Sequence[str]]]
 
 
 def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountDashboard | None = None) -> FastAPI:
-    """The service.
+    """The application of the service.
 
     Args:
-        store: Where studies live.
-        settings: How it is set up.
-        dashboard: Adds a dashboard; None for the API alone.
+        store: Database of the studies; closed as the application ends.
+        settings: Setup of the service.
+        dashboard: Function that adds a dashboard; None for the API alone.
     """
     metrics, attempts = ServiceMetrics(store), FailedAttempts()
 
@@ -49,9 +48,9 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
     app = FastAPI(
         title="ftp-search",
         version=version("ftp-search"),
-        description="Studies of sparsity schedules: submit, follow, stop, resume, and fetch what they found.",
+        description="Studies of sparsity schedules: submit, follow, stop and resume them, and fetch their results.",
         openapi_url="/api/v1/openapi.json",
-        # Their pages load scripts from elsewhere.
+        # Their pages load scripts from other sites.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -67,10 +66,8 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
     app.include_router(router)
     answer_with_problems(app)
     _describe_problems(app)
-    sources: Mapping[str, Sequence[str]] = {}
-    if dashboard is not None:
-        sources = dashboard(app, store, is_editor)
-    # From the outermost inwards; each is in the way of what the next one would do.
+    sources = {} if dashboard is None else dashboard(app, store, is_editor)
+    # From the outermost to the innermost.
     app.user_middleware[:0] = [
         Middleware(Hardened, policy=content_policy(sources)),
         Middleware(Counted, metrics=metrics),
@@ -83,19 +80,19 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
 def _add_system(app: FastAPI, router: APIRouter, store: ServiceStore, metrics: ServiceMetrics) -> None:
     @router.get("/health", tags=["service"])
     async def health() -> Health:
-        """Say that the service answers."""
-        # Needs no thread: those may all be waiting for the database.
+        """Check that the service answers."""
+        # Async, so that it needs none of the threads, which may all be waiting for the database.
         return Health()
 
     @router.get("/ready", responses=described(503), tags=["service"])
     def ready() -> Health:
-        """Say that the service answers, and its database, too."""
+        """Check that the service and its database answer."""
         store.tokens.exist()
         return Health()
 
     @router.get("/runners", responses=described(401), tags=["service"])
     def list_runners() -> RunnerList:
-        """List the runners, and what they do."""
+        """List the runners and the studies that they run."""
         return RunnerList(items=[RunnerAnswer.model_validate(runner) for runner in store.runners.all()])
 
     @app.get("/metrics", include_in_schema=False)
@@ -104,7 +101,7 @@ def _add_system(app: FastAPI, router: APIRouter, store: ServiceStore, metrics: S
 
 
 def _describe_problems(app: FastAPI) -> None:
-    """Let the OpenAPI document know what problems look like, which no operation declares as its answer."""
+    """Adds the schema of problems to the OpenAPI document, since no operation declares it as its response."""
     made = app.openapi
 
     def openapi() -> dict[str, object]:

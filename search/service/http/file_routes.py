@@ -1,4 +1,4 @@
-"""The operations on what studies wrote: reports and pruned models."""
+"""Operations on the files of studies: reports and pruned models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from studies import StudyState
 from studies.service.service_store import ServiceStore
 
 _CHUNK_BYTES = 2**18
-# What a report page may do that is opened from here: draw, but neither ask the service nor be framed.
+# A report that is opened in the browser may run its scripts, but neither send requests nor be framed.
 _REPORT_POLICY = (
     "sandbox allow-scripts; default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:"
@@ -37,12 +37,7 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
 def add_files(router: APIRouter, store: ServiceStore) -> None:
-    """Add the operations.
-
-    Args:
-        router: Gets them.
-        store: Where studies live.
-    """
+    """Adds the operations to a router."""
     problems = described(401, 404, 422)
 
     def folder(name: str) -> Path:
@@ -52,14 +47,14 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
         return any(one.name == stage and one.state is StudyState.FINISHED for one in store.runs.stages(name))
 
     def report_files(name: str) -> list[Path]:
-        # Before, what lies there is another study's: one of the same name, say, that was deleted.
+        # Until then, the folder may hold the report of a deleted study of this name.
         if not has_finished(name, "report"):
             return []
         return [path for path in regular_files(folder(name)) if path.suffix in _TYPES]
 
     @router.get("/studies/{name}/report", responses=problems, tags=["files"])
     def list_report(name: StudyName) -> Files:
-        """List the files of a study's report that are there, once it has finished."""
+        """List the files of a study's report, once it has been written."""
         return Files(items=[FileAnswer(name=path.name, bytes=path.stat().st_size) for path in report_files(name)])
 
     @router.get(
@@ -73,12 +68,10 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
         file: Annotated[str, PathParameter(max_length=200, description="Name of the file, such as report.html.")],
     ) -> Response:
         """Download a file of a study's report."""
-        found = next((path for path in report_files(name) if path.name == file), None)
-        if found is None:
-            raise HTTPException(404, f"The report has no such file here: {_ELSEWHERE}")
         try:
+            found = next(path for path in report_files(name) if path.name == file)
             content = opened(found)
-        except OSError:
+        except (StopIteration, OSError):
             raise HTTPException(404, f"The report has no such file here: {_ELSEWHERE}") from None
         headers = {**_attachment(f"{name}-{file}"), "Content-Security-Policy": _REPORT_POLICY}
         pieces = iter(lambda: content.read(_CHUNK_BYTES), b"")
@@ -95,11 +88,11 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
         tags=["files"],
     )
     def get_model(name: StudyName) -> Response:
-        """Download the pruned model as a ZIP archive, which unpacks into a folder that transformers loads."""
+        """Download the pruned model as a ZIP archive of a folder that transformers loads."""
         if not has_finished(name, "export"):
             raise HTTPException(409, "The study has not exported its model: wait until it has finished.")
         model = folder(name) / "model"
-        # What a link points to was not written by the study.
+        # The study itself writes no links.
         files = [] if model.is_symlink() else regular_files(model)
         if not files:
             raise HTTPException(404, f"There is no model here: {_ELSEWHERE}")
@@ -108,5 +101,5 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
 
 
 def _attachment(file: str) -> dict[str, str]:
-    """A header that has browsers save what follows, and never open it as a page of this service."""
+    """A header that makes browsers save a file instead of opening it as a page of the service."""
     return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file, safe='')}"}

@@ -1,4 +1,4 @@
-"""Live progress: server-sent events, read from SQL, so that any server can tell of any runner's run."""
+"""Live progress as server-sent events, read from SQL: any server can follow any runner."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _POLL_S = 0.5
 _AT_ONCE = 200
 _EVENT_ID = re.compile(r"(\d{1,18})-(\d{1,9})")
 
-LastEventId = Annotated[str | None, Header(max_length=100, description="Id of the last event seen.")]
+LastEventId = Annotated[str | None, Header(max_length=100, description="Id of the last event received.")]
 
 
 @dataclass(frozen=True)
@@ -38,17 +38,11 @@ class _News:
 
 
 def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) -> None:
-    """Add the operation.
-
-    Args:
-        router: Gets it.
-        store: Where studies live.
-        settings: How the service is set up.
-    """
+    """Adds the operation to a router."""
     n_streams = 0
 
     async def place() -> AsyncIterator[None]:
-        """Counts a stream until it is over, however that comes."""
+        """Counts a stream until it ends."""
         nonlocal n_streams
         if n_streams >= settings.max_streams:
             detail = "Too many follow studies at the moment: try again later."
@@ -60,7 +54,7 @@ def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) 
             n_streams -= 1
 
     async def known(name: StudyName, last_event_id: LastEventId = None) -> None:
-        """Finds out whether there is anything to tell, while the status can still say so."""
+        """Answers 204 if there is nothing to send, while the status can still be chosen."""
         news = await run_in_threadpool(_news, store, name, last_event_id)
         if last_event_id is not None and news.state.is_at_rest and not news.events:
             raise HTTPException(204)
@@ -68,20 +62,20 @@ def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) 
     @router.get(
         "/studies/{name}/events",
         response_class=EventSourceResponse,
-        # A stream takes its place before anything is waited for, else all that ask at the same moment would find one.
+        # A stream is counted before anything is awaited, or simultaneous requests would exceed the limit.
         dependencies=[Depends(place), Depends(known)],
         responses={
             **described(401, 404, 422, 503),
             200: {"description": "Server-sent events, whose `data` is JSON."},
-            204: {"description": "Nothing has happened since, and nothing will until the study is resumed."},
+            204: {"description": "No event since then, and none to come until the study is resumed."},
         },
         tags=["results"],
     )
     async def watch(name: StudyName, last_event_id: LastEventId = None) -> AsyncIterator[ServerSentEvent]:
         """Follow a study: events `began`, `stage`, `figures`, `measured`, `log`, `ended` of its runs, each with an id.
 
-        Beside them, `progress` says where the study stands whenever that changes, and `rest` is the last event once
-        nothing will happen until it is resumed.
+        A `progress` event gives the state of the study whenever it changes. `rest` is the last event: nothing more
+        happens until the study is resumed.
         """
         until = time.monotonic() + settings.stream_s
         progress: Mapping[str, Any] | None = None
@@ -92,7 +86,7 @@ def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) 
                 yield ServerSentEvent(event="deleted", data={})
                 return
             except StorageError:
-                # The listener asks again, from the last event that it saw.
+                # The client reconnects and continues after its last event.
                 return
             for event in news.events:
                 last_event_id = f"{news.origin}-{event.number}"
@@ -113,9 +107,8 @@ def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) 
 
 
 def _news(store: ServiceStore, name: str, last_event_id: str | None) -> _News:
-    """Where a study stands, and what happened behind an event; from the beginning, if that is another study's."""
-    # What ends a submission also says where the study stands, which is read after it, then; and both before the events:
-    # what happens in between is told the next time.
+    """State and new events of a study; all of its events if the last id is another study's."""
+    # In this order: a study's state is final before its submission ends, and events in between are sent next time.
     submission = store.queue.get(name)
     study = store.studies.get(name)
     state = run_state(study.state, submission)

@@ -1,4 +1,4 @@
-"""Figures of the service itself, for Prometheus."""
+"""Metrics of the service for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ from studies import StudyState
 from studies.service.service_store import ServiceStore
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class ServiceMetrics:
-    """What the service has answered, and what it holds now.
-
-    Args:
-        store: Counted anew whenever somebody asks.
-    """
+class ServiceMetrics(Collector):
+    """Metrics of the requests that were answered, and of what the database holds."""
 
     def __init__(self, store: ServiceStore) -> None:
+        self._store = store
         self._registry = CollectorRegistry()
         names = ("method", "route", "status")
         self._requests = Counter("ftp_search_http_requests", "Requests answered.", names, registry=self._registry)
@@ -35,32 +33,47 @@ class ServiceMetrics:
             registry=self._registry,
             buckets=_BUCKETS,
         )
-        self._registry.register(_Held(store))
+        self._registry.register(self)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
-        """Count a request."""
+        """Counts a request."""
         self._requests.labels(method, route, str(status)).inc()
         self._seconds.labels(method, route).observe(seconds)
 
     def text(self) -> bytes:
-        """Everything in Prometheus' format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Metrics of what the database holds now."""
+        summaries = self._store.studies.summaries()
+        studies = GaugeMetricFamily("ftp_search_studies", "Studies by state.", labels=["state"])
+        for state in StudyState:
+            studies.add_metric([state.value], sum(summary.state is state for summary in summaries))
+        yield studies
+        yield GaugeMetricFamily(
+            "ftp_search_trials", "Trials that have ended, of all studies.", sum(one.n_trials for one in summaries)
+        )
+        yield GaugeMetricFamily(
+            "ftp_search_queued_studies", "Studies that wait for a runner.", len(self._store.queue.waiting())
+        )
+        runners = [runner for runner in self._store.runners.all() if runner.is_alive]
+        alive = GaugeMetricFamily("ftp_search_runners", "Runners that are alive.", labels=["state"])
+        busy = sum(runner.study is not None for runner in runners)
+        alive.add_metric(["busy"], busy)
+        alive.add_metric(["idle"], len(runners) - busy)
+        yield alive
 
 
 class Counted:
-    """Counts requests by route, not by address, of which there may be any number.
-
-    Args:
-        app: What answers them.
-        metrics: Where they are counted.
-    """
+    """Middleware that counts requests by route; their paths are too many to be labels."""
 
     def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
         self._app = app
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
+        """Answers a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -75,36 +88,7 @@ class Counted:
         try:
             await self._app(scope, receive, send_counted)
         finally:
-            # The router writes down which route it took.
+            # Set by the router.
             route = getattr(scope.get("route"), "path", "none")
             method = scope["method"] if scope["method"] in _METHODS else "other"
             self._metrics.answered(method, route, status, time.perf_counter() - began)
-
-
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-
-class _Held(Collector):
-    """What the database holds."""
-
-    def __init__(self, store: ServiceStore) -> None:
-        self._store = store
-
-    def collect(self) -> Iterator[Metric]:
-        summaries = self._store.studies.summaries()
-        studies = GaugeMetricFamily("ftp_search_studies", "Studies by state.", labels=["state"])
-        for state in StudyState:
-            studies.add_metric([state.value], sum(summary.state is state for summary in summaries))
-        yield studies
-        yield GaugeMetricFamily(
-            "ftp_search_trials", "Trials that have ended, of all studies.", sum(one.n_trials for one in summaries)
-        )
-        yield GaugeMetricFamily(
-            "ftp_search_queued_studies", "Studies that wait for a runner.", len(self._store.queue.waiting())
-        )
-        runners = [runner for runner in self._store.runners.all() if runner.is_alive]
-        alive = GaugeMetricFamily("ftp_search_runners", "Runners that live.", labels=["state"])
-        busy = sum(runner.study is not None for runner in runners)
-        alive.add_metric(["busy"], busy)
-        alive.add_metric(["idle"], len(runners) - busy)
-        yield alive

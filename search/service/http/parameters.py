@@ -1,4 +1,4 @@
-"""What addresses and queries may say."""
+"""Parameters of paths and queries."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from search.config.study_name import MAX_NAME_BYTES, check_study_name
 from search.errors import ConfigError
 from studies import StudyNotFoundError
 
-# SQL's whole numbers.
+# Largest integer of SQL.
 MAX_NUMBER = 2**31 - 1
 
 
@@ -20,13 +20,13 @@ def _known_name(
     try:
         check_study_name(name)
     except (ConfigError, UnicodeEncodeError):
-        # No database shall see what no study can be called.
+        # Invalid names never reach the database.
         raise StudyNotFoundError("No study can be called so.") from None
     return name
 
 
 StudyName = Annotated[str, Depends(_known_name)]
 Number = Annotated[int, Path(ge=0, le=MAX_NUMBER, description="Number of the trial.")]
-After = Annotated[int, Query(ge=-1, le=MAX_NUMBER, description="Number of the last one that is known already.")]
-Limit = Annotated[int, Query(ge=1, le=1000, description="Most to give.")]
-Offset = Annotated[int, Query(ge=0, le=MAX_NUMBER, description="How many to pass over.")]
+After = Annotated[int, Query(ge=-1, le=MAX_NUMBER, description="Number of the last item received.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="Most items to return.")]
+Offset = Annotated[int, Query(ge=0, le=MAX_NUMBER, description="Number of items to skip.")]

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from studies import StudyRecord, StudyState, TrialState
 from studies.records.records import StageRecord, StudySummary
+from studies.records.study_facts import SHOWN_FACTS
 from studies.records.trial import finite_values
 from studies.service.run_events import RunEvent
 from studies.service.submissions import RunState, Submission, run_state
@@ -230,13 +231,6 @@ class RunnerList(BaseModel):
     items: list[RunnerAnswer]
 
 
-_SHOWN_FACTS = (
-    *("n_blocks", "split_sizes", "timed_input", "rounds", "selection", "left_out", "shared_boundaries"),
-    "generation_speeds",
-    *("keep_first", "unprotected_beginning"),
-)
-
-
 def study_line(summary: StudySummary, submission: Submission | None) -> StudyLine:
     """A line of the list."""
     return StudyLine(
@@ -264,7 +258,7 @@ def study_answer(
         # Where the cluster is concerns nobody who may not decide it.
         config={key: value for key, value in study.config.items() if key != "ray_address"},
         chosen_trial=study.chosen_trial,
-        facts=study.facts.to_json(_SHOWN_FACTS),
+        facts=study.facts.to_json(SHOWN_FACTS),
         stages=[StageAnswer.model_validate(one) for one in stages],
         run=None if submission is None else _run(submission),
     )

@@ -1,4 +1,4 @@
-"""The operations on what studies found: trials, fronts, hypervolume, schedules, routers, logs."""
+"""Operations on the results of studies: trials, fronts, hypervolume, schedules, routers, logs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 
-from search.service.http.analysis import Analyses
+from search.service.http.analysis import cached_analyses
 from search.service.http.parameters import MAX_NUMBER, After, Limit, Number, StudyName
 from search.service.http.responses import (
     Front,
@@ -25,20 +25,15 @@ from search.service.rules.problems import described
 from studies import Trial
 from studies.service.service_store import ServiceStore
 
-# Trials that one request looks at; what it asks for may be rare.
+# Most trials that one request reads: those that it asks for may be rare.
 _MAX_READ = 20_000
 
 EndedState = Literal["finished", "pruned", "failed"]
 
 
 def add_results(router: APIRouter, store: ServiceStore) -> None:
-    """Add the operations.
-
-    Args:
-        router: Gets them.
-        store: Where studies live.
-    """
-    analyses = Analyses(store)
+    """Adds the operations to a router."""
+    analysis_of = cached_analyses(store)
     problems = described(401, 404, 422)
 
     def one_trial(name: str, number: int) -> Trial:
@@ -50,9 +45,12 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     @router.get("/studies/{name}/trials", responses=problems, tags=["results"])
     def list_trials(
         name: StudyName,
-        state: Annotated[EndedState | None, Query(description="Only those that ended so.")] = None,
-        proposer: Annotated[str | None, Query(max_length=64, description="Only those of one proposer.")] = None,
-        round: Annotated[int | None, Query(ge=0, le=MAX_NUMBER, description="Only those of one search.")] = None,
+        state: Annotated[EndedState | None, Query(description="Only trials of this state.")] = None,
+        proposer: Annotated[str | None, Query(max_length=64, description="Only trials of this proposer.")] = None,
+        round: Annotated[
+            int | None,
+            Query(ge=0, le=MAX_NUMBER, description="Only trials of this refinement; 0 for the first search."),
+        ] = None,
         after: After = -1,
         limit: Limit = 100,
     ) -> TrialPage:
@@ -64,39 +62,32 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
             after = trial.number
             if state in (None, trial.state) and proposer in (None, trial.proposer) and round in (None, trial.round):
                 items.append(TrialAnswer.model_validate(trial))
-        # Whether there is a study is known by now only if it has trials.
+        # Raises an error if there is no such study.
         store.trials.n_begun(name)
         return TrialPage(items=items, next=None)
 
     @router.get("/studies/{name}/trials/{number}", responses=problems, tags=["results"])
     def get_trial(name: StudyName, number: Number) -> TrialAnswer:
-        """Say how a trial ended."""
+        """Get a trial that has ended."""
         return TrialAnswer.model_validate(one_trial(name, number))
 
     @router.get("/studies/{name}/trials/{number}/schedule", responses=problems, tags=["results"])
     def get_schedule(name: StudyName, number: Number) -> ScheduleAnswer:
-        """Say what a trial skips."""
+        """Get the schedule of a trial."""
         found = one_trial(name, number)
-        return ScheduleAnswer(
-            trial=number,
-            schedule=list(found.schedule),
-            overall_sparsity=found.overall_sparsity,
-            router=found.router,
-        )
+        schedule, sparsity = list(found.schedule), found.overall_sparsity
+        return ScheduleAnswer(trial=number, schedule=schedule, overall_sparsity=sparsity, router=found.router)
 
     @router.get("/studies/{name}/front", responses=problems, tags=["results"])
     def get_front(name: StudyName) -> Front:
         """List the non-dominated trials."""
-        points = analyses.of(name).front
-        return Front(
-            objectives=list(store.studies.get(name).objectives),
-            items=[TrialAnswer.model_validate(point) for point in points],
-        )
+        items = [TrialAnswer.model_validate(point) for point in analysis_of(name).front]
+        return Front(objectives=list(store.studies.get(name).objectives), items=items)
 
     @router.get("/studies/{name}/hypervolume", responses=problems, tags=["results"])
     def get_hypervolume(name: StudyName) -> VolumeHistory:
-        """Say how the front grew."""
-        found = analyses.of(name)
+        """Get the growth of the front's hypervolume."""
+        found = analysis_of(name)
         return VolumeHistory(
             reference=None if found.reference is None else list(found.reference),
             items=[
@@ -108,11 +99,11 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
 
     @router.get("/studies/{name}/routers", responses=problems, tags=["results"])
     def list_routers(name: StudyName) -> Routers:
-        """List the routers that were distilled, without their weights."""
+        """List the distilled routers, without their weights."""
         return Routers(items=[RouterAnswer.model_validate(run) for run in store.routers.of(name)])
 
     @router.get("/studies/{name}/logs", responses=problems, tags=["results"])
     def get_logs(name: StudyName, after: After = 0, limit: Limit = 500) -> Log:
-        """List what the runs of a study wrote, oldest first."""
+        """List the lines that the runs of a study printed, oldest first."""
         lines = [log_line(event) for event in store.events.of(name, max(after, 0), limit, ("log",))]
         return Log(items=lines, next=lines[-1].number if lines else max(after, 0))

@@ -1,4 +1,4 @@
-"""The operations on studies: create, list, look at, stop, resume, delete."""
+"""Operations on studies: create, list, show, stop, resume, delete."""
 
 from __future__ import annotations
 
@@ -18,23 +18,17 @@ from studies.service.submissions import RunState
 
 
 def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSettings) -> None:
-    """Add the operations.
-
-    Args:
-        router: Gets them.
-        store: Where studies live.
-        settings: How the service is set up.
-    """
+    """Adds the operations to a router."""
 
     def answer(name: str) -> StudyAnswer:
-        # In this order: what ends a submission also says where the study stands.
+        # The submission is read first: a study's state is final before its submission ends.
         submission = store.queue.get(name)
         study = store.studies.get(name)
         return study_answer(study, store.trials.n_ended(name), store.runs.stages(name), submission)
 
     @router.get("/studies", responses=described(401, 422), tags=["studies"])
     def list_studies(
-        state: Annotated[RunState | None, Query(description="Only those that stand so.")] = None,
+        state: Annotated[RunState | None, Query(description="Only studies in this state.")] = None,
         offset: Offset = 0,
         limit: Limit = 100,
     ) -> StudyList:
@@ -46,10 +40,9 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
 
     @router.post("/studies", status_code=201, responses=described(401, 403, 409, 413, 422), tags=["studies"])
     def create_study(request: StudyRequest, response: Response) -> StudyAnswer:
-        """Create a study and hand it to the runners.
+        """Create a study and queue it for the runners.
 
-        Model and data are looked at now, and loaded by the runner: it may find more that is wrong, and the study has
-        failed then.
+        Settings and files are checked now; model and data are loaded by the runner, where the study may still fail.
         """
         create_and_submit(request, store, settings)
         response.headers["Location"] = f"/api/v1/studies/{quote(request.name, safe='')}"
@@ -57,7 +50,7 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
 
     @router.get("/studies/{name}", responses=described(401, 404, 422), tags=["studies"])
     def get_study(name: StudyName) -> StudyAnswer:
-        """Say how a study is configured and where it stands."""
+        """Get the configuration and the state of a study."""
         return answer(name)
 
     @router.delete(
@@ -68,7 +61,7 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
         tags=["studies"],
     )
     def delete_study(name: StudyName) -> Response:
-        """Delete a study with everything that the database knows of it; files of its report stay."""
+        """Delete a study from the database; files of its report stay."""
         store.delete_study(name)
         return Response(status_code=204)
 
@@ -76,7 +69,7 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
         "/studies/{name}/stop", status_code=202, responses=described(401, 403, 404, 409, 422), tags=["studies"]
     )
     def stop_study(name: StudyName) -> StudyAnswer:
-        """Stop a study: what is being evaluated ends, everything is kept, and it can be resumed."""
+        """Stop a study: running evaluations end, all results are kept, and it can be resumed."""
         store.queue.request_stop(name)
         return answer(name)
 
@@ -84,6 +77,6 @@ def add_studies(router: APIRouter, store: ServiceStore, settings: ServiceSetting
         "/studies/{name}/resume", status_code=202, responses=described(401, 403, 404, 409, 413, 422), tags=["studies"]
     )
     def resume_study(name: StudyName, request: ResumeRequest | None = None) -> StudyAnswer:
-        """Hand a study to the runners again, perhaps with more trials; nothing that has finished is done again."""
+        """Queue a study again, optionally with changed settings; finished work is not repeated."""
         resume_and_submit(name, request, store, settings)
         return answer(name)

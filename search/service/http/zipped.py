@@ -1,4 +1,4 @@
-"""Folders as ZIP archives, written while they are sent: neither the archive nor a file is whole in memory."""
+"""ZIP archives that are written while they are sent, a chunk in memory at a time."""
 
 from __future__ import annotations
 
@@ -11,27 +11,24 @@ from pathlib import Path
 _CHUNK_BYTES = 2**18
 
 
-class _Outlet(io.RawIOBase):
-    """A file that can only be written, and hands out what was."""
+class _Outlet(io.BytesIO):
+    """A stream of which `zipfile` only writes the end, so that what was written can be taken away."""
 
-    def __init__(self) -> None:
-        self._pieces: list[bytes] = []
+    def seekable(self) -> bool:
+        return False
 
-    def writable(self) -> bool:
-        return True
-
-    def write(self, content: bytes) -> int:  # type: ignore[override]  # zipfile writes bytes
-        self._pieces.append(bytes(content))
-        return len(content)
+    def tell(self) -> int:
+        raise io.UnsupportedOperation
 
     def taken(self) -> bytes:
-        content = b"".join(self._pieces)
-        self._pieces.clear()
+        content = self.getvalue()
+        self.seek(0)
+        self.truncate()
         return content
 
 
 def regular_files(folder: Path) -> list[Path]:
-    """The files right below a folder, by name: no hidden ones, and nothing that a link points to."""
+    """The files directly in a folder, by name, without hidden ones and links."""
     try:
         found = sorted(folder.iterdir())
     except OSError:
@@ -40,12 +37,7 @@ def regular_files(folder: Path) -> list[Path]:
 
 
 def zipped(paths: Sequence[Path], folder: str) -> Iterator[bytes]:
-    """An archive of files, piece by piece, stored as they are: weights hardly get smaller.
-
-    Args:
-        paths: The files.
-        folder: In which they lie in the archive.
-    """
+    """Yields the pieces of an archive with files in one folder, uncompressed: weights hardly get smaller."""
     outlet = _Outlet()
     with zipfile.ZipFile(outlet, "w", zipfile.ZIP_STORED) as archive:
         for path in paths:
@@ -58,9 +50,5 @@ def zipped(paths: Sequence[Path], folder: str) -> Iterator[bytes]:
 
 
 def opened(path: Path) -> io.BufferedReader:
-    """A file to read, which a link may not have taken the place of meanwhile.
-
-    Raises:
-        OSError: One has, or there is no file.
-    """
+    """A file opened for reading; raises `OSError` if it is missing or a link."""
     return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")

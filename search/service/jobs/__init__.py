@@ -1,1 +1,1 @@
-"""Runners, which work on submitted studies."""
+"""Runners, which run submitted studies."""

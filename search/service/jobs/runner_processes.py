@@ -1,4 +1,4 @@
-"""The runners that the service starts itself: processes of their own, started anew when they die."""
+"""Runner processes of the service, replaced when they die."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARENT_VARIABLE = "FTP_SEARCH_PARENT"
 
 _LOOK_EVERY_S = 0.5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
-# Who lived for so long did not die at its start.
+# A runner that lived this long did not fail at its start.
 _SOUND_AFTER_S = 60.0
 _PATIENCE_S = 30.0
 
@@ -33,12 +33,12 @@ class _Place:
 
 
 class RunnerProcesses:
-    """Keeps a number of runners running, from `with` until its end.
+    """Context in which a number of runners are kept running.
 
     Args:
-        number: How many.
-        command: Starts one.
-        storage: URL of the database, which they find in their environment.
+        number: Number of runners.
+        command: Command that starts one.
+        storage: URL of the database, handed on in their environment.
     """
 
     def __init__(self, number: int, command: Sequence[str], storage: str) -> None:
@@ -46,7 +46,7 @@ class RunnerProcesses:
         self._environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(leading_folders()),
-            # The database's URL may hold a password, which everybody on the machine could read among the arguments.
+            # Not an argument: the URL may hold a password, and all users of the machine can read arguments.
             STORAGE_VARIABLE: storage,
             PARENT_VARIABLE: str(os.getpid()),
         }
@@ -70,7 +70,7 @@ class RunnerProcesses:
                 process.wait(max(0.0, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 _log.warning(
-                    "Runner %d does not leave, and is killed; its study goes on when another begins.", process.pid
+                    "Runner %d does not exit and is killed; another runner will go on with its study.", process.pid
                 )
                 process.kill()
                 process.wait()
@@ -93,7 +93,7 @@ class RunnerProcesses:
             place.process, place.start_at = None, now + place.pause_s
             place.pause_s = min(2 * place.pause_s, _LONGEST_PAUSE_S)
         if place.process is None and now >= place.start_at:
-            # In a session of its own: Ctrl-C is for the service, which lets its runners leave in good order.
+            # In a session of its own, so that Ctrl-C reaches the service alone, which ends its runners in order.
             place.process = subprocess.Popen(
                 self._command, env=self._environment, stdin=subprocess.DEVNULL, start_new_session=True
             )

@@ -1,4 +1,4 @@
-"""What begins a study and lets one go on, whether the API or the dashboard is asked."""
+"""Creates and resumes studies for the API and the dashboard."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from search.service.rules.settings import ServiceSettings
 from studies.service.service_store import ServiceStore
 from studies.store.results_folder import exported_in, results_in
 
-# Two that name the same folder at the same moment would both find it free.
+# Keeps simultaneous requests from choosing the same folder.
 _choosing_folder = Lock()
 
 
 def create_and_submit(request: StudyRequest, store: ServiceStore, settings: ServiceSettings) -> None:
-    """Create a study and hand it to the runners, in one transaction.
+    """Creates a study and queues it for the runners, in one transaction.
 
     Raises:
         ConfigError: A setting is out of range, or names what requests may not name.
@@ -28,7 +28,7 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
     config, undecided = checked_study(request, store, settings)
     kept = {field: value for field, value in config.model_dump().items() if field not in undecided}
     folder = Path(str(config.out))
-    # Files of a deleted study of this name: a folder that a request names itself is empty.
+    # Files of a deleted study of this name may be left; a folder that the request names is empty.
     left = {one for one in (results_in(folder), exported_in(folder / "model")) if one is not None}
     others = [one for one in left if one.name != request.name]
     if others:
@@ -39,11 +39,11 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
 
 
 def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceStore, settings: ServiceSettings) -> None:
-    """Hand a study to the runners again, perhaps with changed settings.
+    """Queues a study again, optionally with changed settings.
 
     Raises:
         ConfigError: A setting is out of range, or names what requests may not name.
-        StudyBusyError: It is in the queue already, or a process works on it.
+        StudyBusyError: It is queued already, or a process works on it.
         StudyNotFoundError: There is no such study.
     """
     study = store.studies.get(name)

@@ -62,7 +62,9 @@ def train(args: argparse.Namespace) -> dict[str, tuple[float, float]]:
 
     def schedule() -> SparsitySchedule:
         # The first block of most models bears no skipping.
-        return SparsitySchedule.from_levels([0, *(draw.choice((0, 0, 4, 8, 12)) for _ in range(model.n_blocks - 1))])
+        return SparsitySchedule.from_grid_indices(
+            [0, *(draw.choice((0, 0, 4, 8, 12)) for _ in range(model.n_blocks - 1))]
+        )
 
     data, held_out, schedules = examples(args.items), examples(args.items // 2), [schedule() for _ in range(4)]
     spent = dict.fromkeys(STAGES, (0.0, 0.0))

@@ -85,7 +85,7 @@ class TableEvaluator:
         tasks, self._waiting = self._waiting, []
         metrics = self._table.metrics
         return [
-            Evaluation(task, metrics[task.schedule.levels(enumerated.SPACE.step)], seconds=EVALUATION_S)
+            Evaluation(task, metrics[task.schedule.grid_indices(enumerated.SPACE.step)], seconds=EVALUATION_S)
             for task in tasks
         ]
 
@@ -112,7 +112,7 @@ def run(job):
         outcomes, seconds = search(job, enumerated.SPACE, TableEvaluator(table), enumerated.PROFILE.predict_ms)
         budgets = [round(share * len(table.values)) for share in SHARES if share * len(table.values) <= job.trials]
         found = [
-            table.share([enumerated.SPACE.levels(outcome.schedule) for outcome in outcomes[:budget]])
+            table.share([enumerated.SPACE.grid_indices(outcome.schedule) for outcome in outcomes[:budget]])
             for budget in budgets
         ]
         return job, {"shares": found, "ms_per_proposal": 1000 * seconds / job.trials}

@@ -79,11 +79,11 @@ class SparsitySchedule(tuple[float, ...]):
         return cls([sparsity] * n_blocks)
 
     @classmethod
-    def from_levels(cls, levels: Sequence[int], step: float = DEFAULT_STEP) -> SparsitySchedule:
-        """The schedule at grid points `level * step`."""
-        return cls([level * step for level in levels])
+    def from_grid_indices(cls, indices: Sequence[int], step: float = DEFAULT_STEP) -> SparsitySchedule:
+        """The schedule at grid points `index * step`."""
+        return cls([index * step for index in indices])
 
-    def levels(self, step: float = DEFAULT_STEP) -> tuple[int, ...]:
+    def grid_indices(self, step: float = DEFAULT_STEP) -> tuple[int, ...]:
         """The nearest grid point of each block, as a count of steps."""
         return tuple(round(value / step) for value in self)
 

@@ -258,7 +258,7 @@ class _Session:
         n_blocks, compared = len(self.samples.kinds), []
         for number in range(_CHECKED):
             top = self._rng.randint(1, round(MAX_SPARSITY / DEFAULT_STEP))
-            schedule = SparsitySchedule.from_levels([self._rng.randint(0, top) for _ in range(n_blocks)])
+            schedule = SparsitySchedule.from_grid_indices([self._rng.randint(0, top) for _ in range(n_blocks)])
             compared.append((schedule, number % 2 == 1))
         measured: list[list[float]] = [[] for _ in compared]
         self._foreseen = _CHECKED * _CHECK_ROUNDS

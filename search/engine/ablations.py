@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels
+from search.problem.trial import GridIndices
 from search.proposers.catalogue import learn_from_ablations
 from studies.records.study_facts import Ablations
 
@@ -26,7 +26,7 @@ class AblationPlan:
         trials_for_each: From how many trials on each block is ablated by itself.
     """
 
-    schedules: tuple[Levels, ...]
+    schedules: tuple[GridIndices, ...]
     n_blocks: int
     trials: int
     trials_for_each: int

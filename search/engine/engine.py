@@ -13,7 +13,7 @@ from search.engine.trial_runner import Judge, TrialRunner
 from search.engine.trial_store import TrialStore
 from search.evaluators import Evaluator
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels
+from search.problem.trial import GridIndices
 from studies import Trial, TrialState
 from studies.pareto import ParetoArchive, non_dominated
 from studies.records.trial import ABLATION
@@ -73,7 +73,7 @@ class SearchEngine:
         warm_is_own: bool = False,
         generation: int | None = None,
         first: int = 0,
-        ablations: Sequence[Levels] = (),
+        ablations: Sequence[GridIndices] = (),
     ) -> None:
         self._space = space
         self._portfolio = portfolio
@@ -89,14 +89,14 @@ class SearchEngine:
         # Trials that proposers have not been told of, by number, and the number of the next one to tell in order.
         self._untold: dict[int, Trial] = {}
         self._told = 0
-        warm_front = [space.levels(trial.schedule) for trial in _front(warm)]
+        warm_front = [space.grid_indices(trial.schedule) for trial in _front(warm)]
         self._proposals = Proposals(space, portfolio, seed, warm_front, ablations)
         for trial in warm:
             if trial.is_finite:
                 self._proposals.learn(trial, warm_is_own)
         self._queue = [self._on_grid(trial) for trial in store.queue()]
         for trial in self._queue:
-            self._proposals.see(space.levels(trial.schedule))
+            self._proposals.see(space.grid_indices(trial.schedule))
             self._next = max(self._next, trial.number + 1)
         # Other numbers have no trial to wait for: Optuna's tools may have added some that are none of a search.
         self._awaited = {trial.number for trial in self._queue}
@@ -191,7 +191,7 @@ class SearchEngine:
         n = 0
         for known in self._store.known():
             n += 1
-            self._proposals.see(self._space.levels(known.schedule))
+            self._proposals.see(self._space.grid_indices(known.schedule))
             self._next = max(self._next, known.number + 1)
             trial = self._judged_anew(known)
             if known.state is not TrialState.FAILED:
@@ -218,7 +218,7 @@ class SearchEngine:
         return self._runner.judged(trial)
 
     def _on_grid(self, trial: Trial) -> Trial:
-        return replace(trial, schedule=self._space.schedule(self._space.levels(trial.schedule)))
+        return replace(trial, schedule=self._space.schedule(self._space.grid_indices(trial.schedule)))
 
     def _arrived(self, trial: Trial) -> float:
         """Tells proposers of a trial that ended, now or when its turn comes; gives what it added to the front."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from search.engine.portfolio import Portfolio
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Proposal
+from search.problem.trial import GridIndices, Proposal
 from search.proposers import Proposer
 from studies import Trial
 from studies.records.trial import ABLATION, INITIAL_DESIGN
@@ -36,8 +36,8 @@ class Proposals:
         space: ScheduleSpace,
         portfolio: Portfolio,
         seed: int,
-        warm_front: Sequence[Levels],
-        ablations: Sequence[Levels],
+        warm_front: Sequence[GridIndices],
+        ablations: Sequence[GridIndices],
     ) -> None:
         self._space = space
         self._portfolio = portfolio
@@ -45,15 +45,15 @@ class Proposals:
         # By hash of the grid indices: the trial that proposers learned them from, if they did by now.
         self._seen: dict[int, int | None] = {}
         self._warm: dict[int, int] = {}
-        self._firsts = [Proposal(levels) for levels in space.initial_design()]
-        self._firsts += [Proposal(levels, (levels,)) for levels in warm_front]
+        self._firsts = [Proposal(indices) for indices in space.initial_design()]
+        self._firsts += [Proposal(indices, (indices,)) for indices in warm_front]
         self._ablations = list(ablations)
 
     def next(self, number: int) -> Trial | None:
         """The trial of a schedule not seen before, under the number that it should get; None if none is found."""
         while self._firsts:
             first = self._firsts.pop(0)
-            if not self._has_seen(first.levels) and self._space.contains(first.levels):
+            if not self._has_seen(first.grid_indices) and self._space.contains(first.grid_indices):
                 return self._trial(number, INITIAL_DESIGN, first)
         while self._ablations:
             ablation = self._ablations.pop(0)
@@ -62,21 +62,21 @@ class Proposals:
         for proposer in self._portfolio.in_turn(number):
             for _ in range(_PATIENCE):
                 proposal = self._ask(proposer, number)
-                if not self._has_seen(proposal.levels):
+                if not self._has_seen(proposal.grid_indices):
                     return self._trial(number, proposer.name, proposal)
                 self._portfolio.statistics_of(proposer.name).repeated += 1
         rng, statistics = random.Random(f"{self._seed}/{number}"), self._portfolio.statistics_of(SAMPLE)
         for _ in range(50 * _PATIENCE):
-            levels = self._space.sample(rng)
+            indices = self._space.sample(rng)
             statistics.asked += 1
-            if not self._has_seen(levels):
-                return self._trial(number, SAMPLE, Proposal(levels))
+            if not self._has_seen(indices):
+                return self._trial(number, SAMPLE, Proposal(indices))
             statistics.repeated += 1
         return None
 
-    def see(self, levels: Levels) -> None:
+    def see(self, indices: GridIndices) -> None:
         """Notes that a schedule is evaluated, or was."""
-        self._seen.setdefault(hash(levels))
+        self._seen.setdefault(hash(indices))
 
     def learn(self, trial: Trial, is_own: bool = True) -> None:
         """Tells every proposer of a trial, and remembers it for those that are made from it.
@@ -85,16 +85,16 @@ class Proposals:
             trial: A trial that ended.
             is_own: Whether it is of this study, so that its number can be named as a parent's.
         """
-        levels = self._space.levels(trial.schedule)
+        indices = self._space.grid_indices(trial.schedule)
         self._portfolio.learn(trial)
         if is_own:
-            (self._seen if hash(levels) in self._seen else self._warm)[hash(levels)] = trial.number
+            (self._seen if hash(indices) in self._seen else self._warm)[hash(indices)] = trial.number
 
     def _trial(self, number: int, proposer: str, proposal: Proposal) -> Trial:
-        self.see(proposal.levels)
+        self.see(proposal.grid_indices)
         # Trials elsewhere have no number in this study.
         parents = tuple(parent for parent in map(self._number, proposal.parents) if parent is not None)
-        return Trial(number, self._space.schedule(proposal.levels), proposer, parents)
+        return Trial(number, self._space.schedule(proposal.grid_indices), proposer, parents)
 
     def _ask(self, proposer: Proposer, number: int) -> Proposal:
         statistics = self._portfolio.statistics_of(proposer.name)
@@ -104,10 +104,10 @@ class Proposals:
         statistics.asked += 1
         return proposal
 
-    def _number(self, levels: Levels) -> int | None:
-        number = self._seen.get(hash(levels))
+    def _number(self, indices: GridIndices) -> int | None:
+        number = self._seen.get(hash(indices))
         # Before the trial here has ended, it is the one that was known before.
-        return self._warm.get(hash(levels)) if number is None else number
+        return self._warm.get(hash(indices)) if number is None else number
 
-    def _has_seen(self, levels: Levels) -> bool:
-        return hash(levels) in self._seen
+    def _has_seen(self, indices: GridIndices) -> bool:
+        return hash(indices) in self._seen

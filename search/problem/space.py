@@ -11,7 +11,7 @@ from itertools import pairwise
 
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.errors import ConfigError
-from search.problem.trial import Levels
+from search.problem.trial import GridIndices
 
 # How many exchanges of a step between two blocks are tried to make a schedule of a fixed overall sparsity faster.
 _MOST_EXCHANGES = 300
@@ -32,7 +32,7 @@ class LatencyLimit:
 
 @dataclass(frozen=True)
 class ScheduleSpace:
-    """All schedules on a grid that keep the constraints, given as levels: counts of steps, one per block.
+    """All schedules on a grid that keep the constraints, given as grid indices: steps of sparsity, one per block.
 
     Attributes:
         n_blocks: Blocks of the model.
@@ -79,7 +79,7 @@ class ScheduleSpace:
 
     @property
     def top(self) -> int:
-        """The highest level of a block."""
+        """The highest index of a block."""
         return math.floor(self.max_sparsity / self.step + 1e-9)
 
     @property
@@ -90,51 +90,51 @@ class ScheduleSpace:
 
     @property
     def target_total(self) -> int | None:
-        """The sum of levels that `target_sparsity` asks for."""
+        """The sum of indices that `target_sparsity` asks for."""
         if self.target_sparsity is None:
             return None
         return min(round(self.target_sparsity * self.n_blocks / self.step), self.top * self.n_blocks)
 
-    def schedule(self, levels: Sequence[int]) -> SparsitySchedule:
-        """The schedule of given levels."""
-        return SparsitySchedule.from_levels(levels, self.step)
+    def schedule(self, indices: Sequence[int]) -> SparsitySchedule:
+        """The schedule of given indices."""
+        return SparsitySchedule.from_grid_indices(indices, self.step)
 
-    def levels(self, schedule: tuple[float, ...]) -> Levels:
-        """The levels of a schedule: those of the nearest one on the grid."""
-        return _levels(schedule, self.step)
+    def grid_indices(self, schedule: tuple[float, ...]) -> GridIndices:
+        """The indices of a schedule: those of the nearest one on the grid."""
+        return _grid_indices(schedule, self.step)
 
-    def contains(self, levels: Sequence[int]) -> bool:
-        """Whether levels keep every constraint."""
+    def contains(self, indices: Sequence[int]) -> bool:
+        """Whether indices keep every constraint."""
         free = set(self.free_blocks)
         return (
-            len(levels) == self.n_blocks
-            and all(0 <= level <= (self.top if block in free else 0) for block, level in enumerate(levels))
-            and self.constraint_violation(levels) == 0
+            len(indices) == self.n_blocks
+            and all(0 <= index <= (self.top if block in free else 0) for block, index in enumerate(indices))
+            and self.constraint_violation(indices) == 0
         )
 
-    def constraint_violation(self, levels: Sequence[int]) -> float:
+    def constraint_violation(self, indices: Sequence[int]) -> float:
         """By how much a schedule breaks the target and the latency limit, as shares; 0 if it keeps them."""
         broken = 0.0
         if self.target_total is not None:
-            broken += abs(sum(levels) - self.target_total) * self.step / self.n_blocks
+            broken += abs(sum(indices) - self.target_total) * self.step / self.n_blocks
         limit = self.latency_limit
         if limit is not None:
-            broken += max(0.0, limit.predict_ms(self.schedule(levels)) / limit.max_ms - 1)
+            broken += max(0.0, limit.predict_ms(self.schedule(indices)) / limit.max_ms - 1)
         return broken
 
-    def repair(self, levels: Sequence[float], rng: random.Random) -> Levels:
-        """Nearby levels inside the space.
+    def repair(self, indices: Sequence[float], rng: random.Random) -> GridIndices:
+        """Nearby indices inside the space.
 
         Numbers are rounded, dense blocks skip nothing, and sparsity is moved one step at a time until the target is met
         and the latency kept.
 
         Args:
-            levels: Any numbers, one per block.
+            indices: Any numbers, one per block.
             rng: Chooses the blocks that give or take.
         """
         free, inside = self.free_blocks, [0] * self.n_blocks
         for block in free:
-            inside[block] = min(self.top, max(0, round(levels[block])))
+            inside[block] = min(self.top, max(0, round(indices[block])))
         if self.target_total is not None:
             while (missing := self.target_total - sum(inside)) != 0:
                 step = 1 if missing > 0 else -1
@@ -145,25 +145,25 @@ class ScheduleSpace:
         faster = self._made_faster(inside, rng)
         return self._fastest() if self._is_slow(faster) else faster
 
-    def sample(self, rng: random.Random) -> Levels:
-        """Random levels: an overall sparsity drawn evenly, spread unevenly over the blocks.
+    def sample(self, rng: random.Random) -> GridIndices:
+        """Random indices: an overall sparsity drawn evenly, spread unevenly over the blocks.
 
-        Independent levels would crowd around one half; drawn this way every overall sparsity gets its share.
+        Independent indices would crowd around one half; drawn this way every overall sparsity gets its share.
         """
         mean = self.target_sparsity if self.target_sparsity is not None else rng.uniform(0.0, 0.8)
         weights = [rng.expovariate(1.0) for _ in range(self.n_blocks)]
         scale = mean * self.n_blocks / sum(weights) / self.step
         return self.repair([weight * scale for weight in weights], rng)
 
-    def initial_design(self) -> list[Levels]:
+    def initial_design(self) -> list[GridIndices]:
         """Schedules that every search should know: dense and uniform ones, or the uniform one at the target."""
         shares = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
         totals = [round(self.top * share) * len(self.free_blocks) for share in shares]
         uniform = [self._even(total) for total in (totals if self.target_total is None else [self.target_total])]
         rng = random.Random(0)
-        return list(dict.fromkeys(self.repair(levels, rng) for levels in uniform))
+        return list(dict.fromkeys(self.repair(indices, rng) for indices in uniform))
 
-    def ablations(self, most: int | None = None) -> list[Levels]:
+    def ablations(self, most: int | None = None) -> list[GridIndices]:
         """Schedules in which one free block skips, and as much as it may: how sensitive the model is to it.
 
         They need not keep the target and the latency limit. The last block comes first: each schedule then begins like
@@ -181,42 +181,42 @@ class ScheduleSpace:
         groups = [frozenset(free[start:end]) for start, end in pairwise(ends)]
         return [tuple(self.top * (block in group) for block in range(self.n_blocks)) for group in reversed(groups)]
 
-    def ablated(self, levels: Sequence[int]) -> tuple[int, ...]:
+    def ablated(self, indices: Sequence[int]) -> tuple[int, ...]:
         """The neighbouring free blocks that a schedule ablates, if it is one of `ablations`, however many; or none."""
-        if len(levels) != self.n_blocks:
+        if len(indices) != self.n_blocks:
             return ()
         free = self.free_blocks
-        places = [place for place, block in enumerate(free) if levels[block]]
-        if not places or sum(levels) != self.top * len(places) or len(places) == len(free) > 1:
+        places = [place for place, block in enumerate(free) if indices[block]]
+        if not places or sum(indices) != self.top * len(places) or len(places) == len(free) > 1:
             return ()
         if places[-1] - places[0] >= len(places):
             return ()
         return tuple(free[place] for place in places)
 
-    def _even(self, total: int) -> Levels:
-        """A sum of levels spread evenly over the free blocks; what is left over goes to the last ones."""
+    def _even(self, total: int) -> GridIndices:
+        """A sum of indices spread evenly over the free blocks; what is left over goes to the last ones."""
         free = self.free_blocks
         even, rest = divmod(total, max(1, len(free)))
-        levels = [0] * self.n_blocks
+        indices = [0] * self.n_blocks
         for place, block in enumerate(free):
-            levels[block] = even + (place >= len(free) - rest)
-        return tuple(levels)
+            indices[block] = even + (place >= len(free) - rest)
+        return tuple(indices)
 
-    def _is_slow(self, levels: Sequence[int]) -> bool:
+    def _is_slow(self, indices: Sequence[int]) -> bool:
         limit = self.latency_limit
-        return limit is not None and limit.predict_ms(self.schedule(levels)) > limit.max_ms
+        return limit is not None and limit.predict_ms(self.schedule(indices)) > limit.max_ms
 
-    def _fastest(self) -> Levels:
-        """Levels about as fast as the other constraints allow; always the same ones."""
+    def _fastest(self) -> GridIndices:
+        """Grid indices about as fast as the other constraints allow; always the same ones."""
         if self.target_total is None:
             return self._even(self.top * len(self.free_blocks))
         return tuple(self._made_faster(self._even(self.target_total), random.Random(0)))
 
-    def _made_faster(self, levels: Sequence[int], rng: random.Random) -> Levels:
-        """Levels that keep the latency limit, or come as near to it as steps of sparsity bring them."""
+    def _made_faster(self, indices: Sequence[int], rng: random.Random) -> GridIndices:
+        """Grid indices that keep the latency limit, or come as near to it as steps of sparsity bring them."""
         limit = self.latency_limit
         assert limit is not None
-        free, now = self.free_blocks, list(levels)
+        free, now = self.free_blocks, list(indices)
         if self.target_total is None:
             while self._is_slow(now) and (movable := [block for block in free if now[block] < self.top]):
                 now[rng.choice(movable)] += 1
@@ -238,5 +238,5 @@ class ScheduleSpace:
 
 # Every proposer asks for those of every trial.
 @lru_cache(maxsize=2048)
-def _levels(schedule: tuple[float, ...], step: float) -> Levels:
+def _grid_indices(schedule: tuple[float, ...], step: float) -> GridIndices:
     return tuple(round(share / step) for share in schedule)

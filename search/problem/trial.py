@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-Levels = tuple[int, ...]
+GridIndices = tuple[int, ...]
 Values = tuple[float, ...]
 
 
@@ -13,10 +13,10 @@ class Proposal:
     """What to evaluate next.
 
     Attributes:
-        levels: Steps of sparsity, one per block.
+        grid_indices: Steps of sparsity, one per block.
         parents: What was evaluated that it is made from, each once; empty if it comes from no schedule in particular,
             but from chance, or from a model of all of them.
     """
 
-    levels: Levels
-    parents: tuple[Levels, ...] = ()
+    grid_indices: GridIndices
+    parents: tuple[GridIndices, ...] = ()

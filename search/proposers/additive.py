@@ -1,4 +1,4 @@
-"""Proposals from a model in which every block harms by itself: which blocks matter shows after few schedules."""
+"""Proposals from a model in which every block raises the KL by itself."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Proposal
+from search.problem.trial import GridIndices, Proposal
 from search.proposers.model_proposer import draw_seed
 from studies import Trial
 from studies.pareto import KL_FLOOR
@@ -89,36 +89,36 @@ class AdditiveProposer:
             share = (self._offset + number * _GOLDEN) % 1.0 if self._is_new and not self._repeats else rng.random()
             total = round(share * _MOST_OVERALL * space.n_blocks / space.step)
         total = min(total, space.top * len(space.free_blocks))
-        levels = [0] * space.n_blocks
-        harms = self._sensitivities(rng) if self._is_new else self._harms(rng)
-        for block, level in zip(space.free_blocks, least_harmful(harms, total), strict=True):
-            levels[block] = level
-        return Proposal(space.repair(levels, rng))
+        indices = [0] * space.n_blocks
+        increases = self._sensitivities(rng) if self._is_new else self._increases(rng)
+        for block, index in zip(space.free_blocks, least_sensitive(increases, total), strict=True):
+            indices[block] = index
+        return Proposal(space.repair(indices, rng))
 
     def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
         if trial.values is None or not trial.is_finite or (kl := trial.values[0]) < 0:
             return
-        levels = self._space.levels(trial.schedule)
-        features, target = self._features(levels), math.log(kl + KL_FLOOR)
+        indices = self._space.grid_indices(trial.schedule)
+        features, target = self._features(indices), math.log(kl + KL_FLOOR)
         self._n_told += 1
-        if ablated := self._space.ablated(levels):
+        if ablated := self._space.ablated(indices):
             self._ablated[ablated] = kl
-        elif len({levels[block] for block in self._space.free_blocks}) > 1:
+        elif len({indices[block] for block in self._space.free_blocks}) > 1:
             # Uniform schedules do not tell blocks apart.
             self._n_telling += 1
         self._products += np.outer(features, features)
         self._targets += target * features
         self._squares += target * target
 
-    def _features(self, levels: Levels) -> NDArray[np.float64]:
+    def _features(self, indices: GridIndices) -> NDArray[np.float64]:
         """`[1 + 2 N]` for N free blocks: 1, the shares, their squares."""
         top = max(1, self._space.top)
-        share: NDArray[np.float64] = np.array([levels[block] / top for block in self._space.free_blocks])
+        share: NDArray[np.float64] = np.array([indices[block] / top for block in self._space.free_blocks])
         return np.concatenate([[1.0], share, share**2])
 
     def _sensitivities(self, rng: random.Random) -> NDArray[np.float64]:
-        """What each free block adds at each level `[N, top + 1]`, guessed from ablations."""
+        """What each free block adds at each index [N, top + 1], guessed from ablations."""
         draws = np.random.default_rng(draw_seed(rng))
         known: dict[int, float] = {}
         # The smaller a group, the more it tells of its blocks.
@@ -130,11 +130,11 @@ class AdditiveProposer:
         doubt = _DOUBT * (1 + 0.5 * self._repeats)
         alone = np.maximum(alone, 1e-6) * np.exp(doubt * draws.standard_normal(len(alone)))
         share = np.linspace(0.0, 1.0, self._space.top + 1)
-        harms: NDArray[np.float64] = alone[:, None] * share ** draws.uniform(1.0, 2.0, (len(alone), 1))
-        return harms
+        increases: NDArray[np.float64] = alone[:, None] * share ** draws.uniform(1.0, 2.0, (len(alone), 1))
+        return increases
 
-    def _harms(self, rng: random.Random) -> NDArray[np.float64]:
-        """What each free block adds at each level `[N, top + 1]`, by weights drawn from the posterior."""
+    def _increases(self, rng: random.Random) -> NDArray[np.float64]:
+        """What each free block adds at each index [N, top + 1], by weights drawn from the posterior."""
         ridge = np.full(len(self._targets), _RIDGE)
         # The mean of all outcomes is no news.
         ridge[0] = 1e-6
@@ -148,30 +148,30 @@ class AdditiveProposer:
         weights = mean + noise * np.linalg.solve(np.linalg.cholesky(precision).T, draw)
         share = np.linspace(0.0, 1.0, self._space.top + 1)
         linear, square = np.split(weights[1:], 2)
-        harms: NDArray[np.float64] = linear[:, None] * share + square[:, None] * share**2
-        return harms
+        increases: NDArray[np.float64] = linear[:, None] * share + square[:, None] * share**2
+        return increases
 
 
-def least_harmful(harms: NDArray[np.float64], total: int) -> list[int]:
-    """The levels of a given sum whose harms add up to the least, exactly.
+def least_sensitive(increases: NDArray[np.float64], total: int) -> list[int]:
+    """Grid indices of a given sum whose increases add up to the least, exactly.
 
     Args:
-        harms: What each of N blocks adds at each level `[N, L]`.
-        total: The sum of levels; at most N (L - 1).
+        increases: What each of N blocks adds at each index `[N, L]`.
+        total: The sum of indices; at most N (L - 1).
     """
-    n_blocks, n_levels = harms.shape
-    # least[t]: of the blocks so far, with levels that sum up to t.
+    n_blocks, n_indices = increases.shape
+    # least[t]: of the blocks so far, with indices that sum up to t.
     least = np.full(total + 1, np.inf)
     least[0] = 0.0
     chosen = np.zeros((n_blocks, total + 1), dtype=np.int64)
     for block in range(n_blocks):
-        tried = np.full((n_levels, total + 1), np.inf)
-        for level in range(min(n_levels, total + 1)):
-            tried[level, level:] = least[: total + 1 - level] + harms[block, level]
+        tried = np.full((n_indices, total + 1), np.inf)
+        for index in range(min(n_indices, total + 1)):
+            tried[index, index:] = least[: total + 1 - index] + increases[block, index]
         chosen[block] = tried.argmin(0)
         least = tried.min(0)
-    levels, left = [0] * n_blocks, total
+    indices, left = [0] * n_blocks, total
     for block in reversed(range(n_blocks)):
-        levels[block] = int(chosen[block, left])
-        left -= levels[block]
-    return levels
+        indices[block] = int(chosen[block, left])
+        left -= indices[block]
+    return indices

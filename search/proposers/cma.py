@@ -58,13 +58,13 @@ class CmaModel:
         # Optuna's sampler of this algorithm draws so: what it proposed for a seed is proposed here.
         optimizer.reseed_rng(draws.randint(1, 2**16))
         shares, _ = optimizer.ask()
-        levels = [math.floor(share * self._space.top + 0.5) for share in shares.tolist()]
+        indices = [math.floor(share * self._space.top + 0.5) for share in shares.tolist()]
         known = [self._free(trial) for trial in self._memory.best()]
         if not known or rng.random() >= _HEAD_RATE:
-            return Draft(levels)
-        nearest = min(known, key=lambda one: sum(abs(a - b) for a, b in zip(one, levels, strict=True)))
-        cut = rng.randrange(len(levels))
-        return Draft(nearest[:cut] + levels[cut:])
+            return Draft(indices)
+        nearest = min(known, key=lambda one: sum(abs(a - b) for a, b in zip(one, indices, strict=True)))
+        cut = rng.randrange(len(indices))
+        return Draft(nearest[:cut] + indices[cut:])
 
     def tell(self, trial: Trial) -> None:
         """See `ScheduleModel.tell`."""
@@ -101,8 +101,8 @@ class CmaModel:
 
     def _free(self, trial: Trial) -> list[int]:
         """Grid indices of the free blocks."""
-        levels = self._space.levels(trial.schedule)
-        return [levels[block] for block in self._space.free_blocks]
+        indices = self._space.grid_indices(trial.schedule)
+        return [indices[block] for block in self._space.free_blocks]
 
     def _figure(self, trial: Trial) -> float:
         if trial.values is None or trial.total_violation > 0 or self._bounds is None:

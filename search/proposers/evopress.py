@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Proposal
+from search.problem.trial import GridIndices, Proposal
 from studies import Trial
 
 _MOST_SWITCHES = 3
@@ -51,7 +51,7 @@ class EvoPressProposer:
         self._offspring = offspring
         self._parents: dict[int, Trial] = {}
         # Their grid indices, which every proposal asks for.
-        self._levels: dict[int, Levels] = {}
+        self._grid_indices: dict[int, GridIndices] = {}
         self._n_told = 0
         self._number = -1
         self._repeats = 0
@@ -76,22 +76,22 @@ class EvoPressProposer:
         if self._n_told < _FIRST or not parents:
             return Proposal(self._space.sample(rng))
         band = self._band(number)
-        known = set(self._levels.values())
+        known = set(self._grid_indices.values())
         for _ in range(_MOST_TRIES):
-            if (child := self._child(parents, band, rng)).levels not in known:
+            if (child := self._child(parents, band, rng)).grid_indices not in known:
                 break
         return child
 
     def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
-        levels = self._space.levels(trial.schedule)
-        if not trial.is_finite or not self._space.contains(levels):
+        indices = self._space.grid_indices(trial.schedule)
+        if not trial.is_finite or not self._space.contains(indices):
             return
         self._n_told += 1
-        total = sum(levels)
+        total = sum(indices)
         parent = self._parents.get(total)
         if parent is None or _order(trial) < _order(parent):
-            self._parents[total], self._levels[total] = trial, levels
+            self._parents[total], self._grid_indices[total] = trial, indices
 
     def _band(self, number: int) -> range:
         cycle, place = divmod(number // self._offspring, len(self._bands))
@@ -99,21 +99,21 @@ class EvoPressProposer:
 
     def _child(self, parents: dict[int, Trial], band: range, rng: random.Random) -> Proposal:
         total = self._choose(parents, band, rng)
-        parent = self._levels[total]
-        levels = list(parent)
+        parent = self._grid_indices[total]
+        indices = list(parent)
         # Asked again for the same trial, the neighbourhood is known already: look further away.
         most_switches = _MOST_SWITCHES + self._repeats
         n_switches = min(rng.randint(1, most_switches), rng.randint(1, most_switches))
         blocks = self._changing_blocks(rng)
         if total not in band:
-            self._shift(levels, rng.choice(band) - total, blocks, rng)
+            self._shift(indices, rng.choice(band) - total, blocks, rng)
             n_switches -= 1
         elif self._space.target_total is None and rng.random() < 0.5:
-            self._shift(levels, rng.choice((-1, 1)) * rng.randint(1, max(1, len(band) // 2)), blocks, rng)
+            self._shift(indices, rng.choice((-1, 1)) * rng.randint(1, max(1, len(band) // 2)), blocks, rng)
             n_switches -= 1
         for _ in range(n_switches):
-            self._switch(levels, blocks, rng)
-        return Proposal(self._space.repair(levels, rng), (parent,))
+            self._switch(indices, blocks, rng)
+        return Proposal(self._space.repair(indices, rng), (parent,))
 
     def _choose(self, parents: dict[int, Trial], band: range, rng: random.Random) -> int:
         """The overall sparsity, in steps, of the parent that children for a band come from."""
@@ -136,27 +136,27 @@ class EvoPressProposer:
         free = self._space.free_blocks
         return free[rng.randrange(len(free) - 1) :] if len(free) > 1 and rng.random() < _HEAD_RATE else free
 
-    def _shift(self, levels: list[int], amount: int, blocks: Sequence[int], rng: random.Random) -> None:
-        """Make levels sparser, or denser for a negative amount, step by step in random blocks."""
+    def _shift(self, indices: list[int], amount: int, blocks: Sequence[int], rng: random.Random) -> None:
+        """Make indices sparser, or denser for a negative amount, step by step in random blocks."""
         step = 1 if amount > 0 else -1
         for _ in range(abs(amount)):
-            movable = [block for block in blocks if 0 <= levels[block] + step <= self._space.top]
+            movable = [block for block in blocks if 0 <= indices[block] + step <= self._space.top]
             if not movable:
                 return
-            levels[rng.choice(movable)] += step
+            indices[rng.choice(movable)] += step
 
-    def _switch(self, levels: list[int], blocks: Sequence[int], rng: random.Random) -> None:
+    def _switch(self, indices: list[int], blocks: Sequence[int], rng: random.Random) -> None:
         """Move sparsity from one block to another."""
-        givers = [block for block in blocks if levels[block] > 0]
-        takers = [block for block in blocks if levels[block] < self._space.top]
+        givers = [block for block in blocks if indices[block] > 0]
+        takers = [block for block in blocks if indices[block] < self._space.top]
         if not givers or not takers:
             return
         giver, taker = rng.choice(givers), rng.choice(takers)
         amount = min(rng.randint(1, self._stride), rng.randint(1, self._stride))
-        amount = min(amount, levels[giver], self._space.top - levels[taker])
+        amount = min(amount, indices[giver], self._space.top - indices[taker])
         if giver != taker:
-            levels[giver] -= amount
-            levels[taker] += amount
+            indices[giver] -= amount
+            indices[taker] += amount
 
 
 def _order(trial: Trial) -> tuple[float, float]:

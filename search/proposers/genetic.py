@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Proposal
+from search.problem.trial import GridIndices, Proposal
 from search.proposers.operators import Gene, Individual, Population, Selection, Variation, parent
 from studies import Trial
 
@@ -41,7 +41,7 @@ class GeneticProposer:
         self._seed = seed
         self._variation = variation or Variation(head_rate=_HEAD_RATE)
         self._genes = [Gene.steps(space.top + 1, peers="blocks")] * len(space.free_blocks)
-        self._population: Population[Levels] = Population(population_size, selection)
+        self._population: Population[GridIndices] = Population(population_size, selection)
         self._number = -1
         self._rng = random.Random()
 
@@ -54,24 +54,24 @@ class GeneticProposer:
             return Proposal(self._space.sample(self._rng))
         known = {individual.genome for individual in members}
         for _ in range(_MOST_TRIES):
-            if (child := self._child()).levels not in known:
+            if (child := self._child()).grid_indices not in known:
                 return child
         return Proposal(self._space.sample(self._rng))
 
     def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
-        levels = self._space.levels(trial.schedule)
-        if trial.values is None or not self._space.contains(levels):
+        indices = self._space.grid_indices(trial.schedule)
+        if trial.values is None or not self._space.contains(indices):
             return
         rng = random.Random(f"{self._seed}/told {self._population.n_told}")
-        self._population.tell([Individual(levels, trial.values, trial.total_violation)], rng)
+        self._population.tell([Individual(indices, trial.values, trial.total_violation)], rng)
 
     def _child(self) -> Proposal:
         mother, father = (parent(self._population.members, self._rng).genome for _ in range(2))
-        free, levels = self._space.free_blocks, [0.0] * self._space.n_blocks
+        free, indices = self._space.free_blocks, [0.0] * self._space.n_blocks
         numbers = self._variation.child(
             [mother[block] for block in free], [father[block] for block in free], self._genes, self._rng
         )
         for block, number in zip(free, numbers, strict=True):
-            levels[block] = number
-        return Proposal(self._space.repair(levels, self._rng), tuple(dict.fromkeys((mother, father))))
+            indices[block] = number
+        return Proposal(self._space.repair(indices, self._rng), tuple(dict.fromkeys((mother, father))))

@@ -8,7 +8,7 @@ import random
 
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels
+from search.problem.trial import GridIndices
 from search.proposers.model_proposer import Draft
 from studies import Trial
 
@@ -22,30 +22,30 @@ class GridModel:
     points that repair makes the same are one.
 
     Args:
-        space: Where schedules come from. Each block that may skip gets as many levels as keep the grid small.
+        space: Where schedules come from. Each free block gets as many sparsities as keep the grid small.
         seed: Of the order.
 
     Raises:
-        ConfigError: Even with two levels per block there are too many points.
+        ConfigError: Even with two sparsities per block there are too many points.
     """
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         n_free = len(space.free_blocks)
-        n_levels = min(space.top + 1, math.floor(_MOST_POINTS ** (1 / n_free) + 1e-9))
-        if n_levels < 2:
+        n_sparsities = min(space.top + 1, math.floor(_MOST_POINTS ** (1 / n_free) + 1e-9))
+        if n_sparsities < 2:
             raise ConfigError(
                 f"A grid over {n_free} blocks has at least {2**n_free} points: expected at most {_MOST_POINTS}, so at "
                 f"most {math.floor(math.log2(_MOST_POINTS))} blocks that may skip. Choose another proposer, or keep "
                 "more blocks dense."
             )
-        steps = [round(space.top * place / (n_levels - 1)) for place in range(n_levels)]
+        steps = [round(space.top * place / (n_sparsities - 1)) for place in range(n_sparsities)]
         rng = random.Random(f"{seed}/grid")
-        points: dict[Levels, None] = {}
+        points: dict[GridIndices, None] = {}
         for free in itertools.product(steps, repeat=n_free):
-            levels = [0] * space.n_blocks
-            for block, level in zip(space.free_blocks, free, strict=True):
-                levels[block] = level
-            points[space.repair(levels, rng)] = None
+            indices = [0] * space.n_blocks
+            for block, index in zip(space.free_blocks, free, strict=True):
+                indices[block] = index
+            points[space.repair(indices, rng)] = None
         self._space = space
         self._points = list(points)
         rng.shuffle(self._points)
@@ -53,7 +53,7 @@ class GridModel:
         self._unvisited = set(self._places.values())
 
     def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
-        """Levels of the free blocks at the first point from place `number` on of which nothing was told.
+        """GridIndices of the free blocks at the first point from place `number` on of which nothing was told.
 
         Args:
             number: Of the trial; trials that run side by side start at places of their own.
@@ -70,5 +70,5 @@ class GridModel:
 
     def tell(self, trial: Trial) -> None:
         """Notes that a point was visited."""
-        if (place := self._places.get(self._space.levels(trial.schedule))) is not None:
+        if (place := self._places.get(self._space.grid_indices(trial.schedule))) is not None:
             self._unvisited.discard(place)

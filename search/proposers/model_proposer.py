@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Proposal
+from search.problem.trial import GridIndices, Proposal
 from studies import Trial
 
 # A model that answers so often with what is known already has run dry for this trial.
@@ -20,12 +20,12 @@ class Draft:
     """A proposal of a model, before repair.
 
     Attributes:
-        levels: Grid indices of the free blocks; any numbers.
+        indices: Grid indices of the free blocks; any numbers.
         parents: See `Proposal.parents`.
     """
 
-    levels: Sequence[float]
-    parents: tuple[Levels, ...] = ()
+    grid_indices: Sequence[float]
+    parents: tuple[GridIndices, ...] = ()
 
 
 class ScheduleModel(Protocol):
@@ -77,14 +77,18 @@ class ModelProposer:
         draft = self._model.propose(number, self._repeats, rng) if self._repeats < _MOST_REPEATS else None
         if draft is None:
             return Proposal(self._space.sample(rng))
-        levels: list[float] = [0] * self._space.n_blocks
-        for block, level in zip(self._space.free_blocks, draft.levels, strict=True):
-            levels[block] = level
-        return Proposal(self._space.repair(levels, rng), draft.parents)
+        indices: list[float] = [0] * self._space.n_blocks
+        for block, index in zip(self._space.free_blocks, draft.grid_indices, strict=True):
+            indices[block] = index
+        return Proposal(self._space.repair(indices, rng), draft.parents)
 
     def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
-        if self._model is not None and trial.is_finite and self._space.contains(self._space.levels(trial.schedule)):
+        if (
+            self._model is not None
+            and trial.is_finite
+            and self._space.contains(self._space.grid_indices(trial.schedule))
+        ):
             self._model.tell(trial)
 
 

@@ -52,9 +52,9 @@ def check_sampler(text: str) -> None:
     proposer = named_sampler(text, space, seed=0)
     try:
         for number in range(_TRIED_TRIALS):
-            levels = space.sample(rng)
-            values = (1.0 + number, float(-sum(levels)))
-            proposer.tell(Trial(number, space.schedule(levels), "", state=TrialState.FINISHED, values=values))
+            indices = space.sample(rng)
+            values = (1.0 + number, float(-sum(indices)))
+            proposer.tell(Trial(number, space.schedule(indices), "", state=TrialState.FINISHED, values=values))
             proposer.ask(number)
     except Exception as error:
         raise ConfigError(

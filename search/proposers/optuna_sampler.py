@@ -127,8 +127,8 @@ class SamplerModel:
 
     def _add(self, trial: Trial) -> None:
         assert self._study is not None
-        levels = self._space.levels(trial.schedule)
-        params = {name: levels[block] for name, block in zip(self._parameters, self._space.free_blocks, strict=True)}
+        indices = self._space.grid_indices(trial.schedule)
+        params = {name: indices[block] for name, block in zip(self._parameters, self._space.free_blocks, strict=True)}
         self._study.add_trial(
             create_trial(
                 params=params,
@@ -174,9 +174,9 @@ class ParzenModel(SamplerModel):
         draft = super().propose(number, repeats, rng)
         if draft is None or self._is_joint or rng.random() >= _HEAD_RATE:
             return draft
-        cut = rng.randrange(len(draft.levels))
-        kept = self._space.levels(rng.choice(self._memory.best()).schedule)
-        return Draft([*(kept[block] for block in self._space.free_blocks[:cut]), *draft.levels[cut:]])
+        cut = rng.randrange(len(draft.grid_indices))
+        kept = self._space.grid_indices(rng.choice(self._memory.best()).schedule)
+        return Draft([*(kept[block] for block in self._space.free_blocks[:cut]), *draft.grid_indices[cut:]])
 
 
 class _Crossover(UniformCrossover):
@@ -215,11 +215,11 @@ class NSGAIIModel(SamplerModel):
             return draft
         parents = []
         for crossed in self._crossover.crossed.tolist():
-            levels = [0] * self._space.n_blocks
-            for block, level in zip(self._space.free_blocks, crossed, strict=True):
-                levels[block] = round(level)
-            parents.append(tuple(levels))
-        return Draft(draft.levels, tuple(dict.fromkeys(parents)))
+            indices = [0] * self._space.n_blocks
+            for block, index in zip(self._space.free_blocks, crossed, strict=True):
+                indices[block] = round(index)
+            parents.append(tuple(indices))
+        return Draft(draft.grid_indices, tuple(dict.fromkeys(parents)))
 
     def _made(self, seed: int) -> BaseSampler:
         self._crossover = _Crossover()

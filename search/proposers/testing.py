@@ -10,7 +10,7 @@ import torch
 
 from ftp_core.schedule import SparsitySchedule
 from search.problem.space import LatencyLimit, ScheduleSpace
-from search.problem.trial import Levels, Values
+from search.problem.trial import GridIndices, Values
 from search.proposers import Proposer
 from search.proposers.catalogue import ProposerFactory
 from studies import Trial, TrialState
@@ -29,33 +29,33 @@ SPACES = {
 }
 
 
-def objectives(levels: Levels) -> Values:
+def objectives(indices: GridIndices) -> Values:
     """KL and cost of a made-up model."""
-    kl = sum(most * (level / 19) ** 2 for most, level in zip(SENSITIVITIES, levels, strict=False))
-    return kl, sum(20.0 - level for level in levels)
+    kl = sum(most * (index / 19) ** 2 for most, index in zip(SENSITIVITIES, indices, strict=False))
+    return kl, sum(20.0 - index for index in indices)
 
 
-def told_of(levels: Sequence[int], values: tuple[float, ...], violation: float = 0.0, fidelity: float = 1.0) -> Trial:
+def told_of(indices: Sequence[int], values: tuple[float, ...], violation: float = 0.0, fidelity: float = 1.0) -> Trial:
     """A trial as proposers are told of it."""
     state = TrialState.FINISHED if fidelity == 1.0 else TrialState.PRUNED
-    schedule = SparsitySchedule.from_levels(levels)
+    schedule = SparsitySchedule.from_grid_indices(indices)
     return Trial(0, schedule, "", state=state, values=values, constraint_violation=violation, fidelity=fidelity)
 
 
-def drive(proposer: Proposer, n: int, violation: Callable[[Levels], float] = lambda _: 0.0) -> list[Levels]:
+def drive(proposer: Proposer, n: int, violation: Callable[[GridIndices], float] = lambda _: 0.0) -> list[GridIndices]:
     """The proposals for the first trials, each of which is told before the next one is asked for."""
-    proposals: list[Levels] = []
+    proposals: list[GridIndices] = []
     for number in range(n):
-        levels = proposer.ask(number).levels
-        proposer.tell(told_of(levels, objectives(levels), violation(levels)))
-        proposals.append(levels)
+        indices = proposer.ask(number).grid_indices
+        proposer.tell(told_of(indices, objectives(indices), violation(indices)))
+        proposals.append(indices)
     return proposals
 
 
 def check_space(factory: ProposerFactory, n: int = 40) -> None:
     """Proposals lie inside the space, whatever its constraints."""
     for kind, space in SPACES.items():
-        outside = [levels for levels in drive(factory(space, 0), n) if not space.contains(levels)]
+        outside = [indices for indices in drive(factory(space, 0), n) if not space.contains(indices)]
         assert not outside, f"outside the space ({kind}): {outside[:3]}"
 
 
@@ -75,7 +75,7 @@ def check_repeats(factory: ProposerFactory, n: int = 40) -> None:
     """Asked again for the same trial, it proposes something else."""
     proposer = factory(SPACES["free"], 0)
     drive(proposer, n)
-    assert len({proposer.ask(n).levels for _ in range(4)}) > 1, "four times the same schedule for one trial"
+    assert len({proposer.ask(n).grid_indices for _ in range(4)}) > 1, "four times the same schedule for one trial"
 
 
 def check_resumed(factory: ProposerFactory, n: int = 75) -> None:
@@ -84,8 +84,8 @@ def check_resumed(factory: ProposerFactory, n: int = 75) -> None:
         first = factory(SPACES[kind], 5)
         told = drive(first, n, _violation)
         resumed = factory(SPACES[kind], 5)
-        for levels in told:
-            resumed.tell(told_of(levels, objectives(levels), _violation(levels)))
+        for indices in told:
+            resumed.tell(told_of(indices, objectives(indices), _violation(indices)))
         for _ in range(2):
             assert first.ask(n) == resumed.ask(n), f"resumed, it proposes something else ({kind})"
 
@@ -93,34 +93,34 @@ def check_resumed(factory: ProposerFactory, n: int = 75) -> None:
 def check_parents(factory: ProposerFactory, n: int = 90) -> None:
     """Parents are schedules that were told, each once."""
     for kind in ("free", "dense, target"):
-        proposer, told = factory(SPACES[kind], 0), set[Levels]()
+        proposer, told = factory(SPACES[kind], 0), set[GridIndices]()
         for number in range(n):
             proposal = proposer.ask(number)
             assert set(proposal.parents) <= told, f"parents of trial {number} were never told ({kind})"
             assert len(set(proposal.parents)) == len(proposal.parents), f"trial {number} names a parent twice ({kind})"
-            proposer.tell(told_of(proposal.levels, objectives(proposal.levels)))
-            told.add(proposal.levels)
+            proposer.tell(told_of(proposal.grid_indices, objectives(proposal.grid_indices)))
+            told.add(proposal.grid_indices)
 
 
 def check_ablations(factory: ProposerFactory, n: int = 60) -> None:
     """Ablations off the target lead to no proposal outside the space."""
     space = SPACES["dense, target"]
     proposer, ablations = factory(space, 0), space.ablations()
-    for levels in ablations:
-        proposer.tell(told_of(levels, objectives(levels), space.constraint_violation(levels)))
+    for indices in ablations:
+        proposer.tell(told_of(indices, objectives(indices), space.constraint_violation(indices)))
     for number in range(len(ablations), n):
         proposal = proposer.ask(number)
-        assert space.contains(proposal.levels), f"outside the space: {proposal.levels}"
+        assert space.contains(proposal.grid_indices), f"outside the space: {proposal.grid_indices}"
         assert not set(proposal.parents) & set(ablations), "an ablation outside the space is a parent"
-        proposer.tell(told_of(proposal.levels, objectives(proposal.levels)))
+        proposer.tell(told_of(proposal.grid_indices, objectives(proposal.grid_indices)))
 
 
 CHECKS = (check_space, check_seed, check_repeats, check_resumed, check_parents, check_ablations)
 """All checks; each takes the factory of a proposer, and how many trials to drive it for."""
 
 
-def _violation(levels: Levels) -> float:
-    return max(0.0, levels[-1] - 15.0)
+def _violation(indices: GridIndices) -> float:
+    return max(0.0, indices[-1] - 15.0)
 
 
 def _seed_everything(seed: int) -> None:

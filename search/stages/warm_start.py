@@ -31,11 +31,11 @@ def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objec
             continue
         if objectives.min_accuracy is not None and "accuracy" not in trial.metrics:
             continue
-        levels = space.levels(trial.schedule)
-        if not space.contains(levels) and not space.ablated(levels):
+        indices = space.grid_indices(trial.schedule)
+        if not space.contains(indices) and not space.ablated(indices):
             continue
-        values, violation = objectives(space.schedule(levels), trial.metrics)
-        judged = replace(trial, values=values, constraint_violation=violation + space.constraint_violation(levels))
+        values, violation = objectives(space.schedule(indices), trial.metrics)
+        judged = replace(trial, values=values, constraint_violation=violation + space.constraint_violation(indices))
         if not judged.is_finite:
             continue
         found.append(judged)

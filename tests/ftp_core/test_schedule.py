@@ -23,8 +23,8 @@ def test_kept_count_is_the_exact_ceiling(level: int, length: int) -> None:
 
 @given(levels=levels)
 def test_levels_survive_the_round_trip(levels: list[int]) -> None:
-    schedule = SparsitySchedule.from_levels(levels)
-    assert schedule.levels() == tuple(levels)
+    schedule = SparsitySchedule.from_grid_indices(levels)
+    assert schedule.grid_indices() == tuple(levels)
     assert schedule == SparsitySchedule(list(schedule))
     assert hash(schedule) == hash(SparsitySchedule(list(schedule)))
 
@@ -32,7 +32,7 @@ def test_levels_survive_the_round_trip(levels: list[int]) -> None:
 @given(levels=levels)
 def test_overall_sparsity_is_the_mean(levels: list[int]) -> None:
     exact = Fraction(sum(levels), 20 * len(levels))
-    assert SparsitySchedule.from_levels(levels).overall == pytest.approx(float(exact), abs=1e-12)
+    assert SparsitySchedule.from_grid_indices(levels).overall == pytest.approx(float(exact), abs=1e-12)
 
 
 @pytest.mark.parametrize("values", [[0.1, 0.96], [-0.01], [float("nan")], [float("inf")]])

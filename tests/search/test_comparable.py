@@ -45,7 +45,7 @@ from search.engine.termination import Stopping
 from search.evaluators import Evaluation, Task
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels
+from search.problem.trial import GridIndices
 from search.proposers.catalogue import make_proposers
 from search.proposers.deap_sampler import DEAPSampler
 from search.proposers.operators import Individual, Population
@@ -140,7 +140,7 @@ def put(store: ServiceStore, trials: list[Trial]) -> None:
     state = {TrialState.FINISHED: OptunaState.COMPLETE, TrialState.PRUNED: OptunaState.PRUNED}
     said = ("proposer", "fidelity", "seconds", "metrics")
     for one in trials:
-        params = {f"block_{block}": level for block, level in enumerate(one.schedule)}
+        params = {f"block_{block}": index for block, index in enumerate(one.schedule)}
         frozen = FrozenTrial(
             number=one.number,
             state=state[one.state],
@@ -351,7 +351,7 @@ class Diverging(ShufflingEvaluator):
     def _evaluate(self, task: Task) -> Evaluation:
         self.evaluated.append(task)
         found = metrics_of(task.schedule, task.part)
-        kind = sum(task.schedule.levels(0.05)) % 9
+        kind = sum(task.schedule.grid_indices(0.05)) % 9
         # With several parts, some do so on the last one alone.
         if kind in WRONG and (task.part or kind not in self.late):
             found["kl"] = WRONG[kind]
@@ -361,8 +361,8 @@ class Diverging(ShufflingEvaluator):
 WRONG = {0: math.inf, 3: math.nan, 6: -math.inf, 7: math.inf}
 
 
-def is_wrong(levels: Levels) -> bool:
-    return sum(levels) % 9 in WRONG
+def is_wrong(indices: GridIndices) -> bool:
+    return sum(indices) % 9 in WRONG
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -396,7 +396,7 @@ def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
         assert all(one.values is None and not math.isfinite(one.metrics["kl"]) for one in wrong)
         if len(fidelities) == 1:
             assert {one.number for one in wrong} == {
-                one.number for one in kept if is_wrong(SparsitySchedule(one.schedule).levels(0.05))
+                one.number for one in kept if is_wrong(SparsitySchedule(one.schedule).grid_indices(0.05))
             }
         assert trial_store.front == front(kept) == slow_front(kept)
         assert math.isfinite(hypervolume(kept, reference_point([one.values for one in front(kept)])))
@@ -429,10 +429,10 @@ def test_an_infinite_warm_start_is_no_start() -> None:
     portfolio = Portfolio(make_proposers("deap", SPACE, 0), 0)
     found = {(1, 2, 3): (math.inf, 0.0), (2, 2, 2): (0.1, math.nan), (3, 2, 2): (0.1, 0.5)}
     warm = [
-        Trial(0, SPACE.schedule(levels), "deap", state=TrialState.FINISHED, values=values)
-        for levels, values in found.items()
+        Trial(0, SPACE.schedule(indices), "deap", state=TrialState.FINISHED, values=values)
+        for indices, values in found.items()
     ]
     book = Notebook()
     SearchEngine(SPACE, portfolio, ShufflingEvaluator(1), judge, book, warm=warm).run(Stopping(20))
-    begun = [SPACE.levels(one.schedule) for one in book.begun.values() if one.proposer == "initial design"]
+    begun = [SPACE.grid_indices(one.schedule) for one in book.begun.values() if one.proposer == "initial design"]
     assert begun == [*SPACE.initial_design(), (3, 2, 2)]

@@ -26,7 +26,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, tiny
 
-schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_levels)
+schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_grid_indices)
 MIXED = SparsitySchedule([0.3, 0.0, 0.6])
 _THIRD_PARTY = {
     "vocab_size": 50,
@@ -105,7 +105,7 @@ def test_every_part_costs_what_torch_counts_in_its_modules(name: str, window: in
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_decoding_costs_what_torch_counts_also_where_windows_let_go_of_keys(name: str) -> None:
     draw, new_tokens = random.Random(name), 24
-    schedule = SparsitySchedule.from_levels(draw.choices(range(1, 20), k=N_BLOCKS))
+    schedule = SparsitySchedule.from_grid_indices(draw.choices(range(1, 20), k=N_BLOCKS))
     batch, length = draw.randint(1, 2), draw.randint(1, 60)
     pruned, model = FTPForCausalLM.from_dense(tiny(name), schedule), SkippingModel(tiny(name))
     ids = torch.randint(3, 50, (batch, length))

@@ -22,7 +22,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, fresh_tiny, tiny
 
-schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_levels)
+schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_grid_indices)
 MIXED = SparsitySchedule([0.3, 0.0, 0.6])
 FLOAT = 4
 
@@ -79,7 +79,7 @@ def measured_peak(model: SkippingModel, schedule: SparsitySchedule, router: Rout
 @pytest.mark.parametrize("name", list(CONFIGS))
 def test_the_predicted_peak_of_a_prefill_is_measured(name: str, window: int) -> None:
     model, draw = SkippingModel(tiny(name)), random.Random(name)
-    schedule = SparsitySchedule.from_levels(draw.choices(range(20), k=N_BLOCKS))
+    schedule = SparsitySchedule.from_grid_indices(draw.choices(range(20), k=N_BLOCKS))
     batch, length = draw.randint(1, 3), draw.randint(10, 100)
     router = random_router(1, window) if window else StaticRouter()
     measured = measured_peak(model, schedule, router, batch, length)

@@ -354,7 +354,7 @@ def errors(passes: MadeUp, profile: LatencyProfile, n: int = 50) -> list[float]:
     rng, found = random.Random(3), []
     for dynamic in (False, True):
         for _ in range(n):
-            schedule = SparsitySchedule.from_levels([rng.randint(0, 19) for _ in range(N_MADE_UP)])
+            schedule = SparsitySchedule.from_grid_indices([rng.randint(0, 19) for _ in range(N_MADE_UP)])
             true = sum(passes.true_ms(schedule, dynamic)) + 2.0
             predicted = profile.predict_ms(schedule, router="dynamic" if dynamic else "static")
             found.append(abs(predicted / true - 1))
@@ -581,7 +581,7 @@ def test_a_measured_profile_covers_all_schedules_and_routers(family: str) -> Non
         assert shape.kept == tuple(sorted(set(shape.kept))) and shape.kept[-2:] == (shape.length - 1, shape.length)
         assert shape.measured_at.endswith("+00:00")
         for level in range(20):
-            schedule = SparsitySchedule.from_levels([level] * N_BLOCKS)
+            schedule = SparsitySchedule.from_grid_indices([level] * N_BLOCKS)
             # Blocks that decide ask for the time more often, as above; listening does not.
             expected = 1000.0 * (1 + N_BLOCKS + N_BLOCKS * (3 if level else 1))
             for router in ("static", "dynamic"):

@@ -29,7 +29,7 @@ from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, fresh_tiny, t
 
 TOLERANCE = {"atol": 5e-4, "rtol": 1e-3}
 tokens = st.lists(st.integers(3, 49), min_size=1, max_size=24)
-schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_levels)
+schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_grid_indices)
 MIXED = SparsitySchedule([0.3, 0.0, 0.6])
 
 

@@ -162,7 +162,7 @@ prompts = st.lists(st.lists(st.integers(3, 49), min_size=1, max_size=16), min_si
 def test_a_pruned_model_computes_what_a_masked_full_computation_with_protected_tokens_does(
     name: str, rows: list[list[int]], levels: list[int], keep_first: int, side: str
 ) -> None:
-    schedule = SparsitySchedule.from_levels(levels)
+    schedule = SparsitySchedule.from_grid_indices(levels)
     pruned = FTPForCausalLM.from_dense(tiny(name), schedule, keep_first=keep_first)
     batch = padded(rows, side)
     with torch.no_grad():
@@ -276,7 +276,7 @@ def test_figures_are_of_what_their_model_protects() -> None:
 def test_training_computes_what_skipping_with_protected_tokens_does(
     levels: list[int], keep_first: int, seed: int
 ) -> None:
-    model, schedule = SkippingModel(tiny(), keep_first), SparsitySchedule.from_levels(levels)
+    model, schedule = SkippingModel(tiny(), keep_first), SparsitySchedule.from_grid_indices(levels)
     router, answers = random_router(seed, window=3), answer_batch(SOME)
     with torch.no_grad():
         gated, _, _ = GatedModel(model, router).forward(TrainingBatch.of(SOME), schedule)

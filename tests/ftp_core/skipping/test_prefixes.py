@@ -39,7 +39,7 @@ with torch.random.fork_rng():
 ENDLESS = 2**40
 # Few levels, so that beginnings are shared; 0 among them, before which no attention is heard.
 levels = st.lists(st.sampled_from([0, 6, 14]), min_size=N_BLOCKS, max_size=N_BLOCKS)
-schedules = levels.map(SparsitySchedule.from_levels)
+schedules = levels.map(SparsitySchedule.from_grid_indices)
 
 
 @cache

@@ -104,7 +104,7 @@ def slow_attention_received(
 
 
 tokens = st.lists(st.integers(1, 49), min_size=1, max_size=20)
-schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_levels)
+schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_grid_indices)
 
 
 @st.composite

@@ -76,7 +76,7 @@ def test_distillation_loss_is_zero_at_the_teacher_and_scaled_by_the_temperature(
 def test_the_gated_computation_of_training_equals_skipping(
     examples: list[EncodedExample], levels: list[int], seed: int
 ) -> None:
-    model, schedule = SkippingModel(tiny()), SparsitySchedule.from_levels(levels)
+    model, schedule = SkippingModel(tiny()), SparsitySchedule.from_grid_indices(levels)
     router = random_router(seed, window=3)
     answers = answer_batch(examples)
     with torch.no_grad():

@@ -33,4 +33,4 @@ def test_where_nobody_learns_from_ablations_none_is_made_and_none_left_out() -> 
 
 def test_blocks_that_may_not_skip_are_not_ablated() -> None:
     plan = plan_ablations(ScheduleSpace(12, dense_blocks=(0, -1)), 200, "additive")
-    assert len(plan.schedules) == 10 and not any(levels[0] or levels[-1] for levels in plan.schedules)
+    assert len(plan.schedules) == 10 and not any(indices[0] or indices[-1] for indices in plan.schedules)

@@ -38,9 +38,9 @@ def search(evaluator: ShufflingEvaluator, space: ScheduleSpace, book: Notebook, 
     return SearchEngine(space, proposers, evaluator, judge, book, **options).run(Stopping(n))
 
 
-def warm_trials(space: ScheduleSpace, levels: Sequence[tuple[int, ...]]) -> list[Trial]:
+def warm_trials(space: ScheduleSpace, indices: Sequence[tuple[int, ...]]) -> list[Trial]:
     """Trials that ended elsewhere, numbered from 1000 on."""
-    schedules = [space.schedule(one) for one in levels]
+    schedules = [space.schedule(one) for one in indices]
     return [
         Trial(1000 + n, one, "deap", state=TrialState.FINISHED, values=judge(one, metrics_of(one))[0])
         for n, one in enumerate(schedules)
@@ -59,9 +59,9 @@ def test_every_schedule_is_evaluated_once_and_all_proposers_take_part() -> None:
 def test_a_search_begins_with_dense_and_uniform_schedules() -> None:
     space, book = ScheduleSpace(6), Notebook()
     search(ShufflingEvaluator(capacity=4), space, book, 20)
-    firsts = [space.levels(begun.schedule) for begun in book.begun.values() if begun.proposer == INITIAL_DESIGN]
+    firsts = [space.grid_indices(begun.schedule) for begun in book.begun.values() if begun.proposer == INITIAL_DESIGN]
     assert firsts == space.initial_design()
-    assert firsts[0] == (0,) * 6 and all(len(set(levels)) == 1 for levels in firsts)
+    assert firsts[0] == (0,) * 6 and all(len(set(indices)) == 1 for indices in firsts)
 
 
 def test_what_proposers_do_is_counted_and_counting_goes_on_after_an_interruption() -> None:
@@ -96,7 +96,7 @@ def test_known_schedules_are_not_evaluated_again() -> None:
 def test_what_another_study_found_out_is_not_evaluated() -> None:
     space, book = ScheduleSpace(3), Notebook()
     known = [SparsitySchedule((0.0,) * 3), SparsitySchedule((0.35, 0.35, 0.35))]
-    initial = [space.schedule(levels) for levels in space.initial_design()]
+    initial = [space.schedule(indices) for indices in space.initial_design()]
     book.elsewhere = {schedule: metrics_of(schedule) for schedule in [*known, *initial]}
     evaluator = ShufflingEvaluator(capacity=3)
     assert search(evaluator, space, book, 30) == len(book.ended) == 30
@@ -115,10 +115,10 @@ def test_a_search_of_which_everything_is_known_ends_without_an_evaluation() -> N
 
 def test_proposers_learn_from_the_outcomes_of_another_study_and_its_front_comes_first() -> None:
     space, book = ScheduleSpace(4), Notebook()
-    levels = [(0, 0, 0, n) for n in range(1, 12)]
-    warm = warm_trials(space, levels)
+    indices = [(0, 0, 0, n) for n in range(1, 12)]
+    warm = warm_trials(space, indices)
     search(ShufflingEvaluator(capacity=1), space, book, 40, warm=warm)
-    assert {space.levels(begun.schedule) for begun in book.begun.values()} >= set(levels)
+    assert {space.grid_indices(begun.schedule) for begun in book.begun.values()} >= set(indices)
 
 
 def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say() -> None:
@@ -126,12 +126,15 @@ def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say
     search(
         ShufflingEvaluator(1), space, book, 60, ablations=space.ablations(), names="deap,evopress,additive,tpe,cmaes"
     )
-    early = [(space.levels(book.begun[n].schedule), book.begun[n].proposer) for n in range(7)]
-    assert early == [(space.initial_design()[0], INITIAL_DESIGN), *((levels, ABLATION) for levels in space.ablations())]
+    early = [(space.grid_indices(book.begun[n].schedule), book.begun[n].proposer) for n in range(7)]
+    assert early == [
+        (space.initial_design()[0], INITIAL_DESIGN),
+        *((indices, ABLATION) for indices in space.ablations()),
+    ]
     outcomes = book.trials()
     assert [one.constraint_violation for one in outcomes[1:7]] == pytest.approx([0.5 - 0.95 / 6] * 6)
     assert all(
-        one.constraint_violation == 0 and space.contains(space.levels(one.schedule))
+        one.constraint_violation == 0 and space.contains(space.grid_indices(one.schedule))
         for one in [outcomes[0], *outcomes[7:]]
     )
     assert [book.begun[n].proposer for n in range(7, 19)] == ["additive"] * 12
@@ -144,7 +147,7 @@ def test_ablations_inside_the_space_are_trials_like_others() -> None:
     space, book = ScheduleSpace(4), Notebook()
     search(ShufflingEvaluator(1), space, book, 60, ablations=space.ablations())
     outcomes = [one for one in book.ended.values() if one.proposer == ABLATION]
-    assert [space.levels(one.schedule) for one in outcomes] == space.ablations() and not any(
+    assert [space.grid_indices(one.schedule) for one in outcomes] == space.ablations() and not any(
         one.constraint_violation for one in outcomes
     )
 
@@ -363,8 +366,8 @@ def test_of_a_long_history_proposers_learn_the_front_and_the_latest(monkeypatch:
             for other in outcomes
         )
     ]
-    assert {space.levels(one.schedule) for one in listener.told} >= {
-        space.levels(one.schedule) for one in [*best, *outcomes[-10:]]
+    assert {space.grid_indices(one.schedule) for one in listener.told} >= {
+        space.grid_indices(one.schedule) for one in [*best, *outcomes[-10:]]
     }
     assert len(listener.told) < 100
 

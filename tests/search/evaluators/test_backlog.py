@@ -13,7 +13,7 @@ from search.evaluators.backlog import Backlog
 
 
 def task(*levels, part=0):
-    return Task(SparsitySchedule.from_levels(levels), part)
+    return Task(SparsitySchedule.from_grid_indices(levels), part)
 
 
 def shared(one, other):
@@ -105,11 +105,11 @@ def test_the_backlog_gives_the_same_tasks_as_the_slow_rule(first, moves, patienc
 @given(st.lists(tasks, min_size=1, max_size=19), st.integers(1, 5))
 def test_no_task_sees_more_younger_ones_go_first_than_patience_allows(waiting, patience):
     backlog, order = Backlog(patience), []
-    numbered = [(task(*one.schedule.levels(), number), number) for number, one in enumerate(waiting)]
+    numbered = [(task(*one.schedule.grid_indices(), number), number) for number, one in enumerate(waiting)]
     for one, _ in numbered:
         backlog.add(one)
     while (taken := backlog.take("worker")) is not None:
-        order.append(taken.schedule.levels()[-1])
+        order.append(taken.schedule.grid_indices()[-1])
     assert sorted(order) == list(range(len(waiting)))
     for place, number in enumerate(order):
         assert sum(other > number for other in order[:place]) <= patience

@@ -37,11 +37,11 @@ PATIENCE_S = 240
 
 def task(does=ANSWER, number=0, part=0):
     """A task that does something; the number keeps it apart from others."""
-    return Task(SparsitySchedule.from_levels([does, number // 361, number // 19 % 19, number % 19]), part)
+    return Task(SparsitySchedule.from_grid_indices([does, number // 361, number // 19 % 19, number % 19]), part)
 
 
 def number_of(task):
-    _, high, middle, low = task.schedule.levels()
+    _, high, middle, low = task.schedule.grid_indices()
     return 361 * high + 19 * middle + low
 
 
@@ -71,7 +71,7 @@ class ObedientWorker:
 
     def evaluate(self, task):
         began_at, began = time.time(), time.perf_counter()
-        does = task.schedule.levels()[0]
+        does = task.schedule.grid_indices()[0]
         if does in (DIE, EXIT):
             # So that the answer to the task before is on its way: it would be lost with the process.
             time.sleep(0.3)

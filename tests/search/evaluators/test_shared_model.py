@@ -117,7 +117,7 @@ def test_workers_have_no_weights_in_memory_of_their_own(demo):
     expected = float(sum(one.double().abs().sum() for one in tensors(model).values()))
     with closing(RayPool(Looking(SharedModel(model)), 2)) as pool:
         for number in range(10):
-            pool.submit(Task(SparsitySchedule.from_levels([number])))
+            pool.submit(Task(SparsitySchedule.from_grid_indices([number])))
         n_answers = 0
         while n_answers < 10:
             for result in pool.next_results(120):
@@ -134,7 +134,7 @@ def test_workers_find_what_a_single_process_finds(demo, router):
     options = {"fidelities": (0.5, 1.0), "router": router, "choices": True, "batch_size": 4, "prefix_bytes": 2**22}
     n_blocks, rng = demo.skipping.n_blocks, np.random.default_rng(0)
     tasks = [
-        Task(SparsitySchedule.from_levels(rng.integers(0, 12, n_blocks).tolist()), part)
+        Task(SparsitySchedule.from_grid_indices(rng.integers(0, 12, n_blocks).tolist()), part)
         for part in (0, 1)
         for _ in range(6)
     ]

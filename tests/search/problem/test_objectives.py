@@ -226,7 +226,7 @@ def test_a_search_at_a_target_learns_from_earlier_ablations_though_they_are_off_
         for n, one in enumerate([*ablations, other.initial_design()[0], space.initial_design()[0]])
     ]
     warm = warm_trials(records, space, judge)
-    assert [space.levels(one.schedule) for one in warm] == [*ablations, space.initial_design()[0]]
+    assert [space.grid_indices(one.schedule) for one in warm] == [*ablations, space.initial_design()[0]]
     assert [one.constraint_violation for one in warm] == pytest.approx([0.3 - 0.95 / 12] * 12 + [0.0], abs=1e-3)
 
 
@@ -248,15 +248,15 @@ def test_of_many_trials_a_search_starts_from_the_front_of_its_own_cost_and_the_l
 ) -> None:
     monkeypatch.setattr("search.stages.warm_start._LATEST", 2)
     space, judge = ScheduleSpace(N_BLOCKS), Objectives(costs.function("flops"))
-    levels = [(0,) * 12, (4,) * 12, (10,) * 12, (4,) * 11 + (3,), (9,) * 12, (8,) * 12]
+    indices = [(0,) * 12, (4,) * 12, (10,) * 12, (4,) * 11 + (3,), (9,) * 12, (8,) * 12]
     kls = (0.0, 0.1, 0.2, 0.9, 0.9, 0.9)
     # By the values that the other study gave them, trial 3 alone would be on the front.
     records = [
         replace(trial(n, (kl, -float(n == 3)), tuple(space.schedule(one))), metrics={"kl": kl})
-        for n, (one, kl) in enumerate(zip(levels, kls, strict=True))
+        for n, (one, kl) in enumerate(zip(indices, kls, strict=True))
     ]
-    kept = [space.levels(one.schedule) for one in warm_trials(records, space, judge)]
-    assert kept == [levels[0], levels[1], levels[2], levels[4], levels[5]]
+    kept = [space.grid_indices(one.schedule) for one in warm_trials(records, space, judge)]
+    assert kept == [indices[0], indices[1], indices[2], indices[4], indices[5]]
 
 
 def test_the_first_trials_of_a_warm_search_are_the_front_of_its_own_cost(costs: Costs) -> None:
@@ -278,7 +278,7 @@ def test_a_latency_limit_needs_a_profile_whatever_is_traded(costs: Costs) -> Non
     config = RunConfig.checked(cost="flops", max_latency_ms=9.0, **SMALL)
     space = schedule_space(config, N_BLOCKS, costs)
     assert space.latency_limit is not None and space.latency_limit.predict_ms(HALF) == PROFILE.predict_ms(HALF)
-    assert not space.contains(space.levels(DENSE))
+    assert not space.contains(space.grid_indices(DENSE))
     with pytest.raises(SearchError, match="without a profile"):
         schedule_space(config, N_BLOCKS, replace(costs, profile=None))
     assert schedule_space(RunConfig.checked(**SMALL), N_BLOCKS, costs).latency_limit is None

@@ -43,12 +43,12 @@ def spaces(draw: st.DrawFn) -> ScheduleSpace:
 anything = st.lists(st.floats(-30, 60), min_size=16, max_size=16)
 
 
-def inside(space: ScheduleSpace, levels: tuple[int, ...]) -> bool:
+def inside(space: ScheduleSpace, indices: tuple[int, ...]) -> bool:
     dense = {block % space.n_blocks for block in space.dense_blocks}
-    in_range = len(levels) == space.n_blocks and all(0 <= level <= 19 for level in levels)
-    in_time = space.latency_limit is None or milliseconds(space.schedule(levels)) <= space.latency_limit.max_ms
-    on_target = space.target_total is None or sum(levels) == space.target_total
-    return in_range and in_time and on_target and all(levels[block] == 0 for block in dense)
+    in_range = len(indices) == space.n_blocks and all(0 <= index <= 19 for index in indices)
+    in_time = space.latency_limit is None or milliseconds(space.schedule(indices)) <= space.latency_limit.max_ms
+    on_target = space.target_total is None or sum(indices) == space.target_total
+    return in_range and in_time and on_target and all(indices[block] == 0 for block in dense)
 
 
 @given(space=spaces(), raw=anything, seed=st.integers(0, 99))
@@ -56,38 +56,38 @@ def test_whatever_is_repaired_or_sampled_lies_inside(space: ScheduleSpace, raw: 
     rng = random.Random(seed)
     assert inside(space, space.repair(raw[: space.n_blocks], rng))
     assert inside(space, space.sample(rng))
-    assert all(inside(space, levels) for levels in space.initial_design())
+    assert all(inside(space, indices) for indices in space.initial_design())
 
 
 @given(space=spaces(), raw=st.lists(st.integers(-1, 20), min_size=16, max_size=16))
 def test_what_a_space_contains_is_what_keeps_its_constraints(space: ScheduleSpace, raw: list[int]) -> None:
-    levels = tuple(raw[: space.n_blocks])
-    outside = any(not 0 <= level <= 19 for level in levels)
-    assert space.contains(levels) is (not outside and inside(space, levels))
-    assert all(space.contains(levels) for levels in space.initial_design())
+    indices = tuple(raw[: space.n_blocks])
+    outside = any(not 0 <= index <= 19 for index in indices)
+    assert space.contains(indices) is (not outside and inside(space, indices))
+    assert all(space.contains(indices) for indices in space.initial_design())
 
 
 @given(space=spaces(), raw=st.lists(st.integers(0, 19), min_size=16, max_size=16))
 def test_constraints_are_broken_by_the_distance_from_the_target_and_the_share_of_time_above_the_limit(
     space: ScheduleSpace, raw: list[int]
 ) -> None:
-    levels = tuple(raw[: space.n_blocks])
-    off = 0.0 if space.target_total is None else abs(sum(levels) - space.target_total) / (20 * space.n_blocks)
-    limit, ms = space.latency_limit, milliseconds(space.schedule(levels))
+    indices = tuple(raw[: space.n_blocks])
+    off = 0.0 if space.target_total is None else abs(sum(indices) - space.target_total) / (20 * space.n_blocks)
+    limit, ms = space.latency_limit, milliseconds(space.schedule(indices))
     late = 0.0 if limit is None or ms <= limit.max_ms else (ms - limit.max_ms) / limit.max_ms
-    assert space.constraint_violation(levels) == pytest.approx(off + late)
+    assert space.constraint_violation(indices) == pytest.approx(off + late)
 
 
 @given(space=spaces())
 def test_in_an_ablation_one_block_alone_skips_all_that_it_may(space: ScheduleSpace) -> None:
     ablations = space.ablations()
-    assert all(sorted(levels) == [0] * (space.n_blocks - 1) + [19] for levels in ablations)
-    assert [levels.index(19) for levels in ablations] == list(reversed(space.free_blocks))
+    assert all(sorted(indices) == [0] * (space.n_blocks - 1) + [19] for indices in ablations)
+    assert [indices.index(19) for indices in ablations] == list(reversed(space.free_blocks))
 
 
 @given(space=spaces(), most=st.integers(1, 40))
 def test_blocks_that_are_too_many_are_ablated_with_their_neighbours(space: ScheduleSpace, most: int) -> None:
-    groups = [space.ablated(levels) for levels in space.ablations(most)]
+    groups = [space.ablated(indices) for indices in space.ablations(most)]
     assert len(groups) == min(most, len(space.free_blocks))
     # Each free block is in one of them, in order, and none is larger than another by more than one.
     assert [block for group in reversed(groups) for block in group] == list(space.free_blocks) or len(groups) == 1
@@ -96,13 +96,13 @@ def test_blocks_that_are_too_many_are_ablated_with_their_neighbours(space: Sched
 
 @given(space=spaces(), seed=st.integers(0, 99))
 def test_what_is_no_ablation_ablates_nothing(space: ScheduleSpace, seed: int) -> None:
-    levels = random.Random(seed).choices((0, 0, space.top, 3), k=space.n_blocks)
-    skipping = [block for block in space.free_blocks if levels[block]]
+    indices = random.Random(seed).choices((0, 0, space.top, 3), k=space.n_blocks)
+    skipping = [block for block in space.free_blocks if indices[block]]
     apart = [space.free_blocks.index(block) for block in skipping]
     neighbours = bool(apart) and apart == list(range(apart[0], apart[-1] + 1))
-    is_one = all(levels[block] == space.top for block in skipping) and neighbours
+    is_one = all(indices[block] == space.top for block in skipping) and neighbours
     is_one = is_one and (len(skipping) < len(space.free_blocks) or len(skipping) == 1)
-    inside = [level if block in space.free_blocks else 0 for block, level in enumerate(levels)]
+    inside = [index if block in space.free_blocks else 0 for block, index in enumerate(indices)]
     assert space.ablated(inside) == (tuple(skipping) if is_one else ())
 
 
@@ -112,9 +112,9 @@ def test_where_blocks_may_skip_nothing_none_is_ablated() -> None:
 
 @given(space=spaces(), seed=st.integers(0, 99))
 def test_what_lies_inside_is_not_repaired(space: ScheduleSpace, seed: int) -> None:
-    levels = space.sample(random.Random(seed))
-    assert space.repair(levels, random.Random(seed)) == levels
-    assert space.levels(space.schedule(levels)) == levels
+    indices = space.sample(random.Random(seed))
+    assert space.repair(indices, random.Random(seed)) == indices
+    assert space.grid_indices(space.schedule(indices)) == indices
 
 
 @given(n_blocks=st.integers(1, 16), target=st.floats(0.0, 0.95))

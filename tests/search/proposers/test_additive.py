@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels
+from search.problem.trial import GridIndices
 from search.proposers import Proposer
-from search.proposers.additive import AdditiveProposer, least_harmful
+from search.proposers.additive import AdditiveProposer, least_sensitive
 from search.proposers.evopress import EvoPressProposer
 from search.proposers.testing import told_of
 from studies import Trial
@@ -23,17 +23,17 @@ N_BLOCKS, TARGET = 12, 0.3
 CARRIERS = (2, 5, 8)
 
 
-def kl(levels: Levels) -> float:
-    harm = sum((4.0 if block in CARRIERS else 0.05) * level / 19 for block, level in enumerate(levels))
+def kl(indices: GridIndices) -> float:
+    harm = sum((4.0 if block in CARRIERS else 0.05) * index / 19 for block, index in enumerate(indices))
     return 0.001 * math.exp(2 * min(harm, 4.0))
 
 
 def best_of(proposer: Proposer, trials: int) -> float:
     best = math.inf
     for number in range(trials):
-        levels = proposer.ask(number).levels
-        proposer.tell(told_of(levels, (kl(levels), 0.0)))
-        best = min(best, kl(levels))
+        indices = proposer.ask(number).grid_indices
+        proposer.tell(told_of(indices, (kl(indices), 0.0)))
+        best = min(best, kl(indices))
     return best
 
 
@@ -41,15 +41,15 @@ def best_of(proposer: Proposer, trials: int) -> float:
 @settings(max_examples=60)
 def test_what_it_proposes_is_the_best_by_its_model(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    n_blocks, n_levels = int(rng.integers(1, 5)), int(rng.integers(2, 6))
-    harms = rng.normal(size=(n_blocks, n_levels))
-    total = int(rng.integers(0, n_blocks * (n_levels - 1) + 1))
-    found = least_harmful(harms, total)
+    n_blocks, n_indices = int(rng.integers(1, 5)), int(rng.integers(2, 6))
+    increases = rng.normal(size=(n_blocks, n_indices))
+    total = int(rng.integers(0, n_blocks * (n_indices - 1) + 1))
+    found = least_sensitive(increases, total)
 
-    def harm(levels: tuple[int, ...]) -> float:
-        return float(sum(harms[block, level] for block, level in enumerate(levels)))
+    def harm(indices: tuple[int, ...]) -> float:
+        return float(sum(increases[block, index] for block, index in enumerate(indices)))
 
-    every = (one for one in itertools.product(range(n_levels), repeat=n_blocks) if sum(one) == total)
+    every = (one for one in itertools.product(range(n_indices), repeat=n_blocks) if sum(one) == total)
     assert sum(found) == total and math.isclose(harm(tuple(found)), min(map(harm, every)), abs_tol=1e-12)
 
 
@@ -61,8 +61,8 @@ def test_it_sees_which_blocks_matter_before_a_local_search_does() -> None:
 
 
 def ablation(space: ScheduleSpace, block: int) -> Trial:
-    [levels] = [levels for levels in space.ablations() if levels[block]]
-    return told_of(levels, (kl(levels), 0.0), space.constraint_violation(levels))
+    [indices] = [indices for indices in space.ablations() if indices[block]]
+    return told_of(indices, (kl(indices), 0.0), space.constraint_violation(indices))
 
 
 def test_ablations_show_which_blocks_matter_before_any_schedule_is_known() -> None:
@@ -71,25 +71,25 @@ def test_ablations_show_which_blocks_matter_before_any_schedule_is_known() -> No
         told, new = AdditiveProposer(space, seed), AdditiveProposer(space, seed)
         for block in range(N_BLOCKS):
             told.tell(ablation(space, block))
-        first = [told.ask(number).levels for number in range(20)]
+        first = [told.ask(number).grid_indices for number in range(20)]
         assert told.leads and not new.leads
-        assert all(space.contains(levels) for levels in first) and len(set(first)) == 20
-        assert max(map(kl, first)) < 0.002 < kl(new.ask(0).levels)
+        assert all(space.contains(indices) for indices in first) and len(set(first)) == 20
+        assert max(map(kl, first)) < 0.002 < kl(new.ask(0).grid_indices)
 
 
 def test_neighbours_that_were_ablated_together_share_what_that_did() -> None:
     space = ScheduleSpace(N_BLOCKS, TARGET)
     for seed in range(5):
         told, new = AdditiveProposer(space, seed), AdditiveProposer(space, seed)
-        for levels in space.ablations(6):
-            told.tell(told_of(levels, (kl(levels), 0.0), space.constraint_violation(levels)))
-        first = [told.ask(number).levels for number in range(20)]
+        for indices in space.ablations(6):
+            told.tell(told_of(indices, (kl(indices), 0.0), space.constraint_violation(indices)))
+        first = [told.ask(number).grid_indices for number in range(20)]
         # Blocks 2, 5 and 8 harm; six others are in groups without one of them.
-        assert np.median([kl(levels) for levels in first]) < 0.002 < kl(new.ask(0).levels)
+        assert np.median([kl(indices) for indices in first]) < 0.002 < kl(new.ask(0).grid_indices)
         # What a single one tells counts more than what its group does.
         told.tell(ablation(space, 3))
-        harms = told._sensitivities(random.Random(seed))[:, -1]
-        assert harms[3] < harms[2]
+        increases = told._sensitivities(random.Random(seed))[:, -1]
+        assert increases[3] < increases[2]
 
 
 def test_without_a_target_first_proposals_are_spread_over_overall_sparsities() -> None:
@@ -98,7 +98,7 @@ def test_without_a_target_first_proposals_are_spread_over_overall_sparsities() -
         proposer = AdditiveProposer(space, seed)
         for block in range(N_BLOCKS):
             proposer.tell(ablation(space, block))
-        overall = sorted(sum(proposer.ask(number).levels) / (20 * N_BLOCKS) for number in range(20, 28))
+        overall = sorted(sum(proposer.ask(number).grid_indices) / (20 * N_BLOCKS) for number in range(20, 28))
         assert overall[0] < 0.2 and overall[-1] > 0.6 and np.diff(overall).max() < 0.2
 
 
@@ -107,24 +107,24 @@ def test_uniform_schedules_do_not_end_what_ablations_lead_to() -> None:
     proposer = AdditiveProposer(space, 0)
     for block in range(N_BLOCKS):
         proposer.tell(ablation(space, block))
-    for levels in space.initial_design():
-        proposer.tell(told_of(levels, (kl(levels), 0.0)))
+    for indices in space.initial_design():
+        proposer.tell(told_of(indices, (kl(indices), 0.0)))
     for number in range(11):
-        proposer.tell(told_of(levels := proposer.ask(number).levels, (kl(levels), 0.0)))
+        proposer.tell(told_of(indices := proposer.ask(number).grid_indices, (kl(indices), 0.0)))
     assert proposer.leads
 
 
 def test_it_leads_until_its_model_says_more_than_ablations_do() -> None:
     space = ScheduleSpace(N_BLOCKS, TARGET)
     proposer, rng = AdditiveProposer(space, 0), random.Random(0)
-    for levels in (space.sample(rng) for _ in range(6)):
+    for indices in (space.sample(rng) for _ in range(6)):
         assert not proposer.leads
-        proposer.tell(told_of(levels, (kl(levels), 0.0)))
+        proposer.tell(told_of(indices, (kl(indices), 0.0)))
     for block in range(N_BLOCKS):
         proposer.tell(ablation(space, block))
-    for levels in (space.sample(rng) for _ in range(6)):
+    for indices in (space.sample(rng) for _ in range(6)):
         assert proposer.leads
-        proposer.tell(told_of(levels, (kl(levels), 0.0)))
+        proposer.tell(told_of(indices, (kl(indices), 0.0)))
     assert not proposer.leads
 
 
@@ -135,16 +135,16 @@ def test_a_block_of_which_nothing_is_known_may_be_as_bad_as_the_worst_that_is_kn
     for block in (*harmless, CARRIERS[0]):
         proposer.tell(ablation(space, block))
     for number in range(20):
-        levels = proposer.ask(number).levels
-        assert sum(levels[block] for block in harmless) >= 0.9 * sum(levels)
+        indices = proposer.ask(number).grid_indices
+        assert sum(indices[block] for block in harmless) >= 0.9 * sum(indices)
 
 
 def test_it_learns_from_what_others_proposed() -> None:
     space, rng = ScheduleSpace(N_BLOCKS, TARGET), random.Random(0)
     proposer = AdditiveProposer(space, 0)
     for _ in range(60):
-        levels = space.sample(rng)
-        proposer.tell(told_of(levels, (kl(levels), 0.0)))
-    skipped = [sum(proposer.ask(number).levels[block] for block in CARRIERS) for number in range(60, 80)]
+        indices = space.sample(rng)
+        proposer.tell(told_of(indices, (kl(indices), 0.0)))
+    skipped = [sum(proposer.ask(number).grid_indices[block] for block in CARRIERS) for number in range(60, 80)]
     # Random schedules have 18 steps of sparsity in these blocks.
     assert np.median(skipped) <= 2

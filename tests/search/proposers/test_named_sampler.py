@@ -11,7 +11,7 @@ import pytest
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels
+from search.problem.trial import GridIndices
 from search.proposers.catalogue import check_samplers, make_proposers, proposer_names
 from search.proposers.named_sampler import sampler_factory
 from search.proposers.sampler_text import SamplerText
@@ -71,31 +71,31 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-def drive(text: str, n: int, seed: int = 0, told: int = 0) -> list[Levels]:
+def drive(text: str, n: int, seed: int = 0, told: int = 0) -> list[GridIndices]:
     """Schedules proposed one after the other; another proposer takes over after `told` of them, and is told these."""
-    proposals: list[Levels] = []
+    proposals: list[GridIndices] = []
     [proposer] = make_proposers(text, SPACE, seed)
     for number in range(n):
         if number == told:
             [proposer] = make_proposers(text, SPACE, seed)
-            for levels in proposals:
-                proposer.tell(outcome(levels))
-        levels = proposer.ask(number).levels
-        proposer.tell(outcome(levels))
-        proposals.append(levels)
+            for indices in proposals:
+                proposer.tell(outcome(indices))
+        indices = proposer.ask(number).grid_indices
+        proposer.tell(outcome(indices))
+        proposals.append(indices)
     return proposals
 
 
-def outcome(levels: Levels) -> Trial:
-    broken = max(0.0, (levels[-1] - 15) / 4)
-    harm = sum((8 - block) * level**2 for block, level in enumerate(levels))
-    return told_of(levels, (harm / 100, float(levels[0])), broken, 1.0 if sum(levels) % 5 else 0.25)
+def outcome(indices: GridIndices) -> Trial:
+    broken = max(0.0, (indices[-1] - 15) / 4)
+    kl = sum((8 - block) * index**2 for block, index in enumerate(indices))
+    return told_of(indices, (kl / 100, float(indices[0])), broken, 1.0 if sum(indices) % 5 else 0.25)
 
 
 @pytest.mark.parametrize("text", [TPE, NSGA, "optuna.samplers:RandomSampler"])
 def test_a_named_sampler_proposes_inside_the_space_and_resumed_goes_on_as_if_never_stopped(text: str) -> None:
     proposals = drive(text, 40)
-    assert all(SPACE.contains(levels) for levels in proposals) and len(set(proposals)) > 30
+    assert all(SPACE.contains(indices) for indices in proposals) and len(set(proposals)) > 30
     assert proposals == drive(text, 40) == drive(text, 40, told=30)
     assert proposals != drive(text, 40, seed=1)
 
@@ -105,10 +105,10 @@ def test_a_named_sampler_learns_from_outcomes_of_others(text: str) -> None:
     space = ScheduleSpace(6)
     [proposer] = make_proposers(text, space, 0)
     [others] = make_proposers("random", space, 0)
-    told = [others.ask(number).levels for number in range(120)]
-    for levels in told:
-        proposer.tell(told_of(levels, (float(sum(levels)), float(sum(levels[:3])))))
-    asked = [sum(proposer.ask(120 + number).levels) for number in range(30)]
+    told = [others.ask(number).grid_indices for number in range(120)]
+    for indices in told:
+        proposer.tell(told_of(indices, (float(sum(indices)), float(sum(indices[:3])))))
+    asked = [sum(proposer.ask(120 + number).grid_indices) for number in range(30)]
     assert sum(asked) / len(asked) < 0.8 * sum(map(sum, told)) / len(told)
 
 
@@ -144,7 +144,7 @@ def test_the_seed_and_the_constraint_function_are_given_where_the_class_takes_th
 def test_a_sampler_of_the_users_own_proposes_what_it_says(own: str) -> None:
     [proposer] = make_proposers(f"{own}:Timid(least=4)", ScheduleSpace(3, dense_blocks=(1,)), 0)
     proposer.tell(told_of((1, 0, 2), (1.0, 2.0)))
-    assert proposer.ask(1).levels == (4, 0, 4)
+    assert proposer.ask(1).grid_indices == (4, 0, 4)
     check_samplers(f"portfolio,{own}:Timid")
 
 

@@ -243,7 +243,7 @@ def drive(proposer, n, known=()):
     for levels in known:
         proposer.tell(told_of(levels, objectives(levels)))
     for number in range(n):
-        levels = proposer.ask(number).levels
+        levels = proposer.ask(number).grid_indices
         outcomes.append(told_of(levels, objectives(levels)))
         proposer.tell(outcomes[-1])
     return outcomes
@@ -270,7 +270,7 @@ def test_proposals_lie_inside_the_space(name, selection):
     space = SPACES[name]
     proposer = GeneticProposer(space, 0, population_size=8, selection=selection)
     for number in range(60):
-        levels = proposer.ask(number).levels
+        levels = proposer.ask(number).grid_indices
         assert space.contains(levels)
         proposer.tell(told_of(levels, (float(sum(levels)), -float(levels[0]), float(levels[-1]))))
 
@@ -285,20 +285,20 @@ def test_proposals_depend_on_the_seed_the_number_and_what_was_told(selection):
     for outcome in outcomes[:60]:
         resumed.tell(outcome)
     for number in range(60, 80):
-        assert resumed.ask(number).levels == SparsitySchedule.of(outcomes[number].schedule).levels()
+        assert resumed.ask(number).grid_indices == SparsitySchedule.of(outcomes[number].schedule).grid_indices()
         resumed.tell(outcomes[number])
 
 
 def test_asked_again_it_proposes_something_else():
     proposer = GeneticProposer(SPACES["free"], 0)
     drive(proposer, 100)
-    assert len({proposer.ask(100).levels for _ in range(20)}) > 15
+    assert len({proposer.ask(100).grid_indices for _ in range(20)}) > 15
 
 
 def test_it_does_not_propose_what_is_in_its_population():
     proposer = GeneticProposer(SPACES["free"], 0, population_size=500)
-    told = {SparsitySchedule.of(outcome.schedule).levels() for outcome in drive(proposer, 300)}
-    assert all(proposer.ask(number).levels not in told for number in range(300, 400))
+    told = {SparsitySchedule.of(outcome.schedule).grid_indices() for outcome in drive(proposer, 300)}
+    assert all(proposer.ask(number).grid_indices not in told for number in range(300, 400))
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -320,7 +320,7 @@ def test_it_learns_from_others_and_avoids_what_breaks_constraints():
         outcome = told_of(levels, objectives(levels))
         # What looks best breaks a constraint.
         proposer.tell(replace(outcome, values=(-1.0, -1.0), constraint_violation=0.5) if levels[0] > 5 else outcome)
-    asked = [proposer.ask(number).levels for number in range(100)]
+    asked = [proposer.ask(number).grid_indices for number in range(100)]
     assert sum(levels[0] > 5 for levels in asked) < 30
 
 
@@ -330,7 +330,7 @@ def test_what_was_stopped_early_is_worse_than_any_whole_evaluation():
     whole = [space.sample(rng) for _ in range(10)]
     for levels in whole:
         proposer.tell(told_of(levels, objectives(levels)))
-    before = [proposer.ask(number).levels for number in range(20)]
+    before = [proposer.ask(number).grid_indices for number in range(20)]
     for _ in range(30):
         proposer.tell(told_of(space.sample(rng), (0.0, 0.0), fidelity=0.25))
-    assert [proposer.ask(number).levels for number in range(20)] == before
+    assert [proposer.ask(number).grid_indices for number in range(20)] == before

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
-from search.problem.trial import Levels, Values
+from search.problem.trial import GridIndices, Values
 from search.proposers import Proposer
 from search.proposers.catalogue import PORTFOLIO, PROPOSERS, make_proposers
 from search.proposers.memory import TrialMemory
@@ -38,16 +38,16 @@ def length(name: str, n: int) -> int:
     return min(n, 14) if name == "gp" else n
 
 
-def samples(space: ScheduleSpace, n: int, seed: int = 0) -> list[Levels]:
+def samples(space: ScheduleSpace, n: int, seed: int = 0) -> list[GridIndices]:
     rng = random.Random(seed)
     return [space.sample(rng) for _ in range(n)]
 
 
-def worth(space: ScheduleSpace, proposals: list[Levels]) -> float:
+def worth(space: ScheduleSpace, proposals: list[GridIndices]) -> float:
     """Hypervolume, or the best quality at a target."""
     if space.target_sparsity is not None:
-        return -min(objectives(levels)[0] for levels in proposals)
-    return float(moocore.hypervolume([objectives(levels) for levels in proposals], ref=[16.0, 120.0]))
+        return -min(objectives(indices)[0] for indices in proposals)
+    return float(moocore.hypervolume([objectives(indices) for indices in proposals], ref=[16.0, 120.0]))
 
 
 @pytest.mark.parametrize("check", CHECKS)
@@ -68,7 +68,7 @@ def test_only_breeders_name_parents(name, kind):
     for number in range(length(name, 90)):
         proposal = proposer.ask(number)
         n_parents.append(len(proposal.parents))
-        proposer.tell(told_of(proposal.levels, objectives(proposal.levels)))
+        proposer.tell(told_of(proposal.grid_indices, objectives(proposal.grid_indices)))
     assert n_parents[0] == 0
     if name in BREEDERS:
         assert set(n_parents[30:]) <= {0, 1, 2} and sum(map(bool, n_parents[30:])) >= 45
@@ -79,14 +79,16 @@ def test_only_breeders_name_parents(name, kind):
 
 @pytest.mark.parametrize("name", ["nsga2", "nsga3"])
 def test_what_optuna_breeds_is_made_of_its_parents(name):
-    """Nine in ten are children of a crossover, whose levels are their parents' but for one mutation in six blocks."""
+    """Nine in ten are children of a crossover, whose indices are their parents' but for one mutation in six blocks."""
     proposer, space = make(name, SPACES["free"]), SPACES["free"]
-    for levels in samples(space, 64):
-        proposer.tell(told_of(levels, objectives(levels)))
+    for indices in samples(space, 64):
+        proposer.tell(told_of(indices, objectives(indices)))
     bred = [proposal for number in range(64, 164) if (proposal := proposer.ask(number)).parents]
     assert len(bred) >= 80 and {len(one.parents) for one in bred} <= {1, 2}
     inherited = [
-        level in {parent[block] for parent in one.parents} for one in bred for block, level in enumerate(one.levels)
+        index in {parent[block] for parent in one.parents}
+        for one in bred
+        for block, index in enumerate(one.grid_indices)
     ]
     assert sum(inherited) > 0.75 * len(inherited)
 
@@ -101,27 +103,27 @@ for name, told in json.load(sys.stdin).items():
     answers[name] = []
     for target in (None, 0.3):
         proposer = PROPOSERS[name](ScheduleSpace(6, target), 5)
-        for levels, values, violation in told[str(target)]:
-            proposer.tell(told_of(tuple(levels), tuple(values), violation))
+        for indices, values, violation in told[str(target)]:
+            proposer.tell(told_of(tuple(indices), tuple(values), violation))
         proposals = [proposer.ask(len(told[str(target)])) for _ in range(2)]
-        answers[name].append([[one.levels, one.parents] for one in proposals])
+        answers[name].append([[one.grid_indices, one.parents] for one in proposals])
 print(json.dumps(answers))
 """
 
 
 def test_resumed_in_another_process_every_proposer_goes_on_as_if_never_stopped():
-    told: dict[str, dict[str, list[tuple[Levels, Values, float]]]] = {}
+    told: dict[str, dict[str, list[tuple[GridIndices, Values, float]]]] = {}
     expected = {}
     for name in PROPOSERS:
         told[name], expected[name] = {}, []
         for target in (None, 0.3):
             proposer = make(name, ScheduleSpace(N_BLOCKS, target), 5)
-            proposals = drive(proposer, length(name, 75), lambda levels: max(0.0, levels[-1] - 15.0))
+            proposals = drive(proposer, length(name, 75), lambda indices: max(0.0, indices[-1] - 15.0))
             told[name][str(target)] = [
-                (levels, objectives(levels), max(0.0, levels[-1] - 15.0)) for levels in proposals
+                (indices, objectives(indices), max(0.0, indices[-1] - 15.0)) for indices in proposals
             ]
             asked = [proposer.ask(len(proposals)) for _ in range(2)]
-            expected[name].append([[list(one.levels), list(map(list, one.parents))] for one in asked])
+            expected[name].append([[list(one.grid_indices), list(map(list, one.parents))] for one in asked])
     done = subprocess.run(
         [sys.executable, "-c", RESUMED],
         input=json.dumps(told),
@@ -139,14 +141,14 @@ def test_it_learns_from_results_of_others(name, target):
     space = ScheduleSpace(N_BLOCKS, target)
     proposer = make(name, space)
 
-    def early(levels: Levels) -> float:
-        return sum(levels[:3]) / max(1, sum(levels))
+    def early(indices: GridIndices) -> float:
+        return sum(indices[:3]) / max(1, sum(indices))
 
     others = samples(space, 120)
-    for levels in others:
-        proposer.tell(told_of(levels, (early(levels), 2 * early(levels))))
-    asked = [proposer.ask(120 + number).levels for number in range(4 if name == "gp" else 40)]
-    assert np.mean([early(levels) for levels in asked]) < 0.9 * np.mean([early(levels) for levels in others])
+    for indices in others:
+        proposer.tell(told_of(indices, (early(indices), 2 * early(indices))))
+    asked = [proposer.ask(120 + number).grid_indices for number in range(4 if name == "gp" else 40)]
+    assert np.mean([early(indices) for indices in asked]) < 0.9 * np.mean([early(indices) for indices in others])
 
 
 @pytest.mark.parametrize("target", [None, 0.3])
@@ -156,8 +158,8 @@ def test_it_beats_random_search(name, target):
 
     def run(seed: int) -> float:
         proposer = make(name, space, seed)
-        for levels in space.initial_design():
-            proposer.tell(told_of(levels, objectives(levels)))
+        for indices in space.initial_design():
+            proposer.tell(told_of(indices, objectives(indices)))
         return worth(space, space.initial_design() + drive(proposer, n))
 
     blind = [worth(space, space.initial_design() + samples(space, n, seed)) for seed in range(3)]
@@ -168,14 +170,14 @@ def test_it_beats_random_search(name, target):
 def test_what_breaks_constraints_is_avoided(name):
     space = ScheduleSpace(N_BLOCKS, 0.3)
 
-    def broken(levels: Levels) -> float:
-        return max(0.0, (levels[-1] - 9) / 10)
+    def broken(indices: GridIndices) -> float:
+        return max(0.0, (indices[-1] - 9) / 10)
 
     # The last block is where skipping hurts least: without the constraint it would skip most.
     shares = []
     for violation in (broken, lambda _: 0.0):
         late = drive(make(name, space), 100, violation)[50:]
-        shares.append(np.mean([broken(levels) > 0 for levels in late]))
+        shares.append(np.mean([broken(indices) > 0 for indices in late]))
     assert shares[0] < 0.6 * shares[1]
 
 
@@ -184,21 +186,21 @@ def test_schedules_that_were_stopped_early_are_worse_than_whole_ones_whatever_th
     space = ScheduleSpace(N_BLOCKS, 0.3)
     proposer = make(name, space)
     others = samples(space, 160)
-    for levels in others:
+    for indices in others:
         # Stopped early are those that skip early, and what they showed by then was excellent.
-        stopped = sum(levels[:3]) > 18
-        proposer.tell(told_of(levels, (0.0, 0.0) if stopped else (1.0, 1.0), fidelity=0.25 if stopped else 1.0))
-    asked = [proposer.ask(160 + number).levels for number in range(40)]
-    assert np.mean([sum(levels[:3]) > 18 for levels in asked]) < 0.8 * np.mean([sum(s[:3]) > 18 for s in others])
+        stopped = sum(indices[:3]) > 18
+        proposer.tell(told_of(indices, (0.0, 0.0) if stopped else (1.0, 1.0), fidelity=0.25 if stopped else 1.0))
+    asked = [proposer.ask(160 + number).grid_indices for number in range(40)]
+    assert np.mean([sum(indices[:3]) > 18 for indices in asked]) < 0.8 * np.mean([sum(s[:3]) > 18 for s in others])
 
 
 def test_cmaes_closes_in_on_an_optimum():
     proposer = make("cmaes", SPACES["free"])
     distances = []
     for number in range(160):
-        levels = proposer.ask(number).levels
-        distances.append(sum((ours - best) ** 2 for ours, best in zip(levels, (2, 5, 8, 11, 14, 17), strict=True)))
-        proposer.tell(told_of(levels, (float(distances[-1]),)))
+        indices = proposer.ask(number).grid_indices
+        distances.append(sum((ours - best) ** 2 for ours, best in zip(indices, (2, 5, 8, 11, 14, 17), strict=True)))
+        proposer.tell(told_of(indices, (float(distances[-1]),)))
     assert np.mean(distances[-40:]) < np.mean(distances[:40]) / 5
 
 
@@ -206,7 +208,7 @@ def test_cmaes_closes_in_on_an_optimum():
 def test_what_needs_no_results_takes_no_notice_of_them(name):
     space = SPACES["free"]
     told, untold = make(name, space), make(name, space)
-    assert drive(told, 20)[10:] == [untold.ask(number).levels for number in range(10, 20)]
+    assert drive(told, 20)[10:] == [untold.ask(number).grid_indices for number in range(10, 20)]
 
 
 def test_quasi_random_levels_are_balanced_in_every_block():
@@ -218,16 +220,16 @@ def test_a_grid_visits_every_point_once_then_goes_on_at_random():
     space = ScheduleSpace(3, step=0.3, max_sparsity=0.9)
     proposals = drive(make("grid", space), 70)
     assert len(set(proposals[:64])) == 64
-    assert all(space.contains(levels) for levels in proposals[64:])
+    assert all(space.contains(indices) for indices in proposals[64:])
 
 
 def test_a_grid_skips_points_that_others_visited():
     space = ScheduleSpace(3, step=0.3, max_sparsity=0.9)
     proposer = make("grid", space)
     others = set(drive(make("grid", space, 1), 40))
-    for levels in others:
-        proposer.tell(told_of(levels, objectives(levels)))
-    assert {proposer.ask(number).levels for number in range(20)}.isdisjoint(others)
+    for indices in others:
+        proposer.tell(told_of(indices, objectives(indices)))
+    assert {proposer.ask(number).grid_indices for number in range(20)}.isdisjoint(others)
 
 
 def test_a_grid_over_too_many_blocks_says_what_to_do():
@@ -237,7 +239,7 @@ def test_a_grid_over_too_many_blocks_says_what_to_do():
 
 def test_evopress_fills_every_overall_sparsity_band():
     space = SPACES["free"]
-    totals = [sum(levels) for levels in drive(make("evopress", space), 200)]
+    totals = [sum(indices) for indices in drive(make("evopress", space), 200)]
     counts, _ = np.histogram(totals, bins=8, range=(0, 6 * 19 + 1))
     assert counts.min() >= 10
 
@@ -246,10 +248,10 @@ def test_evopress_children_at_a_target_differ_from_the_best_by_three_switches_at
     space = ScheduleSpace(N_BLOCKS, 0.3)
     proposer = make("evopress", space)
     best = (0, 2, 4, 8, 10, 12)
-    for levels in [*samples(space, 20), best]:
-        proposer.tell(told_of(levels, (float(levels != best), 1.0)))
+    for indices in [*samples(space, 20), best]:
+        proposer.tell(told_of(indices, (float(indices != best), 1.0)))
     for number in range(50):
-        changes = [abs(ours - theirs) for ours, theirs in zip(proposer.ask(number).levels, best, strict=True)]
+        changes = [abs(ours - theirs) for ours, theirs in zip(proposer.ask(number).grid_indices, best, strict=True)]
         assert 1 <= sum(change > 0 for change in changes) <= 6
         assert 2 <= sum(changes) <= 2 * 3 * 3
 

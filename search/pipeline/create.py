@@ -11,8 +11,9 @@ from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.inputs.data import Workload, read_examples
 from search.inputs.same_inputs import located
-from search.pipeline.pipeline import Pipeline, load_with_progress
+from search.pipeline.pipeline import Pipeline
 from search.pipeline.preflight import check_search
+from search.pipeline.workload import load_with_progress
 from search.problem.objectives import objective_names
 from search.progress.progress_view import ProgressView
 from search.progress.trackers import forget_runs, restore_runs

@@ -20,9 +20,10 @@ from search.problem.space import ScheduleSpace
 from search.progress.progress_view import ProgressView
 from search.progress.stage_list import duration
 from search.stages.measure import timed_length
+from search.stages.open_study import OpenStudy
 from search.stages.time_generation import least_turns, lengths_to_time, new_tokens_to_time
 from studies import StudyStore
-from studies.records.study_facts import Estimate, Memory
+from studies.records.study_facts import Estimate, Memory, StudyFacts
 
 # Ray and its workers, until they compute.
 _START_S = 5.0
@@ -77,6 +78,17 @@ def estimate_run(
         memory = memory_of(config, workload)
         stage.advance()
     return expected(config, workload, store, stages, pace, memory)
+
+
+def note_estimate(study: OpenStudy, stages: Sequence[str]) -> None:
+    """Says and notes, once, what a study takes that has no trials yet; see `estimate_run`."""
+    if study.facts.estimate is not None or study.store.trials.n_begun(study.name):
+        return
+    found = estimate_run(study.config, study.workload, study.store, stages, study.view)
+    # What is left out is said here, and not again as the search begins.
+    ablations = planned_ablations(study.config, study.workload).record()
+    study.note(StudyFacts(estimate=found, ablations=ablations))
+    study.view.tell(estimate_lines(found))
 
 
 def expected(

@@ -20,7 +20,7 @@ def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
     same number: a search that tried hundreds on a few items has found some that are good by luck, only other items
     tell, and the report shall compare with the best of the first search as they tell it.
     """
-    config, trials = study.config, study.store.trials.of(study.name)
+    config, trials = study.config, study.trials()
     most = config.measured_points
     if config.target_sparsity is None:
         return [_of_trial("candidate", study, point) for point in _spread(usable_front(trials), most, chosen)]
@@ -53,7 +53,7 @@ def compared(
         validated: Candidates as they were measured on validation examples, by which rows are chosen like the selected
             one, where there are any.
     """
-    trials = [trial for trial in study.store.trials.of(study.name) if trial.is_comparable]
+    trials = [trial for trial in study.trials() if trial.is_comparable]
     by_number = {one.trial: one.kl for one in validated}
     first = _like(selected, [trial for trial in trials if trial.round == 0], by_number)
     refined = _like(selected, [trial for trial in trials if trial.round > 0], by_number)

@@ -31,7 +31,7 @@ _HIDDEN_GUIDE = 0.3
 
 def distillation_config(study: OpenStudy) -> DistillationConfig:
     """The study's hyperparameters of router training: the defaults, or what tuning found to be better."""
-    tuning = study.store.studies.get(study.name).facts.tuning
+    tuning = study.facts.tuning
     base = DistillationConfig(steps=study.config.router_steps, seed=study.config.seed)
     return base if tuning is None else replace(base, **tuning.best)
 

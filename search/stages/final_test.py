@@ -14,8 +14,8 @@ from search.stages.export import write_export
 from search.stages.knee import chosen_trial
 from search.stages.measure import Variant, measure
 from search.stages.open_study import OpenStudy
-from search.stages.search_schedules import study_costs
 from search.stages.select import select
+from search.stages.study_costs import study_costs
 from search.stages.time_generation import forget_speeds
 from studies import Measurement, Trial
 from studies.analysis.clock import check_clock
@@ -60,7 +60,7 @@ def select_candidate(study: OpenStudy) -> None:
         max_latency_ms=config.max_latency_ms,
         min_retention=config.min_retention,
         latency=latency,
-        chance=chance_level(study.store.studies.get(study.name).facts, "validation"),
+        chance=chance_level(study.facts, "validation"),
     )
     number = selection.measurement.trial
     assert number is not None
@@ -106,16 +106,20 @@ def note_selection(
     """
     trial = chosen_trial(study)
     selection = SelectionRecord(trial.number, trial.router, rule, reason, retention, cost, latency)
-    study.store.studies.update_facts(study.name, StudyFacts(selection=selection))
+    study.note(StudyFacts(selection=selection))
 
 
-def compare_selected(study: OpenStudy, router_run: int | None) -> None:
+def compare_selected(study: OpenStudy, router_run: int | None = None) -> None:
     """Compares the selected point with others on the test examples, by which nothing was chosen.
 
     Args:
         study: The study.
-        router_run: Number of the router that the schedule of the first search is shown with, too.
+        router_run: Number of the router that the schedule of the first search is shown with, too; None for the one that
+            was distilled on what that search found.
     """
+    facts = study.facts
+    if router_run is None and (first := facts.round_of(facts.first_round)) is not None:
+        router_run = first.router_run
     chosen, validation = chosen_trial(study), _measured(study, "validation")
     rows = compared(study, chosen, router_run, [one for one in validation if one.variant == "candidate"])
     shown = {(row.trial, row.router.number) for row in rows}
@@ -127,7 +131,7 @@ def compare_selected(study: OpenStudy, router_run: int | None) -> None:
     forget_speeds(study)
     study.store.results.keep_exhibits(study.name, _exhibits(study, rows, chosen))
     peak = peak_bytes(study.workload.model.skipping.device)
-    study.store.studies.update_facts(study.name, StudyFacts(peak_process_bytes=peak))
+    study.note(StudyFacts(peak_process_bytes=peak))
     study.view.measured(tested)
 
 
@@ -137,7 +141,7 @@ def export_selected(study: OpenStudy) -> None:
     with study.view.stage("Writing the pruned model", 1) as stage:
         write_export(study.store, study.name, folder, study.config.model, include_base=study.config.export == "full")
         stage.advance()
-    study.store.studies.update_facts(study.name, StudyFacts(exported=str(folder.resolve())))
+    study.note(StudyFacts(exported=str(folder.resolve())))
 
 
 def _measured(study: OpenStudy, split: str) -> list[Measurement]:

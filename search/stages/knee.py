@@ -31,7 +31,7 @@ def choose_from_front(study: OpenStudy) -> None:
     Raises:
         SearchError: The study has no front.
     """
-    trials = study.store.trials.of(study.name)
+    trials = study.trials()
     points = front(trials)
     if not points:
         raise SearchError(why_no_front(trials, study.config))

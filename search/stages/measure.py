@@ -110,7 +110,7 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
 
 def timed_prompts(study: OpenStudy) -> PromptBatch:
     """The timed input of a study: rows of tokens of calibration prompts, as long as `timed_length` says."""
-    known = study.store.studies.get(study.name).facts.timed_input
+    known = study.facts.timed_input
     return prompts_of(study, timed_length(study.config, study.workload, known))
 
 

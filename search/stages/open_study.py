@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload
 from search.progress.progress_view import ProgressView
 from search.stages.stored_router import StoredRouter, load_router
-from studies import StudyStore
+from studies import StudyStore, Trial
+from studies.records.study_facts import StudyFacts
 from studies.store.lease import Lease
 from studies.store.results_folder import claim_results
 
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """What every stage of a study's pipeline needs.
+    """A study as every stage of its pipeline needs it.
 
     Attributes:
-        store: Where the study lives.
+        store: Database of the study.
         name: Its name.
-        lease: The right to work on it.
-        config: How it is configured.
+        lease: Right to work on it.
+        config: Its configuration.
         workload: Its model and data.
-        view: Where progress is drawn.
+        view: View that draws progress.
     """
 
     store: StudyStore
@@ -34,6 +36,19 @@ class OpenStudy:
     view: ProgressView
     _routers: dict[int | None, StoredRouter] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def facts(self) -> StudyFacts:
+        """The facts that are known of it by now."""
+        return self.store.studies.get(self.name).facts
+
+    def note(self, changes: StudyFacts | Callable[[StudyFacts], StudyFacts]) -> None:
+        """Replaces the facts that another record sets; see `Studies.update_facts`."""
+        self.store.studies.update_facts(self.name, changes)
+
+    def trials(self) -> list[Trial]:
+        """Its trials that have ended."""
+        return self.store.trials.of(self.name)
+
     def router(self, number: int | None) -> StoredRouter:
         """Router of the study, loaded once; the static one for None."""
         if number not in self._routers:
@@ -41,7 +56,7 @@ class OpenStudy:
         return self._routers[number]
 
     def settle(self) -> None:
-        """Let the study take the place of the one that it was begun to replace, and its folder: it can go on now.
+        """Takes the place of the study that it was begun to replace, and its folder: it can go on now.
 
         Raises:
             StudyBusyError: A process works on the other study by now.

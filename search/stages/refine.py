@@ -10,9 +10,10 @@ from search.stages.distill import distillation_config, schedules_to_distil, trai
 from search.stages.knee import choose_from_front, chosen_trial
 from search.stages.open_study import OpenStudy
 from search.stages.refine_rounds import begun, ended, last_number, was_worthwhile, why_last
-from search.stages.search_schedules import Search, search_schedules, study_costs
+from search.stages.search_schedules import Search, search_schedules
 from search.stages.single_trial import add_trial
 from search.stages.stage_states import LAST_STAGES, Stages
+from search.stages.study_costs import study_costs
 from studies import Trial
 from studies.pareto import study_volume, usable_front
 from studies.records.study_facts import Round, StudyFacts
@@ -28,7 +29,7 @@ def refine(study: OpenStudy, stages: Stages) -> None:
     reason = _refine(study, stages)
     if reason:
         study.view.console.print(reason, highlight=False)
-    study.store.studies.update_facts(study.name, StudyFacts(rounds_ended=reason))
+    study.note(StudyFacts(rounds_ended=reason))
 
 
 def _refine(study: OpenStudy, stages: Stages) -> str:
@@ -39,7 +40,7 @@ def _refine(study: OpenStudy, stages: Stages) -> str:
             return "There is no round: the chosen schedule skips nothing, so that no router has anything to decide."
         if number == first and study.config.tunes_router and not stages.has_finished("tune"):
             with stages.stage("tune"):
-                study.store.studies.update_facts(study.name, StudyFacts(tuning=tune(study, _schedules(study))))
+                study.note(StudyFacts(tuning=tune(study, _schedules(study))))
         if not stages.has_finished(f"distill-{number}"):
             stages.forget(LAST_STAGES)
             with stages.stage(f"distill-{number}"):
@@ -97,14 +98,14 @@ def _search_again(study: OpenStudy, number: int) -> None:
     router = study.router(one.router)
     search = Search(number, study.config.refine_trials, router, one.first_trial or 0)
     search_schedules(study, study_costs(study, router), search)
-    trials = study.store.trials.of(study.name)
+    trials = study.trials()
     _note(study, ended(one, sum(trial.round == number for trial in trials), _hypervolume(study)))
     choose_from_front(study)
 
 
 def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
     """What a router learns to serve: schedules that may be selected in the end."""
-    config, chosen, trials = study.config, chosen_trial(study), study.store.trials.of(study.name)
+    config, chosen, trials = study.config, chosen_trial(study), study.trials()
     if config.target_sparsity is None:
         points = usable_front(trials)
     else:
@@ -114,13 +115,13 @@ def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
 
 
 def _hypervolume(study: OpenStudy) -> float:
-    trials = study.store.trials.of(study.name)
+    trials = study.trials()
     measured = study_volume(study.store.studies.get(study.name), trials)
     return 0.0 if measured is None else measured.of(trials)
 
 
 def _note(study: OpenStudy, one: Round) -> None:
-    study.store.studies.update_facts(study.name, lambda known: StudyFacts(rounds=known.with_round(one)))
+    study.note(lambda known: StudyFacts(rounds=known.with_round(one)))
 
 
 def _round(study: OpenStudy, number: int) -> Round:
@@ -130,4 +131,4 @@ def _round(study: OpenStudy, number: int) -> Round:
 
 
 def _facts(study: OpenStudy) -> StudyFacts:
-    return study.store.studies.get(study.name).facts
+    return study.facts

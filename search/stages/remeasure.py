@@ -16,7 +16,7 @@ from search.stages.open_study import OpenStudy
 from search.stages.refine_rounds import grown
 from search.stages.search_schedules import schedule_space
 from search.stages.stage_states import LAST_STAGES
-from search.stages.study_profile import measured_profile, study_profile
+from search.stages.study_costs import measured_profile, study_profile
 from studies import Trial, best_point, front
 from studies.pareto import FrontVolume, front_volume
 from studies.records.study_facts import ProfileRecord, Round, StudyFacts
@@ -52,7 +52,7 @@ def predict_from(study: OpenStudy, profile: LatencyProfile) -> None:
     Raises:
         SearchError: See `renew_profile`.
     """
-    record, trials = study.store.studies.get(study.name), study.store.trials.of(study.name)
+    record, trials = study.store.studies.get(study.name), study.trials()
     judges: dict[int | None, _Judge] = {None: _Judge(study, profile, None)}
     for number in {trial.router for trial in trials} - {None}:
         judges[number] = _Judge(study, profile, study.router(number).router)

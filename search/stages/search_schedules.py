@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ftp_core.routers import Router
-from ftp_core.schedule import SparsitySchedule
 from ftp_core.text.encoding import encoded_fingerprint
 from search.config.run_config import RunConfig
 from search.engine.ablations import AblationPlan, plan_ablations
@@ -24,16 +23,17 @@ from search.problem.objectives import Objectives, evaluation_context, objective_
 from search.problem.space import LatencyLimit, ScheduleSpace
 from search.progress.progress_view import Stage
 from search.proposers.catalogue import make_proposers
-from search.stages.measure import timed_prompts
+from search.stages.knee import choose_from_front
 from search.stages.open_study import OpenStudy
+from search.stages.refine_rounds import fresh_rounds
 from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.stored_router import StoredRouter
-from search.stages.study_profile import study_profile
+from search.stages.study_costs import note_costs, study_costs
 from search.stages.warm_start import warm_trials
 from studies import Trial, best_point
 from studies.pareto import front_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
-from studies.records.study_facts import StudyFacts, TimedInput
+from studies.records.study_facts import StudyFacts
 
 if TYPE_CHECKING:
     from search.evaluators.ray_pool import RayPool
@@ -64,21 +64,16 @@ class Search:
         return "search" if self.round == 0 else f"refine-{self.round}"
 
 
-def study_costs(study: OpenStudy, router: StoredRouter | None = None) -> Costs:
-    """What a study's schedules cost at its timed input; latency is profiled first if the search needs it.
-
-    A search that trades KL against something else takes a reliable profile that is there already, or does without.
-
-    Args:
-        study: Whose schedules.
-        router: Router that decides which tokens are kept; None for the static one.
-    """
-    model = study.workload.model.skipping
-    batch, length = timed_prompts(study).ids.shape
-    profile = study_profile(study)
-    dense = Costs(model, batch, length, profile).of(SparsitySchedule.uniform(0.0, model.n_blocks))
-    study.store.studies.update_facts(study.name, StudyFacts(timed_input=TimedInput(batch, length), dense_costs=dense))
-    return Costs(model, batch, length, profile, None if router is None or router.number is None else router.router)
+def first_search(study: OpenStudy) -> None:
+    """Evaluates schedules with the static router until the budget is used, and chooses one of the front."""
+    if study.facts.rounds:
+        # The front that they refined is about to change.
+        study.note(fresh_rounds)
+    if sum(trial.round == 0 for trial in study.store.trials.each(study.name)) < study.config.trials:
+        note_costs(study)
+        search = Search(0, study.config.trials, first_trial=study.store.trials.n_begun(study.name))
+        search_schedules(study, study_costs(study), search)
+    choose_from_front(study)
 
 
 def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
@@ -176,10 +171,11 @@ def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> Ablati
     if search.round > 0:
         return AblationPlan((), 0, search.trials, 0)
     plan = plan_ablations(space, search.trials, study.config.sampler)
-    known, planned = study.store.studies.get(study.name).facts.ablations, plan.record()
-    if plan.left_out and planned != known:
-        study.view.console.print(plan.left_out, highlight=False)
-    study.store.studies.update_facts(study.name, StudyFacts(ablations=planned))
+    known, planned = study.facts.ablations, plan.record()
+    if planned != known:
+        if plan.left_out:
+            study.view.console.print(plan.left_out, highlight=False)
+        study.note(StudyFacts(ablations=planned))
     return plan
 
 

@@ -12,8 +12,8 @@ from search.evaluators.local import LocalEvaluator
 from search.inputs.data import search_set
 from search.problem.objectives import Objectives
 from search.stages.open_study import OpenStudy
-from search.stages.search_schedules import study_costs
 from search.stages.stored_router import StoredRouter
+from search.stages.study_costs import study_costs
 from studies import Trial, TrialState
 
 

@@ -59,10 +59,10 @@ def time_selected(study: OpenStudy) -> None:
     measured = _compared(study)
     if not measured:
         return
-    lengths = lengths_to_time(study.config, study.workload, study.store.studies.get(study.name).facts.timed_input)
+    lengths = lengths_to_time(study.config, study.workload, study.facts.timed_input)
     for tokens in lengths:
         wanted = new_tokens_to_time(study.config, room_for_new_tokens(tokens, study.workload.model.skipping.context))
-        speeds = list(study.store.studies.get(study.name).facts.generation_speeds)
+        speeds = list(study.facts.generation_speeds)
         shape = (study.config.latency_batch, tokens)
         if set(wanted) <= {one.new_tokens for one in speeds if one.shape == shape}:
             continue
@@ -70,12 +70,12 @@ def time_selected(study: OpenStudy) -> None:
         speeds = [*(one for one in speeds if one.shape != shape), *_timed(study, measured, tokens, wanted)]
         # The length that costs are of is what people look at first.
         speeds.sort(key=lambda one: lengths.index(one.length) if one.length in lengths else len(lengths))
-        study.store.studies.update_facts(study.name, StudyFacts(generation_speeds=tuple(speeds)))
+        study.note(StudyFacts(generation_speeds=tuple(speeds)))
 
 
 def forget_speeds(study: OpenStudy) -> None:
     """Forget what was timed: another point may be selected, or another machine measure."""
-    study.store.studies.update_facts(study.name, StudyFacts(generation_speeds=()))
+    study.note(StudyFacts(generation_speeds=()))
 
 
 def _compared(study: OpenStudy) -> list[Measurement]:

@@ -210,8 +210,8 @@ class Runner:
             check_reach(config, name, self._reach)
         # They load torch and transformers.
         from search.pipeline.create import reopened
-        from search.pipeline.pipeline import load_with_progress
         from search.pipeline.preflight import check_search
+        from search.pipeline.workload import load_with_progress
         from search.progress.progress_view import ProgressView
 
         view = ProgressView(console_of(events, name), observers=[events])

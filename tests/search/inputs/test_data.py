@@ -26,7 +26,7 @@ from ftp_core.text.encoding import EncodedExample, LeftOut, encode
 from search.config.run_config import RunConfig
 from search.inputs import data as module
 from search.inputs.data import LEAKED, REPEATED, SPLITS, Workload, load_workload, read_examples, search_set
-from search.pipeline.pipeline import load_with_progress
+from search.pipeline.workload import load_with_progress
 from search.progress.progress_view import ProgressView
 
 SIZES = {"calibration": 20, "validation": 10, "test": 10}

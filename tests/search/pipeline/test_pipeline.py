@@ -94,8 +94,8 @@ def test_what_is_measured_anew_is_selected_tested_and_exported_anew(monkeypatch:
     done: list[str] = []
     works = ("measure_candidates", "select_candidate", "compare_selected", "time_selected", "export_selected")
     for work in works:
-        monkeypatch.setattr(search.pipeline.pipeline, work, lambda *_, work=work: done.append(work))
-    monkeypatch.setattr(search.pipeline.pipeline, "refine", lambda *_: None)
+        monkeypatch.setattr(search.pipeline.pipeline, work, lambda *_, work=work, **__: done.append(work))
+    monkeypatch.setattr(search.pipeline.pipeline, "refine", lambda *_, **__: None)
     with StudyStore("sqlite://") as store:
         store.studies.create("one", config.model_dump(), OBJECTIVES)
         # A router was distilled by itself, and its schedule tested, before any candidate was measured.

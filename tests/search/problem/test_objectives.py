@@ -25,8 +25,9 @@ from search.problem.space import ScheduleSpace
 from search.progress.progress_view import ProgressView
 from search.stages.knee import why_no_front
 from search.stages.open_study import OpenStudy
-from search.stages.search_schedules import best_note, schedule_space, study_costs
+from search.stages.search_schedules import best_note, schedule_space
 from search.stages.sql_trial_store import SqlTrialStore
+from search.stages.study_costs import note_costs, study_costs
 from search.stages.warm_start import warm_trials
 from studies import StudyStore, Trial, TrialState, front
 from studies.records import objectives as shown
@@ -290,6 +291,7 @@ def test_a_study_of_flops_takes_a_profile_that_is_there_and_measures_none(worklo
         store.studies.create("one", config.model_dump(), objective_names(config.cost))
         with store.runs.lease("one") as lease:
             study = OpenStudy(store, "one", lease, config, workload, ProgressView(Console(quiet=True)))
+            note_costs(study)
             without = study_costs(study)
             assert without.profile is None and without.batch == 3
             facts = store.studies.get("one").facts
@@ -300,11 +302,13 @@ def test_a_study_of_flops_takes_a_profile_that_is_there_and_measures_none(worklo
             conditions = profile_conditions(workload.model.skipping)
             fingerprint = conditions.fingerprint(without.batch, without.length)
             store.profiles.keep(fingerprint, conditions.to_json(), profile.to_json())
+            note_costs(study)
             assert study_costs(study) == replace(without, profile=profile)
             # It keeps it, wherever it goes on.
             kept = store.studies.get("one").facts.latency_profile
             assert kept is not None and LatencyProfile.from_json(kept.to_json()) == profile
             store.profiles.keep(fingerprint, {}, {"broken": True}, replace=True)
+            note_costs(study)
             assert study_costs(study) == replace(without, profile=profile)
 
 

@@ -9,20 +9,23 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import torch
 from rich.console import Console
 
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.profile import LatencyProfile
+from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.inputs.data import Workload, load_workload
 from search.inputs.latency_profiles import keep_profile, profile_of
+from search.pipeline.pipeline import Pipeline
 from search.problem.objectives import OBJECTIVES, objective_names
 from search.progress.progress_view import ProgressView
 from search.stages.open_study import OpenStudy
-from search.stages.study_profile import study_profile
+from search.stages.study_costs import note_costs, study_costs, study_profile
 from studies import StudyStore
 from studies.records.study_facts import ProfileRecord, StudyFacts
 from tests.search.made_up_profiles import made_up
@@ -55,6 +58,11 @@ def study(workload: Workload, shown: io.StringIO) -> Iterator[OpenStudy]:
             yield OpenStudy(store, "one", lease, config, workload, view)
 
 
+def profile_of_begun(study: OpenStudy) -> LatencyProfile | None:
+    note_costs(study)
+    return study_profile(study)
+
+
 def keep(study: OpenStudy, profile: dict[str, Any]) -> None:
     study.store.studies.update_facts(study.name, StudyFacts(latency_profile=ProfileRecord.model_validate(profile)))
 
@@ -63,7 +71,7 @@ def test_a_study_takes_the_profile_that_is_known_and_keeps_it(study: OpenStudy, 
     shapes = [(study.config.latency_batch, length) for length in range(32, 513, 32)]
     here = made_up(study.workload, shapes)
     keep_profile(study.store, here, replace=False)
-    profile = study_profile(study)
+    profile = profile_of_begun(study)
     assert (
         profile is not None
         and len(profile.shapes) == 1
@@ -73,7 +81,7 @@ def test_a_study_takes_the_profile_that_is_known_and_keeps_it(study: OpenStudy, 
     # Another one that is measured later changes nothing for it.
     slower = LatencyProfile(tuple(replace(shape, fixed_ms=9.0) for shape in here.shapes), *_rest(here))
     keep_profile(study.store, slower, replace=True)
-    assert study_profile(study) == profile
+    assert profile_of_begun(study) == profile
     view = ProgressView(Console(file=shown, width=400))
     known = profile_of(study.store, study.workload.model.skipping, shapes[:1], view)
     assert known.profile.shapes[0].fixed_ms == 9.0 and known.known == ((*shapes[0], here.shapes[0].measured_at),)
@@ -153,22 +161,65 @@ def test_a_doubtful_profile_is_used_where_there_is_no_other_and_by_no_later_stud
     study: OpenStudy, shown: io.StringIO, measured: Measured
 ) -> None:
     measured(check_error=2.39, uncertainty=4.7, waited=0.9)
-    doubtful = study_profile(study)
+    doubtful = profile_of_begun(study)
     assert doubtful is not None and len(doubtful.doubts()) == 3
     [line] = _said(shown)
     assert line.startswith("Predicted latency is not to be relied on: processes waited for a core during 90% of the")
     assert "off by 239%" in line
     # The study keeps it, as its trials rest on it.
     measured(uncertainty=0.01)
-    assert study_profile(study) == doubtful
+    assert profile_of_begun(study) == doubtful
     with _another(study) as other:
-        found = study_profile(other)
+        found = profile_of_begun(other)
         assert found is not None and found.doubts() == ()
     # A third one finds what is to be relied on, and measures nothing.
     measured(uncertainty=9.9)
     with _another(study, "three") as other:
-        assert study_profile(other) == found
-    assert _said(shown) == [line] and study_profile(study) == doubtful
+        assert profile_of_begun(other) == found
+    assert _said(shown) == [line] and profile_of_begun(study) == doubtful
+
+
+def test_costs_are_noted_once_and_reading_them_changes_nothing(study: OpenStudy, measured: Measured) -> None:
+    before = study.facts
+    assert study_profile(study) is None and study_costs(study).profile is None and study.facts == before
+    measured(uncertainty=0.01)
+    note_costs(study)
+    noted = study.facts
+    assert noted.timed_input is not None and noted.latency_profile is not None and "latency_ms" in noted.dense_costs
+    with writes() as changes:
+        note_costs(study)
+        costs = study_costs(study)
+    assert costs.of(SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks)) == noted.dense_costs
+    assert study.facts == noted and changes == []
+
+
+@pytest.mark.parametrize("settings", [{}, {"cost": "flops"}])
+def test_a_pipeline_that_is_opened_again_writes_nothing(study: OpenStudy, settings: dict[str, Any]) -> None:
+    with _another(study, **settings) as other:
+        opened = (other.store, other.name, other.lease, other.view, other.config, other.workload)
+        with writes() as changes:
+            Pipeline(*opened)
+        noted = other.facts
+        assert changes != [] and noted.data_fingerprint == other.workload.data_fingerprint
+        with writes() as changes:
+            Pipeline(*opened)
+        assert changes == [] and other.facts == noted
+
+
+@contextmanager
+def writes() -> Iterator[list[str]]:
+    """The statements, inside, that change what a database holds."""
+    found: list[str] = []
+
+    def listen(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.split()[0].upper() in {"INSERT", "UPDATE", "DELETE"}:
+            found.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", listen)
+    try:
+        yield found
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", listen)
 
 
 def test_of_two_doubtful_profiles_the_less_uncertain_one_is_taken(
@@ -176,11 +227,11 @@ def test_of_two_doubtful_profiles_the_less_uncertain_one_is_taken(
 ) -> None:
     keep_profile(study.store, made_up(study.workload, SHAPES, uncertainty=0.3), replace=False)
     measured(uncertainty=0.9)
-    profile = study_profile(study)
+    profile = profile_of_begun(study)
     assert profile is not None and profile.uncertainty == 0.3
     with _another(study) as other:
         measured(uncertainty=0.25)
-        profile = study_profile(other)
+        profile = profile_of_begun(other)
         assert profile is not None and profile.uncertainty == 0.25
 
 
@@ -190,7 +241,7 @@ def test_a_search_of_other_costs_takes_no_doubtful_profile_and_says_nothing(
 ) -> None:
     keep_profile(study.store, made_up(study.workload, SHAPES, check_error=0.5), replace=False)
     with _another(study, cost=cost) as other:
-        assert study_profile(other) is None
+        assert profile_of_begun(other) is None
         # One that it began with, in an earlier version, is none of its concern either.
         before = made_up(study.workload, SHAPES[:1], check_error=0.5)
         keep(other, before.to_json())

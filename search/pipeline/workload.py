@@ -1,0 +1,79 @@
+"""Model and data of a study: loaded, compared with those that it began with, and noted as it begins."""
+
+from __future__ import annotations
+
+from search.config.run_config import RunConfig
+from search.errors import SearchError
+from search.inputs.data import MAX_CONTINUATION, Workload, load_workload
+from search.inputs.same_inputs import check_same
+from search.progress.progress_view import ProgressView
+from search.stages.open_study import OpenStudy
+from search.stages.time_generation import check_lengths
+from studies.records.study_facts import LongCompletions, StudyFacts
+
+
+def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
+    """The model and data of a configuration, as `load_workload` reads them; what there is to say of them is said.
+
+    Raises:
+        CoreError: One of them cannot be used.
+    """
+    with view.stage("Loading model and data", 1) as stage:
+        workload = load_workload(config.model, config.data, config.seed, config.sizes, config.keep_first)
+        stage.advance()
+    said = [workload.fewer_than_asked(config.search_items)]
+    said += [f"Left out {_examples(n)} {reason}." for reason, n in workload.left_out.items()]
+    if workload.shared_boundaries:
+        said.append(
+            f"In {_examples(workload.shared_boundaries)} one token spans the end of the prompt and the beginning of "
+            "what follows: it counts as what follows."
+        )
+    said.append(workload.unprotected_beginning or "")
+    if n_long := workload.long_completions:
+        said.append(f"Of completions the first {MAX_CONTINUATION} tokens count: {n_long} have as many or more.")
+    for sentence in filter(None, said):
+        view.console.print(sentence, highlight=False)
+    return workload
+
+
+def _examples(n: int) -> str:
+    return f"{n} example{'s' if n != 1 else ''}"
+
+
+def check_workload(study: OpenStudy) -> None:
+    """Compares model and data with those that a study began with; one that has not begun takes any.
+
+    Raises:
+        SearchError: They are others, or prompts and new tokens to time do not fit into the model's context.
+    """
+    record, model = study.store.studies.get(study.name), study.workload.model
+    check_same(record, {"model": model.fingerprint(), "data": study.workload.data_fingerprint})
+    before, keep_first = record.facts.keep_first, model.skipping.keep_first
+    if record.facts.model_fingerprint is not None and before != keep_first:
+        # What a system turn is made of hangs on the tokenizer's chat template, too.
+        raise SearchError(
+            f"Study {study.name!r} began with {before} protected tokens, and its system turn has {keep_first} now: its "
+            "trials would not compare with new ones. Restore the tokenizer and its chat template, or start a new study."
+        )
+    check_lengths(study.config, study.workload, record.facts.timed_input)
+
+
+def note_workload(study: OpenStudy) -> None:
+    """Notes the facts of model and data, once: as the study begins."""
+    workload = study.workload
+    if study.facts.model_fingerprint is None:
+        study.note(
+            StudyFacts(
+                model_fingerprint=workload.model.fingerprint(),
+                data_fingerprint=workload.data_fingerprint,
+                keep_first=workload.model.skipping.keep_first,
+                n_blocks=workload.model.skipping.n_blocks,
+                unprotected_beginning=workload.unprotected_beginning,
+                left_out=workload.left_out,
+                shared_boundaries=workload.shared_boundaries,
+                long_completions=LongCompletions(MAX_CONTINUATION, workload.long_completions),
+                split_sizes=workload.split_sizes,
+                chance=workload.chance,
+                fewer_items=workload.fewer_than_asked(study.config.search_items),
+            )
+        )

@@ -1,11 +1,13 @@
-"""Asks a service over HTTP: the same operations as its API, as Python calls."""
+"""Client of a service: the operations of its API as Python calls."""
 
 from __future__ import annotations
 
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_S = 30.0
 _PAGE = 1000
-# A service that is started anew is back by then.
+# Seconds within which a restarted service answers again.
 _PATIENCE_S = 60.0
 _AT_REST = ("created", "stopped", "failed", "finished")
 
@@ -28,24 +30,29 @@ class ServiceError(SearchError):
     """The service refused, or does not answer.
 
     Attributes:
-        status: Its HTTP status; None if it does not answer.
+        status: HTTP status; None without an answer.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
         super().__init__(message)
         self.status = status
 
+    @property
+    def may_pass(self) -> bool:
+        """True if the service may answer later."""
+        return self.status in (None, 503)
+
 
 class Client:
-    """A service that runs elsewhere.
+    """Connection to a service.
 
     Args:
-        url: Its address, such as `http://gpu-box:8000`.
-        token: The secret that `ftp-search token add` printed; None where nobody needs one.
-        transport: Of httpx; None for the network.
+        url: Address of the service, such as `http://gpu-box:8000`.
+        token: Secret that `ftp-search token add` printed; None if the service needs none.
+        transport: Transport of httpx; None for the network.
 
     Raises:
-        ServiceError: httpx is not installed, or the address is none.
+        ServiceError: httpx is not installed, or the address is invalid.
     """
 
     def __init__(self, url: str, token: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
@@ -62,7 +69,7 @@ class Client:
                 raise ValueError
         except (httpx.InvalidURL, ValueError):
             raise ServiceError(f"{url!r} is no address of a service: expected one such as http://host:8000.") from None
-        # Redirects are not followed: the token is for this service alone.
+        # Redirects are not followed, so that the token reaches no other service.
         self._http = httpx.Client(
             base_url=f"{str(base).rstrip('/')}/api/v1", headers=headers, timeout=_TIMEOUT_S, transport=transport
         )
@@ -74,31 +81,25 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give connections back."""
+        """Closes the connections."""
         self._http.close()
 
     def create(self, name: str, **settings: Any) -> dict[str, Any]:
-        """Create a study and hand it to the service's runners.
+        """Creates a study and queues it for the runners.
 
         Args:
-            name: Unique in the service.
-            settings: Fields of `RunConfig`; those that are not given have their defaults.
+            name: Name of the study, unique in the service.
+            settings: Fields of `RunConfig`; missing ones have their defaults.
         """
         return self._json("POST", "/studies", json={"name": name, **settings})
 
     def studies(self, state: str | None = None) -> Iterator[dict[str, Any]]:
-        """Every study, oldest first.
-
-        Args:
-            state: Only those that stand so.
-        """
+        """All studies, or those in a state, oldest first."""
         given = {} if state is None else {"state": state}
-        offset = 0
-        while True:
+        for offset in count(0, _PAGE):
             page = self._json("GET", "/studies", params={**given, "offset": offset, "limit": _PAGE})
             yield from page["items"]
-            offset += _PAGE
-            if offset >= page["total"]:
+            if offset + _PAGE >= page["total"]:
                 return
 
     def study(self, name: str) -> dict[str, Any]:
@@ -106,29 +107,19 @@ class Client:
         return self._json("GET", _study(name))
 
     def stop(self, name: str) -> dict[str, Any]:
-        """Stop a study; everything is kept."""
+        """Stops a study; all results are kept."""
         return self._json("POST", f"{_study(name)}/stop")
 
     def resume(self, name: str, **changes: Any) -> dict[str, Any]:
-        """Hand a study to the runners again.
-
-        Args:
-            name: The study.
-            changes: Settings that change, such as `trials`.
-        """
+        """Queues a study again, with changed settings such as `trials`."""
         return self._json("POST", f"{_study(name)}/resume", json=changes)
 
     def delete(self, name: str) -> None:
-        """Delete a study with everything that the database knows of it."""
+        """Deletes a study from the database."""
         self._checked("DELETE", _study(name))
 
     def trials(self, name: str, **wanted: Any) -> Iterator[dict[str, Any]]:
-        """The trials of a study that have ended, by number.
-
-        Args:
-            name: The study.
-            wanted: `state`, `proposer` or `round`: only those.
-        """
+        """The ended trials of a study, by number; `state`, `proposer` and `round` select some of them."""
         after: int | None = -1
         while after is not None:
             page = self._json("GET", f"{_study(name)}/trials", params={**wanted, "after": after, "limit": _PAGE})
@@ -140,7 +131,7 @@ class Client:
         return self._json("GET", f"{_study(name)}/trials/{number}")
 
     def schedule(self, name: str, number: int) -> dict[str, Any]:
-        """What a trial skips."""
+        """The schedule of a trial."""
         return self._json("GET", f"{_study(name)}/trials/{number}/schedule")
 
     def front(self, name: str) -> list[dict[str, Any]]:
@@ -148,7 +139,7 @@ class Client:
         return list(self._json("GET", f"{_study(name)}/front")["items"])
 
     def hypervolume(self, name: str) -> dict[str, Any]:
-        """How the front grew."""
+        """The growth of the front's hypervolume."""
         return self._json("GET", f"{_study(name)}/hypervolume")
 
     def routers(self, name: str) -> list[dict[str, Any]]:
@@ -156,7 +147,7 @@ class Client:
         return list(self._json("GET", f"{_study(name)}/routers")["items"])
 
     def logs(self, name: str) -> Iterator[str]:
-        """What the runs of a study wrote, line by line."""
+        """The lines that the runs of a study printed."""
         after = 0
         while True:
             page = self._json("GET", f"{_study(name)}/logs", params={"after": after, "limit": _PAGE})
@@ -170,36 +161,29 @@ class Client:
         return list(self._json("GET", "/runners")["items"])
 
     def events(self, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """What happens to a study, as kind and content, from its first run on until it is at rest.
+        """The events of a study, as kind and content, from its first run on until it is at rest.
 
-        A service that is away is waited for, and asked for what happened meanwhile.
+        After a lost connection, the events go on where they ended.
 
         Raises:
-            ServiceError: It stays away, or refuses.
+            ServiceError: The service refuses, or does not answer for long.
         """
         last_id: str | None = None
         patience = _Patience()
         while True:
             headers = {} if last_id is None else {"Last-Event-ID": last_id}
             try:
-                # Its silence is shorter than this.
-                with self._http.stream("GET", f"{_study(name)}/events", headers=headers, timeout=60.0) as response:
+                # The service sends something more often than that.
+                with self._stream(f"{_study(name)}/events", headers=headers, timeout=60.0) as response:
                     if response.status_code == 204:
                         return
-                    if response.status_code != 200:
-                        response.read()
-                        raise _refusal(response)
                     for event in self._sse.EventSource(response).iter_sse():
                         patience = _Patience()
                         last_id = event.id or last_id
                         yield event.event, event.json()
                         if event.event in ("rest", "deleted"):
                             return
-            except self._httpx.TransportError as error:
-                patience.wait(self._away(error))
             except ServiceError as error:
-                if error.status != 503:
-                    raise
                 patience.wait(error)
 
     def wait(
@@ -208,15 +192,15 @@ class Client:
         timeout_s: float | None = None,
         on_look: Callable[[Mapping[str, Any]], None] = lambda study: None,
     ) -> dict[str, Any]:
-        """Wait until a study neither runs nor waits for a runner; a service that is away is waited for, too.
+        """Waits until a study neither runs nor waits for a runner.
 
         Args:
-            name: The study.
-            timeout_s: Seconds after which to give up; None for never.
-            on_look: Called with the study whenever the service was asked.
+            name: Name of the study.
+            timeout_s: Most seconds to wait; None for no limit.
+            on_look: Function that is called with the study at every look.
 
         Raises:
-            ServiceError: The time is over, or the service stays away.
+            ServiceError: The time is over, or the service does not answer for long.
         """
         until = None if timeout_s is None else time.monotonic() + timeout_s
         patience = _Patience()
@@ -229,7 +213,7 @@ class Client:
                     return study
                 patience = _Patience()
             except ServiceError as error:
-                if error.status not in (None, 503):
+                if not error.may_pass:
                     raise
                 away = error
             left_s = 1.0 if until is None else until - time.monotonic()
@@ -241,7 +225,7 @@ class Client:
                 time.sleep(min(1.0, left_s))
 
     def download_report(self, name: str, folder: str | os.PathLike[str]) -> list[Path]:
-        """Write the files of a study's report into a folder; gives them.
+        """Writes the files of a study's report into a folder and returns their paths.
 
         Raises:
             ForeignResultsError: The folder holds the results of another study, or files of something else.
@@ -249,7 +233,7 @@ class Client:
         folder = Path(folder)
         study = self.study(name)
         files = self._json("GET", f"{_study(name)}/report")["items"]
-        # A name of a file, whatever the service says.
+        # Names without folders, whatever the service sends.
         names = [Path(file["name"]).name for file in files]
         origin = Origin(name, datetime.fromisoformat(study["created_at"]).isoformat())
         check_results(folder, {origin}, "choose another folder")
@@ -257,15 +241,15 @@ class Client:
         return [self._download(f"{_study(name)}/report/{quote(one, safe='')}", folder / one) for one in names]
 
     def download_model(self, name: str, file: str | os.PathLike[str], overwrite: bool = False) -> Path:
-        """Write the pruned model of a study into a ZIP archive; gives it.
+        """Writes the pruned model of a study into a ZIP archive and returns its path.
 
         Args:
-            name: The study.
+            name: Name of the study.
             file: Path of the archive.
-            overwrite: Whether to replace a file that is there.
+            overwrite: Replaces an existing file.
 
         Raises:
-            ServiceError: There is a file already, or the service refuses.
+            ServiceError: The file exists, or the service refuses.
         """
         file = Path(file)
         if not overwrite and os.path.lexists(file):
@@ -275,20 +259,23 @@ class Client:
     def _download(self, path: str, file: Path) -> Path:
         partial = file.with_name(f".partial-{os.getpid()}-{file.name}")
         try:
-            with self._http.stream("GET", path) as response:
-                if response.status_code != 200:
-                    response.read()
-                    raise _refusal(response)
-                with partial.open("wb") as content:
-                    for piece in response.iter_bytes():
-                        content.write(piece)
-            # Whole or not at all.
+            with self._stream(path) as response, partial.open("wb") as content:
+                content.writelines(response.iter_bytes())
             os.replace(partial, file)
-        except self._httpx.TransportError as error:
-            raise self._away(error) from error
         finally:
             partial.unlink(missing_ok=True)
         return file
+
+    @contextmanager
+    def _stream(self, path: str, **options: Any) -> Iterator[httpx.Response]:
+        try:
+            with self._http.stream("GET", path, **options) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _refusal(response)
+                yield response
+        except self._httpx.TransportError as error:
+            raise self._away(error) from error
 
     def _json(self, method: str, path: str, **options: Any) -> dict[str, Any]:
         response = self._checked(method, path, **options)
@@ -312,7 +299,7 @@ class Client:
 
 
 class _Patience:
-    """Waits longer and longer, but not for ever."""
+    """Pauses longer and longer while the service may answer later, up to a limit."""
 
     def __init__(self) -> None:
         self._until: float | None = None
@@ -321,7 +308,7 @@ class _Patience:
     def wait(self, error: ServiceError) -> None:
         now = time.monotonic()
         self._until = now + _PATIENCE_S if self._until is None else self._until
-        if now > self._until:
+        if now > self._until or not error.may_pass:
             raise error
         time.sleep(self._pause_s)
         self._pause_s = min(2 * self._pause_s, 5.0)

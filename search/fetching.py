@@ -1,4 +1,4 @@
-"""Fetches what a study of a service wrote: its report, and the pruned model."""
+"""Fetches the report and the pruned model of a service's study."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from pathlib import Path
 from search.client import Client, ServiceError
 from search.errors import ConfigError
 
-# The service's words for "not yet" and "not here".
+# Status of a model that is not there yet, or not on the service's machine.
 _NO_MODEL = (404, 409)
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What was fetched.
+    """Files of a study.
 
     Attributes:
-        files: The files that were written.
-        without_model: Why there is no model among them; None if there is one.
+        files: Files that were written.
+        without_model: Reason why no model is among them; None if one is.
     """
 
     files: tuple[Path, ...]
@@ -31,16 +31,16 @@ class Fetched:
 
 
 def fetch_study(client: Client, name: str, folder: Path, say: Callable[[str], None] = lambda what: None) -> Fetched:
-    """Write the report of a study into a folder, and its model into `model` below it: all of it, or nothing.
+    """Writes the report of a study into a folder and its model into `model` below it, all or nothing.
 
     Args:
-        client: The service.
-        name: The study.
-        folder: A folder that is empty or not there yet.
-        say: Called with what is fetched next.
+        client: Connection to the service.
+        name: Name of the study.
+        folder: Empty or missing folder.
+        say: Function that is called with what is fetched next.
 
     Raises:
-        ConfigError: The folder holds something, or cannot be made.
+        ConfigError: The folder is not empty, or cannot be created.
         ServiceError: There is no such study, it has not written its report, or the service does not answer.
     """
     _check_empty(folder)
@@ -64,7 +64,7 @@ def fetch_study(client: Client, name: str, folder: Path, say: Callable[[str], No
         else:
             _unpack(archive, fetched / "model")
         written = sorted(path.relative_to(fetched) for path in fetched.rglob("*") if path.is_file())
-        # Somebody may have written there meanwhile: what is not empty, this does not replace.
+        # Fails if files were written there meanwhile.
         os.replace(fetched, folder)
     return Fetched(tuple(folder / path for path in written), without_model)
 
@@ -77,7 +77,7 @@ def _check_empty(folder: Path) -> None:
 
 
 def _unpack(archive: Path, folder: Path) -> None:
-    """Write the files of an archive into a folder, whatever folders the archive has them in."""
+    """Writes the files of an archive into a folder, without the folders of the archive."""
     folder.mkdir()
     with zipfile.ZipFile(archive) as packed:
         for member in packed.infolist():

@@ -14,12 +14,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-# Before transformers is imported: its bars and advice would run between ours.
+# Before transformers is imported: silences its progress bars and advice.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-# Before torch is imported: threads that spin while they wait for each other take, on cores that other programs use too,
-# the very time that those they wait for would need.
+# Before torch is imported: on busy cores, threads that spin while they wait slow down the threads that they wait for.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from ftp_core.errors import CoreError
@@ -55,7 +54,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Finds how many tokens each transformer block may skip, and what that costs.",
+    help="Finds how many tokens each block of a transformer can skip, and at what loss of quality.",
 )
 
 
@@ -73,7 +72,7 @@ def _options(
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Runs before every command; `main` accepts `--debug` and `--log-level` behind the command, too."""
+    """Runs before every command; `main` accepts `--debug` and `--log-level` after the command as well."""
     if log_level:
         set_log_level(log_level)
 
@@ -91,11 +90,11 @@ add_client_commands(app)
 @app.command()
 def workers(
     name: StudyName,
-    number: Annotated[int, typer.Argument(metavar="N", min=1, help="Ray workers from now on.")],
+    number: Annotated[int, typer.Argument(metavar="N", min=1, help="New number of Ray workers.")],
     storage: Storage = DEFAULT_STORAGE,
     debug: Debug = False,
 ) -> None:
-    """Change how many workers a study has; one that is being searched follows within seconds.
+    """Change the number of workers of a study; a running search adapts within seconds.
 
     Example: ftp-search workers mine 8
     """
@@ -113,7 +112,7 @@ def report(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write the report of a study again.
+    """Write the report of a study.
 
     Example: ftp-search report mine --out reports/mine
     """
@@ -136,7 +135,7 @@ studies.command("export")(export_studies)
 def list_studies(
     context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False
 ) -> None:
-    """List the studies of a database, or copy them from and to Optuna's.
+    """List the studies of a database, or copy them from or to an Optuna database.
 
     Example: ftp-search studies --json
     """
@@ -165,7 +164,7 @@ def list_studies(
 
 @app.command()
 def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
-    """Show a study: its stages, proposers, rounds and front, what was selected and why, and what was measured.
+    """Show a study: stages, proposers, refinements, front, selected schedule and measurements.
 
     Example: ftp-search show mine --json
     """
@@ -209,7 +208,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
 
 @app.command()
 def delete(name: StudyName, storage: Storage = DEFAULT_STORAGE, debug: Debug = False) -> None:
-    """Delete a study with everything it remembers; reports on disk stay.
+    """Delete a study from the database; its files stay.
 
     Example: ftp-search delete mine
     """
@@ -221,10 +220,10 @@ def delete(name: StudyName, storage: Storage = DEFAULT_STORAGE, debug: Debug = F
 @app.command()
 def export(
     name: StudyName,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where to write; made if missing.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; created if missing.")],
     storage: Storage = DEFAULT_STORAGE,
     reference: Annotated[
-        bool, typer.Option("--reference", help="Refer to the dense model's weights, and do not copy them.")
+        bool, typer.Option("--reference", help="Refer to the dense model's weights instead of copying them.")
     ] = False,
     model: MovedModel = None,
     overwrite: Annotated[
@@ -233,12 +232,12 @@ def export(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Write the pruned model into a directory, from which transformers and lm-eval load it.
+    """Write the pruned model into a folder that transformers and lm-eval load.
 
     Example: ftp-search export mine ./pruned
     """
     with StudyStore(storage, create=False) as store:
-        # Says what is wrong with the name before torch and transformers are loaded.
+        # Refuses a wrong name before torch and transformers are loaded.
         store.studies.get(name)
         with ends_at_once():
             from search.stages.export import export_study
@@ -250,13 +249,12 @@ def export(
 
 def main() -> None:
     """Run the command line; errors are one line on standard error, with exit code 2 for wrong usage and 1 otherwise."""
-    # A scheduler that takes the machine back sends SIGTERM: it shall stop a search as cleanly as Ctrl-C does, and at
-    # once.
+    # SIGTERM, which schedulers send, stops a search as cleanly as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = _with_level_first(sys.argv[1:])
     debug = "--debug" in arguments
     if not arguments:
-        # Wrong usage like any other, but here the help is the message.
+        # Wrong usage, whose message is the help.
         app(args=["--help"], prog_name="ftp-search", standalone_mode=False)
         sys.exit(2)
     try:
@@ -274,7 +272,7 @@ def main() -> None:
 
 
 def _with_level_first(arguments: list[str]) -> list[str]:
-    """Arguments in which `--log-level`, wherever it stands, comes before the command."""
+    """The arguments with `--log-level` moved before the command."""
     level = "--log-level"
     for position, word in enumerate(arguments):
         if word == level or word.startswith(f"{level}="):

@@ -1,4 +1,4 @@
-"""The log level of the program, which logs to standard error."""
+"""The log of the program on standard error, and its level."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ LogLevel = Annotated[
         "--log-level",
         metavar="|".join(LEVELS),
         envvar=LOG_VARIABLE,
-        help="Log what the program and Ray do, on standard error; may stand behind the command, too.",
+        help="Log the program and Ray to standard error; may also follow the command.",
     ),
 ]
 
 
 def log_to_stderr() -> None:
-    """Log warnings of all libraries on standard error."""
-    # Lines of several machines may come together: the local time says how far from UTC it is.
+    """Logs warnings of all libraries to standard error."""
+    # With the offset from UTC, since logs of several machines may be merged.
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
         datefmt="%Y-%m-%d %H:%M:%S%z",
@@ -36,7 +36,7 @@ def log_to_stderr() -> None:
 
 
 def set_log_level(level: str) -> None:
-    """Log the program's own messages from a level on, in this process and in those that it starts.
+    """Sets the level of the program's own messages, in this process and in those that it starts.
 
     Raises:
         ConfigError: There is no such level.

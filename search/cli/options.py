@@ -1,4 +1,4 @@
-"""Options that several commands have; those of a run's settings are in `search.cli.settings`."""
+"""Options that several commands share; those of settings are in `search.cli.settings`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from search.config.run_config import SETTINGS, STORAGE_VARIABLE
 Storage = Annotated[str, typer.Option("--storage", metavar="URL", envvar=STORAGE_VARIABLE, help="Database of studies.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress; errors and results are still printed.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress; results and errors are still printed.")]
 Track = Annotated[
     str,
     typer.Option(
         "--track",
         metavar="NAMES",
-        help="Also report to mlflow, wandb or tensorboard, or to several, separated by commas.",
+        help="Trackers to report to: mlflow, wandb, tensorboard, separated by commas.",
         show_default="none",
     ),
 ]
@@ -36,7 +36,7 @@ Name = Annotated[str, typer.Option("--name", help="Name of the new study.")]
 Model = Annotated[str, typer.Option("--model", help=SETTINGS["model"].description)]
 MovedModel = Annotated[
     str | None,
-    typer.Option("--model", help="New place of the study's model, if it was moved.", show_default="as begun"),
+    typer.Option("--model", help="New path of the study's model, if it was moved.", show_default="as begun"),
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -45,7 +45,7 @@ ConfigFile = Annotated[
 Overwrite = Annotated[
     bool,
     typer.Option(
-        "--overwrite", help="Replace a study of this name, and its results, once the new one evaluates its first trial."
+        "--overwrite", help="Replace a study of this name and its results when the new one evaluates its first trial."
     ),
 ]
 OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]

@@ -1,4 +1,4 @@
-"""The commands that ask a service that runs elsewhere: `submit`, `status`, `wait`, `stop` and `fetch`."""
+"""The commands for a service on another machine: `submit`, `status`, `wait`, `stop` and `fetch`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from search.config.file import configured
 from search.config.run_config import SETTINGS
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
-# No option: what stands on a command line, everybody on the machine can read.
+# Not an option: all users of the machine can read command lines.
 TOKEN_VARIABLE = "FTP_SEARCH_TOKEN"
 
 Server = Annotated[
@@ -35,11 +35,11 @@ def submit_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Submit a study to a service; paths are those of its machine. FTP_SEARCH_TOKEN holds the token, if one is needed.
+    """Submit a study to a service. Paths are those of its machine; a token is read from FTP_SEARCH_TOKEN.
 
     Example: ftp-search submit --name mine --trials 500 --server http://gpu-box:8000
     """
-    # What is not given, the service decides.
+    # The service has its own defaults.
     chosen = configured(config, settings).model_dump(exclude_unset=True, exclude={"version"})
     with _client(server) as client:
         _show(client.create(name, **chosen), as_json)
@@ -51,7 +51,7 @@ def status_command(
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Say where a service's studies stand.
+    """Show the state of a service's studies.
 
     Example: ftp-search status mine --server http://gpu-box:8000
     """
@@ -61,7 +61,7 @@ def status_command(
             return
         found = list(client.studies())
         if not as_json:
-            # Those that are at work say more.
+            # Running studies are shown with their stage.
             found = [client.study(one["name"]) if one["state"] == "running" else one for one in found]
     if as_json:
         print(json.dumps(found))
@@ -74,13 +74,13 @@ def wait_command(
     name: StudyName,
     server: Server = DEFAULT_SERVER,
     timeout: Annotated[
-        float | None, typer.Option("--timeout", metavar="S", min=0.0, help="Give up after so many seconds.")
+        float | None, typer.Option("--timeout", metavar="S", min=0.0, help="Most seconds to wait.")
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Wait until a service's study has ended; exit code 1 unless it has finished.
+    """Wait until a service's study ends; exit code 1 unless it finished.
 
     Example: ftp-search wait mine --server http://gpu-box:8000
     """
@@ -90,7 +90,7 @@ def wait_command(
 
         def say(study: Mapping[str, Any]) -> None:
             shown.update(_line(study))
-            # Where nothing can be drawn over, each stage is one line.
+            # Without a terminal, each stage is one line.
             stage = (str(study["state"]), _stage(study))
             if not console.is_terminal and shown_stage != [stage]:
                 shown_stage[:] = [stage]
@@ -105,7 +105,7 @@ def wait_command(
 def stop_command(
     name: StudyName, server: Server = DEFAULT_SERVER, as_json: AsJson = False, debug: Debug = False
 ) -> None:
-    """Stop a service's study; everything is kept, and it can be resumed.
+    """Stop a service's study; all results are kept, and it can be resumed.
 
     Example: ftp-search stop mine --server http://gpu-box:8000
     """
@@ -115,13 +115,13 @@ def stop_command(
 
 def fetch_command(
     name: StudyName,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder to write to.")],
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="New or empty folder to write to.")],
     server: Server = DEFAULT_SERVER,
     quiet: Quiet = False,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
-    """Fetch the report of a service's study, and the pruned model below it, if there is one.
+    """Fetch the report of a service's study and its pruned model, if there is one.
 
     Example: ftp-search fetch mine ./mine --server http://gpu-box:8000
     """
@@ -141,7 +141,7 @@ def fetch_command(
 
 def add_client_commands(app: typer.Typer) -> None:
     """Add the commands to a command line."""
-    # Where the cluster is, the service decides.
+    # The Ray cluster is the service's own setting.
     fields = [field for field, setting in SETTINGS.items() if setting.about.in_requests]
     app.command("submit", cls=GroupedCommand)(with_settings(submit_command, fields))
     app.command("status")(status_command)
@@ -161,7 +161,7 @@ def _show(study: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _line(study: Mapping[str, Any]) -> str:
-    """Where a study stands: its state, its stage, and how many trials it has of how many."""
+    """State, stage and number of trials of a study."""
     stage = _stage(study)
     parts = [str(study["state"]), *([stage] if stage else []), _trials(study, stage)]
     error = (study.get("run") or {}).get("error")
@@ -169,7 +169,7 @@ def _line(study: Mapping[str, Any]) -> str:
 
 
 def _stage(study: Mapping[str, Any]) -> str:
-    """The stage that a study is in, or stopped in; empty where there is none, or that is not said."""
+    """Stage that a study is in or stopped in; empty if there is none or it is unknown."""
     stages = study.get("stages") or []
     latest = max(stages, key=lambda one: one["began_at"], default=None)
     return "" if latest is None or study["state"] == "finished" else str(latest["name"])

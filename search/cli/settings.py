@@ -1,4 +1,4 @@
-"""Options for the fields of `RunConfig`: names, defaults and help are those of the class."""
+"""Options of commands for the fields of `RunConfig`, with the names, defaults and help of the class."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _ARGUMENTS, _OPTIONS = "Arguments", "Options"
 
 
 class GroupedCommand(TyperCommand):
-    """A command whose options stand below the heading that each names (`rich_help_panel`), or else below "Options"."""
+    """A command whose help lists options below their headings (`rich_help_panel`); the others below "Options"."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the parameters; headings come in the order in which options first name them."""
+        """Writes the parameters; headings in the order of their first options."""
         sections: dict[str, list[tuple[str, str]]] = {_ARGUMENTS: [], _OPTIONS: []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
@@ -42,9 +42,9 @@ def with_settings(
     """A command that takes fields of `RunConfig` as options.
 
     Args:
-        command: The command; its parameter `settings` becomes these options, and is handed those that were given.
+        command: Command with a parameter `settings`, which these options replace; receives those that were given.
         fields: Names of the fields.
-        show_default: Text for all defaults; None for those of a new study.
+        show_default: Text shown as every default; None for the defaults of a new study.
     """
 
     def with_options(context: typer.Context, **given: Any) -> None:
@@ -58,7 +58,7 @@ def with_settings(
             parameters += _options(fields, show_default)
         else:
             parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-    # Typer reads what to parse from here.
+    # Typer reads the signature.
     with_options.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     with_options.__doc__ = command.__doc__
     return with_options
@@ -87,21 +87,16 @@ def _options(fields: Iterable[str], show_default: str | None) -> Iterator[inspec
         )
 
 
-def _help(field: str, is_new: bool = False) -> str:
-    """The help of an option for a field: its meaning, and its range.
-
-    Args:
-        field: Name of the field.
-        is_new: Whether the option is of a new study, so that the field has its default where nothing is given.
-    """
+def _help(field: str, is_new: bool) -> str:
+    """Help of an option: the field's description and range; `is_new` if missing fields have their defaults."""
     setting = SETTINGS[field]
     rest, _, last = setting.description.rpartition(";")
-    # What a new study has where nothing is given is not what a study has that was begun otherwise.
+    # The default of a new study says nothing of one that has begun.
     text = f"{rest}." if "if not given" in last and not is_new else setting.description
     return f"{text}  [{setting.range}]" if setting.range else text
 
 
 def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as fields: lists read, and paths absolute, since a study may be resumed from another directory."""
+    """Values of fields; paths become absolute, since a study may be resumed from another directory."""
     fields = {field: SETTINGS[field].parsed(value) for field, value in values.items()}
     return anchored(fields, ("data", "out"), Path.cwd(), option)

@@ -1,4 +1,4 @@
-"""A study as plain values, for tables and for `--json`."""
+"""Studies as plain values, for tables and for `--json`."""
 
 from __future__ import annotations
 
@@ -27,10 +27,7 @@ OPTUNAS = "optuna"
 
 
 def _timed_shape(facts: StudyFacts) -> dict[str, Any] | None:
-    """Rows and tokens of the prefill that costs are of, and how uncertain its predicted latency is, if that is known.
-
-    None before the study has begun.
-    """
+    """The timed prefill and the uncertainty of its predicted latency; None before the study begins."""
     if facts.timed_input is None:
         return None
     profile = facts.latency_profile
@@ -38,7 +35,7 @@ def _timed_shape(facts: StudyFacts) -> dict[str, Any] | None:
 
 
 def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
-    """The front of a study as plain values, with measured latency where it was measured with the trial's own router."""
+    """The front of a study as plain values, with latency measured with each trial's own router."""
     measured = {(m.trial, m.router): m.latency_ms for m in store.results.measurements(name) if m.trial is not None}
     return [
         {
@@ -63,7 +60,7 @@ def _measured(
     measurements: Sequence[Measurement],
     exhibits: Exhibits | None,
 ) -> list[dict[str, Any]]:
-    """Measurements as plain values, with what they retain of the dense model on the same items."""
+    """Measurements as plain values, with retention and speed-up against the dense model on the same items."""
     dense = {m.split: m for m in measurements if m.variant == "dense"}
     selection = study.facts.selection
     wanted = None if selection is None else (selection.trial, selection.router)
@@ -71,7 +68,7 @@ def _measured(
     described = []
     for m in measurements:
         selected = m.trial is not None and (m.trial, m.router) == wanted
-        # Single items were looked at with the selected point alone, and on the test set.
+        # Single items are kept of the selected point alone, on the test set.
         seen = exhibits if selected and m.split == "test" else None
         kept = retention_of(m, dense.get(m.split), seen, chance_level(study.facts, m.split))
         low, high = (None, None) if kept is None or kept.interval is None else kept.interval
@@ -91,7 +88,7 @@ def _measured(
 
 
 def _speedup(m: Measurement, dense: Measurement | None) -> dict[str, Any]:
-    """The speed-up of a prefill with its interval, or why that is not known."""
+    """Speed-up of a prefill with its interval, or why that is unknown."""
     found = prefill_speedup(m, dense)
     if found is None:
         return {"speedup_interval_unknown": "the dense model was not measured"}
@@ -100,19 +97,19 @@ def _speedup(m: Measurement, dense: Measurement | None) -> dict[str, Any]:
 
 
 def _clocks(measurements: Sequence[Measurement]) -> dict[str, Any]:
-    """What the times of each sitting are worth, by split; None where that is not known."""
+    """Reliability of the measured times by split; None where it is unknown."""
     checks = {split: check_clock(measurements, split) for split in ("validation", "test")}
     return {split: None if check is None else check.to_json() for split, check in checks.items()}
 
 
 def _hypervolume(study: StudyRecord, trials: Sequence[Trial]) -> dict[str, Any] | None:
-    """What the front dominates, and up to which reference; None before a trial has finished."""
+    """Hypervolume of the front and its reference point; None before a trial has finished."""
     measured = study_volume(study, trials)
     return None if measured is None else {"value": measured.of(trials), "reference": list(measured.reference)}
 
 
 def _predictions(study: StudyRecord, trials: Sequence[Trial], measurements: Sequence[Measurement]) -> dict[str, Any]:
-    """What there is to say against predicted latency, and how it compares with what was measured."""
+    """Doubts about predicted latency, and its comparison with measured latency."""
     found = latency_predictions(study, trials, measurements)
     return {
         "doubts": list(found.doubts),
@@ -122,7 +119,7 @@ def _predictions(study: StudyRecord, trials: Sequence[Trial], measurements: Sequ
 
 
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
-    """A study as plain values: state, trials, front, rounds, tuning, selection, measurements, and what they cost."""
+    """A study as plain values."""
     study, trials, measurements = store.studies.get(name), store.trials.of(name), store.results.measurements(name)
     exhibits, tested = store.results.exhibits(name), [m for m in measurements if m.split == "test"]
     selected = selected_point(tested, study.facts.selection)

@@ -1,4 +1,4 @@
-"""Runs stages of a study's pipeline for a command, then shows and writes the results."""
+"""Runs stages of a pipeline for a command, then writes and shows the results."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Stage = Callable[["Pipeline", "Report"], None]
 def continue_study(
     stage: Stage, pipeline: Callable[[Lease], Pipeline], store: StudyStore, name: str, as_json: bool
 ) -> None:
-    """Runs stages of a pipeline, then shows and writes the results."""
+    """Runs stages of a pipeline, then writes and shows the results."""
     written: list[Path] = []
 
     def report(folder: Path) -> Sequence[Path]:
@@ -52,7 +52,7 @@ def continue_study(
         raise typer.Exit(INTERRUPTED) from None
     folder = opened.config.folder(name)
     if not written:
-        # A search alone is worth a report, too.
+        # A search alone writes none itself.
         report(folder)
     has_model = any(one.name == "export" and one.state is StudyState.FINISHED for one in store.runs.stages(name))
     exported = folder / "model" if has_model else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -16,24 +17,24 @@ from studies.records.trial import finite_values
 from studies.service.run_events import RunEvent
 from studies.service.submissions import RunState, Submission, run_state
 
-# A number as JSON can say it.
+# A number, or null for those that JSON lacks.
 Finite = Annotated[float | None, BeforeValidator(lambda number: number if math.isfinite(number) else None)]
 
 
 class _Record(BaseModel):
-    """An answer with the attributes of a record of the database."""
+    """A response with the attributes of a record."""
 
     model_config = ConfigDict(from_attributes=True)
 
 
 class Health(BaseModel):
-    """Whether the service answers."""
+    """The service answers."""
 
     status: str = "ok"
 
 
 class StudyLine(BaseModel):
-    """One line of the list of studies."""
+    """A study in the list."""
 
     name: str
     state: RunState
@@ -47,7 +48,7 @@ class StudyList(BaseModel):
     """Studies, oldest first."""
 
     items: list[StudyLine]
-    total: int = Field(description="How many there are on all pages.")
+    total: int = Field(description="Number of studies on all pages.")
 
 
 class StageAnswer(_Record):
@@ -61,12 +62,12 @@ class StageAnswer(_Record):
 
 
 class RunAnswer(BaseModel):
-    """What became of a study's last submission."""
+    """The last submission of a study."""
 
     submitted_at: datetime
     submitted_by: str | None = Field(description="Name of the token.")
     runner: str | None
-    host: str | None = Field(description="Machine that works on the study now.")
+    host: str | None = Field(description="Machine that runs the study now.")
     pid: int | None
     error: str | None = Field(description="Why it ended early.")
 
@@ -77,13 +78,15 @@ class StudyAnswer(StudyLine):
     objectives: list[str]
     config: dict[str, Any]
     chosen_trial: int | None
-    facts: dict[str, Any] = Field(description="Blocks, split sizes, rounds, and why a point was selected.")
+    facts: dict[str, Any] = Field(
+        description="Findings beside the trials, such as split sizes, refinements and the selection."
+    )
     stages: list[StageAnswer]
     run: RunAnswer | None = Field(description="Null for a study that was never submitted.")
 
 
 class WorkAnswer(_Record):
-    """A time in which a worker of the search evaluated a trial, or a part of it."""
+    """A span of time in which a worker of the search evaluated a trial."""
 
     worker: str
     began_at: datetime
@@ -104,21 +107,20 @@ class TrialAnswer(_Record):
     fidelity: float
     proposer: str
     parents: list[int] = Field(
-        description="Numbers of the trials that the schedule was made from; empty if it came by chance or from a "
-        "model, and where an earlier version searched."
+        description="Numbers of the trials that the schedule was derived from; empty for random schedules and those of "
+        "a model."
     )
     worker: str | None = Field(
-        description="Who evaluated it last: a number among the search's workers, on a cluster with the machine's name; "
-        "null where that is not known."
+        description="Worker that evaluated it last: its number, on a cluster with the machine; null if unknown."
     )
-    work: list[WorkAnswer] = Field(description="When workers were at it, attempts that failed included.")
+    work: list[WorkAnswer] = Field(description="Spans of its evaluation, failed attempts included.")
     round: int
     router: int | None
     seconds: float
     finished_at: datetime
     metrics: dict[str, Finite]
     constraint_violation: Finite = Field(
-        description="By how much it breaks the study's constraints; 0 if it keeps them, null beyond all numbers."
+        description="Constraint violation; 0 if the constraints are met, null if it is infinite."
     )
     error: str | None
 
@@ -127,9 +129,7 @@ class TrialPage(BaseModel):
     """Trials by number."""
 
     items: list[TrialAnswer]
-    next: int | None = Field(
-        description="Hand it over as `after` for the next page, which may be empty; null at the end."
-    )
+    next: int | None = Field(description="Value of `after` for the next page, which may be empty; null at the end.")
 
 
 class Front(BaseModel):
@@ -140,7 +140,7 @@ class Front(BaseModel):
 
 
 class VolumePoint(BaseModel):
-    """The hypervolume from one trial on."""
+    """The hypervolume after a trial."""
 
     trial: int
     finished_at: datetime
@@ -148,14 +148,14 @@ class VolumePoint(BaseModel):
 
 
 class VolumeHistory(BaseModel):
-    """How much the front dominated: one point for each trial that changed it."""
+    """Growth of the front's hypervolume: a point for each trial that changed it."""
 
-    reference: list[float] | None = Field(description="Up to which corner; null before a trial has finished.")
+    reference: list[float] | None = Field(description="Reference point; null before a trial has finished.")
     items: list[VolumePoint]
 
 
 class ScheduleAnswer(BaseModel):
-    """What a trial skips."""
+    """The schedule of a trial."""
 
     trial: int
     schedule: list[float] = Field(description="Share of tokens that skip each block.")
@@ -184,7 +184,7 @@ class Routers(BaseModel):
 
 
 class LogLine(BaseModel):
-    """A line that a run wrote."""
+    """A line that a run printed."""
 
     number: int
     at: datetime
@@ -192,10 +192,10 @@ class LogLine(BaseModel):
 
 
 class Log(BaseModel):
-    """What runs of a study wrote."""
+    """Lines that the runs of a study printed."""
 
     items: list[LogLine]
-    next: int = Field(description="Hand it over as `after` for what comes next.")
+    next: int = Field(description="Value of `after` for the next lines.")
 
 
 class FileAnswer(BaseModel):
@@ -219,34 +219,27 @@ class RunnerAnswer(_Record):
     pid: int
     began_at: datetime
     silent_s: Annotated[float, BeforeValidator(lambda seconds: max(0.0, seconds))] = Field(
-        description="Seconds since it showed itself."
+        description="Seconds since its last sign of life."
     )
     is_alive: bool
     study: str | None
 
 
 class RunnerList(BaseModel):
-    """Runners that have shown themselves within a day, oldest first."""
+    """Runners seen within a day, oldest first."""
 
     items: list[RunnerAnswer]
 
 
 def study_line(summary: StudySummary, submission: Submission | None) -> StudyLine:
-    """A line of the list."""
-    return StudyLine(
-        name=summary.name,
-        state=run_state(summary.state, submission),
-        created_at=summary.created_at,
-        model=summary.model,
-        data=summary.data,
-        n_trials=summary.n_trials,
-    )
+    """A study in the list."""
+    return StudyLine(**asdict(summary) | {"state": run_state(summary.state, submission)})
 
 
 def study_answer(
     study: StudyRecord, n_trials: int, stages: Sequence[StageRecord], submission: Submission | None
 ) -> StudyAnswer:
-    """A study."""
+    """A study without its trials."""
     return StudyAnswer(
         name=study.name,
         state=run_state(study.state, submission),
@@ -255,7 +248,7 @@ def study_answer(
         data=str(study.config.get("data", "")),
         n_trials=n_trials,
         objectives=list(study.objectives),
-        # Where the cluster is concerns nobody who may not decide it.
+        # The cluster's address is not for clients.
         config={key: value for key, value in study.config.items() if key != "ray_address"},
         chosen_trial=study.chosen_trial,
         facts=study.facts.to_json(SHOWN_FACTS),

@@ -1,4 +1,4 @@
-"""Tells the database how a run goes: a tracker for the service, and a console whose lines are kept there, too."""
+"""Keeps the events of a run in the database: an observer, and a console whose lines are events."""
 
 from __future__ import annotations
 
@@ -23,14 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class EventLog:
-    """Keeps what happens in the run of one study, written together once a second; it is a `RunObserver`.
-
-    Of figures, the latest in each second are kept.
-
-    Args:
-        store: Where the study lives.
-        name: Its name.
-    """
+    """A `RunObserver` that writes the events of a study's run once a second; of figures, the latest ones."""
 
     def __init__(self, store: ServiceStore, name: str) -> None:
         self._store = store
@@ -44,33 +37,33 @@ class EventLog:
         self._thread.start()
 
     def began(self, name: str, config: RunConfig, stages: Sequence[str]) -> None:
-        """Keep that a run begins, and its stages."""
+        """Keeps the beginning of a run and its stages."""
         self._add("began", {"stages": list(stages)})
 
     def stage_changed(self, stage: str, state: StudyState) -> None:
-        """Keep where a stage stands."""
+        """Keeps the state of a stage."""
         self._add("stage", {"stage": stage, "state": state.value})
 
     def figures(self, stage: str, step: int, figures: Mapping[str, float]) -> None:
-        """Keep figures, unless others come within the second."""
+        """Keeps figures unless newer ones come within the second."""
         with self._lock:
             before = self._figures.get(stage, (0, {}))[1]
             self._figures[stage] = (step, {**before, **figures})
 
     def measured(self, measurements: Sequence[Measurement]) -> None:
-        """Keep that there are measurements, which are read where they are."""
+        """Keeps the number of new measurements."""
         self._add("measured", {"n_measurements": len(measurements)})
 
     def ended(self, state: StudyState) -> None:
-        """Keep how the run ended."""
+        """Keeps the final state of the run."""
         self._add("ended", {"state": state.value})
 
     def say(self, line: str) -> None:
-        """Keep a line of text."""
+        """Keeps a line of text."""
         self._add("log", {"text": line[:_MAX_LINE]})
 
     def close(self) -> None:
-        """Write what is left."""
+        """Writes the remaining events."""
         self._is_over.set()
         self._thread.join()
         self._write()
@@ -97,12 +90,12 @@ class EventLog:
             try:
                 self._store.events.add(self._name, events)
             except StudiesError as error:
-                # The run itself meets the same database, and says what is wrong with it.
+                # The run itself fails with the same error.
                 _log.warning("%d events of study %r are not kept: %s", len(events), self._name, error)
 
 
 class _Lines(io.StringIO):
-    """A file whose lines are kept as events, and shown."""
+    """A stream whose lines become events and are shown."""
 
     def __init__(self, events: EventLog, name: str) -> None:
         super().__init__()
@@ -121,6 +114,6 @@ class _Lines(io.StringIO):
 
 
 def console_of(events: EventLog, name: str) -> Console:
-    """A console whose lines are kept as events of a study, and shown on standard error with the study's name."""
+    """A console whose lines become events of a study and are shown on standard error with its name."""
     lines = _Lines(events, name)
     return Console(file=lines, force_terminal=False, width=_WIDTH, markup=False, highlight=False, emoji=False)

@@ -1,4 +1,4 @@
-"""Runs submitted studies, one after the other: claims one by its lease, goes on where it stands, stops when told."""
+"""Runs submitted studies one after the other: claims each by its lease, resumes it, and stops it on request."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
     from studies.store.lease import Lease
 
 _LOOK_EVERY_S = 1.0
-# A run that was told to stop, and goes on, is told so again: code of others may have swallowed the interruption.
+# A run that goes on is interrupted again: other code may have swallowed the interruption.
 _REMIND_AFTER_S = 30.0
 
 _log = logging.getLogger(__name__)
 
-# Writes the report of the study of a name into a folder; gives its files.
+# Writes the report of a study, given by name, into a folder and returns its files.
 WriteReport = Callable[[StudyStore, str, Path], Sequence[Path]]
 
 
 class Runner:
     """A process that runs submitted studies.
 
-    Studies run in the main thread, where Ctrl-C arrives: stopping one from elsewhere is the same as pressing it here.
-    Who wants the runner to leave interrupts what it evaluates, which another runner then evaluates anew, but not what
-    it notes before and behind a run: the study would seem to be its own for a while.
+    Studies run in the main thread, which Ctrl-C interrupts; a request to stop a study does the same. Ending the runner
+    interrupts evaluations, which another runner repeats, but not the writes before and after a run, which would leave
+    the study claimed for a while.
 
     Args:
         storage: URL of the database.
-        report: Writes reports.
-        ray_address: Ray cluster to work on; None for one of this machine alone.
-        parent: Process whose end ends this one, too; None for none.
-        reach: Files that studies may name; None for any that this process can open.
+        report: Function that writes reports.
+        ray_address: Ray cluster to use; None for one of this machine.
+        parent: Process whose end also ends this one; None for none.
+        reach: Files that studies may use; None for any.
 
     Attributes:
-        id: Tells this runner from others.
+        id: Identifies this runner.
     """
 
     def __init__(
@@ -73,22 +73,22 @@ class Runner:
         self._lock = threading.Lock()
         # The study whose run may be interrupted now.
         self._running: str | None = None
-        # What the interruption that arrives is for: the run alone, or the runner.
+        # Whether the next interruption is for the run alone, or for the runner.
         self._stops_run = False
         self._leaves = False
-        # Whether an interruption waits until what is being noted of a study is noted.
+        # Whether an interruption waits for writes to end.
         self._is_noting = False
         self._is_over = threading.Event()
 
     def run(self, until_idle: bool = False) -> None:
-        """Run studies as they come.
+        """Runs studies as they are submitted.
 
         Args:
-            until_idle: Whether to leave once no study waits.
+            until_idle: Return once no study is waiting.
 
         Raises:
-            KeyboardInterrupt: Somebody wants the runner to leave; what it ran is back in the queue.
-            StorageError: The database is away for too long.
+            KeyboardInterrupt: The runner was told to exit; its study is back in the queue.
+            StorageError: The database was unreachable for too long.
         """
         signal.signal(signal.SIGTERM, self._interrupted)
         signal.signal(signal.SIGINT, self._interrupted)
@@ -98,7 +98,7 @@ class Runner:
         try:
             while True:
                 if self._leaves:
-                    # Code of others, such as a destructor, may have swallowed the interruption.
+                    # Other code, such as a destructor, swallowed the interruption.
                     raise KeyboardInterrupt
                 if not self.run_next():
                     if until_idle:
@@ -116,9 +116,9 @@ class Runner:
             self._store.close()
 
     def run_next(self) -> bool:
-        """Run the study whose turn it is, up to its end; whether there was one."""
+        """Runs the next study to its end; False if none was waiting."""
         for name in self._store.queue.waiting():
-            # What is left of an earlier study is not this one's.
+            # A new store for each study.
             with StudyStore(self._storage, create=False) as store:
                 try:
                     with self._noting(), store.runs.lease(name) as lease:
@@ -128,7 +128,7 @@ class Runner:
                         self._run_claimed(store, lease, submission)
                         return True
                 except (StudyBusyError, StudyNotFoundError):
-                    # Another runner was faster, or somebody has deleted it.
+                    # Another runner has claimed it, or it was deleted.
                     continue
                 finally:
                     gc.collect()
@@ -136,7 +136,7 @@ class Runner:
 
     @contextmanager
     def _noting(self) -> Iterator[None]:
-        """Context in which an interruption waits for the end, but for that of a run inside."""
+        """Context in which interruptions wait for its end, except those of a run inside."""
         self._is_noting = True
         try:
             yield
@@ -172,7 +172,7 @@ class Runner:
             self._store.runners.beat(self.id, None)
             return
         except LeaseLostError as lost:
-            # What is said of the study is another process's now.
+            # Another process now holds the study.
             _log.warning("%s", lost)
             return
         except (SearchError, StudiesError, CoreError, OSError) as known:
@@ -191,17 +191,17 @@ class Runner:
         self._store.runners.beat(self.id, None)
 
     def _return(self, name: str, lease: Lease, events: EventLog) -> None:
-        """Return a study whose run was interrupted to the queue, unless somebody has stopped it."""
+        """Returns an interrupted study to the queue, unless it was stopped."""
         try:
             with self._store.hurried():
                 events.close()
                 self._store.queue.release(name, self.id, lease)
         except StorageError as error:
-            # Nobody holds its lease any more: it counts as one whose runner has died.
+            # Without a lease, it counts as one whose runner has died.
             _log.warning("That study %r waits again is not written: %s", name, error)
 
     def _go_on(self, store: StudyStore, lease: Lease, submission: Submission, events: EventLog) -> None:
-        """Make the changes that were submitted, then run every stage that is missing."""
+        """Applies the submitted changes and runs the missing stages."""
         name = submission.name
         study = store.studies.get(name)
         config = RunConfig.stored(study.config, **submission.changes)
@@ -215,11 +215,11 @@ class Runner:
         from search.progress.progress_view import ProgressView
 
         view = ProgressView(console_of(events, name), observers=[events])
-        # The cluster of whoever ran it before may be out of this runner's sight.
+        # The previous runner's cluster may be out of reach.
         config = config.model_copy(update={"ray_address": self._ray_address})
         workload = load_with_progress(config, view)
         if not store.runs.stages(name):
-            # Who submitted it could not load the model.
+            # The service has not loaded the model.
             check_search(config, workload, store)
 
         def report(folder: Path) -> Sequence[Path]:
@@ -230,7 +230,7 @@ class Runner:
         pipeline.run(report)
 
     def _watch(self) -> None:
-        """Show that this runner lives, and interrupt the study that it runs if that shall stop."""
+        """Writes signs of life, and interrupts the study once it is to stop."""
         silent_s, told_s, left_s = 0.0, _REMIND_AFTER_S, 0.0
         while not self._is_over.wait(_LOOK_EVERY_S):
             name = self._running
@@ -256,14 +256,14 @@ class Runner:
                 _log.warning("%s", error)
 
     def _interrupted(self, number: int, _: object) -> None:
-        """What SIGTERM does, and Ctrl-C where the search does not hear it itself."""
+        """Handler of SIGTERM and, outside of the search, of Ctrl-C."""
         if number == signal.SIGTERM or self._running is None or not self._stops_run:
             self._leaves = True
         if not self._is_noting:
             raise KeyboardInterrupt
 
     def _interrupt(self, name: str) -> None:
-        """What Ctrl-C does, unless the run has just ended by itself."""
+        """Interrupts the run, as Ctrl-C does, unless it has just ended."""
         with self._lock:
             if self._running == name:
                 self._stops_run = True
@@ -271,10 +271,6 @@ class Runner:
 
 
 def _check_model(config: RunConfig) -> None:
-    """A request's model without a path is one of the Hub, and no folder that happens to lie where this runner began.
-
-    Raises:
-        ConfigError: There is such a folder.
-    """
+    """Raises `ConfigError` if a folder in the working directory hides a model of the Hub."""
     if config.model != "demo" and not os.path.isabs(config.model) and Path(config.model).exists():
         raise ConfigError(f"The model is {config.model!r}, and a folder of this name is in the way: start elsewhere.")

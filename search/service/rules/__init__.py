@@ -1,1 +1,1 @@
-"""What requests may ask for, and what errors they get."""
+"""Rules for requests, and the errors of those that break them."""

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457): what was wrong, what was expected, and what to do."""
+"""Errors as problem details (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from studies.service.submissions import NotSubmittedError
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_SHOWN = 100
-# How options are called on the command line.
+# Options of the command line in a message.
 _OPTION = re.compile(r"--([a-z][a-z-]*[a-z])")
 
-# What FastAPI says of bodies that are no text, or are nested too deeply.
+# Error of FastAPI for bodies that are not text or are nested too deeply.
 _UNREADABLE = "There was an error parsing the body"
 _NO_JSON = "The body is no JSON."
 
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 class Problem(BaseModel):
     """A problem with a request."""
 
-    type: str = Field("about:blank", description="Always about:blank: the status says what kind of problem it is.")
+    type: str = Field("about:blank", description="Always about:blank; the status is the kind of problem.")
     title: str = Field(description="The status in words.")
     status: int
     detail: str = Field(description="What was wrong, what was expected, and what to do.")
@@ -48,13 +48,13 @@ def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) 
 
 
 def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The problems that an operation may answer with, for the OpenAPI document."""
+    """The problems of an operation, for the OpenAPI document."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": HTTPStatus(status).phrase, "content": content} for status in statuses}
 
 
 def answer_with_problems(app: FastAPI) -> None:
-    """Let an application answer every error with problem details."""
+    """Makes an application answer every error with problem details."""
 
     def http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -82,7 +82,7 @@ def answer_with_problems(app: FastAPI) -> None:
 
 
 def problem_of(error: Exception, request: Request) -> Response:
-    """A response for a known error, or for a defect, of which it tells nothing."""
+    """The response to an error; defects are logged and not described."""
     if isinstance(error, StudyNotFoundError):
         return problem(404, "There is no such study: GET /api/v1/studies lists all.")
     if isinstance(error, StudyExistsError):
@@ -100,7 +100,7 @@ def problem_of(error: Exception, request: Request) -> Response:
 
 
 def in_fields(text: str) -> str:
-    """A message of the command line with fields in place of options."""
+    """A message of the command line with names of fields in place of options."""
 
     def field(found: re.Match[str]) -> str:
         name = found.group(1).replace("-", "_")
@@ -110,7 +110,7 @@ def in_fields(text: str) -> str:
 
 
 def complaint(error: Mapping[str, Any]) -> str:
-    """A sentence on a wrong field, from pydantic's error, whose place begins with the part of the request."""
+    """A sentence about a wrong field, from an error of pydantic whose location begins with the part of the request."""
     place: Sequence[Any] = error["loc"]
     name = ".".join(map(str, place[1:])) or f"the {place[0]}"
     kind = error["type"]

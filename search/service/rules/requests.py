@@ -1,8 +1,8 @@
-"""Requests that create and resume studies: allowed fields of `RunConfig`, with limits, checked as commands do."""
+"""Requests that create and resume studies: fields of `RunConfig` within limits, checked as commands check them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -20,14 +20,13 @@ from search.service.rules.roots import DEMO, check_makeable, checked_data, check
 from search.service.rules.settings import ServiceSettings
 from studies import StudyRecord, StudyStore, Trial
 
-# Where the cluster is, no request says; the version is the program's.
 SUBMITTABLE = tuple(field for field, setting in SETTINGS.items() if setting.about.in_requests)
-# Larger data is looked at by the runner alone.
+# Larger data is checked by the runner alone.
 _MAX_CHECKED_BYTES = 64 * 2**20
 
 
 class _Settings(BaseModel):
-    """Settings of a study; those that are not given have their defaults."""
+    """Settings of a study; missing ones have their defaults."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -39,10 +38,11 @@ class _Settings(BaseModel):
         return value
 
     def given(self) -> dict[str, Any]:
-        """The settings that the request says.
+        """The settings that the request gives.
 
         Raises:
-            ConfigError: The sampler is not of the program: loading a module that a request names would execute it.
+            ConfigError: The sampler is not the program's own; loading any other would execute a module that the
+                request names.
         """
         given = {field: getattr(self, field) for field in self.model_fields_set & set(SUBMITTABLE)}
         if "sampler" in given:
@@ -72,17 +72,17 @@ _ChangedSettings: Any = create_model("_ChangedSettings", __base__=_Settings, **_
 
 
 class StudyRequest(_StudySettings):
-    """A new study: its name, and settings as `ftp-search config` describes them."""
+    """A new study: its name and settings, which `ftp-search config` describes."""
 
     name: str = Field(min_length=1, max_length=MAX_NAME_BYTES, description="Unique in the service.")
 
 
 class ResumeRequest(_ChangedSettings):
-    """What changes of a study before it goes on."""
+    """Settings of a study that change as it is resumed."""
 
 
 def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSettings) -> tuple[RunConfig, set[str]]:
-    """The configuration of a requested study, checked as far as it can be without loading a model.
+    """The configuration of a requested study, checked as far as possible without loading a model.
 
     Returns:
         The configuration, and the fields that the request leaves to the runner.
@@ -95,12 +95,8 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
     check_study_name(request.name)
     given = request.given()
     config = RunConfig.checked(str, **given)
-    changes: dict[str, Any] = {
-        "model": checked_model(config.model, settings.roots, settings.hub),
-        "data": checked_data(config.data, settings.roots),
-        "out": _out(config.out, request.name, settings),
-    }
-    config = config.model_copy(update=changes)
+    paths = {"model": config.model, "data": config.data, "out": config.out}
+    config = config.model_copy(update=_checked_paths(paths, request.name, settings))
     _check_examples(config)
     if config.warm_start is not None:
         if config.warm_start == request.name:
@@ -114,7 +110,7 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
 def checked_changes(
     request: ResumeRequest, study: StudyRecord, trials: list[Trial], settings: ServiceSettings
 ) -> dict[str, Any]:
-    """The settings that a request changes, checked together with those that stay.
+    """The settings that a request changes, checked together with the others.
 
     Raises:
         ConfigError: One is out of range, or names what requests may not name.
@@ -122,12 +118,7 @@ def checked_changes(
     changes = request.given()
     if changes.get("out") == study.config.get("out"):
         changes.pop("out", None)
-    if "model" in changes:
-        changes["model"] = checked_model(changes["model"], settings.roots, settings.hub)
-    if "data" in changes:
-        changes["data"] = checked_data(changes["data"], settings.roots)
-    if "out" in changes:
-        changes["out"] = _out(changes["out"], study.name, settings)
+    changes |= _checked_paths(changes, study.name, settings)
     try:
         check_changes(study, trials, RunConfig.stored(study.config, **changes), changes)
     except ConfigError as error:
@@ -136,15 +127,15 @@ def checked_changes(
 
 
 def check_own_folder(out: str, name: str, configurations: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses a folder of results that another study has or will have: one would overwrite the other's.
+    """Refuses a folder of results that overlaps another study's.
 
     Args:
         out: Folder of the study's results.
         name: The study.
-        configurations: Configurations of studies, by name.
+        configurations: Configurations of all studies, by name.
 
     Raises:
-        ConfigError: The folder is another study's, lies in it, or holds it, symbolic links resolved.
+        ConfigError: The folder is, contains or lies in another study's, symbolic links resolved.
     """
     path = _resolved(Path(out))
     for other, config in configurations.items():
@@ -163,10 +154,20 @@ def _resolved(path: Path) -> Path:
         return path.absolute()
 
 
+def _checked_paths(values: Mapping[str, Any], name: str, settings: ServiceSettings) -> dict[str, str]:
+    """The model, data and folder of results among values, as a study keeps them."""
+    checks: dict[str, Callable[[Any], str]] = {
+        "model": lambda value: checked_model(value, settings.roots, settings.hub),
+        "data": lambda value: checked_data(value, settings.roots),
+        "out": lambda value: _out(value, name, settings),
+    }
+    return {field: check(values[field]) for field, check in checks.items() if field in values}
+
+
 def _out(value: str | None, name: str, settings: ServiceSettings) -> str:
     if value is not None:
         return checked_out(value, settings.roots)
-    # Files of a deleted study of this name may lie there: the new one's take their place.
+    # Files of a deleted study of this name may be there; they are replaced.
     check_makeable(settings.out / name)
     return str(settings.out / name)
 

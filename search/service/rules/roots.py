@@ -1,4 +1,4 @@
-"""Confines paths of requests to the folders that the service was started with."""
+"""Confines the paths of requests to the folders that the service may use."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 @dataclass(frozen=True)
 class Reach:
-    """Files and models that a runner opens for the studies that it runs, whoever wrote them into the database.
+    """Files and models that a runner may open for the studies that it runs.
 
     Attributes:
         roots: Folders below which models, data and results may lie, absolute and without symbolic links.
         out: Folder in which results may lie, too.
-        hub: Whether models of the Hugging Face Hub may be loaded.
+        hub: Models of the Hugging Face Hub may be loaded.
     """
 
     roots: tuple[Path, ...]
@@ -35,11 +35,11 @@ def confined(field: str, value: str, roots: Sequence[Path]) -> Path:
 
     Args:
         field: Name of the setting, for an error.
-        value: The path; a relative one begins at any of the roots.
+        value: The path; a relative one starts at any of the roots.
         roots: Folders below which it must lie, resolved.
 
     Raises:
-        ConfigError: It lies elsewhere. Whether there is anything is not said.
+        ConfigError: It lies elsewhere; the error does not reveal whether it exists.
     """
     refused = ConfigError(
         f"{field} is {value!r}: expected a path below a folder that the service was started with (--root)."
@@ -67,15 +67,11 @@ def confined(field: str, value: str, roots: Sequence[Path]) -> Path:
 
 
 def checked_model(value: str, roots: Sequence[Path], hub: bool) -> str:
-    """A model of a request, as a study keeps it.
-
-    Raises:
-        ConfigError: Requests may not name it, or it is no directory of a model.
-    """
+    """A model of a request, as a study keeps it; raises `ConfigError` if it is not allowed or not a model."""
     if value == DEMO:
         return value
     if hub and _is_hub_id(value):
-        # A relative path would win over the Hub where it is loaded.
+        # The loader prefers a folder to a model of the Hub.
         if not _holds(Path(value).exists):
             return value
         raise ConfigError(f"model is {value!r}: a folder of this name is in the way of the Hub's model.")
@@ -86,11 +82,7 @@ def checked_model(value: str, roots: Sequence[Path], hub: bool) -> str:
 
 
 def checked_data(value: str, roots: Sequence[Path]) -> str:
-    """Data of a request, as a study keeps it.
-
-    Raises:
-        ConfigError: Requests may not name it, or it is no file.
-    """
+    """Data of a request, as a study keeps it; raises `ConfigError` if it is not allowed or not a file."""
     if value == DEMO:
         return value
     path = confined("data", value, roots)
@@ -100,14 +92,10 @@ def checked_data(value: str, roots: Sequence[Path]) -> str:
 
 
 def checked_out(value: str, roots: Sequence[Path]) -> str:
-    """A folder of results of a request, as a study keeps it.
-
-    Raises:
-        ConfigError: Requests may not name it, there is something already, or no folder can be there.
-    """
+    """A folder of results of a request; raises `ConfigError` if it is not allowed, not empty, or cannot be created."""
     path = confined("out", value, roots)
     check_makeable(path)
-    # A study overwrites what has the names of its files, such as another model.
+    # A study would overwrite files that have the names of its own.
     try:
         is_taken = path.exists() and any(path.iterdir())
     except OSError as error:
@@ -118,14 +106,7 @@ def checked_out(value: str, roots: Sequence[Path]) -> str:
 
 
 def check_makeable(out: Path) -> None:
-    """Refuses a folder of results that is none, and cannot be made.
-
-    Args:
-        out: The folder, absolute.
-
-    Raises:
-        ConfigError: It is a file, or lies below one; or what is there cannot be seen.
-    """
+    """Raises `ConfigError` unless an absolute path is a folder or can become one."""
     try:
         nearest = next(place for place in (out, *out.parents) if place.exists())
         is_folder = nearest.is_dir()
@@ -136,20 +117,11 @@ def check_makeable(out: Path) -> None:
 
 
 def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
-    """Refuses a study whose files a runner may not open; relative paths begin where the runner does, as when it runs.
-
-    Args:
-        config: Configuration of the study.
-        name: Its name.
-        reach: Files and models that the runner may open.
-
-    Raises:
-        ConfigError: One of its paths lies elsewhere, symbolic links resolved.
-    """
+    """Raises `ConfigError` for a study whose files lie out of a runner's reach, symbolic links resolved."""
     model, data, out = config.model, config.data, str(config.folder(name))
     writable = (*reach.roots, reach.out)
     is_known = model == DEMO or (reach.hub and _is_hub_id(model))
-    # A relative one would be the Hub's wherever there is no such folder.
+    # A relative path would name a model of the Hub if the folder is missing.
     if not is_known and not (Path(model).is_absolute() and _lies_below(model, reach.roots)):
         raise _outside("model", model, reach.roots)
     if data != DEMO and not _lies_below(data, reach.roots):
@@ -166,7 +138,7 @@ def _out_of_sight(out: Path, error: OSError) -> ConfigError:
 
 
 def _holds(question: Callable[[], bool]) -> bool:
-    """The answer to a question on a path; no, where the service cannot look or the name is too long for a file."""
+    """The answer to a question about a path; False where the service may not look or the name is too long."""
     try:
         return question()
     except OSError:

@@ -12,13 +12,13 @@ class ServiceSettings:
     """The setup of a service.
 
     Attributes:
-        out: Folder in which each study has one of its own, absolute.
+        out: Folder that holds a folder for each study, absolute.
         roots: Folders below which requests may name models, data and results, absolute and without symbolic links.
-        hub: Whether requests may name models of the Hugging Face Hub.
-        is_local: Whether it answers this machine alone: then nobody needs a token until there is one.
-        insecure: Whether nobody needs a token until there is one, wherever requests come from.
-        stream_s: Duration of one stream of events; a client that wants more asks again, with its token.
-        max_streams: Most streams of events at a time.
+        hub: Requests may name models of the Hugging Face Hub.
+        is_local: Only this machine reaches the service, which needs no token until there is one.
+        insecure: No token is needed until there is one, even from other machines.
+        stream_s: Duration of a stream of events, after which the client reconnects with its token.
+        max_streams: Most simultaneous streams of events.
         max_body_bytes: Most bytes in the body of a request.
     """
 
@@ -33,7 +33,7 @@ class ServiceSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address, without a port, is this machine's for itself."""
+    """True for a host name or address, without a port, of the loopback interface."""
     if host == "localhost":
         return True
     try:

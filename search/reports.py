@@ -20,7 +20,7 @@ def report_data(store: StudyStore, name: str) -> ReportData:
         trials=store.trials.of(name),
         measurements=store.results.measurements(name),
         router_runs=store.routers.of(name),
-        exhibits=store.results.exhibits(name),
+        examples=store.results.examples(name),
         stages=store.runs.stages(name),
         left_aside=store.trials.left_aside(name),
     )

@@ -15,7 +15,7 @@ from studies.analysis.shortened_prompt import AgainstShortenedPrompt
 from studies.analysis.verdict import NextStep, against_shortened_prompt, next_steps, selected_point, verdict_of
 from studies.records.generation_speed import GenerationSpeed
 from studies.records.objectives import COSTS, DEFAULT_COST, Objective, objective
-from studies.records.records import Exhibits, LeftAside, StageRecord
+from studies.records.records import LeftAside, ReportExamples, StageRecord
 from studies.records.study_facts import SelectionRecord
 from studies.sql.times import local_text
 from studies.store.columns import columns_of
@@ -65,7 +65,7 @@ class ReportData:
         measurements: Its measurements, if any. Only those of the split "test" are results: the ones that
             the selection saw stay out of every table and figure.
         router_runs: Its routers, oldest first.
-        exhibits: Single prompts and items of the test set; None before they were looked at.
+        examples: Single prompts and items of the test set; None before they were looked at.
         stages: The stages that its pipeline has been through.
         left_aside: Numbers of trials that are not among these, since other programs added them.
     """
@@ -74,7 +74,7 @@ class ReportData:
     trials: Sequence[Trial]
     measurements: Sequence[Measurement]
     router_runs: Sequence[RouterRun]
-    exhibits: Exhibits | None = None
+    examples: ReportExamples | None = None
     stages: Sequence[StageRecord] = ()
     left_aside: LeftAside = field(default_factory=LeftAside)
 
@@ -194,13 +194,13 @@ class ReportData:
     @cached_property
     def against_shortened_prompt(self) -> AgainstShortenedPrompt | None:
         """The selected point beside a shortened prompt, or before it was measured the chosen trial; None if unknown."""
-        return against_shortened_prompt(self.study, self.selected, self.results, self.exhibits, self.trials)
+        return against_shortened_prompt(self.study, self.selected, self.results, self.examples, self.trials)
 
     @property
     def verdict(self) -> str:
         """Verdict on the study, in a sentence; empty where nothing is known yet."""
         dense = self.measured("dense")
-        return verdict_of(self.study.facts, self.selected, dense, self.against_shortened_prompt, self.exhibits)
+        return verdict_of(self.study.facts, self.selected, dense, self.against_shortened_prompt, self.examples)
 
     @property
     def next_steps(self) -> list[NextStep]:
@@ -221,7 +221,7 @@ class ReportData:
 
     def retention(self, m: Measurement) -> Retention | None:
         """Retention of a row; item by item for the selected one, as far as items are known."""
-        seen = self.exhibits if m is self.selected else None
+        seen = self.examples if m is self.selected else None
         return retention_of(m, self.measured("dense"), seen, self.chance)
 
     def measured(self, variant: str) -> Measurement | None:

@@ -13,7 +13,7 @@ from dashboards.analysis.records import ReportData
 from dashboards.analysis.trials import Found
 from studies import Measurement, RouterRun, StudiesError, StudyRecord, Trial
 from studies.analysis.predictions import LatencyPredictions, latency_predictions
-from studies.records.records import Exhibits, StageRecord, StudySummary
+from studies.records.records import ReportExamples, StageRecord, StudySummary
 from studies.service.overviews import StudyOverview
 from studies.service.run_events import RunEvent
 from studies.service.runners import RunnerRecord
@@ -187,8 +187,8 @@ class Watch:
         if chosen is not None and not measurements:
             found = self.found(name)
             trials += found.records([place for place in found.uniform if found.columns.number[place] not in numbers])
-        routers, exhibits = self.routers(name), self.exhibits(name) if measurements else None
-        return ReportData(standing.study, trials, measurements, routers, exhibits, standing.stages)
+        routers, examples = self.routers(name), self.examples(name) if measurements else None
+        return ReportData(standing.study, trials, measurements, routers, examples, standing.stages)
 
     def predictions(self, study: StudyRecord) -> LatencyPredictions:
         """The predictions of a study's latency beside what was measured."""
@@ -202,9 +202,9 @@ class Watch:
         """The routers of a study, oldest first."""
         return self._store.routers.of(name)
 
-    def exhibits(self, name: str) -> Exhibits | None:
+    def examples(self, name: str) -> ReportExamples | None:
         """Prompts and items of the test set; None before they were looked at."""
-        return self._store.results.exhibits(name)
+        return self._store.results.examples(name)
 
     def log(self, name: str) -> list[RunEvent]:
         """The last lines that runs of a study wrote."""

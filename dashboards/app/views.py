@@ -120,18 +120,18 @@ class Views:
         if look is None:
             return no_update
         try:
-            exhibits = self._watch.exhibits(name)
+            examples = self._watch.examples(name)
         except StudiesError:
             return no_update
-        if exhibits is None or not exhibits.prompts:
+        if examples is None or not examples.prompts:
             return nothing("No prompts", "They are looked at once the selected point is tested.")
         shades = html.P(
-            [html.Span("blocks run: "), *(_token(one) for one in legend(exhibits))],
+            [html.Span("blocks run: "), *(_token(one) for one in legend(examples))],
             className="legend",
             **attributes(aria_hidden="true"),
         )
         shown: list[Any] = [shades]
-        for prompt in shaded_prompts(exhibits):
+        for prompt in shaded_prompts(examples):
             wrong = "wrong" if prompt.pruned != prompt.expected else ""
             answers = html.Dl(
                 [
@@ -143,8 +143,8 @@ class Views:
             )
             tokens = html.P([_token(one) for one in prompt.tokens], className="tokens")
             shown.append(html.Article([tokens, html.P(prompt.said, className="soft"), answers], className="prompt"))
-        if exhibits.groups:
-            groups = in_theme(groups_figure(exhibits.groups, None), look["theme"])
+        if examples.groups:
+            groups = in_theme(groups_figure(examples.groups, None), look["theme"])
             shown.append(drawn(groups, "accuracy by group", wide=True))
         return shown
 

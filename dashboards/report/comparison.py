@@ -29,7 +29,7 @@ from studies.analysis.prefill_speed import PrefillSpeedup, prefill_speedup
 from studies.analysis.retention import Interval, Retention, chance_level, retention_of
 from studies.analysis.shortened_prompt import measured_against_shortened_prompt
 from studies.analysis.verdict import selected_point, verdict_of
-from studies.records.records import Exhibits
+from studies.records.records import ReportExamples
 from studies.store.results_folder import COMPARISON_FILES, Origin, check_comparison
 
 SELECTED = "selected"
@@ -195,7 +195,7 @@ def write_comparison(
 
     Args:
         rows: A study each: "study", "model", "target", "seed", "measurements" (a sequence of `Measurement`) and
-            "facts" (`StudyFacts`); as far as they are known "exhibits" (`Exhibits`) and "created_at" (ISO 8601), too.
+            "facts" (`StudyFacts`); where they are known also "examples" (`ReportExamples`) and "created_at" (ISO 8601).
         folder: Folder of the comparison; made if missing.
         left_out: Studies that were to be compared, by name, and why they are not among the rows.
 
@@ -288,9 +288,9 @@ def _verdict(row: Mapping[str, Any]) -> str:
     selected = selected_point(list(tested.values()), row["facts"].selection)
     if selected is None:
         return ""
-    exhibits: Exhibits | None = row.get("exhibits")
-    against = measured_against_shortened_prompt(selected, tested.get("uniform"), tested.get("dense"), exhibits)
-    return verdict_of(row["facts"], selected, tested.get("dense"), against, exhibits)
+    examples: ReportExamples | None = row.get("examples")
+    against = measured_against_shortened_prompt(selected, tested.get("uniform"), tested.get("dense"), examples)
+    return verdict_of(row["facts"], selected, tested.get("dense"), against, examples)
 
 
 def _means(rows: Sequence[Mapping[str, Any]]) -> tuple[Mean, ...]:
@@ -303,7 +303,7 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> tuple[Mean, ...]:
         named = ((variant, next((m for m in tested if m.variant == variant), None)) for variant in NAMED_VARIANTS)
         for variant, m in (*named, (SELECTED, selected)):
             if m is not None:
-                seen = row.get("exhibits") if m is selected else None
+                seen = row.get("examples") if m is selected else None
                 kept = retention_of(m, dense, seen, chance)
                 found[variant].append(Seed(row["study"], row["seed"], m, dense, kept))
     return tuple(Mean(variant, tuple(seeds), _averages(seeds)) for variant, seeds in found.items() if seeds)

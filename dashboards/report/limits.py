@@ -45,7 +45,7 @@ def _of_beginnings(data: ReportData, selected: Measurement | None) -> list[str]:
 
 def disagreements(data: ReportData) -> str:
     """The items that selected and dense model answer differently, in words; empty before they are compared."""
-    seen = data.exhibits
+    seen = data.examples
     if seen is None or not seen.n_items:
         return ""
     if not seen.n_disagreements:

@@ -100,10 +100,10 @@ def _with_reading(shown: Table) -> list[str]:
 
 
 def _prompts(data: ReportData) -> list[str]:
-    if data.exhibits is None or not data.exhibits.prompts:
+    if data.examples is None or not data.examples.prompts:
         return []
     parts = ["Prompts of the test set; before each stretch of tokens, how many blocks these run."]
-    for one in data.exhibits.prompts:
+    for one in data.examples.prompts:
         parts += [
             fenced(as_text(one)),
             text(said(one)),
@@ -113,7 +113,7 @@ def _prompts(data: ReportData) -> list[str]:
 
 
 def _groups(data: ReportData) -> list[str]:
-    groups = data.exhibits.groups if data.exhibits else ()
+    groups = data.examples.groups if data.examples else ()
     variants = [variant for variant in NAMED_VARIANTS if any(variant in one.accuracy for one in groups)]
     rows = []
     for one in groups:
@@ -132,7 +132,7 @@ def _groups(data: ReportData) -> list[str]:
 
 def _limits(data: ReportData) -> list[str]:
     parts = [bullets(limits(data)), text(disagreements(data))]
-    for one in data.exhibits.disagreements if data.exhibits else ():
+    for one in data.examples.disagreements if data.examples else ():
         group = f", {one.group}" if one.group else ""
         answers = f"expected {one.expected}; dense {one.dense}; selected {one.pruned}; KL {kl_text(one.kl)}{group}"
         # Inside an element Markdown's escapes do not count.

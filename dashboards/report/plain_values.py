@@ -76,7 +76,7 @@ def report_json(data: ReportData) -> dict[str, Any]:
                 }
                 for run in data.router_runs
             ],
-            "exhibits": None if data.exhibits is None else asdict(data.exhibits),
+            "examples": None if data.examples is None else asdict(data.examples),
         }
     )
     return plain

@@ -8,7 +8,7 @@ from itertools import groupby
 from statistics import median
 
 from dashboards.analysis.tables import counted
-from studies.records.records import Exhibits, RoutedPrompt
+from studies.records.records import ReportExamples, RoutedPrompt
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ class ShadedPrompt:
     pruned: str
 
 
-def shaded_prompts(exhibits: Exhibits | None) -> list[ShadedPrompt]:
+def shaded_prompts(examples: ReportExamples | None) -> list[ShadedPrompt]:
     """Every prompt on one scale, from the fewest blocks that a token runs to all of them."""
-    prompts = exhibits.prompts if exhibits else ()
+    prompts = examples.prompts if examples else ()
     fewest = min((count for one in prompts for count in one.blocks_run), default=0)
     return [
         ShadedPrompt(
@@ -67,9 +67,9 @@ def shaded_prompts(exhibits: Exhibits | None) -> list[ShadedPrompt]:
     ]
 
 
-def legend(exhibits: Exhibits | None) -> list[ShadedToken]:
+def legend(examples: ReportExamples | None) -> list[ShadedToken]:
     """A few counts between the fewest blocks that a token runs and all of them, with their shades."""
-    prompts = exhibits.prompts if exhibits else ()
+    prompts = examples.prompts if examples else ()
     counts = [count for one in prompts for count in one.blocks_run]
     if not counts:
         return []

@@ -83,14 +83,14 @@ def _not_searched(data: ReportData) -> str:
 
 def group_section(data: ReportData) -> Section | None:
     """The figure of accuracy by group; None where the data has no groups."""
-    if data.exhibits is None or not data.exhibits.groups:
+    if data.examples is None or not data.examples.groups:
         return None
     selected = data.selected
     return Section(
         "Where accuracy is lost",
         "Accuracy on the test items of each group, such as those with the same distance between question and answer. "
         "Groups are small, so whiskers are long: a difference within them shows nothing.",
-        groups_figure(data.exhibits.groups, None if selected is None else selected.variant, data.titles),
+        groups_figure(data.examples.groups, None if selected is None else selected.variant, data.titles),
         wide=True,
     )
 

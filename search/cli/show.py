@@ -18,7 +18,7 @@ from studies.analysis.prefill_speed import prefill_speedup
 from studies.analysis.retention import chance_level, retention_of
 from studies.analysis.verdict import against_shortened_prompt, next_steps, selected_point, verdict_of
 from studies.pareto import study_volume
-from studies.records.records import Exhibits
+from studies.records.records import ReportExamples
 from studies.records.study_facts import SHOWN_FACTS, StudyFacts
 from studies.store.optuna_studies import OptunaStudy
 
@@ -58,7 +58,7 @@ def _measured(
     study: StudyRecord,
     trials: Sequence[Trial],
     measurements: Sequence[Measurement],
-    exhibits: Exhibits | None,
+    examples: ReportExamples | None,
 ) -> list[dict[str, Any]]:
     """Measurements as plain values, with retention and speed-up against the dense model on the same items."""
     dense = {m.split: m for m in measurements if m.variant == "dense"}
@@ -69,7 +69,7 @@ def _measured(
     for m in measurements:
         selected = m.trial is not None and (m.trial, m.router) == wanted
         # Single items are kept of the selected point alone, on the test set.
-        seen = exhibits if selected and m.split == "test" else None
+        seen = examples if selected and m.split == "test" else None
         kept = retention_of(m, dense.get(m.split), seen, chance_level(study.facts, m.split))
         low, high = (None, None) if kept is None or kept.interval is None else kept.interval
         described.append(
@@ -121,10 +121,10 @@ def _predictions(study: StudyRecord, trials: Sequence[Trial], measurements: Sequ
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
     """A study as plain values."""
     study, trials, measurements = store.studies.get(name), store.trials.of(name), store.results.measurements(name)
-    exhibits, tested = store.results.exhibits(name), [m for m in measurements if m.split == "test"]
+    examples, tested = store.results.examples(name), [m for m in measurements if m.split == "test"]
     selected = selected_point(tested, study.facts.selection)
     dense = next((m for m in tested if m.variant == "dense"), None)
-    against = against_shortened_prompt(study, selected, tested, exhibits, trials)
+    against = against_shortened_prompt(study, selected, tested, examples, trials)
     return {
         "name": study.name,
         "state": study.state.value,
@@ -136,7 +136,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "objectives": list(study.objectives),
         "config": dict(study.config),
         "chosen_trial": study.chosen_trial,
-        "verdict": verdict_of(study.facts, selected, dense, against, exhibits),
+        "verdict": verdict_of(study.facts, selected, dense, against, examples),
         "next": [
             asdict(step)
             for step in next_steps(
@@ -160,7 +160,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
             for state in store.runs.proposer_states(name)
         ],
         "clock": _clocks(measurements),
-        "measurements": _measured(study, trials, measurements, exhibits),
+        "measurements": _measured(study, trials, measurements, examples),
     }
 
 

@@ -172,8 +172,8 @@ class _Parts:
             return self._answers_s("validation") + rows * self._scored_s("validation") + self._timed_s(rows)
         if kind == "test":
             rows += _NAMED_ROWS
-            exhibits_s = _NAMED_ROWS * self._scored_s("test")
-            return self._answers_s("test") + rows * self._scored_s("test") + exhibits_s + self._timed_s(rows)
+            examples_s = _NAMED_ROWS * self._scored_s("test")
+            return self._answers_s("test") + rows * self._scored_s("test") + examples_s + self._timed_s(rows)
         if kind == "time":
             return sum(map(self._generated_s, self._lengths))
         return 0.0

@@ -124,7 +124,7 @@ def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
                 "seed": study.config.seed,
                 "measurements": store.results.measurements(study.name),
                 "facts": record.facts,
-                "exhibits": store.results.exhibits(study.name),
+                "examples": store.results.examples(study.name),
             }
         )
     return rows

@@ -19,7 +19,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, length_order, prompt_batch
 from search.errors import SearchError
 from search.stages.completions import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
-from studies.records.records import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
+from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt
 
 _DENSE = "dense"
 _N_PROMPTS = 4
@@ -39,14 +39,14 @@ _T = TypeVar("_T")
 _Answer = tuple[int, bool] | None
 
 
-def collect_exhibits(
+def collect_examples(
     model: SkippingModel,
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[EncodedExample],
     variants: Mapping[str, tuple[SparsitySchedule, Router]],
     selected: str,
     on_step: Callable[[], None] = lambda: None,
-) -> Exhibits:
+) -> ReportExamples:
     """Look at the items of the test set one by one.
 
     Multiple-choice items are answered with the likeliest choice, and where there are some, they alone are counted as
@@ -76,7 +76,7 @@ def collect_exhibits(
     different = [dense != pruned for dense, pruned in answers]
     prompts, worst = _to_show(examples), _worst(items[selected], different)
     dense_texts, texts = (look.texts([*prompts, *worst]) for look in looks)
-    return Exhibits(
+    return ReportExamples(
         prompts=tuple(looks[1].routed_prompt(place, dense_texts[place], texts[place]) for place in prompts),
         groups=_accuracy_by_group(examples, items),
         disagreements=tuple(looks[1].disagreement(place, dense_texts[place], texts[place]) for place in worst),

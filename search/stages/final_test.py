@@ -9,7 +9,7 @@ from typing import Literal
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.training.distillation import peak_bytes
 from search.stages.candidates import candidates, compared, dense
-from search.stages.examples import collect_exhibits, n_steps
+from search.stages.examples import collect_examples, n_steps
 from search.stages.export import write_export
 from search.stages.knee import chosen_trial
 from search.stages.measure import Variant, measure
@@ -21,7 +21,7 @@ from studies import Measurement, Trial
 from studies.analysis.clock import check_clock
 from studies.analysis.retention import chance_level
 from studies.records.objectives import CostName
-from studies.records.records import Exhibits
+from studies.records.records import ReportExamples
 from studies.records.study_facts import SelectionRecord, StudyFacts
 
 
@@ -129,7 +129,7 @@ def compare_selected(study: OpenStudy, router_run: int | None = None) -> None:
     tested = measure(study, rows, "test")
     study.store.results.replace_measurements(study.name, [*validation, *tested])
     forget_speeds(study)
-    study.store.results.keep_exhibits(study.name, _exhibits(study, rows, chosen))
+    study.store.results.keep_examples(study.name, _examples(study, rows, chosen))
     peak = peak_bytes(study.workload.model.skipping.device)
     study.note(StudyFacts(peak_process_bytes=peak))
     study.view.measured(tested)
@@ -148,7 +148,7 @@ def _measured(study: OpenStudy, split: str) -> list[Measurement]:
     return [one for one in study.store.results.measurements(study.name) if one.split == split]
 
 
-def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> Exhibits:
+def _examples(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> ReportExamples:
     """Collects single prompts and items for the report."""
     named = {row.name: row for row in rows if row.name != "candidate"}
     selected = next(
@@ -157,7 +157,7 @@ def _exhibits(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> Exhib
     model = study.workload.model
     examples = study.workload.splits["test"]
     with study.view.stage("Looking at single items", n_steps(len(examples), len(named))) as stage:
-        return collect_exhibits(
+        return collect_examples(
             model.skipping,
             model.tokenizer,
             examples,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from studies.records.measurement import Measurement
-from studies.records.records import Exhibits
+from studies.records.records import ReportExamples
 from studies.records.study_facts import StudyFacts
 
 Interval = tuple[float, float]
@@ -41,14 +41,14 @@ class Retention:
 
 
 def retention_of(
-    m: Measurement, dense: Measurement | None, exhibits: Exhibits | None = None, chance: float | None = None
+    m: Measurement, dense: Measurement | None, examples: ReportExamples | None = None, chance: float | None = None
 ) -> Retention | None:
     """Computes the retention of a measured point: the one figure that every page, table and file shows.
 
     Args:
         m: The point.
         dense: The dense model, measured on the same examples.
-        exhibits: Single items of the point, if it is the selected one; None for any other.
+        examples: Single items of the point, if it is the selected one; None for any other.
         chance: Accuracy of guessing on these examples; None where it is not known.
 
     Returns:
@@ -59,7 +59,7 @@ def retention_of(
         return None
     if m.accuracy is None:
         return Retention(share, by="perplexity")
-    paired = _item_by_item(m, dense, exhibits)
+    paired = _item_by_item(m, dense, examples)
     if paired is not None:
         return Retention(share, paired, method="item by item")
     apart = _as_if_independent(m, dense)
@@ -114,19 +114,19 @@ def _as_if_independent(m: Measurement, dense: Measurement) -> Interval | None:
     return kept * math.exp(-below), kept * math.exp(above)
 
 
-def _item_by_item(m: Measurement, dense: Measurement, exhibits: Exhibits | None) -> Interval | None:
+def _item_by_item(m: Measurement, dense: Measurement, examples: ReportExamples | None) -> Interval | None:
     """A 95 % interval of the selected point's retention that knows which items both models have right.
 
     None where single items are not known, or are others than those of the accuracies.
     """
-    if exhibits is None or m.accuracy is None or dense.accuracy is None:
+    if examples is None or m.accuracy is None or dense.accuracy is None:
         return None
     n = m.n_choice_items or m.n_items
     right, right_dense = round(m.accuracy * n), round(dense.accuracy * n)
-    both = right_dense - exhibits.n_lost
-    if exhibits.n_items != n or both < 0 or right != both + exhibits.n_won:
+    both = right_dense - examples.n_lost
+    if examples.n_items != n or both < 0 or right != both + examples.n_won:
         return None
-    return paired_ratio_interval(both, exhibits.n_won, exhibits.n_lost)
+    return paired_ratio_interval(both, examples.n_won, examples.n_lost)
 
 
 def paired_ratio_interval(both: int, first_only: int, second_only: int) -> Interval | None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from studies.records.measurement import Measurement
-from studies.records.records import Exhibits
+from studies.records.records import ReportExamples
 from studies.records.trial import Trial, TrialState
 
 # FLOPs that differ by a smaller share count as the same: about a quarter of a step of the grid.
@@ -86,7 +86,7 @@ def measured_against_shortened_prompt(
     selected: Measurement,
     uniform: Measurement | None,
     dense: Measurement | None = None,
-    exhibits: Exhibits | None = None,
+    examples: ReportExamples | None = None,
 ) -> AgainstShortenedPrompt | None:
     """Compares measurements on test items.
 
@@ -94,14 +94,14 @@ def measured_against_shortened_prompt(
         selected: The selected point.
         uniform: The uniform schedule with the static router.
         dense: The dense model.
-        exhibits: Single items of the test set.
+        examples: Single items of the test set.
 
     Returns:
         None without anything to compare: no uniform schedule was measured, or the selected one skips nothing.
     """
     if uniform is None or not any(selected.schedule):
         return None
-    ends = None if exhibits is None else exhibits.kl_ratios.get(uniform.variant)
+    ends = None if examples is None else examples.kl_ratios.get(uniform.variant)
     known = [(m.kl_low, m.kl_high) for m in (selected, uniform)]
     (low, high), (uniform_low, uniform_high) = known
     overlap = None

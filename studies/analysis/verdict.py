@@ -16,7 +16,7 @@ from studies.analysis.shortened_prompt import (
 )
 from studies.records.generation_speed import end_to_end, in_words
 from studies.records.measurement import Measurement
-from studies.records.records import Exhibits, StudyRecord
+from studies.records.records import ReportExamples, StudyRecord
 from studies.records.study_facts import SelectionRecord, StudyFacts
 from studies.records.trial import Trial
 
@@ -55,7 +55,7 @@ def against_shortened_prompt(
     study: StudyRecord,
     selected: Measurement | None,
     tested: Sequence[Measurement],
-    exhibits: Exhibits | None,
+    examples: ReportExamples | None,
     trials: Sequence[Trial],
 ) -> AgainstShortenedPrompt | None:
     """The selected point beside a shortened prompt, or before it was measured the chosen trial; None if unknown.
@@ -64,12 +64,12 @@ def against_shortened_prompt(
         study: The study.
         selected: The selected point.
         tested: Measurements on test items.
-        exhibits: Single items of the test set.
+        examples: Single items of the test set.
         trials: Its trials; what is uniform among them, the dense one and the chosen one are enough.
     """
     if selected is not None:
         named = {m.variant: m for m in tested}
-        return measured_against_shortened_prompt(selected, named.get("uniform"), named.get("dense"), exhibits)
+        return measured_against_shortened_prompt(selected, named.get("uniform"), named.get("dense"), examples)
     selection = study.facts.selection
     chosen_trial = study.chosen_trial if selection is None else selection.trial
     chosen = next((trial for trial in trials if trial.number == chosen_trial), None)
@@ -83,7 +83,7 @@ def verdict_of(
     selected: Measurement | None,
     dense: Measurement | None,
     against: AgainstShortenedPrompt | None,
-    exhibits: Exhibits | None,
+    examples: ReportExamples | None,
 ) -> str:
     """Says what a study came to, in one sentence, and in a second one where the dense model only guesses.
 
@@ -92,7 +92,7 @@ def verdict_of(
         selected: The selected point as it was measured on test items; None before that.
         dense: The dense model, measured on the same.
         against: Comparison of it, or of the chosen trial, with a shortened prompt.
-        exhibits: Single items of the test set.
+        examples: Single items of the test set.
 
     Returns:
         The same text for every place that shows it; empty where nothing is known yet.
@@ -104,7 +104,7 @@ def verdict_of(
     chance = chance_level(facts, "test")
     guessed = chance_sentence(dense, chance)
     pace = _pace(selected, dense) + _end_to_end(facts, selected)
-    clauses = [_worth(against), _kept(selected, dense, exhibits, chance), pace]
+    clauses = [_worth(against), _kept(selected, dense, examples, chance), pace]
     said = [clause for clause in clauses if clause]
     sentence = f"The selected schedule {_joined(said)}."
     return f"{sentence} {guessed}" if guessed else sentence
@@ -155,10 +155,10 @@ def _worth(against: AgainstShortenedPrompt | None) -> str:
     return f"is {'better' if against.is_better else 'no better'} than {prompt} ({known})"
 
 
-def _kept(m: Measurement, dense: Measurement | None, exhibits: Exhibits | None, chance: float | None) -> str:
+def _kept(m: Measurement, dense: Measurement | None, examples: ReportExamples | None, chance: float | None) -> str:
     if dense is None:
         return ""
-    kept = retention_of(m, dense, exhibits, chance)
+    kept = retention_of(m, dense, examples, chance)
     if kept is not None and kept.by == "accuracy":
         return f"keeps {kept.text} of the dense model's accuracy"
     return f"has a perplexity of {m.perplexity:.4g} against {dense.perplexity:.4g} of the dense model"

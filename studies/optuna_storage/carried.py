@@ -23,7 +23,7 @@ _TABLES = (
     schema.proposer_state,
     schema.measurement,
     schema.router_run,
-    schema.exhibit,
+    schema.example,
 )
 _KEY = "ftp-search:"
 # Characters of an attribute: some databases of Optuna's keep no more than 64 KiB.

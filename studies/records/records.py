@@ -200,7 +200,7 @@ class Disagreement:
 
 
 @dataclass(frozen=True)
-class Exhibits:
+class ReportExamples:
     """What a report shows of single prompts and items of the test set.
 
     Attributes:

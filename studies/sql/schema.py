@@ -193,8 +193,8 @@ router_run = Table(
 )
 
 # What a report shows of single prompts and items, one row a kind; kept because drawing it again needs the model.
-exhibit = Table(
-    "exhibit",
+example = Table(
+    "example",
     metadata,
     Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
     Column("kind", String(32), primary_key=True),

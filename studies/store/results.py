@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
+from pydantic import TypeAdapter
 from sqlalchemy.engine import Connection
 
 from studies.records.measurement import Measurement
-from studies.records.records import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
+from studies.records.records import ReportExamples
 from studies.sql import schema
 from studies.store.names import Part
+
+# JSON knows no tuples.
+_EXAMPLES = TypeAdapter(ReportExamples)
 
 
 class Results(Part):
@@ -41,9 +45,9 @@ class Results(Part):
 
         return self._names.transact(name, work)
 
-    def keep_exhibits(self, name: str, exhibits: Exhibits) -> None:
+    def keep_examples(self, name: str, examples: ReportExamples) -> None:
         """Keeps the single prompts and items that a report shows, instead of those before."""
-        table, contents = schema.exhibit, asdict(exhibits)
+        table, contents = schema.example, asdict(examples)
 
         def work(connection: Connection, study_id: int) -> None:
             connection.execute(sa.delete(table).where(table.c.study_id == study_id))
@@ -52,32 +56,13 @@ class Results(Part):
 
         self._names.transact(name, work, write=True)
 
-    def exhibits(self, name: str) -> Exhibits | None:
+    def examples(self, name: str) -> ReportExamples | None:
         """Single prompts and items that a report shows; None before they were looked at."""
-        table = schema.exhibit
+        table = schema.example
 
         def work(connection: Connection, study_id: int) -> dict[str, Any]:
             rows = connection.execute(sa.select(table).where(table.c.study_id == study_id))
             return {row.kind: row.content for row in rows}
 
         found = self._names.transact(name, work)
-        return _exhibits(found) if found else None
-
-
-def _exhibits(found: Mapping[str, Any]) -> Exhibits:
-    """Exhibits from JSON, which knows no tuples."""
-    return Exhibits(
-        **{
-            **found,
-            "prompts": tuple(
-                RoutedPrompt(**{**one, "tokens": tuple(one["tokens"]), "blocks_run": tuple(one["blocks_run"])})
-                for one in found["prompts"]
-            ),
-            "groups": tuple(
-                GroupAccuracy(**{**one, "interval": {name: tuple(ends) for name, ends in one["interval"].items()}})
-                for one in found["groups"]
-            ),
-            "disagreements": tuple(Disagreement(**one) for one in found["disagreements"]),
-            "kl_ratios": {name: (low, high) for name, (low, high) in found["kl_ratios"].items()},
-        }
-    )
+        return _EXAMPLES.validate_python(found) if found else None

@@ -11,7 +11,7 @@ from typing import Any
 from dashboards import ReportData
 from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState
 from studies.records.generation_speed import GenerationSpeed
-from studies.records.records import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt, StageRecord
+from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt, StageRecord
 from studies.records.study_facts import Round, SelectionRecord, StudyFacts, TimedInput, TunedTrial, Tuning
 
 N_BLOCKS = 12
@@ -176,7 +176,7 @@ def routed(prompt: str, seed: int, expected: str, dense: str, pruned: str) -> Ro
     return RoutedPrompt(tuple(words), tuple(counts), N_BLOCKS, expected, dense, pruned)
 
 
-EXHIBITS = Exhibits(
+EXAMPLES = ReportExamples(
     prompts=(
         routed(PROMPTS[0], 1, " the red ball", " the red ball", " the red ball"),
         routed(PROMPTS[1], 2, " the shed", " the shed", " the desk"),
@@ -285,7 +285,7 @@ DATA = ReportData(
         router_run(0, "distill-1", [0.062, 0.055, 0.048, 0.046, 0.044]),
         router_run(1, "distill-2", [0.031, 0.028, 0.024, 0.023, 0.025]),
     ],
-    exhibits=EXHIBITS,
+    examples=EXAMPLES,
     stages=stages(),
 )
 

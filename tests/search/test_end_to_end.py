@@ -64,20 +64,20 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert all(Path(tmp_path, path).is_file() for path in shown["written"])
 
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}", create=False) as store:
-        trials, study, exhibits = store.trials.of("small"), store.studies.get("small"), store.results.exhibits("small")
+        trials, study, examples = store.trials.of("small"), store.studies.get("small"), store.results.examples("small")
     chosen = trials[shown["chosen_trial"]]
     selection = study.facts.selection
     assert selection is not None and selection.trial == chosen.number and selection.reason
     assert [trial.round for trial in trials] == [0] * 12 + [1] * n_refined
     assert [run.config["kind"] for run in runs] == ["dynamic", "hidden"]
     assert {trial.router for trial in trials[12:]} <= {best.number}
-    assert exhibits is not None and exhibits.n_items == 24 and exhibits.prompts and exhibits.groups
+    assert examples is not None and examples.n_items == 24 and examples.prompts and examples.groups
     # Whether a shorter prompt that costs the same would do as well.
     against = shown["against_shortened_prompt"]
     selected = next(m for m in shown["measurements"] if m["selected"] and m["split"] == "test")
     assert (against["kl"], against["shortened_kl"]) == (selected["kl"], tested["uniform"]["kl"])
     assert against["flops_saved"] == pytest.approx(against["shortened_flops_saved"], abs=0.01)
-    assert against["is_better"] == (exhibits.kl_ratios["uniform"][1] < 1)
+    assert against["is_better"] == (examples.kl_ratios["uniform"][1] < 1)
     assert run_process("show", "small", cwd=tmp_path).out.splitlines()[1] == shown["verdict"]
 
     # What was exported by itself, and what is exported when asked for, is the selected schedule with its router.

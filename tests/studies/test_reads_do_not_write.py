@@ -34,7 +34,7 @@ def test_readers_of_a_study_write_nothing(tmp_path: Path) -> None:
             store.studies.summaries(), store.studies.is_taken("one"), store.studies.is_aside("one")
             store.runs.stages("one"), store.runs.proposer_states("one"), store.runs.holder("one")
             store.trials.of("one"), store.trials.n_begun("one"), store.trials.n_ended("one"), store.columns.of("one")
-            store.results.exhibits("one"), store.routers.of("one")
+            store.results.examples("one"), store.routers.of("one")
         load("one", url).trials()
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", listen)

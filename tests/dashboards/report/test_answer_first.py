@@ -38,7 +38,7 @@ def at_chance() -> ReportData:
     guessed = {"accuracy": 0.255, "accuracy_low": 0.1996, "accuracy_high": 0.3198}
     rows = [replace(m, **guessed) for m in DATA.measurements]
     config = {**STUDY.config, "min_retention": 0.9}
-    data = replace(DATA, study=replace(STUDY, config=config), measurements=rows, exhibits=None)
+    data = replace(DATA, study=replace(STUDY, config=config), measurements=rows, examples=None)
     return with_facts(data, chance={"validation": 0.25, "test": 0.25})
 
 
@@ -75,7 +75,7 @@ def test_the_verdict_is_the_same_on_every_place_that_has_one(tmp_path: Path) -> 
     assert json.loads(written.json.read_text())["verdict"] == DATA.verdict
     row = {
         **{"study": "one", "model": "demo", "target": 0.3, "seed": 0, "measurements": DATA.measurements},
-        **{"facts": STUDY.facts, "exhibits": DATA.exhibits},
+        **{"facts": STUDY.facts, "examples": DATA.examples},
     }
     compared = write_comparison([row], tmp_path / "compared")
     assert DATA.verdict in unescape(compared.html.read_text())
@@ -99,7 +99,7 @@ def test_retention_has_one_interval_wherever_it_stands(tmp_path: Path) -> None:
     for one in (plain, line):
         assert (float(one["retention_low"]), float(one["retention_high"])) == kept.interval
     record = {**{"study": "one", "model": "demo", "target": 0.3, "seed": 0, "measurements": DATA.measurements}}
-    record |= {"facts": STUDY.facts, "exhibits": DATA.exhibits}
+    record |= {"facts": STUDY.facts, "examples": DATA.examples}
     [group] = grouped([record])
     assert kept.interval_text in [cell.detail for cell in seeds_table(group).rows[-1].cells]
 
@@ -213,7 +213,7 @@ def test_shares_stay_within_0_and_1_in_every_interval() -> None:
 def test_without_figures_there_is_no_verdict_and_no_empty_bracket() -> None:
     assert verdict_of(StudyFacts(), None, None, None, None) == ""
     bare = [replace(m, **WITHOUT_CHOICES) for m in DATA.measurements]
-    for data in (replace(DATA, measurements=bare, exhibits=None), replace(DATA, measurements=[]), at_chance()):
+    for data in (replace(DATA, measurements=bare, examples=None), replace(DATA, measurements=[]), at_chance()):
         for text in texts(data):
             assert not re.search(r"\(\s*\)|\[\s*\]|, \)", text.split("Configuration")[0])
     assert "has a perplexity of" in replace(DATA, measurements=bare).verdict

@@ -24,11 +24,11 @@ from dashboards.report.prompts import as_text, legend, shaded_prompts
 from dashboards.report.results import results, results_table
 from dashboards.report.summary import key_figures, summary_sentences
 from studies import Measurement, StudyState, front
-from studies.records.records import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
+from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt
 from studies.records.study_facts import Estimate, Memory, ProfileRecord, Round, StudyFacts, TunedTrial, Tuning
 from tests.dashboards.records import (
     DATA,
-    EXHIBITS,
+    EXAMPLES,
     REFINED,
     ROUNDS,
     SELECTION,
@@ -161,7 +161,7 @@ def test_hyperparameters_are_sorted_by_held_out_kl_and_the_best_are_marked() -> 
 def test_whether_a_shorter_prompt_would_do_stands_second_in_the_summary_everywhere() -> None:
     for kl, ends, verdict in ((0.024, (0.08, 0.16), "better"), (0.2, (0.9, 1.02), "no better")):
         data = with_row("refined", kl=kl)
-        data = replace(data, exhibits=replace(EXHIBITS, kl_ratios={"uniform": ends}))
+        data = replace(data, examples=replace(EXAMPLES, kl_ratios={"uniform": ends}))
         sentence = summary_sentences(data)[1]
         assert sentence.startswith(f"The schedule is {verdict} than a prompt shortened by 30 %: its KL is ")
         assert f"[{ends[0]:.3g}, {ends[1]:.3g}]" in sentence
@@ -265,30 +265,30 @@ def test_items_answered_differently_are_counted() -> None:
     words = disagreements(DATA)
     assert "differ on 5 of 200 test items (2.5%)" in words and "right before and wrong now: 3" in words
     assert "wrong both times, in different ways: 1" in words
-    assert "the same answer to all 9 test items" in disagreements(replace(DATA, exhibits=Exhibits(n_items=9)))
-    assert disagreements(replace(DATA, exhibits=None)) == ""
+    assert "the same answer to all 9 test items" in disagreements(replace(DATA, examples=ReportExamples(n_items=9)))
+    assert disagreements(replace(DATA, examples=None)) == ""
 
 
 def test_tokens_are_shaded_from_the_fewest_blocks_to_all() -> None:
     one = RoutedPrompt(("a", " b", "\nc"), (12, 4, 8), 12, "x", "x", "y")
-    [shown] = shaded_prompts(Exhibits(prompts=(one,)))
+    [shown] = shaded_prompts(ReportExamples(prompts=(one,)))
     assert [token.shade for token in shown.tokens] == [1.0, 0.0, 0.5]
     assert "1 of 3 tokens run all 12 blocks; the median is 8, the fewest are 4" in shown.said
-    assert [step.blocks_run for step in legend(Exhibits(prompts=(one,)))] == [4, 6, 8, 10, 12]
+    assert [step.blocks_run for step in legend(ReportExamples(prompts=(one,)))] == [4, 6, 8, 10, 12]
     assert as_text(one) == "[12]a[4] b[8]\nc"
-    page = render_report(replace(DATA, exhibits=Exhibits(prompts=(one,))))
+    page = render_report(replace(DATA, examples=ReportExamples(prompts=(one,))))
     spans = re.findall(r'<span style="--ran: ([\d.]+)" title="(.*?)">(.*?)</span>', page, re.DOTALL)
     assert spans == [
         ("1.0", "runs 12 of 12 blocks", "a"),
         ("0.0", "runs 4 of 12 blocks", " b"),
         ("0.5", "runs 8 of 12 blocks", "\nc"),
     ]
-    unpruned = Exhibits(prompts=(replace(one, blocks_run=(12, 12, 12)),))
+    unpruned = ReportExamples(prompts=(replace(one, blocks_run=(12, 12, 12)),))
     assert [step.shade for step in legend(unpruned)] == [1.0]
 
 
 def test_groups_are_drawn_with_intervals_and_the_selected_one_stands_out() -> None:
-    figure = groups_figure(EXHIBITS.groups, "refined")
+    figure = groups_figure(EXAMPLES.groups, "refined")
     faint = {trace.name: (trace.opacity or 1.0) < 1 for trace in figure.data}
     assert not faint[VARIANT_TITLES["dense"]] and not faint[f"{VARIANT_TITLES['refined']} (selected)"]
     assert faint[VARIANT_TITLES["uniform"]]
@@ -301,7 +301,7 @@ def evil_data() -> ReportData:
     config = {**STUDY.config, "model": EVIL, "data": EVIL}
     tuning = Tuning((TunedTrial({EVIL: EVIL}, math.inf, 1, 1.0),), {}, 1.0)
     facts = STUDY.facts.updated(StudyFacts(selection=replace(SELECTION, reason=EVIL), tuning=tuning))
-    exhibits = Exhibits(
+    examples = ReportExamples(
         prompts=(RoutedPrompt((EVIL, "b"), (1, 2), 12, EVIL, EVIL, EVIL),),
         groups=(GroupAccuracy(EVIL, 3, {"dense": 1.0}, {"dense": (0.4, 1.0)}),),
         disagreements=(Disagreement(EVIL, EVIL, EVIL, EVIL, 1.0, EVIL),),
@@ -312,7 +312,7 @@ def evil_data() -> ReportData:
     trials = [*DATA.trials[:-1], replace(DATA.trials[-1], proposer=EVIL)]
     runs = [replace(DATA.router_runs[0], config={"stage": EVIL}), *DATA.router_runs[1:]]
     study = replace(STUDY, name=EVIL, config=config, facts=facts)
-    return replace(DATA, study=study, trials=trials, exhibits=exhibits, router_runs=runs)
+    return replace(DATA, study=study, trials=trials, examples=examples, router_runs=runs)
 
 
 def test_text_of_prompts_groups_and_names_is_never_markup() -> None:
@@ -356,7 +356,7 @@ def test_the_data_beside_the_page_holds_it_all(tmp_path: Path) -> None:
     plain = json.loads(written.json.read_text())
     assert plain["selection"] == asdict(SELECTION) and len(plain["rows"]) == len(rows) and len(plain["rounds"]) == 2
     assert plain["routers"][1]["curves"]["held_out_kl"][0] == 0.031
-    assert plain["exhibits"]["n_lost"] == 3 and plain["stages"][0] == {
+    assert plain["examples"]["n_lost"] == 3 and plain["stages"][0] == {
         **{"name": "search", "state": "finished", "seconds": 63.0}
     }
     assert rows[4]["retention_method"] == "item by item" and rows[3]["retention_method"] == "as if independent"
@@ -377,7 +377,7 @@ def test_data_without_choices_has_perplexity_in_place_of_accuracy() -> None:
     bare: list[Measurement] = [
         replace(m, accuracy=None, accuracy_low=None, accuracy_high=None, n_choice_items=0) for m in DATA.measurements
     ]
-    data = replace(DATA, measurements=bare, exhibits=None)
+    data = replace(DATA, measurements=bare, examples=None)
     assert "no choices" in said(data) and "no accuracy" in " ".join(summary_sentences(data))
     assert {"perplexity, selected", "retained, by perplexity"} <= {figure.label for figure in key_figures(data)}
     refined, dense = next(m for m in bare if m.variant == "refined"), next(m for m in bare if m.variant == "dense")

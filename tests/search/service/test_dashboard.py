@@ -45,7 +45,7 @@ def filled(store: ServiceStore, name: str = "made up") -> None:
     store.studies.update_facts(name, records.STUDY.facts)
     store.studies.choose_trial(name, records.REFINED.number)
     store.results.replace_measurements(name, records.measurements())
-    store.results.keep_exhibits(name, records.EXHIBITS)
+    store.results.keep_examples(name, records.EXAMPLES)
     store.runs.set_state(name, StudyState.FINISHED)
 
 
@@ -348,7 +348,7 @@ def test_the_pages_of_a_study_and_of_comparisons_begin_with_the_verdict_of_its_r
         store.trials.of("made up"),
         store.results.measurements("made up"),
     )
-    verdict = ReportData(study, trials, measured, [], store.results.exhibits("made up")).verdict
+    verdict = ReportData(study, trials, measured, [], store.results.examples("made up")).verdict
     assert "is better than a prompt shortened by 30%" in verdict and "item" not in verdict
     said = json.dumps(verdict)[1:-1]
     page = text_of(StudyPage(watch, actions(store, settings), lambda: False).layout("made up"))

@@ -1,4 +1,4 @@
-"""Exhibits show what the models really do on single items: which tokens run, and what is answered."""
+"""Examples show what the models really do on single items: which tokens run, and what is answered."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from ftp_core.text.data import Example
 from ftp_core.text.encoding import EncodedExample, encode, prompt_batch
 from search.errors import SearchError
 from search.stages.completions import greedy_answers
-from search.stages.examples import _natural, collect_exhibits, n_steps
+from search.stages.examples import _natural, collect_examples, n_steps
 from studies import StudyStore
-from studies.records.records import Exhibits
+from studies.records.records import ReportExamples
 from tests.ftp_core.made_up_routers import random_router
 
 N_BLOCKS = 12
@@ -48,17 +48,17 @@ def examples(loaded: LoadedModel) -> list[EncodedExample]:
 
 
 @pytest.fixture(scope="module")
-def exhibits(loaded: LoadedModel, examples: list[EncodedExample]) -> Exhibits:
-    return collect_exhibits(loaded.skipping, loaded.tokenizer, examples, VARIANTS, "refined")
+def collected(loaded: LoadedModel, examples: list[EncodedExample]) -> ReportExamples:
+    return collect_examples(loaded.skipping, loaded.tokenizer, examples, VARIANTS, "refined")
 
 
 def test_prompts_are_whole_and_show_how_many_blocks_each_token_ran(
-    loaded: LoadedModel, examples: list[EncodedExample], exhibits: Exhibits
+    loaded: LoadedModel, examples: list[EncodedExample], collected: ReportExamples
 ) -> None:
     prompts = {example.prompt: one for example, one in zip(demo_examples("test", 30), examples, strict=True)}
-    assert 3 <= len(exhibits.prompts) <= 5
+    assert 3 <= len(collected.prompts) <= 5
     lengths, groups = [], set()
-    for shown in exhibits.prompts:
+    for shown in collected.prompts:
         example = prompts["".join(shown.tokens)]
         lengths.append(len(example.prompt))
         groups.add(example.group)
@@ -68,12 +68,12 @@ def test_prompts_are_whole_and_show_how_many_blocks_each_token_ran(
         assert list(shown.blocks_run) == runs[1:]
         assert shown.n_blocks == N_BLOCKS and max(runs) > min(runs) >= 4
         assert shown.expected == loaded.tokenizer.decode(example.continuations[example.answer]).strip()
-    assert len(groups) == len(set(lengths)) == len(exhibits.prompts)
+    assert len(groups) == len(set(lengths)) == len(collected.prompts)
 
 
 def test_a_character_of_several_tokens_runs_as_many_blocks_as_these_do_on_average(loaded: LoadedModel) -> None:
     (item,) = encoded(loaded, [Example("Zoë paid 3 € to Anna. 日本", " é")])
-    shown = collect_exhibits(loaded.skipping, loaded.tokenizer, [item], VARIANTS, "refined").prompts
+    shown = collect_examples(loaded.skipping, loaded.tokenizer, [item], VARIANTS, "refined").prompts
     (prompt,) = shown
     assert "".join(prompt.tokens) == "Zoë paid 3 € to Anna. 日本"
     assert {"ë", "€", "日", "本"} <= set(prompt.tokens)
@@ -84,12 +84,12 @@ def test_a_character_of_several_tokens_runs_as_many_blocks_as_these_do_on_averag
 
 
 def test_accuracy_by_group_is_that_of_its_items_in_natural_order(
-    loaded: LoadedModel, examples: list[EncodedExample], exhibits: Exhibits
+    loaded: LoadedModel, examples: list[EncodedExample], collected: ReportExamples
 ) -> None:
-    names = [group.group for group in exhibits.groups]
+    names = [group.group for group in collected.groups]
     assert names == sorted(set(names), key=lambda name: int(name.split()[1].split("-")[0]))
-    assert sum(group.n_items for group in exhibits.groups) == len(examples)
-    for group in exhibits.groups:
+    assert sum(group.n_items for group in collected.groups) == len(examples)
+    for group in collected.groups:
         own = QualitySet(loaded.skipping, [one for one in examples if one.group == group.group])
         assert list(group.accuracy) == list(group.interval) == list(VARIANTS)
         for name, (schedule, router) in VARIANTS.items():
@@ -107,29 +107,31 @@ def test_groups_come_in_natural_order() -> None:
 
 
 def test_disagreements_are_those_answered_differently_and_then_the_highest_kl(
-    loaded: LoadedModel, examples: list[EncodedExample], exhibits: Exhibits
+    loaded: LoadedModel, examples: list[EncodedExample], collected: ReportExamples
 ) -> None:
     quality = QualitySet(loaded.skipping, examples)
     dense, pruned = (quality.per_item(*VARIANTS[name]) for name in ("dense", "refined"))
     different = [one.choice != other.choice for one, other in zip(dense, pruned, strict=True)]
     order = sorted(range(len(examples)), key=lambda place: (different[place], pruned[place].kl), reverse=True)[:10]
     texts = [example.prompt for example in demo_examples("test", 30)]
-    assert [one.prompt for one in exhibits.disagreements] == [texts[place] for place in order]
-    for shown, place in zip(exhibits.disagreements, order, strict=True):
+    assert [one.prompt for one in collected.disagreements] == [texts[place] for place in order]
+    for shown, place in zip(collected.disagreements, order, strict=True):
         example = examples[place]
         said = [loaded.tokenizer.decode(choice).strip() for choice in example.continuations]
         assert (shown.kl, shown.group) == (pruned[place].kl, example.group)
         assert shown.expected == said[example.answer]
         assert (shown.dense, shown.pruned) == (said[dense[place].choice or 0], said[pruned[place].choice or 0])
-    assert exhibits.n_items == 30 and exhibits.n_disagreements == sum(different) > 0
+    assert collected.n_items == 30 and collected.n_disagreements == sum(different) > 0
     pairs = [(bool(one.right), bool(other.right)) for one, other in zip(dense, pruned, strict=True)]
-    assert (exhibits.n_lost, exhibits.n_won) == (pairs.count((True, False)), pairs.count((False, True)))
-    assert exhibits.n_lost > exhibits.n_won
+    assert (collected.n_lost, collected.n_won) == (pairs.count((True, False)), pairs.count((False, True)))
+    assert collected.n_lost > collected.n_won
 
 
-def test_kl_is_compared_item_by_item(loaded: LoadedModel, examples: list[EncodedExample], exhibits: Exhibits) -> None:
-    assert set(exhibits.kl_ratios) == {"uniform"}
-    low, high = exhibits.kl_ratios["uniform"]
+def test_kl_is_compared_item_by_item(
+    loaded: LoadedModel, examples: list[EncodedExample], collected: ReportExamples
+) -> None:
+    assert set(collected.kl_ratios) == {"uniform"}
+    low, high = collected.kl_ratios["uniform"]
     quality = QualitySet(loaded.skipping, examples)
     whole = {name: quality.evaluate(*VARIANTS[name]).kl for name in ("refined", "uniform")}
     assert low < whole["refined"] / whole["uniform"] < high
@@ -152,7 +154,7 @@ def test_kl_is_compared_item_by_item(loaded: LoadedModel, examples: list[Encoded
 
 def test_the_dense_model_does_not_disagree_with_itself(loaded: LoadedModel, examples: list[EncodedExample]) -> None:
     steps: list[None] = []
-    found = collect_exhibits(
+    found = collect_examples(
         loaded.skipping, loaded.tokenizer, examples[:9], VARIANTS, "dense", lambda: steps.append(None)
     )
     assert (found.disagreements, found.n_disagreements, found.n_lost, found.n_won, found.n_items) == ((), 0, 0, 0, 9)
@@ -163,7 +165,7 @@ def test_the_dense_model_does_not_disagree_with_itself(loaded: LoadedModel, exam
 def test_items_without_choices_are_compared_by_their_first_word_and_shown_as_greedy_text(loaded: LoadedModel) -> None:
     plain = encoded(loaded, [Example(one.prompt, one.completion, group="any") for one in demo_examples("test", 12)])
     steps: list[None] = []
-    found = collect_exhibits(loaded.skipping, loaded.tokenizer, plain, VARIANTS, "refined", lambda: steps.append(None))
+    found = collect_examples(loaded.skipping, loaded.tokenizer, plain, VARIANTS, "refined", lambda: steps.append(None))
     assert len(steps) == n_steps(12, len(VARIANTS))
     dense, pruned = (
         greedy_answers(loaded.skipping, loaded.tokenizer, plain, *VARIANTS[name]) for name in ("dense", "refined")
@@ -179,12 +181,12 @@ def test_items_without_choices_are_compared_by_their_first_word_and_shown_as_gre
 
 
 def test_where_there_are_choices_items_without_are_not_counted(
-    loaded: LoadedModel, examples: list[EncodedExample], exhibits: Exhibits
+    loaded: LoadedModel, examples: list[EncodedExample], collected: ReportExamples
 ) -> None:
     plain = encoded(loaded, [Example("Anna likes", " music", group="text")])
-    found = collect_exhibits(loaded.skipping, loaded.tokenizer, [*plain, *examples], VARIANTS, "refined")
-    assert found.n_items == 30 and found.n_disagreements == exhibits.n_disagreements
-    assert [group.group for group in found.groups] == [group.group for group in exhibits.groups]
+    found = collect_examples(loaded.skipping, loaded.tokenizer, [*plain, *examples], VARIANTS, "refined")
+    assert found.n_items == 30 and found.n_disagreements == collected.n_disagreements
+    assert [group.group for group in found.groups] == [group.group for group in collected.groups]
 
 
 def test_long_prompts_are_shown_only_if_there_are_no_others(
@@ -195,22 +197,22 @@ def test_long_prompts_are_shown_only_if_there_are_no_others(
     for longest, expected in [(lengths[9], lengths[9]), (lengths[1], lengths[3])]:
         monkeypatch.setattr("search.stages.examples._LONGEST_SHOWN", longest)
         ungrouped = [replace(example, group=None) for example in examples]
-        shown = collect_exhibits(loaded.skipping, loaded.tokenizer, ungrouped, few, "dense").prompts
+        shown = collect_examples(loaded.skipping, loaded.tokenizer, ungrouped, few, "dense").prompts
         assert len(shown) == 4 and max(len(prompt.tokens) for prompt in shown) == expected - 1
 
 
-def test_exhibits_come_back_from_the_database_as_they_were(exhibits: Exhibits) -> None:
+def test_examples_come_back_from_the_database_as_they_were(collected: ReportExamples) -> None:
     with StudyStore("sqlite://") as store:
         store.studies.create("one", {}, ("kl", "flops"))
-        store.results.keep_exhibits("one", exhibits)
-        assert store.results.exhibits("one") == exhibits
+        store.results.keep_examples("one", collected)
+        assert store.results.examples("one") == collected
 
 
 def test_missing_variants_and_items_are_errors(loaded: LoadedModel, examples: list[EncodedExample]) -> None:
     model, tokenizer = loaded.skipping, loaded.tokenizer
     with pytest.raises(SearchError, match="There is no variant 'static', only 'dense', 'uniform', 'refined'"):
-        collect_exhibits(model, tokenizer, examples, VARIANTS, "static")
+        collect_examples(model, tokenizer, examples, VARIANTS, "static")
     with pytest.raises(SearchError, match="There is no variant 'dense', only 'refined'"):
-        collect_exhibits(model, tokenizer, examples, {"refined": VARIANTS["refined"]}, "refined")
+        collect_examples(model, tokenizer, examples, {"refined": VARIANTS["refined"]}, "refined")
     with pytest.raises(DataError, match="nothing to evaluate"):
-        collect_exhibits(model, tokenizer, [], VARIANTS, "refined")
+        collect_examples(model, tokenizer, [], VARIANTS, "refined")

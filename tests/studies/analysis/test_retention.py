@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from studies import Measurement
 from studies.analysis.retention import chance_sentence, no_better_than_chance, paired_ratio_interval, retention_of
-from studies.records.records import Exhibits
-from tests.dashboards.records import DATA, EXHIBITS
+from studies.records.records import ReportExamples
+from tests.dashboards.records import DATA, EXAMPLES
 
 N = 200
 
@@ -66,16 +66,17 @@ def test_retention_needs_both_accuracies_and_its_interval_both_intervals() -> No
 
 
 def test_answers_item_by_item_make_the_interval_narrower() -> None:
-    apart, paired = retention_of(REFINED, DENSE), retention_of(REFINED, DENSE, EXHIBITS)
+    apart, paired = retention_of(REFINED, DENSE), retention_of(REFINED, DENSE, EXAMPLES)
     assert apart is not None and apart.interval is not None and paired is not None and paired.interval is not None
     assert paired.method == "item by item"
     assert apart.interval[0] < paired.interval[0] < 193 / 195 < paired.interval[1] < apart.interval[1]
 
 
 @pytest.mark.parametrize(
-    "seen", [None, Exhibits(), replace(EXHIBITS, n_items=150), replace(EXHIBITS, n_lost=30), replace(EXHIBITS, n_won=9)]
+    "seen",
+    [None, ReportExamples(), replace(EXAMPLES, n_items=150), replace(EXAMPLES, n_lost=30), replace(EXAMPLES, n_won=9)],
 )
-def test_counts_of_other_items_give_no_paired_interval(seen: Exhibits | None) -> None:
+def test_counts_of_other_items_give_no_paired_interval(seen: ReportExamples | None) -> None:
     assert retention_of(REFINED, DENSE, seen) == retention_of(REFINED, DENSE)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from studies import Measurement, Trial, TrialState
 from studies.analysis.shortened_prompt import measured_against_shortened_prompt, searched_against_shortened_prompt
-from studies.records.records import Exhibits
+from studies.records.records import ReportExamples
 from tests.studies.records import trial
 
 KL = st.floats(1e-4, 10.0)
@@ -42,8 +42,8 @@ def test_a_schedule_is_better_where_the_whole_interval_of_the_ratio_says_so(
 ) -> None:
     selected, uniform = pair(kl, uniform_kl)
     ratio = kl / uniform_kl
-    exhibits = Exhibits(kl_ratios={"uniform": (below * ratio, above * ratio)})
-    found = measured_against_shortened_prompt(selected, uniform, DENSE, exhibits)
+    examples = ReportExamples(kl_ratios={"uniform": (below * ratio, above * ratio)})
+    found = measured_against_shortened_prompt(selected, uniform, DENSE, examples)
     assert found is not None and found.is_better == (above * ratio < 1)
     verdict = "better" if found.is_better else "no better"
     assert found.sentence.startswith(
@@ -80,8 +80,8 @@ def test_a_ratio_of_two_like_schedules_is_called_no_better_and_of_a_better_one_b
         draws = rng.integers(200, size=(2000, 200))
         low, high = np.quantile(own[draws].sum(1) / other[draws].sum(1), [0.025, 0.975]).tolist()
         selected, uniform = pair(float(own.mean()), float(other.mean()))
-        exhibits = Exhibits(kl_ratios={"uniform": (low, high)})
-        found = measured_against_shortened_prompt(selected, uniform, DENSE, exhibits)
+        examples = ReportExamples(kl_ratios={"uniform": (low, high)})
+        found = measured_against_shortened_prompt(selected, uniform, DENSE, examples)
         assert found is not None and f"is {verdict} than" in found.sentence
 
 

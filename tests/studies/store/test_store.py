@@ -28,7 +28,7 @@ from studies import (
     front,
     load,
 )
-from studies.records.records import Disagreement, Exhibits, GroupAccuracy, RoutedPrompt
+from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt
 from studies.records.study_facts import ProfileRecord, StudyFacts
 from studies.records.trial import WorkSpan
 from studies.sql.location import database_file
@@ -130,9 +130,9 @@ def test_everything_else_comes_back_as_it_was_given(store: StudyStore) -> None:
     assert (summary.name, summary.n_trials, summary.model, summary.data) == ("one", 0, "x", "y")
 
 
-def test_exhibits_come_back_as_they_were_given_and_replace_those_before(store: StudyStore) -> None:
-    assert store.results.exhibits("one") is None
-    exhibits = Exhibits(
+def test_examples_come_back_as_they_were_given_and_replace_those_before(store: StudyStore) -> None:
+    assert store.results.examples("one") is None
+    examples = ReportExamples(
         prompts=(RoutedPrompt((" a", "b"), (2, 0), 2, " yes", " yes", " no"),),
         groups=(GroupAccuracy("near", 3, {"dense": 1.0}, {"dense": (0.4, 1.0)}),),
         disagreements=(Disagreement("<b>", " yes", " yes", " no", 1.5, "near"), Disagreement("", "", "", "", 0.0)),
@@ -141,9 +141,9 @@ def test_exhibits_come_back_as_they_were_given_and_replace_those_before(store: S
         n_items=3,
         kl_ratios={"uniform": (0.5, 0.75)},
     )
-    store.results.keep_exhibits("one", Exhibits())
-    store.results.keep_exhibits("one", exhibits)
-    assert store.results.exhibits("one") == exhibits
+    store.results.keep_examples("one", ReportExamples())
+    store.results.keep_examples("one", examples)
+    assert store.results.examples("one") == examples
 
 
 def test_an_evaluation_is_known_to_whoever_asks_for_the_same(store: StudyStore) -> None:

@@ -56,7 +56,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_table(
-        "exhibit",
+        "example",
         sa.Column("study_id", sa.Integer, sa.ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
         sa.Column("kind", sa.String(32), primary_key=True),
         sa.Column("content", sa.JSON, nullable=False),

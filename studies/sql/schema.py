@@ -165,7 +165,6 @@ evaluation = Table(
     Column("context", String(64), primary_key=True),
     Column("schedule", PackedFloats, primary_key=True),
     Column("metrics", JSON, nullable=False),
-    Column("seconds", sa.Float, nullable=False),
 )
 
 measurement = Table(

@@ -28,11 +28,11 @@ _AT_ONCE = 500
 
 def keep_evaluations(connection: Connection, context: str, trials: Iterable[Trial]) -> None:
     """Keeps the evaluations of trials that finished on the whole search set; part of a transaction."""
-    _keep(connection, [_row(context, trial.schedule, trial.metrics, trial.seconds) for trial in trials])
+    _keep(connection, [_row(context, trial.schedule, trial.metrics) for trial in trials])
 
 
-def _row(context: str, schedule: Sequence[float], metrics: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-    return {"context": context, "schedule": tuple(schedule), "metrics": dict(metrics), "seconds": seconds}
+def _row(context: str, schedule: Sequence[float], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    return {"context": context, "schedule": tuple(schedule), "metrics": dict(metrics)}
 
 
 def _keep(connection: Connection, rows: list[dict[str, Any]]) -> None:
@@ -68,4 +68,4 @@ class Evaluations(Part):
             schedule: Share of tokens skipped, one per block.
             metrics: Figures by name.
         """
-        self._database.write(lambda connection: _keep(connection, [_row(context, schedule, metrics, 0.0)]))
+        self._database.write(lambda connection: _keep(connection, [_row(context, schedule, metrics)]))

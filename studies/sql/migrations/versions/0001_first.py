@@ -23,7 +23,6 @@ def upgrade() -> None:
         sa.Column("context", sa.String(64), primary_key=True),
         sa.Column("schedule", sa.LargeBinary, primary_key=True),
         sa.Column("metrics", sa.JSON, nullable=False),
-        sa.Column("seconds", sa.Float, nullable=False),
     )
     op.create_table(
         "latency_profile",

@@ -54,13 +54,13 @@ from search.service.http.app import create_app
 from search.service.rules.settings import ServiceSettings
 from search.stages.candidates import best_at
 from search.stages.knee import why_no_front
-from search.stages.refine_rounds import Round
+from search.stages.refine_rounds import begun, ended
 from search.stages.select import select
 from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.warm_start import warm_trials
 from studies import StudyRecord, StudyState, Trial, TrialState, best_point, front, hypervolume
 from studies.pareto import FrontVolume, ParetoArchive, front_growth, reference_point, study_volume, usable_front
-from studies.records.study_facts import StudyFacts
+from studies.records.study_facts import Round, StudyFacts
 from studies.service.service_store import ServiceStore
 from tests.search.stages.test_select import DENSE, measured
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of
@@ -275,7 +275,7 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
             assert [history[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
             assert [growth.after(n + 1) for n in range(len(history))] == pytest.approx(history)
             half = [one for one in trials if one.is_comparable][: len(history) // 2]
-            one = Round(1, 0, 0).begun(0, measured.of(half)).ended(1, loaded.hypervolume())
+            one = ended(begun(Round(1, 0, 0), 0, measured.of(half)), 1, loaded.hypervolume())
             assert one.growth == front_growth(history[len(half) - 1] if half else 0.0, history[-1])
         study = optuna.load_study(study_name="one", storage=store.storage, sampler=DEAPSampler(4, seed=0))
         members = study.sampler._population(study).members  # type: ignore[attr-defined]

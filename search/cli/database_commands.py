@@ -21,7 +21,7 @@ Name = Annotated[
     str | None, typer.Option("--name", metavar="NAME", help="Only this study.", show_default="every study")
 ]
 
-db = typer.Typer(help="The schema of a database.", no_args_is_help=True, rich_markup_mode=None)
+db = typer.Typer(help="Show, check and upgrade the schema of a database.", no_args_is_help=True, rich_markup_mode=None)
 
 
 @db.command()

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.cli.options import AsJson, ConfigFile, Debug, Quiet, StudyName
+from search.cli.options import AsJson, ConfigFile, Debug, Name, Quiet, StudyName
 from search.cli.settings import GroupedCommand, with_settings
 from search.config.file import configured
 from search.config.run_config import SETTINGS
@@ -28,7 +28,7 @@ Server = Annotated[
 
 def submit_command(
     *,
-    name: Annotated[str, typer.Option("--name", help="Name of the new study.")],
+    name: Name,
     server: Server = DEFAULT_SERVER,
     config: ConfigFile = None,
     settings: Mapping[str, Any],

@@ -1,4 +1,4 @@
-"""The page that creates a study: a form whose fields are checked as they are left."""
+"""The page that creates a study: a form that checks each field after input."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class NewPage:
         return html.Div(
             [
                 html.H1("New study"),
-                html.P("What is left empty has its default, which is shown in grey.", className="soft"),
+                html.P("Empty fields have their defaults, which are shown in grey.", className="soft"),
                 html.Div(common, className="fields"),
                 html.Details([html.Summary("More settings"), html.Div(others, className="fields")]),
                 html.Div(id="new-said", role="alert", className="said"),
@@ -53,7 +53,7 @@ class NewPage:
         )
 
     def register(self, dash: Dash) -> None:
-        """Add the callbacks."""
+        """Adds the callbacks."""
         values = {"type": "field", "name": ALL}
         said = Output({"type": "field-said", "name": ALL}, "children")
         dash.callback(
@@ -68,7 +68,7 @@ class NewPage:
             State({"type": "field-said", "name": ALL}, "id"),
             prevent_initial_call=True,
         )(self._create)
-        # Dash's inputs take no attributes of this kind.
+        # Dash's inputs take no ARIA attributes.
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "described"),
             Output("new-described", "data"),
@@ -77,11 +77,7 @@ class NewPage:
         )
 
     def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that a form says: what is left empty is none.
-
-        Raises:
-            RefusedError: The text of a field is no number.
-        """
+        """The settings of a form, without empty fields; raises `RefusedError` for text that is not a number."""
         said: dict[str, Any] = {}
         for one in self._fields:
             value = values.get(one.name)
@@ -95,17 +91,17 @@ class NewPage:
         return said
 
     def check(self, values: Mapping[str, Any]) -> RefusedError | None:
-        """The first mistake in a form; None if there is none, as far as that can be told at once."""
+        """The first mistake in a form, as far as it can be checked at once; None if there is none."""
         try:
             settings = self.settings(values)
-            # Whoever has not got to the name yet knows that it is missing.
+            # A missing name is no mistake until the form is submitted.
             self._actions.check(str(settings.pop("name", "")) or "a-name", settings)
         except RefusedError as error:
             return error
         return None
 
     def create(self, values: Mapping[str, Any]) -> RefusedError | str:
-        """Create the study that a form says; its name, or what was wrong."""
+        """Creates the study of a form; returns its name, or the error."""
         if not self._is_editor():
             return RefusedError(NOT_AN_EDITOR)
         try:
@@ -162,7 +158,7 @@ def _labelled(field: FormField) -> html.Div | html.Fieldset:
     numeric = field.kind in ("integer", "number")
     control = dcc.Input(
         id=place,
-        # A number's own control swallows what is none: the form should say that instead.
+        # A number input would drop other text silently.
         type="text",
         inputMode="numeric" if numeric else "verbatim",
         placeholder=field.default,

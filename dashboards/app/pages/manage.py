@@ -1,13 +1,14 @@
-"""Stop, resume and delete: buttons for editors, and what becomes of pressing them."""
+"""Buttons of editors that stop, resume and delete studies, and their callbacks."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dash import html
+from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from dashboards.app.actions import Actions, RefusedError
+from dashboards.app.data_source import Watch
 from dashboards.app.parts import attributes
 from studies import StudiesError
 from studies.service.submissions import RunState
@@ -15,8 +16,84 @@ from studies.service.submissions import RunState
 NOT_AN_EDITOR = "Your token is a reader's: only editors may change studies."
 
 
-def buttons(name: str, state: RunState, kind: str = "act") -> list[html.Button]:
-    """Buttons for what may be done with a study as it stands; `kind` says whose callbacks hear of it."""
+class ManagingPage:
+    """A page with buttons that stop, resume and delete studies.
+
+    Args:
+        watch: Reads studies.
+        actions: Actions of editors.
+        is_editor: Tells whether the request comes from an editor.
+    """
+
+    # Begins the ids of the page's components that take part.
+    prefix = ""
+
+    def __init__(self, watch: Watch, actions: Actions, is_editor: Callable[[], bool]) -> None:
+        self._watch = watch
+        self._actions = actions
+        self._is_editor = is_editor
+
+    def press(self, what: str, name: str, more_trials: Any = None) -> tuple[Any, Any, Any, Any, bool]:
+        """The response to a button: a note, or a question that is asked first."""
+        if what == "delete":
+            return no_update, no_update, name, question(name), True
+        changes: dict[str, Any] = {}
+        if what == "resume" and str(more_trials or "").strip():
+            # Python reads no whole number of thousands of digits.
+            if not str(more_trials).strip()[:20].isdecimal() or len(str(more_trials).strip()) > 20:
+                return f"Trials is {more_trials!r}: expected a whole number.", no_update, no_update, no_update, False
+            changes["trials"] = int(str(more_trials).strip())
+        _, said = done(what, name, self._actions, self._is_editor, changes)
+        return said, said, no_update, no_update, False
+
+    def delete(self, n_clicks: int | None, name: str | None) -> tuple[Any, Any]:
+        """Deletes the study that was asked about; a note, and the value of the page's own output."""
+        if not n_clicks or name is None:
+            return no_update, no_update
+        return self._after_deletion(*done("delete", name, self._actions, self._is_editor))
+
+    def _after_deletion(self, was_done: bool, said: str) -> tuple[Any, Any]:
+        return said, said
+
+    def _controls(self) -> list[Any]:
+        """Components without a place of their own."""
+        return [
+            dcc.Store(id=f"{self.prefix}changed"),
+            dcc.Store(id=f"{self.prefix}to-delete"),
+            dcc.ConfirmDialog(id=f"{self.prefix}confirm"),
+        ]
+
+    def _buttons(self, name: str, state: RunState) -> list[html.Button]:
+        return buttons(name, state, f"{self.prefix}act") if self._is_editor() else []
+
+    def _register_buttons(self, dash: Dash, after_deletion: Output) -> None:
+        dash.callback(
+            Output(f"{self.prefix}said", "children"),
+            Output(f"{self.prefix}changed", "data"),
+            Output(f"{self.prefix}to-delete", "data"),
+            Output(f"{self.prefix}confirm", "message"),
+            Output(f"{self.prefix}confirm", "displayed"),
+            Input({"type": f"{self.prefix}act", "do": ALL, "study": ALL}, "n_clicks"),
+            State({"type": "more-trials", "of": ALL}, "value"),
+            prevent_initial_call=True,
+        )(self._pressed)
+        dash.callback(
+            Output(f"{self.prefix}said", "children", allow_duplicate=True),
+            after_deletion,
+            Input(f"{self.prefix}confirm", "submit_n_clicks"),
+            State(f"{self.prefix}to-delete", "data"),
+            prevent_initial_call=True,
+        )(self.delete)
+
+    def _pressed(self, _: list[int | None], more: list[Any]) -> tuple[Any, Any, Any, Any, Any]:
+        # Buttons that appear count as inputs, too.
+        if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
+            return no_update, no_update, no_update, no_update, no_update
+        return self.press(str(ctx.triggered_id["do"]), str(ctx.triggered_id["study"]), more[0] if more else None)
+
+
+def buttons(name: str, state: RunState, kind: str) -> list[html.Button]:
+    """Buttons for what may be done with a study in a state, of a kind that the callbacks of a page listen to."""
     doable = ["stop"] if state in (RunState.QUEUED, RunState.RUNNING) else []
     doable += ["resume", "delete"] if state.is_at_rest else []
     return [
@@ -34,17 +111,17 @@ def buttons(name: str, state: RunState, kind: str = "act") -> list[html.Button]:
 def done(
     what: str, name: str, actions: Actions, is_editor: Callable[[], bool], changes: Mapping[str, Any] | None = None
 ) -> tuple[bool, str]:
-    """Do what a button says.
+    """Does what a button says.
 
     Args:
-        what: "stop", "resume" or "delete".
-        name: The study.
-        actions: Do it.
-        is_editor: Tells whether an editor pressed it.
-        changes: Settings that change as it is resumed.
+        what: "stop", "resume" or "delete"; anything else is refused.
+        name: Name of the study.
+        actions: Actions of editors.
+        is_editor: Tells whether an editor pressed the button.
+        changes: Settings that change as the study is resumed.
 
     Returns:
-        Whether it was done, and what to say of it; anything else than the three is refused.
+        Success, and a note to show.
     """
     if not is_editor():
         return False, NOT_AN_EDITOR
@@ -60,7 +137,7 @@ def done(
             return True, f"{name}: deleted."
     except (RefusedError, StudiesError) as error:
         return False, str(error)
-    # Callbacks are requests like others: whoever sends one may write anything into it.
+    # Callbacks are requests, which may hold anything.
     return False, f"{name}: there is no {what!r}; expected stop, resume or delete. Nothing was done."
 
 

@@ -1,16 +1,15 @@
-"""The page of all studies: where they stand, and what may be done with them."""
+"""The page of all studies: their state, and buttons to manage them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
-from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import Dash, Input, Output, State, dcc, html, no_update
 
-from dashboards.app.actions import Actions
-from dashboards.app.data_source import Line, Watch
-from dashboards.app.pages.manage import buttons, done, question
+from dashboards.app.data_source import Line
+from dashboards.app.pages.manage import ManagingPage
 from dashboards.app.parts import alert, attributes, badge, complaint, nothing, study_address
 from studies import StudiesError
 from studies.records.objectives import objective
@@ -21,19 +20,8 @@ _EVERY_MS = 2000
 _HEADINGS = ("study", "state", "progress", "trials/s", "best point", "run by", "")
 
 
-class StudiesPage:
-    """All studies.
-
-    Args:
-        watch: Reads them.
-        actions: Actions of editors.
-        is_editor: Tells whether the request comes from an editor.
-    """
-
-    def __init__(self, watch: Watch, actions: Actions, is_editor: Callable[[], bool]) -> None:
-        self._watch = watch
-        self._actions = actions
-        self._is_editor = is_editor
+class StudiesPage(ManagingPage):
+    """All studies."""
 
     def layout(self, _: str) -> Any:
         """The page."""
@@ -50,83 +38,45 @@ class StudiesPage:
                 html.Div(id="said", role="status", className="said"),
                 html.Div(shown, id="studies"),
                 dcc.Store(id="studies-seen", data=seen),
-                dcc.Store(id="to-delete"),
-                dcc.Store(id="studies-changed"),
-                dcc.ConfirmDialog(id="confirm"),
+                *self._controls(),
                 dcc.Interval(id="studies-interval", interval=_EVERY_MS),
             ]
         )
 
     def register(self, dash: Dash) -> None:
-        """Add the callbacks."""
+        """Adds the callbacks."""
         dash.callback(
             Output("studies", "children"),
             Output("studies-seen", "data"),
             Input("studies-interval", "n_intervals"),
-            Input("studies-changed", "data"),
+            Input("changed", "data"),
             State("studies-seen", "data"),
             prevent_initial_call=True,
         )(self.rows)
-        dash.callback(
-            Output("said", "children"),
-            Output("studies-changed", "data"),
-            Output("to-delete", "data"),
-            Output("confirm", "message"),
-            Output("confirm", "displayed"),
-            Input({"type": "act", "do": ALL, "study": ALL}, "n_clicks"),
-            prevent_initial_call=True,
-        )(self._pressed)
-        dash.callback(
-            Output("said", "children", allow_duplicate=True),
-            Output("studies-changed", "data", allow_duplicate=True),
-            Input("confirm", "submit_n_clicks"),
-            State("to-delete", "data"),
-            prevent_initial_call=True,
-        )(self.delete)
+        self._register_buttons(dash, Output("changed", "data", allow_duplicate=True))
 
     def rows(self, n: int | None, _: Any, seen: str | None) -> tuple[Any, Any]:
-        """The table, unless it would be the same as before."""
+        """The table, if it has changed."""
         try:
             lines, runners = self._watch.lines(), self._watch.runners()
         except StudiesError as error:
             return alert(complaint(error)), None
         content = self._content(lines, runners)
-        # Rows that stay as they are keep the focus of whoever moves through them with keys.
+        # Unchanged rows keep the keyboard focus.
         now = sha256(repr(content).encode()).hexdigest()
         return (no_update, no_update) if now == seen else (content, now)
 
-    def press(self, what: str, name: str) -> tuple[Any, Any, Any, Any, bool]:
-        """The answer to a button: a note, or a question that is asked first."""
-        if what == "delete":
-            return no_update, no_update, name, question(name), True
-        _, said = done(what, name, self._actions, self._is_editor)
-        return said, said, no_update, no_update, False
-
-    def delete(self, n_clicks: int | None, name: str | None) -> tuple[Any, Any]:
-        """Delete what was asked about."""
-        if not n_clicks or name is None:
-            return no_update, no_update
-        _, said = done("delete", name, self._actions, self._is_editor)
-        return said, said
-
-    def _pressed(self, _: list[int | None]) -> tuple[Any, Any, Any, Any, Any]:
-        # Buttons that appear count as inputs, too.
-        if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
-            return no_update, no_update, no_update, no_update, no_update
-        return self.press(str(ctx.triggered_id["do"]), str(ctx.triggered_id["study"]))
-
     def _content(self, lines: Sequence[Line], runners: Sequence[RunnerRecord]) -> Any:
-        is_editor = self._is_editor()
         if not lines:
-            first: list[Any] = ["Nobody has begun one yet. "]
-            first += [dcc.Link("Create the first one", href="/new"), "."] if is_editor else []
+            first: list[Any] = ["There is none yet. "]
+            first += [dcc.Link("Create the first one", href="/new"), "."] if self._is_editor() else []
             return nothing("No studies", first)
         idle = sum(runner.study is None for runner in runners)
-        words = f"{len(runners)} runner{'s' * (len(runners) != 1)}, {idle} idle" if runners else "No runner is there"
+        words = f"{len(runners)} runner{'s' * (len(runners) != 1)}, {idle} idle" if runners else "No runner is running"
         table = html.Table(
             [
                 html.Thead(html.Tr([html.Th(heading, scope="col") for heading in _HEADINGS])),
-                html.Tbody([self._row(line, is_editor) for line in lines]),
+                html.Tbody([self._row(line) for line in lines]),
             ],
             className="studies",
         )
@@ -134,7 +84,7 @@ class StudiesPage:
         hint = ": studies wait until one is started with `ftp-search runner`." if waiting else "."
         return [html.Div(table, className="scroll"), html.P(words + hint, className="soft")]
 
-    def _row(self, line: Line, is_editor: bool) -> html.Tr:
+    def _row(self, line: Line) -> html.Tr:
         summary, speed = line.summary, line.figures.get("trials_per_s")
         runs = line.state in (RunState.RUNNING, RunState.STOPPING)
         cells: list[Any] = [
@@ -147,7 +97,7 @@ class StudiesPage:
             f"{speed:.3g}" if runs and speed is not None else "–",
             _best(line),
             _runner(line),
-            html.Div(buttons(summary.name, line.state) if is_editor else [], className="acts"),
+            html.Div(self._buttons(summary.name, line.state), className="acts"),
         ]
         return html.Tr(
             [html.Td(cell, **attributes(data_label=heading)) for heading, cell in zip(_HEADINGS, cells, strict=True)]

@@ -1,18 +1,18 @@
-"""The page of one study: its head, its views, and what keeps them live."""
+"""The page of one study: its head, and its live views."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dash import ALL, ClientsideFunction, Dash, Input, Output, State, ctx, dcc, html, no_update
+from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
 from dashboards.analysis.tables import duration
 from dashboards.app.actions import Actions
 from dashboards.app.data_source import Standing, Watch
 from dashboards.app.frame import NAMESPACE
 from dashboards.app.pages.explore import Exploring
-from dashboards.app.pages.manage import buttons, done, question
+from dashboards.app.pages.manage import ManagingPage
 from dashboards.app.parts import alert, answer, attributes, badge, complaint, graph, nothing
 from dashboards.app.view_state import looks, register_looks
 from dashboards.app.views import FIGURES, Views
@@ -22,7 +22,7 @@ from studies.records.objectives import objective
 from studies.service.submissions import RunState
 
 _EVERY_MS = 2000
-# Value and words of each view.
+# Value and label of each view.
 VIEWS: Mapping[str, str] = {
     "front": "Front",
     "schedules": "Schedules",
@@ -33,19 +33,13 @@ VIEWS: Mapping[str, str] = {
 }
 
 
-class StudyPage:
-    """One study.
+class StudyPage(ManagingPage):
+    """One study."""
 
-    Args:
-        watch: Reads it.
-        actions: Actions of editors.
-        is_editor: Tells whether the request comes from an editor.
-    """
+    prefix = "study-"
 
     def __init__(self, watch: Watch, actions: Actions, is_editor: Callable[[], bool]) -> None:
-        self._watch = watch
-        self._actions = actions
-        self._is_editor = is_editor
+        super().__init__(watch, actions, is_editor)
         self._exploring = Exploring(watch)
         self._views = Views(watch)
 
@@ -105,16 +99,14 @@ class StudyPage:
                 *(dcc.Store(id=f"{place}-drawn") for place in FIGURES),
                 dcc.Store(id="study", data=name),
                 dcc.Store(id="version", data=version),
-                dcc.Store(id="study-changed"),
-                dcc.Store(id="study-to-delete"),
-                dcc.ConfirmDialog(id="study-confirm"),
+                *self._controls(),
                 dcc.Location(id="study-url", refresh="callback-nav"),
                 dcc.Interval(id="study-interval", interval=_EVERY_MS),
             ]
         )
 
     def register(self, dash: Dash) -> None:
-        """Add the callbacks."""
+        """Adds the callbacks."""
         dash.callback(
             Output("version", "data"),
             Output("study-head", "children"),
@@ -132,63 +124,24 @@ class StudyPage:
             Input("view", "value"),
             State({"type": "panel", "view": ALL}, "id"),
         )
-        dash.callback(
-            Output("study-said", "children"),
-            Output("study-changed", "data"),
-            Output("study-to-delete", "data"),
-            Output("study-confirm", "message"),
-            Output("study-confirm", "displayed"),
-            Input({"type": "study-act", "do": ALL, "study": ALL}, "n_clicks"),
-            State("study", "data"),
-            State({"type": "more-trials", "of": ALL}, "value"),
-            prevent_initial_call=True,
-        )(self._pressed)
-        dash.callback(
-            Output("study-said", "children", allow_duplicate=True),
-            Output("study-url", "href"),
-            Input("study-confirm", "submit_n_clicks"),
-            State("study-to-delete", "data"),
-            prevent_initial_call=True,
-        )(self.delete)
+        self._register_buttons(dash, Output("study-url", "href"))
         self._exploring.register(dash)
         self._views.register(dash)
 
     def look(self, _: int | None, __: Any, name: str, version: str | None) -> tuple[Any, Any, Any]:
-        """News of the study: its version, the head, and what is wrong."""
+        """Changes of the study: its version, its head, and an error."""
         try:
             now = self._watch.version(name)
             if now == version:
                 return no_update, no_update, None
             return now, self._head(self._watch.standing(name)), None
         except StudiesError as error:
-            # Whatever of the page could not be read meanwhile is read once it has a version again.
+            # Without a version, the page is read again once the database answers.
             is_away = isinstance(error, StorageError) and version is not None
             return None if is_away else no_update, no_update, alert(complaint(error))
 
-    def press(self, what: str, name: str, more_trials: Any) -> tuple[Any, Any, Any, Any, bool]:
-        """The answer to a button: a note, or a question that is asked first."""
-        if what == "delete":
-            return no_update, no_update, name, question(name), True
-        changes: dict[str, Any] = {}
-        if what == "resume" and str(more_trials or "").strip():
-            # Python reads no whole number of thousands of digits.
-            if not str(more_trials).strip()[:20].isdecimal() or len(str(more_trials).strip()) > 20:
-                return f"Trials is {more_trials!r}: expected a whole number.", no_update, no_update, no_update, False
-            changes["trials"] = int(str(more_trials).strip())
-        _, said = done(what, name, self._actions, self._is_editor, changes)
-        return said, said, no_update, no_update, False
-
-    def delete(self, n_clicks: int | None, name: str | None) -> tuple[Any, Any]:
-        """Delete what was asked about, and go back to the list."""
-        if not n_clicks or name is None:
-            return no_update, no_update
-        was_done, said = done("delete", name, self._actions, self._is_editor)
+    def _after_deletion(self, was_done: bool, said: str) -> tuple[Any, Any]:
         return said, "/" if was_done else no_update
-
-    def _pressed(self, _: list[int | None], name: str, more: list[Any]) -> tuple[Any, Any, Any, Any, Any]:
-        if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
-            return no_update, no_update, no_update, no_update, no_update
-        return self.press(str(ctx.triggered_id["do"]), name, more[0] if more else None)
 
     def _head(self, standing: Standing) -> list[Any]:
         study, submission = standing.study, standing.submission
@@ -200,19 +153,17 @@ class StudyPage:
             facts.append(f"{standing.figures['trials_per_s']:.3g} trials/s")
         spent = sum(one.seconds or 0.0 for one in standing.stages)
         facts += [f"{duration(spent)} in stages that have ended"] if spent else []
-        acts: list[Any] = []
-        if self._is_editor():
-            acts += buttons(study.name, standing.state, "study-act")
-            if standing.state.is_at_rest:
-                more = dcc.Input(
-                    id={"type": "more-trials", "of": "study"},
-                    type="text",
-                    inputMode="numeric",
-                    placeholder=str(config.get("trials", "")),
-                    maxLength=10,
-                    autoComplete="off",
-                )
-                acts.insert(0, html.Label([html.Span("trials"), more], className="small"))
+        acts: list[Any] = [*self._buttons(study.name, standing.state)]
+        if acts and standing.state.is_at_rest:
+            more = dcc.Input(
+                id={"type": "more-trials", "of": "study"},
+                type="text",
+                inputMode="numeric",
+                placeholder=str(config.get("trials", "")),
+                maxLength=10,
+                autoComplete="off",
+            )
+            acts.insert(0, html.Label([html.Span("trials"), more], className="small"))
         error = None if submission is None else submission.error
         return [
             html.Div([html.H1(study.name), badge(standing.state)], className="title"),

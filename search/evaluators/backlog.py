@@ -1,4 +1,4 @@
-"""Which task goes to which worker: the one that shares most with what the worker evaluated lately.
+"""Assigns to each worker the task that shares most with its recent ones.
 
 The hidden states after block i depend only on `s_0 ... s_i`, so a worker that remembers them computes the less of a
 schedule, the longer the prefix that it shares with one of those before.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from search.evaluators import Task
 
-# How many of a worker's latest tasks count: about as many as a prefix cache of common size holds.
+# Tasks of a worker that count as recent: about as many as a common prefix cache holds.
 RECENT = 32
 
 _Prefix = tuple[int, tuple[float, ...]]
@@ -34,8 +34,8 @@ class Backlog:
     tasks; of equally long ones the oldest. A task that has been passed over `patience` times goes first.
 
     Args:
-        patience: How many younger tasks at most may go before a task.
-        recent: How many of a worker's latest tasks count.
+        patience: Most younger tasks that may overtake a task.
+        recent: Number of recent tasks of a worker.
     """
 
     def __init__(self, patience: int, recent: int = RECENT) -> None:
@@ -53,7 +53,7 @@ class Backlog:
         return len(self._returned) + len(self._waiting)
 
     def add(self, task: Task) -> None:
-        """Let a task wait."""
+        """Adds a task."""
         number, self._n_added = self._n_added, self._n_added + 1
         waiting = _Waiting(task, _prefixes(task), self._n_taken, len(self._waiting))
         self._waiting[number] = waiting
@@ -61,7 +61,7 @@ class Backlog:
             self._by_prefix.setdefault(prefix, {})[number] = None
 
     def give_back(self, tasks: Iterable[Task]) -> None:
-        """Let tasks that had been taken wait again, ahead of all others."""
+        """Returns taken tasks, ahead of all others."""
         self._returned.extend(tasks)
 
     def take(self, worker: Hashable) -> Task | None:
@@ -86,11 +86,11 @@ class Backlog:
         return task
 
     def forget(self, worker: Hashable) -> None:
-        """Count nothing that a worker evaluated so far: it is gone, or remembers nothing."""
+        """Forgets the recent tasks of a worker that is gone or was restarted."""
         self._recent.pop(worker, None)
 
     def _passed_over(self, oldest: int) -> int:
-        """How many younger tasks went before the oldest one: all that went since it came, but for the older ones."""
+        """Number of younger tasks that overtook the oldest one."""
         waiting = self._waiting[oldest]
         return self._n_taken - waiting.n_taken - waiting.n_older
 

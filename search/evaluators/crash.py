@@ -1,8 +1,8 @@
-"""What Ray's errors say of why something ended."""
+"""Causes of death in Ray's errors."""
 
 from __future__ import annotations
 
-# Of Ray's texts on the death of a process: what only those have that do not know why, and what comes before the gist.
+# Parts of Ray's texts on deaths: found only where the cause is unknown, and found before the cause.
 KERNEL, _DETAIL = "OOM killer", "Worker exit detail: "
 
 

@@ -1,4 +1,4 @@
-"""Evaluates schedules in this process."""
+"""Evaluation of schedules in this process."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from search.evaluators import Evaluation, Task
 from search.problem.fidelities import part_ends
 
 _Result = TypeVar("_Result")
-# There is no other one, unless a pool says which it is.
+# A pool replaces it by the number of the worker.
 _WORKER = "0"
-# What torch's allocators say on CPUs and GPUs, where they do not raise an error of its own type.
+# Messages of torch's allocators that raise no error of their own type.
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
@@ -39,10 +39,10 @@ class LocalEvaluator:
         model: The model.
         examples: The search set.
         fidelities: Shares of the set, ascending and ending with 1, at which its parts end.
-        router: Names the kept tokens; it must not change.
-        choices: Whether to score multiple-choice items, too, for the metric `accuracy`.
+        router: Router, which must not change; None for the static one.
+        choices: True to score multiple-choice items, too, for the metric `accuracy`.
         batch_size: Prompts in a batch.
-        prefix_bytes: Most memory for what schedules can share; 0 shares nothing.
+        prefix_bytes: Most memory for hidden states that schedules share; 0 shares none.
 
     Attributes:
         batch_size: Prompts in a batch now.
@@ -89,7 +89,7 @@ class LocalEvaluator:
         return [self.evaluate(self._waiting.popleft())] if self._waiting else []
 
     def evaluate(self, task: Task) -> Evaluation:
-        """Figures of a schedule on one part of the set; a schedule that fails comes back with its error."""
+        """Evaluates a schedule on one part of the set; a failure is part of the evaluation."""
         started, began_at = time.perf_counter(), time.time()
         try:
             quality, blocks_run, blocks_reused = self._within_memory(lambda: self._compare(task))
@@ -119,12 +119,6 @@ class LocalEvaluator:
             began_at=began_at,
         )
 
-    def known_blocks(self, task: Task) -> int:
-        """How many of the task's first blocks need not run."""
-        if not self._sets:
-            return 0
-        return self._prefixes.longest(self._sets[task.part].scope(self._router, self._choices), task.schedule)
-
     def close(self) -> None:
         """See `Evaluator.close`."""
         self._waiting.clear()
@@ -142,10 +136,7 @@ class LocalEvaluator:
         return quality, store.blocks_run - run, store.blocks_reused - reused
 
     def _within_memory(self, compute: Callable[[], _Result]) -> _Result:
-        """Compute in ever smaller batches until memory suffices; out of memory is an error if nothing is left to give.
-
-        What was computed in larger batches is computed anew, as figures of other batches differ by rounding.
-        """
+        """Halves batches until memory suffices; what was computed in larger ones differs by rounding and is dropped."""
         while True:
             try:
                 return compute()
@@ -161,7 +152,7 @@ class LocalEvaluator:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory did not suffice."""
+    """True for errors of insufficient memory."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)

@@ -22,11 +22,11 @@ _kept: list[str | None] = []
 
 @contextmanager
 def cluster(address: str | None, n_cpus: int) -> Iterator[None]:
-    """Keep one Ray up for all pools and tunings inside, each of which would else start its own; inside another: that.
+    """Context that keeps one Ray up for all pools and tunings inside; contexts inside it share that Ray.
 
     Args:
-        address: Of a cluster to join, `auto` or `host:port`; None for a Ray of this process alone. That of a pool
-            inside then does not count.
+        address: Address of a cluster to join, `auto` or `host:port`, instead of the addresses of pools inside; None for
+            a Ray of this process alone.
         n_cpus: Cores that a Ray of this process counts on.
 
     Raises:
@@ -45,7 +45,7 @@ def cluster(address: str | None, n_cpus: int) -> Iterator[None]:
 
 
 def start_ray(address: str | None, n_cpus: int) -> bool:
-    """Start or join Ray, unless one is kept up; says whether others may ask it for cores, too. See `cluster`."""
+    """Starts or joins Ray, unless one is kept up; True if its cores are shared with others. See `cluster`."""
     if _kept:
         return _kept[0] is not None
     check_address(address)
@@ -85,12 +85,12 @@ def start_ray(address: str | None, n_cpus: int) -> bool:
 
 
 def stop_ray() -> None:
-    """End or leave Ray, unless it is kept up."""
+    """Ends or leaves Ray, unless it is kept up."""
     if not _kept:
         ray.shutdown()
         _let_ray_print(True)
 
 
 def _let_ray_print(is_allowed: bool) -> None:
-    """Whether Ray may write of dead workers to the standard output, which is the caller's, and knows of them."""
+    """Allows or forbids Ray to report dead workers on standard output."""
     ray._private.worker._worker_logs_enabled = is_allowed

@@ -49,11 +49,11 @@ class RayPool:
 
     Args:
         setup: Makes the workers.
-        n_workers: How many on CPUs, with one core each.
-        address: Of a cluster to join, `auto` or `host:port`; None for a Ray of this process alone.
-        n_gpu_workers: How many on GPUs.
+        n_workers: Number of workers on CPUs, with one core each.
+        address: Address of a cluster to join, `auto` or `host:port`; None for a Ray of this process alone.
+        n_gpu_workers: Number of workers on GPUs.
         gpu_share: Share of a GPU that each of these takes.
-        trial_timeout_s: How long a task may run.
+        trial_timeout_s: Time limit of a task in seconds; None for no limit.
         on_ready: Called whenever a worker has loaded.
 
     Raises:
@@ -177,7 +177,7 @@ class RayPool:
         stop_ray()
 
     def _fitting(self, n_workers: int) -> int:
-        """As many workers as were asked for, or as this machine is given at most."""
+        """The number of workers, limited to what this machine can run."""
         most = n_workers if self._on_cluster else min(n_workers, most_on_this_machine())
         if most < n_workers:
             _log.warning("%d workers are asked for; on this machine's cores there are %d at most", n_workers, most)
@@ -201,7 +201,7 @@ class RayPool:
         self._backlog.patience = 2 * max(1, len(self._handles))
 
     def _start(self, handle: WorkerHandle) -> None:
-        """Start a worker for a handle that has none, or none any more."""
+        """Starts or restarts a worker."""
         if handle.actor is not None:
             _kill(handle.actor)
         if handle.device == "cuda":
@@ -224,7 +224,7 @@ class RayPool:
         reference.future().add_done_callback(lambda future: self._events.put((call, future, time.monotonic())))
 
     def _feed(self, handles: list[WorkerHandle]) -> None:
-        """Give tasks to workers that have room, first to those that have nothing to do."""
+        """Gives tasks to workers with room, idle ones first."""
         for n_calls in range(_IN_ACTOR):
             for handle in handles:
                 if handle.takes_tasks and len(handle.calls) <= n_calls:
@@ -237,7 +237,7 @@ class RayPool:
                     self._call(handle, task, handle.actor.evaluate.remote(data))
 
     def _handle(self, call: Call, future: Future[Any], moment: float, results: list[Evaluation]) -> None:
-        """Take in that a call has ended, and add to the results."""
+        """Handles the end of a call, and adds to the results."""
         handle, error = call.handle, future.exception()
         if call not in handle.calls:
             return
@@ -288,7 +288,7 @@ class RayPool:
         self._replace(handle, others)
 
     def _replace(self, handle: WorkerHandle, untouched: list[Call]) -> None:
-        """Start another worker for a handle, and give tasks that had not begun to others."""
+        """Restarts a worker, and returns tasks that it had not begun to the backlog."""
         self._backlog.give_back(call.task for call in untouched if call.task is not None)
         if handle.is_leaving:
             self._remove(handle)
@@ -307,14 +307,14 @@ class RayPool:
             self._start(handle)
 
     def _next_deadline(self) -> float | None:
-        """When the first of the tasks that run now has had its time."""
+        """Earliest time limit of a running task, by the monotonic clock."""
         if self._trial_timeout_s is None:
             return None
         begun = (handle.changed for handle in self._handles if handle.is_at_work)
         return min((moment + self._trial_timeout_s for moment in begun), default=None)
 
     def _end_overdue(self, results: list[Evaluation]) -> None:
-        """Replace workers whose task has had its time."""
+        """Replaces workers whose task exceeded the time limit."""
         limit = self._trial_timeout_s
         if limit is None:
             return
@@ -329,7 +329,7 @@ class RayPool:
             self._replace(handle, others)
 
     def _check_alive(self) -> None:
-        """Raise an error when no worker is left, or when setting up has failed in each, and often enough."""
+        """Raises an error if no worker is left, or if the setup fails in all of them."""
         refused = [handle.refused_starts for handle in self._handles]
         if not self._handles or (all(refused) and sum(refused) >= _MAX_STARTS):
             raise EvaluationError(f"No worker could start: {self._cause}")
@@ -341,7 +341,7 @@ def _kill(actor: Any) -> None:
 
 
 def _wanted_memory(death: Exception) -> bool:
-    """Whether a worker died for want of memory, as far as one can tell.
+    """True if a worker probably ran out of memory.
 
     A kernel that ends it for that leaves no more than a broken connection. So do other sudden ends; Ray's text for them
     all names that kernel among the causes.

@@ -1,4 +1,4 @@
-"""A model in a form that several processes can use without each having a copy of its weights."""
+"""Models whose weights several processes share."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from search.errors import EvaluationError
 
-# Its hooks cannot be pickled, and nobody in a worker asks for what they capture.
+# Its hooks cannot be pickled, and workers do not need what they capture.
 _CAPTURING = "transformers.utils.output_capturing"
 
 
@@ -67,7 +67,7 @@ class _TensorPickler(pickle.Pickler):
         self._known: dict[int, tuple[Tensor, Any]] = {}
 
     def persistent_id(self, value: Any) -> Any:
-        """What stands for a tensor; None for all else."""
+        """The key of a tensor; None for any other value."""
         if not isinstance(value, Tensor):
             return None
         if id(value) not in self._known:
@@ -78,18 +78,18 @@ class _TensorPickler(pickle.Pickler):
         return self._known[id(value)][1]
 
     def reducer_override(self, value: Any) -> Any:
-        """Leave out what transformers hooks into a model that was once asked for its attentions or hidden states."""
+        """Leaves out the hooks by which transformers captures attentions and hidden states."""
         if isinstance(value, FunctionType) and value.__module__ == _CAPTURING:
             return _hook_of_nothing, ()
         return NotImplemented
 
 
 def _hook_of_nothing() -> Callable[..., None]:
-    return _hear_nothing
+    return _ignore
 
 
-def _hear_nothing(*_: Any) -> None:
-    """A hook that changes nothing."""
+def _ignore(*_: Any) -> None:
+    pass
 
 
 class _TensorUnpickler(pickle.Unpickler):
@@ -99,7 +99,7 @@ class _TensorUnpickler(pickle.Unpickler):
         self._tensors: dict[int, Tensor] = {}
 
     def persistent_load(self, key: Any) -> Tensor:
-        """The tensor that a key stands for."""
+        """The tensor of a key."""
         place, dtype, shape, is_parameter, requires_grad = key
         if place not in self._tensors:
             with warnings.catch_warnings():

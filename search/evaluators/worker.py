@@ -1,4 +1,4 @@
-"""What runs in a process of its own and evaluates tasks."""
+"""Workers: processes that evaluate tasks."""
 
 from __future__ import annotations
 
@@ -13,35 +13,34 @@ class Worker(Protocol):
     """Evaluates one task at a time."""
 
     def evaluate(self, task: Task) -> Evaluation:
-        """What is found out about a task."""
+        """Evaluates a task; a failure is part of the evaluation."""
 
 
 class WorkerSetup(Protocol):
-    """Makes workers; pickled to each of their processes. Its numpy arrays lie in memory that all of a node share."""
+    """Makes workers; pickled to each of their processes, with numpy arrays in memory that a node shares."""
 
     def start(self, device: str, halvings: int) -> Worker:
-        """Make the worker of this process.
+        """Makes the worker of this process.
 
         Args:
             device: `cpu` or `cuda`.
-            halvings: How many workers before it, in the same place, died for want of memory: batches should be halved
-                so many times.
+            halvings: Number of times to halve batches: its predecessors that ran out of memory.
         """
 
 
 class WorkerProcess:
-    """What such a process is called by. The torch of a worker is its own affair: nothing here imports it."""
+    """Entry points of a worker process; imports no torch."""
 
     def __init__(self) -> None:
         self._worker: Worker | None = None
 
     def start(self, setup: WorkerSetup, device: str, halvings: int) -> str:
-        """Make the worker; gives the name of its machine."""
+        """Makes the worker, and returns the name of its machine."""
         self._worker = setup.start(device, halvings)
         return socket.gethostname()
 
     def evaluate(self, task: bytes) -> bytes:
-        """Evaluate a pickled task; gives a pickled evaluation.
+        """Evaluates a pickled task, and returns a pickled evaluation.
 
         Ray hands bytes on as they are, while its own pickling of such objects takes several times longer than this.
         """
@@ -49,4 +48,4 @@ class WorkerProcess:
         return pickle.dumps(self._worker.evaluate(pickle.loads(task)), pickle.HIGHEST_PROTOCOL)
 
     def ping(self) -> None:
-        """Give a sign of life."""
+        """Returns at once, as a sign of life."""

@@ -1,4 +1,4 @@
-"""Workers as a pool knows them, and the calls that they hold."""
+"""Workers as a pool sees them, and the calls that they hold."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Call:
 
     Attributes:
         handle: Handle of the worker.
-        task: What it is to evaluate; None for a call that starts it or sees whether it lives.
-        reference: Ray's, of the result.
-        death: What Ray said, if the worker died first.
+        task: Task to evaluate; None for a start or a sign of life.
+        reference: Ray's reference to the result.
+        death: Ray's error, if the worker died first.
     """
 
     handle: WorkerHandle
@@ -29,21 +29,21 @@ class Call:
 
 @dataclass(eq=False)
 class WorkerHandle:
-    """A worker of a pool, or the one that replaces it.
+    """A worker of a pool and its replacements.
 
     Attributes:
         device: `cpu` or `cuda`.
-        number: Its number in the pool, which its workers have one after the other.
-        host: Name of the machine that its worker is on; empty where all are on one.
-        halvings: How many of its workers died for want of memory.
-        failed_starts: How many of the last starts failed.
-        refused_starts: How many of these ended with an error of the setup, which is likely to come again.
+        number: Number in the pool, which replacements keep.
+        host: Name of the worker's machine; empty where all workers share one.
+        halvings: Number of workers that ran out of memory.
+        failed_starts: Number of failed starts in a row.
+        refused_starts: Number of those that failed with an error of the setup, which is likely to recur.
         actor: Ray's handle of the worker.
-        is_ready: Whether it has loaded.
-        is_dying: Whether a call has told of its death, and others have not yet.
-        is_leaving: Whether it ends when it has done what it holds.
-        calls: What it holds, in the order in which it does it.
-        changed: When its first call became the first, or when it became idle, by the monotonic clock.
+        is_ready: True once it has loaded.
+        is_dying: True once one call, but not every one, has reported its death.
+        is_leaving: True if it ends after its present calls.
+        calls: Calls in the order of their execution.
+        changed: Time by the monotonic clock at which its first call became the first, or at which it became idle.
     """
 
     device: str
@@ -61,21 +61,15 @@ class WorkerHandle:
 
     @property
     def worker(self) -> str:
-        """What its worker is called in trials."""
+        """Name of the worker in trials."""
         return f"{self.number} on {self.host}" if self.host else str(self.number)
 
     def named(self, evaluation: Evaluation) -> Evaluation:
-        """An evaluation that came from its worker."""
+        """An evaluation with the name of the worker."""
         return replace(evaluation, worker=self.worker)
 
     def failed(self, task: Task, error: str, ended: float) -> Evaluation:
-        """What becomes of its first call's task, if no evaluation came back.
-
-        Args:
-            task: The task.
-            error: What went wrong.
-            ended: When, by the monotonic clock.
-        """
+        """The failed evaluation of its first call's task; `ended` is a time of the monotonic clock."""
         seconds = max(0.0, ended - self.changed)
         # The worker cannot say any more when it began.
         began_at = time.time() - (time.monotonic() - ended) - seconds
@@ -83,10 +77,10 @@ class WorkerHandle:
 
     @property
     def takes_tasks(self) -> bool:
-        """Whether it may be given tasks."""
+        """True if it accepts tasks."""
         return self.is_ready and not self.is_dying and not self.is_leaving
 
     @property
     def is_at_work(self) -> bool:
-        """Whether it runs a call, other than its start."""
+        """True while it runs a call other than its start."""
         return self.is_ready and not self.is_dying and len(self.calls) > 0

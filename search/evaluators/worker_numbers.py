@@ -1,4 +1,4 @@
-"""How many workers are asked for, and whether there can be so many."""
+"""Checks of the number of workers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ _PER_CORE = 4
 
 
 def check_numbers(n_workers: int, n_gpu_workers: int) -> None:
-    """Refuse to do without workers.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """Raises `ConfigError` if there are no workers."""
     if n_workers < 0 or n_gpu_workers < 0 or n_workers + n_gpu_workers == 0:
         raise ConfigError(
             f"{n_workers} workers on CPUs and {n_gpu_workers} on GPUs evaluate nothing: give at least one of them."
@@ -23,20 +19,12 @@ def check_numbers(n_workers: int, n_gpu_workers: int) -> None:
 
 
 def most_on_this_machine() -> int:
-    """Workers on CPUs that one machine is given at most: with more, they wait for each other and for memory."""
+    """Most CPU workers of one machine: more would wait for each other and for memory."""
     return _PER_CORE * (os.cpu_count() or 1)
 
 
 def check_fit(n_workers: int, address: str | None) -> None:
-    """Refuse far more workers on CPUs than this machine has cores.
-
-    Args:
-        n_workers: How many.
-        address: Of the cluster that they are on; None for this machine.
-
-    Raises:
-        ConfigError: They are too many.
-    """
+    """Raises `ConfigError` if this machine has far fewer cores than workers; a cluster's `address` waives the check."""
     most = most_on_this_machine()
     if address is None and n_workers > most:
         raise ConfigError(
@@ -46,10 +34,10 @@ def check_fit(n_workers: int, address: str | None) -> None:
 
 
 def check_gpus(n_gpu_workers: int, gpu_share: float, n_gpus: int) -> None:
-    """Refuse workers on GPUs that are not there: Ray would wait for them for ever.
+    """Checks that the GPUs suffice, for which Ray would wait for ever.
 
     Raises:
-        ConfigError: The share of each is none.
+        ConfigError: The share of each worker is invalid.
         EvaluationError: The GPUs do not suffice.
     """
     if n_gpu_workers == 0:

@@ -1,4 +1,4 @@
-"""What a worker needs before its first task: the model and the search set."""
+"""Sends the model and the search set to workers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,10 @@ from search.evaluators.shared_model import SharedModel
 
 
 class ModelSetup:
-    """Makes evaluators of one model and one search set; see `LocalEvaluator` for what is not said here.
+    """Makes evaluators of one model and one search set, with the arguments of `LocalEvaluator`.
 
-    Made in the process that has the model, and pickled to those of the workers, whose models lie over the memory that
-    the pickle's arrays are in (see `SharedModel`).
-
-    Args:
-        model: The model.
-        examples: The search set.
-        fidelities: Shares of the search set at which its parts end.
-        router: Names the kept tokens; None for the static router.
-        choices: Whether to score multiple-choice items, too.
-        batch_size: Prompts in a batch.
-        prefix_bytes: Most memory of each worker for what schedules can share.
+    Made in the process that has the model, and pickled to the workers, whose weights lie in the shared memory of the
+    pickle's arrays (see `SharedModel`).
 
     Raises:
         EvaluationError: The model cannot be pickled.
@@ -53,12 +44,7 @@ class ModelSetup:
         self._prefix_bytes = prefix_bytes
 
     def start(self, device: str, halvings: int) -> LocalEvaluator:
-        """Load the model.
-
-        Args:
-            device: Where it shall run.
-            halvings: How often to halve batches and the memory for what schedules share, for want of memory.
-        """
+        """See `WorkerSetup.start`; halves the memory for shared work, too."""
         if device == "cpu":
             # A worker has one core; more threads than that would fight with the other workers.
             torch.set_num_threads(1)

@@ -1,18 +1,24 @@
-"""Models that learn nothing: independent grid indices, and a quasi-random sequence."""
+"""Models that learn nothing: independent draws, a quasi-random sequence, and a grid."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import random
 
 import numpy as np
 
+from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
+from search.problem.trial import GridIndices
 from search.proposers.model_proposer import Draft, draw_seed
 from studies import Trial
 
+_MOST_POINTS = 10_000
+
 
 class UniformModel:
-    """Draws every block on its own, all grid indices alike."""
+    """Uniform and independent grid indices."""
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         self._space = space
@@ -26,7 +32,7 @@ class UniformModel:
 
 
 class SobolModel:
-    """A scrambled Sobol sequence: trial n gets its point n, and a point of another scrambling for each repeat."""
+    """Scrambled Sobol sequence: trial n gets point n, repeats the points n of other scramblings."""
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         self._space = space
@@ -46,3 +52,52 @@ class SobolModel:
 
     def tell(self, trial: Trial) -> None:
         """Learn nothing."""
+
+
+class GridModel:
+    """Even grid; each point is proposed once, in an order that follows from the seed.
+
+    Unlike in Optuna's grid sampler, trials of all proposers count as visits, and equal repaired points count once.
+
+    Args:
+        space: Space of schedules. Each free block gets as many sparsities as keep the grid small.
+        seed: Seed of the order.
+
+    Raises:
+        ConfigError: Even with two sparsities per block there are too many points.
+    """
+
+    def __init__(self, space: ScheduleSpace, seed: int) -> None:
+        n_free = len(space.free_blocks)
+        n_sparsities = min(space.top + 1, math.floor(_MOST_POINTS ** (1 / n_free) + 1e-9))
+        if n_sparsities < 2:
+            raise ConfigError(
+                f"A grid over {n_free} blocks has at least {2**n_free} points: expected at most {_MOST_POINTS}, so at "
+                f"most {math.floor(math.log2(_MOST_POINTS))} blocks that may skip. Choose another proposer, or keep "
+                "more blocks dense."
+            )
+        steps = [round(space.top * place / (n_sparsities - 1)) for place in range(n_sparsities)]
+        rng = random.Random(f"{seed}/grid")
+        points: dict[GridIndices, None] = {}
+        for free in itertools.product(steps, repeat=n_free):
+            indices = [0] * space.n_blocks
+            for block, index in zip(space.free_blocks, free, strict=True):
+                indices[block] = index
+            points[space.repair(indices, rng)] = None
+        self._space = space
+        self._points = list(points)
+        rng.shuffle(self._points)
+        self._places = {point: place for place, point in enumerate(self._points)}
+        self._unvisited = set(self._places.values())
+
+    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
+        """See `ScheduleModel.propose`: the first unvisited point from place `number` on; None if there is none."""
+        n = len(self._points)
+        ahead = (place % n for place in range(number, number + n))
+        place = next(itertools.islice((place for place in ahead if place in self._unvisited), repeats, None), None)
+        return None if place is None else Draft([self._points[place][block] for block in self._space.free_blocks])
+
+    def tell(self, trial: Trial) -> None:
+        """See `ScheduleModel.tell`: marks the point as visited."""
+        if (place := self._places.get(self._space.grid_indices(trial.schedule))) is not None:
+            self._unvisited.discard(place)

@@ -1,4 +1,4 @@
-"""Proposers by name. Libraries behind them are loaded when one is made, so that names can be listed without."""
+"""Proposers by name; the libraries behind them are loaded when one is made."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
 from search.proposers import Proposer
-from search.proposers.sampler_text import SamplerText, parts_of
+from search.proposers.model_proposer import ModelProposer
+from search.proposers.named_sampler import SamplerText, check_sampler, named_sampler, parts_of
 
 ProposerFactory = Callable[[ScheduleSpace, int], Proposer]
 """Makes a proposer from a space of schedules and a seed."""
 
 PORTFOLIO_NAME = "portfolio"
-# What `portfolio` stands for: proposers that find different things.
+# Proposers that complement each other.
 PORTFOLIO = ("deap", "evopress", "additive", "tpe", "cmaes")
 _NAME = re.compile(r"[\w.-]{1,64}")
 # Proposers that learn from ablations of blocks, also outside the space.
 _LEARN_FROM_ABLATIONS = frozenset({"additive"})
 
-
-# Where proposers are, and models that become proposers.
+# Modules and names of proposers, and of models behind a `ModelProposer`.
 _CLASSES = {
     "deap": "genetic:GeneticProposer",
     "evopress": "evopress:EvoPressProposer",
@@ -32,13 +32,13 @@ _CLASSES = {
 }
 _MODELS = {
     "tpe": "optuna_sampler:ParzenModel",
-    "gp": "optuna_sampler:GaussianProcessModel",
-    "nsga2": "optuna_sampler:NSGAIIModel",
-    "nsga3": "optuna_sampler:NSGAIIIModel",
+    "gp": "optuna_sampler:gaussian_process_model",
+    "nsga2": "optuna_sampler:nsga2_model",
+    "nsga3": "optuna_sampler:nsga3_model",
     "cmaes": "cma:CmaModel",
     "qmc": "blind:SobolModel",
     "random": "blind:UniformModel",
-    "grid": "grid:GridModel",
+    "grid": "blind:GridModel",
 }
 
 
@@ -48,8 +48,6 @@ def _made(name: str, space: ScheduleSpace, seed: int) -> Proposer:
 
 
 def _modelled(name: str, space: ScheduleSpace, seed: int) -> Proposer:
-    from search.proposers.model_proposer import ModelProposer
-
     model = _loaded(_MODELS[name])(space, seed) if space.free_blocks and space.top else None
     return ModelProposer(name, space, seed, model)
 
@@ -67,7 +65,7 @@ _registered: dict[str, ProposerFactory] = {}
 
 
 def register_proposer(name: str, factory: ProposerFactory) -> None:
-    """Make a proposer of one's own known in this process, for `sampler` of `RunConfig` to name.
+    """Registers a custom proposer in this process, for `sampler` of `RunConfig` to name.
 
     A study keeps the name alone: a process that resumes its search registers the proposer first.
 
@@ -118,18 +116,18 @@ def proposer_names(names: str) -> tuple[str, ...]:
 
 
 def is_proposer(name: str) -> bool:
-    """Whether trials of this name were proposed, and not planned as every search does at its beginning."""
+    """True for the name of a proposer; False for schedules that every search begins with."""
     return name in PROPOSERS or name in _registered or ":" in name
 
 
 def check_shipped(names: str) -> None:
-    """Refuse proposers that are not of the program: naming a sampler's module would have it executed.
+    """Refuses proposers that are not shipped with the program: naming a sampler's module would have it executed.
 
     Args:
         names: See `proposer_names`.
 
     Raises:
-        ConfigError: One is named.
+        ConfigError: Such a proposer is named.
     """
     for name in parts_of(names):
         if name != PORTFOLIO_NAME and name not in PROPOSERS:
@@ -137,7 +135,7 @@ def check_shipped(names: str) -> None:
 
 
 def check_samplers(names: str) -> None:
-    """Load the samplers that a list names, and have them propose a few schedules, before there is any to evaluate.
+    """Loads the named samplers and has each propose a few schedules, before any is evaluated.
 
     Args:
         names: See `proposer_names`.
@@ -147,20 +145,11 @@ def check_samplers(names: str) -> None:
     """
     for name in proposer_names(names):
         if ":" in name:
-            from search.proposers.named_sampler import check_sampler
-
             check_sampler(name)
 
 
 def learn_from_ablations(names: str) -> bool:
-    """Whether one of the proposers that a list names learns from `ScheduleSpace.ablations`.
-
-    Args:
-        names: See `proposer_names`.
-
-    Raises:
-        ConfigError: See `proposer_names`.
-    """
+    """True if one of the named proposers learns from `ScheduleSpace.ablations`; see `proposer_names`."""
     return not _LEARN_FROM_ABLATIONS.isdisjoint(proposer_names(names))
 
 
@@ -181,8 +170,6 @@ def make_proposers(names: str, space: ScheduleSpace, seed: int) -> list[Proposer
 def make_proposer(name: str, space: ScheduleSpace, seed: int) -> Proposer:
     """The proposer of one name, see `make_proposers`."""
     if ":" in name:
-        from search.proposers.named_sampler import named_sampler
-
         return named_sampler(name, space, seed)
     return (PROPOSERS.get(name) or _registered[name])(space, seed)
 

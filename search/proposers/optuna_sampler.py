@@ -1,4 +1,4 @@
-"""An adapter around Optuna's samplers: one study in memory, which outcomes of all proposers enter alike."""
+"""Adapter for Optuna's samplers: a study in memory that holds the trials of all proposers."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ from studies import Trial
 SamplerFactory = Callable[[int], BaseSampler]
 """Makes a sampler from a seed."""
 
-# Trials that TPE holds at most: it takes time linear in them.
+# Most trials that TPE holds: its time is linear in them.
 _MOST = 600
-# Trials to know before TPE says more than a random schedule does.
+# Trials told before TPE proposes.
 _FIRST_TPE = 16
 # Share of TPE's proposals that keep the first blocks of a good schedule.
 _HEAD_RATE = 0.9
-# Members of a population, and trials that breeding holds at most.
+# Members of a population, and most trials that breeding holds.
 _POPULATION = 16
 _MOST_BRED = 128
 
 
 class SamplerModel:
-    """Asks an Optuna sampler for one parameter per block that may skip: its grid index.
+    """Asks an Optuna sampler for one parameter per free block: its grid index.
 
-    Each proposal and each trial told gets a sampler of its own, seeded by the trial, and what is asked is not kept: so
-    proposals follow from the outcomes told, the seed and the number. A sampler must find what it knows in the study,
-    as one of many processes that share a study does. Trials enter the study as finished trials. Where a sampler
-    leaves attributes on the trials that it is asked for (genetic algorithms note their generation), they bear these,
-    too.
+    Each request and each trial told gets a new sampler, seeded by the trial, so that proposals follow from the trials
+    told, the seed and the number. A sampler must therefore find its state in the study, as if several processes shared
+    it. Samplers that leave attributes on the trials they fill in (genetic algorithms note the generation) find these
+    on the trials told, too.
 
-    Constraint violations, of which low fidelity is one, are the trials' constraints from the first one on that breaks
-    any: samplers take longer over constraints, and those that are always kept teach nothing.
+    The constraint violation, which includes low fidelity, is a constraint from the first trial on that has one:
+    samplers take longer with constraints.
 
     Args:
         space: Space of schedules.
         seed: Seed of all random choices.
         make: Makes the sampler.
-        first: Trials to know before the sampler is asked.
-        most: Trials that the study holds at most; see `TrialMemory`.
-        most_repeats: How often the sampler is asked again for one trial.
-        real: Whether parameters take any value between the steps, which repair rounds.
-        marks: Whether outcomes must bear the sampler's attributes; None to find out.
+        first: Trials told before the sampler is asked.
+        most: Size of the study; see `TrialMemory`.
+        most_repeats: Further requests for one trial.
+        real: True for real parameters, which repair rounds.
+        generation: Number of consecutive trials with equal sampler attributes; 0 where none are needed, None to find
+            out.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class SamplerModel:
         most: int = _MOST,
         most_repeats: int | None = None,
         real: bool = False,
-        marks: bool | None = None,
+        generation: int | None = None,
     ) -> None:
         self._space = space
         self._seed = seed
         self._make = make
         self._first = first
         self._most_repeats = most_repeats
-        self._marks = marks
+        self._generation = generation
         self._memory = TrialMemory(most)
         self._is_constrained = False
         self._study: optuna.Study | None = None
@@ -94,8 +94,8 @@ class SamplerModel:
             if self._study is None:
                 self._rebuild()
             asked = self._ask(seed)
-            if self._marks is None and asked.system_attrs:
-                self._marks = True
+            if self._generation is None and asked.system_attrs:
+                self._generation = 1
                 self._rebuild()
                 asked = self._ask(seed)
         return Draft([asked.params[name] for name in self._parameters])
@@ -112,7 +112,7 @@ class SamplerModel:
                 self._add(trial)
 
     def _ask(self, seed: int) -> FrozenTrial:
-        """A trial that the sampler filled in, and that counts for nothing."""
+        """A failed trial that the sampler filled in."""
         assert self._study is not None
         self._study.sampler = self._make(seed)
         return self._study.tell(self._study.ask(self._parameters), state=TrialState.FAIL)
@@ -135,15 +135,15 @@ class SamplerModel:
                 distributions=self._parameters,
                 values=trial.values,
                 constraints={"violation": trial.total_violation} if self._is_constrained else {},
-                system_attrs=self._attributes,
+                system_attrs=dict(self._attributes),  # a trial adds its constraints
             )
         )
         self._n_told += 1
         self._look_ahead()
 
     def _look_ahead(self) -> None:
-        """Note the attributes of the next trial: they follow from what was told, and not from who asks first."""
-        if self._marks:
+        """Notes the attributes of the next trials, which must follow from those told alone."""
+        if self._generation and self._n_told % self._generation == 0:
             seed = draw_seed(random.Random(f"{self._seed}/told/{self._n_told}"))
             self._attributes = self._ask(seed).system_attrs
 
@@ -151,10 +151,8 @@ class SamplerModel:
 class ParzenModel(SamplerModel):
     """Multi-objective TPE (Ozaki et al. 2022) under constraints (Watanabe and Hutter 2022).
 
-    Blocks are modelled jointly where the overall sparsity is given, as there each takes what others give, and one by
-    one where it is not, which is Optuna's default for several objectives. Then most proposals keep the first blocks of
-    one of the best outcomes: what is drawn for the others fits to them better than to blocks drawn apart, and
-    evaluators need not compute them again.
+    Blocks are modelled jointly at a target sparsity, and else one by one, Optuna's default for several objectives. Most
+    proposals then keep the first blocks of one of the best trials, which need not be computed again and fit together.
 
     Args:
         space: Space of schedules.
@@ -167,7 +165,7 @@ class ParzenModel(SamplerModel):
         def make(seed: int) -> BaseSampler:
             return TPESampler(seed=seed, n_startup_trials=1, multivariate=self._is_joint, constant_liar=False)
 
-        super().__init__(space, seed, make, first=_FIRST_TPE, marks=False)
+        super().__init__(space, seed, make, first=_FIRST_TPE, generation=0)
 
     def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
         """See `ScheduleModel.propose`."""
@@ -180,33 +178,30 @@ class ParzenModel(SamplerModel):
 
 
 class _Crossover(UniformCrossover):
-    """Optuna's default crossover, which remembers the parents that it crossed last: [parents, blocks]."""
+    """Optuna's default crossover, with the parents that it crossed last: `[parents, blocks]`."""
 
     crossed: NDArray[np.float64] | None = None
 
-    def crossover(
-        self,
-        parents_params: NDArray[np.float64],
-        rng: np.random.RandomState,
-        study: optuna.Study,
-        search_space_bounds: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
+    def crossover(self, parents_params: NDArray[np.float64], *args: Any) -> NDArray[np.float64]:
         self.crossed = parents_params
-        return super().crossover(parents_params, rng, study, search_space_bounds)
+        return super().crossover(parents_params, *args)
 
 
-class NSGAIIModel(SamplerModel):
-    """NSGA-II (Deb et al. 2002): as many outcomes as the population has members are a generation.
+class BreedingModel(SamplerModel):
+    """NSGA-II (Deb et al. 2002) or NSGA-III (Deb and Jain 2014); names the parents of its proposals.
 
     Args:
         space: Space of schedules.
         seed: Seed of all random choices.
+        sampler: Class of the sampler.
     """
 
-    sampler: type[NSGAIISampler] | type[NSGAIIISampler] = NSGAIISampler
+    def __init__(self, space: ScheduleSpace, seed: int, sampler: type[NSGAIISampler] | type[NSGAIIISampler]) -> None:
+        def make(seed: int) -> BaseSampler:
+            self._crossover = _Crossover()
+            return sampler(seed=seed, population_size=_POPULATION, crossover=self._crossover)
 
-    def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        super().__init__(space, seed, self._made, first=_POPULATION, most=_MOST_BRED, marks=True)
+        super().__init__(space, seed, make, first=_POPULATION, most=_MOST_BRED, generation=_POPULATION)
 
     def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
         """See `ScheduleModel.propose`; a child of no crossover names no parents."""
@@ -221,39 +216,33 @@ class NSGAIIModel(SamplerModel):
             parents.append(tuple(indices))
         return Draft(draft.grid_indices, tuple(dict.fromkeys(parents)))
 
-    def _made(self, seed: int) -> BaseSampler:
-        self._crossover = _Crossover()
-        return self.sampler(seed=seed, population_size=_POPULATION, crossover=self._crossover)
+
+def nsga2_model(space: ScheduleSpace, seed: int) -> SamplerModel:
+    """NSGA-II."""
+    return BreedingModel(space, seed, NSGAIISampler)
 
 
-class NSGAIIIModel(NSGAIIModel):
-    """NSGA-III (Deb and Jain 2014), as `NSGAIIModel`."""
+def nsga3_model(space: ScheduleSpace, seed: int) -> SamplerModel:
+    """NSGA-III."""
+    return BreedingModel(space, seed, NSGAIIISampler)
 
-    sampler = NSGAIIISampler
 
+def gaussian_process_model(space: ScheduleSpace, seed: int) -> SamplerModel:
+    """Expected hypervolume improvement under Gaussian processes, fitted to the front and the latest trials.
 
-class GaussianProcessModel(SamplerModel):
-    """Expected hypervolume improvement under Gaussian processes, fitted to a front and the latest outcomes.
-
-    It is climbed over real numbers: over whole ones Optuna searches block by block, far slower. Time is cubic in the
-    outcomes, and an answer takes about a second.
-
-    Args:
-        space: Space of schedules.
-        seed: Seed of all random choices.
+    Parameters are real: over whole numbers Optuna searches block by block, far slower. Time is cubic in the trials; a
+    proposal takes about a second.
     """
 
-    def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        super().__init__(space, seed, _gp_sampler, first=10, most=128, most_repeats=2, real=True, marks=False)
+    def make(seed: int) -> BaseSampler:
+        return GPSampler(seed=seed, n_startup_trials=1)
 
-
-def _gp_sampler(seed: int) -> BaseSampler:
-    return GPSampler(seed=seed, n_startup_trials=1)
+    return SamplerModel(space, seed, make, first=10, most=128, most_repeats=2, real=True, generation=0)
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keeps Optuna's notes on experimental arguments and new studies from the user, and its settings as they were."""
+    """Silences Optuna's logs and warnings; its settings are restored."""
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:

@@ -13,8 +13,7 @@ from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices
 from search.proposers.catalogue import check_samplers, make_proposers, proposer_names
-from search.proposers.named_sampler import sampler_factory
-from search.proposers.sampler_text import SamplerText
+from search.proposers.named_sampler import SamplerText, sampler_factory
 from search.proposers.testing import told_of
 from studies import Trial
 

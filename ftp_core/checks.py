@@ -1,4 +1,7 @@
-"""Checks of what a user hands in, before any work starts."""
+"""Checks of a user's input, before any work starts.
+
+Shapes: B rows, L tokens of a row, D hidden width.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,12 @@ def check_finite(model: PreTrainedModel) -> None:
 
 
 def is_plain(weight: object) -> bool:
-    """Whether a weight is an ordinary tensor in memory, and neither quantised by a class of its own nor offloaded."""
+    """True if a weight is an ordinary tensor in memory, neither quantised by a class of its own nor offloaded."""
     return type(weight) in (Tensor, nn.Parameter) and not weight.is_meta  # type: ignore[attr-defined]
 
 
 def check_finite_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
-    """Raise `ModelError` if a weight is NaN or infinite; names the first one.
-
-    Args:
-        weights: Weights with their names; those that are not plain are passed over.
-    """
+    """Raise `ModelError` if a plain weight is NaN or infinite; names the first one."""
     for name, tensor in weights:
         # Numbers of one byte have a scale of their own, or no infinity.
         if not is_plain(tensor) or tensor.numel() == 0 or tensor.dtype.itemsize == 1:
@@ -42,17 +41,12 @@ def check_finite_weights(weights: Iterable[tuple[str, Tensor]]) -> None:
             )
 
 
-def check_prompts(real: Tensor, context: int) -> None:
-    """Raise `DataError` for prompts without a token, or too long for the model.
-
-    Args:
-        real: True for tokens, False for padding `[B, L]`.
-        context: Tokens that the model reads at once.
-    """
-    n_rows, width = real.shape
+def check_prompts(real_BL: Tensor, context: int) -> None:
+    """Raise `DataError` for prompts without a token, or longer than the context; padding is False."""
+    n_rows, width = real_BL.shape
     if n_rows == 0 or width == 0:
         raise DataError(f"The prompts are empty (shape {n_rows} x {width}): give at least one token.")
-    check_lengths(real.sum(1).tolist(), context)
+    check_lengths(real_BL.sum(1).tolist(), context)
 
 
 def check_lengths(lengths: Sequence[int], context: int) -> None:
@@ -68,11 +62,7 @@ def check_lengths(lengths: Sequence[int], context: int) -> None:
 
 
 def checked_router(router: Any) -> Router:
-    """What was given as a router.
-
-    Raises:
-        ModelError: It is none, perhaps the name or the class of one.
-    """
+    """The router; raises `ModelError` if it is none, perhaps the name or the class of one."""
     if isinstance(router, type) or not callable(getattr(router, "keep", None)):
         raise ModelError(f"{router!r} is no router: give an object such as StaticRouter(), or a distilled one.")
     checked: Router = router
@@ -80,11 +70,7 @@ def checked_router(router: Any) -> Router:
 
 
 def checked_keep_first(n_tokens: Any) -> int:
-    """How many tokens at the beginning of prompts shall be protected.
-
-    Raises:
-        ScheduleError: It is no whole number from 0.
-    """
+    """The number of protected tokens; raises `ScheduleError` if it is no whole number from 0."""
     if type(n_tokens) is not int or n_tokens < 0:  # not isinstance: True is an int
         raise ScheduleError(
             f"keep_first is {n_tokens!r}, but must be a whole number from 0: tokens at the beginning of every prompt "
@@ -94,17 +80,10 @@ def checked_keep_first(n_tokens: Any) -> int:
 
 
 def check_input(ids: Tensor | None, embeddings: Tensor | None, cache: Cache | None, vocabulary: int) -> None:
-    """Check the input of a forward pass.
-
-    Args:
-        ids: `[B, L]`.
-        embeddings: Instead of `ids` `[B, L, D]`.
-        cache: Of an earlier pass.
-        vocabulary: How many tokens the model knows.
+    """Check the input of a forward pass: ids `[B, L]` or embeddings `[B, L, D]`, behind an earlier pass's cache.
 
     Raises:
-        DataError: There is not one of the two, it has another shape, or a prompt has a token that the model does not
-            know.
+        DataError: Not exactly one is given, it has another shape, or a prompt has a token beyond the vocabulary.
     """
     if (ids is None) == (embeddings is None):
         raise DataError("Give either input_ids or inputs_embeds.")
@@ -112,7 +91,7 @@ def check_input(ids: Tensor | None, embeddings: Tensor | None, cache: Cache | No
         _check_shape("inputs_embeds", embeddings, "B, L, D")
         return
     _check_shape("input_ids", ids, "B, L")
-    # Not of tokens behind a prompt: on a GPU the question would take as long as many a block takes for one token.
+    # Not for tokens behind a prompt: on a GPU the check would take as long as a block takes for one token.
     if ids.numel() == 0 or (cache is not None and cache.get_seq_length() > 0):
         return
     lowest, highest = (int(end) for end in ids.aminmax())

@@ -1,4 +1,4 @@
-"""Errors of the core: each says what was wrong, what was expected, and what to do."""
+"""Errors of the core; texts say what was wrong, what was expected, and what to do."""
 
 
 class CoreError(Exception):

@@ -19,12 +19,12 @@ def kept_count(sparsity: float, length: int) -> int:
         sparsity: Share of tokens that skip the block.
         length: Real (not padding) tokens of the row.
     """
-    # The product of a decimal share is off by an ulp either way; without the slack ceil(0.55 * 20) would be 12.
+    # The product may be off by an ulp; without the slack ceil(0.55 * 20) would be 12.
     return max(1, math.ceil((1.0 - sparsity) * length - 1e-9))
 
 
 def _number(index: int, value: Any) -> float:
-    # A text may say a number, but whoever hands in texts has not read what they come from.
+    # Texts of numbers are refused, too: their source was not parsed.
     if not isinstance(value, str | bytes):
         try:
             return float(value)
@@ -66,11 +66,7 @@ class SparsitySchedule(tuple[float, ...]):
 
     @classmethod
     def of(cls, values: Sequence[float]) -> SparsitySchedule:
-        """One share per block as a schedule; a schedule is taken as it is.
-
-        Raises:
-            ScheduleError: See the class.
-        """
+        """One share per block as a schedule; a schedule is returned as it is."""
         return values if isinstance(values, cls) else cls(values)
 
     @classmethod

@@ -1,1 +1,1 @@
-"""What figures and tables are drawn from: columns, intervals, selections."""
+"""Columns, intervals and selections behind figures and tables."""

@@ -204,7 +204,7 @@ class ReportData:
 
     @property
     def next_steps(self) -> list[NextStep]:
-        """What to do with the results."""
+        """Commands to run next."""
         is_finished = self.state == StudyState.FINISHED.value
         wanted = self.study.config.get("trials", len(self.trials))
         return next_steps(self.study, is_finished, self.selected, self.against_shortened_prompt, wanted)

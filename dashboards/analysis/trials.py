@@ -133,7 +133,7 @@ class Found:
             places: Places to choose from, of trials that have both; None for all comparable ones.
             x_range: Visible range of stored values; None for everything.
             y_range: The same upwards.
-            floor: Where a logarithmic axis upwards begins, at which everything lower is drawn; None for a linear one.
+            floor: Lower end of a logarithmic axis upwards, at which everything lower is drawn; None for a linear one.
         """
         places = self.drawable(x, y) if places is None else places
         across, upwards = self.values(x)[places], self.values(y)[places]

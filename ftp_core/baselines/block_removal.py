@@ -1,7 +1,7 @@
-"""The baseline of depth pruning: whole blocks are removed, for all tokens alike.
+"""Depth pruning as a baseline: removes the blocks that change hidden states least, for all tokens.
 
-What is removed is chosen without a search, as ShortGPT does (Men et al. 2024, arXiv 2403.03853): the blocks that change
-hidden states least.
+Blocks are chosen without a search, as in ShortGPT (Men et al. 2024, arXiv 2403.03853). Shapes: B rows, L tokens of a
+row, D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,21 +29,16 @@ from ftp_core.text.encoding import PromptBatch
 
 @torch.inference_mode()
 def block_influence(model: SkippingModel, prompts: PromptBatch) -> tuple[float, ...]:
-    """How much each block changes hidden states: 1 - E[cos(x_i, x_{i+1})] over tokens (arXiv 2403.03853, equation 1).
-
-    Args:
-        model: The model.
-        prompts: What to run through it `[B, L]`, padded right.
-    """
+    """Change of hidden states by each block: 1 - E[cos(x_i, x_{i+1})] over tokens (arXiv 2403.03853, equation 1)."""
     prompts = prompts.to(model.device)
-    real = torch.arange(prompts.ids.shape[1], device=model.device) < prompts.lengths[:, None]
+    real_BL = torch.arange(prompts.ids.shape[1], device=model.device) < prompts.lengths[:, None]
     influence: list[float] = []
 
     def observe(index: int, call: BlockCall) -> Tensor:
-        behind = call.run(call.hidden)
-        similarity = cosine_similarity(call.hidden.float(), behind.float(), dim=-1)
-        influence.append(1.0 - float(similarity[real].mean()))
-        return behind
+        behind_BLD = call.run(call.hidden)
+        similarity_BL = cosine_similarity(call.hidden.float(), behind_BLD.float(), dim=-1)
+        influence.append(1.0 - float(similarity_BL[real_BL].mean()))
+        return behind_BLD
 
     # Padding stands last, where causality hides it from every token.
     model.run(observe, prompts.ids, use_cache=False)
@@ -51,11 +46,7 @@ def block_influence(model: SkippingModel, prompts: PromptBatch) -> tuple[float, 
 
 
 def least_influential(influence: Sequence[float], n_removed: int) -> tuple[int, ...]:
-    """The blocks to remove, ascending: those of least influence, of equal ones the earlier.
-
-    Args:
-        influence: Of each block, see `block_influence`.
-        n_removed: How many.
+    """The blocks of least influence, ascending; of equal ones the earlier.
 
     Raises:
         ScheduleError: There are not so many blocks, or none would remain.
@@ -68,28 +59,13 @@ def least_influential(influence: Sequence[float], n_removed: int) -> tuple[int, 
 
 
 def flops_without_blocks(model: SkippingModel, n_removed: int, batch: int, length: int, new_tokens: int = 0) -> float:
-    """Floating-point operations of the dense model with so many blocks removed; they all count alike.
-
-    Args:
-        model: The model.
-        n_removed: How many are removed.
-        batch: Rows.
-        length: Tokens in each prompt.
-        new_tokens: Tokens decoded behind it.
-    """
+    """Floating-point operations of the dense model with so many blocks removed, which all count alike."""
     dense = FlopsCounter(model).count(SparsitySchedule.uniform(0.0, model.n_blocks), batch, length, new_tokens)
     return float(dense.head + (dense.total - dense.head) * (model.n_blocks - n_removed) / model.n_blocks)
 
 
 def blocks_removed_at(model: SkippingModel, schedule: Sequence[float], batch: int, length: int) -> int:
-    """How many blocks to remove for about as many operations as a schedule's prefill: blocks go whole or not at all.
-
-    Args:
-        model: The model.
-        schedule: What to be as cheap as.
-        batch: Rows.
-        length: Tokens in each prompt.
-    """
+    """The number of blocks to remove for about as many operations as a schedule's prefill."""
     target = FlopsCounter(model).count(schedule, batch, length).total
     return min(
         range(model.n_blocks), key=lambda n_removed: abs(flops_without_blocks(model, n_removed, batch, length) - target)
@@ -101,20 +77,15 @@ class BlockRemoval:
     """A dense model run without some of its blocks, as a variant to be measured (`ftp_core.cost.measure`).
 
     Attributes:
-        removed: Indices of the blocks.
-        name: What it is called in results.
+        removed: Indices of the removed blocks.
+        name: Name in results.
     """
 
     removed: tuple[int, ...]
     name: str = "block removal"
 
     def step_of(self, model: PreTrainedModel) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
-        """A function that runs tokens `[B, q]` behind what a cache holds, None at first.
-
-        It returns logits of the last token `[B, V]`, and the cache, in which removed blocks hold nothing.
-
-        Args:
-            model: The dense model; it stays as it is.
+        """See `ftp_core.cost.measure.Variant`; removed blocks hold nothing in the cache.
 
         Raises:
             ModelError: Its family is not supported.
@@ -130,22 +101,23 @@ class BlockRemoval:
             )
         whole = SparsitySchedule.uniform(0.0, len(blocks))
 
-        def step(ids: Tensor, cache: FTPCache | None) -> tuple[Tensor, FTPCache]:
+        def step(ids_BL: Tensor, cache: FTPCache | None) -> tuple[Tensor, FTPCache]:
             cache = FTPCache(family.windows(model)) if cache is None else cache
-            real = torch.ones_like(ids, dtype=torch.bool)
+            real_BL = torch.ones_like(ids_BL, dtype=torch.bool)
             handler: BlockHandler
             if cache.seen == 0:
-                handler = PromptPass(model, family, whole, StaticRouter(), RoutingState.start(real), real, cache)
+                state = RoutingState.start(real_BL)
+                handler = PromptPass(model, family, whole, StaticRouter(), state, real_BL, cache)
             else:
-                columns = torch.arange(cache.seen, cache.seen + ids.shape[1], device=ids.device).expand(ids.shape)
-                handler = DecodePass(model, family, cache, real, columns)
+                columns_L = torch.arange(cache.seen, cache.seen + ids_BL.shape[1], device=ids_BL.device)
+                handler = DecodePass(model, family, cache, real_BL, columns_L.expand(ids_BL.shape))
 
             def handle(index: int, call: BlockCall) -> Tensor:
                 return call.hidden if index in gone else handler(index, call)
 
             with intercepted(blocks, handle):
-                outputs = model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            cache.advance(real)
+                outputs = model(input_ids=ids_BL, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            cache.advance(real_BL)
             return outputs.logits[:, -1], cache
 
         return step

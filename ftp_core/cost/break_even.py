@@ -13,13 +13,10 @@ _LOG = logging.getLogger(__name__)
 
 
 class BreakEven:
-    """Turns a schedule into one that never skips at a loss, by what was measured on this machine.
+    """Turns a schedule into one that never skips at a loss, by a profile of the model on this machine.
 
-    Gathering and scattering, and deciding, take time that a few skipped tokens of a short input do not make good. The
-    model comes nearer to the dense one where a block runs whole, so that nothing is lost but the memory of its keys.
-
-    Args:
-        profile: Measured for the model, here.
+    Gathering, scattering and routing take time that a few skipped tokens of a short input do not save. A block that
+    runs whole brings the model nearer to the dense one, and costs only the memory of its keys.
     """
 
     def __init__(self, profile: LatencyProfile) -> None:
@@ -28,15 +25,11 @@ class BreakEven:
         self._said: set[tuple[int, ...]] = set()
 
     def schedule(self, schedule: Sequence[float], batch: int, length: int, router: Router) -> SparsitySchedule:
-        """The schedule with 0 for blocks that take as long on their kept tokens as on all; says once which those are.
+        """The schedule with 0 for blocks that take as long on their kept tokens as on all, by the nearest shape.
 
-        Args:
-            schedule: One sparsity per block.
-            batch: Rows of the input. What was profiled nearest to it and to the length decides.
-            length: Tokens in each row.
-            router: Who decides.
+        Logs these blocks once.
         """
-        # Any router that listens or scores is taken for the dynamic one, as what it does.
+        # Any router that listens or scores counts as the dynamic one.
         kind: RouterKind = "static" if router.kind == "static" else "dynamic"
         schedule = SparsitySchedule.of(schedule)
         rows, tokens = self.profile.nearest_shape(batch, length)

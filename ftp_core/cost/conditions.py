@@ -1,4 +1,4 @@
-"""What a latency profile holds for: hardware, software and model. Elsewhere another one must be measured."""
+"""Conditions of a latency profile: hardware, software and model. Elsewhere another one must be measured."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ProfileError(CoreError, ValueError):
 
 @dataclass(frozen=True)
 class Conditions:
-    """The circumstances under which a latency profile was measured.
+    """Hardware, software and model of a latency profile.
 
     Attributes:
         cpu: Name of the processor.
@@ -40,12 +40,12 @@ class Conditions:
         cpu_capability: Vector instructions that torch uses.
         threads: Threads that torch computes with.
         gpu: Name of the GPU that the model is on; "none" if it is on the CPU.
-        torch: Version.
-        transformers: Version.
+        torch: Version of torch.
+        transformers: Version of transformers.
         program: Version of this program.
         model: Identity of the model (`ftp_core.loading.identity`).
-        dtype: Of its weights.
-        kernel: Name of its attention function.
+        dtype: Type of the model's weights.
+        kernel: Name of the model's attention function.
     """
 
     cpu: str
@@ -70,22 +70,17 @@ class Conditions:
         return asdict(self)
 
     def fingerprint(self, batch: int, length: int) -> str:
-        """SHA-256 that names a profile of inputs of one shape under these conditions.
-
-        Args:
-            batch: Rows.
-            length: Tokens in each row.
-        """
+        """SHA-256 that names a profile of inputs of one shape under these conditions."""
         values = {**self.to_json(), "batch": batch, "length": length}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def differences(self, here: Conditions) -> tuple[str, ...]:
-        """What is another here than it was there, one phrase for each field."""
+        """The fields that differ here, a phrase each."""
         there, now = self.to_json(), here.to_json()
         return tuple(f"{name} {there[name]!r}, here {now[name]!r}" for name in there if there[name] != now[name])
 
     def check(self, here: Conditions) -> None:
-        """Raise `ProfileError` that names what differs, unless the conditions here are the same."""
+        """Raise `ProfileError` that names the differences, unless the conditions here are the same."""
         differences = self.differences(here)
         if differences:
             raise ProfileError(

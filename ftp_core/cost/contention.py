@@ -1,4 +1,4 @@
-"""Whether programs have to wait for the machine's cores."""
+"""Contention for the machine's cores."""
 
 from __future__ import annotations
 
@@ -10,14 +10,11 @@ _PRESSURE = Path("/proc/pressure/cpu")
 
 
 class Contention:
-    """Share of the time during which some process of the machine was ready but waited for a core.
-
-    Linux counts it (`/proc/pressure/cpu`, see "PSI" in the kernel's documentation). A program that has its cores for
-    itself makes nobody wait.
+    """Share of the time during which some process of the machine waited for a core ("PSI" in Linux).
 
     Args:
-        waited_us: Microseconds for which processes have waited so far; None if that cannot be known.
-        timer: Seconds since any moment.
+        waited_us: Reads the microseconds for which processes have waited so far; None if unknown.
+        timer: Reads seconds since any moment.
     """
 
     def __init__(
@@ -30,7 +27,7 @@ class Contention:
         self._began_at, self._began_us = timer(), self._waited_us()
 
     def share(self) -> float | None:
-        """The share since this was made; None if it cannot be known."""
+        """The share since this was made; None if unknown."""
         now_us, passed_s = self._waited_us(), self._timer() - self._began_at
         if now_us is None or self._began_us is None or passed_s <= 0:
             return None
@@ -38,7 +35,7 @@ class Contention:
 
 
 def pressure_us(file: Path = _PRESSURE) -> int | None:
-    """What Linux has counted so far, in microseconds; None where it does not count."""
+    """The count of Linux so far, in microseconds; None where it does not count."""
     try:
         some = file.read_text().splitlines()[0]
         return int(some.rpartition("total=")[2])

@@ -1,4 +1,4 @@
-"""Counts the memory of a schedule: keys and values, the peak of a prefill, and what a run really holds."""
+"""Counts the memory of a schedule: keys and values, the peak of a prefill, and the peak of a run as it is."""
 
 from __future__ import annotations
 
@@ -24,16 +24,8 @@ from ftp_core.skipping.skipping_model import SkippingModel
 def kv_bytes(model: SkippingModel, schedule: Sequence[float], batch: int, length: int, new_tokens: int = 0) -> int:
     """Bytes of all keys and values held behind a prompt and the tokens that were decoded after it.
 
-    What `FTPCache.kv_bytes` reports, for rows of equal length whose decoded tokens are all kept. Where a sliding window
-    lets go of keys, they are those of the tokens that the static router keeps: one that keeps older tokens holds fewer
-    of them in the end.
-
-    Args:
-        model: The model.
-        schedule: One sparsity per block.
-        batch: Rows.
-        length: Prompt tokens in each row.
-        new_tokens: Tokens run behind the prompt.
+    As `FTPCache.kv_bytes` reports them for rows of equal length whose decoded tokens are all kept. Sliding windows drop
+    keys as with the static router; a router that keeps older tokens holds fewer keys in the end.
 
     Raises:
         ScheduleError: The schedule has another number of blocks.
@@ -62,11 +54,11 @@ def slots_held(kept: int, length: int, new_tokens: int, window: int | None) -> l
         kept: Prompt tokens that the static router keeps.
         length: Prompt tokens.
         new_tokens: Tokens decoded, all of them kept.
-        window: How many columns back the block attends, its own included; None if to all.
+        window: Columns that the block attends to, its own included; None for all.
     """
     if window is None:
         return list(range(kept, kept + new_tokens + 1))
-    # The first token, if others lie between it and the most recent ones; these stand without a gap.
+    # The first token, if there is a gap between it and the most recent ones.
     first = int(kept < length)
     recent, slots = kept - first - 1, []
     for _ in range(new_tokens + 1):
@@ -82,22 +74,19 @@ def slots_held(kept: int, length: int, new_tokens: int, window: int | None) -> l
 def peak_activation_bytes(
     model: SkippingModel, schedule: Sequence[float], batch: int, length: int, window: int = 0
 ) -> int:
-    """Most bytes of tensors that a prefill, the next token's logits included, holds at once.
+    """Peak bytes of the tensors that a prefill, the next token's logits included, holds at once.
 
-    The model's own blocks run on tensors that have a shape, a place and a lifetime, but no numbers and no memory, so
-    that every family and every kernel is counted as it is.
-
-    Counted are keys and values, hidden states, everything inside a block, masks, and what routing needs; once each,
-    however many tensors share a storage. Not counted are weights, token ids, what a kernel allocates for itself while
-    it runs, what sliding windows copy when they let go of keys, and what the allocator loses to fragments. It agrees
-    with what `AllocationTracker` measures to 1 % on the CPU.
+    The model's own blocks run on fake tensors, which need no memory, so that every family and kernel is counted as it
+    is. Counted are keys and values, hidden states, everything inside a block, masks and routing; each storage once. Not
+    counted are weights, token ids, workspaces of kernels, copies when sliding windows drop keys, and fragments of the
+    allocator. Agrees with `AllocationTracker` to 1 % on the CPU.
 
     Args:
         model: The model.
         schedule: One sparsity per block.
         batch: Rows.
         length: Tokens in each row.
-        window: Queries that a dynamic router in mode `budget` listens to; 0 for the static router.
+        window: W of a dynamic router in mode `budget`; 0 for the static router.
 
     Raises:
         ScheduleError: The schedule has another number of blocks.
@@ -113,7 +102,7 @@ def peak_activation_bytes(
         ids = torch.zeros(batch, length, dtype=torch.long, device=model.device)
     storages = _StorageMode()
     with storages:
-        # As `SkippingModel.prefill` does it. Routing works on real numbers, as shapes hang on them.
+        # As in `SkippingModel.prefill`. Routing works on real numbers, since shapes depend on them.
         lengths = torch.full((batch,), length, device=model.device)
         state = RoutingState.padded_right(lengths, length, model.keep_first)
         cache = FTPCache(model.family.windows(model.model))
@@ -126,7 +115,7 @@ def peak_activation_bytes(
 
 
 class _DecidesAsStatic(DynamicRouter):
-    """Needs the memory of a dynamic router, but decides by position: the attention it hears has no numbers here."""
+    """Takes the memory of a dynamic router, but decides by position: fake attention has no numbers."""
 
     def select(self, scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.select`."""
@@ -135,14 +124,10 @@ class _DecidesAsStatic(DynamicRouter):
 
 
 class AllocationTracker:
-    """Context that measures the most memory held at once by tensors that were made in it.
+    """Context that measures the peak memory of tensors that are made in it.
 
-    On the CPU it follows every storage that an operator of this thread returns, from there until nothing refers to it;
-    what a kernel allocates for itself while it runs is not seen. On a GPU it asks torch's allocator, which sees that,
-    too, counts in its own granules, and has its peak statistics reset.
-
-    Args:
-        device: Where to measure.
+    On the CPU it follows every storage that an operator of this thread returns until nothing refers to it, without
+    workspaces of kernels. On a GPU it reads torch's allocator, which includes these, and resets its peak statistics.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -167,17 +152,12 @@ class AllocationTracker:
 
     @property
     def peak_bytes(self) -> int:
-        """Most bytes held at once, beyond those held when the context began; known when it has ended."""
+        """Peak bytes beyond those held when the context began; known when it has ended."""
         return self._peak if self._storages is None else self._storages.peak_bytes
 
 
 class _StorageMode(TorchDispatchMode):
-    """Follows storages from the operator that returns them until nothing refers to them.
-
-    Attributes:
-        held_bytes: Held now.
-        peak_bytes: Most held at once.
-    """
+    """Follows storages from the operator that returns them until nothing refers to them."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -189,15 +169,15 @@ class _StorageMode(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        # In inference mode, operators made of others arrive whole: what lives between their parts counts, too.
-        # "prim" holds questions such as that for a tensor's device.
+        # In inference mode composite operators arrive whole; tensors between their parts count, too.
+        # "prim" has queries such as a tensor's device.
         if func.namespace != "prim":
             with self:
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
         out = func(*args, **kwargs)
-        # Tensors made from Python numbers come to light here, as their own argument.
+        # Tensors made from Python numbers first appear here, as their own argument.
         given = set() if func is torch.ops.aten.lift_fresh.default else set(map(id, _storages((args, kwargs))))
         for storage in _storages(out):
             if id(storage) not in given and id(storage) not in self._alive:
@@ -217,5 +197,4 @@ class _StorageMode(TorchDispatchMode):
 
 
 def _storages(nested: Any) -> list[torch.UntypedStorage]:
-    """Storages of all tensors in nested arguments or results."""
     return [leaf.untyped_storage() for leaf in tree_leaves(nested) if isinstance(leaf, Tensor)]

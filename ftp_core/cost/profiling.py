@@ -1,12 +1,12 @@
 """Measures a latency profile within a number of seconds.
 
-Every pass mixes kept counts: each block of it keeps another share of the tokens, drawn anew, and is timed by itself. So
-whatever slows the machine down for a while hits all kept counts alike, and blocks are timed as schedules will run
-them, behind blocks that kept more or fewer tokens.
+Every pass mixes kept counts: each of its blocks keeps another share of the tokens, drawn anew, and is timed by itself.
+So a temporary slowdown affects all kept counts alike, and blocks are timed as schedules will run them, behind blocks
+that kept more or fewer tokens.
 
-What tells most comes first: a few kept counts, without which nothing can be predicted and which are timed however long
-they take; then all others; then whatever is least certain, over and over, until everything is certain enough or time is
-up. Whenever that is, what was timed by then makes a profile, which says how uncertain its predictions are.
+First come a few kept counts without which nothing can be predicted, however long they take; then all others; then the
+least certain ones, again and again, until all are certain enough or time is up. The profile says how uncertain its
+predictions are.
 """
 
 from __future__ import annotations
@@ -35,22 +35,21 @@ DEFAULT_SECONDS = 60.0
 
 _SHARES = (0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05)
 _FEWEST_SHARES = (0.95, 0.5)
-# What grows with the kept tokens on a line is measured at fewer of them: listening, and decoding.
+# Listening and decoding are linear in the kept tokens, and need fewer kept counts.
 _COARSE_SHARES = (0.95, 0.6, 0.3)
-# Between these it would still be a line.
+# The ends of the line.
 _FEWEST_COARSE_SHARES = (0.95, 0.0)
 # Routers and sparsities of the passes that warm up, and the share of the time after which no more of them are made.
 _WARMING, _WARMING_SHARE = ((True, 0.5), (False, 0.5), (False, 0.0), (True, 0.0)), 0.1
-# How often each block is timed at each kept count, if there is time, and at those that keep varying.
+# Rounds in which each block is timed at each kept count, if there is time, and at those that keep varying.
 _ROUNDS, _MOST_ROUNDS = 3, 12
-# Largest standard error of a point, as a share of what a model of such blocks takes. What listening and decoding take
-# is a small part of what is predicted, or has small differences.
+# Largest standard error of a point, as a share of the time of a model of such blocks. Listening and decoding may vary
+# more: they are a small part of predictions, or differ little.
 _STEADY = 0.02
 _LENIENCY: Mapping[What, float] = {"prefill": 1.0, "dynamic": 0.5, "decode": 0.5}
 # Probability, for a point, that all of its times were disturbed.
 _ALL_DISTURBED = 0.005
-# Schedules that predictions are compared with, how many of them in any case, how often, and the share of the time that
-# is kept for it.
+# Schedules that predictions are compared with, the fewest of them, their rounds, and the share of the time for them.
 _CHECKED, _FEWEST_CHECKED, _CHECK_ROUNDS, _CHECK_SHARE = 6, 2, 3, 0.2
 # Of a normal distribution: standard deviation by median distance from the median; half a 95 % interval by standard
 # deviation.
@@ -70,15 +69,15 @@ def profile_latency(
 
     Args:
         model: The model, on the device and in the precision that it is to be measured in.
-        shapes: Batches and lengths, each a pair.
-        on_pass: Called after each pass with the number of shapes that are done, the part of the one that is being
-            measured included, and with a word on that.
-        timeline: Tells the time; None for the one of the model's device.
-        seconds: Most seconds that each shape takes. Where its fewest passes take longer, it is those.
+        shapes: Pairs of batch and length.
+        on_pass: Called after each pass with the number of shapes that are done, fractions included, and a note on the
+            current work.
+        timeline: Clock; None for that of the model's device.
+        seconds: Most seconds that each shape takes, unless its fewest passes take longer.
 
     Raises:
-        DataError: A length is more than the model reads.
-        ProfileError: There is no time at all.
+        DataError: A length is beyond the model's context.
+        ProfileError: `seconds` is not above 0.
     """
     check_lengths([length for _, length in shapes], model.context)
     blocks, kinds = block_kinds(model)
@@ -94,10 +93,10 @@ def profile_latency(
 
 
 def block_kinds(model: SkippingModel) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Which blocks take the same time on the same tokens: the kind of each, and what each kind is called.
+    """The kind of each block, and the name of each kind.
 
-    Blocks of the same shape and sliding window do, all but the first one, which finds the caches as the embedding left
-    them.
+    Blocks of a kind take the same time on the same tokens: they have the same shape and sliding window. The first block
+    is a kind of its own, as it finds the caches as the embedding left them.
     """
     members: dict[tuple[object, ...], list[int]] = {}
     windows = model.family.windows(model.model)
@@ -124,10 +123,7 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _points(shares: Sequence[float], length: int) -> dict[int, float]:
-    """Sparsities to measure, by the kept counts that they stand for, ascending.
-
-    One token less than all is the first point that gathers; what it takes more than all is the price of that.
-    """
+    """Sparsities to measure, by kept count, ascending; one token less than all shows the price of gathering."""
     sparsities = [*shares, *([1.5 / length] if length > 1 else []), 0.0]
     points = {kept_count(sparsity, length): sparsity for sparsity in sparsities if sparsity <= max(shares)}
     return dict(sorted(points.items()))
@@ -145,14 +141,13 @@ def profile_shape(
     """Measure inputs of one shape.
 
     Args:
-        passes: Times passes of such inputs.
+        passes: Timed passes of such inputs.
         kinds: Kind of each block, counted from 0.
         batch: Rows.
         length: Tokens in each row.
-        on_pass: Called after each pass with the share of the work that is done, as far as that can be told, and with a
-            word on it.
-        seconds: See `profile_latency`, also for what is raised.
-        timer: Seconds since any moment.
+        on_pass: Called after each pass with the estimated share of the work that is done, and a note on it.
+        seconds: See `profile_latency`.
+        timer: Reads seconds since any moment.
     """
     if not seconds > 0:
         raise ProfileError(f"{seconds:g} seconds are no time to profile latency in: give more than 0.")
@@ -168,19 +163,7 @@ def profile_shape(
 
 
 class _Session:
-    """One shape that is being measured.
-
-    Args:
-        passes: Times passes.
-        kinds: Kind of each block.
-        length: Tokens in each row.
-        on_pass: See `profile_shape`.
-        seconds: See there.
-        timer: See there.
-
-    Attributes:
-        samples: All times so far.
-    """
+    """The measurement of one shape; see `profile_shape`."""
 
     def __init__(
         self,
@@ -202,7 +185,7 @@ class _Session:
         self._timer = timer
         self._began = timer()
         self._n_passes = 0
-        # Passes to come: those that are made however long they take, and all that there are if nothing varies.
+        # Passes to come: those that are made however long they take, and all passes if nothing varies.
         self._due = len(_WARMING) + len(self._fewest) + len(self._fewest_coarse) + _FEWEST_CHECKED
         self._foreseen = len(_WARMING) + _ROUNDS * (len(self._fine) + len(self._coarse)) + _CHECKED * _CHECK_ROUNDS
         self._done, self._note = 0.0, ""
@@ -213,7 +196,7 @@ class _Session:
         return self._timer() - self._began
 
     def warm_up(self) -> None:
-        """Let caches and allocators see everything once; where that takes long, it is a small part of each time."""
+        """Let caches and allocators see everything once, unless that takes long."""
         for dynamic, sparsity in _WARMING:
             if self._n_passes and self.spent > _WARMING_SHARE * self._seconds:
                 self._due -= 1
@@ -225,7 +208,7 @@ class _Session:
             self._passed("warming up", due=True)
 
     def cover(self) -> None:
-        """Time each block once at each kept count: a few of them in any case, the others as long as there is time."""
+        """Time each block once at each kept count: a few of them in any case, the others while there is time."""
         for due in (True, False):
             prefills = [count for count in self._fine if (count in self._fewest) == due]
             others = [count for count in self._coarse if (count in self._fewest_coarse) == due]
@@ -233,10 +216,10 @@ class _Session:
                 break
 
     def refine(self) -> None:
-        """Time again whatever is least certain, until everything is certain enough or time is up."""
+        """Time the least certain points again, until all are certain enough or time is up."""
         while needs := self._needs():
             worst = max(needs.values())
-            # Those that are nearly as bad go along, so that what slows the machine down for a while hits many alike.
+            # Those that are nearly as bad go along, so that a temporary slowdown affects many alike.
             chosen = {point for point, need in needs.items() if need >= worst / 2}
             prefills = [count for what, count in sorted(chosen) if what == "prefill"]
             others = sorted({count for what, count in chosen if what != "prefill"})
@@ -250,11 +233,7 @@ class _Session:
         return tuple(sorted(point for point, error in errors.items() if _LENIENCY[point[0]] * error > _STEADY))
 
     def check(self, profile: LatencyProfile) -> float:
-        """Median relative error of predictions for schedules that were not profiled, half of them of a dynamic router.
-
-        Args:
-            profile: What predicts.
-        """
+        """Median relative error of predictions for schedules that were not profiled, half with a dynamic router."""
         n_blocks, compared = len(self.samples.kinds), []
         for number in range(_CHECKED):
             top = self._rng.randint(1, round(MAX_SPARSITY / DEFAULT_STEP))
@@ -262,7 +241,7 @@ class _Session:
             compared.append((schedule, number % 2 == 1))
         measured: list[list[float]] = [[] for _ in compared]
         self._foreseen = _CHECKED * _CHECK_ROUNDS
-        # They take turns, so that drift hits all alike.
+        # They take turns, so that drift affects all alike.
         for number in range(_CHECKED * _CHECK_ROUNDS):
             if number >= _FEWEST_CHECKED and not self._has_time():
                 break
@@ -277,14 +256,14 @@ class _Session:
         )
 
     def _needs(self) -> dict[Point, float]:
-        """How much each point that is not certain enough needs more times."""
+        """The need for more times of each point that is not certain enough."""
         needs = {}
         for (what, count), error in self.samples.errors().items():
-            # All tokens that are decoded behind a prompt share its luck.
+            # All tokens that are decoded behind a prompt are disturbed together.
             together = DECODED - COLD if what == "decode" else 1
             rounds = self.samples.rounds("prefill", count)
             if what != "prefill":
-                # Listening is timed only where the block behind happens to skip: passes count by what decodes there.
+                # Listening is timed only where the next block happens to skip: passes count by decoding.
                 rounds = self.samples.rounds("decode", count) // (DECODED - COLD)
             too_few = rounds < _ROUNDS or self.samples.fewest(what, count) < self._enough(what) * together
             need = math.inf if too_few else _LENIENCY[what] * error
@@ -293,7 +272,7 @@ class _Session:
         return needs
 
     def _enough(self, what: What) -> int:
-        """So many times that hardly any point has only disturbed ones, which would look like those that are not."""
+        """The number of times with which hardly any point has only disturbed ones."""
         share = self.samples.disturbed(what)
         return math.ceil(math.log(_ALL_DISTURBED) / math.log(share)) if share > 0 else 1
 
@@ -301,10 +280,10 @@ class _Session:
         """Time each block once at some kept counts; False if time was up before.
 
         Args:
-            prefills: Of prefills with the static router.
-            others: Of prefills with a dynamic router, each of which decodes some tokens.
-            note: What is being done.
-            due: Whether it is done however long it takes.
+            prefills: Kept counts of prefills with the static router.
+            others: Kept counts of prefills with a dynamic router, each of which decodes some tokens.
+            note: Note on the work.
+            due: Go on however long it takes.
         """
         mixed = [(counts, False) for counts in self._mixed(prefills)]
         mixed += [(counts, True) for counts in self._mixed(others)]
@@ -329,40 +308,39 @@ class _Session:
         return zip(*(self._rng.sample(counts, len(counts)) for _ in self.samples.kinds), strict=True)
 
     def _has_time(self, reserved_s: float = 0.0) -> bool:
-        """Whether there is time for another pass, so many seconds being reserved for what comes behind it."""
+        """True if there is time for another pass and some reserved seconds."""
         return self.spent + self._pass_s + reserved_s <= self._seconds
 
     @property
     def _check_s(self) -> float:
-        """Seconds that are kept for comparing predictions."""
+        """Seconds reserved for comparing predictions."""
         whole = min(_CHECKED * _CHECK_ROUNDS * self._pass_s, _CHECK_SHARE * self._seconds)
         return max(_FEWEST_CHECKED * self._pass_s, whole)
 
     @property
     def _pass_s(self) -> float:
-        """Seconds of a pass, on average."""
+        """Average seconds of a pass."""
         return self.spent / max(1, self._n_passes)
 
     def _passed(self, note: str, due: bool) -> None:
         self._n_passes += 1
         self._due -= due
         self._foreseen -= 1
-        # Beyond what was foreseen, times vary, and only the end of the time is known.
+        # Beyond the foreseen passes times vary, and only the end of the time is known.
         passes = self._foreseen if self._foreseen > 0 else math.inf
         left = max(self._due * self._pass_s, min(passes * self._pass_s, self._seconds - self.spent))
-        # It does not go back when passes turn out to take longer.
+        # It never falls when passes turn out to take longer.
         self._done = max(self._done, self.spent / max(1e-9, self.spent + left))
         self._note = note
         self._on_pass(min(0.99, self._done), note)
 
 
 def _summary(samples: BlockSamples, batch: int, length: int, unsteady: tuple[Point, ...]) -> ShapeProfile:
-    """What all times say."""
     kinds = range(max(samples.kinds) + 1)
     fine, held = samples.covered("prefill"), samples.covered("decode")
     decisions = [undisturbed_median(samples.keep_ms[what]) for what in ("prefill", "dynamic") if samples.keep_ms[what]]
     score_ms = max(0.0, decisions[1] - decisions[0]) if len(decisions) == 2 else 0.0
-    # The decoded tokens that were timed found on average so many keys beside those of the prompt, their own included.
+    # Keys behind the prompt that the timed decoded tokens found on average, their own included.
     behind = (COLD + 1 + DECODED) // 2
     return ShapeProfile(
         batch=batch,
@@ -382,7 +360,7 @@ def _summary(samples: BlockSamples, batch: int, length: int, unsteady: tuple[Poi
 
 
 def _listening(samples: BlockSamples, kind: int, fine: tuple[int, ...], score_ms: float) -> tuple[float, ...]:
-    """What listening adds to a kind of block, at each kept count; 0 if no block of this kind had to listen."""
+    """Extra time of listening in a kind of block, at each kept count; 0 if no block of this kind had to listen."""
     extras = {}
     for count in fine:
         heard, alone = samples.median("dynamic", kind, count), samples.median("prefill", kind, count)
@@ -390,6 +368,6 @@ def _listening(samples: BlockSamples, kind: int, fine: tuple[int, ...], score_ms
             extras[count] = heard - (0.0 if count == fine[-1] else score_ms) - alone
     if not extras:
         return (0.0,) * len(fine)
-    # Each of the last queries is compared with each key: that is a line, and through several points it is less shaky.
+    # Each of the last queries is compared with each key, which takes linear time: a line evens out several points.
     line = np.polyfit(list(extras), list(extras.values()), min(1, len(extras) - 1))
     return tuple(max(0.0, float(ms)) for ms in np.polyval(line, fine))

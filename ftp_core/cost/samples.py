@@ -1,7 +1,7 @@
-"""Times of blocks as passes yield them, and how certain the medians of these times are.
+"""Times of blocks, and the standard errors of their medians.
 
-Other programs only ever make a time longer, and then often many times as long, as a thread has to wait for its core.
-Such times say nothing of the block and are left out: see `undisturbed`. On a quiet machine there are none.
+Other programs make a time longer, often many times as long, as a thread has to wait for its core. Such times say
+nothing of the block and are left out: see `undisturbed`.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Point = tuple[What, int]
 
 # Of a normal distribution: standard error of its median, in standard deviations / sqrt(n); interquartile range.
 _MEDIAN_ERROR, _NORMAL_IQR = math.sqrt(math.pi / 2), 1.349
-# Times that are so many times as long as the lower decile were disturbed.
+# Times longer than so many times the lower decile were disturbed.
 _DISTURBED = 1.5
-# From so many times on a point tells its own spread; below, it is taken to vary as points of its sort do.
+# Fewest times with which a point has a spread of its own; below, it is taken to vary as others of its sort.
 _TELLING = 8
 
 
@@ -34,9 +34,9 @@ class BlockSamples:
         kinds: Kind of each block, counted from 0.
 
     Attributes:
-        kinds: See there.
-        fixed_ms: By what was timed, the time of each pass outside its blocks.
-        keep_ms: By what was timed, the times of the router's decisions.
+        kinds: Kind of each block.
+        fixed_ms: Time of each pass outside its blocks, by what was timed.
+        keep_ms: Times of the router's decisions, by what was timed.
     """
 
     def __init__(self, kinds: Sequence[int]) -> None:
@@ -48,14 +48,7 @@ class BlockSamples:
         self._passes: list[list[tuple[Point, int, float]]] = []
 
     def add(self, what: What, counts: Sequence[int], times: PassTimes, of: Sequence[bool] | None = None) -> None:
-        """Take in a pass.
-
-        Args:
-            what: What it was.
-            counts: Kept count of each block.
-            times: Its times.
-            of: The blocks whose times count; None for all.
-        """
+        """Add the times of a pass with some kept counts; `of` marks the blocks whose times count, None for all."""
         own = []
         for index, (kind, count, ms) in enumerate(zip(self.kinds, counts, times.block_ms, strict=True)):
             if of is None or of[index]:
@@ -71,34 +64,31 @@ class BlockSamples:
         return tuple(sorted(count for (of, count), by_kind in self._ms.items() if of == what and all(by_kind)))
 
     def rounds(self, what: What, count: int) -> int:
-        """How often each block was timed at a kept count, on average over the kind that was timed least often."""
+        """Average number of times of each block at a kept count, over the kind that was timed least often."""
         by_kind = self._ms.get((what, count), [[]])
         return min(len(times) // n for times, n in zip(by_kind, self._n_of_kind, strict=False))
 
     def disturbed(self, what: What) -> float:
-        """Share of the times that are left out."""
+        """Share of the times that were disturbed."""
         every = [times for (of, _), by_kind in self._ms.items() if of == what for times in by_kind]
         n = sum(map(len, every))
         return 1 - sum(len(undisturbed(times)) for times in every) / n if n else 0.0
 
     def fewest(self, what: What, count: int) -> int:
-        """Times of the kind of block that was timed least often at a kept count, of those that were timed at all."""
+        """Fewest times of any kind of block at a kept count, of those that were timed at all."""
         return min((len(times) for times in self._ms.get((what, count), []) if times), default=0)
 
     def median(self, what: What, kind: int, count: int) -> float | None:
-        """Of a kind of block, of what was not disturbed; None if it was not timed there."""
+        """Median of a kind of block's undisturbed times; None if it was not timed there."""
         times = self._ms.get((what, count), [[]] * (kind + 1))[kind]
         return undisturbed_median(times) if times else None
 
     def iqr(self, what: What, kind: int, count: int) -> float:
-        """Interquartile range of a kind of block, of all times."""
+        """Interquartile range of all times of a kind of block."""
         return _iqr(self._ms[what, count][kind])
 
     def errors(self) -> dict[Point, float]:
-        """Relative standard error of each point: of a model whose blocks all take what they take there.
-
-        Infinity where that cannot be known yet, as nothing was timed twice.
-        """
+        """Relative standard error of a model at each point; infinite as long as nothing was timed twice."""
         usual = {what: self._usual_deviation(what) for what in {what for what, _ in self._ms}}
         found = {}
         for (what, count), by_kind in self._ms.items():
@@ -116,10 +106,9 @@ class BlockSamples:
         return found
 
     def prediction_error(self) -> float:
-        """Relative standard error of a predicted prefill, as far as it comes from times that vary.
+        """Relative standard error of a predicted prefill, from varying times and varying paces of whole passes.
 
-        Two things vary: single times, and the pace of whole passes, which all blocks share. Infinity if that cannot be
-        known yet.
+        Infinite if unknown yet.
         """
         errors = [error for (what, _), error in self.errors().items() if what == "prefill"]
         if not errors:
@@ -139,14 +128,14 @@ class BlockSamples:
             for all_times in by_kind if of == what else ():
                 times = undisturbed(all_times)
                 if len(times) > 1 and (median := statistics.median(times)) > 0:
-                    # Few times lie closer to their own median than to what it is the median of.
+                    # Few times lie closer to their own median than to the true one.
                     wider = math.sqrt(len(times) / (len(times) - 1))
                     apart += [wider * (ms / median - 1) for ms in times]
         return _iqr(apart) / _NORMAL_IQR if apart else math.inf
 
 
 def undisturbed(times: Sequence[float]) -> list[float]:
-    """The times that are not so much longer than the shorter ones that something else must have been in the way."""
+    """The times that are not much longer than the shorter ones."""
     if len(times) < 2:
         return list(times)
     longest = _DISTURBED * statistics.quantiles(times, n=10, method="inclusive")[0]
@@ -154,7 +143,7 @@ def undisturbed(times: Sequence[float]) -> list[float]:
 
 
 def undisturbed_median(times: Sequence[float]) -> float:
-    """Their median."""
+    """Median of the undisturbed times."""
     return statistics.median(undisturbed(times))
 
 

@@ -1,4 +1,4 @@
-"""What was measured for inputs of one batch size and length, and the tables made of it."""
+"""Times of inputs of one batch size and length, measured and interpolated."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class ShapeTimes:
 
     Attributes:
         length: Tokens in each row, L.
-        fixed_ms: Everything outside the blocks.
-        score_ms: What a dynamic router's decision adds in a block that skips.
-        block_ms: Of each kind of block, by kept count `[kinds, L + 1]`.
-        listen_ms: What listening to its attention adds, likewise.
+        fixed_ms: Time outside the blocks.
+        score_ms: Extra time of a dynamic router's decision in a block that skips.
+        block_ms: Time of each kind of block, by kept count `[kinds, L + 1]`.
+        listen_ms: Extra time of listening to its attention `[kinds, L + 1]`.
     """
 
     length: int
@@ -57,25 +57,21 @@ class ShapeProfile:
         batch: Rows.
         length: Tokens in each row.
         kept: Kept counts that were measured, ascending; the last is `length`, which runs without gathering.
-        block_ms: Of each kind of block, its time at each of them, with the static router.
-        fixed_ms: Everything outside the blocks.
-        iqr_ms: Of each kind of block, the interquartile range of what each time is the median of.
-        score_ms: What a dynamic router's decision adds in a block that skips.
-        listen_ms: Of each kind of block, what listening to its attention adds at each kept count; empty for nothing.
+        block_ms: Median time of each kind of block at each kept count, with the static router.
+        fixed_ms: Time outside the blocks.
+        iqr_ms: Interquartile ranges of the times behind `block_ms`.
+        score_ms: Extra time of a dynamic router's decision in a block that skips.
+        listen_ms: Extra time of listening to the attention of each kind of block at each kept count; empty for none.
         held: Keys that blocks held when decoding was measured, ascending; empty if it was not.
-        decode_block_ms: Of each kind of block, its time for one decoded token of every row at each of them.
-        decode_fixed_ms: Of a decoded token, everything outside the blocks.
-        unsteady: What was timed ("prefill", "dynamic" or "decode") and at which kept count, where times kept varying
-            until time was up.
-        waited: Share of the time during which some process of the machine waited for a core; None if that cannot be
-            known.
-        check_error: Median relative error of predictions, compared with schedules that were not profiled; None if they
-            were not compared.
-        uncertainty: Half a 95 % interval around predictions, as a share of them: the larger of what follows from times
-            that vary and from `check_error`; None where an earlier version measured. It says nothing of a machine that
-            runs at another pace later.
-        seconds: How long it took to measure all that; None where an earlier version measured.
-        measured_at: When, in ISO 8601; empty if that is not known.
+        decode_block_ms: Time of each kind of block for one decoded token of every row at each count of held keys.
+        decode_fixed_ms: Time of a decoded token outside the blocks.
+        unsteady: Points that kept varying until time was up: "prefill", "dynamic" or "decode", and the kept count.
+        waited: Share of the time during which some process of the machine waited for a core; None if unknown.
+        check_error: Median relative error of predictions for schedules that were not profiled; None if not compared.
+        uncertainty: Half a 95 % interval around predictions, as a share of them: the larger of what follows from
+            varying times and from `check_error`; None if unknown. A later change of the machine's pace is not in it.
+        seconds: Duration of the measurement; None if unknown.
+        measured_at: Time of the measurement in ISO 8601; empty if unknown.
     """
 
     batch: int
@@ -97,7 +93,7 @@ class ShapeProfile:
     measured_at: str = ""
 
     def check(self, n_kinds: int) -> None:
-        """Raise `ProfileError` unless these can be times of so many kinds of blocks."""
+        """Raise `ProfileError` unless these are times of so many kinds of blocks."""
         where = f"The latency profile of {self.batch} x {self.length} tokens"
         if not self.kept or self.kept[0] < 1 or self.kept[-1] != self.length or not _ascends(self.kept):
             raise ProfileError(f"{where} has the kept counts {self.kept}, but they must ascend to the length.")
@@ -133,10 +129,9 @@ class ShapeProfile:
         return self._at(self.length)
 
     def times_towards(self, longer: ShapeProfile, length: int) -> ShapeTimes:
-        """Times of a length between this one and a longer one.
+        """Times of a length between this one and a longer one, both at the same share of kept tokens.
 
-        Both lengths are read at the share of tokens that is kept. A block's time is about a L + b L^2, so that its time
-        per token is what lies on a line.
+        A block's time is about a L + b L^2, so that its time per token is interpolated on a line.
         """
         low, high = self._at(length), longer._at(length)
         share = (length - self.length) / (longer.length - self.length)
@@ -158,7 +153,7 @@ class ShapeProfile:
     def decode_rows(self, most: int) -> Floats:
         """Time of each kind of block for a decoded token, by the keys that it holds `[kinds, most + 1]`.
 
-        Beyond what was measured it grows on as over the upper half of that.
+        Beyond the measured range it grows as over its upper half.
         """
         held = np.arange(most + 1)
         beyond = np.maximum(held - self.held[-1], 0)
@@ -171,7 +166,7 @@ class ShapeProfile:
         return np.stack(rows)
 
     def _at(self, length: int) -> ShapeTimes:
-        """This length's times, listed by the kept counts of a row of another length."""
+        """These times, by the kept counts of a row of another length."""
         shares = np.arange(length + 1) / length
         block_ms = np.stack([self._curve(row, shares) for row in self.block_ms])
         listen_ms = (
@@ -183,7 +178,7 @@ class ShapeProfile:
 
     def _curve(self, row: tuple[float, ...], shares: Floats) -> Floats:
         """Times of a block that keeps some shares of the tokens."""
-        # Keeping all is no end of the curve: it spares gathering and scattering.
+        # Keeping all is not part of the curve: it needs no gathering and scattering.
         if len(self.kept) == 1:
             return np.full(len(shares), row[-1])
         gathered = np.interp(shares * self.length, self.kept[:-1], row[:-1])
@@ -195,5 +190,4 @@ def _ascends(counts: tuple[int, ...]) -> bool:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists as tuples."""
     return tuple(_tuples(one) for one in value) if isinstance(value, list | tuple) else value

@@ -10,8 +10,7 @@ import numpy as np
 
 from ftp_core.errors import DataError
 
-# Turns of a measurement that is not precise enough: at most so many times the least number, all of them together in no
-# more than this.
+# Limits of further turns: so many times the least number, and milliseconds of all turns together.
 _MOST_TIMES, PATIENCE_MS = 4, 180_000.0
 # Half the width of an interval, as a share of the speed-up, that is precise enough.
 PRECISE = 0.025
@@ -19,7 +18,7 @@ PRECISE = 0.025
 
 @dataclass(frozen=True)
 class Speedup:
-    """How many times as fast a variant is as the dense model.
+    """Speed of a variant as a multiple of the dense model's.
 
     Attributes:
         ratio: Median over turns of the dense model's time by the variant's in the same turn.
@@ -42,9 +41,9 @@ class Speedup:
 def paired_speedup(dense_ms: Sequence[float], variant_ms: Sequence[float], confidence: float = 0.95) -> Speedup:
     """The median of the ratios within turns, and its distribution-free interval.
 
-    A machine whose load drifts slows the dense model and the variant of one turn alike, so their ratio stays what it
-    is, where a ratio of two medians need not. The ends of the interval are order statistics of the ratios: it holds the
-    median with the confidence asked for, or more, whatever the distribution (Conover 1999, section 3.2).
+    A drifting load slows the dense model and the variant of one turn alike, so that their ratio is steadier than a
+    ratio of two medians. The ends of the interval are order statistics of the ratios: it holds the median with at least
+    the confidence asked for, whatever the distribution (Conover 1999, section 3.2).
 
     Args:
         dense_ms: Times of the dense model, one a turn.
@@ -90,10 +89,7 @@ def median_rank(n: int, confidence: float = 0.95) -> int | None:
 
 
 def needs_more_turns(times_ms: Sequence[Sequence[float]], least: int, patience_ms: float = PATIENCE_MS) -> bool:
-    """Decides whether the variants of a measurement are to be timed in further turns.
-
-    They are while the interval of any speed-up is wider than `PRECISE` to either side, unless four times the least
-    number of turns were taken, or as many turns again would take too long together.
+    """True if the interval of any speed-up is wider than `PRECISE` to either side, and further turns are affordable.
 
     Args:
         times_ms: Times of the dense model and of each variant so far, one a turn.

@@ -1,4 +1,7 @@
-"""Times single blocks within a forward pass of the real model."""
+"""Times single blocks within a forward pass of the real model.
+
+Shapes: B rows, L tokens of a row, D hidden width.
+"""
 
 from __future__ import annotations
 
@@ -19,30 +22,25 @@ from ftp_core.skipping.skipping import DecodePass
 from ftp_core.skipping.skipping_model import Prefill, SkippingModel
 from ftp_core.text.encoding import PromptBatch
 
-# Tokens that are decoded, and how many of them come first and are slower than all behind them, as what they need has
-# not been used while the prompt ran.
+# Tokens that are decoded, and the first ones of them, which are slower since their code and data are not cached yet.
 DECODED, COLD = 8, 3
 
 
 class Timeline(Protocol):
-    """Marks moments of a computation, and says afterwards how far apart they were."""
+    """Clock that marks moments of a computation, and measures the time between them afterwards."""
 
     def mark(self) -> Any:
-        """Now, where the computation stands."""
+        """A mark of the present moment of the computation."""
 
     def settle(self) -> None:
-        """Wait until everything that was asked for has been computed."""
+        """Wait until the computation is done."""
 
     def ms(self, begin: Any, end: Any) -> float:
         """Milliseconds between two marks, once settled."""
 
 
 class WallTimeline:
-    """Of a processor, which has computed everything when the program goes on.
-
-    Args:
-        timer: Seconds since any moment.
-    """
+    """Timeline of a CPU, by a timer that reads seconds."""
 
     def __init__(self, timer: Callable[[], float] = time.perf_counter) -> None:
         self._timer = timer
@@ -52,7 +50,7 @@ class WallTimeline:
         return self._timer()
 
     def settle(self) -> None:
-        """See `Timeline.settle`: nothing is under way."""
+        """See `Timeline.settle`; there is nothing to wait for."""
 
     def ms(self, begin: float, end: float) -> float:
         """See `Timeline.ms`."""
@@ -60,11 +58,7 @@ class WallTimeline:
 
 
 class CudaTimeline:
-    """Of a GPU, which computes behind the program's back: its own events say when it came to each mark.
-
-    Args:
-        device: The GPU.
-    """
+    """Timeline of a GPU, by its own events."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -97,9 +91,9 @@ class PassTimes:
     """Times of one forward pass.
 
     Attributes:
-        whole_ms: From the inputs to the next token's logits.
-        block_ms: Of each block, the router's decision included.
-        keep_ms: Of each block, the router's decision alone; None where none was asked for.
+        whole_ms: Time from the inputs to the next token's logits.
+        block_ms: Time of each block, the router's decision included.
+        keep_ms: Time of each router's decision alone; None where there was none.
     """
 
     whole_ms: float
@@ -108,7 +102,7 @@ class PassTimes:
 
     @property
     def fixed_ms(self) -> float:
-        """Everything outside the blocks."""
+        """Time outside the blocks."""
         return self.whole_ms - sum(self.block_ms)
 
 
@@ -122,12 +116,12 @@ class Passes(Protocol):
         """`DECODED` tokens, one after the other, behind the last prefill."""
 
     def whole_ms(self, schedule: SparsitySchedule, dynamic: bool) -> float:
-        """Milliseconds of a prefill in which no block is looked at."""
+        """Milliseconds of a prefill in which no block is timed."""
 
 
 @dataclass
 class _Spans:
-    """Marks around what happened in one pass."""
+    """Marks around the blocks and decisions of one pass."""
 
     timeline: Timeline
     begin: Any = None
@@ -140,14 +134,14 @@ class _Spans:
 
         def handle(index: int, call: BlockCall) -> Tensor:
             begin = self.timeline.mark()
-            hidden = handler(index, call)
+            hidden_BLD = handler(index, call)
             self.blocks.append((begin, self.timeline.mark()))
-            return hidden
+            return hidden_BLD
 
         return handle
 
     def times(self) -> PassTimes:
-        """The times between all marks."""
+        """The times between the marks."""
         self.timeline.settle()
         return PassTimes(
             whole_ms=self.timeline.ms(self.begin, self.end),
@@ -196,16 +190,16 @@ class TimedPasses:
         model: The model.
         batch: Rows.
         length: Tokens in each row.
-        timeline: Tells the time; None for the one of the model's device.
+        timeline: Clock; None for that of the model's device.
     """
 
     def __init__(self, model: SkippingModel, batch: int, length: int, timeline: Timeline | None = None) -> None:
         self._model = model
         self._timeline = timeline_of(model.device) if timeline is None else timeline
-        # Which tokens they are does not matter to the time, nor does what a router has learnt.
+        # Times do not depend on the tokens, nor on a router's weights.
         draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(0, model.model.config.vocab_size, (batch, length), generator=draw)
-        self._prompts = PromptBatch(ids, torch.full((batch,), length)).to(model.device)
+        ids_BL = torch.randint(0, model.model.config.vocab_size, (batch, length), generator=draw)
+        self._prompts = PromptBatch(ids_BL, torch.full((batch,), length)).to(model.device)
         dynamic = DynamicRouter().eval().requires_grad_(False).to(model.device)
         self._routers: dict[bool, Router] = {False: StaticRouter(), True: dynamic}
         self._prefill: Prefill | None = None
@@ -213,7 +207,7 @@ class TimedPasses:
     def prefill(self, schedule: SparsitySchedule, dynamic: bool) -> PassTimes:
         """See `Passes.prefill`."""
         spans = _Spans(self._timeline)
-        # A Protocol does not see what `__getattr__` hands on.
+        # A Protocol does not see attributes of `__getattr__`.
         router: Any = _TimedRouter(self._routers[dynamic], spans)
         self._start()
         spans.begin = self._timeline.mark()
@@ -238,26 +232,26 @@ class TimedPasses:
         """See `Passes.decode`."""
         assert self._prefill is not None, "prefill comes before decode"
         model, cache = self._model, self._prefill.cache
-        ids, times = self._prompts.ids[:, :1], []
-        real = torch.ones_like(ids, dtype=torch.bool)
+        ids_B1, times = self._prompts.ids[:, :1], []
+        real_B1 = torch.ones_like(ids_B1, dtype=torch.bool)
         for _ in range(DECODED):
             spans = _Spans(self._timeline)
-            columns = torch.full_like(ids, cache.seen)
-            handler = DecodePass(model.model, model.family, cache, real, columns)
-            # Where positions are rows of a table there are none behind the context; any other takes as long.
-            positions = columns.clamp(max=model.context - 1)
+            columns_B1 = torch.full_like(ids_B1, cache.seen)
+            handler = DecodePass(model.model, model.family, cache, real_B1, columns_B1)
+            # A table of positions ends with the context; any other position takes as long.
+            positions_B1 = columns_B1.clamp(max=model.context - 1)
             self._timeline.settle()
             spans.begin = self._timeline.mark()
-            hidden = model.run(
-                spans.around(handler), ids, position_ids=positions, past_key_values=cache, use_cache=True
+            hidden_B1D = model.run(
+                spans.around(handler), ids_B1, position_ids=positions_B1, past_key_values=cache, use_cache=True
             )
-            model.logits(hidden[:, -1])
+            model.logits(hidden_B1D[:, -1])
             spans.end = self._timeline.mark()
-            cache.advance(real)
+            cache.advance(real_B1)
             times.append(spans.times())
         return times
 
     def _start(self) -> None:
-        # The last pass's keys and values are let go of beforehand, not while time is taken.
+        # The last pass's keys and values are freed beforehand, not while time is taken.
         self._prefill = None
         self._timeline.settle()

@@ -1,4 +1,4 @@
-"""Times variants against each other: they take turns, so that drift of the machine hits all alike."""
+"""Times variants in turns, so that drift of the machine affects all alike."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Estimate:
     """A median, or a ratio of two, with its confidence interval.
 
     Attributes:
-        median: Of what was measured.
+        median: The median, or the ratio.
         low: Lower end of the interval.
         high: Upper end.
     """
@@ -60,26 +60,20 @@ class Estimate:
 
 
 def estimate_median(samples: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Estimate:
-    """The median of samples with a bootstrap interval (Efron 1979, percentiles of resampled medians).
-
-    Args:
-        samples: What was measured, one number a round.
-        confidence: Of the interval, in (0, 1).
-        seed: Of the resampling.
-    """
+    """The median of samples, one a round, with a bootstrap interval (Efron 1979, percentiles of resampled medians)."""
     return estimate_ratio(samples, [1.0] * len(samples), confidence, seed)
 
 
 def estimate_ratio(
     numerators: Sequence[float], denominators: Sequence[float], confidence: float = 0.95, seed: int = 0
 ) -> Estimate:
-    """The ratio of two medians; rounds are resampled whole, as what slows one variant in a round slows both.
+    """The ratio of two medians with a bootstrap interval; rounds are resampled whole.
 
     Args:
-        numerators: One number a round.
-        denominators: Of the same rounds.
-        confidence: Of the interval, in (0, 1).
-        seed: Of the resampling.
+        numerators: Samples, one a round.
+        denominators: Samples of the same rounds.
+        confidence: Confidence of the interval, in (0, 1).
+        seed: Seed of the resampling.
     """
     above, below = np.asarray(numerators, dtype=float), np.asarray(denominators, dtype=float)
     rounds = np.random.default_rng(seed).integers(len(above), size=(_RESAMPLES, len(above)))
@@ -89,7 +83,7 @@ def estimate_ratio(
 
 
 def timer_of(device: torch.device) -> Timer:
-    """A clock that reads only when a device has done all that it was given; on the CPU that is always."""
+    """A clock that waits for a device before it reads."""
     if device.type == "cpu":
         return time.perf_counter
 
@@ -101,7 +95,7 @@ def timer_of(device: torch.device) -> Timer:
 
 
 def timing_batch(prompts: Sequence[Sequence[int]], batch: int, length: int) -> PromptBatch:
-    """A rectangular batch of real tokens: prompts laid end to end, over again if need be, and cut into rows."""
+    """A rectangular batch of real tokens: prompts end to end, repeated if need be, and cut into rows."""
     stream = [token for prompt in prompts for token in prompt]
     stream *= -(-batch * length // len(stream))
     ids = torch.tensor(stream[: batch * length]).view(batch, length)
@@ -114,19 +108,18 @@ def take_turns(
     on_run: Callable[[], None] = lambda: None,
     goes_on: Callable[[Sequence[Sequence[_Result]]], bool] = lambda _: False,
 ) -> list[list[_Result]]:
-    """What each run returns in each round, after one round to warm up.
+    """Results of each run in each round, after one round to warm up.
 
-    Every other round goes backwards: a machine that slows down steadily slows all alike, and nobody always comes first
-    or right behind the same other one.
+    Every other round goes backwards, so that a machine that slows down steadily slows all alike.
 
     Args:
-        runs: What takes turns.
-        repeats: Rounds.
+        runs: Functions that take turns.
+        repeats: Number of rounds.
         on_run: Called after each run, those that warm up included: `len(runs) * (repeats + 1)` times.
-        goes_on: Whether to take as many rounds again, asked with what each run has returned so far.
+        goes_on: Called with the results so far; True to take as many rounds again.
 
     Raises:
-        DataError: There shall be no round.
+        DataError: `repeats` is below 1.
     """
     if repeats < 1:
         raise DataError(f"repeats is {repeats}, but nothing can be said without at least one round.")
@@ -150,15 +143,7 @@ def interleaved_ms(
     timer: Timer = time.perf_counter,
     goes_on: Callable[[Sequence[Sequence[float]]], bool] = lambda _: False,
 ) -> list[list[float]]:
-    """Times of each run in milliseconds, round by round; see `take_turns`.
-
-    Args:
-        runs: What is timed.
-        repeats: Rounds, after one warm-up.
-        on_run: See `take_turns`.
-        timer: Of `timer_of`, unless all runs on the CPU.
-        goes_on: See `take_turns`.
-    """
+    """Times of each run in milliseconds, round by round; see `take_turns`."""
 
     def timed(run: Callable[[], object]) -> Callable[[], float]:
         def measured() -> float:
@@ -184,11 +169,11 @@ def measure_latency(
 
     Args:
         model: The model.
-        prompts: What to prefill.
+        prompts: Prompts to prefill.
         variants: Schedules with their routers.
         repeats: Rounds, after one warm-up.
         on_run: See `take_turns`.
-        timer: By default one that waits for the model's device.
+        timer: Clock; by default one that waits for the model's device.
         goes_on: See `take_turns`; it sees milliseconds.
     """
 

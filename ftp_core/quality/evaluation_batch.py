@@ -1,4 +1,7 @@
-"""Examples as one batch: their prompts, their right answers behind them, and their choices."""
+"""Examples as one batch: their prompts, their right answers behind them, and their choices.
+
+Shapes: B rows, L tokens of a row, R choices, I multiple-choice items.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +24,19 @@ from ftp_core.text.encoding import (
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """What is scored of some examples.
+    """Prompts and continuations of some examples.
 
-    Each example's prompt is one row, and a second one where texts that continue it are embedded otherwise because they
-    are longer (see `ftp_core.skipping.rotary`): no continuation may change what another one is scored as.
+    Each example's prompt is one row, and a second one where longer texts that continue it are embedded otherwise (see
+    `ftp_core.skipping.rotary`): no continuation may change another one's score.
 
     Attributes:
-        prompts: `[P, L]`.
+        prompts: Prompts `[B, L]`.
         answers: The right continuation of each example, in order.
         choices: Every choice of the multiple-choice items; None if there are none.
-        choice_items: Which example each is a choice of `[R]`.
-        has_choices: Of each example.
-        right_choice: Index of the right one of each multiple-choice item `[M]`.
-        choice_lengths: By what to divide log-likelihoods for `acc_norm` `[R]`.
+        choice_items: Index of the example of each choice `[R]`.
+        has_choices: True for each multiple-choice item.
+        right_choice: Index of the right choice of each multiple-choice item `[I]`.
+        choice_lengths: Divisors of log-likelihoods for `acc_norm` `[R]`.
     """
 
     prompts: PromptBatch
@@ -48,14 +51,8 @@ class EvaluationBatch:
     def of(
         cls, examples: Sequence[EncodedExample], regime: Callable[[int], int], device: torch.device
     ) -> EvaluationBatch:
-        """A batch of examples.
-
-        Args:
-            examples: What to score.
-            regime: `SkippingModel.length_regime`.
-            device: Where to.
-        """
-        # Of each text, by example and regime, how many tokens are read: as many as of the longest such.
+        """A batch of examples; `regime` is `SkippingModel.length_regime`."""
+        # Tokens that are read of each text, by example and regime: as many as of the longest such.
         texts: dict[tuple[int, int], int] = {}
 
         def rows_of(continuations: ContinuationBatch) -> ContinuationBatch:

@@ -1,4 +1,4 @@
-"""95 % intervals of figures over examples: of shares, and of means over tokens."""
+"""95 % intervals of shares, and of means over tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _DRAWN_AT_ONCE = 2**20
 
 
 def wilson_interval(right: int, n: int) -> tuple[float, float]:
-    """95 % Wilson score interval of a share (Wilson 1927): right at 0 and 1, where the normal one has no width."""
-    # It takes half a second to load, and most programs need no interval.
+    """95 % Wilson score interval of a share (Wilson 1927)."""
+    # It takes half a second to load.
     from scipy.stats import binomtest
 
     ends = binomtest(right, n).proportion_ci(0.95, "wilson")
@@ -20,9 +20,6 @@ def wilson_interval(right: int, n: int) -> tuple[float, float]:
 
 def bootstrap_interval(sums: Tensor, counts: Tensor, resamples: int = 1000, seed: int = 0) -> tuple[float, float]:
     """95 % percentile bootstrap interval of a mean over tokens, by drawing whole examples (Efron and Tibshirani 1993).
-
-    The tokens of an example depend on each other, so that examples are drawn. Resamples are drawn some at a time, so
-    that memory does not grow with their number; how many at a time changes no draw.
 
     Args:
         sums: Sum over each example's tokens `[n]`.

@@ -1,4 +1,8 @@
-"""How much worse a pruned model is than the dense one: KL, perplexity, and accuracy on multiple choice."""
+"""Quality of a pruned model: KL to the dense one, perplexity, and accuracy on multiple choice.
+
+Shapes: B rows, C tokens of a continuation, D hidden width, I multiple-choice items, R choices, T completion tokens of
+all rows, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +49,7 @@ class Quality:
         n_tokens: Completion tokens evaluated.
         n_choice_items: Multiple-choice items scored for `accuracy`.
         kl_interval: 95 % bootstrap interval of `kl` over examples; None if not asked for.
-        perplexity_interval: Likewise of `perplexity`.
+        perplexity_interval: The same of `perplexity`.
     """
 
     kl: float
@@ -69,7 +73,7 @@ class ItemQuality:
         kl: Mean KL(dense || pruned) per completion token, nats.
         n_tokens: Tokens of the completion.
         choice: Index of the choice with the highest summed log-likelihood; None if it is no multiple choice.
-        right: Whether that is the right one; None if it is no multiple choice.
+        right: True if that is the right one; None if it is no multiple choice.
     """
 
     kl: float
@@ -88,16 +92,7 @@ _LOGITS_AT_ONCE = 2**23
 
 @dataclass(frozen=True)
 class _Found:
-    """What a pruned model does on a batch.
-
-    Attributes:
-        kl: Sum of KL(dense || pruned) over each answer's tokens `[B]`.
-        nll: Likewise of the negative log-likelihood.
-        n_tokens: Tokens of each answer `[B]`.
-        choice: Index of the likeliest choice of each multiple-choice item `[M]`; empty if choices were not scored.
-        right: Whether it is the right one.
-        right_norm: Whether the likeliest choice per character is.
-    """
+    """Figures of a pruned model on a batch: sums over each answer's tokens `[B]`, and decisions `[I]`."""
 
     kl: Tensor
     nll: Tensor
@@ -107,10 +102,10 @@ class _Found:
     right_norm: Tensor
 
 
-def _divergence(log_probs: Tensor, dense: Tensor) -> Tensor:
-    """KL(dense || pruned) of each token `[n]`, from log-probabilities `[n, V]`."""
-    # What the dense model rules out adds nothing, though the pruned one may rule it out too (0 x (inf - inf)).
-    return torch.where(dense == -math.inf, 0.0, dense.exp() * (dense - log_probs)).sum(-1)
+def _divergence(log_probs_TV: Tensor, dense_TV: Tensor) -> Tensor:
+    """KL(dense || pruned) of each token `[T]`."""
+    # A token that the dense model rules out adds nothing, though the pruned one may rule it out too (0 x (inf - inf)).
+    return torch.where(dense_TV == -math.inf, 0.0, dense_TV.exp() * (dense_TV - log_probs_TV)).sum(-1)
 
 
 class QualitySet:
@@ -120,15 +115,15 @@ class QualitySet:
 
     Args:
         model: The model, which is its own dense reference.
-        examples: What to evaluate on.
+        examples: Examples to evaluate on.
         batch_size: Prompts in a batch.
         on_batch: Called after each batch of the dense pass.
 
     Attributes:
-        model: The model, with whose answers pruned variants of it are compared.
-        n_items: How many examples.
-        n_batches: How many batches they are run in.
-        fingerprint: SHA-256 over the examples in their order: the same examples have the same one everywhere.
+        model: The model.
+        n_items: Number of examples.
+        n_batches: Number of batches.
+        fingerprint: SHA-256 over the examples in their order.
 
     Raises:
         DataError: There is no example, or one is not encoded, longer than the model's context, or has a token that the
@@ -164,23 +159,19 @@ class QualitySet:
         for start in range(0, len(examples), batch_size):
             group = [examples[place] for place in self._order[start : start + batch_size]]
             batch = EvaluationBatch.of(group, model.length_regime, model.device)
-            hidden = model.continuation_hidden(model.prefill(batch.prompts, dense, router), batch.answers)
+            hidden_BCD = model.continuation_hidden(model.prefill(batch.prompts, dense, router), batch.answers)
             self._batches.append(batch)
-            self._dense_hidden.append(hidden[batch.answers.ids != IGNORED])
+            self._dense_hidden.append(hidden_BCD[batch.answers.ids != IGNORED])
             on_batch()
         self.n_batches = len(self._batches)
 
     @cached_property
     def model_identity(self) -> str:
-        """What the model is (`ftp_core.loading.identity`), wherever it was loaded."""
+        """Identity of the model (`ftp_core.loading.identity`)."""
         return model_identity(self.model.model)
 
     def check_model(self, model: SkippingModel) -> None:
-        """Raise `ModelError` unless this model is the one that the answers are of, loaded again or not.
-
-        Args:
-            model: The one that the set shall be used for.
-        """
+        """Raise `ModelError` unless a model, perhaps loaded again, is the one that the answers are of."""
         if model.keep_first != self.model.keep_first:
             raise ModelError(
                 f"The quality set's model protects the first {self.model.keep_first} tokens of prompts, but this one "
@@ -201,7 +192,7 @@ class QualitySet:
             )
 
     def scope(self, router: Router, choices: bool = False) -> Scope:
-        """What `evaluate` finds in a store of prefixes: `store.longest(scope, schedule)` says how many blocks of it."""
+        """Key of this set's states in a store of prefixes, see `PrefixStore.longest`."""
         return Scope(self._identity, router, choices)
 
     @torch.inference_mode()
@@ -220,11 +211,11 @@ class QualitySet:
 
         Args:
             schedule: One sparsity per block.
-            router: Names the kept tokens.
-            choices: Whether to score every choice too, for the accuracies.
-            intervals: Whether to draw bootstrap intervals of KL and perplexity.
-            prefixes: States that schedules leave behind and that others with the same beginning go on from; the figures
-                are the same bit for bit. The router must not change as long as it is used.
+            router: The router; must not change as long as `prefixes` is used.
+            choices: Score every choice too, for the accuracies.
+            intervals: Draw bootstrap intervals of KL and perplexity.
+            prefixes: Store of states that schedules with the same beginning share; the figures are the same bit for
+                bit.
             on_batch: Called after each batch, `n_batches` times.
 
         Raises:
@@ -256,15 +247,7 @@ class QualitySet:
     def per_item(
         self, schedule: Sequence[float], router: Router, on_batch: Callable[[], None] = lambda: None
     ) -> list[ItemQuality]:
-        """Compare the model under a schedule and router with the dense one on each example.
-
-        Args:
-            schedule: One sparsity per block.
-            router: Names the kept tokens.
-            on_batch: See `evaluate`.
-
-        Returns:
-            One for each example, in the order in which they were given.
+        """Compare the model under a schedule and router with the dense one on each example, in the given order.
 
         Raises:
             ScheduleError: As `evaluate` does.
@@ -289,7 +272,6 @@ class QualitySet:
         prefixes: PrefixStore,
         on_batch: Callable[[], None],
     ) -> list[_Found]:
-        """What the model does on each batch; see `evaluate`."""
         schedule = self.model.checked(schedule)
         self._check(schedule, router)
         found = []
@@ -297,21 +279,22 @@ class QualitySet:
             for batch, dense_hidden in zip(self._batches, self._dense_hidden, strict=True):
                 of_prompts, of_answers, of_choices = path.passages()
                 prefill = self.model.prefill(batch.prompts, schedule, router, of_prompts)
-                hidden = self.model.continuation_hidden(prefill, batch.answers, of_answers)
-                real = batch.answers.ids != IGNORED
-                kl, nll = self._compare(hidden[real], dense_hidden, batch.answers.ids[real])
-                choice = right = right_norm = torch.zeros(0, dtype=torch.long, device=real.device)
+                hidden_BCD = self.model.continuation_hidden(prefill, batch.answers, of_answers)
+                real_BC = batch.answers.ids != IGNORED
+                compared = self._compare(hidden_BCD[real_BC], dense_hidden, batch.answers.ids[real_BC])
+                kl_B, nll_B = (_row_sums(values_T, real_BC) for values_T in compared)
+                choice_I = right_I = right_norm_I = torch.zeros(0, dtype=torch.long, device=real_BC.device)
                 if choices and batch.choices is not None:
-                    likelihoods, items = self._likelihoods(prefill, batch.choices, of_choices), batch.choice_items
-                    choice = _likeliest(likelihoods, items)
-                    right = choice == batch.right_choice
-                    right_norm = _likeliest(likelihoods / batch.choice_lengths, items) == batch.right_choice
-                found.append(_Found(_row_sums(kl, real), _row_sums(nll, real), real.sum(1), choice, right, right_norm))
+                    likelihoods_R, items_R = self._likelihoods(prefill, batch.choices, of_choices), batch.choice_items
+                    choice_I = _likeliest(likelihoods_R, items_R)
+                    right_I = choice_I == batch.right_choice
+                    right_norm_I = _likeliest(likelihoods_R / batch.choice_lengths, items_R) == batch.right_choice
+                found.append(_Found(kl_B, nll_B, real_BC.sum(1), choice_I, right_I, right_norm_I))
                 on_batch()
         return found
 
     def _check(self, schedule: SparsitySchedule, router: Router) -> None:
-        """Raise an error unless the router is this model's, and for the schedule; quick: every evaluation asks it."""
+        """Raise `ModelError` unless the router is for this model and the schedule."""
         if not isinstance(router, ScoringRouter):
             return
         model, trained_for = self.model.model, router.trained_for
@@ -324,7 +307,7 @@ class QualitySet:
         router.check_schedule(schedule)
 
     def _state_bytes(self, choices: bool) -> int:
-        """Memory that the states behind one block take: hidden states, and the prompts' attention in float32."""
+        """Memory of the states behind one block: hidden states, and the prompts' attention in float32."""
         n_prompt = sum(batch.prompts.ids.numel() for batch in self._batches)
         continuations = [batch.answers for batch in self._batches]
         if choices:
@@ -333,46 +316,44 @@ class QualitySet:
         hidden = self._dense_hidden[0]
         return n_tokens * hidden.shape[-1] * hidden.element_size() + 4 * n_prompt
 
-    def _compare(self, final_hidden: Tensor, dense_hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """KL to the dense model, and negative log-likelihood, of each answer token `[n]`."""
+    def _compare(self, hidden_TD: Tensor, dense_TD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
+        """KL to the dense model, and negative log-likelihood, of each answer token `[T]`."""
         kls, nlls = [], []
-        for part, dense, target in zip(
-            self._parts(final_hidden), self._parts(dense_hidden), self._parts(targets), strict=True
-        ):
-            log_probs = self._log_probs(part)
-            kls.append(_divergence(log_probs, self._log_probs(dense)))
-            nlls.append(-log_probs.gather(-1, target[:, None])[:, 0])
+        for hidden, dense, targets in zip(*map(self._parts, (hidden_TD, dense_TD, targets_T)), strict=True):
+            log_probs_TV = self._log_probs(hidden)
+            kls.append(_divergence(log_probs_TV, self._log_probs(dense)))
+            nlls.append(-log_probs_TV.gather(-1, targets[:, None])[:, 0])
         return torch.cat(kls), torch.cat(nlls)
 
     def _parts(self, of_tokens: Tensor) -> tuple[Tensor, ...]:
         parts: tuple[Tensor, ...] = of_tokens.split(max(1, _LOGITS_AT_ONCE // self.model.model.config.vocab_size))
         return parts
 
-    def _log_probs(self, final_hidden: Tensor) -> Tensor:
-        return self.model.logits(final_hidden).float().log_softmax(-1)
+    def _log_probs(self, hidden_TD: Tensor) -> Tensor:
+        return self.model.logits(hidden_TD).float().log_softmax(-1)
 
     def _likelihoods(self, prefill: Prefill, choices: ContinuationBatch, passage: Passage) -> Tensor:
         """Summed log-likelihood of each choice `[R]`."""
-        hidden = self.model.continuation_hidden(prefill, choices, passage)
-        real = choices.ids != IGNORED
+        hidden_RCD = self.model.continuation_hidden(prefill, choices, passage)
+        real_RC = choices.ids != IGNORED
         picked = [
-            self._log_probs(part).gather(-1, target[:, None])[:, 0]
-            for part, target in zip(self._parts(hidden[real]), self._parts(choices.ids[real]), strict=True)
+            self._log_probs(hidden).gather(-1, targets[:, None])[:, 0]
+            for hidden, targets in zip(*map(self._parts, (hidden_RCD[real_RC], choices.ids[real_RC])), strict=True)
         ]
-        return _row_sums(torch.cat(picked), real)
+        return _row_sums(torch.cat(picked), real_RC)
 
 
-def _row_sums(values: Tensor, real: Tensor) -> Tensor:
-    """Sums by row `[B]` of values `[n]` that stand where `real` is True `[B, C]`."""
-    table = torch.zeros(real.shape, dtype=values.dtype, device=values.device)
-    return table.masked_scatter_(real, values).sum(-1)
+def _row_sums(values_T: Tensor, real_BC: Tensor) -> Tensor:
+    """Sums by row `[B]` of values of the real tokens."""
+    table_BC = torch.zeros(real_BC.shape, dtype=values_T.dtype, device=values_T.device)
+    return table_BC.masked_scatter_(real_BC, values_T).sum(-1)
 
 
-def _share(right: Tensor) -> tuple[float | None, tuple[float, float] | None]:
-    """How many of some decisions are right, with their interval; None without any."""
-    if not len(right):
+def _share(right_I: Tensor) -> tuple[float | None, tuple[float, float] | None]:
+    """Share of right decisions, with its interval; None without any."""
+    if not len(right_I):
         return None, None
-    return float(right.float().mean()), wilson_interval(int(right.sum()), len(right))
+    return float(right_I.float().mean()), wilson_interval(int(right_I.sum()), len(right_I))
 
 
 def _mean_kl(value: float) -> float:
@@ -383,15 +364,10 @@ def _exp(value: float) -> float:
     return math.exp(min(value, _HIGHEST_EXPONENT))
 
 
-def _likeliest(likelihoods: Tensor, items: Tensor) -> Tensor:
-    """Index of the likeliest choice of each item that has some; the first of equals.
-
-    Args:
-        likelihoods: `[R]`.
-        items: Which item each is a choice of, ascending `[R]`.
-    """
-    _, group, counts = items.unique_consecutive(return_inverse=True, return_counts=True)
-    table = likelihoods.new_full((len(counts), int(counts.max())), -torch.inf)
-    within = torch.arange(len(items), device=items.device) - (counts.cumsum(0) - counts)[group]
-    table[group, within] = likelihoods
+def _likeliest(likelihoods_R: Tensor, items_R: Tensor) -> Tensor:
+    """Index of the likeliest choice of each item `[I]`, the first of equals; items ascend."""
+    _, group_R, counts_I = items_R.unique_consecutive(return_inverse=True, return_counts=True)
+    table = likelihoods_R.new_full((len(counts_I), int(counts_I.max())), -torch.inf)
+    within_R = torch.arange(len(items_R), device=items_R.device) - (counts_I.cumsum(0) - counts_I)[group_R]
+    table[group_R, within_R] = likelihoods_R
     return table.argmax(-1)

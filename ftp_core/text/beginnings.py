@@ -1,4 +1,4 @@
-"""How prompts begin: with a chat's system turn, or with the same tokens as others."""
+"""Beginnings of prompts: a chat's system turn, and tokens that many share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from transformers import PreTrainedTokenizerBase
 
 from ftp_core.text.boundary import common_length
 
-# No template has them, and none changes them, as some strip or escape what they are given.
+# No template contains or changes these; some strip or escape texts.
 _SYSTEM, _USER = "Textofthesystem", "Textoftheuser"
 
 
 @dataclass(frozen=True)
 class SharedBeginning:
-    """Tokens that many prompts begin with, all the same.
+    """Tokens that many prompts begin with.
 
     Attributes:
-        tokens: Their ids; none if they begin differently.
+        tokens: Ids of the tokens; none if the prompts begin differently.
         n_prompts: Prompts that begin with them.
     """
 
@@ -27,13 +27,8 @@ class SharedBeginning:
 
 
 def shared_beginning(prompts: Sequence[Sequence[int]], least_share: float) -> SharedBeginning:
-    """The longest beginning that a share of the prompts, at least, has in common.
-
-    Args:
-        prompts: Token ids of each.
-        least_share: Of the prompts, above 0.
-    """
-    # In this order prompts that begin alike are neighbours, and what two have in common all between them have.
+    """The longest beginning that at least a share of the prompts, above 0, has in common."""
+    # In this order prompts that begin alike are neighbours, and all between two share their common beginning.
     ordered = sorted(tuple(prompt) for prompt in prompts)
     n = max(1, -int(-least_share * len(ordered) // 1))
     best: tuple[int, ...] = ()
@@ -46,11 +41,11 @@ def shared_beginning(prompts: Sequence[Sequence[int]], least_share: float) -> Sh
 
 @dataclass(frozen=True)
 class SystemTurn:
-    """How a tokenizer's chat template writes the system turn: what stands before its text, and up to the user's.
+    """The system turn of a tokenizer's chat template.
 
     Attributes:
-        before: Begins a chat.
-        behind: Ends the system's text and introduces the user's.
+        before: Text before the system's.
+        behind: Text between the system's and the user's.
     """
 
     before: str
@@ -58,7 +53,7 @@ class SystemTurn:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> SystemTurn | None:
-        """The one of a tokenizer; None if it has no chat template, or one without a system turn."""
+        """The system turn of a tokenizer; None if it has no chat template, or one without a system turn."""
         if not tokenizer.chat_template:
             return None
         chat = [{"role": "system", "content": _SYSTEM}, {"role": "user", "content": _USER}]
@@ -72,8 +67,8 @@ class SystemTurn:
         return cls(before, behind) if before and behind and end else None
 
     def in_text(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> str | None:
-        """The system turn that a prompt begins with, up to the user's first word; None if it begins with none."""
-        # The token that begins every text may be written in a prompt, or be put before it by the tokenizer.
+        """The system turn that a prompt begins with, up to the user's first word; None if there is none."""
+        # A prompt may contain the token that begins every text, or leave it to the tokenizer.
         begin = tokenizer.bos_token or ""
         text = prompt.removeprefix(begin)
         system, behind, _ = text.partition(self.behind)

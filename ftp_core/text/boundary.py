@@ -1,4 +1,4 @@
-"""The boundary between a prompt and what may follow it, in the tokens of the whole text."""
+"""The boundary between a prompt and its continuations, in the tokens of the whole text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ftp_core.errors import ModelError
 
 @dataclass(frozen=True)
 class DividedText:
-    """Token ids of a prompt and of what may follow it: behind each other they are those of the whole text.
+    """Token ids of a prompt and of its continuations; together they are those of the whole texts.
 
     Attributes:
         prompt: Special tokens that the tokenizer puts before a text, and the prompt's own tokens; perhaps none.
-        continuations: The rest of each whole text, without special tokens that the tokenizer appends; perhaps nothing.
-        n_shared: Tokens at the end of the prompt, encoded alone, that a whole text does not have there: their text is
-            a part of what follows.
+        continuations: The rest of each whole text, without special tokens that the tokenizer appends; perhaps empty.
+        n_shared: Tokens at the end of the prompt, encoded alone, that a whole text does not have: their text belongs to
+            the continuations.
     """
 
     prompt: tuple[int, ...]
@@ -31,18 +31,17 @@ def divide(
 ) -> DividedText:
     """Encode a prompt with each of its continuations, and cut where all of them still agree with the prompt alone.
 
-    As in lm-evaluation-harness (`TemplateLM._encode_pair`) white space that ends the prompt belongs to what follows,
-    and a continuation is what the whole text has more than the prompt; encoded alone it would begin like a text. Where
-    one token spans both, so that the prompt's tokens are no prefix of the whole text's, the prompt is their longest
-    common prefix, and no text is lost. It is that of all continuations: each is then compared behind the same prompt,
-    with the same piece of the prompt's text before its own.
+    As in lm-evaluation-harness (`TemplateLM._encode_pair`), white space that ends the prompt belongs to the
+    continuation, which is the rest of the whole text: encoded alone it would begin like a text. Where one token spans
+    both, the prompt is the longest common prefix of its own tokens and those of all whole texts: no text is lost, and
+    all continuations follow the same prompt.
 
     Args:
-        tokenizer: The model's own.
+        tokenizer: The model's tokenizer.
         prompt: The text to be continued.
-        continuations: What may follow it, at least one.
-        special_tokens: Whether to put special tokens before the text, as the tokenizer does; never those that the text
-            begins with by itself.
+        continuations: Texts that may follow it, at least one.
+        special_tokens: Put special tokens before the text, as the tokenizer does; never those that it begins with by
+            itself.
 
     Raises:
         ModelError: The tokenizer's special tokens do not stand around those of the text.
@@ -50,14 +49,10 @@ def divide(
     wholes = [_ids(tokenizer, prompt + text) for text in continuations]
     alone = _ids(tokenizer, prompt.rstrip())
     n = min(common_length(alone, whole) for whole in wholes)
-    # Of no text at all it cannot be told what stands before it, so the longest is asked.
+    # Special tokens before an empty text cannot be told apart, so the longest text is used.
     longest = max(range(len(wholes)), key=lambda place: len(wholes[place]))
     before = _put_before(tokenizer, prompt + continuations[longest], wholes[longest]) if special_tokens else []
-    return DividedText(
-        (*before, *alone[:n]),
-        tuple(tuple(whole[n:]) for whole in wholes),
-        len(alone) - n,
-    )
+    return DividedText((*before, *alone[:n]), tuple(tuple(whole[n:]) for whole in wholes), len(alone) - n)
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
@@ -78,14 +73,7 @@ def _put_before(tokenizer: PreTrainedTokenizerBase, text: str, ids: list[int]) -
 
 
 def beginning_length(tokenizer: PreTrainedTokenizerBase, beginning: str, text: str) -> int:
-    """Tokens that the beginning of a text is made of, special ones that are put before it included.
-
-    A token that reaches beyond it counts.
-
-    Args:
-        tokenizer: The model's own.
-        beginning: What the text begins with.
-        text: All of it.
+    """Tokens of the beginning of a text: special ones before it, and one that reaches beyond it, count.
 
     Raises:
         ModelError: The tokenizer's special tokens do not stand around those of the text.
@@ -96,6 +84,6 @@ def beginning_length(tokenizer: PreTrainedTokenizerBase, beginning: str, text: s
 
 
 def common_length(one: Sequence[object], other: Sequence[object]) -> int:
-    """How many tokens, or characters, at the beginning of two sequences are the same."""
+    """Length of the common beginning of two sequences."""
     shorter = min(len(one), len(other))
     return next((place for place in range(shorter) if one[place] != other[place]), shorter)

@@ -1,4 +1,4 @@
-"""Examples to measure and to train on: reading JSON Lines, cutting into disjoint sets, naming by content."""
+"""Examples to measure and to train on: read from JSON Lines, split into disjoint sets, named by content."""
 
 from __future__ import annotations
 
@@ -37,12 +37,11 @@ class Example:
     """A prompt and what should follow it.
 
     Attributes:
-        prompt: What the model reads.
+        prompt: Text that the model reads.
         completion: The right continuation, with the white space that separates it from the prompt.
         choices: Continuations to choose from, each with its leading space; empty if there is no choice.
         answer: Index of the right choice: `choices[answer] == completion`; None if there is no choice.
-        group: What kind of item it is, so that figures can be told apart by it; None if that is not known. It is no
-            part of the content.
+        group: Kind of the item, by which figures are told apart; None if unknown. It is no part of the content.
     """
 
     prompt: str
@@ -62,13 +61,11 @@ def load_jsonl(path: str | os.PathLike[str]) -> list[Example]:
     - `{"instruction", "input", "output"}`: Alpaca's, put into its published template, which ends with "### Response:".
       The completion is a line break and the output, as in the text that Alpaca's dataset and most trainers use. Without
       an input (absent or empty), the template without input.
-    - `{"question", "choices", "answer"}`: `answer` counts the choices from 0. As lm-evaluation-harness does for ARC,
-      the prompt is `Question: {question}\nAnswer:` and a choice is a space and its text. WinoGrande and HellaSwag
-      items are treated in the same way (WinoGrande's `_` stays in the question), so figures on them compare with each
-      other, but not with published ones of those two tasks.
+    - `{"question", "choices", "answer"}`: `answer` counts the choices from 0. As in lm-evaluation-harness for ARC, the
+      prompt is `Question: {question}\nAnswer:` and a choice is a space and its text. WinoGrande and HellaSwag items
+      are treated alike (WinoGrande's `_` stays in the question), so figures on them do not compare with published ones.
 
-    Each form may have a "group", a text or a whole number that says what kind of item it is (its subject, its length,
-    how far back its answer stands): reports then tell accuracy by group. `null` is no group.
+    Each form may have a "group", a text or a whole number, by which reports tell accuracy apart. `null` is no group.
 
     Args:
         path: The file.
@@ -82,7 +79,7 @@ def load_jsonl(path: str | os.PathLike[str]) -> list[Example]:
     examples = []
     try:
         with Path(path).open("rb") as lines:
-            # Bytes, because only \n ends a line here: text files end lines at \r too, which would count differently.
+            # Bytes, because text files end lines at \r, too.
             for number, line in enumerate(lines, 1):
                 content = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if content.strip():
@@ -136,7 +133,7 @@ def _content(row: Mapping[str, Any]) -> Example:
 
 def _alpaca(row: Mapping[str, Any]) -> Example:
     instruction, output = _text(row, "instruction"), _text(row, "output")
-    # The original skips only the empty string; files of others write null, or leave it out.
+    # Alpaca has an empty string; other files write null, or leave it out.
     if row.get("input") in (None, ""):
         prompt = _ALPACA_WITHOUT_INPUT.format(instruction=instruction)
     else:
@@ -193,17 +190,16 @@ def _quoted(key: str) -> str:
 
 
 def split_examples(examples: Iterable[Example], seed: int, sizes: Mapping[str, int]) -> dict[str, list[Example]]:
-    """Cut examples into disjoint sets of distinct ones.
+    """Split examples into disjoint sets of distinct ones.
 
-    The sets hang on the content, the seed and the sizes alone, not on the order of the examples: they are shuffled by
-    a seeded hash of what they say. Duplicates are dropped first, so that none is in two sets; of their groups the last
-    in the alphabet stays.
+    The split depends on the content, the seed and the sizes alone, not on the order of the examples, which are shuffled
+    by a seeded hash of their content. Of duplicates one stays, with the last of their groups in the alphabet.
 
     Args:
-        examples: What to cut.
-        seed: Another one cuts otherwise.
-        sizes: Examples wanted of each set, at least 1, for example of calibration, validation and test. With too
-            few examples all sets shrink in proportion, but keep at least 1.
+        examples: Examples to split.
+        seed: Seed of the shuffling.
+        sizes: Number of examples wanted in each set, at least 1. With too few examples all sets shrink in proportion,
+            but keep at least 1.
 
     Returns:
         The sets, in the order of `sizes`.
@@ -227,25 +223,22 @@ def split_examples(examples: Iterable[Example], seed: int, sizes: Mapping[str, i
 
 
 def _shrink(sizes: list[int], available: int) -> list[int]:
-    """Sizes as wanted if they are available, else in proportion, at least 1 each, together all that is available."""
+    """Sizes as wanted, or shrunk in proportion to all that is available, at least 1 each."""
     if sum(sizes) <= available:
         return sizes
     given = [1] * len(sizes)
     for _ in range(available - len(sizes)):
-        # The next one goes to the set that stays furthest from what it wants.
+        # The next one goes to the set that is furthest from its size.
         neediest = min(range(len(sizes)), key=lambda i: (given[i] + 1) / sizes[i])
         given[neediest] += 1
     return given
 
 
 def fingerprint(examples: Iterable[Example]) -> str:
-    """SHA-256 of the examples' content in their order, in hexadecimal: the same data has the same name everywhere."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(_canonical(example) + b"\n")
-    return digest.hexdigest()
+    """SHA-256 of the examples' content in their order, in hexadecimal."""
+    return hashlib.sha256(b"".join(_canonical(example) + b"\n" for example in examples)).hexdigest()
 
 
 def _canonical(example: Example) -> bytes:
-    """The example as bytes that no other one has: one line of ASCII."""
+    """One line of ASCII that no other content has."""
     return json.dumps([example.prompt, example.completion, example.choices, example.answer]).encode("ascii")

@@ -1,4 +1,7 @@
-"""From text to tensors: prompts and their continuations as right-padded batches of token ids."""
+"""Prompts and their continuations as right-padded batches of token ids.
+
+Shapes: B rows, L tokens of a row, R continuations, C tokens of a continuation.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _INT = {int}
 
 
 class LeftOut(StrEnum):
-    """Why an example cannot be evaluated, as reports say it."""
+    """Reasons why an example cannot be evaluated, as reports say them."""
 
     TOO_LONG = "longer than the model's context"
     NO_PROMPT = "without a token that is of the prompt alone"
@@ -29,11 +32,7 @@ class LeftOut(StrEnum):
 
 
 class ExampleError(DataError):
-    """An example that a model with its tokenizer cannot be evaluated on.
-
-    Attributes:
-        reason: Its kind.
-    """
+    """An example that a model with its tokenizer cannot be evaluated on."""
 
     def __init__(self, reason: LeftOut, message: str) -> None:
         super().__init__(message)
@@ -45,20 +44,19 @@ class EncodedExample:
     """Token ids of one example.
 
     Attributes:
-        prompt: What the model reads, with the tokenizer's special tokens before it.
-        continuations: What may follow; for multiple choice one per choice, whole, else only the completion. Behind the
-            prompt they are the ids of the whole text: a token that spans the end of the prompt belongs to them.
+        prompt: Ids of the prompt, with the tokenizer's special tokens before it.
+        continuations: The completion, or every choice in full. Behind the prompt they are the ids of the whole text: a
+            token that spans the end of the prompt belongs to them.
         answer: Index of the right continuation.
-        has_choices: Whether the item is multiple choice.
+        has_choices: True if the item is multiple choice.
         choice_lengths: Characters of each choice without the space before it, as lm-evaluation-harness counts them for
             `acc_norm`; empty if it is no multiple choice.
-        group: What kind of item it is; None if that is not known. It is no part of what fingerprints name.
-        n_shared: Tokens at the end of the prompt, encoded alone, that are others in the whole text: their text is the
-            beginning of the continuations. It is no part of what fingerprints name, as the ids say it.
+        group: Kind of the item; None if unknown. It is no part of fingerprints.
+        n_shared: See `DividedText`. It is no part of fingerprints.
 
     Raises:
         DataError: The prompt or a continuation has no token, or one that is no whole number from 0; there is no
-            continuation; the answer is none of them; or the lengths are not theirs.
+            continuation; the answer or the lengths do not fit them.
     """
 
     prompt: tuple[int, ...]
@@ -70,7 +68,7 @@ class EncodedExample:
     n_shared: int = field(default=0, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Check what would come to light far from here, if at all; at the speed of C, as there are thousands."""
+        """Check the values; quick, as there are thousands of examples."""
         _check_ids("The prompt", self.prompt)
         if not isinstance(self.continuations, tuple) or not self.continuations:
             raise DataError(
@@ -106,7 +104,6 @@ def _check_ids(name: str, ids: object) -> None:
 
 
 def _short(value: object) -> str:
-    """A value for an error, however long it is."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -118,8 +115,8 @@ class PromptBatch:
     Attributes:
         ids: Token ids `[B, L]`; anything where padded.
         lengths: Real tokens of each row `[B]`.
-        text_lengths: Tokens that are read of the text which each row begins, what follows the prompt included `[B]`:
-            some models embed positions by it (`ftp_core.skipping.rotary`). None for the prompts alone.
+        text_lengths: Tokens that are read of each prompt with its continuation `[B]`, by which some models embed
+            positions (`ftp_core.skipping.rotary`); None for the prompts alone.
     """
 
     ids: Tensor
@@ -128,7 +125,7 @@ class PromptBatch:
 
     def to(self, device: torch.device) -> PromptBatch:
         """The same on a device."""
-        # Lengths of texts are asked for as numbers.
+        # Lengths of texts are read as numbers.
         return PromptBatch(self.ids.to(device), self.lengths.to(device), self.text_lengths)
 
 
@@ -138,7 +135,7 @@ class ContinuationBatch:
 
     Attributes:
         ids: Token ids `[R, C]`; `IGNORED` where padded.
-        rows: Which prompt each continues `[R]`.
+        rows: Index of the prompt of each `[R]`.
     """
 
     ids: Tensor
@@ -150,20 +147,15 @@ class ContinuationBatch:
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase,
-    examples: Iterable[Example],
-    context: int,
-    max_continuation: int = 128,
+    tokenizer: PreTrainedTokenizerBase, examples: Iterable[Example], context: int, max_continuation: int = 128
 ) -> list[EncodedExample]:
-    """Tokenize examples; a long completion is cut at `max_continuation` tokens, a choice never is.
-
-    A choice without its end would be another choice, with a likelihood that its length in characters does not fit.
+    """Tokenize examples; a long completion is cut, a choice never is: without its end it would be another choice.
 
     Args:
-        tokenizer: The model's own.
-        examples: What to encode.
+        tokenizer: The model's tokenizer.
+        examples: Examples to encode.
         context: Tokens that the model can read at once.
-        max_continuation: Most tokens kept of the completion of an example without choices.
+        max_continuation: Most tokens of a completion.
 
     Raises:
         ExampleError: A prompt with its longest continuation does not fit into the context, or one of them has no token.
@@ -184,7 +176,7 @@ def encode(
                 f"Example {number} is {longest} tokens long, but the model reads {context}: shorten its prompt"
                 f"{' or its choices, which are never cut' if example.choices else ''}.",
             )
-        # The one space that separates a choice from its prompt is not counted; a space alone is still one character.
+        # The space that separates a choice from its prompt does not count; a space alone is one character.
         lengths = tuple(max(1, len(choice.removeprefix(" "))) for choice in example.choices)
         answer: Any = example.answer if example.choices else 0
         try:
@@ -215,13 +207,7 @@ def _check_tokens(name: str, divided: DividedText) -> None:
 
 
 def check_readable(examples: Sequence[EncodedExample], context: int, vocabulary: int) -> None:
-    """Raise `DataError` for the first example that a model cannot read.
-
-    Args:
-        examples: What it shall read.
-        context: Tokens that it reads at once.
-        vocabulary: How many tokens it knows.
-    """
+    """Raise `DataError` for the first example that a model with this context and vocabulary cannot read."""
     for number, example in enumerate(examples, 1):
         if not isinstance(example, EncodedExample):
             raise DataError(
@@ -243,11 +229,8 @@ def check_readable(examples: Sequence[EncodedExample], context: int, vocabulary:
 
 
 def encoded_fingerprint(examples: Iterable[EncodedExample]) -> str:
-    """SHA-256 of encoded examples in their order, in hexadecimal: the same ones have the same everywhere."""
-    digest = hashlib.sha256()
-    for example in examples:
-        digest.update(repr(example).encode() + b"\n")
-    return digest.hexdigest()
+    """SHA-256 of encoded examples in their order, in hexadecimal."""
+    return hashlib.sha256("".join(f"{example!r}\n" for example in examples).encode()).hexdigest()
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -257,15 +240,15 @@ def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
 
 
 def read_length(prompt: Sequence[int], continuation: Sequence[int]) -> int:
-    """Tokens that are read of a text: all but the last, from which nothing is predicted."""
+    """Tokens of a text that are read: all but the last, which predicts nothing."""
     return len(prompt) + len(continuation) - 1
 
 
 def prompt_batch(examples: Sequence[EncodedExample]) -> PromptBatch:
-    """The prompts of some examples as one batch, each the beginning of its right continuation."""
-    lengths = torch.tensor([len(example.prompt) for example in examples])
-    text_lengths = torch.tensor([read_length(one.prompt, one.continuations[one.answer]) for one in examples])
-    return PromptBatch(pad_right([example.prompt for example in examples], 0), lengths, text_lengths)
+    """The prompts of some examples, to be followed by their right continuations."""
+    lengths_B = torch.tensor([len(example.prompt) for example in examples])
+    text_lengths_B = torch.tensor([read_length(one.prompt, one.continuations[one.answer]) for one in examples])
+    return PromptBatch(pad_right([example.prompt for example in examples], 0), lengths_B, text_lengths_B)
 
 
 def answer_batch(examples: Sequence[EncodedExample]) -> ContinuationBatch:
@@ -280,7 +263,7 @@ def choice_batch(examples: Sequence[EncodedExample]) -> ContinuationBatch | None
 
 
 def choice_lengths(examples: Sequence[EncodedExample]) -> list[int]:
-    """By what to divide the log-likelihood of every choice: its characters, or its tokens where they are not known."""
+    """Divisor of each choice's log-likelihood: its characters, or its tokens where these are unknown."""
     return [
         length
         for example in examples
@@ -294,11 +277,11 @@ def _continuation_batch(pairs: Sequence[tuple[int, tuple[int, ...]]]) -> Continu
 
 
 def length_order(examples: Sequence[EncodedExample]) -> list[int]:
-    """Places of the examples by the length of their prompts, shortest first, as `length_sorted_batches` has them."""
+    """Indices of the examples by the length of their prompts, shortest first."""
     return sorted(range(len(examples)), key=lambda place: len(examples[place].prompt))
 
 
 def length_sorted_batches(examples: Sequence[EncodedExample], batch_size: int) -> list[list[EncodedExample]]:
-    """Cut examples into batches of similar prompt lengths, so that little padding is computed."""
+    """Batches of examples with similar prompt lengths, so that little padding is computed."""
     ordered = [examples[place] for place in length_order(examples)]
     return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]

@@ -1,4 +1,7 @@
-"""Finds the thresholds with which a router keeps about as many tokens as a schedule asks, without counting them."""
+"""Calibrates the thresholds with which a router keeps about as many tokens as a schedule asks.
+
+Shapes: B rows, L tokens of a row, T tokens of all rows.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from ftp_core.text.encoding import PromptBatch
 
 @dataclass
 class _Calibrating:
-    """Routes by the threshold that meets each block's sparsity on the prompts it sees, and remembers it."""
+    """A router that sets each block's threshold to meet its sparsity on the prompts it sees."""
 
     router: ScoringRouter
     thresholds: list[float]
@@ -27,22 +30,23 @@ class _Calibrating:
         return getattr(self.router, name)
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
-        scores, decided = self.router.scores(sparsity, state), state.real
-        protected = state.protected(sparsity)
-        if protected is not None:
-            decided = decided & ~protected
-        # Protected tokens count, but none of them skips: the others do in their place.
-        self.thresholds[state.block] = _threshold(scores[decided], int(sparsity * sum(state.row_lengths) + 1e-9))
+        scores_BL, decided_BL = self.router.scores(sparsity, state), state.real
+        protected_BL = state.protected(sparsity)
+        if protected_BL is not None:
+            decided_BL = decided_BL & ~protected_BL
+        # Protected tokens count, but none of them skips: others do in their place.
+        n_skipped = int(sparsity * sum(state.row_lengths) + 1e-9)
+        self.thresholds[state.block] = _threshold(scores_BL[decided_BL], n_skipped)
         self.router.set_thresholds(self.thresholds, None)
-        return self.router.select(scores, sparsity, state)
+        return self.router.select(scores_BL, sparsity, state)
 
 
-def _threshold(scores: Tensor, n_skipped: int) -> float:
-    """The highest threshold under which no more than so many of the scores `[n]` lie, or on it; never all of them."""
-    ordered = scores.double().sort().values
-    lowest_kept = ordered[min(len(ordered) - 1, n_skipped)]
+def _threshold(scores_T: Tensor, n_skipped: int) -> float:
+    """The highest threshold that at most so many of the scores do not exceed; never all of them."""
+    ordered_T = scores_T.double().sort().values
+    lowest_kept = ordered_T[min(len(ordered_T) - 1, n_skipped)]
     # Equal scores are kept or skipped together.
-    below = ordered[ordered < lowest_kept]
+    below = ordered_T[ordered_T < lowest_kept]
     if not len(below):
         return float(lowest_kept) - 1.0
     # Between two scores, so that rounding decides nothing; unless nothing is between them.
@@ -55,14 +59,14 @@ def calibrate_thresholds(
 ) -> ScoringRouter:
     """A copy of a router in mode `threshold`: it keeps the tokens whose score is above the threshold of the block.
 
-    Each threshold is set block by block, on what the earlier ones leave, so that block i skips the share s_i of the
-    tokens of all prompts together, or fewer where scores are equal; single prompts may skip more or fewer.
+    Thresholds are set block by block, each behind the earlier ones, so that block i skips the share s_i of the tokens
+    of all prompts together, or fewer where scores are equal; single prompts may skip more or fewer.
 
     Args:
         model: The model.
-        router: What to calibrate; not changed.
-        prompts: What to calibrate on `[B, L]`, padded right.
-        schedule: What to meet.
+        router: The router; not changed.
+        prompts: Prompts to calibrate on `[B, L]`, padded right.
+        schedule: The schedule to meet.
 
     Raises:
         ScheduleError: The schedule has another number of blocks.

@@ -1,4 +1,4 @@
-"""Distils a router: the dense model teaches, the static router lends a crutch, only the router learns."""
+"""Distils a router from the dense model's predictions; only the router learns."""
 
 from __future__ import annotations
 
@@ -50,15 +50,14 @@ class Distillation:
     """A distilled router and how it came about.
 
     Attributes:
-        router: The one with the lowest held-out KL of the run.
+        router: The router with the lowest held-out KL of the run.
         curves: "step", "loss", "guide", "sparsity", "distill", one entry a step; "held_out_step" (steps done; 0 is
-            the static router's decisions, if they were considered, or else the router as it was given) with
-            "held_out_kl".
+            the static router's decisions, if considered, or else the router as given) with "held_out_kl".
         seconds: Training time, over all runs if it was resumed.
         tokens: Tokens that the router was trained on, repeated ones included.
-        peak_bytes: Most memory taken: on a GPU by torch during this run, the dense model's pass included; else by the
-            process since it started.
-        parameters: How many were trained.
+        peak_bytes: Peak memory: on a GPU torch's during this run, the dense model's pass included; else the process's
+            since it started.
+        parameters: Number of trained parameters.
     """
 
     router: ScoringRouter
@@ -95,25 +94,21 @@ def distill(
     Gradients reach the router through the gates of its hard decisions, straight through (`ftp_core.training.gated`).
 
     Args:
-        model: A transformers model, an `FTPForCausalLM` (its dense model is meant, and the tokens that it protects; its
-            schedule and router have no say), or a model that is wrapped already. A transformers model is afterwards in
-            training mode, or not, and has the same weights that ask for gradients as before.
-        data: What to train on, as `ftp_core.encode` makes it.
-        schedules: Schedules the router shall serve, one sparsity per block each, or a single one; held-out KL is the
-            mean over them.
+        model: A transformers model, which gets its modes and gradients back afterwards; an `FTPForCausalLM`, of which
+            the dense model and the protected tokens count; or a `SkippingModel`.
+        data: Training examples, as `ftp_core.encode` makes them.
+        schedules: Schedules for the router, one sparsity per block each, or a single one; held-out KL is the mean over
+            them.
         config: Hyperparameters.
-        held_out: What to choose the best router on; must not share examples with `data`. By default an eighth of the
-            data is set aside for it.
-        router: What to train, from the weights that it has; by default a dynamic router with fresh ones.
-        checkpoint: File that is written at each evaluation; if it is there already, training goes on where it stopped,
-            to the same router as if it had not. Everything else must be as it was, the initial router included.
-        static_kl: Held-out KL of the static router's decisions, the mean over the schedules, if that is known; else it
-            is found out where they take part in the choice.
-        prefixes: Where evaluations on the held-out set keep what others need not compute again: blocks that come before
-            any that skips are the same for every router, and schedules may begin alike. None keeps nothing. What comes
-            out is the same.
+        held_out: Examples to choose the best router on; must not share any with `data`. By default an eighth of the
+            data is set aside.
+        router: Router to train further; by default a fresh dynamic router.
+        checkpoint: File that is written at each evaluation; if it exists, training goes on from there, to the same
+            router as without the break. Everything else must be as it was, the initial router included.
+        static_kl: Held-out KL of the static router's decisions, the mean over the schedules, if it is known.
+        prefixes: Store of states that evaluations on the held-out set share; saves time and changes no result.
         on_step: Called with the step and the best held-out KL so far.
-        on_taught: Called after each batch of the dense model's pass over `data`, which comes before the steps.
+        on_taught: Called after each batch of the dense model's pass over `data`, which precedes the steps.
 
     Returns:
         The router with the lowest held-out KL; the static router's decisions, if none was lower.
@@ -151,7 +146,7 @@ def distill(
 
 @contextmanager
 def _skipping(model: SkippingModel | PreTrainedModel) -> Iterator[SkippingModel]:
-    """The model as one that skips; a user's own gets back the modes and gradients that skipping switches off."""
+    """The model as one that skips; a transformers model gets its modes and gradients back."""
     if isinstance(model, SkippingModel):
         yield model
         return
@@ -197,7 +192,7 @@ def _fresh_router(config: DistillationConfig) -> DynamicRouter:
 
 
 def _set_aside(data: Sequence[EncodedExample]) -> tuple[list[EncodedExample], list[EncodedExample]]:
-    """Cut an eighth off, by content, so that it is the same whatever the order."""
+    """Set an eighth aside, by content, so that the order does not matter."""
     distinct = sorted(set(data), key=lambda example: hashlib.sha256(repr(example).encode()).digest())
     n_aside = max(1, len(distinct) // 8)
     if len(distinct) < 2:
@@ -234,8 +229,8 @@ class _Run:
         self._best: ScoringRouter = copy.deepcopy(router)
 
     def fingerprint(self, data: Sequence[EncodedExample]) -> str:
-        """A hash over all that the outcome hangs on; to be asked for before training, as the initial router is part."""
-        # The router's file names the model that it is for.
+        """A hash over all that the outcome depends on, the initial router included."""
+        # The router's file names its model.
         facts = (
             encoded_fingerprint(data),
             self._held_out.fingerprint,
@@ -261,13 +256,13 @@ class _Run:
         if checkpoint is not None and checkpoint.exists():
             self._best.load_state_dict(state.load(checkpoint, fingerprint, self._router, self._optimizer))
         elif config.consider_static and isinstance(self._router, DynamicRouter) and self._router.features == FEATURES:
-            # The router that decides as the static one runs along, so that none is kept that does worse than it there.
-            # Made like the router that learns, so that either can come back, and be a checkpoint's best.
+            # The static router's decisions are considered, as a router of the same class as the one that learns, so
+            # that either can be a checkpoint's best.
             static = DynamicRouter.static(self._router.window).to(self._model.device)
             static.trained_for = self._router.trained_for
             self._hold_out(static, self._static_kl)
         else:
-            # No router is kept that is worse than the one that it was before.
+            # No router is returned that is worse than the given one.
             self._hold_out(self._router)
         before, started = state.seconds, time.monotonic()
         while state.step < config.steps and not self._is_out_of_patience():
@@ -288,8 +283,8 @@ class _Run:
         return patience is not None and len(held) - 1 - held.index(min(held)) >= patience if held else False
 
     def _hold_out(self, candidate: ScoringRouter, kl: float | None = None) -> None:
-        """Compare a router, as it is now, with the best so far; its KL, if it is known, is not found out again."""
-        # A copy: what is kept of an evaluation is kept under the router that decided, and that one must not change.
+        """Compare a router with the best so far; a KL that is given is not computed again."""
+        # A copy: prefixes are stored by router, which must not change.
         candidate = copy.deepcopy(candidate).eval()
         if kl is None:
             evaluate = self._held_out.evaluate
@@ -352,13 +347,13 @@ def _precision(device: torch.device, autocast: bool) -> Iterator[None]:
 
 
 def _reset_peak(device: torch.device) -> None:
-    """Let `peak_bytes` count from now on, where it can."""
+    """Let `peak_bytes` count from now on, on a GPU."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory taken: of torch on a GPU since `_reset_peak`, else of this process since it started."""
+    """Peak memory: of torch on a GPU since `_reset_peak`, else of this process since it started."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     # Linux counts in kibibytes, macOS in bytes.

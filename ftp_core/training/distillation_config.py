@@ -25,27 +25,27 @@ class DistillationConfig:
         steps: Optimizer steps at most.
         batch_size: Prompts in a batch.
         accumulate: Batches a step; their gradients are averaged.
-        start: What a fresh router decides before it learns: "static", as the static router does, or "random".
-        lr: Peak learning rate of AdamW; warm-up over a tenth of the steps, then cosine. Weights stay as they are at 0.
+        start: Decisions of a fresh router before it learns: "static", those of the static router, or "random".
+        lr: Peak learning rate of AdamW; warm-up over a tenth of the steps, then cosine.
         w_guide: Weight of the guide loss at the start; it decays linearly to 0 over `guide_share` of the steps. It is 0
-            because a router that starts as the static one needs no guide to it, and learns less with one
-            (`benchmarks/router_tuning.py`, docs/tuning.md).
+            because a router that starts as the static one learns less with a guide (`benchmarks/router_tuning.py`,
+            docs/tuning.md).
         guide_share: Share of the steps in which the guide loss has weight.
         w_sparsity: Weight of the sparsity loss.
-        symmetric_sparsity: Whether skipping more than asked is punished, too.
+        symmetric_sparsity: Punish skipping more than asked, too.
         w_distill: Weight of the distillation loss.
         temperature: T of the distillation loss.
         teacher_top_k: Cache only the k likeliest tokens of the teacher's predictions; None for all of them (kept as
             final hidden states, D numbers a token).
         max_grad_norm: Gradients are scaled down to this norm.
-        window: W of the attention features, if the router is a fresh one; a given router has its own.
+        window: W of a fresh router's attention features.
         evaluate_every: Steps between evaluations on the held-out set; the best router seen there is kept.
         patience: Stop after so many evaluations without a better router; None to go on.
-        consider_static: Whether the static router's decisions take part in the choice on the held-out set, so that no
+        consider_static: Let the static router's decisions take part in the choice on the held-out set, so that no
             router is kept that is worse there.
-        gradient_checkpointing: Whether to compute blocks twice instead of keeping what they computed.
-        autocast: Whether to compute the model in bfloat16 on a GPU; the router and the losses stay in float32.
-        seed: Of the initial weights and the order of examples.
+        gradient_checkpointing: Compute blocks twice instead of keeping their activations.
+        autocast: Compute the model in bfloat16 on a GPU; the router and the losses stay in float32.
+        seed: Seed of the initial weights and of the order of examples.
 
     Raises:
         CoreError: A value is outside its range; names the field, the value and what is allowed.
@@ -73,7 +73,7 @@ class DistillationConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what would train nothing, or fail in the middle."""
+        """Refuse values that would train nothing, or fail in the middle."""
         for name in _COUNTS:
             self._check(name, "an integer of at least 1", lambda value: _is_count(value))
         for name in _COUNTS_OR_NONE:

@@ -1,4 +1,8 @@
-"""The model as training sees it: every token computed, gates with a straight-through gradient in between."""
+"""The masked computation of training: every token runs every block, behind gates with a straight-through gradient.
+
+Shapes: B rows, L tokens of a row, D hidden width, W queries that are listened to, T completion tokens of all rows, V
+vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +24,13 @@ from ftp_core.training.losses import guide_loss, sparsity_loss
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Prompts with their completions in one right-padded sequence, for the masked computation of training.
+    """Prompts with their completions behind them, padded right.
 
     Attributes:
-        ids: Token ids `[B, T]`.
+        ids: Token ids `[B, L]`.
         prompt_lengths: Tokens of each prompt `[B]`.
-        predicts: Positions from which a completion token is predicted, bool `[B, T]`.
-        n_tokens: Real tokens.
+        predicts: Positions from which a completion token is predicted, bool `[B, L]`.
+        n_tokens: Number of real tokens.
         text_lengths: Tokens that are read of each row, see `PromptBatch`.
     """
 
@@ -38,20 +42,20 @@ class TrainingBatch:
 
     @classmethod
     def of(cls, examples: Sequence[EncodedExample], device: torch.device | None = None) -> TrainingBatch:
-        """The right continuations of some examples behind their prompts."""
+        """The prompts of some examples with their right continuations."""
         rows = [(*example.prompt, *example.continuations[example.answer]) for example in examples]
-        ids = pad_right(rows, 0).to(device)
-        lengths = torch.tensor([len(example.prompt) for example in examples], device=device)
-        totals = torch.tensor([len(row) for row in rows], device=device)
-        position = torch.arange(ids.shape[1], device=device)
+        ids_BL = pad_right(rows, 0).to(device)
+        lengths_B = torch.tensor([len(example.prompt) for example in examples], device=device)
+        totals_B = torch.tensor([len(row) for row in rows], device=device)
+        position_L = torch.arange(ids_BL.shape[1], device=device)
         # A completion token is predicted one position before it stands.
-        predicts = (position >= lengths[:, None] - 1) & (position < totals[:, None] - 1)
-        return cls(ids, lengths, predicts, sum(map(len, rows)), tuple(len(row) - 1 for row in rows))
+        predicts_BL = (position_L >= lengths_B[:, None] - 1) & (position_L < totals_B[:, None] - 1)
+        return cls(ids_BL, lengths_B, predicts_BL, sum(map(len, rows)), tuple(len(row) - 1 for row in rows))
 
 
 @dataclass
 class _GatedPass:
-    """The blocks' handler of one gated forward pass."""
+    """Handler of the blocks in one gated forward pass."""
 
     model: SkippingModel
     router: ScoringRouter
@@ -63,48 +67,50 @@ class _GatedPass:
     sparsities: list[Tensor] = field(default_factory=list)
 
     def __call__(self, index: int, call: BlockCall) -> Tensor:
-        """Hidden states behind block `index` `[B, T, D]`, as if closed gates had kept their tokens out."""
-        state, sparsity, hidden = self.state, self.schedule[index], call.hidden
+        """Hidden states behind block `index` `[B, L, D]`, as if closed gates had kept their tokens out."""
+        state, sparsity, hidden_BLD = self.state, self.schedule[index], call.hidden
         state.block = index
         if self.router.reads_hidden:
-            state.hidden = hidden
-        gate = torch.ones(hidden.shape[:2], device=hidden.device)
-        keep = state.real
+            state.hidden = hidden_BLD
+        gate_BL = torch.ones(hidden_BLD.shape[:2], device=hidden_BLD.device)
+        keep_BL = state.real
         if sparsity > 0:
             # In bfloat16 many tokens would share a score, and training would decide otherwise than inference does.
-            with torch.autocast(hidden.device.type, enabled=False):
-                scores = self.router.scores(sparsity, state)
-                keep, decided = self.router.select(scores, sparsity, state), state.real
-                protected = state.protected(sparsity)
-                if protected is not None:
-                    decided = decided & ~protected
-                soft = soft_decision(scores, keep, decided)
+            with torch.autocast(hidden_BLD.device.type, enabled=False):
+                scores_BL = self.router.scores(sparsity, state)
+                keep_BL, decided_BL = self.router.select(scores_BL, sparsity, state), state.real
+                protected_BL = state.protected(sparsity)
+                if protected_BL is not None:
+                    decided_BL = decided_BL & ~protected_BL
+                soft_BL = soft_decision(scores_BL, keep_BL, decided_BL)
                 # Straight-through: the hard decision forwards, the soft one's gradient backwards.
-                gate = torch.where(decided, keep.to(soft.dtype) + soft - soft.detach(), gate)
-                self.guides.append(guide_loss(scores, StaticRouter().keep(sparsity, state), decided))
-                # What is protected is kept for sure.
-                sure = scores if protected is None else scores.masked_fill(protected, torch.inf)
-                self.sparsities.append(sparsity_loss(sure, sparsity, state.real, self.symmetric))
-        observed, weight = _last_kept(keep, max(1, self.router.window))
+                gate_BL = torch.where(decided_BL, keep_BL.to(soft_BL.dtype) + soft_BL - soft_BL.detach(), gate_BL)
+                self.guides.append(guide_loss(scores_BL, StaticRouter().keep(sparsity, state), decided_BL))
+                # Protected tokens are kept for sure.
+                sure_BL = scores_BL if protected_BL is None else scores_BL.masked_fill(protected_BL, torch.inf)
+                self.sparsities.append(sparsity_loss(sure_BL, sparsity, state.real, self.symmetric))
+        observed_BW, weight_BW = _last_kept(keep_BL, max(1, self.router.window))
         window = self.model.family.window(self.model.model.config, index)
 
-        def run(hidden: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-            attention = AttentionGate(gate, observed, weight, window)
+        def run(hidden_BLD: Tensor, gate_BL: Tensor) -> tuple[Tensor, Tensor]:
+            attention = AttentionGate(gate_BL, observed_BW, weight_BW, window)
             arguments = {self.model.family.cache_argument: None, "attention_mask": None, "gate": attention}
             with gated_attention(self.model.model):
-                out = call.run(hidden, **arguments)
+                out_BLD = call.run(hidden_BLD, **arguments)
             assert attention.received is not None
-            return hidden + gate[..., None].to(out.dtype) * (out - hidden) if sparsity > 0 else out, attention.received
+            if sparsity > 0:
+                out_BLD = hidden_BLD + gate_BL[..., None].to(out_BLD.dtype) * (out_BLD - hidden_BLD)
+            return out_BLD, attention.received
 
         # A replayed block draws nothing at random.
-        behind, received = (
-            checkpoint(run, hidden, gate, use_reentrant=False, preserve_rng_state=False)
+        behind_BLD, received_BL = (
+            checkpoint(run, hidden_BLD, gate_BL, use_reentrant=False, preserve_rng_state=False)
             if self.checkpoints
-            else run(hidden, gate)
+            else run(hidden_BLD, gate_BL)
         )
         if self.router.window:
-            state.observe(received, keep)
-        return behind
+            state.observe(received_BL, keep_BL)
+        return behind_BLD
 
 
 class GatedModel:
@@ -112,9 +118,9 @@ class GatedModel:
 
     Args:
         model: The model; its weights take no gradient.
-        router: What to train.
+        router: The router to train.
         symmetric_sparsity: See `sparsity_loss`.
-        gradient_checkpointing: Whether to compute blocks again in the backward pass, to save their memory.
+        gradient_checkpointing: Compute blocks again in the backward pass, to save memory.
     """
 
     def __init__(
@@ -133,40 +139,40 @@ class GatedModel:
         """Run a batch under a schedule.
 
         Returns:
-            Logits that predict the completions' tokens `[n, V]`, row by row; guide loss; sparsity loss. The losses are
+            Logits that predict the completions' tokens `[T, V]`, row by row; guide loss; sparsity loss. The losses are
             means over blocks with s_i > 0.
         """
         state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], self._model.keep_first)
         handler = _GatedPass(self._model, self._router, schedule, state, self._symmetric, self._checkpoints)
-        hidden = self._model.run(handler, batch.ids, batch.text_lengths, use_cache=False)
-        logits = self._model.logits(hidden[batch.predicts])
-        zero = torch.zeros((), device=logits.device)
+        hidden_BLD = self._model.run(handler, batch.ids, batch.text_lengths, use_cache=False)
+        logits_TV = self._model.logits(hidden_BLD[batch.predicts])
+        zero = torch.zeros((), device=logits_TV.device)
         return (
-            logits,
+            logits_TV,
             torch.stack(handler.guides).mean() if handler.guides else zero,
             torch.stack(handler.sparsities).mean() if handler.sparsities else zero,
         )
 
 
-def soft_decision(scores: Tensor, keep: Tensor, decided: Tensor) -> Tensor:
-    """How near each token is to the line between kept and skipped: sigmoid of its distance from there `[B, L]`.
+def soft_decision(scores_BL: Tensor, keep_BL: Tensor, decided_BL: Tensor) -> Tensor:
+    """Sigmoid of each score's distance from the line between kept and skipped tokens `[B, L]`.
 
-    In budget mode a decision hangs on how scores compare within the row. The plain sigmoid(z) would saturate wherever
-    scores drift up together, and its gradient die, though no decision changed.
+    In budget mode a decision depends on how scores compare within the row. The plain sigmoid(z) would saturate
+    wherever scores drift up together, and its gradient vanish, though no decision changed.
 
     Args:
-        scores: Router scores z `[B, L]`.
-        keep: Who was kept `[B, L]`.
-        decided: Tokens that were kept or not by their scores: real ones that are not protected `[B, L]`.
+        scores_BL: Router scores z.
+        keep_BL: True for kept tokens.
+        decided_BL: True for tokens that their scores decide on: real ones that are not protected.
     """
-    dropped = decided & ~keep
-    lowest_kept = scores.masked_fill(~(decided & keep), torch.inf).amin(1)
-    highest_dropped = scores.masked_fill(~dropped, -torch.inf).amax(1)
-    line = (lowest_kept + torch.where(dropped.any(1), highest_dropped, lowest_kept)) / 2
-    return (scores - line[:, None]).sigmoid()
+    dropped_BL = decided_BL & ~keep_BL
+    lowest_kept_B = scores_BL.masked_fill(~(decided_BL & keep_BL), torch.inf).amin(1)
+    highest_dropped_B = scores_BL.masked_fill(~dropped_BL, -torch.inf).amax(1)
+    line_B = (lowest_kept_B + torch.where(dropped_BL.any(1), highest_dropped_B, lowest_kept_B)) / 2
+    return (scores_BL - line_B[:, None]).sigmoid()
 
 
-def _last_kept(keep: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Positions of each row's last `window` kept tokens `[B, W]`, and 0 for fillers where it keeps fewer."""
-    order = keep.to(torch.uint8).argsort(dim=1, descending=False, stable=True)[:, -window:]
-    return order, keep.gather(1, order).float()
+def _last_kept(keep_BL: Tensor, window: int) -> tuple[Tensor, Tensor]:
+    """Positions of each row's last kept tokens `[B, W]`, and their weights: 0 for fillers where it keeps fewer."""
+    order_BW = keep_BL.to(torch.uint8).argsort(dim=1, descending=False, stable=True)[:, -window:]
+    return order_BW, keep_BL.gather(1, order_BW).float()

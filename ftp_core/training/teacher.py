@@ -1,4 +1,7 @@
-"""What the dense model says of the training examples, asked once."""
+"""The dense model's predictions of the training examples, computed once.
+
+Shapes: D hidden width, T completion tokens of all rows, J likeliest successors, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -19,14 +22,14 @@ from ftp_core.training.losses import distillation_loss, top_k_distillation_loss
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch with what the teacher says of it.
+    """A batch with the teacher's predictions.
 
     Attributes:
         batch: Prompts with completions.
-        hidden: The dense model's final hidden states at the completion's tokens `[n, D]`; None if the likeliest tokens
+        hidden: The dense model's final hidden states at the completions' tokens `[T, D]`; None if the likeliest tokens
             are kept instead.
-        log_probs: Log-probabilities at temperature T of its k likeliest tokens `[n, k]`.
-        tokens: Which those are `[n, k]`.
+        log_probs: Log-probabilities of the likeliest tokens, at the temperature of the loss `[T, J]`.
+        tokens: Ids of these tokens `[T, J]`.
     """
 
     batch: TrainingBatch
@@ -36,11 +39,11 @@ class Lesson:
 
 
 class Teacher:
-    """The dense model's predictions at completion tokens, computed once.
+    """The dense model as a teacher.
 
     Args:
         model: The model.
-        config: Says the temperature, and how much of the predictions to keep.
+        config: Temperature, and number of the likeliest tokens to keep.
     """
 
     def __init__(self, model: SkippingModel, config: DistillationConfig) -> None:
@@ -49,34 +52,34 @@ class Teacher:
         self._dense = SparsitySchedule.uniform(0.0, model.n_blocks)
 
     def lesson(self, examples: Sequence[EncodedExample]) -> Lesson:
-        """What there is to learn from a batch."""
+        """A batch of examples with the dense model's predictions."""
         model, top_k = self._model, self._config.teacher_top_k
         batch = TrainingBatch.of(examples, model.device)
-        hidden = self.hidden(examples)
+        hidden_TD = self.hidden(examples)
         if top_k is None:
-            return Lesson(batch, hidden)
-        log_probs = (model.logits(hidden).float() / self._config.temperature).log_softmax(-1)
-        best = log_probs.topk(min(top_k, log_probs.shape[-1] - 1), dim=-1)
+            return Lesson(batch, hidden_TD)
+        log_probs_TV = (model.logits(hidden_TD).float() / self._config.temperature).log_softmax(-1)
+        best = log_probs_TV.topk(min(top_k, log_probs_TV.shape[-1] - 1), dim=-1)
         return Lesson(batch, None, best.values.clone(), best.indices.clone())
 
     def hidden(self, examples: Sequence[EncodedExample]) -> Tensor:
-        """The dense model's final hidden states at every completion token of a batch `[n, D]`, row by row."""
+        """The dense model's final hidden states at every completion token of a batch `[T, D]`, row by row."""
         answers = answer_batch(examples).to(self._model.device)
         prefill = self._model.prefill(prompt_batch(examples), self._dense, StaticRouter())
-        hidden = self._model.continuation_hidden(prefill, answers)
+        hidden_RCD = self._model.continuation_hidden(prefill, answers)
         # A copy, because autograd refuses tensors made in inference mode.
-        return hidden[answers.ids != IGNORED].clone()
+        return hidden_RCD[answers.ids != IGNORED].clone()
 
-    def loss(self, logits: Tensor, lesson: Lesson) -> Tensor:
-        """The distillation loss of the pruned model's logits at the completion's tokens `[n, V]`."""
+    def loss(self, logits_TV: Tensor, lesson: Lesson) -> Tensor:
+        """The distillation loss of the pruned model's logits at the completions' tokens."""
         temperature = self._config.temperature
         if lesson.hidden is not None:
             with torch.no_grad():
-                teacher = self._model.logits(lesson.hidden)
-        # Autocast may compute the logits, but not what is made of them.
-        with torch.autocast(logits.device.type, enabled=False):
+                teacher_TV = self._model.logits(lesson.hidden)
+        # Autocast may compute the logits, but not the loss.
+        with torch.autocast(logits_TV.device.type, enabled=False):
             if lesson.hidden is not None:
-                return distillation_loss(logits, teacher, temperature)
+                return distillation_loss(logits_TV, teacher_TV, temperature)
             assert lesson.log_probs is not None
             assert lesson.tokens is not None
-            return top_k_distillation_loss(logits, lesson.log_probs, lesson.tokens, temperature)
+            return top_k_distillation_loss(logits_TV, lesson.log_probs, lesson.tokens, temperature)

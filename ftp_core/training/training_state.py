@@ -1,4 +1,4 @@
-"""Where a router's training stands, as a file from which it goes on as if it had not stopped."""
+"""The state of a router's training, as a file from which it goes on as if it had not stopped."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _METADATA = "training_state"
 
 @dataclass
 class TrainingState:
-    """What a training run has done, and what it will draw next.
+    """Progress of a training run, and its random state.
 
     Attributes:
-        rng: Draws the order of lessons.
+        rng: Random source of the order of lessons.
         curves: See `Distillation.curves`.
         order: Lessons left of this epoch.
         step: Optimizer steps done.
@@ -49,7 +49,7 @@ class TrainingState:
             self.curves[name].append(value)
 
     def next_lesson(self, n_lessons: int) -> int:
-        """Which lesson comes next: each once an epoch, in an order drawn anew."""
+        """Index of the next lesson: each once an epoch, in an order drawn anew."""
         if not self.order:
             self.order = list(range(n_lessons))
             self.rng.shuffle(self.order)
@@ -69,16 +69,7 @@ class TrainingState:
         for number, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{name}": tensor for name, tensor in moments.items()}
         tensors["torch_rng"] = torch.get_rng_state()
-        facts = {
-            "fingerprint": fingerprint,
-            "rng": self.rng.getstate(),
-            "order": self.order,
-            "step": self.step,
-            "tokens": self.tokens,
-            "best_kl": self.best_kl,
-            "seconds": self.seconds,
-            "curves": self.curves,
-        }
+        facts = {"fingerprint": fingerprint, **vars(self), "rng": self.rng.getstate()}
         partial = path.with_name(f".{path.name}.partial")
         path.parent.mkdir(parents=True, exist_ok=True)
         contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -123,9 +114,8 @@ class TrainingState:
     def _take(self, facts: dict[str, Any]) -> None:
         version, numbers, gauss = facts["rng"]
         self.rng.setstate((version, tuple(numbers), gauss))
-        self.order, self.curves = facts["order"], facts["curves"]
-        self.step, self.tokens = facts["step"], facts["tokens"]
-        self.best_kl, self.seconds = facts["best_kl"], facts["seconds"]
+        for name in ("order", "curves", "step", "tokens", "best_kl", "seconds"):
+            setattr(self, name, facts[name])
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -85,9 +85,7 @@ class Frame:
             State("wanted-theme", "data"),
         )
         dash.clientside_callback(
-            ClientsideFunction(NAMESPACE, "signOut"),
-            Output("sign-out", "hidden"),
-            Input("sign-out", "n_clicks"),
+            ClientsideFunction(NAMESPACE, "signOut"), Output("sign-out", "hidden"), Input("sign-out", "n_clicks")
         )
 
     def content(self, pathname: str | None) -> Any:

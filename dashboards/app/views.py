@@ -65,7 +65,8 @@ class Views:
         study = State("study", "data")
         for place, (view, _) in FIGURES.items():
             look = Input(look_at(view), "data")
-            dash.callback(Output(f"{place}-drawn", "data"), look, study, prevent_initial_call=True)(self._drawer(place))
+            draw = _while_looked_at(lambda look, name, place=place: self.figure(place, name, look["theme"]))
+            dash.callback(Output(f"{place}-drawn", "data"), look, study, prevent_initial_call=True)(draw)
             # As it draws what somebody zoomed, Dash takes the zoom for the figure's own, and Plotly's uirevision for
             # done: a new figure would show everything again.
             dash.clientside_callback(
@@ -83,46 +84,32 @@ class Views:
             ("log", "log", self.log),
         ):
             look = Input(look_at(view), "data")
-            dash.callback(Output(place, "children"), look, study, prevent_initial_call=True)(show)
+            shown = _while_looked_at(show)
+            dash.callback(Output(place, "children"), look, study, prevent_initial_call=True)(shown)
 
     def figure(self, place: str, name: str, theme: str | None) -> go.Figure:
         """One of the figures that have a fixed place."""
         figure = FIGURES[place][1](self._watch.found(name), self._watch.standing(name).study)
         return in_theme(figure, theme).update_layout(uirevision=place)
 
-    def parallel(self, look: Look | None, name: str) -> Any:
+    def parallel(self, look: Look, name: str) -> Any:
         """Parallel coordinates, which only WebGL draws."""
-        if look is None:
-            return no_update
         if not look["webgl"]:
             return nothing("Schedules, block by block", "This figure needs WebGL, which this browser does not have.")
-        try:
-            found, study = self._watch.found(name), self._watch.standing(name).study
-        except StudiesError:
-            return no_update
+        found, study = self._watch.found(name), self._watch.standing(name).study
         return drawn(in_theme(parallel_figure(found, _cost(study)), look["theme"]), "parallel coordinates", wide=True)
 
-    def routers(self, look: Look | None, name: str) -> Any:
+    def routers(self, look: Look, name: str) -> Any:
         """The training curves of every router."""
-        if look is None:
-            return no_update
-        try:
-            runs = self._watch.routers(name)
-        except StudiesError:
-            return no_update
+        runs = self._watch.routers(name)
         if not runs:
             return nothing("No routers", "None has been distilled yet: that comes after the first search.")
         figures = ((run.number, in_theme(training_figure(run), look["theme"])) for run in runs)
         return [drawn(figure, f"training of router {number}", wide=True) for number, figure in figures]
 
-    def prompts(self, look: Look | None, name: str) -> Any:
+    def prompts(self, look: Look, name: str) -> Any:
         """Example prompts, their tokens shaded by how many blocks they run."""
-        if look is None:
-            return no_update
-        try:
-            examples = self._watch.examples(name)
-        except StudiesError:
-            return no_update
+        examples = self._watch.examples(name)
         if examples is None or not examples.prompts:
             return nothing("No prompts", "They are looked at once the selected point is tested.")
         shades = html.P(
@@ -148,14 +135,9 @@ class Views:
             shown.append(drawn(groups, "accuracy by group", wide=True))
         return shown
 
-    def log(self, look: Look | None, name: str) -> Any:
+    def log(self, look: Look, name: str) -> Any:
         """The log of the runs, and the configuration."""
-        if look is None:
-            return no_update
-        try:
-            lines, standing = self._watch.log(name), self._watch.standing(name)
-        except StudiesError:
-            return no_update
+        lines, standing = self._watch.log(name), self._watch.standing(name)
         text = "\n".join(f"{line.at:%H:%M:%S}  {line.content.get('text', '')}" for line in lines)
         # Where the cluster is concerns nobody who may not decide it.
         config = {key: value for key, value in standing.study.config.items() if key != "ray_address"}
@@ -168,17 +150,20 @@ class Views:
             html.Details([html.Summary("Configuration"), html.Pre(json.dumps(config, indent=2, default=str))]),
         ]
 
-    def _drawer(self, place: str) -> Callable[[Look | None, str], Any]:
-        def draw(look: Look | None, name: str) -> Any:
-            if look is None:
-                return no_update
-            try:
-                return self.figure(place, name, look["theme"])
-            except StudiesError:
-                # The page says so already.
-                return no_update
 
-        return draw
+def _while_looked_at(show: Callable[..., Any]) -> Callable[[Look | None, str], Any]:
+    """A callback that draws only while the view is shown, and leaves it as it is where the database fails."""
+
+    def shown(look: Look | None, name: str) -> Any:
+        if look is None:
+            return no_update
+        try:
+            return show(look, name)
+        except StudiesError:
+            # The page says so already.
+            return no_update
+
+    return shown
 
 
 def _token(token: ShadedToken) -> html.Span:

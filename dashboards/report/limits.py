@@ -254,7 +254,7 @@ def _of_numbers(data: ReportData, selected: Measurement | None) -> list[str]:
     found = [
         f"Latency holds for this machine and a prefill of {m.batch} × {m.length} tokens; shorter prompts and smaller "
         "batches gain less, and may lose. Tokens that are generated run every block: the longer the answer, the "
-        "smaller the share that is saved.",
+        "smaller the share that is saved."
     ]
     if any(one.variant == "candidate" for one in data.results):
         found.append(

@@ -147,11 +147,7 @@ def _schedules(data: ReportData) -> list[str]:
     shown = [t for place, t in enumerate(points) if place % stride == 0 or t.number == data.chosen_trial]
     rows = tuple(
         row(
-            [
-                str(t.number),
-                f"{t.overall_sparsity:.1%}",
-                " ".join(f"{100 * share:.0f}" for share in t.schedule),
-            ],
+            [str(t.number), f"{t.overall_sparsity:.1%}", " ".join(f"{100 * share:.0f}" for share in t.schedule)],
             marked=t.number == data.chosen_trial,
         )
         for t in sorted(shown, key=lambda t: (t.overall_sparsity, t.number))

@@ -17,6 +17,8 @@ from dashboards.report.summary import summary_sentences
 from studies import front
 from studies.records.objectives import COSTS
 
+_POINT = ("number", "round", "router", "schedule", "overall_sparsity", "values")
+_ROUTER = ("number", "trial", "schedule", "config", "curves", "sha256", "seconds")
 _CSV_FIGURES = (
     *("kl", "perplexity", "accuracy", "accuracy_low", "accuracy_high", "n_items"),
     *("latency_ms", "latency_low_ms", "latency_high_ms", "speedup", "speedup_low", "speedup_high", "batch", "length"),
@@ -48,12 +50,7 @@ def report_json(data: ReportData) -> dict[str, Any]:
             "rows": [plain_result(one) for one in results(data)],
             "front": [
                 {
-                    "number": t.number,
-                    "round": t.round,
-                    "router": t.router,
-                    "schedule": t.schedule,
-                    "overall_sparsity": t.overall_sparsity,
-                    "values": t.values,
+                    **{name: getattr(t, name) for name in _POINT},
                     "costs": {name: t.metrics[name] for name in COSTS if name in t.metrics},
                 }
                 for t in front(data.trials)
@@ -64,18 +61,7 @@ def report_json(data: ReportData) -> dict[str, Any]:
             "tuning": None if facts.tuning is None else asdict(facts.tuning),
             "stages": [{"name": s.name, "state": s.state.value, "seconds": s.seconds} for s in data.stages],
             "evaluation_seconds": sum(t.seconds for t in data.trials),
-            "routers": [
-                {
-                    "number": run.number,
-                    "trial": run.trial,
-                    "schedule": run.schedule,
-                    "config": run.config,
-                    "curves": run.curves,
-                    "sha256": run.sha256,
-                    "seconds": run.seconds,
-                }
-                for run in data.router_runs
-            ],
+            "routers": [{name: getattr(run, name) for name in _ROUTER} for run in data.router_runs],
             "examples": None if data.examples is None else asdict(data.examples),
         }
     )

@@ -6,12 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from dashboards.analysis.intervals import (
-    accuracy_interval,
-    kl_interval,
-    latency_quartiles,
-    perplexity_interval,
-)
+from dashboards.analysis.intervals import accuracy_interval, kl_interval, latency_quartiles, perplexity_interval
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_text, perplexity_text
 from dashboards.figures.appearance import VARIANT_COLOURS

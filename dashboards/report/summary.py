@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dashboards.analysis.intervals import (
-    accuracy_interval,
-    kl_interval,
-    latency_quartiles,
-    overlap,
-)
+from dashboards.analysis.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap
 from dashboards.analysis.records import ReportData, measured_cost
 from dashboards.analysis.tables import bracketed, kl_text, perplexity_text
 from studies import Measurement, Trial, TrialState, front
@@ -72,9 +67,7 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
     ]
     if dense is not None:
         shape = f"batch {selected.batch} × {selected.length} tokens"
-        figures += [
-            KeyFigure(f"{1 - selected.flops / dense.flops:.1%}", "FLOPs saved", f"against dense, {shape}"),
-        ]
+        figures += [KeyFigure(f"{1 - selected.flops / dense.flops:.1%}", "FLOPs saved", f"against dense, {shape}")]
         faster = prefill_speedup(selected, dense)
         if faster is not None:
             conditions = f"{faster.interval}, {_router(selected, data)}, {shape}"

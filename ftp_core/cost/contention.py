@@ -18,9 +18,7 @@ class Contention:
     """
 
     def __init__(
-        self,
-        waited_us: Callable[[], int | None] | None = None,
-        timer: Callable[[], float] = time.monotonic,
+        self, waited_us: Callable[[], int | None] | None = None, timer: Callable[[], float] = time.monotonic
     ) -> None:
         self._waited_us = waited_us or pressure_us
         self._timer = timer

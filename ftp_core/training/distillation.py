@@ -31,12 +31,7 @@ from ftp_core.routers import FEATURES, DynamicRouter, ScoringRouter, router_to_b
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
-from ftp_core.text.encoding import (
-    EncodedExample,
-    check_readable,
-    encoded_fingerprint,
-    length_sorted_batches,
-)
+from ftp_core.text.encoding import EncodedExample, check_readable, encoded_fingerprint, length_sorted_batches
 from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import GatedModel
 from ftp_core.training.teacher import Lesson, Teacher

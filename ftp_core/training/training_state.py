@@ -56,12 +56,7 @@ class TrainingState:
         return self.order.pop()
 
     def save(
-        self,
-        path: Path,
-        fingerprint: str,
-        router: ScoringRouter,
-        optimizer: torch.optim.Optimizer,
-        best: ScoringRouter,
+        self, path: Path, fingerprint: str, router: ScoringRouter, optimizer: torch.optim.Optimizer, best: ScoringRouter
     ) -> None:
         """Write everything, torch's random state included, to a safetensors file that appears at once or not at all."""
         tensors = {f"router.{name}": tensor for name, tensor in router.state_dict().items()}

@@ -167,15 +167,7 @@ class Exploring:
             prevent_initial_call=True,
         )
 
-    def figure(
-        self,
-        look: Look | None,
-        x: str,
-        y: str,
-        zoom: Zoom | None,
-        selected: int | None,
-        name: str,
-    ) -> Any:
+    def figure(self, look: Look | None, x: str, y: str, zoom: Zoom | None, selected: int | None, name: str) -> Any:
         """The figure, for what is looked at of it."""
         if look is None:
             return no_update

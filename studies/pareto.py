@@ -7,6 +7,7 @@ KL of 1 nat as ruined.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -88,19 +89,8 @@ class ParetoArchive:
         """Tells if a point of the front has exactly these values."""
         return self._points is not None and bool((self._points == np.asarray(values)).all(1).any())
 
-    def covers(self, points: Floats) -> NDArray[np.bool_]:
-        """Marks those of `[n, objectives]` that a point of the front equals or dominates."""
-        if self._points is None:
-            return np.zeros(len(points), dtype=bool)
-        if points.shape[1] != 2:
-            return np.array([bool((self._points <= point).all(1).any()) for point in points], dtype=bool)
-        # The lower the first value along a front, the higher the second: the nearest point to the left decides.
-        first, second = self._points[self._points[:, 0].argsort()].T
-        lowest = np.concatenate([[math.inf], second])[first.searchsorted(points[:, 0], side="right")]
-        return np.asarray(lowest <= points[:, 1])
-
     def enter(self, values: Sequence[float]) -> bool:
-        """Takes in objective values, if they are finite and the front does not cover them; says whether it did."""
+        """Takes in finite objective values that no point of the front equals or dominates; says whether it did."""
         if not finite_values(values):
             return False
         point = np.asarray(values, dtype=float)
@@ -176,13 +166,39 @@ class FrontVolume:
 
     def growth(self, points: Floats) -> Iterator[tuple[int, float]]:
         """The place of each of `[n, objectives]` that enters the front, and the hypervolume from then on."""
+        if points.shape[1] == 2:
+            yield from self._growth_of_two(points)
+            return
         archive = ParetoArchive()
+        for place, point in enumerate(points):
+            if archive.enter(point):
+                yield place, self._of(archive.points)
+
+    def _growth_of_two(self, points: Floats) -> Iterator[tuple[int, float]]:
+        """`growth` of two objectives: each point fills the area between it and the stairs of the front before it."""
+        corner = np.array([self.reference])
+        scaled = np.minimum(self._scaled(points), self._scaled(corner))
+        right_end, top = self._scaled(corner)[0].tolist()
+        # The stairs from left to right: both objectives, and both on the scale of the volume, up to the corner.
+        xs, ys, across, upwards, volume = list[float](), list[float](), list[float](), list[float](), 0.0
         for start in range(0, len(points), _AT_ONCE):
             part = points[start : start + _AT_ONCE]
             # Nearly all points of a long search are dominated by what came before, which whole arrays tell faster.
-            for place in np.flatnonzero(~archive.covers(part)).tolist():
-                if archive.enter(part[place]):
-                    yield start + place, self._of(archive.points)
+            levels = np.array([math.inf, *ys])[np.searchsorted(xs, part[:, 0], side="right")]
+            for place in (start + np.flatnonzero(levels > part[:, 1])).tolist():
+                (x, y), (edge, bottom) = points[place].tolist(), scaled[place].tolist()
+                covering = bisect_right(xs, x)
+                if covering and ys[covering - 1] <= y:
+                    continue
+                first = last = bisect_left(xs, x)
+                level, left = upwards[first - 1] if first else top, edge
+                while last < len(xs) and ys[last] >= y:
+                    volume += (across[last] - left) * (level - bottom)
+                    left, level, last = across[last], upwards[last], last + 1
+                volume += ((across[last] if last < len(xs) else right_end) - left) * (level - bottom)
+                for stairs, value in ((xs, x), (ys, y), (across, edge), (upwards, bottom)):
+                    stairs[first:last] = [value]
+                yield place, volume
 
     def history(self, trials: Sequence[Trial]) -> list[float]:
         """The hypervolume after each comparable trial."""
@@ -193,11 +209,10 @@ class FrontVolume:
         return history
 
     def _of(self, points: Floats) -> float:
-        if not len(points):
-            return 0.0
-        if not self.of_log_kl:
-            return _volume(points, self.reference)
-        return _volume(_with_log_kl(points), _with_log_kl(np.array([self.reference]))[0].tolist())
+        return _volume(self._scaled(points), self._scaled(np.array([self.reference]))[0]) if len(points) else 0.0
+
+    def _scaled(self, points: Floats) -> Floats:
+        return _with_log_kl(points) if self.of_log_kl else points
 
 
 def front_volume(
@@ -364,8 +379,8 @@ def _points(trials: Sequence[Trial]) -> Floats:
     return np.array([trial.values for trial in trials], dtype=float)
 
 
-def _volume(points: Floats, corner: Sequence[float]) -> float:
-    return float(moocore.hypervolume(points, ref=list(corner)))
+def _volume(points: Floats, corner: ArrayLike) -> float:
+    return float(moocore.hypervolume(points, ref=np.asarray(corner)))
 
 
 def _with_log_kl(points: Floats) -> Floats:

@@ -130,9 +130,8 @@ class RouterRun:
 
     @property
     def static_kl(self) -> float:
-        """Held-out KL of the static router's decisions, which earlier versions noted as the first of the curve."""
-        held = self.curves.get("held_out_kl", [])
-        return float(self.config.get("static_kl", held[0] if len(held) > 1 else -math.inf))
+        """Held-out KL of the static router's decisions."""
+        return float(self.config["static_kl"])
 
     @property
     def beats_static(self) -> bool:

@@ -150,7 +150,7 @@ def router_run(number: int, stage: str, held_out: list[float]) -> RouterRun:
     return RouterRun(
         trial=STATIC.number,
         schedule=STATIC.schedule,
-        config={"lr": 0.01, "window": 32, "stage": stage, "schedules": 4},
+        config={"lr": 0.01, "window": 32, "stage": stage, "schedules": 4, "static_kl": held_out[0]},
         curves={
             "step": [float(step) for step in steps],
             "loss": [0.3 * math.exp(-step / 30) + 0.05 for step in steps],

@@ -310,7 +310,7 @@ def evil_data() -> ReportData:
         n_items=200,
     )
     trials = [*DATA.trials[:-1], replace(DATA.trials[-1], proposer=EVIL)]
-    runs = [replace(DATA.router_runs[0], config={"stage": EVIL}), *DATA.router_runs[1:]]
+    runs = [replace(DATA.router_runs[0], config={"stage": EVIL, "static_kl": 0.5}), *DATA.router_runs[1:]]
     study = replace(STUDY, name=EVIL, config=config, facts=facts)
     return replace(DATA, study=study, trials=trials, examples=examples, router_runs=runs)
 

@@ -1,4 +1,4 @@
-"""Who loads a pruned model: programs that would compute something else with it than they mean to."""
+"""Refuses programs that would compute something else with a pruned model than they mean to."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from types import FrameType
 
 from ftp_core.errors import ModelError
 
-# lm-eval's class for models of transformers is there.
+# The module of lm-eval's class for models of transformers.
 _HARNESS = "lm_eval.models.huggingface"
 
 
 def check_caller() -> None:
-    """Refuse to be loaded by lm-eval's own class, which takes the choices that it scores for a part of the prompt.
+    """Raises `ModelError` if lm-eval's own class loads the model, and not `ftp_core.harness`, which is derived from it.
 
-    Raises:
-        ModelError: That is who asks, and not `ftp_core.harness`, which is derived from it.
+    That class takes the choices that it scores for a part of the prompt.
     """
     if _HARNESS not in sys.modules:
         return

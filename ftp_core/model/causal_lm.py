@@ -27,14 +27,7 @@ from ftp_core.model.configuration import FTPConfig
 from ftp_core.model.generation import PromptedGeneration
 from ftp_core.model.model_card import write_card
 from ftp_core.model.saving import check_directory, loadable_weights, reference, replacing
-from ftp_core.routers import (
-    Router,
-    ScoringRouter,
-    StaticRouter,
-    build_router,
-    check_router_finite,
-    describe_router,
-)
+from ftp_core.routers import Router, ScoringRouter, StaticRouter, build_router, check_router_finite, describe_router
 from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 from ftp_core.skipping.attention import kernel_name
 from ftp_core.skipping.cache import FTPCache
@@ -43,18 +36,16 @@ from ftp_core.skipping.pruned_forward import PrunedForward
 from ftp_core.skipping.skipping_model import check_schedule
 
 _LOG = logging.getLogger(__name__)
-# What transformers runs, if it is allowed to, to find this class.
+# Code by which transformers, if it is allowed to run it, finds this class.
 _CODE = Path(__file__).with_name("modeling_ftp.py")
 
 
 class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     """A dense model whose prompts skip tokens, with the interface of the dense one.
 
-    `model(input_ids, ...)` takes the whole input for the prompt, as `generate` does, unless `labels` or `prompt_length`
-    say where the completion begins; a completion's tokens never influence the routing of the prompt. With a schedule of
-    zeros it is the dense model, to the bit.
-
-    Made by `from_dense`, `from_pretrained` and `AutoModelForCausalLM.from_pretrained`.
+    Made by `from_dense` and `from_pretrained`. `model(input_ids, ...)` takes the whole input for the prompt, as
+    `generate` does, unless `labels` or `prompt_length` say where the completion begins; a completion's tokens never
+    influence the routing of the prompt. With a schedule of zeros it is the dense model, to the bit.
     """
 
     config_class = FTPConfig
@@ -105,30 +96,29 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         decode_sparsity: float = 0.0,
         keep_first: int = 0,
     ) -> FTPForCausalLM:
-        """Prune a dense model; its weights are shared, not copied.
+        """Prunes a dense model; its weights are shared, not copied.
 
         Args:
-            model: A causal language model of a supported family.
+            model: Causal language model of a supported family.
             schedule: One sparsity per block, each in [0, 0.95].
-            router: Names the kept tokens; the static router if None.
+            router: Router that selects the kept tokens; the static router if None.
             decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
-            keep_first: Tokens at the beginning of every prompt, such as a chat's system turn, that are protected:
-                whatever the router, blocks keep them before any other.
+            keep_first: Number of tokens at the beginning of every prompt, such as a chat's system turn, that are
+                protected: whatever the router, blocks keep them before any other.
 
         Raises:
             ModelError: The family is not supported, a weight is not finite, or the router does not fit the model or
                 was trained for another one.
-            ScheduleError: The schedule has another length than the model has blocks, or a value outside the range, as
-                `decode_sparsity` or `keep_first` may have.
+            ScheduleError: The schedule does not have one sparsity per block, or it, `decode_sparsity` or `keep_first`
+                has a value outside the range.
         """
         if not isinstance(model, PreTrainedModel) or isinstance(model, FTPForCausalLM):
             raise ModelError(
                 f"A {type(model).__name__} is no dense model: give a transformers model (`.model` of a SkippingModel, "
                 "`.base` of an FTPForCausalLM, what `merge_and_unload()` of a peft model gives)."
             )
-        family = family_of(model.config)
         values = SparsitySchedule(schedule)
-        check_schedule(values, len(family.blocks_of(model)))
+        check_schedule(values, len(family_of(model.config).blocks_of(model)))
         check_finite(model)
         router = StaticRouter() if router is None else checked_router(router)
         config = FTPConfig(
@@ -147,7 +137,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
 
     @property
     def schedule(self) -> SparsitySchedule:
-        """One sparsity per block; may be set, to any sequence of floats, without loading anything again."""
+        """One sparsity per block; any sequence of floats may be assigned, without loading anything again."""
         return self._schedule
 
     @schedule.setter
@@ -161,10 +151,9 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
 
     @property
     def latency_profile(self) -> LatencyProfile | None:
-        """Measured for this model on this machine: blocks that would lose time by skipping then run whole.
+        """Latency measured for this model on this machine: blocks that would lose time by skipping then run whole.
 
-        None, as it is after loading, skips whatever the schedule says. It is not saved with the model, as it holds for
-        one machine only.
+        None, as after loading, skips whatever the schedule says. It holds for one machine and is not saved.
         """
         return None if self._break_even is None else self._break_even.profile
 
@@ -191,11 +180,9 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
 
     @property
     def keep_first(self) -> int:
-        """Tokens at the beginning of every prompt that are protected: blocks keep them before any other.
+        """Number of tokens at the beginning of every prompt that are protected: blocks keep them before any other.
 
-        They count from each row's first token that is no padding, special tokens included. May be set, for a system
-        prompt of another length for example; thresholds of a router meet the schedule with the number with which they
-        were calibrated.
+        Thresholds of a router meet the schedule with the number that they were calibrated with.
         """
         return self._keep_first
 
@@ -209,11 +196,11 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         return len(self._family.blocks_of(self.base))
 
     def set_router(self, router: Router) -> None:
-        """Route with another router.
+        """Replaces the router.
 
         Raises:
-            ModelError: It was trained for another model or made for another shape, calibrated for another schedule,
-                has a weight that is not finite, or cannot route decoded tokens though they are to skip.
+            ModelError: It was trained for another model or shape, calibrated for another schedule, has a weight that is
+                not finite, or cannot route decoded tokens though they are to skip.
         """
         if isinstance(router, ScoringRouter) and router.trained_for is not None and is_comparable(self.base):
             found = model_identity(self.base)
@@ -238,28 +225,25 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         self.config.router = describe_router(router)
 
     def get_input_embeddings(self) -> Any:
-        """The dense model's."""
+        """See the dense model."""
         return self.base.get_input_embeddings()
 
     def set_input_embeddings(self, value: Any) -> None:
-        """Of the dense model."""
+        """See the dense model."""
         self.base.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> Any:
-        """The dense model's."""
+        """See the dense model."""
         return self.base.get_output_embeddings()
 
     def set_output_embeddings(self, new_embeddings: Any) -> None:
-        """Of the dense model."""
+        """See the dense model."""
         self.base.set_output_embeddings(new_embeddings)
 
     def compile_blocks(self, **options: Any) -> None:
-        """Compile the blocks in place with `torch.compile`, for lengths that change.
+        """Compiles the blocks in place with options of `torch.compile`, for lengths that change unless `dynamic=False`.
 
         Copies (`copy.deepcopy`, pickle, what `save_pretrained` writes) are not compiled: call it again on them.
-
-        Args:
-            options: Of `torch.compile`; `dynamic` is True by default.
         """
         for block in self._family.blocks_of(self.base):
             compile_block(block, {"dynamic": True, **options})
@@ -278,30 +262,30 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         prompt_length: int | Tensor | None = None,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
-        """As the dense model's, with prompts that skip tokens.
+        """Runs the dense model with prompts that skip tokens.
 
         Args:
             input_ids: `[B, L]`.
             attention_mask: 1 for tokens and 0 for padding, left or right `[B, seen + L]`.
             position_ids: `[B, L]`; derived as the dense model derives them if None.
-            past_key_values: Of an earlier call; a new one is made if `use_cache`.
-            inputs_embeds: Instead of `input_ids` `[B, L, D]`.
-            labels: As in transformers, -100 where no token is to be predicted `[B, L]`. The completion begins at the
-                first label that is not -100: labels for the whole input leave no prompt, so that nothing is skipped.
+            past_key_values: Cache of an earlier call; a new one is made if `use_cache`.
+            inputs_embeds: Embeddings instead of `input_ids` `[B, L, D]`.
+            labels: -100 where no token is to be predicted `[B, L]`. The completion begins at the first label that is
+                not -100: labels for the whole input leave no prompt, so that nothing is skipped.
             use_cache: Whether to return keys and values for more tokens.
             logits_to_keep: See transformers.
-            prompt_length: How many columns of the input, padding included, are the prompt: one number, or one per row
-                `[B]`. The rest is completion. By default `labels` say it, or else everything is prompt.
-            kwargs: Handed on to the dense model.
+            prompt_length: Number of columns that are the prompt, padding included: one for all rows, or one each `[B]`.
+                Derived from `labels` if None; without labels everything is prompt.
+            kwargs: Arguments of the dense model.
 
         Raises:
-            DataError: A prompt is empty, all padding, or longer than the model's context, or has a token that the model
-                does not know; the input has another shape, or a mask or a prompt's length does not fit it.
-            ModelError: The cache is not one that skipping can use, or the rows' prompts end at different columns where
-                decoded tokens are routed and a cache is asked for.
+            DataError: A prompt is empty, longer than the context, or has an unknown token; the input has another shape,
+                or a mask or a prompt's length does not fit it.
+            ModelError: Skipping cannot use the cache, or prompts end at different columns where decoded tokens are
+                routed and a cache is asked for.
         """
         check_input(input_ids, inputs_embeds, past_key_values, self.base.config.vocab_size)
-        arguments = {
+        arguments = kwargs | {
             "input_ids": input_ids,
             "inputs_embeds": inputs_embeds,
             "attention_mask": attention_mask,
@@ -310,10 +294,10 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             "labels": labels,
             "use_cache": use_cache,
             "logits_to_keep": logits_to_keep,
-            **kwargs,
         }
         schedule = self._paying_schedule(input_ids if input_ids is not None else inputs_embeds, past_key_values)
-        return self._pruned_forward(schedule)(arguments, prompt_length)
+        pruned = PrunedForward(self.base, self._family, schedule, self.router, self._decode_sparsity, self._keep_first)
+        return pruned(arguments, prompt_length)
 
     def _paying_schedule(self, first: Any, cache: Cache | None) -> SparsitySchedule:
         """The schedule of a forward pass whose input is `first` `[B, L, ...]`."""
@@ -327,32 +311,29 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             return SparsitySchedule.uniform(0.0, self.n_blocks)
         return cache.schedule or self._schedule
 
-    def _pruned_forward(self, schedule: SparsitySchedule) -> PrunedForward:
-        return PrunedForward(self.base, self._family, schedule, self.router, self._decode_sparsity, self._keep_first)
-
     def _cache_to_fill(self) -> FTPCache | None:
-        return self._pruned_forward(self._schedule).new_cache() if any(self._schedule) else None
+        return FTPCache(self._family.windows(self.base)) if any(self._schedule) else None
 
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str], *, include_base: bool = True, **kwargs: Any
     ) -> None:
-        """Write configuration, schedule, router and weights as safetensors, a model card, and code to find this class.
+        """Writes configuration, schedule, router and weights as safetensors, a model card, and code to find this class.
 
         Args:
-            save_directory: Where to; nothing there is touched before all files are written.
-            include_base: Whether to write the dense model's weights, too. Otherwise the name under which the dense
-                model was loaded is kept, and `from_pretrained` loads it from there.
-            kwargs: Of transformers; `state_dict` and `push_to_hub` for example.
+            save_directory: Directory of the model; nothing there is touched before all files are written.
+            include_base: Whether to write the dense model's weights; otherwise `from_pretrained` loads them by the name
+                under which the dense model was loaded.
+            kwargs: Arguments of transformers, such as `state_dict` and `push_to_hub`.
 
         Raises:
-            ModelError: What would be written would not load again: adapters are not merged, weights are quantised, not
-                finite, or do not fit the configuration; or the dense model whose weights are left out has no name, or
-                is not what that name stands for; or the directory is a file, or holds a model that is not pruned.
+            ModelError: The model would not load again (adapters are not merged, weights are quantised, not finite, or
+                do not fit the configuration); the dense model whose weights are left out has no name, or is not what
+                that name stands for; or the directory is a file, or holds a model that is not pruned.
         """
         if kwargs.get("push_to_hub"):
             kwargs.setdefault("repo_id", Path(save_directory).name)
         if self._hf_peft_config_loaded or not kwargs.get("is_main_process", True):
-            # Adapters of `add_adapter` alone, as transformers saves them; or nothing, as another process writes.
+            # Adapters of `add_adapter` alone, or nothing, as another process writes.
             with replacing(Path(save_directory)) as folder:
                 super().save_pretrained(folder, **kwargs)
             return
@@ -378,26 +359,22 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load what `save_pretrained` wrote; see transformers.
+        """Loads what `save_pretrained` wrote; see transformers.
 
-        `schedule`, `decode_sparsity` and `keep_first` replace what was saved; `base_model` says where the dense model
-        lies now if its weights were not included.
+        `schedule`, `decode_sparsity` and `keep_first` replace what was saved; `base_model` names the dense model anew.
 
         Raises:
-            ModelError: There is no pruned model, or its dense one is not to be found or another one than was pruned;
-                weights are missing, not finite, or cannot be read; the router does not fit; or lm-eval's own class asks
-                (`ftp_core.model.callers`).
+            ModelError: There is no pruned model, or its dense one is missing or another one than was pruned; weights
+                are missing, not finite, or cannot be read; the router does not fit; or lm-eval's own class calls.
             ScheduleError: The schedule does not fit the model.
         """
         check_caller()
         source = pretrained_model_name_or_path
         config, wants_info = read_config(source, kwargs), kwargs.pop("output_loading_info", False)
-        # The precision that it was saved in, wherever its weights lie.
         if kwargs.get("dtype", "auto") == "auto" and kwargs.get("torch_dtype") is None and config.dtype is not None:
             kwargs["dtype"] = config.dtype
         # Weights that do not fit are reported, so that the error can name them.
-        reporting = {"output_loading_info": True, "ignore_mismatched_sizes": True}
-        kwargs = {"use_safetensors": True, **kwargs, **reporting}
+        kwargs = {"use_safetensors": True, **kwargs, "output_loading_info": True, "ignore_mismatched_sizes": True}
         loaded: Any
         if config.base_model is None:
             with loading(f"The weights of {source!s}", "restore its files, or save the model again"):
@@ -413,11 +390,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             base, info = read_base(config, source, kwargs)
             assert config.schedule is not None
             loaded = cls.from_dense(
-                base,
-                config.schedule,
-                router,
-                decode_sparsity=config.decode_sparsity,
-                keep_first=config.keep_first,
+                base, config.schedule, router, decode_sparsity=config.decode_sparsity, keep_first=config.keep_first
             )
             loaded.eval()
         return (loaded, info) if wants_info else loaded

@@ -23,13 +23,13 @@ from ftp_core.schedule import SparsitySchedule
 
 _WEIGHTS = "model.safetensors"
 _PREFIX = "router."
-# Of `from_pretrained`: where and how a file is looked for.
+# Arguments of `from_pretrained` by which files are found.
 _LOCATION = ("revision", "cache_dir", "subfolder", "token", "local_files_only", "force_download", "proxies")
 _OURS = ("schedule", "decode_sparsity", "keep_first", "base_model")
 
 
 def location(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Those of `from_pretrained`'s arguments that say where files are looked for."""
+    """Selects the arguments of `from_pretrained` by which files are found."""
     return {name: kwargs[name] for name in _LOCATION if name in kwargs}
 
 
@@ -38,8 +38,8 @@ def loading(what: str, advice: str) -> Iterator[None]:
     """Context in which whatever a missing, damaged or foreign file raises becomes a `ModelError`.
 
     Args:
-        what: Is loaded, to begin a sentence.
-        advice: What to do if it cannot be.
+        what: Subject of the error's sentence.
+        advice: Remedy, to end it.
     """
     try:
         yield
@@ -52,15 +52,15 @@ def loading(what: str, advice: str) -> Iterator[None]:
 
 
 def read_config(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> FTPConfig:
-    """The configuration of a saved model, with what the user wants instead of what was saved.
+    """Reads the configuration of a saved model, with the user's settings in the place of those saved.
 
     Args:
         source: Directory or Hub id.
-        kwargs: Arguments of `from_pretrained`; what is used up here is taken out.
+        kwargs: Arguments of `from_pretrained`; those used up here are taken out.
 
     Raises:
-        ModelError: There is none, it is another kind of model's, or a part of it is missing or of no use.
-        ScheduleError: Its schedule, or the one that the user wants, is none.
+        ModelError: There is none, it is another kind of model's, or a part of it is missing or invalid.
+        ScheduleError: Its schedule, or the user's, is invalid.
     """
     config = kwargs.pop("config", None)
     if config is None:
@@ -87,7 +87,7 @@ def read_config(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> FTPCo
 
 
 def _config_values(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """What the config.json of some model says; transformers takes one that is missing for an empty one."""
+    """Reads the config.json of any model; transformers takes one that is missing for an empty one."""
     if Path(source).is_absolute() and not Path(source).is_dir():
         raise FileNotFoundError(f"there is no directory {source!s}")
     values: dict[str, Any] = FTPConfig.get_config_dict(source, **location(kwargs))[0]
@@ -99,7 +99,7 @@ def _config_values(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> di
 
 
 def _check_parts(values: dict[str, Any], source: str | os.PathLike[str]) -> None:
-    """Check what a configuration says, before anything is made of it."""
+    """Checks a configuration before anything is made of it."""
     restore = "restore its config.json, or save the model again"
     try:
         SparsitySchedule(values.get("schedule"))  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def _check_parts(values: dict[str, Any], source: str | os.PathLike[str]) -> None
 
 
 def read_router(config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[str, Any]) -> Router:
-    """The router of a model that was saved without the dense model's weights.
+    """Reads the router of a model that was saved without the dense model's weights.
 
     Raises:
         ModelError: Its file is missing or damaged, or holds another router.
@@ -142,15 +142,15 @@ def read_router(config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[
 def read_base(
     config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """The dense model that a saved model refers to, with transformers' report on its loading.
+    """Loads the dense model that a saved model refers to, with transformers' report on the loading.
 
     Args:
-        config: The saved model's.
+        config: Configuration of the saved model.
         source: The saved model, for errors.
-        kwargs: Arguments of `from_pretrained`, for a report, too.
+        kwargs: Arguments of `from_pretrained` that ask for a report.
 
     Raises:
-        ModelError: It is not where it was, cannot be read, or is another one than was pruned.
+        ModelError: It is missing, cannot be read, or is another one than was pruned.
     """
     name = str(config.base_model)
     what = f"The dense model {name!r}, to which {source!s} refers,"
@@ -172,14 +172,14 @@ def read_base(
 def check_loaded(
     model: PreTrainedModel, base: PreTrainedModel, router: Router, info: dict[str, Any], source: str
 ) -> None:
-    """Check what transformers loaded of a pruned model with its dense model's weights.
+    """Checks a pruned model that transformers loaded with its dense model's weights.
 
     Args:
         model: The pruned model.
         base: Its dense model.
         router: Its router.
         info: transformers' report on the loading.
-        source: Where it was loaded from.
+        source: Directory or Hub id, for errors.
 
     Raises:
         ModelError: Weights are missing, not finite or another router's, or the dense model is not the one that was
@@ -201,7 +201,7 @@ def check_loaded(
 
 
 def _check_complete(info: dict[str, Any], source: str) -> None:
-    """Raise `ModelError` if transformers had to make up weights."""
+    """Raises `ModelError` if transformers had to make up weights."""
     for name, found, expected in sorted(info["mismatched_keys"], key=str):
         raise ModelError(
             f"{source}: weight {name} is of the shape {tuple(found)}, but its config.json asks for {tuple(expected)}: "
@@ -216,7 +216,7 @@ def _check_complete(info: dict[str, Any], source: str) -> None:
 
 
 def _check_identity(base: PreTrainedModel, config: FTPConfig, source: str) -> None:
-    """Raise `ModelError` if the dense model is not the one that was pruned."""
+    """Raises `ModelError` if the dense model is not the one that was pruned."""
     found, dtype = model_identity(base), base.dtype
     assert isinstance(dtype, torch.dtype)
     if config.base_identity is not None and not same_model(found, config.base_identity, dtype):

@@ -1,4 +1,4 @@
-"""Blocks that torch has compiled, and that can still be copied."""
+"""Compiled blocks that can still be copied."""
 
 from __future__ import annotations
 
@@ -12,14 +12,10 @@ _T = TypeVar("_T")
 
 
 class CompiledForward:
-    """A block's forward, compiled; what is copied or pickled with the block is the plain one.
+    """Compiled forward of a block; what is copied or pickled with the block is the plain one.
 
     The function that `torch.compile` makes holds on to the block that it was made for: copied as it is, it would run
     that block's weights in the place of the copy's own, and it cannot be pickled.
-
-    Args:
-        plain: The block's forward.
-        options: Of `torch.compile`.
     """
 
     def __init__(self, plain: Callable[..., Any], options: dict[str, Any]) -> None:
@@ -36,7 +32,7 @@ class CompiledForward:
 
 
 def compile_block(block: nn.Module, options: dict[str, Any]) -> None:
-    """Compile a block in place, anew if it was compiled before."""
+    """Compiles a block in place with options of `torch.compile`, anew if it was compiled before."""
     forward = block.forward
     block.forward = CompiledForward(forward.plain if isinstance(forward, CompiledForward) else forward, options)
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import PRUNED_TYPE
 
-# Where transformers, if it is allowed to, finds the classes without knowing of them.
+# Code by which transformers, if it is allowed to run it, finds the classes.
 _AUTO_MAP = {"AutoConfig": "modeling_ftp.FTPConfig", "AutoModelForCausalLM": "modeling_ftp.FTPForCausalLM"}
 
 
@@ -19,12 +19,12 @@ class FTPConfig(PreTrainedConfig):
 
     Args:
         base_config: Configuration of the dense model.
-        base_model: Directory or Hub id of the dense model, if its weights are kept there; None if they are included.
-        base_identity: What the dense model is (`ftp_core.loading.identity`), to notice another one under the same name.
+        base_model: Directory or Hub id of the dense model if its weights are not included.
+        base_identity: Identity of the dense model (`ftp_core.loading.identity`), to notice another one under its name.
         schedule: One sparsity per block.
         router: Description of the router (`ftp_core.routers.describe_router`).
         decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
-        keep_first: Tokens at the beginning of every prompt that are protected: blocks keep them before any other.
+        keep_first: Number of tokens at the beginning of every prompt that are protected.
     """
 
     model_type = PRUNED_TYPE
@@ -62,14 +62,14 @@ class FTPConfig(PreTrainedConfig):
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
-        """Do nothing: transformers would have a copy of this module saved with the model."""
+        """Does nothing: transformers would save a copy of this module with the model."""
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The dense model's configuration, which knows widths and counts."""
         return self if self.base_config is None else self.base_config
 
     def __getattr__(self, name: str) -> Any:
-        """Widths and counts are the dense model's."""
+        """Reads widths and counts from the dense model's configuration."""
         base = self.__dict__.get("base_config")
         if base is None or name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")

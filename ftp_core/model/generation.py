@@ -1,10 +1,8 @@
-"""How transformers' `generate` is told where the prompt ends, and which cache to fill."""
+"""Tells transformers' `generate` where the prompt ends, and which cache to fill."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,9 +15,7 @@ from ftp_core.skipping.cache import FTPCache
 
 # Columns of the prompt while `generate` runs; transformers would not hand an argument of that name to every pass.
 _PROMPT_LENGTH: ContextVar[int | Tensor | None] = ContextVar("prompt_length", default=None)
-
-
-# What a dense class may change of generation: the rest is asked of the pruned model, which would not know of it.
+# Methods that a dense class may change: the others are called on the pruned model, which would not know of a change.
 _HANDED_ON = {"prepare_inputs_for_generation"}
 
 
@@ -30,10 +26,10 @@ class PromptedGeneration(GenerationMixin):
 
     @abstractmethod
     def _cache_to_fill(self) -> FTPCache | None:
-        """A cache for a new prompt; None if transformers' own will do."""
+        """Makes a cache for a new prompt; None if transformers' own will do."""
 
     def generate(self, inputs: Tensor | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
-        """See transformers; `prompt_length` is what `forward` calls so, by default all columns of the inputs.
+        """See transformers; `prompt_length` is that of `forward`, by default all columns of the inputs.
 
         Raises:
             ModelError: The schedule skips tokens, and a kind of cache or pass is asked for that cannot hold them; or
@@ -42,13 +38,16 @@ class PromptedGeneration(GenerationMixin):
         _check_overrides(type(self), type(self.base))
         first = inputs if inputs is not None else kwargs.get("input_ids", kwargs.get("inputs_embeds"))
         prompt_length = kwargs.pop("prompt_length", None if first is None else first.shape[1])
-        with _prompt_of(prompt_length):
+        token = _PROMPT_LENGTH.set(prompt_length)
+        try:
             return super().generate(inputs, **kwargs)  # type: ignore[misc]
+        finally:
+            _PROMPT_LENGTH.reset(token)
 
     def prepare_inputs_for_generation(  # type: ignore[override]
         self, input_ids: Any, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> Any:
-        """See transformers; as the dense model's class does it."""
+        """See transformers; the dense model's class does it."""
         base: Any = self.base
         prepared: dict[str, Any] = base.prepare_inputs_for_generation(input_ids, inputs_embeds=inputs_embeds, **kwargs)
         cache, prompt_length = prepared.get("past_key_values"), _PROMPT_LENGTH.get()
@@ -106,13 +105,13 @@ class PromptedGeneration(GenerationMixin):
 
 
 def _check_overrides(pruned: type, dense: type) -> None:
-    """Raise `ModelError` if a dense class changes what the pruned model's class is asked in its place."""
+    """Raises `ModelError` if a dense class changes methods that are called on the pruned model in its place."""
     changed = [
         name
         for name in vars(GenerationMixin)
         if not name.startswith("__")
         and name not in _HANDED_ON
-        # Who defines it for the dense model is not whom the pruned model has it from.
+        # The class that defines it for the dense model is not a base of the pruned model's.
         and next((owner for owner in dense.__mro__ if name in vars(owner)), GenerationMixin) not in pruned.__mro__
     ]
     if changed:
@@ -123,20 +122,10 @@ def _check_overrides(pruned: type, dense: type) -> None:
 
 
 def _check_cache(generation_config: Any) -> None:
-    """Raise `ModelError` if prompts that skip tokens shall fill another cache than theirs."""
+    """Raises `ModelError` if prompts that skip tokens are to fill another cache than theirs."""
     implementation = getattr(generation_config, "cache_implementation", None)
     if implementation not in (None, "dynamic"):
         raise ModelError(
             f"cache_implementation={implementation!r} makes a cache that holds the same tokens in every block, but the "
             "schedule skips other ones in each: leave it out, or generate under a schedule of zeros."
         )
-
-
-@contextmanager
-def _prompt_of(length: int | Tensor | None) -> Iterator[None]:
-    """Context in which `generate` takes so many columns for the prompt."""
-    token = _PROMPT_LENGTH.set(length)
-    try:
-        yield
-    finally:
-        _PROMPT_LENGTH.reset(token)

@@ -10,7 +10,7 @@ from ftp_core.model.configuration import FTPConfig
 from ftp_core.schedule import SparsitySchedule
 
 CARD = "README.md"
-# By which a card is known that may be replaced; one that people wrote may not.
+# Marks a card that may be replaced; one that people wrote may not.
 _MARK = "<!-- written by ftp-search: remove this line to keep changes -->"
 _LIMITS = "## Limits"
 _UNMEASURED = "- Nothing was measured of it when this was written.\n"
@@ -18,24 +18,18 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def write_card(config: FTPConfig, folder: Path, beside: Path) -> None:
-    """Write the card of a pruned model, unless there is one that people wrote.
-
-    Args:
-        config: The model's.
-        folder: Where to write.
-        beside: Where the card will lie, and may lie already.
-    """
+    """Writes the card of a pruned model into a folder, unless people wrote one in the model's directory, `beside`."""
     if _may_replace(beside / CARD):
         (folder / CARD).write_text(_card(config), encoding="utf-8")
 
 
 def add_figures(folder: Path, beside: Path, figures: Sequence[str]) -> None:
-    """Put figures into a card that was just written, or remove it where there is one that people wrote.
+    """Puts figures into a card that was just written, or removes it where there is one that people wrote.
 
     Args:
-        folder: Where the card is.
-        beside: Where it will lie.
-        figures: Lines of Markdown on what was measured; none if nothing is known.
+        folder: Folder of the card.
+        beside: Directory of the model, where it will lie.
+        figures: Lines of Markdown on measurements; none if there are none.
     """
     card = folder / CARD
     if not _may_replace(beside / CARD):

@@ -32,7 +32,7 @@ _ADAPTERS = ("lora_", ".base_layer.", ".modules_to_save.")
 
 
 def check_directory(directory: Path) -> None:
-    """Raise `ModelError` if a pruned model must not be written there: it is a file, or holds another model."""
+    """Raises `ModelError` if a pruned model must not be written there: it is a file, or holds another model."""
     advice = "name another directory for the pruned model"
     if directory.exists() and not directory.is_dir():
         raise ModelError(f"{directory} is a file: {advice}.")
@@ -82,7 +82,7 @@ def replacing(directory: Path) -> Iterator[Path]:
 
 
 def _variant(name: str) -> str | None:
-    """The variant that a file of weights is of, which may be none: the empty string; None for another file."""
+    """Returns the variant of a file of weights, the empty string if it has none; None for another file."""
     found = _WEIGHTS.fullmatch(name)
     return None if found is None else found["variant"] or found["of_index"] or ""
 
@@ -90,7 +90,7 @@ def _variant(name: str) -> str | None:
 def loadable_weights(
     model: PreTrainedModel, base: PreTrainedModel, given: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """The weights of a pruned model, by name.
+    """Collects the weights of a pruned model, by name.
 
     Args:
         model: The pruned model.
@@ -98,7 +98,7 @@ def loadable_weights(
         given: Weights to take instead of the model's own; those that are tied may be missing.
 
     Raises:
-        ModelError: What the configuration makes cannot load them: they are missing, of other shapes, of adapters,
+        ModelError: A model of this configuration could not load them: they are missing, of other shapes, of adapters,
             quantised, or not in memory.
     """
     weights = dict(model.state_dict() if given is None else given)
@@ -121,7 +121,7 @@ def loadable_weights(
     for target in tied.keys() - weights.keys():
         if tied[target] in weights:
             weights[target] = weights[tied[target]]
-    # What loading will make of the configuration, without memory for its weights.
+    # The model that loading will make, without memory for its weights.
     with torch.device("meta"):
         expected = AutoModelForCausalLM.from_config(copy.deepcopy(base.config)).state_dict()
     shapes = {f"base.{name}": tuple(tensor.shape) for name, tensor in expected.items()}
@@ -141,7 +141,7 @@ def loadable_weights(
 
 
 def _refuse(name: str, found: tuple[int, ...] | None, expected: tuple[int, ...] | None) -> None:
-    """Raise `ModelError` for a weight that is not what the configuration asks for."""
+    """Raises `ModelError` for a weight that is not what the configuration asks for."""
     if expected is None and any(part in name for part in _ADAPTERS):
         raise ModelError(
             f"The model has adapters that are not merged (weight {name}): save what merge_and_unload() of the peft "
@@ -155,14 +155,14 @@ def _refuse(name: str, found: tuple[int, ...] | None, expected: tuple[int, ...] 
 
 
 def reference(base: PreTrainedModel, pruned: str | None) -> tuple[str, str | None]:
-    """Where a pruned model that is saved without the dense model's weights will find them, and the identity there.
+    """Finds the name of a dense model whose weights are not to be saved, and the identity of what it stands for.
 
     Args:
         base: The dense model in memory.
         pruned: Its identity when it was pruned, to compare with if its files are not on this machine.
 
     Raises:
-        ModelError: It has no name, or what stands under it is another model: the weights would be lost.
+        ModelError: It has no name, or the name stands for another model: the weights would be lost.
     """
     advice = "save the dense model and prune what is loaded from there, or include its weights (include_base=True)"
     name = getattr(base, "name_or_path", "")

@@ -1,8 +1,9 @@
-"""Routers to compare the dynamic one with: they see more, or share less, and cost more parameters."""
+"""Routers to compare the dynamic one with: they see more, or share less, and cost more parameters.
+
+Dimensions: B rows, L tokens of a row, D hidden width, F features.
+"""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class LocalRouter(ScoringRouter):
     def __init__(self, n_blocks: int, window: int = DEFAULT_WINDOW) -> None:
         super().__init__()
         check_window(window)
-        self._window = window
+        self.window, self.options = window, {"n_blocks": n_blocks, "window": window}
         self.mlps = nn.ModuleList(mlp(len(FEATURES)) for _ in range(n_blocks))
 
     def start_as_static(self) -> bool:
@@ -45,16 +46,6 @@ class LocalRouter(ScoringRouter):
             decide_as_static(network, FEATURES)
         return True
 
-    @property
-    def window(self) -> int:
-        """W."""
-        return self._window
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """See `ScoringRouter.options`."""
-        return {"n_blocks": len(self.mlps), "window": self._window}
-
     def check_model(self, n_blocks: int, hidden_size: int) -> None:
         """See `ScoringRouter.check_model`."""
         super().check_model(n_blocks, hidden_size)
@@ -63,8 +54,8 @@ class LocalRouter(ScoringRouter):
 
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
-        scores: Tensor = self.mlps[state.block](token_features(FEATURES, sparsity, state)).squeeze(-1)
-        return scores
+        scores_BL: Tensor = self.mlps[state.block](token_features(FEATURES, sparsity, state)).squeeze(-1)
+        return scores_BL
 
 
 class HiddenRouter(ScoringRouter):
@@ -75,19 +66,13 @@ class HiddenRouter(ScoringRouter):
     """
 
     kind = "hidden"
-    window = 0
     reads_hidden = True
     routes_decoding = False
 
     def __init__(self, hidden_size: int) -> None:
         super().__init__()
-        self._hidden_size = hidden_size
+        self._hidden_size, self.options = hidden_size, {"hidden_size": hidden_size}
         self.mlp = mlp(hidden_size + 1)
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """See `ScoringRouter.options`."""
-        return {"hidden_size": self._hidden_size}
 
     def check_model(self, n_blocks: int, hidden_size: int) -> None:
         """See `ScoringRouter.check_model`."""
@@ -102,12 +87,12 @@ class HiddenRouter(ScoringRouter):
         """See `ScoringRouter.scores`."""
         if state.hidden is None:
             raise ModelError("A hidden-state router needs hidden states, but this pass brings none.")
-        hidden = state.hidden.detach().float()
-        # Residual streams grow from block to block: to their root mean square, so that one network fits all.
-        hidden = hidden * hidden.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
-        share = torch.full_like(hidden[..., :1], sparsity)
-        scores: Tensor = self.mlp(torch.cat([hidden, share], -1)).squeeze(-1)
-        return scores
+        hidden_BLD = state.hidden.detach().float()
+        # Residual streams grow from block to block: divided by the root mean square, they suit one network.
+        hidden_BLD = hidden_BLD * hidden_BLD.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+        sparsity_BL1 = torch.full_like(hidden_BLD[..., :1], sparsity)
+        scores_BL: Tensor = self.mlp(torch.cat([hidden_BLD, sparsity_BL1], -1)).squeeze(-1)
+        return scores_BL
 
 
 class RecurrentRouter(ScoringRouter):
@@ -123,25 +108,13 @@ class RecurrentRouter(ScoringRouter):
     def __init__(self, window: int = DEFAULT_WINDOW) -> None:
         super().__init__()
         check_window(window)
-        self._window = window
+        self.window, self.options = window, {"window": window}
         self.cell = nn.GRUCell(len(FEATURES), _MEMORY_WIDTH)
         self.out = nn.Linear(_MEMORY_WIDTH, 1)
 
-    @property
-    def window(self) -> int:
-        """W."""
-        return self._window
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """See `ScoringRouter.options`."""
-        return {"window": self._window}
-
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
-        features = token_features(FEATURES, sparsity, state)
-        n_rows, length, width = features.shape
-        memory: Tensor = self.cell(features.reshape(-1, width), state.memory)
-        state.memory = memory
-        scores: Tensor = self.out(memory).view(n_rows, length)
-        return scores
+        features_BLF = token_features(FEATURES, sparsity, state)
+        state.memory = self.cell(features_BLF.flatten(0, 1), state.memory)
+        scores_BL: Tensor = self.out(state.memory).view(features_BLF.shape[:2])
+        return scores_BL

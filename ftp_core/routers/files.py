@@ -19,8 +19,6 @@ from ftp_core.routers.scoring import DynamicRouter, ScoringRouter
 from ftp_core.schedule import SparsitySchedule
 
 _METADATA = "router"
-# What the first files called it, which held dynamic routers only.
-_FIRST_METADATA = "dynamic_router"
 _KINDS: dict[str, Callable[..., Router]] = {
     router.kind: router
     for router in (StaticRouter, RandomRouter, DynamicRouter, LocalRouter, HiddenRouter, RecurrentRouter)
@@ -28,11 +26,11 @@ _KINDS: dict[str, Callable[..., Router]] = {
 
 
 def register_router(router: type[Router]) -> None:
-    """Let routers of another class be saved and loaded with models.
+    """Lets routers of another class be saved and loaded with models.
 
     Args:
-        router: A class with a `kind` of its own, made by keyword from what its `options` say (if it has any). Trainable
-            ones derive from `ScoringRouter`.
+        router: Class with a `kind` of its own, made by keyword from its `options` (if any). Trainable ones derive from
+            `ScoringRouter`.
 
     Raises:
         ModelError: Another class has this `kind` already.
@@ -49,7 +47,7 @@ def router_kinds() -> tuple[str, ...]:
 
 
 def describe_router(router: Router) -> dict[str, Any]:
-    """A router without its weights, as plain values."""
+    """Describes a router without its weights, as plain values."""
     facts: dict[str, Any] = {"kind": router.kind, "options": dict(getattr(router, "options", {}))}
     if isinstance(router, ScoringRouter):
         facts["trained_for"] = router.trained_for
@@ -60,7 +58,7 @@ def describe_router(router: Router) -> dict[str, Any]:
 
 
 def build_router(facts: dict[str, Any]) -> Router:
-    """The router that `describe_router` described, with fresh weights.
+    """Makes the router that `describe_router` described, with fresh weights.
 
     Raises:
         ModelError: There is no such router.
@@ -86,7 +84,7 @@ def build_router(facts: dict[str, Any]) -> Router:
 
 
 def router_to_bytes(router: ScoringRouter) -> bytes:
-    """A router as a safetensors file."""
+    """Writes a router as a safetensors file."""
     weights = {name: tensor.detach().float().contiguous().cpu() for name, tensor in router.state_dict().items()}
     # One entry: safetensors writes several in an order of its own, and equal routers should be equal files.
     data: bytes = save_safetensors(weights, metadata={_METADATA: json.dumps(describe_router(router), sort_keys=True)})
@@ -94,19 +92,14 @@ def router_to_bytes(router: ScoringRouter) -> bytes:
 
 
 def router_from_bytes(data: bytes) -> ScoringRouter:
-    """Read what `router_to_bytes` wrote.
+    """Reads a router that `router_to_bytes` wrote.
 
     Raises:
         ModelError: The bytes are not a router, or its weights are not finite.
     """
     try:
         header = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + header])["__metadata__"]
-        if _FIRST_METADATA in metadata:
-            facts = {"kind": DynamicRouter.kind, "options": json.loads(metadata[_FIRST_METADATA])}
-        else:
-            facts = json.loads(metadata[_METADATA])
-        router = build_router(facts)
+        router = build_router(json.loads(json.loads(data[8 : 8 + header])["__metadata__"][_METADATA]))
         assert isinstance(router, ScoringRouter)
         router.load_state_dict(load_safetensors(data))
     except Exception as error:  # a file that is no router fails wherever it happens to differ from one
@@ -116,7 +109,7 @@ def router_from_bytes(data: bytes) -> ScoringRouter:
 
 
 def check_router_finite(router: Router) -> None:
-    """Raise `ModelError` if a weight of the router is NaN or infinite."""
+    """Raises `ModelError` if a weight of the router is NaN or infinite."""
     if isinstance(router, ScoringRouter):
         for name, tensor in router.state_dict().items():
             if not bool(torch.isfinite(tensor).all()):

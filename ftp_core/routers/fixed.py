@@ -1,4 +1,7 @@
-"""Routers that decide by position alone: nothing to train."""
+"""Routers that decide by position alone: nothing to train.
+
+Dimensions: B rows, L tokens of a row.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ class StaticRouter:
     """Keeps the first token and the most recent ones: priority x_0, x_{L-1}, x_{L-2}, ..., x_1 (FTP, section 3.2).
 
     Where more tokens are protected, x_0 ... x_{N-1} stand before x_{L-1} (see `RoutingState.protected`).
-    The token that is decoded is always the most recent one, so that it keeps all of them.
+    A decoded token is always the most recent one: all of them are kept.
     """
 
     kind = "static"
@@ -26,24 +29,24 @@ class StaticRouter:
     routes_decoding = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Whoever keeps others keeps no ends, unless they say so."""
+        """A subclass with its own `keep` does not keep the ends, unless it says so."""
         super().__init_subclass__(**kwargs)
         if "keep" in cls.__dict__ and "keeps_ends" not in cls.__dict__:
             cls.keeps_ends = False
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `Router.keep`."""
-        counts = state.kept_counts(sparsity)
-        n_first = (counts - 1).clamp_(1, max(1, state.keep_first))
-        first_recent = state.lengths - counts + n_first
-        return ((state.positions < n_first[:, None]) | (state.positions >= first_recent[:, None])) & state.real
+        counts_B = state.kept_counts(sparsity)
+        n_first_B = (counts_B - 1).clamp_(1, max(1, state.keep_first))
+        recent_B1 = (state.lengths - counts_B + n_first_B)[:, None]
+        return ((state.positions < n_first_B[:, None]) | (state.positions >= recent_B1)) & state.real
 
     def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
         """See `Router.keep_newest`."""
         return torch.ones_like(state.lengths, dtype=torch.bool)
 
 
-# Of a multiplicative congruential step (Steele and Vigna 2021, "Computationally easy, spectrally good multipliers").
+# For a multiplicative congruential step (Steele and Vigna 2021, "Computationally easy, spectrally good multipliers").
 _MULTIPLIER = 0xD1342543DE82EF95 - 2**64
 
 
@@ -51,7 +54,7 @@ class RandomRouter:
     """Keeps tokens drawn at random: other ones in every block, the same in every row and every run.
 
     Args:
-        seed: Another one draws others.
+        seed: Seed of the draws.
     """
 
     kind = "random"
@@ -62,11 +65,7 @@ class RandomRouter:
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
-
-    @property
-    def options(self) -> dict[str, int]:
-        """What it was made with."""
-        return {"seed": self.seed}
+        self.options = {"seed": seed}
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `Router.keep`."""
@@ -79,8 +78,8 @@ class RandomRouter:
         return self._draws(state)[:, 0] >= line
 
     def _draws(self, state: RoutingState) -> Tensor:
-        mixed = state.positions * 1_000_003 + (state.block * 7919 + self.seed * 104_729 + 1)
+        mixed_BL = state.positions * 1_000_003 + (state.block * 7919 + self.seed * 104_729 + 1)
         for _ in range(3):
-            mixed = mixed * _MULTIPLIER
-            mixed = mixed ^ (mixed >> 29)
-        return (mixed & 0xFFFFFF).float()
+            mixed_BL = mixed_BL * _MULTIPLIER
+            mixed_BL = mixed_BL ^ (mixed_BL >> 29)
+        return (mixed_BL & 0xFFFFFF).float()

@@ -1,4 +1,7 @@
-"""What skipping asks of a router."""
+"""The interface of a router, and the choice of the highest scores.
+
+Dimensions: B rows, L tokens of a row.
+"""
 
 from __future__ import annotations
 
@@ -15,65 +18,62 @@ class Router(Protocol):
 
     @property
     def kind(self) -> str:
-        """Its name in files, tables and configurations."""
+        """Name in files, tables and configurations."""
 
     @property
     def window(self) -> int:
-        """How many last queries the attention feature listens to; 0 if the router does not look at attention."""
+        """Number of last queries that the attention features listen to (W); 0 without such a feature."""
 
     @property
     def reads_hidden(self) -> bool:
-        """Whether it looks at hidden states."""
+        """True if decisions depend on hidden states."""
 
     @property
     def keeps_budget(self) -> bool:
-        """Whether it keeps exactly the row's kept count, and not about as many."""
+        """True if exactly the kept count of a row is kept, False if about as many."""
 
     @property
     def routes_decoding(self) -> bool:
-        """Whether it can decide on one token from what the cache remembers of those before it."""
+        """True if one token can be routed by what the cache remembers of those before it."""
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
-        """Which of the row's real tokens run block `state.block`, bool `[B, L]`; at least one of each row.
+        """Real tokens that run block `state.block`, bool `[B, L]`: at least one of each row.
 
-        Those of `state.protected(sparsity)` are among them; `highest` sees to it.
+        Those of `state.protected(sparsity)` are among them, which `highest` ensures.
         """
 
     def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
-        """Whether the token that is decoded runs block `state.block`, bool `[B]`; asked if `routes_decoding`.
+        """True where the decoded token runs block `state.block`, bool `[B]`; called if `routes_decoding`.
 
         Args:
-            sparsity: The block's.
-            state: Made by `RoutingState.newest`.
-            line: What `keep` left in `state.line` for this block when the prompt ran `[B]`; None if nothing was
-                compared there, as under another schedule in which the block skipped nothing: then the token runs.
+            sparsity: Sparsity of the block.
+            state: State made by `RoutingState.newest`.
+            line: `state.line` as `keep` left it for this block and the prompt `[B]`; None if no scores were compared
+                there, as in a block that skipped nothing: the token then runs.
         """
 
 
-def highest(scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
-    """True for protected tokens and those others with the highest scores `[B, L]`, k of each row.
+def highest(scores_BL: Tensor, sparsity: float, state: RoutingState) -> Tensor:
+    """Keeps protected tokens, and those with the highest scores, k of each row: bool `[B, L]`.
 
-    Of equal scores the earlier token wins.
-    Leaves the lowest score that is kept, protected tokens aside, in `state.line`.
+    Of equal scores the earlier token wins. `state.line` becomes the lowest score kept, protected tokens aside.
     """
-    row_counts = state.row_kept_counts(sparsity)
-    rectangular, protected = state.is_rectangular, state.protected(sparsity)
-    if protected is not None:
-        scores = scores.masked_fill(protected, torch.inf)
+    row_counts, counts_B1 = state.row_kept_counts(sparsity), state.kept_counts(sparsity)[:, None]
+    rectangular, protected_BL = state.is_rectangular, state.protected(sparsity)
+    if protected_BL is not None:
+        scores_BL = scores_BL.masked_fill(protected_BL, torch.inf)
     if not rectangular:
-        scores = scores.masked_fill(~state.real, -torch.inf)
+        scores_BL = scores_BL.masked_fill(~state.real, -torch.inf)
     if len(set(row_counts)) == 1:
-        lowest = scores.topk(row_counts[0], dim=1, sorted=False).values.amin(1, keepdim=True)
+        lowest_B1 = scores_BL.topk(row_counts[0], dim=1, sorted=False).values.amin(1, keepdim=True)
     else:
-        ordered = scores.sort(dim=1, descending=True).values
-        lowest = ordered.gather(1, state.kept_counts(sparsity)[:, None] - 1)
-    state.line = lowest[:, 0]
-    kept = scores >= lowest
+        lowest_B1 = scores_BL.sort(dim=1, descending=True).values.gather(1, counts_B1 - 1)
+    state.line = lowest_B1[:, 0]
+    kept_BL = scores_BL >= lowest_B1
     # More than k of them only if the lowest score occurs more than once.
-    spare = kept.sum(1, keepdim=True) - state.kept_counts(sparsity)[:, None]
+    spare_B1 = kept_BL.sum(1, keepdim=True) - counts_B1
     # Asking makes a GPU wait, which costs it more than the answer saves.
-    if spare.device.type != "cpu" or bool(spare.any()):
-        tied = scores == lowest
-        from_behind = tied.flip(1).cumsum(1).flip(1)
-        kept &= ~(tied & (from_behind <= spare))
-    return kept if rectangular else kept & state.real
+    if spare_B1.device.type != "cpu" or bool(spare_B1.any()):
+        tied_BL = scores_BL == lowest_B1
+        kept_BL &= ~(tied_BL & (tied_BL.flip(1).cumsum(1).flip(1) <= spare_B1))
+    return kept_BL if rectangular else kept_BL & state.real

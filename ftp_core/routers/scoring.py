@@ -1,4 +1,7 @@
-"""Routers that learn: they score tokens, and keep the highest or those above a threshold."""
+"""Routers that learn: they score tokens, and keep the highest or those above a threshold.
+
+Dimensions: B rows, L tokens of a row, F features.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,17 @@ class ScoringRouter(nn.Module):
     (see `RoutingState.protected`) are kept in either mode, whatever their scores.
 
     Attributes:
-        trained_for: Identity of the model that it was distilled for (`ftp_core.loading.identity`), if it was.
+        window: See `Router.window`.
+        options: Keyword arguments that it was made with.
+        trained_for: Identity of the model that it was distilled for (`ftp_core.loading.identity`); None before that.
         thresholds: logit(tau) of each block, to be compared with z itself, as sigmoid(z) is 1 for many a z in float32;
             None in mode `budget`.
         threshold_schedule: The schedule that the thresholds meet.
     """
 
     kind: ClassVar[str]
+    window = 0
+    options: dict[str, Any]
     reads_hidden = False
     routes_decoding = True
 
@@ -55,22 +62,12 @@ class ScoringRouter(nn.Module):
             parameter.data = parameter.data.float()
         return self
 
-    @property
-    @abstractmethod
-    def window(self) -> int:
-        """See `Router.window`."""
-
-    @property
-    @abstractmethod
-    def options(self) -> dict[str, Any]:
-        """What it was made with: keyword arguments of its class."""
-
     @abstractmethod
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
-        """The score z of every token `[B, L]`, or of the last one `[B, 1]` if `state.newest_only`."""
+        """Scores z of all tokens `[B, L]`, or of the last one `[B, 1]` if `state.newest_only`."""
 
     def start_as_static(self) -> bool:
-        """Let it decide as the static router does, in a way from which it can learn; whether it can."""
+        """Sets weights that decide as the static router does and can be trained on; False if there are none."""
         return False
 
     @property
@@ -95,27 +92,27 @@ class ScoringRouter(nn.Module):
             return torch.ones_like(state.lengths, dtype=torch.bool)
         return self.scores(sparsity, state)[:, 0] >= line
 
-    def select(self, scores: Tensor, sparsity: float, state: RoutingState) -> Tensor:
-        """The decision that `keep` takes on given scores `[B, L]`."""
+    def select(self, scores_BL: Tensor, sparsity: float, state: RoutingState) -> Tensor:
+        """The decision of `keep` on given scores, bool `[B, L]`."""
         if self.thresholds is None:
-            return highest(scores, sparsity, state)
-        above = (scores > self.thresholds[state.block]) & state.real
-        best = scores.masked_fill(~state.real, -torch.inf).argmax(1, keepdim=True)
-        kept, protected = above.scatter(1, best, True), state.protected(sparsity)
-        return kept if protected is None else kept | protected
+            return highest(scores_BL, sparsity, state)
+        above_BL = (scores_BL > self.thresholds[state.block]) & state.real
+        best_B1 = scores_BL.masked_fill(~state.real, -torch.inf).argmax(1, keepdim=True)
+        kept_BL, protected_BL = above_BL.scatter(1, best_B1, True), state.protected(sparsity)
+        return kept_BL if protected_BL is None else kept_BL | protected_BL
 
     def set_thresholds(self, thresholds: Sequence[float] | None, schedule: Sequence[float] | None) -> None:
-        """Switch to mode `threshold`, or with None back to `budget`.
+        """Switches to mode `threshold`, or with None back to `budget`.
 
         Args:
-            thresholds: logit(tau) of each block, of `ftp_core.calibrate_thresholds`.
-            schedule: The schedule that they meet.
+            thresholds: logit(tau) of each block, from `ftp_core.calibrate_thresholds`.
+            schedule: Schedule that they meet.
         """
         self.thresholds = None if thresholds is None else tuple(float(tau) for tau in thresholds)
         self.threshold_schedule = None if schedule is None else SparsitySchedule.of(schedule)
 
     def check_model(self, n_blocks: int, hidden_size: int) -> None:
-        """Raise `ModelError` if the router does not fit a model of N blocks and width D."""
+        """Raises `ModelError` if the router does not fit a model of N blocks and width D."""
         if self.thresholds is not None and len(self.thresholds) != n_blocks:
             raise ModelError(
                 f"The router has {len(self.thresholds)} thresholds, but the model has {n_blocks} blocks: calibrate it "
@@ -123,7 +120,7 @@ class ScoringRouter(nn.Module):
             )
 
     def check_schedule(self, schedule: Sequence[float]) -> None:
-        """Raise `ModelError` if the thresholds were calibrated for another schedule."""
+        """Raises `ModelError` if the thresholds were calibrated for another schedule."""
         if self.thresholds is not None and SparsitySchedule.of(schedule) != self.threshold_schedule:
             raise ModelError(
                 f"The router's thresholds were calibrated for the schedule {self.threshold_schedule}, not for "
@@ -132,26 +129,22 @@ class ScoringRouter(nn.Module):
 
 
 def check_window(window: int) -> None:
-    """Raise `ModelError` for a window that has no query in it."""
+    """Raises `ModelError` for a window without a query."""
     if window < 1:
         raise ModelError(f"A router's window is {window}, but must be at least 1: the queries that it listens to.")
 
 
 def mlp(n_features: int) -> nn.Sequential:
-    """The router's network: F -> 64 -> 1."""
+    """Network of a router: F -> 64 -> 1."""
     return nn.Sequential(nn.Linear(n_features, HIDDEN_WIDTH), nn.ReLU(inplace=True), nn.Linear(HIDDEN_WIDTH, 1))
 
 
 def decide_as_static(network: nn.Sequential, features: Sequence[str]) -> None:
-    """Make a network score as the static router decides, and leave what does not take part as it was.
+    """Makes a network of `mlp` score as the static router decides.
 
     Three hidden units compute z = 2 (position - sparsity), and 4 more for the first token: positive for about the
     tokens that the static router keeps, and highest for the first and the most recent ones. The other hidden units keep
     their weights and start without a say, so that training can give them one.
-
-    Args:
-        network: Of `mlp`.
-        features: What it sees, the position among it.
     """
     hidden, out = network[0], network[2]
     assert isinstance(hidden, nn.Linear)
@@ -171,65 +164,55 @@ def decide_as_static(network: nn.Sequential, features: Sequence[str]) -> None:
 def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -> Tensor:
     """Features of every token, each in [0, 1] `[B, L, F]` (FTP, arXiv 2412.11494, section 3.3).
 
-    Of the last token alone `[B, 1, F]` if `state.newest_only`: what decoding costs does not grow with a network's width
-    times the row's length, only with the comparisons that a rank takes.
+    Of the last token alone `[B, 1, F]` if `state.newest_only`: decoding then costs no network on every token of the
+    row, only the comparisons that a rank takes.
 
     Args:
-        names: Which of `FEATURES`, in this order: position j / (L - 1); attention received; the rank of that attention
-            / L; the block's sparsity.
-        sparsity: The block's.
-        state: The prompts.
+        names: Features among `FEATURES`, in this order: position j / (L - 1); attention received; the rank of that
+            attention / L; the block's sparsity.
+        sparsity: Sparsity of the block.
+        state: State of the prompts.
     """
-    if state.newest_only:
-        return _newest_features(names, sparsity, state)
-    n_rows, length = state.real.shape
-    rectangular = state.is_rectangular
-    features = torch.empty(n_rows, length, len(names), device=state.real.device)
+    newest = state.newest_only
+    features_BLF = torch.empty(
+        len(state.real), 1 if newest else state.real.shape[1], len(names), device=state.real.device
+    )
     for column, name in enumerate(names):
         if name == "position":
-            features[..., column] = state.relative_positions
+            features_BLF[..., column] = (state.lengths > 1)[:, None] if newest else state.relative_positions
         elif name == "attention":
-            features[..., column] = state.attention
+            features_BLF[..., column] = state.attention[:, -1:] if newest else state.attention
         elif name == "attention_rank":
-            # Padding is pushed behind every real token, so that it does not shift their ranks.
-            attention = state.attention if rectangular else state.attention.masked_fill(~state.real, -1.0)
-            order = attention.argsort(dim=-1, descending=True, stable=True)
-            rank = torch.empty(n_rows, length, dtype=torch.float32, device=order.device)
-            rank.scatter_(1, order, state.columns)
-            features[..., column] = (rank / state.lengths[:, None]).clamp_(max=1)
+            rank_BL = _newest_rank(state) if newest else _ranks(state)
+            features_BLF[..., column] = (rank_BL / state.lengths[:, None]).clamp_(max=1)
         elif name == "block_sparsity":
-            features[..., column] = sparsity
+            features_BLF[..., column] = sparsity
         else:
             raise ModelError(f"There is no feature {name!r}: choose of {', '.join(FEATURES)}.")
-    return features
+    return features_BLF
 
 
-def _newest_features(names: Sequence[str], sparsity: float, state: RoutingState) -> Tensor:
-    own = state.attention[:, -1:]
-    features = torch.empty(len(own), 1, len(names), device=own.device)
-    for column, name in enumerate(names):
-        if name == "position":
-            features[..., column] = (state.lengths > 1)[:, None]
-        elif name == "attention":
-            features[..., column] = own
-        elif name == "attention_rank":
-            # Of equal ones the earlier ranks first, and all others are earlier.
-            before = ((state.attention >= own) & state.real)[:, :-1].sum(1, keepdim=True)
-            features[..., column] = before / state.lengths[:, None]
-        else:
-            features[..., column] = sparsity
-    return features
+def _ranks(state: RoutingState) -> Tensor:
+    # Padding is pushed behind every real token, so that it does not shift their ranks.
+    attention_BL = state.attention if state.is_rectangular else state.attention.masked_fill(~state.real, -1.0)
+    order_BL = attention_BL.argsort(dim=-1, descending=True, stable=True)
+    return torch.empty_like(state.columns).scatter_(1, order_BL, state.columns)
+
+
+def _newest_rank(state: RoutingState) -> Tensor:
+    # Of equal ones the earlier ranks first, and all others are earlier.
+    return ((state.attention >= state.attention[:, -1:]) & state.real)[:, :-1].sum(1, keepdim=True)
 
 
 class DynamicRouter(ScoringRouter):
     """FTP's router: one MLP, 4 -> 64 -> 1, shared by all blocks, on four features of a token.
 
     Args:
-        window: How many last queries of the row the attention features listen to (W).
-        features: Which features it sees; fewer than all for ablations.
+        window: Number of last queries of the row that the attention features listen to (W).
+        features: Features that it sees; fewer than all for ablations.
 
     Raises:
-        ModelError: A feature has no known name, or there is none.
+        ModelError: A feature is unknown, or there is none.
     """
 
     kind = "dynamic"
@@ -242,13 +225,14 @@ class DynamicRouter(ScoringRouter):
                 f"A dynamic router needs some of the features {', '.join(FEATURES)}; given were "
                 f"{', '.join(features) or 'none'}."
             )
-        self._window = window
+        self.window = window if any(name in _LISTENING for name in features) else 0
+        self.options = {"window": window, "features": list(features)}
         self.features = tuple(features)
         self.mlp = mlp(len(self.features))
 
     @classmethod
     def static(cls, window: int = DEFAULT_WINDOW) -> DynamicRouter:
-        """One that decides as the static router does, for rows of up to 10,000 tokens; no training needed."""
+        """A router that decides as the static one does, for rows of up to 10,000 tokens; no training needed."""
         router = cls(window)
         with torch.no_grad():
             for parameter in router.parameters():
@@ -263,17 +247,7 @@ class DynamicRouter(ScoringRouter):
         decide_as_static(self.mlp, self.features)
         return True
 
-    @property
-    def window(self) -> int:
-        """W; 0 if no feature listens."""
-        return self._window if any(name in _LISTENING for name in self.features) else 0
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """See `ScoringRouter.options`."""
-        return {"window": self._window, "features": list(self.features)}
-
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
-        scores: Tensor = self.mlp(token_features(self.features, sparsity, state)).squeeze(-1)
-        return scores
+        scores_BL: Tensor = self.mlp(token_features(self.features, sparsity, state)).squeeze(-1)
+        return scores_BL

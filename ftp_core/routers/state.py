@@ -1,4 +1,7 @@
-"""What a router may look at: the prompt as it passes through the blocks, never what follows it."""
+"""The state that routers decide by: the prompt as it passes through the blocks, never what follows it.
+
+Dimensions: B rows, R some of them, L tokens of a row, D hidden width, W queries listened to, M keys that a block holds.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from ftp_core.schedule import kept_count
 
 
 def n_protected(keep_first: int, kept: int) -> int:
-    """Tokens at a prompt's beginning that a block keeps whatever the router thinks of them.
+    """Number of tokens at a prompt's beginning that a block keeps whatever the router thinks of them.
 
-    That is all that shall be protected, or where the block keeps no more than these, all but one of what it keeps:
-    something is left to the router, which is the most recent token if it is the static one.
+    All that are to be protected, or where the block keeps no more than these, all but one of what it keeps: something
+    is left to the router, which is the most recent token if it is the static one.
 
     Args:
-        keep_first: Tokens at the prompt's beginning that shall be protected.
+        keep_first: Number of tokens to protect.
         kept: Tokens of the prompt that the block keeps, at least 1.
     """
     return min(keep_first, kept - 1)
@@ -36,11 +39,11 @@ class RoutingState:
         attention: Attention that each token received in the last block that attended to it, divided by the row's
             maximum `[B, L]`; 0 before the first block.
         block: Index of the block that is about to run.
-        hidden: Hidden states before that block `[B, L, D]`; None unless the router asks for them.
-        memory: What a recurrent router remembers of each token from earlier blocks.
-        line: The lowest score that was kept in each row when scores were last compared `[B]`; None before.
-        keep_first: Tokens at each prompt's beginning that are protected: blocks keep them before any other.
-        newest_only: Whether a decision is asked on the last column alone; `positions` then is of that one `[B, 1]`.
+        hidden: Hidden states before that block `[B, L, D]`; None unless the router reads them.
+        memory: Memory of a recurrent router, of each token.
+        line: Lowest score that was kept in each row when scores were last compared `[B]`; None before.
+        keep_first: Number of tokens at each prompt's beginning that are protected: blocks keep them before any other.
+        newest_only: True if only the last column is to be decided; `positions` then is of that one `[B, 1]`.
     """
 
     real: Tensor
@@ -56,30 +59,28 @@ class RoutingState:
     _counts: dict[float, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, real: Tensor, keep_first: int = 0) -> RoutingState:
-        """The state before the first block, of rows whose tokens stand where `real` is True `[B, L]`."""
-        attention = torch.zeros(real.shape, device=real.device)
-        return cls(real, real.cumsum(1) - 1, real.sum(1), attention, keep_first=keep_first)
+    def start(cls, real_BL: Tensor, keep_first: int = 0) -> RoutingState:
+        """The state before the first block, of rows whose tokens stand where `real_BL` is True."""
+        attention_BL = torch.zeros(real_BL.shape, device=real_BL.device)
+        return cls(real_BL, real_BL.cumsum(1) - 1, real_BL.sum(1), attention_BL, keep_first=keep_first)
 
     @classmethod
-    def newest(cls, real: Tensor) -> RoutingState:
-        """The state before the first block, of rows `[B, n]` on whose last column a decision is asked."""
-        lengths = real.sum(1)
-        attention = torch.zeros(real.shape, device=real.device)
-        return cls(real, lengths[:, None] - 1, lengths, attention, newest_only=True)
+    def newest(cls, real_BL: Tensor) -> RoutingState:
+        """The state before the first block, of rows whose last column is to be decided."""
+        lengths_B, attention_BL = real_BL.sum(1), torch.zeros(real_BL.shape, device=real_BL.device)
+        return cls(real_BL, lengths_B[:, None] - 1, lengths_B, attention_BL, newest_only=True)
 
     @classmethod
-    def padded_right(cls, lengths: Tensor, width: int, keep_first: int = 0) -> RoutingState:
-        """The state before the first block, of rows of `lengths` tokens `[B]` padded right to `width`."""
-        columns = torch.arange(width, device=lengths.device)
-        positions = columns.expand(len(lengths), width)
-        real = columns < lengths[:, None]
-        attention = torch.zeros(real.shape, device=lengths.device)
-        return cls(real, positions, lengths, attention, keep_first=keep_first)
+    def padded_right(cls, lengths_B: Tensor, width: int, keep_first: int = 0) -> RoutingState:
+        """The state before the first block, of rows padded right to `width`."""
+        columns_L = torch.arange(width, device=lengths_B.device)
+        real_BL = columns_L < lengths_B[:, None]
+        attention_BL = torch.zeros(real_BL.shape, device=lengths_B.device)
+        return cls(real_BL, columns_L.expand(real_BL.shape), lengths_B, attention_BL, keep_first=keep_first)
 
     @cached_property
     def row_lengths(self) -> tuple[int, ...]:
-        """Real tokens of each row; asked for once, as a GPU has to be waited for."""
+        """Real tokens of each row; read once, as a GPU has to be waited for."""
         return tuple(self.lengths.tolist())
 
     @cached_property
@@ -89,18 +90,18 @@ class RoutingState:
 
     @cached_property
     def columns(self) -> Tensor:
-        """The number of each column, as a float `[B, L]`."""
+        """Number of each column, as a float `[B, L]`."""
         return torch.arange(self.real.shape[1], device=self.real.device, dtype=torch.float32).expand(self.real.shape)
 
     @property
     def is_rectangular(self) -> bool:
-        """Whether every column of every row is a real token."""
+        """True if every column of every row is a real token."""
         return all(length == self.real.shape[1] for length in self.row_lengths)
 
-    def observe(self, received: Tensor, attended: Tensor) -> None:
-        """Take over the attention received `[B, L]` where a block attended to the token (`attended`, bool)."""
-        scaled = received / received.amax(-1, keepdim=True).clamp(min=1e-9)
-        self.attention = torch.where(attended, scaled, self.attention)
+    def observe(self, received_BL: Tensor, attended_BL: Tensor) -> None:
+        """Takes over the attention received where a block attended to the token (`attended_BL`, bool)."""
+        scaled_BL = received_BL / received_BL.amax(-1, keepdim=True).clamp(min=1e-9)
+        self.attention = torch.where(attended_BL, scaled_BL, self.attention)
 
     def row_kept_counts(self, sparsity: float) -> tuple[int, ...]:
         """`k = max(1, ceil((1 - s) * L))` of each row."""
@@ -113,28 +114,28 @@ class RoutingState:
         return self._counts[sparsity]
 
     def protected(self, sparsity: float) -> Tensor | None:
-        """Tokens that a block of this sparsity keeps whatever their scores, bool `[B, L]`; None if none shall be.
+        """Tokens that a block of this sparsity keeps whatever their scores, bool `[B, L]`; None if there are none.
 
-        Of each row they are fewer than its kept count, see `n_protected`.
+        They are fewer than the row's kept count, see `n_protected`.
         """
         if self.keep_first == 0:
             return None
-        numbers = (self.kept_counts(sparsity) - 1).clamp_(max=self.keep_first)
-        return (self.positions < numbers[:, None]) & self.real
+        n_first_B = (self.kept_counts(sparsity) - 1).clamp_(max=self.keep_first)
+        return (self.positions < n_first_B[:, None]) & self.real
 
 
 @dataclass
 class DecodeState:
-    """What routing decoded tokens needs to remember between forward passes.
+    """Memory of routed decoding between forward passes; the lists have an entry for each block.
 
     Attributes:
-        heard: Of each block, the attention that its slots received from its last W kept queries, mean over heads
-            `[B, W, M]`; empty if the router does not listen.
-        heard_real: Whether there is such a query `[B, W]`.
-        skipped: Decoded tokens that skipped each block `[B]`.
+        heard: Attention that the block's slots received from its last W kept queries, mean over heads `[B, W, M]`;
+            the list is empty if the router does not listen.
+        heard_real: True where there is such a query `[B, W]`.
+        skipped: Decoded tokens that skipped the block `[B]`.
         decoded: Tokens decoded so far `[B]`.
-        lines: Of each block, the lowest score that was kept in the prompt of each row `[B]`; None where nothing was
-            compared. Decoded tokens are kept from there on.
+        lines: Lowest score that was kept in the prompt of each row, from which on decoded tokens are kept `[B]`; None
+            where no scores were compared.
     """
 
     heard: list[Tensor]
@@ -145,36 +146,33 @@ class DecodeState:
 
     def received(self, block: int) -> Tensor:
         """Attention received by a block's slots, mean over its last W queries `[B, M]`."""
-        n_real = self.heard_real[block].sum(-1, keepdim=True).clamp(min=1)
-        return self.heard[block].sum(1) / n_real
+        return self.heard[block].sum(1) / self.heard_real[block].sum(-1, keepdim=True).clamp(min=1)
 
-    def hear(self, block: int, row_heard: Tensor, window: int, rows: Tensor | None) -> None:
-        """Take in the attention that one more query paid to a block's slots.
+    def hear(self, block: int, heard_RM: Tensor, window: int, rows_R: Tensor | None) -> None:
+        """Adds the attention that one more query paid to a block's slots, among them one new slot.
 
         Args:
             block: Index of the block.
-            row_heard: `[R, M + 1]`.
+            heard_RM: Attention of the query.
             window: W.
-            rows: Rows that the query ran in `[R]`; None for all. The others hear nothing new.
+            rows_R: Rows that the query ran in; None for all. The others hear nothing new.
         """
-        before, real = self.heard[block], self.heard_real[block]
-        before = torch.cat([before, before.new_zeros(*before.shape[:2], 1)], 2)
-        if rows is not None:
-            spread = row_heard.new_zeros(len(before), row_heard.shape[1]).index_copy_(0, rows, row_heard)
-            ran = torch.zeros(len(before), dtype=torch.bool, device=before.device)
-            ran[rows] = True
-            # Rows that skipped get a slot that stands for no query, in front of those that do.
-            after = torch.cat([before, spread[:, None]], 1)
-            after_real = torch.cat([real, ran[:, None]], 1)
-            order = after_real.to(torch.uint8).argsort(dim=1, stable=True)
-            after, after_real = after.take_along_dim(order[..., None], 1), after_real.take_along_dim(order, 1)
+        heard_BWM, real_BW = self.heard[block], self.heard_real[block]
+        heard_BWM = torch.nn.functional.pad(heard_BWM, (0, 1))
+        if rows_R is None:
+            heard_BWM = torch.cat([heard_BWM, heard_RM[:, None]], 1)
+            real_BW = torch.cat([real_BW, real_BW.new_ones(len(real_BW), 1)], 1)
         else:
-            after = torch.cat([before, row_heard[:, None]], 1)
-            after_real = torch.cat([real, real.new_ones(len(real), 1)], 1)
-        self.heard[block], self.heard_real[block] = after[:, -window:], after_real[:, -window:]
+            new_B1M = torch.zeros_like(heard_BWM[:, :1]).index_copy_(0, rows_R, heard_RM[:, None])
+            ran_B1 = torch.zeros_like(real_BW[:, :1]).index_fill_(0, rows_R, True)
+            # Rows that skipped get a slot that stands for no query, in front of those that do.
+            heard_BWM, real_BW = torch.cat([heard_BWM, new_B1M], 1), torch.cat([real_BW, ran_B1], 1)
+            order_BW = real_BW.to(torch.uint8).argsort(dim=1, stable=True)
+            heard_BWM, real_BW = heard_BWM.take_along_dim(order_BW[..., None], 1), real_BW.take_along_dim(order_BW, 1)
+        self.heard[block], self.heard_real[block] = heard_BWM[:, -window:], real_BW[:, -window:]
 
     def per_row(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Apply a selection of rows to everything."""
+        """Applies a selection of rows to everything."""
         self.heard = [change(tensor) for tensor in self.heard]
         self.heard_real = [change(tensor) for tensor in self.heard_real]
         self.skipped = [change(tensor) for tensor in self.skipped]

@@ -3,6 +3,9 @@
 transformers looks its attention up by name at every call and hands on keyword arguments from the block, so a wrapper
 registered under a name of its own reaches every family without touching a module. See "AttentionInterface" in the
 transformers documentation.
+
+Dimensions: B rows, L tokens of a row, Q queries of a call, W queries listened to, M keys, H heads, G key heads, E width
+of a head.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +36,11 @@ class AttentionObserver:
     """Collects how much attention keys receive from some queries, beside the kernel that computes the block's output.
 
     Attributes:
-        window: How many queries to listen to (W): the last ones of the call, or those that `asked` names.
+        window: Number of queries to listen to (W): the last ones of the call, or those that `asked` names.
         kernel: Name of the attention function that computes the block's output.
         asked: Places of the queries in the call `[B, W]`; None for the last ones of every row.
         asked_real: False for entries of `asked` that stand for no query `[B, W]`; None if there is none.
-        visible: Which keys each asked query sees `[B, W, M]`; None if it sees all up to itself.
+        visible: Keys that each asked query sees `[B, W, M]`; None if it sees all up to itself.
         keeps_rows: Whether to set `heard`.
         received: Attention received, mean over heads and queries `[B, M]`; set by the block's forward.
         heard: The same for each query `[B, W, M]`; zero where it is no real one.
@@ -52,52 +55,43 @@ class AttentionObserver:
     received: Tensor | None = None
     heard: Tensor | None = None
 
-    def observe(self, query: Tensor, key: Tensor, scaling: float, softcap: float | None = None) -> None:
-        """Set `received` from queries `[B, H, q, d]` and keys `[B, H_kv, M, d]`, at W x M a head.
-
-        H is a multiple of H_kv; neighbouring query heads share a key head.
-        """
-        n_rows, n_heads, _, width = query.shape
-        n_keys = key.shape[2]
+    def observe(self, query_BHQE: Tensor, key_BGME: Tensor, scaling: float, softcap: float | None = None) -> None:
+        """Sets `received` at W x M a head; neighbouring query heads share a key head."""
+        n_rows, n_heads, _, width = query_BHQE.shape
+        n_keys = key_BGME.shape[2]
         if self.asked is None:
-            asked = query[:, :, -self.window :]
+            asked_BHWE = query_BHQE[:, :, -self.window :]
         else:
-            index = self.asked[:, None, :, None].expand(-1, n_heads, -1, width)
-            asked = query.gather(2, index)
-        n_asked = asked.shape[2]
+            asked_BHWE = query_BHQE.gather(2, self.asked[:, None, :, None].expand(-1, n_heads, -1, width))
+        n_asked = asked_BHWE.shape[2]
         # Query heads that share a key head are stacked, so that keys are not repeated; and queries are fewer numbers
         # than scores, so that they are scaled.
-        stacked = (asked * scaling).reshape(n_rows, key.shape[1], -1, width)
-        scores = (stacked @ key.transpose(2, 3)).view(n_rows, n_heads, n_asked, n_keys).float()
+        stacked = (asked_BHWE * scaling).reshape(n_rows, key_BGME.shape[1], -1, width)
+        scores_BHWM = (stacked @ key_BGME.transpose(2, 3)).view(n_rows, n_heads, n_asked, n_keys).float()
         if softcap is not None:
-            scores = (scores / softcap).tanh_().mul_(softcap)
+            scores_BHWM = (scores_BHWM / softcap).tanh_().mul_(softcap)
         if self.visible is not None:
-            scores.masked_fill_(~self.visible[:, None], -math.inf)
+            scores_BHWM.masked_fill_(~self.visible[:, None], -math.inf)
         elif n_asked > 1:
             # Only among the last keys is there one that a last query does not see.
-            future = torch.ones(n_asked, n_asked, dtype=torch.bool, device=key.device).triu_(1)
-            scores[..., -n_asked:].masked_fill_(future, -math.inf)
-        weights = scores.softmax(-1)
+            future_WW = torch.ones(n_asked, n_asked, dtype=torch.bool, device=key_BGME.device).triu_(1)
+            scores_BHWM[..., -n_asked:].masked_fill_(future_WW, -math.inf)
+        weights_BHWM = scores_BHWM.softmax(-1)
+        n_real: Tensor | int = n_asked
         if self.asked_real is not None:
-            weights = weights.masked_fill_(~self.asked_real[:, None, :, None], 0.0)
-            n_real: Tensor | int = self.asked_real.sum(-1, keepdim=True).clamp(min=1)
-        else:
-            n_real = n_asked
+            weights_BHWM = weights_BHWM.masked_fill_(~self.asked_real[:, None, :, None], 0.0)
+            n_real = self.asked_real.sum(-1, keepdim=True).clamp(min=1)
         if self.keeps_rows:
-            self.heard = weights.mean(1)
+            self.heard = weights_BHWM.mean(1)
             self.received = self.heard.sum(1) / n_real
         else:
-            self.received = weights.view(n_rows, -1, n_keys).sum(1) / (n_heads * n_real)
+            self.received = weights_BHWM.view(n_rows, -1, n_keys).sum(1) / (n_heads * n_real)
 
 
-def kernel_of(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
-    """The attention function of a name; families bring their own "eager" one."""
-    if name == "eager":
-        eager: Callable[..., tuple[Tensor, Tensor | None]] = sys.modules[
-            type(module).__module__
-        ].eager_attention_forward
-        return eager
-    kernel: Callable[..., tuple[Tensor, Tensor | None]] = ALL_ATTENTION_FUNCTIONS[name]
+def _kernel_of(name: str, module: nn.Module) -> Callable[..., tuple[Tensor, Tensor | None]]:
+    # Families bring their own "eager" one.
+    found: Any = sys.modules[type(module).__module__].eager_attention_forward if name == "eager" else None
+    kernel: Callable[..., tuple[Tensor, Tensor | None]] = found or ALL_ATTENTION_FUNCTIONS[name]
     return kernel
 
 
@@ -115,8 +109,9 @@ def _observed_attention(
 ) -> tuple[Tensor, Tensor | None]:
     observer.observe(query, key, scaling or query.shape[-1] ** -0.5, softcap)
     capped = {} if softcap is None else {"softcap": softcap}
-    kernel = kernel_of(observer.kernel, module)
-    return kernel(module, query, key, value, attention_mask, scaling=scaling, **capped, **kwargs)
+    return _kernel_of(observer.kernel, module)(
+        module, query, key, value, attention_mask, scaling=scaling, **capped, **kwargs
+    )
 
 
 @dataclass
@@ -125,9 +120,9 @@ class AttentionGate:
 
     Attributes:
         gate: 1 where the token is a key of this block, 0 where it is not `[B, L]`.
-        observed: Queries whose attention is observed `[B, W]`, as positions; repeated entries count once each.
+        observed: Positions of the queries whose attention is observed `[B, W]`; repeated entries count once each.
         observed_weight: 1 for a query that counts, 0 for a filler `[B, W]`.
-        window: How many positions back the block attends, its own included; None if to all.
+        window: Number of positions that the block attends to, its own the last; None for all.
         received: Attention received `[B, L]` (no gradient); set by the block's forward.
     """
 
@@ -158,11 +153,11 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        gate: Tensor,
-        asked: Tensor,
+        query_BHLE: Tensor,
+        key_BHLE: Tensor,
+        value_BHLE: Tensor,
+        gate_BL: Tensor,
+        asked_BW: Tensor,
         scaling: float,
         window: int | None = None,
         softcap: float | None = None,
@@ -170,91 +165,91 @@ class _GatedSoftmaxAttention(torch.autograd.Function):
         """See the class.
 
         Args:
-            ctx: Of autograd.
-            query: `[B, H, L, d]`.
-            key: `[B, H, L, d]`, of the same dtype.
-            value: `[B, H, L, d]`, of the same dtype.
-            gate: `[B, L]`, 0 or 1.
-            asked: Positions of queries `[B, W]`.
+            ctx: Context of autograd.
+            query_BHLE: Queries.
+            key_BHLE: Keys, of the same dtype.
+            value_BHLE: Values, of the same dtype.
+            gate_BL: 0 or 1.
+            asked_BW: Positions of queries.
             scaling: Factor on the scores.
-            window: How many positions back a query sees, its own included; None for all.
+            window: Number of positions that a query sees, its own the last; None for all.
             softcap: c, if scores s become c tanh(s / c).
 
         Returns:
-            Output `[B, H, L, d]`, of the same dtype, and the attention weights of the queries asked for `[B, H, W, L]`,
+            Output `[B, H, L, E]`, of the same dtype, and the attention weights of the queries asked for `[B, H, W, L]`,
             in float32 at least (no gradient).
         """
-        _, n_heads, length, _ = query.shape
-        with torch.autocast(query.device.type, enabled=False):
-            visible = _visible(gate, window)
-            scores = _scores(query, key, scaling, softcap).masked_fill_(~visible, -math.inf)
-            highest = scores.amax(-1, keepdim=True)
-            shares = scores.sub_(highest).exp_()
-            # Dividing what the shares add up to, not the shares: d numbers a query instead of L.
-            sums = shares.sum(-1, keepdim=True)
-            output = ((shares.to(value.dtype) @ value) / sums).to(value.dtype)
-            rows = asked[:, None, :, None]
-            heard = shares.gather(2, rows.expand(-1, n_heads, -1, length))
-            heard /= sums.gather(2, rows.expand(-1, n_heads, -1, 1))
-            norms = highest.add_(sums.log_())
-        ctx.save_for_backward(query, key, value, gate, norms, output)
+        _, n_heads, length, _ = query_BHLE.shape
+        with torch.autocast(query_BHLE.device.type, enabled=False):
+            visible_B1LL = _visible(gate_BL, window)
+            scores_BHLL = _scores(query_BHLE, key_BHLE, scaling, softcap).masked_fill_(~visible_B1LL, -math.inf)
+            highest_BHL1 = scores_BHLL.amax(-1, keepdim=True)
+            shares_BHLL = scores_BHLL.sub_(highest_BHL1).exp_()
+            # Dividing what the shares add up to, not the shares: E numbers a query instead of L.
+            sums_BHL1 = shares_BHLL.sum(-1, keepdim=True)
+            output_BHLE = ((shares_BHLL.to(value_BHLE.dtype) @ value_BHLE) / sums_BHL1).to(value_BHLE.dtype)
+            asked_B1W1 = asked_BW[:, None, :, None]
+            heard_BHWL = shares_BHLL.gather(2, asked_B1W1.expand(-1, n_heads, -1, length))
+            heard_BHWL /= sums_BHL1.gather(2, asked_B1W1.expand(-1, n_heads, -1, 1))
+            norms_BHL1 = highest_BHL1.add_(sums_BHL1.log_())
+        ctx.save_for_backward(query_BHLE, key_BHLE, value_BHLE, gate_BL, norms_BHL1, output_BHLE)
         ctx.scaling, ctx.window, ctx.softcap = scaling, window, softcap
-        ctx.mark_non_differentiable(heard)
-        return output, heard
+        ctx.mark_non_differentiable(heard_BHWL)
+        return output_BHLE, heard_BHWL
 
     @staticmethod
     def backward(
-        ctx: Any, grad: Tensor, _: Tensor
+        ctx: Any, grad_BHLE: Tensor, _: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, None, None, None, None]:
         """Gradients of query, key, value and gate, as far as they are asked for."""
-        query, key, value, gate, norms, output = ctx.saved_tensors
+        query_BHLE, key_BHLE, value_BHLE, gate_BL, norms_BHL1, output_BHLE = ctx.saved_tensors
         grad_query = grad_key = grad_value = grad_gate = None
-        with torch.autocast(query.device.type, enabled=False):
-            grad = grad.to(value.dtype)
-            visible = _visible(gate, ctx.window)
-            scores = _scores(query, key, ctx.scaling, ctx.softcap)
+        with torch.autocast(query_BHLE.device.type, enabled=False):
+            grad_BHLE = grad_BHLE.to(value_BHLE.dtype)
+            visible_B1LL = _visible(gate_BL, ctx.window)
+            scores_BHLL = _scores(query_BHLE, key_BHLE, ctx.scaling, ctx.softcap)
             # The derivative of c tanh(s / c), from its value.
-            slope = None if ctx.softcap is None else 1 - (scores / ctx.softcap).square()
-            shares = scores.sub_(norms).clamp_(max=_HIGHEST_EXPONENT).exp_()
-            # What moving all weight to key j would change in the loss, for each query.
-            gain = (grad @ value.transpose(2, 3)).to(shares.dtype)
-            gain.sub_((grad.to(shares.dtype) * output).sum(-1, keepdim=True))
+            slope_BHLL = None if ctx.softcap is None else 1 - (scores_BHLL / ctx.softcap).square()
+            shares_BHLL = scores_BHLL.sub_(norms_BHL1).clamp_(max=_HIGHEST_EXPONENT).exp_()
+            # Change of the loss if all weight moved to one key, for each query.
+            gain_BHLL = (grad_BHLE @ value_BHLE.transpose(2, 3)).to(shares_BHLL.dtype)
+            gain_BHLL.sub_((grad_BHLE.to(shares_BHLL.dtype) * output_BHLE).sum(-1, keepdim=True))
             if ctx.needs_input_grad[3]:
-                would_take = torch.where(visible, shares, shares / (1 + shares)).mul_(gain)
-                reachable = _reachable(query.shape[2], ctx.window, query.device)
+                step_BHLL = torch.where(visible_B1LL, shares_BHLL, shares_BHLL / (1 + shares_BHLL)).mul_(gain_BHLL)
+                reachable_LL = _reachable(query_BHLE.shape[2], ctx.window, query_BHLE.device)
                 # The gate of a token has no say in whether the token sees itself.
-                grad_gate = would_take.mul_(reachable.tril(-1)).sum((1, 2))
-            opened = shares.mul_(visible)
+                grad_gate = step_BHLL.mul_(reachable_LL.tril(-1)).sum((1, 2))
+            opened_BHLL = shares_BHLL.mul_(visible_B1LL)
             if ctx.needs_input_grad[2]:
-                grad_value = opened.to(grad.dtype).transpose(2, 3) @ grad
+                grad_value = opened_BHLL.to(grad_BHLE.dtype).transpose(2, 3) @ grad_BHLE
             if ctx.needs_input_grad[0] or ctx.needs_input_grad[1]:
-                grad_scores = opened.mul_(gain).mul_(ctx.scaling)
-                if slope is not None:
-                    grad_scores = grad_scores.mul_(slope)
-                grad_scores = grad_scores.to(query.dtype)
-                grad_query, grad_key = grad_scores @ key, grad_scores.transpose(2, 3) @ query
+                grad_scores_BHLL = opened_BHLL.mul_(gain_BHLL).mul_(ctx.scaling)
+                if slope_BHLL is not None:
+                    grad_scores_BHLL = grad_scores_BHLL.mul_(slope_BHLL)
+                grad_scores_BHLL = grad_scores_BHLL.to(query_BHLE.dtype)
+                grad_query, grad_key = grad_scores_BHLL @ key_BHLE, grad_scores_BHLL.transpose(2, 3) @ query_BHLE
         return grad_query, grad_key, grad_value, grad_gate, None, None, None, None
 
 
-def _scores(query: Tensor, key: Tensor, scaling: float, softcap: float | None) -> Tensor:
+def _scores(query_BHLE: Tensor, key_BHLE: Tensor, scaling: float, softcap: float | None) -> Tensor:
     """Scores `[B, H, L, L]` in float32 at least, as the model's own kernels keep them."""
     # Queries are fewer numbers than scores.
-    scores = (query * scaling) @ key.transpose(2, 3)
-    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-    return scores if softcap is None else (scores / softcap).tanh_().mul_(softcap)
+    scores_BHLL = (query_BHLE * scaling) @ key_BHLE.transpose(2, 3)
+    scores_BHLL = scores_BHLL.to(torch.promote_types(scores_BHLL.dtype, torch.float32))
+    return scores_BHLL if softcap is None else (scores_BHLL / softcap).tanh_().mul_(softcap)
 
 
 def _reachable(length: int, window: int | None, device: torch.device) -> Tensor:
-    """Which keys (last axis) a query could see if all were open `[L, L]`."""
-    causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
-    return causal if window is None else causal.triu(1 - window)
+    """Keys (last axis) that a query could see if all were open `[L, L]`."""
+    causal_LL = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+    return causal_LL if window is None else causal_LL.triu(1 - window)
 
 
-def _visible(gate: Tensor, window: int | None) -> Tensor:
-    """Which keys (last axis) a query sees: the open ones that it can reach, and itself `[B, 1, L, L]`."""
-    length = gate.shape[1]
-    itself = torch.eye(length, dtype=torch.bool, device=gate.device)
-    return (((gate[:, None] > 0.5) & _reachable(length, window, gate.device)) | itself)[:, None]
+def _visible(gate_BL: Tensor, window: int | None) -> Tensor:
+    """Keys (last axis) that a query sees: the open ones that it can reach, and itself `[B, 1, L, L]`."""
+    length, device = gate_BL.shape[1], gate_BL.device
+    itself_LL = torch.eye(length, dtype=torch.bool, device=device)
+    return (((gate_BL[:, None] > 0.5) & _reachable(length, window, device)) | itself_LL)[:, None]
 
 
 def _gated_attention(
@@ -273,12 +268,12 @@ def _gated_attention(
     query, key = query.to(value.dtype), key.to(value.dtype)
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    output, heard = _GatedSoftmaxAttention.apply(  # type: ignore[no-untyped-call]
+    output_BHLE, heard_BHWL = _GatedSoftmaxAttention.apply(  # type: ignore[no-untyped-call]
         query, key, value, gate.gate, gate.observed, scaling or query.shape[-1] ** -0.5, gate.window, softcap
     )
-    weight = gate.observed_weight
-    gate.received = (heard.mean(1) * weight[..., None]).sum(1) / weight.sum(1, keepdim=True).clamp(min=1)
-    return output.transpose(1, 2).contiguous(), None
+    weight_BW = gate.observed_weight
+    gate.received = (heard_BHWL.mean(1) * weight_BW[..., None]).sum(1) / weight_BW.sum(1, keepdim=True).clamp(min=1)
+    return output_BHLE.transpose(1, 2).contiguous(), None
 
 
 AttentionInterface.register(_OBSERVED, _observed_attention)
@@ -286,14 +281,13 @@ AttentionInterface.register(_GATED, _gated_attention)
 
 
 @contextmanager
-def _attention(model: PreTrainedModel, name: str) -> Iterator[str]:
-    config = model.config
+def _attention(model: PreTrainedModel, name: str) -> Iterator[None]:
     kernel = kernel_name(model)
-    _set_kernel(config, name)
+    _set_kernel(model.config, name)
     try:
-        yield kernel
+        yield
     finally:
-        _set_kernel(config, kernel)
+        _set_kernel(model.config, kernel)
 
 
 def _set_kernel(config: PreTrainedConfig, name: str) -> None:
@@ -319,11 +313,11 @@ def kernel_name(model: PreTrainedModel) -> str:
     return name
 
 
-def observed_attention(model: PreTrainedModel) -> Any:
-    """Context in which blocks take an `observer=`; yields the name of the model's own attention function."""
+def observed_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
+    """Context in which blocks take an `observer=`."""
     return _attention(model, _OBSERVED)
 
 
-def gated_attention(model: PreTrainedModel) -> Any:
+def gated_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
     """Context in which blocks take a `gate=`: a slow, differentiable computation for training only."""
     return _attention(model, _GATED)

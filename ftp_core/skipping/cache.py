@@ -1,4 +1,7 @@
-"""Keys and values of kept tokens: every block holds its own, of its own number of tokens."""
+"""Keys and values of kept tokens: every block holds its own, of its own number of tokens.
+
+Dimensions: B rows, R some of them, Q new tokens, M slots of a block, G key heads, E width of a head.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +26,14 @@ class BlockCache(CacheLayerMixin):
     than the others have dead slots, which no query sees.
 
     Attributes:
-        keys: `[B, H_kv, M, d]`; None before the first update.
+        keys: `[B, G, M, E]`; None before the first update.
         values: Likewise.
         positions: Column of the token in each slot `[B, M]` (of the padded input, so that differences are the tokens'
             distances), `DEAD` for a dead slot.
-        has_dead: Whether any slot is dead.
-        window: How many columns back the block attends, its own included; None if to all.
-        earliest: Slots of columns before this one have been let go of.
-        record_past: Whether nothing may be let go of before the next `crop` (transformers' name).
+        has_dead: True if any slot is dead.
+        window: Number of columns that the block attends to, its own the last; None for all.
+        earliest: First column whose slots have not been let go of.
+        record_past: True if nothing may be let go of before the next `crop` (transformers' name).
     """
 
     is_compileable = False
@@ -47,7 +50,7 @@ class BlockCache(CacheLayerMixin):
         self._incoming: tuple[Tensor, Tensor | None] | None = None
 
     def activate_past_recording(self) -> None:
-        """Let go of nothing before the next `crop`, which may take tokens back."""
+        """Keeps everything until the next `crop`, which may take tokens back."""
         self.record_past = True
 
     @property
@@ -55,40 +58,40 @@ class BlockCache(CacheLayerMixin):
         """Slots of each row, M."""
         return 0 if self.keys is None else int(self.keys.shape[2])
 
-    def expect(self, positions: Tensor, has_dead: bool, rows: Tensor | None = None) -> None:
-        """Say which tokens the next `update` brings.
+    def expect(self, positions_BQ: Tensor, has_dead: bool, rows_R: Tensor | None = None) -> None:
+        """Announces the tokens that the next `update` brings.
 
         Args:
-            positions: Their columns `[B, n]`, `DEAD` where a row has none.
-            has_dead: Whether there is such a one.
-            rows: Rows that the update comes from `[R]`; None for all. Others get dead slots.
+            positions_BQ: Their columns, `DEAD` where a row has none.
+            has_dead: True if there is such a one.
+            rows_R: Rows that the update comes from; None for all. Others get dead slots.
         """
-        self.positions = torch.cat([self.positions, positions], 1) if self.held else positions
+        self.positions = torch.cat([self.positions, positions_BQ], 1) if self.held else positions_BQ
         self.has_dead = self.has_dead or has_dead
-        self._incoming = (positions, rows)
+        self._incoming = (positions_BQ, rows_R)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Of transformers' interface: nothing is allocated before the first update."""
+        """Allocates nothing: the first update does."""
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Append `[R, H_kv, n, d]`; returns what the rows that ran hold now `[R, H_kv, M, d]`."""
+        """Appends `[R, G, Q, E]`; returns what the rows that ran hold now `[R, G, M, E]`."""
         assert self._incoming is not None, "expect comes before update"
-        positions, rows = self._incoming
-        self._incoming = None
+        (positions_BQ, rows_R), self._incoming = self._incoming, None
         self.is_initialized = True
-        if rows is not None:
-            n_rows = positions.shape[0]
-            key_states = _spread(key_states, rows, n_rows)
-            value_states = _spread(value_states, rows, n_rows)
+        if rows_R is not None:
+            key_states, value_states = (
+                part.new_zeros(len(positions_BQ), *part.shape[1:]).index_copy_(0, rows_R, part)
+                for part in (key_states, value_states)
+            )
         if self.keys is None or self.values is None:
             self.keys, self.values = key_states, value_states
         else:
             self.keys = torch.cat([self.keys, key_states], 2)
             self.values = torch.cat([self.values, value_states], 2)
-        if rows is None:
+        if rows_R is None:
             return self.keys, self.values
-        return self.keys.index_select(0, rows), self.values.index_select(0, rows)
+        return self.keys.index_select(0, rows_R), self.values.index_select(0, rows_R)
 
     def get_seq_length(self) -> int:
         """Slots held."""
@@ -103,23 +106,24 @@ class BlockCache(CacheLayerMixin):
         return -1
 
     def per_row(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Apply a selection of rows to everything held."""
+        """Applies a selection of rows to everything held."""
         if self.keys is not None and self.values is not None:
             self.keys, self.values = change(self.keys), change(self.values)
             self.positions = change(self.positions)
 
     def crop_from(self, column: int) -> None:
-        """Forget tokens from a column on."""
+        """Forgets tokens from a column on."""
         if self.keys is None or self.values is None:
             return
-        alive = (self.positions >= 0) & (self.positions < column)
-        slots = int((alive.any(0) * torch.arange(1, self.held + 1, device=alive.device)).amax()) if self.held else 0
-        self.keys, self.values = self.keys[:, :, :slots], self.values[:, :, :slots]
-        self.positions = self.positions.masked_fill(~alive, DEAD)[:, :slots]
-        self.has_dead = self.has_dead or not bool(alive[:, :slots].all())
+        alive_BM = (self.positions >= 0) & (self.positions < column)
+        slots_M = torch.arange(1, self.held + 1, device=alive_BM.device)
+        n = int((alive_BM.any(0) * slots_M).amax()) if self.held else 0
+        self.keys, self.values = self.keys[:, :, :n], self.values[:, :, :n]
+        self.positions = self.positions.masked_fill(~alive_BM, DEAD)[:, :n]
+        self.has_dead = self.has_dead or not bool(alive_BM[:, :n].all())
 
     def slide(self, next_column: int) -> None:
-        """Let go of leading slots that are behind the window of every token from `next_column` on.
+        """Lets go of leading slots that are behind the window of every token from `next_column` on.
 
         Now and then only, because letting go copies what stays.
         """
@@ -135,26 +139,22 @@ class BlockCache(CacheLayerMixin):
             self.positions = self.positions[:, n:].clone()
 
 
-def _spread(part: Tensor, rows: Tensor, n_rows: int) -> Tensor:
-    return part.new_zeros(n_rows, *part.shape[1:]).index_copy_(0, rows, part)
-
-
 class FTPCache(Cache):
-    """A cache for models that skip tokens: transformers' interface, with another number of keys in every block.
+    """Cache for models that skip tokens: transformers' interface, with another number of keys in every block.
 
     `get_seq_length` counts the tokens *seen*, from which models derive positions, and `get_mask_sizes` answers for
-    them; what block i *holds* is `layers[i].held`.
+    them; block i *holds* `layers[i].held`.
 
     Args:
-        windows: Of each block, how many columns back it attends, its own included; None if to all. Keys behind the
-            window are let go of.
+        windows: Number of columns that each block attends to, its own the last; None for all. Keys behind the window
+            are let go of.
 
     Attributes:
         seen: Columns seen.
-        real: Which of them hold tokens, bool `[B, seen]`.
-        schedule: What the prompt ran under, if that was another one than the model's (see `ftp_core.cost.break_even`).
-        decode: What routing decoded tokens needs; None where they are not routed.
-        is_torn: Whether a forward pass broke off, so that blocks have seen different tokens.
+        real: True for those that hold tokens `[B, seen]`.
+        schedule: Schedule of the prompt, if that was another one than the model's (see `ftp_core.cost.break_even`).
+        decode: Memory of routed decoding; None where decoded tokens are not routed.
+        is_torn: True if a forward pass broke off, so that blocks have seen different tokens.
     """
 
     def __init__(self, windows: Sequence[int | None]) -> None:
@@ -167,33 +167,35 @@ class FTPCache(Cache):
 
     @property
     def is_croppable(self) -> bool:
-        """Whether `crop` can take tokens back."""
+        """True if `crop` can take tokens back."""
         return self.decode is None
 
-    def block(self, index: int) -> BlockCache:
-        """What a block holds."""
-        return cast(BlockCache, self.layers[index])
+    @property
+    def blocks(self) -> list[BlockCache]:
+        """Keys and values of each block."""
+        return cast(list[BlockCache], self.layers)
 
-    def advance(self, real: Tensor, next_column: int | None = None) -> None:
-        """Count the columns of a finished forward pass.
+    def block(self, index: int) -> BlockCache:
+        """Keys and values of one block."""
+        return self.blocks[index]
+
+    def advance(self, real_BQ: Tensor, next_column: int | None = None) -> None:
+        """Counts the columns of a finished forward pass.
 
         Args:
-            real: Real tokens where True `[B, n]`.
+            real_BQ: True for real tokens.
             next_column: Lowest column of a token that may still come, in any row; the one behind all seen if None.
                 Tokens behind rows that are padded right come at the rows' own ends.
         """
         if self.decode is not None and self.seen:
-            self.decode.decoded = self.decode.decoded + real.sum(1)
-        self.seen += real.shape[1]
-        self.real = real if self.real is None else torch.cat([self.real, real], 1)
-        self._slide(self.seen if next_column is None else next_column)
-
-    def _slide(self, next_column: int) -> None:
+            self.decode.decoded = self.decode.decoded + real_BQ.sum(1)
+        self.seen += real_BQ.shape[1]
+        self.real = real_BQ if self.real is None else torch.cat([self.real, real_BQ], 1)
         # Where decoded tokens are routed, what the slots heard stands in their order.
         if self.decode is None:
-            for index in range(len(self.layers)):
-                if not self.block(index).record_past:
-                    self.block(index).slide(next_column)
+            for block in self.blocks:
+                if not block.record_past:
+                    block.slide(self.seen if next_column is None else next_column)
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns seen, whether their tokens were kept or not."""
@@ -205,45 +207,41 @@ class FTPCache(Cache):
 
     def held(self) -> tuple[int, ...]:
         """Slots of each block per row."""
-        return tuple(self.block(index).held for index in range(len(self.layers)))
+        return tuple(block.held for block in self.blocks)
 
     def kv_bytes(self) -> int:
         """Bytes of all keys and values held, dead slots included."""
-        return sum(
-            tensor.nbytes
-            for index in range(len(self.layers))
-            for tensor in (self.block(index).keys, self.block(index).values)
-            if tensor is not None
-        )
+        held = (tensor for block in self.blocks for tensor in (block.keys, block.values))
+        return sum(tensor.nbytes for tensor in held if tensor is not None)
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Rows in another order, for beam search `[B]`."""
+        """Puts rows into another order `[B]`, for beam search."""
         self.batch_select_indices(beam_idx)
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows, in the order given `[R]`."""
+        """Keeps some rows `[R]`, in the order given."""
         self._per_row(lambda tensor: tensor.index_select(0, indices.to(tensor.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Every row `repeats` times."""
+        """Repeats every row `repeats` times."""
         self._per_row(lambda tensor: tensor.repeat_interleave(repeats, dim=0))
 
     def _per_row(self, change: Callable[[Tensor], Tensor]) -> None:
-        for index in range(len(self.layers)):
-            self.block(index).per_row(change)
+        for block in self.blocks:
+            block.per_row(change)
         self.real = None if self.real is None else change(self.real)
         if self.decode is not None:
             self.decode.per_row(change)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Forget the last columns seen, whether their tokens were kept or not.
+        """Forgets the last columns seen, whether their tokens were kept or not.
 
         Args:
-            tokens_to_remove: How many, as transformers gives it: zero or negative.
+            tokens_to_remove: Number of columns as transformers gives it: zero or negative.
 
         Raises:
-            ModelError: What would have to come back has been let go of: decoded tokens are routed, or a window has
-                passed while nobody had asked to record the past.
+            ModelError: Keys that would be needed again have been let go of: decoded tokens are routed, or a window has
+                passed without `activate_past_recording`.
         """
         if tokens_to_remove > 0:
             raise ModelError(
@@ -255,41 +253,40 @@ class FTPCache(Cache):
         if self.decode is not None and n_removed:
             raise ModelError("Tokens cannot be taken back where decoded tokens skip blocks: set decode_sparsity to 0.")
         seen = self.seen - n_removed
-        for index in range(len(self.layers)):
-            block = self.block(index)
+        for index, block in enumerate(self.blocks):
             if block.window is not None and block.earliest > max(0, seen - block.window + 1):
                 raise ModelError(
                     f"Block {index} has let go of keys that its window of {block.window} would need again: call "
                     "activate_past_recording before tokens that may be taken back."
                 )
         if n_removed:
-            for index in range(len(self.layers)):
-                self.block(index).crop_from(seen)
+            for block in self.blocks:
+                block.crop_from(seen)
             self.real = None if self.real is None else self.real[:, :seen]
         self.seen = seen
         # What was recorded is no longer needed.
         if self.decode is None:
-            for index in range(len(self.layers)):
-                self.block(index).slide(self.seen)
+            for block in self.blocks:
+                block.slide(seen)
 
     def reset(self) -> None:
-        """Forget everything."""
-        self.__init__([self.block(index).window for index in range(len(self.layers))])  # type: ignore[misc]
+        """Forgets everything."""
+        self.__init__([block.window for block in self.blocks])  # type: ignore[misc]
 
-    def lend(self, rows: Tensor) -> LentCache:
-        """A view for continuations, which is read and never grown; says which row each follows `[R]`."""
-        return LentCache(self, rows)
+    def lend(self, rows_R: Tensor) -> LentCache:
+        """A view for continuations of rows, which is read and never grown."""
+        return LentCache(self, rows_R)
 
 
 class LentCache(Cache):
     """A cache as continuations of its rows see it: several may follow one row, and none leaves a trace."""
 
-    def __init__(self, lender: FTPCache, rows: Tensor) -> None:
-        super().__init__(layers=[_LentBlock(lender.block(index), rows) for index in range(len(lender.layers))])
+    def __init__(self, lender: FTPCache, rows_R: Tensor) -> None:
+        super().__init__(layers=[_LentBlock(block, rows_R) for block in lender.blocks])
         self.seen = lender.seen
 
     def block(self, index: int) -> _LentBlock:
-        """What a block lends."""
+        """Keys and values that one block lends."""
         return cast(_LentBlock, self.layers[index])
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -304,11 +301,11 @@ class LentCache(Cache):
 class _LentBlock(BlockCache):
     """One block's keys and values, followed by the continuation's own, which are not kept."""
 
-    def __init__(self, lender: BlockCache, rows: Tensor) -> None:
+    def __init__(self, lender: BlockCache, rows_R: Tensor) -> None:
         super().__init__()
         self._lender = lender
-        self._rows = rows
-        self.positions = lender.positions.index_select(0, rows)
+        self._rows_R = rows_R
+        self.positions = lender.positions.index_select(0, rows_R)
         self.has_dead = lender.has_dead
 
     @property
@@ -316,15 +313,15 @@ class _LentBlock(BlockCache):
         """See `BlockCache.held`."""
         return self._lender.held
 
-    def expect(self, positions: Tensor, has_dead: bool, rows: Tensor | None = None) -> None:
+    def expect(self, positions_BQ: Tensor, has_dead: bool, rows_R: Tensor | None = None) -> None:
         """See `BlockCache.expect`."""
-        self.positions = torch.cat([self.positions, positions], 1)
+        self.positions = torch.cat([self.positions, positions_BQ], 1)
         self.has_dead = self.has_dead or has_dead
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """The lender's keys and values with the new ones behind them."""
         assert self._lender.keys is not None
         assert self._lender.values is not None
-        keys = self._lender.keys.index_select(0, self._rows)
-        values = self._lender.values.index_select(0, self._rows)
+        keys = self._lender.keys.index_select(0, self._rows_R)
+        values = self._lender.values.index_select(0, self._rows_R)
         return torch.cat([keys, key_states], 2), torch.cat([values, value_states], 2)

@@ -1,4 +1,7 @@
-"""What the columns of a model's input are: padding, prompt or completion."""
+"""Tells the columns of a model's input apart: padding, prompt or completion.
+
+Dimensions: B rows, L columns of a pass.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,14 @@ from ftp_core.errors import DataError
 
 
 def real_columns(attention_mask: Tensor | None, n_rows: int, width: int, seen: int, device: torch.device) -> Tensor:
-    """Which of the new columns hold tokens, bool `[B, L]`.
+    """Marks the new columns that hold tokens, bool `[B, L]`.
 
     Args:
         attention_mask: 1 for tokens and 0 for padding, of all columns `[B, seen + L]`; None if there is no padding.
         n_rows: B.
         width: L.
         seen: Columns that the cache has seen.
-        device: Of the input.
+        device: Device of the input.
 
     Raises:
         DataError: The mask has another shape.
@@ -35,41 +38,42 @@ def real_columns(attention_mask: Tensor | None, n_rows: int, width: int, seen: i
     return attention_mask[:, seen:].to(device).bool()
 
 
-def prompt_columns(real: Tensor, labels: Tensor | None, prompt_length: int | Tensor | None) -> Tensor:
-    """Which columns are tokens of the prompt, bool `[B, L]`; at least the first token of each row is.
+def prompt_columns(real_BL: Tensor, labels: Tensor | None, prompt_length: int | Tensor | None) -> Tensor:
+    """Marks the columns with tokens of the prompt, bool `[B, L]`: at least the first token of each row.
 
     Args:
-        real: True for tokens, False for padding `[B, L]`.
+        real_BL: True for tokens, False for padding.
         labels: -100 where no token is to be predicted `[B, L]`; the prompt ends before the first other one.
-        prompt_length: How many columns are prompt, of every row or of each `[B]`; overrules labels.
+        prompt_length: Columns of the prompt, in every row or in each `[B]`; overrules labels.
 
     Raises:
-        DataError: A prompt's length is none, or there is not one for every row.
+        DataError: A prompt has no valid length, or there is not one for every row.
     """
-    n_rows, width = real.shape
-    columns = torch.arange(width, device=real.device)
+    n_rows, width = real_BL.shape
+    columns_L = torch.arange(width, device=real_BL.device)
     if prompt_length is not None:
-        ends = torch.as_tensor(prompt_length, device=real.device).reshape(-1, 1)
-        if ends.is_floating_point() or len(ends) not in (1, n_rows) or bool(((ends < 1) | (ends > width)).any()):
+        ends_B1 = torch.as_tensor(prompt_length, device=real_BL.device).reshape(-1, 1)
+        is_outside = bool(((ends_B1 < 1) | (ends_B1 > width)).any())
+        if ends_B1.is_floating_point() or len(ends_B1) not in (1, n_rows) or is_outside:
             raise DataError(
                 f"prompt_length is {prompt_length}, but must be between 1 and the {width} columns of the input, one "
                 f"number or one for each of the {n_rows} rows."
             )
     elif labels is not None:
-        labelled = labels.to(real.device) != -100
-        first = labelled.to(torch.uint8).argmax(1)
-        ends = torch.where(labelled.any(1), first, width)[:, None]
+        labelled_BL = labels.to(real_BL.device) != -100
+        first_B = labelled_BL.to(torch.uint8).argmax(1)
+        ends_B1 = torch.where(labelled_BL.any(1), first_B, width)[:, None]
     else:
-        return real
-    first_token = real.to(torch.uint8).argmax(1)[:, None]
-    return real & ((columns < ends) | (columns == first_token))
+        return real_BL
+    first_token_B1 = real_BL.to(torch.uint8).argmax(1)[:, None]
+    return real_BL & ((columns_L < ends_B1) | (columns_L == first_token_B1))
 
 
 def cut_columns(arguments: dict[str, Any], start: int, stop: int, before: int) -> dict[str, Any]:
-    """The arguments of a forward pass for some of its columns; masks keep everything up to them.
+    """Cuts the arguments of a forward pass down to columns `start` to `stop`; masks keep everything up to them.
 
     Args:
-        arguments: Of the pass.
+        arguments: Arguments of the pass.
         start: First column.
         stop: Column behind the last one.
         before: Columns that the cache had seen before the pass, which the mask spans.

@@ -19,7 +19,7 @@ KERNELS = ("sdpa", "eager")
 
 @dataclass(frozen=True)
 class Family:
-    """What skipping must know of a family; everything else is left to the model's own code.
+    """Facts that skipping needs about a family; everything else is left to the model's own code.
 
     Blocks take `hidden_states` first, and by keyword (or by position, as the signature of their `forward` says)
     `attention_mask`, a cache, and whatever else holds an entry per token; they return hidden states, alone or first in
@@ -28,7 +28,7 @@ class Family:
     Attributes:
         decoder: Attribute of the causal language model that holds its stack of blocks.
         blocks: Attribute of that stack with the list of blocks.
-        cache_argument: What the blocks call their cache.
+        cache_argument: Name of the blocks' argument for the cache.
         per_token: Arguments of a block with an entry per token, to be gathered along with the hidden states: tensors
             `[1 or B, L, ...]` or tuples of such. Rotary families get their positions this way; families that add
             positions to the embeddings need none.
@@ -48,7 +48,7 @@ class Family:
         return list(getattr(self.decoder_of(model), self.blocks))
 
     def window(self, config: PreTrainedConfig, index: int) -> int | None:
-        """How many positions back block `index` attends at most, its own included; None if to all."""
+        """Number of positions that block `index` attends to, its own the last; None for all."""
         window = getattr(config, "sliding_window", None)
         if window is None or not getattr(config, "use_sliding_window", True):
             return None
@@ -61,42 +61,30 @@ class Family:
 
     @property
     def embeds_positions(self) -> bool:
-        """Whether positions are rows of a table, so that there are none beyond the context."""
+        """True if positions are rows of a table, so that there are none beyond the context."""
         return "position_embeddings" not in self.per_token
 
-    def logits(self, model: PreTrainedModel, hidden: Tensor) -> Tensor:
-        """Logits `[..., V]` of the decoder's final hidden states `[..., D]`."""
-        logits: Tensor = model.get_output_embeddings()(hidden)
+    def logits(self, model: PreTrainedModel, final_hidden: Tensor) -> Tensor:
+        """Computes logits `[..., V]` from the decoder's final hidden states `[..., D]`."""
+        logits: Tensor = model.get_output_embeddings()(final_hidden)
         cap = getattr(model.config, "final_logit_softcapping", None)
         return logits if cap is None else (logits / cap).tanh() * cap
 
 
-_FAMILIES: dict[str, Family] = {
-    **{
-        name: Family()
-        for name in (
-            "llama",
-            "mistral",
-            "qwen2",
-            "qwen3",
-            "gemma",
-            "gemma2",
-            "gemma3_text",
-            "phi3",
-            "olmo2",
-        )
-    },
+_PLAIN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2")
+_FAMILIES = {
+    **dict.fromkeys(_PLAIN, Family()),
     "gpt_neox": Family(decoder="gpt_neox", cache_argument="layer_past"),
     "gpt2": Family(decoder="transformer", blocks="h", per_token=("position_ids",)),
 }
 
 
 def register_family(model_type: str, family: Family) -> None:
-    """Let models of another type skip tokens.
+    """Lets models of another type skip tokens.
 
     Args:
-        model_type: `config.model_type` of its models.
-        family: How their blocks are reached and called.
+        model_type: `config.model_type` of the models.
+        family: Facts about their blocks.
 
     Raises:
         ModelError: The type is registered already, as another family.
@@ -112,10 +100,10 @@ def supported_families() -> tuple[str, ...]:
 
 
 def family_named(model_type: str) -> Family:
-    """The family of models of this type.
+    """Returns the family of models of this type.
 
     Raises:
-        ModelError: It is none that can skip tokens; lists those that can.
+        ModelError: Such models cannot skip tokens; lists those that can.
     """
     family = _FAMILIES.get(model_type)
     if family is None:
@@ -127,10 +115,10 @@ def family_named(model_type: str) -> Family:
 
 
 def family_of(config: PreTrainedConfig) -> Family:
-    """The family of models of this configuration.
+    """Returns the family of models of this configuration.
 
     Raises:
-        ModelError: It is none that can skip tokens; lists those that can.
+        ModelError: Such models cannot skip tokens; lists those that can.
     """
     family = family_named(config.model_type)
     if getattr(config, "add_cross_attention", False) or getattr(config, "use_bidirectional_attention", False):
@@ -139,5 +127,5 @@ def family_of(config: PreTrainedConfig) -> Family:
 
 
 def context_of(config: PreTrainedConfig) -> int:
-    """Tokens that models of this configuration read at once."""
+    """Number of tokens that models of this configuration read at once."""
     return int(config.max_position_embeddings)

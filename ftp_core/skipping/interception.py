@@ -1,4 +1,4 @@
-"""Hands the calls of a model's blocks to a handler for the time of a forward pass; the model itself stays as it is."""
+"""Hands the calls of a model's blocks to a handler during a forward pass; the model itself stays as it is."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,7 +29,7 @@ class BlockCall:
     forward: Callable[..., Any]
 
     def run(self, hidden: Tensor, **changed: Any) -> Tensor:
-        """Hidden states behind the block, for other hidden states `[B', L', D]` or changed arguments."""
+        """Runs the block on other hidden states or changed arguments; returns the hidden states behind it."""
         out = self.forward(hidden, **{**self.arguments, **changed})
         behind: Tensor = out[0] if isinstance(out, tuple) else out
         return behind
@@ -43,7 +44,17 @@ def intercepted(blocks: Sequence[nn.Module], handler: BlockHandler) -> Iterator[
 
     Other threads wait, see `exclusive`.
     """
-    with exclusive(blocks), replaced_forwards(blocks, lambda index, block: _Interception(index, block, handler)):
+
+    def intercepting(index: int, block: nn.Module) -> Callable[..., Tensor]:
+        names, forward = _argument_names(type(block).forward), block.forward
+
+        def call(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            named = dict(zip(names, args, strict=False))
+            return handler(index, BlockCall(hidden_states, {**named, **kwargs}, forward))
+
+        return call
+
+    with exclusive(blocks), replaced_forwards(blocks, intercepting):
         yield
 
 
@@ -82,31 +93,9 @@ _GUARD = threading.Lock()
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 
 
-class _Interception:
-    """Stands where a block's forward stood."""
-
-    def __init__(self, index: int, block: nn.Module, handler: BlockHandler) -> None:
-        self._index = index
-        self._forward = block.forward
-        self._names = _argument_names(type(block))
-        self._handler = handler
-
-    def __call__(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
-        named = dict(zip(self._names, args, strict=False))
-        call = BlockCall(hidden_states, {**named, **kwargs}, self._forward)
-        return self._handler(self._index, call)
-
-
-_NAMES: dict[type, tuple[str, ...]] = {}
-
-
-def _argument_names(block_class: type[nn.Module]) -> tuple[str, ...]:
+@cache
+def _argument_names(forward: Callable[..., Any]) -> tuple[str, ...]:
     """Names of the positional arguments of a block's forward after `self` and the hidden states."""
-    if block_class not in _NAMES:
-        names = [
-            name
-            for name, parameter in inspect.signature(block_class.forward).parameters.items()
-            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        ]
-        _NAMES[block_class] = tuple(names[2:])
-    return _NAMES[block_class]
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(forward).parameters.values()
+    return tuple(parameter.name for parameter in parameters if parameter.kind in kinds)[2:]

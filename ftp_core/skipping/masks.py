@@ -1,4 +1,7 @@
-"""Which keys a query may see, where blocks hold other tokens than the model's own mask was made for."""
+"""Masks for blocks that hold other tokens than the model's own mask was made for.
+
+Dimensions: B rows, Q queries, M keys.
+"""
 
 from __future__ import annotations
 
@@ -6,36 +9,32 @@ import torch
 from torch import Tensor
 
 
-def visible_keys(query_positions: Tensor, key_positions: Tensor, window: int | None) -> Tensor:
-    """Which keys stand at or before a query and within its window, bool `[B, q, M]`.
+def visible_keys(query_positions_BQ: Tensor, key_positions_BM: Tensor, window: int | None) -> Tensor:
+    """Keys that stand at or before a query and within its window, bool `[B, Q, M]`.
 
     Args:
-        query_positions: Original positions of the queries `[B, q]`.
-        key_positions: Original positions of the keys `[B, M]`; negative where there is none.
-        window: How many positions back a query sees, its own included; None for all.
+        query_positions_BQ: Original positions of the queries.
+        key_positions_BM: Original positions of the keys; negative where there is none.
+        window: Number of positions that a query sees, its own the last; None for all.
     """
-    queries, keys = query_positions[:, :, None], key_positions[:, None]
+    queries_BQ1, keys_B1M = query_positions_BQ[:, :, None], key_positions_BM[:, None]
     # Comparisons of positions are bools at once; their distances would be eight bytes for each pair.
-    visible = keys <= queries
+    visible_BQM = keys_B1M <= queries_BQ1
     if window is not None:
-        visible &= keys > queries - window
-    return visible.logical_and_(keys >= 0)
+        visible_BQM &= keys_B1M > queries_BQ1 - window
+    return visible_BQM.logical_and_(keys_B1M >= 0)
 
 
-def kernel_mask(visible: Tensor, kernel: str, dtype: torch.dtype) -> Tensor:
-    """A mask as an attention kernel takes it `[B, 1, q, M]`.
+def kernel_mask(visible_BQM: Tensor, kernel: str, dtype: torch.dtype) -> Tensor:
+    """Makes the mask of an attention kernel `[B, 1, Q, M]`: `sdpa` takes bools, `eager` adds to scores of a dtype.
 
-    Every query also sees its own key, the last q keys being the queries' own: a query without any key would be NaN.
-
-    Args:
-        visible: `[B, q, M]`.
-        kernel: Name of the kernel: `sdpa` takes bools, `eager` adds to the scores.
-        dtype: Of the hidden states.
+    Every query also sees its own key, the last Q keys being the queries' own: a query without any key would be NaN.
     """
-    n_queries = visible.shape[1]
-    own = torch.eye(n_queries, dtype=torch.bool, device=visible.device)
-    own = torch.nn.functional.pad(own, (visible.shape[2] - n_queries, 0))
-    mask = (visible | own)[:, None]
+    _, n_queries, n_keys = visible_BQM.shape
+    own_QM = torch.ones(n_queries, n_keys, dtype=torch.bool, device=visible_BQM.device)
+    own_QM = own_QM.triu_(n_keys - n_queries).tril_(n_keys - n_queries)
+    mask_B1QM = (visible_BQM | own_QM)[:, None]
     if kernel == "sdpa":
-        return mask
-    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+        return mask_B1QM
+    zeros_B1QM = torch.zeros(mask_B1QM.shape, dtype=dtype, device=mask_B1QM.device)
+    return zeros_B1QM.masked_fill_(~mask_B1QM, torch.finfo(dtype).min)

@@ -1,4 +1,4 @@
-"""What is known behind blocks, so that schedules that begin alike share the work of the blocks they have in common.
+"""Keeps results behind blocks, so that schedules that begin alike share the work of the blocks they have in common.
 
 With a fixed router, hidden states behind block i depend on s_0 ... s_i alone, and on no router while these are 0. Keys
 and values of a block are read in that block only, so hidden states, and what the router remembers, are all that the
@@ -37,7 +37,7 @@ class BlockState:
 
     @property
     def n_bytes(self) -> int:
-        """Memory that is held; what states share counts for each of them."""
+        """Memory held; what states share counts for each of them."""
         held = (self.hidden, self.attention, self.memory)
         return sum(tensor.untyped_storage().nbytes() for tensor in held if tensor is not None)
 
@@ -47,10 +47,10 @@ class Passage:
     """One forward pass that may begin behind some of the blocks, and leaves states behind.
 
     Attributes:
-        start: Blocks whose results are known: they do not run.
-        known: The state behind them; None if there are none.
-        wanted: Indices of blocks behind which the state shall be kept.
-        left: The states kept, by index of the block; filled as the blocks run.
+        start: Number of blocks whose results are known: they do not run.
+        known: State behind them; None if there are none.
+        wanted: Indices of blocks behind which the state is to be kept.
+        left: States kept, by index of the block; filled as the blocks run.
     """
 
     start: int = 0
@@ -59,11 +59,11 @@ class Passage:
     left: dict[int, BlockState] = field(default_factory=dict)
 
     def through(self, handler: BlockHandler, routing: RoutingState | None = None) -> BlockHandler:
-        """The handler for the blocks that run; those before them hand the known hidden states on.
+        """Makes a handler that runs the blocks from `start` on; those before hand the known hidden states on.
 
         Args:
-            handler: Runs a block.
-            routing: The prompts' routing, which is set to what it was; None for continuations.
+            handler: Handler that runs a block.
+            routing: Routing of the prompts, which is set to what it was; None for continuations.
         """
         known = self.known
         if known is not None and routing is not None:
@@ -85,12 +85,12 @@ class Passage:
 
 @dataclass(frozen=True)
 class Scope:
-    """What states are of, beside a schedule's beginning: those of different scopes never mix.
+    """Inputs of states, beside a schedule's beginning: those of different scopes never mix.
 
     Attributes:
-        batches: Stands for the batches of inputs.
-        router: Names the kept tokens; its weights must not change while states are kept.
-        choices: Whether multiple-choice continuations run, too.
+        batches: Key of the batches of inputs.
+        router: Router of the prompts; its weights must not change while states are kept.
+        choices: True if multiple-choice continuations run, too.
     """
 
     batches: Hashable
@@ -100,12 +100,12 @@ class Scope:
 
 # Batches, choices, who decided, the schedule's beginning, and how many queries were heard behind it.
 _Key = tuple[Hashable, bool, Router | None, tuple[float, ...], int]
-# Of each batch, the states of its passes; None of a pass that no block runs in.
+# For each batch, the states of its passes; None for a pass that no block runs in.
 _Node = list[tuple[BlockState | None, ...]]
 
 
 def _key(scope: Scope, schedule: SparsitySchedule, n_blocks: int) -> _Key:
-    """Of the state behind the first `n_blocks` blocks, which are not all."""
+    """Key of the state behind the first `n_blocks` blocks, which are not all."""
     prefix = schedule[:n_blocks]
     # Where nothing was skipped, no router had a say.
     decided_by = scope.router if any(prefix) else None
@@ -118,8 +118,8 @@ class Path:
     """A schedule's way through a set of batches.
 
     Attributes:
-        start: Blocks whose results are known.
-        wanted: Blocks behind which states shall be kept.
+        start: Number of blocks whose results are known.
+        wanted: Indices of blocks behind which states are to be kept.
     """
 
     def __init__(self, start: int, known: _Node | None, wanted: range) -> None:
@@ -129,30 +129,30 @@ class Path:
         self._passages: list[list[Passage]] = []
 
     def passages(self) -> tuple[Passage, Passage, Passage]:
-        """Three forward passes over the next batch: its prompts, their answers, and their choices."""
+        """Begins three forward passes over the next batch: its prompts, their answers, and their choices."""
         known = self._known[len(self._passages)] if self._known else (None,) * _PASSES
         of_prompts, of_answers, of_choices = (Passage(self.start, state, self.wanted) for state in known)
         self._passages.append([of_prompts, of_answers, of_choices])
         return of_prompts, of_answers, of_choices
 
     def node(self, index: int) -> _Node:
-        """The states behind block `index` of all batches."""
+        """States behind block `index` of all batches."""
         return [tuple(passage.left.get(index) for passage in passages) for passages in self._passages]
 
 
 class PrefixStore:
-    """States behind the first blocks of schedules; those that were not used for longest make room for others.
+    """States behind the first blocks of schedules; the least recently used make room for others.
 
     A state is kept for whole sets of batches, so that a schedule finds the same blocks known in all of them. Every use
     of a schedule also renews the shorter beginnings of it, which more schedules share, so that these stay longest.
 
     Args:
-        max_bytes: Most memory to hold, that of states in the making included; 0 keeps nothing.
+        max_bytes: Most memory to hold, states in the making included; 0 keeps nothing.
 
     Attributes:
         n_bytes: Memory held.
-        blocks_run: Block computations that were made, one for each block and item.
-        blocks_reused: Block computations whose results were known.
+        blocks_run: Number of block computations made, one for each block and item.
+        blocks_reused: Number of block computations whose results were known.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -160,15 +160,15 @@ class PrefixStore:
         self.n_bytes = 0
         self.blocks_run = 0
         self.blocks_reused = 0
-        # The one that was not used for longest comes first.
+        # The least recently used comes first.
         self._nodes: OrderedDict[_Key, _Node] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many beginnings of schedules are known."""
+        """Number of beginnings of schedules that are known."""
         return len(self._nodes)
 
     def longest(self, scope: Scope, schedule: SparsitySchedule) -> int:
-        """How many of the schedule's first blocks are known; never all, as the last one's result is not kept."""
+        """Number of the schedule's first blocks that are known; never all, as the last one's result is not kept."""
         lengths = range(len(schedule) - 1, 0, -1)
         return next((length for length in lengths if _key(scope, schedule, length) in self._nodes), 0)
 
@@ -177,10 +177,10 @@ class PrefixStore:
         """Context in which a schedule runs through all batches of the scope; what it leaves is kept if it ends well.
 
         Args:
-            scope: What is run.
+            scope: Inputs of the run.
             schedule: One sparsity per block.
             n_items: Items in all batches, for the counts.
-            node_bytes: About the memory that states behind one block take.
+            node_bytes: Estimate of the memory that states behind one block take.
         """
         start, known = self.longest(scope, schedule), None
         if start:
@@ -193,7 +193,8 @@ class PrefixStore:
         self._shrink(self.max_bytes - len(path.wanted) * node_bytes)
         yield path
         for index in path.wanted:
-            self._add(_key(scope, schedule, index + 1), path.node(index))
+            node = self._nodes[_key(scope, schedule, index + 1)] = path.node(index)
+            self.n_bytes += _node_bytes(node)
         for length in range(len(schedule) - 1, 0, -1):
             if (key := _key(scope, schedule, length)) in self._nodes:
                 self._nodes.move_to_end(key)
@@ -202,21 +203,13 @@ class PrefixStore:
         self.blocks_reused += start * n_items
 
     def forget(self, router: Router) -> None:
-        """Forget what a router decided, which will not be asked for again.
-
-        Args:
-            router: The very one that evaluations were given.
-        """
+        """Forgets what one router, the very object that evaluations were given, decided."""
         for key in [key for key in self._nodes if key[2] is router]:
             self.n_bytes -= _node_bytes(self._nodes.pop(key))
 
     def clear(self) -> None:
-        """Forget all states, not the counts."""
+        """Forgets all states, not the counts."""
         self._shrink(0)
-
-    def _add(self, key: _Key, node: _Node) -> None:
-        self._nodes[key] = node
-        self.n_bytes += _node_bytes(node)
 
     def _shrink(self, max_bytes: int) -> None:
         while self._nodes and self.n_bytes > max_bytes:

@@ -22,12 +22,7 @@ from ftp_core.skipping.interception import exclusive, replaced_forwards
 
 
 def length_regime(config: PreTrainedConfig, n_tokens: int) -> int:
-    """A number that texts share if and only if their positions have the same frequencies.
-
-    Args:
-        config: Of the model.
-        n_tokens: Tokens that are read of the text.
-    """
+    """Number that texts of `n_tokens` share if and only if their positions have the same frequencies."""
     regime = 0
     for parameters in _rope_parameters(config):
         kind = parameters["rope_type"]
@@ -39,7 +34,7 @@ def length_regime(config: PreTrainedConfig, n_tokens: int) -> int:
 
 
 def depends_on_length(config: PreTrainedConfig) -> bool:
-    """Whether a model's rotary frequencies depend on how long a text is."""
+    """Returns True if a model's rotary frequencies depend on the length of a text."""
     return any(_is_dependent(parameters["rope_type"]) for parameters in _rope_parameters(config))
 
 
@@ -49,7 +44,7 @@ def rotary_lengths(model: PreTrainedModel, lengths: Sequence[int]) -> Iterator[N
 
     Args:
         model: The model; nothing happens if its frequencies do not depend on lengths.
-        lengths: Tokens that are read of each row's text, those not yet among them; one for all rows, or one each.
+        lengths: Tokens of each row's text, those still to come included; one number for all rows, or one each.
     """
     if not depends_on_length(model.config):
         yield
@@ -69,12 +64,12 @@ def rotary_lengths(model: PreTrainedModel, lengths: Sequence[int]) -> Iterator[N
 
 @dataclass(frozen=True)
 class _RowwiseRotary:
-    """Stands where the forward of a rotary embedding stood.
+    """Replaces the forward of a rotary embedding.
 
     Attributes:
-        forward: The module's own.
+        forward: Forward of the module itself.
         n_rows: Rows whose lengths are known; 1 if all share one.
-        parts: Tokens of the longest text of each regime, and the rows that are in it.
+        parts: Tokens of the longest text of each regime, and the rows in it.
     """
 
     forward: Callable[..., tuple[Tensor, Tensor]]
@@ -82,7 +77,7 @@ class _RowwiseRotary:
     parts: list[tuple[int, list[int]]]
 
     def __call__(self, x: Tensor, position_ids: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
-        """Cosines and sines of each row's positions `[1 or B, L, d]`."""
+        """Cosines and sines of each row's positions `[1 or B, L, E]`."""
         if len(self.parts) == 1:
             return self._embed(self.parts[0][0], x, position_ids, *args, **kwargs)
         whole: list[Tensor] = []

@@ -3,12 +3,14 @@
 Block i gets the hidden states `[B, L, D]`; a router names the kept positions; they are gathered with whatever else the
 block gets per token, run through the block as a shorter sequence, and scattered back. Skipped tokens pass the block
 unchanged and leave no key and no value in it. The work is really gone: nothing here computes on a skipped token.
+
+Dimensions: B rows, R some of them, L tokens of a row, K kept tokens, Q new tokens behind a prompt, W queries listened
+to, M keys that a block holds, D hidden width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -29,46 +31,50 @@ from ftp_core.skipping.masks import kernel_mask, visible_keys
 
 
 @dataclass
-class _Listening:
-    """What an observer shall listen to in one call of a block."""
-
-    window: int
-    asked: Tensor | None = None
-    asked_real: Tensor | None = None
-    visible: Tensor | None = None
-
-
-def _run(
-    model: PreTrainedModel, call: BlockCall, hidden: Tensor, listening: _Listening | None, keeps_rows: bool, **args: Any
-) -> tuple[Tensor, AttentionObserver | None]:
-    """Run a block, and listen to its attention if somebody wants to."""
-    with observed_attention(model) if listening else nullcontext("") as kernel:
-        if listening is None:
-            return call.run(hidden, **args), None
-        observer = AttentionObserver(
-            listening.window, kernel, listening.asked, listening.asked_real, listening.visible, keeps_rows
-        )
-        return call.run(hidden, observer=observer, **args), observer
-
-
-@dataclass
-class PromptPass:
-    """The blocks' handler while prompts run, perhaps with the beginnings of completions behind them.
+class _Pass:
+    """A forward pass through the blocks of a model.
 
     Attributes:
         model: The model.
         family: Its family.
-        schedule: One sparsity per block.
-        router: Names the kept tokens of the prompts.
-        state: The prompts; the width L of its tensors is that of the pass.
-        real: Tokens, those of completions included `[B, L]`.
-        cache: Where keys and values go; None to keep none.
-        routes_decoding: Whether decoded tokens will be routed, so that what they need is remembered.
-        kept: Which tokens ran each block, bool `[B, L]`; filled as the blocks run.
     """
 
     model: PreTrainedModel
     family: Family
+
+    @cached_property
+    def _kernel(self) -> str:
+        # Asked for while blocks run, when no other thread has changed it for its own pass.
+        return kernel_name(self.model)
+
+    def _window(self, index: int) -> int | None:
+        return self.family.window(self.model.config, index)
+
+    def _per_token(self, call: BlockCall) -> dict[str, Any]:
+        given = {name: call.arguments.get(name) for name in self.family.per_token}
+        return {name: argument for name, argument in given.items() if argument is not None}
+
+    def _run(self, call: BlockCall, hidden: Tensor, observer: AttentionObserver | None, **arguments: Any) -> Tensor:
+        if observer is None:
+            return call.run(hidden, **arguments)
+        with observed_attention(self.model):
+            return call.run(hidden, observer=observer, **arguments)
+
+
+@dataclass
+class PromptPass(_Pass):
+    """Handler of the blocks while prompts run, perhaps with the beginnings of completions behind them.
+
+    Attributes:
+        schedule: One sparsity per block.
+        router: Names the kept tokens of the prompts.
+        state: The prompts; the width L of its tensors is that of the pass.
+        real: Tokens, those of completions included `[B, L]`.
+        cache: Cache to fill; None to keep no keys and values.
+        routes_decoding: True if decoded tokens will be routed, so that what they need is remembered.
+        kept: Tokens that ran each block, bool `[B, L]`; filled as the blocks run.
+    """
+
     schedule: SparsitySchedule
     router: Router
     state: RoutingState
@@ -78,185 +84,160 @@ class PromptPass:
     kept: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Work out what all blocks share."""
-        self._columns = torch.arange(self.real.shape[1], device=self.real.device)
-        self._rows = torch.arange(len(self.real), device=self.real.device)[:, None] * self.real.shape[1]
+        """Computes what all blocks share."""
+        n_rows, width = self.real.shape
+        self._columns = torch.arange(width, device=self.real.device)
+        self._rows = torch.arange(n_rows, device=self.real.device)[:, None] * width
         self._completion = self.real & ~self.state.real
         totals = self.real.sum(1).tolist()
         self._n_completion = [total - prompt for total, prompt in zip(totals, self.state.row_lengths, strict=True)]
         self._has_completion = any(self._n_completion)
-        self._has_padding = any(total < self.real.shape[1] for total in totals)
+        self._has_padding = any(total < width for total in totals)
         if self.routes_decoding and self.cache is not None:
-            n_decoded = torch.zeros(self.real.shape[0], dtype=torch.long, device=self.real.device)
+            n_decoded = torch.zeros(n_rows, dtype=torch.long, device=self.real.device)
             self.cache.decode = DecodeState([], [], [], n_decoded, [])
 
-    @cached_property
-    def _kernel(self) -> str:
-        # Asked for while blocks run, when no other thread has changed it for its own pass.
-        return kernel_name(self.model)
-
     def __call__(self, index: int, call: BlockCall) -> Tensor:
-        """Hidden states behind block `index` `[B, L, D]`."""
+        """Runs block `index`; returns the hidden states behind it `[B, L, D]`."""
         sparsity, state = self.schedule[index], self.state
         state.block, state.line = index, None
         if self.router.reads_hidden:
             state.hidden = call.hidden
-        keep = state.real if sparsity == 0 else self.router.keep(sparsity, state)
+        keep_BL = state.real if sparsity == 0 else self.router.keep(sparsity, state)
         if sparsity == 0:
             counts: Sequence[int] = state.row_lengths
         elif self.router.keeps_budget:
             counts = state.row_kept_counts(sparsity)
         else:
-            counts = keep.sum(1).tolist()
-        self.kept.append(keep | self._completion if self._has_completion else keep)
+            counts = keep_BL.sum(1).tolist()
+        self.kept.append(keep_BL | self._completion if self._has_completion else keep_BL)
         # A block that runs whole attends to every token: nobody reads what was heard just before it, or at the end.
         is_read = index + 1 < len(self.schedule) and self.schedule[index + 1] > 0
         listens = self.router.window > 0 and (self.routes_decoding or is_read)
         if tuple(counts) == state.row_lengths:
-            hidden, observer = self._run_whole(index, call, listens)
-            received = None if observer is None else observer.received
+            hidden_BLD, observer = self._run_whole(index, call, listens)
         else:
-            hidden, observer, received = self._run_kept(index, call, counts, listens)
-        if received is not None:
-            state.observe(received, keep)
+            hidden_BLD, observer = self._run_kept(index, call, counts, listens)
+        if observer is not None and observer.received is not None:
+            state.observe(observer.received, keep_BL)
         if self.routes_decoding and self.cache is not None and self.cache.decode is not None:
-            self._remember(index, self.cache.decode, observer)
-        return hidden
+            self._remember(self.cache.decode, observer)
+        return hidden_BLD
 
     def _run_whole(self, index: int, call: BlockCall, listens: bool) -> tuple[Tensor, AttentionObserver | None]:
-        """Run the block as the model calls it, mask included: where nothing is skipped, this is the dense model."""
+        """Runs the block as the model calls it, mask included: where nothing is skipped, this is the dense model."""
+        positions_BL = self._columns.expand(self.real.shape)
+        if self._has_padding:
+            positions_BL = torch.where(self.real, positions_BL, DEAD)
         arguments = {}
         if self.cache is not None:
-            positions = self._columns.expand(self.real.shape)
-            if self._has_padding:
-                positions = torch.where(self.real, positions, DEAD)
-            self.cache.block(index).expect(positions, self._has_padding)
+            self.cache.block(index).expect(positions_BL, self._has_padding)
             arguments[self.family.cache_argument] = self.cache
-        listening = None
+        observer = None
         if listens:
-            window = self.family.window(self.model.config, index)
-            listening = _Listening(self.router.window)
-            if self._has_padding or self._has_completion or _reaches_beyond(window, self.real.shape[1]):
-                listening = _last_queries(
-                    self.state.real, self.router.window, torch.where(self.real, self._columns, DEAD), window
-                )
-        return _run(self.model, call, call.hidden, listening, self.routes_decoding, **arguments)
+            window = self._window(index)
+            all_ask = not (self._has_padding or self._has_completion or _reaches_beyond(window, self.real.shape[1]))
+            observer = self._observer(None if all_ask else self.state.real, positions_BL, window)
+        return self._run(call, call.hidden, observer, **arguments), observer
 
     def _run_kept(
         self, index: int, call: BlockCall, prompt_counts: Sequence[int], listens: bool
-    ) -> tuple[Tensor, AttentionObserver | None, Tensor | None]:
-        """Gather, run, scatter. The attention received comes back by column `[B, L]`."""
-        hidden = call.hidden
-        n_rows, width, _ = hidden.shape
+    ) -> tuple[Tensor, AttentionObserver | None]:
+        """Gathers, runs, scatters; the attention received is put back by column, too."""
+        n_rows, width, _ = call.hidden.shape
         counts = [kept + behind for kept, behind in zip(prompt_counts, self._n_completion, strict=True)]
         longest, ragged = max(counts), min(counts) < max(counts)
         tokens: Ends | Places
-        # An attribute of fixed routers only: whether the first tokens and the most recent ones are all that they keep.
+        # An attribute of fixed routers only: the first tokens and the most recent ones are all that they keep.
         if getattr(self.router, "keeps_ends", False) and not (ragged or self._has_completion or self._has_padding):
             tokens = Ends(longest, width, max(1, n_protected(self.state.keep_first, longest)))
         else:
             tokens = Places(_places(self.kept[-1], longest, ragged), self._rows)
-        places = tokens.columns(self._columns.expand(n_rows, width))
-        short = tokens.gather(hidden)
-        changed = {
-            name: tokens.gather(call.arguments[name])
-            for name in self.family.per_token
-            if call.arguments.get(name) is not None
-        }
+        places_BK = tokens.columns(self._columns.expand(n_rows, width))
+        short_BKD = tokens.gather(call.hidden)
+        changed = {name: tokens.gather(argument) for name, argument in self._per_token(call).items()}
         # Kept tokens stand first, in order; rows that keep fewer are filled with skipped ones, which the causal kernel
         # hides from the kept ones before them, and which are put back as they were.
-        filler = None
+        filler_BK = None
+        positions_BK = places_BK
         if ragged:
-            row_counts = torch.tensor(counts, device=places.device)
-            filler = torch.arange(longest, device=places.device) >= row_counts[:, None]
-        positions = places if filler is None else places.masked_fill(filler, DEAD)
-        window = self.family.window(self.model.config, index)
+            counts_B1 = torch.tensor(counts, device=places_BK.device)[:, None]
+            filler_BK = torch.arange(longest, device=places_BK.device) >= counts_B1
+            positions_BK = places_BK.masked_fill(filler_BK, DEAD)
+        window = self._window(index)
         mask = None
         if self._kernel != "sdpa" or _reaches_beyond(window, width):
-            mask = kernel_mask(visible_keys(places, positions, window), self._kernel, hidden.dtype)
+            mask = kernel_mask(visible_keys(places_BK, positions_BK, window), self._kernel, call.hidden.dtype)
         if self.cache is not None:
-            self.cache.block(index).expect(positions, ragged)
-        changed[self.family.cache_argument] = self.cache
-        listening = None
+            self.cache.block(index).expect(positions_BK, ragged)
+        changed |= {"attention_mask": mask, self.family.cache_argument: self.cache}
+        observer = None
         if listens:
-            listening = _Listening(self.router.window)
+            listened_BK = None
             if ragged or self._has_completion or _reaches_beyond(window, width):
-                of_prompt = self.state.real.gather(1, places)
-                listening = _last_queries(
-                    of_prompt if filler is None else of_prompt & ~filler, self.router.window, positions, window
-                )
-        out, observer = _run(self.model, call, short, listening, self.routes_decoding, attention_mask=mask, **changed)
-        if filler is not None:
-            out = torch.where(filler[..., None], short, out)
-        whole = tokens.scatter(out, hidden)
-        received = None
+                listened_BK = self.state.real.gather(1, places_BK)
+                listened_BK = listened_BK if filler_BK is None else listened_BK & ~filler_BK
+            observer = self._observer(listened_BK, positions_BK, window)
+        out_BKD = self._run(call, short_BKD, observer, **changed)
+        if filler_BK is not None:
+            out_BKD = torch.where(filler_BK[..., None], short_BKD, out_BKD)
         if observer is not None and observer.received is not None:
-            received = observer.received.new_zeros(n_rows, width).scatter_(1, places, observer.received)
-        return whole, observer, received
+            zeros_BL = observer.received.new_zeros(n_rows, width)
+            observer.received = zeros_BL.scatter_(1, places_BK, observer.received)
+        return tokens.scatter(out_BKD, call.hidden), observer
 
-    def _remember(self, index: int, decode: DecodeState, observer: AttentionObserver | None) -> None:
-        n_rows, device = self.real.shape[0], self.real.device
-        decode.skipped.append(torch.zeros(n_rows, dtype=torch.long, device=device))
+    def _observer(self, listened_BK: Tensor | None, positions_BK: Tensor, sliding: int | None) -> AttentionObserver:
+        """Makes an observer of each row's last W queries, among those marked; None stands for all."""
+        observer = AttentionObserver(self.router.window, self._kernel, keeps_rows=self.routes_decoding)
+        if listened_BK is not None:
+            asked_BW = listened_BK.to(torch.uint8).argsort(dim=1, stable=True)[:, -observer.window :]
+            visible_BWK = visible_keys(positions_BK.gather(1, asked_BW), positions_BK, sliding)
+            real_BW = listened_BK.gather(1, asked_BW)
+            # Those that are not real see something, so that they are no NaN; their weights are dropped.
+            observer.asked, observer.asked_real, observer.visible = asked_BW, real_BW, visible_BWK | ~real_BW[..., None]
+        return observer
+
+    def _remember(self, decode: DecodeState, observer: AttentionObserver | None) -> None:
+        decode.skipped.append(torch.zeros_like(decode.decoded))
         decode.lines.append(self.state.line)
-        if observer is None or observer.heard is None:
-            return
-        decode.heard.append(observer.heard)
-        real = observer.asked_real
-        if real is None:
-            real = torch.ones(observer.heard.shape[:2], dtype=torch.bool, device=device)
-        decode.heard_real.append(real)
+        if observer is not None and observer.heard is not None:
+            real_BW = observer.asked_real
+            if real_BW is None:
+                real_BW = torch.ones(observer.heard.shape[:2], dtype=torch.bool, device=observer.heard.device)
+            decode.heard.append(observer.heard)
+            decode.heard_real.append(real_BW)
 
 
 def _reaches_beyond(window: int | None, width: int) -> bool:
-    """Whether a sliding window hides anything within `width` positions."""
+    """Returns True if a sliding window hides anything within `width` positions."""
     return window is not None and width > window
 
 
-def _places(run: Tensor, longest: int, ragged: bool) -> Tensor:
-    """Columns of the tokens that run, in order `[B, longest]`; rows with fewer are filled with ones that do not run."""
-    n_rows, width = run.shape
+def _places(run_BL: Tensor, longest: int, ragged: bool) -> Tensor:
+    """Columns of the tokens that run, in order `[B, K]`; rows with fewer are filled with ones that do not run."""
+    n_rows, width = run_BL.shape
     if ragged:
-        return (~run).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
+        return (~run_BL).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
     # Each token that runs is put where the count of those up to it says; the others onto a heap behind.
-    slot = torch.where(run, run.cumsum(1) - 1, longest)
-    columns = torch.arange(width, device=run.device).expand(n_rows, -1)
-    return slot.new_empty(n_rows, longest + 1).scatter_(1, slot, columns)[:, :longest]
-
-
-def _last_queries(listened: Tensor, window: int, key_positions: Tensor, sliding: int | None) -> _Listening:
-    """Listen to each row's last `window` queries among those marked.
-
-    Args:
-        listened: Queries to choose from, bool `[B, M]`.
-        window: W.
-        key_positions: Original positions `[B, M]`, which are also the queries'; `DEAD` where there is none.
-        sliding: The block's sliding window.
-    """
-    asked = listened.to(torch.uint8).argsort(dim=1, stable=True)[:, -window:]
-    visible = visible_keys(key_positions.gather(1, asked), key_positions, sliding)
-    real = listened.gather(1, asked)
-    # Those that are not real see something, so that they are no NaN; their weights are dropped.
-    return _Listening(window, asked, real, visible | ~real[..., None])
+    slot_BL = torch.where(run_BL, run_BL.cumsum(1) - 1, longest)
+    columns_BL = torch.arange(width, device=run_BL.device).expand(n_rows, -1)
+    return slot_BL.new_empty(n_rows, longest + 1).scatter_(1, slot_BL, columns_BL)[:, :longest]
 
 
 @dataclass
-class DecodePass:
-    """The blocks' handler behind a prompt: for tokens that are decoded, or for completions that are scored.
+class DecodePass(_Pass):
+    """Handler of the blocks behind a prompt: for tokens that are decoded, or for completions that are scored.
 
     Attributes:
-        model: The model.
-        family: Its family.
-        cache: What the prompt left behind.
-        real: New tokens `[B, q]`; q is 1 where decoded tokens are routed.
-        query_positions: Their columns `[B, q]`.
+        cache: Keys and values of what stands before.
+        real: New tokens `[B, Q]`; Q is 1 where decoded tokens are routed.
+        query_positions: Their columns `[B, Q]`.
         schedule: One sparsity per block; only needed to route.
         router: Only needed to route.
         decode_sparsity: Most that a block may skip of the decoded tokens; 0 keeps all. Within that, a token skips where
             its score is below the line that the prompt drew.
     """
 
-    model: PreTrainedModel
-    family: Family
     cache: FTPCache | LentCache
     real: Tensor
     query_positions: Tensor
@@ -266,98 +247,85 @@ class DecodePass:
     _state: RoutingState | None = None
 
     def __post_init__(self) -> None:
-        """Work out what all blocks share."""
+        """Computes what all blocks share."""
         self._all_real = bool(self.real.all())
         if self.decode_sparsity > 0:
             assert isinstance(self.cache, FTPCache)
             assert self.cache.real is not None
             self._state = RoutingState.newest(torch.cat([self.cache.real, self.real], 1))
 
-    @cached_property
-    def _kernel(self) -> str:
-        # Asked for while blocks run, when no other thread has changed it for its own pass.
-        return kernel_name(self.model)
-
     def __call__(self, index: int, call: BlockCall) -> Tensor:
-        """Hidden states behind block `index` `[B, q, D]`."""
+        """Runs block `index`; returns the hidden states behind it `[B, Q, D]`."""
         if self._state is not None:
             return self._run_routed(index, call, self._state)
-        return self._run(index, call, None, None)[0]
+        return self._run_rows(index, call, None, listens=False)[0]
 
-    def _run(
-        self, index: int, call: BlockCall, rows: Tensor | None, heard_by: Router | None
+    def _run_rows(
+        self, index: int, call: BlockCall, rows_R: Tensor | None, listens: bool
     ) -> tuple[Tensor, AttentionObserver | None]:
-        """Run the block, for some rows only if `rows` names them `[R]`."""
-        block, positions = self.cache.block(index), self.query_positions
-        dead = not self._all_real or rows is not None
-        slots = positions if self._all_real else torch.where(self.real, positions, DEAD)
-        if rows is not None:
-            ran = torch.zeros(len(slots), 1, dtype=torch.bool, device=slots.device)
-            ran[rows] = True
-            slots = torch.where(ran, slots, DEAD)
-        block.expect(slots, dead, rows)
-        window = self.family.window(self.model.config, index)
-        hidden, arguments = call.hidden, {}
-        keys = block.positions
-        if rows is not None:
-            hidden, positions, keys = (part.index_select(0, rows) for part in (hidden, positions, keys))
-            arguments = {
-                name: _rows(call.arguments[name], rows)
-                for name in self.family.per_token
-                if call.arguments.get(name) is not None
-            }
-        mask = visible = None
-        if block.has_dead or hidden.shape[1] > 1 or _reaches_beyond(window, self.cache.seen + 1):
-            visible = visible_keys(positions, keys, window)
-            mask = kernel_mask(visible, self._kernel, hidden.dtype)
-        arguments["attention_mask"] = mask
-        arguments[self.family.cache_argument] = self.cache
-        listening = _Listening(1, visible=visible) if heard_by is not None and heard_by.window > 0 else None
-        out, observer = _run(self.model, call, hidden, listening, True, **arguments)
-        return out, observer
+        """Runs the block, for some rows only if they are named."""
+        block, positions_BQ, hidden_BQD = self.cache.block(index), self.query_positions, call.hidden
+        slots_BQ = positions_BQ if self._all_real else torch.where(self.real, positions_BQ, DEAD)
+        arguments: dict[str, Any] = {}
+        if rows_R is None:
+            block.expect(slots_BQ, not self._all_real)
+            keys_BM = block.positions
+        else:
+            ran_B1 = torch.zeros_like(self.real).index_fill_(0, rows_R, True)
+            block.expect(torch.where(ran_B1, slots_BQ, DEAD), True, rows_R)
+            rest = (hidden_BQD, positions_BQ, block.positions)
+            hidden_BQD, positions_BQ, keys_BM = (part.index_select(0, rows_R) for part in rest)
+            arguments = {name: _rows(argument, rows_R) for name, argument in self._per_token(call).items()}
+        window = self._window(index)
+        mask = visible_BQM = None
+        if block.has_dead or hidden_BQD.shape[1] > 1 or _reaches_beyond(window, self.cache.seen + 1):
+            visible_BQM = visible_keys(positions_BQ, keys_BM, window)
+            mask = kernel_mask(visible_BQM, self._kernel, hidden_BQD.dtype)
+        arguments |= {"attention_mask": mask, self.family.cache_argument: self.cache}
+        observer = AttentionObserver(1, self._kernel, visible=visible_BQM, keeps_rows=True) if listens else None
+        return self._run(call, hidden_BQD, observer, **arguments), observer
 
     def _run_routed(self, index: int, call: BlockCall, state: RoutingState) -> Tensor:
-        """Run the block for the rows whose token is kept there."""
+        """Runs the block for the rows whose token is kept there."""
         cache, router = self.cache, self.router
         assert isinstance(cache, FTPCache)
         assert cache.decode is not None
         assert self.schedule is not None
         assert router is not None
-        decode = cache.decode
+        decode, listens = cache.decode, router.window > 0
         state.block = index
         sparsity = self.schedule[index]
-        skips = torch.zeros(len(self.real), dtype=torch.bool, device=self.real.device)
+        real_B = self.real[:, -1]
+        skips_B = torch.zeros_like(real_B)
         if sparsity > 0:
             # Without the slack 0.3 * 10 would be less than 3.
-            within_cap = decode.skipped[index] + 1 <= self.decode_sparsity * (decode.decoded + 1) + 1e-9
-            keep = router.keep_newest(sparsity, state, decode.lines[index])
-            skips = ~keep & within_cap & self.real[:, -1]
-            decode.skipped[index] = decode.skipped[index] + skips
-        skips = skips | ~self.real[:, -1]
-        rows = None if not bool(skips.any()) else (~skips).nonzero().flatten()
-        hidden = call.hidden
-        if rows is None or len(rows):
-            out, observer = self._run(index, call, rows, router)
-            hidden = out if rows is None else hidden.index_copy(0, rows, out)
+            within_cap_B = decode.skipped[index] + 1 <= self.decode_sparsity * (decode.decoded + 1) + 1e-9
+            skips_B = ~router.keep_newest(sparsity, state, decode.lines[index]) & within_cap_B & real_B
+            decode.skipped[index] = decode.skipped[index] + skips_B
+        skips_B = skips_B | ~real_B
+        rows_R = (~skips_B).nonzero().flatten() if bool(skips_B.any()) else None
+        hidden_B1D = call.hidden
+        if rows_R is None or len(rows_R):
+            out_R1D, observer = self._run_rows(index, call, rows_R, listens)
+            hidden_B1D = out_R1D if rows_R is None else hidden_B1D.index_copy(0, rows_R, out_R1D)
             if observer is not None and observer.heard is not None:
-                decode.hear(index, observer.heard[:, -1], router.window, rows)
-        if router.window > 0:
+                decode.hear(index, observer.heard[:, -1], router.window, rows_R)
+        if listens:
             self._observe(index, state, decode)
-        return hidden
+        return hidden_B1D
 
     def _observe(self, index: int, state: RoutingState, decode: DecodeState) -> None:
-        """Let the routing state see what the block's slots received, by column."""
-        positions = self.cache.block(index).positions
-        alive = positions >= 0
-        columns = positions.clamp(min=0)
-        by_column = torch.zeros_like(state.attention)
-        by_column.scatter_add_(1, columns, decode.received(index) * alive)
-        attended = torch.zeros_like(by_column).scatter_add_(1, columns, alive.to(by_column.dtype)) > 0
-        state.observe(by_column, attended)
+        """Lets the routing state see what the block's slots received, by column."""
+        positions_BM = self.cache.block(index).positions
+        alive_BM, columns_BM = positions_BM >= 0, positions_BM.clamp(min=0)
+        zeros_BL = torch.zeros_like(state.attention)
+        received_BL = zeros_BL.scatter_add(1, columns_BM, decode.received(index) * alive_BM)
+        attended_BL = zeros_BL.scatter_add(1, columns_BM, alive_BM.to(zeros_BL.dtype)) > 0
+        state.observe(received_BL, attended_BL)
 
 
-def _rows(argument: Any, rows: Tensor) -> Any:
-    """Some rows `[R]` of a block's argument `[1 or B, ...]`, or of a tuple of such."""
+def _rows(argument: Any, rows_R: Tensor) -> Any:
+    """Some rows of a block's argument `[1 or B, ...]`, or of a tuple of such."""
     if isinstance(argument, tuple):
-        return tuple(_rows(part, rows) for part in argument)
-    return argument if argument.shape[0] == 1 else argument.index_select(0, rows)
+        return tuple(_rows(part, rows_R) for part in argument)
+    return argument if argument.shape[0] == 1 else argument.index_select(0, rows_R)

@@ -1,4 +1,7 @@
-"""A dense model seen as one that skips: prompts run under a schedule, and what follows them is scored."""
+"""A dense model seen as one that skips: prompts run under a schedule, and what follows them is scored.
+
+Dimensions: B rows, R continuations, L tokens of a row, C tokens of a continuation, D hidden width, V vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +31,13 @@ from ftp_core.text.encoding import IGNORED, ContinuationBatch, PromptBatch
 
 @dataclass
 class Prefill:
-    """What remains of prompts that passed through the blocks.
+    """Results of prompts that passed through the blocks.
 
     Attributes:
-        last_hidden: The decoder's final hidden state of each row's last token `[B, D]`.
+        last_hidden: Final hidden state of each row's last token `[B, D]`.
         cache: Keys and values of the kept tokens.
         lengths: Real tokens of each row `[B]`.
-        kept: Which tokens ran each block, bool `[B, L]`; of the blocks that ran, see `Passage`.
+        kept: Tokens that ran each block, bool `[B, L]`; only for blocks that ran, see `Passage`.
         text_lengths: See `PromptBatch`; None if the model embeds texts of all lengths alike.
     """
 
@@ -48,14 +51,14 @@ class Prefill:
 class SkippingModel:
     """A dense model whose prompts skip tokens by schedule and router; continuations run every block.
 
-    What search and training work with: each call names its schedule and router, and several continuations may follow
-    one prompt. `ftp_core.FTPForCausalLM` is the same as a Hugging Face model.
+    For search and training: each call names its schedule and router, and several continuations may follow one prompt.
+    `ftp_core.FTPForCausalLM` is the same as a Hugging Face model.
 
     Args:
-        model: A causal language model of a supported family. Its weights are not changed; gradients are switched off.
-        keep_first: Tokens at the beginning of every prompt, such as a chat's system turn, that are protected: whatever
-            the router, a block keeps them before any other (`ftp_core.routers.state.n_protected` says how many where
-            it keeps fewer).
+        model: Causal language model of a supported family. Its weights are not changed; gradients are switched off.
+        keep_first: Number of tokens at the beginning of every prompt, such as a chat's system turn, that are protected:
+            whatever the router, a block keeps them before any other (see `ftp_core.routers.state.n_protected` where it
+            keeps fewer).
 
     Raises:
         ModelError: Its family or its attention kernel is not supported, or a weight is not finite.
@@ -80,11 +83,11 @@ class SkippingModel:
 
     @property
     def keep_first(self) -> int:
-        """Tokens at the beginning of every prompt that are protected; what was evaluated with others is another's."""
+        """Number of tokens at the beginning of every prompt that are protected."""
         return self._keep_first
 
     def protecting(self, keep_first: int) -> SkippingModel:
-        """The same model, weights and all, with another number of protected tokens at the beginning of prompts.
+        """Returns the same model, weights shared, with another number of protected tokens at the beginning of prompts.
 
         Raises:
             ScheduleError: It is no whole number from 0.
@@ -95,21 +98,21 @@ class SkippingModel:
 
     @property
     def context(self) -> int:
-        """Tokens that the model reads at once."""
+        """Number of tokens that the model reads at once."""
         return context_of(self.model.config)
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         device: torch.device = self.model.device
         return device
 
     def length_regime(self, n_tokens: int) -> int:
-        """A number that texts share if the model embeds their positions alike; see `ftp_core.skipping.rotary`."""
+        """Number that texts share if the model embeds their positions alike; see `ftp_core.skipping.rotary`."""
         return length_regime(self.model.config, n_tokens) if self._depends_on_length else 0
 
     def checked(self, schedule: Sequence[float]) -> SparsitySchedule:
-        """One sparsity per block as a schedule of this model.
+        """Returns one sparsity per block as a schedule of this model.
 
         Raises:
             ScheduleError: It is no schedule, or has another number of blocks.
@@ -119,33 +122,33 @@ class SkippingModel:
         return checked
 
     def run(
-        self, handler: BlockHandler, ids: Tensor, text_lengths: Sequence[int] | None = None, **arguments: Any
+        self, handler: BlockHandler, ids_BL: Tensor, text_lengths: Sequence[int] | None = None, **arguments: Any
     ) -> Tensor:
-        """The decoder's final hidden states `[B, L, D]`, its blocks in the hands of a handler.
+        """Runs the decoder with its blocks in the hands of a handler; returns final hidden states `[B, L, D]`.
 
         Args:
-            handler: Runs a block.
-            ids: Tokens `[B, L]`.
-            text_lengths: Of each row; None to embed positions as the model does by itself. See `PromptBatch`.
-            arguments: Of the decoder.
+            handler: Handler that runs a block.
+            ids_BL: Tokens.
+            text_lengths: See `PromptBatch`; None to embed positions as the model does by itself.
+            arguments: Other arguments of the decoder.
         """
         embedded = nullcontext() if text_lengths is None else rotary_lengths(self.model, text_lengths)
         with embedded, intercepted(self.blocks, handler):
-            hidden: Tensor = self.decoder(input_ids=ids, **arguments).last_hidden_state
-        return hidden
+            hidden_BLD: Tensor = self.decoder(input_ids=ids_BL, **arguments).last_hidden_state
+        return hidden_BLD
 
     @torch.inference_mode()
     def prefill(
         self, prompts: PromptBatch, schedule: Sequence[float], router: Router, passage: Passage | None = None
     ) -> Prefill:
-        """Run prompts through all blocks, each on its kept tokens.
+        """Runs prompts through all blocks, each on its kept tokens.
 
         Args:
-            prompts: `[B, L]`, padded right.
+            prompts: Prompts `[B, L]`, padded right.
             schedule: One sparsity per block.
-            router: Names the kept tokens.
-            passage: Where to begin, and what to leave behind; None to run every block. Blocks that do not run leave
-                no keys and values: continuations must begin behind them, too.
+            router: Router of the prompts.
+            passage: First block to run, and states to keep; None to run every block. Blocks that do not run leave no
+                keys and values: continuations must begin behind them, too.
 
         Raises:
             ScheduleError: The schedule has another number of blocks.
@@ -165,72 +168,70 @@ class SkippingModel:
         for index in range(passage.start):
             cache.block(index).positions = prompts.ids[:, :0]
         # Padding stands last, where causality hides it from every token: no mask is needed.
-        hidden = self.run(
+        hidden_BLD = self.run(
             passage.through(handler, state), prompts.ids, text_lengths, past_key_values=cache, use_cache=True
         )
         cache.advance(state.real, min(lengths))
-        last_hidden = hidden[torch.arange(len(hidden), device=hidden.device), prompts.lengths - 1]
-        return Prefill(last_hidden, cache, prompts.lengths, handler.kept, text_lengths)
+        last_hidden_BD = hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), prompts.lengths - 1]
+        return Prefill(last_hidden_BD, cache, prompts.lengths, handler.kept, text_lengths)
 
     @torch.inference_mode()
     def next_logits(self, prefill: Prefill) -> Tensor:
-        """Logits of the token after each prompt `[B, V]`."""
+        """Computes logits of the token after each prompt `[B, V]`."""
         return self.logits(prefill.last_hidden)
 
     @torch.inference_mode()
     def continuation_hidden(
         self, prefill: Prefill, continuations: ContinuationBatch, passage: Passage | None = None
     ) -> Tensor:
-        """Final hidden states from which each continuation token is predicted `[R, C, D]`; see `logits`.
+        """Computes final hidden states from which each continuation token is predicted `[R, C, D]`; see `logits`.
 
         Each comes from the prompt and the continuation's tokens before it. Continuation tokens run every block
         (`decode_sparsity` 0), and the prompt's routing never saw them.
 
         Args:
-            prefill: The prompts.
-            continuations: What follows them.
-            passage: Where to begin, which is where the prompts began, and what to leave behind; None to run every
-                block.
+            prefill: Results of the prompts.
+            continuations: Continuations of them.
+            passage: First block to run, which is that of the prompts, and states to keep; None to run every block.
         """
         passage = passage or Passage()
         continuations = continuations.to(self.device)
-        rows = continuations.rows
-        hidden = prefill.last_hidden.index_select(0, rows)[:, None]
-        length = continuations.ids.shape[1] - 1
-        if length == 0:
-            return hidden
-        ids = continuations.ids[:, :-1]
-        starts = prefill.lengths.index_select(0, rows)
-        positions = starts[:, None] + torch.arange(length, device=ids.device)
-        cache = prefill.cache.lend(rows)
+        rows_R, ids_RC = continuations.rows, continuations.ids[:, :-1]
+        hidden_R1D = prefill.last_hidden.index_select(0, rows_R)[:, None]
+        if ids_RC.shape[1] == 0:
+            return hidden_R1D
+        starts_R = prefill.lengths.index_select(0, rows_R)
+        positions_RC = starts_R[:, None] + torch.arange(ids_RC.shape[1], device=ids_RC.device)
+        cache = prefill.cache.lend(rows_R)
         # Padding stands last here too, and is as good as any token.
-        handler = DecodePass(self.model, self.family, cache, torch.ones_like(ids, dtype=torch.bool), positions)
+        all_RC = torch.ones_like(ids_RC, dtype=torch.bool)
+        handler = DecodePass(self.model, self.family, cache, all_RC, positions_RC)
         text_lengths = None
         if prefill.text_lengths is not None:
-            ends = (starts + (continuations.ids != IGNORED).sum(1) - 1).tolist()
-            text_lengths = [max(prefill.text_lengths[row], end) for row, end in zip(rows.tolist(), ends, strict=True)]
-        new = self.run(
+            ends = (starts_R + (continuations.ids != IGNORED).sum(1) - 1).tolist()
+            text_lengths = [max(prefill.text_lengths[row], end) for row, end in zip(rows_R.tolist(), ends, strict=True)]
+        hidden_RCD = self.run(
             passage.through(handler),
-            ids.masked_fill(ids == IGNORED, 0),
+            ids_RC.masked_fill(ids_RC == IGNORED, 0),
             text_lengths,
-            position_ids=positions,
+            position_ids=positions_RC,
             past_key_values=cache,
             use_cache=True,
         )
-        return torch.cat([hidden, new], 1)
+        return torch.cat([hidden_R1D, hidden_RCD], 1)
 
     @torch.inference_mode()
     def continuation_logits(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
-        """Logits that predict each continuation token from the prompt and the tokens before it `[R, C, V]`."""
+        """Computes logits of each continuation token from the prompt and the tokens before it `[R, C, V]`."""
         return self.logits(self.continuation_hidden(prefill, continuations))
 
     def logits(self, final_hidden: Tensor) -> Tensor:
-        """Logits `[..., V]` of final hidden states `[..., D]`."""
+        """Computes logits `[..., V]` of final hidden states `[..., D]`."""
         return self.family.logits(self.model, final_hidden)
 
 
 def check_schedule(schedule: SparsitySchedule, n_blocks: int) -> None:
-    """Raise `ScheduleError` unless the schedule has one sparsity per block."""
+    """Raises `ScheduleError` unless the schedule has one sparsity per block."""
     if len(schedule) != n_blocks:
         raise ScheduleError(
             f"The schedule has {len(schedule)} sparsities, but the model has {n_blocks} blocks: give one each."

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.torch import save
 
 from ftp_core.errors import ModelError
 from ftp_core.model.causal_lm import FTPForCausalLM
@@ -216,13 +214,6 @@ def test_every_trainable_router_survives_its_file(router: ScoringRouter) -> None
         SparsitySchedule([0.1, 0.2, 0.3]),
     )
     assert torch.equal(loaded.scores(0.5, with_hidden([12], 1)), router.scores(0.5, with_hidden([12], 1)))
-
-
-def test_files_of_the_first_version_are_read() -> None:
-    router = DynamicRouter(window=7)
-    metadata = {"dynamic_router": json.dumps({"window": 7, "features": FEATURES})}
-    loaded = router_from_bytes(save(dict(router.state_dict()), metadata=metadata))
-    assert loaded.window == 7 and torch.equal(loaded.mlp[0].weight, router.mlp[0].weight)
 
 
 def test_weights_that_are_not_finite_are_refused() -> None:

@@ -16,6 +16,7 @@ from rich.progress import Progress
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from ftp_core.demo import assets
+from ftp_core.demo.examples import example_of
 from ftp_core.demo.task import MAX_STATEMENTS, Split, stories
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
@@ -31,9 +32,9 @@ class Accuracy:
     """Shares of questions answered right.
 
     Attributes:
-        choice: The right one of four choices is the likeliest.
-        free_text: Greedy decoding writes exactly the right answer.
-        n: Questions asked.
+        choice: Share with the right one of four choices as the likeliest.
+        free_text: Share for which greedy decoding writes exactly the right answer.
+        n: Number of questions.
     """
 
     choice: float
@@ -48,8 +49,7 @@ def questions_by_distance(split: Split, seed: int, per_distance: int) -> dict[in
     for story in stories(split, seed):
         question = story.questions[0]
         if len(found[question.distance]) < per_distance:
-            answer = question.choices.index(question.answer)
-            found[question.distance].append(Example(story.prompt(question), question.answer, question.choices, answer))
+            found[question.distance].append(example_of(story))
             missing -= 1
         if missing == 0:
             break
@@ -81,20 +81,20 @@ def _right(model: SkippingModel, group: list[EncodedExample]) -> dict[str, list[
     prefill = model.prefill(prompt_batch(group), SparsitySchedule.uniform(0.0, model.n_blocks), StaticRouter())
     choices = choice_batch(group)
     assert choices is not None
-    log_probs = model.continuation_logits(prefill, choices).float().log_softmax(-1)
-    real, ids = choices.ids != IGNORED, choices.ids.clamp(min=0)
-    totals = (log_probs.gather(-1, ids[..., None]).squeeze(-1) * real).sum(-1).view(len(group), -1)
+    log_probs_RCV = model.continuation_logits(prefill, choices).float().log_softmax(-1)
+    real_RC, ids_RC = choices.ids != IGNORED, choices.ids.clamp(min=0)
+    totals_R = (log_probs_RCV.gather(-1, ids_RC[..., None]).squeeze(-1) * real_RC).sum(-1)
     # Greedy decoding writes the answer exactly if each of its tokens is the likeliest after those before it.
-    written = ((log_probs.argmax(-1) == ids) | ~real).all(-1).view(len(group), -1)
-    answers = torch.tensor([example.answer for example in group])
+    written_R = ((log_probs_RCV.argmax(-1) == ids_RC) | ~real_RC).all(-1)
+    answers_B = torch.tensor([example.answer for example in group])
     return {
-        "choice": (totals.argmax(-1) == answers).tolist(),
-        "free_text": written.gather(1, answers[:, None]).squeeze(1).tolist(),
+        "choice": (totals_R.view(len(group), -1).argmax(-1) == answers_B).tolist(),
+        "free_text": written_R.view(len(group), -1).gather(1, answers_B[:, None]).squeeze(1).tolist(),
     }
 
 
 def print_accuracy(by_distance: dict[int, Accuracy]) -> None:
-    """One line a distance, and the means over distances."""
+    """Prints one line a distance, and the means over distances."""
     print("distance  n    four-way  free text")
     for distance, accuracy in by_distance.items():
         print(f"{distance:8d}  {accuracy.n:3d}  {accuracy.choice:8.1%}  {accuracy.free_text:9.1%}")

@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 Split = Literal["train", "calibration", "validation", "test"]
@@ -40,6 +41,8 @@ _OBJECTS = _words(
 )
 _GOODS = _words("bread cheese honey butter milk rice sugar tea soup cake salt pepper jam fish wine oil")
 _PRICES = [str(n) for n in range(10, 50)]
+_KEYS: dict[Relation, list[str]] = {"location": _NAMES, "owner": _OBJECTS, "price": _GOODS}
+_VALUES: dict[Relation, list[str]] = {"location": _PLACES, "owner": _NAMES, "price": _PRICES}
 
 _STATEMENTS: dict[Relation, tuple[str, ...]] = {
     "location": (
@@ -93,10 +96,10 @@ _TAILS = (
 
 @dataclass(frozen=True)
 class Difficulty:
-    """What a story is drawn from; the training curriculum walks from easy to `FULL`.
+    """Distribution of stories; the training curriculum walks from easy to `FULL`.
 
     Attributes:
-        lexicon: How many words of each list are in use.
+        lexicon: Number of words of each list in use.
         bare_questions: Share of questions that are a bare "key?" instead of a sentence.
         bare_statements: Share of statements that are bare "key value" pairs instead of sentences.
         min_statements: Fewest statements in a story.
@@ -120,10 +123,10 @@ class Question:
     """One question about a story.
 
     Attributes:
-        text: What follows the story, up to where the answer begins.
+        text: Text between the story and the answer.
         answer: The right continuation, with its leading space.
         choices: Four continuations of one kind, the right one among them.
-        distance: How many statements stand after the one that holds the answer.
+        distance: Number of statements after the one that holds the answer.
     """
 
     text: str
@@ -158,21 +161,13 @@ class _Fact:
     overridden: list[str]
 
 
-def _values(relation: Relation, lexicon: int) -> list[str]:
-    return {"location": _PLACES, "owner": _NAMES, "price": _PRICES}[relation][:lexicon]
-
-
-def _keys(relation: Relation, lexicon: int) -> list[str]:
-    return {"location": _NAMES, "owner": _OBJECTS, "price": _GOODS}[relation][:lexicon]
-
-
 def _new_fact(rng: random.Random, facts: dict[str, _Fact], lexicon: int, position: int) -> _Fact | None:
     relations: list[Relation] = ["location", "owner", "price"]
     rng.shuffle(relations)
     for relation in relations:
-        free = [key for key in _keys(relation, lexicon) if key not in facts]
+        free = [key for key in _KEYS[relation][:lexicon] if key not in facts]
         if free:
-            return _Fact(relation, rng.choice(free), rng.choice(_values(relation, lexicon)), position, [])
+            return _Fact(relation, rng.choice(free), rng.choice(_VALUES[relation][:lexicon]), position, [])
     return None
 
 
@@ -181,7 +176,7 @@ def _question(rng: random.Random, fact: _Fact, facts: dict[str, _Fact], level: D
     others = [v for f in facts.values() if f.relation == fact.relation for v in (f.value, *f.overridden)]
     rng.shuffle(others)
     # The hardest wrong answers first: what this fact said before, then what the story says of others.
-    pool = [*fact.overridden, *others, *rng.sample(_values(fact.relation, 32), N_CHOICES)]
+    pool = [*fact.overridden, *others, *rng.sample(_VALUES[fact.relation][:32], N_CHOICES)]
     wrong = list(dict.fromkeys(v for v in pool if v != fact.value))[: N_CHOICES - 1]
     values = [fact.value, *wrong]
     rng.shuffle(values)
@@ -196,7 +191,7 @@ def _question(rng: random.Random, fact: _Fact, facts: dict[str, _Fact], level: D
 
 
 def _lengthen(rng: random.Random, statements: list[str]) -> None:
-    """Give statements tails until the story has `MIN_WORDS` words and marks, in place."""
+    """Gives statements tails until the story has `MIN_WORDS` words and marks, in place."""
     plain = [i for i, s in enumerate(statements) if not s[:-1].endswith(_TAILS)]
     rng.shuffle(plain)
     while plain and len(re.findall(r"\w+|[^\w\s]", " ".join(statements))) < MIN_WORDS:
@@ -205,17 +200,16 @@ def _lengthen(rng: random.Random, statements: list[str]) -> None:
 
 
 def make_story(split: Split, seed: int, index: int, level: Difficulty = FULL, n_questions: int = 1) -> Story:
-    """Draw one story with up to `n_questions` questions about different facts.
+    """Draws one story with up to `n_questions` questions about different facts.
+
+    The same arguments always give the same one; streams of different splits are disjoint.
 
     Args:
-        split: Which stream to draw from; streams of different splits are disjoint.
+        split: Split of the stream.
         seed: Seed of the stream.
         index: Position in the stream.
-        level: How hard the story is.
+        level: Difficulty of the story.
         n_questions: Most questions to ask.
-
-    Returns:
-        The story; the same arguments always give the same one.
     """
     rng = random.Random(f"{split}/{seed}/{index}")
     n_statements = rng.randint(level.min_statements, level.max_statements)
@@ -238,7 +232,7 @@ def make_story(split: Split, seed: int, index: int, level: Difficulty = FULL, n_
             else:
                 fact = rng.choice(list(facts.values()))
                 old = fact.value
-                fact.value = rng.choice([v for v in _values(fact.relation, level.lexicon) if v != old])
+                fact.value = rng.choice([v for v in _VALUES[fact.relation][: level.lexicon] if v != old])
                 fact.position = position
                 fact.overridden.append(old)
                 text = rng.choice(_UPDATES[fact.relation]).format(key=fact.key, value=fact.value)
@@ -260,10 +254,7 @@ def make_story(split: Split, seed: int, index: int, level: Difficulty = FULL, n_
 
 def stories(split: Split, seed: int = 0, level: Difficulty = FULL, start: int = 0) -> Iterator[Story]:
     """Endless stream of one-question stories of a split."""
-    index = start
-    while True:
-        yield make_story(split, seed, index, level)
-        index += 1
+    return (make_story(split, seed, index, level) for index in count(start))
 
 
 def corpus_words() -> list[str]:

@@ -11,14 +11,7 @@ PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 
 
 def build_tokenizer(model_max_length: int) -> PreTrainedTokenizerFast:
-    """Train the tokenizer on the demo's words; any other text falls back to bytes.
-
-    Args:
-        model_max_length: Longest sequence, in tokens, that the model reads.
-
-    Returns:
-        A fast tokenizer that puts `<s>` before every text.
-    """
+    """Trains a fast tokenizer on the demo's words, with `<s>` before every text; other text falls back to bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

@@ -5,6 +5,8 @@ more words, then sentences in place of pairs, then longer and noisier stories, a
 nothing are inserted until there are twelve, and all of it is trained on. Matrices learn by Muon
 (https://kellerjordan.github.io/posts/muon), the rest by AdamW. Every batch is a function of (seed, step), so a stopped
 run continues as if it had not been.
+
+Dimensions: B rows, L tokens of a row, P predicted tokens of a batch.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -28,6 +31,7 @@ from ftp_core.demo.evaluate import accuracy_by_distance, print_accuracy
 from ftp_core.demo.task import FULL, Difficulty, Story, make_story
 from ftp_core.demo.tokenizer import build_tokenizer
 from ftp_core.errors import ModelError
+from ftp_core.text.encoding import pad_right
 
 CONTEXT = 512
 WIDTH = 128
@@ -45,7 +49,7 @@ WARM_UP_STEPS = 50
 
 @dataclass
 class Progression:
-    """Where the curriculum stands; what a checkpoint remembers beside the tensors.
+    """Position in the curriculum; a checkpoint holds it beside the tensors.
 
     Attributes:
         step: Optimizer steps taken.
@@ -93,7 +97,7 @@ def build_model(vocab_size: int, n_blocks: int) -> LlamaForCausalLM:
 
 
 def deepen(model: LlamaForCausalLM, n_blocks: int) -> LlamaForCausalLM:
-    """Insert blocks that pass their input through (output projections zero), spread evenly between the old ones."""
+    """Inserts blocks that pass their input through (output projections zero), spread evenly between the old ones."""
     old = model.config.num_hidden_layers
     deep = build_model(model.config.vocab_size, n_blocks)
     deep.model.embed_tokens.load_state_dict(model.model.embed_tokens.state_dict())
@@ -122,7 +126,7 @@ def encode_story(tokenizer: PreTrainedTokenizerFast, story: Story) -> tuple[list
 
 
 def rows_per_batch(level: Difficulty, tokens: int) -> int:
-    """How many stories of a level hold about `tokens` tokens."""
+    """Number of stories of a level that hold about `tokens` tokens."""
     statement = 3 * level.bare_statements + 7 * (1 - level.bare_statements) + 2 * level.noise
     question = 4 * level.bare_questions + 11 * (1 - level.bare_questions)
     mean_statements = (level.min_statements + level.max_statements) / 2
@@ -141,29 +145,25 @@ def batch(
     ]
     pool.sort(key=lambda pair: len(pair[0]))
     rows = pool[(step % POOL) * size : (step % POOL + 1) * size]
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([r + [0] * (width - len(r)) for r, _ in rows])
-    marks = torch.tensor([m + [0] * (width - len(m)) for _, m in rows])
-    return ids, marks
+    return pad_right([ids for ids, _ in rows], 0), pad_right([marks for _, marks in rows], 0)
 
 
-def losses(model: LlamaForCausalLM, ids: Tensor, marks: Tensor) -> tuple[Tensor, float, float]:
+def losses(model: LlamaForCausalLM, ids_BL: Tensor, marks_BL: Tensor) -> tuple[Tensor, float, float]:
     """Training loss (answers plus a tenth of all tokens), answer loss in nats, and share of answers fully right."""
+    real_BL = ids_BL[:, 1:] != 0
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        hidden = model.model(input_ids=ids, use_cache=False).last_hidden_state[:, :-1]
-        logits = model.lm_head(hidden[(ids[:, 1:] != 0)])
-    targets = ids[:, 1:][ids[:, 1:] != 0]
-    nll = nn.functional.cross_entropy(logits.float(), targets, reduction="none")
-    answer = marks[:, 1:][ids[:, 1:] != 0].bool()
-    right = (logits.argmax(-1) == targets) | ~answer
+        hidden_BLD = model.model(input_ids=ids_BL, use_cache=False).last_hidden_state[:, :-1]
+        logits_PV = model.lm_head(hidden_BLD[real_BL])
+    targets_P, answer_P = ids_BL[:, 1:][real_BL], marks_BL[:, 1:][real_BL].bool()
+    nll_P = nn.functional.cross_entropy(logits_PV.float(), targets_P, reduction="none")
     # An answer is right when each of its tokens is: count runs of marked tokens and those without a miss.
-    starts = answer & ~torch.cat([answer.new_zeros(1), answer[:-1]])
-    run = torch.cumsum(starts, 0)[answer]
-    n_answers = int(starts.sum())
-    misses = torch.zeros(n_answers + 1).index_add_(0, run, (~right[answer]).float())
+    starts_P = answer_P & ~torch.cat([answer_P.new_zeros(1), answer_P[:-1]])
+    run = torch.cumsum(starts_P, 0)[answer_P]
+    wrong = (logits_PV.argmax(-1) != targets_P)[answer_P].float()
+    misses = torch.zeros(int(starts_P.sum()) + 1).index_add_(0, run, wrong)
     accuracy = float((misses[1:] == 0).float().mean())
-    answer_loss = nll[answer].mean()
-    return answer_loss + 0.1 * nll.mean(), float(answer_loss.detach()), accuracy
+    answer_loss = nll_P[answer_P].mean()
+    return answer_loss + 0.1 * nll_P.mean(), float(answer_loss.detach()), accuracy
 
 
 def optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer]:
@@ -176,7 +176,7 @@ def optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Optimizer
 
 
 def save_checkpoint(path: Path, model: LlamaForCausalLM, opts: list[torch.optim.Optimizer], state: Progression) -> None:
-    """Write model, optimizer state and progression as one safetensors file, replacing the last one atomically."""
+    """Writes model, optimizer state and progression as one safetensors file, replacing the last one atomically."""
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items() if k != "lm_head.weight"}
     for n, opt in enumerate(opts):
         for p, entry in opt.state_dict()["state"].items():
@@ -190,9 +190,7 @@ def save_checkpoint(path: Path, model: LlamaForCausalLM, opts: list[torch.optim.
 def load_checkpoint(
     path: Path, vocab_size: int, lr: float
 ) -> tuple[LlamaForCausalLM, list[torch.optim.Optimizer], Progression]:
-    """Read what `save_checkpoint` wrote."""
-    from safetensors import safe_open
-
+    """Reads what `save_checkpoint` wrote."""
     with safe_open(path, "pt") as file:
         state = Progression(**json.loads(file.metadata()["progression"]))
     tensors = load_file(path)
@@ -229,13 +227,9 @@ def _cosine(done: float) -> float:
 
 
 def advance(
-    model: LlamaForCausalLM,
-    opts: list[torch.optim.Optimizer],
-    state: Progression,
-    settle_steps: int,
-    lr: float,
+    model: LlamaForCausalLM, opts: list[torch.optim.Optimizer], state: Progression, settle_steps: int, lr: float
 ) -> tuple[LlamaForCausalLM, list[torch.optim.Optimizer]]:
-    """After a step: go on to the next stage when this one is passed, and to twelve blocks after the last."""
+    """Goes on, after a step, to the next stage if this one is passed, and to twelve blocks after the last."""
     last = len(curriculum()) - 1
     if state.deep_step >= 0:
         state.deep_step += 1
@@ -258,7 +252,7 @@ def train(
     max_minutes: float,
     overwrite: bool = False,
 ) -> None:
-    """Run or continue the curriculum, then write the finished model to `out` and print its held-out accuracy.
+    """Runs or continues the curriculum, then writes the finished model to `out` and prints its held-out accuracy.
 
     Raises:
         ModelError: `out` holds something, and is not to be overwritten.

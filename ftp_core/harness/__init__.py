@@ -32,12 +32,12 @@ except ImportError as error:
         f"lm-evaluation-harness is not installed ({error}): {install_extra('eval')} installs it."
     ) from error
 
-# Texts (None: leave the response cache alone), ids of the context, ids of the continuation.
+# Texts (None to leave the response cache alone), ids of the context, ids of the continuation.
 _Request = tuple[tuple[str, str] | None, list[int], list[int]]
 # Indices of the requests that a row serves, ids of the context, ids of the continuation.
 _Row = tuple[list[int], list[int], list[int]]
 
-# What lm-eval can do to a dense model after loading it, but not to a dense model inside a pruned one.
+# Options by which lm-eval changes a dense model after loading it, which it cannot do inside a pruned one.
 _FOR_DENSE_MODELS = ("peft", "delta", "autogptq", "gptqmodel", "gguf_file")
 
 
@@ -48,13 +48,12 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     What is scored is never part of the prompt, so that its tokens have no say in which tokens of the prompt are kept:
 
     - `loglikelihood` and multiple choice: the request's context is the prompt, the choice is the completion. They are
-      cut into tokens as `ftp_core.encode` does, where lm-eval's own loses text of a token that spans both. Of a request
-      that is too long the beginning is cut off, as lm-eval does; the prompt is what remains of the context.
+      cut into tokens as `ftp_core.encode` does, where lm-eval's own loses text of a token that spans both. A request
+      that is too long loses its beginning, as in lm-eval; the prompt is what remains of the context.
     - `loglikelihood_rolling` (perplexity of a text): a window of text is the completion, and its prompt the one token
-      that lm-eval puts before it. A prompt of one token skips nothing, so this is the dense model's perplexity, but for
-      the last window of a text longer than the model's context: lm-eval fills it up with text that was scored already,
-      which is its prompt. There is a warning.
-    - `generate_until`: all that is given is the prompt.
+      that lm-eval puts before it, which skips nothing: this is the dense model's perplexity, with a warning. Only the
+      last window of a text longer than the model's context has a prompt, of text that was scored already.
+    - `generate_until`: the whole text is the prompt.
 
     Takes the arguments of lm-eval's `hf`, except those that change weights after loading.
 
@@ -80,7 +79,7 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         super().__init__(pretrained, backend="causal", **kwargs)
 
     def _get_config(self, pretrained: str, **kwargs: Any) -> None:
-        """Read the configuration, the first thing that is read."""
+        """Reads the configuration, before anything else is read."""
         try:
             super()._get_config(pretrained, **kwargs)
         except (OSError, ValueError) as error:
@@ -95,10 +94,10 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             )
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """See the class and lm-eval; the choices of an item are cut off where its prompt ends for all of them."""
+        """See the class and lm-eval; all choices of an item are divided from its prompt at the same place."""
         items: dict[Any, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
-            # Requests made by hand may say nothing of an item: each is then its own.
+            # Requests made by hand may name no item: each is then its own.
             known = request.doc_id is not None
             items[(request.task_name, request.doc_id, request.args[0]) if known else index].append(index)
         encoded: dict[int, _Request] = {}
@@ -130,23 +129,12 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         return likelihoods
 
     def _loglikelihood_tokens(
-        self,
-        requests: list[_Request],
-        disable_tqdm: bool = False,
-        override_bs: int | None = None,
+        self, requests: list[_Request], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """Log-likelihood of continuations, and whether greedy decoding would write them.
+        """Computes log-likelihoods of continuations, and whether greedy decoding would write them.
 
         lm-eval's own hands the model contexts with their continuations without saying where these begin, and shares
-        what it computes between requests of equal tokens even if they are divided elsewhere.
-
-        Args:
-            requests: See `_Request`.
-            disable_tqdm: Whether to show no bar.
-            override_bs: Batch size instead of "auto".
-
-        Raises:
-            DataError: A continuation has no token, or more than the model reads at once.
+        results between requests of equal tokens even if they are divided elsewhere.
         """
         rows = _rows(requests)
         self._check(requests)
@@ -188,7 +176,7 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
             )
 
     def _log_probs(self, rows: list[_Row]) -> list[Tensor]:
-        """Log-probabilities `[C, V]` that predict each row's continuation of C tokens."""
+        """Computes log-probabilities `[C, V]` of each row's continuation of C tokens."""
         inputs, prompts = [], []
         for _, context, continuation in rows:
             excess = max(0, len(context) + len(continuation) - (self.max_length + 1))
@@ -220,7 +208,7 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         ]
 
     def get_model_info(self) -> dict[str, Any]:
-        """What lm-eval writes beside the results: also how the model was pruned."""
+        """Adds the settings of the pruning to what lm-eval writes beside the results."""
         info: dict[str, Any] = super().get_model_info()
         return info | {
             "ftp_schedule": list(self.model.schedule),
@@ -232,7 +220,7 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
 
 
 def _rows(requests: list[_Request]) -> list[_Row]:
-    """What the model has to read, the longest first.
+    """Makes the rows that the model has to read, the longest first.
 
     Requests that differ in the last token of their continuations only, as one-token choices do, share a row.
     """

@@ -12,7 +12,7 @@ _TRIM_THRESHOLD_BYTES = 2**31 - 1
 
 
 def keep_freed_memory() -> None:
-    """Let the allocator reuse large buffers, on Linux with glibc; elsewhere nothing happens.
+    """Lets the allocator reuse large buffers, on Linux with glibc; elsewhere nothing happens.
 
     A block allocates the same few megabytes in every forward pass. By default glibc maps and unmaps them; the page
     faults take a quarter of a small model's prefill on a CPU, and how many there are depends on what the process did

@@ -1,4 +1,4 @@
-"""Names a model by what it is, so that what was made for one model is not used with another."""
+"""Identity of a model, so that what was made for one model is not used with another."""
 
 from __future__ import annotations
 
@@ -15,27 +15,24 @@ from ftp_core.checks import is_plain
 _SAMPLES = 64
 # Digits of each of the two hashes.
 _HALF = 16
-# What says where a model came from or how it was loaded, not what it computes.
+# Settings that tell the origin of a model or how it was loaded, not what it computes.
 _CIRCUMSTANCES = ("transformers_version", "_name_or_path", "dtype", "torch_dtype", "use_cache", "architectures")
 
 
 def is_comparable(model: PreTrainedModel) -> bool:
-    """Whether a model has an identity: its weights are in memory, and none is quantised."""
+    """Returns True if a model has an identity: its weights are in memory, and none is quantised."""
     return getattr(model, "hf_quantizer", None) is None and all(is_plain(weight) for weight in model.parameters())
 
 
 def model_identity(
     model: PreTrainedModel, dtype: torch.dtype | None = None, weights: Mapping[str, Tensor] | None = None
 ) -> str:
-    """Two hashes in one: of configuration and shapes, and of a sample of every weight; quick for large models.
+    """Joins two hashes: of configuration and shapes, and of a sample of every weight; quick for large models.
 
     Weights are compared as bfloat16, to which float32 rounds in one way only. float16 rounds otherwise: see
     `same_model`.
 
-    Args:
-        model: A dense model.
-        dtype: Precision that weights are rounded to first; their own if None.
-        weights: Weights by name, instead of the model's own.
+    Weights are the model's own, or those given by name; rounded to `dtype` first, if it is given.
     """
     config = {key: value for key, value in model.config.to_diff_dict().items() if key not in _CIRCUMSTANCES}
     structure = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
@@ -49,12 +46,8 @@ def model_identity(
 
 
 def same_model(one: str, other: str, dtype: torch.dtype) -> bool:
-    """Whether two identities name the same model.
+    """Returns True if two identities are of the same model.
 
-    Args:
-        one: Of `model_identity`.
-        other: Likewise.
-        dtype: In which the models are loaded; in float16 weights are too coarse to compare, so that only
-            configurations and shapes are.
+    Weights in float16 are too coarse to compare: only configurations and shapes are, if the models are loaded in it.
     """
     return one == other or (dtype == torch.float16 and one[:_HALF] == other[:_HALF])

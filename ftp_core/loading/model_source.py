@@ -1,4 +1,4 @@
-"""Finds the model that a user names, and says what is wrong with it before torch and transformers are loaded."""
+"""Finds and checks the model that a user names, before torch and transformers are loaded."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _NO_LANGUAGE_MODEL = re.compile(r".*(?<!LMHead)Model|.*For(?!CausalLM)[A-Z]\w*")
 
 
 def locate(name: str | os.PathLike[str]) -> str:
-    """The directory or Hugging Face id that a user's name for a model stands for.
+    """Returns the directory or Hugging Face id that a user's name for a model stands for.
 
     Args:
         name: `demo`, a local directory, or a Hugging Face id.
 
     Raises:
-        ModelError: It is neither, files are missing there, or its config.json is of no model that can skip tokens, as
-            far as can be told without transformers.
+        ModelError: It is neither, files are missing there, or its config.json is not of a model that can skip tokens,
+            as far as can be told without transformers.
     """
     # A path is one, whatever it looks like; a text may also be an id.
     is_path, name = not isinstance(name, str), os.fspath(name)
@@ -47,7 +47,7 @@ def locate(name: str | os.PathLike[str]) -> str:
 
 
 def check_hub(name: str) -> None:
-    """Raise `ModelError` unless the model is cached or the Hub answers for it.
+    """Raises `ModelError` unless the model is cached or the Hub answers for it.
 
     transformers itself would retry for half a minute before it says that there is no network.
     """
@@ -56,7 +56,7 @@ def check_hub(name: str) -> None:
 
 @cache
 def _config_on_hub(name: str) -> Mapping[str, Any] | None:
-    """What the config.json of a model on the Hub says; None if the Hub does not tell."""
+    """Returns the config.json of a model on the Hub; None if the Hub does not tell."""
     from huggingface_hub import HfApi, try_to_load_from_cache
 
     try:
@@ -82,7 +82,7 @@ def _read_config(path: Path, name: str) -> Mapping[str, Any]:
 
 
 def _check_config(config: Mapping[str, Any], name: str) -> None:
-    """Raise `ModelError` if a config.json is of a model that is no causal language model of a supported family."""
+    """Raises `ModelError` unless a config.json is of a causal language model of a supported family."""
     kind = config.get("model_type")
     if kind == PRUNED_TYPE:
         base = config.get("base_model")
@@ -100,7 +100,7 @@ def _check_config(config: Mapping[str, Any], name: str) -> None:
 
 
 def _check_directory(path: Path, name: str) -> None:
-    """Raise `ModelError` unless a directory has all files of a model."""
+    """Raises `ModelError` unless a directory has all files of a model."""
     if not (path / "config.json").is_file():
         raise ModelError(
             f"No model at {name!r}: expected 'demo', a directory with config.json and safetensors weights, "

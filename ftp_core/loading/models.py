@@ -25,7 +25,7 @@ class LoadedModel:
     """A model that can skip tokens, with its tokenizer.
 
     Attributes:
-        source: Where it came from: a directory or a Hugging Face id.
+        source: Its directory or Hugging Face id.
         skipping: The model.
         tokenizer: Its tokenizer.
     """
@@ -35,7 +35,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
 
     def protecting(self, keep_first: int) -> LoadedModel:
-        """The same with another number of protected tokens at the beginning of prompts."""
+        """Returns the same with another number of protected tokens at the beginning of prompts."""
         return replace(self, skipping=self.skipping.protecting(keep_first))
 
     def fingerprint(self) -> str:
@@ -50,13 +50,10 @@ class LoadedModel:
 
 
 def resolve(name: str | os.PathLike[str]) -> str:
-    """The directory or Hugging Face id that a user's name for a model stands for.
-
-    Args:
-        name: `demo`, a local directory, or a Hugging Face id.
+    """Returns what `locate` does, after transformers has read the configuration; weights are not read.
 
     Raises:
-        ModelError: It is neither, files are missing there, or the model cannot skip tokens. Weights are not read.
+        ModelError: There is no such model, files are missing, or it cannot skip tokens.
     """
     source = locate(name)
     try:
@@ -68,7 +65,7 @@ def resolve(name: str | os.PathLike[str]) -> str:
 
 
 def load_model(name: str | os.PathLike[str]) -> LoadedModel:
-    """Load a model and its tokenizer, in float32 on the CPU.
+    """Loads a model and its tokenizer, in float32 on the CPU.
 
     Args:
         name: `demo`, a local directory, or a Hugging Face id.
@@ -82,14 +79,7 @@ def load_model(name: str | os.PathLike[str]) -> LoadedModel:
 
 
 def load_published(name: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer in the precision that it was published in.
-
-    Args:
-        name: `demo`, a local directory, or a Hugging Face id.
-
-    Raises:
-        ModelError: There is no such model, its family is unknown, or its weights cannot be read.
-    """
+    """Loads a model and its tokenizer as `load_model` does, but in the precision that it was published in."""
     return _load(name, "auto")
 
 

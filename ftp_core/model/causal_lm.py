@@ -20,8 +20,7 @@ from ftp_core.cost.break_even import BreakEven
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.loading.identity import is_comparable, model_identity, same_model
-from ftp_core.model.callers import check_caller
-from ftp_core.model.checkpoint import check_loaded, loading, read_base, read_config, read_router
+from ftp_core.model.checkpoint import check_caller, check_loaded, loading, read_base, read_config, read_router
 from ftp_core.model.compilation import compile_block
 from ftp_core.model.configuration import FTPConfig
 from ftp_core.model.generation import PromptedGeneration

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -25,6 +27,8 @@ _WEIGHTS = "model.safetensors"
 _PREFIX = "router."
 # Arguments of `from_pretrained` by which files are found.
 _LOCATION = ("revision", "cache_dir", "subfolder", "token", "local_files_only", "force_download", "proxies")
+# The module of lm-eval's class for models of transformers.
+_HARNESS = "lm_eval.models.huggingface"
 _OURS = ("schedule", "decode_sparsity", "keep_first", "base_model")
 
 
@@ -35,12 +39,7 @@ def location(kwargs: dict[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def loading(what: str, advice: str) -> Iterator[None]:
-    """Context in which whatever a missing, damaged or foreign file raises becomes a `ModelError`.
-
-    Args:
-        what: Subject of the error's sentence.
-        advice: Remedy, to end it.
-    """
+    """Context in which whatever a missing, damaged or foreign file raises becomes a `ModelError`."""
     try:
         yield
     except (CoreError, torch.OutOfMemoryError):
@@ -142,12 +141,7 @@ def read_router(config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[
 def read_base(
     config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[str, Any]
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Loads the dense model that a saved model refers to, with transformers' report on the loading.
-
-    Args:
-        config: Configuration of the saved model.
-        source: The saved model, for errors.
-        kwargs: Arguments of `from_pretrained` that ask for a report.
+    """Loads the dense model that a saved model refers to, with transformers' report, which `kwargs` must ask for.
 
     Raises:
         ModelError: It is missing, cannot be read, or is another one than was pruned.
@@ -172,14 +166,7 @@ def read_base(
 def check_loaded(
     model: PreTrainedModel, base: PreTrainedModel, router: Router, info: dict[str, Any], source: str
 ) -> None:
-    """Checks a pruned model that transformers loaded with its dense model's weights.
-
-    Args:
-        model: The pruned model.
-        base: Its dense model.
-        router: Its router.
-        info: transformers' report on the loading.
-        source: Directory or Hub id, for errors.
+    """Checks a pruned model that transformers loaded with its dense model's weights, by its report `info`.
 
     Raises:
         ModelError: Weights are missing, not finite or another router's, or the dense model is not the one that was
@@ -226,3 +213,23 @@ def _check_identity(base: PreTrainedModel, config: FTPConfig, source: str) -> No
             f"The dense model at {source!r} (identity {found}) is not the one that was pruned "
             f"({config.base_identity}): restore it, or distil again."
         )
+
+
+def check_caller() -> None:
+    """Raises `ModelError` if lm-eval's own class loads the model, and not `ftp_core.harness`, which is derived from it.
+
+    That class takes the choices that it scores for a part of the prompt.
+    """
+    if _HARNESS not in sys.modules:
+        return
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        asking = frame.f_locals.get("self") if frame.f_globals.get("__name__") == _HARNESS else None
+        if asking is not None:
+            if type(asking).__module__ == _HARNESS:
+                raise ModelError(
+                    "lm-eval's model 'hf' takes what it scores for a part of the prompt, tokens of which skip: its "
+                    "figures would be wrong. Give --model ftp (python -m ftp_core.harness; docs/lm-eval.md)."
+                )
+            return
+        frame = frame.f_back

@@ -61,9 +61,6 @@ def replacing(directory: Path) -> Iterator[Path]:
     None of them is ever half a file, links are replaced and not followed, and weights that were loaded from there stay
     readable. Earlier weights that the new ones do not replace are deleted: they might be loaded instead.
 
-    Args:
-        directory: Place of the model; made if missing.
-
     Raises:
         ModelError: The directory is a file, or holds another model.
     """
@@ -90,12 +87,7 @@ def _variant(name: str) -> str | None:
 def loadable_weights(
     model: PreTrainedModel, base: PreTrainedModel, given: Mapping[str, Tensor] | None
 ) -> dict[str, Tensor]:
-    """Collects the weights of a pruned model, by name.
-
-    Args:
-        model: The pruned model.
-        base: Its dense model.
-        given: Weights to take instead of the model's own; those that are tied may be missing.
+    """Collects the weights of a pruned model, by name; `given` ones in the place of its own, without the tied ones.
 
     Raises:
         ModelError: A model of this configuration could not load them: they are missing, of other shapes, of adapters,
@@ -157,9 +149,7 @@ def _refuse(name: str, found: tuple[int, ...] | None, expected: tuple[int, ...] 
 def reference(base: PreTrainedModel, pruned: str | None) -> tuple[str, str | None]:
     """Finds the name of a dense model whose weights are not to be saved, and the identity of what it stands for.
 
-    Args:
-        base: The dense model in memory.
-        pruned: Its identity when it was pruned, to compare with if its files are not on this machine.
+    If its files are not on this machine, its identity is compared with that of the model that was pruned.
 
     Raises:
         ModelError: It has no name, or the name stands for another model: the weights would be lost.

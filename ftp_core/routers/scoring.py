@@ -71,11 +71,6 @@ class ScoringRouter(nn.Module):
         return False
 
     @property
-    def mode(self) -> str:
-        """`budget` or `threshold`."""
-        return "budget" if self.thresholds is None else "threshold"
-
-    @property
     def keeps_budget(self) -> bool:
         """See `Router.keeps_budget`."""
         return self.thresholds is None
@@ -102,12 +97,7 @@ class ScoringRouter(nn.Module):
         return kept_BL if protected_BL is None else kept_BL | protected_BL
 
     def set_thresholds(self, thresholds: Sequence[float] | None, schedule: Sequence[float] | None) -> None:
-        """Switches to mode `threshold`, or with None back to `budget`.
-
-        Args:
-            thresholds: logit(tau) of each block, from `ftp_core.calibrate_thresholds`.
-            schedule: Schedule that they meet.
-        """
+        """Switches to mode `threshold`, with logit(tau) of each block for a schedule, or with None back to `budget`."""
         self.thresholds = None if thresholds is None else tuple(float(tau) for tau in thresholds)
         self.threshold_schedule = None if schedule is None else SparsitySchedule.of(schedule)
 

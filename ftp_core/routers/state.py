@@ -149,13 +149,9 @@ class DecodeState:
         return self.heard[block].sum(1) / self.heard_real[block].sum(-1, keepdim=True).clamp(min=1)
 
     def hear(self, block: int, heard_RM: Tensor, window: int, rows_R: Tensor | None) -> None:
-        """Adds the attention that one more query paid to a block's slots, among them one new slot.
+        """Adds the attention that one more query paid to a block's slots, one of which is new.
 
-        Args:
-            block: Index of the block.
-            heard_RM: Attention of the query.
-            window: W.
-            rows_R: Rows that the query ran in; None for all. The others hear nothing new.
+        The query ran in the rows `rows_R`, None for all; the others hear nothing new.
         """
         heard_BWM, real_BW = self.heard[block], self.heard_real[block]
         heard_BWM = torch.nn.functional.pad(heard_BWM, (0, 1))

@@ -59,12 +59,9 @@ class BlockCache(CacheLayerMixin):
         return 0 if self.keys is None else int(self.keys.shape[2])
 
     def expect(self, positions_BQ: Tensor, has_dead: bool, rows_R: Tensor | None = None) -> None:
-        """Announces the tokens that the next `update` brings.
+        """Announces the tokens of the next `update` by their columns, `DEAD` where a row has none (`has_dead`).
 
-        Args:
-            positions_BQ: Their columns, `DEAD` where a row has none.
-            has_dead: True if there is such a one.
-            rows_R: Rows that the update comes from; None for all. Others get dead slots.
+        The update comes from the rows `rows_R`, None for all; the others get dead slots.
         """
         self.positions = torch.cat([self.positions, positions_BQ], 1) if self.held else positions_BQ
         self.has_dead = self.has_dead or has_dead

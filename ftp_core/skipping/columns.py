@@ -14,14 +14,7 @@ from ftp_core.errors import DataError
 
 
 def real_columns(attention_mask: Tensor | None, n_rows: int, width: int, seen: int, device: torch.device) -> Tensor:
-    """Marks the new columns that hold tokens, bool `[B, L]`.
-
-    Args:
-        attention_mask: 1 for tokens and 0 for padding, of all columns `[B, seen + L]`; None if there is no padding.
-        n_rows: B.
-        width: L.
-        seen: Columns that the cache has seen.
-        device: Device of the input.
+    """Marks the new columns that hold tokens, bool `[B, L]`, by a mask `[B, seen + L]` of 1 for tokens, 0 for padding.
 
     Raises:
         DataError: The mask has another shape.
@@ -41,10 +34,7 @@ def real_columns(attention_mask: Tensor | None, n_rows: int, width: int, seen: i
 def prompt_columns(real_BL: Tensor, labels: Tensor | None, prompt_length: int | Tensor | None) -> Tensor:
     """Marks the columns with tokens of the prompt, bool `[B, L]`: at least the first token of each row.
 
-    Args:
-        real_BL: True for tokens, False for padding.
-        labels: -100 where no token is to be predicted `[B, L]`; the prompt ends before the first other one.
-        prompt_length: Columns of the prompt, in every row or in each `[B]`; overrules labels.
+    The prompt is as long as `prompt_length` tells, or else ends before the first label that is not -100.
 
     Raises:
         DataError: A prompt has no valid length, or there is not one for every row.
@@ -70,14 +60,7 @@ def prompt_columns(real_BL: Tensor, labels: Tensor | None, prompt_length: int | 
 
 
 def cut_columns(arguments: dict[str, Any], start: int, stop: int, before: int) -> dict[str, Any]:
-    """Cuts the arguments of a forward pass down to columns `start` to `stop`; masks keep everything up to them.
-
-    Args:
-        arguments: Arguments of the pass.
-        start: First column.
-        stop: Column behind the last one.
-        before: Columns that the cache had seen before the pass, which the mask spans.
-    """
+    """Cuts the arguments of a pass to some columns; the mask spans the `before` columns seen, too, and keeps them."""
     cut = {
         name: arguments[name][:, start:stop] for name in ("input_ids", "inputs_embeds") if arguments[name] is not None
     }

@@ -10,13 +10,7 @@ from torch import Tensor
 
 
 def visible_keys(query_positions_BQ: Tensor, key_positions_BM: Tensor, window: int | None) -> Tensor:
-    """Keys that stand at or before a query and within its window, bool `[B, Q, M]`.
-
-    Args:
-        query_positions_BQ: Original positions of the queries.
-        key_positions_BM: Original positions of the keys; negative where there is none.
-        window: Number of positions that a query sees, its own the last; None for all.
-    """
+    """Keys that stand at or before a query and within its window, bool `[B, Q, M]`; a negative position is no key."""
     queries_BQ1, keys_B1M = query_positions_BQ[:, :, None], key_positions_BM[:, None]
     # Comparisons of positions are bools at once; their distances would be eight bytes for each pair.
     visible_BQM = keys_B1M <= queries_BQ1

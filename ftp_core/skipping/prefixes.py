@@ -114,26 +114,27 @@ def _key(scope: Scope, schedule: SparsitySchedule, n_blocks: int) -> _Key:
     return scope.batches, scope.choices, decided_by, prefix, heard
 
 
+@dataclass
 class Path:
     """A schedule's way through a set of batches.
 
     Attributes:
         start: Number of blocks whose results are known.
+        known: States behind them; None if there are none.
         wanted: Indices of blocks behind which states are to be kept.
     """
 
-    def __init__(self, start: int, known: _Node | None, wanted: range) -> None:
-        self.start = start
-        self.wanted = wanted
-        self._known = known
-        self._passages: list[list[Passage]] = []
+    start: int
+    known: _Node | None
+    wanted: range
+    _passages: list[tuple[Passage, Passage, Passage]] = field(default_factory=list)
 
     def passages(self) -> tuple[Passage, Passage, Passage]:
         """Begins three forward passes over the next batch: its prompts, their answers, and their choices."""
-        known = self._known[len(self._passages)] if self._known else (None,) * _PASSES
+        known = self.known[len(self._passages)] if self.known else (None,) * _PASSES
         of_prompts, of_answers, of_choices = (Passage(self.start, state, self.wanted) for state in known)
-        self._passages.append([of_prompts, of_answers, of_choices])
-        return of_prompts, of_answers, of_choices
+        self._passages.append((of_prompts, of_answers, of_choices))
+        return self._passages[-1]
 
     def node(self, index: int) -> _Node:
         """States behind block `index` of all batches."""
@@ -174,13 +175,9 @@ class PrefixStore:
 
     @contextmanager
     def path(self, scope: Scope, schedule: SparsitySchedule, n_items: int, node_bytes: int) -> Iterator[Path]:
-        """Context in which a schedule runs through all batches of the scope; what it leaves is kept if it ends well.
+        """Context in which a schedule runs through all items of the scope; if it ends well, its states are kept.
 
-        Args:
-            scope: Inputs of the run.
-            schedule: One sparsity per block.
-            n_items: Items in all batches, for the counts.
-            node_bytes: Estimate of the memory that states behind one block take.
+        `node_bytes` estimates the memory that the states behind one block take.
         """
         start, known = self.longest(scope, schedule), None
         if start:

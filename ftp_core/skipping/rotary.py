@@ -64,11 +64,9 @@ def rotary_lengths(model: PreTrainedModel, lengths: Sequence[int]) -> Iterator[N
 
 @dataclass(frozen=True)
 class _RowwiseRotary:
-    """Replaces the forward of a rotary embedding.
+    """Replaces the forward of a rotary embedding, for rows of the texts' lengths, or 1 if all share one.
 
     Attributes:
-        forward: Forward of the module itself.
-        n_rows: Rows whose lengths are known; 1 if all share one.
         parts: Tokens of the longest text of each regime, and the rows in it.
     """
 

@@ -56,7 +56,7 @@ class Study(LoadedStudy):
 
     @property
     def verdict(self) -> str:
-        """What the study came to, in a sentence; empty where nothing is known yet."""
+        """The result of the study, in a sentence; empty where nothing is known yet."""
         return self._data().verdict
 
     def plot_front(self, x: str | None = None, y: str | None = None) -> go.Figure:

@@ -38,7 +38,7 @@ class Workload:
         splits: Encoded examples of "calibration" (search and distillation), "validation" (choosing a router and a point
             of the front) and "test" (figures that are reported); no prompt is in two of them.
         data_fingerprint: Hash over all of them.
-        left_out: How many examples were left out, by the reason.
+        left_out: Number of examples that were left out, by the reason.
         asked: Examples that each split was to have; empty where nobody said.
 
     Raises:
@@ -99,11 +99,7 @@ class Workload:
         return {split: len(examples) for split, examples in self.splits.items()}
 
     def fewer_than_asked(self, search_items: int) -> str:
-        """A sentence on splits that are smaller than they were to be, and why; empty if none is.
-
-        Args:
-            search_items: Calibration examples that were to make the search set.
-        """
+        """A sentence on splits, or a search set, that are smaller than they were to be, and why; empty if none is."""
         n_search, n_calibration = min(search_items, self.split_sizes["calibration"]), self.asked.get("calibration", 0)
         got = {**self.split_sizes, "search": n_search}
         fewer = {name: n for name, n in {**self.asked, "search": search_items}.items() if got[name] < n}
@@ -126,8 +122,8 @@ def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> tuple[dict[
 
     Args:
         data: `demo` or the path of a JSONL file.
-        seed: Of the demo's streams or of the split of a file.
-        sizes: How many examples each split shall have.
+        seed: Seed of the demo's streams or of the split of a file.
+        sizes: Number of examples that each split shall have.
 
     Returns:
         The splits, and the number of examples in the file that repeat another one and are in none.
@@ -147,7 +143,7 @@ def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> tuple[dict[
 
 
 def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int], keep_first: KeepFirst = 0) -> Workload:
-    """Load model and data, and leave out examples that would let held-out data leak or that the model cannot read.
+    """Loads model and data, and leaves out examples that would let held-out data leak or that the model cannot read.
 
     A prompt that is in several splits, though it may go on differently there, stays in the test set before it stays in
     the validation set, and there before it stays in the calibration set. The same goes for prompts that differ as text,
@@ -156,8 +152,8 @@ def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int], ke
     Args:
         model: See `RunConfig.model`.
         data: See `RunConfig.data`.
-        seed: Of the demo's streams or of the split of a file.
-        sizes: How many examples each split shall have.
+        seed: Seed of the demo's streams or of the split of a file.
+        sizes: Number of examples that each split shall have.
         keep_first: Tokens at the beginning of every prompt that the model protects; "system" for the system turn.
 
     Raises:
@@ -194,11 +190,7 @@ def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int], ke
 def _encode_each(
     loaded: LoadedModel, split: str, examples: Sequence[Example]
 ) -> tuple[list[EncodedExample], Counter[str]]:
-    """Those of the examples that the model can be evaluated on, and why it cannot be on the others.
-
-    Raises:
-        DataError: It cannot be evaluated on any.
-    """
+    """The examples that the model can be evaluated on, and why it cannot be on the others; a DataError if on none."""
     encoded: list[EncodedExample] = []
     reasons: Counter[str] = Counter()
     first: ExampleError | None = None

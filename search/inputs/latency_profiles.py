@@ -24,12 +24,7 @@ _STEPS = 100
 
 @dataclass(frozen=True)
 class Profiled:
-    """A latency profile, and which parts of it were not measured for this.
-
-    Attributes:
-        profile: Of all shapes that were asked for.
-        known: Batches and lengths that were known already, with when they were measured.
-    """
+    """A latency profile, and the batches and lengths of it that were known already, with when they were measured."""
 
     profile: LatencyProfile
     known: tuple[tuple[int, int, str], ...] = ()
@@ -46,13 +41,13 @@ def profile_of(
     """A latency profile of a model on this machine, from the database as far as it is there.
 
     Args:
-        store: Keeps profiles, those of other machines among them.
-        model: The model, on the device and in the precision that it shall be measured in.
+        store: Database with profiles, those of other machines among them.
+        model: Model, on the device and in the precision that it shall be measured in.
         shapes: Batches and lengths, each a pair.
-        view: Where progress is drawn, and how far predictions may be off is said.
-        remeasure: What of that is measured again: nothing; what is not to be relied on, of which the better one of
-            before and now is taken; or all, of which the new one is.
-        seconds: Most seconds that measuring takes, for each shape.
+        view: View that draws progress; it says how far predictions may be off.
+        remeasure: Known parts that are measured again: none; those that are not to be relied on, of which the better
+            one of before and now is taken; or all, of which the new one is.
+        seconds: Most seconds of measuring, for each shape.
 
     Raises:
         DataError: A length is more than the model reads.
@@ -104,15 +99,10 @@ def _measured(
 
 
 def keep_profile(store: StudyStore, profile: LatencyProfile, replace: bool) -> list[LatencyProfile]:
-    """Keep a profile that was measured here, each shape by itself, so that each is found again.
+    """Keeps a profile that was measured here, each shape by itself, so that each is found again.
 
-    Args:
-        store: Where.
-        profile: The profile; its conditions are known.
-        replace: Whether it takes the place of an earlier one that is as good.
-
-    Returns:
-        What is kept: that of before, or of another process that was faster, if this one is no better.
+    With `replace`, it takes the place of an earlier one that is as good. What is kept is returned: that of before, or of
+    another process that was faster, if this one is no better.
     """
     assert profile.conditions is not None
     kept = []
@@ -129,7 +119,7 @@ def keep_profile(store: StudyStore, profile: LatencyProfile, replace: bool) -> l
 
 
 def say_uncertainty(profile: LatencyProfile, view: ProgressView) -> None:
-    """Say how far predictions may be off, a line for each shape of which that is known."""
+    """Says how far predictions may be off, a line for each shape of which that is known."""
     for shape in profile.shapes:
         if shape.uncertainty is not None:
             took = "" if shape.seconds is None else f", measured for {shape.seconds:.0f} s"
@@ -140,13 +130,7 @@ def say_uncertainty(profile: LatencyProfile, view: ProgressView) -> None:
 
 
 def say_doubts(profile: LatencyProfile, view: ProgressView, command: str) -> None:
-    """Say in one line why a profile is not to be relied on, if it is not.
-
-    Args:
-        profile: The profile.
-        view: Where it is said.
-        command: The command that measures it again.
-    """
+    """Says in one line why a profile is not to be relied on, if it is not, and the command that measures it again."""
     doubts = profile.doubts()
     if doubts:
         view.say_once(
@@ -156,14 +140,7 @@ def say_doubts(profile: LatencyProfile, view: ProgressView, command: str) -> Non
 
 
 def say_elsewhere(profile: LatencyProfile, here: Conditions, view: ProgressView, command: str) -> None:
-    """Say that a study's predictions come from other hardware or software than this, if they do.
-
-    Args:
-        profile: The study's.
-        here: The conditions here and now.
-        view: Where it is said.
-        command: The command that measures it here.
-    """
+    """Says that a study's predictions come from other hardware or software, if they do, and the remedy."""
     differences: tuple[str, ...] = ("measured by an earlier version, which did not keep where",)
     if profile.conditions is not None:
         differences = profile.conditions.differences(here)

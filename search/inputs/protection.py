@@ -1,4 +1,4 @@
-"""Which tokens at the beginning of prompts a run protects, and what begins prompts that it does not."""
+"""Protected tokens at the beginning of prompts, and beginnings that prompts share without protection."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _FEW = 8
 
 
 def n_protected_tokens(asked: KeepFirst, tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str]) -> int:
-    """How many tokens at the beginning of every prompt are protected.
+    """The number of tokens at the beginning of every prompt that are protected.
 
     Args:
         asked: The number, or "system" for the system turn that all prompts begin with.
-        tokenizer: The model's own.
-        prompts: All of them, as text.
+        tokenizer: Tokenizer of the model.
+        prompts: All prompts, as text.
 
     Raises:
         DataError: The system turn is asked for, but prompts begin with none, or with different ones.
@@ -64,13 +64,7 @@ def n_protected_tokens(asked: KeepFirst, tokenizer: PreTrainedTokenizerBase, pro
 def unprotected_beginning(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[EncodedExample], keep_first: int
 ) -> str | None:
-    """A warning that most prompts begin with the same tokens, which skip first; None if there is nothing to warn of.
-
-    Args:
-        tokenizer: The model's own.
-        examples: All of them.
-        keep_first: Tokens that are protected.
-    """
+    """A warning that most prompts begin with the same tokens, which skip first; None if there is nothing to warn of."""
     prompts = [example.prompt for example in examples]
     shared = shared_beginning(prompts, 1.0)
     if len(shared.tokens) <= _FEW:

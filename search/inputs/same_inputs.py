@@ -19,11 +19,7 @@ _HASHED = {
 
 
 def check_same(study: StudyRecord, found: Mapping[str, str]) -> None:
-    """Compare fingerprints with those that a study began with; one that has not begun takes any.
-
-    Args:
-        study: The study.
-        found: Fingerprints of the "model" and the "data", or of one of them.
+    """Compares fingerprints of "model" and "data" with those that a study began with; one that has not begun takes any.
 
     Raises:
         SearchError: One of them is another.
@@ -40,13 +36,13 @@ def check_same(study: StudyRecord, found: Mapping[str, str]) -> None:
 
 
 def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[str] = ("model", "data")) -> RunConfig:
-    """The configuration with the place of its model as it is kept; what is needed is there.
+    """The configuration with which a study goes on, with the place of its model as it is kept.
 
     Args:
         name: Name of the study.
-        before: Its configuration so far.
-        config: The configuration with which it goes on.
-        needs: Which of model and data are needed.
+        before: Configuration so far.
+        config: Configuration with which it goes on.
+        needs: Those of model and data that have to be there.
 
     Raises:
         SearchError: They are not where the study has them.

@@ -28,9 +28,7 @@ _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
 
 
 def usable(config: RunConfig) -> RunConfig:
-    """A configuration whose model, data and samplers are known to exist, with the place of the model.
-
-    No weights are read.
+    """The configuration with the place of its model; model, data and samplers exist, and no weights are read.
 
     Raises:
         ConfigError: A sampler cannot be loaded or used.
@@ -43,12 +41,7 @@ def usable(config: RunConfig) -> RunConfig:
 
 
 def foreseeable(config: RunConfig, store: StudyStore, view: ProgressView) -> Workload:
-    """Model and data of a study that could be created, and is not.
-
-    Args:
-        config: Its configuration, as `usable` returns it.
-        store: Database that it would be in.
-        view: View that draws progress.
+    """Model and data of a study that could be created by a configuration of `usable`, and is not.
 
     Raises:
         ConfigError: The configuration allows no search.
@@ -70,8 +63,8 @@ def beginning(
 
     Args:
         store: Database of the study.
-        name: Its name.
-        config: Its configuration, as `usable` returns it.
+        name: Name of the study.
+        config: Configuration, as `usable` returns it.
         view: View that draws progress.
         overwrite: Whether it replaces a study of this name, and the results of one in its folder.
 
@@ -112,12 +105,7 @@ def beginning(
 
 
 def _replaceable(config: RunConfig, name: str, overwrite: bool) -> set[Origin]:
-    """The studies whose results a new one finds in its folder and may replace.
-
-    Raises:
-        ForeignResultsError: There are some that it may not replace.
-        ModelError: Another model lies where the pruned one would be written, hours before it would be.
-    """
+    """The studies whose results a new one finds in its folder and may replace; refuses those that it may not."""
     folder = config.folder(name)
     found = {one for one in (results_in(folder), exported_in(folder / "model")) if one is not None}
     # A name that is used again is what overwriting is for; of other studies nothing is replaced.
@@ -145,8 +133,8 @@ def reopened(
 
     Args:
         store: Database of the study.
-        study: The study as it stands.
-        config: Its new configuration; without a folder, that of before stays.
+        study: Record of the study.
+        config: New configuration; without a folder, that of before stays.
         lease: Right to work on it.
         view: View that draws progress.
         asked: Settings that were asked for. If one of them says how long to search, a first search that ended before it
@@ -175,15 +163,7 @@ def reopened(
 def reconfigure(
     store: StudyStore, name: str, before: RunConfig, config: RunConfig, asked: Collection[str] = ()
 ) -> None:
-    """Give a study another configuration, and forget the stages that are due again by it.
-
-    Args:
-        store: Database of the study.
-        name: Its name.
-        before: Its configuration so far.
-        config: Its new configuration.
-        asked: See `reopened`.
-    """
+    """Gives a study another configuration, and forgets the stages that are due again by it; see `reopened`."""
     if (before.folder(name), before.export) != (config.folder(name), config.export):
         store.runs.forget_stages(name, ["export"])
     if (before.latency_length, before.new_tokens) != (config.latency_length, config.new_tokens):

@@ -15,11 +15,7 @@ from search.evaluators.worker_numbers import check_fit
 
 
 def check_writable(folder: Path) -> None:
-    """Refuses a folder of results that is none, and cannot be made.
-
-    Raises:
-        ConfigError: It is a file, or cannot be made.
-    """
+    """Refuses a folder of results that is a file, or cannot be made, with a ConfigError."""
     existing = folder
     while not existing.exists():
         existing = existing.parent
@@ -30,9 +26,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Look at model, data, workers and cluster without loading torch, transformers and Ray, which takes seconds.
-
-    The rest is found out later.
+    """Checks model, data, workers and cluster without loading torch, transformers and Ray, which takes seconds.
 
     Raises:
         ConfigError: This machine has not the cores for so many workers.
@@ -46,7 +40,7 @@ def check_inputs(config: RunConfig) -> None:
 
 
 def check_where(config: RunConfig) -> None:
-    """Look at workers and cluster without loading Ray.
+    """Checks workers and cluster without loading Ray.
 
     Raises:
         ConfigError: This machine has not the cores for so many workers.

@@ -58,17 +58,10 @@ def estimate_lines(estimate: Estimate) -> list[str]:
 def estimate_run(
     config: RunConfig, workload: Workload, store: StudyStore, stages: Sequence[str], view: ProgressView
 ) -> Estimate:
-    """Estimates time and memory of a run from a few evaluated examples.
+    """Estimates time and memory of a run through some stages from a few evaluated examples.
 
     Stages are counted as if none ended early. What schedules share is not counted, and other work on the machine is
-    only as far as it was there when examples were evaluated.
-
-    Args:
-        config: Configuration of the study.
-        workload: Its model and data.
-        store: Knows latency profiles.
-        stages: Names of the stages that are to come.
-        view: View that draws progress.
+    only as far as it was there when examples were evaluated. The database knows latency profiles.
 
     Raises:
         EvaluationError: The dense model does not run on an example.
@@ -126,14 +119,7 @@ def _seconds(
 
 
 class _Parts:
-    """Durations of single stages.
-
-    Args:
-        config: Configuration of the study.
-        workload: Its model and data.
-        pace: Speed of the machine.
-        prefill_s: Seconds of a dense prefill of the timed input.
-    """
+    """Durations of single stages, with `prefill_s` for a dense prefill of the timed input."""
 
     def __init__(self, config: RunConfig, workload: Workload, pace: Pace, prefill_s: float) -> None:
         self._config = config
@@ -208,12 +194,7 @@ class _Parts:
 
 
 def memory_of(config: RunConfig, workload: Workload) -> Memory:
-    """Most memory that a run holds, as far as it can be counted: weights, activations, and what schedules share.
-
-    Args:
-        config: Configuration of the study.
-        workload: Its model and data.
-    """
+    """Most memory that a run holds, as far as it can be counted: weights, activations, and what schedules share."""
     model = workload.model.skipping
     longest = max(len(one.prompt) + max(map(len, one.continuations)) for one in search_set(config, workload))
     shapes = [

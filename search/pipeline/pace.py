@@ -52,12 +52,7 @@ class Pace:
 
 
 def measure_pace(config: RunConfig, workload: Workload, on_part: Callable[[], None]) -> Pace:
-    """Times the dense model and one schedule on as few examples as suffice.
-
-    Args:
-        config: Configuration of the study.
-        workload: Its model and data.
-        on_part: Callback after each of the three parts.
+    """Times the dense model and one schedule on as few examples as suffice, in three parts.
 
     Raises:
         EvaluationError: The dense model does not run on an example.
@@ -101,12 +96,7 @@ def measure_pace(config: RunConfig, workload: Workload, on_part: Callable[[], No
 
 
 def tokens(examples: Sequence[EncodedExample], choices: bool = False) -> int:
-    """Tokens of prompts and of what follows them.
-
-    Args:
-        examples: The examples.
-        choices: Whether every choice counts, or the right one alone.
-    """
+    """Tokens of prompts and of what follows them: of every choice, or of the right one alone."""
     return sum(
         len(one.prompt) + (sum(map(len, one.continuations)) if choices else len(one.continuations[one.answer]))
         for one in examples
@@ -126,7 +116,7 @@ def _decoded_s(config: RunConfig, workload: Workload) -> float:
 def _timed(
     examples: Sequence[EncodedExample], run: Callable[[Sequence[EncodedExample]], tuple[float, float]], choices: bool
 ) -> tuple[tuple[float, float], int]:
-    """Seconds for each token that the dense and the compared part of a run take, and of how many examples."""
+    """Seconds for each token that the dense and the compared part of a run take, and the number of examples timed."""
     dense_token_s = compared_token_s = math.inf
     # The first one twice, since what runs for the first time takes longer.
     n, runs = 1, 0

@@ -11,16 +11,16 @@ from studies.pareto import HALF_STEP, closest_to_sparsity
 
 
 def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig, asked: Collection[str]) -> None:
-    """Checks the settings with which a study is to go on.
+    """Refuses settings that ask a study that goes on for less than there is, or limit searches of which none can go on.
 
     Args:
-        study: The study.
+        study: Record of the study.
         trials: Its trials.
-        config: Its new configuration.
+        config: New configuration.
         asked: Settings that were given.
 
     Raises:
-        ConfigError: One of them asks for less than there is, or limits searches of which none can go on.
+        ConfigError: A setting is refused.
     """
     done = sum(trial.round == 0 for trial in trials)
     if "trials" in asked and config.trials < done:
@@ -50,12 +50,7 @@ def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig
 
 
 def at_target(points: Sequence[Trial], target_sparsity: float, name: str) -> Trial:
-    """The best point of a front at an overall sparsity.
-
-    Args:
-        points: A front, as `front` returns it.
-        target_sparsity: The overall sparsity.
-        name: The study's name.
+    """The best point of a study's front at an overall sparsity.
 
     Raises:
         ConfigError: The front has no point there.

@@ -22,13 +22,7 @@ _OF_THE_MACHINE = {field for field, setting in SETTINGS.items() if setting.group
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of one study of a sweep.
-
-    Attributes:
-        study: The study.
-        error: Error that ended it early; None if it has finished.
-        was_finished: Whether it had finished before.
-    """
+    """The end of one study of a sweep: with the error that ended it early, or whether it had finished before."""
 
     study: PlannedStudy
     error: Exception | None = None
@@ -36,7 +30,7 @@ class Outcome:
 
     @property
     def reason(self) -> str | None:
-        """Why it failed, as one line; None if it did not."""
+        """The error as one line; None without one."""
         if self.error is None:
             return None
         return " ".join(str(self.error).split()) or type(self.error).__name__
@@ -53,8 +47,8 @@ def run_sweep(
     """Runs the studies of a sweep: those that have finished are left alone, one that fails stops no other.
 
     Args:
-        sweep: The studies.
-        store: Their database.
+        sweep: Studies to run.
+        store: Database of the studies.
         view: View that draws the progress of each study.
         say: Callback for a line when a study begins, and when one fails.
         report: Callback that writes the report of a study into a folder, and returns its files.
@@ -99,7 +93,7 @@ def run_sweep(
 
 
 def has_finished(store: StudyStore, name: str) -> bool:
-    """Whether a study has gone through its whole pipeline, up to the report."""
+    """Tells whether a study has gone through its whole pipeline, up to the report."""
     if store.studies.get(name).state is not StudyState.FINISHED:
         return False
     return any(stage.name == "report" and stage.state is StudyState.FINISHED for stage in store.runs.stages(name))

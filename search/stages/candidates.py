@@ -48,10 +48,8 @@ def compared(
     Args:
         study: The study.
         selected: The trial that was selected.
-        router_run: Number of the router of the row "dynamic", the one that was distilled on what the first search
-            found; None if there is none.
-        validated: Candidates as they were measured on validation examples, by which rows are chosen like the selected
-            one, where there are any.
+        router_run: Number of the router of the row "dynamic", distilled on what the first search found; None without one.
+        validated: Candidates as measured on validation examples, by which rows are chosen where there are any.
     """
     trials = [trial for trial in study.trials() if trial.is_comparable]
     by_number = {one.trial: one.kl for one in validated}
@@ -87,15 +85,11 @@ def _of_trial(name: str, study: OpenStudy, trial: Trial) -> Variant:
 
 
 def _like(selected: Trial, trials: Sequence[Trial], kl: Mapping[int | None, float]) -> Trial | None:
-    """Of trials, the one to compare a selected one with, at its overall sparsity; None if there is no trial.
+    """The trial to compare a selected one with, at its overall sparsity; None if there is no trial.
 
-    That is the one with the lowest KL on validation examples, if any is known there, else on the search set. Not of
-    their front, which may have dropped the best one there for another that is cheaper by a hair.
-
-    Args:
-        selected: The trial that was selected.
-        trials: Those to choose from.
-        kl: KL on validation examples, by number of the trial.
+    That is the one with the lowest KL on validation examples, given by number of the trial, if any is known there, else
+    on the search set. Not of their front, which may have dropped the best one there for another that is cheaper by a
+    hair.
     """
     near = [trial for trial in trials if abs(trial.overall_sparsity - selected.overall_sparsity) <= HALF_STEP]
     known = [trial for trial in near if trial.number in kl]

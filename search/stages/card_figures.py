@@ -1,4 +1,4 @@
-"""What a study measured of the model that it exports, for the model's card."""
+"""Measured figures of an exported model, for its card."""
 
 from __future__ import annotations
 
@@ -8,15 +8,7 @@ from studies import Measurement
 
 
 def card_figures(measurements: Sequence[Measurement], trial: int) -> list[str]:
-    """Markdown of what was measured on the test examples of a trial's schedule, beside the dense model.
-
-    Args:
-        measurements: All of the study.
-        trial: Number of the trial that is exported.
-
-    Returns:
-        Its lines; none if the schedule was not measured there.
-    """
+    """Markdown lines of a trial's figures on the test examples, beside the dense model's; none if it has none."""
     tested = [one for one in measurements if one.split == "test"]
     dense = next((one for one in tested if one.variant == "dense"), None)
     # The last is the one whose router the model has.

@@ -23,11 +23,6 @@ def text_of(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], ids: Sequ
     """The text of an answer behind its prompt, without special tokens and white space around it.
 
     A character whose first bytes are the prompt's last ones is a part of it.
-
-    Args:
-        tokenizer: What the tokens are of.
-        prompt: Tokens of the prompt.
-        ids: Tokens of the answer.
     """
     alone, whole = (_decoded(tokenizer, one, skip_special_tokens=True) for one in (prompt, [*prompt, *ids]))
     return whole[common_length(alone, whole) :].strip()
@@ -43,10 +38,6 @@ def prompt_pieces(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> 
 
     A piece is a token, or several that make sense together only: tokens of byte-level vocabularies may be parts of
     characters.
-
-    Args:
-        tokenizer: What the tokens are of.
-        prompt: The tokens.
     """
     first = _n_put_before(tokenizer, prompt)
     whole = prompt_text(tokenizer, prompt)
@@ -72,14 +63,14 @@ def greedy_answers(
     router: Router,
     n_tokens: int = 32,
 ) -> list[str]:
-    """What a model writes after each prompt if it always takes the likeliest token.
+    """Texts that a model writes after each prompt if it always takes the likeliest token.
 
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        examples: The prompts.
-        schedule: One sparsity per block.
-        router: Names the kept tokens of the prompts; what is written runs every block.
+        examples: Prompts.
+        schedule: Schedule of the prompts; what is written runs every block.
+        router: Router that decides which tokens of the prompts are kept.
         n_tokens: Most tokens to write.
     """
     ends = _ends(model, tokenizer)
@@ -98,7 +89,7 @@ def _greedy_tokens(
     router: Router,
     n_tokens: int,
 ) -> list[list[int]]:
-    """The tokens that `greedy_answers` writes after each prompt of a batch, without the one that ends a text."""
+    """Tokens that `greedy_answers` writes after each prompt of a batch, without the one that ends a text."""
     prompts = prompt_batch(group)
     written: list[list[int]] = [[] for _ in group]
     writing, regimes = list(range(len(group))), [-1] * len(group)
@@ -134,15 +125,8 @@ def first_words(
 ) -> list[tuple[int, bool]]:
     """The likeliest token in place of the first one of each right answer that is more than white space.
 
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        examples: Prompts with their answers.
-        schedule: One sparsity per block.
-        router: Names the kept tokens of the prompts.
-
     Returns:
-        For each example the token, and whether it is that of the right answer.
+        The token of each example, and whether it is that of the right answer.
     """
     found = []
     for group in _groups(examples):
@@ -157,7 +141,7 @@ def first_words(
 
 
 def _n_put_before(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int]) -> int:
-    """How many tokens a tokenizer has put before a text; none if there is no other token."""
+    """Number of tokens that a tokenizer has put before a text; 0 if there is no other token."""
     special = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     return next((place for place, token in enumerate(prompt) if token not in special), 0)
 

@@ -30,22 +30,17 @@ _HIDDEN_GUIDE = 0.3
 
 
 def distillation_config(study: OpenStudy) -> DistillationConfig:
-    """The study's hyperparameters of router training: the defaults, or what tuning found to be better."""
+    """Hyperparameters of router training: the defaults, or what tuning found to be better."""
     tuning = study.facts.tuning
     base = DistillationConfig(steps=study.config.router_steps, seed=study.config.seed)
     return base if tuning is None else replace(base, **tuning.best)
 
 
 def schedules_to_distil(points: Sequence[Trial], chosen: Trial, most: int) -> list[SparsitySchedule]:
-    """The schedules that one router learns to serve: the chosen one, and those next to it on the front.
+    """The schedules that one router learns to serve, `most` of them: the chosen one, and its neighbours on the front.
 
     A router sees each block's sparsity, so that one can serve many schedules; those near the chosen one are what the
     refinement will try.
-
-    Args:
-        points: The front.
-        chosen: The trial that was chosen from it.
-        most: How many schedules at most.
     """
     nearest = sorted(points, key=lambda point: (abs(point.overall_sparsity - chosen.overall_sparsity), point.number))
     found = dict.fromkeys(tuple(point.schedule) for point in (chosen, *nearest) if any(point.schedule))
@@ -59,17 +54,17 @@ def train_router(
     schedules: Sequence[SparsitySchedule],
     config: DistillationConfig,
 ) -> RouterRun:
-    """Train a router of each kind that is wanted, and keep them; a training that was stopped goes on.
+    """Trains and keeps a router of each kind that is wanted, from where an earlier training stopped.
 
     Args:
-        study: Whose router.
-        stage: Name of the stage that it is for.
-        chosen: The trial whose schedule it is for in the first place.
-        schedules: What to train on.
+        study: The study.
+        stage: Name of the stage that needs it.
+        chosen: Trial whose schedule it is for in the first place.
+        schedules: Schedules to train on.
         config: Hyperparameters.
 
     Returns:
-        The one with the lowest held-out KL.
+        The router with the lowest held-out KL.
 
     Raises:
         CoreError: See `ftp_core.distill`.
@@ -98,7 +93,7 @@ def train_router(
 
 
 def _task(study: OpenStudy, schedules: Sequence[SparsitySchedule], config: DistillationConfig) -> str:
-    """Tells what is trained apart from anything else that a stage of this name may have begun, and left unfinished."""
+    """Hash of what is trained, which tells it apart from anything else that a stage of this name left unfinished."""
     workload = study.workload
     identity = workload.model.fingerprint(), workload.data_fingerprint, workload.model.skipping.keep_first
     about = [[list(one) for one in schedules], config.to_json(), *identity]
@@ -106,7 +101,7 @@ def _task(study: OpenStudy, schedules: Sequence[SparsitySchedule], config: Disti
 
 
 def _unfinished(study: OpenStudy, stage: str, task: str, ending: str = "") -> Path | None:
-    """Where a training or a tuning keeps how far it is; what others of the same stage have left behind is removed."""
+    """Path where a training or a tuning keeps its state; those that others of its stage left behind are removed."""
     place = study.store.runs.unfinished_work(study.name, f"{stage}-{task}{ending}")
     if place is not None and place.parent.is_dir():
         prefix = place.name.removesuffix(f"{task}{ending}")
@@ -129,7 +124,7 @@ def _train(
     facts: Mapping[str, Any],
     prefixes: PrefixStore,
 ) -> None:
-    """Train one router and keep it, from where an earlier run of the stage stopped."""
+    """Trains one router and keeps it, from where an earlier run of the stage stopped."""
     router: ScoringRouter | None = None
     if kind == HiddenRouter.kind:
         # It cannot start as the static router, so it needs the paper's guide to it.
@@ -180,11 +175,7 @@ def _train(
 
 
 def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:
-    """Let Ray Tune look for better hyperparameters of router training; what it found, as the study keeps it.
-
-    Args:
-        study: Whose router.
-        schedules: What routers are trained on.
+    """Searches better hyperparameters of router training with Ray Tune.
 
     Raises:
         SearchError: See `search.tuning.router_tuning.tune_router`.

@@ -1,4 +1,4 @@
-"""What a report shows of single items of the test set: routed prompts, accuracy by group, and disagreements."""
+"""Single items of the test set for the report: routed prompts, accuracy by group, and disagreements."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def collect_examples(
     selected: str,
     on_step: Callable[[], None] = lambda: None,
 ) -> ReportExamples:
-    """Look at the items of the test set one by one.
+    """Looks at the items of the test set one by one.
 
     Multiple-choice items are answered with the likeliest choice, and where there are some, they alone are counted as
     answered differently, lost or won. In data without any, every item counts: its answer is then the likeliest token in
@@ -56,10 +56,10 @@ def collect_examples(
     Args:
         model: The model.
         tokenizer: Its tokenizer.
-        examples: The test set.
+        examples: Test set.
         variants: Schedules and routers by name, "dense" among them.
         selected: Name of the one that prompts and disagreements are drawn with.
-        on_step: Called after each step, `n_steps` times.
+        on_step: Callback after each of `n_steps` steps.
 
     Raises:
         SearchError: The dense or the selected variant is missing.
@@ -98,7 +98,7 @@ def _kl_ratios(items: Mapping[str, Sequence[ItemQuality]], selected: str) -> dic
 
 
 def n_steps(n_examples: int, n_variants: int) -> int:
-    """In how many steps so many examples are looked at: batches of each variant and of the dense answers, and texts."""
+    """Number of steps of `collect_exhibits`: batches of each variant and of the dense answers, and texts."""
     return (n_variants + 1) * -(-n_examples // _AT_ONCE) + 2 * _STEPS_OF_LOOK
 
 
@@ -115,7 +115,7 @@ class _Look:
     on_step: Callable[[], None]
 
     def answers(self) -> list[_Answer]:
-        """What it answers to each item that counts."""
+        """Answers to each item; None where it does not count."""
         found: list[_Answer] = [None if item.choice is None else (item.choice, bool(item.right)) for item in self.items]
         if not any(example.has_choices for example in self.examples):
             found = [*first_words(self.model, self.tokenizer, self.examples, self.schedule, self.router)]
@@ -123,7 +123,7 @@ class _Look:
         return found
 
     def texts(self, places: Iterable[int]) -> dict[int, str]:
-        """What it answers to some items, as text."""
+        """Answers to some items, as text."""
         shown = sorted(set(places))
         free = [place for place in shown if not self.examples[place].has_choices]
         written = greedy_answers(
@@ -201,7 +201,7 @@ def _accuracy_by_group(
 
 
 def _natural(group: str) -> tuple[list[tuple[int, str]], str]:
-    """A key by which "distance 3-5" comes before "distance 10-12"."""
+    """Sort key by which "distance 3-5" comes before "distance 10-12"."""
     parts = re.split(r"(\d+)", group)
     # Every other part is a number: of two, the one with more digits is the larger one.
     numbers = [part.lstrip("0") if place % 2 else part for place, part in enumerate(parts)]

@@ -24,12 +24,12 @@ _ADVICE = "name another directory, or replace it with --overwrite"
 
 
 def check_export(directory: Path, allowed: set[Origin], advice: str) -> None:
-    """Check that a pruned model can be written to a directory without replacing another one.
+    """Refuses to write a pruned model to a directory where it would replace another one.
 
     Args:
-        directory: The directory; need not exist.
+        directory: Directory, which need not exist.
         allowed: Studies whose pruned model may be replaced.
-        advice: What to do otherwise.
+        advice: Way out, which the message ends with.
 
     Raises:
         ForeignResultsError: It holds the pruned model of another study, or one that no study is known to have written.
@@ -53,19 +53,19 @@ def export_study(
     overwrite: bool = False,
     model: str | None = None,
 ) -> list[Path]:
-    """Write the pruned model with its tokenizer, and `schedule.json`, which says where it comes from.
+    """Writes the pruned model with its tokenizer, and `schedule.json`, which says where it comes from.
 
     `ftp_core.FTPForCausalLM.from_pretrained(directory)` loads it.
 
     Args:
-        store: Where the study lives.
-        name: Its name.
-        directory: Where to write; made if missing.
+        store: Database of the study.
+        name: Name of the study.
+        directory: Directory to write to; made if missing.
         include_base: Whether to write the dense model's weights, too, or only where they lie.
-        overwrite: Whether to replace what lies there: another pruned model, or files of the same names, but never a
-            model that is not a pruned one.
-        model: Where the dense model is now, which the study remembers if its database can be written to; None for
-            where the study has it.
+        overwrite: Whether to replace another pruned model, or files of the same names; never a model that is not
+            pruned.
+        model: Path of the dense model now, which the study remembers if its database can be written to; None for
+            the one that it knows.
 
     Returns:
         The files written.
@@ -93,13 +93,7 @@ def export_study(
 def write_export(
     store: StudyStore, name: str, directory: Path, model: str, include_base: bool, overwrite: bool = False
 ) -> list[Path]:
-    """`export_study` with a dense model that is known to be the study's.
-
-    Raises:
-        SearchError: The study has no chosen schedule yet.
-        ForeignResultsError: See `export_study`.
-        CoreError: See `export_study`.
-    """
+    """`export_study` with a dense model that is known to be the study's."""
     study = store.studies.get(name)
     chosen = _check_chosen(study)
     if not overwrite:
@@ -140,11 +134,7 @@ def write_export(
 
 
 def _check_chosen(study: StudyRecord) -> int:
-    """The number of the chosen trial.
-
-    Raises:
-        SearchError: There is none yet.
-    """
+    """The number of the chosen trial; a SearchError if there is none yet."""
     if study.chosen_trial is None:
         raise SearchError(
             f"Study {study.name!r} has no chosen schedule yet: finish its search with `ftp-search resume {study.name}`."

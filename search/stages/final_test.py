@@ -94,16 +94,7 @@ def note_selection(
     cost: CostName | None = None,
     latency: Literal["measured", "predicted"] | None = None,
 ) -> None:
-    """Keeps the reason for which the chosen trial was selected.
-
-    Args:
-        study: The study.
-        rule: Name of the rule that chose it.
-        reason: That in words.
-        retention: Share of the dense model's quality that it keeps on validation items, if that is known.
-        cost: Cost that KL was traded against; None where the rule trades nothing.
-        latency: Origin of the latencies.
-    """
+    """Keeps the rule and the reason by which the chosen trial was selected; see `SelectionRecord`."""
     trial = chosen_trial(study)
     selection = SelectionRecord(trial.number, trial.router, rule, reason, retention, cost, latency)
     study.note(StudyFacts(selection=selection))

@@ -12,11 +12,7 @@ from studies.records.trial import finite_values
 
 
 def chosen_trial(study: OpenStudy) -> Trial:
-    """The chosen trial of a study.
-
-    Raises:
-        SearchError: None is chosen yet.
-    """
+    """The chosen trial of a study; a SearchError if none is chosen yet."""
     number = study.store.studies.get(study.name).chosen_trial
     if number is None:
         raise SearchError(
@@ -26,11 +22,7 @@ def chosen_trial(study: OpenStudy) -> Trial:
 
 
 def choose_from_front(study: OpenStudy) -> None:
-    """Chooses anew, from all trials of a study.
-
-    Raises:
-        SearchError: The study has no front.
-    """
+    """Chooses anew from all trials of a study; a SearchError if it has no front."""
     trials = study.trials()
     points = front(trials)
     if not points:

@@ -30,14 +30,7 @@ _QUALITY_BATCH = 16
 
 @dataclass(frozen=True)
 class Variant:
-    """A schedule with a router, as it will be measured.
-
-    Attributes:
-        name: See `Measurement.variant`.
-        schedule: One sparsity per block.
-        router: Router that decides which tokens are kept.
-        trial: Number of the trial that it comes from; None if from none.
-    """
+    """A schedule with a router, to be measured; `name` and `trial` are those of its `Measurement`."""
 
     name: str
     schedule: SparsitySchedule
@@ -55,12 +48,8 @@ def quality_set(study: OpenStudy, split: str) -> QualitySet:
 def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[Measurement]:
     """Measures variants on a split: their quality, and the time of a prefill, for which they take turns.
 
-    Qualities are kept in the database one by one, so that a stage that was stopped goes on with the next.
-
-    Args:
-        study: The study.
-        variants: Variants to measure; the dense model first.
-        split: "validation" or "test".
+    Qualities are kept in the database one by one, so that a stage that was stopped goes on with the next. The dense
+    model is the first variant; the split is "validation" or "test".
     """
     model = study.workload.model.skipping
     qualities = _qualities(study, variants, split)
@@ -123,12 +112,7 @@ def prompts_of(study: OpenStudy, length: int) -> PromptBatch:
 def timed_length(config: RunConfig, workload: Workload, known: TimedInput | None = None) -> int:
     """Tokens of each prompt that costs are of: by default the 90th percentile of calibration prompts, rounded up.
 
-    A study keeps the length that it began with.
-
-    Args:
-        config: Configuration of the study.
-        workload: Its model and data.
-        known: The prefill that its costs are of; None before it begins.
+    A study keeps the length of the prefill that it began with, which is None before.
     """
     if known is not None:
         length = known.length
@@ -142,7 +126,7 @@ def timed_length(config: RunConfig, workload: Workload, known: TimedInput | None
 
 
 def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[Quality]:
-    """Quality of each variant: remembered, or found out now."""
+    """Quality of each variant, from the database as far as it is known."""
     examples: QualitySet | None = None
     qualities = []
     data = encoded_fingerprint(study.workload.splits[split])

@@ -20,12 +20,7 @@ from studies.records.study_facts import Round, StudyFacts
 
 
 def refine(study: OpenStudy, stages: Stages) -> None:
-    """Every round that is still missing.
-
-    Args:
-        study: Whose front.
-        stages: Where it is noted how far it is.
-    """
+    """Runs every round that is still missing, and notes why fewer were made than wanted."""
     reason = _refine(study, stages)
     if reason:
         study.view.console.print(reason, highlight=False)
@@ -33,7 +28,7 @@ def refine(study: OpenStudy, stages: Stages) -> None:
 
 
 def _refine(study: OpenStudy, stages: Stages) -> str:
-    """Every round that is still missing and may help; gives the reason why fewer than wanted were made."""
+    """Runs every round that is still missing and may help; returns the reason why fewer than wanted were made."""
     first = _facts(study).first_round
     for number in range(first, first + study.config.rounds):
         if not any(chosen_trial(study).schedule):
@@ -59,14 +54,14 @@ def _refine(study: OpenStudy, stages: Stages) -> str:
 
 
 def distill_again(study: OpenStudy, stages: Stages, chosen: Trial, router_steps: int | None, seed: int | None) -> int:
-    """A round with a new router for one schedule, and no search: chosen is the better of that one and what was.
+    """Distils a router for one trial's schedule, in a round without a search; the better of both trials is chosen.
 
     Args:
-        study: Whose router.
-        stages: Where it is noted.
-        chosen: The trial with the schedule.
+        study: The study.
+        stages: Its stages.
+        chosen: Trial with the schedule.
         router_steps: Steps of the training; None for the study's own.
-        seed: Of the training; None for the study's own.
+        seed: Seed of the training; None for the study's own.
 
     Returns:
         Number of the router.
@@ -104,7 +99,7 @@ def _search_again(study: OpenStudy, number: int) -> None:
 
 
 def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
-    """What a router learns to serve: schedules that may be selected in the end."""
+    """Schedules that a router learns to serve, as they may be selected in the end."""
     config, chosen, trials = study.config, chosen_trial(study), study.trials()
     if config.target_sparsity is None:
         points = usable_front(trials)

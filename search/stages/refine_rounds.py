@@ -29,14 +29,14 @@ def grown(one: Round, before: float, after: float | None) -> Round:
 
 
 def was_worthwhile(one: Round) -> bool:
-    """Whether the front grew by so much that another round may make it grow again."""
+    """Tells whether the front grew by so much that another round may make it grow again."""
     if one.hypervolume_before == 0:
         return bool(one.hypervolume_after)
     return (one.growth or 0.0) > WORTHWHILE_GROWTH
 
 
 def why_last(one: Round) -> str:
-    """Why no further round follows on this one, as a sentence; empty if one may help."""
+    """The reason why no further round follows on this one, as a sentence; empty if one may help."""
     if one.router is None:
         return (
             f"Rounds ended in round {one.round}: no trained router beats the static one on "

@@ -25,14 +25,11 @@ _REFUSED = "The study keeps the latency profile that it has, as by the one measu
 
 
 def renew_profile(study: OpenStudy) -> None:
-    """Measure the study's latency profile again, on this machine, and predict all its trials anew.
+    """Measures the study's latency profile again, on this machine, and predicts all its trials anew.
 
     Values of two profiles do not compare, so that the profile, the trials and what was made of them change in one
     transaction: whenever it is stopped, all of them are those of before, or all are new. What rests on the front is due
     again: candidates are measured, and one is selected.
-
-    Args:
-        study: The study; it predicts latency.
 
     Raises:
         SearchError: No trial keeps the study's constraints by the new profile; the study is left as it was.
@@ -43,15 +40,7 @@ def renew_profile(study: OpenStudy) -> None:
 
 
 def predict_from(study: OpenStudy, profile: LatencyProfile) -> None:
-    """Let a study predict from another profile: see `renew_profile`.
-
-    Args:
-        study: The study.
-        profile: What predicts from now on.
-
-    Raises:
-        SearchError: See `renew_profile`.
-    """
+    """Lets a study predict from another profile; see `renew_profile`."""
     record, trials = study.store.studies.get(study.name), study.trials()
     judges: dict[int | None, _Judge] = {None: _Judge(study, profile, None)}
     for number in {trial.router for trial in trials} - {None}:
@@ -96,7 +85,7 @@ class _Judge:
 
 
 def _remeasured(one: Round, trials: Sequence[Trial], volume: FrontVolume) -> Round:
-    """A round with what it made of the front, whose hypervolume is another now."""
+    """A round with the growth of the front by its new hypervolume."""
     if one.first_trial is None:
         return one
     before = [trial for trial in trials if trial.number < one.first_trial]

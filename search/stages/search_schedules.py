@@ -44,7 +44,7 @@ _SECONDS_BETWEEN_NOTES = 0.5
 
 @dataclass(frozen=True)
 class Search:
-    """Which of a study's searches it is, and with which router.
+    """One of a study's searches.
 
     Attributes:
         round: 0 for the first one, n for the n-th refinement.
@@ -77,18 +77,18 @@ def first_search(study: OpenStudy) -> None:
 
 
 def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
-    """Evaluate schedules until a condition ends it.
+    """Evaluates schedules until a condition ends it.
 
     A refinement starts from what earlier searches found: their fronts are evaluated first where another router decides
     now, and proposers learn from them.
 
     Args:
-        study: What to search for.
-        costs: What schedules cost there.
-        search: Which search it is.
+        study: The study.
+        costs: Costs of its schedules with the search's router.
+        search: The search.
 
     Raises:
-        ConfigError: No schedule keeps the latency; what can be known without them, `check_search` has checked.
+        ConfigError: No schedule keeps the latency; what can be known without costs, `check_search` has checked.
         EvaluationError: No worker could start.
         ForeignResultsError: The study's folder holds the results of another study.
         StudyBusyError: A process works on the study that this one replaces.
@@ -152,11 +152,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
 
 
 def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSpace:
-    """The schedules that a configuration allows.
-
-    Raises:
-        ConfigError: There is none.
-    """
+    """The schedules that a configuration allows; a ConfigError if there is none."""
     limit = None
     if config.max_latency_ms is not None:
         limit = LatencyLimit(costs.function("latency_ms"), config.max_latency_ms)
@@ -166,7 +162,7 @@ def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSp
 def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> AblationPlan:
     """The ablations that a search begins with; refinements know them from the first search.
 
-    What the first search leaves out, as it is short, is kept, and said when that is new.
+    What the first search leaves out, as it is short, is noted, and said when that is new.
     """
     if search.round > 0:
         return AblationPlan((), 0, search.trials, 0)
@@ -303,7 +299,7 @@ def _context(study: OpenStudy, search: Search) -> str:
 
 
 def _keep_reuse(study: OpenStudy, engine: SearchEngine) -> None:
-    """Add to what the study knows of block computations that were made and spared."""
+    """Adds to the known numbers of block computations that were made and spared."""
     run, reused = engine.blocks_run, engine.blocks_reused
     study.store.studies.update_facts(
         study.name,

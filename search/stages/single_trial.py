@@ -20,14 +20,14 @@ from studies import Trial, TrialState
 def add_trial(
     study: OpenStudy, schedule: SparsitySchedule, router: StoredRouter, round: int, proposer: str, parent: int
 ) -> Trial:
-    """Evaluate a schedule on the search set under a trained router, and keep it.
+    """Evaluates a schedule on the search set under a trained router, and keeps it as a trial of a round.
 
     Args:
-        study: Whose trial.
-        schedule: One sparsity per block.
+        study: The study.
+        schedule: Schedule to evaluate.
         router: Router that decides which tokens are kept.
-        round: Of the trial.
-        proposer: Who the trial says proposed it.
+        round: Round of the trial.
+        proposer: Proposer that the trial names.
         parent: Number of the trial whose schedule it is.
 
     Raises:

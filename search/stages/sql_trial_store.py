@@ -25,21 +25,20 @@ class SqlTrialStore:
     last.
 
     Args:
-        store: Where the study lives.
-        name: Its name.
-        lease: The right to write into it.
+        store: Database of the study.
+        name: Name of the study.
+        lease: Right to write into it.
         context: Hash of what evaluations depend on beside the schedule; see `Trials.finish`.
         round: Search of the study that its trials belong to.
-        router: Number of the study's router that decides in them; None for the static one. Only trials with this router
-            are known to the engine: KL under another one does not compare.
+        router: Number of the router that decides; None for the static one. Only trials with this router are known to
+            the engine: KL under another one does not compare.
         costs: Costs of a schedule by name, which are kept among the metrics of its trial, whichever of them is the
-            objective. They are the study's own: other studies' metrics come without theirs, which may be of another
-            input.
+            objective. Metrics that other studies found come without theirs, which may be of another input.
 
     Attributes:
         n_trials: Trials of this round that have ended.
         front: The front of the whole study, as far as it was read or written here.
-        on_kept: Called with the number of trials after they were kept.
+        on_kept: Callback with the number of trials after they were kept.
     """
 
     def __init__(
@@ -118,7 +117,7 @@ class SqlTrialStore:
         self._written = time.monotonic()
 
     def statistics(self) -> dict[str, ProposerStatistics]:
-        """What proposers have done in the study so far, by name.
+        """Statistics of the study's proposers so far, by name.
 
         Finished trials are counted anew, and so are gains: a process that was killed did not write its last statistics.
         What trials with this router gained is left to the engine, which learns them again.

@@ -16,12 +16,7 @@ LAST_STAGES = ("measure", "select", "test", "time", "export", "report")
 
 
 def all_stages(config: RunConfig, first_round: int = 1) -> list[str]:
-    """The stages of a pipeline in their order, if no round ends the refinement early.
-
-    Args:
-        config: How the study is configured.
-        first_round: Number of its first round.
-    """
+    """The stages of a pipeline in their order, with the first round's number, if no round ends the refinement early."""
     numbers = range(first_round, first_round + config.rounds)
     rounds = [f"{kind}-{n}" for n in numbers for kind in ("distill", "refine")]
     last = [stage for stage in LAST_STAGES if stage != "export" or config.export != "none"]
@@ -29,11 +24,7 @@ def all_stages(config: RunConfig, first_round: int = 1) -> list[str]:
 
 
 class Stages:
-    """The stages of one study.
-
-    Args:
-        study: Whose stages.
-    """
+    """The stages of one study: noted as they begin and end."""
 
     def __init__(self, study: OpenStudy) -> None:
         self._study = study
@@ -42,10 +33,9 @@ class Stages:
 
     @contextmanager
     def running(self, foreseen: Sequence[str]) -> Iterator[None]:
-        """The study's state while stages run: running, then finished, or stopped or failed if they do not end well.
+        """Context that notes the study's state: running, then finished, or stopped or failed if it does not end well.
 
-        Args:
-            foreseen: The stages that are to come.
+        `foreseen` are the stages that are to come.
         """
         self._study.view.began(self._name, self._study.config, foreseen)
         self._store.runs.set_state(self._name, StudyState.RUNNING)
@@ -54,7 +44,7 @@ class Stages:
 
     @contextmanager
     def stage(self, stage: str) -> Iterator[None]:
-        """Note when a stage begins, and when and how it ends."""
+        """Context that notes the beginning of a stage, and when and how it ends."""
         self._study.lease.check()
         self._store.runs.begin_stage(self._name, stage)
         self._study.view.stage_changed(stage, StudyState.RUNNING)
@@ -63,13 +53,13 @@ class Stages:
             yield
 
     def has_finished(self, stage: str) -> bool:
-        """Whether the last run of a stage ended well."""
+        """Tells whether the last run of a stage ended well."""
         return any(
             one.name == stage and one.state is StudyState.FINISHED for one in self._store.runs.stages(self._name)
         )
 
     def forget(self, stages: Sequence[str]) -> None:
-        """Let stages count as not begun."""
+        """Lets stages count as not begun."""
         self._store.runs.forget_stages(self._name, stages)
 
     def _end(self, state: StudyState) -> None:
@@ -86,7 +76,7 @@ class Stages:
 
     @contextmanager
     def _noted(self, note: Callable[[StudyState], object]) -> Iterator[None]:
-        """Note how what happens inside ends: finished, stopped, or failed."""
+        """Context that notes its end: finished, stopped, or failed."""
         try:
             yield
         except LeaseLostError:

@@ -27,11 +27,7 @@ class StoredRouter:
 
 
 def load_router(store: StudyStore, name: str, number: int | None) -> StoredRouter:
-    """Loads a router of a study, or the static one for None.
-
-    Raises:
-        StorageError: Its weights are not those that were stored.
-    """
+    """Loads a router of a study, or the static one for None; a StorageError if its weights have changed."""
     if number is None:
         return StoredRouter()
     stored = store.routers.of(name)[number]

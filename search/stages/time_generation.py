@@ -27,15 +27,12 @@ _LEAST_TURNS, _PATIENCE_MS = 6, 30_000.0
 
 
 def check_lengths(config: RunConfig, workload: Workload, known: TimedInput | None = None) -> None:
-    """Check that the prompts to time fit into the model's context, with the new tokens that are asked for.
+    """Refuses prompts to time, with the new tokens that are asked for, that do not fit into the model's context.
 
-    Args:
-        config: How a study is configured.
-        workload: Its model and data.
-        known: The prefill that its costs are of; None before it begins.
+    The prefill that a study's costs are of is None before it begins.
 
     Raises:
-        ConfigError: They do not.
+        ConfigError: They do not fit.
     """
     context = workload.model.skipping.context
     for length in lengths_to_time(config, workload, known):
@@ -52,9 +49,9 @@ def check_lengths(config: RunConfig, workload: Workload, known: TimedInput | Non
 
 
 def time_selected(study: OpenStudy) -> None:
-    """Time what is missing of the selected point's speeds, each prompt length in one sitting that is kept at once.
+    """Times what is missing of the selected point's speeds, each prompt length in one sitting that is kept at once.
 
-    Whoever measures another point lets those of before be forgotten (`forget_speeds`).
+    A stage that measures another point lets earlier ones be forgotten (`forget_speeds`).
     """
     measured = _compared(study)
     if not measured:
@@ -74,7 +71,7 @@ def time_selected(study: OpenStudy) -> None:
 
 
 def forget_speeds(study: OpenStudy) -> None:
-    """Forget what was timed: another point may be selected, or another machine measure."""
+    """Forgets what was timed: another point may be selected, or another machine measure."""
     study.note(StudyFacts(generation_speeds=()))
 
 
@@ -159,22 +156,11 @@ def least_turns(config: RunConfig) -> int:
 
 
 def lengths_to_time(config: RunConfig, workload: Workload, known: TimedInput | None = None) -> list[int]:
-    """Prompt lengths to time: the one that costs are of, and those that are asked for.
-
-    Args:
-        config: How a study is configured.
-        workload: Its model and data.
-        known: The prefill that its costs are of; None before it begins.
-    """
+    """Prompt lengths to time: the one that costs are of (`timed_length`), and those that are asked for."""
     return list(dict.fromkeys((timed_length(config, workload, known), *config.latency_length)))
 
 
 def new_tokens_to_time(config: RunConfig, room: int) -> list[int]:
-    """Numbers of new tokens to time, in order: 1 is the prefill alone, defaults that do not fit are left out.
-
-    Args:
-        config: What is asked for.
-        room: Most new tokens behind the prompts.
-    """
+    """Numbers of new tokens to time, in order: 1 is the prefill alone, defaults beyond the room are left out."""
     asked = [count for count in _NEW_TOKENS if count <= room] if config.new_tokens is None else config.new_tokens
     return sorted({1, *asked} - {0})

@@ -1,4 +1,4 @@
-"""What a study begins with from the results of another one."""
+"""Trials of another study, or of another search of this one, that a search begins with."""
 
 from __future__ import annotations
 
@@ -15,15 +15,11 @@ _LATEST = 2000
 
 
 def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objectives) -> list[Trial]:
-    """Trials of another study, or of another search of this one, by these objectives: the front, and the latest.
+    """Trials found elsewhere, judged by these objectives: the front, and the latest.
 
     Another study may trade KL against another cost, or may have timed another input. So values come from what was
-    evaluated and from the schedule, and the front is that of this study's objectives.
-
-    Args:
-        trials: What was found there.
-        space: Schedules outside it are left out, but for ablations.
-        objectives: Of this study. Where they demand an accuracy, trials without one are left out.
+    evaluated and from the schedule, and the front is that of this study's objectives. Schedules outside the space are
+    left out, but for ablations, and so are trials without an accuracy where the objectives demand one.
     """
     found, best = [], ParetoArchive()
     for trial in trials:

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from search.config.file import PATHS, anchored
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
 from search.config.study_name import check_study_name
 from search.errors import ConfigError
-from search.pipeline.early_checks import check_inputs, check_where, check_writable
-from search.pipeline.opening import opened
-from search.pipeline.resume_settings import check_changes
+from search.pipeline.early_checks import check_writable
+from search.pipeline.opening import begun, continued, resumed
 from search.progress.views import make_view
 from search.reports import write_reports
 from search.study import Study, load
 from studies import StudyStore
-
-if TYPE_CHECKING:
-    from search.pipeline.pipeline import Report
 
 
 def run(
@@ -62,19 +58,11 @@ def run(
     check_study_name(name, "name")
     config = RunConfig.checked(str, **_absolute(settings))
     check_writable(config.folder(name))
-    check_inputs(config)
-    view = make_view(quiet, track)
-    # They load torch and transformers.
-    from search.pipeline.create import beginning, usable
-    from search.pipeline.pipeline import Pipeline
-
-    config = usable(config)
     with (
-        opened(storage) as store,
-        beginning(store, name, config, view, overwrite) as (config, workload),
+        begun(name, config, storage, make_view(quiet, track), overwrite) as (store, opening),
         store.runs.lease(name) as lease,
     ):
-        Pipeline(store, name, lease, view, config, workload).run(_report(store, name))
+        opening(lease).run(partial(write_reports, store, name))
     return load(name, storage)
 
 
@@ -97,9 +85,8 @@ def resume(
         remeasure: Whether its latency profile is measured again, and its trials are predicted anew.
         track: Trackers that are told of the run, separated by commas: mlflow, wandb, tensorboard.
         quiet: Whether no progress is drawn on standard error.
-        **settings: Fields of `RunConfig` that may change: `trials`, `rounds`, `refine_trials`, `seconds`, `plateau`,
-            `workers`, `export`, `out`, `latency_length`, `new_tokens`, and `model` and `data` where these lie
-            elsewhere.
+        **settings: Fields of `RunConfig` that may change, `search.config.run_config.RESUMABLE`: `model` and `data`
+            where these lie elsewhere.
 
     Returns:
         The study.
@@ -118,31 +105,13 @@ def resume(
     if fixed:
         raise ConfigError(f"{fixed[0]} is fixed once a study has begun: expected some of {', '.join(RESUMABLE)}.")
     with StudyStore(storage, create=False) as store:
-        study = store.studies.get(name)
-        config = RunConfig.stored(study.config, **_absolute(settings))
-        check_changes(study, store.trials.of(name), config, settings)
-        if remeasure and not config.predicts_latency:
-            raise ConfigError(f"remeasure measures latency, but study {name!r} predicts none: leave it out.")
-        store.check_writable()
-        check_writable(config.folder(name))
-        check_where(config)
-        view = make_view(quiet, track)
-        # It loads torch and transformers.
-        from search.pipeline.create import reopened
-
+        study, config = resumed(store, name, _absolute(settings), remeasure)
+        opening = continued(store, study, config, make_view(quiet, track), settings)
         with store.runs.lease(name) as lease:
-            pipeline = reopened(store, study, config, lease, view, settings)
-            pipeline.run(_report(store, name), remeasure)
+            opening(lease).run(partial(write_reports, store, name), remeasure)
     return load(name, storage)
 
 
 def _absolute(settings: dict[str, Any]) -> dict[str, Any]:
     given = {field: os.fspath(value) if isinstance(value, Path) else value for field, value in settings.items()}
     return anchored(given, PATHS, Path.cwd(), str)
-
-
-def _report(store: StudyStore, name: str) -> Report:
-    def report(folder: Path) -> Sequence[Path]:
-        return write_reports(store, name, folder)
-
-    return report

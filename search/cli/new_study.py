@@ -16,8 +16,8 @@ from search.config.run_config import DEFAULT_STORAGE, RunConfig
 from search.config.study_name import check_study_name
 from search.config.sweep_plan import repeated
 from search.errors import ConfigError
-from search.pipeline.early_checks import check_inputs, check_writable
-from search.pipeline.opening import opened
+from search.pipeline.early_checks import check_writable
+from search.pipeline.opening import begun, opened
 from search.progress.views import make_view
 from search.startup import ends_at_once
 
@@ -102,15 +102,8 @@ def _begin(
     stage: Stage, name: str, config: RunConfig, storage: str, overwrite: bool, view: ProgressView, as_json: bool
 ) -> None:
     """Creates a study and runs stages of its pipeline."""
-    check_inputs(config)
-    with ends_at_once():
-        # They load torch and transformers.
-        from search.pipeline.create import beginning, usable
-        from search.pipeline.pipeline import Pipeline
-
-    config = usable(config)
-    with opened(storage) as store, beginning(store, name, config, view, overwrite) as (config, workload):
-        continue_study(stage, lambda lease: Pipeline(store, name, lease, view, config, workload), store, name, as_json)
+    with begun(name, config, storage, view, overwrite, ends_at_once) as (store, opening):
+        continue_study(stage, opening, store, name, as_json)
 
 
 def _foresee(

@@ -101,7 +101,7 @@ def _measured(
 def keep_profile(store: StudyStore, profile: LatencyProfile, replace: bool) -> list[LatencyProfile]:
     """Keeps a profile that was measured here, each shape by itself, so that each is found again.
 
-    With `replace`, it takes the place of an earlier one that is as good. What is kept is returned: that of before, or of
+    With `replace`, it takes the place of an earlier one that is as good. Returns what is kept: that of before, or of
     another process that was faster, if this one is no better.
     """
     assert profile.conditions is not None

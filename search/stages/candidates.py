@@ -48,7 +48,7 @@ def compared(
     Args:
         study: The study.
         selected: The trial that was selected.
-        router_run: Number of the router of the row "dynamic", distilled on what the first search found; None without one.
+        router_run: Number of the router of the row "dynamic", distilled on what the first search found.
         validated: Candidates as measured on validation examples, by which rows are chosen where there are any.
     """
     trials = [trial for trial in study.trials() if trial.is_comparable]

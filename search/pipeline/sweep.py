@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,10 +150,7 @@ def _run(
 ) -> None:
     """Runs what is missing of one study."""
     name = study.name
-
-    def write(folder: Path) -> Sequence[Path]:
-        return report(name, folder)
-
+    write = partial(report, name)
     if is_known:
         with store.runs.lease(name) as lease:
             reopened(store, store.studies.get(name), study.config, lease, view).run(write)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,10 @@ from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.model.model_card import add_figures
 from ftp_core.model.saving import check_directory, replacing
 from search.config.run_config import RunConfig
-from search.errors import SearchError
 from search.inputs.same_inputs import check_same, located
-from search.stages.card_figures import card_figures
+from search.stages.knee import chosen_number
 from search.stages.stored_router import load_router
-from studies import ForeignResultsError, StudyRecord, StudyStore
+from studies import ForeignResultsError, Measurement, StudyStore
 from studies.records.objectives import COSTS
 from studies.store.results_folder import MODEL_FILE, Origin, exported_in, own_origins
 
@@ -77,7 +77,7 @@ def export_study(
     """
     directory = Path(directory)
     study = store.studies.get(name)
-    _check_chosen(study)
+    chosen_number(study)
     if overwrite:
         check_directory(directory)
     else:
@@ -95,7 +95,7 @@ def write_export(
 ) -> list[Path]:
     """`export_study` with a dense model that is known to be the study's."""
     study = store.studies.get(name)
-    chosen = _check_chosen(study)
+    chosen = chosen_number(study)
     if not overwrite:
         check_export(directory, own_origins(study), _ADVICE)
     is_own = overwrite or (directory / "config.json").exists()
@@ -123,7 +123,7 @@ def write_export(
         pruned.save_pretrained(partial, include_base=include_base)
         tokenizer.save_pretrained(partial)
         (partial / MODEL_FILE).write_text(json.dumps(origin, indent=2) + "\n")
-        add_figures(partial, directory, card_figures(store.results.measurements(name), trial.number))
+        add_figures(partial, directory, _card_figures(store.results.measurements(name), trial.number))
         names = sorted(path.name for path in partial.iterdir())
         taken = [one for one in names if os.path.lexists(directory / one)]
         if taken and not is_own:
@@ -133,10 +133,34 @@ def write_export(
     return [directory / name for name in names]
 
 
-def _check_chosen(study: StudyRecord) -> int:
-    """The number of the chosen trial; a SearchError if there is none yet."""
-    if study.chosen_trial is None:
-        raise SearchError(
-            f"Study {study.name!r} has no chosen schedule yet: finish its search with `ftp-search resume {study.name}`."
-        )
-    return study.chosen_trial
+def _card_figures(measurements: Sequence[Measurement], trial: int) -> list[str]:
+    """Markdown lines of a trial's figures on the test examples, beside the dense model's; none if it has none."""
+    tested = [one for one in measurements if one.split == "test"]
+    dense = next((one for one in tested if one.variant == "dense"), None)
+    # The last is the one whose router the model has.
+    pruned = next((one for one in reversed(tested) if one.trial == trial), None)
+    if pruned is None:
+        return []
+    rows = [("dense", dense), ("pruned", pruned)]
+    lines = [
+        f"On {pruned.n_items} examples that nothing was chosen by, with 95 % intervals; latency is that of one prefill "
+        f"of {pruned.batch} x {pruned.length} tokens on the machine of the search, with quartiles.",
+        "",
+        "| | KL, nats per token | perplexity | accuracy | FLOPs saved | ms |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, row in rows:
+        if row is not None:
+            saved = "" if dense is None else f"{1 - row.flops / dense.flops:.1%}"
+            kl = _with_ends(row.kl, row.kl_low, row.kl_high, ".4f")
+            perplexity = _with_ends(row.perplexity, row.perplexity_low, row.perplexity_high, ".3f")
+            accuracy = _with_ends(row.accuracy, row.accuracy_low, row.accuracy_high, ".1%")
+            latency = _with_ends(row.latency_ms, row.latency_low_ms, row.latency_high_ms, ".1f")
+            lines.append(f"| {name} | {kl} | {perplexity} | {accuracy} | {saved} | {latency} |")
+    return lines
+
+
+def _with_ends(value: float | None, low: float | None, high: float | None, form: str) -> str:
+    if value is None:
+        return ""
+    return f"{value:{form}}" + ("" if low is None or high is None else f" [{low:{form}}, {high:{form}}]")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from ftp_core.schedule import SparsitySchedule
+from search.engine.trial_runner import work_spans
+from search.errors import SearchError
+from search.evaluators import Task
+from search.evaluators.local import LocalEvaluator
+from search.inputs.data import search_set
+from search.problem.objectives import Objectives
 from search.stages.candidates import best_at
 from search.stages.distill import distillation_config, schedules_to_distil, train_router, tune
 from search.stages.knee import choose_from_front, chosen_trial
 from search.stages.open_study import OpenStudy
 from search.stages.refine_rounds import begun, ended, last_number, was_worthwhile, why_last
 from search.stages.search_schedules import Search, search_schedules
-from search.stages.single_trial import add_trial
 from search.stages.stage_states import LAST_STAGES, Stages
+from search.stages.stored_router import StoredRouter
 from search.stages.study_costs import study_costs
-from studies import Trial
+from studies import Trial, TrialState
 from studies.pareto import study_volume, usable_front
 from studies.records.study_facts import Round, StudyFacts
 
@@ -29,7 +36,7 @@ def refine(study: OpenStudy, stages: Stages) -> None:
 
 def _refine(study: OpenStudy, stages: Stages) -> str:
     """Runs every round that is still missing and may help; returns the reason why fewer than wanted were made."""
-    first = _facts(study).first_round
+    first = study.facts.first_round
     for number in range(first, first + study.config.rounds):
         if not any(chosen_trial(study).schedule):
             return "There is no round: the chosen schedule skips nothing, so that no router has anything to decide."
@@ -68,13 +75,13 @@ def distill_again(study: OpenStudy, stages: Stages, chosen: Trial, router_steps:
     """
     config = distillation_config(study)
     config = replace(config, steps=router_steps or config.steps, seed=config.seed if seed is None else seed)
-    number, schedule = last_number(_facts(study)) + 1, SparsitySchedule(chosen.schedule)
+    number, schedule = last_number(study.facts) + 1, SparsitySchedule(chosen.schedule)
     with stages.stage(f"distill-{number}"):
         run = train_router(study, f"distill-{number}", chosen, [schedule], config)
         one = Round(number, run.number, run.number if run.beats_static else None)
         one = begun(one, study.store.trials.n_begun(study.name), _hypervolume(study))
         if run.beats_static:
-            chosen = add_trial(study, schedule, study.router(run.number), number, "distill", chosen.number)
+            chosen = _add_trial(study, schedule, study.router(run.number), number, "distill", chosen.number)
         _note(study, ended(one, int(run.beats_static), _hypervolume(study)))
         study.store.studies.choose_trial(study.name, chosen.number)
     return run.number
@@ -120,10 +127,45 @@ def _note(study: OpenStudy, one: Round) -> None:
 
 
 def _round(study: OpenStudy, number: int) -> Round:
-    one = _facts(study).round_of(number)
+    one = study.facts.round_of(number)
     assert one is not None
     return one
 
 
-def _facts(study: OpenStudy) -> StudyFacts:
-    return study.facts
+def _add_trial(
+    study: OpenStudy, schedule: SparsitySchedule, router: StoredRouter, round: int, proposer: str, parent: int
+) -> Trial:
+    """Evaluates a schedule on the search set under a trained router, and keeps it as a trial of a round.
+
+    Raises:
+        SearchError: It cannot be evaluated.
+    """
+    config = study.config
+    evaluation = LocalEvaluator(
+        study.workload.model.skipping,
+        search_set(config, study.workload),
+        router=router.router,
+        choices=config.min_accuracy is not None,
+    ).evaluate(Task(schedule))
+    if evaluation.error is not None:
+        raise SearchError(f"The schedule {schedule} cannot be evaluated with its new router: {evaluation.error}")
+    costs = study_costs(study, router)
+    values, violation = Objectives(costs.function(config.cost), config.min_accuracy)(schedule, evaluation.metrics)
+    trial = Trial(
+        number=study.store.trials.n_begun(study.name),
+        schedule=schedule,
+        values=values,
+        state=TrialState.FINISHED,
+        fidelity=1.0,
+        proposer=proposer,
+        seconds=evaluation.seconds,
+        finished_at=datetime.now(UTC),
+        metrics={**evaluation.metrics, **costs.of(schedule)},
+        constraint_violation=violation,
+        round=round,
+        router=router.number,
+        parents=(parent,),
+        work=work_spans([evaluation]),
+    )
+    study.store.trials.append(study.name, trial)
+    return trial

@@ -140,9 +140,7 @@ class _Choice:
                     f"{_percent(best.overall_sparsity)} has the lowest KL."
                 )
             return self.selection(best, "target_sparsity", why)
-        keeping = [m for m in near if self._retention(m) >= min_retention - _ROUNDING]
-        kept = f"{100 * min_retention:g} % {self._of_dense}"
-        keep = "that keeps" if len(keeping) == 1 else "that keep"
+        keeping, keep, kept = self._keeping(near, min_retention)
         best = keeping[0] if keeping else max(near, key=self._retention)
         if keeping and is_met:
             why = f"{_title(best)} has the lowest KL of {_count(keeping)}{self._where} at {asked} {keep} {kept}."
@@ -158,11 +156,15 @@ class _Choice:
             )
         return self.selection(best, "target_sparsity" if keeping else "min_retention", why)
 
+    def _keeping(self, points: Sequence[Measurement], min_retention: float) -> tuple[list[Measurement], str, str]:
+        """The points that keep a retention, and the words for that."""
+        keeping = [m for m in points if self._retention(m) >= min_retention - _ROUNDING]
+        keep = "that keeps" if len(keeping) == 1 else "that keep"
+        return keeping, keep, f"{100 * min_retention:g} % {self._of_dense}"
+
     def cheapest_that_keeps(self, min_retention: float) -> Selection:
         """The cheapest that keeps a retention."""
-        keeping = [m for m in self._left if self._retention(m) >= min_retention - _ROUNDING]
-        kept = f"{100 * min_retention:g} % {self._of_dense}"
-        keep = "that keeps" if len(keeping) == 1 else "that keep"
+        keeping, keep, kept = self._keeping(self._left, min_retention)
         if keeping:
             best = min(keeping, key=self._cost_of)
             why = f"{_title(best)} has the lowest {self._cost_words} of {_count(keeping)}{self._where} {keep} {kept}."

@@ -118,15 +118,9 @@ class Workload:
 
 
 def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> tuple[dict[str, list[Example]], int]:
-    """The examples of every split, as they come: prompts that are in several splits included.
+    """The examples of every split, as they come, and the number of those that repeat another one and are in none.
 
-    Args:
-        data: `demo` or the path of a JSONL file.
-        seed: Seed of the demo's streams or of the split of a file.
-        sizes: Number of examples that each split shall have.
-
-    Returns:
-        The splits, and the number of examples in the file that repeat another one and are in none.
+    Prompts that are in several splits are included.
 
     Raises:
         DataError: The file cannot be read, a line fits no known form, or there is too little of it.

@@ -18,12 +18,7 @@ _FEW = 8
 
 
 def n_protected_tokens(asked: KeepFirst, tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str]) -> int:
-    """The number of tokens at the beginning of every prompt that are protected.
-
-    Args:
-        asked: The number, or "system" for the system turn that all prompts begin with.
-        tokenizer: Tokenizer of the model.
-        prompts: All prompts, as text.
+    """Number of tokens at the beginning of every prompt that are protected; "system" asks for the system turn.
 
     Raises:
         DataError: The system turn is asked for, but prompts begin with none, or with different ones.

@@ -38,14 +38,8 @@ def check_same(study: StudyRecord, found: Mapping[str, str]) -> None:
 def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[str] = ("model", "data")) -> RunConfig:
     """The configuration with which a study goes on, with the place of its model as it is kept.
 
-    Args:
-        name: Name of the study.
-        before: Configuration so far.
-        config: Configuration with which it goes on.
-        needs: Those of model and data that have to be there.
-
     Raises:
-        SearchError: They are not where the study has them.
+        SearchError: What it needs of model and data is not where the study has it.
         ModelError: There is no such model where it is said to be.
     """
     for what, place, known in (("model", config.model, before.model), ("data", config.data, before.data)):

@@ -58,15 +58,8 @@ def beginning(
 ) -> Iterator[tuple[RunConfig, Workload]]:
     """Context of a new study, which is created once its model and data are loaded and its search can be made.
 
-    A study that it replaces stays until the new one evaluates its first schedule; if the context ends before that, it
-    stays for good, and nothing is left of the new one.
-
-    Args:
-        store: Database of the study.
-        name: Name of the study.
-        config: Configuration, as `usable` returns it.
-        view: View that draws progress.
-        overwrite: Whether it replaces a study of this name, and the results of one in its folder.
+    A study that it replaces, with its results, stays until the new one evaluates its first schedule; if the context
+    ends before that, it stays for good, and nothing is left of the new one.
 
     Yields:
         The configuration that it keeps, and its model and data.
@@ -131,16 +124,9 @@ def reopened(
 ) -> Pipeline:
     """The pipeline of a study that goes on with another configuration, which it keeps if model and data are its own.
 
-    Args:
-        store: Database of the study.
-        study: Record of the study.
-        config: New configuration; without a folder, that of before stays.
-        lease: Right to work on it.
-        view: View that draws progress.
-        asked: Settings that were asked for. If one of them says how long to search, a first search that ended before it
-            had all its trials goes on, and what rests on it is done anew; likewise the last refinement, if its trials
-            were asked for.
-        workload: Model and data, if they are loaded already.
+    Without a folder in the new configuration, that of before stays. If one of the settings that were asked for says how
+    long to search, a first search that ended before it had all its trials goes on, and what rests on it is done anew;
+    likewise the last refinement, if its trials were asked for.
 
     Raises:
         SearchError: Model or data are not those that the study began with, or not where it has them.

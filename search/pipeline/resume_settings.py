@@ -13,12 +13,6 @@ from studies.pareto import HALF_STEP, closest_to_sparsity
 def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig, asked: Collection[str]) -> None:
     """Refuses settings that ask a study that goes on for less than there is, or limit searches of which none can go on.
 
-    Args:
-        study: Record of the study.
-        trials: Its trials.
-        config: New configuration.
-        asked: Settings that were given.
-
     Raises:
         ConfigError: A setting is refused.
     """

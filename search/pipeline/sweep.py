@@ -55,9 +55,6 @@ def run_sweep(
         report: Callback that writes the report of a study into a folder, and returns its files.
         overwrite: Whether each replaces a study of its name, as it begins.
 
-    Returns:
-        The outcome of each, in their order.
-
     Raises:
         ConfigError: A study of one of the names is configured in another way.
         CoreError: A model does not exist, or data cannot be read.

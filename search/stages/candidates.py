@@ -43,13 +43,8 @@ def compared(
     """Lists the rows of the report: dense, uniform, static, dynamic, and refined, at the sparsity that was selected.
 
     The uniform one is a shortened prompt, and has the FLOPs that were selected: where blocks skip unevenly, or a router
-    has to be run, those are other than its overall sparsity would save.
-
-    Args:
-        study: The study.
-        selected: The trial that was selected.
-        router_run: Number of the router of the row "dynamic", distilled on what the first search found.
-        validated: Candidates as measured on validation examples, by which rows are chosen where there are any.
+    has to be run, those are other than its overall sparsity would save. The dynamic one has the router that was
+    distilled on what the first search found. Others are chosen by the validated candidates, where there are any.
     """
     trials = [trial for trial in study.trials() if trial.is_comparable]
     by_number = {one.trial: one.kl for one in validated}

@@ -63,15 +63,9 @@ def greedy_answers(
     router: Router,
     n_tokens: int = 32,
 ) -> list[str]:
-    """Texts that a model writes after each prompt if it always takes the likeliest token.
+    """Texts that a model writes after each prompt if it always takes the likeliest of at most `n_tokens` tokens.
 
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        examples: Prompts.
-        schedule: Schedule of the prompts; what is written runs every block.
-        router: Router that decides which tokens of the prompts are kept.
-        n_tokens: Most tokens to write.
+    The schedule is that of the prompts; what is written runs every block.
     """
     ends = _ends(model, tokenizer)
     return [
@@ -123,11 +117,7 @@ def first_words(
     schedule: SparsitySchedule,
     router: Router,
 ) -> list[tuple[int, bool]]:
-    """The likeliest token in place of the first one of each right answer that is more than white space.
-
-    Returns:
-        The token of each example, and whether it is that of the right answer.
-    """
+    """The likeliest token in place of each right answer's first one beyond white space, and whether it is that one."""
     found = []
     for group in _groups(examples):
         answers = [_first_word(tokenizer, one.continuations[one.answer]) for one in group]

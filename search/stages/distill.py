@@ -54,17 +54,9 @@ def train_router(
     schedules: Sequence[SparsitySchedule],
     config: DistillationConfig,
 ) -> RouterRun:
-    """Trains and keeps a router of each kind that is wanted, from where an earlier training stopped.
+    """Trains and keeps a router of each kind that is wanted, from where an earlier training of the stage stopped.
 
-    Args:
-        study: The study.
-        stage: Name of the stage that needs it.
-        chosen: Trial whose schedule it is for in the first place.
-        schedules: Schedules to train on.
-        config: Hyperparameters.
-
-    Returns:
-        The router with the lowest held-out KL.
+    Returns the one with the lowest held-out KL. It is for the chosen trial's schedule in the first place.
 
     Raises:
         CoreError: See `ftp_core.distill`.

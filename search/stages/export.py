@@ -24,12 +24,7 @@ _ADVICE = "name another directory, or replace it with --overwrite"
 
 
 def check_export(directory: Path, allowed: set[Origin], advice: str) -> None:
-    """Refuses to write a pruned model to a directory where it would replace another one.
-
-    Args:
-        directory: Directory, which need not exist.
-        allowed: Studies whose pruned model may be replaced.
-        advice: Way out, which the message ends with.
+    """Refuses to write a pruned model to a directory where it would replace one of a study that is not allowed.
 
     Raises:
         ForeignResultsError: It holds the pruned model of another study, or one that no study is known to have written.

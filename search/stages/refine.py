@@ -63,15 +63,7 @@ def _refine(study: OpenStudy, stages: Stages) -> str:
 def distill_again(study: OpenStudy, stages: Stages, chosen: Trial, router_steps: int | None, seed: int | None) -> int:
     """Distils a router for one trial's schedule, in a round without a search; the better of both trials is chosen.
 
-    Args:
-        study: The study.
-        stages: Its stages.
-        chosen: Trial with the schedule.
-        router_steps: Steps of the training; None for the study's own.
-        seed: Seed of the training; None for the study's own.
-
-    Returns:
-        Number of the router.
+    Steps and seed are the study's own for None. Returns the number of the router.
     """
     config = distillation_config(study)
     config = replace(config, steps=router_steps or config.steps, seed=config.seed if seed is None else seed)

@@ -77,15 +77,10 @@ def first_search(study: OpenStudy) -> None:
 
 
 def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
-    """Evaluates schedules until a condition ends it.
+    """Evaluates schedules, of certain costs, until a condition ends it.
 
     A refinement starts from what earlier searches found: their fronts are evaluated first where another router decides
     now, and proposers learn from them.
-
-    Args:
-        study: The study.
-        costs: Costs of its schedules with the search's router.
-        search: The search.
 
     Raises:
         ConfigError: No schedule keeps the latency; what can be known without costs, `check_search` has checked.

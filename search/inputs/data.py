@@ -143,13 +143,6 @@ def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int], ke
     the validation set, and there before it stays in the calibration set. The same goes for prompts that differ as text,
     but not as tokens.
 
-    Args:
-        model: See `RunConfig.model`.
-        data: See `RunConfig.data`.
-        seed: Seed of the demo's streams or of the split of a file.
-        sizes: Number of examples that each split shall have.
-        keep_first: Tokens at the beginning of every prompt that the model protects; "system" for the system turn.
-
     Raises:
         ModelError: The model cannot be loaded.
         DataError: The data cannot be read, or no example of a split is left: the model cannot be evaluated on them, or

@@ -38,18 +38,8 @@ Work = Callable[[OpenStudy], object]
 class Pipeline:
     """The stages of one study, each of which continues where the study stands.
 
-    One that has finished is not run again: for a search to go on, let it be forgotten (`Runs.forget_stages`).
-
-    Args:
-        store: Database of the study, which must exist.
-        name: Its name.
-        lease: Right to work on it.
-        view: View that draws progress.
-        config: Its configuration.
-        workload: Model and data, if they are loaded already.
-
-    Attributes:
-        config: Configuration of the study.
+    One that has finished is not run again: for a search to go on, let it be forgotten (`Runs.forget_stages`). Model and
+    data are loaded unless they are given.
 
     Raises:
         SearchError: Model or data are not those that the study began with, or prompts and new tokens to time do not fit
@@ -76,11 +66,9 @@ class Pipeline:
         self._stages = Stages(self._study)
 
     def run(self, report: Report, remeasure: bool = False) -> None:
-        """Runs every stage that is still missing.
+        """Runs every stage that is still missing; the report is written in any case.
 
-        Args:
-            report: Callback that writes the report, as the last stage, also if no other one is missing.
-            remeasure: Whether the latency profile is measured again first, and trials are predicted anew.
+        With `remeasure`, the latency profile is measured again first, and trials are predicted anew.
 
         Raises:
             SearchError: No trial keeps the constraints by the new profile; the study is left as it was.
@@ -101,15 +89,10 @@ class Pipeline:
     def distill_only(
         self, router_steps: int | None, seed: int | None, target_sparsity: float | None, report: Report
     ) -> None:
-        """Distils a new router for the chosen schedule and compares it on the test examples.
+        """Distils a new router for the chosen schedule, and compares it on the test examples.
 
-        It is chosen if it beats the static one.
-
-        Args:
-            router_steps: Steps of its training; None for the study's own.
-            seed: Seed of its training; None for the study's own.
-            target_sparsity: Choose the front's best schedule at this overall sparsity first; see `at_target`.
-            report: Callback that writes the report.
+        It is chosen if it beats the static one. Steps and seed of the training are the study's own for None; at a
+        target sparsity, the front's best schedule there is chosen first (`at_target`).
 
         Raises:
             SearchError: No schedule is chosen yet, or the chosen one skips nothing.

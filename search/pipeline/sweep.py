@@ -47,13 +47,8 @@ def run_sweep(
 ) -> list[Outcome]:
     """Runs the studies of a sweep: those that have finished are left alone, one that fails stops no other.
 
-    Args:
-        sweep: Studies to run.
-        store: Database of the studies.
-        view: View that draws the progress of each study.
-        say: Callback for a line when a study begins, and when one fails.
-        report: Callback that writes the report of a study into a folder, and returns its files.
-        overwrite: Whether each replaces a study of its name, as it begins.
+    A line is said when a study begins, and when one fails. With `overwrite`, each replaces a study of its name as it
+    begins.
 
     Raises:
         ConfigError: A study of one of the names is configured in another way.

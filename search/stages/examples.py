@@ -47,19 +47,12 @@ def collect_examples(
     selected: str,
     on_step: Callable[[], None] = lambda: None,
 ) -> ReportExamples:
-    """Looks at the items of the test set one by one.
+    """Looks at the items of the test set one by one, in `n_steps` steps.
 
     Multiple-choice items are answered with the likeliest choice, and where there are some, they alone are counted as
     answered differently, lost or won. In data without any, every item counts: its answer is then the likeliest token in
     place of the first one of the right answer that is more than white space, and its greedy continuation is shown.
-
-    Args:
-        model: The model.
-        tokenizer: Its tokenizer.
-        examples: Test set.
-        variants: Schedules and routers by name, "dense" among them.
-        selected: Name of the one that prompts and disagreements are drawn with.
-        on_step: Callback after each of `n_steps` steps.
+    Prompts and disagreements are drawn with the selected variant, beside the dense one.
 
     Raises:
         SearchError: The dense or the selected variant is missing.

@@ -30,7 +30,7 @@ _QUALITY_BATCH = 16
 
 @dataclass(frozen=True)
 class Variant:
-    """A schedule with a router, to be measured; `name` and `trial` are those of its `Measurement`."""
+    """A schedule with a router, to be measured; name and trial are those of its `Measurement`."""
 
     name: str
     schedule: SparsitySchedule

@@ -17,16 +17,7 @@ from studies.store.results_folder import claim_results
 
 @dataclass(frozen=True)
 class OpenStudy:
-    """A study as every stage of its pipeline needs it.
-
-    Attributes:
-        store: Database of the study.
-        name: Its name.
-        lease: Right to work on it.
-        config: Its configuration.
-        workload: Its model and data.
-        view: View that draws progress.
-    """
+    """A study as every stage of its pipeline needs it: with the right to work on it, its model and data, and a view."""
 
     store: StudyStore
     name: str

@@ -25,14 +25,10 @@ _OTHERS = {"flops": "arithmetic", "kv_bytes": "KV cache"}
 
 @dataclass(frozen=True)
 class Selection:
-    """The selected point, and why it was.
+    """The selected point as measured on validation examples, the rule that decided in the end, and the reason.
 
-    Attributes:
-        measurement: The point, as it was measured on validation examples.
-        rule: The demand that decided in the end, or the knee where there is none.
-        reason: The reason, in a sentence or two with figures.
-        retention: Share of the dense model's quality that it keeps, see `Measurement.retention`; by perplexity where
-            the dense model only guesses.
+    `retention` is the share of the dense model's quality that it keeps, see `Measurement.retention`; by perplexity
+    where the dense model only guesses.
     """
 
     measurement: Measurement
@@ -52,7 +48,7 @@ def select(
     latency: Literal["measured", "predicted"] = "measured",
     chance: float | None = None,
 ) -> Selection:
-    """Selects the point to report and to export.
+    """Selects the point to report and to export, among points measured on validation examples.
 
     1. Candidates beyond the largest latency are out. If all are, the fastest is taken.
     2. With a target sparsity those count that are within half a grid step of it, or else the nearest. The one with the
@@ -61,20 +57,10 @@ def select(
     4. Without either, the knee of KL against the cost.
 
     Where none keeps the retention, the one that keeps most is taken. Retention is the share of the dense model's
-    accuracy; where the data has no choices, or the dense model answers them no better than chance, the ratio of
+    accuracy; where the data has no choices, or the dense model answers them no better than `chance`, the ratio of
     perplexities, dense to pruned. Of equals the one with the lower KL is taken, then the earlier trial. A candidate
-    whose KL, cost or latency is not finite is none.
-
-    Args:
-        candidates: The points, measured on validation examples.
-        dense: The dense model, measured on the same.
-        cost: Cost that KL is traded against. Latency is the dense model's, divided by each point's speed-up in the same
-            turns, where that was measured, as the machine's pace may change between turns.
-        target_sparsity: Overall sparsity to have.
-        max_latency_ms: Largest latency to have.
-        min_retention: Least retention to have.
-        latency: Origin of `latency_ms` of the points, which the reason names.
-        chance: Accuracy of guessing on these examples; None where it is not known.
+    whose KL, cost or latency is not finite is none. As a cost, latency is the dense model's, divided by each point's
+    speed-up in the same turns, where that was measured, as the machine's pace may change between turns.
 
     Raises:
         SearchError: There is no candidate with finite figures, or something was measured on other than validation

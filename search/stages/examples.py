@@ -91,7 +91,7 @@ def _kl_ratios(items: Mapping[str, Sequence[ItemQuality]], selected: str) -> dic
 
 
 def n_steps(n_examples: int, n_variants: int) -> int:
-    """Number of steps of `collect_exhibits`: batches of each variant and of the dense answers, and texts."""
+    """Number of steps of `collect_examples`: batches of each variant and of the dense answers, and texts."""
     return (n_variants + 1) * -(-n_examples // _AT_ONCE) + 2 * _STEPS_OF_LOOK
 
 

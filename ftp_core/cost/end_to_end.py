@@ -1,4 +1,7 @@
-"""Times generation until given numbers of new tokens are known."""
+"""Times generation until given numbers of new tokens are known.
+
+Shapes: B rows, L tokens of a row.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 @torch.inference_mode()
 def time_generation(
     model: SkippingModel,
-    ids: Tensor,
+    ids_BL: Tensor,
     variants: Sequence[Variant],
     new_tokens: Sequence[int],
     *,
@@ -33,7 +36,7 @@ def time_generation(
 
     Args:
         model: The model.
-        ids: Prompts of equal length `[B, L]`.
+        ids_BL: Prompts of equal length.
         variants: Ways to run it.
         new_tokens: Numbers of new tokens, each at least 1; one run times them all.
         repeats: Turns, after one to warm up.
@@ -54,13 +57,13 @@ def time_generation(
         raise DataError(
             f"new_tokens is {list(new_tokens)}, but must be numbers of at least 1, the prefill's own token."
         )
-    if not ids.shape[1] or marks[-1] > room_for_new_tokens(ids.shape[1], model.context):
+    if not ids_BL.shape[1] or marks[-1] > room_for_new_tokens(ids_BL.shape[1], model.context):
         raise DataError(
-            f"Prompts of {ids.shape[1]} tokens and {marks[-1]} new ones do not fit into the {model.context} that the "
-            "model reads: expected at least one token of a prompt, and no more than that together."
+            f"Prompts of {ids_BL.shape[1]} tokens and {marks[-1]} new ones do not fit into the {model.context} that "
+            "the model reads: expected at least one token of a prompt, and no more than that together."
         )
-    prompts, ticks = ids.to(model.device), timer or timer_of(model.device)
-    runs = [partial(generation_ms, way.step_of(model.model), prompts, marks, ticks) for way in variants]
+    prompts_BL, ticks = ids_BL.to(model.device), timer or timer_of(model.device)
+    runs = [partial(generation_ms, way.step_of(model.model), prompts_BL, marks, ticks) for way in variants]
     turns = take_turns(runs, repeats, on_run, lambda so_far: goes_on([[ms[-1] for ms in own] for own in so_far]))
     return [dict(zip(marks, zip(*own, strict=True), strict=True)) for own in turns]
 

@@ -1,4 +1,7 @@
-"""Counts the memory of a schedule: keys and values, the peak of a prefill, and the peak of a run as it is."""
+"""Counts the memory of a schedule: keys and values, the peak of a prefill, and the peak of a run as it is.
+
+Shapes: B rows, L tokens of a row, D hidden width.
+"""
 
 from __future__ import annotations
 
@@ -99,18 +102,18 @@ def peak_activation_bytes(
         with torch.random.fork_rng(devices=()):
             router = _DecidesAsStatic(window).requires_grad_(False).to(model.device)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        ids = torch.zeros(batch, length, dtype=torch.long, device=model.device)
+        ids_BL = torch.zeros(batch, length, dtype=torch.long, device=model.device)
     storages = _StorageMode()
     with storages:
         # As in `SkippingModel.prefill`. Routing works on real numbers, since shapes depend on them.
-        lengths = torch.full((batch,), length, device=model.device)
-        state = RoutingState.padded_right(lengths, length, model.keep_first)
+        lengths_B = torch.full((batch,), length, device=model.device)
+        state = RoutingState.padded_right(lengths_B, length, model.keep_first)
         cache = FTPCache(model.family.windows(model.model))
         handler = PromptPass(model.model, model.family, schedule, router, state, state.real, cache)
-        hidden = model.run(handler, ids, past_key_values=cache, use_cache=True)
-        last_hidden = hidden[torch.arange(batch, device=model.device), lengths - 1]
-        del hidden
-        model.logits(last_hidden)
+        hidden_BLD = model.run(handler, ids_BL, past_key_values=cache, use_cache=True)
+        last_hidden_BD = hidden_BLD[torch.arange(batch, device=model.device), lengths_B - 1]
+        del hidden_BLD
+        model.logits(last_hidden_BD)
     return storages.peak_bytes
 
 

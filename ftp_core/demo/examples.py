@@ -14,12 +14,8 @@ _FIRST_OF_GROUP = (0, 3, 6, 9, 12, 15, 20)
 def demo_examples(split: Split, n: int, seed: int = 0) -> list[Example]:
     """The first `n` items of a split: a story with one question, four choices, one of them right.
 
-    The group is the number of statements after the one with the answer: "distance 0-2", "distance 3-5", ...
-
-    Args:
-        split: "calibration", "validation" or "test"; their random streams are disjoint.
-        n: Number of items.
-        seed: Seed of the stream.
+    Random streams of the splits are disjoint. The group of an item is the number of statements after the one with the
+    answer: "distance 0-2", "distance 3-5", ...
     """
     return [example_of(story) for story in islice(stories(split, seed), n)]
 

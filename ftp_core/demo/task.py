@@ -200,16 +200,9 @@ def _lengthen(rng: random.Random, statements: list[str]) -> None:
 
 
 def make_story(split: Split, seed: int, index: int, level: Difficulty = FULL, n_questions: int = 1) -> Story:
-    """Draws one story with up to `n_questions` questions about different facts.
+    """Draws story `index` of a split and a seed, with up to `n_questions` questions about different facts.
 
     The same arguments always give the same one; streams of different splits are disjoint.
-
-    Args:
-        split: Split of the stream.
-        seed: Seed of the stream.
-        index: Position in the stream.
-        level: Difficulty of the story.
-        n_questions: Most questions to ask.
     """
     rng = random.Random(f"{split}/{seed}/{index}")
     n_statements = rng.randint(level.min_statements, level.max_statements)

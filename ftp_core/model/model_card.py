@@ -24,13 +24,7 @@ def write_card(config: FTPConfig, folder: Path, beside: Path) -> None:
 
 
 def add_figures(folder: Path, beside: Path, figures: Sequence[str]) -> None:
-    """Puts figures into a card that was just written, or removes it where there is one that people wrote.
-
-    Args:
-        folder: Folder of the card.
-        beside: Directory of the model, where it will lie.
-        figures: Lines of Markdown on measurements; none if there are none.
-    """
+    """Puts figures, lines of Markdown, into a card just written, or removes it if people wrote one in `beside`."""
     card = folder / CARD
     if not _may_replace(beside / CARD):
         card.unlink(missing_ok=True)

@@ -18,12 +18,8 @@ from ftp_core.schedule import kept_count
 def n_protected(keep_first: int, kept: int) -> int:
     """Number of tokens at a prompt's beginning that a block keeps whatever the router thinks of them.
 
-    All that are to be protected, or where the block keeps no more than these, all but one of what it keeps: something
-    is left to the router, which is the most recent token if it is the static one.
-
-    Args:
-        keep_first: Number of tokens to protect.
-        kept: Tokens of the prompt that the block keeps, at least 1.
+    All `keep_first` that are to be protected, or where the block keeps no more than these, all but one that it keeps:
+    one is left to the router, which is the most recent token if it is the static one.
     """
     return min(keep_first, kept - 1)
 

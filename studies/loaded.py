@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class LoadedStudy:
-    """What a study knows, read anew with every call, so that a running search can be watched.
+    """A study, read anew with every call, so that a running search can be watched.
 
     Args:
-        store: Where it lives.
+        store: Store of the study.
         name: Its name.
 
     Raises:
@@ -71,7 +71,7 @@ class LoadedStudy:
         return best_point(front(self._store.trials.of(self.name)), target_sparsity)
 
     def hypervolume(self, reference: Sequence[float] | None = None) -> float:
-        """What the front dominates: up to `reference` on the scales of the objectives, or as reports measure it.
+        """Hypervolume of the front, up to `reference` on the scales of the objectives, or as reports measure it.
 
         Args:
             reference: A corner; None for that of `front_volume`, with KL counted as its logarithm.

@@ -67,10 +67,10 @@ def check_clock(measurements: Sequence[Measurement], split: str) -> ClockCheck |
 
     Args:
         measurements: Measurements of a study.
-        split: Whose sitting: "validation" or "test".
+        split: "validation" or "test".
 
     Returns:
-        None where the dense model was not measured then, or by an earlier version, which did not time it twice.
+        None where the dense model was not measured then, or not timed twice in a turn.
     """
     own = [m for m in measurements if m.split == split and m.speedup is not None]
     dense = next((m for m in own if m.variant == "dense"), None)

@@ -15,17 +15,11 @@ MOST_OFF = 0.25
 
 @dataclass(frozen=True)
 class Prediction:
-    """A latency that was predicted, and measured later.
+    """A latency that was predicted, and measured later."""
 
-    Attributes:
-        what: "dense", or "selected".
-        predicted_ms: By the study's profile.
-        measured_ms: On the clock.
-    """
-
-    what: str
-    predicted_ms: float
-    measured_ms: float
+    what: str  # "dense", or "selected"
+    predicted_ms: float  # by the study's profile
+    measured_ms: float  # on the clock
 
     @property
     def ratio(self) -> float:
@@ -44,15 +38,10 @@ class Prediction:
 
 @dataclass(frozen=True)
 class LatencyPredictions:
-    """Reliability of the latencies that a study predicts.
+    """Reliability of the latencies that a study predicts."""
 
-    Attributes:
-        doubts: Reasons not to rely on its profile, one phrase each; empty if there are none.
-        compared: Predictions that were measured later.
-    """
-
-    doubts: tuple[str, ...] = ()
-    compared: tuple[Prediction, ...] = ()
+    doubts: tuple[str, ...] = ()  # reasons not to rely on its profile, one phrase each; empty if there are none
+    compared: tuple[Prediction, ...] = ()  # predictions that were measured later
 
     @property
     def is_doubtful(self) -> bool:
@@ -118,7 +107,7 @@ def _of_dense(study: StudyRecord, trials: Sequence[Trial]) -> float | None:
 
 
 def _predicted_ms(study: StudyRecord, trial: Trial) -> float | None:
-    """Predicted latency of a trial; earlier versions kept it among its objective values alone."""
+    """Predicted latency of a trial, a metric or an objective."""
     known = trial.metrics.get("latency_ms")
     if known is None and "latency_ms" in study.objectives and trial.values is not None:
         known = trial.values[study.objectives.index("latency_ms")]

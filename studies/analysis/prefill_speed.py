@@ -10,19 +10,12 @@ from studies.records.measurement import Measurement
 
 @dataclass(frozen=True)
 class PrefillSpeedup:
-    """A measured speed-up of a prefill over the dense model's.
+    """A measured speed-up of a prefill over the dense model's."""
 
-    Attributes:
-        ratio: The speed-up; see `Measurement.speedup`.
-        low: Lower end of its 95 % interval; None where that is not known.
-        high: Upper end of it.
-        unknown: Reason why the interval is not known; empty where it is.
-    """
-
-    ratio: float
-    low: float | None = None
-    high: float | None = None
-    unknown: str = ""
+    ratio: float  # the speed-up; see `Measurement.speedup`
+    low: float | None = None  # lower end of its 95 % interval; None where that is not known
+    high: float | None = None  # upper end of it
+    unknown: str = ""  # reason why the interval is not known; empty where it is
 
     @property
     def is_faster(self) -> bool | None:

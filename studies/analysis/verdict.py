@@ -26,15 +26,10 @@ _UNNAMED = "candidate"
 
 @dataclass(frozen=True)
 class NextStep:
-    """Something to do with what a study found.
+    """Something to do with what a study found."""
 
-    Attributes:
-        words: Its purpose.
-        command: The command, on a command line or in Python.
-    """
-
-    words: str
-    command: str
+    words: str  # its purpose
+    command: str  # the command, on a command line or in Python
 
 
 def selected_point(tested: Sequence[Measurement], selection: SelectionRecord | None) -> Measurement | None:

@@ -36,8 +36,8 @@ class FinishedTrials:
     """The trials of a database's studies as far as they have finished; threads may share it.
 
     Args:
-        database: Where they live.
-        spaces: What their parameters were drawn from.
+        database: Database of the studies.
+        spaces: Distributions of their parameters.
     """
 
     def __init__(self, database: Database, spaces: Spaces) -> None:

@@ -37,7 +37,7 @@ class RunningTrials:
     """The running trials that were begun through one storage; threads may share it.
 
     Args:
-        database: Where they live.
+        database: Database of the studies.
     """
 
     def __init__(self, database: Database) -> None:

@@ -54,7 +54,7 @@ class StudyStorage(BaseStorage):
     Args:
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`; or a database that is open already.
         create: Whether a SQLite file that does not exist becomes a database.
-        patience_s: How long a database that answered before may be away, in seconds.
+        patience_s: Longest absence of a database that answered before, in seconds.
 
     Raises:
         StorageError: The database cannot be opened. Its schema is made or checked here.

@@ -1,4 +1,4 @@
-"""How fast a schedule generates: its prompt and then new tokens, end to end."""
+"""End-to-end speed of generation: a prompt and then new tokens."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class GenerationSpeed:
         latency_ms: Median of the timed runs.
         latency_low_ms: First quartile of the timed runs.
         latency_high_ms: Third quartile of the timed runs.
-        repeats: How often it was timed.
-        speedup: How many times as fast as the dense model; None for the dense model itself.
+        repeats: Timed runs.
+        speedup: Times as fast as the dense model; None for the dense model itself.
         speedup_low: Lower end of its 95 % interval.
         speedup_high: Upper end of it.
     """
@@ -52,7 +52,7 @@ class GenerationSpeed:
 
     @property
     def differs(self) -> bool | None:
-        """Whether its speed differs from the dense model's beyond the clock's noise; None where that is not known."""
+        """True if its speed differs from the dense model's beyond the clock's noise; None if unknown."""
         if self.speedup_low is None or self.speedup_high is None:
             return None
         return not self.speedup_low <= 1 <= self.speedup_high

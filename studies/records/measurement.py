@@ -1,4 +1,4 @@
-"""What a schedule really does: quality on held-out examples, and what it takes."""
+"""Measurements of schedules: quality on held-out examples, and time."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Measurement:
-    """What a schedule with a router really does on held-out data and on the clock.
+    """Measured quality and speed of a schedule with a router.
 
     Attributes:
-        variant: Which router and schedule ran: "dense"; "uniform" (the same sparsity in every block with the static
+        variant: Schedule and router that ran: "dense"; "uniform" (the same sparsity in every block with the static
             router, which is a shorter prompt, at about the selected point's FLOPs); "static" (a schedule that the first
             search found, with its static router); "dynamic" (that schedule with the first distilled router); "refined"
             (what a refinement found); "candidate" (a point of the front, whichever router it has).
         trial: Number of the trial whose schedule it is; None for dense and uniform.
         schedule: Share of tokens skipped, one per block.
         kl: Mean KL(dense || pruned) per completion token, nats.
-        perplexity: Of the completions.
+        perplexity: Perplexity of the completions.
         accuracy: Share of multiple-choice items answered right; None if the data has no choices.
         accuracy_low: Lower end of its 95 % Wilson interval.
         accuracy_high: Upper end of its 95 % Wilson interval.
@@ -25,22 +25,22 @@ class Measurement:
         latency_ms: Median of the timed runs, one prefill of `batch` rows of `length` tokens.
         latency_low_ms: First quartile of the timed runs.
         latency_high_ms: Third quartile of the timed runs.
-        repeats: How often it was timed.
+        repeats: Number of timed runs.
         batch: Rows of the timed input.
         length: Tokens in each row of the timed input.
-        flops: Of the timed input, the router's own included.
+        flops: FLOPs of the timed input, the router's own included.
         n_choice_items: Multiple-choice items that accuracy was counted on.
-        kv_bytes: Of the keys and values that the timed input leaves behind; None where an earlier version measured.
-        split: Which examples quality was computed on: "validation" for what selection may see, "test" for the report.
+        kv_bytes: Bytes of the keys and values that the timed input leaves behind.
+        split: Examples of the quality: "validation" for what selection may see, "test" for the report.
         router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
-        kl_low: Lower end of the 95 % bootstrap interval of `kl` over items; None where an earlier version measured.
+        kl_low: Lower end of the 95 % bootstrap interval of `kl` over items; None if it has none.
         kl_high: Upper end of it.
         perplexity_low: Lower end of the 95 % bootstrap interval of `perplexity` over items.
         perplexity_high: Upper end of it.
-        peak_bytes: Predicted peak memory of the timed prefill's activations; None where it is not known.
+        peak_bytes: Predicted peak memory of the timed prefill's activations; None if unknown.
         speedup: Median over the timed turns of the dense model's time by the variant's in the same turn. Of "dense" it
             is what the dense model came to against itself, timed once more in every turn: 1, but for what disturbed
-            the clock. None where an earlier version measured.
+            the clock. None if it was not timed in turns with the dense model.
         speedup_low: Lower end of its distribution-free 95 % interval; None where there were fewer than six turns.
         speedup_high: Upper end of it.
     """
@@ -80,13 +80,13 @@ class Measurement:
         return sum(self.schedule) / len(self.schedule)
 
     def retention(self, dense: Measurement | None) -> float | None:
-        """What is kept of the dense model: accuracy as a share of its; without choices, its perplexity by the own one.
+        """Share of the dense model's quality: the ratio of accuracies, or without choices that of perplexities.
 
         Args:
             dense: The dense model, measured on the same examples.
 
         Returns:
-            The share; None where the dense model is not known, has nothing right, or only one of both has choices.
+            The share; None where the dense model was not measured, has nothing right, or only one of both has choices.
         """
         if dense is None:
             return None

@@ -1,4 +1,4 @@
-"""What objectives are called and measured in, for whoever shows their values."""
+"""Names and units of objectives."""
 
 from __future__ import annotations
 
@@ -8,21 +8,13 @@ from typing import Literal, get_args
 
 @dataclass(frozen=True)
 class Objective:
-    """How the values of one objective are shown.
+    """Name and unit of an objective as they are shown."""
 
-    Attributes:
-        name: What studies keep it under.
-        title: What it is, in words.
-        unit: What people read it in.
-        source: Beside the unit, in the heading of a narrow column: where the number comes from.
-        per_unit: How much of what is stored makes one unit.
-    """
-
-    name: str
-    title: str
-    unit: str
-    source: str = ""
-    per_unit: float = 1.0
+    name: str  # key in studies
+    title: str  # in words
+    unit: str  # unit that people read
+    source: str = ""  # beside the unit, in the heading of a narrow column: where the number comes from
+    per_unit: float = 1.0  # stored value of one unit
 
     @property
     def axis(self) -> str:
@@ -55,12 +47,12 @@ _KNOWN = {
 }
 
 
-# What trials keep beside their objectives, as far as it is known, and what is an objective unless another is named.
+# Costs that trials keep as metrics; the default one is an objective unless another is named.
 CostName = Literal["latency_ms", "flops", "kv_bytes"]
 COSTS: tuple[CostName, ...] = get_args(CostName)
 DEFAULT_COST: CostName = "latency_ms"
 
 
 def objective(name: str) -> Objective:
-    """How an objective is shown; one of which nothing is known goes by its name, without a unit."""
+    """An objective by its name; an unknown one has no unit."""
     return _KNOWN.get(name, Objective(name, name, ""))

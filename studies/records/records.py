@@ -1,4 +1,4 @@
-"""What a study remembers, as plain values: what the database gives back and what dashboards draw."""
+"""Plain values that a store gives back: studies, stages, routers, examples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from studies.records.study_facts import StudyFacts
 
 
 class StudyState(enum.StrEnum):
-    """Where a study stands; `FAILED` and `STOPPED` can be resumed."""
+    """State of a study; `FAILED` and `STOPPED` ones can be resumed."""
 
     CREATED = "created"
     RUNNING = "running"
@@ -60,7 +60,7 @@ class StageRecord:
     Attributes:
         name: "search", "tune", "distill-1", "refine-1", "distill-2", ..., "measure", "select", "test", "time",
             "export" or "report".
-        state: Where it stands.
+        state: State of its last run.
         began_at: When it began, UTC.
         ended_at: When it ended, UTC; None while it runs, and if its process was killed.
     """
@@ -72,17 +72,17 @@ class StageRecord:
 
     @property
     def seconds(self) -> float | None:
-        """How long it took; None if it has not ended."""
+        """Duration; None if it has not ended."""
         return None if self.ended_at is None else (self.ended_at - self.began_at).total_seconds()
 
 
 @dataclass(frozen=True)
 class ProposerState:
-    """What a proposer keeps in a study between runs.
+    """State that a proposer keeps in a study between runs.
 
     Attributes:
         proposer: Its name, which trials are labelled with.
-        state: What it keeps: plain values, as JSON knows them.
+        state: Plain values, as JSON knows them.
         updated_at: When that was written, UTC.
     """
 
@@ -135,7 +135,7 @@ class RouterRun:
 
     @property
     def beats_static(self) -> bool:
-        """Whether training found a router with a lower held-out KL than the static one's decisions had."""
+        """True if training found a router with a lower held-out KL than the static one's decisions had."""
         return self.held_out_kl < self.static_kl
 
 
@@ -148,8 +148,8 @@ class RoutedPrompt:
         blocks_run: For each token, how many blocks it runs.
         n_blocks: Blocks of the model.
         expected: The right answer's text.
-        dense: What the dense model answers: its likeliest choice, or its greedy continuation.
-        pruned: What the selected model answers.
+        dense: Answer of the dense model: its likeliest choice, or its greedy continuation.
+        pruned: Answer of the selected model.
     """
 
     tokens: tuple[str, ...]
@@ -184,8 +184,8 @@ class Disagreement:
     Attributes:
         prompt: Its text.
         expected: The right answer's text.
-        dense: What the dense model answers.
-        pruned: What the selected model answers.
+        dense: Answer of the dense model.
+        pruned: Answer of the selected model.
         kl: KL(dense || pruned) per token of the right answer, nats.
         group: Its group; None if the data has none.
     """
@@ -200,17 +200,17 @@ class Disagreement:
 
 @dataclass(frozen=True)
 class ReportExamples:
-    """What a report shows of single prompts and items of the test set.
+    """Examples and completions that a report shows, from the test set.
 
     Attributes:
         prompts: A few prompts with the blocks that each token runs.
         groups: Accuracy by group, in the groups' natural order; empty if the data has no groups or no choices.
         disagreements: The worst items, highest KL first: those answered differently before all others.
-        n_disagreements: How many items are answered differently.
-        n_lost: Of those, how many the dense model had right and the selected one has wrong.
+        n_disagreements: Items answered differently.
+        n_lost: Those that the dense model has right and the selected one wrong.
         n_won: The other way round.
         n_items: Items looked at.
-        kl_ratios: Of each other row with a name but dense, the 95 % bootstrap interval of the selected row's KL as a
+        kl_ratios: For each other row with a name but dense, the 95 % bootstrap interval of the selected row's KL as a
             share of its KL; items are drawn for both together.
     """
 
@@ -242,11 +242,11 @@ class StudyRecord:
 
     Attributes:
         name: Unique in its database.
-        state: Where it stands.
+        state: State of its last run.
         created_at: When it was created, UTC.
-        config: How it was configured, enough to resume it.
+        config: Configuration, enough to resume it.
         objectives: Names of the objectives, in the order of `Trial.values`.
-        facts: What is found out about it beside its trials.
+        facts: Facts beside its trials.
         chosen_trial: Number of the trial that was chosen from the front, once it was: after a search the one to distil
             a router for, after selection the one to export.
     """

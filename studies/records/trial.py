@@ -55,7 +55,7 @@ class Trial:
         schedule: Share of tokens skipped, one per block.
         proposer: Name of the proposer of the schedule: "deap", "tpe", "initial design", ...
         parents: Numbers of the trials that the schedule was made from; empty if it came by chance or from a model, if
-            they are not of this study, and where an earlier version searched.
+            they are not of this study.
         state: Running, or how it ended.
         values: Objective values in the study's order, lower is better; None if the trial failed or is running.
         metrics: Figures beside the objectives, for example `perplexity`.
@@ -68,7 +68,7 @@ class Trial:
         round: Search of the study that it belongs to: 0 is the first one, n the n-th refinement.
         router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
         work: Times at which workers evaluated it, attempts that failed included; empty if its figures were known from
-            elsewhere, and where an earlier version searched.
+            elsewhere.
     """
 
     number: int

@@ -40,7 +40,7 @@ class Database:
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
         create: Whether a SQLite file that does not exist, or is empty, becomes a database; one that can only be read is
             refused then.
-        patience_s: How long a database that answered before may be away, in seconds.
+        patience_s: Longest absence of a database that answered before, in seconds.
         any_revision: Leave the schema as it is found, whichever it is: for migrations.
 
     Raises:

@@ -40,19 +40,12 @@ _NOTHING: Mapping[str, Any] = {}
 
 @dataclass(frozen=True)
 class WorkColumns:
-    """When workers were at trials, see `WorkSpan`; those of one trial in their order.
+    """When workers were at trials, see `WorkSpan`; those of one trial in their order."""
 
-    Attributes:
-        trial: [m] Number of the trial.
-        worker: [m] Place of the worker in `TrialColumns.workers`.
-        began_at: [m] Seconds since 1970.
-        seconds: [m] How long.
-    """
-
-    trial: NDArray[np.int64]
-    worker: NDArray[np.int16]
-    began_at: Floats
-    seconds: Floats
+    trial: NDArray[np.int64]  # [m] Number of the trial
+    worker: NDArray[np.int16]  # [m] Place of the worker in `TrialColumns.workers`
+    began_at: Floats  # [m] Seconds since 1970
+    seconds: Floats  # [m] How long
 
     def __len__(self) -> int:
         return len(self.trial)

@@ -31,21 +31,13 @@ _lease = schema.lease.c
 
 @dataclass(frozen=True)
 class Holder:
-    """Process that holds a lease.
+    """Process that holds a lease."""
 
-    Attributes:
-        owner: Identifier drawn anew for each lease.
-        host: The machine, with the process namespace in which `pid` means something.
-        pid: The process.
-        age_s: Seconds since it was acquired.
-        silent_s: Seconds since it was renewed.
-    """
-
-    owner: str
-    host: str
-    pid: int
-    age_s: float
-    silent_s: float
+    owner: str  # identifier drawn anew for each lease
+    host: str  # the machine, with the process namespace in which `pid` means something
+    pid: int  # the process
+    age_s: float  # seconds since it was acquired
+    silent_s: float  # seconds since it was renewed
 
     @property
     def alive(self) -> bool:

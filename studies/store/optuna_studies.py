@@ -21,19 +21,12 @@ _study, _trial, _run = schema.study.c, schema.trial.c, schema.search_run.c
 
 @dataclass(frozen=True)
 class OptunaStudy:
-    """A study that came from Optuna, or that a client of Optuna made.
+    """A study that came from Optuna, or that a client of Optuna made."""
 
-    Attributes:
-        name: Its name.
-        directions: For each objective, whether it is minimised or maximised, in Optuna's words.
-        trials: Trials by their state, in Optuna's words.
-        attributes: What its users say of it.
-    """
-
-    name: str
-    directions: tuple[str, ...]
-    trials: Mapping[str, int]
-    attributes: Mapping[str, Any]
+    name: str  # its name
+    directions: tuple[str, ...]  # for each objective, whether it is minimised or maximised, in Optuna's words
+    trials: Mapping[str, int]  # trials by their state, in Optuna's words
+    attributes: Mapping[str, Any]  # what its users say of it
 
     @property
     def n_ended(self) -> int:

@@ -7,9 +7,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Self
 
+from sqlalchemy.engine import URL
+
 from studies.optuna_storage.storage import StudyStorage
 from studies.sql.database import DEFAULT_PATIENCE_S, Database
-from studies.store.artifacts import artifact_folder
+from studies.sql.location import database_file
 from studies.store.columns import Columns
 from studies.store.evaluations import Evaluations
 from studies.store.lease import Lease
@@ -32,7 +34,7 @@ class StudyStore:
     Args:
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
         create: Whether a SQLite file that does not exist, or is empty, becomes a database.
-        patience_s: How long a database that answered before may be away, in seconds.
+        patience_s: Longest absence of a database that answered before, in seconds.
         artifacts: Folder of unfinished work; None for the database's own.
         remember_names: Look up the id of a study once. Not where other processes may delete a study, and begin another
             one of its name, meanwhile.
@@ -114,3 +116,16 @@ class StudyStore:
         with Lease(self._database, study_id, name):
             self.storage.delete_study(study_id)
         self._names.forget(name)
+
+
+def artifact_folder(url: URL) -> Path | None:
+    """Folder of unfinished work: `$FTP_SEARCH_ARTIFACTS`, or beside a SQLite file, or `./ftp-artifacts`.
+
+    None for a database in memory.
+    """
+    if named := os.environ.get("FTP_SEARCH_ARTIFACTS"):
+        return Path(named)
+    if url.get_backend_name() != "sqlite":
+        return Path("ftp-artifacts").absolute()
+    file = database_file(url)
+    return None if file is None else file.absolute().with_name(f"{file.name}-artifacts")

@@ -151,7 +151,7 @@ class SearchSettings(Group):
 
     @property
     def predicts_latency(self) -> bool:
-        """Whether the search cannot do without a latency profile."""
+        """True if the search needs a latency profile."""
         return self.cost == "latency_ms" or self.max_latency_ms is not None
 
 
@@ -183,7 +183,7 @@ class RouterSettings(Group):
 
     @property
     def tunes_router(self) -> bool:
-        """Whether hyperparameters of the router's training are tried; they are those of the dynamic one."""
+        """True if hyperparameters of the dynamic router's training are tuned."""
         return self.router_trials > 0 and self.router != "hidden"
 
 

@@ -10,10 +10,10 @@ from types import FrameType
 
 
 class Interruption:
-    """Whether somebody pressed Ctrl-C.
+    """State of a request to stop.
 
     Attributes:
-        requested: Once it was pressed.
+        requested: True once Ctrl-C was pressed.
     """
 
     def __init__(self) -> None:

@@ -29,8 +29,8 @@ class Portfolio:
     Args:
         proposers: Proposers that take part.
         seed: Seed of the choices.
-        statistics: What proposers, by name, have done in the study before: counting goes on from there.
-        by_trial: Credit per trial, and not per second, so that choices do not depend on the clock.
+        statistics: Earlier statistics of the study's proposers, by name, which are continued.
+        by_trial: True for credit per trial and not per second, so that choices do not depend on the clock.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Portfolio:
             proposer.tell(trial)
 
     def statistics_of(self, name: str) -> ProposerStatistics:
-        """What is counted of a proposer, or of another source of trials."""
+        """Statistics of a proposer, or of another source of trials."""
         return self.statistics.setdefault(name, ProposerStatistics())
 
 

@@ -22,17 +22,17 @@ class Pruner(Protocol):
     """Decides after each rung, a fidelity below 1, whether a trial goes on."""
 
     def goes_on(self, number: int, rung: int, values: Values) -> bool:
-        """Whether trial `number` is to be evaluated further, after its values at a rung."""
+        """True if trial `number` goes on, after its values at a rung."""
 
     def saw(self, number: int, rung: int, values: Values) -> None:
         """Learn what a trial was worth at a rung in an earlier run of the study."""
 
 
 class Rungs:
-    """What the latest trials were worth at each rung; values are compared within a rung alone.
+    """Objective values of the latest trials at each rung; values are compared within a rung alone.
 
     Args:
-        lag: Compare trial n with trials up to n - lag only, so that decisions do not depend on which one ended first.
+        lag: Trial n is compared with trials up to n - lag, so that decisions do not depend on the order of their ends.
     """
 
     def __init__(self, lag: int | None = None) -> None:
@@ -64,7 +64,7 @@ class ParetoHalving:
     fewer others dominate is better.
 
     Args:
-        eta: One in how many goes on.
+        eta: One in eta trials goes on.
         lag: See `Rungs`.
     """
 

@@ -1,4 +1,4 @@
-"""When a search has done enough."""
+"""Conditions that end a search."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ class Stopping:
     """The conditions that end a search; the first that is met does.
 
     Attributes:
-        trials: How many to end.
-        seconds: How long to begin new ones; None for ever.
-        plateau: How many trials may end in a row without the front's hypervolume growing by a thousandth; None for any.
+        trials: Number of trials.
+        seconds: Time in which trials may begin; None for no limit.
+        plateau: Trials in a row after which the search ends, unless the front's hypervolume grew by a thousandth; None
+            for no limit.
         clock: Seconds, from any beginning.
     """
 

@@ -1,4 +1,4 @@
-"""What the engine asks of the store that keeps its trials."""
+"""Protocol of the store that keeps the engine's trials."""
 
 from __future__ import annotations
 

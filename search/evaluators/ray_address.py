@@ -1,10 +1,11 @@
-"""Finds out soon whether a Ray cluster answers: Ray itself tries for minutes."""
+"""Checks, before Ray is loaded, that it can be joined or started: Ray itself tries for minutes."""
 
 from __future__ import annotations
 
 import os
 import socket
 from contextlib import closing
+from pathlib import Path
 
 from search.errors import EvaluationError
 
@@ -15,6 +16,8 @@ _PATIENCE_S = 5.0
 # answers with settings of its own (RFC 9113, 3.4).
 _GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 _HEADER_BYTES, _SETTINGS = 9, 4
+# Ray's own variables of the token that its processes share; else it makes one in the home folder.
+_TOKEN_VARIABLES = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
 
 def check_address(address: str | None) -> None:
@@ -50,3 +53,25 @@ def _speaks_http2(connection: socket.socket) -> bool:
     while len(header) < _HEADER_BYTES and (piece := connection.recv(_HEADER_BYTES - len(header))):
         header += piece
     return len(header) == _HEADER_BYTES and header[3] == _SETTINGS
+
+
+def check_home() -> None:
+    """Check that a Ray of this machine can keep its token in the user's home folder.
+
+    Raises:
+        EvaluationError: It cannot.
+    """
+    has_token = any(os.environ.get(variable) for variable in _TOKEN_VARIABLES)
+    if has_token or os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        return
+    folder = Path("~/.ray").expanduser()
+    if os.access(folder / "auth_token", os.R_OK):
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(None, "Permission denied")
+    except OSError as error:
+        raise EvaluationError(
+            f"Ray cannot keep its token in {folder} ({error.strerror}): set HOME to a folder that can be written to."
+        ) from error

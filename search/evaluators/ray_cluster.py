@@ -12,8 +12,7 @@ from typing import Any
 import ray
 
 from search.errors import EvaluationError
-from search.evaluators.ray_address import check_address
-from search.evaluators.ray_home import check_home
+from search.evaluators.ray_address import check_address, check_home
 from search.evaluators.ray_job import job_config
 
 # Addresses of the Rays that `cluster` keeps up: none, or one.

@@ -21,8 +21,7 @@ from search.evaluators.backlog import Backlog
 from search.evaluators.crash import KERNEL, cause_of
 from search.evaluators.ray_cluster import start_ray, stop_ray
 from search.evaluators.worker import WorkerProcess, WorkerSetup
-from search.evaluators.worker_handle import Call, WorkerHandle
-from search.evaluators.worker_numbers import check_gpus, check_numbers, most_on_this_machine
+from search.evaluators.worker_handle import Call, WorkerHandle, check_gpus, check_numbers, most_on_this_machine
 
 _log = logging.getLogger(__name__)
 

@@ -9,9 +9,8 @@ from ftp_core.loading.model_source import DEMO, locate
 from ftp_core.text.data import check_readable
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
-from search.evaluators.ray_address import check_address
-from search.evaluators.ray_home import check_home
-from search.evaluators.worker_numbers import check_fit
+from search.evaluators.ray_address import check_address, check_home
+from search.evaluators.worker_handle import check_fit
 
 
 def check_writable(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""What schedules cost: one value that objectives, the latency limit, and what trials remember share."""
+"""Costs of schedules, for objectives, the latency limit, and the metrics of trials."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Costs:
     """Costs of a prefill by name; they follow from the schedule alone, and nothing is run for them.
 
     Attributes:
-        model: Whose blocks are skipped.
+        model: Model whose blocks are skipped.
         batch: Rows of the prefill.
         length: Tokens in each row.
         profile: Predicts latency; None where none was measured.

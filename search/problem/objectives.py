@@ -1,4 +1,4 @@
-"""What a search makes better: objective values from what was found out about a schedule, and what it must keep."""
+"""Objectives and constraints of a search."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ class ScheduleSpace:
 
     @property
     def top(self) -> int:
-        """The highest index of a block."""
+        """Highest grid index of a block."""
         return math.floor(self.max_sparsity / self.step + 1e-9)
 
     @property
@@ -90,21 +90,21 @@ class ScheduleSpace:
 
     @property
     def target_total(self) -> int | None:
-        """The sum of indices that `target_sparsity` asks for."""
+        """Sum of grid indices at the target sparsity."""
         if self.target_sparsity is None:
             return None
         return min(round(self.target_sparsity * self.n_blocks / self.step), self.top * self.n_blocks)
 
     def schedule(self, indices: Sequence[int]) -> SparsitySchedule:
-        """The schedule of given indices."""
+        """The schedule of grid indices."""
         return SparsitySchedule.from_grid_indices(indices, self.step)
 
     def grid_indices(self, schedule: tuple[float, ...]) -> GridIndices:
-        """The indices of a schedule: those of the nearest one on the grid."""
+        """Grid indices of a schedule, or of the nearest one on the grid."""
         return _grid_indices(schedule, self.step)
 
     def contains(self, indices: Sequence[int]) -> bool:
-        """Whether indices keep every constraint."""
+        """True if grid indices keep every constraint."""
         free = set(self.free_blocks)
         return (
             len(indices) == self.n_blocks

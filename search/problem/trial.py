@@ -1,4 +1,4 @@
-"""What proposers propose."""
+"""Proposals of schedules."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a run tells of itself while it goes on."""
+"""Progress of a run: views and trackers."""

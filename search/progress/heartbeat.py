@@ -1,4 +1,4 @@
-"""Says now and then that work goes on, where nothing else is said for a while."""
+"""Periodic calls in a thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Heartbeat:
     """Calls something again and again, in a thread of its own, until it is stopped.
 
     Args:
-        beat: What is called.
+        beat: Function to call.
         seconds: Time between two calls.
     """
 
@@ -23,7 +23,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """Call it no more; a call that is under way may still end."""
+        """Stops the calls; a running one may still end."""
         self._is_over.set()
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""Who is told how a run goes, and how they are told: none of them can slow it down or end it."""
+"""Observers of a run, which can neither slow it down nor end it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PATIENCE_AFTER_CTRL_C_S = 5.0
 
 
 class RunObserver(Protocol):
-    """Is told how the run of a study goes: a view that draws it, or a tracker that keeps it.
+    """Follows the run of a study: a view that draws it, or a tracker that records it.
 
     `began` comes first and `ended` last. One observer may see several runs, one after the other.
     """
@@ -26,7 +26,7 @@ class RunObserver(Protocol):
 
         Args:
             name: The study's name.
-            config: How it is configured.
+            config: Its configuration.
             stages: The stages foreseen, in order, those that an earlier run finished among them; rounds may end early.
         """
 
@@ -44,7 +44,7 @@ class RunObserver(Protocol):
         Args:
             stage: The stage that runs.
             step: Counts up within the stage, over interruptions: trials ended, or steps of a training.
-            figures: What was found out, by name.
+            figures: Figures by name.
         """
 
     def measured(self, measurements: Sequence[Measurement]) -> None:
@@ -55,14 +55,14 @@ class RunObserver(Protocol):
 
 
 class Observers:
-    """Hands on what happens to several observers, each in a thread of its own and in the order in which it happened.
+    """Passes events to several observers in order, each in its own thread.
 
     So one that waits for a server holds up neither the run nor the others. One that raises is told nothing more.
 
     Args:
-        observers: Who is told.
-        report: Called, in the observer's thread, with one line on an observer that is given up.
-        patience_s: How long `ended` waits for observers to take what they were told; less, if somebody pressed Ctrl-C.
+        observers: Observers.
+        report: Called in the observer's thread with one line on an observer that is given up.
+        patience_s: Longest wait of `ended` for observers that lag behind; shorter after Ctrl-C.
     """
 
     def __init__(

@@ -106,9 +106,9 @@ class ProgressView:
     at most one each ten seconds in between, and at least one in half a minute while a run or work goes on.
 
     Args:
-        console: Where to draw; standard error, so that standard output stays clean for data.
-        quiet: Whether to draw nothing. What is printed on `console` is still seen.
-        observers: Who else is told. One that fails is reported on the console and told nothing more.
+        console: Console to draw on: standard error, so that standard output stays clean for data.
+        quiet: True to draw nothing.
+        observers: Further observers. One that fails is reported on the console and dropped.
     """
 
     def __init__(self, console: Console, quiet: bool = False, observers: Sequence[RunObserver] = ()) -> None:
@@ -233,7 +233,7 @@ class ProgressView:
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def reached(self, stage: Stage) -> str:
-        """What work has reached: its own word, and the figures that this does not say already."""
+        """Note of the work, and the figures that it does not contain."""
         pieces = [piece for piece in _pieces(self._figures, self._cost) if piece not in stage.note]
         return ", ".join([stage.note, *pieces] if stage.note else pieces)
 

@@ -62,11 +62,11 @@ class StageList:
         entry.state = state
 
     def place(self, stage: str) -> tuple[int, int]:
-        """Which of the stages it is, counted from 1, and how many there are."""
+        """Number of the stage, from 1, and number of stages."""
         return self._entries.index(self._entry(stage)) + 1, len(self._entries)
 
     def seconds(self, stage: str) -> float | None:
-        """How long a stage has taken so far; None if it has not begun."""
+        """Duration of a stage so far; None if it has not begun."""
         entry = self._entry(stage)
         if entry.began is None or entry.seconds is not None:
             return entry.seconds
@@ -81,7 +81,7 @@ class StageList:
         return entry
 
     def _n_reached(self) -> int:
-        """How many stages there are up to the last one that has begun."""
+        """Number of stages up to the last one that has begun."""
         return max((n for n, entry in enumerate(self._entries, 1) if entry.state is not None), default=0)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -1,4 +1,4 @@
-"""Where commands draw progress, and whom they tell of it."""
+"""Makes the progress views of commands."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ def make_view(quiet: bool, track: str) -> ProgressView:
     """A view on standard error, since standard output is for results.
 
     Args:
-        quiet: Whether it draws nothing.
-        track: Names of trackers that are told, too, separated by commas; empty for none.
+        quiet: True to draw nothing.
+        track: Names of trackers, separated by commas; empty for none.
 
     Raises:
         SearchError: A tracker is unknown, or not installed.

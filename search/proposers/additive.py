@@ -14,16 +14,15 @@ from search.proposers.model_proposer import draw_seed
 from studies import Trial
 from studies.pareto import KL_FLOOR
 
-# Of the squared weights, in units of the noise: how flat the model is where nothing is known.
+# Penalty of the squared weights, in units of the noise.
 _RIDGE = 1.0
-# Trials to know before the model says more than a random schedule does; where ablations are known, of schedules that
-# are neither those nor uniform, before it says more than one made from ablations does.
+# Trials told before the model proposes; where ablations are known, trials that are neither those nor uniform.
 _FIRST = 12
-# How far sensitivities that ablations tell may be off: of their logarithm, one standard deviation.
+# Standard deviation of the logarithm of sensitivities that ablations tell.
 _DOUBT = 0.5
-# The highest overall sparsity that is asked for where there is no target: models are ruined long before.
+# Highest overall sparsity without a target: models are ruined long before.
 _MOST_OVERALL = 0.8
-# Multiples of it, without their whole parts, are spread evenly over [0, 1], however many there are.
+# Fractional parts of its multiples are spread evenly over [0, 1], however many there are.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -40,13 +39,12 @@ class AdditiveProposer:
     ablation, p drawn from 1 to 2, c by a random factor off. Of blocks that were ablated together each has its part of
     that KL. Where no ablation is known they are random.
 
-    A local search starts from the best of a few random schedules, and stays near it; this one sees at once from all of
-    them which blocks must not skip. It cannot see that blocks stand in for each other: others learn that from its
-    proposals.
+    Unlike a local search, it learns from all trials at once which blocks must not skip. It cannot model interactions of
+    blocks, which other proposers learn from its proposals.
 
     Args:
-        space: Where schedules come from. Without a target the overall sparsity is drawn evenly.
-        seed: Of all random choices.
+        space: Space of schedules. Without a target the overall sparsity is drawn evenly.
+        seed: Seed of all random choices.
     """
 
     name = "additive"
@@ -58,7 +56,7 @@ class AdditiveProposer:
         self._number = -1
         self._repeats = 0
         n_weights = 1 + 2 * len(space.free_blocks)
-        # The sums that the posterior follows from: nothing of single outcomes needs to be kept.
+        # Sufficient statistics of the posterior: single trials need not be kept.
         self._n_told = 0
         self._n_telling = 0
         # KL of ablations, by the blocks that were ablated together.
@@ -118,7 +116,7 @@ class AdditiveProposer:
         return np.concatenate([[1.0], share, share**2])
 
     def _sensitivities(self, rng: random.Random) -> NDArray[np.float64]:
-        """What each free block adds at each index [N, top + 1], guessed from ablations."""
+        """Increase of each free block at each grid index `[N, top + 1]`, guessed from ablations."""
         draws = np.random.default_rng(draw_seed(rng))
         known: dict[int, float] = {}
         # The smaller a group, the more it tells of its blocks.
@@ -134,7 +132,7 @@ class AdditiveProposer:
         return increases
 
     def _increases(self, rng: random.Random) -> NDArray[np.float64]:
-        """What each free block adds at each index [N, top + 1], by weights drawn from the posterior."""
+        """Increase of each free block at each grid index `[N, top + 1]`, by weights drawn from the posterior."""
         ridge = np.full(len(self._targets), _RIDGE)
         # The mean of all outcomes is no news.
         ridge[0] = 1e-6
@@ -156,8 +154,8 @@ def least_sensitive(increases: NDArray[np.float64], total: int) -> list[int]:
     """Grid indices of a given sum whose increases add up to the least, exactly.
 
     Args:
-        increases: What each of N blocks adds at each index `[N, L]`.
-        total: The sum of indices; at most N (L - 1).
+        increases: Increase of each of N blocks at each grid index `[N, L]`.
+        total: Sum of the indices, at most N (L - 1).
     """
     n_blocks, n_indices = increases.shape
     # least[t]: of the blocks so far, with indices that sum up to t.

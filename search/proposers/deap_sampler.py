@@ -23,12 +23,12 @@ from studies.optuna_storage.constraints import constraint_violation
 # A trial's parameters with a choice, by name, as Optuna stores them: numbers, or places among the choices.
 _Stored = tuple[tuple[str, float], ...]
 
-# A child that repeats a member of the population is no news: how often another one is tried.
+# Most tries for a child that is not in the population.
 _MOST_TRIES = 8
 
 
 class DEAPSampler(BaseSampler):
-    """A genetic algorithm without generations: every trial may become a parent as soon as it is told.
+    """Steady-state genetic algorithm: every trial may become a parent as soon as it is told.
 
     The population is what NSGA-II or NSGA-III keeps of the study's complete trials, whoever ran them, so that several
     processes may share a study. Until there is one, parameters are random. Like `optuna.samplers.NSGAIISampler` it
@@ -37,14 +37,14 @@ class DEAPSampler(BaseSampler):
     Trials with an infinite value are no parents: they compare with no other.
 
     Args:
-        population_size: How many trials may be parents, at most; early in a study there are fewer.
-        seed: Of all random choices.
-        selection: Which trials stay in the population: `nsga2` or, for three objectives and more, `nsga3`.
-        crossover: How two parents mix: `sbx`, `uniform`, `one_point`, or `mixed`: each child by any of them.
-        crossover_rate: How often there are two parents.
-        mutation_rate: How often a parameter mutates; None for two parameters a child on average.
-        switch_rate: How often a child comes by level switches instead, where several parameters have equal numeric
-            distributions: one of them gets what another gives, so their mean stays the same.
+        population_size: Most trials in the population; early in a study there are fewer.
+        seed: Seed of all random choices.
+        selection: Survival selection: `nsga2` or, for three objectives and more, `nsga3`.
+        crossover: Crossover: `sbx`, `uniform`, `one_point`, or `mixed`, which draws one for each child.
+        crossover_rate: Probability of crossover.
+        mutation_rate: Probability that a parameter mutates; None for two parameters a child on average.
+        switch_rate: Probability of level switches instead, which move an amount between parameters of equal numeric
+            distributions and keep their mean.
         constraints_func: Constraints of a finished trial; those greater than 0 are violated.
 
     Raises:
@@ -227,7 +227,7 @@ def _individual(trial: FrozenTrial, signs: Iterable[float]) -> Individual[_Store
 
 
 def _gene(distribution: BaseDistribution) -> Gene:
-    """What the number of a parameter may be: a step on a grid, a logarithm, or the parameter itself."""
+    """Gene of a parameter: a step on a grid, a logarithm, or the parameter itself."""
     if isinstance(distribution, CategoricalDistribution):
         return Gene.steps(len(distribution.choices), nominal=True)
     assert isinstance(distribution, FloatDistribution | IntDistribution)

@@ -12,13 +12,13 @@ from search.problem.trial import GridIndices, Proposal
 from studies import Trial
 
 _MOST_SWITCHES = 3
-# Bands that the overall sparsities are parted into where no target is given.
+# Bands of overall sparsity without a target.
 _N_BANDS = 10
-# Trials to know before the best of them become parents.
+# Trials told before the best of them become parents.
 _FIRST = 8
-# How often a child is drawn again that equals a parent.
+# Most draws of a child that equals a parent.
 _MOST_TRIES = 10
-# How many children keep their parent's first blocks, see `_changing_blocks`.
+# Share of children that keep their parent's first blocks, see `_changing_blocks`.
 _HEAD_RATE = 0.85
 
 
@@ -37,9 +37,9 @@ class EvoPressProposer:
     Selection in several steps, cheap evaluations first, is what the engine's fidelities do.
 
     Args:
-        space: Where schedules come from.
-        seed: Of all random choices.
-        offspring: Lambda: for how many trials the search stays with a band.
+        space: Space of schedules.
+        seed: Seed of all random choices.
+        offspring: Lambda: number of consecutive trials in one band.
     """
 
     name = "evopress"

@@ -9,21 +9,21 @@ from search.problem.trial import GridIndices, Proposal
 from search.proposers.operators import Gene, Individual, Population, Selection, Variation, parent
 from studies import Trial
 
-# A child that repeats a parent is no news: how often another one is tried.
+# Most tries for a child that is not in the population.
 _MOST_TRIES = 8
-# How many children keep the first blocks of their mother, whose results evaluators may still hold.
+# Share of children that keep their mother's first blocks, whose results evaluators may still hold.
 _HEAD_RATE = 0.8
 
 
 class GeneticProposer:
-    """A genetic algorithm without generations: every result may enter the population at once.
+    """Steady-state genetic algorithm: every trial may enter the population at once.
 
     Args:
-        space: Where schedules come from.
-        seed: Of all random choices.
-        population_size: How many individuals may be parents, at most.
-        selection: Who stays among them.
-        variation: How children come from parents.
+        space: Space of schedules.
+        seed: Seed of all random choices.
+        population_size: Most individuals in the population.
+        selection: Survival selection.
+        variation: Crossover and mutation.
     """
 
     name = "deap"

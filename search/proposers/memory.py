@@ -15,7 +15,7 @@ class TrialMemory:
     constraint violation, and of the others the latest. Should the best ones alone be too many, those told last stay.
 
     Args:
-        most: How many trials it holds at most.
+        most: Most trials that it holds.
     """
 
     def __init__(self, most: int) -> None:
@@ -29,7 +29,7 @@ class TrialMemory:
         return iter(self._trials)
 
     def add(self, trial: Trial) -> bool:
-        """Take one more; tells whether others were dropped for it."""
+        """Adds a trial; True if others were dropped for it."""
         self._trials.append(trial)
         if len(self._trials) <= self._most:
             return False

@@ -42,15 +42,15 @@ _GLOBAL_RANDOM = threading.Lock()
 
 @dataclass(frozen=True, slots=True)
 class Gene:
-    """What one number of a vector may be.
+    """Range of one number of a vector.
 
     Attributes:
         low: The lowest number; for a gene on a grid half a step below the lowest step, as for `high`, so that the
             outermost steps are as likely as the others.
         high: The highest number.
-        on_grid: Whether only whole numbers count; the others stand for the nearest one.
-        nominal: Whether numbers are names without an order.
-        peers: Genes of equal peers may exchange what they hold; None for a gene that keeps it.
+        on_grid: True if numbers are rounded to whole ones.
+        nominal: True if numbers are names without an order.
+        peers: Key of genes that may exchange amounts; None for a gene that does not.
     """
 
     low: float
@@ -114,16 +114,16 @@ class Individual(Generic[_Genome]):
 def survivors(
     individuals: Iterable[Individual[_Genome]], size: int, selection: Selection, rng: random.Random
 ) -> list[Individual[_Genome]]:
-    """Who stays in the population.
+    """Survival selection.
 
     The lowest constraint violation comes first; among equal ones NSGA-II (Deb et al. 2002) or NSGA-III (Deb and
     Jain 2014) decides. Of equal genomes only one stays: the latest with the lowest constraint violation.
 
     Args:
-        individuals: Who competes, earlier ones first.
-        size: How many stay at most.
-        selection: By what.
-        rng: Breaks NSGA-III's ties.
+        individuals: Candidates, earlier ones first.
+        size: Most survivors.
+        selection: NSGA-II or NSGA-III.
+        rng: Source of randomness, for NSGA-III's ties.
     """
     best: dict[_Genome, Individual[_Genome]] = {}
     for individual in individuals:
@@ -153,11 +153,11 @@ class Population(Generic[_Genome]):
     """Those that may be parents: the best of all that were told, and the more the more were told.
 
     Attributes:
-        members: Who they are.
+        members: Its individuals.
 
     Args:
-        size: How many there are at most.
-        selection: Who stays.
+        size: Most members.
+        selection: Survival selection.
 
     Raises:
         ValueError: The size is less than 2, or the selection unknown.
@@ -175,12 +175,12 @@ class Population(Generic[_Genome]):
 
     @property
     def n_told(self) -> int:
-        """How many individuals with finite values were told."""
+        """Number of individuals with finite values told."""
         return self._n_told
 
     @property
     def n_founders(self) -> int:
-        """How many members it takes to breed."""
+        """Number of members from which on children are bred."""
         return min(self._size // 2, _FEWEST_PARENTS)
 
     def tell(self, newcomers: Sequence[Individual[_Genome]], rng: random.Random) -> None:
@@ -193,7 +193,7 @@ class Population(Generic[_Genome]):
 
 @dataclass(frozen=True, slots=True)
 class Variation:
-    """How children come from parents.
+    """Crossover and mutation.
 
     A child comes from one parent by level switches, or from two by crossover and mutation.
 
@@ -242,8 +242,8 @@ class Variation:
         Args:
             mother: A vector, one number per gene.
             father: Another one; it may be the same.
-            genes: What the numbers may be.
-            rng: All that is left to chance.
+            genes: Genes of the numbers.
+            rng: Source of randomness.
         """
         # Tested first, so that a rate of 0 leaves all other draws as they are.
         cut = rng.randrange(len(genes)) if self.head_rate > 0 and rng.random() < self.head_rate else 0
@@ -294,10 +294,10 @@ def switch_levels(child: list[float], genes: Sequence[Gene], peers: Sequence[int
     """Move something from one gene to another, in place: the mean stays the same (EvoPress, arXiv 2410.14649).
 
     Args:
-        child: A vector.
-        genes: What its numbers may be.
-        peers: Indices of at least two genes that may exchange what they hold.
-        rng: Chooses who gives and takes, and how much.
+        child: Vector, changed in place.
+        genes: Genes of its numbers.
+        peers: Indices of at least two genes with equal peers.
+        rng: Source of randomness.
     """
     giver, taker = rng.sample(peers, 2)
     gene = genes[giver]
@@ -312,7 +312,7 @@ def switch_levels(child: list[float], genes: Sequence[Gene], peers: Sequence[int
 
 
 def _peers(genes: Sequence[Gene]) -> list[list[int]]:
-    """Indices of genes that may exchange what they hold, group by group."""
+    """Indices of genes that may exchange amounts, by group."""
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for index, gene in enumerate(genes):
         if gene.peers is not None:

@@ -1,4 +1,4 @@
-"""Counts what each proposer does in a study: the figures by which trials can be shared out among them."""
+"""Statistics of proposers, by which trials are shared out among them."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 
 @dataclass
 class ProposerStatistics:
-    """What a proposer has done in a study, in all its runs.
+    """Statistics of a proposer in a study, over all its runs.
 
     Attributes:
         asked: Proposals that it made.
-        repeated: Of those, the ones that were discarded because the study had them already.
+        repeated: Those of them that the study had already.
         finished: Trials of its proposals that finished with values.
         seconds: Time that it took to propose.
         gain: Sum of the shares by which its trials enlarged the front's hypervolume.
@@ -29,5 +29,5 @@ class ProposerStatistics:
 
     @classmethod
     def stored(cls, state: Mapping[str, Any]) -> ProposerStatistics:
-        """Read back what a study keeps of it; what this program does not count is left out."""
+        """Statistics as a study stores them; unknown fields are ignored."""
         return cls(**{field.name: state[field.name] for field in fields(cls) if field.name in state})

@@ -1,4 +1,4 @@
-"""Which hyperparameters of a router's training are tuned, and what they may be."""
+"""Tuned hyperparameters of a router's training, and their ranges."""
 
 from __future__ import annotations
 
@@ -13,11 +13,7 @@ TUNED = ("w_guide", "w_sparsity", "w_distill", "guide_share", "temperature", "lr
 
 
 def search_space(base: DistillationConfig) -> dict[str, BaseDistribution]:
-    """What the tuned hyperparameters may be, the base configuration's always among it.
-
-    Args:
-        base: The configuration.
-    """
+    """Ranges of the tuned hyperparameters, which include the base configuration's values."""
 
     def among(name: str, *choices: Any) -> CategoricalDistribution:
         own = getattr(base, name)
@@ -45,9 +41,9 @@ def drawn_configs(base: DistillationConfig, n: int, seed: int) -> list[dict[str,
     """The base configuration and random ones, that depend on the seed alone: more of them begin like fewer.
 
     Args:
-        base: The configuration.
-        n: How many, it included.
-        seed: Of the others.
+        base: Base configuration.
+        n: Number of configurations, the base included.
+        seed: Seed of the random ones.
     """
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
     space = search_space(base)

@@ -46,7 +46,7 @@ from search.evaluators.crash import cause_of
 from search.evaluators.ray_cluster import cluster
 from search.evaluators.shared_model import SharedModel
 from search.tuning.router_hyperparameters import TUNED, drawn_configs, search_space
-from search.tuning.tuning_state import RouterTuning, TuningEntry, TuningLedger
+from search.tuning.tuning_state import RouterTuning, TuningEntry, TuningState
 
 _log = logging.getLogger(__name__)
 
@@ -86,25 +86,25 @@ def tune_router(
 
     Args:
         model: The model; on a GPU, trials share the GPUs.
-        examples: What to train on.
-        held_out: What trials are compared on.
-        schedules: What the router shall serve.
+        examples: Training examples.
+        held_out: Examples that trials are compared on.
+        schedules: Schedules that the router serves.
         base: Configuration whose other hyperparameters all trials have.
-        trials: How many there are, the base configuration included.
-        seed: Of what is proposed.
-        workers: How many trials train at once, each on one thread.
-        address: Of a Ray cluster to join, all of whose nodes must see the folder; None for this machine.
-        deterministic: Whether the outcome must not depend on timing or interruptions: configurations are drawn before
-            any is trained, and each is trained to its end.
-        folder: Where trials and checkpoints are kept. Nobody else may write there.
-        prefix_bytes: Most memory of each worker, on CPUs, for what evaluations on the held-out set have in common.
+        trials: Number of trials, the base configuration included.
+        seed: Seed of the proposals.
+        workers: Number of trials that train at once, each on one thread.
+        address: Address of a Ray cluster to join, all of whose nodes must see the folder; None for this machine.
+        deterministic: True for an outcome independent of timing and interruptions: configurations are drawn before any
+            is trained, and each is trained to its end.
+        folder: Folder of trials and checkpoints, for this tuning alone.
+        prefix_bytes: Most memory of each CPU worker for hidden states that evaluations share.
         on_result: Called with the number of trials that have ended, and their lowest held-out KL, whenever one does;
             when a tuning goes on, also before it does.
         on_progress: Called with the number of trials that are done, the parts of those that train included, whenever
             one was evaluated; when a tuning goes on, also before it does.
 
     Raises:
-        ConfigError: There is no trial or no worker to be.
+        ConfigError: There is no trial or no worker.
         SearchError: The folder cannot be written to, or holds another tuning.
         EvaluationError: Ray could not start, no trial could be trained, or, with `deterministic`, the workers of one
             died again and again.
@@ -123,22 +123,22 @@ def tune_router(
         # Only where tokens are protected: tunings of earlier versions go on.
         **({"protected tokens": model.keep_first} if model.keep_first else {}),
     }
-    ledger = TuningLedger(Path(folder), subject)
-    if any(entry.has_ended for entry in ledger.entries().values()):
-        on_result(*ledger.progress())
-        on_progress(ledger.done())
-    if ledger.numbers_left(trials):
+    state = TuningState(Path(folder), subject)
+    if any(entry.has_ended for entry in state.entries().values()):
+        on_result(*state.progress())
+        on_progress(state.done())
+    if state.numbers_left(trials):
         shared = SharedModel(model.model)
         training = _Training(shared, model.keep_first, list(examples), list(held_out), served, base, prefix_bytes)
         with cluster(address, workers):
-            bookkeeping = _Bookkeeping(ledger, on_result, on_progress)
-            _train_trials(training, ledger, trials, seed, workers, deterministic, model.device.type, bookkeeping)
-    return ledger.outcome(trials, base)
+            bookkeeping = _Bookkeeping(state, on_result, on_progress)
+            _train_trials(training, state, trials, seed, workers, deterministic, model.device.type, bookkeeping)
+    return state.outcome(trials, base)
 
 
 @dataclass(frozen=True)
 class _Training:
-    """What all trials share. It lies in Ray's object store, and the model's weights are used from there."""
+    """Data that all trials share, model weights included, in Ray's object store."""
 
     model: SharedModel
     keep_first: int
@@ -187,9 +187,9 @@ class _Training:
 
 
 def _take_up(checkpoint: str | None, folder: Path) -> float:
-    """Put the files of the last checkpoint into a folder; gives the seconds that the trial took by then, 0 for none."""
+    """Copies the last checkpoint to a folder; gives the seconds that the trial had taken, 0 without a checkpoint."""
     restored = tune.get_checkpoint()
-    # Tune restores a trial whose worker died; of one whose tuning did, the ledger knows.
+    # Tune restores a trial whose worker died; the state has the checkpoint if the whole tuning did.
     source = Path(restored.path if restored is not None else checkpoint or "")
     if not (source / _STATE_FILE).is_file():
         return 0.0
@@ -210,18 +210,18 @@ class _Proposals(OptunaSearch):
     """Gives each trial its number and hyperparameters: those that are set already, then what TPE makes of the others.
 
     Args:
-        space: What hyperparameters may be.
-        ledger: Where trials are noted as they begin.
-        scratch: Where trials put what they need for the moment.
-        set_before: Trials that are to be trained as they are, first of all.
-        numbers: Numbers of the further ones.
-        sampler: Proposes these.
+        space: Ranges of the hyperparameters.
+        state: State of the tuning, in which trials are noted as they begin.
+        scratch: Folder of temporary files of trials.
+        set_before: Trials with given hyperparameters, trained first.
+        numbers: Numbers of the other trials.
+        sampler: Sampler of their hyperparameters.
     """
 
     def __init__(
         self,
         space: dict[str, BaseDistribution],
-        ledger: TuningLedger,
+        state: TuningState,
         scratch: Path,
         set_before: Sequence[TuningEntry],
         numbers: Iterator[int],
@@ -229,39 +229,39 @@ class _Proposals(OptunaSearch):
     ) -> None:
         points = [dict(entry.config) for entry in set_before]
         super().__init__(space, metric=_KL, mode="min", points_to_evaluate=points, sampler=sampler)
-        self._ledger = ledger
+        self._state = state
         self._scratch = scratch
         self._set_before = list(set_before)
         self._numbers = numbers
-        for entry in ledger.entries().values():
+        for entry in state.entries().values():
             if entry.has_ended:
                 self.add_evaluated_point(dict(entry.config), entry.held_out_kl)
 
     def suggest(self, trial_id: str) -> dict[str, Any]:
-        """What a trial of Tune's is to train."""
+        """The hyperparameters of one of Tune's trials."""
         config = super().suggest(trial_id) or {}
         entry = self._set_before.pop(0) if self._set_before else TuningEntry(next(self._numbers), config)
-        self._ledger.write(entry)
-        checkpoint = entry.checkpoint and str(self._ledger.folder / entry.checkpoint)
+        self._state.write(entry)
+        checkpoint = entry.checkpoint and str(self._state.folder / entry.checkpoint)
         return {**config, "number": entry.number, "checkpoint": checkpoint, "scratch": str(self._scratch)}
 
 
 class _Halving(ASHAScheduler):
-    """ASHA, which lets the base configuration and trials that are through be."""
+    """ASHA that never stops the base configuration and finished trials."""
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Whether a trial goes on."""
+        """Tune's decision on a trial."""
         decision: str = super().on_trial_result(tune_controller, trial, result)
         return self.CONTINUE if trial.config["number"] == 0 or result.get(_IS_TRAINED) else decision
 
 
 class _Bookkeeping(tune.Callback):
-    """Keeps in the ledger what Tune hears of trials, as it hears it."""
+    """Writes Tune's results to the tuning's state as they arrive."""
 
     def __init__(
-        self, ledger: TuningLedger, on_result: Callable[[int, float], None], on_progress: Callable[[float], None]
+        self, state: TuningState, on_result: Callable[[int, float], None], on_progress: Callable[[float], None]
     ) -> None:
-        self._ledger = ledger
+        self._state = state
         self._on_result = on_result
         self._on_progress = on_progress
         self._has_news = False
@@ -278,7 +278,7 @@ class _Bookkeeping(tune.Callback):
 
     def on_checkpoint(self, iteration: int, trials: list[Any], trial: Any, checkpoint: Any, **_: Any) -> None:
         """Keep where the checkpoint is, which by now has been written."""
-        self._write(trial, checkpoint=os.path.relpath(checkpoint.path, self._ledger.folder))
+        self._write(trial, checkpoint=os.path.relpath(checkpoint.path, self._state.folder))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         """Keep how the trial ended."""
@@ -290,23 +290,23 @@ class _Bookkeeping(tune.Callback):
             self._write(trial, state="trained" if last[_IS_TRAINED] else "stopped")
         else:
             return
-        self._to_say.append(self._ledger.progress())
+        self._to_say.append(self._state.progress())
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Say which trials ended and how far others are: here, as elsewhere Tune takes errors for those of a trial."""
         if self._has_news:
             self._has_news = False
-            self._on_progress(self._ledger.done())
+            self._on_progress(self._state.done())
         while self._to_say:
             self._on_result(*self._to_say.pop(0))
 
     def _write(self, trial: Any, **changes: Any) -> None:
-        self._ledger.write(replace(self._ledger.entries()[trial.config["number"]], **changes))
+        self._state.write(replace(self._state.entries()[trial.config["number"]], **changes))
 
 
 def _train_trials(
     training: _Training,
-    ledger: TuningLedger,
+    state: TuningState,
     trials: int,
     seed: int,
     workers: int,
@@ -316,21 +316,21 @@ def _train_trials(
 ) -> None:
     """Train what is left to train."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    left = ledger.numbers_left(trials)
+    left = state.numbers_left(trials)
     space = search_space(training.base)
     # Those known ahead: all of them, or the base configuration.
     configs = drawn_configs(training.base, trials if deterministic else 1, seed)
-    entries = {number: TuningEntry(number, config) for number, config in enumerate(configs)} | ledger.entries()
-    # A run of Tune for each run of this, so that no checkpoint is written over while the ledger counts on it.
-    runs = ledger.folder / "runs"
+    entries = {number: TuningEntry(number, config) for number, config in enumerate(configs)} | state.entries()
+    # Each call is a new run of Tune, so that no checkpoint of the state is overwritten.
+    runs = state.folder / "runs"
     name = str(next(number for number in itertools.count() if not (runs / str(number)).exists()))
     scratch = runs / name / "scratch"
     scratch.mkdir(parents=True)
     # Else the same seed would propose again what it did in an earlier run.
-    own_seed = random.Random(f"{seed}/{len(ledger.entries())}").getrandbits(32)
+    own_seed = random.Random(f"{seed}/{len(state.entries())}").getrandbits(32)
     proposals = _Proposals(
         space,
-        ledger,
+        state,
         scratch,
         [entries[number] for number in left if number in entries],
         iter([number for number in left if number not in entries]),
@@ -354,7 +354,7 @@ def _train_trials(
             storage_path=str(runs),
             verbose=0,
             callbacks=[bookkeeping],
-            # Two, since the ledger learns of a checkpoint right before Tune removes an older one.
+            # Two, since Tune removes an older one right after the state learns of the new one.
             checkpoint_config=tune.CheckpointConfig(num_to_keep=2),
             failure_config=tune.FailureConfig(max_failures=_MAX_FAILURES),
         ),
@@ -363,7 +363,7 @@ def _train_trials(
         results = tuner.fit()
     except (RayError, TuneError) as error:
         raise EvaluationError(f"The router's hyperparameters could not be tuned: {cause_of(error)}") from error
-    _check(results.errors, ledger, deterministic)
+    _check(results.errors, state, deterministic)
 
 
 def _halving(base: DistillationConfig) -> _Halving:
@@ -375,7 +375,7 @@ def _halving(base: DistillationConfig) -> _Halving:
 
 
 def _resources(device: str, workers: int) -> dict[str, float]:
-    """What a trial takes, so that as many train at once as there are workers: at most a core, or a GPU."""
+    """Resources of a trial, at most a core or a GPU, so that all workers train at once."""
     kind = "GPU" if device == "cuda" else "CPU"
     here = ray.cluster_resources().get(kind, 0.0)  # type: ignore[no-untyped-call]
     share = min(1.0, math.floor(here / workers * _SHARES) / _SHARES)
@@ -386,9 +386,9 @@ def _folder_name(trial: Any) -> str:
     return f"trial-{trial.config['number']}"
 
 
-def _check(errors: Sequence[Exception], ledger: TuningLedger, deterministic: bool) -> None:
-    """Say what became of trials whose workers died, again and again."""
-    if errors and (deterministic or not any(entry.state == "trained" for entry in ledger.entries().values())):
+def _check(errors: Sequence[Exception], state: TuningState, deterministic: bool) -> None:
+    """Reports trials whose workers died repeatedly."""
+    if errors and (deterministic or not any(entry.state == "trained" for entry in state.entries().values())):
         raise EvaluationError(
             f"A router's trial could not be trained: {cause_of(errors[0])}. Do it again to go on with what there is."
         ) from errors[0]

@@ -1,4 +1,4 @@
-"""What is known of a tuning's trials: a folder of small files, each of which appears at once or not at all."""
+"""State of a tuning: a folder with one file per trial, written atomically."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SUBJECT, _TRIALS = "tuning.json", "trials"
 
 @dataclass(frozen=True)
 class RouterTuning:
-    """What a tuning found.
+    """Result of a tuning.
 
     Attributes:
         best: The configuration with the lowest held-out KL among those that were trained to their end; the first of
@@ -36,18 +36,17 @@ class RouterTuning:
 
 @dataclass(frozen=True)
 class TuningEntry:
-    """Where a trial stands.
+    """State of a trial.
 
     Attributes:
         number: From 0 without gaps.
         config: Its hyperparameters.
-        state: Whether it still trains, was stopped since others did better, was trained to its end, or cannot be
-            trained.
+        state: `stopped` if others did better, `trained` to its end, `failed`, or else `begun`.
         steps: Steps done.
-        held_out_kl: Lowest held-out KL by then.
-        seconds: Time that it took on its workers.
-        checkpoint: Folder, relative to the tuning's, from which it can go on.
-        error: Why it cannot be trained.
+        held_out_kl: Lowest held-out KL so far.
+        seconds: Time on its workers.
+        checkpoint: Folder of its checkpoint, relative to the tuning's.
+        error: Reason of its failure.
     """
 
     number: int
@@ -61,16 +60,16 @@ class TuningEntry:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more becomes of it."""
+        """True unless it still trains."""
         return self.state != "begun"
 
 
-class TuningLedger:
+class TuningState:
     """The trials of one tuning, which outlive the process that trains them, however it ends.
 
     Args:
-        folder: Where they are kept; is made if it is not there.
-        subject: What is tuned, and how, as JSON knows it: trials of something else do not compare.
+        folder: Folder of the files, created if missing.
+        subject: Identity of the tuning as JSON; trials of another one do not compare.
 
     Raises:
         SearchError: The folder cannot be written to, or holds another tuning.
@@ -103,7 +102,7 @@ class TuningLedger:
         return {entry.number: entry for entry in entries}
 
     def write(self, entry: TuningEntry) -> None:
-        """Keep where a trial stands."""
+        """Writes the state of a trial."""
         _write(self.folder / _TRIALS / f"{entry.number:05d}.json", asdict(entry))
 
     def numbers_left(self, trials: int) -> list[int]:
@@ -112,21 +111,21 @@ class TuningLedger:
         return [number for number in range(trials) if number not in entries or not entries[number].has_ended]
 
     def progress(self) -> tuple[int, float]:
-        """How many trials have ended, and their lowest held-out KL; infinity for none."""
+        """Number of ended trials, and their lowest held-out KL; infinity for none."""
         kls = [entry.held_out_kl for entry in self.entries().values() if entry.has_ended]
         return len(kls), min(kls, default=math.inf)
 
     def done(self) -> float:
-        """How many trials have ended, the parts that are done of those that have not included."""
+        """Number of ended trials, plus the finished shares of the others."""
         entries = self.entries().values()
         return sum(1.0 if one.has_ended else min(1.0, one.steps / one.config["steps"]) for one in entries)
 
     def outcome(self, trials: int, base: DistillationConfig) -> RouterTuning:
-        """What the trials that have ended come to.
+        """Result of the ended trials.
 
         Args:
-            trials: How many count.
-            base: The configuration that they change.
+            trials: Number of trials that count.
+            base: Base configuration.
 
         Raises:
             EvaluationError: None was trained to its end.

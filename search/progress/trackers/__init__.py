@@ -49,7 +49,7 @@ def make_observers(names: str) -> list[RunObserver]:
     """Observers that tell trackers; which study it is, and where its files go, they hear as it begins.
 
     Args:
-        names: Of `TRACKERS`, separated by commas; empty for none.
+        names: Names of `TRACKERS`, separated by commas; empty for none.
 
     Raises:
         ConfigError: A tracker is unknown, its library is not installed or broken, or nobody is logged in to it.

@@ -1,4 +1,4 @@
-"""Which run of a tracker is a study's: kept beside the study's report, so that a resumed study goes on with it."""
+"""Tracker run of each study, kept beside its report so that a resumed study continues it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def known_run(folder: Path, tracker: str) -> str | None:
     """The identifier of the run that a study has with a tracker; None if there is none.
 
     Args:
-        folder: Where the study's report goes.
+        folder: Folder of the study's report.
         tracker: The tracker's name.
     """
     try:
@@ -32,7 +32,7 @@ def forget_runs(folder: Path, trackers: Iterable[str]) -> dict[str, str]:
     """Let the next study whose report goes to a folder have runs of its own; what trackers know stays with them.
 
     Args:
-        folder: Where the study's report goes.
+        folder: Folder of the study's report.
         trackers: Names of the trackers.
 
     Returns:

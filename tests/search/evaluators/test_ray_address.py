@@ -15,7 +15,7 @@ import pytest
 
 from search.errors import ConfigError, EvaluationError
 from search.evaluators.ray_address import check_address
-from search.evaluators.worker_numbers import check_fit, most_on_this_machine
+from search.evaluators.worker_handle import check_fit, most_on_this_machine
 from tests.search.command import Result, run_here
 
 Run = Callable[..., Result]

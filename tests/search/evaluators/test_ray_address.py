@@ -90,7 +90,7 @@ def test_a_cluster_is_taken_for_one() -> None:
         check_address(address)
 
 
-@pytest.mark.parametrize("command", ["run", "search", "worker"])
+@pytest.mark.parametrize("command", ["run", "search", "runner"])
 def test_commands_say_that_no_cluster_answers_in_one_line(run: Run, tmp_path: Path, command: str) -> None:
     refused = run(command, "--ray-address", "127.0.0.1:9")
     assert refused.code == 1 and "No Ray cluster answers at '127.0.0.1:9'" in refused.err

@@ -52,7 +52,7 @@ from search.stages.export import export_study
 from search.tuning.router_tuning import tune_router
 from studies import StudyStore, front, hypervolume, load
 from studies.records.study_facts import StudyFacts
-from studies.store.columns import columns_of
+from studies.records.trial_columns import columns_of
 from tests.dashboards.records import DATA, TRIALS
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
 from tests.studies.records import trial

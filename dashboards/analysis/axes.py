@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from studies.records.objectives import COSTS, objective
-from studies.store.columns import TrialColumns
+from studies.records.trial_columns import TrialColumns
 
 Floats = NDArray[np.float64]
 SPARSITY = "overall_sparsity"

@@ -17,8 +17,8 @@ from studies.records.generation_speed import GenerationSpeed
 from studies.records.objectives import COSTS, DEFAULT_COST, Objective, objective
 from studies.records.records import LeftAside, ReportExamples, StageRecord
 from studies.records.study_facts import SelectionRecord
+from studies.records.trial_columns import columns_of
 from studies.sql.times import local_text
-from studies.store.columns import columns_of
 
 # One row each, in this order, before the candidates of the front.
 NAMED_VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dashboards.analysis.axes import Axis, Floats, offered, values_of
 from studies import StudyRecord, Trial, TrialState
 from studies.pareto import non_dominated, volume_of_points
-from studies.store.columns import STATES, TrialColumns
+from studies.records.trial_columns import STATES, TrialColumns
 
 Places = NDArray[np.intp]
 # Points of one cell would cover each other: this many cells are about as fine as dots on a screen.

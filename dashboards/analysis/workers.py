@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dashboards.analysis.axes import Floats
-from studies.store.columns import TrialColumns
+from studies.records.trial_columns import TrialColumns
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from dashboards.figures.appearance import (
 from dashboards.figures.marks import hover, made_from
 from studies import Measurement, TrialState
 from studies.records.objectives import COSTS
-from studies.store.columns import STATES
+from studies.records.trial_columns import STATES
 
 # The height of figures of fronts.
 FRONT_PX = 560

@@ -13,7 +13,7 @@ from dashboards.figures.growth import volume_axis
 from studies import TrialState
 from studies.records.objectives import objective
 from studies.records.trial import ABLATION, INITIAL_DESIGN
-from studies.store.columns import STATES
+from studies.records.trial_columns import STATES
 
 _MOST_WINDOWS = 24
 _FEWEST_TRIALS = 5

@@ -18,7 +18,7 @@ from dashboards.app.data_source import Watch
 from dashboards.app.pages.explore import default_axes, page_of
 from dashboards.figures import front_figure
 from dashboards.report.plain_values import csv_text, report_json
-from studies.store.columns import STATES
+from studies.records.trial_columns import STATES
 
 _AT_ONCE = 2000
 # A saved page draws itself, wherever it is opened, and asks nobody.

@@ -104,7 +104,7 @@ def test_growth_is_the_same_however_many_trials_are_compared_at_once(
 
 def test_representatives_keep_the_look_and_are_few() -> None:
     chance = np.random.default_rng(0)
-    from studies.store.columns import TrialColumns, WorkColumns
+    from studies.records.trial_columns import TrialColumns, WorkColumns
 
     n = 50_000
     columns = TrialColumns(

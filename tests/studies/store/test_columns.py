@@ -12,8 +12,8 @@ import pytest
 
 from studies import StudyNotFoundError, Trial, TrialState
 from studies.records.trial import WorkSpan
+from studies.records.trial_columns import STATES, TrialColumns, columns_of
 from studies.service.service_store import ServiceStore
-from studies.store.columns import STATES, TrialColumns, columns_of
 from tests.studies.records import running, trial
 
 

@@ -116,7 +116,7 @@ def memory(model, variant, ids):
     return tracker.peak_bytes, sum(tensor.nbytes for tensor in tensors), held
 
 
-def rows_of(model, influence, point, args, on_round):
+def rows_of(model, influence, point, args, on_run):
     """Rows of all variants of one batch, length and sparsity."""
     shape, batch, length, overall = point
     n_prompt, n_new = length - args.new_tokens, args.new_tokens
@@ -135,7 +135,7 @@ def rows_of(model, influence, point, args, on_round):
         flops = FlopsCounter(model).count(SparsitySchedule(skipped), batch, n_prompt, n_new).total
         some[THRESHOLD] = replace(some[THRESHOLD], flops=flops, skipped=float(np.mean(skipped)))
     variants = [one.variant for one in some.values()]
-    results = measure(model, prompts, variants, new_tokens=n_new, repeats=args.repeats, on_round=on_round)
+    results = measure(model, prompts, variants, new_tokens=n_new, repeats=args.repeats, on_run=on_run)
     measured = {result.variant: result for result in results}
     dense, rows = measured[DENSE], []
     for name, result in measured.items():

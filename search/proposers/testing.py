@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from ftp_core.schedule import SparsitySchedule
+from ftp_core.schedule import DEFAULT_STEP, SparsitySchedule
 from search.problem.space import LatencyLimit, ScheduleSpace
 from search.problem.trial import GridIndices, Values
 from search.proposers import Proposer
@@ -35,19 +35,30 @@ def objectives(indices: GridIndices) -> Values:
     return kl, sum(20.0 - index for index in indices)
 
 
-def told_of(indices: Sequence[int], values: tuple[float, ...], violation: float = 0.0, fidelity: float = 1.0) -> Trial:
+def told_of(
+    indices: Sequence[int],
+    values: tuple[float, ...],
+    violation: float = 0.0,
+    fidelity: float = 1.0,
+    step: float = DEFAULT_STEP,
+) -> Trial:
     """A trial as proposers are told of it."""
     state = TrialState.FINISHED if fidelity == 1.0 else TrialState.PRUNED
-    schedule = SparsitySchedule.from_grid_indices(indices)
+    schedule = SparsitySchedule.from_grid_indices(indices, step)
     return Trial(0, schedule, "", state=state, values=values, constraint_violation=violation, fidelity=fidelity)
 
 
-def drive(proposer: Proposer, n: int, violation: Callable[[GridIndices], float] = lambda _: 0.0) -> list[GridIndices]:
+def drive(
+    proposer: Proposer,
+    n: int,
+    violation: Callable[[GridIndices], float] = lambda _: 0.0,
+    step: float = DEFAULT_STEP,
+) -> list[GridIndices]:
     """The proposals for the first trials, each of which is told before the next one is asked for."""
     proposals: list[GridIndices] = []
     for number in range(n):
         indices = proposer.ask(number).grid_indices
-        proposer.tell(told_of(indices, objectives(indices), violation(indices)))
+        proposer.tell(told_of(indices, objectives(indices), violation(indices), step=step))
         proposals.append(indices)
     return proposals
 

@@ -107,6 +107,7 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     assert [one.round for one in facts.rounds] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_new_router_for_the_chosen_schedule_is_compared_with_the_static_one(tmp_path: Path) -> None:
     few = (
         *("--search-items", "8", "--calibration-items", "24", "--validation-items", "12", "--test-items", "12"),
@@ -147,7 +148,9 @@ def _heed_signals() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+@pytest.mark.parametrize(
+    "stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["ctrl-c", "sigterm"]
+)
 def test_a_stopped_search_is_kept_and_resume_goes_on(tmp_path: Path, stop: signal.Signals) -> None:
     url = f"sqlite:///{tmp_path / 'ftp-studies.db'}"
     running = subprocess.Popen(

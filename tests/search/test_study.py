@@ -30,7 +30,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServiceSt
     with ServiceStore(URL) as store:
         filled(store, "demo")
         for run in records.DATA.router_runs:
-            store.routers.add("demo", replace(run, weights=b"0", sha256=hashlib.sha256(b"0").hexdigest()))
+            store.routers.add("demo", replace(run, sha256=hashlib.sha256(b"0").hexdigest()), b"0")
         store.studies.create("<b>new</b>", dict(records.STUDY.config), records.STUDY.objectives)
         yield store
 

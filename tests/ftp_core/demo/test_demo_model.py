@@ -42,6 +42,7 @@ def test_plain_transformers_answers_a_question_with_it() -> None:
     assert right >= 8
 
 
+@pytest.mark.slow
 def test_the_distilled_router_beats_the_static_one_at_the_same_schedule() -> None:
     loaded = load_model("demo")
     model = loaded.skipping

@@ -218,7 +218,7 @@ def test_quasi_random_levels_are_balanced_in_every_block():
 
 def test_a_grid_visits_every_point_once_then_goes_on_at_random():
     space = ScheduleSpace(3, step=0.3, max_sparsity=0.9)
-    proposals = drive(make("grid", space), 70)
+    proposals = drive(make("grid", space), 70, step=0.3)
     assert len(set(proposals[:64])) == 64
     assert all(space.contains(indices) for indices in proposals[64:])
 
@@ -226,9 +226,9 @@ def test_a_grid_visits_every_point_once_then_goes_on_at_random():
 def test_a_grid_skips_points_that_others_visited():
     space = ScheduleSpace(3, step=0.3, max_sparsity=0.9)
     proposer = make("grid", space)
-    others = set(drive(make("grid", space, 1), 40))
+    others = set(drive(make("grid", space, 1), 40, step=0.3))
     for indices in others:
-        proposer.tell(told_of(indices, objectives(indices)))
+        proposer.tell(told_of(indices, objectives(indices), step=0.3))
     assert {proposer.ask(number).grid_indices for number in range(20)}.isdisjoint(others)
 
 

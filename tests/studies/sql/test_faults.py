@@ -23,7 +23,7 @@ def test_a_search_outlives_a_restart_of_its_database(
 ) -> None:
     url = postgres_server.new_database()
     confirmed: list[int] = []
-    running, restarted = threading.Event(), threading.Event()
+    under_way, restarted = threading.Event(), threading.Event()
 
     def search() -> None:
         with StudyStore(url) as store, store.runs.lease("one"):
@@ -35,14 +35,14 @@ def test_a_search_outlives_a_restart_of_its_database(
                 confirmed.append(number)
                 n += 1
                 if n == 100:
-                    running.set()
+                    under_way.set()
 
     with StudyStore(url) as store:
         store.studies.create("one", {}, ("kl", "latency_ms"))
         worker = threading.Thread(target=search)
         with caplog.at_level(logging.WARNING, "studies"):
             worker.start()
-            assert running.wait(60)
+            assert under_way.wait(60)
             postgres_server.stop()
             time.sleep(pause_s)
             postgres_server.start()

@@ -252,7 +252,7 @@ def test_routers_are_listed_without_their_weights(client: TestClient, store: Ser
     store.studies.create("one", {}, ("kl", "latency_ms"))
     curves = {"held_out_kl": [0.5, 0.25]}
     sha256 = hashlib.sha256(b"weights").hexdigest()
-    run = RouterRun(3, (0.5,), {"stage": "distill-1"}, curves, sha256, 1.5, datetime.now(UTC))
+    run = RouterRun(3, (0.5,), {"stage": "distill-1", "static_kl": 0.4}, curves, sha256, 1.5, datetime.now(UTC))
     store.routers.add("one", run, b"weights")
     [found] = client.get(f"{STUDIES}/one/routers").json()["items"]
     assert found["trial"] == 3 and found["curves"] == {"held_out_kl": [0.5, 0.25]} and found["beats_static"]

@@ -228,16 +228,6 @@ class ReportData:
         """The test measurement of a variant, the first of several candidates."""
         return next((m for m in self.results if m.variant == variant), None)
 
-    def timed_earlier(self, m: Measurement) -> bool:
-        """Tells if a latency was taken over from the sitting on validation items: no machine is as fast every hour."""
-        seen = (v for v in self.measurements if v.split == "validation" and v.trial is not None)
-        return any((v.trial, v.router, v.latency_ms) == (m.trial, m.router, m.latency_ms) for v in seen)
-
-    def dense_timed_with(self, m: Measurement) -> Measurement | None:
-        """The dense model as it was timed in the same sitting as a measurement."""
-        split = "validation" if self.timed_earlier(m) else "test"
-        return next((one for one in self.measurements if one.split == split and one.variant == "dense"), None)
-
     def measured_point(self, trial: Trial) -> Measurement | None:
         """The test measurement of a trial with the router that it was evaluated with."""
         own = (m for m in self.results if m.variant != "dynamic" or trial.router is not None)

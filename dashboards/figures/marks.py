@@ -90,7 +90,7 @@ def hover(m: Measurement, titles: Mapping[str, str] = VARIANT_TITLES) -> str:
     trial = "" if m.trial is None else f", trial {m.trial}"
     low, accuracy, high = accuracy_range(m)
     counted = [(objective(name), measured_cost(m, name)) for name in COSTS if name != DEFAULT_COST]
-    kl, faster = kl_interval(m), prefill_speedup(m, None)
+    kl, faster = kl_interval(m), prefill_speedup(m)
     lines = [
         f"<b>{plain_text(titles.get(m.variant, m.variant))}</b>{trial}",
         *([] if m.accuracy is None else [f"accuracy {accuracy:.1%} [{low:.1%}, {high:.1%}]"]),
@@ -98,7 +98,7 @@ def hover(m: Measurement, titles: Mapping[str, str] = VARIANT_TITLES) -> str:
         f"perplexity {m.perplexity:.4g}, n = {m.n_items}",
         f"latency {m.latency_ms:.1f} ms [{m.latency_low_ms:.1f}, {m.latency_high_ms:.1f}], "
         f"batch {m.batch} × {m.length} tokens",
-        *([] if faster is None else [str(faster)]),
+        str(faster),
         ", ".join(f"{one.title} {one.text(value)}" for one, value in counted if value is not None),
         f"overall sparsity {m.overall_sparsity:.1%}; % skipped by block:",
         percentages(m.schedule),

@@ -25,7 +25,7 @@ from dashboards.report.html import environment
 from dashboards.report.markdown import bullets, table, text
 from dashboards.report.plain_values import records_csv
 from studies import Measurement
-from studies.analysis.prefill_speed import PrefillSpeedup, prefill_speedup
+from studies.analysis.prefill_speed import prefill_speedup
 from studies.analysis.retention import Interval, Retention, chance_level, retention_of
 from studies.analysis.shortened_prompt import measured_against_shortened_prompt
 from studies.analysis.verdict import selected_point, verdict_of
@@ -99,7 +99,7 @@ class Seed:
             "retention": None if self.retention is None else self.retention.share,
             "kl": m.kl,
             "latency_ms": m.latency_ms,
-            "speed_up": None if self._faster is None else self._faster.ratio,
+            "speed_up": prefill_speedup(m).ratio,
         }
 
     @property
@@ -116,13 +116,9 @@ class Seed:
 
     def detail(self, name: str) -> str:
         """The interval of a figure as text; of a speed-up also that it is not known."""
-        if name == "speed_up" and self._faster is not None:
-            return self._faster.interval
+        if name == "speed_up":
+            return prefill_speedup(self.measurement).interval
         return bracketed(self.ends.get(name), _FIGURES[name])
-
-    @property
-    def _faster(self) -> PrefillSpeedup | None:
-        return prefill_speedup(self.measurement, self.dense)
 
     @property
     def n(self) -> int:

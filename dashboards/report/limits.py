@@ -12,6 +12,7 @@ from dashboards.report.beginnings import about_beginnings
 from studies import Measurement, TrialState
 from studies.analysis.clock import check_clock
 from studies.analysis.predictions import latency_predictions
+from studies.analysis.prefill_speed import prefill_speedup
 from studies.pareto import HALF_STEP
 from studies.records.trial import finite_values
 
@@ -66,7 +67,7 @@ def disagreements(data: ReportData) -> str:
 def _of_selected(data: ReportData, selected: Measurement) -> list[str]:
     dense = data.measured("dense")
     others = [m for m in data.results if m is not selected]
-    found = _better(selected, [m for m in others if m.variant != "dense" and _no_slower(m, selected, data)])
+    found = _better(selected, [m for m in others if m.variant != "dense" and _no_slower(m, selected)])
     found += _against_dense(data, selected, dense) if dense is not None else []
     found += _against_wishes(data, selected)
     unsure = [m for m in others if m.variant not in ("dense", "candidate")]
@@ -81,16 +82,10 @@ def _of_selected(data: ReportData, selected: Measurement) -> list[str]:
     return found
 
 
-def _no_slower(m: Measurement, selected: Measurement, data: ReportData) -> bool:
-    """Tells whether a row takes no longer, as far as known; relative to dense if timed in another sitting."""
-    if m.speedup is not None and selected.speedup is not None:
-        return m.speedup >= selected.speedup or overlap(speedup_interval(m), speedup_interval(selected))
-    if data.timed_earlier(m) == data.timed_earlier(selected):
-        return m.latency_ms <= selected.latency_ms or overlap(latency_quartiles(m), latency_quartiles(selected))
-    own, others = data.dense_timed_with(selected), data.dense_timed_with(m)
-    if own is None or others is None:
-        return False
-    return m.latency_ms / others.latency_ms <= selected.latency_ms / own.latency_ms
+def _no_slower(m: Measurement, selected: Measurement) -> bool:
+    """Tells whether a row takes no longer, as far as known."""
+    is_as_fast = prefill_speedup(m).ratio >= prefill_speedup(selected).ratio
+    return is_as_fast or overlap(speedup_interval(m), speedup_interval(selected))
 
 
 def _better(selected: Measurement, no_slower: Sequence[Measurement]) -> list[str]:

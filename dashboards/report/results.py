@@ -29,7 +29,7 @@ class Result:
         flops_saved: Share of the dense model's arithmetic that is not done; None where dense was not measured.
         retention: Share that it keeps of the dense model; None where that is not known or says nothing.
         origin: The trial whose schedule it is, and where that comes from; empty where it is of no trial.
-        speed_up: Speed of its prefill as a multiple of the dense model's; None where dense was not measured.
+        speed_up: Speed of its prefill as a multiple of the dense model's.
     """
 
     measurement: Measurement
@@ -38,7 +38,7 @@ class Result:
     flops_saved: float | None
     retention: Retention | None
     origin: str
-    speed_up: PrefillSpeedup | None
+    speed_up: PrefillSpeedup
 
 
 def results(data: ReportData) -> list[Result]:
@@ -52,7 +52,7 @@ def results(data: ReportData) -> list[Result]:
             flops_saved=None if dense is None else 1 - m.flops / dense.flops,
             retention=data.retention(m),
             origin=data.origin(m),
-            speed_up=prefill_speedup(m, data.dense_timed_with(m)),
+            speed_up=prefill_speedup(m),
         )
         for m in data.results
     ]
@@ -79,7 +79,6 @@ def plain_result(one: Result) -> dict[str, Any]:
     schedule = figures.pop("schedule")
     for name in ("speedup", "speedup_low", "speedup_high"):
         del figures[name]
-    faster = one.speed_up
     first = {name: figures.pop(name) for name in ("variant", "trial", "router")}
     return {
         **first,
@@ -92,9 +91,9 @@ def plain_result(one: Result) -> dict[str, Any]:
         "retention_low": low,
         "retention_high": high,
         "retention_method": None if kept is None else kept.method,
-        "speed_up": None if faster is None else faster.ratio,
-        "speed_up_low": None if faster is None else faster.low,
-        "speed_up_high": None if faster is None else faster.high,
+        "speed_up": one.speed_up.ratio,
+        "speed_up_low": one.speed_up.low,
+        "speed_up_high": one.speed_up.high,
         **figures,
         "schedule": schedule,
     }
@@ -128,7 +127,7 @@ def _cells(one: Result) -> list[Cell]:
         Cell(kl_text(m.kl), bracketed(kl_interval(m), ".4f" if m.kl < 0.05 else ".3f")),
         _perplexity(m),
         Cell(f"{m.latency_ms:.1f}", bracketed(latency_quartiles(m), ".1f")),
-        UNKNOWN if one.speed_up is None else Cell(f"{one.speed_up.ratio:.2f}×", one.speed_up.interval),
+        Cell(f"{one.speed_up.ratio:.2f}×", one.speed_up.interval),
         _mebibytes(m.kv_bytes),
         _mebibytes(m.peak_bytes),
     ]
@@ -157,13 +156,10 @@ def _reading(data: ReportData) -> str:
         f"Every number is of test items, which neither search nor training nor selection saw: {_items(shown)}.",
         f"Latency is the median of {repeats} timed prefills of {shapes}, with quartiles; FLOPs, the KV cache and the "
         "peak memory of the prefill's activations are counted for the same input.",
+        "The speed-up of the prefill is the median over turns of the dense model's time by the row's in the same turn, "
+        "with a distribution-free interval. The dense model is timed twice in every turn: what it comes to against "
+        "itself is 1 on a quiet machine.",
     ]
-    if any(m.speedup is not None for m in shown):
-        parts.append(
-            "The speed-up of the prefill is the median over turns of the dense model's time by the row's in the same "
-            "turn, with a distribution-free interval. The dense model is timed twice in every turn: what it comes to "
-            "against itself is 1 on a quiet machine."
-        )
     clock = check_clock(data.measurements, "test")
     if clock is not None and clock.sentence:
         parts.append(clock.sentence)
@@ -185,11 +181,6 @@ def _reading(data: ReportData) -> str:
         parts.append("KL and perplexity have bootstrap intervals over items.")
     if any(m.variant == "candidate" for m in shown):
         parts.append("Candidates are further points of the front.")
-    if any(data.timed_earlier(m) for m in shown):
-        parts.append(
-            "Candidates were timed in the earlier sitting in which one was selected: their speed-up is against the "
-            "dense model of that sitting, and their milliseconds compare among themselves only."
-        )
     parts.append(
         "Under its name stand the trial that a row's schedule comes from and who decides: the static router, or the "
         "one that was trained in that stage."

@@ -49,15 +49,13 @@ def measured_sections(data: ReportData) -> list[Section]:
     """Figures of the results, in the order in which questions arise: what it costs, and who decides."""
     if not data.results:
         return []
-    earlier = any(data.timed_earlier(m) for m in data.results)
     return [
         Section(
             "What a choice costs",
             "Each point is a schedule with a router, run for real on data that neither search nor training nor "
             "selection saw. Further left is cheaper; the line joins the non-dominated points, dominated ones are "
             "faint: another is as good in both and better in one. Whiskers show the quartiles of what was timed and "
-            "the 95% interval of quality: points whose whiskers overlap are hardly told apart by this many items."
-            + (" Candidates were timed in another sitting than the rows with a name." if earlier else ""),
+            "the 95% interval of quality: points whose whiskers overlap are hardly told apart by this many items.",
             measurements_figure(data.results, data.selected, data.cost.name, data.titles, data.chance),
         ),
         Section(

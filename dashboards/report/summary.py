@@ -68,10 +68,9 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
     if dense is not None:
         shape = f"batch {selected.batch} × {selected.length} tokens"
         figures += [KeyFigure(f"{1 - selected.flops / dense.flops:.1%}", "FLOPs saved", f"against dense, {shape}")]
-        faster = prefill_speedup(selected, dense)
-        if faster is not None:
-            conditions = f"{faster.interval}, {_router(selected, data)}, {shape}"
-            figures.append(KeyFigure(f"{faster.ratio:.2f}×", "prefill speed-up, measured", conditions))
+        faster = prefill_speedup(selected)
+        conditions = f"{faster.interval}, {_router(selected, data)}, {shape}"
+        figures.append(KeyFigure(f"{faster.ratio:.2f}×", "prefill speed-up, measured", conditions))
         figures += [
             KeyFigure(f"{one.speedup:.2f}×", f"speed-up with {one.new_tokens} new tokens", f"{one.interval}, {shape}")
             for one in end_to_end(data.speeds, selected.trial, selected.router)[-1:]
@@ -170,8 +169,7 @@ def _gain(m: Measurement, dense: Measurement | None, data: ReportData) -> str:
 
 def _pace(m: Measurement, dense: Measurement) -> str:
     """The speed of a prefill, up to a parenthesis for the times."""
-    faster = prefill_speedup(m, dense)
-    assert faster is not None
+    faster = prefill_speedup(m)
     is_faster, is_slower = faster.is_faster, faster.is_slower
     if is_faster is None:
         # Of what is known of the times the quartiles have to tell.
@@ -231,13 +229,11 @@ def _routers(data: ReportData) -> str:
     return (
         f"By KL, the distilled router is {verdict} the static one at the same schedule, that of trial {dynamic.trial}: "
         f"{kl_text(dynamic.kl)} against {kl_text(static.kl)} nats per token{unsure}{accuracy}, {dynamic.n_items} "
-        f"items.{_prefills(dynamic, static, data)}"
+        f"items.{_prefills(dynamic, static)}"
     )
 
 
-def _prefills(dynamic: Measurement, static: Measurement, data: ReportData) -> str:
+def _prefills(dynamic: Measurement, static: Measurement) -> str:
     """The speed of prefills with both routers."""
-    found = [prefill_speedup(m, data.dense_timed_with(m)) for m in (dynamic, static)]
-    if found[0] is None or found[1] is None:
-        return f" Their prefills take {dynamic.latency_ms:.1f} and {static.latency_ms:.1f} ms."
-    return f" Their prefills are {found[0].times} and {found[1].times} as fast as the dense model's."
+    times = [prefill_speedup(m).times for m in (dynamic, static)]
+    return f" Their prefills are {times[0]} and {times[1]} as fast as the dense model's."

@@ -79,21 +79,12 @@ def _measured(
                 "retention": None if kept is None else kept.share,
                 "retention_low": low,
                 "retention_high": high,
-                **_speedup(m, dense.get(m.split)),
+                "speedup_interval_unknown": prefill_speedup(m).unknown or None,
                 "origin": None if m.trial is None else schedule_origin(m.schedule, proposers.get(m.trial)),
                 "selected": selected,
             }
         )
     return described
-
-
-def _speedup(m: Measurement, dense: Measurement | None) -> dict[str, Any]:
-    """Speed-up of a prefill with its interval, or why that is unknown."""
-    found = prefill_speedup(m, dense)
-    if found is None:
-        return {"speedup_interval_unknown": "the dense model was not measured"}
-    ends = {"speedup_low": found.low, "speedup_high": found.high}
-    return {"speedup": found.ratio, **ends, "speedup_interval_unknown": found.unknown or None}
 
 
 def _clocks(measurements: Sequence[Measurement]) -> dict[str, Any]:

@@ -243,8 +243,6 @@ def _named(tested: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _speedup(row: Mapping[str, Any]) -> str:
     """The speed-up of a prefill, and below it its interval."""
-    if row["speedup"] is None:
-        return "-"
     low, high = row["speedup_low"], row["speedup_high"]
     ends = "interval\nunknown" if low is None or high is None else f"[{low:.2f},\n{high:.2f}]"
     return f"{row['speedup']:.2f}x\n{ends}"

@@ -227,7 +227,7 @@ class _Choice:
         )
         said += f"{m.latency_ms:.1f} ms instead of {dense.latency_ms:.1f} ms"
         if m.speedup is not None:
-            said += f", {prefill_speedup(m, dense)}"
+            said += f", {prefill_speedup(m)}"
         if self._cost != "latency_ms":
             said += f", with {cost.text(_figure(m, self._cost))} instead of {cost.text(_figure(dense, self._cost))}"
         return f"{said}."

@@ -70,16 +70,16 @@ def check_clock(measurements: Sequence[Measurement], split: str) -> ClockCheck |
         split: "validation" or "test".
 
     Returns:
-        None where the dense model was not measured then, or not timed twice in a turn.
+        None where the dense model was not measured then.
     """
-    own = [m for m in measurements if m.split == split and m.speedup is not None]
-    dense = next((m for m in own if m.variant == "dense"), None)
-    if dense is None or dense.speedup is None:
+    timed = [(m, prefill_speedup(m)) for m in measurements if m.split == split]
+    dense, of_itself = next((one for one in timed if one[0].variant == "dense"), (None, None))
+    if dense is None or of_itself is None:
         return None
-    known = [(m, found) for m in own if (found := prefill_speedup(m, dense)) is not None]
-    widest, (vaguest, vague) = max(((one.half_width, (m, one)) for m, one in known), key=lambda pair: pair[0])
+    vaguest, vague = max(timed, key=lambda one: one[1].half_width)
+    widest = vague.half_width
     doubts = []
-    for m, one in known:
+    for m, one in timed:
         if one.low is None or one.high is None:
             continue
         if m.router is None and not any(m.schedule) and not one.low - _OF_ITSELF <= 1 <= one.high + _OF_ITSELF:
@@ -92,7 +92,7 @@ def check_clock(measurements: Sequence[Measurement], split: str) -> ClockCheck |
         doubts.append(f"{dense.repeats} turns are too few to tell how far off speed-ups are")
     elif widest > _USABLE:
         doubts.append(f"speed-ups are known to within {widest:.0%} only ({_name(vaguest)}: {vague.times})")
-    return ClockCheck(split, dense.repeats, dense.speedup, widest if math.isfinite(widest) else None, tuple(doubts))
+    return ClockCheck(split, dense.repeats, of_itself.ratio, widest if math.isfinite(widest) else None, tuple(doubts))
 
 
 def _name(m: Measurement) -> str:

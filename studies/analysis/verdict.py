@@ -160,9 +160,7 @@ def _kept(m: Measurement, dense: Measurement | None, examples: ReportExamples | 
 
 
 def _pace(m: Measurement, dense: Measurement | None) -> str:
-    timed, faster = f"a prefill of {m.batch} × {m.length} tokens", prefill_speedup(m, dense)
-    if faster is None:
-        return f"takes {m.latency_ms:.1f} ms for {timed}"
+    timed, faster = f"a prefill of {m.batch} × {m.length} tokens", prefill_speedup(m)
     clock = None if dense is None else check_clock([dense, m], m.split)
     unclear = ""
     if clock is not None and not clock.is_usable:

@@ -40,7 +40,7 @@ class Measurement:
         peak_bytes: Predicted peak memory of the timed prefill's activations; None if unknown.
         speedup: Median over the timed turns of the dense model's time by the variant's in the same turn. Of "dense" it
             is what the dense model came to against itself, timed once more in every turn: 1, but for what disturbed
-            the clock. None if it was not timed in turns with the dense model.
+            the clock. None if its latency was predicted, not timed.
         speedup_low: Lower end of its distribution-free 95 % interval; None where there were fewer than six turns.
         speedup_high: Upper end of it.
     """

@@ -82,29 +82,23 @@ def test_times_that_are_usable_but_not_precise_say_so() -> None:
     assert check.sentence == "Times are not precise: after 36 turns, speed-ups are known to within 6% at worst."
 
 
-def test_each_sitting_is_checked_by_itself_and_earlier_versions_had_no_check() -> None:
+def test_each_sitting_is_checked_by_itself() -> None:
     off = [timed("dense", 0.0, 1.5, split="validation"), *QUIET]
     seen, tested = check_clock(off, "validation"), check_clock(off, "test")
     assert seen is not None and tested is not None and (seen.is_usable, tested.is_usable) == (False, True)
-    old = [replace(m, speedup=None, speedup_low=None, speedup_high=None) for m in QUIET]
-    assert check_clock(old, "test") is check_clock([], "test") is check_clock(QUIET[1:], "test") is None
+    assert check_clock([], "test") is check_clock(QUIET[1:], "test") is None
 
 
 def test_a_speedup_says_its_interval_or_why_that_is_not_known() -> None:
-    dense, static, _ = QUIET
-    found = prefill_speedup(static, dense)
-    assert str(found) == "1.40 times [1.37, 1.43] the dense model's prefill speed"
-    few = prefill_speedup(replace(static, speedup_low=None, speedup_high=None, repeats=5), dense)
+    static = QUIET[1]
+    assert str(prefill_speedup(static)) == "1.40 times [1.37, 1.43] the dense model's prefill speed"
+    few = prefill_speedup(replace(static, speedup_low=None, speedup_high=None, repeats=5))
     assert str(few).startswith("1.40 times (interval unknown: 5 turns are too few for one)")
-    old = prefill_speedup(replace(static, speedup=None, speedup_low=None, speedup_high=None), dense)
-    assert str(old).startswith("1.40 times (interval unknown: measured by an earlier version)")
-    assert prefill_speedup(replace(static, speedup=None), None) is None
 
 
 @given(st.floats(0.2, 5), st.floats(0, 0.5))
 def test_faster_and_slower_are_what_the_whole_interval_is(ratio: float, width: float) -> None:
-    found = prefill_speedup(timed("static", 0.3, ratio, width), None)
-    assert found is not None
+    found = prefill_speedup(timed("static", 0.3, ratio, width))
     assert found.is_faster == (ratio * (1 - width) > 1) and found.is_slower == (ratio * (1 + width) < 1)
 
 

@@ -23,14 +23,13 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from ftp_core.errors import CoreError
 from search.cli.config import config_command
-from search.cli.continuing import DISTILL_SETTINGS, distill, resume
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.log_level import LogLevel, set_log_level
-from search.cli.new_study import run_command, search_command
 from search.cli.options import AsJson, Debug, MovedModel, Out, Storage, StudyName
 from search.cli.profile import profile_command
-from search.cli.service import add_service_commands
-from search.cli.service_client import add_client_commands
+from search.cli.run_commands import DISTILL_SETTINGS, distill, resume, run_command, search_command
+from search.cli.service import runner_command, serve_command, token
+from search.cli.service_client import fetch_command, status_command, stop_command, submit_command, wait_command
 from search.cli.settings import GroupedCommand, with_settings
 from search.cli.show import OPTUNAS, describe_optuna_study, describe_study
 from search.cli.sweep import sweep_command
@@ -41,7 +40,7 @@ from search.cli.tables import (
     print_studies,
     print_verdict,
 )
-from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
+from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, SUBMITTABLE, RunConfig
 from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
 from search.reports import write_reports
@@ -83,8 +82,14 @@ app.command("resume", cls=GroupedCommand)(with_settings(resume, RESUMABLE, show_
 app.command("distill")(with_settings(distill, DISTILL_SETTINGS, show_default="as begun"))
 app.command("sweep")(sweep_command)
 app.command("config")(config_command)
-add_service_commands(app)
-add_client_commands(app)
+app.command("serve")(serve_command)
+app.command("runner")(runner_command)
+app.add_typer(token, name="token")
+app.command("submit", cls=GroupedCommand)(with_settings(submit_command, SUBMITTABLE))
+app.command("status")(status_command)
+app.command("wait")(wait_command)
+app.command("stop")(stop_command)
+app.command("fetch")(fetch_command)
 
 
 @app.command()

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from ftp_core.loading.model_source import locate
 from search.cli.options import AsJson, Debug, Model, Storage
+from search.cli.settings import is_given
 from search.cli.tables import narrow_table
 from search.config.groups import DEFAULT_PROFILE_SECONDS
 from search.config.run_config import DEFAULT_STORAGE, RunConfig
@@ -77,7 +78,7 @@ def profile_command(
     if study is not None:
         _check_alone(context)
         model, batch, length, own_seconds = _of_study(storage, study)
-        seconds = seconds if _is_given(context, "seconds") else own_seconds
+        seconds = seconds if is_given(context, "seconds") else own_seconds
     batches, lengths = _numbers("--batch", batch), _numbers("--length", length)
     _check_one_of("--dtype", dtype, _DTYPES)
     _check_one_of("--device", device, _DEVICES)
@@ -125,15 +126,10 @@ def profile_command(
             console.print(f"study {study!r} keeps the profile that it has until: {renewed}", soft_wrap=True)
 
 
-def _is_given(context: typer.Context, parameter: str) -> bool:
-    source = context.get_parameter_source(parameter)
-    return source is not None and source.name != "DEFAULT"
-
-
 def _check_alone(context: typer.Context) -> None:
     """Raises `ConfigError` if options are given that contradict --study."""
     for parameter in ("model", "batch", "length", "dtype", "device", "threads", "source"):
-        if _is_given(context, parameter):
+        if is_given(context, parameter):
             named = "--from" if parameter == "source" else f"--{parameter}"
             raise ConfigError(
                 f"--study and {named} are both given: a study is profiled as it runs; leave one of them out."
@@ -164,7 +160,7 @@ def _again(context: typer.Context, profile: LatencyProfile, storage: str) -> str
         batches, lengths = ({getattr(shape, axis) for shape in profile.shapes} for axis in ("batch", "length"))
         words += ["--model", given["model"], "--batch", _listed(batches), "--length", _listed(lengths)]
     for parameter in ("dtype", "device", "threads"):
-        if _is_given(context, parameter):
+        if is_given(context, parameter):
             words += [f"--{parameter}", str(given[parameter])]
     return shlex.join([*words, "--remeasure", *([] if storage == DEFAULT_STORAGE else ["--storage", storage])])
 

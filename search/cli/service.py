@@ -11,11 +11,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from ftp_core.extras import install_extra
 from search.cli.log_level import LOG_VARIABLE, log_to_stderr
 from search.cli.options import AsJson, Debug, Storage
+from search.cli.tables import wide_table
 from search.config.groups import DEFAULT_OUT
 from search.config.run_config import DEFAULT_STORAGE
 from search.errors import ConfigError, SearchError
@@ -61,7 +61,13 @@ def serve_command(
 
     Example: ftp-search serve --root /srv/models --root /srv/data
     """
-    needs_extra()
+    try:
+        import dash  # noqa: F401
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise SearchError(f"{error.name} is not installed: {install_extra('serve')}.") from error
     from search.service.dashboard import dashboard
     from search.service.rules.settings import ServiceSettings, is_loopback
     from search.service.serving import serve
@@ -137,9 +143,7 @@ def list_tokens(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, deb
         rows = [{"name": one.name, "role": one.role, "created_at": one.created_at.isoformat()} for one in found]
         print(json.dumps(rows))
         return
-    table = Table()
-    for heading in ("name", "role", "created"):
-        table.add_column(heading, overflow="fold")
+    table = wide_table("name", "role", "created")
     for one in found:
         table.add_row(one.name, one.role.value, local_text(one.created_at))
     Console(markup=False, highlight=False).print(table if found else "No tokens yet: ftp-search token add NAME")
@@ -158,24 +162,6 @@ def remove_token(
     with ServiceStore(storage, create=False) as store:
         store.tokens.remove(name)
     print(f"removed {name}")
-
-
-def add_service_commands(app: typer.Typer) -> None:
-    """Add the commands to a command line."""
-    app.command("serve")(serve_command)
-    app.command("runner")(runner_command)
-    app.add_typer(token, name="token")
-
-
-def needs_extra() -> None:
-    """Raise `SearchError` if a dependency of the service is missing."""
-    try:
-        import dash  # noqa: F401
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise SearchError(f"{error.name} is not installed: {install_extra('serve')}.") from error
 
 
 def _reach(roots: list[Path] | None, hub: bool, out: Path) -> Reach:

@@ -13,9 +13,7 @@ import typer
 from rich.console import Console
 
 from search.cli.options import AsJson, ConfigFile, Debug, Name, Quiet, StudyName
-from search.cli.settings import GroupedCommand, with_settings
 from search.config.file import configured
-from search.config.run_config import SETTINGS
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 # Not an option: all users of the machine can read command lines.
@@ -137,17 +135,6 @@ def fetch_command(
     print("\n".join(f"wrote {path}" for path in written))
     if fetched.without_model is not None:
         print(f"No model: {fetched.without_model}", file=sys.stderr)
-
-
-def add_client_commands(app: typer.Typer) -> None:
-    """Add the commands to a command line."""
-    # The Ray cluster is the service's own setting.
-    fields = [field for field, setting in SETTINGS.items() if setting.about.in_requests]
-    app.command("submit", cls=GroupedCommand)(with_settings(submit_command, fields))
-    app.command("status")(status_command)
-    app.command("wait")(wait_command)
-    app.command("stop")(stop_command)
-    app.command("fetch")(fetch_command)
 
 
 def _client(server: str) -> Any:

@@ -49,8 +49,7 @@ def with_settings(
 
     def with_options(context: typer.Context, **given: Any) -> None:
         values = {field: given.pop(field) for field in fields}
-        source = {field: context.get_parameter_source(field) for field in fields}
-        command(settings=_parsed({field: values[field] for field in fields if _was_given(source[field])}), **given)
+        command(settings=_parsed({field: values[field] for field in fields if is_given(context, field)}), **given)
 
     parameters = [inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)]
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -64,7 +63,9 @@ def with_settings(
     return with_options
 
 
-def _was_given(source: Any) -> bool:
+def is_given(context: typer.Context, parameter: str) -> bool:
+    """Tells whether a parameter of a command has another value than its default."""
+    source = context.get_parameter_source(parameter)
     return source is not None and source.name != "DEFAULT"
 
 

@@ -31,6 +31,14 @@ def narrow_table(title: str | None, *headings: str) -> Table:
     return table
 
 
+def wide_table(*headings: str) -> Table:
+    """A table with a frame, whose long texts are wrapped."""
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    return table
+
+
 def print_front(console: Console, description: Mapping[str, Any]) -> None:
     """Prints the front of a study, from `describe_study`."""
     if not description["front"]:
@@ -270,9 +278,7 @@ def print_studies(console: Console, summaries: Sequence[StudySummary], optunas: 
     if not summaries and not optunas:
         console.print("No studies yet: ftp-search run --name demo")
         return
-    table = Table()
-    for heading in ("name", "state", "trials", "created", "model", "data"):
-        table.add_column(heading, overflow="fold")
+    table = wide_table("name", "state", "trials", "created", "model", "data")
     for s in summaries:
         table.add_row(s.name, s.state.value, str(s.n_trials), local_text(s.created_at), s.model, s.data)
     for one in optunas:

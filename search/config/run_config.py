@@ -127,6 +127,8 @@ SETTINGS: Mapping[str, Setting] = {
 }
 # Fields that may change of a study that has begun.
 RESUMABLE = tuple(field for field, setting in SETTINGS.items() if setting.about.can_change)
+# Fields that a request to a service may give: the Ray cluster is the service's own setting.
+SUBMITTABLE = tuple(field for field, setting in SETTINGS.items() if setting.about.in_requests)
 
 
 def suggestion(name: str, known: Collection[str]) -> str:

@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from dashboards.app import Actions, FormField, RefusedError
 from dashboards.app import mount as mount_pages
 from ftp_core.errors import CoreError
-from search.config.run_config import SETTINGS, RunConfig
+from search.config.run_config import SETTINGS, SUBMITTABLE, RunConfig
 from search.errors import SearchError
 from search.service.http.app import MountDashboard
 from search.service.jobs.submitting import create_and_submit, resume_and_submit
 from search.service.rules.problems import complaint, in_fields
-from search.service.rules.requests import SUBMITTABLE, ResumeRequest, StudyRequest
+from search.service.rules.requests import ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
 from studies import StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
 from studies.service.service_store import ServiceStore

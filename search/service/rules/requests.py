@@ -10,7 +10,7 @@ from annotated_types import Le, MaxLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ftp_core.text.data import load_jsonl, split_examples
-from search.config.run_config import RESUMABLE, SETTINGS, RunConfig
+from search.config.run_config import RESUMABLE, SETTINGS, SUBMITTABLE, RunConfig
 from search.config.study_name import MAX_NAME_BYTES, check_study_name
 from search.errors import ConfigError
 from search.pipeline.resume_settings import check_changes
@@ -20,7 +20,6 @@ from search.service.rules.roots import DEMO, check_makeable, checked_data, check
 from search.service.rules.settings import ServiceSettings
 from studies import StudyRecord, StudyStore, Trial
 
-SUBMITTABLE = tuple(field for field, setting in SETTINGS.items() if setting.about.in_requests)
 # Larger data is checked by the runner alone.
 _MAX_CHECKED_BYTES = 64 * 2**20
 

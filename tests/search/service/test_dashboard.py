@@ -24,8 +24,8 @@ from dashboards.app.pages.explore import Exploring, ranges
 from dashboards.app.pages.studies import StudiesPage
 from dashboards.app.pages.study import StudyPage
 from dashboards.app.views import FIGURES, Views
+from search.config.run_config import SUBMITTABLE
 from search.service.dashboard import actions, dashboard, form_field
-from search.service.rules.requests import SUBMITTABLE
 from search.service.rules.settings import ServiceSettings
 from studies import StorageError, StudyState
 from studies.records.study_facts import ProfileRecord, StudyFacts

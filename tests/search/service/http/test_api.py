@@ -14,8 +14,7 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
-from search.config.run_config import RunConfig
-from search.service.rules.requests import SUBMITTABLE
+from search.config.run_config import SUBMITTABLE, RunConfig
 from studies import RouterRun, StorageError, StudyState, Trial, TrialState
 from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore

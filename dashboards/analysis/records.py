@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -104,7 +104,7 @@ class ReportData:
 
     @property
     def selection(self) -> SelectionRecord | None:
-        """The point that was selected and why; None before that, and where an earlier version measured."""
+        """The point that was selected and why; None before that."""
         return self.study.facts.selection
 
     @property
@@ -137,25 +137,14 @@ class ReportData:
         A candidate that has a row under another name is left out.
         """
         tested = [m for m in self.measurements if m.split == "test"]
-        if self.selection is None:
-            tested = [self._of_now(m) for m in tested]
         named = [m for variant in NAMED_VARIANTS for m in tested if m.variant == variant]
-        shown = {(m.trial, m.router) for m in named if m.variant != "dynamic" or m.router is not None}
+        shown = {(m.trial, m.router) for m in named}
         others = [m for m in tested if m.variant not in NAMED_VARIANTS and (m.trial, m.router) not in shown]
         return named + sorted(others, key=lambda m: m.kl)
-
-    def _of_now(self, m: Measurement) -> Measurement:
-        """A measurement in today's terms: an earlier version called every point of the front static."""
-        other = m.variant == "static" and m.trial != self.study.chosen_trial
-        return replace(m, variant="candidate") if other else m
 
     @property
     def selected(self) -> Measurement | None:
         """The selected point as measured on test items: what a user would run."""
-        if self.selection is None:
-            routers = [m for m in self.results if m.variant in ("static", "dynamic")]
-            routers = [m for m in routers if m.trial == self.study.chosen_trial]
-            return min(routers, key=lambda m: m.kl, default=None)
         return selected_point(self.results, self.selection)
 
     @cached_property
@@ -211,7 +200,7 @@ class ReportData:
 
     @property
     def chance(self) -> float | None:
-        """Accuracy of guessing on the test items; None without choices, or where an earlier version began the study."""
+        """Accuracy of guessing on the test items; None where the data has no choices."""
         return chance_level(self.study.facts, "test")
 
     @property
@@ -230,8 +219,7 @@ class ReportData:
 
     def measured_point(self, trial: Trial) -> Measurement | None:
         """The test measurement of a trial with the router that it was evaluated with."""
-        own = (m for m in self.results if m.variant != "dynamic" or trial.router is not None)
-        return next((m for m in own if (m.trial, m.router) == (trial.number, trial.router)), None)
+        return next((m for m in self.results if (m.trial, m.router) == (trial.number, trial.router)), None)
 
     def router_pair(self) -> tuple[Measurement, Measurement] | None:
         """The dynamic measurement and one of the same schedule with the static router; None without such a pair."""
@@ -244,11 +232,8 @@ class ReportData:
 
     def router_name(self, m: Measurement) -> str:
         """Names the router of a measurement."""
-        if m.variant == "dense":
-            return "none"
         if m.router is None:
-            # An earlier version did not number routers.
-            return "distilled" if m.variant == "dynamic" else "static"
+            return "none" if m.variant == "dense" else "static"
         run = next((run for run in self.router_runs if run.number == m.router), None)
         return f"router {m.router}" if run is None else run.title
 

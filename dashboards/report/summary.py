@@ -103,7 +103,7 @@ def _ends(m: Measurement) -> str:
 def _router(m: Measurement, data: ReportData) -> str:
     """The router of a measurement, for a sentence."""
     name = data.router_name(m)
-    return f"{name} router" if name in ("static", "distilled") else f"router of {name}"
+    return "static router" if name == "static" else f"router of {name}"
 
 
 def _no_front(trials: Sequence[Trial]) -> str:

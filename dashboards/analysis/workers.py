@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dashboards.analysis.axes import Floats
 from studies.records.trial_columns import TrialColumns
@@ -14,27 +13,17 @@ from studies.records.trial_columns import TrialColumns
 
 @dataclass(frozen=True)
 class Timeline:
-    """Busy times of the workers.
+    """Busy times of the workers."""
 
-    Attributes:
-        at: [bins] Seconds since the first evaluation began, at the middle of each bin.
-        workers: [workers] Their names.
-        busy: [workers, bins] Share of the bin's time.
-        n_unknown: Number of evaluated trials whose worker is not known.
-    """
-
-    at: Floats
-    workers: tuple[str, ...]
-    busy: Floats
-    n_unknown: int
+    at: Floats  # [bins] seconds since the first evaluation began, at the middle of each bin
+    workers: tuple[str, ...]  # [workers] their names
+    busy: Floats  # [workers, bins] share of the bin's time
 
 
-def timeline(columns: TrialColumns, bins: int = 240) -> Timeline | None:
-    """Adds up the busy times of each worker; None where no trial knows its worker."""
+def timeline(columns: TrialColumns, bins: int = 240) -> Timeline:
+    """Adds up the busy times of each worker of trials that some worker evaluated."""
     work = columns.work
-    if not len(work):
-        return None
-    first, edges = _edges(columns, _spans(columns), bins)
+    first, edges = _edges(columns, bins)
     rows = {}
     for place, worker in enumerate(columns.workers):
         own = work.worker == place
@@ -42,41 +31,27 @@ def timeline(columns: TrialColumns, bins: int = 240) -> Timeline | None:
         # Clocks are not exact: one evaluation may seem to begin before the last one has ended.
         rows[worker] = np.minimum(1.0, _shares(edges, began, began + work.seconds[own]))
     names = sorted(rows, key=_natural)
-    return Timeline(_middles(edges), tuple(names), np.array([rows[one] for one in names]), len(_unknown(columns)))
+    return Timeline(_middles(edges), tuple(names), np.array([rows[one] for one in names]))
 
 
 def busy(columns: TrialColumns, bins: int = 120) -> tuple[Floats, Floats, Floats]:
-    """Counts evaluations at a time, and trials that ended per second.
+    """Counts evaluations at a time, and trials that ended per second, of trials that some worker evaluated.
 
     Returns:
         [bins] Seconds since the first one began, at the middle of each bin; [bins] evaluations at a time on
         average; [bins] trials that ended per second.
     """
-    if not len(columns):
-        return np.empty(0), np.empty(0), np.empty(0)
-    begins, ends = spans = _spans(columns)
-    first, edges = _edges(columns, spans, bins)
+    first, edges = _edges(columns, bins)
+    began = columns.work.began_at - first
     rate = np.histogram(columns.finished_at - first, edges)[0] / (edges[1] - edges[0])
-    return _middles(edges), _shares(edges, begins - first, ends - first), rate
+    return _middles(edges), _shares(edges, began, began + columns.work.seconds), rate
 
 
-def _unknown(columns: TrialColumns) -> NDArray[np.intp]:
-    """Places of the evaluated trials whose worker is not known."""
-    return np.flatnonzero((columns.worker < 0) & (columns.seconds > 0))
-
-
-def _spans(columns: TrialColumns) -> tuple[Floats, Floats]:
-    """Beginnings and ends of evaluations; where no worker noted them, by when trials ended and how long they took."""
-    work, rest = columns.work, _unknown(columns)
-    ends = columns.finished_at[rest]
-    begins = np.concatenate([work.began_at, ends - columns.seconds[rest]])
-    return begins, np.concatenate([work.began_at + work.seconds, ends])
-
-
-def _edges(columns: TrialColumns, spans: tuple[Floats, Floats], bins: int) -> tuple[float, Floats]:
+def _edges(columns: TrialColumns, bins: int) -> tuple[float, Floats]:
     """Beginning of the first evaluation, and the ends of bins up to the end of the last, in seconds since."""
-    (begins, ends), kept = spans, columns.finished_at
-    first, last = min(begins.min(initial=np.inf), kept.min()), max(ends.max(initial=-np.inf), kept.max())
+    work, ended = columns.work, columns.finished_at
+    first = min(work.began_at.min(), ended.min())
+    last = max((work.began_at + work.seconds).max(), ended.max())
     return float(first), np.linspace(0.0, max(float(last - first), 1e-9), bins + 1)
 
 

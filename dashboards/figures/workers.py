@@ -6,9 +6,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from dashboards.analysis.tables import counted
 from dashboards.analysis.trials import Found
-from dashboards.analysis.workers import Timeline, busy, timeline
+from dashboards.analysis.workers import busy, timeline
 from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, plain_text, styled
 
 _COLOUR = VARIANT_COLOURS["static"]
@@ -19,62 +18,27 @@ _ROW_PX, _MOST_ROWS_PX, _PANEL_PX, _GAP_PX = 18, 480, 210, 64
 def workers_figure(found: Found, workers: int | None = None) -> go.Figure:
     """Draws when each worker was busy, the evaluations at a time, and the trials that ended per second.
 
-    Workers have a row each where trials know theirs. Those of earlier versions do not: of these it is worked out how
-    many evaluations went on, from when they ended and how long they took.
-
     Args:
         found: Trials of the study.
         workers: Number of workers of the study; None if it is not known.
     """
     title = "How busy the workers were"
-    at, evaluations, rate = busy(found.columns)
-    if not len(at):
-        return empty_figure(title, "No trial has ended yet.")
-    rows = timeline(found.columns)
-    panels = ("Evaluations at a time", "Trials per second")
-    row, height = 1, 360
-    if rows is None:
-        figure = make_subplots(rows=1, cols=2, subplot_titles=panels)
-    else:
-        row, rows_px = 2, min(_MOST_ROWS_PX, max(_ROW_PX * len(rows.workers), 2 * _ROW_PX))
-        figure = make_subplots(
-            rows=2,
-            cols=2,
-            specs=[[{"colspan": 2}, None], [{}, {}]],
-            subplot_titles=("Each worker: the darker, the busier", *panels),
-            row_heights=[rows_px, _PANEL_PX],
-            vertical_spacing=_GAP_PX / (rows_px + _GAP_PX + _PANEL_PX),
-        )
-        height += rows_px + _GAP_PX
-        _add_workers(figure, rows)
-    for col, values in ((1, evaluations), (2, rate)):
-        figure.add_scatter(
-            x=at.tolist(),
-            y=values.tolist(),
-            mode="lines",
-            line={"color": _COLOUR, "width": 1.5},
-            fill="tozeroy",
-            hovertemplate="%{x:.4~g} s: %{y:.3~g}<extra></extra>",
-            row=row,
-            col=col,
-        )
-    if workers:
-        figure.add_hline(y=workers, line={"color": INK, "width": 1, "dash": "dot"}, row=row, col=1)
-        figure.update_yaxes(range=[0, 1.1 * max(workers, float(evaluations.max()))], row=row, col=1)
-    figure.update_xaxes(title="seconds since the first trial began", row=row)
-    figure.update_yaxes(rangemode="tozero", row=row)
-    figure.update_annotations(font_size=13)
-    share = "" if not workers else f"; dotted: {workers} workers, {evaluations.mean() / workers:.0%} busy on average"
-    subtitle = f"Averages over {at[1] - at[0]:.3g} s each{share}<br>{_known_of(rows)}"
-    return styled(figure, title, subtitle, height=height, panels=True).update_layout(showlegend=False, uirevision=title)
-
-
-def _add_workers(figure: go.Figure, timeline: Timeline) -> None:
-    names = [plain_text(name) for name in timeline.workers]
+    if not len(found.columns.work):
+        return empty_figure(title, "No worker has evaluated a trial yet.")
+    rows, (at, evaluations, rate) = timeline(found.columns), busy(found.columns)
+    rows_px = min(_MOST_ROWS_PX, _ROW_PX * max(2, len(rows.workers)))
+    figure = make_subplots(
+        rows=2,
+        cols=2,
+        specs=[[{"colspan": 2}, None], [{}, {}]],
+        subplot_titles=("Each worker: the darker, the busier", "Evaluations at a time", "Trials per second"),
+        row_heights=[rows_px, _PANEL_PX],
+        vertical_spacing=_GAP_PX / (rows_px + _GAP_PX + _PANEL_PX),
+    )
     figure.add_heatmap(
-        x=timeline.at.tolist(),
-        y=names,
-        z=np.round(timeline.busy, 3).tolist(),
+        x=rows.at.tolist(),
+        y=[plain_text(name) for name in rows.workers],
+        z=np.round(rows.busy, 3).tolist(),
         zmin=0.0,
         zmax=1.0,
         # Pale and not white, nor grey: on a dark page, too, it is seen where a row is.
@@ -85,15 +49,27 @@ def _add_workers(figure: go.Figure, timeline: Timeline) -> None:
         row=1,
         col=1,
     )
-    figure.update_yaxes(title="worker", type="category", autorange="reversed", showgrid=False, row=1, col=1)
-    figure.update_xaxes(showgrid=False, row=1, col=1)
-
-
-def _known_of(timeline: Timeline | None) -> str:
-    """The source of the times that the figure shows."""
-    worked_out = "worked out from<br>when each ended and how long it took"
-    if timeline is None:
-        return f"no trial knows its worker: {worked_out}"
-    if timeline.n_unknown:
-        return f"in no row: {counted(timeline.n_unknown, 'trial')} of unknown workers, {worked_out}"
-    return "by the workers' own clocks, evaluations that failed included"
+    for col, values in ((1, evaluations), (2, rate)):
+        figure.add_scatter(
+            x=at.tolist(),
+            y=values.tolist(),
+            mode="lines",
+            line={"color": _COLOUR, "width": 1.5},
+            fill="tozeroy",
+            hovertemplate="%{x:.4~g} s: %{y:.3~g}<extra></extra>",
+            row=2,
+            col=col,
+        )
+    figure.update_xaxes(showgrid=False, row=1)
+    figure.update_yaxes(title="worker", type="category", autorange="reversed", showgrid=False, row=1)
+    figure.update_xaxes(title="seconds since the first trial began", row=2)
+    figure.update_yaxes(rangemode="tozero", row=2)
+    if workers:
+        figure.add_hline(y=workers, line={"color": INK, "width": 1, "dash": "dot"}, row=2, col=1)
+        figure.update_yaxes(range=[0, 1.1 * max(workers, float(evaluations.max()))], row=2, col=1)
+    figure.update_annotations(font_size=13)
+    share = "" if not workers else f"; dotted: {workers} workers, {evaluations.mean() / workers:.0%} busy on average"
+    subtitle = f"Averages over {at[1] - at[0]:.3g} s each{share}"
+    subtitle += "<br>by the workers' own clocks, evaluations that failed included"
+    height = 360 + rows_px + _GAP_PX
+    return styled(figure, title, subtitle, height=height, panels=True).update_layout(showlegend=False)

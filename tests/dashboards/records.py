@@ -13,6 +13,7 @@ from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, Tria
 from studies.records.generation_speed import GenerationSpeed
 from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt, StageRecord
 from studies.records.study_facts import Round, SelectionRecord, StudyFacts, TimedInput, TunedTrial, Tuning
+from studies.records.trial import WorkSpan
 
 N_BLOCKS = 12
 BEGAN = datetime(2026, 1, 1, 9, 30, tzinfo=UTC)
@@ -50,6 +51,7 @@ def trials() -> list[Trial]:
                 finished_at=BEGAN + timedelta(seconds=number),
                 round=late,
                 router=(None, 0, 1)[late],
+                work=(WorkSpan(str(number % 4), BEGAN + timedelta(seconds=number - 0.4), 0.4),),
             )
         )
     made[7] = replace(made[7], values=None, state=TrialState.FAILED, error="A worker ran out of memory <here>.")

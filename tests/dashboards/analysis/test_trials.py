@@ -141,8 +141,8 @@ def test_busy_adds_up_to_the_time_of_evaluations(found: Found) -> None:
 
 
 def at_work() -> list[Trial]:
-    """Two trials of which nobody noted who evaluated them, then 8 by three workers, who each take one second in two."""
-    trials = [replace(t, finished_at=records.BEGAN) for t in records.TRIALS[:2]]
+    """Two trials whose figures were known, then 8 by three workers, who each take one second in two."""
+    trials = [replace(t, finished_at=records.BEGAN, seconds=0.0, work=()) for t in records.TRIALS[:2]]
     for place, t in enumerate(records.TRIALS[8:16]):
         began_at = records.BEGAN + timedelta(seconds=1 + 2 * (place // 2))
         worker = "10" if place % 2 else "2" if place < 6 else "1"
@@ -167,33 +167,27 @@ def watched(store: ServiceStore) -> Iterator[Found]:
 
 
 def test_the_timeline_has_a_row_for_each_worker_with_its_own_times(found: Found, watched: Found) -> None:
-    assert timeline(found.columns) is None
+    assert timeline(found.columns).workers == ("0", "1", "2", "3")
     rows = timeline(watched.columns, 82)
-    assert rows is not None
-    assert rows.workers == ("1", "2", "10") and rows.n_unknown == 2
+    assert rows.workers == ("1", "2", "10")
     width = rows.at[1] - rows.at[0]
     assert (rows.busy * width).sum(1) == pytest.approx([2.0, 3.0, 4.0], abs=1e-6)
-    # The first evaluation began 0.4 s before the trials' beginning, which is when the unknown ones ended.
     for name, seconds in (("1", (1, 7)), ("2", (1, 3, 5)), ("10", (1, 3, 5, 7))):
         row = rows.busy[rows.workers.index(name)]
-        inside = [any(0.4 + s + width < at < 1.4 + s - width for s in seconds) for at in rows.at]
-        outside = [all(not 0.4 + s - width < at < 1.4 + s + width for s in seconds) for at in rows.at]
+        inside = [any(s + width < at < 1 + s - width for s in seconds) for at in rows.at]
+        outside = [all(not s - width < at < 1 + s + width for s in seconds) for at in rows.at]
         assert row[inside] == pytest.approx(1.0) and row[outside] == pytest.approx(0.0)
     at, evaluations, rate = busy(watched.columns, 50)
-    assert (evaluations * (at[1] - at[0])).sum() == pytest.approx(9.0 + 0.8)
+    assert (evaluations * (at[1] - at[0])).sum() == pytest.approx(9.0)
     assert (rate * (at[1] - at[0])).sum() == pytest.approx(len(watched))
 
 
-def test_the_figure_of_busy_workers_says_what_is_worked_out(found: Found, watched: Found) -> None:
-    older, newer = workers_figure(found, 4), workers_figure(watched, 4)
-    assert {trace.type for trace in older.data} == {"scatter"}
-    assert "no trial knows its worker" in older.layout.title.subtitle.text
-    [rows] = [trace for trace in newer.data if trace.type == "heatmap"]
+def test_the_figure_of_busy_workers_has_a_row_for_each(watched: Found) -> None:
+    figure = workers_figure(watched, 4)
+    [rows] = [trace for trace in figure.data if trace.type == "heatmap"]
     assert list(rows.y) == ["1", "2", "10"] and np.shape(rows.z) == (3, len(rows.x))
-    assert "in no row: 2 trials of unknown workers" in newer.layout.title.subtitle.text
-    assert newer.layout.height > older.layout.height
     # What holds for the panels below is not said of the rows.
-    assert newer.layout.yaxis.type == "category" and newer.layout.yaxis2.rangemode == "tozero"
+    assert figure.layout.yaxis.type == "category" and figure.layout.yaxis2.rangemode == "tozero"
 
 
 def test_points_of_the_front_say_what_they_were_made_from(watched: Found) -> None:

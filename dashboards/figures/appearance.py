@@ -6,6 +6,7 @@ import html
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -63,6 +64,23 @@ def percentages(schedule: Sequence[float]) -> str:
     """A schedule for a hover label: the percentages of the blocks, in lines of twelve."""
     shares = [f"{100 * share:.0f}" for share in schedule]
     return "<br>".join(" ".join(shares[start : start + 12]) for start in range(0, len(shares), 12))
+
+
+def variant_marker(variant: str, size: int, **others: Any) -> dict[str, Any]:
+    """The marker of a variant."""
+    return {"color": VARIANT_COLOURS[variant], "symbol": VARIANT_SYMBOLS[variant], "size": size, **others}
+
+
+def ring(x: Any, y: Any, name: str, size: int, width: float = 2) -> go.Scatter:
+    """A ring around a point; nothing is drawn where there are no coordinates."""
+    marker = {"symbol": "circle-open", "size": size, "color": INK, "line": {"width": width}}
+    look = {"mode": "markers", "hoverinfo": "skip", "showlegend": False, "meta": INKED}
+    return go.Scatter(x=x, y=y, name=name, marker=marker, **look)
+
+
+def block_axis(n_blocks: int) -> dict[str, Any]:
+    """The axis of blocks; few have a tick each."""
+    return {"title": "block", "dtick": 1 if n_blocks <= 16 else 4, "showgrid": False}
 
 
 def _look(*, paper: str, ink: str, soft_ink: str, grid: str) -> go.layout.Template:
@@ -180,7 +198,7 @@ def log_floor(values: Iterable[float], spread: float = 30.0) -> float | None:
     return min(counted) / 1.5
 
 
-def log_axis(floor: float, top: float, room: float = 0.0) -> dict[str, object]:
+def log_axis(floor: float, top: float, room: float = 0.0) -> dict[str, Any]:
     """A logarithmic axis with few, readable ticks (Plotly writes 100μ and an unexplained 2 and 5).
 
     Args:

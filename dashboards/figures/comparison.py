@@ -9,14 +9,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.analysis.records import NAMED_VARIANTS, VARIANT_TITLES
-from dashboards.figures.appearance import (
-    INKED,
-    VARIANT_COLOURS,
-    VARIANT_SYMBOLS,
-    empty_figure,
-    log_axis,
-    styled,
-)
+from dashboards.figures.appearance import INKED, VARIANT_COLOURS, empty_figure, log_axis, styled, variant_marker
 from dashboards.figures.marks import (
     Range,
     accuracy_range,
@@ -67,10 +60,10 @@ def comparison_figure(
     last, (floor, top) = len(panels), kl_ends(shown)
     for m in shown:
         said = hover(m, titles)
-        _add_kl(figure, m, floor, said)
+        _add_mark(figure, m, kl_range(m), f"{m.kl:.3g}", 1, said, floor)
         if by_accuracy:
-            _add_bar(figure, m, accuracy_range(m), f"{m.accuracy:.1%}", 2, said)
-        _add_bar(figure, m, latency_range(m), f"{m.latency_ms:.1f}", last, said)
+            _add_mark(figure, m, accuracy_range(m), f"{m.accuracy:.1%}", 2, said)
+        _add_mark(figure, m, latency_range(m), f"{m.latency_ms:.1f}", last, said)
     if floor is None:
         figure.update_yaxes(range=[0, top / (1 - _NUMBERS) or 1.0], tickformat="~g", row=1, col=1)
     else:
@@ -82,15 +75,7 @@ def comparison_figure(
             tickformat=".0%", range=[0, 1 / (1 - _NUMBERS)], tickvals=[0, 0.25, 0.5, 0.75, 1], row=1, col=2
         )
     figure.update_yaxes(range=[0, max(m.latency_high_ms for m in shown) / (1 - _NUMBERS)], row=1, col=last)
-    names = [m.variant for m in shown]
-    labels = [f"<b>{m.variant}</b>" if m is selected else m.variant for m in shown]
-    # A name of a search's find is no name for what no search has found.
-    labels = [
-        f"{label}<br>{'uniform' if any(m.schedule) else 'dense'}"
-        if m.variant in ("static", "refined") and is_uniform(m.schedule)
-        else label
-        for m, label in zip(shown, labels, strict=True)
-    ]
+    names, labels = [m.variant for m in shown], [_label(m, m is selected) for m in shown]
     # Marks alone would take less room than bars, and cut off what stands above the last one.
     figure.update_xaxes(range=[-0.6, len(names) - 0.4])
     figure.update_xaxes(showgrid=False, tickvals=names, ticktext=labels, tickangle=0, tickfont_size=11)
@@ -101,6 +86,13 @@ def comparison_figure(
     return figure.update_layout(showlegend=False, margin_b=40)
 
 
+def _label(m: Measurement, is_selected: bool) -> str:
+    label = f"<b>{m.variant}</b>" if is_selected else m.variant
+    # A name of a search's find is no name for what no search has found.
+    is_named = m.variant in ("static", "refined") and is_uniform(m.schedule)
+    return f"{label}<br>{'uniform' if any(m.schedule) else 'dense'}" if is_named else label
+
+
 def _sparsities(shown: Sequence[Measurement]) -> str:
     """The overall sparsity of what is compared; each by itself where they differ, for then it is no fair comparison."""
     pruned = {m.variant: f"{m.overall_sparsity:.1%}" for m in shown if m.variant != "dense"}
@@ -109,56 +101,32 @@ def _sparsities(shown: Sequence[Measurement]) -> str:
     return "Overall sparsity: " + ", ".join(f"{variant} {share}" for variant, share in pruned.items())
 
 
-def _add_kl(figure: go.Figure, m: Measurement, floor: float | None, said: str) -> None:
+def _add_mark(
+    figure: go.Figure, m: Measurement, ends: Range, number: str, panel: int, said: str, floor: float | None = None
+) -> None:
+    """Add a bar, or a point on a logarithmic axis that begins at a floor, and its number above."""
+    # A KL of 0 has no place on such an axis: it stands at the bottom, with its number beside it.
+    low, middle, high = ends if floor is None else (max(one, floor) for one in ends)
+    common: dict[str, Any] = {
+        "x": [m.variant],
+        "y": [middle],
+        "error_y": error_bars([(low, middle, high)]) | _WHISKERS,
+        "name": m.variant,
+        "hovertext": [said],
+        "hoverinfo": "text",
+        "meta": INKED if m.variant == "dense" else None,
+    }
     if floor is None:
-        _add_bar(figure, m, kl_range(m), f"{m.kl:.3g}", 1, said)
-        return
-    low, middle, high = kl_range(m)
-    # A KL of 0 has no place on the axis: it stands at the bottom, with its number beside it.
-    shown = max(middle, floor)
-    whiskers = error_bars([(min(max(low, floor), shown), shown, max(high, shown))]) | _WHISKERS
-    figure.add_scatter(
-        x=[m.variant],
-        y=[shown],
-        error_y=whiskers,
-        mode="markers",
-        name=m.variant,
-        marker={"color": VARIANT_COLOURS[m.variant], "symbol": VARIANT_SYMBOLS[m.variant], "size": 13},
-        hovertext=[said],
-        hoverinfo="text",
-        meta=INKED if m.variant == "dense" else None,
-        row=1,
-        col=1,
-    )
-    _add_number(figure, m, max(high, shown), f"{m.kl:.3g}", 1, clear_of=16)
-
-
-def _add_bar(figure: go.Figure, m: Measurement, ends: Range, number: str, panel: int, said: str) -> None:
-    low, middle, high = ends
-    figure.add_bar(
-        x=[m.variant],
-        y=[middle],
-        width=0.62,
-        name=m.variant,
-        marker={"color": VARIANT_COLOURS[m.variant]},
-        error_y=error_bars([(low, middle, high)]) | _WHISKERS,
-        hovertext=[said],
-        hoverinfo="text",
-        meta=INKED if m.variant == "dense" else None,
-        row=1,
-        col=panel,
-    )
-    _add_number(figure, m, high, number, panel)
-
-
-def _add_number(figure: go.Figure, m: Measurement, height: float, number: str, panel: int, clear_of: int = 0) -> None:
+        figure.add_bar(**common, width=0.62, marker={"color": VARIANT_COLOURS[m.variant]}, row=1, col=panel)
+    else:
+        figure.add_scatter(**common, mode="markers", marker=variant_marker(m.variant, 13), row=1, col=panel)
     # The number stands above the whisker, which would cross a label of the mark's own, and above the mark itself where
     # there is none: text keeps clear of a mark of its own trace, which is not seen here.
     figure.add_scatter(
         x=[m.variant],
-        y=[height],
+        y=[high],
         mode="markers+text",
-        marker={"size": clear_of, "opacity": 0},
+        marker={"size": 0 if floor is None else 16, "opacity": 0},
         text=[number],
         textposition="top center",
         name=f"{m.variant} number",

@@ -8,25 +8,25 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboards.analysis.axes import Axis, Floats
-from dashboards.analysis.records import NAMED_VARIANTS, measured_cost, row_title
+from dashboards.analysis.axes import OFFERED, Axis, Floats
+from dashboards.analysis.records import NAMED_VARIANTS, row_title
 from dashboards.analysis.trials import Found, Places
 from dashboards.figures.appearance import (
-    INK,
     INKED,
     VARIANT_COLOURS,
-    VARIANT_SYMBOLS,
     empty_figure,
     log_axis,
     log_floor,
     percentages,
     plain_text,
     proposer_colour,
+    ring,
     styled,
+    variant_marker,
 )
 from dashboards.figures.marks import hover, made_from
 from studies import Measurement, TrialState
-from studies.records.objectives import COSTS
+from studies.records.objectives import COSTS, objective
 from studies.records.trial_columns import STATES
 
 # The height of figures of fronts.
@@ -229,9 +229,8 @@ def _labels(
 ) -> dict[str, Any]:
     columns = found.columns
     if full:
-        known = set(found.columns.metrics) | set(found.objectives)
-        others = [name for name in COSTS if name in known and name not in (across.name, upwards.name)]
-        costs = {Axis(name): found.values(name) for name in others}
+        others = [axis for axis in found.axes if axis.name in COSTS and axis not in (across, upwards)]
+        costs = {axis: found.values(axis.name) for axis in others}
         texts = [_details(found, int(place), costs, proposed) for place in places]
     elif proposed:
         texts = [made_from(columns.parents_of(int(place))) for place in places]
@@ -270,22 +269,9 @@ def _ring(found: Found, x: str, y: str, selected: int | None, floor: float | Non
     at = points(found, places, Axis(x), Axis(y), floor)
     if not np.isfinite([*at["x"], *at["y"]]).all():
         at = {"x": np.empty(0), "y": np.empty(0)}
-    return go.Scatter(
-        **at,
-        mode="markers",
-        name=f"selected: trial {selected}" if named else "selected",
-        marker={"symbol": "circle-open", "size": 18, "color": INK, "line": {"width": 2.5}},
-        hoverinfo="skip",
-        showlegend=named and len(at["x"]) > 0,
-        meta=INKED,
-    )
-
-
-def _measured(m: Measurement, axis: Axis) -> float | None:
-    if axis.name in ("kl", "accuracy", "perplexity", "overall_sparsity"):
-        value: float | None = getattr(m, axis.name)
-        return value
-    return measured_cost(m, axis.name)
+    name = f"selected: trial {selected}" if named else "selected"
+    around = ring(at["x"], at["y"], name, 18, 2.5)
+    return around.update(showlegend=named and len(at["x"]) > 0)
 
 
 def _add_measured(
@@ -299,22 +285,17 @@ def _add_measured(
     """Lay the comparison methods over the trials: they are measured, on test items and on the clock."""
     for variant in NAMED_VARIANTS:
         for m in (one for one in measurements if one.variant == variant):
-            x, y = _measured(m, across), _measured(m, upwards)
+            x, y = (getattr(m, axis.name) if axis.name in OFFERED else None for axis in (across, upwards))
             if x is None or y is None:
                 continue
-            shown = float(upwards.shown(np.array(y)))
+            shown = objective(upwards.name).shown(y)
             proposer = None if m.trial is None else found.proposer(m.trial)
             figure.add_scatter(
-                x=[float(across.shown(np.array(x)))],
+                x=[objective(across.name).shown(x)],
                 y=[shown if floor is None else max(shown, floor)],
                 mode="markers",
                 name=f"{variant}, measured",
-                marker={
-                    "color": VARIANT_COLOURS[variant],
-                    "symbol": VARIANT_SYMBOLS[variant],
-                    "size": 13,
-                    "line": {"color": "#ffffff", "width": 1.5},
-                },
+                marker=variant_marker(variant, 13, line={"color": "#ffffff", "width": 1.5}),
                 customdata=[m.trial],
                 hovertext=[f"measured on test items<br>{hover(m, {variant: row_title(m, proposer)})}"],
                 hoverinfo="text",

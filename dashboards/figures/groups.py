@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import plotly.graph_objects as go
 
 from dashboards.analysis.records import NAMED_VARIANTS, VARIANT_TITLES
-from dashboards.figures.appearance import INKED, VARIANT_COLOURS, VARIANT_SYMBOLS, empty_figure, plain_text, styled
+from dashboards.figures.appearance import INKED, empty_figure, plain_text, styled, variant_marker
 from dashboards.figures.marks import error_bars
 from studies.records.records import GroupAccuracy
 
@@ -31,7 +31,6 @@ def groups_figure(
     named = {variant: plain_text(titles[variant]) for variant in variants}
     figure = go.Figure()
     for place, variant in enumerate(variants):
-        inked = INKED if variant == "dense" else None
         known = [(index, one) for index, one in enumerate(groups) if variant in one.accuracy]
         # Side by side, or whiskers would cover each other.
         offset = 0.13 * (place - (len(variants) - 1) / 2)
@@ -44,14 +43,14 @@ def groups_figure(
             mode="markers",
             name=f"{named[variant]} (selected)" if variant == selected else named[variant],
             opacity=1.0 if selected is None or variant in ("dense", selected) else _FAINT,
-            marker={"color": VARIANT_COLOURS[variant], "symbol": VARIANT_SYMBOLS[variant], "size": 11},
+            marker=variant_marker(variant, 11),
             hovertext=[
                 f"<b>{named[variant]}</b><br>{plain_text(one.group)}, n = {one.n_items}<br>"
                 f"accuracy {value:.1%} [{low:.1%}, {high:.1%}]"
                 for (_, one), value, (low, high) in zip(known, values, ends, strict=True)
             ],
             hoverinfo="text",
-            meta=inked,
+            meta=INKED if variant == "dense" else None,
         )
     figure.update_xaxes(
         tickvals=list(range(len(groups))),

@@ -55,7 +55,7 @@ def growth_figure(found: Found, by_seconds: bool = False) -> go.Figure:
     figure.update_yaxes(title=volume_axis(found.objectives), rangemode="tozero")
     kl, corner, *_ = growth.reference
     subtitle = f"Above a corner at KL {kl:.3g}, {cost.text(corner)}<br>{recent_growth(growth)}"
-    return styled(figure, title, subtitle, height=380).update_layout(showlegend=False, uirevision=title)
+    return styled(figure, title, subtitle, height=380).update_layout(showlegend=False)
 
 
 def volume_axis(objectives: tuple[str, ...]) -> str:

@@ -13,13 +13,15 @@ from dashboards.figures.appearance import (
     INK,
     INKED,
     VARIANT_COLOURS,
-    VARIANT_SYMBOLS,
     empty_figure,
     log_axis,
     plain_text,
+    ring,
     styled,
+    variant_marker,
 )
 from dashboards.figures.marks import (
+    Range,
     accuracy_range,
     all_have_accuracy,
     conditions,
@@ -33,7 +35,6 @@ from studies import Measurement
 from studies.pareto import dominations
 from studies.records.objectives import DEFAULT_COST, objective
 
-_NOTHING = "Nothing has been measured yet."
 # One of many candidates may almost vanish; the rows that have a name may not.
 _FAINT, _FAINT_NAMED = 0.4, 0.6
 # How near to guessing accuracies have to come for its line to be worth the room.
@@ -66,24 +67,29 @@ def measurements_figure(
     """
     if any(measured_cost(m, cost) is None for m in measurements):
         cost = DEFAULT_COST
-    title, is_timed = _cost_title(cost), cost == DEFAULT_COST
+    is_timed = cost == DEFAULT_COST
+    title = "measured latency" if is_timed else objective(cost).title
     if not measurements:
-        return empty_figure(f"Accuracy against {title}", _NOTHING)
+        return empty_figure(f"Accuracy against {title}", "Nothing has been measured yet.")
     by_accuracy = all_have_accuracy(measurements)
     floor, top = (None, 0.0) if by_accuracy else kl_ends(measurements)
 
-    def height_of(m: Measurement) -> float:
-        quality = m.accuracy if by_accuracy else m.kl
-        return (quality or 0.0) if floor is None else max(quality or 0.0, floor)
+    def cost_of(m: Measurement) -> float:
+        return objective(cost).shown(measured_cost(m, cost) or 0.0)
+
+    def quality(m: Measurement) -> Range:
+        low, middle, high = accuracy_range(m) if by_accuracy else kl_range(m)
+        # What is too small for the axis stands at its bottom, without whiskers.
+        return (low, middle, high) if floor is None else (max(low, floor), max(middle, floor), max(high, floor))
 
     figure = go.Figure()
     best = measured_front(measurements, cost)
     # What everything is compared with stays in full, though a candidate may dominate it by the clock's noise.
     dominated = [m for m in measurements if m not in best and m is not selected and m.variant != "dense"]
-    line = sorted(best, key=lambda m: _cost_shown(m, cost))
+    line = sorted(best, key=cost_of)
     figure.add_scatter(
-        x=[_cost_shown(m, cost) for m in line],
-        y=[height_of(m) for m in line],
+        x=list(map(cost_of, line)),
+        y=[quality(m)[1] for m in line],
         mode="lines",
         name="front as measured",
         line={"color": VARIANT_COLOURS["candidate"], "width": 1.5},
@@ -92,12 +98,31 @@ def measurements_figure(
     for variant in _DRAWN:
         points = [m for m in measurements if m.variant == variant]
         # Error bars have no opacity of their own, so points that differ in it are separate traces.
-        for faint in (True, False):
-            shown = [m for m in points if (m in dominated) == faint]
-            if shown:
-                _add_points(figure, variant, shown, faint, cost, floor, [height_of(m) for m in shown], titles)
+        for is_faint in (True, False):
+            own = [m for m in points if (m in dominated) == is_faint]
+            if not own:
+                continue
+            figure.add_scatter(
+                x=list(map(cost_of, own)),
+                y=[quality(m)[1] for m in own],
+                error_x=error_bars(list(map(latency_range, own))) if is_timed else None,
+                error_y=error_bars(list(map(quality, own))),
+                mode="markers",
+                name=plain_text(titles[variant]),
+                legendgroup=variant,
+                showlegend=not any(trace.legendgroup == variant for trace in figure.data),
+                opacity=1.0 if not is_faint else _FAINT if variant == "candidate" else _FAINT_NAMED,
+                marker=variant_marker(variant, _SIZES.get(variant, 12)),
+                hovertext=[hover(m, titles) for m in own],
+                hoverinfo="text",
+                meta=INKED if variant == "dense" else None,
+            )
     if selected is not None:
-        _ring(figure, measurements, selected, height_of(selected), by_accuracy, cost, floor is not None)
+        x, y, costs = cost_of(selected), quality(selected)[1], list(map(cost_of, measurements))
+        figure.add_trace(ring([x], [y], "selected", 24))
+        to_the_right = x <= min(costs) + 0.6 * (max(costs) - min(costs))
+        # Plotly wants the logarithm of a place on such an axis.
+        _add_label(figure, selected, x, y if floor is None else math.log10(y), to_the_right, below=by_accuracy)
     figure.update_xaxes(title=f"{title}, {objective(cost).unit} (lower is better)")
     if by_accuracy:
         figure.update_yaxes(title="accuracy (higher is better)", tickformat=".0%")
@@ -113,9 +138,8 @@ def measurements_figure(
             figure.update_yaxes(**log_axis(floor, top, 0.0 if selected is None else _LABEL))
     known = by_accuracy or any(m.kl_low is not None for m in measurements)
     whiskers = (["95% interval"] if known else []) + (["quartiles"] if is_timed else [])
-    quality = "Accuracy" if by_accuracy else "KL"
-    subtitle = conditions(measurements, whiskers, is_timed)
-    return styled(figure, f"{quality} against {title}", subtitle, height=560).update_layout(margin_b=110)
+    subtitle, upwards = conditions(measurements, whiskers, is_timed), "Accuracy" if by_accuracy else "KL"
+    return styled(figure, f"{upwards} against {title}", subtitle, height=560).update_layout(margin_b=110)
 
 
 def measured_front(measurements: Sequence[Measurement], cost: str = DEFAULT_COST) -> list[Measurement]:
@@ -134,79 +158,14 @@ def measured_front(measurements: Sequence[Measurement], cost: str = DEFAULT_COST
     return [measurements[place] for place in np.flatnonzero(~is_dominated).tolist()]
 
 
-def _add_points(
-    figure: go.Figure,
-    variant: str,
-    points: Sequence[Measurement],
-    faint: bool,
-    cost: str,
-    floor: float | None,
-    heights: Sequence[float],
-    titles: Mapping[str, str],
-) -> None:
-    colour, by_accuracy = VARIANT_COLOURS[variant], all_have_accuracy(points)
-    ranges = [accuracy_range(m) if by_accuracy else kl_range(m) for m in points]
-    if floor is not None:
-        # What is too small for the axis stands at its bottom, without whiskers.
-        ranges = [(max(low, floor), max(middle, floor), max(high, floor)) for low, middle, high in ranges]
-    shown_before = any(trace.legendgroup == variant for trace in figure.data)
-    figure.add_scatter(
-        x=[_cost_shown(m, cost) for m in points],
-        y=list(heights),
-        error_x=error_bars([latency_range(m) for m in points]) if cost == DEFAULT_COST else None,
-        error_y=error_bars(ranges),
-        mode="markers",
-        name=plain_text(titles[variant]),
-        legendgroup=variant,
-        showlegend=not shown_before,
-        opacity=1.0 if not faint else _FAINT if variant == "candidate" else _FAINT_NAMED,
-        marker={"color": colour, "symbol": VARIANT_SYMBOLS[variant], "size": _SIZES.get(variant, 12)},
-        hovertext=[hover(m, titles) for m in points],
-        hoverinfo="text",
-        meta=INKED if variant == "dense" else None,
-    )
-
-
-def _cost_title(cost: str) -> str:
-    return "measured latency" if cost == DEFAULT_COST else objective(cost).title
-
-
-def _cost_shown(m: Measurement, cost: str) -> float:
-    """A cost in the unit that people read."""
-    return objective(cost).shown(measured_cost(m, cost) or 0.0)
-
-
-def _ring(
-    figure: go.Figure,
-    measurements: Sequence[Measurement],
-    m: Measurement,
-    height: float,
-    by_accuracy: bool,
-    cost: str,
-    logarithmic: bool,
-) -> None:
-    x = _cost_shown(m, cost)
-    figure.add_scatter(
-        x=[x],
-        y=[height],
-        mode="markers",
-        name="selected",
-        marker={"symbol": "circle-open", "size": 24, "color": INK, "line": {"width": 2}},
-        hoverinfo="skip",
-        showlegend=False,
-        meta=INKED,
-    )
-    # A front leaves room on its bad side: below it where higher is better, above it where lower is. Near the right
-    # edge the text turns to the left.
-    costs = [_cost_shown(p, cost) for p in measurements]
-    to_the_right = x <= min(costs) + 0.6 * (max(costs) - min(costs))
+def _add_label(figure: go.Figure, selected: Measurement, x: float, y: float, to_the_right: bool, below: bool) -> None:
+    """Name the selected point where there is room: a front leaves some on its bad side, and its right edge none."""
     figure.add_annotation(
         x=x,
-        # Plotly wants the logarithm of a place on such an axis.
-        y=math.log10(height) if logarithmic else height,
-        text=f"<b>selected: {m.variant}</b><br>trial {m.trial}, {m.overall_sparsity:.1%}",
+        y=y,
+        text=f"<b>selected: {selected.variant}</b><br>trial {selected.trial}, {selected.overall_sparsity:.1%}",
         ax=40 if to_the_right else -40,
-        ay=62 if by_accuracy else -62,
+        ay=62 if below else -62,
         xanchor="left" if to_the_right else "right",
         align="left",
         arrowcolor=INK,

@@ -75,7 +75,7 @@ def proposers_figure(found: Found) -> go.Figure:
     subtitle = (
         f"{len(found)} trials, {n_whole} of them evaluated to the end<br>the initial design has no bar on the right"
     )
-    return styled(figure, title, subtitle, height=400, panels=True).update_layout(uirevision=title)
+    return styled(figure, title, subtitle, height=400, panels=True)
 
 
 def _gains(found: Found) -> Floats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -16,6 +15,7 @@ from dashboards.figures.appearance import (
     log_axis,
     log_floor,
     plain_text,
+    ring,
     styled,
 )
 from studies import RouterRun
@@ -90,26 +90,12 @@ def _drawable(value: float, floor: float | None) -> float | None:
 
 def _mark_best(figure: go.Figure, run: RouterRun) -> None:
     """Ring the lowest held-out KL: that router is kept, and not the last one."""
-    points: Sequence[tuple[float, float]] = [
-        (kl, step)
-        for step, kl in zip(run.curves.get("held_out_step", []), run.curves.get("held_out_kl", []), strict=False)
-        if math.isfinite(kl)
-    ]
+    curves = zip(run.curves.get("held_out_kl", []), run.curves.get("held_out_step", []), strict=False)
+    points = [(kl, step) for kl, step in curves if math.isfinite(kl)]
     if not points:
         return
     kl, step = min(points)
-    figure.add_scatter(
-        x=[step],
-        y=[kl],
-        mode="markers",
-        name="kept",
-        marker={"symbol": "circle-open", "size": 15, "color": INK, "line": {"width": 2}},
-        hoverinfo="skip",
-        showlegend=False,
-        meta=INKED,
-        row=1,
-        col=2,
-    )
+    figure.add_trace(ring([step], [kl], "kept", 15), row=1, col=2)
     figure.add_annotation(
         x=step, y=kl, text=f"kept: {kl:.3g}", showarrow=False, yshift=22, xanchor="center", row=1, col=2
     )

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from dashboards.analysis.axes import Axis
 from dashboards.analysis.trials import Found, Places
-from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, styled
+from dashboards.figures.appearance import INK, VARIANT_COLOURS, block_axis, empty_figure, styled
 
 # Beyond this many, rows are too thin to read.
 _MOST_ROWS = 60
@@ -68,7 +68,7 @@ def schedules_figure(found: Found, selected: int | None = None) -> go.Figure:
             ygap=1,
         )
     )
-    figure.update_xaxes(title="block", dtick=1 if n_blocks <= 16 else 4, showgrid=False)
+    figure.update_xaxes(**block_axis(n_blocks))
     figure.update_yaxes(
         tickvals=labelled,
         ticktext=[f"<b>▶ {labels[index]}</b>" if index == marked else labels[index] for index in labelled],
@@ -164,6 +164,6 @@ def schedule_figure(schedule: Sequence[float], number: int) -> go.Figure:
             hovertemplate="block %{x}: %{y:.0%} of tokens skip it<extra></extra>",
         )
     )
-    figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 4, showgrid=False)
+    figure.update_xaxes(**block_axis(len(blocks)))
     figure.update_yaxes(title="share of tokens skipped", tickformat=".0%", range=[0, 1])
     return styled(figure, f"Schedule of trial {number}", "", height=260).update_layout(showlegend=False)

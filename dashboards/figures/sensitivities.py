@@ -6,10 +6,11 @@ import plotly.graph_objects as go
 
 from dashboards.analysis.sensitivities import Ablations, ablations, importance
 from dashboards.analysis.trials import Found
-from dashboards.figures.appearance import VARIANT_COLOURS, empty_figure, styled
+from dashboards.figures.appearance import VARIANT_COLOURS, block_axis, empty_figure, styled
 
 # Bars with a label, and the KL, in nats per token, below which it only says so.
 _MOST_LABELLED, _LEAST_LABELLED = 16, 0.01
+_TITLE = "Which blocks matter"
 _COLOUR = VARIANT_COLOURS["static"]
 
 
@@ -19,60 +20,56 @@ def sensitivities_figure(found: Found) -> go.Figure:
     Args:
         found: Trials of the study.
     """
-    title, alone = "Which blocks matter", ablations(found)
+    alone = ablations(found)
     if alone is not None:
-        return _alone_figure(alone, title)
+        return _alone_figure(alone)
     fit = importance(found)
     if fit is None:
         needed = 3 * (found.columns.n_blocks + 1)
-        return empty_figure(title, f"Too few trials to tell: it takes {needed} that finished.")
-    blocks = list(range(len(fit.effect)))
-    figure = go.Figure(
-        go.Bar(
-            x=blocks,
-            y=fit.effect.tolist(),
-            error_y={"type": "data", "array": (1.96 * fit.error).tolist(), "thickness": 1, "width": 3},
-            marker={"color": _COLOUR},
-            hovertemplate="block %{x}: %{y:.3g}<extra></extra>",
-        )
-    )
-    figure.update_xaxes(title="block", dtick=1 if len(blocks) <= 16 else 4, showgrid=False)
-    figure.update_yaxes(title="growth of log(KL + 0.02)")
+        return empty_figure(_TITLE, f"Too few trials to tell: it takes {needed} that finished.")
     subtitle = (
         f"As all tokens skip the block rather than none:<br>a linear fit to {fit.n} trials, "
         f"R² {fit.r2:.2f}; whiskers: 95% intervals<br>the trials of a search are no random sample"
     )
-    return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)
+    bars = go.Bar(
+        x=list(range(len(fit.effect))),
+        y=fit.effect.tolist(),
+        error_y={"type": "data", "array": (1.96 * fit.error).tolist(), "thickness": 1, "width": 3},
+        marker={"color": _COLOUR},
+        hovertemplate="block %{x}: %{y:.3g}<extra></extra>",
+    )
+    return _bar_figure(bars, {"title": "growth of log(KL + 0.02)"}, subtitle)
 
 
-def _alone_figure(alone: Ablations, title: str) -> go.Figure:
-    few, together = len(alone.first) <= _MOST_LABELLED, alone.last > alone.first
+def _alone_figure(alone: Ablations) -> go.Figure:
+    together = alone.last > alone.first
     blocks = [
         f"block {first} alone" if first == last else f"blocks {first} to {last} together"
         for first, last in zip(alone.first.tolist(), alone.last.tolist(), strict=True)
     ]
-    figure = go.Figure(
-        go.Bar(
-            x=((alone.first + alone.last) / 2).tolist(),
-            y=alone.kl.tolist(),
-            width=(alone.last - alone.first + 0.8).tolist(),
-            customdata=blocks,
-            marker={"color": _COLOUR},
-            text=list(map(_label, alone.kl.tolist())) if few else None,
-            textposition="outside",
-            textangle=0,
-            cliponaxis=False,
-            hovertemplate="%{customdata}: KL %{y:.3g}<extra></extra>",
-        )
+    bars = go.Bar(
+        x=((alone.first + alone.last) / 2).tolist(),
+        y=alone.kl.tolist(),
+        width=(alone.last - alone.first + 0.8).tolist(),
+        customdata=blocks,
+        marker={"color": _COLOUR},
+        text=list(map(_label, alone.kl.tolist())) if len(alone.first) <= _MOST_LABELLED else None,
+        textposition="outside",
+        textangle=0,
+        cliponaxis=False,
+        hovertemplate="%{customdata}: KL %{y:.3g}<extra></extra>",
     )
-    figure.update_xaxes(title="block", dtick=1 if few else 4, showgrid=False)
-    figure.update_yaxes(title="KL to dense, nats per token", rangemode="tozero")
     subtitle = (
         f"KL as {alone.sparsity:.0%} of the tokens skip this block alone"
         f"{', or the neighbours under one bar together' if together.any() else ''}<br>"
         "that blocks stand in for each other, it does not show"
     )
-    return styled(figure, title, subtitle, height=400).update_layout(showlegend=False, uirevision=title)
+    return _bar_figure(bars, {"title": "KL to dense, nats per token", "rangemode": "tozero"}, subtitle)
+
+
+def _bar_figure(bars: go.Bar, upwards: dict[str, str], subtitle: str) -> go.Figure:
+    figure = go.Figure(bars).update_xaxes(**block_axis(len(bars.x))).update_yaxes(**upwards)
+    return styled(figure, _TITLE, subtitle, height=400).update_layout(showlegend=False)
 
 
 def _label(kl: float) -> str:

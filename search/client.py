@@ -14,7 +14,8 @@ from urllib.parse import quote
 
 from ftp_core.extras import install_extra
 from search.errors import SearchError
-from studies.store.results_folder import Origin, check_results
+from studies.records.study_facts import Origin
+from studies.store.results_folder import check_results
 
 if TYPE_CHECKING:
     import httpx

@@ -9,23 +9,29 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from studies.errors import (
-        ForeignResultsError,
-        LeaseLostError,
-        StorageError,
-        StudiesError,
-        StudyBusyError,
-        StudyExistsError,
-        StudyNotFoundError,
-    )
-    from studies.loaded import LoadedStudy, load
-    from studies.optuna_storage.storage import StudyStorage
-    from studies.optuna_storage.transfer import copy_study, open_optuna
-    from studies.pareto import best_point, front, hypervolume, knee
-    from studies.records.measurement import Measurement
-    from studies.records.records import RouterRun, StudyRecord, StudyState
-    from studies.records.trial import Trial, TrialState
-    from studies.store.store import StudyStore
+    from studies.errors import ForeignResultsError as ForeignResultsError
+    from studies.errors import LeaseLostError as LeaseLostError
+    from studies.errors import StorageError as StorageError
+    from studies.errors import StudiesError as StudiesError
+    from studies.errors import StudyBusyError as StudyBusyError
+    from studies.errors import StudyExistsError as StudyExistsError
+    from studies.errors import StudyNotFoundError as StudyNotFoundError
+    from studies.loaded import LoadedStudy as LoadedStudy
+    from studies.loaded import load as load
+    from studies.optuna_storage.storage import StudyStorage as StudyStorage
+    from studies.optuna_storage.transfer import copy_study as copy_study
+    from studies.optuna_storage.transfer import open_optuna as open_optuna
+    from studies.pareto import best_point as best_point
+    from studies.pareto import front as front
+    from studies.pareto import hypervolume as hypervolume
+    from studies.pareto import knee as knee
+    from studies.records.measurement import Measurement as Measurement
+    from studies.records.records import RouterRun as RouterRun
+    from studies.records.records import StudyRecord as StudyRecord
+    from studies.records.records import StudyState as StudyState
+    from studies.records.trial import Trial as Trial
+    from studies.records.trial import TrialState as TrialState
+    from studies.store.store import StudyStore as StudyStore
 
 _HOMES = {
     "ForeignResultsError": "studies.errors",
@@ -53,31 +59,7 @@ _HOMES = {
     "open_optuna": "studies.optuna_storage.transfer",
 }
 
-__all__ = [
-    "ForeignResultsError",
-    "LeaseLostError",
-    "LoadedStudy",
-    "Measurement",
-    "RouterRun",
-    "StorageError",
-    "StudiesError",
-    "StudyBusyError",
-    "StudyExistsError",
-    "StudyNotFoundError",
-    "StudyRecord",
-    "StudyState",
-    "StudyStorage",
-    "StudyStore",
-    "Trial",
-    "TrialState",
-    "best_point",
-    "copy_study",
-    "front",
-    "hypervolume",
-    "knee",
-    "load",
-    "open_optuna",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -84,15 +84,8 @@ class LoadedStudy:
 
     def router(self) -> RouterRun | None:
         """The router that was distilled last; None before that."""
-        return self._store.routers.latest(self.name)
-
-    def router_weights(self, number: int) -> bytes:
-        """Weights of a router by its number; `ftp_core.router_from_bytes` makes a router of them.
-
-        Raises:
-            StorageError: They are not those that were stored, or there is no router of this number.
-        """
-        return self._store.routers.weights(self.name, number)
+        runs = self._store.routers.of(self.name)
+        return runs[-1] if runs else None
 
     def _frame(self, trials: Sequence[Trial]) -> pd.DataFrame:
         # Commands that draw no table shall not wait for its library.

@@ -10,17 +10,19 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 import moocore
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from studies.records.measurement import Measurement
 from studies.records.objectives import KL
 from studies.records.records import StudyRecord
 from studies.records.trial import Trial, finite_values
 
 Floats = NDArray[np.float64]
+_Point = TypeVar("_Point", Trial, Measurement)
 
 # Overall sparsities within so much of each other are the same: half a grid step, and rounding.
 HALF_STEP = 0.026
@@ -200,14 +202,6 @@ class FrontVolume:
                     stairs[first:last] = [value]
                 yield place, volume
 
-    def history(self, trials: Sequence[Trial]) -> list[float]:
-        """The hypervolume after each comparable trial."""
-        points = _points(_comparable(trials))
-        history = [0.0] * len(points)
-        for place, volume in self.growth(points):
-            history[place:] = [volume] * (len(points) - place)
-        return history
-
     def _of(self, points: Floats) -> float:
         return _volume(self._scaled(points), self._scaled(np.array([self.reference]))[0]) if len(points) else 0.0
 
@@ -325,17 +319,6 @@ def knee_index(values: Sequence[Sequence[float]]) -> int:
     below = 1.0 - scaled.sum(1)
     best = below.argmax() if is_line and below.max() > 0 else np.square(scaled).sum(1).argmin()
     return int(usable[best])
-
-
-class HasSparsity(Protocol):
-    """Anything with an overall sparsity."""
-
-    @property
-    def overall_sparsity(self) -> float:
-        """Mean of its schedule."""
-
-
-_Point = TypeVar("_Point", bound=HasSparsity)
 
 
 def nearest_to_sparsity(points: Sequence[_Point], target: float) -> list[_Point]:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +30,8 @@ from studies.analysis.retention import Interval, Retention, chance_level, retent
 from studies.analysis.shortened_prompt import measured_against_shortened_prompt
 from studies.analysis.verdict import selected_point, verdict_of
 from studies.records.records import ReportExamples
-from studies.store.results_folder import COMPARISON_FILES, Origin, check_comparison
+from studies.records.study_facts import Origin
+from studies.store.results_folder import COMPARISON_FILES, check_comparison
 
 SELECTED = "selected"
 # What is averaged over seeds, and how it is written.
@@ -190,8 +191,9 @@ def write_comparison(
     """Write `comparison.html`, `comparison.md`, `comparison.csv` and `comparison.json`, each replaced as a whole.
 
     Args:
-        rows: A study each: "study", "model", "target", "seed", "measurements" (a sequence of `Measurement`) and
-            "facts" (`StudyFacts`); where they are known also "examples" (`ReportExamples`) and "created_at" (ISO 8601).
+        rows: A study each: "study", "model", "target", "seed", "created_at" (ISO 8601), "measurements" (a
+            sequence of `Measurement`) and "facts" (`StudyFacts`); where they are known also "examples"
+            (`ReportExamples`).
         folder: Folder of the comparison; made if missing.
         left_out: Studies that were to be compared, by name, and why they are not among the rows.
 
@@ -202,7 +204,7 @@ def write_comparison(
         ForeignResultsError: The folder holds a comparison of other studies.
     """
     folder = Path(folder)
-    own = [Origin(str(row["study"]), row.get("created_at")) for row in rows]
+    own = [Origin(str(row["study"]), row["created_at"]) for row in rows]
     check_comparison(folder, own, {one.name for one in own}, "choose another folder")
     groups = grouped(rows)
     records = [record for group in groups for record in _records(group)]
@@ -216,7 +218,7 @@ def write_comparison(
         .render(title=_title(rows), method=METHOD, tables=tables, missing=_missing(rows, left_out))
     )
     verdicts = {study: said for group in groups for study, said in group.verdicts.items()}
-    studies = [one.to_json() for one in own]
+    studies = [asdict(one) for one in own]
     found = {
         **{"method": METHOD, "studies": studies, "verdicts": verdicts},
         **{"rows": records, "left_out": left_out or {}},

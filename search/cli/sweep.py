@@ -25,7 +25,8 @@ from search.progress.views import make_view
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
 from studies import StudyStore
-from studies.store.results_folder import Origin, check_comparison, own_origins
+from studies.records.study_facts import Origin
+from studies.store.results_folder import check_comparison, own_origins
 
 if TYPE_CHECKING:
     from dashboards.analysis.tables import Table as PageTable
@@ -83,7 +84,7 @@ def go_through(
     check_writable(sweep.folder)
     with opened(storage) as store:
         known = {summary.name for summary in store.studies.summaries()} & {study.name for study in sweep.studies}
-        earlier = {name: Origin.of(store.studies.get(name)) for name in known}
+        earlier = {name: store.studies.get(name).origin for name in known}
         own = {one for name in known for one in own_origins(store.studies.get(name))}
         advice = "choose another folder with out, or delete that comparison"
         check_comparison(sweep.folder, own, {study.name for study in sweep.studies} if overwrite else (), advice)
@@ -110,7 +111,7 @@ def _stopped(sweep: Sweep, store: StudyStore, replaced: Mapping[str, Origin]) ->
     from search.pipeline.sweep import has_finished
 
     known = {summary.name for summary in store.studies.summaries()}
-    left = [name for name, one in replaced.items() if name in known and Origin.of(store.studies.get(name)) == one]
+    left = [name for name, one in replaced.items() if name in known and store.studies.get(name).origin == one]
     there = [study.name for study in sweep.studies if study.name in known and study.name not in left]
     done = sum(has_finished(store, name) for name in there)
     again = "the same command without --overwrite" if replaced else "the same command"

@@ -20,8 +20,9 @@ from search.progress.trackers import forget_runs, restore_runs
 from search.proposers.catalogue import check_samplers
 from search.stages.export import check_export
 from studies import StudyRecord, StudyStore
+from studies.records.study_facts import Origin
 from studies.store.lease import Lease
-from studies.store.results_folder import Origin, check_results, exported_in, own_origins, results_in
+from studies.store.results_folder import check_results, exported_in, own_origins, results_in
 
 # Settings that say how long the first search goes on.
 _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}

@@ -18,7 +18,8 @@ from search.stages.knee import chosen_number
 from search.stages.stored_router import load_router
 from studies import ForeignResultsError, Measurement, StudyStore
 from studies.records.objectives import COSTS
-from studies.store.results_folder import MODEL_FILE, Origin, exported_in, own_origins
+from studies.records.study_facts import Origin
+from studies.store.results_folder import MODEL_FILE, exported_in, own_origins
 
 _ADVICE = "name another directory, or replace it with --overwrite"
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from studies.records.study_facts import StudyFacts
+from studies.records.study_facts import Origin, StudyFacts
 
 
 class StudyState(enum.StrEnum):
@@ -258,3 +258,8 @@ class StudyRecord:
     objectives: tuple[str, ...]
     facts: StudyFacts
     chosen_trial: int | None
+
+    @property
+    def origin(self) -> Origin:
+        """The study as the origin of files."""
+        return Origin(self.name, self.created_at.isoformat())

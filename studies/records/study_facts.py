@@ -22,11 +22,14 @@ VERSION = 1
 
 
 @dataclass(frozen=True)
-class ReplacedStudy:
-    """A study of the same name whose files a study may write over."""
+class Origin:
+    """The study that files come from: a name may be used again, but not at the same moment."""
 
     name: str
-    created_at: str | None  # ISO 8601; None if unknown
+    created_at: str  # ISO 8601
+
+    def __str__(self) -> str:
+        return f"study {self.name!r} of {self.created_at}"
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,7 @@ class StudyFacts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    replaces: tuple[ReplacedStudy, ...] = ()  # studies whose files it may write over, beside its own
+    replaces: tuple[Origin, ...] = ()  # studies whose files it may write over, beside its own
     model_fingerprint: str | None = None  # hash of the model's configuration and weights; None before the study begins
     data_fingerprint: str | None = None  # hash of the examples of the splits, in order; None before the study begins
     keep_first: int = 0  # tokens of every prompt that are protected

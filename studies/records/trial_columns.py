@@ -229,14 +229,7 @@ def merge_columns(first: TrialColumns, second: TrialColumns) -> TrialColumns:
         return columns.metrics.get(name, np.full(len(columns), np.nan))
 
     plain = (
-        "number",
-        "state",
-        "values",
-        "schedule",
-        "fidelity",
-        "constraint_violation",
-        "seconds",
-        "finished_at",
+        *("number", "state", "values", "schedule", "fidelity", "constraint_violation", "seconds", "finished_at"),
         "round",
     )
     return TrialColumns(

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from studies.records.study_facts import Origin
 from studies.service.overviews import StudyOverview, read_overviews
 from studies.service.run_events import Events
 from studies.service.runners import Runners
 from studies.service.submissions import Queue, enqueue
 from studies.service.tokens import Tokens
 from studies.sql.database import DEFAULT_PATIENCE_S
-from studies.store.results_folder import Origin
 from studies.store.store import StudyStore
 
 

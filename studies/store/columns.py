@@ -16,11 +16,10 @@ from sqlalchemy.engine import Connection, Row
 
 from studies.optuna_storage.constraints import attributed_violation
 from studies.optuna_storage.provenance import ended_by_search
-from studies.optuna_storage.storage import StudyStorage
 from studies.records.trial_columns import STATES, Floats, TrialColumns, build_columns, merge_columns, seconds_since_1970
 from studies.sql import schema
 from studies.sql.packing import PARAM_BYTES, unpack_ids
-from studies.store.names import Part, StudyNames
+from studies.store.names import Part
 from studies.store.trials import ENDED, block_names
 
 _trial, _run = schema.trial.c, schema.search_run.c
@@ -35,16 +34,7 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 class Columns(Part):
-    """Trials of studies, read by the column.
-
-    Args:
-        names: The studies by name.
-        storage: The same studies for Optuna's tools.
-    """
-
-    def __init__(self, names: StudyNames, storage: StudyStorage) -> None:
-        super().__init__(names)
-        self._storage = storage
+    """Trials of studies, read by the column."""
 
     def of(self, name: str, known: TrialColumns | None = None) -> TrialColumns:
         """Every trial that a search has ended.

@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from studies.errors import StudyNotFoundError
+from studies.optuna_storage.storage import StudyStorage
 from studies.sql import schema
-from studies.sql.database import Database
 
 T = TypeVar("T")
 
@@ -22,13 +22,13 @@ class StudyNames:
     """Looks up the ids of the studies in a database.
 
     Args:
-        database: Database of the studies.
+        storage: The studies for Optuna's tools.
         remember: Keep ids once they are found. Not where other processes may delete a study, and begin another one of
             its name, meanwhile.
     """
 
-    def __init__(self, database: Database, remember: bool = True) -> None:
-        self.database = database
+    def __init__(self, storage: StudyStorage, remember: bool = True) -> None:
+        self.storage, self.database = storage, storage.database
         self._remember = remember
         # Ids of names as this store sees them: a replacement has its name here before it has it in the database.
         self._ids: dict[str, int] = {}
@@ -126,5 +126,4 @@ class Part:
     """
 
     def __init__(self, names: StudyNames) -> None:
-        self._names = names
-        self._database = names.database
+        self._names, self._storage, self._database = names, names.storage, names.database

@@ -7,12 +7,12 @@ import os
 import secrets
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from studies.errors import ForeignResultsError
 from studies.records.records import StudyRecord
+from studies.records.study_facts import Origin
 
 # The files of a report; the last one says, as the mark does, which study it is of.
 REPORT_FILES = ("report.html", "report.md", "rows.csv", "front.csv", "speeds.csv", "report.json")
@@ -22,54 +22,28 @@ MODEL_FILE = "schedule.json"
 _MARK = "study.json"
 
 
-@dataclass(frozen=True)
-class Origin:
-    """The study that files come from: a name may be used again, but not at the same moment.
-
-    Attributes:
-        name: Name of the study.
-        created_at: Moment at which it was created, in ISO 8601; None where it is not known.
-    """
-
-    name: str
-    created_at: str | None
-
-    @classmethod
-    def of(cls, study: StudyRecord) -> Origin:
-        """A study as the origin of files."""
-        return cls(study.name, study.created_at.isoformat())
-
-    @classmethod
-    def read(cls, path: Path, name: str = "name", created_at: str = "created_at") -> Origin | None:
-        """The origin that a JSON file states under these keys; None if it states none."""
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-            return cls(str(values[name]), values.get(created_at))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-
-    def to_json(self) -> dict[str, Any]:
-        """The origin as plain values."""
-        return {"name": self.name, "created_at": self.created_at}
-
-    def __str__(self) -> str:
-        created = "" if self.created_at is None else f" of {self.created_at}"
-        return f"study {self.name!r}{created}"
-
-
 def own_origins(study: StudyRecord) -> set[Origin]:
     """The origins whose files a study may write over: itself, and what it was begun to replace."""
-    return {Origin.of(study), *(Origin(one.name, one.created_at) for one in study.facts.replaces)}
+    return {study.origin, *study.facts.replaces}
 
 
 def results_in(folder: Path) -> Origin | None:
     """The study whose results a folder holds; None if it holds those of none that is known."""
-    return Origin.read(folder / _MARK) or Origin.read(folder / REPORT_FILES[-1])
+    return _stated(folder / _MARK) or _stated(folder / REPORT_FILES[-1])
 
 
 def exported_in(directory: Path) -> Origin | None:
     """The study whose pruned model a directory holds; None if none is known to have written one there."""
-    return Origin.read(directory / MODEL_FILE, "study", "study_created_at")
+    return _stated(directory / MODEL_FILE, "study", "study_created_at")
+
+
+def _stated(path: Path, name: str = "name", created_at: str = "created_at") -> Origin | None:
+    """The origin that a JSON file states under these keys; None if it states none."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Origin(str(values[name]), values[created_at])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
 
 
 def check_results(folder: Path, allowed: set[Origin], advice: str) -> None:
@@ -78,7 +52,7 @@ def check_results(folder: Path, allowed: set[Origin], advice: str) -> None:
     Args:
         folder: The folder; need not exist.
         allowed: Origins whose files may be replaced.
-        advice: What to do otherwise.
+        advice: Advice for the error.
 
     Raises:
         ForeignResultsError: It holds the results of another study, or files of a report that no study is known to
@@ -106,18 +80,18 @@ def claim_results(folder: Path, study: StudyRecord) -> None:
     allowed = own_origins(study)
     folder.mkdir(parents=True, exist_ok=True)
     check_results(folder, allowed, "choose another folder with --out")
-    mark, own = folder / _MARK, Origin.of(study)
-    if Origin.read(mark) == own:
+    mark, own = folder / _MARK, study.origin
+    if _stated(mark) == own:
         return
     partial = folder / f".{_MARK}.{secrets.token_hex(4)}.partial"
     try:
-        partial.write_text(json.dumps(own.to_json()) + "\n", encoding="utf-8")
-        if Origin.read(mark) is None:
+        partial.write_text(json.dumps(asdict(own)) + "\n", encoding="utf-8")
+        if _stated(mark) is None:
             # Of two studies that find the folder free at the same moment, one gets it.
             with suppress(FileExistsError):
                 os.link(partial, mark)
             check_results(folder, allowed, "choose another folder with --out")
-        if Origin.read(mark) != own:
+        if _stated(mark) != own:
             os.replace(partial, mark)
     finally:
         partial.unlink(missing_ok=True)
@@ -142,16 +116,13 @@ def check_comparison(folder: Path, own: Collection[Origin], replaced: Collection
         folder: The folder; need not exist.
         own: The studies to be compared, as far as there are any; an earlier comparison of some of them is replaced.
         replaced: Names of studies; a comparison of some of them may be replaced, whichever studies these were.
-        advice: What to do otherwise.
+        advice: Advice for the error.
 
     Raises:
         ForeignResultsError: It holds a comparison of other studies.
     """
     found = compared_in(folder)
     if found is None or any(one in own or one.name in replaced for one in found):
-        return
-    names = {one.name for one in own}
-    if any(one.created_at is None and one.name in names for one in found):
         return
     shown = ", ".join(sorted(str(one) for one in found)[:3]) or "something else"
     raise ForeignResultsError(f"{folder} holds a comparison of {shown}: {advice}.")

@@ -53,11 +53,6 @@ class Routers(Part):
         rows = self._names.transact(name, work)
         return [RouterRun(number=number, **row._asdict()) for number, row in enumerate(rows)]
 
-    def latest(self, name: str) -> RouterRun | None:
-        """Router that was stored last; None if there is none."""
-        runs = self.of(name)
-        return runs[-1] if runs else None
-
     def weights(self, name: str, number: int) -> bytes:
         """Weights of a router as safetensors bytes.
 

@@ -35,7 +35,6 @@ class StudyStore:
         url: `sqlite:///PATH` or `postgresql+psycopg://USER:PASSWORD@HOST/DATABASE`.
         create: Whether a SQLite file that does not exist, or is empty, becomes a database.
         patience_s: Longest absence of a database that answered before, in seconds.
-        artifacts: Folder of unfinished work; None for the database's own.
         remember_names: Look up the id of a study once. Not where other processes may delete a study, and begin another
             one of its name, meanwhile.
 
@@ -57,21 +56,15 @@ class StudyStore:
     """
 
     def __init__(
-        self,
-        url: str,
-        create: bool = True,
-        patience_s: float = DEFAULT_PATIENCE_S,
-        artifacts: str | os.PathLike[str] | None = None,
-        remember_names: bool = True,
+        self, url: str, create: bool = True, patience_s: float = DEFAULT_PATIENCE_S, remember_names: bool = True
     ) -> None:
         self._database = Database(url, create, patience_s)
-        self._names = names = StudyNames(self._database, remember_names)
-        folder = artifact_folder(self._database.url) if artifacts is None else Path(artifacts)
         self.storage = StudyStorage(self._database)
+        self._names = names = StudyNames(self.storage, remember_names)
         self.studies = Studies(names)
-        self.runs = Runs(names, folder)
-        self.trials = Trials(names, self.storage)
-        self.columns = Columns(names, self.storage)
+        self.runs = Runs(names, _artifact_folder(self._database.url))
+        self.trials = Trials(names)
+        self.columns = Columns(names)
         self.revaluation = Revaluation(names)
         self.results = Results(names)
         self.routers = Routers(names)
@@ -118,7 +111,7 @@ class StudyStore:
         self._names.forget(name)
 
 
-def artifact_folder(url: URL) -> Path | None:
+def _artifact_folder(url: URL) -> Path | None:
     """Folder of unfinished work: `$FTP_SEARCH_ARTIFACTS`, or beside a SQLite file, or `./ftp-artifacts`.
 
     None for a database in memory.

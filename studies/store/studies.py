@@ -12,12 +12,11 @@ from sqlalchemy.engine import Connection
 
 from studies.errors import StudyBusyError, StudyExistsError
 from studies.records.records import StudyRecord, StudyState, StudySummary
-from studies.records.study_facts import ReplacedStudy, StudyFacts
+from studies.records.study_facts import Origin, StudyFacts
 from studies.sql import schema
 from studies.sql.rows import N_ENDED, insert_study
 from studies.store.lease import Holder, clock, current_state, holder
 from studies.store.names import Part
-from studies.store.results_folder import Origin
 
 _run, _study, _lease = schema.search_run.c, schema.study.c, schema.lease.c
 # What the name of a study ends with until it takes the place of another one.
@@ -131,8 +130,7 @@ class Studies(Part):
         Raises:
             StudyExistsError: The name is taken.
         """
-        replaced = tuple(ReplacedStudy(one.name, one.created_at) for one in replaces)
-        facts = StudyFacts(replaces=replaced) if replaced else StudyFacts()
+        facts = StudyFacts(replaces=tuple(replaces)) if replaces else StudyFacts()
         values = {
             "state": StudyState.CREATED.value,
             "created_at": datetime.now(UTC),

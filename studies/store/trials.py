@@ -19,7 +19,6 @@ from sqlalchemy.engine import Connection
 from studies.errors import StorageError, StudiesError
 from studies.optuna_storage.constraints import constraint_violation, violation_attributes
 from studies.optuna_storage.provenance import ENDED_BY_OTHERS, begun_by_search, ended_by_search
-from studies.optuna_storage.storage import StudyStorage
 from studies.records.records import LeftAside
 from studies.records.trial import Trial, TrialState, WorkSpan, finite_values
 from studies.sql import schema
@@ -60,15 +59,10 @@ class Trials(Part):
 
     Trials that other programs began or ended through Optuna are none of them: nobody knows what was evaluated there,
     and how. They stay as they are, for Optuna's tools.
-
-    Args:
-        names: The studies by name.
-        storage: The same studies for Optuna's tools.
     """
 
-    def __init__(self, names: StudyNames, storage: StudyStorage) -> None:
+    def __init__(self, names: StudyNames) -> None:
         super().__init__(names)
-        self._storage = storage
         # Numbers of the distributions of a study's blocks, by the study's id and how many blocks there are.
         self._block_ids: dict[tuple[int, int], tuple[int, ...]] = {}
 

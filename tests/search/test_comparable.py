@@ -64,6 +64,7 @@ from studies.records.study_facts import Round, StudyFacts
 from studies.service.service_store import ServiceStore
 from tests.search.stages.test_select import DENSE, measured
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of
+from tests.studies.records import history
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
@@ -217,9 +218,9 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
         span = max(column) - min(column) or 1.0
         assert corner[place] == pytest.approx(max(column) + 0.1 * span)
     volume = slow_volume(expected, (corner[0], corner[1]))
-    history = FrontVolume(corner, of_log_kl=False).history(trials)
-    assert hypervolume(trials, corner) == pytest.approx(volume) == pytest.approx(history[-1])
-    assert history == pytest.approx(
+    volumes = history(FrontVolume(corner, of_log_kl=False), trials)
+    assert hypervolume(trials, corner) == pytest.approx(volume) == pytest.approx(volumes[-1])
+    assert volumes == pytest.approx(
         [slow_volume(slow_front(comparable[: n + 1]), (corner[0], corner[1])) for n in range(len(comparable))]
     )
     found, measured = analyse(STUDY, trials), study_volume(STUDY, trials)
@@ -269,14 +270,14 @@ def test_what_reads_a_database_agrees_with_what_reads_records(
             growth, measured = found.growth, study_volume(loaded.record, trials)
             assert growth is not None and measured is not None
             assert list(growth.reference) == shown["hypervolume"]["reference"] == list(measured.reference)
-            history = measured.history(trials)
-            assert loaded.hypervolume() == shown["hypervolume"]["value"] == pytest.approx(history[-1])
-            assert growth.volume.tolist()[-1:] == pytest.approx([history[-1]] if history[-1] else [])
-            assert [history[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
-            assert [growth.after(n + 1) for n in range(len(history))] == pytest.approx(history)
-            half = [one for one in trials if one.is_comparable][: len(history) // 2]
+            volumes = history(measured, trials)
+            assert loaded.hypervolume() == shown["hypervolume"]["value"] == pytest.approx(volumes[-1])
+            assert growth.volume.tolist()[-1:] == pytest.approx([volumes[-1]] if volumes[-1] else [])
+            assert [volumes[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
+            assert [growth.after(n + 1) for n in range(len(volumes))] == pytest.approx(volumes)
+            half = [one for one in trials if one.is_comparable][: len(volumes) // 2]
             one = ended(begun(Round(1, 0, 0), 0, measured.of(half)), 1, loaded.hypervolume())
-            assert one.growth == front_growth(history[len(half) - 1] if half else 0.0, history[-1])
+            assert one.growth == front_growth(volumes[len(half) - 1] if half else 0.0, volumes[-1])
         study = optuna.load_study(study_name="one", storage=store.storage, sampler=DEAPSampler(4, seed=0))
         members = study.sampler._population(study).members  # type: ignore[attr-defined]
         assert all(math.isfinite(value) for one in members for value in one.values)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
+import numpy as np
 import optuna
 
 from studies import Trial, TrialState
+from studies.pareto import FrontVolume
 
 
 def trial(
@@ -42,3 +45,12 @@ def said(trial: optuna.Trial) -> optuna.Trial:
     for key, value in SAID.items():
         trial.set_user_attr(key, value)
     return trial
+
+
+def history(measured: FrontVolume, trials: Sequence[Trial]) -> list[float]:
+    """The hypervolume after each comparable trial."""
+    points = np.array([one.values for one in trials if one.is_comparable])
+    volumes = [0.0] * len(points)
+    for place, volume in measured.growth(points):
+        volumes[place:] = [volume] * (len(points) - place)
+    return volumes

@@ -22,7 +22,7 @@ from studies.pareto import (
     front_volume,
     reference_point,
 )
-from tests.studies.records import trial
+from tests.studies.records import history, trial
 
 # A coarse grid, so that ties and duplicates occur.
 OBJECTIVES = ("kl", "latency_ms")
@@ -56,7 +56,7 @@ def test_hypervolume_is_the_dominated_area_after_each_trial(values: list[tuple[i
     finished = [t.values for t in trials if t.values is not None]
     reference = (10.0, 10.0)
     expected = [slow_area(finished[: n + 1], reference) for n in range(len(finished))]
-    assert FrontVolume(reference, of_log_kl=False).history(trials) == pytest.approx(expected)
+    assert history(FrontVolume(reference, of_log_kl=False), trials) == pytest.approx(expected)
     assert hypervolume(trials, reference) == pytest.approx(expected[-1])
 
 
@@ -202,14 +202,14 @@ def test_the_hypervolume_of_a_study_is_the_area_on_the_logarithm_of_kl_below_one
     top, low, high = math.log(1.02), math.log(0.05), math.log(0.32)
     expected = (top - high) * (10.0 - 4.0) + (high - low) * (10.0 - 8.0)
     measured = front_volume(OBJECTIVES, trials, 10.0)
-    assert measured is not None and measured.of(trials) == pytest.approx(expected) == measured.history(trials)[-1]
+    assert measured is not None and measured.of(trials) == pytest.approx(expected) == history(measured, trials)[-1]
     assert measured.reference == (1.0, 10.0)
 
 
 def test_the_hypervolume_of_ruined_models_is_nothing() -> None:
     ruined = [trial(0, (1.5, 4.0))]
     measured = front_volume(OBJECTIVES, ruined, 10.0)
-    assert measured is not None and measured.of(ruined) == 0.0 and measured.history(ruined) == [0.0]
+    assert measured is not None and measured.of(ruined) == 0.0 and history(measured, ruined) == [0.0]
     assert front_volume(OBJECTIVES, [trial(0, None)], 10.0) is None
 
 

@@ -33,6 +33,7 @@ from studies.pareto import front_volume
 from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from tests.dashboards import records
+from tests.studies.records import history
 
 OBJECTIVES = ("kl", "latency_ms")
 
@@ -86,9 +87,9 @@ def test_a_front_of_other_quantities_heeds_which_way_is_better(found: Found) -> 
 def test_growth_is_the_history_of_studies(found: Found) -> None:
     measured, growth = front_volume(OBJECTIVES, records.TRIALS), found.growth
     assert measured is not None and growth is not None and growth.reference == measured.reference
-    history = measured.history(records.TRIALS)
-    assert growth.volume[-1] == pytest.approx(history[-1])
-    assert [history[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
+    volumes = history(measured, records.TRIALS)
+    assert growth.volume[-1] == pytest.approx(volumes[-1])
+    assert [volumes[at - 1] for at in growth.counted] == pytest.approx(growth.volume.tolist())
     assert np.all(np.diff(growth.volume) > 0)
 
 

@@ -24,7 +24,7 @@ def row(seed: int, target: float | None = 0.3, model: str = "demo", **changes: A
     measured = [replace(m, kl=kl) if m.variant == "refined" else m for m in DATA.measurements]
     name = f"{model}-{target}-{seed}"
     plain = {"study": name, "model": model, "target": target, "seed": seed, "measurements": measured}
-    return {**plain, "facts": StudyFacts(selection=SELECTION), **changes}
+    return {**plain, "created_at": "2026-01-01T00:00:00+00:00", "facts": StudyFacts(selection=SELECTION), **changes}
 
 
 ROWS = [row(0), row(1), row(0, target=None), row(2), row(0, model="<b>other</b> | x")]

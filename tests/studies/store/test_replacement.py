@@ -7,8 +7,7 @@ import pytest
 from search.config.run_config import RunConfig
 from search.problem.objectives import OBJECTIVES
 from studies import StudyBusyError, StudyStore
-from studies.records.study_facts import ReplacedStudy
-from studies.store.results_folder import Origin
+from studies.records.study_facts import Origin
 from tests.studies.records import trial
 
 CONFIG = RunConfig(workers=1).model_dump()
@@ -29,7 +28,7 @@ def test_both_studies_have_the_name_each_in_its_own_eyes(database_url: str) -> N
         with store.runs.lease("mine"), others.runs.lease("mine"):
             pass
         assert (store.trials.n_ended("mine"), store.studies.get("mine").config["seed"]) == (0, 7)
-        assert store.studies.get("mine").facts.replaces == (ReplacedStudy("mine", "earlier"),)
+        assert store.studies.get("mine").facts.replaces == (Origin("mine", "earlier"),)
         assert (others.trials.n_ended("mine"), others.studies.get("mine").config["seed"]) == (1, 0)
         store.studies.take_place("mine")
         assert not store.studies.is_aside("mine") and store.studies.get("mine").config["seed"] == 7

@@ -86,7 +86,7 @@ def test_a_new_study_has_nothing_but_its_configuration(store: StudyStore) -> Non
     )
     assert study.created_at.tzinfo is not None
     assert store.trials.of("one") == []
-    assert store.routers.latest("one") is None
+    assert store.routers.of("one") == []
 
 
 @given(
@@ -116,7 +116,6 @@ def test_everything_else_comes_back_as_it_was_given(store: StudyStore) -> None:
     store.routers.add("one", ROUTER, b"weights")
     store.routers.add("one", later, b"weights")
     assert store.routers.of("one") == [ROUTER, later]
-    assert store.routers.latest("one") == later
     store.studies.update_facts("one", StudyFacts(n_blocks=2))
     profile = ProfileRecord.model_validate({"batch": 1, "length": 2, "block_ms": [1.5]})
     store.studies.update_facts("one", StudyFacts(latency_profile=profile))
@@ -247,10 +246,11 @@ def test_an_altered_router_is_found_out(store: StudyStore, tmp_path: Path) -> No
     assert store.routers.of("one") == [ROUTER]
 
 
-def test_routers_are_found_from_everywhere(store: StudyStore, tmp_path: Path) -> None:
+def test_routers_are_found_from_everywhere(store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store.routers.add("one", ROUTER, b"weights")
-    with StudyStore(f"sqlite:///{tmp_path / 'studies.db'}", artifacts=tmp_path / "elsewhere") as other:
-        assert other.routers.latest("one") == ROUTER and other.routers.weights("one", 0) == b"weights"
+    monkeypatch.setenv("FTP_SEARCH_ARTIFACTS", str(tmp_path / "elsewhere"))
+    with StudyStore(f"sqlite:///{tmp_path / 'studies.db'}") as other:
+        assert other.routers.of("one") == [ROUTER] and other.routers.weights("one", 0) == b"weights"
         with pytest.raises(StorageError, match="has no router 1"):
             other.routers.weights("one", 1)
     with pytest.raises(StorageError, match="hand over both of one router"):

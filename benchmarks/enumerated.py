@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from ftp_core.cost import LatencyProfile, ShapeProfile
+from ftp_core.cost import ShapeProfile
 from ftp_core.text.encoding import encoded_fingerprint
 from search.evaluators import Task
 from search.evaluators.local import LocalEvaluator
@@ -29,18 +29,26 @@ from studies.pareto import non_dominated, reference_point
 TABLE = Path(__file__).parent / "tables" / "demo_4096.json"
 SPACE = ScheduleSpace(12, step=0.25, max_sparsity=0.75, dense_blocks=(0, 2, 4, 6, 8, 10))
 N_ITEMS = 32
-# A fixed profile of the demo model on one machine: the front shall not depend on the next one.
-PROFILE = LatencyProfile(
-    (
-        ShapeProfile(
-            batch=8,
-            length=288,
-            kept=(15, 29, 72, 116, 159, 202, 245, 274, 287, 288),
-            block_ms=((1.135, 1.432, 2.231, 3.19, 4.414, 5.449, 6.887, 7.205, 7.373, 7.635),),
-            fixed_ms=0.788,
-        ),
-    )
-)
+KEPT = (15, 29, 72, 116, 159, 202, 245, 274, 287, 288)
+NO_MS = ((0.0,) * len(KEPT),)
+# Fixed times of the demo model's prefills on one machine: the front shall not depend on the next one.
+TIMES = ShapeProfile(
+    batch=8,
+    length=288,
+    kept=KEPT,
+    block_ms=((1.135, 1.432, 2.231, 3.19, 4.414, 5.449, 6.887, 7.205, 7.373, 7.635),),
+    fixed_ms=0.788,
+    iqr_ms=NO_MS,
+    score_ms=0.0,
+    listen_ms=NO_MS,
+    held=(288,),
+    decode_block_ms=((0.0,),),
+    decode_fixed_ms=0.0,
+).times()
+
+
+def predict_ms(schedule):
+    return TIMES.prefill_ms(schedule, [0] * len(schedule), dynamic=False)
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def load():
         levels: {"kl": kl, "perplexity": perplexity}
         for levels, kl, perplexity in zip(all_levels(), kept["kl"], kept["perplexity"], strict=True)
     }
-    objectives = Objectives(PROFILE.predict_ms)
+    objectives = Objectives(predict_ms)
     values = {levels: objectives(SPACE.schedule(levels), figures)[0] for levels, figures in metrics.items()}
     points = np.array(list(values.values()))
     front = points[non_dominated(points)]

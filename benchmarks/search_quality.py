@@ -109,7 +109,7 @@ def run(job):
     torch.set_num_threads(1)
     if job.part == "known":
         table = enumerated.load()
-        outcomes, seconds = search(job, enumerated.SPACE, TableEvaluator(table), enumerated.PROFILE.predict_ms)
+        outcomes, seconds = search(job, enumerated.SPACE, TableEvaluator(table), enumerated.predict_ms)
         budgets = [round(share * len(table.values)) for share in SHARES if share * len(table.values) <= job.trials]
         found = [
             table.share([enumerated.SPACE.grid_indices(outcome.schedule) for outcome in outcomes[:budget]])
@@ -120,7 +120,7 @@ def run(job):
     data_seed = job.seed if job.part in ("target", "short") else 0
     workload = load_workload("demo", "demo", data_seed, {"calibration": enumerated.N_ITEMS, "validation": 1, "test": 1})
     evaluator = LocalEvaluator(workload.model.skipping, workload.splits["calibration"], prefix_bytes=2**29)
-    outcomes, seconds = search(job, ScheduleSpace(12, job.target), evaluator, enumerated.PROFILE.predict_ms)
+    outcomes, seconds = search(job, ScheduleSpace(12, job.target), evaluator, enumerated.predict_ms)
     # Ablations off the target are trials like others, and no finds.
     values = [outcome.values if outcome.total_violation == 0 else (math.inf, math.inf) for outcome in outcomes]
     found = {"values": values, "ms_per_proposal": 1000 * seconds / job.trials}

@@ -32,8 +32,6 @@ from ftp_core.baselines.block_removal import blocks_removed_at
 from ftp_core.cost import (
     AllocationTracker,
     FlopsCounter,
-    LatencyProfile,
-    ShapeProfile,
     Skipping,
     kv_bytes,
     measure,
@@ -54,6 +52,7 @@ from studies import StudyStore, front, hypervolume, load
 from studies.records.study_facts import StudyFacts
 from studies.records.trial_columns import columns_of
 from tests.dashboards.records import DATA, TRIALS
+from tests.ftp_core.cost.made_up_profiles import profile_of, shape_of
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
 from tests.studies.records import trial
 
@@ -63,14 +62,13 @@ FUNCTIONS = (load_jsonl, resolve, load_published, blocks_removed_at, BreakEven.s
 VALUES = (0.0, 0.25, 0.5)
 SCHEDULES: tuple[Sequence[float], ...] = (SparsitySchedule(VALUES), VALUES, list(VALUES), np.array(VALUES))
 PROMPTS = timing_batch([[5, 6, 7, 8, 9, 10, 11, 12]], 2, 8)
-PROFILE = LatencyProfile(
-    (
-        ShapeProfile(
-            **{"batch": 1, "length": 8, "kept": (1, 4, 8), "block_ms": ((1.0, 3.0, 5.0),), "fixed_ms": 0.5},
-            **{"score_ms": 0.25, "listen_ms": ((0.1, 0.2, 0.3),)},
-            **{"held": (2, 9), "decode_block_ms": ((0.1, 0.2),), "decode_fixed_ms": 0.7},
-        ),
-    )
+PROFILE = profile_of(
+    len(VALUES),
+    shape_of(
+        *(1, 8, (1, 4, 8), ((1.0, 3.0, 5.0),)),
+        **{"fixed_ms": 0.5, "score_ms": 0.25, "listen_ms": ((0.1, 0.2, 0.3),)},
+        **{"held": (2, 9), "decode_block_ms": ((0.1, 0.2),), "decode_fixed_ms": 0.7},
+    ),
 )
 
 

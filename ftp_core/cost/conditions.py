@@ -6,11 +6,9 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import torch
 import transformers
@@ -60,23 +58,14 @@ class Conditions:
     dtype: str
     kernel: str
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Conditions:
-        """Read what `to_json` wrote; fields of other versions of this program are left out."""
-        return cls(**{field.name: values.get(field.name, _UNKNOWN) for field in fields(cls)})
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
     def fingerprint(self, batch: int, length: int) -> str:
         """SHA-256 that names a profile of inputs of one shape under these conditions."""
-        values = {**self.to_json(), "batch": batch, "length": length}
+        values = {**asdict(self), "batch": batch, "length": length}
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     def differences(self, here: Conditions) -> tuple[str, ...]:
         """The fields that differ here, a phrase each."""
-        there, now = self.to_json(), here.to_json()
+        there, now = asdict(self), asdict(here)
         return tuple(f"{name} {there[name]!r}, here {now[name]!r}" for name in there if there[name] != now[name])
 
     def check(self, here: Conditions) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +19,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 
 RouterKind = Literal["static", "dynamic"]
 
-_VERSION = 2
+_VERSION = 1
 # Beyond these, predictions are not to be relied on.
 MAX_CHECK_ERROR = 0.1
 MAX_UNCERTAINTY = 0.2
@@ -28,11 +29,6 @@ MAX_WAITED = 0.2
 _REASONS: tuple[tuple[str, float, Callable[[ShapeProfile], float | None]], ...] = (
     ("processes waited for a core during {figure:.0%} of the time {where}", MAX_WAITED, lambda shape: shape.waited),
     ("predictions {where} are uncertain by {figure:.0%}", MAX_UNCERTAINTY, lambda shape: shape.uncertainty),
-    (
-        "{figure:.0f} times {where} kept varying however often they were repeated",
-        0,
-        lambda shape: len(shape.unsteady) if shape.uncertainty is None else None,
-    ),
     ("predictions {where} were off by {figure:.0%} right afterwards", MAX_CHECK_ERROR, lambda shape: shape.check_error),
 )
 
@@ -47,18 +43,15 @@ class LatencyProfile:
 
     Attributes:
         shapes: Measured times of each batch and length; ascending.
-        blocks: Kind of each block, as an index. Empty if all blocks are alike, and as many as a schedule has.
+        blocks: Kind of each block, as an index.
         kinds: Description of each kind.
-        conditions: Hardware, software and model; None if unknown.
+        conditions: Hardware, software and model.
     """
 
     shapes: tuple[ShapeProfile, ...]
-    blocks: tuple[int, ...] = ()
-    kinds: tuple[str, ...] = ("all",)
-    conditions: Conditions | None = None
-    _times: dict[tuple[int | None, int | None], ShapeTimes] = field(
-        init=False, repr=False, compare=False, default_factory=dict
-    )
+    blocks: tuple[int, ...]
+    kinds: tuple[str, ...]
+    conditions: Conditions
 
     def __post_init__(self) -> None:
         """Check the shapes, and sort them."""
@@ -73,18 +66,12 @@ class LatencyProfile:
         """One profile of all shapes of several, which were measured under the same conditions."""
         first = profiles[0]
         for other in profiles[1:]:
-            if first.conditions is not None and other.conditions is not None:
-                first.conditions.check(other.conditions)
-        return cls(
-            tuple(shape for profile in profiles for shape in profile.shapes),
-            first.blocks,
-            first.kinds,
-            first.conditions,
-        )
+            first.conditions.check(other.conditions)
+        return replace(first, shapes=tuple(shape for profile in profiles for shape in profile.shapes))
 
     def parts(self) -> list[LatencyProfile]:
         """A profile of each shape alone."""
-        return [LatencyProfile((shape,), self.blocks, self.kinds, self.conditions) for shape in self.shapes]
+        return [replace(self, shapes=(shape,)) for shape in self.shapes]
 
     @property
     def batch(self) -> int:
@@ -97,19 +84,14 @@ class LatencyProfile:
         return self.shapes[0].length
 
     @property
-    def check_error(self) -> float | None:
-        """Relative error of compared predictions, of the worst shape; None if none were compared."""
-        return max((shape.check_error for shape in self.shapes if shape.check_error is not None), default=None)
+    def check_error(self) -> float:
+        """Relative error of compared predictions, of the worst shape."""
+        return max(shape.check_error for shape in self.shapes)
 
     @property
-    def uncertainty(self) -> float | None:
-        """Half a 95 % interval around predictions, as a share of them, of the worst shape; None if unknown."""
-        return max((shape.uncertainty for shape in self.shapes if shape.uncertainty is not None), default=None)
-
-    @property
-    def unsteady(self) -> tuple[tuple[int, int, str, int], ...]:
-        """Batch, length, what was timed and kept count of the times that kept varying until time was up."""
-        return tuple((shape.batch, shape.length, *point) for shape in self.shapes for point in shape.unsteady)
+    def uncertainty(self) -> float:
+        """Half a 95 % interval around predictions, as a share of them, of the worst shape."""
+        return max(shape.uncertainty for shape in self.shapes)
 
     def doubts(self) -> tuple[str, ...]:
         """Reasons not to rely on this profile, a phrase each that names the worst shape; empty if there are none."""
@@ -126,9 +108,7 @@ class LatencyProfile:
 
     def is_better_than(self, other: LatencyProfile) -> bool:
         """True if it is reliable and the other is not, or if neither is and this one is less uncertain."""
-        if not other.doubts():
-            return False
-        return not self.doubts() or _spread(self) < _spread(other)
+        return bool(other.doubts()) and (not self.doubts() or self.uncertainty < other.uncertainty)
 
     def predict_ms(
         self,
@@ -150,16 +130,8 @@ class LatencyProfile:
             ProfileError: The batch was not profiled, or the length lies outside what was.
             ScheduleError: The schedule has another number of blocks.
         """
-        schedule, times = SparsitySchedule.of(schedule), self._times_of(batch, length)
-        kinds, counts = self._kinds(len(schedule)), schedule.kept_counts(times.length)
-        rows = times.block_rows
-        total = times.fixed_ms + sum(rows[kind][count] for kind, count in zip(kinds, counts, strict=True))
-        if router == "dynamic":
-            total += times.score_ms * sum(sparsity > 0 for sparsity in schedule)
-            rows = times.listen_rows
-            heard = zip(kinds, counts, schedule[1:], strict=False)
-            total += sum(rows[kind][count] for kind, count, behind in heard if behind > 0)
-        return total
+        schedule, times = self._checked(schedule, batch, length)
+        return times.prefill_ms(schedule, self.blocks, router == "dynamic")
 
     def decode_ms(
         self, schedule: Sequence[float], *, batch: int | None = None, length: int | None = None, decoded: int = 0
@@ -173,19 +145,15 @@ class LatencyProfile:
             decoded: Tokens decoded before it; half of all that are to be decoded gives their mean.
 
         Raises:
-            ProfileError: See `predict_ms`; or decoding was not profiled.
+            ProfileError: See `predict_ms`.
+            ScheduleError: See `predict_ms`.
         """
-        schedule, times = SparsitySchedule.of(schedule), self._times_of(batch, length)
+        schedule, times = self._checked(schedule, batch, length)
         # A decoded token takes by the keys that a block holds, not by how many it has seen.
         longest = next(shape for shape in self._of_batch(batch) if shape.length >= times.length)
-        if not longest.held:
-            raise ProfileError(
-                "This latency profile is of an earlier version, which did not measure decoding: measure one with "
-                "`ftp-search profile`."
-            )
         held = np.array(schedule.kept_counts(times.length)) + decoded + 1
         rows = longest.decode_rows(int(held.max()))
-        return float(rows[list(self._kinds(len(schedule))), held].sum() + longest.decode_fixed_ms)
+        return float(rows[list(self.blocks), held].sum() + longest.decode_fixed_ms)
 
     def worthwhile(
         self,
@@ -202,8 +170,8 @@ class LatencyProfile:
             length: See `predict_ms`.
             router: Kind of the router; a dynamic one's decision and listening must pay off, too.
         """
-        schedule, times = SparsitySchedule.of(schedule), self._times_of(batch, length)
-        kinds, counts = self._kinds(len(schedule)), schedule.kept_counts(times.length)
+        schedule, times = self._checked(schedule, batch, length)
+        kinds, counts = self.blocks, schedule.kept_counts(times.length)
         chosen: list[float] = []
         for index, (kind, count) in enumerate(zip(kinds, counts, strict=True)):
             ms = times.block_rows[kind][count]
@@ -222,52 +190,38 @@ class LatencyProfile:
 
     def check(self, model: SkippingModel | PreTrainedModel) -> None:
         """Raise `ProfileError` that names the differences, unless a model runs here as the profiled one did."""
-        if self.conditions is None:
-            raise ProfileError("It is not known where this latency profile was measured: measure one here.")
         self.conditions.check(profile_conditions(model))
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """As plain values, with what those need that show a profile and do not predict with it."""
         return {
             "version": _VERSION,
             "batch": self.batch,
             "length": self.length,
-            "shapes": [shape.to_json() for shape in self.shapes],
-            "blocks": list(self.blocks),
-            "kinds": list(self.kinds),
-            "conditions": None if self.conditions is None else self.conditions.to_json(),
-            # For readers that show a profile and do not predict with it.
-            "doubts": list(self.doubts()),
-            "dense_ms": self._dense_ms(),
+            "doubts": self.doubts(),
+            "dense_ms": self.predict_ms(SparsitySchedule.uniform(0.0, len(self.blocks))),
+            **asdict(self),
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> LatencyProfile:
-        """Read what `to_json` wrote, in this version of the program or an earlier one.
+        """Read what `to_json` wrote.
 
         Raises:
-            ProfileError: It is no profile, or a newer program wrote it.
+            ProfileError: It is no profile, or another version of the program wrote it.
         """
-        version = values.get("version", 1)
-        if version not in (1, _VERSION):
+        version = values.get("version", _VERSION)
+        if version != _VERSION:
             raise ProfileError(
                 f"The latency profile has version {version}, and this program reads {_VERSION}: use the program that "
                 "measured it, or measure another."
             )
         try:
-            if version == 1:
-                # One shape, one kind of blocks, and nothing said about decoding or dynamic routers.
-                block_ms = (tuple(values["block_ms"]),)
-                shape = ShapeProfile(
-                    values["batch"], values["length"], tuple(values["kept"]), block_ms, values["fixed_ms"]
-                )
-                return cls((shape,))
-            conditions = values["conditions"]
             return cls(
-                tuple(ShapeProfile.from_json(shape) for shape in values["shapes"]),
+                tuple(ShapeProfile(**_tuples(shape)) for shape in values["shapes"]),
                 tuple(values["blocks"]),
                 tuple(values["kinds"]),
-                None if conditions is None else Conditions.from_json(conditions),
+                Conditions(**values["conditions"]),
             )
         except (KeyError, TypeError, AttributeError, IndexError) as error:
             raise ProfileError(
@@ -275,19 +229,24 @@ class LatencyProfile:
                 "--json` writes."
             ) from error
 
-    def _dense_ms(self) -> float | None:
-        """Predicted latency of the dense model at the first shape; None where the number of blocks is unknown."""
-        return self.predict_ms(SparsitySchedule.uniform(0.0, len(self.blocks))) if self.blocks else None
-
-    def _kinds(self, n_blocks: int) -> tuple[int, ...]:
-        if not self.blocks:
-            return (0,) * n_blocks
-        if n_blocks != len(self.blocks):
+    def _checked(
+        self, schedule: Sequence[float], batch: int | None, length: int | None
+    ) -> tuple[SparsitySchedule, ShapeTimes]:
+        """A schedule, and the times of a shape."""
+        schedule, key = SparsitySchedule.of(schedule), (batch, length)
+        if key not in self._times:
+            self._times[key] = self._times_of(batch, length)
+        if len(schedule) != len(self.blocks):
             raise ScheduleError(
-                f"The schedule has {n_blocks} sparsities, but the profiled model has {len(self.blocks)} blocks: give "
-                "one each."
+                f"The schedule has {len(schedule)} sparsities, but the profiled model has {len(self.blocks)} blocks: "
+                "give one each."
             )
-        return self.blocks
+        return schedule, self._times[key]
+
+    @cached_property
+    def _times(self) -> dict[tuple[int | None, int | None], ShapeTimes]:
+        """Times of shapes that were asked for."""
+        return {}
 
     def _of_batch(self, batch: int | None) -> list[ShapeProfile]:
         wanted = self.batch if batch is None else batch
@@ -295,12 +254,6 @@ class LatencyProfile:
 
     def _times_of(self, batch: int | None, length: int | None) -> ShapeTimes:
         """Times of a shape, interpolated between profiled lengths."""
-        key = batch, length
-        if key not in self._times:
-            self._times[key] = self._made_times(batch, length)
-        return self._times[key]
-
-    def _made_times(self, batch: int | None, length: int | None) -> ShapeTimes:
         shapes = self._of_batch(batch)
         if not shapes:
             batches = _listed({shape.batch for shape in self.shapes})
@@ -327,5 +280,8 @@ def _listed(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, sorted(numbers)))
 
 
-def _spread(profile: LatencyProfile) -> float:
-    return math.inf if profile.uncertainty is None else profile.uncertainty
+def _tuples(value: Any) -> Any:
+    """A value of JSON with tuples for its lists."""
+    if isinstance(value, Mapping):
+        return {key: _tuples(one) for key, one in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value

@@ -26,7 +26,7 @@ from ftp_core.cost.conditions import ProfileError, profile_conditions
 from ftp_core.cost.contention import Contention
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.samples import BlockSamples, Point, What, undisturbed_median
-from ftp_core.cost.shape_profile import ShapeProfile
+from ftp_core.cost.shape_profile import ShapeProfile, ShapeTimes
 from ftp_core.cost.stopwatch import COLD, DECODED, Passes, TimedPasses, Timeline
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule, kept_count
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -156,7 +156,7 @@ def profile_shape(
     session.cover()
     session.refine()
     shape = _summary(session.samples, batch, length, session.uncertain())
-    error = session.check(LatencyProfile((shape,), tuple(kinds)))
+    error = session.check(shape.times())
     varying = session.samples.prediction_error()
     uncertainty = _HALF_INTERVAL * max(varying if math.isfinite(varying) else 0.0, _BY_MEDIAN_DISTANCE * error)
     return replace(shape, check_error=error, uncertainty=uncertainty, seconds=session.spent, waited=contention.share())
@@ -232,7 +232,7 @@ class _Session:
         errors = self.samples.errors()
         return tuple(sorted(point for point, error in errors.items() if _LENIENCY[point[0]] * error > _STEADY))
 
-    def check(self, profile: LatencyProfile) -> float:
+    def check(self, predicted: ShapeTimes) -> float:
         """Median relative error of predictions for schedules that were not profiled, half with a dynamic router."""
         n_blocks, compared = len(self.samples.kinds), []
         for number in range(_CHECKED):
@@ -250,7 +250,7 @@ class _Session:
             self._passed("comparing predictions", due=number < _FEWEST_CHECKED)
         self._on_pass(1.0, self._note)
         return statistics.median(
-            abs(profile.predict_ms(schedule, router="dynamic" if dynamic else "static") / undisturbed_median(times) - 1)
+            abs(predicted.prefill_ms(schedule, self.samples.kinds, dynamic) / undisturbed_median(times) - 1)
             for (schedule, dynamic), times in zip(compared, measured, strict=True)
             if times
         )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ftp_core.cost.conditions import ProfileError
+from ftp_core.schedule import SparsitySchedule
 
 Floats = NDArray[np.float64]
 PerKind = tuple[tuple[float, ...], ...]
@@ -48,6 +49,16 @@ class ShapeTimes:
         rows: list[list[float]] = self.listen_ms.tolist()
         return rows
 
+    def prefill_ms(self, schedule: SparsitySchedule, kinds: Sequence[int], dynamic: bool) -> float:
+        """Predicted latency of a prefill with a dynamic or the static router, by the kind of each block."""
+        counts, rows = schedule.kept_counts(self.length), self.block_rows
+        total = self.fixed_ms + sum(rows[kind][count] for kind, count in zip(kinds, counts, strict=True))
+        if dynamic:
+            total += self.score_ms * sum(sparsity > 0 for sparsity in schedule)
+            heard, rows = zip(kinds, counts, schedule[1:], strict=False), self.listen_rows
+            total += sum(rows[kind][count] for kind, count, behind in heard if behind > 0)
+        return total
+
 
 @dataclass(frozen=True)
 class ShapeProfile:
@@ -61,17 +72,17 @@ class ShapeProfile:
         fixed_ms: Time outside the blocks.
         iqr_ms: Interquartile ranges of the times behind `block_ms`.
         score_ms: Extra time of a dynamic router's decision in a block that skips.
-        listen_ms: Extra time of listening to the attention of each kind of block at each kept count; empty for none.
-        held: Keys that blocks held when decoding was measured, ascending; empty if it was not.
+        listen_ms: Extra time of listening to the attention of each kind of block at each kept count.
+        held: Keys that blocks held when decoding was measured, ascending.
         decode_block_ms: Time of each kind of block for one decoded token of every row at each count of held keys.
         decode_fixed_ms: Time of a decoded token outside the blocks.
         unsteady: Points that kept varying until time was up: "prefill", "dynamic" or "decode", and the kept count.
         waited: Share of the time during which some process of the machine waited for a core; None if unknown.
-        check_error: Median relative error of predictions for schedules that were not profiled; None if not compared.
+        check_error: Median relative error of predictions for schedules that were not profiled.
         uncertainty: Half a 95 % interval around predictions, as a share of them: the larger of what follows from
-            varying times and from `check_error`; None if unknown. A later change of the machine's pace is not in it.
-        seconds: Duration of the measurement; None if unknown.
-        measured_at: Time of the measurement in ISO 8601; empty if unknown.
+            varying times and from `check_error`. A later change of the machine's pace is not in it.
+        seconds: Duration of the measurement.
+        measured_at: Time of the measurement in ISO 8601.
     """
 
     batch: int
@@ -79,17 +90,17 @@ class ShapeProfile:
     kept: tuple[int, ...]
     block_ms: PerKind
     fixed_ms: float
-    iqr_ms: PerKind = ()
-    score_ms: float = 0.0
-    listen_ms: PerKind = ()
-    held: tuple[int, ...] = ()
-    decode_block_ms: PerKind = ()
-    decode_fixed_ms: float = 0.0
+    iqr_ms: PerKind
+    score_ms: float
+    listen_ms: PerKind
+    held: tuple[int, ...]
+    decode_block_ms: PerKind
+    decode_fixed_ms: float
     unsteady: tuple[tuple[str, int], ...] = ()
     waited: float | None = None
-    check_error: float | None = None
-    uncertainty: float | None = None
-    seconds: float | None = None
+    check_error: float = 0.0
+    uncertainty: float = 0.0
+    seconds: float = 0.0
     measured_at: str = ""
 
     def check(self, n_kinds: int) -> None:
@@ -97,13 +108,15 @@ class ShapeProfile:
         where = f"The latency profile of {self.batch} x {self.length} tokens"
         if not self.kept or self.kept[0] < 1 or self.kept[-1] != self.length or not _ascends(self.kept):
             raise ProfileError(f"{where} has the kept counts {self.kept}, but they must ascend to the length.")
-        if not _ascends(self.held):
+        if not self.held or not _ascends(self.held):
             raise ProfileError(f"{where} has the counts of held keys {self.held}, but they must ascend.")
-        tables = {"block_ms": (self.block_ms, self.kept), "decode_block_ms": (self.decode_block_ms, self.held)}
-        if self.listen_ms:
-            tables["listen_ms"] = (self.listen_ms, self.kept)
+        tables = {
+            "block_ms": (self.block_ms, self.kept),
+            "listen_ms": (self.listen_ms, self.kept),
+            "decode_block_ms": (self.decode_block_ms, self.held),
+        }
         for name, (rows, counts) in tables.items():
-            if len(rows) < (n_kinds if counts else 0) or any(len(row) != len(counts) for row in rows):
+            if len(rows) < n_kinds or any(len(row) != len(counts) for row in rows):
                 raise ProfileError(
                     f"{where} has {name} for {len(rows)} kinds of blocks, but must have them for {n_kinds}, each at "
                     f"{len(counts)} counts."
@@ -113,16 +126,6 @@ class ShapeProfile:
         wrong = [ms for ms in times if not isinstance(ms, int | float) or not math.isfinite(ms) or ms < 0]
         if wrong:
             raise ProfileError(f"{where} has the time {wrong[0]!r}, but times are finite and at least 0.")
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> ShapeProfile:
-        """Read what `to_json` wrote."""
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: _tuples(value) for name, value in values.items() if name in names})
 
     def times(self) -> ShapeTimes:
         """Times at every kept count."""
@@ -168,11 +171,8 @@ class ShapeProfile:
     def _at(self, length: int) -> ShapeTimes:
         """These times, by the kept counts of a row of another length."""
         shares = np.arange(length + 1) / length
-        block_ms = np.stack([self._curve(row, shares) for row in self.block_ms])
-        listen_ms = (
-            np.stack([self._curve(row, shares) for row in self.listen_ms])
-            if self.listen_ms
-            else np.zeros_like(block_ms)
+        block_ms, listen_ms = (
+            np.stack([self._curve(row, shares) for row in rows]) for rows in (self.block_ms, self.listen_ms)
         )
         return ShapeTimes(length, self.fixed_ms, self.score_ms, block_ms, listen_ms)
 
@@ -187,7 +187,3 @@ class ShapeProfile:
 
 def _ascends(counts: tuple[int, ...]) -> bool:
     return all(one < other for one, other in pairwise(counts))
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, list | tuple) else value

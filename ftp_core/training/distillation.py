@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -33,7 +33,7 @@ from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, check_readable, encoded_fingerprint, length_sorted_batches
 from ftp_core.training.distillation_config import DistillationConfig
-from ftp_core.training.gated import GatedModel
+from ftp_core.training.gated import gated_forward
 from ftp_core.training.teacher import Lesson, Teacher
 from ftp_core.training.training_state import TrainingState
 
@@ -127,16 +127,17 @@ def distill(
         if not isinstance(held_out, QualitySet):
             held_out = QualitySet(skipping, held_out)
         held_out.check_model(skipping)
-        router = _fresh_router(config) if router is None else router
-        run = _Run(skipping, checked, config, held_out, router, static_kl, prefixes)
-        fingerprint = run.fingerprint(data)
-        teacher = Teacher(skipping, config)
-        # Batches of similar lengths, in an order shuffled anew every epoch; the teacher speaks once for each.
-        lessons = []
-        for examples in length_sorted_batches(data, config.batch_size):
-            lessons.append(teacher.lesson(examples))
-            on_taught()
-        return run.train(teacher, lessons, None if checkpoint is None else Path(checkpoint), fingerprint, on_step)
+        run = _Run(
+            skipping,
+            checked,
+            config,
+            held_out,
+            _fresh_router(config) if router is None else router,
+            static_kl,
+            PrefixStore(0) if prefixes is None else prefixes,
+            None if checkpoint is None else Path(checkpoint),
+        )
+        return run.train(data, on_step, on_taught)
 
 
 @contextmanager
@@ -195,86 +196,80 @@ def _set_aside(data: Sequence[EncodedExample]) -> tuple[list[EncodedExample], li
     return distinct[n_aside:], distinct[:n_aside]
 
 
+@dataclass
 class _Run:
-    """One training of a copy of a router."""
+    """One training of a copy of a router, with arguments of `distill`."""
 
-    def __init__(
-        self,
-        model: SkippingModel,
-        schedules: Sequence[SparsitySchedule],
-        config: DistillationConfig,
-        held_out: QualitySet,
-        router: ScoringRouter,
-        static_kl: float | None,
-        prefixes: PrefixStore | None,
-    ) -> None:
-        self._model = model
-        self._schedules = schedules
-        self._config = config
-        self._held_out = held_out
-        self._static_kl = static_kl
-        self._prefixes = PrefixStore(0) if prefixes is None else prefixes
-        router = copy.deepcopy(router)
-        router.trained_for = model_identity(model.model)
+    model: SkippingModel
+    schedules: Sequence[SparsitySchedule]
+    config: DistillationConfig
+    held_out: QualitySet
+    router: ScoringRouter
+    static_kl: float | None
+    prefixes: PrefixStore
+    checkpoint: Path | None
+
+    def __post_init__(self) -> None:
+        self.router = router = copy.deepcopy(self.router)
+        router.trained_for = model_identity(self.model.model)
         router.set_thresholds(None, None)
-        router.check_model(model.n_blocks, model.model.config.hidden_size)
-        self._router = router.to(model.device).train().requires_grad_(True)
-        self._optimizer = torch.optim.AdamW(router.parameters(), lr=config.lr, weight_decay=0.0)
-        self._state = TrainingState(random.Random(config.seed), {name: [] for name in CURVES})
-        self._best: ScoringRouter = copy.deepcopy(router)
+        router.check_model(self.model.n_blocks, self.model.model.config.hidden_size)
+        router.to(self.model.device).train().requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(router.parameters(), lr=self.config.lr, weight_decay=0.0)
+        self.state = TrainingState(random.Random(self.config.seed), {name: [] for name in CURVES})
+        self.best: ScoringRouter = copy.deepcopy(router)
+        self.teacher = Teacher(self.model, self.config)
 
-    def fingerprint(self, data: Sequence[EncodedExample]) -> str:
+    def _fingerprint(self, data: Sequence[EncodedExample]) -> str:
         """A hash over all that the outcome depends on, the initial router included."""
         # The router's file names its model.
         facts = (
             encoded_fingerprint(data),
-            self._held_out.fingerprint,
-            [tuple(schedule) for schedule in self._schedules],
-            self._config,
-            router_to_bytes(self._router),
-            # Only where tokens are protected: earlier versions protected none.
-            *([self._model.keep_first] if self._model.keep_first else []),
+            self.held_out.fingerprint,
+            [tuple(schedule) for schedule in self.schedules],
+            self.config,
+            router_to_bytes(self.router),
+            self.model.keep_first,
         )
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def train(
-        self,
-        teacher: Teacher,
-        lessons: Sequence[Lesson],
-        checkpoint: Path | None,
-        fingerprint: str,
-        on_step: Callable[[int, float], None],
+        self, data: Sequence[EncodedExample], on_step: Callable[[int, float], None], on_taught: Callable[[], None]
     ) -> Distillation:
         """See `distill`."""
-        config, state = self._config, self._state
-        gated = GatedModel(self._model, self._router, config.symmetric_sparsity, config.gradient_checkpointing)
+        config, state, checkpoint, fingerprint = self.config, self.state, self.checkpoint, self._fingerprint(data)
+        # Batches of similar lengths, in an order shuffled anew every epoch; the teacher speaks once for each.
+        lessons = []
+        for examples in length_sorted_batches(data, config.batch_size):
+            lessons.append(self.teacher.lesson(examples))
+            on_taught()
         if checkpoint is not None and checkpoint.exists():
-            self._best.load_state_dict(state.load(checkpoint, fingerprint, self._router, self._optimizer))
-        elif config.consider_static and isinstance(self._router, DynamicRouter) and self._router.features == FEATURES:
+            self.best.load_state_dict(state.load(checkpoint, fingerprint, self.router, self.optimizer))
+        elif config.consider_static and isinstance(self.router, DynamicRouter) and self.router.features == FEATURES:
             # The static router's decisions are considered, as a router of the same class as the one that learns, so
             # that either can be a checkpoint's best.
-            static = DynamicRouter.static(self._router.window).to(self._model.device)
-            static.trained_for = self._router.trained_for
-            self._hold_out(static, self._static_kl)
+            static = DynamicRouter.static(self.router.window).to(self.model.device)
+            static.trained_for = self.router.trained_for
+            self._hold_out(static, self.static_kl)
         else:
             # No router is returned that is worse than the given one.
-            self._hold_out(self._router)
+            self._hold_out(self.router)
         before, started = state.seconds, time.monotonic()
         while state.step < config.steps and not self._is_out_of_patience():
-            self._step(gated, teacher, lessons, checkpoint)
+            self._step(lessons)
             state.seconds = before + time.monotonic() - started
             if state.step % config.evaluate_every == 0 or state.step == config.steps:
-                self._hold_out(self._router)
+                self._hold_out(self.router)
                 if checkpoint is not None:
-                    state.save(checkpoint, fingerprint, self._router, self._optimizer, self._best)
+                    state.save(checkpoint, fingerprint, self.router, self.optimizer, self.best)
             on_step(state.step, state.best_kl)
-        router = self._best.eval().requires_grad_(False)
+        router = self.best.eval().requires_grad_(False)
         n_parameters = sum(parameter.numel() for parameter in router.parameters())
-        peak = peak_bytes(self._model.device)
+        peak = peak_bytes(self.model.device)
         return Distillation(router, state.curves, state.seconds, state.tokens, peak, n_parameters)
 
     def _is_out_of_patience(self) -> bool:
-        held, patience = self._state.curves["held_out_kl"], self._config.patience
+        held, patience = self.state.curves["held_out_kl"], self.config.patience
         return patience is not None and len(held) - 1 - held.index(min(held)) >= patience if held else False
 
     def _hold_out(self, candidate: ScoringRouter, kl: float | None = None) -> None:
@@ -282,63 +277,66 @@ class _Run:
         # A copy: prefixes are stored by router, which must not change.
         candidate = copy.deepcopy(candidate).eval()
         if kl is None:
-            evaluate = self._held_out.evaluate
-            kl = fmean(evaluate(schedule, candidate, prefixes=self._prefixes).kl for schedule in self._schedules)
-            self._prefixes.forget(candidate)
-        self._state.add(held_out_step=self._state.step, held_out_kl=kl)
-        if kl < self._state.best_kl:
-            self._state.best_kl, self._best = kl, candidate
+            evaluate = self.held_out.evaluate
+            kl = fmean(evaluate(schedule, candidate, prefixes=self.prefixes).kl for schedule in self.schedules)
+            self.prefixes.forget(candidate)
+        self.state.add(held_out_step=self.state.step, held_out_kl=kl)
+        if kl < self.state.best_kl:
+            self.state.best_kl, self.best = kl, candidate
 
-    def _step(self, gated: GatedModel, teacher: Teacher, lessons: Sequence[Lesson], checkpoint: Path | None) -> None:
-        config, state = self._config, self._state
+    def _step(self, lessons: Sequence[Lesson]) -> None:
+        config, state = self.config, self.state
         progress = state.step / config.steps
         warm_up = min(1.0, (state.step + 1) / max(1, config.steps // 10))
-        self._optimizer.param_groups[0]["lr"] = config.lr * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
+        self.optimizer.param_groups[0]["lr"] = config.lr * warm_up * 0.5 * (1 + math.cos(math.pi * progress))
         w_guide = config.w_guide * max(0.0, 1 - progress / config.guide_share) if config.guide_share > 0 else 0.0
-        self._optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         sums = dict.fromkeys(("loss", "guide", "sparsity", "distill"), 0.0)
         for turn in range(config.accumulate):
             lesson = lessons[state.next_lesson(len(lessons))]
-            schedule = self._schedules[(state.step * config.accumulate + turn) % len(self._schedules)]
-            with _precision(self._model.device, config.autocast):
-                logits, guide, sparsity = gated.forward(lesson.batch, schedule)
-                distilled = teacher.loss(logits, lesson)
+            schedule = self.schedules[(state.step * config.accumulate + turn) % len(self.schedules)]
+            with _precision(self.model.device, config.autocast):
+                logits, guide, sparsity = gated_forward(
+                    self.model,
+                    self.router,
+                    lesson.batch,
+                    schedule,
+                    config.symmetric_sparsity,
+                    config.gradient_checkpointing,
+                )
+                distilled = self.teacher.loss(logits, lesson)
             loss = w_guide * guide + config.w_sparsity * sparsity + config.w_distill * distilled
             if not bool(torch.isfinite(loss)):
-                raise self._not_finite(float(loss.detach()), lesson, schedule, checkpoint)
+                raise self._not_finite(float(loss.detach()), lesson, schedule)
             (loss / config.accumulate).backward()
             for name, part in zip(sums, (loss, guide, sparsity, distilled), strict=True):
                 sums[name] += float(part.detach()) / config.accumulate
             state.tokens += lesson.batch.n_tokens
-        nn.utils.clip_grad_norm_(self._router.parameters(), config.max_grad_norm)
-        self._optimizer.step()
+        nn.utils.clip_grad_norm_(self.router.parameters(), config.max_grad_norm)
+        self.optimizer.step()
         state.add(step=state.step, **sums)
         state.step += 1
 
-    def _not_finite(
-        self, loss: float, lesson: Lesson, schedule: SparsitySchedule, checkpoint: Path | None
-    ) -> CoreError:
-        folder = Path(tempfile.mkdtemp(prefix="ftp-distill-")) if checkpoint is None else checkpoint.parent
+    def _not_finite(self, loss: float, lesson: Lesson, schedule: SparsitySchedule) -> CoreError:
+        folder = Path(tempfile.mkdtemp(prefix="ftp-distill-")) if self.checkpoint is None else self.checkpoint.parent
         # The checkpoint's own folder is only made with the first checkpoint.
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"failed-step-{self._state.step}.safetensors"
+        path = folder / f"failed-step-{self.state.step}.safetensors"
         inputs = {
             "ids": lesson.batch.ids,
             "prompt_lengths": lesson.batch.prompt_lengths,
             "schedule": torch.tensor(list(schedule)),
-            **{f"router.{name}": tensor for name, tensor in self._router.state_dict().items()},
+            **{f"router.{name}": tensor for name, tensor in self.router.state_dict().items()},
         }
         save_file({name: tensor.detach().contiguous().cpu() for name, tensor in inputs.items()}, path)
         return CoreError(
-            f"The router's loss is {loss} at step {self._state.step} under the schedule {schedule}: lower the learning "
+            f"The router's loss is {loss} at step {self.state.step} under the schedule {schedule}: lower the learning "
             f"rate, or look at the inputs of that step in {path}."
         )
 
 
-@contextmanager
-def _precision(device: torch.device, autocast: bool) -> Iterator[None]:
-    with torch.autocast("cuda", torch.bfloat16) if autocast and device.type == "cuda" else nullcontext():
-        yield
+def _precision(device: torch.device, autocast: bool) -> AbstractContextManager[Any]:
+    return torch.autocast("cuda", torch.bfloat16) if autocast and device.type == "cuda" else nullcontext()
 
 
 def _reset_peak(device: torch.device) -> None:

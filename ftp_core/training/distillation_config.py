@@ -75,7 +75,7 @@ class DistillationConfig:
     def __post_init__(self) -> None:
         """Refuse values that would train nothing, or fail in the middle."""
         for name in _COUNTS:
-            self._check(name, "an integer of at least 1", lambda value: _is_count(value))
+            self._check(name, "an integer of at least 1", _is_count)
         for name in _COUNTS_OR_NONE:
             self._check(name, "an integer of at least 1, or None", lambda value: value is None or _is_count(value))
         for name in _NOT_NEGATIVE:

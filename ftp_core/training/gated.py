@@ -113,45 +113,35 @@ class _GatedPass:
         return behind_BLD
 
 
-class GatedModel:
-    """Computes the losses of a router.
+def gated_forward(
+    model: SkippingModel,
+    router: ScoringRouter,
+    batch: TrainingBatch,
+    schedule: SparsitySchedule,
+    symmetric_sparsity: bool = False,
+    gradient_checkpointing: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Runs a batch under a schedule, with a router that learns.
 
     Args:
-        model: The model; its weights take no gradient.
-        router: The router to train.
+        model: Model, whose weights take no gradient.
+        router: Router to train.
+        batch: Prompts with completions.
+        schedule: One sparsity per block.
         symmetric_sparsity: See `sparsity_loss`.
         gradient_checkpointing: Compute blocks again in the backward pass, to save memory.
+
+    Returns:
+        Logits that predict the completions' tokens `[T, V]`, row by row; guide loss; sparsity loss. The losses are
+        means over blocks with s_i > 0.
     """
-
-    def __init__(
-        self,
-        model: SkippingModel,
-        router: ScoringRouter,
-        symmetric_sparsity: bool = False,
-        gradient_checkpointing: bool = False,
-    ) -> None:
-        self._model = model
-        self._router = router
-        self._symmetric = symmetric_sparsity
-        self._checkpoints = gradient_checkpointing
-
-    def forward(self, batch: TrainingBatch, schedule: SparsitySchedule) -> tuple[Tensor, Tensor, Tensor]:
-        """Run a batch under a schedule.
-
-        Returns:
-            Logits that predict the completions' tokens `[T, V]`, row by row; guide loss; sparsity loss. The losses are
-            means over blocks with s_i > 0.
-        """
-        state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], self._model.keep_first)
-        handler = _GatedPass(self._model, self._router, schedule, state, self._symmetric, self._checkpoints)
-        hidden_BLD = self._model.run(handler, batch.ids, batch.text_lengths, use_cache=False)
-        logits_TV = self._model.logits(hidden_BLD[batch.predicts])
-        zero = torch.zeros((), device=logits_TV.device)
-        return (
-            logits_TV,
-            torch.stack(handler.guides).mean() if handler.guides else zero,
-            torch.stack(handler.sparsities).mean() if handler.sparsities else zero,
-        )
+    state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], model.keep_first)
+    handler = _GatedPass(model, router, schedule, state, symmetric_sparsity, gradient_checkpointing)
+    hidden_BLD = model.run(handler, batch.ids, batch.text_lengths, use_cache=False)
+    logits_TV = model.logits(hidden_BLD[batch.predicts])
+    zero = torch.zeros((), device=logits_TV.device)
+    guide, sparsity = (torch.stack(of).mean() if of else zero for of in (handler.guides, handler.sparsities))
+    return logits_TV, guide, sparsity
 
 
 def soft_decision(scores_BL: Tensor, keep_BL: Tensor, decided_BL: Tensor) -> Tensor:

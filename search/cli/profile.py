@@ -213,9 +213,8 @@ def _load(model: str, dtype: str, device: str, threads: int | None, view: Progre
 
 def _print(console: Console, found: Profiled) -> None:
     profile, conditions = found.profile, found.profile.conditions
-    if conditions is not None:
-        where = conditions.cpu if conditions.gpu == "none" else conditions.gpu
-        console.print(f"{where}, {conditions.threads} threads, {conditions.dtype}, {conditions.kernel}")
+    where = conditions.cpu if conditions.gpu == "none" else conditions.gpu
+    console.print(f"{where}, {conditions.threads} threads, {conditions.dtype}, {conditions.kernel}")
     known = {(batch, length): when for batch, length, when in found.known}
     for shape in profile.shapes:
         unsteady = "; ~ kept varying" if shape.unsteady else ""
@@ -254,14 +253,11 @@ def _remarks(profile: LatencyProfile, shape: ShapeProfile) -> list[str]:
     prefill_ms = profile.predict_ms(dense, batch=shape.batch, length=shape.length)
     decode_ms = profile.decode_ms(dense, batch=shape.batch, length=shape.length)
     listening_ms = _mean(shape.listen_ms, profile.blocks, -2 if len(shape.kept) > 1 else -1)
-    lines = [
+    return [
         f"dense: a prefill {prefill_ms:.1f} ms, of which {shape.fixed_ms:.1f} outside the blocks; a decoded token "
         f"{decode_ms:.1f} ms",
         f"a dynamic router adds {shape.score_ms:.3f} ms for each block that skips, and up to {listening_ms:.3f} ms for "
         "listening in the block before it",
+        f"predictions for other schedules were off by {shape.check_error:.1%}; with 95 % confidence by no more than "
+        f"{shape.uncertainty:.1%}",
     ]
-    if shape.check_error is not None:
-        off = f"predictions for other schedules were off by {shape.check_error:.1%}"
-        sure = "" if shape.uncertainty is None else f"; with 95 % confidence by no more than {shape.uncertainty:.1%}"
-        lines.append(off + sure)
-    return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
@@ -104,7 +104,6 @@ def keep_profile(store: StudyStore, profile: LatencyProfile, replace: bool) -> l
     With `replace`, it takes the place of an earlier one that is as good. Returns what is kept: that of before, or of
     another process that was faster, if this one is no better.
     """
-    assert profile.conditions is not None
     kept = []
     for part in profile.parts():
         earlier = known_profile(store, profile.conditions, (part.batch, part.length))
@@ -112,21 +111,19 @@ def keep_profile(store: StudyStore, profile: LatencyProfile, replace: bool) -> l
             kept.append(earlier)
             continue
         fingerprint = profile.conditions.fingerprint(part.batch, part.length)
-        facts = {**profile.conditions.to_json(), "batch": part.batch, "length": part.length}
+        facts = {**asdict(profile.conditions), "batch": part.batch, "length": part.length}
         now = store.profiles.keep(fingerprint, facts, part.to_json(), replace or earlier is not None)
         kept.append(LatencyProfile.from_json(now))
     return kept
 
 
 def say_uncertainty(profile: LatencyProfile, view: ProgressView) -> None:
-    """Says how far predictions may be off, a line for each shape of which that is known."""
+    """Says how far predictions may be off, a line for each shape."""
     for shape in profile.shapes:
-        if shape.uncertainty is not None:
-            took = "" if shape.seconds is None else f", measured for {shape.seconds:.0f} s"
-            view.say_once(
-                f"Latency of {shape.batch} x {shape.length} tokens is predicted to within {shape.uncertainty:.1%} "
-                f"(95 % interval{took})."
-            )
+        view.say_once(
+            f"Latency of {shape.batch} x {shape.length} tokens is predicted to within {shape.uncertainty:.1%} "
+            f"(95 % interval, measured for {shape.seconds:.0f} s)."
+        )
 
 
 def say_doubts(profile: LatencyProfile, view: ProgressView, command: str) -> None:
@@ -141,10 +138,7 @@ def say_doubts(profile: LatencyProfile, view: ProgressView, command: str) -> Non
 
 def say_elsewhere(profile: LatencyProfile, here: Conditions, view: ProgressView, command: str) -> None:
     """Says that a study's predictions come from other hardware or software, if they do, and the remedy."""
-    differences: tuple[str, ...] = ("measured by an earlier version, which did not keep where",)
-    if profile.conditions is not None:
-        differences = profile.conditions.differences(here)
-    if differences:
+    if differences := profile.conditions.differences(here):
         view.say_once(
             "Latency is predicted for where this study began, not for this machine: "
             f"{'; '.join(differences)}. The study keeps its profile, so that its trials compare; `{command}` measures "

@@ -27,9 +27,11 @@ def made_up(workload: Workload, shapes: list[tuple[int, int]], **facts: Any) -> 
                 times,
                 fixed_ms=2.0,
                 iqr_ms=times,
+                score_ms=0.0,
                 listen_ms=times,
                 held=kept,
                 decode_block_ms=times,
+                decode_fixed_ms=0.0,
                 measured_at="2026-01-01T00:00:00+00:00",
                 **facts,
             )

@@ -9,24 +9,21 @@ import pytest
 import torch
 
 from ftp_core.cost.conditions import ProfileError, profile_conditions
-from ftp_core.cost.profile import LatencyProfile
-from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.routers import DynamicRouter
 from ftp_core.schedule import SparsitySchedule
+from tests.ftp_core.cost.made_up_profiles import profile_of, shape_of
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import fresh_tiny
 
 # Keeping half of the tokens takes as long as all, keeping fewer takes less.
-SHAPE = ShapeProfile(
-    batch=2, length=20, kept=(1, 10, 19, 20), block_ms=((1.0, 5.0, 9.0, 5.0),), fixed_ms=1.0, score_ms=0.6
-)
+SHAPE = shape_of(2, 20, (1, 10, 19, 20), ((1.0, 5.0, 9.0, 5.0),), fixed_ms=1.0, score_ms=0.6)
 IDS = torch.randint(3, 50, (2, 20), generator=torch.Generator().manual_seed(0))
 
 
 def pruned(schedule: list[float], router: DynamicRouter | None = None) -> FTPForCausalLM:
     model = FTPForCausalLM.from_dense(fresh_tiny(), schedule, router)
-    model.latency_profile = LatencyProfile((SHAPE,), conditions=profile_conditions(model.base))
+    model.latency_profile = profile_of(3, SHAPE, conditions=profile_conditions(model.base))
     return model.eval()
 
 
@@ -85,7 +82,7 @@ def test_decoded_tokens_are_routed_by_what_the_prompt_ran_under() -> None:
 
 def test_a_profile_of_a_busy_machine_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model = FTPForCausalLM.from_dense(fresh_tiny(), [0.5] * 3)
-    busy = LatencyProfile((replace(SHAPE, check_error=5.0),), conditions=profile_conditions(model.base))
+    busy = profile_of(3, replace(SHAPE, check_error=5.0), conditions=profile_conditions(model.base))
     with caplog.at_level(logging.WARNING):
         model.latency_profile = busy
     assert "off by 500%" in caplog.text
@@ -104,13 +101,13 @@ def test_a_profile_of_another_machine_is_refused() -> None:
     model = FTPForCausalLM.from_dense(fresh_tiny(), [0.5] * 3)
     elsewhere = replace(profile_conditions(model.base), cpu="abacus")
     with pytest.raises(ProfileError, match="cpu 'abacus'"):
-        model.latency_profile = LatencyProfile((SHAPE,), conditions=elsewhere)
+        model.latency_profile = profile_of(3, SHAPE, conditions=elsewhere)
     assert model.latency_profile is None
 
 
 def test_the_nearest_profiled_shape_decides() -> None:
     shapes = [replace(SHAPE, batch=batch, length=n, kept=(1, 10, 19, n)) for batch in (1, 8) for n in (20, 40)]
-    profile = LatencyProfile(tuple(shapes))
+    profile = profile_of(3, *shapes)
     assert profile.nearest_shape(1, 30) == (1, 30)
     assert profile.nearest_shape(2, 10) == (1, 20)
     assert profile.nearest_shape(3, 100) == (8, 40)

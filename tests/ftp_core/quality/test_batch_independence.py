@@ -17,7 +17,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, prompt_batch
 from ftp_core.training.calibration import calibrate_thresholds
 from ftp_core.training.distillation_config import DistillationConfig
-from ftp_core.training.gated import GatedModel, TrainingBatch
+from ftp_core.training.gated import TrainingBatch, gated_forward
 from ftp_core.training.teacher import Teacher
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.tiny_models import CONFIGS, LENGTH_DEPENDENT, N_BLOCKS, tiny
@@ -124,13 +124,13 @@ def test_perplexity_of_the_dense_schedule_is_that_of_transformers(name: str, bat
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_teacher_and_its_pupil_take_each_row_as_if_it_were_alone(name: str) -> None:
     model = SkippingModel(double(name))
-    teacher, pupil = Teacher(model, DistillationConfig()), GatedModel(model, random_router(1, window=3))
+    teacher, router = Teacher(model, DistillationConfig()), random_router(1, window=3)
     examples = [*PLAIN, *CHOICES]
     hidden = [teacher.hidden([one]) for one in examples]
     torch.testing.assert_close(teacher.hidden(examples), torch.cat(hidden), atol=1e-4, rtol=1e-4)
     with torch.no_grad():
-        logits = [pupil.forward(TrainingBatch.of([one]), MIXED)[0] for one in examples]
-        together = pupil.forward(TrainingBatch.of(examples), MIXED)[0]
+        logits = [gated_forward(model, router, TrainingBatch.of([one]), MIXED)[0] for one in examples]
+        together = gated_forward(model, router, TrainingBatch.of(examples), MIXED)[0]
     torch.testing.assert_close(together, torch.cat(logits), atol=1e-4, rtol=1e-4)
 
 
@@ -139,6 +139,6 @@ def test_a_pupil_that_keeps_all_says_what_its_teacher_says(name: str) -> None:
     model = SkippingModel(double(name))
     examples = [*PLAIN, *CHOICES]
     with torch.no_grad():
-        logits = GatedModel(model, random_router()).forward(TrainingBatch.of(examples), DENSE)[0]
+        logits = gated_forward(model, random_router(), TrainingBatch.of(examples), DENSE)[0]
     expected = model.logits(Teacher(model, DistillationConfig()).hidden(examples))
     torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)

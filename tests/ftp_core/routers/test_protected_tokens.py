@@ -33,7 +33,7 @@ from ftp_core.text.encoding import IGNORED, EncodedExample, PromptBatch, answer_
 from ftp_core.training.calibration import calibrate_thresholds
 from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
-from ftp_core.training.gated import GatedModel, TrainingBatch
+from ftp_core.training.gated import TrainingBatch, gated_forward
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.model.test_causal_lm import MIXED, TOLERANCE, padded
 from tests.ftp_core.slow_reference import slow_decoded_logits, slow_logits
@@ -279,7 +279,7 @@ def test_training_computes_what_skipping_with_protected_tokens_does(
     model, schedule = SkippingModel(tiny(), keep_first), SparsitySchedule.from_grid_indices(levels)
     router, answers = random_router(seed, window=3), answer_batch(SOME)
     with torch.no_grad():
-        gated, _, _ = GatedModel(model, router).forward(TrainingBatch.of(SOME), schedule)
+        gated, _, _ = gated_forward(model, router, TrainingBatch.of(SOME), schedule)
         logits = model.continuation_logits(model.prefill(prompt_batch(SOME), schedule, router), answers)
     torch.testing.assert_close(gated, logits[answers.ids != IGNORED], atol=1e-4, rtol=1e-3)
 
@@ -301,7 +301,7 @@ def test_a_router_learns_nothing_of_what_is_protected() -> None:
     router = _ScoresPositions(21)
     model = SkippingModel(tiny(), keep_first=n_first)
     batch = TrainingBatch.of(examples)
-    logits, guide, sparsity_loss = GatedModel(model, router).forward(batch, SparsitySchedule([0.0, sparsity, 0.0]))
+    logits, guide, sparsity_loss = gated_forward(model, router, batch, SparsitySchedule([0.0, sparsity, 0.0]))
     z = router.by_position.detach()[:20].double()
     p, static = z.sigmoid(), set(statically_kept(20, sparsity, n_first))
     terms = [-torch.log(p[j] if j in static else 1 - p[j]) for j in range(n_first, 20)]

@@ -33,7 +33,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import IGNORED, EncodedExample, answer_batch, prompt_batch
 from ftp_core.training.distillation import Distillation, _reset_peak, distill, peak_bytes
 from ftp_core.training.distillation_config import DistillationConfig
-from ftp_core.training.gated import GatedModel, TrainingBatch
+from ftp_core.training.gated import TrainingBatch, gated_forward
 from ftp_core.training.losses import distillation_loss, guide_loss, sparsity_loss, top_k_distillation_loss
 from ftp_core.training.teacher import Teacher
 from tests.ftp_core.made_up_routers import random_router
@@ -81,7 +81,7 @@ def test_the_gated_computation_of_training_equals_skipping(
     answers = answer_batch(examples)
     with torch.no_grad():
         teacher = model.logits(Teacher(model, DistillationConfig()).hidden(examples))
-        gated, _, _ = GatedModel(model, router).forward(TrainingBatch.of(examples), schedule)
+        gated, _, _ = gated_forward(model, router, TrainingBatch.of(examples), schedule)
         loss = distillation_loss(gated, teacher, 1.0)
         logits = model.continuation_logits(model.prefill(prompt_batch(examples), schedule, router), answers)
     expected = distillation_loss(logits[answers.ids != IGNORED], teacher, 1.0)
@@ -90,7 +90,7 @@ def test_the_gated_computation_of_training_equals_skipping(
 
 def distillation(model: SkippingModel, router: DynamicRouter, schedule: SparsitySchedule) -> torch.Tensor:
     teacher = model.logits(Teacher(model, DistillationConfig()).hidden(SOME))
-    logits, _, _ = GatedModel(model, router).forward(TrainingBatch.of(SOME), schedule)
+    logits, _, _ = gated_forward(model, router, TrainingBatch.of(SOME), schedule)
     return distillation_loss(logits, teacher, 1.0)
 
 
@@ -245,9 +245,8 @@ def test_recomputed_blocks_give_the_same_gradients(family: str) -> None:
     gradients = []
     for checkpointing in (False, True):
         router = random_router(2, window=3)
-        logits, guide, sparsity = GatedModel(model, router, gradient_checkpointing=checkpointing).forward(
-            batch, SparsitySchedule([0.3, 0.5, 0.5])
-        )
+        schedule = SparsitySchedule([0.3, 0.5, 0.5])
+        logits, guide, sparsity = gated_forward(model, router, batch, schedule, gradient_checkpointing=checkpointing)
         (logits.square().mean() + guide + sparsity).backward()
         gradients.append([parameter.grad for parameter in router.parameters()])
     for one, other in zip(*gradients, strict=True):
@@ -259,7 +258,7 @@ def test_training_computes_what_skipping_computes_in_every_family(family: str) -
     model, router = SkippingModel(tiny_model(family)), random_router(1, window=3)
     schedule, answers = SparsitySchedule([0.3, 0.5, 0.6]), answer_batch(SOME)
     with torch.no_grad():
-        gated, _, _ = GatedModel(model, router).forward(TrainingBatch.of(SOME), schedule)
+        gated, _, _ = gated_forward(model, router, TrainingBatch.of(SOME), schedule)
         logits = model.continuation_logits(model.prefill(prompt_batch(SOME), schedule, router), answers)
     torch.testing.assert_close(gated, logits[answers.ids != IGNORED], atol=5e-4, rtol=1e-3)
 
@@ -332,7 +331,7 @@ def first_gradient(
     teacher, batch = Teacher(model, DistillationConfig()), TrainingBatch.of(SOME)
     lesson = teacher.lesson(SOME)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        logits, _, _ = GatedModel(model, router).forward(batch, schedule)
+        logits, _, _ = gated_forward(model, router, batch, schedule)
         loss = teacher.loss(logits, lesson)
     assert loss.dtype == torch.float32
     loss.backward()
@@ -363,7 +362,7 @@ def test_in_bfloat16_a_router_scores_in_float32_as_inference_does() -> None:
     router.load_state_dict(random_router(1).state_dict())
     example = EncodedExample(tuple(1 + i * i % 48 for i in range(prompt_length)), ((3, 4),), 0, False)
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
-        GatedModel(model, router).forward(TrainingBatch.of([example]), schedule)
+        gated_forward(model, router, TrainingBatch.of([example]), schedule)
     training = router.__dict__.pop("recorded")
     model.prefill(prompt_batch([example]), schedule, router)
     inference = router.__dict__.pop("recorded")

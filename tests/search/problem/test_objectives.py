@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from rich.console import Console
@@ -33,14 +33,13 @@ from studies import StudyStore, Trial, TrialState, front
 from studies.records import objectives as shown
 from studies.records.objectives import COSTS, DEFAULT_COST, CostName
 from studies.records.study_facts import TimedInput
+from tests.ftp_core.cost.made_up_profiles import profile_of, shape_of
 from tests.search.synthetic import Notebook, ShufflingEvaluator, metrics_of, portfolio, timeless
 from tests.studies.records import trial
 
 N_BLOCKS = 12
 SMALL = {"calibration_items": 4, "validation_items": 2, "test_items": 4, "search_items": 4, "workers": 1}
-PROFILE = LatencyProfile.from_json(
-    {"batch": 2, "length": 64, "kept": [4, 63, 64], "block_ms": [0.1, 1.0, 0.9], "fixed_ms": 1.0}
-)
+PROFILE = profile_of(N_BLOCKS, shape_of(2, 64, (4, 63, 64), ((0.1, 1.0, 0.9),), fixed_ms=1.0))
 DENSE, HALF = (SparsitySchedule.uniform(s, N_BLOCKS) for s in (0.0, 0.5))
 
 
@@ -301,7 +300,7 @@ def test_a_study_of_flops_takes_a_profile_that_is_there_and_measures_none(worklo
             profile = replace(PROFILE, shapes=tuple(replace(one, **shape) for one in PROFILE.shapes))
             conditions = profile_conditions(workload.model.skipping)
             fingerprint = conditions.fingerprint(without.batch, without.length)
-            store.profiles.keep(fingerprint, conditions.to_json(), profile.to_json())
+            store.profiles.keep(fingerprint, asdict(conditions), profile.to_json())
             note_costs(study)
             assert study_costs(study) == replace(without, profile=profile)
             # It keeps it, wherever it goes on.

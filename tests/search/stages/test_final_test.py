@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from ftp_core.cost import LatencyProfile, ShapeProfile
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload, load_workload
 from search.problem.objectives import OBJECTIVES
@@ -20,6 +19,7 @@ from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
 from studies import Measurement, StudyStore
 from studies.records.study_facts import ProfileRecord, SelectionRecord, StudyFacts
+from tests.ftp_core.cost.made_up_profiles import profile_of, shape_of
 from tests.studies.records import trial
 
 SMALL = {"calibration_items": 4, "validation_items": 4, "test_items": 4, "search_items": 4}
@@ -55,8 +55,8 @@ def study_of(tmp_path: Path, workload: Workload) -> Iterator[Any]:
             store.trials.append(name, trial(number, (kl, 240 / ratio), (sparsity,) * n_blocks))
         batch, length = timed_prompts(study).ids.shape
         kept = tuple(range(1, length + 1))
-        shape = ShapeProfile(batch, length, kept, (tuple(float(k) for k in kept),), 10.0, waited=waited)
-        profile = ProfileRecord.model_validate(LatencyProfile((shape,)).to_json())
+        shape = shape_of(batch, length, kept, (tuple(map(float, kept)),), fixed_ms=10.0, waited=waited)
+        profile = ProfileRecord.model_validate(profile_of(n_blocks, shape).to_json())
         store.studies.update_facts(name, StudyFacts(latency_profile=profile))
         return study
 

@@ -121,19 +121,11 @@ def test_a_resumed_study_says_in_one_line_that_its_predictions_come_from_elsewhe
     study: OpenStudy, shown: io.StringIO
 ) -> None:
     here = made_up(study.workload, [(8, 64)])
-    assert here.conditions is not None
     there = replace(here, conditions=replace(here.conditions, cpu="another processor"))
     keep(study, there.to_json())
     assert study_profile(study) == there
     [line] = shown.getvalue().splitlines()
     assert "Latency is predicted for where this study began" in line and "cpu 'another processor', here " in line
-
-
-def test_a_study_of_an_earlier_version_goes_on_with_its_profile(study: OpenStudy, shown: io.StringIO) -> None:
-    old = {"batch": 8, "length": 64, "threads": 2, "kept": [4, 63, 64], "block_ms": [0.1, 1.0, 0.9], "fixed_ms": 1.0}
-    keep(study, old)
-    assert study_profile(study) == LatencyProfile.from_json(old)
-    assert "measured by an earlier version, which did not keep where" in shown.getvalue()
 
 
 SHAPES = [(8, length) for length in range(32, 513, 32)]

@@ -72,6 +72,11 @@ class Axis:
         return -values if self.higher_is_better else values
 
 
+def default_axes(objectives: tuple[str, ...]) -> tuple[str, str]:
+    """The quantities across and upwards at first: the cost, and KL."""
+    return (objectives[1] if len(objectives) > 1 else SPARSITY), objectives[0]
+
+
 def values_of(columns: TrialColumns, objectives: tuple[str, ...], name: str) -> Floats:
     """[n] A quantity of each trial as it is stored; NaN where a trial has none."""
     if name in objectives:

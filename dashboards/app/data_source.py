@@ -11,9 +11,9 @@ from typing import Any
 
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.trials import Found
-from studies import Measurement, RouterRun, StudiesError, StudyRecord, Trial
+from studies import Measurement, StudiesError, StudyRecord
 from studies.analysis.predictions import LatencyPredictions, latency_predictions
-from studies.records.records import ReportExamples, StageRecord, StudySummary
+from studies.records.records import StageRecord, StudySummary
 from studies.service.overviews import StudyOverview
 from studies.service.run_events import RunEvent
 from studies.service.runners import RunnerRecord
@@ -82,23 +82,23 @@ class Watch:
     """
 
     def __init__(self, store: ServiceStore) -> None:
-        self._store = store
+        self.store = store
         self._lock = threading.Lock()
         self._known: OrderedDict[str, tuple[str, Found]] = OrderedDict()
         self._reading: dict[str, threading.Lock] = {}
 
     def lines(self) -> list[Line]:
         """Every study, newest first."""
-        submissions = self._store.queue.all()
-        return [_line(one, submissions.get(one.summary.name)) for one in reversed(self._store.overviews())]
+        submissions = self.store.queue.all()
+        return [_line(one, submissions.get(one.summary.name)) for one in reversed(self.store.overviews())]
 
     def names(self) -> list[str]:
         """Names of all studies, newest first."""
-        return [summary.name for summary in reversed(self._store.studies.summaries())]
+        return [summary.name for summary in reversed(self.store.studies.summaries())]
 
     def runners(self) -> list[RunnerRecord]:
         """The runners that live."""
-        return [runner for runner in self._store.runners.all() if runner.is_alive]
+        return [runner for runner in self.store.runners.all() if runner.is_alive]
 
     def standing(self, name: str) -> Standing:
         """The state of a study.
@@ -107,10 +107,10 @@ class Watch:
             StudyNotFoundError: There is no such study.
         """
         # In this order: what ends a submission also says where the study stands.
-        submission = self._store.queue.get(name)
-        study = self._store.studies.get(name)
+        submission = self.store.queue.get(name)
+        study = self.store.studies.get(name)
         state = run_state(study.state, submission)
-        return Standing(study, state, submission, self._store.runs.stages(name), self._figures(name))
+        return Standing(study, state, submission, self.store.runs.stages(name), self._figures(name))
 
     def version(self, name: str) -> str:
         """Changes whenever there is something new to show of a study.
@@ -119,10 +119,10 @@ class Watch:
             StudyNotFoundError: There is no such study.
         """
         standing = self.standing(name)
-        last = self._store.events.latest(name, ("began", "stage", "figures", "measured", "log", "ended"))
+        last = self.store.events.latest(name, ("began", "stage", "figures", "measured", "log", "ended"))
         parts = [
             self._origin(name),
-            self._store.trials.n_ended(name),
+            self.store.trials.n_ended(name),
             last[-1].number if last else 0,
             standing.state.value,
             standing.study.chosen_trial,
@@ -145,10 +145,10 @@ class Watch:
             with self._lock:
                 known = self._known.get(name)
             before = known[1] if known is not None and known[0] == origin else None
-            if before is not None and len(before.columns.ended) >= self._store.trials.n_ended(name):
+            if before is not None and len(before.columns.ended) >= self.store.trials.n_ended(name):
                 return before
-            columns = self._store.columns.of(name, None if before is None else before.columns)
-            found = Found.of_study(self._store.studies.get(name), columns)
+            columns = self.store.columns.of(name, None if before is None else before.columns)
+            found = Found.of_study(self.store.studies.get(name), columns)
             with self._lock:
                 self._known[name] = (origin, found)
                 self._known.move_to_end(name)
@@ -166,13 +166,9 @@ class Watch:
 
         threading.Thread(target=read, name=f"trials of {name}", daemon=True).start()
 
-    def trial(self, name: str, number: int) -> Trial | None:
-        """All that is known of a trial, columns do not hold it all; None if it has not ended."""
-        return self._store.trials.find(name, number)
-
     def measurements(self, name: str) -> list[Measurement]:
         """The measurements on test items."""
-        return [m for m in self._store.results.measurements(name) if m.split == "test"]
+        return [m for m in self.store.results.measurements(name) if m.split == "test"]
 
     def report_data(self, name: str, standing: Standing) -> ReportData:
         """The results of a study, with those of its trials that a verdict rests on.
@@ -183,39 +179,31 @@ class Watch:
         """
         measurements, chosen = self.measurements(name), standing.study.chosen_trial
         numbers = {m.trial for m in measurements if m.trial is not None} | {*([] if chosen is None else [chosen])}
-        trials = [trial for number in sorted(numbers) if (trial := self.trial(name, number)) is not None]
+        trials = [trial for number in sorted(numbers) if (trial := self.store.trials.find(name, number)) is not None]
         if chosen is not None and not measurements:
             found = self.found(name)
             trials += found.records([place for place in found.uniform if found.columns.number[place] not in numbers])
-        routers, examples = self.routers(name), self.examples(name) if measurements else None
-        return ReportData(standing.study, trials, measurements, routers, examples, standing.stages)
+        examples = self.store.results.examples(name) if measurements else None
+        return ReportData(standing.study, trials, measurements, self.store.routers.of(name), examples, standing.stages)
 
     def predictions(self, study: StudyRecord) -> LatencyPredictions:
         """The predictions of a study's latency beside what was measured."""
         selection = study.facts.selection
         # The first trial is the dense model wherever a search may evaluate that.
         numbers = [0] if selection is None else [0, selection.trial]
-        trials = [trial for number in numbers if (trial := self.trial(study.name, number)) is not None]
-        return latency_predictions(study, trials, self._store.results.measurements(study.name))
-
-    def routers(self, name: str) -> list[RouterRun]:
-        """The routers of a study, oldest first."""
-        return self._store.routers.of(name)
-
-    def examples(self, name: str) -> ReportExamples | None:
-        """Prompts and items of the test set; None before they were looked at."""
-        return self._store.results.examples(name)
+        trials = [trial for number in numbers if (trial := self.store.trials.find(study.name, number)) is not None]
+        return latency_predictions(study, trials, self.store.results.measurements(study.name))
 
     def log(self, name: str) -> list[RunEvent]:
         """The last lines that runs of a study wrote."""
-        return self._store.events.latest(name, ("log",), _MOST_LINES)
+        return self.store.events.latest(name, ("log",), _MOST_LINES)
 
     def _origin(self, name: str) -> str:
         """Another one where all that is known of a study's trials must be read anew."""
-        return f"{self._store.events.generation(name)} {self._store.studies.get(name).facts.revaluations}"
+        return f"{self.store.events.generation(name)} {self.store.studies.get(name).facts.revaluations}"
 
     def _figures(self, name: str) -> Mapping[str, float]:
-        said = self._store.events.latest(name, ("figures",))
+        said = self.store.events.latest(name, ("figures",))
         return _numbers(said[-1].content.get("figures", {}) if said else {})
 
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 import plotly.graph_objects as go
 from dash import dcc, html
 
+from dashboards.analysis.axes import OFFERED, Axis
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import Table
 from dashboards.figures.appearance import INK, darkened
@@ -101,31 +102,40 @@ def graph(name: str, label: str, *, wide: bool = False, height: int | None = Non
         wide: Lets it scroll on narrow pages.
         height: Height of the figure in pixels; None where the page sets it together with the figure.
     """
-    return html.Div(
-        dcc.Graph(id=name, config=PLOT_CONFIG, className="figure", style=_style(height)),
-        className="plot wide" if wide else "plot",
-        role="group",
-        **attributes(aria_label=f"Figure: {label}"),
-    )
+    return _plot(label, wide, height, id=name)
 
 
 def drawn(figure: go.Figure, label: str, *, wide: bool = False) -> html.Div:
     """A figure that is there already."""
+    return _plot(label, wide, figure.layout.height, figure=figure)
+
+
+def _plot(label: str, wide: bool, height: int | None, **of_graph: Any) -> html.Div:
+    # Plotly takes the height of a figure's place for the figure's own when a page changes its width.
+    style = {} if height is None else {"height": f"{height}px"}
     return html.Div(
-        dcc.Graph(figure=figure, config=PLOT_CONFIG, className="figure", style=_style(figure.layout.height)),
+        dcc.Graph(config=PLOT_CONFIG, className="figure", style=style, **of_graph),
         className="plot wide" if wide else "plot",
         role="group",
         **attributes(aria_label=f"Figure: {label}"),
     )
 
 
-def _style(height: int | None) -> dict[str, str]:
-    """The height of a figure's place, which Plotly takes for the figure's when a page changes its width."""
-    return {} if height is None else {"height": f"{height}px"}
+def axis_choices(*choices: tuple[str, str, str]) -> list[html.Label]:
+    """Lists to choose quantities from, each with its words, its id, and the name of the one that is chosen first."""
+    options = [{"label": Axis(one).title, "value": one} for one in OFFERED]
+    return [
+        html.Label([html.Span(words), dcc.Dropdown(options, value, id=place, clearable=False, searchable=False)])
+        for words, place, value in choices
+    ]
 
 
-def shown_table(table: Table, label: str) -> html.Div:
-    """A table of the report as part of a page."""
+def read_table(title: str, table: Table, label: str) -> list[Any]:
+    """A table under its title, with what to know before reading it."""
+    return [html.H2(title), html.P(table.reading, className="soft"), _shown(table, label)]
+
+
+def _shown(table: Table, label: str) -> html.Div:
     headings = [
         html.Th([column.title, *([html.Small(f"[{column.unit}]")] if column.unit else [])], scope="col")
         for column in table.columns

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc
+from dash.exceptions import PreventUpdate
 
 from dashboards.app.frame import NAMESPACE
+from studies import StudiesError
 
 # "version" of the study, "theme" of the page, and whether the browser has "webgl".
 Look = Mapping[str, Any]
@@ -21,6 +23,29 @@ def look_at(view: str) -> dict[str, str]:
 def looks(views: Iterable[str]) -> list[dcc.Store]:
     """The stores of all views."""
     return [dcc.Store(id=look_at(view)) for view in views]
+
+
+def while_looked_at(show: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback that draws only while its view is shown: its first argument is the view's `Look`, if it is."""
+
+    def shown(look: Look | None, *others: Any) -> Any:
+        if look is None:
+            raise PreventUpdate
+        return unless_away(show)(look, *others)
+
+    return shown
+
+
+def unless_away(show: Callable[..., Any]) -> Callable[..., Any]:
+    """A callback that leaves the page as it is where the database fails: the page says so already."""
+
+    def shown(*arguments: Any) -> Any:
+        try:
+            return show(*arguments)
+        except StudiesError:
+            raise PreventUpdate from None
+
+    return shown
 
 
 def register_looks(dash: Dash) -> None:

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
-from dash import ClientsideFunction, Dash, Input, Output, State, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, html
 
+from dashboards.analysis.axes import default_axes
 from dashboards.analysis.trials import Found
 from dashboards.app.data_source import Watch
 from dashboards.app.frame import NAMESPACE
 from dashboards.app.parts import attributes, drawn, in_theme, nothing
-from dashboards.app.view_state import Look, look_at
+from dashboards.app.view_state import Look, look_at, while_looked_at
 from dashboards.figures import (
     groups_figure,
     growth_figure,
@@ -25,7 +26,7 @@ from dashboards.figures import (
     workers_figure,
 )
 from dashboards.report.prompts import ShadedToken, legend, shaded_prompts
-from studies import StudiesError, StudyRecord
+from studies import StudyRecord
 
 Draw = Callable[[Found, StudyRecord], go.Figure]
 
@@ -33,10 +34,6 @@ Draw = Callable[[Found, StudyRecord], go.Figure]
 def _workers(study: StudyRecord) -> int | None:
     said = study.config.get("workers")
     return said if isinstance(said, int) and said > 0 else None
-
-
-def _cost(study: StudyRecord) -> str:
-    return study.objectives[1] if len(study.objectives) > 1 else "overall_sparsity"
 
 
 # For each figure of a fixed place: its view, and what draws it.
@@ -65,7 +62,7 @@ class Views:
         study = State("study", "data")
         for place, (view, _) in FIGURES.items():
             look = Input(look_at(view), "data")
-            draw = _while_looked_at(lambda look, name, place=place: self.figure(place, name, look["theme"]))
+            draw = while_looked_at(lambda look, name, place=place: self.figure(place, name, look["theme"]))
             dash.callback(Output(f"{place}-drawn", "data"), look, study, prevent_initial_call=True)(draw)
             # As it draws what somebody zoomed, Dash takes the zoom for the figure's own, and Plotly's uirevision for
             # done: a new figure would show everything again.
@@ -84,7 +81,7 @@ class Views:
             ("log", "log", self.log),
         ):
             look = Input(look_at(view), "data")
-            shown = _while_looked_at(show)
+            shown = while_looked_at(show)
             dash.callback(Output(place, "children"), look, study, prevent_initial_call=True)(shown)
 
     def figure(self, place: str, name: str, theme: str | None) -> go.Figure:
@@ -96,12 +93,13 @@ class Views:
         """Parallel coordinates, which only WebGL draws."""
         if not look["webgl"]:
             return nothing("Schedules, block by block", "This figure needs WebGL, which this browser does not have.")
-        found, study = self._watch.found(name), self._watch.standing(name).study
-        return drawn(in_theme(parallel_figure(found, _cost(study)), look["theme"]), "parallel coordinates", wide=True)
+        cost, _ = default_axes(self._watch.standing(name).study.objectives)
+        found = self._watch.found(name)
+        return drawn(in_theme(parallel_figure(found, cost), look["theme"]), "parallel coordinates", wide=True)
 
     def routers(self, look: Look, name: str) -> Any:
         """The training curves of every router."""
-        runs = self._watch.routers(name)
+        runs = self._watch.store.routers.of(name)
         if not runs:
             return nothing("No routers", "None has been distilled yet: that comes after the first search.")
         figures = ((run.number, in_theme(training_figure(run), look["theme"])) for run in runs)
@@ -109,7 +107,7 @@ class Views:
 
     def prompts(self, look: Look, name: str) -> Any:
         """Example prompts, their tokens shaded by how many blocks they run."""
-        examples = self._watch.examples(name)
+        examples = self._watch.store.results.examples(name)
         if examples is None or not examples.prompts:
             return nothing("No prompts", "They are looked at once the selected point is tested.")
         shades = html.P(
@@ -149,21 +147,6 @@ class Views:
             html.P("Stages: " + (", ".join(stages) if stages else "none has begun") + ".", className="soft"),
             html.Details([html.Summary("Configuration"), html.Pre(json.dumps(config, indent=2, default=str))]),
         ]
-
-
-def _while_looked_at(show: Callable[..., Any]) -> Callable[[Look | None, str], Any]:
-    """A callback that draws only while the view is shown, and leaves it as it is where the database fails."""
-
-    def shown(look: Look | None, name: str) -> Any:
-        if look is None:
-            return no_update
-        try:
-            return show(look, name)
-        except StudiesError:
-            # The page says so already.
-            return no_update
-
-    return shown
 
 
 def _token(token: ShadedToken) -> html.Span:

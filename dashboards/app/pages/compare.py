@@ -8,10 +8,9 @@ from typing import Any
 
 from dash import Dash, Input, Output, dcc, html
 
-from dashboards.analysis.axes import OFFERED, Axis
 from dashboards.analysis.trials import Found
 from dashboards.app.data_source import Watch
-from dashboards.app.parts import complaint, graph, in_theme, nothing, terms
+from dashboards.app.parts import axis_choices, complaint, graph, in_theme, nothing, terms
 from dashboards.figures import fronts_figure
 from dashboards.figures.appearance import empty_figure
 from dashboards.figures.front import FRONT_PX
@@ -37,12 +36,8 @@ class ComparePage:
         names = self._watch.names()
         if not names:
             return nothing("Nothing to compare", "There are no studies yet.")
-        options = [{"label": Axis(one).title, "value": one} for one in OFFERED]
         studies = dcc.Dropdown(names, names[:2], id="compared", multi=True, placeholder=f"At most {MOST} studies")
-        axes = [
-            html.Label([html.Span(words), dcc.Dropdown(options, value, id=place, clearable=False, searchable=False)])
-            for words, place, value in (("upwards", "compare-y", "kl"), ("across", "compare-x", "latency_ms"))
-        ]
+        axes = axis_choices(("upwards", "compare-y", "kl"), ("across", "compare-x", "latency_ms"))
         return html.Div(
             [
                 html.H1("Compare studies"),

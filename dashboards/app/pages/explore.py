@@ -8,21 +8,20 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import numpy as np
-import plotly.graph_objects as go
 from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
-from dashboards.analysis.axes import Axis
+from dashboards.analysis.axes import default_axes
 from dashboards.analysis.tables import duration
 from dashboards.analysis.trials import Found
 from dashboards.app.data_source import Standing, Watch
 from dashboards.app.frame import NAMESPACE
-from dashboards.app.parts import attributes, drawn, graph, in_theme, nothing, shown_table, terms
-from dashboards.app.view_state import Look, look_at
+from dashboards.app.parts import attributes, axis_choices, drawn, graph, in_theme, nothing, read_table, terms
+from dashboards.app.view_state import Look, look_at, unless_away, while_looked_at
 from dashboards.figures import front_figure, schedule_figure
 from dashboards.figures.front import FRONT_PX, RING, ring_position
 from dashboards.report.results import results_table
 from dashboards.report.speeds import speeds_table
-from studies import StudiesError, Trial
+from studies import Trial
 from studies.records.objectives import objective
 from studies.records.trial import finite_values
 from studies.sql.times import local_text
@@ -44,12 +43,7 @@ class Exploring:
     def controls(self, standing: Standing) -> html.Div:
         """Controls of the quantities, before any trial has been read."""
         x, y = default_axes(standing.study.objectives)
-        names = ("kl", "accuracy", "perplexity", "latency_ms", "flops", "kv_bytes", "overall_sparsity")
-        options = [{"label": Axis(one).title, "value": one} for one in names]
-        choices = [
-            html.Label([html.Span(words), dcc.Dropdown(options, value, id=place, clearable=False, searchable=False)])
-            for words, place, value in (("upwards", "front-y", y), ("across", "front-x", x))
-        ]
+        choices = axis_choices(("upwards", "front-y", y), ("across", "front-x", x))
         trial = dcc.Input(id="trial-number", type="text", inputMode="numeric", debounce=True, maxLength=10)
         walk = [
             html.Button(sign, id=place, className="quiet", type="button", **attributes(aria_label=words))
@@ -94,7 +88,7 @@ class Exploring:
             State("selected", "data"),
             State("study", "data"),
             prevent_initial_call=True,
-        )(self.figure)
+        )(while_looked_at(self.figure))
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "zoomed"),
             Output("zoom", "data"),
@@ -123,7 +117,7 @@ class Exploring:
             State("front-y", "value"),
             State("study", "data"),
             prevent_initial_call=True,
-        )(self._walked)
+        )(unless_away(self._walked))
         dash.callback(
             Output("walked", "data", allow_duplicate=True),
             Input({"type": "parent", "trial": ALL}, "n_clicks"),
@@ -136,7 +130,7 @@ class Exploring:
             State("front-y", "value"),
             State("study", "data"),
             prevent_initial_call=True,
-        )(self.ring)
+        )(unless_away(self.ring))
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "pointed"),
             Output("pointed", "data"),
@@ -151,7 +145,7 @@ class Exploring:
             Input("theme", "data"),
             State("study", "data"),
             prevent_initial_call=True,
-        )(self.panel)
+        )(unless_away(self.panel))
         dash.callback(
             Output("measured", "children"),
             Output("exports", "children"),
@@ -159,7 +153,7 @@ class Exploring:
             *axes,
             State("study", "data"),
             prevent_initial_call=True,
-        )(self.below)
+        )(while_looked_at(self.below))
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "savePng"),
             Output("save-png", "title"),
@@ -167,22 +161,15 @@ class Exploring:
             prevent_initial_call=True,
         )
 
-    def figure(self, look: Look | None, x: str, y: str, zoom: Zoom | None, selected: int | None, name: str) -> Any:
+    def figure(self, look: Look, x: str, y: str, zoom: Zoom | None, selected: int | None, name: str) -> Any:
         """The figure, for what is looked at of it."""
-        if look is None:
-            return no_update
-        try:
-            found, measurements = self._watch.found(name), self._watch.measurements(name)
-        except StudiesError:
-            # The page says so already.
-            return no_update
         x_range, y_range = ranges(zoom, x, y)
         figure = front_figure(
-            found,
+            self._watch.found(name),
             x,
             y,
             selected=selected,
-            measurements=measurements,
+            measurements=self._watch.measurements(name),
             x_range=x_range,
             y_range=y_range,
             webgl=bool(look["webgl"]),
@@ -191,10 +178,7 @@ class Exploring:
 
     def ring(self, selected: int | None, x: str, y: str, name: str) -> Any:
         """Move the ring to the selected trial; nothing else of the figure changes."""
-        try:
-            across, upwards = ring_position(self._watch.found(name), x, y, selected)
-        except StudiesError:
-            return no_update
+        across, upwards = ring_position(self._watch.found(name), x, y, selected)
         patch = Patch()
         patch["data"][RING]["x"] = across
         patch["data"][RING]["y"] = upwards
@@ -204,10 +188,7 @@ class Exploring:
         """The trial that is selected or, if none is, pointed at."""
         if number is None:
             return _NOBODY
-        try:
-            found, trial = self._watch.found(name), self._watch.trial(name, number)
-        except StudiesError:
-            return no_update
+        found, trial = self._watch.found(name), self._watch.store.trials.find(name, number)
         if trial is None:
             if number in found.columns.left_aside:
                 return nothing(f"Trial {number}", "Another program added it through Optuna: it is left aside.")
@@ -217,37 +198,25 @@ class Exploring:
             terms(described(trial, found)),
         ]
 
-    def below(self, look: Look | None, x: str, y: str, name: str) -> tuple[Any, Any]:
+    def below(self, look: Look, x: str, y: str, name: str) -> tuple[Any, Any]:
         """The table of results, and the files that the view can be saved as."""
-        if look is None:
-            return no_update, no_update
-        try:
-            data = self._watch.report_data(name, self._watch.standing(name))
-            table, speeds = results_table(data), speeds_table(data)
-        except StudiesError:
-            return no_update, no_update
+        data = self._watch.report_data(name, self._watch.standing(name))
+        speeds = speeds_table(data)
         place = f"/export/{quote(name, safe='')}"
         chosen = urlencode({"x": x, "y": y})
-        links = [
+        links = (
             ("HTML", f"figure.html?{chosen}"),
             ("CSV of the front", "front.csv"),
             ("CSV of all trials", "trials.csv"),
+            ("JSON", "study.json"),
+        )
+        files = [
+            html.Span("Save as"),
+            html.Button("PNG", id="save-png", className="quiet", type="button"),
+            *(html.A(words, href=f"{place}/{file}", className="quiet", download="") for words, file in links),
         ]
-        links += [("JSON", "study.json")]
-        files: list[Any] = [html.Span("Save as")]
-        files += [html.Button("PNG", id="save-png", className="quiet", type="button")]
-        files += [html.A(words, href=f"{place}/{file}", className="quiet", download="") for words, file in links]
-        results = [
-            html.H2("Measured on test items"),
-            html.P(table.reading, className="soft"),
-            shown_table(table, "Results"),
-        ]
-        if speeds.rows:
-            results += [
-                html.H2("Speed by prompt length and new tokens"),
-                html.P(speeds.reading, className="soft"),
-                shown_table(speeds, "Speed"),
-            ]
+        results = read_table("Measured on test items", results_table(data), "Results")
+        results += read_table("Speed by prompt length and new tokens", speeds, "Speed") if speeds.rows else []
         return results if data.measurements else None, files
 
     def walk(self, step: int, selected: int | None, x: str, y: str, name: str) -> int | None:
@@ -261,21 +230,13 @@ class Exploring:
 
     def _walked(self, _: int | None, __: int | None, selected: int | None, x: str, y: str, name: str) -> Any:
         step = 1 if ctx.triggered_id == "trial-after" else -1
-        try:
-            return self.walk(step, selected, x, y, name)
-        except StudiesError:
-            return no_update
+        return self.walk(step, selected, x, y, name)
 
     def _climbed(self, _: list[int | None]) -> Any:
         # Buttons that appear say so, too.
         if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
             return no_update
         return int(ctx.triggered_id["trial"])
-
-
-def default_axes(objectives: tuple[str, ...]) -> tuple[str, str]:
-    """The quantities across and upwards at first: the cost, and KL."""
-    return (objectives[1] if len(objectives) > 1 else "overall_sparsity"), objectives[0]
 
 
 def ranges(zoom: Zoom | None, x: str, y: str) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:
@@ -333,9 +294,3 @@ def _parent(number: int) -> html.Button:
 def _workers(trial: Trial) -> str:
     """The workers that evaluated a trial, one after the other."""
     return ", then ".join(name for name, _ in groupby(span.worker for span in trial.work))
-
-
-def page_of(figure: go.Figure) -> str:
-    """A figure as a page of its own that opens offline."""
-    page: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False, "responsive": True})
-    return page

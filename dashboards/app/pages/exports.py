@@ -12,10 +12,9 @@ from fastapi import FastAPI, Path, Query
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from dashboards.analysis.axes import OFFERED
+from dashboards.analysis.axes import OFFERED, default_axes
 from dashboards.analysis.trials import Found
 from dashboards.app.data_source import Watch
-from dashboards.app.pages.explore import default_axes, page_of
 from dashboards.figures import front_figure
 from dashboards.report.plain_values import csv_text, report_json
 from studies.records.trial_columns import STATES
@@ -55,7 +54,8 @@ def add_exports(app: FastAPI, watch: Watch) -> None:
             measurements=watch.measurements(name),
             standalone=True,
         )
-        return _file(page_of(drawn), f"{name}.html", "text/html; charset=utf-8")
+        page = drawn.to_html(config={"displaylogo": False, "responsive": True})
+        return _file(page, f"{name}.html", "text/html; charset=utf-8")
 
     @app.get("/export/{name}/front.csv", include_in_schema=False)
     def front(name: StudyName) -> Response:

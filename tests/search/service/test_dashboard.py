@@ -458,8 +458,9 @@ def test_a_trial_says_what_it_was_made_from_and_who_evaluated_it(store: ServiceS
     for parent in made.parents:
         assert json.dumps({"type": "parent", "trial": parent}) in shown
     assert "3, then 12" in shown
-    older = text_of(exploring.panel(9, None, "made up"))
-    assert "made from" not in older and "worker" not in older
+    store.trials.append("made up", replace(records.TRIALS[9], number=201, work=()))
+    recalled = text_of(exploring.panel(201, None, "made up"))
+    assert "made from" not in recalled and "worker" not in recalled
 
 
 def test_speeds_stand_below_the_results_where_they_were_timed(store: ServiceStore, watch: Watch) -> None:
@@ -490,7 +491,7 @@ def test_studies_leave_as_files(make_client: MakeClient, settings: ServiceSettin
     rows = list(csv.DictReader(io.StringIO(found.text)))
     assert [int(row["trial"]) for row in rows] == list(range(201))
     assert float(rows[9]["kl"]) == records.TRIALS[9].values[0] and rows[7]["kl"] == "" and rows[7]["state"] == "failed"
-    assert [(row["parents"], row["worker"]) for row in (rows[9], rows[200])] == [("", ""), ("9 50", "3")]
+    assert [(row["parents"], row["worker"]) for row in (rows[9], rows[200])] == [("", "1"), ("9 50", "3")]
     assert [float(row["constraint_violation"]) for row in (rows[9], rows[200])] == [0.0, 0.25]
     assert len(list(csv.DictReader(io.StringIO(client.get("/export/made%20up/front.csv").text)))) < 100
     plain = client.get("/export/made%20up/study.json").json()

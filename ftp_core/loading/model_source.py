@@ -99,6 +99,11 @@ def _check_config(config: Mapping[str, Any], name: str) -> None:
         )
 
 
+def weights_of(source: str) -> list[Path]:
+    """Returns the files with a local model's weights; none for one on the Hub."""
+    return sorted(Path(source).glob("*.safetensors"))
+
+
 def _check_directory(path: Path, name: str) -> None:
     """Raises `ModelError` unless a directory has all files of a model."""
     if not (path / "config.json").is_file():

@@ -8,12 +8,14 @@ import os
 from dataclasses import dataclass, replace
 
 import torch
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from ftp_core.errors import ModelError
 from ftp_core.loading.allocator import keep_freed_memory
-from ftp_core.loading.model_source import locate, one_line
+from ftp_core.loading.model_source import weights_of, locate, one_line
+from ftp_core.loading.placement import computes_natively, device_name, device_of, dtype_of, name_of
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.skipping_model import SkippingModel
 
@@ -34,6 +36,14 @@ class LoadedModel:
     skipping: SkippingModel
     tokenizer: PreTrainedTokenizerBase
 
+    @property
+    def placement(self) -> str:
+        """A sentence on where the model computes, and in which precision."""
+        device, dtype = self.skipping.device, self.skipping.model.dtype
+        where = device_name(device)
+        slowly = "" if computes_natively(dtype, device) else ", which it does not do natively: float32 may be faster"
+        return f"{where} computes in {name_of(dtype)}{slowly}."
+
     def protecting(self, keep_first: int) -> LoadedModel:
         """Returns the same with another number of protected tokens at the beginning of prompts."""
         return replace(self, skipping=self.skipping.protecting(keep_first))
@@ -45,7 +55,7 @@ class LoadedModel:
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for name, tensor in sorted(self.skipping.model.state_dict().items()):
             digest.update(name.encode())
-            digest.update(tensor.detach().contiguous().view(torch.uint8).numpy().data)
+            digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 
@@ -64,18 +74,46 @@ def resolve(name: str | os.PathLike[str]) -> str:
     return source
 
 
-def load_model(name: str | os.PathLike[str]) -> LoadedModel:
-    """Loads a model and its tokenizer, in float32 on the CPU.
+def load_model(
+    name: str | os.PathLike[str], device: str | torch.device = "cpu", dtype: str | torch.dtype = torch.float32
+) -> LoadedModel:
+    """Loads a model and its tokenizer.
 
     Args:
         name: `demo`, a local directory, or a Hugging Face id.
+        device: Device that it computes on; see `ftp_core.loading.placement.device_of`.
+        dtype: Precision of its weights; see `ftp_core.loading.placement.dtype_of`.
 
     Raises:
-        ModelError: There is no such model, its family is unknown, or its weights cannot be read.
+        ModelError: There is no such model, its family is unknown, its weights cannot be read, there is no such device,
+            or it cannot compute in that precision.
     """
     keep_freed_memory()
-    source, (model, tokenizer) = resolve(name), _load(name, torch.float32)
-    return LoadedModel(source, SkippingModel(model), tokenizer)
+    source, where = resolve(name), device_of(device)
+    model, tokenizer = _load(name, dtype_of(dtype, where, published_dtype(source)))
+    # PreTrainedModel.to is wrapped, so that its type is lost.
+    placed: PreTrainedModel = model.to(where)  # type: ignore[arg-type]
+    return LoadedModel(source, SkippingModel(placed), tokenizer)
+
+
+def published_dtype(source: str) -> torch.dtype | None:
+    """Returns the precision of a model's weights as they were published; None if neither configuration nor files say.
+
+    Args:
+        source: Result of `resolve`.
+    """
+    dtype = AutoConfig.from_pretrained(source).dtype
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    try:
+        for file in weights_of(source):
+            with safe_open(file, framework="pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - it is no dict
+                    return torch.as_tensor(weights.get_slice(name)[:0]).dtype
+    except (OSError, SafetensorError, IndexError):
+        # Broken files are reported where they are loaded.
+        return None
+    return None
 
 
 def load_published(name: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:

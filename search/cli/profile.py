@@ -17,11 +17,12 @@ from search.cli.options import AsJson, Debug, Model, Storage
 from search.cli.settings import is_given
 from search.cli.tables import narrow_table
 from search.config.groups import DEFAULT_PROFILE_SECONDS
-from search.config.run_config import DEFAULT_STORAGE, RunConfig
+from search.config.run_config import DEFAULT_STORAGE, SETTINGS, RunConfig
 from search.config.study_name import resume_command
 from search.errors import ConfigError
 from search.startup import ends_at_once
 from studies import StudyStore
+from studies.records.study_facts import TimedInput
 from studies.sql.location import database_file
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from search.inputs.latency_profiles import Profiled
     from search.progress.progress_view import ProgressView
 
-_DTYPES = ("float32", "bfloat16", "float16")
-_DEVICES = ("cpu", "cuda")
 
 
 def profile_command(
@@ -46,8 +45,8 @@ def profile_command(
     length: Annotated[
         str, typer.Option("--length", metavar="LIST", help="Tokens in each row, such as 512,1024,2048.")
     ] = "512",
-    dtype: Annotated[str, typer.Option("--dtype", help=f"Precision: {', '.join(_DTYPES)}.")] = "float32",
-    device: Annotated[str, typer.Option("--device", help=f"Device: {', '.join(_DEVICES)}.")] = "cpu",
+    dtype: Annotated[str, typer.Option("--dtype", help=SETTINGS["dtype"].description)] = "auto",
+    device: Annotated[str, typer.Option("--device", help=SETTINGS["device"].description)] = "auto",
     threads: Annotated[
         int | None,
         typer.Option("--threads", metavar="N", help="Threads of torch.  [x>=1]", show_default="as torch chooses"),
@@ -77,11 +76,12 @@ def profile_command(
     """
     if study is not None:
         _check_alone(context)
-        model, batch, length, own_seconds = _of_study(storage, study)
-        seconds = seconds if is_given(context, "seconds") else own_seconds
+        config, shape = _of_study(storage, study)
+        model, device, dtype = config.model, config.device, config.dtype
+        batch, length = str(shape.batch), str(shape.length)
+        seconds = seconds if is_given(context, "seconds") else config.profile_seconds
     batches, lengths = _numbers("--batch", batch), _numbers("--length", length)
-    _check_one_of("--dtype", dtype, _DTYPES)
-    _check_one_of("--device", device, _DEVICES)
+    RunConfig.checked(dtype=dtype, device=device)
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads is {threads}: expected at least 1.")
     if not 0 < seconds < math.inf:
@@ -136,8 +136,8 @@ def _check_alone(context: typer.Context) -> None:
             )
 
 
-def _of_study(storage: str, name: str) -> tuple[str, str, str, float]:
-    """Model, batch, length and time limit of a study's profile."""
+def _of_study(storage: str, name: str) -> tuple[RunConfig, TimedInput]:
+    """Configuration and timed input of a study."""
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
     shape = study.facts.timed_input
@@ -146,8 +146,7 @@ def _of_study(storage: str, name: str) -> tuple[str, str, str, float]:
             f"--study is {name!r}, which has not begun, so that its timed input is not known: it is profiled as it "
             "begins."
         )
-    config = RunConfig.stored(study.config)
-    return config.model, str(shape.batch), str(shape.length), config.profile_seconds
+    return RunConfig.stored(study.config), shape
 
 
 def _again(context: typer.Context, profile: LatencyProfile, storage: str) -> str:
@@ -180,11 +179,6 @@ def _numbers(option: str, text: str) -> list[int]:
     return sorted(set(numbers))
 
 
-def _check_one_of(option: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ConfigError(f"{option} is {value!r}: expected one of {', '.join(choices)}.")
-
-
 def _read(source: Path) -> dict[str, object]:
     try:
         values = json.loads(source.read_text())
@@ -200,15 +194,13 @@ def _load(model: str, dtype: str, device: str, threads: int | None, view: Progre
 
     from ftp_core.loading.models import load_model
 
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device is 'cuda', but torch finds no such device here: use cpu.")
     if threads is not None:
         torch.set_num_threads(threads)
     with view.stage(f"Loading {model}", 1) as stage:
-        skipping = load_model(model).skipping
-        skipping.model.to(device=device, dtype=getattr(torch, dtype))
+        loaded = load_model(model, device, dtype)
         stage.advance()
-    return skipping
+    view.say_once(loaded.placement)
+    return loaded.skipping
 
 
 def _print(console: Console, found: Profiled) -> None:

@@ -38,7 +38,7 @@ def config_text() -> str:
         values = f" [{setting.range}]" if setting.range else ""
         meaning = f"{setting.description}{choices}{values}"
         lines += ["", *textwrap.wrap(meaning, _WIDTH, initial_indent="# ", subsequent_indent="# ")]
-        line = f"{name}: {_as_yaml(setting.info.get_default(call_default_factory=True))}"
+        line = f"{name}: {_as_yaml(setting.info.get_default(call_default_factory=True, validated_data={}))}"
         # What depends on the machine is not fixed by where the file was written.
         lines.append(line if setting.info.default_factory is None else f"# {line}")
     return "\n".join(lines) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -10,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
 from ftp_core.schedule import MAX_SPARSITY
+from search.config.machine import default_workers
 from search.config.setting import About
 from search.proposers.catalogue import proposer_names
 from studies.records.objectives import DEFAULT_COST, CostName
@@ -224,16 +226,24 @@ class RunSettings(Group):
 
     heading = "Where it runs, and what is written"
 
+    device: Annotated[str, About("auto|cpu|cuda|cuda:N|mps", longest=20, can_change=True)] = "auto"
+    """Device of everything that computes: auto is the GPU if there is one, and else the CPU."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Precision of the model: auto is the one that its weights were published in where the device computes it natively,
+    and else float32."""
+
     workers: Annotated[int, Ge(0), About(most=1024, can_change=True)] = Field(
-        default_factory=lambda: os.cpu_count() or 1
+        default_factory=lambda given: default_workers(given.get("device", "auto"))
     )
-    """Ray workers on one core each; as many as there are cores if not given."""
+    """Ray workers on the device, those on CPUs with one core each; as many as there are GPUs, or cores without one, if
+    not given."""
 
     gpu_workers: Annotated[int, Ge(0), About(most=1024)] = 0
-    """Ray workers on GPUs, beside the others."""
+    """Ray workers on GPUs of a cluster, beside the others."""
 
-    gpu_share: Annotated[float, Gt(0.0), Le(1.0)] = 1.0
-    """Share of a GPU that each of these takes."""
+    gpu_share: Annotated[float, Gt(0.0), About(most=64)] = 1.0
+    """GPUs that each worker on GPUs takes: a share of one, or a whole number of them."""
 
     ray_address: Annotated[str | None, About("HOST:PORT", in_requests=False)] = None
     """Ray cluster to work on; one of this machine alone if not given."""
@@ -251,6 +261,20 @@ class RunSettings(Group):
 
     out: Annotated[str | None, About("DIR", longest=4096, is_path=True, can_change=True)] = None
     """Folder of the report and the pruned model; ftp-out/NAME if not given."""
+
+    @field_validator("device")
+    @classmethod
+    def _known_device(cls, value: str) -> str:
+        if not re.fullmatch("auto|cpu|mps|cuda(:[0-9]{1,3})?", value):
+            raise ValueError("expected auto, cpu, cuda, cuda:N such as cuda:1, or mps")
+        return value
+
+    @field_validator("gpu_share")
+    @classmethod
+    def _whole_gpus(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("expected a share of one GPU, or a whole number of them")
+        return value
 
     @property
     def prefix_bytes(self) -> int:

@@ -106,7 +106,7 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
             "no router is distilled with --rounds 0": () if self.rounds else _OF_ROUNDS + tunes,
             "they are hyperparameters of the dynamic router": tunes if self.router == "hidden" else (),
             "no schedule is stopped early without --fidelities": ("pruner",) if len(self.fidelities) == 1 else (),
-            "there is no worker on a GPU without --gpu-workers": () if self.gpu_workers else ("gpu_share",),
+            "no worker is on a GPU": ("gpu_share",) if self.device == "cpu" and not self.gpu_workers else (),
             "the search predicts no latency": () if self.predicts_latency else ("profile_seconds",),
         }
         said = {

@@ -21,7 +21,7 @@ from search.evaluators.backlog import Backlog
 from search.evaluators.crash import KERNEL, cause_of
 from search.evaluators.ray_cluster import start_ray, stop_ray
 from search.evaluators.worker import WorkerProcess, WorkerSetup
-from search.evaluators.worker_handle import Call, WorkerHandle, check_gpus, check_numbers, most_on_this_machine
+from search.evaluators.worker_handle import GPU, Call, WorkerHandle, check_gpus, check_numbers, most_on_this_machine
 
 _log = logging.getLogger(__name__)
 
@@ -48,10 +48,11 @@ class RayPool:
 
     Args:
         setup: Makes the workers.
-        n_workers: Number of workers on CPUs, with one core each.
+        n_workers: Number of workers on the device; those on CPUs have one core each.
         address: Address of a cluster to join, `auto` or `host:port`; None for a Ray of this process alone.
-        n_gpu_workers: Number of workers on GPUs.
-        gpu_share: Share of a GPU that each of these takes.
+        device: Device of these: `cpu`, `cuda` for a GPU that Ray assigns, `cuda:N` for one of this machine, or `mps`.
+        n_gpu_workers: Number of workers on GPUs that Ray assigns, beside the others.
+        gpu_share: GPUs that each worker on `cuda` takes: a share of one, or a whole number.
         trial_timeout_s: Time limit of a task in seconds; None for no limit.
         on_ready: Called whenever a worker has loaded.
 
@@ -65,12 +66,14 @@ class RayPool:
         setup: WorkerSetup,
         n_workers: int,
         address: str | None = None,
+        device: str = "cpu",
         n_gpu_workers: int = 0,
         gpu_share: float = 1.0,
         trial_timeout_s: float | None = None,
         on_ready: Callable[[], None] = lambda: None,
     ) -> None:
         check_numbers(n_workers, n_gpu_workers)
+        self._device = device
         self._gpu_share = gpu_share
         self._trial_timeout_s = trial_timeout_s
         self._on_ready = on_ready
@@ -85,13 +88,13 @@ class RayPool:
         try:
             if not self._on_cluster:
                 n_gpus = int(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
-                check_gpus(n_gpu_workers, gpu_share, n_gpus)
+                check_gpus(n_gpu_workers + n_workers * (device == GPU), gpu_share, n_gpus)
             self._actor_type = ray.remote(WorkerProcess)
             # Put once, the object store gives it to all processes of a node.
             self._setup = ray.put(setup)
-            for device, number in (("cuda", n_gpu_workers), ("cpu", n_workers)):
+            for kind, number in ((GPU, n_gpu_workers), (device, n_workers)):
                 for _ in range(number):
-                    self._add(device)
+                    self._add(kind)
             results: list[Evaluation] = []
             while not any(handle.is_ready for handle in self._handles):
                 self._handle(*self._events.get(), results)
@@ -105,8 +108,8 @@ class RayPool:
 
     @property
     def n_workers(self) -> int:
-        """Workers on CPUs that run or start."""
-        return sum(handle.device == "cpu" and not handle.is_leaving for handle in self._handles)
+        """Workers on the device that run or start."""
+        return sum(handle.device == self._device and not handle.is_leaving for handle in self._handles)
 
     @property
     def capacity(self) -> int:
@@ -147,14 +150,14 @@ class RayPool:
                 self._handle(*self._events.get(timeout=max(0.0, min(waits)) if waits else None), results)
 
     def resize(self, n_workers: int) -> None:
-        """Change the number of workers on CPUs; those that go first do what they hold.
+        """Change the number of workers on the device; those that go first do what they hold.
 
         Raises:
             ConfigError: No worker would be left.
         """
-        check_numbers(n_workers, sum(handle.device != "cpu" for handle in self._handles))
+        check_numbers(n_workers, sum(handle.device != self._device for handle in self._handles))
         n_workers = self._fitting(n_workers)
-        handles = [handle for handle in self._handles if handle.device == "cpu"]
+        handles = [handle for handle in self._handles if handle.device == self._device]
         # Those stay that can do most right now.
         handles.sort(key=lambda handle: (handle.is_leaving, not handle.is_ready, -len(handle.calls)))
         for rank, handle in enumerate(handles):
@@ -162,7 +165,7 @@ class RayPool:
             if handle.is_leaving and not any(call.task for call in handle.calls):
                 self._remove(handle)
         for _ in range(n_workers - len(handles)):
-            self._add("cpu")
+            self._add(self._device)
         self._feed(self._handles)
 
     def close(self) -> None:
@@ -177,7 +180,8 @@ class RayPool:
 
     def _fitting(self, n_workers: int) -> int:
         """The number of workers, limited to what this machine can run."""
-        most = n_workers if self._on_cluster else min(n_workers, most_on_this_machine())
+        is_limited = self._device == "cpu" and not self._on_cluster
+        most = min(n_workers, most_on_this_machine()) if is_limited else n_workers
         if most < n_workers:
             _log.warning("%d workers are asked for; on this machine's cores there are %d at most", n_workers, most)
         return most
@@ -203,7 +207,7 @@ class RayPool:
         """Starts or restarts a worker."""
         if handle.actor is not None:
             _kill(handle.actor)
-        if handle.device == "cuda":
+        if handle.device == GPU:
             resources = {"num_cpus": 0, "num_gpus": self._gpu_share}
         else:
             # On this machine nobody else asks this Ray for cores, and the pool may grow beyond their number.

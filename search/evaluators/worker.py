@@ -23,7 +23,7 @@ class WorkerSetup(Protocol):
         """Makes the worker of this process.
 
         Args:
-            device: `cpu` or `cuda`.
+            device: `cpu`, `cuda`, `cuda:N` or `mps`.
             halvings: Number of times to halve batches: its predecessors that ran out of memory.
         """
 

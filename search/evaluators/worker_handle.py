@@ -11,6 +11,8 @@ from typing import Any
 from search.errors import ConfigError, EvaluationError
 from search.evaluators import Evaluation, Task
 
+# Device of workers whose GPU Ray assigns.
+GPU = "cuda"
 # Workers wait for each other now and then, so that a few more than cores may be of use.
 _PER_CORE = 4
 
@@ -37,7 +39,7 @@ class WorkerHandle:
     """A worker of a pool and its replacements.
 
     Attributes:
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda`, `cuda:N` or `mps`.
         number: Number in the pool, which replacements keep.
         host: Name of the worker's machine; empty where all workers share one.
         halvings: Number of workers that ran out of memory.
@@ -95,7 +97,7 @@ def check_numbers(n_workers: int, n_gpu_workers: int) -> None:
     """Raises `ConfigError` if there are no workers."""
     if n_workers < 0 or n_gpu_workers < 0 or n_workers + n_gpu_workers == 0:
         raise ConfigError(
-            f"{n_workers} workers on CPUs and {n_gpu_workers} on GPUs evaluate nothing: give at least one of them."
+            f"{n_workers} workers and {n_gpu_workers} more on GPUs evaluate nothing: give at least one of them."
         )
 
 
@@ -104,10 +106,10 @@ def most_on_this_machine() -> int:
     return _PER_CORE * (os.cpu_count() or 1)
 
 
-def check_fit(n_workers: int, address: str | None) -> None:
-    """Raises `ConfigError` if this machine has far fewer cores than workers; a cluster's `address` waives the check."""
+def check_fit(n_workers: int) -> None:
+    """Raises `ConfigError` if this machine has far fewer cores than workers on CPUs."""
     most = most_on_this_machine()
-    if address is None and n_workers > most:
+    if n_workers > most:
         raise ConfigError(
             f"--workers is {n_workers}, but this machine has {os.cpu_count()} cores, of which each worker uses one: "
             f"give {most} at most, or --ray-address for a cluster."

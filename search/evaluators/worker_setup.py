@@ -56,5 +56,12 @@ class ModelSetup:
             router=self._router,
             choices=self._choices,
             batch_size=max(1, self._batch_size >> halvings),
-            prefix_bytes=self._prefix_bytes >> halvings,
+            prefix_bytes=_held_on(model.device, self._prefix_bytes) >> halvings,
         )
+
+
+def _held_on(device: torch.device, prefix_bytes: int) -> int:
+    """Memory for shared work, which on a GPU is a part of what the model leaves."""
+    if device.type != "cuda":
+        return prefix_bytes
+    return min(prefix_bytes, torch.cuda.mem_get_info(device)[0] // 4)

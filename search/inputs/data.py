@@ -136,7 +136,15 @@ def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> tuple[dict[
     return split_examples(examples, seed, dict(sizes)), len(examples) - len(set(examples))
 
 
-def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int], keep_first: KeepFirst = 0) -> Workload:
+def load_workload(
+    model: str,
+    data: str,
+    seed: int,
+    sizes: Mapping[str, int],
+    keep_first: KeepFirst = 0,
+    device: str = "cpu",
+    dtype: str = "float32",
+) -> Workload:
     """Loads model and data, and leaves out examples that would let held-out data leak or that the model cannot read.
 
     A prompt that is in several splits, though it may go on differently there, stays in the test set before it stays in
@@ -148,7 +156,7 @@ def load_workload(model: str, data: str, seed: int, sizes: Mapping[str, int], ke
         DataError: The data cannot be read, or no example of a split is left: the model cannot be evaluated on them, or
             they have prompts of other splits. Or prompts do not begin with the same system turn, which is asked for.
     """
-    loaded = load_model(model)
+    loaded = load_model(model, device, dtype)
     read, n_repeated = read_examples(data, seed, sizes)
     examples, n_leaked = _without_leaks(read, _prompt)
     encoded: dict[str, list[EncodedExample]] = {}

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
 from ftp_core.loading.model_source import DEMO
-from ftp_core.loading.models import resolve
+from ftp_core.loading.models import published_dtype, resolve
+from ftp_core.loading.placement import device_of, dtype_of, name_of
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.inputs.data import Workload, read_examples
@@ -29,16 +30,22 @@ _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
 
 
 def usable(config: RunConfig) -> RunConfig:
-    """The configuration with the place of its model; model, data and samplers exist, and no weights are read.
+    """The configuration with the place and the precision of its model; no weights are read.
 
     Raises:
         ConfigError: A sampler cannot be loaded or used.
-        CoreError: There is no such model, or the data cannot be read.
+        CoreError: There is no such model, device or precision, or the data cannot be read.
     """
     source = resolve(config.model)
     check_samplers(config.sampler)
     read_examples(config.data, config.seed, config.sizes)
-    return config if config.model == DEMO else config.model_copy(update={"model": source})
+    return _in_its_precision(config if config.model == DEMO else config.model_copy(update={"model": source}))
+
+
+def _in_its_precision(config: RunConfig) -> RunConfig:
+    """A configuration with the precision that its study keeps, wherever it goes on."""
+    dtype = dtype_of(config.dtype, device_of(config.device), published_dtype(resolve(config.model)))
+    return config.model_copy(update={"dtype": name_of(dtype)})
 
 
 def foreseeable(config: RunConfig, store: StudyStore, view: ProgressView) -> Workload:
@@ -141,7 +148,7 @@ def reopened(
     check_results(folder, own, advice)
     if config.export != "none":
         check_export(folder / "model", own, advice)
-    config = located(study.name, before, config)
+    config = _in_its_precision(located(study.name, before, config))
     pipeline = Pipeline(store, study.name, lease, view, config, workload)
     reconfigure(store, study.name, before, config, asked)
     return pipeline

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftp_core.loading.model_source import DEMO, locate
 from ftp_core.text.data import check_readable
+from search.config.machine import n_gpus
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.evaluators.ray_address import check_address, check_home
@@ -39,13 +40,19 @@ def check_inputs(config: RunConfig) -> None:
 
 
 def check_where(config: RunConfig) -> None:
-    """Checks workers and cluster without loading Ray.
+    """Checks workers and cluster without loading torch and Ray.
 
     Raises:
-        ConfigError: This machine has not the cores for so many workers.
+        ConfigError: This machine has not the cores for so many workers, or a cluster is to use one GPU of this machine.
         EvaluationError: No Ray cluster answers, or a Ray of this machine has no home folder to write to.
     """
-    check_fit(config.workers, config.ray_address)
     if config.ray_address is None:
+        if config.device == "cpu" or (config.device == "auto" and n_gpus() == 0):
+            check_fit(config.workers)
         check_home()
+    elif ":" in config.device:
+        raise ConfigError(
+            f"--device is {config.device!r}, but on a cluster Ray assigns GPUs: give --device cuda, or leave out "
+            "--ray-address."
+        )
     check_address(config.ray_address)

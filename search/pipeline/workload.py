@@ -19,9 +19,12 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
         CoreError: One of them cannot be used.
     """
     with view.stage("Loading model and data", 1) as stage:
-        workload = load_workload(config.model, config.data, config.seed, config.sizes, config.keep_first)
+        workload = load_workload(
+            config.model, config.data, config.seed, config.sizes, config.keep_first, config.device, config.dtype
+        )
         stage.advance()
-    said = [workload.fewer_than_asked(config.search_items)]
+    said = [workload.model.placement]
+    said.append(workload.fewer_than_asked(config.search_items))
     said += [f"Left out {_examples(n)} {reason}." for reason, n in workload.left_out.items()]
     if workload.shared_boundaries:
         said.append(

@@ -80,7 +80,7 @@ def export_study(
         check_export(directory, own_origins(study), _ADVICE)
     before = RunConfig.stored(study.config)
     config = located(name, before, before if model is None else before.model_copy(update={"model": model}), ("model",))
-    check_same(study, {"model": load_model(config.model).fingerprint()})
+    check_same(study, {"model": load_model(config.model, dtype=config.dtype).fingerprint()})
     if config.model != before.model and not store.is_read_only:
         store.studies.set_config(name, config.model_dump())
     return write_export(store, name, directory, config.model, include_base, overwrite)

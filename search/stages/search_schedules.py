@@ -261,6 +261,7 @@ def _start_workers(study: OpenStudy, router: Router) -> RayPool:
             setup,
             config.workers,
             address=config.ray_address,
+            device=config.device if ":" in config.device else study.workload.model.skipping.device.type,
             n_gpu_workers=config.gpu_workers,
             gpu_share=config.gpu_share,
             trial_timeout_s=config.trial_timeout,

@@ -162,7 +162,8 @@ def test_what_stands_deep_in_a_file_has_its_line(write: Write) -> None:
         ({"router": "hidden", "router_trials": 9}, ["--router-trials"]),
         ({"pruner": "asha"}, ["--pruner"]),
         ({"pruner": "asha", "fidelities": (0.25, 1.0)}, []),
-        ({"gpu_share": 0.5}, ["--gpu-share"]),
+        ({"gpu_share": 0.5}, []),
+        ({"gpu_share": 0.5, "device": "cpu"}, ["--gpu-share"]),
         ({"cost": "flops", "profile_seconds": 9.0}, ["--profile-seconds"]),
         ({"cost": "flops", "profile_seconds": 9.0, "max_latency_ms": 9.0}, []),
         # The defaults: a file that lists all settings asks for nothing by it.

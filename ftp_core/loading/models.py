@@ -14,7 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ftp_core.errors import ModelError
 from ftp_core.loading.allocator import keep_freed_memory
-from ftp_core.loading.model_source import weights_of, locate, one_line
+from ftp_core.loading.model_source import locate, one_line, weights_of
 from ftp_core.loading.placement import computes_natively, device_name, device_of, dtype_of, name_of
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.skipping_model import SkippingModel

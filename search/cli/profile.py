@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from search.progress.progress_view import ProgressView
 
 
-
 def profile_command(
     context: typer.Context,
     study: Annotated[

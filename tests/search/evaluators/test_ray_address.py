@@ -97,6 +97,12 @@ def test_commands_say_that_no_cluster_answers_in_one_line(run: Run, tmp_path: Pa
     assert refused.err.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+def test_a_single_gpu_of_this_machine_is_refused_on_a_cluster(run: Run, tmp_path: Path) -> None:
+    refused = run("run", "--device", "cuda:1", "--ray-address", "10.0.0.5:6379")
+    assert refused.code == 2 and "on a cluster Ray assigns GPUs: give --device cuda" in refused.err
+    assert refused.err.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
 def test_far_more_workers_than_cores_are_refused_on_this_machine_alone(run: Run, tmp_path: Path) -> None:
     most = most_on_this_machine()
     assert most >= (os.cpu_count() or 1)

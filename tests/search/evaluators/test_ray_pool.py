@@ -59,6 +59,7 @@ class Obedient:
             "pid": os.getpid(),
             "halvings": halvings,
             "gpu": device == "cuda",
+            "device": device,
             "torch": "torch" in sys.modules,
         }
         return ObedientWorker(self.seconds, self_facts)
@@ -314,9 +315,19 @@ def test_workers_that_never_start_are_an_error_with_its_cause(tmp_path, kills):
     assert len(list(tmp_path.iterdir())) == 3
 
 
-def test_gpus_that_are_not_there_are_an_error_and_not_waited_for():
-    with pytest.raises(EvaluationError, match="GPU"):
-        RayPool(Obedient(), 1, n_gpu_workers=1000, gpu_share=0.5)
+@pytest.mark.parametrize("gpus", [{"n_workers": 1, "n_gpu_workers": 1000}, {"n_workers": 1000, "device": "cuda"}])
+def test_gpus_that_are_not_there_are_an_error_and_not_waited_for(gpus):
+    with pytest.raises(EvaluationError, match="Of 1000 workers that take 0.5 of a GPU"):
+        RayPool(Obedient(), **gpus, gpu_share=0.5)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
+def test_workers_compute_on_the_device_that_is_asked_for_as_their_replacements_do(device):
+    with closing(RayPool(Obedient(), 1, device=device)) as pool:
+        pool.resize(2)
+        assert pool.n_workers == 2
+        found = answers(pool, [task(DIE), *some(4)])
+        assert {one.metrics["device"] for one in found.values() if not one.error} == {device}
 
 
 def test_workers_that_cannot_be_replaced_are_an_error_after_the_last_result(tmp_path):

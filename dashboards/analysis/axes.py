@@ -22,13 +22,9 @@ OFFERED = ("kl", "accuracy", "perplexity", *COSTS, SPARSITY)
 
 @dataclass(frozen=True)
 class Axis:
-    """One quantity.
+    """One quantity."""
 
-    Attributes:
-        name: Name that trials keep it under.
-    """
-
-    name: str
+    name: str  # name that trials keep it under
 
     @property
     def title(self) -> str:

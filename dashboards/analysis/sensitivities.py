@@ -14,36 +14,22 @@ from studies.records.trial import ABLATION
 
 @dataclass(frozen=True)
 class Importance:
-    """Sensitivities to all blocks, from a linear fit of log(KL + 0.02).
+    """Sensitivities to all blocks, from a linear fit of log(KL + 0.02)."""
 
-    Attributes:
-        effect: [blocks] Growth of log(KL + 0.02) as all tokens skip the block rather than none.
-        error: [blocks] Standard errors.
-        r2: Share of the variance that the fit explains.
-        n: Number of trials that it rests on.
-    """
-
-    effect: Floats
-    error: Floats
-    r2: float
-    n: int
+    effect: Floats  # [blocks] growth of log(KL + 0.02) as all tokens skip the block rather than none
+    error: Floats  # [blocks] standard errors
+    r2: float  # share of the variance that the fit explains
+    n: int  # number of trials that it rests on
 
 
 @dataclass(frozen=True)
 class Ablations:
-    """Sensitivities to single blocks, or to neighbours together.
+    """Sensitivities to single blocks, or to neighbours together."""
 
-    Attributes:
-        first: [m] First block of each group that was ablated.
-        last: [m] Its last block; the same one where a block was ablated by itself.
-        kl: [m] KL where that group alone skips.
-        sparsity: Share of tokens that skip it then.
-    """
-
-    first: Places
-    last: Places
-    kl: Floats
-    sparsity: float
+    first: Places  # [m] first block of each group that was ablated
+    last: Places  # [m] its last block; the same one where a block was ablated by itself
+    kl: Floats  # [m] KL where that group alone skips
+    sparsity: float  # share of tokens that skip it then
 
 
 def ablations(found: Found) -> Ablations | None:

@@ -10,15 +10,10 @@ from studies.analysis.retention import Interval
 
 
 class Cell(NamedTuple):
-    """A cell of a table.
-
-    Attributes:
-        text: Its text.
-        detail: An interval or a condition, set smaller.
-    """
+    """A cell of a table."""
 
     text: str
-    detail: str = ""
+    detail: str = ""  # an interval or a condition, set smaller
 
 
 class Column(NamedTuple):
@@ -30,32 +25,20 @@ class Column(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table.
-
-    Attributes:
-        cells: One for each column.
-        colour: Colour of the dot before it; empty for none.
-        marked: Highlights the row.
-    """
+    """A line of a table."""
 
     cells: tuple[Cell, ...]
-    colour: str = ""
-    marked: bool = False
+    colour: str = ""  # colour of the dot before it; empty for none
+    marked: bool = False  # highlights the row
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under headings, with what to know before reading them.
-
-    Attributes:
-        columns: Their headings.
-        rows: The lines.
-        reading: Explanation of the numbers, in sentences.
-    """
+    """Rows under headings, with what to know before reading them."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
-    reading: str = ""
+    reading: str = ""  # how to read the numbers, in sentences
 
 
 UNKNOWN = Cell("–")

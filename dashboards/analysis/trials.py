@@ -22,23 +22,14 @@ _CELLS = (150, 90)
 
 @dataclass(frozen=True)
 class Growth:
-    """Growth of a front, as comparable trials ended.
+    """Growth of a front, as comparable trials ended."""
 
-    Attributes:
-        reference: The corner that hypervolume is measured from.
-        counted: [m] Comparable trials that had ended, for each that enlarged the front.
-        volume: [m] The hypervolume from then on.
-        proposer: [m] Proposer of that trial.
-        ended_s: [n] Seconds from the beginning of the first trial to the end of each.
-        round: [n] Search that each belongs to.
-    """
-
-    reference: tuple[float, ...]
-    counted: NDArray[np.int64]
-    volume: Floats
-    proposer: NDArray[np.int16]
-    ended_s: Floats
-    round: NDArray[np.int32]
+    reference: tuple[float, ...]  # the corner that hypervolume is measured from
+    counted: NDArray[np.int64]  # [m] comparable trials that had ended, for each that enlarged the front
+    volume: Floats  # [m] the hypervolume from then on
+    proposer: NDArray[np.int16]  # [m] proposer of that trial
+    ended_s: Floats  # [n] seconds from the beginning of the first trial to the end of each
+    round: NDArray[np.int32]  # [n] search that each belongs to
 
     @property
     def n_comparable(self) -> int:

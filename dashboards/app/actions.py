@@ -22,43 +22,24 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class FormField:
-    """A field of the form that creates a study.
-
-    Attributes:
-        name: The setting.
-        kind: Kind of value that may be typed or chosen.
-        about: Meaning, in a sentence.
-        default: Value if it is left empty, as text; empty for none.
-        choices: Values that may be chosen.
-        longest: Most characters.
-        is_common: Shown at once, and not behind "More settings".
-    """
+    """A field of the form that creates a study."""
 
     name: str
-    kind: Literal["text", "integer", "number", "choice", "switch"]
-    about: str
-    default: str = ""
-    choices: tuple[str, ...] = ()
-    longest: int | None = None
-    is_common: bool = False
+    kind: Literal["text", "integer", "number", "choice", "switch"]  # kind of value that may be typed or chosen
+    about: str  # meaning, in a sentence
+    default: str = ""  # value if it is left empty, as text; empty for none
+    choices: tuple[str, ...] = ()  # values that may be chosen
+    longest: int | None = None  # most characters that may be typed
+    is_common: bool = False  # shown at once, and not behind "More settings"
 
 
 @dataclass(frozen=True)
 class Actions:
-    """Actions of editors; each raises `RefusedError` if it is not done.
+    """Actions of editors on a study of a name; each raises `RefusedError` if it is not done."""
 
-    Attributes:
-        check: Check settings by name, as far as that can be done at once.
-        create: Create a study of a name with settings, and hand it to the runners.
-        stop: Stop a study.
-        resume: Let a study go on with changed settings.
-        delete: Delete a study.
-        fields: Fields of the form; the study's name is not among them.
-    """
-
-    check: Callable[[str, Mapping[str, Any]], None]
-    create: Callable[[str, Mapping[str, Any]], None]
+    check: Callable[[str, Mapping[str, Any]], None]  # checks settings, as far as that can be done at once
+    create: Callable[[str, Mapping[str, Any]], None]  # creates it with settings, and hands it to the runners
     stop: Callable[[str], None]
-    resume: Callable[[str, Mapping[str, Any]], None]
+    resume: Callable[[str, Mapping[str, Any]], None]  # lets it go on with changed settings
     delete: Callable[[str], None]
-    fields: tuple[FormField, ...] = ()
+    fields: tuple[FormField, ...] = ()  # fields of the form; the study's name is not among them

@@ -27,46 +27,27 @@ _MOST_LINES = 500
 
 @dataclass(frozen=True)
 class Line:
-    """One study of the list.
-
-    Attributes:
-        summary: The study.
-        state: State of the study, the queue included.
-        submission: Its last submission; None if it was never submitted.
-        wanted: Trials of the first search.
-        stage: The stage that runs; None if none does.
-        figures: Last figures of its run: trials, trials_per_s, knee_kl, knee_cost, ...
-        best: KL and cost of the trial to take, or of the knee; None where it is not known.
-        cost: Name of the second objective.
-    """
+    """One study of the list."""
 
     summary: StudySummary
-    state: RunState
-    submission: Submission | None
-    wanted: int | None
-    stage: str | None
-    figures: Mapping[str, float]
-    best: tuple[float, ...] | None
-    cost: str
+    state: RunState  # its queue included
+    submission: Submission | None  # its last submission; None if it was never submitted
+    wanted: int | None  # trials of the first search
+    stage: str | None  # the stage that runs; None if none does
+    figures: Mapping[str, float]  # last figures of its run: trials, trials_per_s, knee_kl, knee_cost, ...
+    best: tuple[float, ...] | None  # KL and cost of the trial to take, or of the knee; None where it is not known
+    cost: str  # name of the second objective
 
 
 @dataclass(frozen=True)
 class Standing:
-    """The state of a study.
-
-    Attributes:
-        study: The study without its trials.
-        state: State of the study, the queue included.
-        submission: Its last submission.
-        stages: Stages of its pipeline.
-        figures: Last figures of its run.
-    """
+    """The state of a study."""
 
     study: StudyRecord
-    state: RunState
-    submission: Submission | None
-    stages: list[StageRecord] = field(default_factory=list)
-    figures: Mapping[str, float] = field(default_factory=dict)
+    state: RunState  # its queue included
+    submission: Submission | None  # its last one
+    stages: list[StageRecord] = field(default_factory=list)  # of its pipeline
+    figures: Mapping[str, float] = field(default_factory=dict)  # last figures of its run
 
     @property
     def stage(self) -> str | None:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,52 +74,31 @@ class ComparisonPaths(NamedTuple):
 
 @dataclass(frozen=True)
 class Seed:
-    """The measurement of one variant by one study.
-
-    Attributes:
-        study: Name of the study.
-        seed: Its seed.
-        measurement: On test items.
-        dense: The dense model's, of the same study; None where it was not measured.
-        retention: Share that is kept of it; None where that is not known or says nothing.
-    """
+    """The measurement of one variant by one study."""
 
     study: str
     seed: int
-    measurement: Measurement
-    dense: Measurement | None
-    retention: Retention | None = None
+    measurement: Measurement  # on test items
+    retention: Retention | None  # share that is kept of it; None where that is not known or says nothing
 
     @property
-    def figures(self) -> dict[str, float | None]:
-        """The figures that are averaged over seeds; None for what is not known."""
-        m = self.measurement
+    def figures(self) -> dict[str, tuple[float | None, Interval | None]]:
+        """The figures that are averaged over seeds, as far as known, each with its interval or its quartiles."""
+        m, kept = self.measurement, self.retention
         return {
-            "overall_sparsity": m.overall_sparsity,
-            "accuracy": m.accuracy,
-            "retention": None if self.retention is None else self.retention.share,
-            "kl": m.kl,
-            "latency_ms": m.latency_ms,
-            "speed_up": prefill_speedup(m).ratio,
-        }
-
-    @property
-    def ends(self) -> dict[str, Interval | None]:
-        """The intervals of those figures that have one: over items or turns, or the quartiles of what was timed."""
-        m = self.measurement
-        return {
-            "accuracy": accuracy_interval(m),
-            "retention": None if self.retention is None else self.retention.interval,
-            "kl": kl_interval(m),
-            "latency_ms": latency_quartiles(m),
-            "speed_up": speedup_interval(m),
+            "overall_sparsity": (m.overall_sparsity, None),
+            "accuracy": (m.accuracy, accuracy_interval(m)),
+            "retention": (None, None) if kept is None else (kept.share, kept.interval),
+            "kl": (m.kl, kl_interval(m)),
+            "latency_ms": (m.latency_ms, latency_quartiles(m)),
+            "speed_up": (prefill_speedup(m).ratio, speedup_interval(m)),
         }
 
     def detail(self, name: str) -> str:
         """The interval of a figure as text; of a speed-up also that it is not known."""
         if name == "speed_up":
             return prefill_speedup(self.measurement).interval
-        return bracketed(self.ends.get(name), _FIGURES[name])
+        return bracketed(self.figures[name][1], _FIGURES[name])
 
     @property
     def n(self) -> int:
@@ -129,24 +108,18 @@ class Seed:
 
 @dataclass(frozen=True)
 class Mean:
-    """A variant over the seeds of one model and target.
+    """A variant over the seeds of one model and target."""
 
-    Attributes:
-        variant: Its name, or "selected" for whichever row each study selected.
-        seeds: The single seeds.
-        figures: Mean and interval of each figure that every seed knows.
-    """
-
-    variant: str
+    variant: str  # its name, or "selected" for whichever row each study selected
     seeds: tuple[Seed, ...]
-    figures: Mapping[str, tuple[float, Interval | None]]
+    figures: Mapping[str, tuple[float, Interval | None]]  # mean and interval of each figure that every seed knows
 
     def detail(self, name: str) -> str:
         """The interval of a mean as text; the least and the greatest value where several seeds have none."""
         _, ends = self.figures[name]
         if ends is not None or len(self.seeds) < 2:
             return bracketed(ends, _FIGURES[name])
-        values = [value for one in self.seeds if (value := one.figures[name]) is not None]
+        values = [value for one in self.seeds if (value := one.figures[name][0]) is not None]
         least, greatest = f"{min(values):{_FIGURES[name]}}", f"{max(values):{_FIGURES[name]}}"
         return "the same" if least == greatest else f"{least} to {greatest}"
 
@@ -164,19 +137,12 @@ class Mean:
 
 @dataclass(frozen=True)
 class Group:
-    """The studies of one model at one target.
-
-    Attributes:
-        model: The model.
-        target: Overall sparsity aimed at; None where the knee was selected.
-        means: Its variants in the order of a report's table, then what was selected.
-        verdicts: For each study that was measured, what it came to, in a sentence.
-    """
+    """The studies of one model at one target."""
 
     model: str
-    target: float | None
-    means: tuple[Mean, ...]
-    verdicts: Mapping[str, str] = field(default_factory=dict)
+    target: float | None  # overall sparsity aimed at; None where the knee was selected
+    means: tuple[Mean, ...]  # its variants in the order of a report's table, then what was selected
+    verdicts: Mapping[str, str]  # for each study that was measured, what it came to, in a sentence
 
     @property
     def title(self) -> str:
@@ -249,13 +215,15 @@ def comparison_table(group: Group) -> Table:
     """The means of a group, a row each variant."""
     rows = []
     for mean in group.means:
-        cells = [Cell(mean.variant, counted(len(mean.seeds), "seed")), Cell(_items(mean.seeds))]
-        for name, form in _FIGURES.items():
-            if name in mean.figures:
-                cells.append(Cell(f"{mean.figures[name][0]:{form}}", mean.detail(name)))
-            else:
-                cells.append(UNKNOWN)
-        rows.append(Row(tuple(cells), VARIANT_COLOURS.get(mean.variant, ""), mean.variant == SELECTED))
+        cells = (
+            Cell(mean.variant, counted(len(mean.seeds), "seed")),
+            Cell(_items(mean.seeds)),
+            *(
+                Cell(f"{mean.figures[name][0]:{form}}", mean.detail(name)) if name in mean.figures else UNKNOWN
+                for name, form in _FIGURES.items()
+            ),
+        )
+        rows.append(Row(cells, VARIANT_COLOURS.get(mean.variant, ""), mean.variant == SELECTED))
     columns = (Column("variant"), Column("n"), *(Column(title, "95% over seeds") for title in _TITLES))
     return Table(columns, tuple(rows), " ".join(dict.fromkeys(filter(None, (m.why_no_interval for m in group.means)))))
 
@@ -265,8 +233,8 @@ def seeds_table(group: Group) -> Table:
     rows = []
     for mean in group.means:
         for one in sorted(mean.seeds, key=lambda one: one.seed):
-            m, found = one.measurement, one.figures
-            known = {name: f"{value:{_FIGURES[name]}}" for name, value in found.items() if value is not None}
+            m = one.measurement
+            known = {name: f"{value:{_FIGURES[name]}}" for name, (value, _) in one.figures.items() if value is not None}
             known["kl"] = kl_text(m.kl)
             label = f"{mean.variant}: {m.variant}" if mean.variant == SELECTED else mean.variant
             cells = [
@@ -295,25 +263,22 @@ def _means(rows: Sequence[Mapping[str, Any]]) -> tuple[Mean, ...]:
     found: dict[str, list[Seed]] = {variant: [] for variant in (*NAMED_VARIANTS, SELECTED)}
     for row in rows:
         tested = [m for m in row["measurements"] if m.split == "test"]
-        dense = next((m for m in tested if m.variant == "dense"), None)
-        selected = selected_point(tested, row["facts"].selection)
+        selected, named = selected_point(tested, row["facts"].selection), {m.variant: m for m in reversed(tested)}
         chance = chance_level(row["facts"], "test")
-        named = ((variant, next((m for m in tested if m.variant == variant), None)) for variant in NAMED_VARIANTS)
-        for variant, m in (*named, (SELECTED, selected)):
+        for variant, own in found.items():
+            m = selected if variant == SELECTED else named.get(variant)
             if m is not None:
                 seen = row.get("examples") if m is selected else None
-                kept = retention_of(m, dense, seen, chance)
-                found[variant].append(Seed(row["study"], row["seed"], m, dense, kept))
+                own.append(Seed(row["study"], row["seed"], m, retention_of(m, named.get("dense"), seen, chance)))
     return tuple(Mean(variant, tuple(seeds), _averages(seeds)) for variant, seeds in found.items() if seeds)
 
 
 def _averages(seeds: Sequence[Seed]) -> dict[str, tuple[float, Interval | None]]:
     found = {}
     for name in _FIGURES:
-        values = [one.figures[name] for one in seeds]
-        known = [value for value in values if value is not None]
+        known = [value for one in seeds if (value := one.figures[name][0]) is not None]
         # A mean of some of the seeds would be of another thing than the others of its row.
-        if len(known) == len(values):
+        if len(known) == len(seeds):
             found[name] = mean_interval(known, 0.0, 1.0 if name in _SHARES else math.inf)
     return found
 
@@ -326,8 +291,7 @@ def _records(group: Group) -> list[dict[str, Any]]:
         for one in mean.seeds:
             about = {"kind": "seed", "study": one.study, "seeds": str(one.seed)}
             counted_on = {"measured_as": one.measurement.variant, "n": one.n}
-            figures = {name: (value, one.ends.get(name)) for name, value in one.figures.items()}
-            records.append({**first, **about, **counted_on, **_numbers(figures)})
+            records.append({**first, **about, **counted_on, **_numbers(one.figures)})
         about = {"kind": "mean", "study": "", "seeds": " ".join(str(one.seed) for one in mean.seeds)}
         counted_on = {"measured_as": "", "n": sum(one.n for one in mean.seeds)}
         records.append({**first, **about, **counted_on, **_numbers(mean.figures)})

@@ -13,38 +13,23 @@ from studies.records.records import ReportExamples, RoutedPrompt
 
 @dataclass(frozen=True)
 class ShadedToken:
-    """A token as it is drawn.
+    """A token as it is drawn."""
 
-    Attributes:
-        text: White space included.
-        blocks_run: Number of blocks that it runs.
-        shade: From 0, the fewest blocks that any shown token runs, to 1, all of them.
-    """
-
-    text: str
-    blocks_run: int
-    shade: float
+    text: str  # white space included
+    blocks_run: int  # number of blocks that it runs
+    shade: float  # from 0, the fewest blocks that any shown token runs, to 1, all of them
 
 
 @dataclass(frozen=True)
 class ShadedPrompt:
-    """A prompt as it is drawn.
-
-    Attributes:
-        tokens: Its tokens.
-        n_blocks: Blocks of the model.
-        said: Meaning of the shades, for readers who cannot see them.
-        expected: The right answer.
-        dense: The dense model's.
-        pruned: The selected model's.
-    """
+    """A prompt as it is drawn."""
 
     tokens: tuple[ShadedToken, ...]
     n_blocks: int
-    said: str
+    said: str  # meaning of the shades, for readers who cannot see them
     expected: str
-    dense: str
-    pruned: str
+    dense: str  # answer of the dense model
+    pruned: str  # answer of the selected model
 
 
 def shaded_prompts(examples: ReportExamples | None) -> list[ShadedPrompt]:

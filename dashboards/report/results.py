@@ -20,24 +20,14 @@ _MIB = 2.0**20
 
 @dataclass(frozen=True)
 class Result:
-    """A measurement with what it comes to against the dense model.
+    """A measurement with what it comes to against the dense model."""
 
-    Attributes:
-        measurement: Results on test items.
-        selected: Is the point that was selected.
-        router: Router, in words.
-        flops_saved: Share of the dense model's arithmetic that is not done; None where dense was not measured.
-        retention: Share that it keeps of the dense model; None where that is not known or says nothing.
-        origin: The trial whose schedule it is, and where that comes from; empty where it is of no trial.
-        speed_up: Speed of its prefill as a multiple of the dense model's.
-    """
-
-    measurement: Measurement
-    selected: bool
-    router: str
-    flops_saved: float | None
-    retention: Retention | None
-    origin: str
+    measurement: Measurement  # on test items
+    selected: bool  # True for the point that was selected
+    router: str  # in words
+    flops_saved: float | None  # share of the dense model's arithmetic; None where that was not measured
+    retention: Retention | None  # None where it is not known or says nothing
+    origin: str  # the trial whose schedule it is, and where that comes from; empty where it is of no trial
     speed_up: PrefillSpeedup
 
 

@@ -30,19 +30,12 @@ _WAYS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A figure with how to read it.
+    """A figure with how to read it."""
 
-    Attributes:
-        title: Its heading; empty for one that goes on with the section before.
-        reading: Meaning, in sentences.
-        figure: The figure.
-        wide: Has panels side by side, which a phone has to scroll.
-    """
-
-    title: str
-    reading: str
+    title: str  # empty for one that goes on with the section before
+    reading: str  # what it shows, in sentences
     figure: go.Figure
-    wide: bool = False
+    wide: bool = False  # has panels side by side, which a phone has to scroll
 
 
 def measured_sections(data: ReportData) -> list[Section]:

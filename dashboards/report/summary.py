@@ -16,17 +16,11 @@ from studies.records.objectives import objective
 
 @dataclass(frozen=True)
 class KeyFigure:
-    """One number of the row at the top of a report.
-
-    Attributes:
-        value: The number.
-        label: Name of the figure.
-        detail: Under which conditions it holds.
-    """
+    """One number of the row at the top of a report."""
 
     value: str
     label: str
-    detail: str
+    detail: str  # conditions that it holds under
 
 
 def summary_sentences(data: ReportData) -> list[str]:

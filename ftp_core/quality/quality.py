@@ -1,7 +1,7 @@
 """Quality of a pruned model: KL to the dense one, perplexity, and accuracy on multiple choice.
 
 Shapes: B rows, C tokens of a continuation, D hidden width, I multiple-choice items, R choices, T completion tokens of
-all rows, V vocabulary.
+all rows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ftp_core.errors import DataError, ModelError
 from ftp_core.loading.identity import model_identity, same_model
+from ftp_core.quality.divergence import compare, log_probabilities
 from ftp_core.quality.evaluation_batch import EvaluationBatch
 from ftp_core.quality.intervals import bootstrap_interval, wilson_interval
 from ftp_core.routers import Router, ScoringRouter, StaticRouter
@@ -86,8 +87,6 @@ class ItemQuality:
 _ROUNDING = 1e-6
 # exp of more than this is no float.
 _HIGHEST_EXPONENT = 700.0
-# Numbers of one table of logits: 32 MB in float32.
-_LOGITS_AT_ONCE = 2**23
 
 
 @dataclass(frozen=True)
@@ -100,12 +99,6 @@ class _Found:
     choice: Tensor
     right: Tensor
     right_norm: Tensor
-
-
-def _divergence(log_probs_TV: Tensor, dense_TV: Tensor) -> Tensor:
-    """KL(dense || pruned) of each token `[T]`."""
-    # A token that the dense model rules out adds nothing, though the pruned one may rule it out too (0 x (inf - inf)).
-    return torch.where(dense_TV == -math.inf, 0.0, dense_TV.exp() * (dense_TV - log_probs_TV)).sum(-1)
 
 
 class QualitySet:
@@ -207,7 +200,8 @@ class QualitySet:
     ) -> Quality:
         """Compare the model under a schedule and router with the dense one.
 
-        Logits are computed for some tokens at a time, so that memory does not grow with the set or the vocabulary.
+        Logits are computed for some tokens and words at a time, so that memory does not grow with the set or the
+        vocabulary, and compared in float32 at least (`ftp_core.quality.divergence`).
 
         Args:
             schedule: One sparsity per block.
@@ -281,7 +275,7 @@ class QualitySet:
                 prefill = self.model.prefill(batch.prompts, schedule, router, of_prompts)
                 hidden_BCD = self.model.continuation_hidden(prefill, batch.answers, of_answers)
                 real_BC = batch.answers.ids != IGNORED
-                compared = self._compare(hidden_BCD[real_BC], dense_hidden, batch.answers.ids[real_BC])
+                compared = compare(self.model.head, hidden_BCD[real_BC], dense_hidden, batch.answers.ids[real_BC])
                 kl_B, nll_B = (_row_sums(values_T, real_BC) for values_T in compared)
                 choice_I = right_I = right_norm_I = torch.zeros(0, dtype=torch.long, device=real_BC.device)
                 if choices and batch.choices is not None:
@@ -316,31 +310,12 @@ class QualitySet:
         hidden = self._dense_hidden[0]
         return n_tokens * hidden.shape[-1] * hidden.element_size() + 4 * n_prompt
 
-    def _compare(self, hidden_TD: Tensor, dense_TD: Tensor, targets_T: Tensor) -> tuple[Tensor, Tensor]:
-        """KL to the dense model, and negative log-likelihood, of each answer token `[T]`."""
-        kls, nlls = [], []
-        for hidden, dense, targets in zip(*map(self._parts, (hidden_TD, dense_TD, targets_T)), strict=True):
-            log_probs_TV = self._log_probs(hidden)
-            kls.append(_divergence(log_probs_TV, self._log_probs(dense)))
-            nlls.append(-log_probs_TV.gather(-1, targets[:, None])[:, 0])
-        return torch.cat(kls), torch.cat(nlls)
-
-    def _parts(self, of_tokens: Tensor) -> tuple[Tensor, ...]:
-        parts: tuple[Tensor, ...] = of_tokens.split(max(1, _LOGITS_AT_ONCE // self.model.model.config.vocab_size))
-        return parts
-
-    def _log_probs(self, hidden_TD: Tensor) -> Tensor:
-        return self.model.logits(hidden_TD).float().log_softmax(-1)
-
     def _likelihoods(self, prefill: Prefill, choices: ContinuationBatch, passage: Passage) -> Tensor:
         """Summed log-likelihood of each choice `[R]`."""
         hidden_RCD = self.model.continuation_hidden(prefill, choices, passage)
         real_RC = choices.ids != IGNORED
-        picked = [
-            self._log_probs(hidden).gather(-1, targets[:, None])[:, 0]
-            for hidden, targets in zip(*map(self._parts, (hidden_RCD[real_RC], choices.ids[real_RC])), strict=True)
-        ]
-        return _row_sums(torch.cat(picked), real_RC)
+        picked_T1 = log_probabilities(self.model.head, hidden_RCD[real_RC], choices.ids[real_RC][:, None])
+        return _row_sums(picked_T1[:, 0], real_RC)
 
 
 def _row_sums(values_T: Tensor, real_BC: Tensor) -> Tensor:

@@ -66,9 +66,13 @@ class Family:
 
     def logits(self, model: PreTrainedModel, final_hidden: Tensor) -> Tensor:
         """Computes logits `[..., V]` from the decoder's final hidden states `[..., D]`."""
-        logits: Tensor = model.get_output_embeddings()(final_hidden)
-        cap = getattr(model.config, "final_logit_softcapping", None)
-        return logits if cap is None else (logits / cap).tanh() * cap
+        raw: Tensor = model.get_output_embeddings()(final_hidden)
+        return self.finished(model.config, raw)
+
+    def finished(self, config: PreTrainedConfig, raw: Tensor) -> Tensor:
+        """Computes logits of what the output embedding returned, number by number."""
+        cap = getattr(config, "final_logit_softcapping", None)
+        return raw if cap is None else (raw / cap).tanh() * cap
 
 
 _PLAIN = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2")

@@ -9,6 +9,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.attention import kernel_name
 from ftp_core.skipping.cache import FTPCache
 from ftp_core.skipping.families import context_of, family_of
+from ftp_core.skipping.head import Head
 from ftp_core.skipping.interception import BlockHandler, intercepted
 from ftp_core.skipping.prefixes import Passage
 from ftp_core.skipping.rotary import depends_on_length, length_regime, rotary_lengths
@@ -224,6 +226,12 @@ class SkippingModel:
     def continuation_logits(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:
         """Computes logits of each continuation token from the prompt and the tokens before it `[R, C, V]`."""
         return self.logits(self.continuation_hidden(prefill, continuations))
+
+    @property
+    def head(self) -> Head:
+        """The model's head, for logits of a part of the vocabulary."""
+        config, module = self.model.config, self.model.get_output_embeddings()
+        return Head(module, partial(self.family.finished, config), getattr(module, "out_features", config.vocab_size))
 
     def logits(self, final_hidden: Tensor) -> Tensor:
         """Computes logits `[..., V]` of final hidden states `[..., D]`."""

@@ -296,7 +296,7 @@ class _Run:
             lesson = lessons[state.next_lesson(len(lessons))]
             schedule = self.schedules[(state.step * config.accumulate + turn) % len(self.schedules)]
             with _precision(self.model.device, config.autocast):
-                logits, guide, sparsity = gated_forward(
+                hidden_TD, guide, sparsity = gated_forward(
                     self.model,
                     self.router,
                     lesson.batch,
@@ -304,7 +304,7 @@ class _Run:
                     config.symmetric_sparsity,
                     config.gradient_checkpointing,
                 )
-                distilled = self.teacher.loss(logits, lesson)
+                distilled = self.teacher.loss(hidden_TD, lesson)
             loss = w_guide * guide + config.w_sparsity * sparsity + config.w_distill * distilled
             if not bool(torch.isfinite(loss)):
                 raise self._not_finite(float(loss.detach()), lesson, schedule)

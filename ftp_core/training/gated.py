@@ -1,7 +1,6 @@
 """The masked computation of training: every token runs every block, behind gates with a straight-through gradient.
 
-Shapes: B rows, L tokens of a row, D hidden width, W queries that are listened to, T completion tokens of all rows, V
-vocabulary.
+Shapes: B rows, L tokens of a row, D hidden width, W queries that are listened to, T completion tokens of all rows.
 """
 
 from __future__ import annotations
@@ -99,7 +98,8 @@ class _GatedPass:
                 out_BLD = call.run(hidden_BLD, **arguments)
             assert attention.received is not None
             if sparsity > 0:
-                out_BLD = hidden_BLD + gate_BL[..., None].to(out_BLD.dtype) * (out_BLD - hidden_BLD)
+                # At both ends it is exact in any precision: training computes what inference does.
+                out_BLD = torch.lerp(hidden_BLD, out_BLD, gate_BL[..., None].to(out_BLD.dtype))
             return out_BLD, attention.received
 
         # A replayed block draws nothing at random.
@@ -132,16 +132,15 @@ def gated_forward(
         gradient_checkpointing: Compute blocks again in the backward pass, to save memory.
 
     Returns:
-        Logits that predict the completions' tokens `[T, V]`, row by row; guide loss; sparsity loss. The losses are
-        means over blocks with s_i > 0.
+        Final hidden states from which the completions' tokens are predicted `[T, D]`, row by row; guide loss; sparsity
+        loss. The losses are means over blocks with s_i > 0.
     """
     state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], model.keep_first)
     handler = _GatedPass(model, router, schedule, state, symmetric_sparsity, gradient_checkpointing)
     hidden_BLD = model.run(handler, batch.ids, batch.text_lengths, use_cache=False)
-    logits_TV = model.logits(hidden_BLD[batch.predicts])
-    zero = torch.zeros((), device=logits_TV.device)
+    zero = torch.zeros((), device=hidden_BLD.device)
     guide, sparsity = (torch.stack(of).mean() if of else zero for of in (handler.guides, handler.sparsities))
-    return logits_TV, guide, sparsity
+    return hidden_BLD[batch.predicts], guide, sparsity
 
 
 def soft_decision(scores_BL: Tensor, keep_BL: Tensor, decided_BL: Tensor) -> Tensor:

@@ -1,12 +1,16 @@
 """The losses that train a router: guide, sparsity, distillation.
 
-Shapes: B rows, L tokens of a row, T completion tokens of all rows, J likeliest successors, V vocabulary.
+Shapes: B rows, L tokens of a row, T completion tokens of all rows, J likeliest successors, D
+hidden width.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+
+from ftp_core.quality.divergence import divergence, log_probabilities
+from ftp_core.skipping.head import Head
 
 
 def guide_loss(scores_BL: Tensor, static_BL: Tensor, decided_BL: Tensor) -> Tensor:
@@ -35,25 +39,34 @@ def sparsity_loss(scores_BL: Tensor, sparsity: float, real_BL: Tensor, symmetric
     return (missing_B if symmetric else missing_B.clamp(min=0)).square().mean()
 
 
-def distillation_loss(logits_TV: Tensor, teacher_TV: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(dense || pruned) at temperature T, mean over tokens (Hinton et al. 2015, arXiv 1503.02531)."""
-    student_TV = (logits_TV.float() / temperature).log_softmax(-1)
-    target_TV = (teacher_TV.float() / temperature).log_softmax(-1)
-    return temperature**2 * nn.functional.kl_div(student_TV, target_TV, log_target=True, reduction="batchmean")
+def distillation_loss(head: Head, hidden_TD: Tensor, dense_TD: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(dense || pruned) at temperature T, mean over tokens (Hinton et al. 2015, arXiv 1503.02531).
+
+    Args:
+        head: The model's head.
+        hidden_TD: Final hidden states of the pruned model.
+        dense_TD: The same of the dense one.
+        temperature: Temperature of both distributions.
+    """
+    return temperature**2 * divergence(head, hidden_TD, dense_TD, temperature).mean()
 
 
-def top_k_distillation_loss(logits_TV: Tensor, log_probs_TJ: Tensor, tokens_TJ: Tensor, temperature: float) -> Tensor:
+def top_k_distillation_loss(
+    head: Head, hidden_TD: Tensor, log_probs_TJ: Tensor, tokens_TJ: Tensor, temperature: float
+) -> Tensor:
     """A lower bound of the distillation loss: over the teacher's likeliest tokens and one event "any other".
 
     Args:
-        logits_TV: Logits of the pruned model.
+        head: The model's head.
+        hidden_TD: Final hidden states of the pruned model.
         log_probs_TJ: The dense model's log-probabilities of its likeliest tokens, at the temperature.
         tokens_TJ: Ids of these tokens.
         temperature: Temperature of both distributions.
     """
-    student_TJ = (logits_TV.float() / temperature).log_softmax(-1).gather(-1, tokens_TJ)
-    student, target = _with_rest(student_TJ), _with_rest(log_probs_TJ.float())
-    return temperature**2 * nn.functional.kl_div(student, target, log_target=True, reduction="batchmean")
+    student = _with_rest(log_probabilities(head, hidden_TD, tokens_TJ, temperature))
+    return temperature**2 * nn.functional.kl_div(
+        student, _with_rest(log_probs_TJ), log_target=True, reduction="batchmean"
+    )
 
 
 def _with_rest(log_probs_TJ: Tensor) -> Tensor:

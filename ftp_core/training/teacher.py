@@ -1,6 +1,6 @@
 """The dense model's predictions of the training examples, computed once.
 
-Shapes: D hidden width, T completion tokens of all rows, J likeliest successors, V vocabulary.
+Shapes: D hidden width, T completion tokens of all rows, J likeliest successors.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ftp_core.quality.divergence import likeliest
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -58,9 +59,8 @@ class Teacher:
         hidden_TD = self.hidden(examples)
         if top_k is None:
             return Lesson(batch, hidden_TD)
-        log_probs_TV = (model.logits(hidden_TD).float() / self._config.temperature).log_softmax(-1)
-        best = log_probs_TV.topk(min(top_k, log_probs_TV.shape[-1] - 1), dim=-1)
-        return Lesson(batch, None, best.values.clone(), best.indices.clone())
+        n_words = min(top_k, model.head.vocabulary - 1)
+        return Lesson(batch, None, *likeliest(model.head, hidden_TD, n_words, self._config.temperature))
 
     def hidden(self, examples: Sequence[EncodedExample]) -> Tensor:
         """The dense model's final hidden states at every completion token of a batch `[T, D]`, row by row."""
@@ -70,16 +70,13 @@ class Teacher:
         # A copy, because autograd refuses tensors made in inference mode.
         return hidden_RCD[answers.ids != IGNORED].clone()
 
-    def loss(self, logits_TV: Tensor, lesson: Lesson) -> Tensor:
-        """The distillation loss of the pruned model's logits at the completions' tokens."""
-        temperature = self._config.temperature
-        if lesson.hidden is not None:
-            with torch.no_grad():
-                teacher_TV = self._model.logits(lesson.hidden)
-        # Autocast may compute the logits, but not the loss.
-        with torch.autocast(logits_TV.device.type, enabled=False):
+    def loss(self, hidden_TD: Tensor, lesson: Lesson) -> Tensor:
+        """The distillation loss of the pruned model's final hidden states at the completions' tokens."""
+        head, temperature = self._model.head, self._config.temperature
+        # Autocast may compute the hidden states, but not the loss.
+        with torch.autocast(hidden_TD.device.type, enabled=False):
             if lesson.hidden is not None:
-                return distillation_loss(logits_TV, teacher_TV, temperature)
+                return distillation_loss(head, hidden_TD, lesson.hidden, temperature)
             assert lesson.log_probs is not None
             assert lesson.tokens is not None
-            return top_k_distillation_loss(logits_TV, lesson.log_probs, lesson.tokens, temperature)
+            return top_k_distillation_loss(head, hidden_TD, lesson.log_probs, lesson.tokens, temperature)

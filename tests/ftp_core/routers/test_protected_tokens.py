@@ -281,7 +281,7 @@ def test_training_computes_what_skipping_with_protected_tokens_does(
     with torch.no_grad():
         gated, _, _ = gated_forward(model, router, TrainingBatch.of(SOME), schedule)
         logits = model.continuation_logits(model.prefill(prompt_batch(SOME), schedule, router), answers)
-    torch.testing.assert_close(gated, logits[answers.ids != IGNORED], atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(model.logits(gated), logits[answers.ids != IGNORED], atol=1e-4, rtol=1e-3)
 
 
 class _ScoresPositions(DynamicRouter):
@@ -301,14 +301,14 @@ def test_a_router_learns_nothing_of_what_is_protected() -> None:
     router = _ScoresPositions(21)
     model = SkippingModel(tiny(), keep_first=n_first)
     batch = TrainingBatch.of(examples)
-    logits, guide, sparsity_loss = gated_forward(model, router, batch, SparsitySchedule([0.0, sparsity, 0.0]))
+    hidden, guide, sparsity_loss = gated_forward(model, router, batch, SparsitySchedule([0.0, sparsity, 0.0]))
     z = router.by_position.detach()[:20].double()
     p, static = z.sigmoid(), set(statically_kept(20, sparsity, n_first))
     terms = [-torch.log(p[j] if j in static else 1 - p[j]) for j in range(n_first, 20)]
     assert float(guide.detach()) == pytest.approx(float(torch.stack(terms).mean()), rel=1e-5)
     skipped = float((1 - p[n_first:]).sum()) / 20
     assert float(sparsity_loss.detach()) == pytest.approx(max(0.0, sparsity - skipped) ** 2, rel=1e-4, abs=1e-9)
-    (logits.square().sum() + guide + sparsity_loss).backward()
+    (hidden.square().sum() + guide + sparsity_loss).backward()
     gradient = router.by_position.grad
     assert gradient is not None and bool(gradient.isfinite().all())
     assert not gradient[:n_first].any() and bool((gradient[n_first:20] != 0).all())

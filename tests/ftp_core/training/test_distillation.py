@@ -36,6 +36,7 @@ from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import TrainingBatch, gated_forward
 from ftp_core.training.losses import distillation_loss, guide_loss, sparsity_loss, top_k_distillation_loss
 from ftp_core.training.teacher import Teacher
+from tests.ftp_core.made_up_heads import identity_head
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.skipping.test_skipping import tiny
 from tests.ftp_core.tiny_models import N_BLOCKS, fresh_tiny
@@ -66,10 +67,11 @@ def test_sparsity_loss_is_one_sided(sparsity: float, share: float) -> None:
 
 def test_distillation_loss_is_zero_at_the_teacher_and_scaled_by_the_temperature() -> None:
     teacher, student = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 0.0]])
-    assert float(distillation_loss(teacher, teacher, 2.0)) == pytest.approx(0.0, abs=1e-6)
+    head = identity_head(2)
+    assert float(distillation_loss(head, teacher, teacher, 2.0)) == pytest.approx(0.0, abs=1e-6)
     p = math.exp(0.5) / (1 + math.exp(0.5))
     kl = p * math.log(2 * p) + (1 - p) * math.log(2 * (1 - p))
-    assert float(distillation_loss(student, teacher, 2.0)) == pytest.approx(4 * kl, rel=1e-4)
+    assert float(distillation_loss(head, student, teacher, 2.0)) == pytest.approx(4 * kl, rel=1e-4)
 
 
 @given(examples=examples, levels=st.lists(st.integers(0, 19), min_size=3, max_size=3), seed=st.integers(0, 9))
@@ -80,18 +82,18 @@ def test_the_gated_computation_of_training_equals_skipping(
     router = random_router(seed, window=3)
     answers = answer_batch(examples)
     with torch.no_grad():
-        teacher = model.logits(Teacher(model, DistillationConfig()).hidden(examples))
+        teacher = Teacher(model, DistillationConfig()).hidden(examples)
         gated, _, _ = gated_forward(model, router, TrainingBatch.of(examples), schedule)
-        loss = distillation_loss(gated, teacher, 1.0)
-        logits = model.continuation_logits(model.prefill(prompt_batch(examples), schedule, router), answers)
-    expected = distillation_loss(logits[answers.ids != IGNORED], teacher, 1.0)
+        loss = distillation_loss(model.head, gated, teacher, 1.0)
+        hidden = model.continuation_hidden(model.prefill(prompt_batch(examples), schedule, router), answers)
+    expected = distillation_loss(model.head, hidden[answers.ids != IGNORED], teacher, 1.0)
     assert float(loss) == pytest.approx(float(expected), abs=1e-4, rel=1e-3)
 
 
 def distillation(model: SkippingModel, router: DynamicRouter, schedule: SparsitySchedule) -> torch.Tensor:
-    teacher = model.logits(Teacher(model, DistillationConfig()).hidden(SOME))
-    logits, _, _ = gated_forward(model, router, TrainingBatch.of(SOME), schedule)
-    return distillation_loss(logits, teacher, 1.0)
+    teacher = Teacher(model, DistillationConfig()).hidden(SOME)
+    hidden, _, _ = gated_forward(model, router, TrainingBatch.of(SOME), schedule)
+    return distillation_loss(model.head, hidden, teacher, 1.0)
 
 
 def test_a_closed_gate_has_a_gradient() -> None:
@@ -246,8 +248,8 @@ def test_recomputed_blocks_give_the_same_gradients(family: str) -> None:
     for checkpointing in (False, True):
         router = random_router(2, window=3)
         schedule = SparsitySchedule([0.3, 0.5, 0.5])
-        logits, guide, sparsity = gated_forward(model, router, batch, schedule, gradient_checkpointing=checkpointing)
-        (logits.square().mean() + guide + sparsity).backward()
+        hidden, guide, sparsity = gated_forward(model, router, batch, schedule, gradient_checkpointing=checkpointing)
+        (model.logits(hidden).square().mean() + guide + sparsity).backward()
         gradients.append([parameter.grad for parameter in router.parameters()])
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
@@ -260,7 +262,7 @@ def test_training_computes_what_skipping_computes_in_every_family(family: str) -
     with torch.no_grad():
         gated, _, _ = gated_forward(model, router, TrainingBatch.of(SOME), schedule)
         logits = model.continuation_logits(model.prefill(prompt_batch(SOME), schedule, router), answers)
-    torch.testing.assert_close(gated, logits[answers.ids != IGNORED], atol=5e-4, rtol=1e-3)
+    torch.testing.assert_close(model.logits(gated), logits[answers.ids != IGNORED], atol=5e-4, rtol=1e-3)
 
 
 def test_accumulated_batches_make_the_step_of_a_large_one() -> None:
@@ -277,10 +279,12 @@ def test_accumulated_batches_make_the_step_of_a_large_one() -> None:
 
 def test_the_loss_over_the_likeliest_tokens_grows_to_the_whole_one() -> None:
     teacher, student = torch.randn(5, 50) * 3, torch.randn(5, 50)
-    whole = float(distillation_loss(student, teacher, 2.0))
+    head = identity_head(50)
+    whole = float(distillation_loss(head, student, teacher, 2.0))
     best = (teacher / 2.0).log_softmax(-1).topk(49, dim=-1)
     losses = [
-        float(top_k_distillation_loss(student, best.values[:, :k], best.indices[:, :k], 2.0)) for k in (1, 5, 20, 49)
+        float(top_k_distillation_loss(head, student, best.values[:, :k], best.indices[:, :k], 2.0))
+        for k in (1, 5, 20, 49)
     ]
     assert losses == sorted(losses)
     assert losses[-1] == pytest.approx(whole, rel=1e-3)
@@ -331,8 +335,8 @@ def first_gradient(
     teacher, batch = Teacher(model, DistillationConfig()), TrainingBatch.of(SOME)
     lesson = teacher.lesson(SOME)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        logits, _, _ = gated_forward(model, router, batch, schedule)
-        loss = teacher.loss(logits, lesson)
+        hidden, _, _ = gated_forward(model, router, batch, schedule)
+        loss = teacher.loss(hidden, lesson)
     assert loss.dtype == torch.float32
     loss.backward()
     return torch.cat([parameter.grad.flatten() for parameter in router.parameters() if parameter.grad is not None])

@@ -198,7 +198,7 @@ def _load(model: str, dtype: str, device: str, threads: int | None, view: Progre
     with view.stage(f"Loading {model}", 1) as stage:
         loaded = load_model(model, device, dtype)
         stage.advance()
-    view.say_once(loaded.placement)
+    view.tell([loaded.placement])
     return loaded.skipping
 
 

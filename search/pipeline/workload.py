@@ -23,8 +23,8 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
             config.model, config.data, config.seed, config.sizes, config.keep_first, config.device, config.dtype
         )
         stage.advance()
-    said = [workload.model.placement]
-    said.append(workload.fewer_than_asked(config.search_items))
+    view.tell([workload.model.placement])
+    said = [workload.fewer_than_asked(config.search_items)]
     said += [f"Left out {_examples(n)} {reason}." for reason, n in workload.left_out.items()]
     if workload.shared_boundaries:
         said.append(

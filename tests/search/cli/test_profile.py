@@ -69,8 +69,8 @@ BAD: list[tuple[list[str], int, str]] = [
     (["--batch", "1,x"], 2, "--batch is '1,x': expected whole numbers from 1 on"),
     (["--length", ""], 2, "--length is ''"),
     (["--length", "64,1024"], 2, "--length is 1024, but the model 'demo' reads 512 tokens at once"),
-    (["--dtype", "int8"], 2, "--dtype is 'int8': expected one of float32, bfloat16, float16"),
-    (["--device", "abacus"], 2, "--device is 'abacus': expected one of cpu, cuda"),
+    (["--dtype", "int8"], 2, "--dtype is 'int8': expected one of 'auto', 'bfloat16', 'float16' or 'float32'"),
+    (["--device", "abacus"], 2, "--device is 'abacus': expected auto, cpu, cuda, cuda:N such as cuda:1, or mps"),
     (["--threads", "0"], 2, "--threads is 0: expected at least 1"),
     (["--profile-seconds", "0"], 2, "--profile-seconds is 0: expected a number above 0"),
     (["--profile-seconds", "nan"], 2, "--profile-seconds is nan: expected a number above 0"),
@@ -138,13 +138,13 @@ def test_a_profile_from_elsewhere_is_refused_with_what_differs(run: Run, workloa
     assert here.conditions is not None
     there = replace(here, conditions=replace(here.conditions, cpu="another processor", threads=64))
     (tmp_path / "there.json").write_text(json.dumps(there.to_json()))
-    refused = run("profile", "--from", "there.json")
+    refused = run("profile", "--dtype", "float32", "--from", "there.json")
     assert refused.code == 1 and "cpu 'another processor', here " in refused.err and "threads 64, here 1" in refused.err
     assert not (tmp_path / "ftp-studies.db").exists()
     (tmp_path / "here.json").write_text(json.dumps(here.to_json()))
-    taken = run("profile", "--from", "here.json")
+    taken = run("profile", "--dtype", "float32", "--from", "here.json")
     assert taken.code == 0 and "8 x 64 tokens" in taken.out and stored(tmp_path) == 2
-    found = run("profile", "--batch", "1,8", "--length", "64")
+    found = run("profile", "--dtype", "float32", "--batch", "1,8", "--length", "64")
     assert found.code == 0 and found.out.count("already measured on 2026-01-01T00:00:00+00:00") == 2
 
 

@@ -18,7 +18,7 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from search.proposers.operators import Crossover, Gene, Individual, Population, Selection, Variation, parent
-from studies.optuna_storage.constraints import constraint_violation
+from studies.optuna_storage.attributes import constraint_violation
 
 # A trial's parameters with a choice, by name, as Optuna stores them: numbers, or places among the choices.
 _Stored = tuple[tuple[str, float], ...]

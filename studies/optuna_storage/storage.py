@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import uuid
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -25,7 +26,6 @@ from studies.sql.database import DEFAULT_PATIENCE_S, Database
 from studies.sql.packing import pack_params, pack_steps, split_params, unpack_ids, unpack_steps
 from studies.sql.rows import (
     add_trial,
-    begun_columns,
     change_state,
     check_study,
     columns_of,
@@ -85,25 +85,19 @@ class StudyStorage(BaseStorage):
         self._forget()
 
     def close(self) -> None:
-        """Write what waits, and give connections back."""
+        """Write what waits, and give connections back; they are made anew when they are needed."""
         self._running.release()
         self._database.close()
 
-    def remove_session(self) -> None:
-        """Write what waits, and give connections back; they are made anew when they are needed."""
-        self.close()
+    remove_session = close
 
     # Studies
 
     def create_new_study(self, directions: Sequence[StudyDirection], study_name: str | None = None) -> int:
         """See `BaseStorage.create_new_study`."""
         name = f"{DEFAULT_STUDY_NAME_PREFIX}{uuid.uuid4()}" if study_name is None else study_name
-
-        def work(connection: Connection) -> int:
-            return insert_study(connection, name, directions)
-
         try:
-            return self._database.write(work)
+            return self._database.write(lambda connection: insert_study(connection, name, directions))
         except sa.exc.IntegrityError as error:
             raise DuplicatedStudyError(
                 f"A study named {name!r} exists in {self._database}: choose another name, or load that one."
@@ -151,8 +145,7 @@ class StudyStorage(BaseStorage):
 
     def get_study_name_from_id(self, study_id: int) -> str:
         """See `BaseStorage.get_study_name_from_id`."""
-        name: str = self._study_row(study_id).name
-        return name
+        return str(self._study_row(study_id).name)
 
     def get_study_directions(self, study_id: int) -> list[StudyDirection]:
         """See `BaseStorage.get_study_directions`."""
@@ -215,11 +208,9 @@ class StudyStorage(BaseStorage):
         def work(connection: Connection) -> tuple[int, FrozenTrial | None]:
             if not known:
                 check_study(connection, study_id, lock=True)
-            columns = (
-                begun_columns()
-                if template_trial is None
-                else columns_of(connection, self.spaces, study_id, template_trial)
-            )
+            columns = {"state": TrialState.RUNNING.value, "params": b"", "started_at": datetime.now(UTC)}
+            if template_trial is not None:
+                columns = columns_of(connection, self.spaces, study_id, template_trial)
             added = add_trial(connection, study_id, columns)
             if added is None:
                 raise no_study(study_id)
@@ -275,32 +266,26 @@ class StudyStorage(BaseStorage):
 
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """See `BaseStorage.set_trial_intermediate_value`."""
-        self._running.release()
 
-        def work(connection: Connection) -> None:
-            row = updatable_row(connection, trial_id)
-            steps = unpack_steps(row.intermediate_values) | {step: float(intermediate_value)}
-            update = sa.update(schema.trial).where(_trial.id == trial_id)
-            connection.execute(update.values(intermediate_values=pack_steps(steps)))
+        def changed(steps: bytes | None) -> bytes | None:
+            return pack_steps(unpack_steps(steps) | {step: float(intermediate_value)})
 
-        self._database.write(work)
+        self._change(trial_id, "intermediate_values", changed)
 
     def set_trial_user_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See `BaseStorage.set_trial_user_attr`."""
-        self._set_trial_attribute(trial_id, "user_attributes", key, value)
+        self._change(trial_id, "user_attributes", lambda text: json.dumps(json.loads(text or "{}") | {key: value}))
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """See `BaseStorage.set_trial_system_attr`."""
-        self._set_trial_attribute(trial_id, "system_attributes", key, value)
+        self._change(trial_id, "system_attributes", lambda text: json.dumps(json.loads(text or "{}") | {key: value}))
 
-    def _set_trial_attribute(self, trial_id: int, column: str, key: str, value: Any) -> None:
+    def _change(self, trial_id: int, column: str, changed: Callable[[Any], Any]) -> None:
         self._running.release()
 
         def work(connection: Connection) -> None:
-            row = updatable_row(connection, trial_id)
-            attributes = json.loads(getattr(row, column) or "{}") | {key: value}
-            update = sa.update(schema.trial).where(_trial.id == trial_id)
-            connection.execute(update.values({column: json.dumps(attributes)}))
+            value = changed(getattr(updatable_row(connection, trial_id), column))
+            connection.execute(sa.update(schema.trial).where(_trial.id == trial_id).values({column: value}))
 
         self._database.write(work)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +14,7 @@ from studies.records.trial import finite_values
 from studies.sql import schema
 from studies.sql.packing import unpack_floats
 from studies.store.studies import held, summarised, summary
-from studies.store.trials import ENDED
+from studies.store.trials import HAS_ENDED
 
 _run, _trial, _stage = schema.search_run.c, schema.trial.c, schema.stage.c
 _event, _submission = schema.run_event.c, schema.submission.c
@@ -39,17 +39,17 @@ _CHOSEN_VALUES = (
         schema.trial,
         sa.and_(_trial.study_id == _run.study_id, _trial.number == _run.chosen_trial),
     )
-    .where(_trial.state.in_([state.value for state in ENDED]), _trial.objective_values.is_not(None))
+    .where(HAS_ENDED, _trial.objective_values.is_not(None))
 )
 
 
 @dataclass(frozen=True)
 class StudyOverview:
-    """One study of the list, with what is shown of its run; the queue is not looked at.
+    """One study of the list, and its run, apart from the queue.
 
     Attributes:
         summary: The study.
-        config: How it was configured.
+        config: Its configuration.
         objectives: Names of the objectives.
         stage: The stage that somebody works on; None if nobody does.
         figures: The figures that its run said last, as they were said.
@@ -59,9 +59,9 @@ class StudyOverview:
     summary: StudySummary
     config: Mapping[str, Any]
     objectives: tuple[str, ...]
-    stage: str | None = None
-    figures: Mapping[str, Any] = field(default_factory=dict)
-    chosen_values: tuple[float, ...] | None = None
+    stage: str | None
+    figures: Mapping[str, Any]
+    chosen_values: tuple[float, ...] | None
 
 
 def read_overviews(connection: Connection) -> list[StudyOverview]:
@@ -72,19 +72,17 @@ def read_overviews(connection: Connection) -> list[StudyOverview]:
     said: dict[int, Any] = {row.study_id: row.content for row in connection.execute(_LATEST_FIGURES)}
     values = {row.study_id: unpack_floats(row.objective_values) for row in connection.execute(_CHOSEN_VALUES)}
     chosen = {study_id: own for study_id, own in values.items() if finite_values(own)}
-    return [_overview(row, stages, said, chosen) for row in studies]
 
+    def overview(row: Any) -> StudyOverview:
+        holder = held(row)
+        return StudyOverview(
+            summary=summary(row),
+            config=row.config,
+            objectives=tuple(row.objectives),
+            # A process that died left its stage as it was.
+            stage=stages.get(row.study_id) if holder is not None and holder.alive else None,
+            figures=(said.get(row.study_id) or {}).get("figures", {}),
+            chosen_values=chosen.get(row.study_id),
+        )
 
-def _overview(
-    row: Any, stages: Mapping[int, str], said: Mapping[int, Any], chosen: Mapping[int, tuple[float, ...]]
-) -> StudyOverview:
-    holder = held(row)
-    return StudyOverview(
-        summary=summary(row),
-        config=row.config,
-        objectives=tuple(row.objectives),
-        # Who died left its stage as it was.
-        stage=stages.get(row.study_id) if holder is not None and holder.alive else None,
-        figures=(said.get(row.study_id) or {}).get("figures", {}),
-        chosen_values=chosen.get(row.study_id),
-    )
+    return [overview(row) for row in studies]

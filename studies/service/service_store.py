@@ -16,15 +16,10 @@ from studies.store.store import StudyStore
 
 
 class ServiceStore(StudyStore):
-    """Studies with the queue, the runners and the tokens of a service.
+    """Studies with the queue, the runners and the tokens of a service; for arguments see `StudyStore`.
 
     Other processes may delete a study, and begin another one of its name, while this one looks on: names are looked up
     in each transaction anew.
-
-    Args:
-        url: See `StudyStore`.
-        create: See `StudyStore`.
-        patience_s: See `StudyStore`.
 
     Attributes:
         queue: Studies that wait for a runner, and those that have one.
@@ -57,14 +52,7 @@ class ServiceStore(StudyStore):
         by: str | None = None,
         replaces: Collection[Origin] = (),
     ) -> None:
-        """Begins a study and hands it to the runners: both happen, or neither.
-
-        Args:
-            name: Unique name.
-            config: Configuration.
-            objectives: Names of the objective values, in order.
-            by: Name of the token with which it is submitted.
-            replaces: Studies whose files the study may write over, beside its own.
+        """Begins a study (see `Studies.begin`) and hands it to the runners: both happen, or neither.
 
         Raises:
             StudyExistsError: The name is taken.

@@ -183,11 +183,6 @@ def change_state(
     return row
 
 
-def begun_columns() -> dict[str, Any]:
-    """Columns of a trial that runs from now on, and has no parameters yet."""
-    return {"state": TrialState.RUNNING.value, "params": b"", "started_at": datetime.now(UTC)}
-
-
 def columns_of(connection: Connection, spaces: Spaces, study_id: int, trial: FrozenTrial) -> dict[str, Any]:
     """Columns of a trial that exists already; its distributions become the study's, whose row must be locked.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Table, Text
 
+from studies.sql.packing import pack_floats, unpack_floats
 from studies.sql.times import UtcTime
 
 # The last of studies/sql/migrations/versions.
@@ -22,11 +22,11 @@ class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
 
     def process_bind_param(self, value: tuple[float, ...] | None, dialect: Dialect) -> bytes | None:
         """To the database."""
-        return None if value is None else np.asarray(value, dtype="<f8").tobytes()
+        return None if value is None else pack_floats(value)
 
     def process_result_value(self, value: Any, dialect: Dialect) -> tuple[float, ...] | None:
         """From the database."""
-        return None if value is None else tuple(np.frombuffer(value, dtype="<f8").tolist())
+        return None if value is None else unpack_floats(value)
 
 
 metadata = sa.MetaData()
@@ -47,10 +47,8 @@ study = Table(
 )
 
 
-def _study_id(primary_key: bool = False) -> Column[int]:
-    return Column(
-        "study_id", ForeignKey("study.id", ondelete="CASCADE"), nullable=False, primary_key=primary_key, index=True
-    )
+def _study_id() -> Column[int]:
+    return Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), nullable=False, index=True)
 
 
 study_attribute = Table(

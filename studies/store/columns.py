@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from optuna.distributions import FloatDistribution
 from sqlalchemy.engine import Connection, Row
 
-from studies.optuna_storage.constraints import attributed_violation
-from studies.optuna_storage.provenance import ended_by_search
+from studies.optuna_storage.attributes import attributed_violation, ended_by_search
 from studies.records.trial_columns import STATES, Floats, TrialColumns, build_columns, merge_columns, seconds_since_1970
 from studies.sql import schema
 from studies.sql.packing import PARAM_BYTES, unpack_ids

@@ -9,13 +9,14 @@ import platform
 import threading
 import uuid
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from optuna.trial import TrialState
 from sqlalchemy.engine import Connection
 
 from studies.errors import LeaseLostError, StorageError, StudiesError, StudyBusyError, StudyNotFoundError
-from studies.optuna_storage.provenance import begun_by_search
+from studies.optuna_storage.attributes import begun_by_search
 from studies.records.records import StudyState
 from studies.sql import schema
 from studies.sql.database import Database
@@ -66,7 +67,7 @@ def _process_exists(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
+        pass
     return True
 
 
@@ -90,16 +91,20 @@ def holders(connection: Connection) -> dict[int, Holder]:
 def current_state(stored: str, held: Holder | None) -> StudyState:
     """State of a study: one that runs without anybody who runs it was stopped."""
     state = StudyState(stored)
-    if state is StudyState.RUNNING and (held is None or not held.alive):
-        return StudyState.STOPPED
-    return state
+    is_left = state is StudyState.RUNNING and (held is None or not held.alive)
+    return StudyState.STOPPED if is_left else state
+
+
+def holder_columns(connection: Connection) -> tuple[sa.ColumnElement[Any], ...]:
+    """Columns of a lease that `Holder` takes, in its order."""
+    now = clock(connection)
+    ages = (now - _lease.acquired_at).label("age_s"), (now - _lease.renewed_at).label("silent_s")
+    return (_lease.owner, _lease.host, _lease.pid, *ages)
 
 
 def _holders(connection: Connection, where: sa.ColumnElement[bool]) -> dict[int, Holder]:
-    now = clock(connection)
-    ages = now - _lease.acquired_at, now - _lease.renewed_at
-    rows = connection.execute(sa.select(_lease.study_id, _lease.owner, _lease.host, _lease.pid, *ages).where(where))
-    return {row[0]: Holder(row[1], row[2], row[3], float(row[4]), float(row[5])) for row in rows}
+    rows = connection.execute(sa.select(_lease.study_id, *holder_columns(connection)).where(where))
+    return {study_id: Holder(*columns) for study_id, *columns in rows}
 
 
 class Lease:
@@ -119,9 +124,7 @@ class Lease:
     """
 
     def __init__(self, database: Database, study_id: int, name: str) -> None:
-        self._database = database
-        self._study_id = study_id
-        self._name = name
+        self._database, self._study_id, self._name = database, study_id, name
         self._owner = str(uuid.uuid4())
         self._lost = False
         self._ended = threading.Event()

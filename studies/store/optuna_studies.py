@@ -23,7 +23,7 @@ _study, _trial, _run = schema.study.c, schema.trial.c, schema.search_run.c
 class OptunaStudy:
     """A study that came from Optuna, or that a client of Optuna made."""
 
-    name: str  # its name
+    name: str
     directions: tuple[str, ...]  # for each objective, whether it is minimised or maximised, in Optuna's words
     trials: Mapping[str, int]  # trials by their state, in Optuna's words
     attributes: Mapping[str, Any]  # what its users say of it

@@ -18,6 +18,8 @@ from studies.store.names import Part
 # JSON knows no tuples.
 _EXAMPLES = TypeAdapter(ReportExamples)
 
+_measurement, _example = schema.measurement, schema.example
+
 
 class Results(Part):
     """Results of studies beside their trials and routers."""
@@ -26,42 +28,39 @@ class Results(Part):
         """Keeps these measurements instead of those before."""
 
         def work(connection: Connection, study_id: int) -> None:
-            table = schema.measurement
-            connection.execute(sa.delete(table).where(table.c.study_id == study_id))
-            for measurement in measurements:
-                figures = asdict(measurement)
+            connection.execute(sa.delete(_measurement).where(_measurement.c.study_id == study_id))
+            for figures in map(asdict, measurements):
                 row = {"study_id": study_id, "schedule": figures.pop("schedule"), "figures": figures}
-                connection.execute(sa.insert(table), row)
+                connection.execute(sa.insert(_measurement), row)
 
         self._names.transact(name, work, write=True)
 
     def measurements(self, name: str) -> list[Measurement]:
         """Measurements in the order in which they were handed over."""
-        table = schema.measurement
+        selected = sa.select(_measurement).order_by(_measurement.c.id)
 
         def work(connection: Connection, study_id: int) -> list[Measurement]:
-            rows = connection.execute(sa.select(table).where(table.c.study_id == study_id).order_by(table.c.id))
+            rows = connection.execute(selected.where(_measurement.c.study_id == study_id))
             return [Measurement(schedule=row.schedule, **row.figures) for row in rows]
 
         return self._names.transact(name, work)
 
     def keep_examples(self, name: str, examples: ReportExamples) -> None:
         """Keeps the single prompts and items that a report shows, instead of those before."""
-        table, contents = schema.example, asdict(examples)
+        contents = asdict(examples).items()
 
         def work(connection: Connection, study_id: int) -> None:
-            connection.execute(sa.delete(table).where(table.c.study_id == study_id))
-            rows = [{"study_id": study_id, "kind": kind, "content": content} for kind, content in contents.items()]
-            connection.execute(sa.insert(table), rows)
+            connection.execute(sa.delete(_example).where(_example.c.study_id == study_id))
+            rows = [{"study_id": study_id, "kind": kind, "content": content} for kind, content in contents]
+            connection.execute(sa.insert(_example), rows)
 
         self._names.transact(name, work, write=True)
 
     def examples(self, name: str) -> ReportExamples | None:
         """Single prompts and items that a report shows; None before they were looked at."""
-        table = schema.example
 
         def work(connection: Connection, study_id: int) -> dict[str, Any]:
-            rows = connection.execute(sa.select(table).where(table.c.study_id == study_id))
+            rows = connection.execute(sa.select(_example).where(_example.c.study_id == study_id))
             return {row.kind: row.content for row in rows}
 
         found = self._names.transact(name, work)

@@ -13,12 +13,13 @@ from studies.records.study_facts import StudyFacts
 from studies.records.trial import Trial
 from studies.sql import schema
 from studies.store.names import Part
+from studies.store.runs import forget_stages
 from studies.store.trials import ended_columns
 
 # Databases take only so many parameters in a statement.
 _AT_ONCE = 500
 
-_run, _trial, _stage = schema.search_run.c, schema.trial.c, schema.stage.c
+_run, _trial = schema.search_run.c, schema.trial.c
 
 
 class Revaluation(Part):
@@ -61,8 +62,7 @@ class Revaluation(Part):
             if chosen_trial is not None:
                 values["chosen_trial"] = chosen_trial
             connection.execute(sa.update(schema.search_run).where(of_study).values(**values))
-            rested = sa.and_(_stage.study_id == study_id, _stage.name.in_(list(due)))
-            connection.execute(sa.delete(schema.stage).where(rested))
+            forget_stages(connection, study_id, due)
 
         self._names.transact(name, work, write=True)
 

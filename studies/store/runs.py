@@ -54,41 +54,32 @@ class Runs(Part):
 
     def begin_stage(self, name: str, stage: str) -> None:
         """Records that a stage of the pipeline runs, in the place of its last run."""
-        table = schema.stage
 
         def work(connection: Connection, study_id: int) -> None:
-            connection.execute(sa.delete(table).where(table.c.study_id == study_id, table.c.name == stage))
+            forget_stages(connection, study_id, [stage])
             row = {"study_id": study_id, "name": stage, "state": StudyState.RUNNING.value}
-            connection.execute(sa.insert(table), {**row, "began_at": datetime.now(UTC)})
+            connection.execute(sa.insert(schema.stage), {**row, "began_at": datetime.now(UTC)})
 
         self._names.transact(name, work, write=True)
 
     def end_stage(self, name: str, stage: str, state: StudyState) -> None:
         """Records how a stage that was begun ended."""
-        table = schema.stage
 
         def work(connection: Connection, study_id: int) -> None:
-            where = sa.and_(table.c.study_id == study_id, table.c.name == stage)
-            connection.execute(sa.update(table).where(where).values(state=state.value, ended_at=datetime.now(UTC)))
+            own = sa.update(schema.stage).where(_stage.study_id == study_id, _stage.name == stage)
+            connection.execute(own.values(state=state.value, ended_at=datetime.now(UTC)))
 
         self._names.transact(name, work, write=True)
 
     def forget_stages(self, name: str, stages: Sequence[str]) -> None:
         """Lets stages count as not begun: what they rested on has changed."""
-        table = schema.stage
-
-        def work(connection: Connection, study_id: int) -> None:
-            where = sa.and_(table.c.study_id == study_id, table.c.name.in_(list(stages)))
-            connection.execute(sa.delete(table).where(where))
-
-        self._names.transact(name, work, write=True)
+        self._names.transact(name, lambda connection, study_id: forget_stages(connection, study_id, stages), write=True)
 
     def stages(self, name: str) -> list[StageRecord]:
         """Stages that a study has been through, in the order in which they began."""
-        table = schema.stage
 
         def work(connection: Connection, study_id: int) -> list[StageRecord]:
-            selected = sa.select(table).where(table.c.study_id == study_id).order_by(table.c.began_at)
+            selected = sa.select(schema.stage).where(_stage.study_id == study_id).order_by(_stage.began_at)
             held = holder(connection, study_id)
             return [
                 StageRecord(row.name, current_state(row.state, held), row.began_at, row.ended_at)
@@ -99,27 +90,23 @@ class Runs(Part):
 
     def keep_proposer_states(self, name: str, states: Mapping[str, Mapping[str, Any]]) -> None:
         """Keeps the states of these proposers, by name, instead of their earlier ones."""
-        table = schema.proposer_state
 
         def work(connection: Connection, study_id: int) -> None:
-            where = sa.and_(table.c.study_id == study_id, table.c.proposer.in_(list(states)))
-            connection.execute(sa.delete(table).where(where))
-            now = datetime.now(UTC)
-            rows = [
-                {"study_id": study_id, "proposer": proposer, "state": dict(state), "updated_at": now}
-                for proposer, state in states.items()
-            ]
-            connection.execute(sa.insert(table), rows)
+            where = sa.and_(_proposer.study_id == study_id, _proposer.proposer.in_(list(states)))
+            connection.execute(sa.delete(schema.proposer_state).where(where))
+            shared = {"study_id": study_id, "updated_at": datetime.now(UTC)}
+            rows = [{**shared, "proposer": proposer, "state": dict(state)} for proposer, state in states.items()]
+            connection.execute(sa.insert(schema.proposer_state), rows)
 
         if states:
             self._names.transact(name, work, write=True)
 
     def proposer_states(self, name: str) -> list[ProposerState]:
         """States of a study's proposers, by name."""
-        table = schema.proposer_state
+        states = sa.select(schema.proposer_state).order_by(_proposer.proposer)
 
         def work(connection: Connection, study_id: int) -> list[ProposerState]:
-            selected = sa.select(table).where(table.c.study_id == study_id).order_by(table.c.proposer)
+            selected = states.where(_proposer.study_id == study_id)
             return [ProposerState(row.proposer, row.state, row.updated_at) for row in connection.execute(selected)]
 
         return self._names.transact(name, work)
@@ -134,3 +121,8 @@ class Runs(Part):
         # Databases may share a folder of artifacts.
         place = f"{self._database.url.render_as_string()} {self._names.id(name)}"
         return self._artifacts / "unfinished" / f"{hashlib.sha256(place.encode()).hexdigest()[:16]}-{stage}"
+
+
+def forget_stages(connection: Connection, study_id: int, stages: Sequence[str]) -> None:
+    """Lets stages of a study count as not begun, as part of a transaction."""
+    connection.execute(sa.delete(schema.stage).where(_stage.study_id == study_id, _stage.name.in_(list(stages))))

@@ -13,15 +13,14 @@ from studies.optuna_storage.storage import StudyStorage
 from studies.sql.database import DEFAULT_PATIENCE_S, Database
 from studies.sql.location import database_file
 from studies.store.columns import Columns
-from studies.store.evaluations import Evaluations
 from studies.store.lease import Lease
 from studies.store.names import StudyNames
 from studies.store.optuna_studies import OptunaStudies
-from studies.store.profiles import Profiles
 from studies.store.results import Results
 from studies.store.revaluation import Revaluation
 from studies.store.routers import Routers
 from studies.store.runs import Runs
+from studies.store.shared import Evaluations, Profiles
 from studies.store.studies import Studies
 from studies.store.trials import Trials
 

@@ -15,7 +15,7 @@ from studies.records.records import StudyRecord, StudyState, StudySummary
 from studies.records.study_facts import Origin, StudyFacts
 from studies.sql import schema
 from studies.sql.rows import N_ENDED, insert_study
-from studies.store.lease import Holder, clock, current_state, holder
+from studies.store.lease import Holder, current_state, holder, holder_columns
 from studies.store.names import Part
 
 _run, _study, _lease = schema.search_run.c, schema.study.c, schema.lease.c
@@ -29,17 +29,7 @@ class Studies(Part):
     def create(
         self, name: str, config: Mapping[str, Any], objectives: Sequence[str], replaces: Collection[Origin] = ()
     ) -> StudyRecord:
-        """Begins a study.
-
-        Args:
-            name: Unique name.
-            config: Configuration.
-            objectives: Names of the objective values, in order.
-            replaces: Studies whose files the study may write over, beside its own.
-
-        Raises:
-            StudyExistsError: The name is taken.
-        """
+        """Begins a study; see `begin`."""
         self.begin(name, config, objectives, replaces=replaces)
         return self.get(name)
 
@@ -54,13 +44,7 @@ class Studies(Part):
         """Begins a study that has its name through this store alone, until it takes the place of the one that has it.
 
         The study that has the name stays as it is, for others and in the database, until `take_place`. What an earlier
-        replacement left behind whose process has died is removed.
-
-        Args:
-            name: Name of both studies.
-            config: Configuration.
-            objectives: Names of the objective values, in order.
-            replaces: Studies whose files the new study may write over, beside its own.
+        replacement left behind whose process has died is removed. For arguments see `begin`.
 
         Raises:
             StudyBusyError: A process works on the study that has the name, or on another replacement of it.
@@ -125,19 +109,21 @@ class Studies(Part):
         more: Callable[[Connection, int], None] = lambda connection, study_id: None,
         replaces: Collection[Origin] = (),
     ) -> None:
-        """Begins a study, with `more` of what belongs to it, in one transaction.
+        """Begins a study, with more that belongs to it, in one transaction.
+
+        Args:
+            name: Unique name.
+            config: Configuration.
+            objectives: Names of the objective values, in order.
+            more: Function that writes what else belongs to it, given a connection and the study's id.
+            replaces: Studies whose files the study may write over, beside its own.
 
         Raises:
             StudyExistsError: The name is taken.
         """
         facts = StudyFacts(replaces=tuple(replaces)) if replaces else StudyFacts()
-        values = {
-            "state": StudyState.CREATED.value,
-            "created_at": datetime.now(UTC),
-            "config": dict(config),
-            "objectives": list(objectives),
-            "facts": facts.stored(),
-        }
+        values = {"state": StudyState.CREATED.value, "created_at": datetime.now(UTC), "config": dict(config)}
+        values |= {"objectives": list(objectives), "facts": facts.stored()}
 
         def work(connection: Connection) -> None:
             study_id = insert_study(connection, name, [StudyDirection.MINIMIZE] * len(objectives))
@@ -158,22 +144,20 @@ class Studies(Part):
         Raises:
             StudyNotFoundError: There is none of this name.
         """
-        row, held = self._names.transact(
-            name,
-            lambda connection, study_id: (
-                connection.execute(sa.select(schema.search_run).where(_run.study_id == study_id)).one(),
-                holder(connection, study_id),
-            ),
-        )
-        return StudyRecord(
-            name=name,
-            state=current_state(row.state, held),
-            created_at=row.created_at,
-            config=row.config,
-            objectives=tuple(row.objectives),
-            facts=StudyFacts.from_stored(row.facts),
-            chosen_trial=row.chosen_trial,
-        )
+
+        def work(connection: Connection, study_id: int) -> StudyRecord:
+            row = connection.execute(sa.select(schema.search_run).where(_run.study_id == study_id)).one()
+            return StudyRecord(
+                name=name,
+                state=current_state(row.state, holder(connection, study_id)),
+                created_at=row.created_at,
+                config=row.config,
+                objectives=tuple(row.objectives),
+                facts=StudyFacts.from_stored(row.facts),
+                chosen_trial=row.chosen_trial,
+            )
+
+        return self._names.transact(name, work)
 
     def summaries(self) -> list[StudySummary]:
         """Every study of schedules, oldest first; those that belong to Optuna alone are left out."""
@@ -230,18 +214,16 @@ def summarised(connection: Connection) -> sa.Select[*tuple[Any, ...]]:
 
     Who works on a study is part of the same statement: another one might see it running and nobody there.
     """
-    now = clock(connection)
-    ages = (now - _lease.acquired_at).label("age_s"), (now - _lease.renewed_at).label("silent_s")
     # Facts are left out: they may be long.
     columns = (_run.study_id, _study.name, _run.state, _run.created_at, _run.config, _run.objectives)
-    selected = sa.select(*columns, N_ENDED.label("n_trials"), _lease.owner, _lease.host, _lease.pid, *ages)
+    selected = sa.select(*columns, N_ENDED.label("n_trials"), *holder_columns(connection))
     joined = schema.search_run.join(schema.study).outerjoin(schema.lease, _lease.study_id == _run.study_id)
     return selected.select_from(joined).order_by(_study.id)
 
 
 def held(row: Any) -> Holder | None:
     """Holder of the lease of a study, dead or alive; None if there is none."""
-    return None if row.owner is None else Holder(row.owner, row.host, row.pid, float(row.age_s), float(row.silent_s))
+    return None if row.owner is None else Holder(row.owner, row.host, row.pid, row.age_s, row.silent_s)
 
 
 def summary(row: Any) -> StudySummary:

@@ -17,15 +17,20 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy.engine import Connection
 
 from studies.errors import StorageError, StudiesError
-from studies.optuna_storage.constraints import constraint_violation, violation_attributes
-from studies.optuna_storage.provenance import ENDED_BY_OTHERS, begun_by_search, ended_by_search
+from studies.optuna_storage.attributes import (
+    ENDED_BY_OTHERS,
+    begun_by_search,
+    constraint_violation,
+    ended_by_search,
+    violation_attributes,
+)
 from studies.records.records import LeftAside
 from studies.records.trial import Trial, TrialState, WorkSpan, finite_values
 from studies.sql import schema
 from studies.sql.packing import pack_floats, pack_params
 from studies.sql.rows import N_ENDED, add_trial, check_study, unfinished_rows
-from studies.store.evaluations import keep_evaluations
 from studies.store.names import Part, StudyNames
+from studies.store.shared import keep_evaluations
 
 _STATES = {
     TrialState.FINISHED: OptunaState.COMPLETE,
@@ -40,6 +45,7 @@ _AT_ONCE = 1000
 _SPARSITY = FloatDistribution(0.0, 1.0)
 
 _study, _trial = schema.study.c, schema.trial.c
+HAS_ENDED = _trial.state.in_([state.value for state in ENDED])
 
 _ENDED_COLUMNS = ("state", "objective_values", "user_attributes", "system_attributes", "completed_at")
 # A trial that was returned to the queue meanwhile may be ended too: the result is as good.
@@ -76,14 +82,8 @@ class Trials(Part):
         Returns:
             The trials, numbered on from the study's last one.
         """
-        now = datetime.now(UTC)
-        rows = [
-            (
-                trial.schedule,
-                {"state": OptunaState.RUNNING.value, "user_attributes": json.dumps(_begun(trial)), "started_at": now},
-            )
-            for trial in trials
-        ]
+        begun = {"state": OptunaState.RUNNING.value, "started_at": datetime.now(UTC)}
+        rows = [(trial.schedule, {**begun, "user_attributes": json.dumps(_begun(trial))}) for trial in trials]
         numbered = zip(trials, self._add(name, rows), strict=True)
         return [trial if trial.number == number else replace(trial, number=number) for trial, number in numbered]
 
@@ -92,9 +92,9 @@ class Trials(Part):
 
         Args:
             name: Name of the study.
-            trials: How they ended.
-            context: What their evaluations depend on beside the schedule, as a hash: finished ones are then known to
-                every study that says the same, see `Evaluations.find`. None keeps them to the study.
+            trials: Ended trials.
+            context: Hash of all that their evaluations depend on beside the schedule: finished ones are then known to
+                every study of the same hash, see `Evaluations.find`. None keeps them to the study.
 
         Returns:
             How many were kept: a trial that has ended already stays as it is.
@@ -160,8 +160,7 @@ class Trials(Part):
         while True:
 
             def work(connection: Connection, study_id: int, last: int = last) -> list[FrozenTrial]:
-                ended = _trial.state.in_([state.value for state in ENDED])
-                selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number > last, ended)
+                selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number > last, HAS_ENDED)
                 rows = connection.execute(selected.order_by(_trial.number).limit(_AT_ONCE)).all()
                 return [self._storage.spaces.frozen(connection, row) for row in rows]
 
@@ -186,8 +185,7 @@ class Trials(Part):
         """One trial that a search has ended; None if there is none of this number."""
 
         def work(connection: Connection, study_id: int) -> FrozenTrial | None:
-            ended = _trial.state.in_([state.value for state in ENDED])
-            selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number == number, ended)
+            selected = sa.select(schema.trial).where(_trial.study_id == study_id, _trial.number == number, HAS_ENDED)
             row = connection.execute(selected).one_or_none()
             return None if row is None else self._storage.spaces.frozen(connection, row)
 
@@ -196,12 +194,7 @@ class Trials(Part):
 
     def n_ended(self, name: str) -> int:
         """Number of trials that have ended, failed ones and those of other programs included."""
-
-        def work(connection: Connection, study_id: int) -> int:
-            n: int = connection.execute(sa.select(N_ENDED).where(_study.id == study_id)).scalar_one()
-            return n
-
-        return self._names.transact(name, work)
+        return self._of_study(name, N_ENDED)
 
     def left_aside(self, name: str) -> LeftAside:
         """Numbers of trials of the study that no search began or ended."""
@@ -210,8 +203,7 @@ class Trials(Part):
             rows = unfinished_rows(connection, study_id, [OptunaState.RUNNING.value, OptunaState.WAITING.value])
             others = (row.state for row in rows if _running(self._storage.spaces.frozen(connection, row)) is None)
             unfinished = Counter(others)
-            has_ended = _trial.state.in_([state.value for state in ENDED])
-            ended = sa.select(sa.func.count()).where(_trial.study_id == study_id, has_ended, ENDED_BY_OTHERS)
+            ended = sa.select(sa.func.count()).where(_trial.study_id == study_id, HAS_ENDED, ENDED_BY_OTHERS)
             return LeftAside(
                 ended=connection.execute(ended).scalar_one(),
                 running=unfinished[OptunaState.RUNNING.value],
@@ -222,17 +214,18 @@ class Trials(Part):
 
     def n_begun(self, name: str) -> int:
         """Number of trials that were ever begun: the number that the next one gets."""
+        return self._of_study(name, _study.n_trials)
 
-        def work(connection: Connection, study_id: int) -> int:
-            n: int = connection.execute(sa.select(_study.n_trials).where(_study.id == study_id)).scalar_one()
-            return n
-
-        return self._names.transact(name, work)
+    def _of_study(self, name: str, count: sa.ColumnElement[int]) -> int:
+        return self._names.transact(
+            name,
+            lambda connection, study_id: connection.execute(sa.select(count).where(_study.id == study_id)).scalar_one(),
+        )
 
     def _add(
         self, name: str, rows: Sequence[tuple[Sequence[float], Mapping[str, Any]]], expected: int | None = None
     ) -> list[int]:
-        """Add trials, a single one with the expected number if there is one; their numbers."""
+        """Adds trials, a single one with the expected number if there is one, and returns their numbers."""
 
         def work(connection: Connection, study_id: int) -> list[int]:
             numbers = []
@@ -292,12 +285,7 @@ def _begun(trial: Trial) -> dict[str, Any]:
 
 def ended_columns(trial: Trial) -> dict[str, Any]:
     """Columns of a row that say how its trial ended."""
-    attributes: dict[str, Any] = {
-        **_begun(trial),
-        "fidelity": trial.fidelity,
-        "seconds": trial.seconds,
-        "metrics": dict(trial.metrics),
-    }
+    attributes = _begun(trial) | {"fidelity": trial.fidelity, "seconds": trial.seconds, "metrics": dict(trial.metrics)}
     if trial.error is not None:
         attributes["error"] = trial.error
     if trial.round:

@@ -13,8 +13,8 @@ from typing import Any
 
 from search.cli import main
 from search.progress.progress_view import ProgressView
-from studies.store.evaluations import Evaluations
 from studies.store.runs import Runs
+from studies.store.shared import Evaluations
 
 
 def _dying(method: Callable[..., Any], counts: Callable[..., bool], last: int) -> Callable[..., Any]:

@@ -1,8 +1,9 @@
-"""Keeps what schedules were found to do, for every study that asks for the same."""
+"""Keeps what all studies of a database share: evaluations of schedules, and latency profiles of machines."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from studies.records.trial import Trial
 from studies.sql import schema
 from studies.store.names import Part
 
-_table = schema.evaluation.c
+_table, _profile = schema.evaluation.c, schema.latency_profile.c
 # The first result stays: others of the same context can differ by rounding alone.
 _KEEP = {
     "sqlite": sqlite.insert(schema.evaluation).on_conflict_do_nothing(),
@@ -28,14 +29,11 @@ _AT_ONCE = 500
 
 def keep_evaluations(connection: Connection, context: str, trials: Iterable[Trial]) -> None:
     """Keeps the evaluations of trials that finished on the whole search set; part of a transaction."""
-    _keep(connection, [_row(context, trial.schedule, trial.metrics) for trial in trials])
+    _keep(connection, context, [(trial.schedule, trial.metrics) for trial in trials])
 
 
-def _row(context: str, schedule: Sequence[float], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    return {"context": context, "schedule": tuple(schedule), "metrics": dict(metrics)}
-
-
-def _keep(connection: Connection, rows: list[dict[str, Any]]) -> None:
+def _keep(connection: Connection, context: str, found: Iterable[tuple[Sequence[float], Mapping[str, Any]]]) -> None:
+    rows = [{"context": context, "schedule": tuple(one), "metrics": dict(metrics)} for one, metrics in found]
     connection.execute(_KEEP[connection.dialect.name], rows)
 
 
@@ -68,4 +66,40 @@ class Evaluations(Part):
             schedule: Share of tokens skipped, one per block.
             metrics: Figures by name.
         """
-        self._database.write(lambda connection: _keep(connection, [_row(context, schedule, metrics)]))
+        self._database.write(lambda connection: _keep(connection, context, [(schedule, metrics)]))
+
+
+class Profiles(Part):
+    """Latency profiles that all studies of a database share."""
+
+    def get(self, fingerprint: str) -> Mapping[str, Any] | None:
+        """The latency profile that was measured under these conditions; None if there is none."""
+        selected = sa.select(_profile.profile).where(_profile.fingerprint == fingerprint)
+        return self._database.read(lambda connection: connection.execute(selected).scalar())
+
+    def keep(
+        self, fingerprint: str, conditions: Mapping[str, Any], profile: Mapping[str, Any], replace: bool = False
+    ) -> Mapping[str, Any]:
+        """Keeps a latency profile for every study of this database.
+
+        Args:
+            fingerprint: Hash of the conditions.
+            conditions: Model, machine and software that it holds for.
+            profile: The profile.
+            replace: Whether it takes the place of an earlier one. Studies that began with that one keep it.
+
+        Returns:
+            The profile that is kept: an earlier one, if there is one and it is not replaced.
+        """
+        row = {"fingerprint": fingerprint, "conditions": dict(conditions), "profile": dict(profile)}
+
+        def work(connection: Connection) -> None:
+            if replace:
+                connection.execute(sa.delete(schema.latency_profile).where(_profile.fingerprint == fingerprint))
+            connection.execute(sa.insert(schema.latency_profile), {**row, "created_at": datetime.now(UTC)})
+
+        try:
+            self._database.write(work)
+        except sa.exc.IntegrityError:
+            return self.get(fingerprint) or profile
+        return profile

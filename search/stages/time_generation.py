@@ -118,11 +118,7 @@ def _way(study: OpenStudy, one: Measurement) -> Variant:
 
 
 def _speed(
-    one: Measurement,
-    own_ms: Sequence[float],
-    dense_ms: Sequence[float] | None,
-    shape: tuple[int, int],
-    new_tokens: int,
+    one: Measurement, own_ms: Sequence[float], dense_ms: Sequence[float] | None, shape: tuple[int, int], new_tokens: int
 ) -> GenerationSpeed:
     """A variant's speed with so many new tokens, from the times of all turns."""
     low, median, high = np.quantile(own_ms, [0.25, 0.5, 0.75]).tolist()

@@ -1,1 +1,1 @@
-"""What records say: verdict, retention, speed-ups, and whether the clock can be trusted."""
+"""Conclusions from records: verdict, retention, speed-ups, reliability of the clock."""

@@ -20,21 +20,13 @@ _MOST_OF_FLOPS = 1.5
 
 @dataclass(frozen=True)
 class ClockCheck:
-    """Reliability of the times of one sitting.
+    """Reliability of the times of one sitting."""
 
-    Attributes:
-        split: Split of the measurements; each was timed in a sitting of its own.
-        turns: Number of times that each variant was timed.
-        of_itself: Speed-up of the dense model over itself, which is 1 on a clock that can be relied on.
-        half_width: Half the width of the widest interval of a speed-up, as a share of it; None where one is not known.
-        doubts: Reasons, in words, not to use the times; empty if they are usable.
-    """
-
-    split: str
-    turns: int
-    of_itself: float
-    half_width: float | None
-    doubts: tuple[str, ...]
+    split: str  # split of the measurements; each was timed in a sitting of its own
+    turns: int  # number of times that each variant was timed
+    of_itself: float  # speed-up of the dense model over itself, which is 1 on a clock that can be relied on
+    half_width: float | None  # half the width of the widest interval of a speed-up, as a share of it; None if unknown
+    doubts: tuple[str, ...]  # reasons, in words, not to use the times; empty if they are usable
 
     @property
     def is_usable(self) -> bool:

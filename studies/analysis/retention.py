@@ -15,19 +15,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Retention:
-    """The share of the dense model's quality that is kept.
-
-    Attributes:
-        share: The share.
-        interval: A 95 % interval of it; None where it cannot be had.
-        by: Compared figure: accuracies, or where the data has no choices perplexities, dense to pruned.
-        method: Method of the interval: "item by item" or "as if independent"; empty without one.
-    """
+    """The share of the dense model's quality that is kept."""
 
     share: float
-    interval: Interval | None = None
-    by: Literal["accuracy", "perplexity"] = "accuracy"
-    method: str = ""
+    interval: Interval | None = None  # a 95 % interval of it; None where it cannot be had
+    by: Literal["accuracy", "perplexity"] = "accuracy"  # compared figure; of perplexities dense to pruned
+    method: str = ""  # method of the interval: "item by item" or "as if independent"; empty without one
 
     @property
     def text(self) -> str:
@@ -59,8 +52,7 @@ def retention_of(
         return None
     if m.accuracy is None:
         return Retention(share, by="perplexity")
-    paired = _item_by_item(m, dense, examples)
-    if paired is not None:
+    if (paired := _item_by_item(m, dense, examples)) is not None:
         return Retention(share, paired, method="item by item")
     apart = _as_if_independent(m, dense)
     return Retention(share, apart, method="" if apart is None else "as if independent")

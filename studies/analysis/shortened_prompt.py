@@ -21,33 +21,20 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class AgainstShortenedPrompt:
-    """A schedule with its router beside a shortened prompt that costs about the same.
+    """A schedule with its router beside a shortened prompt that costs about the same."""
 
-    Attributes:
-        shortened_by: Share of the prompt's tokens that the shortened one lacks.
-        kl: KL of the schedule, nats per token.
-        shortened_kl: KL of the shortened prompt, on the same items.
-        ratio_low: Lower end of the 95 % interval of their ratio, items being drawn for both together; None where single
-            items are not known.
-        ratio_high: Upper end of it.
-        overlap: True if the intervals of both KL overlap, which counts where that of the ratio is not known; None where
-            they are not known either.
-        items: The items, in words.
-        flops_saved: Share of the dense model's FLOPs that the schedule saves; None where that is not known.
-        shortened_flops_saved: Share that the shortened prompt saves.
-        is_one: True if the schedule is a shortened prompt itself.
-    """
-
-    shortened_by: float
-    kl: float
-    shortened_kl: float
+    shortened_by: float  # share of the prompt's tokens that the shortened one lacks
+    kl: float  # KL of the schedule, nats per token
+    shortened_kl: float  # KL of the shortened prompt, on the same items
+    # The 95 % interval of their ratio, items being drawn for both together; None where single items are not known.
     ratio_low: float | None
     ratio_high: float | None
+    # True if the intervals of both KL overlap, which counts where that of the ratio is not known; None if unknown, too.
     overlap: bool | None
-    items: str
-    flops_saved: float | None
-    shortened_flops_saved: float | None
-    is_one: bool = False
+    items: str  # the items, in words
+    flops_saved: float | None  # share of the dense model's FLOPs that the schedule saves; None where that is not known
+    shortened_flops_saved: float | None  # share that the shortened prompt saves
+    is_one: bool  # True if the schedule is a shortened prompt itself
 
     @property
     def is_better(self) -> bool:
@@ -102,8 +89,7 @@ def measured_against_shortened_prompt(
     if uniform is None or not any(selected.schedule):
         return None
     ends = None if examples is None else examples.kl_ratios.get(uniform.variant)
-    known = [(m.kl_low, m.kl_high) for m in (selected, uniform)]
-    (low, high), (uniform_low, uniform_high) = known
+    (low, high), (uniform_low, uniform_high) = [(m.kl_low, m.kl_high) for m in (selected, uniform)]
     overlap = None
     if low is not None and high is not None and uniform_low is not None and uniform_high is not None:
         overlap = low <= uniform_high and uniform_low <= high

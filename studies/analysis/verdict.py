@@ -83,7 +83,7 @@ def verdict_of(
     """Says what a study came to, in one sentence, and in a second one where the dense model only guesses.
 
     Args:
-        facts: What is known of the study.
+        facts: Facts of the study.
         selected: The selected point as it was measured on test items; None before that.
         dense: The dense model, measured on the same.
         against: Comparison of it, or of the chosen trial, with a shortened prompt.

@@ -12,36 +12,21 @@ class GenerationSpeed:
 
     The dense model and the others took turns, and were timed in the same runs after 1, 16, 64, ... new tokens.
 
-    Attributes:
-        variant: See `Measurement.variant`; "dense" is the model without any wrapper.
-        trial: Number of the trial whose schedule it is; None for dense and uniform.
-        router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
-        batch: Rows.
-        length: Tokens of each row's prompt.
-        new_tokens: New tokens of each row, decoded greedily with a cache; the first one comes with the prefill, so 1 is
-            a prefill alone.
-        latency_ms: Median of the timed runs.
-        latency_low_ms: First quartile of the timed runs.
-        latency_high_ms: Third quartile of the timed runs.
-        repeats: Timed runs.
-        speedup: Times as fast as the dense model; None for the dense model itself.
-        speedup_low: Lower end of its 95 % interval.
-        speedup_high: Upper end of it.
     """
 
-    variant: str
-    trial: int | None
-    router: int | None
-    batch: int
-    length: int
-    new_tokens: int
-    latency_ms: float
-    latency_low_ms: float
-    latency_high_ms: float
-    repeats: int
-    speedup: float | None = None
-    speedup_low: float | None = None
-    speedup_high: float | None = None
+    variant: str  # see `Measurement.variant`; "dense" is the model without any wrapper
+    trial: int | None  # number of the trial whose schedule it is; None for dense and uniform
+    router: int | None  # number of the study's router that decided (`RouterRun.number`); None for the static router
+    batch: int  # rows
+    length: int  # tokens of each row's prompt
+    new_tokens: int  # per row, decoded greedily with a cache; the first comes with the prefill, so 1 is a prefill alone
+    latency_ms: float  # median of the timed runs
+    latency_low_ms: float  # first quartile of the timed runs
+    latency_high_ms: float  # third quartile of the timed runs
+    repeats: int  # timed runs
+    speedup: float | None = None  # times as fast as the dense model; None for the dense model itself
+    speedup_low: float | None = None  # lower end of its 95 % interval
+    speedup_high: float | None = None  # upper end of it
 
     @property
     def interval(self) -> str:

@@ -27,16 +27,11 @@ class LeftAside:
     """The trials of a study that no search began or ended: other programs did, through Optuna.
 
     Searches count them nowhere, and leave them as they are.
-
-    Attributes:
-        ended: Completed, pruned and failed ones.
-        running: Those that some program may be evaluating.
-        waiting: Those in Optuna's queue.
     """
 
-    ended: int = 0
-    running: int = 0
-    waiting: int = 0
+    ended: int = 0  # completed, pruned and failed ones
+    running: int = 0  # those that some program may be evaluating
+    waiting: int = 0  # those in Optuna's queue
 
     @property
     def total(self) -> int:
@@ -55,20 +50,12 @@ class LeftAside:
 
 @dataclass(frozen=True)
 class StageRecord:
-    """The last run of one stage of a study's pipeline.
+    """The last run of one stage of a study's pipeline."""
 
-    Attributes:
-        name: "search", "tune", "distill-1", "refine-1", "distill-2", ..., "measure", "select", "test", "time",
-            "export" or "report".
-        state: State of its last run.
-        began_at: When it began, UTC.
-        ended_at: When it ended, UTC; None while it runs, and if its process was killed.
-    """
-
-    name: str
+    name: str  # "search", "tune", "distill-1", "refine-1", "measure", "select", "test", "time", "export" or "report"
     state: StudyState
-    began_at: datetime
-    ended_at: datetime | None
+    began_at: datetime  # UTC
+    ended_at: datetime | None  # UTC; None while it runs, and if its process was killed
 
     @property
     def seconds(self) -> float | None:
@@ -78,17 +65,11 @@ class StageRecord:
 
 @dataclass(frozen=True)
 class ProposerState:
-    """State that a proposer keeps in a study between runs.
+    """State that a proposer keeps in a study between runs."""
 
-    Attributes:
-        proposer: Its name, which trials are labelled with.
-        state: Plain values, as JSON knows them.
-        updated_at: When that was written, UTC.
-    """
-
-    proposer: str
-    state: Mapping[str, Any]
-    updated_at: datetime
+    proposer: str  # its name, which trials are labelled with
+    state: Mapping[str, Any]  # plain values, as JSON knows them
+    updated_at: datetime  # when that was written, UTC
 
 
 @dataclass(frozen=True)
@@ -141,61 +122,36 @@ class RouterRun:
 
 @dataclass(frozen=True)
 class RoutedPrompt:
-    """A prompt of the test set, and how far the selected model carries each of its tokens.
+    """A prompt of the test set, and how far the selected model carries each of its tokens."""
 
-    Attributes:
-        tokens: The prompt's tokens as text, white space included: joined they are the prompt.
-        blocks_run: For each token, how many blocks it runs.
-        n_blocks: Blocks of the model.
-        expected: The right answer's text.
-        dense: Answer of the dense model: its likeliest choice, or its greedy continuation.
-        pruned: Answer of the selected model.
-    """
-
-    tokens: tuple[str, ...]
-    blocks_run: tuple[int, ...]
-    n_blocks: int
-    expected: str
-    dense: str
-    pruned: str
+    tokens: tuple[str, ...]  # the prompt's tokens as text, white space included: joined they are the prompt
+    blocks_run: tuple[int, ...]  # for each token, how many blocks it runs
+    n_blocks: int  # blocks of the model
+    expected: str  # the right answer
+    dense: str  # answer of the dense model: its likeliest choice, or its greedy continuation
+    pruned: str  # answer of the selected model
 
 
 @dataclass(frozen=True)
 class GroupAccuracy:
-    """Accuracy on the test items of one group, such as those with the answer three statements back.
+    """Accuracy on the test items of one group, such as those with the answer three statements back."""
 
-    Attributes:
-        group: The group's name, as the data says it.
-        n_items: Its items.
-        accuracy: By variant ("dense", "uniform", "static", "dynamic", "refined").
-        interval: 95 % Wilson intervals of those, by variant.
-    """
-
-    group: str
+    group: str  # the group's name, as the data says it
     n_items: int
-    accuracy: Mapping[str, float]
-    interval: Mapping[str, tuple[float, float]]
+    accuracy: Mapping[str, float]  # by variant ("dense", "uniform", "static", "dynamic", "refined")
+    interval: Mapping[str, tuple[float, float]]  # 95 % Wilson intervals of those, by variant
 
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A test item on which the selected model and the dense one differ.
-
-    Attributes:
-        prompt: Its text.
-        expected: The right answer's text.
-        dense: Answer of the dense model.
-        pruned: Answer of the selected model.
-        kl: KL(dense || pruned) per token of the right answer, nats.
-        group: Its group; None if the data has none.
-    """
+    """A test item on which the selected model and the dense one differ."""
 
     prompt: str
-    expected: str
-    dense: str
-    pruned: str
-    kl: float
-    group: str | None = None
+    expected: str  # the right answer
+    dense: str  # answer of the dense model
+    pruned: str  # answer of the selected model
+    kl: float  # KL(dense || pruned) per token of the right answer, nats
+    group: str | None = None  # its group; None if the data has none
 
 
 @dataclass(frozen=True)

@@ -33,16 +33,10 @@ def finite_values(values: Sequence[float] | None) -> bool:
 
 @dataclass(frozen=True)
 class WorkSpan:
-    """A time in which a worker evaluated a trial, or a part of it.
+    """A time in which a worker evaluated a trial, or a part of it."""
 
-    Attributes:
-        worker: The worker: a number among those of a search, on a cluster with the name of its machine.
-        began_at: Beginning by the worker's clock, UTC.
-        seconds: Duration.
-    """
-
-    worker: str
-    began_at: datetime
+    worker: str  # a number among those of a search, on a cluster with the name of its machine
+    began_at: datetime  # by the worker's clock, UTC
     seconds: float
 
 
@@ -64,7 +58,7 @@ class Trial:
         fidelity: Share of the search set used (the calibration examples that trials are evaluated on), in (0, 1].
         seconds: Time that the evaluation took on its worker.
         finished_at: When its result reached the study, UTC; None while it is running.
-        error: What went wrong, if it failed.
+        error: Message of the error, if it failed.
         round: Search of the study that it belongs to: 0 is the first one, n the n-th refinement.
         router: Number of the study's router that decided (`RouterRun.number`); None for the static router.
         work: Times at which workers evaluated it, attempts that failed included; empty if its figures were known from

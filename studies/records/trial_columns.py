@@ -20,7 +20,7 @@ STATES = (TrialState.FINISHED, TrialState.PRUNED, TrialState.FAILED)
 
 @dataclass(frozen=True)
 class WorkColumns:
-    """When workers were at trials, see `WorkSpan`; those of one trial in their order."""
+    """Times at which workers were at trials, see `WorkSpan`; those of one trial in their order."""
 
     trial: NDArray[np.int64]  # [m] Number of the trial
     worker: NDArray[np.int16]  # [m] Place of the worker in `TrialColumns.workers`

@@ -1,1 +1,1 @@
-"""What the service keeps beside studies: queue, runners, tokens."""
+"""Records of the service beside studies: queue, runners, tokens."""

@@ -45,23 +45,14 @@ _CHOSEN_VALUES = (
 
 @dataclass(frozen=True)
 class StudyOverview:
-    """One study of the list, and its run, apart from the queue.
-
-    Attributes:
-        summary: The study.
-        config: Its configuration.
-        objectives: Names of the objectives.
-        stage: The stage that somebody works on; None if nobody does.
-        figures: The figures that its run said last, as they were said.
-        chosen_values: Objective values of the chosen trial; None if there is none that has any, all of them finite.
-    """
+    """One study of the list, and its run, apart from the queue."""
 
     summary: StudySummary
     config: Mapping[str, Any]
-    objectives: tuple[str, ...]
-    stage: str | None
-    figures: Mapping[str, Any]
-    chosen_values: tuple[float, ...] | None
+    objectives: tuple[str, ...]  # names of the objectives
+    stage: str | None  # the stage that somebody works on; None if nobody does
+    figures: Mapping[str, Any]  # the figures that its run said last
+    chosen_values: tuple[float, ...] | None  # of the chosen trial; None if there is none with finite values
 
 
 def read_overviews(connection: Connection) -> list[StudyOverview]:

@@ -24,19 +24,12 @@ _event = schema.run_event.c
 
 @dataclass(frozen=True)
 class RunEvent:
-    """Something that happened in the run of a study.
+    """Something that happened in the run of a study."""
 
-    Attributes:
-        number: Place among the study's events, from 1, without gaps.
-        at: When it was kept, by the database's clock, UTC.
-        kind: "began", "stage", "figures", "measured", "ended", or "log" for a line of text.
-        content: What happened: plain values, as JSON knows them.
-    """
-
-    number: int
-    at: datetime
-    kind: str
-    content: Mapping[str, Any]
+    number: int  # place among the study's events, from 1, without gaps
+    at: datetime  # when it was kept, by the database's clock, UTC
+    kind: str  # "began", "stage", "figures", "measured", "ended", or "log" for a line of text
+    content: Mapping[str, Any]  # plain values, as JSON knows them
 
 
 class Events(Part):

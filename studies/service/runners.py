@@ -22,25 +22,15 @@ _runner = schema.runner.c
 
 @dataclass(frozen=True)
 class RunnerRecord:
-    """A process that runs submitted studies.
+    """A process that runs submitted studies."""
 
-    Attributes:
-        id: Drawn anew for each process.
-        host: The machine.
-        pid: The process.
-        began_at: When it began, by the database's clock, UTC.
-        silent_s: Seconds since it showed itself.
-        is_alive: True if it has shown itself lately, and has not died on this machine.
-        study: The study that it runs; None if it waits for one.
-    """
-
-    id: str
-    host: str
-    pid: int
-    began_at: datetime
-    silent_s: float
-    is_alive: bool
-    study: str | None
+    id: str  # drawn anew for each process
+    host: str  # the machine
+    pid: int  # the process
+    began_at: datetime  # when it began, by the database's clock, UTC
+    silent_s: float  # seconds since it showed itself
+    is_alive: bool  # True if it has shown itself lately, and has not died on this machine
+    study: str | None  # the study that it runs; None if it waits for one
 
 
 class Runners(Part):
@@ -82,9 +72,9 @@ class Runners(Part):
             recent = sa.select(*columns).select_from(joined).where(_runner.seen_at >= now - _FORGET_AFTER_S)
             found = []
             for row in connection.execute(recent.order_by(_runner.began_at, _runner.id)):
-                is_alive = Holder(row.id, row.host, row.pid, 0.0, float(row.silent_s)).alive
+                is_alive = Holder(row.id, row.host, row.pid, 0.0, row.silent_s).alive
                 host, began_at = row.host.split("/")[0], datetime.fromtimestamp(row.began_at, UTC)
-                found.append(RunnerRecord(row.id, host, row.pid, began_at, float(row.silent_s), is_alive, row.name))
+                found.append(RunnerRecord(row.id, host, row.pid, began_at, row.silent_s, is_alive, row.name))
             return found
 
         return self._database.read(work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,29 +37,17 @@ class NotSubmittedError(StudiesError):
 
 @dataclass(frozen=True)
 class Submission:
-    """A study that was handed to the service's runners.
+    """A study that was handed to the service's runners."""
 
-    Attributes:
-        name: The study's name.
-        state: Where it stands.
-        submitted_at: When it was handed over last, by the database's clock, UTC.
-        submitted_by: Name of the token with which it was; None if nobody had to say who they are.
-        runner: Id of the runner that claimed it; None if none has.
-        changes: Settings of the study that change before it goes on.
-        stop_requested: Whether its runner shall stop.
-        error: Why it ended early; None if it did not, or was stopped.
-        holder: Who works on the study; None if nobody does.
-    """
-
-    name: str
+    name: str  # the study's name
     state: SubmissionState
-    submitted_at: datetime
-    submitted_by: str | None
-    runner: str | None
-    changes: Mapping[str, Any] = field(default_factory=dict)
-    stop_requested: bool = False
-    error: str | None = None
-    holder: Holder | None = None
+    submitted_at: datetime  # when it was handed over last, by the database's clock, UTC
+    submitted_by: str | None  # name of the token with which it was; None if nobody had to say who they are
+    runner: str | None  # id of the runner that claimed it; None if none has
+    changes: Mapping[str, Any]  # settings of the study that change before it goes on
+    stop_requested: bool  # True if its runner shall stop
+    error: str | None  # reason why it ended early; None if it did not, or was stopped
+    holder: Holder | None  # process that works on the study; None if there is none
 
     @property
     def is_waiting(self) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 import hashlib
-import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
@@ -38,30 +38,19 @@ class TokenError(StudiesError):
 
 @dataclass(frozen=True)
 class TokenRecord:
-    """A token without its secret.
+    """A token without its secret."""
 
-    Attributes:
-        name: Whose it is, or what it is for.
-        role: Rights of its owner.
-        created_at: When it was added, UTC.
-    """
-
-    name: str
-    role: Role
-    created_at: datetime
+    name: str  # its owner, or its purpose
+    role: Role  # rights of its owner
+    created_at: datetime  # when it was added, UTC
 
 
 @dataclass(frozen=True)
 class Session:
-    """A browser whose user has shown a token.
-
-    Attributes:
-        token: That token.
-        csrf: What requests that change something must repeat, which pages of other sites cannot know.
-    """
+    """A browser whose user has shown a token."""
 
     token: TokenRecord
-    csrf: str
+    csrf: str  # value that requests that change something must repeat, and pages of other sites cannot know
 
 
 class Tokens(Part):
@@ -117,7 +106,7 @@ class Tokens(Part):
         return bool(self._database.read(lambda connection: connection.execute(selected).scalar()))
 
     def find(self, secret: str) -> TokenRecord | None:
-        """The token with this secret; None if there is none. The time that it takes says nothing of the others."""
+        """The token with this secret; None if there is none."""
         found = self._database.read(lambda connection: _with_secret(connection, secret))
         return None if found is None else _record(found)
 
@@ -146,8 +135,7 @@ class Tokens(Part):
         joined = schema.browser_session.join(schema.access_token)
         selected = sa.select(schema.access_token, _session.csrf).select_from(joined)
 
-        def work(connection: Connection) -> Row[tuple[object, ...]] | None:
-            # Found by the hash, which nobody can bring close to another one bit by bit.
+        def work(connection: Connection) -> Row[Any] | None:
             where = sa.and_(_session.sha256 == _hash(key), _session.expires_at >= clock(connection))
             return connection.execute(selected.where(where)).first()
 
@@ -164,15 +152,10 @@ def _hash(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _with_secret(connection: Connection, secret: str) -> Row[tuple[object, ...]] | None:
-    """The row of the token with this secret; all of them are compared."""
-    given, found = _hash(secret), None
-    for row in connection.execute(sa.select(schema.access_token)).all():
-        if hmac.compare_digest(row.sha256, given):
-            found = row
-    return found
+def _with_secret(connection: Connection, secret: str) -> Row[Any] | None:
+    # Found by the hash, which nobody can bring close to another one bit by bit.
+    return connection.execute(sa.select(schema.access_token).where(_token.sha256 == _hash(secret))).first()
 
 
-def _record(row: Row[tuple[object, ...]]) -> TokenRecord:
-    fields = row._mapping
-    return TokenRecord(name=fields["name"], role=Role(fields["role"]), created_at=fields["created_at"])
+def _record(row: Row[Any]) -> TokenRecord:
+    return TokenRecord(row.name, Role(row.role), row.created_at)

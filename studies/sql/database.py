@@ -145,11 +145,7 @@ class Database:
         return self._patiently(work, self._reading)
 
     def stream(self, work: Callable[[Connection], T]) -> T:
-        """Run `work`, which reads many rows piece by piece: PostgreSQL's cursors need a transaction.
-
-        Raises:
-            StorageError: See `read`.
-        """
+        """Run `work`, which reads many rows piece by piece: PostgreSQL's cursors need a transaction; see `read`."""
         return self._patiently(work, self._engine)
 
     def write(self, work: Callable[[Connection], T]) -> T:
@@ -163,12 +159,7 @@ class Database:
         return self._patiently(work, self._writing)
 
     def write_once(self, work: Callable[[Connection], T]) -> T:
-        """Run `work`, whose statements may happen one by one: PostgreSQL gets them without a transaction.
-
-        Raises:
-            StorageError: See `read`.
-            sqlalchemy.exc.IntegrityError: See `write`.
-        """
+        """Run `work`, whose statements may happen one by one, on PostgreSQL without a transaction; see `write`."""
         self.check_writable()
         return self._patiently(work, self._writing if self.dialect == "sqlite" else self._reading)
 

@@ -105,12 +105,7 @@ class Spaces:
     ) -> int:
         """The number of a distribution in a study whose row the transaction holds locked.
 
-        Args:
-            connection: In a transaction.
-            study_id: Id of the study.
-            name: Name of the parameter.
-            distribution: What it is drawn from.
-            alone: Whether it need not go with what other trials drew parameters of this name from.
+        If it is `alone`, it need not go with what other trials drew parameters of this name from.
 
         Raises:
             ValueError: The study knows another distribution of this name that does not go with it.

@@ -40,7 +40,7 @@ class Columns(Part):
 
         Args:
             name: The study.
-            known: What was read of the same study before: only the others are read then.
+            known: Columns that were read of the same study before: only the other trials are read then.
 
         Raises:
             StudyNotFoundError: There is no such study.
@@ -84,29 +84,18 @@ class Columns(Part):
         self, connection: Connection, study_id: int, packed: Sequence[bytes]
     ) -> tuple[NDArray[np.float32], list[bool]]:
         """Schedules [n, blocks] of packed parameters, and for each whether it is one."""
-        orders: dict[bytes, NDArray[np.intp] | None] = {}
-        n_blocks = 0
-        for one in packed:
-            ids = one[: len(one) // PARAM_BYTES * 4]
-            if ids not in orders:
-                orders[ids] = self._order(connection, study_id, ids)
-                n_blocks = n_blocks or (0 if (order := orders[ids]) is None else len(order))
-        is_schedule = []
-        values: list[bytes] = []
-        order_of: list[NDArray[np.intp]] = []
-        for one in packed:
-            split = len(one) // PARAM_BYTES * 4
-            order = orders[one[:split]]
-            is_schedule.append(order is not None and len(order) == n_blocks)
-            if order is not None and len(order) == n_blocks:
-                values.append(one[split:])
-                order_of.append(order)
-        if not values:
-            return np.empty((0, n_blocks), np.float32), is_schedule
+        ids = [one[: len(one) // PARAM_BYTES * 4] for one in packed]
+        orders = {one: self._order(connection, study_id, one) for one in dict.fromkeys(ids)}
+        n_blocks = next((len(order) for order in orders.values() if order is not None), 0)
+        is_schedule = [(order := orders[one]) is not None and len(order) == n_blocks for one in ids]
+        ours = list(compress(ids, is_schedule))
+        values = [one[len(own) :] for one, own in zip(compress(packed, is_schedule), ours, strict=True)]
         shares = np.frombuffer(b"".join(values), "<f8").reshape(len(values), n_blocks)
-        if len(orders) == 1:
-            return shares[:, order_of[0]].astype(np.float32), is_schedule
-        return np.take_along_axis(shares, np.array(order_of), 1).astype(np.float32), is_schedule
+        if len(orders) == 1 and ours:
+            shares = shares[:, orders[ours[0]]]
+        elif ours:
+            shares = np.take_along_axis(shares, np.array([orders[one] for one in ours], np.intp), 1)
+        return shares.astype(np.float32), is_schedule
 
     def _order(self, connection: Connection, study_id: int, ids: bytes) -> NDArray[np.intp] | None:
         """Places of the blocks among parameters with these ids; None if they are no schedule."""

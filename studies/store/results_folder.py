@@ -97,18 +97,6 @@ def claim_results(folder: Path, study: StudyRecord) -> None:
         partial.unlink(missing_ok=True)
 
 
-def compared_in(folder: Path) -> set[Origin] | None:
-    """The studies that the comparison in a folder is of; None if there is no comparison, empty if it says none."""
-    path = folder / COMPARISON_FILES[-1]
-    if not any(os.path.lexists(folder / name) for name in COMPARISON_FILES):
-        return None
-    try:
-        studies = json.loads(path.read_text(encoding="utf-8"))["studies"]
-        return {Origin(str(one["name"]), one["created_at"]) for one in studies}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()
-
-
 def check_comparison(folder: Path, own: Collection[Origin], replaced: Collection[str], advice: str) -> None:
     """Check that a comparison of studies can be written to a folder without replacing one of others.
 
@@ -121,8 +109,14 @@ def check_comparison(folder: Path, own: Collection[Origin], replaced: Collection
     Raises:
         ForeignResultsError: It holds a comparison of other studies.
     """
-    found = compared_in(folder)
-    if found is None or any(one in own or one.name in replaced for one in found):
+    if not any(os.path.lexists(folder / name) for name in COMPARISON_FILES):
+        return
+    try:
+        studies = json.loads((folder / COMPARISON_FILES[-1]).read_text(encoding="utf-8"))["studies"]
+        found = {Origin(str(one["name"]), one["created_at"]) for one in studies}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        found = set()
+    if any(one in own or one.name in replaced for one in found):
         return
     shown = ", ".join(sorted(str(one) for one in found)[:3]) or "something else"
     raise ForeignResultsError(f"{folder} holds a comparison of {shown}: {advice}.")

@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from dashboards.analysis.records import ReportData
@@ -30,8 +30,8 @@ class Line:
     """One study of the list."""
 
     summary: StudySummary
-    state: RunState  # its queue included
-    submission: Submission | None  # its last submission; None if it was never submitted
+    state: RunState  # the queue included
+    submission: Submission | None  # the last one; None if it was never submitted
     wanted: int | None  # trials of the first search
     stage: str | None  # the stage that runs; None if none does
     figures: Mapping[str, float]  # last figures of its run: trials, trials_per_s, knee_kl, knee_cost, ...
@@ -44,10 +44,10 @@ class Standing:
     """The state of a study."""
 
     study: StudyRecord
-    state: RunState  # its queue included
-    submission: Submission | None  # its last one
-    stages: list[StageRecord] = field(default_factory=list)  # of its pipeline
-    figures: Mapping[str, float] = field(default_factory=dict)  # last figures of its run
+    state: RunState  # the queue included
+    submission: Submission | None  # the last one
+    stages: list[StageRecord]  # of its pipeline
+    figures: Mapping[str, float]  # last figures of its run
 
     @property
     def stage(self) -> str | None:

@@ -42,7 +42,7 @@ from ftp_core.cost import (
 from ftp_core.cost.break_even import BreakEven
 from ftp_core.demo.examples import demo_examples
 from ftp_core.loading.models import load_published, resolve
-from ftp_core.text.data import load_jsonl
+from ftp_core.sources.json_lines import load_jsonl
 from ftp_core.training.distillation_config import DistillationConfig
 from search.config.run_config import RunConfig
 from search.problem.objectives import OBJECTIVES

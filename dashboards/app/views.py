@@ -48,7 +48,11 @@ FIGURES: dict[str, tuple[str, Draw]] = {
 
 
 class Views:
-    """Views that only show."""
+    """Views that only show.
+
+    Args:
+        watch: Reads what they show.
+    """
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch

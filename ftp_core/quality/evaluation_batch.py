@@ -19,6 +19,7 @@ from ftp_core.text.encoding import (
     choice_batch,
     choice_lengths,
     pad_right,
+    unscored_tokens,
 )
 
 
@@ -37,6 +38,7 @@ class EvaluationBatch:
         has_choices: True for each multiple-choice item.
         right_choice: Index of the right choice of each multiple-choice item `[I]`.
         choice_lengths: Divisors of log-likelihoods for `acc_norm` `[R]`.
+        unscored: Tokens at the beginning of each choice that are not scored `[R]`.
     """
 
     prompts: PromptBatch
@@ -46,6 +48,7 @@ class EvaluationBatch:
     has_choices: tuple[bool, ...]
     right_choice: Tensor
     choice_lengths: Tensor
+    unscored: Tensor
 
     @classmethod
     def of(
@@ -79,4 +82,5 @@ class EvaluationBatch:
             tuple(example.has_choices for example in examples),
             torch.tensor([example.answer for example in examples if example.has_choices], device=device),
             torch.tensor(choice_lengths(examples), device=device),
+            torch.tensor(unscored_tokens(examples), device=device),
         )

@@ -279,7 +279,10 @@ class QualitySet:
                 kl_B, nll_B = (_row_sums(values_T, real_BC) for values_T in compared)
                 choice_I = right_I = right_norm_I = torch.zeros(0, dtype=torch.long, device=real_BC.device)
                 if choices and batch.choices is not None:
-                    likelihoods_R, items_R = self._likelihoods(prefill, batch.choices, of_choices), batch.choice_items
+                    likelihoods_R, items_R = (
+                        self._likelihoods(prefill, batch.choices, of_choices, batch.unscored),
+                        batch.choice_items,
+                    )
                     choice_I = _likeliest(likelihoods_R, items_R)
                     right_I = choice_I == batch.right_choice
                     right_norm_I = _likeliest(likelihoods_R / batch.choice_lengths, items_R) == batch.right_choice
@@ -310,12 +313,16 @@ class QualitySet:
         hidden = self._dense_hidden[0]
         return n_tokens * hidden.shape[-1] * hidden.element_size() + 4 * n_prompt
 
-    def _likelihoods(self, prefill: Prefill, choices: ContinuationBatch, passage: Passage) -> Tensor:
-        """Summed log-likelihood of each choice `[R]`."""
+    def _likelihoods(
+        self, prefill: Prefill, choices: ContinuationBatch, passage: Passage, unscored_R: Tensor
+    ) -> Tensor:
+        """Summed log-likelihood of each choice `[R]`, without the tokens before those that are scored."""
         hidden_RCD = self.model.continuation_hidden(prefill, choices, passage)
         real_RC = choices.ids != IGNORED
         picked_T1 = log_probabilities(self.model.head, hidden_RCD[real_RC], choices.ids[real_RC][:, None])
-        return _row_sums(picked_T1[:, 0], real_RC)
+        places_C = torch.arange(real_RC.shape[1], device=real_RC.device)
+        is_scored_RC = places_C >= unscored_R[:, None]
+        return _row_sums(torch.where(is_scored_RC[real_RC], picked_T1[:, 0], 0.0), real_RC)
 
 
 def _row_sums(values_T: Tensor, real_BC: Tensor) -> Tensor:

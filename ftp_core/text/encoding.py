@@ -53,6 +53,8 @@ class EncodedExample:
             `acc_norm`; empty if it is no multiple choice.
         group: Kind of the item; None if unknown. It is no part of fingerprints.
         n_shared: See `DividedText`. It is no part of fingerprints.
+        unscored: Tokens at the beginning of each continuation that are read, but not scored as a choice, such as those
+            of what fills a gap; empty if all are scored.
 
     Raises:
         DataError: The prompt or a continuation has no token, or one that is no whole number from 0; there is no
@@ -66,6 +68,7 @@ class EncodedExample:
     choice_lengths: tuple[int, ...] = ()
     group: str | None = field(default=None, repr=False, compare=False)
     n_shared: int = field(default=0, repr=False, compare=False)
+    unscored: tuple[int, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         """Check the values; quick, as there are thousands of examples."""
@@ -82,6 +85,14 @@ class EncodedExample:
             raise DataError(
                 f"The answer is {_short(self.answer)}, but must be the index of one of the {n} continuations, 0 to "
                 f"{n - 1}: the right one's."
+            )
+        if self.unscored and (
+            len(self.unscored) != n
+            or any(not 0 <= a < len(b) for a, b in zip(self.unscored, self.continuations, strict=False))
+        ):
+            raise DataError(
+                f"The unscored tokens are {_short(self.unscored)}, but must be {n} numbers, each from 0 and below the "
+                "tokens of its continuation: one for each, or none."
             )
         lengths = self.choice_lengths
         if lengths and (len(lengths) != n or set(map(type, lengths)) != _INT or min(lengths) < 1):
@@ -177,16 +188,35 @@ def encode(
                 f"{' or its choices, which are never cut' if example.choices else ''}.",
             )
         # The space that separates a choice from its prompt does not count; a space alone is one character.
-        lengths = tuple(max(1, len(choice.removeprefix(" "))) for choice in example.choices)
+        lengths = tuple(max(1, len((example.scored or choice).removeprefix(" "))) for choice in example.choices)
         answer: Any = example.answer if example.choices else 0
         try:
             one = EncodedExample(
-                divided.prompt, continuations, answer, bool(example.choices), lengths, example.group, divided.n_shared
+                divided.prompt,
+                continuations,
+                answer,
+                bool(example.choices),
+                lengths,
+                example.group,
+                divided.n_shared,
+                _unscored(tokenizer, example, continuations) if example.scored else (),
             )
         except DataError as error:
             raise DataError(f"Example {number}: {error}") from None
         encoded.append(one)
     return encoded
+
+
+def _unscored(
+    tokenizer: PreTrainedTokenizerBase, example: Example, continuations: Sequence[Sequence[int]]
+) -> tuple[int, ...]:
+    """Tokens of each choice before the end that all have in common, divided as a prompt and its completion are."""
+    unscored = []
+    for choice, ids in zip(example.choices, continuations, strict=True):
+        before = example.prompt + choice.removesuffix(example.scored)
+        scored = divide(tokenizer, before, (example.scored,)).continuations[0]
+        unscored.append(max(0, len(ids) - len(scored)))
+    return tuple(unscored)
 
 
 def _check_tokens(name: str, divided: DividedText) -> None:
@@ -230,7 +260,8 @@ def check_readable(examples: Sequence[EncodedExample], context: int, vocabulary:
 
 def encoded_fingerprint(examples: Iterable[EncodedExample]) -> str:
     """SHA-256 of encoded examples in their order, in hexadecimal."""
-    return hashlib.sha256("".join(f"{example!r}\n" for example in examples).encode()).hexdigest()
+    lines = (f"{example!r}{example.unscored or ''}\n" for example in examples)
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def pad_right(rows: Sequence[Sequence[int]], value: int) -> Tensor:
@@ -269,6 +300,16 @@ def choice_lengths(examples: Sequence[EncodedExample]) -> list[int]:
         for example in examples
         if example.has_choices
         for length in (example.choice_lengths or map(len, example.continuations))
+    ]
+
+
+def unscored_tokens(examples: Sequence[EncodedExample]) -> list[int]:
+    """Tokens at the beginning of each choice that are not scored."""
+    return [
+        n
+        for example in examples
+        if example.has_choices
+        for n in (example.unscored or (0,) * len(example.continuations))
     ]
 
 

@@ -8,7 +8,6 @@ import signal
 import sys
 import traceback
 from importlib.metadata import version
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,17 +22,24 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from ftp_core.errors import CoreError
+from search.cli.config import config_command
 from search.cli.database_commands import db, export_studies, import_studies
-from search.cli.log_level import LogLevel, is_debugging, set_log_level
-from search.cli.options import AsJson, MovedModel, Out, Storage, StudyName
+from search.cli.log_level import LogLevel, set_log_level
+from search.cli.options import AsJson, Debug, MovedModel, Out, Storage, StudyName
 from search.cli.profile import profile_command
-from search.cli.run_commands import DISTILL_SETTINGS, config_command, distill, resume, run_command, search_command
+from search.cli.run_commands import DISTILL_SETTINGS, distill, resume, run_command, search_command
 from search.cli.service import runner_command, serve_command, token
 from search.cli.service_client import fetch_command, status_command, stop_command, submit_command, wait_command
 from search.cli.settings import GroupedCommand, with_settings
 from search.cli.show import OPTUNAS, describe_optuna_study, describe_study
 from search.cli.sweep import sweep_command
-from search.cli.tables import print_optuna_study, print_proposers, print_results, print_studies, print_verdict
+from search.cli.tables import (
+    print_optuna_study,
+    print_proposers,
+    print_results,
+    print_studies,
+    print_verdict,
+)
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, SUBMITTABLE, RunConfig
 from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
@@ -60,9 +66,7 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     log_level: LogLevel = None,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; may also follow the command.")
-    ] = False,
+    debug: Debug = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
@@ -93,6 +97,7 @@ def workers(
     name: StudyName,
     number: Annotated[int, typer.Argument(metavar="N", min=1, help="New number of Ray workers.")],
     storage: Storage = DEFAULT_STORAGE,
+    debug: Debug = False,
 ) -> None:
     """Change the number of workers of a study; a running search adapts within seconds.
 
@@ -105,7 +110,13 @@ def workers(
 
 
 @app.command()
-def report(name: StudyName, storage: Storage = DEFAULT_STORAGE, out: Out = None, as_json: AsJson = False) -> None:
+def report(
+    name: StudyName,
+    storage: Storage = DEFAULT_STORAGE,
+    out: Out = None,
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
     """Write the report of a study.
 
     Example: ftp-search report mine --out reports/mine
@@ -126,7 +137,9 @@ studies.command("export")(export_studies)
 
 
 @studies.callback()
-def list_studies(context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+def list_studies(
+    context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False
+) -> None:
     """List the studies of a database, or copy them from or to an Optuna database.
 
     Example: ftp-search studies --json
@@ -155,7 +168,7 @@ def list_studies(context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_
 
 
 @app.command()
-def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
+def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
     """Show a study: stages, proposers, refinements, front, selected schedule and measurements.
 
     Example: ftp-search show mine --json
@@ -199,7 +212,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
 
 
 @app.command()
-def delete(name: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
+def delete(name: StudyName, storage: Storage = DEFAULT_STORAGE, debug: Debug = False) -> None:
     """Delete a study from the database; its files stay.
 
     Example: ftp-search delete mine
@@ -222,6 +235,7 @@ def export(
         bool, typer.Option("--overwrite", help="Replace another pruned model, or files of the same names.")
     ] = False,
     as_json: AsJson = False,
+    debug: Debug = False,
 ) -> None:
     """Write the pruned model into a folder that transformers and lm-eval load.
 
@@ -242,7 +256,8 @@ def main() -> None:
     """Run the command line; errors are one line on standard error, with exit code 2 for wrong usage and 1 otherwise."""
     # SIGTERM, which schedulers send, stops a search as cleanly as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    arguments = _with_own_options_first(sys.argv[1:])
+    arguments = _with_level_first(sys.argv[1:])
+    debug = "--debug" in arguments
     if not arguments:
         # Wrong usage, whose message is the help.
         app(args=["--help"], prog_name="ftp-search", standalone_mode=False)
@@ -250,32 +265,29 @@ def main() -> None:
     try:
         code = app(args=arguments, prog_name="ftp-search", standalone_mode=False)
     except (typer.TyperException, ConfigError) as error:
-        _fail(getattr(error, "format_message", error.__str__)(), 2)
+        _fail(getattr(error, "format_message", error.__str__)(), 2, debug)
     except (SearchError, StudiesError, CoreError, OSError) as error:
-        _fail(str(error), 1)
+        _fail(str(error), 1, debug)
     except (KeyboardInterrupt, typer.Abort):
         print("Stopped.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        _fail(f"{type(error).__name__}: {error} (this is a defect; --debug shows where it happened)", 1)
+        _fail(f"{type(error).__name__}: {error} (this is a defect; --debug shows where it happened)", 1, debug)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _with_own_options_first(arguments: list[str]) -> list[str]:
-    """The arguments with `--debug` and `--log-level` moved before the command."""
-    first, rest, words = [], [], iter(arguments)
-    for word in words:
-        if word == "--debug" or word.startswith("--log-level="):
-            first.append(word)
-        elif word == "--log-level":
-            first += [word, *islice(words, 1)]
-        else:
-            rest.append(word)
-    return first + rest
+def _with_level_first(arguments: list[str]) -> list[str]:
+    """The arguments with `--log-level` moved before the command."""
+    level = "--log-level"
+    for position, word in enumerate(arguments):
+        if word == level or word.startswith(f"{level}="):
+            end = position + (2 if word == level else 1)
+            return arguments[position:end] + arguments[:position] + arguments[end:]
+    return arguments
 
 
-def _fail(message: str, code: int) -> None:
-    if is_debugging():
+def _fail(message: str, code: int, debug: bool) -> None:
+    if debug:
         traceback.print_exc()
     print(f"ftp-search: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

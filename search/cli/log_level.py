@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -26,21 +25,22 @@ LogLevel = Annotated[
 ]
 
 
-def is_debugging() -> bool:
-    """Tells whether `--debug` was given, with which tracebacks of errors are shown."""
-    return "--debug" in sys.argv
-
-
 def log_to_stderr() -> None:
     """Logs warnings of all libraries to standard error."""
     # With the offset from UTC, since logs of several machines may be merged.
     logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S%z", level=logging.WARNING
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S%z",
+        level=logging.WARNING,
     )
 
 
 def set_log_level(level: str) -> None:
-    """Sets the level of the program's own messages, in this process and in those that it starts."""
+    """Sets the level of the program's own messages, in this process and in those that it starts.
+
+    Raises:
+        ConfigError: There is no such level.
+    """
     if level.lower() not in LEVELS:
         raise ConfigError(f"--log-level, or {LOG_VARIABLE}, is {level!r}: expected one of {', '.join(LEVELS)}.")
     log_to_stderr()

@@ -11,6 +11,7 @@ from search.config.run_config import SETTINGS, STORAGE_VARIABLE
 
 Storage = Annotated[str, typer.Option("--storage", metavar="URL", envvar=STORAGE_VARIABLE, help="Database of studies.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress; results and errors are still printed.")]
 Track = Annotated[
     str,
@@ -34,7 +35,8 @@ StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the stud
 Name = Annotated[str, typer.Option("--name", help="Name of the new study.")]
 Model = Annotated[str, typer.Option("--model", help=SETTINGS["model"].description)]
 MovedModel = Annotated[
-    str | None, typer.Option("--model", help="New path of the study's model, if it was moved.", show_default="as begun")
+    str | None,
+    typer.Option("--model", help="New path of the study's model, if it was moved.", show_default="as begun"),
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -46,3 +48,4 @@ Overwrite = Annotated[
         "--overwrite", help="Replace a study of this name and its results when the new one evaluates its first trial."
     ),
 ]
+OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]

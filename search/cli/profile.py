@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ftp_core.loading.model_source import locate
-from search.cli.options import AsJson, Model, Storage
+from search.cli.options import AsJson, Debug, Model, Storage
 from search.cli.settings import is_given
 from search.cli.tables import narrow_table
 from search.config.groups import DEFAULT_PROFILE_SECONDS
@@ -51,7 +51,8 @@ def profile_command(
         typer.Option("--threads", metavar="N", help="Threads of torch.  [x>=1]", show_default="as torch chooses"),
     ] = None,
     seconds: Annotated[
-        float, typer.Option("--profile-seconds", metavar="S", help="Most seconds for each batch and length.  [x>0]")
+        float,
+        typer.Option("--profile-seconds", metavar="S", help="Most seconds for each batch and length.  [x>0]"),
     ] = DEFAULT_PROFILE_SECONDS,
     remeasure: Annotated[
         bool, typer.Option("--remeasure", help="Measure again even where a profile is known.")
@@ -66,6 +67,7 @@ def profile_command(
     ] = None,
     as_json: AsJson = False,
     storage: Storage = DEFAULT_STORAGE,
+    debug: Debug = False,
 ) -> None:
     """Measure the latency of blocks on this machine, from which searches predict the latency of schedules.
 
@@ -153,13 +155,16 @@ def _again(context: typer.Context, profile: LatencyProfile, storage: str) -> str
     if given["study"] is not None:
         words += ["--study", given["study"]]
     else:
-        words += ["--model", given["model"]]
-        for axis in ("batch", "length"):
-            words += [f"--{axis}", ",".join(map(str, sorted({getattr(shape, axis) for shape in profile.shapes})))]
+        batches, lengths = ({getattr(shape, axis) for shape in profile.shapes} for axis in ("batch", "length"))
+        words += ["--model", given["model"], "--batch", _listed(batches), "--length", _listed(lengths)]
     for parameter in ("dtype", "device", "threads"):
         if is_given(context, parameter):
             words += [f"--{parameter}", str(given[parameter])]
     return shlex.join([*words, "--remeasure", *([] if storage == DEFAULT_STORAGE else ["--storage", storage])])
+
+
+def _listed(numbers: set[int]) -> str:
+    return ",".join(map(str, sorted(numbers)))
 
 
 def _numbers(option: str, text: str) -> list[int]:

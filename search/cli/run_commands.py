@@ -1,9 +1,8 @@
-"""The commands that run a study, `run`, `search`, `resume` and `distill`, and `config` for their settings."""
+"""The commands that run a study: `run`, `search`, `resume` and `distill`."""
 
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from search.cli.options import AsJson, ConfigFile, Name, Overwrite, Quiet, Storage, StudyName, Track
+from search.cli.options import AsJson, ConfigFile, Debug, Name, Overwrite, Quiet, Storage, StudyName, Track
 from search.cli.show import describe_study
 from search.cli.sweep import go_through
 from search.cli.tables import print_results, print_verdict
-from search.config.file import config_text, configured
+from search.config.file import configured
 from search.config.run_config import DEFAULT_STORAGE, SETTINGS, RunConfig
 from search.config.study_name import check_study_name, resume_command
 from search.config.sweep_plan import repeated
@@ -27,14 +26,15 @@ from search.pipeline.resume_settings import at_target
 from search.progress.views import make_view
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
-from studies import StudiesError, StudyStore, front
+from studies import StudiesError, StudyState, StudyStore, front
 
 if TYPE_CHECKING:
     from search.pipeline.pipeline import Pipeline, Report
     from search.progress.progress_view import ProgressView
 
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Estimate time and memory by a few evaluations, and begin nothing.")
+    bool,
+    typer.Option("--dry-run", help="Estimate time and memory by a few evaluations, and begin nothing."),
 ]
 Repeats = Annotated[
     int,
@@ -60,6 +60,7 @@ def run_command(
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    debug: Debug = False,
 ) -> None:
     """Search schedules, distil routers, search again with them, measure, select, write the pruned model and a report.
 
@@ -74,7 +75,7 @@ def run_command(
     if dry_run:
         _foresee(chosen, storage, view, as_json, repeats=repeats)
     elif repeats > 1:
-        go_through(repeated(name, chosen, repeats), storage, view, quiet, as_json, overwrite)
+        go_through(repeated(name, chosen, repeats), storage, view, quiet, as_json, debug, overwrite)
     else:
         with begun(name, chosen, storage, view, overwrite, ends_at_once) as (store, opening):
             _go_on(lambda pipeline, report: pipeline.run(report), opening, store, name, as_json)
@@ -91,6 +92,7 @@ def search_command(
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    debug: Debug = False,
 ) -> None:
     """Search schedules only; `resume` goes on with the other stages.
 
@@ -120,6 +122,7 @@ def resume(
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    debug: Debug = False,
 ) -> None:
     """Continue a study that was stopped, or a finished one with more trials; nothing that has finished is done again.
 
@@ -148,6 +151,7 @@ def distill(
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
+    debug: Debug = False,
 ) -> None:
     """Distil a new router on the study's chosen schedule, and compare it with others.
 
@@ -169,27 +173,6 @@ def distill(
             pipeline.distill_only(steps, seed, target_sparsity, report)
 
         _go_on(stage, opening, store, name, as_json)
-
-
-def config_command(
-    file: Annotated[
-        Path | None, typer.Argument(metavar="FILE", help="File to write; standard output if not given.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
-) -> None:
-    """Write a configuration file that explains every setting and gives its default.
-
-    Example: ftp-search config run.yaml && ftp-search run --config run.yaml
-    """
-    if file is None:
-        print(config_text(), end="")
-        return
-    if file.is_dir() or not file.parent.is_dir():
-        raise ConfigError(f"FILE is {str(file)!r}: expected a file in a folder that exists.")
-    if not overwrite and os.path.lexists(file):
-        raise ConfigError(f"{file} exists already: choose another name, or replace it with --overwrite.")
-    file.write_text(config_text())
-    print(f"wrote {file}")
 
 
 def _foresee(
@@ -241,7 +224,8 @@ def _go_on(
     if not written:
         # A search alone writes none itself.
         report(folder)
-    exported = folder / "model" if store.runs.has_finished(name, "export") else None
+    has_model = any(one.name == "export" and one.state is StudyState.FINISHED for one in store.runs.stages(name))
+    exported = folder / "model" if has_model else None
     description = describe_study(store, name)
     if as_json:
         files = {"written": [str(path) for path in written], "exported": exported and str(exported)}

@@ -14,6 +14,8 @@ from search.config.file import anchored
 from search.config.run_config import SETTINGS
 from search.config.setting import option
 
+# Paths that begin at the working directory; a model's may be an id.
+_ANCHORED = tuple(field for field, setting in SETTINGS.items() if setting.about.is_path and field != "model")
 _ARGUMENTS, _OPTIONS = "Arguments", "Options"
 
 
@@ -39,9 +41,12 @@ class GroupedCommand(TyperCommand):
 def with_settings(
     command: Callable[..., None], fields: Iterable[str] = SETTINGS, show_default: str | None = None
 ) -> Callable[..., None]:
-    """A command with fields of `RunConfig` as options in place of its parameter `settings`, the given ones of them.
+    """A command that takes fields of `RunConfig` as options.
 
-    `show_default` is shown as every default; None for the defaults of a new study.
+    Args:
+        command: Command with a parameter `settings`, which these options replace; receives those that were given.
+        fields: Names of the fields.
+        show_default: Text shown as every default; None for the defaults of a new study.
     """
 
     def with_options(context: typer.Context, **given: Any) -> None:
@@ -81,7 +86,7 @@ def _options(fields: Iterable[str], show_default: str | None) -> Iterator[inspec
             field,
             inspect.Parameter.KEYWORD_ONLY,
             default=setting.default if is_new else None,
-            annotation=Annotated[setting.type | None, declared],
+            annotation=Annotated[(list[str] if setting.about.is_sources else setting.type) | None, declared],
         )
 
 
@@ -97,4 +102,4 @@ def _help(field: str, is_new: bool) -> str:
 def _parsed(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of fields; paths become absolute, since a study may be resumed from another directory."""
     fields = {field: SETTINGS[field].parsed(value) for field, value in values.items()}
-    return anchored(fields, ("data", "out"), Path.cwd(), option)
+    return anchored(fields, _ANCHORED, Path.cwd(), option)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ftp_core.errors import DataError
+from ftp_core.sources.source import SEPARATOR, joined, parse_sources
 from search.config.groups import CONFIG_VERSION
 from search.config.run_config import SETTINGS, RunConfig
 from search.config.setting import option
@@ -120,13 +122,31 @@ def anchored(
     absolute = dict(values)
     for field in paths:
         value = values.get(field)
+        if SETTINGS[field].about.is_sources and isinstance(value, (str, list, tuple)):
+            absolute[field] = _anchored_sources(value, folder, called(field))
+            continue
         if not isinstance(value, str) or (value == _DEMO and field != "out"):
             continue
-        try:
-            path = folder / Path(value).expanduser()
-        except RuntimeError as error:
-            raise ConfigError(f"{called(field)} is {value!r}: {error} Write the path in full.") from error
+        path = _anchored(value, folder, called(field))
         # What is no directory there may be a model's id.
         if field != "model" or value.startswith((".", "/", "~")) or path.exists():
             absolute[field] = str(path.resolve())
     return absolute
+
+
+def _anchored(value: str, folder: Path, called: str) -> Path:
+    try:
+        return folder / Path(value).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{called} is {value!r}: {error} Write the path in full.") from error
+
+
+def _anchored_sources(value: str | Sequence[str], folder: Path, called: str) -> str:
+    text = value if isinstance(value, str) else SEPARATOR.join(map(str, value))
+    try:
+        return joined(
+            source.at(_anchored(source.name, folder, called).resolve()) if source.is_path else source
+            for source in parse_sources(text)
+        )
+    except DataError as error:
+        raise ConfigError(f"{called} is {text!r}: {error}") from error

@@ -10,7 +10,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
+from ftp_core.errors import DataError
 from ftp_core.schedule import MAX_SPARSITY
+from ftp_core.sources.columns import Columns
+from ftp_core.sources.source import SEPARATOR, Form, parse_sources
 from search.config.machine import default_workers
 from search.config.setting import About
 from search.proposers.catalogue import proposer_names
@@ -55,8 +58,16 @@ class DataSettings(Group):
     model: Annotated[str, About(longest=4096, is_path=True, is_common=True, can_change=True)] = "demo"
     """'demo', a local directory, or a Hugging Face id."""
 
-    data: Annotated[str, About(longest=4096, is_path=True, is_common=True, can_change=True)] = "demo"
-    """'demo', or a JSONL file (README.md says what its lines are)."""
+    data: Annotated[
+        str, About("SOURCE", longest=4096, is_path=True, is_sources=True, is_common=True, can_change=True)
+    ] = "demo"
+    """Where examples come from: 'demo', a file or folder (JSON Lines, Parquet, CSV, JSON, plain text), or
+    hf:DATASET[:CONFIG][:SPLIT]; several as 'SOURCE + SOURCE', each perhaps with its weight, as 2:SOURCE (docs/data.md
+    has all of it)."""
+
+    columns: Annotated[str, About("PART=COLUMN,...", longest=1000)] = ""
+    """Columns of tables and keys of JSON Lines that make an example, such as prompt=question,completion=answer, or
+    prompt=question,choices=options,label=answer; recognised if not given."""
 
     keep_first: KeepFirst = 0
     """Tokens at the beginning of every prompt that blocks keep before any other, whatever the router; system for the
@@ -74,6 +85,26 @@ class DataSettings(Group):
     test_items: Annotated[int, Ge(1), About(most=1_000_000)] = 200
     """Examples that reported figures rest on; nothing is selected on them."""
 
+    @field_validator("data", mode="before")
+    @classmethod
+    def _known_sources(cls, value: Any) -> Any:
+        named = SEPARATOR.join(map(str, value)) if isinstance(value, (list, tuple)) else value
+        if isinstance(named, str):
+            try:
+                parse_sources(named)
+            except DataError as error:
+                raise ValueError(str(error)) from error
+        return named
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, value: str) -> str:
+        try:
+            Columns.parsed(value)
+        except DataError as error:
+            raise ValueError(str(error)) from error
+        return value
+
     @field_validator("keep_first", mode="before")
     @classmethod
     def _tokens_or_system(cls, value: Any) -> Any:
@@ -81,6 +112,11 @@ class DataSettings(Group):
         if number != "system" and (type(number) is not int or not 0 <= number <= _MOST_KEPT):
             raise ValueError("expected a whole number from 0, the tokens to keep, or system")
         return number
+
+    @property
+    def form(self) -> Form:
+        """How rows of the data become examples."""
+        return Form(self.columns)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -26,6 +26,7 @@ class About:
         most: Largest number that a request may give.
         longest: Most characters, or items, that a request may give.
         is_path: Whether it names a file or a folder.
+        is_sources: Whether it names sources of examples, of which there may be several.
         is_common: Whether a form shows it at once.
         can_change: Whether a study that has begun may go on with another value.
         in_requests: Whether a request may give it.
@@ -36,6 +37,7 @@ class About:
     most: float | None = None
     longest: int | None = None
     is_path: bool = False
+    is_sources: bool = False
     is_common: bool = False
     can_change: bool = False
     in_requests: bool = True

@@ -6,18 +6,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from statistics import fmean
 from typing import TypeVar
 
-from ftp_core.demo.examples import demo_examples
 from ftp_core.errors import DataError
-from ftp_core.loading.model_source import DEMO
 from ftp_core.loading.models import LoadedModel, load_model
-from ftp_core.text.data import Example, fingerprint, load_jsonl, split_examples
+from ftp_core.sources.progress import Begin, unseen
+from ftp_core.sources.source import AS_THEY_ARE, Form
+from ftp_core.text.data import Example, fingerprint
 from ftp_core.text.encoding import EncodedExample, ExampleError, LeftOut, encode
 from search.config.groups import KeepFirst
 from search.config.run_config import RunConfig
+from search.inputs.examples import ReadSource, read_examples
 from search.inputs.protection import n_protected_tokens, unprotected_beginning
 
 SPLITS = ("calibration", "validation", "test")
@@ -40,6 +40,7 @@ class Workload:
         data_fingerprint: Hash over all of them.
         left_out: Number of examples that were left out, by the reason.
         asked: Examples that each split was to have; empty where nobody said.
+        sources: Sources of the examples.
 
     Raises:
         DataError: A prompt is in two splits: figures on held-out data would say nothing.
@@ -50,6 +51,7 @@ class Workload:
     data_fingerprint: str
     left_out: Mapping[str, int] = field(default_factory=dict)
     asked: Mapping[str, int] = field(default_factory=dict)
+    sources: Sequence[ReadSource] = ()
 
     def __post_init__(self) -> None:
         """Check that nothing that a split is held out for is in it, whoever made the splits."""
@@ -117,25 +119,6 @@ class Workload:
         return f"Fewer items than asked for: {sizes}. The reason: {'; '.join(reasons)}."
 
 
-def read_examples(data: str, seed: int, sizes: Mapping[str, int]) -> tuple[dict[str, list[Example]], int]:
-    """The examples of every split, as they come, and the number of those that repeat another one and are in none.
-
-    Prompts that are in several splits are included.
-
-    Raises:
-        DataError: The file cannot be read, a line fits no known form, or there is too little of it.
-    """
-    if data == DEMO:
-        demo = {
-            "calibration": demo_examples("calibration", sizes["calibration"], seed),
-            "validation": demo_examples("validation", sizes["validation"], seed),
-            "test": demo_examples("test", sizes["test"], seed),
-        }
-        return demo, 0
-    examples = load_jsonl(Path(data))
-    return split_examples(examples, seed, dict(sizes)), len(examples) - len(set(examples))
-
-
 def load_workload(
     model: str,
     data: str,
@@ -144,6 +127,8 @@ def load_workload(
     keep_first: KeepFirst = 0,
     device: str = "cpu",
     dtype: str = "float32",
+    form: Form = AS_THEY_ARE,
+    begin: Begin = unseen,
 ) -> Workload:
     """Loads model and data, and leaves out examples that would let held-out data leak or that the model cannot read.
 
@@ -157,8 +142,8 @@ def load_workload(
             they have prompts of other splits. Or prompts do not begin with the same system turn, which is asked for.
     """
     loaded = load_model(model, device, dtype)
-    read, n_repeated = read_examples(data, seed, sizes)
-    examples, n_leaked = _without_leaks(read, _prompt)
+    read = read_examples(data, seed, sizes, form, begin)
+    examples, n_leaked = _without_leaks(read.splits, _prompt)
     encoded: dict[str, list[EncodedExample]] = {}
     unread: Counter[str] = Counter()
     for split in SPLITS:
@@ -173,8 +158,8 @@ def load_workload(
             )
     texts = (example.prompt for split in SPLITS for example in examples[split])
     loaded = loaded.protecting(n_protected_tokens(keep_first, loaded.tokenizer, texts))
-    left_out = Counter({REPEATED: n_repeated, LEAKED: n_leaked + n_leaked_as_tokens}) + unread
-    workload = Workload(loaded, splits, "", dict(left_out), dict(sizes))
+    left_out = Counter({REPEATED: read.n_repeated, LEAKED: n_leaked + n_leaked_as_tokens}) + unread
+    workload = Workload(loaded, splits, "", dict(left_out), dict(sizes), read.sources)
     parts = "".join(fingerprint(examples[split]) for split in SPLITS)
     if workload.shared_boundaries or left_out[LeftOut.NO_PROMPT]:
         # Earlier versions read such data as another text, and what they found does not compare.

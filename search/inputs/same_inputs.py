@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ftp_core.loading.model_source import DEMO
 from ftp_core.loading.models import resolve
+from ftp_core.sources.source import parse_sources
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from studies import StudyRecord
@@ -42,8 +43,11 @@ def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[s
         SearchError: What it needs of model and data is not where the study has it.
         ModelError: There is no such model where it is said to be.
     """
-    for what, place, known in (("model", config.model, before.model), ("data", config.data, before.data)):
-        if what in needs and place == known and Path(place).is_absolute() and not Path(place).exists():
+    places = [("model", config.model)] if config.model == before.model else []
+    if config.data == before.data:
+        places += [("data", source.name) for source in parse_sources(config.data) if source.is_path]
+    for what, place in places:
+        if what in needs and Path(place).is_absolute() and not Path(place).exists():
             raise SearchError(
                 f"The {what} of study {name!r} was at {place}, where there is nothing now: restore it, or say "
                 f"with --{what} where it is."

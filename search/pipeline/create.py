@@ -10,7 +10,8 @@ from ftp_core.loading.models import published_dtype, resolve
 from ftp_core.loading.placement import device_of, dtype_of, name_of
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
-from search.inputs.data import Workload, read_examples
+from search.inputs.data import Workload
+from search.inputs.examples import read_examples
 from search.inputs.same_inputs import located
 from search.pipeline.pipeline import Pipeline
 from search.pipeline.preflight import check_search
@@ -30,10 +31,15 @@ _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
 
 
 def usable(config: RunConfig) -> RunConfig:
-    """The configuration with the place and precision of its model; what it names exists, and no weights are read."""
+    """The configuration with the place and the precision of its model; no weights are read.
+
+    Raises:
+        ConfigError: A sampler cannot be loaded or used.
+        CoreError: There is no such model, device or precision, or the data cannot be read.
+    """
     source = resolve(config.model)
     check_samplers(config.sampler)
-    read_examples(config.data, config.seed, config.sizes)
+    read_examples(config.data, config.seed, config.sizes, config.form)
     return _in_its_precision(config if config.model == DEMO else config.model_copy(update={"model": source}))
 
 
@@ -44,7 +50,12 @@ def _in_its_precision(config: RunConfig) -> RunConfig:
 
 
 def foreseeable(config: RunConfig, store: StudyStore, view: ProgressView) -> Workload:
-    """Model and data of a study that could be created by a configuration of `usable`, and is not."""
+    """Model and data of a study that could be created by a configuration of `usable`, and is not.
+
+    Raises:
+        ConfigError: The configuration allows no search.
+        CoreError: Model or data cannot be used.
+    """
     workload = load_with_progress(config, view)
     check_search(config, workload, store)
     return workload

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from ftp_core.loading.model_source import DEMO, locate
-from ftp_core.text.data import check_readable
+from ftp_core.loading.model_source import locate
+from ftp_core.sources.local import check_path
+from ftp_core.sources.source import parse_sources
 from search.config.machine import n_gpus
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
@@ -26,15 +27,27 @@ def check_writable(folder: Path) -> None:
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Checks that model and data can be opened, and what `check_where` does."""
+    """Checks model, data, workers and cluster without loading torch, transformers and Ray, which takes seconds.
+
+    Raises:
+        ConfigError: This machine has not the cores for so many workers.
+        CoreError: There is no such model, it cannot skip tokens, or the data cannot be opened.
+        EvaluationError: No Ray cluster answers.
+    """
     check_where(config)
     locate(config.model)
-    if config.data != DEMO:
-        check_readable(Path(config.data))
+    for source in parse_sources(config.data):
+        if source.is_path:
+            check_path(source.name)
 
 
 def check_where(config: RunConfig) -> None:
-    """Checks that this machine has the cores for its workers and a home for Ray, or that a cluster answers."""
+    """Checks workers and cluster without loading torch and Ray.
+
+    Raises:
+        ConfigError: This machine has not the cores for so many workers, or a cluster is to use one GPU of this machine.
+        EvaluationError: No Ray cluster answers, or a Ray of this machine has no home folder to write to.
+    """
     if config.ray_address is None:
         if config.device == "cpu" or (config.device == "auto" and n_gpus() == 0):
             check_fit(config.workers)

@@ -15,7 +15,7 @@ from ftp_core.model.saving import check_directory, replacing
 from search.config.run_config import RunConfig
 from search.inputs.same_inputs import check_same, located
 from search.stages.knee import chosen_number
-from search.stages.open_study import load_router
+from search.stages.stored_router import load_router
 from studies import ForeignResultsError, Measurement, StudyStore
 from studies.records.objectives import COSTS
 from studies.records.study_facts import Origin
@@ -25,7 +25,12 @@ _ADVICE = "name another directory, or replace it with --overwrite"
 
 
 def check_export(directory: Path, allowed: set[Origin], advice: str) -> None:
-    """Refuses a directory whose pruned model is not of an allowed study, or that is or holds something else."""
+    """Refuses to write a pruned model to a directory where it would replace one of a study that is not allowed.
+
+    Raises:
+        ForeignResultsError: It holds the pruned model of another study, or one that no study is known to have written.
+        ModelError: It is a file, or holds a model that is not a pruned one.
+    """
     check_directory(directory)
     if not (directory / "config.json").exists():
         return

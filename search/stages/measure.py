@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
-from pydantic import TypeAdapter
 
 from ftp_core.cost import FlopsCounter, kv_bytes, measure_latency, timing_batch
 from ftp_core.cost.memory import peak_activation_bytes
@@ -19,13 +19,13 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload
-from search.stages.open_study import OpenStudy, StoredRouter
+from search.stages.open_study import OpenStudy
+from search.stages.stored_router import StoredRouter
 from studies import Measurement
 from studies.records.study_facts import TimedInput
 
 _LENGTH_MULTIPLE = 32
 _QUALITY_BATCH = 16
-_QUALITY = TypeAdapter(Quality)
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,11 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
                     variant.schedule, variant.router.router, choices=True, intervals=True, on_batch=stage.advance
                 )
                 study.store.evaluations.keep(context, schedule, asdict(quality))
+                # As it will be read the next time: JSON knows no tuples.
+                known = json.loads(json.dumps(asdict(quality)))
             else:
-                # Intervals are lists there: JSON knows no tuples.
-                quality = _QUALITY.validate_python(known)
                 stage.advance(n_batches)
-            qualities.append(quality)
+            qualities.append(_quality(known))
     return qualities
 
 
@@ -159,6 +159,11 @@ def _quality_context(study: OpenStudy, data: str, router: StoredRouter) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def _quality(figures: Mapping[str, Any]) -> Quality:
+    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in figures.items()}
+    return Quality(**values)
+
+
 def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch) -> list[tuple[Latency, Speedup]]:
     """Times each variant, and its speed-up over the first one.
 
@@ -166,7 +171,10 @@ def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch
     """
     least = study.config.timed_runs
     timed = [(one.schedule, one.router.router) for one in (*variants, variants[0])]
-    with study.view.stage("Measuring latency", (least + 1) * len(timed)) as stage, torch.inference_mode():
+    with (
+        study.view.stage("Measuring latency", (least + 1) * len(timed)) as stage,
+        torch.inference_mode(),
+    ):
 
         def goes_on(times_ms: Sequence[Sequence[float]]) -> bool:
             more = needs_more_turns(times_ms, least)

@@ -15,10 +15,11 @@ from search.problem.objectives import Objectives
 from search.stages.candidates import best_at
 from search.stages.distill import distillation_config, schedules_to_distil, train_router, tune
 from search.stages.knee import choose_from_front, chosen_trial
-from search.stages.open_study import OpenStudy, StoredRouter
+from search.stages.open_study import OpenStudy
 from search.stages.refine_rounds import begun, ended, last_number, was_worthwhile, why_last
 from search.stages.search_schedules import Search, search_schedules
 from search.stages.stage_states import LAST_STAGES, Stages
+from search.stages.stored_router import StoredRouter
 from search.stages.study_costs import study_costs
 from studies import Trial, TrialState
 from studies.pareto import study_volume, usable_front
@@ -126,7 +127,11 @@ def _round(study: OpenStudy, number: int) -> Round:
 def _add_trial(
     study: OpenStudy, schedule: SparsitySchedule, router: StoredRouter, round: int, proposer: str, parent: int
 ) -> Trial:
-    """Evaluates a schedule on the search set under a trained router, and keeps it as a trial of a round."""
+    """Evaluates a schedule on the search set under a trained router, and keeps it as a trial of a round.
+
+    Raises:
+        SearchError: It cannot be evaluated.
+    """
     config = study.config
     evaluation = LocalEvaluator(
         study.workload.model.skipping,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ftp_core.routers import Router
@@ -24,12 +24,14 @@ from search.problem.space import LatencyLimit, ScheduleSpace
 from search.progress.progress_view import Stage
 from search.proposers.catalogue import make_proposers
 from search.stages.knee import choose_from_front
-from search.stages.open_study import OpenStudy, StoredRouter
+from search.stages.open_study import OpenStudy
 from search.stages.refine_rounds import fresh_rounds
 from search.stages.sql_trial_store import SqlTrialStore
+from search.stages.stored_router import StoredRouter
 from search.stages.study_costs import note_costs, study_costs
-from studies import Trial, TrialState, best_point
-from studies.pareto import ParetoArchive, front_volume
+from search.stages.warm_start import warm_trials
+from studies import Trial, best_point
+from studies.pareto import front_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
 from studies.records.study_facts import StudyFacts
 
@@ -38,18 +40,23 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_RESIZES = 2.0
 _SECONDS_BETWEEN_NOTES = 0.5
-# How many of the latest trials a search starts from, beside the front.
-_LATEST = 2000
 
 
 @dataclass(frozen=True)
 class Search:
-    """One of a study's searches."""
+    """One of a study's searches.
 
-    round: int  # 0 for the first one, n for the n-th refinement
-    trials: int  # schedules to evaluate, those of earlier runs of this search included
+    Attributes:
+        round: 0 for the first one, n for the n-th refinement.
+        trials: Schedules to evaluate, those of earlier runs of this search included.
+        router: Router that decides which tokens are kept.
+        first_trial: Number of the search's first trial.
+    """
+
+    round: int
+    trials: int
     router: StoredRouter = field(default_factory=StoredRouter)
-    first_trial: int = 0  # its number
+    first_trial: int = 0
 
     @property
     def stage(self) -> str:
@@ -173,33 +180,6 @@ def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[Trial]:
         yield from study.store.trials.each(study.config.warm_start)
 
 
-def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objectives) -> list[Trial]:
-    """Trials found elsewhere, judged by these objectives: the front, and the latest.
-
-    Another study may trade KL against another cost, or may have timed another input. So values come from what was
-    evaluated and from the schedule, and the front is that of this study's objectives. Schedules outside the space are
-    left out, but for ablations, and so are trials without an accuracy where the objectives demand one.
-    """
-    found, best = [], ParetoArchive()
-    for trial in trials:
-        if trial.state is not TrialState.FINISHED or trial.fidelity < 1.0 or "kl" not in trial.metrics:
-            continue
-        if objectives.min_accuracy is not None and "accuracy" not in trial.metrics:
-            continue
-        indices = space.grid_indices(trial.schedule)
-        if not space.contains(indices) and not space.ablated(indices):
-            continue
-        values, violation = objectives(space.schedule(indices), trial.metrics)
-        judged = replace(trial, values=values, constraint_violation=violation + space.constraint_violation(indices))
-        if not judged.is_finite:
-            continue
-        found.append(judged)
-        if judged.is_comparable:
-            best.enter(values)
-    first_of_latest = len(found) - _LATEST
-    return [one for place, one in enumerate(found) if place >= first_of_latest or best.holds(one.values or ())]
-
-
 def best_note(points: list[Trial], cost: CostName = DEFAULT_COST, target: float | None = None) -> str:
     """A word on a front of KL against a cost: its point at a target sparsity, or its knee."""
     if not points:
@@ -239,9 +219,12 @@ class _Watch:
 
     def send_figures(self) -> None:
         """Let the view and its observers know how far the search is."""
-        points, ended, seconds = self._trials.front, self._trials.n_trials, time.monotonic() - self._began
+        self._study.view.figures(self._name, self._trials.n_trials, self._figures(time.monotonic() - self._began))
+
+    def _figures(self, seconds: float) -> dict[str, float]:
+        points, ended = self._trials.front, self._trials.n_trials
         measured = front_volume(self._objectives, points, self._dense_cost)
-        figures: dict[str, float] = {
+        figures = {
             "trials": ended,
             "trials_per_s": (ended - self._n_before) / max(seconds, 1e-9),
             "workers": self._n_workers,
@@ -250,7 +233,7 @@ class _Watch:
         }
         if points:
             figures |= dict(zip(("knee_kl", "knee_cost"), best_point(points).values or (), strict=False))
-        self._study.view.figures(self._name, ended, figures)
+        return figures
 
     def _follow(self) -> None:
         wanted = self._study.store.studies.get(self._study.name).config.get("workers", self._n_workers)

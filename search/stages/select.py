@@ -64,14 +64,9 @@ def select(
 
     Raises:
         SearchError: There is no candidate with finite figures, or something was measured on other than validation
-            examples.
+            examples or by a version that did not know the cost.
     """
-    for m in (*candidates, dense):
-        if m.split != "validation":
-            raise SearchError(
-                f"{_title(m)} was measured on {m.split} examples, but selection may see validation examples alone: "
-                "what it saw would be held out no more."
-            )
+    _check([*candidates, dense], cost)
     candidates = [m for m in candidates if finite_values((m.kl, _figure(m, cost), m.latency_ms))]
     if not candidates:
         raise SearchError(
@@ -120,26 +115,32 @@ class _Choice:
         """The lowest KL at a target sparsity, of those that keep a retention if one is demanded."""
         near = nearest_to_sparsity(self._left, target)
         is_met = any(abs(m.overall_sparsity - target) <= HALF_STEP for m in near)
-        asked, keeping, those, kept = f"{100 * target:g} % overall sparsity", near, "", ""
-        if min_retention is not None:
-            keeping, keep, kept = self._keeping(near, min_retention)
-            those = f" {keep} {kept}"
-        if not keeping:
-            best = max(near, key=self._retention)
+        asked = f"{100 * target:g} % overall sparsity"
+        if min_retention is None:
+            best = near[0]
+            if is_met:
+                why = f"{_title(best)} has the lowest KL of {_count(near)}{self._where} at {asked}."
+            else:
+                why = (
+                    f"No candidate{self._where} has {asked}; of {_count(near)} nearest to it, {_name(best)} with "
+                    f"{_percent(best.overall_sparsity)} has the lowest KL."
+                )
+            return self.selection(best, "target_sparsity", why)
+        keeping, keep, kept = self._keeping(near, min_retention)
+        best = keeping[0] if keeping else max(near, key=self._retention)
+        if keeping and is_met:
+            why = f"{_title(best)} has the lowest KL of {_count(keeping)}{self._where} at {asked} {keep} {kept}."
+        elif keeping:
+            why = (
+                f"No candidate{self._where} has {asked}; of {_count(keeping)} nearest to it {keep} {kept}, "
+                f"{_name(best)} with {_percent(best.overall_sparsity)} has the lowest KL."
+            )
+        else:
             place = f"{self._where} at {asked}" if is_met else f"{self._where} has {asked}, and none nearest to it"
             why = (
                 f"No candidate{place} keeps {kept}; the best, {_name(best)}, keeps {100 * self._retention(best):.2f} %."
             )
-            return self.selection(best, "min_retention", why)
-        best = keeping[0]
-        if is_met:
-            why = f"{_title(best)} has the lowest KL of {_count(keeping)}{self._where} at {asked}{those}."
-        else:
-            why = (
-                f"No candidate{self._where} has {asked}; of {_count(keeping)} nearest to it{those}, {_name(best)} with "
-                f"{_percent(best.overall_sparsity)} has the lowest KL."
-            )
-        return self.selection(best, "target_sparsity", why)
+        return self.selection(best, "target_sparsity" if keeping else "min_retention", why)
 
     def _keeping(self, points: Sequence[Measurement], min_retention: float) -> tuple[list[Measurement], str, str]:
         """The points that keep a retention, and the words for that."""
@@ -212,7 +213,7 @@ class _Choice:
             if m.accuracy_low is not None and m.accuracy_high is not None:
                 interval = f" (95 % interval {100 * m.accuracy_low:.1f} to {_percent(m.accuracy_high)})"
             of_items = (
-                f"{m.n_choice_items} validation items it has {_percent(m.accuracy)} right{interval}, the "
+                f"{m.n_choice_items or m.n_items} validation items it has {_percent(m.accuracy)} right{interval}, the "
                 f"dense model {_percent(dense.accuracy)}"
             )
         else:
@@ -230,6 +231,17 @@ class _Choice:
         if self._cost != "latency_ms":
             said += f", with {cost.text(_figure(m, self._cost))} instead of {cost.text(_figure(dense, self._cost))}"
         return f"{said}."
+
+
+def _check(measurements: Sequence[Measurement], cost: CostName) -> None:
+    for m in measurements:
+        if m.split != "validation":
+            raise SearchError(
+                f"{_title(m)} was measured on {m.split} examples, but selection may see validation examples alone: "
+                "what it saw would be held out no more."
+            )
+        if getattr(m, cost) is None:
+            raise SearchError(f"{_title(m)} has no {cost}, as an earlier version measured it: measure it again.")
 
 
 def _figure(m: Measurement, cost: CostName) -> float:

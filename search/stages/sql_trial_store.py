@@ -28,12 +28,17 @@ class SqlTrialStore:
         store: Database of the study.
         name: Name of the study.
         lease: Right to write into it.
-        context: Hash of what evaluations depend on beside the schedule.
+        context: Hash of what evaluations depend on beside the schedule; see `Trials.finish`.
         round: Search of the study that its trials belong to.
         router: Number of the router that decides; None for the static one. Only trials with this router are known to
             the engine: KL under another one does not compare.
         costs: Costs of a schedule by name, which are kept among the metrics of its trial, whichever of them is the
             objective. Metrics that other studies found come without theirs, which may be of another input.
+
+    Attributes:
+        n_trials: Trials of this round that have ended.
+        front: The front of the whole study, as far as it was read or written here.
+        on_kept: Callback with the number of trials after they were kept.
     """
 
     def __init__(
@@ -53,12 +58,9 @@ class SqlTrialStore:
         self._round = round
         self._router = router
         self._costs = costs
-        # Trials of this round that have ended.
         self.n_trials = sum(trial.round == round for trial in store.trials.each(name))
-        # That of the whole study, as far as it was read or written here.
         self.front: list[Trial] = []
         self._archive = ParetoArchive()
-        # Called with the number of trials after they were kept.
         self.on_kept: Callable[[int], None] = lambda _: None
         self._statistics: Mapping[str, ProposerStatistics] = {}
         self._written = time.monotonic()

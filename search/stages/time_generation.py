@@ -27,7 +27,13 @@ _LEAST_TURNS, _PATIENCE_MS = 6, 30_000.0
 
 
 def check_lengths(config: RunConfig, workload: Workload, known: TimedInput | None = None) -> None:
-    """Refuses prompts to time, with their new tokens, that do not fit into the model's context, with a ConfigError."""
+    """Refuses prompts to time, with the new tokens that are asked for, that do not fit into the model's context.
+
+    The prefill that a study's costs are of is None before it begins.
+
+    Raises:
+        ConfigError: They do not fit.
+    """
     context = workload.model.skipping.context
     for length in lengths_to_time(config, workload, known):
         if length > context:
@@ -71,7 +77,8 @@ def forget_speeds(study: OpenStudy) -> None:
 
 def _compared(study: OpenStudy) -> list[Measurement]:
     """The dense model, a shortened prompt and the selected point, as they were measured on test items."""
-    tested, chosen = study.measured("test"), chosen_trial(study)
+    tested = [one for one in study.store.results.measurements(study.name) if one.split == "test"]
+    chosen = chosen_trial(study)
     selected = next((one for one in tested if (one.trial, one.router) == (chosen.number, chosen.router)), None)
     if selected is None:
         return []
@@ -117,7 +124,11 @@ def _way(study: OpenStudy, one: Measurement) -> Variant:
 
 
 def _speed(
-    one: Measurement, own_ms: Sequence[float], dense_ms: Sequence[float] | None, shape: tuple[int, int], new_tokens: int
+    one: Measurement,
+    own_ms: Sequence[float],
+    dense_ms: Sequence[float] | None,
+    shape: tuple[int, int],
+    new_tokens: int,
 ) -> GenerationSpeed:
     """A variant's speed with so many new tokens, from the times of all turns."""
     low, median, high = np.quantile(own_ms, [0.25, 0.5, 0.75]).tolist()

@@ -22,7 +22,11 @@ _AGAIN_MS = 5000
 
 
 class ComparePage:
-    """Several studies on one plot."""
+    """Several studies on one plot.
+
+    Args:
+        watch: Reads them.
+    """
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch

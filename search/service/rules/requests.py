@@ -9,14 +9,15 @@ from typing import Annotated, Any, ClassVar
 from annotated_types import Le, MaxLen
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
-from ftp_core.text.data import load_jsonl, split_examples
+from ftp_core.sources.source import parse_sources
 from search.config.run_config import RESUMABLE, SETTINGS, SUBMITTABLE, RunConfig
 from search.config.study_name import MAX_NAME_BYTES, check_study_name
 from search.errors import ConfigError
+from search.inputs.examples import read_examples
 from search.pipeline.resume_settings import check_changes
 from search.proposers.catalogue import check_shipped
 from search.service.rules.problems import in_fields
-from search.service.rules.roots import DEMO, check_makeable, checked_data, checked_model, checked_out
+from search.service.rules.roots import check_makeable, checked_data, checked_model, checked_out
 from search.service.rules.settings import ServiceSettings
 from studies import StudyRecord, StudyStore, Trial
 
@@ -37,10 +38,14 @@ class _Settings(BaseModel):
         return value
 
     def given(self) -> dict[str, Any]:
-        """The settings that the request gives."""
+        """The settings that the request gives.
+
+        Raises:
+            ConfigError: The sampler is not the program's own; loading any other would execute a module that the
+                request names.
+        """
         given = {field: getattr(self, field) for field in self.model_fields_set & set(SUBMITTABLE)}
         if "sampler" in given:
-            # Loading any other than the program's own would execute a module that the request names.
             try:
                 check_shipped(given["sampler"])
             except ConfigError as error:
@@ -105,7 +110,11 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
 def checked_changes(
     request: ResumeRequest, study: StudyRecord, trials: list[Trial], settings: ServiceSettings
 ) -> dict[str, Any]:
-    """The settings that a request changes, checked together with the others."""
+    """The settings that a request changes, checked together with the others.
+
+    Raises:
+        ConfigError: One is out of range, or names what requests may not name.
+    """
     changes = request.given()
     if changes.get("out") == study.config.get("out"):
         changes.pop("out", None)
@@ -118,9 +127,15 @@ def checked_changes(
 
 
 def check_own_folder(out: str, name: str, configurations: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses a folder of results that is, contains or lies in another study's, symbolic links resolved.
+    """Refuses a folder of results that overlaps another study's.
 
-    Configurations are those of all studies, by name.
+    Args:
+        out: Folder of the study's results.
+        name: The study.
+        configurations: Configurations of all studies, by name.
+
+    Raises:
+        ConfigError: The folder is, contains or lies in another study's, symbolic links resolved.
     """
     path = _resolved(Path(out))
     for other, config in configurations.items():
@@ -143,7 +158,7 @@ def _checked_paths(values: Mapping[str, Any], name: str, settings: ServiceSettin
     """The model, data and folder of results among values, as a study keeps them."""
     checks: dict[str, Callable[[Any], str]] = {
         "model": lambda value: checked_model(value, settings.roots, settings.hub),
-        "data": lambda value: checked_data(value, settings.roots),
+        "data": lambda value: checked_data(value, settings.roots, settings.hub),
         "out": lambda value: _out(value, name, settings),
     }
     return {field: check(values[field]) for field, check in checks.items() if field in values}
@@ -158,5 +173,10 @@ def _out(value: str | None, name: str, settings: ServiceSettings) -> str:
 
 
 def _check_examples(config: RunConfig) -> None:
-    if config.data != DEMO and Path(config.data).stat().st_size <= _MAX_CHECKED_BYTES:
-        split_examples(load_jsonl(Path(config.data)), config.seed, config.sizes)
+    sources = parse_sources(config.data)
+    paths = [Path(source.name) for source in sources if source.is_path]
+    files = [file for path in paths for file in (path.rglob("*") if path.is_dir() else [path])]
+    if all(source.is_path or source.kind == "demo" for source in sources) and (
+        sum(file.stat().st_size for file in files) <= _MAX_CHECKED_BYTES
+    ):
+        read_examples(config.data, config.seed, config.sizes, config.form)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ftp_core.errors import DataError
+from ftp_core.sources.source import Source, joined, parse_sources
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 
@@ -17,15 +19,26 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 @dataclass(frozen=True)
 class Reach:
-    """Files and models that a runner may open for the studies that it runs."""
+    """Files and models that a runner may open for the studies that it runs.
 
-    roots: tuple[Path, ...]  # folders of models, data and results, absolute and without symbolic links
-    out: Path  # folder in which results may lie, too
-    hub: bool = False  # models of the Hugging Face Hub may be loaded
+    Attributes:
+        roots: Folders below which models, data and results may lie, absolute and without symbolic links.
+        out: Folder in which results may lie, too.
+        hub: Models of the Hugging Face Hub may be loaded.
+    """
+
+    roots: tuple[Path, ...]
+    out: Path
+    hub: bool = False
 
 
 def confined(field: str, value: str, roots: Sequence[Path]) -> Path:
-    """A path of a request below resolved roots, at any of which a relative one starts, with symbolic links resolved.
+    """A path of a request, with symbolic links resolved.
+
+    Args:
+        field: Name of the setting, for an error.
+        value: The path; a relative one starts at any of the roots.
+        roots: Folders below which it must lie, resolved.
 
     Raises:
         ConfigError: It lies elsewhere; the error does not reveal whether it exists.
@@ -70,14 +83,38 @@ def checked_model(value: str, roots: Sequence[Path], hub: bool) -> str:
     return str(path)
 
 
-def checked_data(value: str, roots: Sequence[Path]) -> str:
-    """Data of a request, as a study keeps it; raises `ConfigError` if it is not allowed or not a file."""
-    if value == DEMO:
-        return value
-    path = confined("data", value, roots)
-    if not _holds(path.is_file):
-        raise ConfigError(f"data is {value!r}: expected a JSONL file.")
-    return str(path)
+def checked_data(value: str, roots: Sequence[Path], hub: bool) -> str:
+    """Data of a request, as a study keeps it; raises `ConfigError` if a source is not allowed or not there."""
+    try:
+        sources = parse_sources(value)
+        return joined(_checked_source(source, roots, hub) for source in sources)
+    except DataError as error:
+        raise ConfigError(f"data is {value!r}: {error}") from error
+
+
+def _checked_source(source: Source, roots: Sequence[Path], hub: bool) -> Source:
+    if source.is_path:
+        path = confined("data", source.name, roots)
+        if not _holds(lambda: path.is_file() or path.is_dir()):
+            raise ConfigError(f"data is {source.label!r}: expected a file or a folder of examples.")
+        if not _all_below(str(path), roots):
+            raise ConfigError(f"data is {source.label!r}: files of this folder lie elsewhere; copy them into it.")
+        return source.at(path)
+    _check_named(source, hub)
+    return source
+
+
+def _check_named(source: Source, hub: bool) -> None:
+    """Raises `ConfigError` for a source by name that is loaded from the Hub, or could be a file, and is not allowed."""
+    if source.kind in ("demo", "self"):
+        return
+    if not hub:
+        raise ConfigError(
+            f"data is {source.label!r}: expected files below the folders that the service was started with, as it was "
+            "started without --hub."
+        )
+    if source.kind == "hf" and _holds(Path(source.name.partition(":")[0]).exists):
+        raise ConfigError(f"data is {source.label!r}: a folder of this name is in the way of the Hub's data set.")
 
 
 def checked_out(value: str, roots: Sequence[Path]) -> str:
@@ -113,8 +150,11 @@ def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
     # A relative path would name a model of the Hub if the folder is missing.
     if not is_known and not (Path(model).is_absolute() and _lies_below(model, reach.roots)):
         raise _outside("model", model, reach.roots)
-    if data != DEMO and not _lies_below(data, reach.roots):
-        raise _outside("data", data, reach.roots)
+    for source in parse_sources(data):
+        if not source.is_path:
+            _check_named(source, reach.hub)
+        elif not _all_below(source.name, reach.roots):
+            raise _outside("data", source.name, reach.roots)
     if not _lies_below(out, writable):
         raise _outside("out", out, writable)
 
@@ -151,3 +191,12 @@ def _lies_below(value: str, folders: Sequence[Path]) -> bool:
     except (OSError, RuntimeError, ValueError):  # a loop of links; a zero byte
         return False
     return any(path.is_relative_to(folder) for folder in folders)
+
+
+def _all_below(value: str, folders: Sequence[Path]) -> bool:
+    """True if a file, or a folder with everything in it, lies below one of some folders, wherever links lead."""
+    try:
+        inside = [str(file) for file in Path(value).resolve().rglob("*")]
+    except (OSError, RuntimeError, ValueError):  # a loop of links; a zero byte
+        return False
+    return all(_lies_below(one, folders) for one in (value, *inside))

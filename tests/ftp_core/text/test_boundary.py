@@ -16,8 +16,9 @@ from ftp_core.errors import ModelError
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.sources.json_lines import load_jsonl
 from ftp_core.text.boundary import common_length, divide
-from ftp_core.text.data import Example, load_jsonl
+from ftp_core.text.data import Example
 from ftp_core.text.encoding import ExampleError, LeftOut, encode
 from ftp_core.training.gated import TrainingBatch
 from tests.ftp_core.small_tokenizers import KINDS, PIECES, ids_around, tokenizer_of

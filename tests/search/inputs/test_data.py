@@ -21,11 +21,14 @@ from tokenizers import normalizers, processors
 
 from ftp_core.errors import DataError
 from ftp_core.loading.models import LoadedModel, load_model
-from ftp_core.text.data import Example, fingerprint, load_jsonl
+from ftp_core.sources import reading
+from ftp_core.sources.json_lines import load_jsonl
+from ftp_core.text.data import Example, fingerprint
 from ftp_core.text.encoding import EncodedExample, LeftOut, encode
 from search.config.run_config import RunConfig
 from search.inputs import data as module
-from search.inputs.data import LEAKED, REPEATED, SPLITS, Workload, load_workload, read_examples, search_set
+from search.inputs.data import LEAKED, REPEATED, SPLITS, Workload, load_workload, search_set
+from search.inputs.examples import read_examples
 from search.pipeline.workload import load_with_progress
 from search.progress.progress_view import ProgressView
 
@@ -39,7 +42,7 @@ def loaded() -> LoadedModel:
 
 @pytest.fixture
 def _loaded_once(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "load_model", lambda _: loaded)
+    monkeypatch.setattr(module, "load_model", lambda *_: loaded)
 
 
 def written(path: Path, rows: Sequence[dict[str, Any]]) -> str:
@@ -70,7 +73,7 @@ def assert_disjoint(workload: Workload) -> None:
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_prompt_with_several_completions_stays_in_the_strictest_split_alone(tmp_path: Path, seed: int) -> None:
     data = written(tmp_path / "data.jsonl", colliding(12, 4))
-    read, _ = read_examples(data, seed, SIZES)
+    read = read_examples(data, seed, SIZES).splits
     prompts = {split: {example.prompt.strip() for example in read[split]} for split in SPLITS}
     assert prompts["calibration"] & prompts["test"] and prompts["validation"] & prompts["test"]
     workload = load_workload("demo", data, seed, SIZES)
@@ -90,7 +93,7 @@ def test_a_prompt_with_several_completions_stays_in_the_strictest_split_alone(tm
 def test_what_does_not_leak_is_left_as_it_was(tmp_path: Path, loaded: LoadedModel) -> None:
     rows = [{"prompt": f"lamp {n} is with", "completion": " Anna", "group": n % 2} for n in range(40)]
     data = written(tmp_path / "data.jsonl", rows)
-    workload, read = load_workload("demo", data, 0, SIZES), read_examples(data, 0, SIZES)[0]
+    workload, read = load_workload("demo", data, 0, SIZES), read_examples(data, 0, SIZES).splits
     assert not workload.left_out and workload.split_sizes == SIZES
     for split in SPLITS:
         assert workload.splits[split] == encode(loaded.tokenizer, read[split], loaded.skipping.context)
@@ -116,7 +119,7 @@ def test_streams_that_collide_are_told_apart_too(monkeypatch: pytest.MonkeyPatch
     def colliding_streams(split: str, n: int, seed: int) -> list[Example]:
         return [Example(f"lamp {number} is with", f" {split}") for number in range({"test": 2}.get(split, n))]
 
-    monkeypatch.setattr(module, "demo_examples", colliding_streams)
+    monkeypatch.setattr(reading, "demo_examples", colliding_streams)
     workload = load_workload("demo", "demo", 0, {"calibration": 7, "validation": 5, "test": 2})
     assert workload.split_sizes == {"calibration": 2, "validation": 3, "test": 2}
     assert workload.left_out == {LEAKED: 5 + 2}
@@ -136,7 +139,7 @@ def test_prompts_that_are_the_same_to_the_model_alone_are_left_out(
 ) -> None:
     careless = load_model("demo")
     careless.tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
-    monkeypatch.setattr(module, "load_model", lambda _: careless)
+    monkeypatch.setattr(module, "load_model", lambda *_: careless)
     rows = [
         {"prompt": prompt, "completion": " x"}
         for n in range(20)
@@ -170,7 +173,7 @@ def _careless(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
         [normalizers.NFD(), normalizers.StripAccents()]
     )
     careless.tokenizer.backend_tokenizer.post_processor = processors.ByteLevel()
-    monkeypatch.setattr(module, "load_model", lambda _: careless)
+    monkeypatch.setattr(module, "load_model", lambda *_: careless)
 
 
 MIXED: list[dict[str, Any]] = [
@@ -262,7 +265,7 @@ def test_the_name_of_the_data_changes_only_where_it_is_read_as_another_text_than
         rows = [{"prompt": f"lamp {n} is with", "completion": " Anna"} for n in range(40)]
         data = written(tmp_path / "data.jsonl", [*rows, row])
         sizes = {"calibration": 21, "validation": 10, "test": 10}
-        read, _ = read_examples(data, 0, sizes)
+        read = read_examples(data, 0, sizes).splits
         before = hashlib.sha256("".join(fingerprint(read[split]) for split in SPLITS).encode()).hexdigest()
         return load_workload("demo", data, 0, sizes).data_fingerprint, before
 
@@ -294,7 +297,7 @@ def test_no_file_makes_splits_that_share_a_prompt(
     )
     sizes = {"calibration": 8, "validation": 4, "test": 4}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "load_model", lambda _: loaded)
+        patch.setattr(module, "load_model", lambda *_: loaded)
         try:
             workload = load_workload("demo", data, seed, sizes)
         except DataError:

@@ -129,9 +129,9 @@ def test_a_folder_that_the_service_may_not_look_into_is_refused(
     def refuse_all(_: Path) -> bool:
         raise PermissionError(13, "Permission denied")
 
-    for question in ("exists", "is_file"):
+    for question in ("exists", "is_file", "is_dir"):
         monkeypatch.setattr(Path, question, refuse_all)
-    for check in (lambda: checked_data("x", (root,)), lambda: checked_model("x", (root,), hub=False)):
+    for check in (lambda: checked_data("x", (root,), hub=False), lambda: checked_model("x", (root,), hub=False)):
         with pytest.raises(ConfigError, match="expected"):
             check()
 

@@ -1,0 +1,63 @@
+"""Examples of a source, by its kind, in disjoint sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ftp_core.demo.examples import demo_examples
+from ftp_core.sources.columns import Columns
+from ftp_core.sources.local import load_path
+from ftp_core.sources.progress import Begin, unseen
+from ftp_core.sources.source import AS_THEY_ARE, Form, Source
+from ftp_core.text.data import Example, split_examples
+
+if TYPE_CHECKING:
+    from ftp_core.demo.task import Split
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Examples of a source.
+
+    Attributes:
+        splits: Examples of each set.
+        n_repeated: Examples that repeat another one, and are in no set.
+        version: What tells the source from a changed one, beside the examples themselves; empty if there is nothing.
+    """
+
+    splits: Mapping[str, list[Example]]
+    n_repeated: int = 0
+    version: str = ""
+
+
+def read_source(
+    source: Source, seed: int, sizes: Mapping[str, int], form: Form = AS_THEY_ARE, begin: Begin = unseen
+) -> Contents:
+    """Examples of a source in disjoint sets of so many.
+
+    Args:
+        source: The source.
+        seed: Seed by which examples are shuffled or made.
+        sizes: Examples wanted in each set.
+        form: How rows become examples.
+        begin: Shows how far work is.
+
+    Raises:
+        DataError: The source cannot be read, or has too few examples.
+    """
+    if source.kind == "demo":
+        names: tuple[Split, ...] = ("calibration", "validation", "test")
+        return Contents({name: demo_examples(name, sizes[name], seed) for name in names if name in sizes})
+    columns, version = Columns.parsed(form.columns), ""
+    if source.kind == "hf":
+        # It takes a second to load, and not everybody has it.
+        from ftp_core.sources.tables import load_hub
+
+        with begin(f"Loading {source.label}", 1) as work:
+            examples, version = load_hub(source.name, columns)
+            work.advance()
+    else:
+        examples = load_path(source.name, columns)
+    return Contents(split_examples(examples, seed, sizes), len(examples) - len(set(examples)), version)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import TypeVar
 
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.errors import ConfigError
 from search.problem.trial import GridIndices
+
+_Number = TypeVar("_Number", int, float)
 
 # How many exchanges of a step between two blocks are tried to make a schedule of a fixed overall sparsity faster.
 _MOST_EXCHANGES = 300
@@ -89,6 +92,11 @@ class ScheduleSpace:
         return tuple(block for block in range(self.n_blocks) if block not in dense)
 
     @property
+    def may_skip(self) -> bool:
+        """True if there is more than the dense schedule."""
+        return bool(self.free_blocks) and self.top > 0
+
+    @property
     def target_total(self) -> int | None:
         """Sum of grid indices at the target sparsity."""
         if self.target_sparsity is None:
@@ -102,6 +110,17 @@ class ScheduleSpace:
     def grid_indices(self, schedule: tuple[float, ...]) -> GridIndices:
         """Grid indices of a schedule, or of the nearest one on the grid."""
         return _grid_indices(schedule, self.step)
+
+    def of_free_blocks(self, indices: Sequence[int]) -> list[int]:
+        """Those of grid indices that belong to free blocks."""
+        return [indices[block] for block in self.free_blocks]
+
+    def on_all_blocks(self, numbers: Iterable[_Number]) -> list[_Number]:
+        """Numbers of the free blocks, with 0 for the dense ones between them."""
+        placed: list[_Number] = [0] * self.n_blocks
+        for block, number in zip(self.free_blocks, numbers, strict=True):
+            placed[block] = number
+        return placed
 
     def contains(self, indices: Sequence[int]) -> bool:
         """True if grid indices keep every constraint."""
@@ -197,10 +216,7 @@ class ScheduleSpace:
         """A sum of indices spread evenly over the free blocks; what is left over goes to the last ones."""
         free = self.free_blocks
         even, rest = divmod(total, max(1, len(free)))
-        indices = [0] * self.n_blocks
-        for place, block in enumerate(free):
-            indices[block] = even + (place >= len(free) - rest)
-        return tuple(indices)
+        return tuple(self.on_all_blocks(even + (place >= len(free) - rest) for place in range(len(free))))
 
     def _is_slow(self, indices: Sequence[int]) -> bool:
         limit = self.latency_limit

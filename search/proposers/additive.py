@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices, Proposal
-from search.proposers.model_proposer import draw_seed
+from search.proposers.seeded import SeededProposer, draw_seed
 from studies import Trial
 from studies.pareto import KL_FLOOR
 
@@ -26,7 +26,7 @@ _MOST_OVERALL = 0.8
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
-class AdditiveProposer:
+class AdditiveProposer(SeededProposer):
     """Draws a model of log(KL + 0.02) as a sum over blocks, and proposes the schedule that is best by it.
 
     Each block adds w_i x + v_i x^2 for its sparsity x, as a share of the highest. The weights have a Gaussian posterior
@@ -47,14 +47,11 @@ class AdditiveProposer:
         seed: Seed of all random choices.
     """
 
-    name = "additive"
+    _most_repeats = math.inf
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._space = space
-        self._seed = seed
+        super().__init__("additive", space, seed)
         self._offset = random.Random(f"{self.name}/{seed}").random()
-        self._number = -1
-        self._repeats = 0
         n_weights = 1 + 2 * len(space.free_blocks)
         # Sufficient statistics of the posterior: single trials need not be kept.
         self._n_told = 0
@@ -74,24 +71,17 @@ class AdditiveProposer:
     def _is_new(self) -> bool:
         return (self._n_telling if self._ablated else self._n_told) < _FIRST
 
-    def ask(self, number: int) -> Proposal:
-        """See `Proposer.ask`."""
-        self._repeats = self._repeats + 1 if number == self._number else 0
-        self._number = number
-        rng = random.Random(f"{self.name}/{self._seed}/{number}/{self._repeats}")
+    def _propose(self, number: int, rng: random.Random) -> Proposal | None:
         space = self._space
-        if (self._is_new and not self._ablated) or not space.free_blocks or not space.top:
-            return Proposal(space.sample(rng))
+        if self._is_new and not self._ablated:
+            return None
         total = space.target_total
         if total is None:
             share = (self._offset + number * _GOLDEN) % 1.0 if self._is_new and not self._repeats else rng.random()
             total = round(share * _MOST_OVERALL * space.n_blocks / space.step)
         total = min(total, space.top * len(space.free_blocks))
-        indices = [0] * space.n_blocks
         increases = self._sensitivities(rng) if self._is_new else self._increases(rng)
-        for block, index in zip(space.free_blocks, least_sensitive(increases, total), strict=True):
-            indices[block] = index
-        return Proposal(space.repair(indices, rng))
+        return self._repaired(least_sensitive(increases, total), rng)
 
     def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
@@ -102,7 +92,7 @@ class AdditiveProposer:
         self._n_told += 1
         if ablated := self._space.ablated(indices):
             self._ablated[ablated] = kl
-        elif len({indices[block] for block in self._space.free_blocks}) > 1:
+        elif len(set(self._space.of_free_blocks(indices))) > 1:
             # Uniform schedules do not tell blocks apart.
             self._n_telling += 1
         self._products += np.outer(features, features)
@@ -112,7 +102,7 @@ class AdditiveProposer:
     def _features(self, indices: GridIndices) -> NDArray[np.float64]:
         """`[1 + 2 N]` for N free blocks: 1, the shares, their squares."""
         top = max(1, self._space.top)
-        share: NDArray[np.float64] = np.array([indices[block] / top for block in self._space.free_blocks])
+        share: NDArray[np.float64] = np.array(self._space.of_free_blocks(indices)) / top
         return np.concatenate([[1.0], share, share**2])
 
     def _sensitivities(self, rng: random.Random) -> NDArray[np.float64]:

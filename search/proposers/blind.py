@@ -1,4 +1,4 @@
-"""Models that learn nothing: independent draws, a quasi-random sequence, and a grid."""
+"""Proposers that learn nothing: independent draws, a quasi-random sequence, and a grid."""
 
 from __future__ import annotations
 
@@ -10,51 +10,42 @@ import numpy as np
 
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
-from search.problem.trial import GridIndices
-from search.proposers.model_proposer import Draft, draw_seed
+from search.problem.trial import GridIndices, Proposal
+from search.proposers.seeded import SeededProposer, draw_seed
 from studies import Trial
 
 _MOST_POINTS = 10_000
 
 
-class UniformModel:
+class UniformProposer(SeededProposer):
     """Uniform and independent grid indices."""
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._space = space
+        super().__init__("random", space, seed)
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
-        """See `ScheduleModel.propose`."""
-        return Draft([rng.randint(0, self._space.top) for _ in self._space.free_blocks])
-
-    def tell(self, trial: Trial) -> None:
-        """Learn nothing."""
+    def _propose(self, number: int, rng: random.Random) -> Proposal | None:
+        return self._repaired([rng.randint(0, self._space.top) for _ in self._space.free_blocks], rng)
 
 
-class SobolModel:
+class SobolProposer(SeededProposer):
     """Scrambled Sobol sequence: trial n gets point n, repeats the points n of other scramblings."""
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._space = space
-        self._seed = seed
+        super().__init__("qmc", space, seed)
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
-        """See `ScheduleModel.propose`."""
+    def _propose(self, number: int, rng: random.Random) -> Proposal | None:
         # It takes long to load.
         from scipy.stats import qmc
 
-        seed = draw_seed(random.Random(f"{self._seed}/sequence/{repeats}"))
+        seed = draw_seed(random.Random(f"{self._seed}/sequence/{self._repeats}"))
         sequence = qmc.Sobol(len(self._space.free_blocks), rng=np.random.default_rng(seed))
         if number:
             sequence.fast_forward(number)
         [point] = sequence.random(1)
-        return Draft(np.floor(point * (self._space.top + 1)).tolist())
-
-    def tell(self, trial: Trial) -> None:
-        """Learn nothing."""
+        return self._repaired(np.floor(point * (self._space.top + 1)).tolist(), rng)
 
 
-class GridModel:
+class GridProposer(SeededProposer):
     """Even grid; each point is proposed once, in an order that follows from the seed.
 
     Unlike in Optuna's grid sampler, trials of all proposers count as visits, and equal repaired points count once.
@@ -68,6 +59,7 @@ class GridModel:
     """
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
+        super().__init__("grid", space, seed)
         n_free = len(space.free_blocks)
         n_sparsities = min(space.top + 1, math.floor(_MOST_POINTS ** (1 / n_free) + 1e-9))
         if n_sparsities < 2:
@@ -80,24 +72,20 @@ class GridModel:
         rng = random.Random(f"{seed}/grid")
         points: dict[GridIndices, None] = {}
         for free in itertools.product(steps, repeat=n_free):
-            indices = [0] * space.n_blocks
-            for block, index in zip(space.free_blocks, free, strict=True):
-                indices[block] = index
-            points[space.repair(indices, rng)] = None
-        self._space = space
+            points[space.repair(space.on_all_blocks(free), rng)] = None
         self._points = list(points)
         rng.shuffle(self._points)
         self._places = {point: place for place, point in enumerate(self._points)}
         self._unvisited = set(self._places.values())
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
-        """See `ScheduleModel.propose`: the first unvisited point from place `number` on; None if there is none."""
+    def _propose(self, number: int, rng: random.Random) -> Proposal | None:
+        """The first unvisited point from place `number` on; None if there is none."""
         n = len(self._points)
         ahead = (place % n for place in range(number, number + n))
-        place = next(itertools.islice((place for place in ahead if place in self._unvisited), repeats, None), None)
-        return None if place is None else Draft([self._points[place][block] for block in self._space.free_blocks])
+        unvisited = (place for place in ahead if place in self._unvisited)
+        place = next(itertools.islice(unvisited, self._repeats, None), None)
+        return None if place is None else Proposal(self._points[place])
 
-    def tell(self, trial: Trial) -> None:
-        """See `ScheduleModel.tell`: marks the point as visited."""
+    def _learn(self, trial: Trial) -> None:
         if (place := self._places.get(self._space.grid_indices(trial.schedule))) is not None:
             self._unvisited.discard(place)

@@ -6,13 +6,12 @@ import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any
 
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
 from search.proposers import Proposer
-from search.proposers.model_proposer import ModelProposer
 from search.proposers.named_sampler import SamplerText, check_sampler, named_sampler, parts_of
+from search.proposers.seeded import SeededProposer
 
 ProposerFactory = Callable[[ScheduleSpace, int], Proposer]
 """Makes a proposer from a space of schedules and a seed."""
@@ -24,43 +23,31 @@ _NAME = re.compile(r"[\w.-]{1,64}")
 # Proposers that learn from ablations of blocks, also outside the space.
 _LEARN_FROM_ABLATIONS = frozenset({"additive"})
 
-# Modules and names of proposers, and of models behind a `ModelProposer`.
-_CLASSES = {
+# Module and name of each proposer, or of a function that makes it.
+_HOMES = {
     "deap": "genetic:GeneticProposer",
     "evopress": "evopress:EvoPressProposer",
     "additive": "additive:AdditiveProposer",
-}
-_MODELS = {
-    "tpe": "optuna_sampler:ParzenModel",
-    "gp": "optuna_sampler:gaussian_process_model",
-    "nsga2": "optuna_sampler:nsga2_model",
-    "nsga3": "optuna_sampler:nsga3_model",
-    "cmaes": "cma:CmaModel",
-    "qmc": "blind:SobolModel",
-    "random": "blind:UniformModel",
-    "grid": "blind:GridModel",
+    "tpe": "optuna_sampler:ParzenProposer",
+    "gp": "optuna_sampler:GaussianProcessProposer",
+    "nsga2": "optuna_sampler:nsga2_proposer",
+    "nsga3": "optuna_sampler:nsga3_proposer",
+    "cmaes": "cma:CmaProposer",
+    "qmc": "blind:SobolProposer",
+    "random": "blind:UniformProposer",
+    "grid": "blind:GridProposer",
 }
 
 
 def _made(name: str, space: ScheduleSpace, seed: int) -> Proposer:
-    made: Proposer = _loaded(_CLASSES[name])(space, seed)
+    if not space.may_skip:
+        return SeededProposer(name, space, seed)
+    module, _, maker = _HOMES[name].partition(":")
+    made: Proposer = getattr(import_module(f"search.proposers.{module}"), maker)(space, seed)
     return made
 
 
-def _modelled(name: str, space: ScheduleSpace, seed: int) -> Proposer:
-    model = _loaded(_MODELS[name])(space, seed) if space.free_blocks and space.top else None
-    return ModelProposer(name, space, seed, model)
-
-
-def _loaded(place: str) -> Any:
-    module, _, name = place.partition(":")
-    return getattr(import_module(f"search.proposers.{module}"), name)
-
-
-PROPOSERS: Mapping[str, ProposerFactory] = {
-    **{name: partial(_made, name) for name in _CLASSES},
-    **{name: partial(_modelled, name) for name in _MODELS},
-}
+PROPOSERS: Mapping[str, ProposerFactory] = {name: partial(_made, name) for name in _HOMES}
 _registered: dict[str, ProposerFactory] = {}
 
 

@@ -1,4 +1,4 @@
-"""The model behind the `cmaes` proposer: CMA-ES, made to learn from the outcomes of all proposers."""
+"""CMA-ES, made to learn from the outcomes of all proposers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import numpy as np
 from cmaes import CMAwM
 
 from search.problem.space import ScheduleSpace
+from search.problem.trial import Proposal
 from search.proposers.memory import TrialMemory
-from search.proposers.model_proposer import Draft, draw_seed
+from search.proposers.seeded import SeededProposer, draw_seed
 from studies import Trial
 
 # Weight of the sum in the augmented Tchebycheff function (Knowles 2006, equation 2).
@@ -24,7 +25,7 @@ _MOST_KEPT = 128
 _SIGMA = 1 / 6
 
 
-class CmaModel:
+class CmaProposer(SeededProposer):
     """CMA-ES with margin (Hamano et al. 2022) on one figure made of all objectives.
 
     That figure is the first objective if the overall sparsity is given, which leaves little to trade. Otherwise it is
@@ -34,23 +35,17 @@ class CmaModel:
     As many outcomes as the population has members are a generation, whichever proposer they come from: those of others
     are injected as they are (Hansen 2011). Half of the proposals keep the first blocks of the good schedule that is
     nearest to them: evaluators need not compute these again.
-
-    Args:
-        space: Space of schedules.
-        seed: Seed of all random choices.
     """
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._space = space
-        self._seed = seed
+        super().__init__("cmaes", space, seed)
         self._population_size = 4 + math.floor(3 * math.log(len(space.free_blocks)))
         self._optimizer: CMAwM | None = None
         self._generation: list[Trial] = []
         self._memory = TrialMemory(_MOST_KEPT)
         self._bounds: list[tuple[float, float]] | None = None
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
-        """See `ScheduleModel.propose`."""
+    def _propose(self, number: int, rng: random.Random) -> Proposal | None:
         if len(self._space.free_blocks) == 1:  # Nothing can covary with itself alone.
             return None
         draws = np.random.RandomState(draw_seed(rng))
@@ -61,13 +56,12 @@ class CmaModel:
         indices = [math.floor(share * self._space.top + 0.5) for share in shares.tolist()]
         known = [self._free(trial) for trial in self._memory.best()]
         if not known or rng.random() >= _HEAD_RATE:
-            return Draft(indices)
+            return self._repaired(indices, rng)
         nearest = min(known, key=lambda one: sum(abs(a - b) for a, b in zip(one, indices, strict=True)))
         cut = rng.randrange(len(indices))
-        return Draft(nearest[:cut] + indices[cut:])
+        return self._repaired(nearest[:cut] + indices[cut:], rng)
 
-    def tell(self, trial: Trial) -> None:
-        """See `ScheduleModel.tell`."""
+    def _learn(self, trial: Trial) -> None:
         if len(self._space.free_blocks) == 1:
             return
         self._memory.add(trial)
@@ -100,9 +94,7 @@ class CmaModel:
         )
 
     def _free(self, trial: Trial) -> list[int]:
-        """Grid indices of the free blocks."""
-        indices = self._space.grid_indices(trial.schedule)
-        return [indices[block] for block in self._space.free_blocks]
+        return self._space.of_free_blocks(self._space.grid_indices(trial.schedule))
 
     def _figure(self, trial: Trial) -> float:
         if trial.values is None or trial.total_violation > 0 or self._bounds is None:

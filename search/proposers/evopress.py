@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices, Proposal
+from search.proposers.seeded import SeededProposer
 from studies import Trial
 
 _MOST_SWITCHES = 3
@@ -22,7 +23,7 @@ _MOST_TRIES = 10
 _HEAD_RATE = 0.85
 
 
-class EvoPressProposer:
+class EvoPressProposer(SeededProposer):
     """A (1 + lambda) search: children differ from their parent by few switches, and the best becomes the next parent.
 
     A switch moves sparsity from one block to another and keeps the overall sparsity, so there is a parent per overall
@@ -42,19 +43,15 @@ class EvoPressProposer:
         offspring: Lambda: number of consecutive trials in one band.
     """
 
-    name = "evopress"
-    leads = False
+    _most_repeats = math.inf
 
     def __init__(self, space: ScheduleSpace, seed: int, offspring: int = 4) -> None:
-        self._space = space
-        self._seed = seed
+        super().__init__("evopress", space, seed)
         self._offspring = offspring
         self._parents: dict[int, Trial] = {}
         # Their grid indices, which every proposal asks for.
         self._grid_indices: dict[int, GridIndices] = {}
         self._n_told = 0
-        self._number = -1
-        self._repeats = 0
         # By how much a switch moves at most: a fifth of what a block can skip.
         self._stride = max(1, space.top // 5)
         lowest = 0 if space.latency_limit is None else sum(space.repair([0] * space.n_blocks, random.Random(0)))
@@ -66,15 +63,11 @@ class EvoPressProposer:
         edges = [lowest + math.floor(width * band) for band in range(n_bands)] + [highest + 1]
         self._bands = [range(low, high) for low, high in pairwise(edges)]
 
-    def ask(self, number: int) -> Proposal:
-        """See `Proposer.ask`."""
-        self._repeats = self._repeats + 1 if number == self._number else 0
-        self._number = number
-        rng = random.Random(f"{self.name}/{self._seed}/{number}/{self._repeats}")
+    def _propose(self, number: int, rng: random.Random) -> Proposal | None:
         legal = {total: parent for total, parent in self._parents.items() if parent.total_violation == 0}
         parents = legal or self._parents
         if self._n_told < _FIRST or not parents:
-            return Proposal(self._space.sample(rng))
+            return None
         band = self._band(number)
         known = set(self._grid_indices.values())
         for _ in range(_MOST_TRIES):
@@ -82,11 +75,8 @@ class EvoPressProposer:
                 break
         return child
 
-    def tell(self, trial: Trial) -> None:
-        """See `Proposer.tell`."""
+    def _learn(self, trial: Trial) -> None:
         indices = self._space.grid_indices(trial.schedule)
-        if not trial.is_finite or not self._space.contains(indices):
-            return
         self._n_told += 1
         total = sum(indices)
         parent = self._parents.get(total)

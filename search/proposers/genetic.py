@@ -68,10 +68,9 @@ class GeneticProposer:
 
     def _child(self) -> Proposal:
         mother, father = (parent(self._population.members, self._rng).genome for _ in range(2))
-        free, indices = self._space.free_blocks, [0.0] * self._space.n_blocks
+        space = self._space
         numbers = self._variation.child(
-            [mother[block] for block in free], [father[block] for block in free], self._genes, self._rng
+            space.of_free_blocks(mother), space.of_free_blocks(father), self._genes, self._rng
         )
-        for block, number in zip(free, numbers, strict=True):
-            indices[block] = number
-        return Proposal(self._space.repair(indices, self._rng), tuple(dict.fromkeys((mother, father))))
+        indices = space.repair(space.on_all_blocks(numbers), self._rng)
+        return Proposal(indices, tuple(dict.fromkeys((mother, father))))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.errors import ConfigError
 from search.problem.space import ScheduleSpace
-from search.proposers.model_proposer import ModelProposer
+from search.proposers.seeded import SeededProposer
 from studies import Trial, TrialState
 
 if TYPE_CHECKING:
@@ -37,15 +37,7 @@ _CLOSING = {"(": ")", "[": "]", "{": "}"}
 
 @dataclass(frozen=True)
 class SamplerText:
-    """A class in a module, and how to call it.
-
-    Attributes:
-        text: The text that names it.
-        module: Name of the module.
-        name: Name of the class.
-        args: Arguments by position.
-        kwargs: Arguments by name.
-    """
+    """A text that names a class of a module and the arguments of a call: `module:name(*args, **kwargs)`."""
 
     text: str
     module: str
@@ -98,22 +90,18 @@ def parts_of(names: str) -> list[str]:
     return [part for part in map(str.strip, (*parts, names[start:])) if part]
 
 
-def named_sampler(text: str, space: ScheduleSpace, seed: int) -> ModelProposer:
-    """The proposer around a sampler that a text names.
-
-    Args:
-        text: See `SamplerText`.
-        space: Space of schedules.
-        seed: Seed of all random choices.
+def named_sampler(text: str, space: ScheduleSpace, seed: int) -> SeededProposer:
+    """The proposer around a sampler that a text names, see `SamplerText`.
 
     Raises:
         ConfigError: There is no such sampler, or its arguments are wrong.
     """
-    from search.proposers.optuna_sampler import SamplerModel
+    from search.proposers.optuna_sampler import SamplerProposer
 
     make = sampler_factory(SamplerText.parse(text))
-    model = SamplerModel(space, seed, make) if space.free_blocks and space.top else None
-    return ModelProposer(_short(text), space, seed, model)
+    if not space.may_skip:
+        return SeededProposer(_short(text), space, seed)
+    return SamplerProposer(_short(text), space, seed, make)
 
 
 def check_sampler(text: str) -> None:

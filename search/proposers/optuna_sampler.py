@@ -6,6 +6,8 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,12 +19,10 @@ from optuna.samplers.nsgaii import UniformCrossover
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from search.problem.space import ScheduleSpace
+from search.problem.trial import Proposal
 from search.proposers.memory import TrialMemory
-from search.proposers.model_proposer import Draft, draw_seed
+from search.proposers.seeded import SeededProposer, draw_seed
 from studies import Trial
-
-SamplerFactory = Callable[[int], BaseSampler]
-"""Makes a sampler from a seed."""
 
 # Most trials that TPE holds: its time is linear in them.
 _MOST = 600
@@ -35,7 +35,7 @@ _POPULATION = 16
 _MOST_BRED = 128
 
 
-class SamplerModel:
+class SamplerProposer(SeededProposer):
     """Asks an Optuna sampler for one parameter per free block: its grid index.
 
     Each request and each trial told gets a new sampler, seeded by the trial, so that proposals follow from the trials
@@ -47,12 +47,12 @@ class SamplerModel:
     samplers take longer with constraints.
 
     Args:
+        name: Name of the proposer.
         space: Space of schedules.
         seed: Seed of all random choices.
-        make: Makes the sampler.
+        make: Makes the sampler from its argument `seed`.
         first: Trials told before the sampler is asked.
         most: Size of the study; see `TrialMemory`.
-        most_repeats: Further requests for one trial.
         real: True for real parameters, which repair rounds.
         generation: Number of consecutive trials with equal sampler attributes; 0 where none are needed, None to find
             out.
@@ -60,21 +60,19 @@ class SamplerModel:
 
     def __init__(
         self,
+        name: str,
         space: ScheduleSpace,
         seed: int,
-        make: SamplerFactory,
+        make: Callable[..., BaseSampler],
         *,
         first: int = 1,
         most: int = _MOST,
-        most_repeats: int | None = None,
         real: bool = False,
         generation: int | None = None,
     ) -> None:
-        self._space = space
-        self._seed = seed
+        super().__init__(name, space, seed)
         self._make = make
         self._first = first
-        self._most_repeats = most_repeats
         self._generation = generation
         self._memory = TrialMemory(most)
         self._is_constrained = False
@@ -85,10 +83,13 @@ class SamplerModel:
         # Some samplers sort parameters by name.
         self._parameters: dict[str, BaseDistribution] = {f"s_{block:04}": index for block in space.free_blocks}
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
-        """See `ScheduleModel.propose`."""
-        if len(self._memory) < self._first or (self._most_repeats is not None and repeats > self._most_repeats):
+    def _propose(self, number: int, rng: random.Random) -> Proposal | None:
+        if len(self._memory) < self._first:
             return None
+        return self._repaired(self._sampled(rng), rng)
+
+    def _sampled(self, rng: random.Random) -> list[float]:
+        """The sampler's parameters."""
         seed = draw_seed(rng)
         with silence():
             if self._study is None:
@@ -98,10 +99,9 @@ class SamplerModel:
                 self._generation = 1
                 self._rebuild()
                 asked = self._ask(seed)
-        return Draft([asked.params[name] for name in self._parameters])
+        return [asked.params[name] for name in self._parameters]
 
-    def tell(self, trial: Trial) -> None:
-        """See `ScheduleModel.tell`."""
+    def _learn(self, trial: Trial) -> None:
         is_thinned = self._memory.add(trial)
         breaks_first = trial.total_violation > 0 and not self._is_constrained
         self._is_constrained |= breaks_first
@@ -114,12 +114,12 @@ class SamplerModel:
     def _ask(self, seed: int) -> FrozenTrial:
         """A failed trial that the sampler filled in."""
         assert self._study is not None
-        self._study.sampler = self._make(seed)
+        self._study.sampler = self._make(seed=seed)
         return self._study.tell(self._study.ask(self._parameters), state=TrialState.FAIL)
 
     def _rebuild(self) -> None:
         n_objectives = len(next(iter(self._memory)).values or ())
-        self._study = optuna.create_study(directions=["minimize"] * n_objectives, sampler=self._make(0))
+        self._study = optuna.create_study(directions=["minimize"] * n_objectives, sampler=self._make(seed=0))
         self._n_told, self._attributes = 0, {}
         self._look_ahead()
         for trial in self._memory:
@@ -127,11 +127,10 @@ class SamplerModel:
 
     def _add(self, trial: Trial) -> None:
         assert self._study is not None
-        indices = self._space.grid_indices(trial.schedule)
-        params = {name: indices[block] for name, block in zip(self._parameters, self._space.free_blocks, strict=True)}
+        indices = self._space.of_free_blocks(self._space.grid_indices(trial.schedule))
         self._study.add_trial(
             create_trial(
-                params=params,
+                params=dict(zip(self._parameters, indices, strict=True)),
                 distributions=self._parameters,
                 values=trial.values,
                 constraints={"violation": trial.total_violation} if self._is_constrained else {},
@@ -148,33 +147,25 @@ class SamplerModel:
             self._attributes = self._ask(seed).system_attrs
 
 
-class ParzenModel(SamplerModel):
+class ParzenProposer(SamplerProposer):
     """Multi-objective TPE (Ozaki et al. 2022) under constraints (Watanabe and Hutter 2022).
 
     Blocks are modelled jointly at a target sparsity, and else one by one, Optuna's default for several objectives. Most
     proposals then keep the first blocks of one of the best trials, which need not be computed again and fit together.
-
-    Args:
-        space: Space of schedules.
-        seed: Seed of all random choices.
     """
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         self._is_joint = space.target_sparsity is not None
+        make = partial(TPESampler, n_startup_trials=1, multivariate=self._is_joint, constant_liar=False)
+        super().__init__("tpe", space, seed, make, first=_FIRST_TPE, generation=0)
 
-        def make(seed: int) -> BaseSampler:
-            return TPESampler(seed=seed, n_startup_trials=1, multivariate=self._is_joint, constant_liar=False)
-
-        super().__init__(space, seed, make, first=_FIRST_TPE, generation=0)
-
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
-        """See `ScheduleModel.propose`."""
-        draft = super().propose(number, repeats, rng)
-        if draft is None or self._is_joint or rng.random() >= _HEAD_RATE:
-            return draft
-        cut = rng.randrange(len(draft.grid_indices))
+    def _sampled(self, rng: random.Random) -> list[float]:
+        sampled = super()._sampled(rng)
+        if self._is_joint or rng.random() >= _HEAD_RATE:
+            return sampled
+        cut = rng.randrange(len(sampled))
         kept = self._space.grid_indices(rng.choice(self._memory.best()).schedule)
-        return Draft([*(kept[block] for block in self._space.free_blocks[:cut]), *draft.grid_indices[cut:]])
+        return [*self._space.of_free_blocks(kept)[:cut], *sampled[cut:]]
 
 
 class _Crossover(UniformCrossover):
@@ -187,57 +178,44 @@ class _Crossover(UniformCrossover):
         return super().crossover(parents_params, *args)
 
 
-class BreedingModel(SamplerModel):
-    """NSGA-II (Deb et al. 2002) or NSGA-III (Deb and Jain 2014); names the parents of its proposals.
+class BreedingProposer(SamplerProposer):
+    """NSGA-II (Deb et al. 2002) or NSGA-III (Deb and Jain 2014); names the parents of its proposals."""
 
-    Args:
-        space: Space of schedules.
-        seed: Seed of all random choices.
-        sampler: Class of the sampler.
-    """
-
-    def __init__(self, space: ScheduleSpace, seed: int, sampler: type[NSGAIISampler] | type[NSGAIIISampler]) -> None:
+    def __init__(
+        self, name: str, sampler: type[NSGAIISampler] | type[NSGAIIISampler], space: ScheduleSpace, seed: int
+    ) -> None:
         def make(seed: int) -> BaseSampler:
             self._crossover = _Crossover()
             return sampler(seed=seed, population_size=_POPULATION, crossover=self._crossover)
 
-        super().__init__(space, seed, make, first=_POPULATION, most=_MOST_BRED, generation=_POPULATION)
+        super().__init__(name, space, seed, make, first=_POPULATION, most=_MOST_BRED, generation=_POPULATION)
 
-    def propose(self, number: int, repeats: int, rng: random.Random) -> Draft | None:
-        """See `ScheduleModel.propose`; a child of no crossover names no parents."""
-        draft = super().propose(number, repeats, rng)
-        if draft is None or self._crossover.crossed is None:
-            return draft
-        parents = []
-        for crossed in self._crossover.crossed.tolist():
-            indices = [0] * self._space.n_blocks
-            for block, index in zip(self._space.free_blocks, crossed, strict=True):
-                indices[block] = round(index)
-            parents.append(tuple(indices))
-        return Draft(draft.grid_indices, tuple(dict.fromkeys(parents)))
+    def _propose(self, number: int, rng: random.Random) -> Proposal | None:
+        proposal = super()._propose(number, rng)
+        # A child of no crossover names no parents.
+        if proposal is None or self._crossover.crossed is None:
+            return proposal
+        crossed = [map(round, parent) for parent in self._crossover.crossed.tolist()]
+        parents = dict.fromkeys(tuple(self._space.on_all_blocks(parent)) for parent in crossed)
+        return replace(proposal, parents=tuple(parents))
 
 
-def nsga2_model(space: ScheduleSpace, seed: int) -> SamplerModel:
-    """NSGA-II."""
-    return BreedingModel(space, seed, NSGAIISampler)
+nsga2_proposer = partial(BreedingProposer, "nsga2", NSGAIISampler)
+nsga3_proposer = partial(BreedingProposer, "nsga3", NSGAIIISampler)
 
 
-def nsga3_model(space: ScheduleSpace, seed: int) -> SamplerModel:
-    """NSGA-III."""
-    return BreedingModel(space, seed, NSGAIIISampler)
-
-
-def gaussian_process_model(space: ScheduleSpace, seed: int) -> SamplerModel:
+class GaussianProcessProposer(SamplerProposer):
     """Expected hypervolume improvement under Gaussian processes, fitted to the front and the latest trials.
 
     Parameters are real: over whole numbers Optuna searches block by block, far slower. Time is cubic in the trials; a
     proposal takes about a second.
     """
 
-    def make(seed: int) -> BaseSampler:
-        return GPSampler(seed=seed, n_startup_trials=1)
+    _most_repeats = 3
 
-    return SamplerModel(space, seed, make, first=10, most=128, most_repeats=2, real=True, generation=0)
+    def __init__(self, space: ScheduleSpace, seed: int) -> None:
+        make = partial(GPSampler, n_startup_trials=1)
+        super().__init__("gp", space, seed, make, first=10, most=128, real=True, generation=0)
 
 
 @contextmanager

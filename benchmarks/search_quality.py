@@ -98,7 +98,7 @@ def search(job, space, evaluator, predict_ms):
     book, portfolio = Notebook(), Portfolio(make_proposers(job.names, space, job.seed), job.seed)
     ablations = space.ablations() if learn_from_ablations(job.names) else ()
     if job.part == "short":
-        ablations = plan_ablations(space, job.trials, job.names).schedules if job.ablates else ()
+        ablations = plan_ablations(space, job.trials, job.names)[0] if job.ablates else ()
     engine = SearchEngine(space, portfolio, evaluator, Objectives(predict_ms), book, seed=job.seed, ablations=ablations)
     engine.run(Stopping(job.trials))
     return book.trials(), sum(own.seconds for own in portfolio.statistics.values())
@@ -242,7 +242,7 @@ def show_short(console, results, _):
         mean = float(np.exp(np.log(means).mean()))
         target, trials, ablates = key
         cell = f"{mean:.3f} [{means.min():.3f}, {means.max():.3f}]"
-        n = len(plan_ablations(ScheduleSpace(12, target), trials, "portfolio").schedules) if ablates else 0
+        n = plan_ablations(ScheduleSpace(12, target), trials, "portfolio")[1].schedules if ablates else 0
         shown.add_row("any" if target is None else f"{target:.0%}", str(trials), str(n), cell)
         lines.append({"target": target, "trials": trials, "ablations": n, "ratios": own})
     console.print(shown)

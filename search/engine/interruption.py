@@ -10,14 +10,9 @@ from types import FrameType
 
 
 class Interruption:
-    """State of a request to stop.
+    """State of a request to stop: `requested` once Ctrl-C was pressed."""
 
-    Attributes:
-        requested: True once Ctrl-C was pressed.
-    """
-
-    def __init__(self) -> None:
-        self.requested = False
+    requested = False
 
 
 @contextmanager

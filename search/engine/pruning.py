@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from search.problem.trial import Values
 from studies.pareto import dominations
@@ -18,18 +19,10 @@ _WINDOW = 256
 _FEWEST = 8
 
 
-class Pruner(Protocol):
-    """Decides after each rung, a fidelity below 1, whether a trial goes on."""
+class Pruner(ABC):
+    """Decides after each rung, a fidelity below 1, whether a trial goes on.
 
-    def goes_on(self, number: int, rung: int, values: Values) -> bool:
-        """True if trial `number` goes on, after its values at a rung."""
-
-    def saw(self, number: int, rung: int, values: Values) -> None:
-        """Learn what a trial was worth at a rung in an earlier run of the study."""
-
-
-class Rungs:
-    """Objective values of the latest trials at each rung; values are compared within a rung alone.
+    It knows the objective values of the latest trials at each rung; values are compared within a rung alone.
 
     Args:
         lag: Trial n is compared with trials up to n - lag, so that decisions do not depend on the order of their ends.
@@ -39,8 +32,12 @@ class Rungs:
         self._lag = lag
         self._seen: dict[int, deque[tuple[int, Values]]] = {}
 
-    def add(self, number: int, rung: int, values: Values) -> None:
-        """Keep what a trial was worth."""
+    @abstractmethod
+    def goes_on(self, number: int, rung: int, values: Values) -> bool:
+        """True if trial `number` goes on, after its values at a rung."""
+
+    def saw(self, number: int, rung: int, values: Values) -> None:
+        """Keeps what a trial was worth at a rung, in this run of the study or an earlier one."""
         most = _WINDOW + 2 * (self._lag or 0)
         self._seen.setdefault(rung, deque(maxlen=most)).append((number, values))
 
@@ -57,7 +54,7 @@ class Rungs:
         return float(shares[0]), shares[1:].tolist()
 
 
-class ParetoHalving:
+class ParetoHalving(Pruner):
     """Asynchronous successive halving (Li et al. 2020, ASHA) for several objectives.
 
     A trial goes on if it is among the best 1/eta of the latest trials at its rung; of several objectives, the one that
@@ -65,28 +62,24 @@ class ParetoHalving:
 
     Args:
         eta: One in eta trials goes on.
-        lag: See `Rungs`.
+        lag: See `Pruner`.
     """
 
     def __init__(self, eta: float = 2.0, lag: int | None = None) -> None:
+        super().__init__(lag)
         self._eta = eta
-        self._rungs = Rungs(lag)
 
     def goes_on(self, number: int, rung: int, values: Values) -> bool:
         """See `Pruner.goes_on`."""
-        own, others = self._rungs.dominated_shares(number, rung, values)
-        self._rungs.add(number, rung, values)
+        own, others = self.dominated_shares(number, rung, values)
+        self.saw(number, rung, values)
         if len(others) < _FEWEST:
             return True
         better = sum(other < own for other in others)
         return better < max(1.0, len(others) / self._eta)
 
-    def saw(self, number: int, rung: int, values: Values) -> None:
-        """See `Pruner.saw`."""
-        self._rungs.add(number, rung, values)
 
-
-class OptunaPruning:
+class OptunaPruning(Pruner):
     """Leaves the decision to one of Optuna's pruners.
 
     They know one number a step (`trial.report`): here the share of the latest trials that dominate this one at the
@@ -101,7 +94,7 @@ class OptunaPruning:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._rungs = Rungs()
+        super().__init__()
         self._last = n_rungs - 1
         self._study = optuna.create_study(direction="minimize", pruner=pruner)
         self._trials: dict[int, optuna.Trial] = {}
@@ -110,8 +103,8 @@ class OptunaPruning:
         """See `Pruner.goes_on`."""
         import optuna
 
-        share, _ = self._rungs.dominated_shares(number, rung, values)
-        self._rungs.add(number, rung, values)
+        share, _ = self.dominated_shares(number, rung, values)
+        self.saw(number, rung, values)
         trial = self._trials.pop(number, None) or self._study.ask()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -125,7 +118,3 @@ class OptunaPruning:
         else:
             self._study.tell(trial, share)
         return not stops
-
-    def saw(self, number: int, rung: int, values: Values) -> None:
-        """See `Pruner.saw`."""
-        self._rungs.add(number, rung, values)

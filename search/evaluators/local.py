@@ -1,4 +1,4 @@
-"""Evaluation of schedules in this process."""
+"""Evaluation of schedules in one process: this one, or a worker's."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -19,6 +20,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
+from search.evaluators.shared_model import SharedModel
 from search.problem.fidelities import part_ends
 
 _Result = TypeVar("_Result")
@@ -90,23 +92,18 @@ class LocalEvaluator:
 
     def evaluate(self, task: Task) -> Evaluation:
         """Evaluates a schedule on one part of the set; a failure is part of the evaluation."""
-        started, began_at = time.perf_counter(), time.time()
+        started, nothing = time.perf_counter(), Evaluation(task, worker=_WORKER, began_at=time.time())
         try:
             quality, blocks_run, blocks_reused = self._within_memory(lambda: self._compare(task))
         except (CoreError, RuntimeError, MemoryError) as error:
-            return Evaluation(
-                task,
-                seconds=time.perf_counter() - started,
-                error=f"{type(error).__name__}: {error}",
-                worker=_WORKER,
-                began_at=began_at,
-            )
+            seconds = time.perf_counter() - started
+            return replace(nothing, seconds=seconds, error=f"{type(error).__name__}: {error}")
         metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
         if quality.accuracy is not None:
             metrics["accuracy"] = quality.accuracy
         strange = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-        return Evaluation(
-            task,
+        return replace(
+            nothing,
             # A figure that is not finite cannot be compared, nor stored as JSON: the trial has failed.
             metrics={} if strange else metrics,
             n_tokens=quality.n_tokens,
@@ -115,8 +112,6 @@ class LocalEvaluator:
             error="not finite: " + ", ".join(strange) if strange else None,
             blocks_run=blocks_run,
             blocks_reused=blocks_reused,
-            worker=_WORKER,
-            began_at=began_at,
         )
 
     def close(self) -> None:
@@ -149,6 +144,51 @@ class LocalEvaluator:
             self.batch_size = max(1, self.batch_size // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+
+class ModelSetup:
+    """Makes evaluators of one model and one search set, with the arguments of `LocalEvaluator`.
+
+    Made in the process that has the model, and pickled to the workers, whose weights lie in the shared memory of the
+    pickle's arrays (see `SharedModel`).
+
+    Raises:
+        EvaluationError: The model cannot be pickled.
+    """
+
+    def __init__(
+        self,
+        model: SkippingModel,
+        examples: Sequence[EncodedExample],
+        *,
+        batch_size: int = 16,
+        prefix_bytes: int = 0,
+        **options: Any,
+    ) -> None:
+        self._model, self._keep_first = SharedModel(model.model), model.keep_first
+        self._examples, self._options = list(examples), options
+        self._batch_size, self._prefix_bytes = batch_size, prefix_bytes
+
+    def start(self, device: str, halvings: int) -> LocalEvaluator:
+        """See `WorkerSetup.start`; halves the memory for shared work, too."""
+        if device == "cpu":
+            # A worker has one core; more threads than that would fight with the other workers.
+            torch.set_num_threads(1)
+        model: Any = self._model.load().to(device)
+        return LocalEvaluator(
+            SkippingModel(model, self._keep_first),
+            self._examples,
+            batch_size=max(1, self._batch_size >> halvings),
+            prefix_bytes=_held_on(model.device, self._prefix_bytes) >> halvings,
+            **self._options,
+        )
+
+
+def _held_on(device: torch.device, prefix_bytes: int) -> int:
+    """Memory for shared work, which on a GPU is a part of what the model leaves."""
+    if device.type != "cuda":
+        return prefix_bytes
+    return min(prefix_bytes, torch.cuda.mem_get_info(device)[0] // 4)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,8 +1,9 @@
-"""Starts and joins Ray, and keeps it up for several pools."""
+"""Starts and joins Ray, keeps it up for several pools, and reads its errors."""
 
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
+from ray.job_config import JobConfig
 
 from search.errors import EvaluationError
 from search.evaluators.ray_address import check_address, check_home
-from search.evaluators.ray_job import job_config
+from search.module_path import leading_folders
 
+# Parts of Ray's texts on deaths: found only where the cause is unknown, and found before the cause.
+KERNEL, _DETAIL = "OOM killer", "Worker exit detail: "
 # Addresses of the Rays that `cluster` keeps up: none, or one.
 _kept: list[str | None] = []
 
@@ -57,7 +61,7 @@ def start_ray(address: str | None, n_cpus: int) -> bool:
         "log_to_driver": level < logging.WARNING,
         "logging_level": level,
         "configure_logging": True,
-        "job_config": job_config(address),
+        "job_config": _job_config(address),
     }
     if address is None:
         # Never a cluster that happens to be named in the environment.
@@ -93,3 +97,31 @@ def stop_ray() -> None:
 def _let_ray_print(is_allowed: bool) -> None:
     """Allows or forbids Ray to report dead workers on standard output."""
     ray._private.worker._worker_logs_enabled = is_allowed
+
+
+class SamePathJob(JobConfig):
+    """A job whose workers import modules from where this process does.
+
+    Ray puts the working directory first on their path, where a user's own `search.py` or `torch.py` would be taken for
+    the real one.
+    """
+
+    def _get_proto_job_config(self) -> Any:
+        # Each worker puts them at the front of its path, one after the other.
+        self._py_driver_sys_path = leading_folders()[::-1]
+        return super()._get_proto_job_config()  # type: ignore[no-untyped-call]
+
+
+def _job_config(address: str | None) -> JobConfig | None:
+    """The configuration of a job; None for Ray Client, whose server has its own path."""
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", address)
+    return None if "://" in (address or "") else SamePathJob()
+
+
+def cause_of(error: BaseException) -> str:
+    """The last line of a Ray error, which is the one that the worker raised, or a short form of how it died."""
+    if KERNEL in str(error):
+        return "its process ended all at once: killed, perhaps for want of memory, or crashed"
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1].strip().rpartition(_DETAIL)[2] if lines else type(error).__name__

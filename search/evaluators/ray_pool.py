@@ -18,8 +18,7 @@ from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
 from search.evaluators.backlog import Backlog
-from search.evaluators.crash import KERNEL, cause_of
-from search.evaluators.ray_cluster import start_ray, stop_ray
+from search.evaluators.ray_cluster import KERNEL, cause_of, start_ray, stop_ray
 from search.evaluators.worker import WorkerProcess, WorkerSetup
 from search.evaluators.worker_handle import GPU, Call, WorkerHandle, check_gpus, check_numbers, most_on_this_machine
 

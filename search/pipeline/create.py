@@ -18,7 +18,7 @@ from search.pipeline.preflight import check_search
 from search.pipeline.workload import load_with_progress
 from search.problem.objectives import objective_names
 from search.progress.progress_view import ProgressView
-from search.progress.trackers import forget_runs, restore_runs
+from search.progress.trackers.run_ids import forget_runs, restore_runs
 from search.proposers.catalogue import check_samplers
 from search.stages.export import check_export
 from studies import StudyRecord, StudyStore

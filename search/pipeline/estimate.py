@@ -12,7 +12,7 @@ from ftp_core.cost.memory import peak_activation_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.training.distillation_config import DistillationConfig
 from search.config.run_config import RunConfig
-from search.engine.ablations import AblationPlan, plan_ablations
+from search.engine.ablations import plan_ablations
 from search.inputs.data import Workload, search_set
 from search.inputs.latency_profiles import known_profile
 from search.pipeline.pace import Pace, measure_pace, tokens
@@ -23,7 +23,7 @@ from search.stages.measure import timed_length
 from search.stages.open_study import OpenStudy
 from search.stages.time_generation import least_turns, lengths_to_time, new_tokens_to_time
 from studies import StudyStore
-from studies.records.study_facts import Estimate, Memory, StudyFacts
+from studies.records.study_facts import Ablations, Estimate, Memory, StudyFacts
 
 # Ray and its workers, until they compute.
 _START_S = 5.0
@@ -79,8 +79,7 @@ def note_estimate(study: OpenStudy, stages: Sequence[str]) -> None:
         return
     found = estimate_run(study.config, study.workload, study.store, stages, study.view)
     # What is left out is said here, and not again as the search begins.
-    ablations = planned_ablations(study.config, study.workload).record()
-    study.note(StudyFacts(estimate=found, ablations=ablations))
+    study.note(StudyFacts(estimate=found, ablations=_planned_ablations(study.config, study.workload)))
     study.view.tell(estimate_lines(found))
 
 
@@ -236,7 +235,7 @@ def _free_bytes() -> int | None:
 
 def _left_out(config: RunConfig, workload: Workload, seconds: Mapping[str, float], pace: Pace) -> Iterator[str]:
     """Sentences on what the budget is too small for."""
-    if ablations := planned_ablations(config, workload).left_out:
+    if ablations := _planned_ablations(config, workload).left_out:
         yield ablations
     if config.seconds is not None:
         n = int(config.seconds * max(1, config.workers + config.gpu_workers) / pace.evaluation_s)
@@ -248,11 +247,11 @@ def _left_out(config: RunConfig, workload: Workload, seconds: Mapping[str, float
         yield "the search of hyperparameters of router training, as --router-trials is 0."
 
 
-def planned_ablations(config: RunConfig, workload: Workload) -> AblationPlan:
-    """The ablations that a study's first search will begin with, see `plan_ablations`."""
+def _planned_ablations(config: RunConfig, workload: Workload) -> Ablations:
+    """The ablations that a study's first search will begin with."""
     n_blocks = workload.model.skipping.n_blocks
     space = ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
-    return plan_ablations(space, config.trials, config.sampler)
+    return plan_ablations(space, config.trials, config.sampler)[1]
 
 
 def _merged(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 
 @dataclass
@@ -26,8 +24,3 @@ class ProposerStatistics:
     seconds: float = 0.0
     gain: float = 0.0
     share: float = 0.0
-
-    @classmethod
-    def stored(cls, state: Mapping[str, Any]) -> ProposerStatistics:
-        """Statistics as a study stores them; unknown fields are ignored."""
-        return cls(**{field.name: state[field.name] for field in fields(cls) if field.name in state})

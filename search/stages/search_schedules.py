@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ftp_core.routers import Router
 from ftp_core.text.encoding import encoded_fingerprint
 from search.config.run_config import RunConfig
-from search.engine.ablations import AblationPlan, plan_ablations
+from search.engine.ablations import plan_ablations
 from search.engine.engine import SearchEngine
 from search.engine.interruption import gentle_interruption
 from search.engine.portfolio import Portfolio
@@ -21,6 +21,7 @@ from search.inputs.data import search_set
 from search.problem.costs import Costs
 from search.problem.objectives import Objectives, evaluation_context, objective_names
 from search.problem.space import LatencyLimit, ScheduleSpace
+from search.problem.trial import GridIndices
 from search.progress.progress_view import Stage
 from search.proposers.catalogue import make_proposers
 from search.stages.knee import choose_from_front
@@ -99,7 +100,6 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     aside = study.store.trials.left_aside(study.name)
     if aside.total:
         study.view.console.print(str(aside))
-    ablations = _ablations(study, search, space)
     portfolio = Portfolio(
         make_proposers(config.sampler, space, config.seed), config.seed, trials.statistics(), config.deterministic
     )
@@ -120,7 +120,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
             warm=warm,
             warm_is_own=search.round > 0,
             first=search.first_trial,
-            ablations=ablations.schedules,
+            ablations=_ablations(study, search, space),
         )
         watch = _Watch(study, stage, trials, pool, search.stage, costs)
         trials.on_kept = watch.on_kept
@@ -154,20 +154,19 @@ def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSp
     return ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks, latency_limit=limit)
 
 
-def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> AblationPlan:
+def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> list[GridIndices]:
     """The ablations that a search begins with; refinements know them from the first search.
 
     What the first search leaves out, as it is short, is noted, and said when that is new.
     """
     if search.round > 0:
-        return AblationPlan((), 0, search.trials, 0)
-    plan = plan_ablations(space, search.trials, study.config.sampler)
-    known, planned = study.facts.ablations, plan.record()
-    if planned != known:
-        if plan.left_out:
-            study.view.console.print(plan.left_out, highlight=False)
+        return []
+    schedules, planned = plan_ablations(space, search.trials, study.config.sampler)
+    if planned != study.facts.ablations:
+        if planned.left_out:
+            study.view.console.print(planned.left_out, highlight=False)
         study.note(StudyFacts(ablations=planned))
-    return plan
+    return schedules
 
 
 def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[Trial]:
@@ -244,8 +243,8 @@ class _Watch:
 
 def _start_workers(study: OpenStudy, router: Router) -> RayPool:
     # Ray takes a second to import: commands that only read a study shall not wait for it.
+    from search.evaluators.local import ModelSetup
     from search.evaluators.ray_pool import RayPool
-    from search.evaluators.worker_setup import ModelSetup
 
     config = study.config
     setup = ModelSetup(

@@ -42,8 +42,7 @@ from ftp_core.text.encoding import EncodedExample, encoded_fingerprint
 from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import ConfigError, EvaluationError
-from search.evaluators.crash import cause_of
-from search.evaluators.ray_cluster import cluster
+from search.evaluators.ray_cluster import cause_of, cluster
 from search.evaluators.shared_model import SharedModel
 from search.tuning.router_hyperparameters import TUNED, drawn_configs, search_space
 from search.tuning.tuning_state import RouterTuning, TuningEntry, TuningState
@@ -120,8 +119,7 @@ def tune_router(
         "base configuration": base.to_json(),
         "seed": seed,
         "deterministic mode": deterministic,
-        # Only where tokens are protected: tunings of earlier versions go on.
-        **({"protected tokens": model.keep_first} if model.keep_first else {}),
+        "protected tokens": model.keep_first,
     }
     state = TuningState(Path(folder), subject)
     if any(entry.has_ended for entry in state.entries().values()):

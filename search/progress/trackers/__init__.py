@@ -6,19 +6,13 @@ A tracker's library is imported when its observer is made, by the one module tha
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftp_core.extras import install_extra
 from search.errors import ConfigError
-from search.progress.trackers import run_ids
 
 if TYPE_CHECKING:
     from search.progress.observer import RunObserver
-
-__all__ = ["TRACKERS", "forget_runs", "make_observers", "restore_runs"]
-
 
 # Title and observer; the library is called as the tracker is.
 _TRACKERS = {
@@ -27,22 +21,6 @@ _TRACKERS = {
     "tensorboard": ("TensorBoard", "TensorboardObserver"),
 }
 TRACKERS = tuple(_TRACKERS)
-
-
-def forget_runs(folder: Path) -> dict[str, str]:
-    """Let the next study whose report goes to a folder have runs of its own; what trackers know stays with them.
-
-    Returns:
-        What `restore_runs` takes.
-    """
-    return run_ids.forget_runs(folder, TRACKERS)
-
-
-def restore_runs(folder: Path, runs: Mapping[str, str]) -> None:
-    """Take back `forget_runs`: the study whose report is in a folder keeps its runs, and no others."""
-    forget_runs(folder)
-    for tracker, run in runs.items():
-        run_ids.keep_run(folder, tracker, run)
 
 
 def make_observers(names: str) -> list[RunObserver]:

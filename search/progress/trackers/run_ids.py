@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+
+from search.progress.trackers import TRACKERS
 
 _FOLDER = "tracking"
 
 
 def known_run(folder: Path, tracker: str) -> str | None:
-    """The identifier of the run that a study has with a tracker; None if there is none.
-
-    Args:
-        folder: Folder of the study's report.
-        tracker: The tracker's name.
-    """
+    """The identifier of the run that the study whose report is in a folder has with a tracker; None for none."""
     try:
         return (folder / _FOLDER / tracker).read_text().strip() or None
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -23,25 +20,28 @@ def known_run(folder: Path, tracker: str) -> str | None:
 
 
 def keep_run(folder: Path, tracker: str, identifier: str) -> None:
-    """Keep the identifier of the run that a study has with a tracker."""
+    """Keeps the identifier of the run that a study has with a tracker."""
     (folder / _FOLDER).mkdir(parents=True, exist_ok=True)
     (folder / _FOLDER / tracker).write_text(identifier + "\n")
 
 
-def forget_runs(folder: Path, trackers: Iterable[str]) -> dict[str, str]:
-    """Let the next study whose report goes to a folder have runs of its own; what trackers know stays with them.
-
-    Args:
-        folder: Folder of the study's report.
-        trackers: Names of the trackers.
+def forget_runs(folder: Path) -> dict[str, str]:
+    """Lets the next study whose report goes to a folder have runs of its own; what trackers know stays with them.
 
     Returns:
-        The identifiers that are forgotten, by tracker.
+        What `restore_runs` takes: the forgotten identifiers, by tracker.
     """
-    known = {name: run for name in trackers if (run := known_run(folder, name)) is not None}
+    known = {name: run for name in TRACKERS if (run := known_run(folder, name)) is not None}
     for name in known:
         (folder / _FOLDER / name).unlink()
     # Files of others may be there.
     with suppress(OSError):
         (folder / _FOLDER).rmdir()
     return known
+
+
+def restore_runs(folder: Path, runs: Mapping[str, str]) -> None:
+    """Takes back `forget_runs`: the study whose report is in a folder keeps its runs, and no others."""
+    forget_runs(folder)
+    for tracker, run in runs.items():
+        keep_run(folder, tracker, run)

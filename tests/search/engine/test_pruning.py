@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.engine.pruning import OptunaPruning, ParetoHalving, Pruner, Rungs
+from search.engine.pruning import OptunaPruning, ParetoHalving, Pruner
 from search.engine.termination import Stopping
 
 values = st.tuples(st.integers(0, 5), st.integers(0, 5))
@@ -19,12 +19,12 @@ values = st.tuples(st.integers(0, 5), st.integers(0, 5))
 def test_shares_are_those_of_a_slow_count(
     earlier: list[tuple[int, int]], own: tuple[int, int], number: int, lag: int | None
 ) -> None:
-    rungs = Rungs(lag)
+    rungs = ParetoHalving(lag=lag)
     order = list(enumerate(earlier))
     random.Random(0).shuffle(order)
     for other, worth in order if lag is not None else enumerate(earlier):
-        rungs.add(other, 0, worth)
-    rungs.add(0, 1, (0, 0))
+        rungs.saw(other, 0, worth)
+    rungs.saw(0, 1, (0, 0))
     compared = [worth for other, worth in enumerate(earlier) if lag is None or other <= number - lag]
 
     def dominated(point: tuple[int, int], by: list[tuple[int, int]]) -> int:

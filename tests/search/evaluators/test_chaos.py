@@ -17,9 +17,8 @@ from search.engine.engine import SearchEngine
 from search.engine.portfolio import Portfolio
 from search.engine.termination import Stopping
 from search.evaluators import Evaluation, Evaluator, Task
-from search.evaluators.local import LocalEvaluator
+from search.evaluators.local import LocalEvaluator, ModelSetup
 from search.evaluators.ray_pool import RayPool
-from search.evaluators.worker_setup import ModelSetup
 from search.problem.objectives import OBJECTIVES, Objectives
 from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import make_proposers

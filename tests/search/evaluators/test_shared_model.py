@@ -18,10 +18,9 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.text.encoding import encode
 from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
-from search.evaluators.local import LocalEvaluator
+from search.evaluators.local import LocalEvaluator, ModelSetup
 from search.evaluators.ray_pool import RayPool
 from search.evaluators.shared_model import SharedModel
-from search.evaluators.worker_setup import ModelSetup
 from tests.ftp_core.tiny_models import CONFIGS, fresh_tiny, tiny
 
 pytestmark = pytest.mark.timeout(600)

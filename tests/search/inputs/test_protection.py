@@ -29,8 +29,7 @@ from search.cli.show import describe_study
 from search.config.run_config import RunConfig
 from search.errors import ConfigError, SearchError
 from search.evaluators import Task
-from search.evaluators.local import LocalEvaluator
-from search.evaluators.worker_setup import ModelSetup
+from search.evaluators.local import LocalEvaluator, ModelSetup
 from search.inputs.data import load_workload
 from search.inputs.protection import n_protected_tokens, unprotected_beginning
 from search.pipeline.create import beginning

@@ -14,8 +14,7 @@ import pytest
 
 from search.config.run_config import RunConfig
 from search.problem.objectives import OBJECTIVES
-from search.progress.trackers import forget_runs
-from search.progress.trackers.run_ids import keep_run, known_run
+from search.progress.trackers.run_ids import forget_runs, keep_run, known_run
 from studies import StudyState, StudyStore
 from tests.search.command import Result, run_here, run_process
 from tests.search.pipeline.test_sweep import TINY

@@ -20,8 +20,9 @@ from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.progress.observer import RunObserver
 from search.progress.progress_view import ProgressView
-from search.progress.trackers import TRACKERS, forget_runs, make_observers
+from search.progress.trackers import TRACKERS, make_observers
 from search.progress.trackers.entries import measured_figures, parameters
+from search.progress.trackers.run_ids import forget_runs
 from studies import Measurement, StudyState
 
 STAGES = ["search", "distill-1", "refine-1", "report"]

@@ -1,4 +1,4 @@
-"""Plans which blocks a search ablates first, so that its proposers know which of them the model can do without."""
+"""Plans the ablations that a search begins with, which tell its proposers what blocks the model can do without."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def plan_ablations(space: ScheduleSpace, trials: int, sampler: str) -> tuple[lis
     ablations, none is made, and none is left out.
 
     Args:
-        space: Where schedules come from.
-        trials: Trials of the search.
+        space: Space of schedules.
+        trials: Number of trials of the search.
         sampler: Names of its proposers.
 
     Returns:
-        The schedules to evaluate, and what a study knows of them.
+        The schedules to evaluate, and the record that a study keeps of them.
     """
     n_blocks = len(space.ablations()) if learn_from_ablations(sampler) else 0
     n_initial = len(space.initial_design())

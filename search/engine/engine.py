@@ -39,18 +39,18 @@ class SearchEngine:
     Memory holds the running trials, the front, and of every schedule that was seen two integers.
 
     Args:
-        space: Where schedules come from.
-        portfolio: Proposers, and how trials are shared out among them.
-        evaluator: Where schedules are evaluated.
+        space: Space of schedules.
+        portfolio: Proposers, among which trials are shared out.
+        evaluator: Evaluates schedules.
         judge: Turns metrics into objective values.
-        store: Where trials are kept.
+        store: Keeps the trials.
         seed: Seed of the random schedules that replace repeated proposals.
-        deterministic: Whether proposals must not depend on timing.
+        deterministic: True for proposals that do not depend on timing.
         fidelities: Shares of the search set after which it is decided whether a trial goes on; the last is 1.
         pruner: Decides that; None for `ParetoHalving`.
         warm: Trials of another study, or of this one's searches with another router, which proposers learn from; those
             of their front are the first to be tried here.
-        warm_is_own: Whether those trials are this study's, so that others can name them as parents.
+        warm_is_own: True if those trials are this study's, so that others can name them as parents.
         generation: Evaluate so many, wait for all of them, and only then ask for more; None for no such barrier.
         first: Number of the first trial that is proposed here, if the store knows none with a higher one.
         ablations: Schedules that are evaluated early for what proposers learn from them, also where they are outside
@@ -94,9 +94,11 @@ class SearchEngine:
         for trial in warm:
             if trial.is_finite:
                 self._proposals.learn(trial, warm_is_own)
-        self._queue = [self._on_grid(trial) for trial in store.queue()]
-        for trial in self._queue:
-            self._proposals.see(space.grid_indices(trial.schedule))
+        self._queue: list[Trial] = []
+        for trial in store.queue():
+            indices = space.grid_indices(trial.schedule)
+            self._queue.append(replace(trial, schedule=space.schedule(indices)))
+            self._proposals.see(indices)
             self._next = max(self._next, trial.number + 1)
         # Other numbers have no trial to wait for: Optuna's tools may have added some that are none of a search.
         self._awaited = {trial.number for trial in self._queue}
@@ -120,8 +122,8 @@ class SearchEngine:
             is_asked_to_stop: Asked all the time: trials that run then end, and no more begin.
 
         Returns:
-            How many trials ended: fewer than `stopping.trials` if another condition was met first, or if the space is
-            exhausted.
+            Number of trials that ended: fewer than `stopping.trials` if another condition was met first, or if the
+            space is exhausted.
         """
         done = 0
         while True:
@@ -200,9 +202,8 @@ class SearchEngine:
                 # Trial number + 1 may have been proposed knowing no more than this.
                 self._untold[trial.number] = trial
                 self._tell_until(trial.number + 1 - self._lag)
-            elif trial.is_comparable:
-                assert trial.values is not None
-                self._ended.add(trial.values)
+            else:
+                _growth(self._ended, trial)
         if self._lag is not None:
             return
         for place, known in enumerate(self._store.known()):
@@ -217,21 +218,14 @@ class SearchEngine:
             return replace(trial, state=TrialState.FAILED, values=None)
         return self._runner.judged(trial)
 
-    def _on_grid(self, trial: Trial) -> Trial:
-        return replace(trial, schedule=self._space.schedule(self._space.grid_indices(trial.schedule)))
-
     def _arrived(self, trial: Trial) -> float:
         """Tells proposers of a trial that ended, now or when its turn comes; gives what it added to the front."""
         self._awaited.discard(trial.number)
-        gain = 0.0
-        if trial.is_comparable:
-            assert trial.values is not None
-            gain = self._ended.add(trial.values)
         if self._lag is None:
             self._tell(trial)
         else:
             self._untold[trial.number] = trial
-        return gain
+        return _growth(self._ended, trial)
 
     def _tell_until(self, last: int) -> bool:
         """Tells of all trials up to number `last` in order; False if one of them is still missing."""
@@ -244,13 +238,14 @@ class SearchEngine:
         return True
 
     def _tell(self, trial: Trial) -> None:
-        gain = 0.0
-        if trial.is_comparable:
-            assert trial.values is not None
-            gain = self._learned.add(trial.values)
-        self._portfolio.credit(trial.proposer, gain, trial.seconds)
+        self._portfolio.credit(trial.proposer, _growth(self._learned, trial), trial.seconds)
         if trial.state is not TrialState.FAILED:
             self._proposals.learn(trial)
+
+
+def _growth(archive: ParetoArchive, trial: Trial) -> float:
+    """Adds a trial to an archive, if it compares with others; gives what it added to the front."""
+    return archive.add(trial.values or ()) if trial.is_comparable else 0.0
 
 
 def _front(trials: Sequence[Trial]) -> list[Trial]:

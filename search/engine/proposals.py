@@ -24,8 +24,8 @@ class Proposals:
     Memory holds of every schedule that was seen its hash and its trial's number: two integers.
 
     Args:
-        space: Where schedules come from.
-        portfolio: Proposers, and how trials are shared out among them.
+        space: Space of schedules.
+        portfolio: Proposers, among which trials are shared out.
         seed: Seed of the random schedules that replace repeated proposals.
         warm_front: Schedules from elsewhere that are tried first.
         ablations: Schedules that are evaluated early for what proposers learn from them.
@@ -79,12 +79,7 @@ class Proposals:
         self._seen.setdefault(hash(indices))
 
     def learn(self, trial: Trial, is_own: bool = True) -> None:
-        """Tells every proposer of a trial, and remembers it for those that are made from it.
-
-        Args:
-            trial: A trial that ended.
-            is_own: Whether it is of this study, so that its number can be named as a parent's.
-        """
+        """Tells every proposer of a trial; one of this study can be named as a parent of others from now on."""
         indices = self._space.grid_indices(trial.schedule)
         self._portfolio.learn(trial)
         if is_own:

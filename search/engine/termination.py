@@ -43,7 +43,7 @@ class Stopping:
 
     @property
     def reason(self) -> str | None:
-        """Why no more trials shall begin, apart from their number; None if they shall."""
+        """The reason why no more trials shall begin, apart from their number; None if they shall."""
         if self.seconds is not None and self.clock() - self._began >= self.seconds:
             return f"{self.seconds:g} seconds are over"
         if self.plateau is not None and self._barren >= self.plateau:

@@ -22,14 +22,7 @@ Judge = Callable[[SparsitySchedule, Mapping[str, float]], tuple[tuple[float, ...
 
 
 class TrialRunner:
-    """Takes running trials and gives them back when they have ended.
-
-    Args:
-        space: Where schedules come from.
-        evaluator: Where schedules are evaluated.
-        judge: Turns metrics into objective values.
-        fidelities: Shares of the search set after which it is decided whether a trial goes on; the last is 1.
-        pruner: Decides that.
+    """Takes running trials and gives them back when they have ended; its arguments are those of `SearchEngine`.
 
     Attributes:
         blocks_run: Block computations of the trials that ended here.
@@ -56,7 +49,7 @@ class TrialRunner:
 
     @property
     def capacity(self) -> int:
-        """How many trials should run to keep every worker busy."""
+        """Number of running trials that keeps every worker busy."""
         return self._evaluator.capacity
 
     def submit(self, trial: Trial) -> None:

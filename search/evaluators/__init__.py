@@ -20,12 +20,12 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 @dataclass(frozen=True)
 class Task:
-    """What to evaluate: a schedule on one part of the search set.
+    """The evaluation of a schedule on one part of the search set.
 
     Attributes:
         schedule: One sparsity per block.
-        part: Which part. Part 0 are the first items, up to the first fidelity; part 1 those from there to the second;
-            a search with one fidelity has one part.
+        part: Number of the part. Part 0 are the first items, up to the first fidelity, part 1 those from there to the
+            second; a search with one fidelity has one part.
     """
 
     schedule: SparsitySchedule
@@ -34,20 +34,19 @@ class Task:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluator found out about one schedule.
+    """Result of a task.
 
     Attributes:
-        task: What was evaluated.
+        task: The task.
         metrics: Figures by name, `kl` among them; empty if it failed.
         n_tokens: Completion tokens that the figures are means over.
         n_choice_items: Multiple-choice items that `accuracy` is a mean over.
         seconds: Time that it took on the worker.
-        error: What went wrong, if it failed.
+        error: Reason of its failure; None if it did not fail.
         blocks_run: Block computations that were made.
         blocks_reused: Block computations whose results were still known from other schedules.
-        worker: Who evaluated it: a number among the workers of a search, on a cluster with the host's name; None if
-            nobody did.
-        began_at: When, by that worker's clock: seconds since 1970; of joined parts that of the last.
+        worker: Number of the worker among those of a search, on a cluster with the host's name; None without one.
+        began_at: Time of the beginning by that worker's clock, in seconds since 1970; of joined parts that of the last.
     """
 
     task: Task
@@ -95,22 +94,19 @@ class Evaluator(Protocol):
 
     @property
     def capacity(self) -> int:
-        """How many tasks should be in flight to keep every worker busy; it may change as workers come and go."""
+        """Number of tasks in flight that keeps every worker busy; it may change as workers come and go."""
 
     def submit(self, task: Task) -> None:
-        """Start evaluating; equal tasks are never in flight together."""
+        """Starts to evaluate a task; equal tasks are never in flight together."""
 
     def next_results(self, timeout_s: float | None = None) -> list[Evaluation]:
-        """Wait for submitted tasks to be done.
+        """Waits for submitted tasks, and returns those that are done in the order of their ends.
 
-        A task whose evaluation fails comes back with its error; whether it is tried again is for the engine to say.
+        A failed evaluation has its error; whether its task is tried again is for the engine to say.
 
         Args:
-            timeout_s: How long at most; None waits for ever.
-
-        Returns:
-            All that are done, in the order in which they were; empty only if the time is up.
+            timeout_s: Longest wait, after which nothing may be returned; None waits for ever.
         """
 
     def close(self) -> None:
-        """Release workers; what is in flight is dropped."""
+        """Releases the workers; what is in flight is dropped."""

@@ -1,1 +1,1 @@
-"""What is searched: the space of schedules, objectives, costs, fidelities."""
+"""The problem that is searched: the space of schedules, objectives, costs, fidelities."""

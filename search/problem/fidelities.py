@@ -9,7 +9,7 @@ from search.errors import ConfigError
 
 
 def part_ends(n_items: int, fidelities: Sequence[float]) -> list[int]:
-    """Where the parts of a search set begin and end: 0, and the number of items up to each fidelity.
+    """The bounds of the parts of a search set: 0, and the number of items up to each fidelity.
 
     Args:
         n_items: Items in the set.

@@ -25,7 +25,7 @@ class Objectives:
     """KL on the search set against one cost.
 
     Attributes:
-        cost: Of a schedule, lower is better: predicted or counted, never measured on a worker, which is busy.
+        cost: Cost of a schedule, predicted or counted, never measured on a worker, which is busy.
         min_accuracy: Accuracy on the search set below which a schedule breaks the constraints; None for any.
     """
 
@@ -51,15 +51,9 @@ def evaluation_context(model: str, search_set: str, router: str, choices: bool, 
     Args:
         model: Fingerprint of the model.
         search_set: Fingerprint of the examples, in their order.
-        router: What names the router.
-        choices: Whether accuracy is found out, too.
-        keep_first: Tokens at the beginning of every prompt that are protected.
+        router: Name of the router.
+        choices: True if multiple-choice items are scored, too.
+        keep_first: Number of protected tokens at the beginning of every prompt.
     """
-    parts = {
-        "model": model,
-        "search_set": search_set,
-        "router": router,
-        "choices": choices,
-        "keep_first": keep_first,
-    }
+    parts = {"model": model, "search_set": search_set, "router": router, "choices": choices, "keep_first": keep_first}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -150,14 +150,14 @@ class DEAPSampler(BaseSampler):
 
 @dataclass
 class _Progress:
-    """What was learned from a study so far.
+    """The knowledge of a study so far.
 
     Attributes:
-        storage: Where the study lives.
-        study_id: Which one it is there.
+        storage: Storage of the study.
+        study_id: Number of the study in it.
         population: Trials that may be parents.
-        space: The parameters that all complete trials have in common.
-        n_seen: Trials looked at.
+        space: Parameters that all complete trials have in common.
+        n_seen: Number of trials looked at.
         unfinished: Numbers of those among them that had not finished.
     """
 
@@ -169,7 +169,7 @@ class _Progress:
     unfinished: list[int] = field(default_factory=list)
 
     def is_of(self, study: Study) -> bool:
-        """Whether this is the study's progress."""
+        """True if this is the study's progress."""
         return self.storage is study._storage and self.study_id == study._study_id
 
     def newly_complete(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:

@@ -90,7 +90,7 @@ class Individual(Generic[_Genome]):
     """Something evaluated, in the shape that DEAP selects from.
 
     Attributes:
-        genome: What was evaluated.
+        genome: The vector, or what it stands for.
         values: Objective values, lower is better.
         constraint_violation: The lower one of two individuals' wins; values count between equal ones only.
     """
@@ -201,12 +201,12 @@ class Variation:
         crossover: Bounded simulated binary crossover (Deb and Agrawal 1995) of numbers, with names from either parent;
             or all genes from either parent; or the first ones from one parent and the last ones from the other; or any
             of these, drawn anew for each child.
-        crossover_rate: How often there is a second parent.
-        mutation_rate: How often a gene mutates: a number by bounded polynomial mutation, a name to any one; None for
-            two genes a child on average.
-        switch_rate: How often a child comes by level switches, if there are genes that may exchange what they hold.
-        head_rate: How often a child keeps the mother's genes before a random one, and is made in the others alone.
-            Where what is computed for the first genes can be used again, such children cost less.
+        crossover_rate: Probability of a second parent.
+        mutation_rate: Probability that a gene mutates: a number by bounded polynomial mutation, a name to any one; None
+            for two genes a child on average.
+        switch_rate: Probability of a child by level switches, if there are genes that may exchange what they hold.
+        head_rate: Probability that a child keeps the mother's genes before a random one, and is made in the others
+            alone. Where what is computed for the first genes can be used again, such children cost less.
         crossover_eta: Distribution index of simulated binary crossover: the higher, the nearer to the parents.
         mutation_eta: Distribution index of polynomial mutation, alike.
 

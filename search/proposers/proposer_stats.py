@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 
 @dataclass
@@ -24,3 +26,8 @@ class ProposerStatistics:
     seconds: float = 0.0
     gain: float = 0.0
     share: float = 0.0
+
+    @classmethod
+    def stored(cls, state: Mapping[str, Any]) -> ProposerStatistics:
+        """Statistics as a study stores them; unknown fields are ignored."""
+        return cls(**{field.name: state[field.name] for field in fields(cls) if field.name in state})

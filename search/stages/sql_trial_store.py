@@ -123,7 +123,7 @@ class SqlTrialStore:
         What trials with this router gained is left to the engine, which learns them again.
         """
         states = self._store.runs.proposer_states(self._name)
-        kept = {state.proposer: ProposerStatistics(**state.state) for state in states}
+        kept = {state.proposer: ProposerStatistics.stored(state.state) for state in states}
         finished, gains = Counter[str](), defaultdict[str, float](float)
         fronts: defaultdict[int | None, ParetoArchive] = defaultdict(ParetoArchive)
         for trial in self._store.trials.each(self._name):

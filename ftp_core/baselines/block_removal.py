@@ -37,7 +37,7 @@ def block_influence(model: SkippingModel, prompts: PromptBatch) -> tuple[float, 
     def observe(index: int, call: BlockCall) -> Tensor:
         behind_BLD = call.run(call.hidden)
         similarity_BL = cosine_similarity(call.hidden.float(), behind_BLD.float(), dim=-1)
-        influence.append(1.0 - float(similarity_BL[real_BL].mean()))
+        influence.append(1.0 - float(similarity_BL.to(real_BL.device)[real_BL].mean()))
         return behind_BLD
 
     # Padding stands last, where causality hides it from every token.

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from ftp_core.errors import CoreError
 from ftp_core.loading.identity import model_identity
 from ftp_core.skipping.attention import kernel_name
+from ftp_core.skipping.dispatch import device_of_inputs
 from ftp_core.skipping.skipping_model import SkippingModel
 
 _PROGRAM = "ftp-search"
@@ -81,7 +82,7 @@ class Conditions:
 def profile_conditions(model: SkippingModel | PreTrainedModel) -> Conditions:
     """The conditions here and now, for a dense model as it is loaded."""
     base = model.model if isinstance(model, SkippingModel) else model
-    device: torch.device = base.device
+    device = device_of_inputs(base)
     return Conditions(
         cpu=_cpu_name(),
         cores=_cores(),

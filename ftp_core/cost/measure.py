@@ -18,6 +18,7 @@ from ftp_core.cost.timing import Estimate, Timer, estimate_median, take_turns, t
 from ftp_core.errors import DataError
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.dispatch import device_of_inputs
 from ftp_core.skipping.families import context_of, family_of
 from ftp_core.skipping.pruned_forward import PrunedForward
 from ftp_core.skipping.skipping_model import SkippingModel, check_schedule
@@ -179,7 +180,8 @@ def measure(
         ScheduleError: Likewise.
     """
     base = model.model if isinstance(model, SkippingModel) else model
-    ids_BL = _rectangular(inputs).to(base.device)
+    device = device_of_inputs(base)
+    ids_BL = _rectangular(inputs).to(device)
     batch, length = ids_BL.shape
     if new_tokens < 0:
         raise DataError(f"new_tokens is {new_tokens}, but must be 0, for the first token alone, or more.")
@@ -189,7 +191,7 @@ def measure(
             "shorten one of them."
         )
     ways: Sequence[Variant] = [Unchanged(type(base).__name__)] if variants is None else variants
-    ticks = timer or timer_of(base.device)
+    ticks = timer or timer_of(device)
     marks = sorted({1, new_tokens + 1})
     runs = [partial(generation_ms, way.step_of(base), ids_BL, marks, ticks) for way in ways]
     measured = []
@@ -204,7 +206,7 @@ def measure(
                 batch=batch,
                 prompt_tokens=length,
                 new_tokens=new_tokens,
-                device=base.device.type,
+                device=device.type,
                 dtype=str(base.dtype).removeprefix("torch."),
                 first_token_ms=estimate_median(first, confidence, seed),
                 end_to_end_ms=estimate_median(end, confidence, seed),

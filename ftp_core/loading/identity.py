@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftp_core.checks import is_plain
+from ftp_core.skipping.dispatch import is_spread, stored_weights
 
 _SAMPLES = 64
 # Digits of each of the two hashes.
@@ -20,8 +21,11 @@ _CIRCUMSTANCES = ("transformers_version", "_name_or_path", "dtype", "torch_dtype
 
 
 def is_comparable(model: PreTrainedModel) -> bool:
-    """Returns True if a model has an identity: its weights are in memory, and none is quantised."""
-    return getattr(model, "hf_quantizer", None) is None and all(is_plain(weight) for weight in model.parameters())
+    """Returns True if a model has an identity: its weights can be read, and none is quantised."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        return False
+    # Offloaded weights are read from where they lie.
+    return all(is_plain(weight) or (weight.is_meta and is_spread(model)) for weight in model.parameters())
 
 
 def model_identity(
@@ -37,7 +41,7 @@ def model_identity(
     config = {key: value for key, value in model.config.to_diff_dict().items() if key not in _CIRCUMSTANCES}
     structure = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     samples = hashlib.sha256()
-    for name, tensor in sorted((model.state_dict() if weights is None else weights).items()):
+    for name, tensor in stored_weights(model) if weights is None else sorted(weights.items()):
         flat = tensor.detach().reshape(-1)
         structure.update(f"{name} {tuple(tensor.shape)}".encode())
         sample = flat[:: max(1, len(flat) // _SAMPLES)][:_SAMPLES]

@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -16,6 +18,7 @@ from ftp_core.errors import ModelError
 from ftp_core.loading.allocator import keep_freed_memory
 from ftp_core.loading.model_source import locate, one_line, weights_of
 from ftp_core.loading.placement import computes_natively, device_name, device_of, dtype_of, name_of
+from ftp_core.skipping.dispatch import is_spread, stored_weights
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.skipping_model import SkippingModel
 
@@ -41,6 +44,8 @@ class LoadedModel:
         """A sentence on where the model computes, and in which precision."""
         device, dtype = self.skipping.device, self.skipping.model.dtype
         where = device_name(device)
+        if is_spread(self.skipping.model):
+            where += f", with parts of the model on {_places(self.skipping.model)},"
         slowly = "" if computes_natively(dtype, device) else ", which it does not do natively: float32 may be faster"
         return f"{where} computes in {name_of(dtype)}{slowly}."
 
@@ -53,10 +58,16 @@ class LoadedModel:
         config = self.skipping.model.config.to_diff_dict()
         facts = {key: value for key, value in config.items() if key not in _NOT_OF_THE_MODEL}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-        for name, tensor in sorted(self.skipping.model.state_dict().items()):
+        for name, tensor in stored_weights(self.skipping.model):
             digest.update(name.encode())
             digest.update(tensor.detach().contiguous().cpu().view(torch.uint8).numpy().data)
         return digest.hexdigest()
+
+
+def _places(model: PreTrainedModel) -> str:
+    """Names the devices of a model that is spread over several."""
+    places = {str(place) for place in getattr(model, "hf_device_map", {}).values()}
+    return ", ".join(sorted(f"cuda:{place}" if place.isdecimal() else place for place in places))
 
 
 def resolve(name: str | os.PathLike[str]) -> str:
@@ -75,7 +86,10 @@ def resolve(name: str | os.PathLike[str]) -> str:
 
 
 def load_model(
-    name: str | os.PathLike[str], device: str | torch.device = "cpu", dtype: str | torch.dtype = torch.float32
+    name: str | os.PathLike[str],
+    device: str | torch.device = "cpu",
+    dtype: str | torch.dtype = torch.float32,
+    device_map: str | dict[str, Any] | None = None,
 ) -> LoadedModel:
     """Loads a model and its tokenizer.
 
@@ -83,14 +97,22 @@ def load_model(
         name: `demo`, a local directory, or a Hugging Face id.
         device: Device that it computes on; see `ftp_core.loading.placement.device_of`.
         dtype: Precision of its weights; see `ftp_core.loading.placement.dtype_of`.
+        device_map: Device of each part, or a rule of transformers for them, such as `auto`: over all GPUs that there
+            are, then memory, then the disk; None for the whole model on `device`.
 
     Raises:
         ModelError: There is no such model, its family is unknown, its weights cannot be read, there is no such device,
-            or it cannot compute in that precision.
+            it cannot compute in that precision, or accelerate is missing or cannot place the parts so.
     """
     keep_freed_memory()
     source, where = resolve(name), device_of(device)
-    model, tokenizer = _load(name, dtype_of(dtype, where, published_dtype(source)))
+    precision = dtype_of(dtype, where, published_dtype(source))
+    if device_map is not None:
+        if find_spec("accelerate") is None:
+            raise ModelError("device_map needs the package accelerate: install ftp-search[device-map].")
+        model, tokenizer = _load(name, precision, device_map)
+        return LoadedModel(source, SkippingModel(model), tokenizer)
+    model, tokenizer = _load(name, precision)
     # PreTrainedModel.to is wrapped, so that its type is lost.
     placed: PreTrainedModel = model.to(where)  # type: ignore[arg-type]
     return LoadedModel(source, SkippingModel(placed), tokenizer)
@@ -121,13 +143,17 @@ def load_published(name: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreTr
     return _load(name, "auto")
 
 
-def _load(name: str | os.PathLike[str], dtype: torch.dtype | str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(
+    name: str | os.PathLike[str], dtype: torch.dtype | str, device_map: str | dict[str, Any] | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     source = resolve(name)
     # Its bar would run between those of the command line.
     disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(source)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True)
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            source, dtype=dtype, use_safetensors=True, device_map=device_map
+        )
     except Exception as error:  # broken files surface as whatever their many readers raise
         raise ModelError(f"Cannot load the model {name!r}: {one_line(error)}") from error
     return model, tokenizer

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, SupportsFloat
 
+import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache
@@ -30,6 +31,7 @@ from ftp_core.routers import Router, ScoringRouter, StaticRouter, build_router, 
 from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 from ftp_core.skipping.attention import kernel_name
 from ftp_core.skipping.cache import FTPCache
+from ftp_core.skipping.dispatch import device_of_inputs, execution_device
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.pruned_forward import PrunedForward
 from ftp_core.skipping.skipping_model import check_schedule
@@ -193,6 +195,11 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     def n_blocks(self) -> int:
         """N."""
         return len(self._family.blocks_of(self.base))
+
+    @property
+    def device(self) -> torch.device:
+        """Device of inputs and logits, and of the router."""
+        return execution_device(self) or device_of_inputs(self.base)
 
     def set_router(self, router: Router) -> None:
         """Replaces the router.

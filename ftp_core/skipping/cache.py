@@ -301,7 +301,7 @@ class _LentBlock(BlockCache):
     def __init__(self, lender: BlockCache, rows_R: Tensor) -> None:
         super().__init__()
         self._lender = lender
-        self._rows_R = rows_R
+        self._rows_R = rows_R = rows_R.to(lender.positions.device)
         self.positions = lender.positions.index_select(0, rows_R)
         self.has_dead = lender.has_dead
 

@@ -67,7 +67,7 @@ class Family:
     def logits(self, model: PreTrainedModel, final_hidden: Tensor) -> Tensor:
         """Computes logits `[..., V]` from the decoder's final hidden states `[..., D]`."""
         raw: Tensor = model.get_output_embeddings()(final_hidden)
-        return self.finished(model.config, raw)
+        return self.finished(model.config, raw).to(final_hidden.device)
 
     def finished(self, config: PreTrainedConfig, raw: Tensor) -> Tensor:
         """Computes logits of what the output embedding returned, number by number."""

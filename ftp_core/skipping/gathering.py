@@ -32,12 +32,13 @@ class Places:
         if isinstance(argument, tuple):
             return tuple(self.gather(part) for part in argument)
         # An argument that is the same for all rows has an entry for each of their tokens afterwards.
-        index = self._places_BK.reshape(-1) if argument.shape[0] == 1 else self._flat
+        index = (self._places_BK.reshape(-1) if argument.shape[0] == 1 else self._flat).to(argument.device)
         return argument.flatten(0, 1).index_select(0, index).view(*self._places_BK.shape, *argument.shape[2:])
 
     def scatter(self, short_BKD: Tensor, whole_BLD: Tensor) -> Tensor:
         """Puts the tokens that ran into their places among all hidden states `[B, L, D]`."""
-        return whole_BLD.flatten(0, 1).index_copy(0, self._flat, short_BKD.flatten(0, 1)).view_as(whole_BLD)
+        index = self._flat.to(whole_BLD.device)
+        return whole_BLD.flatten(0, 1).index_copy(0, index, short_BKD.flatten(0, 1)).view_as(whole_BLD)
 
 
 class Ends:

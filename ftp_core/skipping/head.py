@@ -62,7 +62,7 @@ class Head:
         """Logits of a part of the words in float32 at least `[T, P]`; the words are those of a tile."""
         if not self._is_linear:
             raw_TV: Tensor = self.module(hidden_TD)
-            return self.finish(raw_TV.to(_wide(raw_TV.dtype)))
+            return self.finish(raw_TV.to(hidden_TD.device, _wide(raw_TV.dtype)))
         weight_PD, bias = self.module.weight[words], self.module.bias
         bias_P = None if bias is None else bias[words].to(_wide(bias.dtype))
         if hidden_TD.is_cuda and not torch.is_grad_enabled() and hidden_TD.dtype == weight_PD.dtype != torch.float32:

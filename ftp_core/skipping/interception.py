@@ -13,13 +13,15 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from ftp_core.skipping.dispatch import execution_device
+
 
 @dataclass(frozen=True)
 class BlockCall:
     """One call of one block, as the model's own forward makes it.
 
     Attributes:
-        hidden: Hidden states before the block `[B, L, D]`.
+        hidden: Hidden states before the block, on its device `[B, L, D]`.
         arguments: The other arguments by name.
         forward: The block's own forward.
     """
@@ -47,9 +49,12 @@ def intercepted(blocks: Sequence[nn.Module], handler: BlockHandler) -> Iterator[
 
     def intercepting(index: int, block: nn.Module) -> Callable[..., Tensor]:
         names, forward = _argument_names(type(block).forward), block.forward
+        device = execution_device(block)
 
         def call(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             named = dict(zip(names, args, strict=False))
+            if device is not None:
+                hidden_states = hidden_states.to(device)
             return handler(index, BlockCall(hidden_states, {**named, **kwargs}, forward))
 
         return call

@@ -101,8 +101,9 @@ class PromptPass(_Pass):
         """Runs block `index`; returns the hidden states behind it `[B, L, D]`."""
         sparsity, state = self.schedule[index], self.state
         state.block, state.line = index, None
+        home = self.real.device
         if self.router.reads_hidden:
-            state.hidden = call.hidden
+            state.hidden = call.hidden.to(home)
         keep_BL = state.real if sparsity == 0 else self.router.keep(sparsity, state)
         if sparsity == 0:
             counts: Sequence[int] = state.row_lengths
@@ -119,7 +120,7 @@ class PromptPass(_Pass):
         else:
             hidden_BLD, observer = self._run_kept(index, call, counts, listens)
         if observer is not None and observer.received is not None:
-            state.observe(observer.received, keep_BL)
+            state.observe(observer.received.to(home), keep_BL)
         if self.routes_decoding and self.cache is not None and self.cache.decode is not None:
             self._remember(self.cache.decode, observer)
         return hidden_BLD
@@ -131,20 +132,20 @@ class PromptPass(_Pass):
             positions_BL = torch.where(self.real, positions_BL, DEAD)
         arguments = {}
         if self.cache is not None:
-            self.cache.block(index).expect(positions_BL, self._has_padding)
+            self.cache.block(index).expect(positions_BL.to(call.hidden.device), self._has_padding)
             arguments[self.family.cache_argument] = self.cache
         observer = None
         if listens:
             window = self._window(index)
             all_ask = not (self._has_padding or self._has_completion or _reaches_beyond(window, self.real.shape[1]))
-            observer = self._observer(None if all_ask else self.state.real, positions_BL, window)
+            observer = self._observer(None if all_ask else self.state.real, positions_BL, window, call.hidden.device)
         return self._run(call, call.hidden, observer, **arguments), observer
 
     def _run_kept(
         self, index: int, call: BlockCall, prompt_counts: Sequence[int], listens: bool
     ) -> tuple[Tensor, AttentionObserver | None]:
         """Gathers, runs, scatters; the attention received is put back by column, too."""
-        n_rows, width, _ = call.hidden.shape
+        (n_rows, width, _), device = call.hidden.shape, call.hidden.device
         counts = [kept + behind for kept, behind in zip(prompt_counts, self._n_completion, strict=True)]
         longest, ragged = max(counts), min(counts) < max(counts)
         tokens: Ends | Places
@@ -169,7 +170,7 @@ class PromptPass(_Pass):
         if self._kernel != "sdpa" or _reaches_beyond(window, width):
             mask = kernel_mask(visible_keys(places_BK, positions_BK, window), self._kernel, call.hidden.dtype)
         if self.cache is not None:
-            self.cache.block(index).expect(positions_BK, ragged)
+            self.cache.block(index).expect(positions_BK.to(device), ragged)
         changed |= {"attention_mask": mask, self.family.cache_argument: self.cache}
         observer = None
         if listens:
@@ -177,24 +178,28 @@ class PromptPass(_Pass):
             if ragged or self._has_completion or _reaches_beyond(window, width):
                 listened_BK = self.state.real.gather(1, places_BK)
                 listened_BK = listened_BK if filler_BK is None else listened_BK & ~filler_BK
-            observer = self._observer(listened_BK, positions_BK, window)
+            observer = self._observer(listened_BK, positions_BK, window, device)
         out_BKD = self._run(call, short_BKD, observer, **changed)
         if filler_BK is not None:
-            out_BKD = torch.where(filler_BK[..., None], short_BKD, out_BKD)
+            out_BKD = torch.where(filler_BK[..., None].to(device), short_BKD, out_BKD)
         if observer is not None and observer.received is not None:
             zeros_BL = observer.received.new_zeros(n_rows, width)
-            observer.received = zeros_BL.scatter_(1, places_BK, observer.received)
+            observer.received = zeros_BL.scatter_(1, places_BK.to(device), observer.received)
         return tokens.scatter(out_BKD, call.hidden), observer
 
-    def _observer(self, listened_BK: Tensor | None, positions_BK: Tensor, sliding: int | None) -> AttentionObserver:
-        """Makes an observer of each row's last W queries, among those marked; None stands for all."""
+    def _observer(
+        self, listened_BK: Tensor | None, positions_BK: Tensor, sliding: int | None, device: torch.device
+    ) -> AttentionObserver:
+        """Makes an observer, on a block's device, of each row's last W queries among those marked; None: all."""
         observer = AttentionObserver(self.router.window, self._kernel, keeps_rows=self.routes_decoding)
         if listened_BK is not None:
             asked_BW = listened_BK.to(torch.uint8).argsort(dim=1, stable=True)[:, -observer.window :]
             visible_BWK = visible_keys(positions_BK.gather(1, asked_BW), positions_BK, sliding)
             real_BW = listened_BK.gather(1, asked_BW)
             # Those that are not real see something, so that they are no NaN; their weights are dropped.
-            observer.asked, observer.asked_real, observer.visible = asked_BW, real_BW, visible_BWK | ~real_BW[..., None]
+            visible_BWK |= ~real_BW[..., None]
+            observer.asked, observer.asked_real = asked_BW.to(device), real_BW.to(device)
+            observer.visible = visible_BWK.to(device)
         return observer
 
     def _remember(self, decode: DecodeState, observer: AttentionObserver | None) -> None:
@@ -264,14 +269,16 @@ class DecodePass(_Pass):
         self, index: int, call: BlockCall, rows_R: Tensor | None, listens: bool
     ) -> tuple[Tensor, AttentionObserver | None]:
         """Runs the block, for some rows only if they are named."""
-        block, positions_BQ, hidden_BQD = self.cache.block(index), self.query_positions, call.hidden
-        slots_BQ = positions_BQ if self._all_real else torch.where(self.real, positions_BQ, DEAD)
+        block, hidden_BQD, device = self.cache.block(index), call.hidden, call.hidden.device
+        positions_BQ = self.query_positions.to(device)
+        slots_BQ = positions_BQ if self._all_real else torch.where(self.real.to(device), positions_BQ, DEAD)
         arguments: dict[str, Any] = {}
         if rows_R is None:
             block.expect(slots_BQ, not self._all_real)
             keys_BM = block.positions
         else:
-            ran_B1 = torch.zeros_like(self.real).index_fill_(0, rows_R, True)
+            rows_R = rows_R.to(device)
+            ran_B1 = torch.zeros_like(slots_BQ, dtype=torch.bool).index_fill_(0, rows_R, True)
             block.expect(torch.where(ran_B1, slots_BQ, DEAD), True, rows_R)
             rest = (hidden_BQD, positions_BQ, block.positions)
             hidden_BQD, positions_BQ, keys_BM = (part.index_select(0, rows_R) for part in rest)
@@ -307,19 +314,20 @@ class DecodePass(_Pass):
         hidden_B1D = call.hidden
         if rows_R is None or len(rows_R):
             out_R1D, observer = self._run_rows(index, call, rows_R, listens)
-            hidden_B1D = out_R1D if rows_R is None else hidden_B1D.index_copy(0, rows_R, out_R1D)
+            there_R = None if rows_R is None else rows_R.to(hidden_B1D.device)
+            hidden_B1D = out_R1D if there_R is None else hidden_B1D.index_copy(0, there_R, out_R1D)
             if observer is not None and observer.heard is not None:
-                decode.hear(index, observer.heard[:, -1], router.window, rows_R)
+                decode.hear(index, observer.heard[:, -1], router.window, there_R)
         if listens:
             self._observe(index, state, decode)
         return hidden_B1D
 
     def _observe(self, index: int, state: RoutingState, decode: DecodeState) -> None:
         """Lets the routing state see what the block's slots received, by column."""
-        positions_BM = self.cache.block(index).positions
-        alive_BM, columns_BM = positions_BM >= 0, positions_BM.clamp(min=0)
         zeros_BL = torch.zeros_like(state.attention)
-        received_BL = zeros_BL.scatter_add(1, columns_BM, decode.received(index) * alive_BM)
+        positions_BM = self.cache.block(index).positions.to(zeros_BL.device)
+        alive_BM, columns_BM = positions_BM >= 0, positions_BM.clamp(min=0)
+        received_BL = zeros_BL.scatter_add(1, columns_BM, decode.received(index).to(zeros_BL.device) * alive_BM)
         attended_BL = zeros_BL.scatter_add(1, columns_BM, alive_BM.to(zeros_BL.dtype)) > 0
         state.observe(received_BL, attended_BL)
 
@@ -328,4 +336,4 @@ def _rows(argument: Any, rows_R: Tensor) -> Any:
     """Some rows of a block's argument `[1 or B, ...]`, or of a tuple of such."""
     if isinstance(argument, tuple):
         return tuple(_rows(part, rows_R) for part in argument)
-    return argument if argument.shape[0] == 1 else argument.index_select(0, rows_R)
+    return argument if argument.shape[0] == 1 else argument.index_select(0, rows_R.to(argument.device))

@@ -22,6 +22,7 @@ from ftp_core.routers import Router, RoutingState
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.attention import kernel_name
 from ftp_core.skipping.cache import FTPCache
+from ftp_core.skipping.dispatch import device_of_inputs
 from ftp_core.skipping.families import context_of, family_of
 from ftp_core.skipping.head import Head
 from ftp_core.skipping.interception import BlockHandler, intercepted
@@ -105,9 +106,8 @@ class SkippingModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the model."""
-        device: torch.device = self.model.device
-        return device
+        """Device of the model's inputs, and of all that is decided about them."""
+        return device_of_inputs(self.model)
 
     def length_regime(self, n_tokens: int) -> int:
         """Number that texts share if the model embeds their positions alike; see `ftp_core.skipping.rotary`."""
@@ -174,7 +174,8 @@ class SkippingModel:
             passage.through(handler, state), prompts.ids, text_lengths, past_key_values=cache, use_cache=True
         )
         cache.advance(state.real, min(lengths))
-        last_hidden_BD = hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), prompts.lengths - 1]
+        last_B = (prompts.lengths - 1).to(hidden_BLD.device)
+        last_hidden_BD = hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), last_B].to(self.device)
         return Prefill(last_hidden_BD, cache, prompts.lengths, handler.kept, text_lengths)
 
     @torch.inference_mode()
@@ -220,7 +221,7 @@ class SkippingModel:
             past_key_values=cache,
             use_cache=True,
         )
-        return torch.cat([hidden_R1D, hidden_RCD], 1)
+        return torch.cat([hidden_R1D, hidden_RCD.to(self.device)], 1)
 
     @torch.inference_mode()
     def continuation_logits(self, prefill: Prefill, continuations: ContinuationBatch) -> Tensor:

@@ -68,14 +68,15 @@ class _GatedPass:
     def __call__(self, index: int, call: BlockCall) -> Tensor:
         """Hidden states behind block `index` `[B, L, D]`, as if closed gates had kept their tokens out."""
         state, sparsity, hidden_BLD = self.state, self.schedule[index], call.hidden
+        home, device = state.real.device, hidden_BLD.device
         state.block = index
         if self.router.reads_hidden:
-            state.hidden = hidden_BLD
-        gate_BL = torch.ones(hidden_BLD.shape[:2], device=hidden_BLD.device)
+            state.hidden = hidden_BLD.to(home)
+        gate_BL = torch.ones(hidden_BLD.shape[:2], device=home)
         keep_BL = state.real
         if sparsity > 0:
             # In bfloat16 many tokens would share a score, and training would decide otherwise than inference does.
-            with torch.autocast(hidden_BLD.device.type, enabled=False):
+            with torch.autocast(home.type, enabled=False):
                 scores_BL = self.router.scores(sparsity, state)
                 keep_BL, decided_BL = self.router.select(scores_BL, sparsity, state), state.real
                 protected_BL = state.protected(sparsity)
@@ -88,7 +89,8 @@ class _GatedPass:
                 # Protected tokens are kept for sure.
                 sure_BL = scores_BL if protected_BL is None else scores_BL.masked_fill(protected_BL, torch.inf)
                 self.sparsities.append(sparsity_loss(sure_BL, sparsity, state.real, self.symmetric))
-        observed_BW, weight_BW = _last_kept(keep_BL, max(1, self.router.window))
+        last_kept = _last_kept(keep_BL, max(1, self.router.window))
+        observed_BW, weight_BW, gate_BL = (of.to(device) for of in (*last_kept, gate_BL))
         window = self.model.family.window(self.model.model.config, index)
 
         def run(hidden_BLD: Tensor, gate_BL: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,7 +111,7 @@ class _GatedPass:
             else run(hidden_BLD, gate_BL)
         )
         if self.router.window:
-            state.observe(received_BL, keep_BL)
+            state.observe(received_BL.to(home), keep_BL)
         return behind_BLD
 
 
@@ -137,7 +139,7 @@ def gated_forward(
     """
     state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], model.keep_first)
     handler = _GatedPass(model, router, schedule, state, symmetric_sparsity, gradient_checkpointing)
-    hidden_BLD = model.run(handler, batch.ids, batch.text_lengths, use_cache=False)
+    hidden_BLD = model.run(handler, batch.ids, batch.text_lengths, use_cache=False).to(model.device)
     zero = torch.zeros((), device=hidden_BLD.device)
     guide, sparsity = (torch.stack(of).mean() if of else zero for of in (handler.guides, handler.sparsities))
     return hidden_BLD[batch.predicts], guide, sparsity

@@ -81,7 +81,8 @@ def spread() -> None:
     schedule = SparsitySchedule([0.3, 0.0, 0.6])
     for model, router in product(models, routers):
         # What is read on the host is real, and read before the blocks run.
-        state, cache = RoutingState.padded_right(torch.tensor([20, 13]), 20), FTPCache(model.family.windows(model.model))
+        state = RoutingState.padded_right(torch.tensor([20, 13]), 20)
+        cache = FTPCache(model.family.windows(model.model))
         handler = PromptPass(model.model, model.family, schedule, router, state, state.real, cache)
         assert state.row_lengths == (20, 13)
         with fake:

@@ -9,97 +9,72 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ftp_core.loading.models import LoadedModel, load_model
-    from ftp_core.model.causal_lm import FTPForCausalLM
-    from ftp_core.model.configuration import FTPConfig
-    from ftp_core.quality.quality import Quality, QualitySet
-    from ftp_core.routers import (
-        DynamicRouter,
-        HiddenRouter,
-        LocalRouter,
-        RandomRouter,
-        RecurrentRouter,
-        Router,
-        StaticRouter,
-        register_router,
-        router_from_bytes,
-        router_to_bytes,
-    )
-    from ftp_core.schedule import SparsitySchedule
-    from ftp_core.skipping.cache import FTPCache
-    from ftp_core.skipping.families import Family, register_family, supported_families
-    from ftp_core.skipping.skipping_model import SkippingModel
-    from ftp_core.text.encoding import EncodedExample, encode
-    from ftp_core.training.calibration import calibrate_thresholds
-    from ftp_core.training.distillation import Distillation, distill
-    from ftp_core.training.distillation_config import DistillationConfig
+    from ftp_core.loading.models import LoadedModel as LoadedModel
+    from ftp_core.loading.models import load_model as load_model
+    from ftp_core.model.causal_lm import FTPForCausalLM as FTPForCausalLM
+    from ftp_core.model.configuration import FTPConfig as FTPConfig
+    from ftp_core.quality.quality import Quality as Quality
+    from ftp_core.quality.quality import QualitySet as QualitySet
+    from ftp_core.routers import DynamicRouter as DynamicRouter
+    from ftp_core.routers import HiddenRouter as HiddenRouter
+    from ftp_core.routers import LocalRouter as LocalRouter
+    from ftp_core.routers import RandomRouter as RandomRouter
+    from ftp_core.routers import RecurrentRouter as RecurrentRouter
+    from ftp_core.routers import Router as Router
+    from ftp_core.routers import StaticRouter as StaticRouter
+    from ftp_core.routers import register_router as register_router
+    from ftp_core.routers import router_from_bytes as router_from_bytes
+    from ftp_core.routers import router_to_bytes as router_to_bytes
+    from ftp_core.schedule import SparsitySchedule as SparsitySchedule
+    from ftp_core.skipping.cache import FTPCache as FTPCache
+    from ftp_core.skipping.families import Family as Family
+    from ftp_core.skipping.families import register_family as register_family
+    from ftp_core.skipping.families import supported_families as supported_families
+    from ftp_core.skipping.skipping_model import SkippingModel as SkippingModel
+    from ftp_core.text.encoding import EncodedExample as EncodedExample
+    from ftp_core.text.encoding import encode as encode
+    from ftp_core.training.calibration import calibrate_thresholds as calibrate_thresholds
+    from ftp_core.training.distillation import Distillation as Distillation
+    from ftp_core.training.distillation import distill as distill
+    from ftp_core.training.distillation_config import DistillationConfig as DistillationConfig
 
 _HOMES = {
-    "Distillation": "training.distillation",
-    "DistillationConfig": "training.distillation_config",
-    "DynamicRouter": "routers",
-    "EncodedExample": "text.encoding",
-    "FTPCache": "skipping.cache",
-    "FTPConfig": "model.configuration",
-    "FTPForCausalLM": "model.causal_lm",
-    "Family": "skipping.families",
-    "HiddenRouter": "routers",
-    "LoadedModel": "loading.models",
-    "LocalRouter": "routers",
-    "Quality": "quality.quality",
-    "QualitySet": "quality.quality",
-    "RandomRouter": "routers",
-    "RecurrentRouter": "routers",
-    "Router": "routers",
-    "SkippingModel": "skipping.skipping_model",
-    "SparsitySchedule": "schedule",
-    "StaticRouter": "routers",
-    "calibrate_thresholds": "training.calibration",
-    "distill": "training.distillation",
-    "encode": "text.encoding",
-    "load_model": "loading.models",
-    "register_family": "skipping.families",
-    "register_router": "routers",
-    "router_from_bytes": "routers",
-    "router_to_bytes": "routers",
-    "supported_families": "skipping.families",
+    "Distillation": "ftp_core.training.distillation",
+    "DistillationConfig": "ftp_core.training.distillation_config",
+    "DynamicRouter": "ftp_core.routers",
+    "EncodedExample": "ftp_core.text.encoding",
+    "FTPCache": "ftp_core.skipping.cache",
+    "FTPConfig": "ftp_core.model.configuration",
+    "FTPForCausalLM": "ftp_core.model.causal_lm",
+    "Family": "ftp_core.skipping.families",
+    "HiddenRouter": "ftp_core.routers",
+    "LoadedModel": "ftp_core.loading.models",
+    "LocalRouter": "ftp_core.routers",
+    "Quality": "ftp_core.quality.quality",
+    "QualitySet": "ftp_core.quality.quality",
+    "RandomRouter": "ftp_core.routers",
+    "RecurrentRouter": "ftp_core.routers",
+    "Router": "ftp_core.routers",
+    "SkippingModel": "ftp_core.skipping.skipping_model",
+    "SparsitySchedule": "ftp_core.schedule",
+    "StaticRouter": "ftp_core.routers",
+    "calibrate_thresholds": "ftp_core.training.calibration",
+    "distill": "ftp_core.training.distillation",
+    "encode": "ftp_core.text.encoding",
+    "load_model": "ftp_core.loading.models",
+    "register_family": "ftp_core.skipping.families",
+    "register_router": "ftp_core.routers",
+    "router_from_bytes": "ftp_core.routers",
+    "router_to_bytes": "ftp_core.routers",
+    "supported_families": "ftp_core.skipping.families",
 }
 
-__all__ = [
-    "Distillation",
-    "DistillationConfig",
-    "DynamicRouter",
-    "EncodedExample",
-    "FTPCache",
-    "FTPConfig",
-    "FTPForCausalLM",
-    "Family",
-    "HiddenRouter",
-    "LoadedModel",
-    "LocalRouter",
-    "Quality",
-    "QualitySet",
-    "RandomRouter",
-    "RecurrentRouter",
-    "Router",
-    "SkippingModel",
-    "SparsitySchedule",
-    "StaticRouter",
-    "calibrate_thresholds",
-    "distill",
-    "encode",
-    "load_model",
-    "register_family",
-    "register_router",
-    "router_from_bytes",
-    "router_to_bytes",
-    "supported_families",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(import_module(f"ftp_core.{_HOMES[name]}"), name)
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

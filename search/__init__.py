@@ -9,14 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from search.client import Client
-    from search.config.run_config import RunConfig
-    from search.errors import ConfigError, EvaluationError, SearchError
-    from search.proposers import Proposer
-    from search.proposers.catalogue import register_proposer
-    from search.proposers.deap_sampler import DEAPSampler
-    from search.runs import resume, run
-    from search.study import Study, load
+    from search.client import Client as Client
+    from search.config.run_config import RunConfig as RunConfig
+    from search.errors import ConfigError as ConfigError
+    from search.errors import EvaluationError as EvaluationError
+    from search.errors import SearchError as SearchError
+    from search.proposers import Proposer as Proposer
+    from search.proposers.catalogue import register_proposer as register_proposer
+    from search.proposers.deap_sampler import DEAPSampler as DEAPSampler
+    from search.runs import resume as resume
+    from search.runs import run as run
+    from search.study import Study as Study
+    from search.study import load as load
 
 _HOMES = {
     "Client": "search.client",
@@ -33,20 +37,7 @@ _HOMES = {
     "run": "search.runs",
 }
 
-__all__ = [
-    "Client",
-    "ConfigError",
-    "DEAPSampler",
-    "EvaluationError",
-    "Proposer",
-    "RunConfig",
-    "SearchError",
-    "Study",
-    "load",
-    "register_proposer",
-    "resume",
-    "run",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
 from ftp_core.cost.flops import Flops, FlopsCounter
-from ftp_core.cost.measure import Skipping, Timing, Unchanged, Variant, measure
+from ftp_core.cost.measure import Skipping, Timing, Unchanged, Variant, measure, time_generation
 from ftp_core.cost.memory import AllocationTracker, kv_bytes, peak_activation_bytes
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import profile_latency
@@ -32,5 +32,6 @@ __all__ = [
     "peak_activation_bytes",
     "profile_conditions",
     "profile_latency",
+    "time_generation",
     "timing_batch",
 ]

@@ -6,7 +6,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-_PRESSURE = Path("/proc/pressure/cpu")
+
+def pressure_us(file: Path = Path("/proc/pressure/cpu")) -> int | None:
+    """The count of Linux so far, in microseconds; None where it does not count."""
+    try:
+        some = file.read_text().splitlines()[0]
+        return int(some.rpartition("total=")[2])
+    except (OSError, ValueError, IndexError):
+        return None
 
 
 class Contention:
@@ -18,11 +25,10 @@ class Contention:
     """
 
     def __init__(
-        self, waited_us: Callable[[], int | None] | None = None, timer: Callable[[], float] = time.monotonic
+        self, waited_us: Callable[[], int | None] = pressure_us, timer: Callable[[], float] = time.monotonic
     ) -> None:
-        self._waited_us = waited_us or pressure_us
-        self._timer = timer
-        self._began_at, self._began_us = timer(), self._waited_us()
+        self._waited_us, self._timer = waited_us, timer
+        self._began_at, self._began_us = timer(), waited_us()
 
     def share(self) -> float | None:
         """The share since this was made; None if unknown."""
@@ -30,12 +36,3 @@ class Contention:
         if now_us is None or self._began_us is None or passed_s <= 0:
             return None
         return min(1.0, (now_us - self._began_us) / 1e6 / passed_s)
-
-
-def pressure_us(file: Path = _PRESSURE) -> int | None:
-    """The count of Linux so far, in microseconds; None where it does not count."""
-    try:
-        some = file.read_text().splitlines()[0]
-        return int(some.rpartition("total=")[2])
-    except (OSError, ValueError, IndexError):
-        return None

@@ -97,7 +97,7 @@ class FlopsCounter:
         skips = np.array(schedule) > 0
         # Every token is scored before a block that skips.
         n_inputs = self._model.model.config.hidden_size + 1 if reads_hidden else len(FEATURES)
-        router = skips.sum() * length * _score_flops(n_inputs) if window or reads_hidden else 0.0
+        router = skips.sum() * length * 2.0 * (n_inputs + 1) * HIDDEN_WIDTH if window or reads_hidden else 0.0
         if not reads_hidden:
             # The block before that one is listened to.
             router += self._score * (np.minimum(window, kept) * kept)[:-1][skips[1:]].sum()
@@ -108,11 +108,6 @@ class FlopsCounter:
             router=float(batch * router),
             head=batch * self._head * (1 + new_tokens),
         )
-
-
-def _score_flops(inputs: int) -> float:
-    """FLOPs of one score of a router's network with so many inputs."""
-    return 2.0 * (inputs + 1) * HIDDEN_WIDTH
 
 
 def _token_flops(block: nn.Module, config: PreTrainedConfig, of_attention: bool) -> float:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -131,32 +130,30 @@ class AllocationTracker:
 
     On the CPU it follows every storage that an operator of this thread returns until nothing refers to it, without
     workspaces of kernels. On a GPU it reads torch's allocator, which includes these, and resets its peak statistics.
+
+    Attributes:
+        peak_bytes: Peak bytes beyond those held when the context began; known when it has ended.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self._device = torch.device(device)
-        self._storages = None if self._device.type == "cuda" else _StorageMode()
-        self._open = ExitStack()
-        self._before = 0
-        self._peak = 0
+        self._storages = _StorageMode()
+        self.peak_bytes = 0
 
     def __enter__(self) -> AllocationTracker:
-        if self._storages is not None:
-            self._open.enter_context(self._storages)
-        else:
+        if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             self._before = torch.cuda.memory_allocated(self._device)
+        else:
+            self._storages.__enter__()  # type: ignore[no-untyped-call]
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
-        if self._storages is None:
-            self._peak = int(torch.cuda.max_memory_allocated(self._device) - self._before)
-
-    @property
-    def peak_bytes(self) -> int:
-        """Peak bytes beyond those held when the context began; known when it has ended."""
-        return self._peak if self._storages is None else self._storages.peak_bytes
+    def __exit__(self, *raised: Any) -> None:
+        if self._device.type == "cuda":
+            self.peak_bytes = int(torch.cuda.max_memory_allocated(self._device) - self._before)
+        else:
+            self._storages.__exit__(*raised)  # type: ignore[no-untyped-call]
+            self.peak_bytes = self._storages.peak_bytes
 
 
 class _StorageMode(TorchDispatchMode):

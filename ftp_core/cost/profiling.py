@@ -16,8 +16,9 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from ftp_core.cost.contention import Contention
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.samples import BlockSamples, Point, What, undisturbed_median
 from ftp_core.cost.shape_profile import ShapeProfile, ShapeTimes
-from ftp_core.cost.stopwatch import COLD, DECODED, Passes, TimedPasses, Timeline
+from ftp_core.cost.stopwatch import COLD, DECODED, TimedPasses, Timeline
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule, kept_count
 from ftp_core.skipping.skipping_model import SkippingModel
 
@@ -83,11 +84,8 @@ def profile_latency(
     blocks, kinds = block_kinds(model)
     measured: list[ShapeProfile] = []
     for batch, length in sorted(set(shapes)):
-        passes, n_before = TimedPasses(model, batch, length, timeline), len(measured)
-
-        def on_own(done: float, note: str, n_before: int = n_before) -> None:
-            on_pass(n_before + done, note)
-
+        passes = TimedPasses(model, batch, length, timeline)
+        on_own = partial(lambda n_before, done, note: on_pass(n_before + done, note), len(measured))
         measured.append(profile_shape(passes, blocks, batch, length, on_own, seconds))
     return LatencyProfile(tuple(measured), blocks, kinds, profile_conditions(model))
 
@@ -130,7 +128,7 @@ def _points(shares: Sequence[float], length: int) -> dict[int, float]:
 
 
 def profile_shape(
-    passes: Passes,
+    passes: TimedPasses,
     kinds: Sequence[int],
     batch: int,
     length: int,
@@ -138,17 +136,7 @@ def profile_shape(
     seconds: float = DEFAULT_SECONDS,
     timer: Callable[[], float] = time.monotonic,
 ) -> ShapeProfile:
-    """Measure inputs of one shape.
-
-    Args:
-        passes: Timed passes of such inputs.
-        kinds: Kind of each block, counted from 0.
-        batch: Rows.
-        length: Tokens in each row.
-        on_pass: Called after each pass with the estimated share of the work that is done, and a note on it.
-        seconds: See `profile_latency`.
-        timer: Reads seconds since any moment.
-    """
+    """Measure inputs of one shape; see `profile_latency`. `on_pass` is told the share of the work that is done."""
     if not seconds > 0:
         raise ProfileError(f"{seconds:g} seconds are no time to profile latency in: give more than 0.")
     contention, session = Contention(), _Session(passes, kinds, length, on_pass, seconds, timer)
@@ -162,28 +150,24 @@ def profile_shape(
     return replace(shape, check_error=error, uncertainty=uncertainty, seconds=session.spent, waited=contention.share())
 
 
+@dataclass
 class _Session:
     """The measurement of one shape; see `profile_shape`."""
 
-    def __init__(
-        self,
-        passes: Passes,
-        kinds: Sequence[int],
-        length: int,
-        on_pass: OnPass,
-        seconds: float,
-        timer: Callable[[], float],
-    ) -> None:
-        self.samples = BlockSamples(kinds)
-        self._passes = passes
-        self._fine, self._coarse = _points(_SHARES, length), _points(_COARSE_SHARES, length)
-        self._fewest = set(_points(_FEWEST_SHARES, length))
-        self._fewest_coarse = {kept_count(share, length) for share in _FEWEST_COARSE_SHARES}
+    passes: TimedPasses
+    kinds: Sequence[int]
+    length: int
+    on_pass: OnPass
+    seconds: float
+    timer: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self.samples = BlockSamples(self.kinds)
+        self._fine, self._coarse = _points(_SHARES, self.length), _points(_COARSE_SHARES, self.length)
+        self._fewest = set(_points(_FEWEST_SHARES, self.length))
+        self._fewest_coarse = {kept_count(share, self.length) for share in _FEWEST_COARSE_SHARES}
         self._rng = random.Random(0)
-        self._on_pass = on_pass
-        self._seconds = seconds
-        self._timer = timer
-        self._began = timer()
+        self._began = self.timer()
         self._n_passes = 0
         # Passes to come: those that are made however long they take, and all passes if nothing varies.
         self._due = len(_WARMING) + len(self._fewest) + len(self._fewest_coarse) + _FEWEST_CHECKED
@@ -193,18 +177,18 @@ class _Session:
     @property
     def spent(self) -> float:
         """Seconds since it began."""
-        return self._timer() - self._began
+        return self.timer() - self._began
 
     def warm_up(self) -> None:
         """Let caches and allocators see everything once, unless that takes long."""
         for dynamic, sparsity in _WARMING:
-            if self._n_passes and self.spent > _WARMING_SHARE * self._seconds:
+            if self._n_passes and self.spent > _WARMING_SHARE * self.seconds:
                 self._due -= 1
                 self._foreseen -= 1
                 continue
-            self._passes.prefill(SparsitySchedule.uniform(sparsity, len(self.samples.kinds)), dynamic)
+            self.passes.prefill(SparsitySchedule.uniform(sparsity, len(self.kinds)), dynamic)
             if dynamic and sparsity:
-                self._passes.decode()
+                self.passes.decode()
             self._passed("warming up", due=True)
 
     def cover(self) -> None:
@@ -234,7 +218,7 @@ class _Session:
 
     def check(self, predicted: ShapeTimes) -> float:
         """Median relative error of predictions for schedules that were not profiled, half with a dynamic router."""
-        n_blocks, compared = len(self.samples.kinds), []
+        n_blocks, compared = len(self.kinds), []
         for number in range(_CHECKED):
             top = self._rng.randint(1, round(MAX_SPARSITY / DEFAULT_STEP))
             schedule = SparsitySchedule.from_grid_indices([self._rng.randint(0, top) for _ in range(n_blocks)])
@@ -246,11 +230,11 @@ class _Session:
             if number >= _FEWEST_CHECKED and not self._has_time():
                 break
             schedule, dynamic = compared[number % _CHECKED]
-            measured[number % _CHECKED].append(self._passes.whole_ms(schedule, dynamic))
+            measured[number % _CHECKED].append(self.passes.whole_ms(schedule, dynamic))
             self._passed("comparing predictions", due=number < _FEWEST_CHECKED)
-        self._on_pass(1.0, self._note)
+        self.on_pass(1.0, self._note)
         return statistics.median(
-            abs(predicted.prefill_ms(schedule, self.samples.kinds, dynamic) / undisturbed_median(times) - 1)
+            abs(predicted.prefill_ms(schedule, self.kinds, dynamic) / undisturbed_median(times) - 1)
             for (schedule, dynamic), times in zip(compared, measured, strict=True)
             if times
         )
@@ -277,13 +261,9 @@ class _Session:
         return math.ceil(math.log(_ALL_DISTURBED) / math.log(share)) if share > 0 else 1
 
     def _round(self, prefills: Sequence[int], others: Sequence[int], note: str, due: bool = False) -> bool:
-        """Time each block once at some kept counts; False if time was up before.
+        """Time each block once at some kept counts; False if time was up before, unless the times are due.
 
-        Args:
-            prefills: Kept counts of prefills with the static router.
-            others: Kept counts of prefills with a dynamic router, each of which decodes some tokens.
-            note: Note on the work.
-            due: Go on however long it takes.
+        The static router runs with `prefills`, a dynamic one with `others`, and decodes some tokens behind each.
         """
         mixed = [(counts, False) for counts in self._mixed(prefills)]
         mixed += [(counts, True) for counts in self._mixed(others)]
@@ -292,11 +272,11 @@ class _Session:
             if not due and not self._has_time(self._check_s):
                 return False
             points = self._coarse if dynamic else self._fine
-            times = self._passes.prefill(SparsitySchedule([points[count] for count in counts]), dynamic)
+            times = self.passes.prefill(SparsitySchedule([points[count] for count in counts]), dynamic)
             if dynamic:
                 skips = [points[count] > 0 for count in counts]
                 self.samples.add("dynamic", counts, times, [*skips[1:], False])
-                for token in self._passes.decode()[COLD:]:
+                for token in self.passes.decode()[COLD:]:
                     self.samples.add("decode", counts, token)
             else:
                 self.samples.add("prefill", counts, times)
@@ -305,16 +285,16 @@ class _Session:
 
     def _mixed(self, counts: Sequence[int]) -> Iterable[tuple[int, ...]]:
         """As many passes as there are counts, in which each block has each of them once."""
-        return zip(*(self._rng.sample(counts, len(counts)) for _ in self.samples.kinds), strict=True)
+        return zip(*(self._rng.sample(counts, len(counts)) for _ in self.kinds), strict=True)
 
     def _has_time(self, reserved_s: float = 0.0) -> bool:
         """True if there is time for another pass and some reserved seconds."""
-        return self.spent + self._pass_s + reserved_s <= self._seconds
+        return self.spent + self._pass_s + reserved_s <= self.seconds
 
     @property
     def _check_s(self) -> float:
         """Seconds reserved for comparing predictions."""
-        whole = min(_CHECKED * _CHECK_ROUNDS * self._pass_s, _CHECK_SHARE * self._seconds)
+        whole = min(_CHECKED * _CHECK_ROUNDS * self._pass_s, _CHECK_SHARE * self.seconds)
         return max(_FEWEST_CHECKED * self._pass_s, whole)
 
     @property
@@ -328,11 +308,11 @@ class _Session:
         self._foreseen -= 1
         # Beyond the foreseen passes times vary, and only the end of the time is known.
         passes = self._foreseen if self._foreseen > 0 else math.inf
-        left = max(self._due * self._pass_s, min(passes * self._pass_s, self._seconds - self.spent))
+        left = max(self._due * self._pass_s, min(passes * self._pass_s, self.seconds - self.spent))
         # It never falls when passes turn out to take longer.
         self._done = max(self._done, self.spent / max(1e-9, self.spent + left))
         self._note = note
-        self._on_pass(min(0.99, self._done), note)
+        self.on_pass(min(0.99, self._done), note)
 
 
 def _summary(samples: BlockSamples, batch: int, length: int, unsteady: tuple[Point, ...]) -> ShapeProfile:

@@ -21,21 +21,13 @@ PerKind = tuple[tuple[float, ...], ...]
 
 @dataclass(frozen=True)
 class ShapeTimes:
-    """Times of one shape at every kept count, measured or interpolated.
+    """Times of one shape at every kept count, measured or interpolated."""
 
-    Attributes:
-        length: Tokens in each row, L.
-        fixed_ms: Time outside the blocks.
-        score_ms: Extra time of a dynamic router's decision in a block that skips.
-        block_ms: Time of each kind of block, by kept count `[kinds, L + 1]`.
-        listen_ms: Extra time of listening to its attention `[kinds, L + 1]`.
-    """
-
-    length: int
-    fixed_ms: float
-    score_ms: float
-    block_ms: Floats
-    listen_ms: Floats
+    length: int  # tokens in each row, L
+    fixed_ms: float  # time outside the blocks
+    score_ms: float  # extra time of a dynamic router's decision in a block that skips
+    block_ms: Floats  # time of each kind of block, by kept count `[kinds, L + 1]`
+    listen_ms: Floats  # extra time of listening to its attention `[kinds, L + 1]`
 
     @cached_property
     def block_rows(self) -> list[list[float]]:

@@ -77,15 +77,11 @@ def median_rank(n: int, confidence: float = 0.95) -> int | None:
     Returns:
         1 for the least and the greatest value; None where even these are too close together.
     """
-    # The number of values below the median is binomial; whole numbers, as powers of a half may be too small for floats.
-    most = (round((1 - confidence) * 2**52) << n) >> 53
-    ways = below = 1
-    rank = 0
-    while below <= most:
-        ways = ways * (n - rank) // (rank + 1)
-        rank += 1
-        below += ways
-    return rank or None
+    # It takes half a second to load.
+    from scipy.stats import binom
+
+    # The number of values below the median is binomial.
+    return int(binom.ppf((1 - confidence) / 2, n, 0.5)) or None
 
 
 def needs_more_turns(times_ms: Sequence[Sequence[float]], least: int, patience_ms: float = PATIENCE_MS) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,38 +26,29 @@ from ftp_core.text.encoding import PromptBatch
 DECODED, COLD = 8, 3
 
 
-class Timeline(Protocol):
-    """Clock that marks moments of a computation, and measures the time between them afterwards."""
+class Timeline:
+    """Clock that marks moments of a computation, here on the CPU, and measures the time between them afterwards.
 
-    def mark(self) -> Any:
-        """A mark of the present moment of the computation."""
-
-    def settle(self) -> None:
-        """Wait until the computation is done."""
-
-    def ms(self, begin: Any, end: Any) -> float:
-        """Milliseconds between two marks, once settled."""
-
-
-class WallTimeline:
-    """Timeline of a CPU, by a timer that reads seconds."""
+    Args:
+        timer: Reads seconds.
+    """
 
     def __init__(self, timer: Callable[[], float] = time.perf_counter) -> None:
         self._timer = timer
 
-    def mark(self) -> float:
-        """See `Timeline.mark`."""
+    def mark(self) -> Any:
+        """A mark of the present moment of the computation."""
         return self._timer()
 
     def settle(self) -> None:
-        """See `Timeline.settle`; there is nothing to wait for."""
+        """Wait until the computation is done; on the CPU it is."""
 
-    def ms(self, begin: float, end: float) -> float:
-        """See `Timeline.ms`."""
-        return (end - begin) * 1000
+    def ms(self, begin: Any, end: Any) -> float:
+        """Milliseconds between two marks, once settled."""
+        return float(end - begin) * 1000
 
 
-class CudaTimeline:
+class CudaTimeline(Timeline):
     """Timeline of a GPU, by its own events."""
 
     def __init__(self, device: torch.device) -> None:
@@ -83,40 +74,21 @@ def timeline_of(device: torch.device) -> Timeline:
     """The timeline for computations on a device."""
     if device.type not in ("cpu", "cuda"):
         raise ProfileError(f"Latency cannot be profiled on a {device.type!r} device: put the model on a CPU or a GPU.")
-    return CudaTimeline(device) if device.type == "cuda" else WallTimeline()
+    return CudaTimeline(device) if device.type == "cuda" else Timeline()
 
 
 @dataclass(frozen=True)
 class PassTimes:
-    """Times of one forward pass.
+    """Times of one forward pass."""
 
-    Attributes:
-        whole_ms: Time from the inputs to the next token's logits.
-        block_ms: Time of each block, the router's decision included.
-        keep_ms: Time of each router's decision alone; None where there was none.
-    """
-
-    whole_ms: float
-    block_ms: tuple[float, ...]
-    keep_ms: tuple[float | None, ...] = ()
+    whole_ms: float  # time from the inputs to the next token's logits
+    block_ms: tuple[float, ...]  # time of each block, the router's decision included
+    keep_ms: tuple[float | None, ...] = ()  # time of each router's decision alone; None where there was none
 
     @property
     def fixed_ms(self) -> float:
         """Time outside the blocks."""
         return self.whole_ms - sum(self.block_ms)
-
-
-class Passes(Protocol):
-    """Forward passes of inputs of one shape, timed."""
-
-    def prefill(self, schedule: SparsitySchedule, dynamic: bool) -> PassTimes:
-        """A prefill, with a dynamic router or the static one."""
-
-    def decode(self) -> list[PassTimes]:
-        """`DECODED` tokens, one after the other, behind the last prefill."""
-
-    def whole_ms(self, schedule: SparsitySchedule, dynamic: bool) -> float:
-        """Milliseconds of a prefill in which no block is timed."""
 
 
 @dataclass
@@ -153,15 +125,14 @@ class _Spans:
         )
 
 
-@dataclass
+@dataclass(kw_only=True)
 class _TimedPassage(Passage):
     """A passage through all blocks that marks when each begins and ends."""
 
-    spans: _Spans | None = None
+    spans: _Spans
 
     def through(self, handler: BlockHandler, routing: RoutingState | None = None) -> BlockHandler:
         """See `Passage.through`."""
-        assert self.spans is not None
         return self.spans.around(handler)
 
 
@@ -184,7 +155,7 @@ class _TimedRouter:
 
 
 class TimedPasses:
-    """Forward passes of a real model; see `Passes`.
+    """Timed forward passes of inputs of one shape.
 
     Args:
         model: The model.
@@ -205,7 +176,7 @@ class TimedPasses:
         self._prefill: Prefill | None = None
 
     def prefill(self, schedule: SparsitySchedule, dynamic: bool) -> PassTimes:
-        """See `Passes.prefill`."""
+        """A prefill, with a dynamic router or the static one."""
         spans = _Spans(self._timeline)
         # A Protocol does not see attributes of `__getattr__`.
         router: Any = _TimedRouter(self._routers[dynamic], spans)
@@ -218,7 +189,7 @@ class TimedPasses:
         return spans.times()
 
     def whole_ms(self, schedule: SparsitySchedule, dynamic: bool) -> float:
-        """See `Passes.whole_ms`."""
+        """Milliseconds of a prefill in which no block is timed."""
         self._start()
         begin = self._timeline.mark()
         prefill = self._model.prefill(self._prompts, schedule, self._routers[dynamic])
@@ -229,7 +200,7 @@ class TimedPasses:
 
     @torch.inference_mode()
     def decode(self) -> list[PassTimes]:
-        """See `Passes.decode`."""
+        """`DECODED` tokens, one after the other, behind the last prefill."""
         assert self._prefill is not None, "prefill comes before decode"
         model, cache = self._model, self._prefill.cache
         ids_B1, times = self._prompts.ids[:, :1], []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -37,11 +38,6 @@ class Latency:
     low_ms: float
     high_ms: float
     times_ms: tuple[float, ...]
-
-    @property
-    def repeats(self) -> int:
-        """Number of turns."""
-        return len(self.times_ms)
 
 
 @dataclass(frozen=True)
@@ -136,26 +132,6 @@ def take_turns(
     return results
 
 
-def interleaved_ms(
-    runs: Sequence[Callable[[], object]],
-    repeats: int,
-    on_run: Callable[[], None] = lambda: None,
-    timer: Timer = time.perf_counter,
-    goes_on: Callable[[Sequence[Sequence[float]]], bool] = lambda _: False,
-) -> list[list[float]]:
-    """Times of each run in milliseconds, round by round; see `take_turns`."""
-
-    def timed(run: Callable[[], object]) -> Callable[[], float]:
-        def measured() -> float:
-            started = timer()
-            run()
-            return (timer() - started) * 1000
-
-        return measured
-
-    return take_turns([timed(run) for run in runs], repeats, on_run, goes_on)
-
-
 def measure_latency(
     model: SkippingModel,
     prompts: PromptBatch,
@@ -176,13 +152,15 @@ def measure_latency(
         timer: Clock; by default one that waits for the model's device.
         goes_on: See `take_turns`; it sees milliseconds.
     """
+    ticks = timer or timer_of(model.device)
 
-    def run(schedule: Sequence[float], router: Router) -> Callable[[], object]:
-        return lambda: model.next_logits(model.prefill(prompts, schedule, router))
+    def run_ms(schedule: Sequence[float], router: Router) -> float:
+        started = ticks()
+        model.next_logits(model.prefill(prompts, schedule, router))
+        return (ticks() - started) * 1000
 
-    runs = [run(*variant) for variant in variants]
     latencies = []
-    for times in interleaved_ms(runs, repeats, on_run, timer or timer_of(model.device), goes_on):
+    for times in take_turns([partial(run_ms, *variant) for variant in variants], repeats, on_run, goes_on):
         low, median, high = np.quantile(times, [0.25, 0.5, 0.75]).tolist()
         latencies.append(Latency(median, low, high, tuple(times)))
     return latencies

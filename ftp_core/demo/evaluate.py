@@ -29,17 +29,11 @@ _BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Shares of questions answered right.
+    """Shares of questions answered right."""
 
-    Attributes:
-        choice: Share with the right one of four choices as the likeliest.
-        free_text: Share for which greedy decoding writes exactly the right answer.
-        n: Number of questions.
-    """
-
-    choice: float
-    free_text: float
-    n: int
+    choice: float  # share with the right one of four choices as the likeliest
+    free_text: float  # share for which greedy decoding writes exactly the right answer
+    n: int  # number of questions
 
 
 def questions_by_distance(split: Split, seed: int, per_distance: int) -> dict[int, list[Example]]:

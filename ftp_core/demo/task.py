@@ -120,19 +120,12 @@ FULL = Difficulty()
 
 @dataclass(frozen=True)
 class Question:
-    """One question about a story.
+    """One question about a story."""
 
-    Attributes:
-        text: Text between the story and the answer.
-        answer: The right continuation, with its leading space.
-        choices: Four continuations of one kind, the right one among them.
-        distance: Number of statements after the one that holds the answer.
-    """
-
-    text: str
-    answer: str
-    choices: tuple[str, ...]
-    distance: int
+    text: str  # text between the story and the answer
+    answer: str  # the right continuation, with its leading space
+    choices: tuple[str, ...]  # four continuations of one kind, the right one among them
+    distance: int  # number of statements after the one that holds the answer
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,16 @@ import torch
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ftp_core.demo.evaluate import accuracy_by_distance, print_accuracy
-from ftp_core.demo.task import FULL, Difficulty, Story, make_story
-from ftp_core.demo.tokenizer import build_tokenizer
+from ftp_core.demo.task import FULL, Difficulty, Story, corpus_words, make_story
 from ftp_core.errors import ModelError
 from ftp_core.text.encoding import pad_right
 
+PAD, BOS, EOS = "<pad>", "<s>", "</s>"
 CONTEXT = 512
 WIDTH = 128
 N_HEADS = 4
@@ -49,23 +50,14 @@ WARM_UP_STEPS = 50
 
 @dataclass
 class Progression:
-    """Position in the curriculum; a checkpoint holds it beside the tensors.
+    """Position in the curriculum; a checkpoint holds it beside the tensors."""
 
-    Attributes:
-        step: Optimizer steps taken.
-        stage: Index into `curriculum()`.
-        in_stage: Steps taken in that stage.
-        deep_step: Steps taken since the model was deepened; -1 before that.
-        accuracy: Moving average of the share of questions answered right on fresh stories of the stage.
-        log: `[step, stage, loss, accuracy]` of every tenth step.
-    """
-
-    step: int = 0
-    stage: int = 0
-    in_stage: int = 0
-    deep_step: int = -1
-    accuracy: float = 0.0
-    log: list[list[float]] = field(default_factory=list)
+    step: int = 0  # optimizer steps taken
+    stage: int = 0  # index into `curriculum()`
+    in_stage: int = 0  # steps taken in that stage
+    deep_step: int = -1  # steps taken since the model was deepened; -1 before that
+    accuracy: float = 0.0  # moving average of the share of questions answered right on fresh stories of the stage
+    log: list[list[float]] = field(default_factory=list)  # `[step, stage, loss, accuracy]` of every tenth step
 
 
 def curriculum() -> list[Difficulty]:
@@ -76,6 +68,33 @@ def curriculum() -> list[Difficulty]:
     stages += [Difficulty(32, 0.0, 0.0, 6, 12, noise) for noise in (0.5, 1.0)]
     stages += [Difficulty(32, 0.0, 0.0, 8, most, 1.0) for most in (16, 22)]
     return [*stages, FULL]
+
+
+def build_tokenizer(model_max_length: int) -> PreTrainedTokenizerFast:
+    """Trains a fast tokenizer on the demo's words, with `<s>` before every text; other text falls back to bytes."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    # Twice, because the trainer drops pairs seen once; with the leading space that words carry inside a text.
+    words = ["Story:", *(f" {word}" for word in sorted(set(corpus_words())))]
+    tokenizer.train_from_iterator([*words, *words], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=BOS,
+        eos_token=EOS,
+        model_max_length=model_max_length,
+        padding_side="right",
+    )
 
 
 def build_model(vocab_size: int, n_blocks: int) -> LlamaForCausalLM:

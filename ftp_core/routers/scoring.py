@@ -175,10 +175,8 @@ def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -
         elif name == "attention_rank":
             rank_BL = _newest_rank(state) if newest else _ranks(state)
             features_BLF[..., column] = (rank_BL / state.lengths[:, None]).clamp_(max=1)
-        elif name == "block_sparsity":
-            features_BLF[..., column] = sparsity
         else:
-            raise ModelError(f"There is no feature {name!r}: choose of {', '.join(FEATURES)}.")
+            features_BLF[..., column] = sparsity
     return features_BLF
 
 

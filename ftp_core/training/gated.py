@@ -23,21 +23,13 @@ from ftp_core.training.losses import guide_loss, sparsity_loss
 
 @dataclass(frozen=True)
 class TrainingBatch:
-    """Prompts with their completions behind them, padded right.
+    """Prompts with their completions behind them, padded right."""
 
-    Attributes:
-        ids: Token ids `[B, L]`.
-        prompt_lengths: Tokens of each prompt `[B]`.
-        predicts: Positions from which a completion token is predicted, bool `[B, L]`.
-        n_tokens: Number of real tokens.
-        text_lengths: Tokens that are read of each row, see `PromptBatch`.
-    """
-
-    ids: Tensor
-    prompt_lengths: Tensor
-    predicts: Tensor
-    n_tokens: int
-    text_lengths: tuple[int, ...]
+    ids: Tensor  # token ids `[B, L]`
+    prompt_lengths: Tensor  # tokens of each prompt `[B]`
+    predicts: Tensor  # positions from which a completion token is predicted, bool `[B, L]`
+    n_tokens: int  # number of real tokens
+    text_lengths: tuple[int, ...]  # tokens that are read of each row, see `PromptBatch`
 
     @classmethod
     def of(cls, examples: Sequence[EncodedExample], device: torch.device | None = None) -> TrainingBatch:

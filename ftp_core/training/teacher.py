@@ -23,20 +23,12 @@ from ftp_core.training.losses import distillation_loss, top_k_distillation_loss
 
 @dataclass(frozen=True)
 class Lesson:
-    """A batch with the teacher's predictions.
+    """A batch with the teacher's predictions: its hidden states, or its likeliest tokens at the loss's temperature."""
 
-    Attributes:
-        batch: Prompts with completions.
-        hidden: The dense model's final hidden states at the completions' tokens `[T, D]`; None if the likeliest tokens
-            are kept instead.
-        log_probs: Log-probabilities of the likeliest tokens, at the temperature of the loss `[T, J]`.
-        tokens: Ids of these tokens `[T, J]`.
-    """
-
-    batch: TrainingBatch
-    hidden: Tensor | None
-    log_probs: Tensor | None = None
-    tokens: Tensor | None = None
+    batch: TrainingBatch  # prompts with completions
+    hidden: Tensor | None  # the dense model's final hidden states at the completions' tokens `[T, D]`
+    log_probs: Tensor | None = None  # log-probabilities of the likeliest tokens `[T, J]`
+    tokens: Tensor | None = None  # ids of these tokens `[T, J]`
 
 
 class Teacher:

@@ -8,7 +8,6 @@ import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -23,25 +22,15 @@ _METADATA = "training_state"
 
 @dataclass
 class TrainingState:
-    """Progress of a training run, and its random state.
+    """Progress of a training run, and its random state."""
 
-    Attributes:
-        rng: Random source of the order of lessons.
-        curves: See `Distillation.curves`.
-        order: Lessons left of this epoch.
-        step: Optimizer steps done.
-        tokens: Tokens seen.
-        best_kl: Lowest held-out KL so far.
-        seconds: Time taken.
-    """
-
-    rng: random.Random
-    curves: dict[str, list[float]]
-    order: list[int] = field(default_factory=list)
-    step: int = 0
-    tokens: int = 0
-    best_kl: float = math.inf
-    seconds: float = 0.0
+    rng: random.Random  # random source of the order of lessons
+    curves: dict[str, list[float]]  # see `Distillation.curves`
+    order: list[int] = field(default_factory=list)  # lessons left of this epoch
+    step: int = 0  # optimizer steps done
+    tokens: int = 0  # tokens seen
+    best_kl: float = math.inf  # lowest held-out KL so far
+    seconds: float = 0.0  # time taken
 
     def add(self, **entries: float) -> None:
         """Append to curves."""
@@ -95,7 +84,10 @@ class TrainingState:
                 f"{path} is the checkpoint of a distillation with another configuration, model, data, held-out set, "
                 "schedule or initial router: give the same as then, or remove it to start anew."
             )
-        self._take(facts)
+        version, numbers, gauss = facts["rng"]
+        self.rng.setstate((version, tuple(numbers), gauss))
+        for name in ("order", "curves", "step", "tokens", "best_kl", "seconds"):
+            setattr(self, name, facts[name])
         router.load_state_dict(_part(tensors, "router."))
         state = optimizer.state_dict()
         moments: dict[int, dict[str, Tensor]] = {}
@@ -105,12 +97,6 @@ class TrainingState:
         optimizer.load_state_dict({"state": moments, "param_groups": state["param_groups"]})
         torch.set_rng_state(tensors["torch_rng"])
         return _part(tensors, "best.")
-
-    def _take(self, facts: dict[str, Any]) -> None:
-        version, numbers, gauss = facts["rng"]
-        self.rng.setstate((version, tuple(numbers), gauss))
-        for name in ("order", "curves", "step", "tokens", "best_kl", "seconds"):
-            setattr(self, name, facts[name])
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

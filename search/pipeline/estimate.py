@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ftp_core.cost.conditions import profile_conditions
-from ftp_core.cost.end_to_end import room_for_new_tokens
+from ftp_core.cost.measure import room_for_new_tokens
 from ftp_core.cost.memory import peak_activation_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.training.distillation_config import DistillationConfig

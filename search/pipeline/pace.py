@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ftp_core.cost import Unchanged, timing_batch
-from ftp_core.cost.end_to_end import time_generation
+from ftp_core.cost import Unchanged, time_generation, timing_batch
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import SparsitySchedule

@@ -76,7 +76,7 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
                 latency_ms=latency.median_ms,
                 latency_low_ms=latency.low_ms,
                 latency_high_ms=latency.high_ms,
-                repeats=latency.repeats,
+                repeats=len(latency.times_ms),
                 batch=batch,
                 length=length,
                 flops=counter.count(variant.schedule, batch, length, window=window, reads_hidden=reads_hidden).total,

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ftp_core.cost import Skipping, Unchanged, Variant, paired_speedup
-from ftp_core.cost.end_to_end import room_for_new_tokens, time_generation
+from ftp_core.cost import Skipping, Unchanged, Variant, paired_speedup, time_generation
+from ftp_core.cost.measure import room_for_new_tokens
 from ftp_core.cost.speedup import needs_more_turns
 from ftp_core.schedule import SparsitySchedule
 from search.config.run_config import RunConfig

@@ -22,7 +22,7 @@ from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import block_kinds, profile_latency, profile_shape
 from ftp_core.cost.samples import undisturbed, undisturbed_median
 from ftp_core.cost.shape_profile import ShapeProfile
-from ftp_core.cost.stopwatch import COLD, DECODED, PassTimes, TimedPasses, WallTimeline
+from ftp_core.cost.stopwatch import COLD, DECODED, PassTimes, TimedPasses, Timeline
 from ftp_core.errors import DataError, ScheduleError
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -531,7 +531,7 @@ class Ticks:
 
 
 def test_blocks_and_decisions_are_timed_where_they_happen() -> None:
-    passes = TimedPasses(SkippingModel(tiny()), 2, 20, WallTimeline(Ticks()))
+    passes = TimedPasses(SkippingModel(tiny()), 2, 20, Timeline(Ticks()))
     # Each block asks for the time twice, each decision once more before and after.
     static = passes.prefill(SparsitySchedule([0.0, 0.5, 0.0]), dynamic=False)
     assert static == PassTimes(9000.0, (1000.0, 3000.0, 1000.0), (None, 1000.0, None))
@@ -547,7 +547,7 @@ def test_a_measured_profile_covers_all_schedules_and_routers(family: str) -> Non
     model = SkippingModel(tiny(family))
     shapes = [(2, 40), (1, CONTEXT)]
     counted: list[float] = []
-    profile = profile_latency(model, shapes, lambda done, note: counted.append(done), WallTimeline(Ticks()))
+    profile = profile_latency(model, shapes, lambda done, note: counted.append(done), Timeline(Ticks()))
     assert counted == sorted(counted) and 1.0 in counted and counted[-1] == 2.0
     assert [(shape.batch, shape.length) for shape in profile.shapes] == [(1, CONTEXT), (2, 40)]
     assert profile.conditions == profile_conditions(model) and len(profile.blocks) == N_BLOCKS
@@ -566,7 +566,7 @@ def test_a_measured_profile_covers_all_schedules_and_routers(family: str) -> Non
 
 @pytest.mark.parametrize("length", [1, 2, 3])
 def test_short_inputs_have_fewer_kept_counts(length: int) -> None:
-    profile = profile_latency(SkippingModel(tiny()), [(1, length)], timeline=WallTimeline(Ticks()))
+    profile = profile_latency(SkippingModel(tiny()), [(1, length)], timeline=Timeline(Ticks()))
     assert profile.shapes[0].kept == tuple(range(1, length + 1))
     for sparsity in (0.0, 0.5, 0.95):
         assert profile.predict_ms(SparsitySchedule([sparsity] * N_BLOCKS), router="dynamic") > 0

@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from ftp_core.demo.examples import demo_examples
 from ftp_core.demo.task import MAX_STATEMENTS, MIN_STATEMENTS, make_story, stories
-from ftp_core.demo.tokenizer import build_tokenizer
-from ftp_core.demo.train import CONTEXT, batch, curriculum, encode_story
+from ftp_core.demo.train import CONTEXT, batch, build_tokenizer, curriculum, encode_story
 
 TOKENIZER = build_tokenizer(CONTEXT)
 indices = st.integers(0, 100_000)

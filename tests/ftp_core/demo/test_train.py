@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from ftp_core.demo import train as training
-from ftp_core.demo.tokenizer import build_tokenizer
 from ftp_core.demo.train import (
     DEEP_BLOCKS,
     SHALLOW_BLOCKS,
     Progression,
     build_model,
+    build_tokenizer,
     curriculum,
     deepen,
     learning_rate,

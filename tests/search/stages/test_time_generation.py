@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import search.stages.time_generation
-from ftp_core.cost.end_to_end import time_generation
+from ftp_core.cost.measure import time_generation
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.inputs.data import Workload, load_workload

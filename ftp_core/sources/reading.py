@@ -50,6 +50,8 @@ def read_source(
     if source.kind == "demo":
         names: tuple[Split, ...] = ("calibration", "validation", "test")
         return Contents({name: demo_examples(name, sizes[name], seed) for name in names if name in sizes})
+    if source.kind == "task":
+        return _of_tasks(source, seed, sizes, form, begin)
     columns, version = Columns.parsed(form.columns), ""
     if source.kind == "hf":
         # It takes a second to load, and not everybody has it.
@@ -60,4 +62,23 @@ def read_source(
             work.advance()
     else:
         examples = load_path(source.name, columns)
-    return Contents(split_examples(examples, seed, sizes), len(examples) - len(set(examples)), version)
+    return Contents(split_examples(examples, seed, sizes), _n_repeated(examples), version)
+
+
+def _of_tasks(source: Source, seed: int, sizes: Mapping[str, int], form: Form, begin: Begin) -> Contents:
+    """Examples of tasks: the test set is of the documents that figures are published on, the others are not."""
+    # It takes seconds to load, and not everybody has it.
+    from ftp_core.sources.tasks import load_tasks
+
+    others = {name: size for name, size in sizes.items() if name != "test"}
+    found = load_tasks(source.name, form.fewshot, seed, sum(others.values()), sizes.get("test", 0), begin)
+    if not found.training:
+        return Contents(split_examples(found.test, seed, sizes), _n_repeated(found.test), found.version)
+    splits = split_examples(found.training, seed, others) if others else {}
+    if "test" in sizes:
+        splits |= split_examples(found.test, seed, {"test": sizes["test"]})
+    return Contents(splits, _n_repeated(found.training) + _n_repeated(found.test), found.version)
+
+
+def _n_repeated(examples: list[Example]) -> int:
+    return len(examples) - len(set(examples))

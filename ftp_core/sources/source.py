@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -44,20 +44,30 @@ class Source:
         """The source as it is named, without its weight."""
         return f"{self.kind}:{self.name}" if self.kind in ("hf", "task") else self.name
 
-    def at(self, path: Path) -> Source:
-        """The same source at another path.
-
-        Raises:
-            DataError: The path would be read as several sources.
-        """
-        if SEPARATOR in str(path):
-            raise DataError(f"The path {str(path)!r} has {SEPARATOR!r} in it, which separates sources: rename it.")
-        return replace(self, name=str(path))
-
     @property
     def is_path(self) -> bool:
-        """True for a file or folder."""
+        """True for a file or folder of examples."""
         return self.kind == "path"
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The file or folder that it is, or the files of tasks that it names."""
+        if self.kind == "task":
+            return tuple(filter(is_task_file, self.name.split(",")))
+        return (self.name,) if self.is_path else ()
+
+    def moved(self, place: Callable[[str], Path]) -> Source:
+        """The same source, with its paths where `place` says.
+
+        Raises:
+            DataError: A path would be read as several sources.
+        """
+        names = self.name.split(",") if self.kind == "task" else [self.name]
+        moved = [str(place(name)) if name in self.paths else name for name in names]
+        for path in moved:
+            if SEPARATOR in path or (self.kind == "task" and "," in path):
+                raise DataError(f"The path {path!r} has {SEPARATOR!r} or a comma, which separate names: rename it.")
+        return replace(self, name=",".join(moved))
 
 
 @dataclass(frozen=True)
@@ -66,9 +76,11 @@ class Form:
 
     Attributes:
         columns: Columns that make an example, such as `prompt=question,completion=answer`; empty to recognise them.
+        fewshot: Solved examples before each prompt of a task; as many as the task itself says for None.
     """
 
     columns: str = ""
+    fewshot: int | None = None
 
 
 AS_THEY_ARE = Form()
@@ -94,6 +106,11 @@ def parse_sources(text: str) -> tuple[Source, ...]:
 def joined(sources: Iterable[str | Source]) -> str:
     """The text that names several sources; the inverse of `parse_sources`."""
     return SEPARATOR.join(map(str, sources))
+
+
+def is_task_file(name: str) -> bool:
+    """True if the name of a task is the path of a YAML file."""
+    return name.endswith((".yaml", ".yml"))
 
 
 def _source(name: str, weight: float, text: str) -> Source:

@@ -1,1 +1,1 @@
-"""Examples and prompts, from JSON Lines to batches of token ids."""
+"""Examples and prompts, from texts to batches of token ids."""

@@ -145,8 +145,7 @@ def _anchored_sources(value: str | Sequence[str], folder: Path, called: str) -> 
     text = value if isinstance(value, str) else SEPARATOR.join(map(str, value))
     try:
         return joined(
-            source.at(_anchored(source.name, folder, called).resolve()) if source.is_path else source
-            for source in parse_sources(text)
+            source.moved(lambda name: _anchored(name, folder, called).resolve()) for source in parse_sources(text)
         )
     except DataError as error:
         raise ConfigError(f"{called} is {text!r}: {error}") from error

@@ -61,13 +61,16 @@ class DataSettings(Group):
     data: Annotated[
         str, About("SOURCE", longest=4096, is_path=True, is_sources=True, is_common=True, can_change=True)
     ] = "demo"
-    """Where examples come from: 'demo', a file or folder (JSON Lines, Parquet, CSV, JSON, plain text), or
-    hf:DATASET[:CONFIG][:SPLIT]; several as 'SOURCE + SOURCE', each perhaps with its weight, as 2:SOURCE (docs/data.md
-    has all of it)."""
+    """Where examples come from: 'demo', a file or folder (JSON Lines, Parquet, CSV, JSON, plain text),
+    hf:DATASET[:CONFIG][:SPLIT], or task:NAME of lm-evaluation-harness; several as 'SOURCE + SOURCE', each perhaps with
+    its weight, as 2:SOURCE (docs/data.md has all of it)."""
 
     columns: Annotated[str, About("PART=COLUMN,...", longest=1000)] = ""
     """Columns of tables and keys of JSON Lines that make an example, such as prompt=question,completion=answer, or
     prompt=question,choices=options,label=answer; recognised if not given."""
+
+    fewshot: Annotated[int | None, Ge(0), About(most=100)] = None
+    """Solved examples before each prompt of a task; as many as the task itself says if not given."""
 
     keep_first: KeepFirst = 0
     """Tokens at the beginning of every prompt that blocks keep before any other, whatever the router; system for the
@@ -116,7 +119,7 @@ class DataSettings(Group):
     @property
     def form(self) -> Form:
         """How rows of the data become examples."""
-        return Form(self.columns)
+        return Form(self.columns, self.fewshot)
 
     @property
     def sizes(self) -> dict[str, int]:

@@ -45,7 +45,7 @@ def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[s
     """
     places = [("model", config.model)] if config.model == before.model else []
     if config.data == before.data:
-        places += [("data", source.name) for source in parse_sources(config.data) if source.is_path]
+        places += [("data", path) for source in parse_sources(config.data) for path in source.paths]
     for what, place in places:
         if what in needs and Path(place).is_absolute() and not Path(place).exists():
             raise SearchError(

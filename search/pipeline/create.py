@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from ftp_core.loading.model_source import DEMO
 from ftp_core.loading.models import published_dtype, resolve
 from ftp_core.loading.placement import device_of, dtype_of, name_of
+from ftp_core.sources.source import parse_sources
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.inputs.data import Workload
@@ -39,7 +40,9 @@ def usable(config: RunConfig) -> RunConfig:
     """
     source = resolve(config.model)
     check_samplers(config.sampler)
-    read_examples(config.data, config.seed, config.sizes, config.form)
+    if all(source.is_path for source in parse_sources(config.data)):
+        # Others take minutes, and are read with the model before a study exists.
+        read_examples(config.data, config.seed, config.sizes, config.form)
     return _in_its_precision(config if config.model == DEMO else config.model_copy(update={"model": source}))
 
 

@@ -37,8 +37,8 @@ def check_inputs(config: RunConfig) -> None:
     check_where(config)
     locate(config.model)
     for source in parse_sources(config.data):
-        if source.is_path:
-            check_path(source.name)
+        for path in source.paths:
+            check_path(path)
 
 
 def check_where(config: RunConfig) -> None:

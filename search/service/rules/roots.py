@@ -14,6 +14,7 @@ from search.errors import ConfigError
 
 DEMO = "demo"
 # https://huggingface.co/docs/hub/repositories-settings: letters, digits, and these signs.
+_TASK = re.compile(r"[A-Za-z0-9][\w-]*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 
@@ -99,7 +100,7 @@ def _checked_source(source: Source, roots: Sequence[Path], hub: bool) -> Source:
             raise ConfigError(f"data is {source.label!r}: expected a file or a folder of examples.")
         if not _all_below(str(path), roots):
             raise ConfigError(f"data is {source.label!r}: files of this folder lie elsewhere; copy them into it.")
-        return source.at(path)
+        return source.moved(lambda _: path)
     _check_named(source, hub)
     return source
 
@@ -108,6 +109,9 @@ def _check_named(source: Source, hub: bool) -> None:
     """Raises `ConfigError` for a source by name that is loaded from the Hub, or could be a file, and is not allowed."""
     if source.kind in ("demo", "self"):
         return
+    if source.paths or (source.kind == "task" and not all(map(_TASK.fullmatch, source.name.split(",")))):
+        # Such a file may execute Python, and reads whatever files it names.
+        raise ConfigError(f"data is {source.label!r}: expected names of tasks; their files may execute code.")
     if not hub:
         raise ConfigError(
             f"data is {source.label!r}: expected files below the folders that the service was started with, as it was "

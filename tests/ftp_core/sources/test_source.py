@@ -58,4 +58,6 @@ def test_a_wrong_source_is_an_error(text: str, reason: str) -> None:
 
 def test_a_path_that_would_be_read_as_two_is_refused() -> None:
     with pytest.raises(DataError, match="rename it"):
-        Source("path", "a").at(Path("/srv/a + b/c.jsonl"))
+        Source("path", "a").moved(lambda _: Path("/srv/a + b/c.jsonl"))
+    with pytest.raises(DataError, match="rename it"):
+        Source("task", "a.yaml").moved(lambda _: Path("/srv/a,b.yaml"))

@@ -1,4 +1,4 @@
-"""Keeps freed memory in the process, so that a block's intermediate results do not go back to the system each time."""
+"""Keeps freed memory in the process, so that intermediate results do not go back to the system each time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import platform
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MMAP_THRESHOLD_BYTES = 32 * 2**20
 _TRIM_THRESHOLD_BYTES = 2**31 - 1
+
+
+def return_freed_memory() -> None:
+    """Gives memory that is free by now back to the system, on Linux with glibc."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def keep_freed_memory() -> None:

@@ -149,8 +149,8 @@ class LocalEvaluator:
 class ModelSetup:
     """Makes evaluators of one model and one search set, with the arguments of `LocalEvaluator`.
 
-    Made in the process that has the model, and pickled to the workers, whose weights lie in the shared memory of the
-    pickle's arrays (see `SharedModel`).
+    Made in the process that has the model, and pickled to the workers, whose weights lie in memory that they share (see
+    `SharedModel`, which `on_one_machine` is for).
 
     Raises:
         EvaluationError: The model cannot be pickled.
@@ -163,9 +163,10 @@ class ModelSetup:
         *,
         batch_size: int = 16,
         prefix_bytes: int = 0,
+        on_one_machine: bool = False,
         **options: Any,
     ) -> None:
-        self._model, self._keep_first = SharedModel(model.model), model.keep_first
+        self._model, self._keep_first = SharedModel.of(model.model, on_one_machine), model.keep_first
         self._examples, self._options = list(examples), options
         self._batch_size, self._prefix_bytes = batch_size, prefix_bytes
 

@@ -47,6 +47,11 @@ def cluster(address: str | None, n_cpus: int) -> Iterator[None]:
         stop_ray()
 
 
+def cluster_address(address: str | None) -> str | None:
+    """Returns the address of the cluster that a pool joins that is given an address; None for this machine alone."""
+    return _kept[0] if _kept else address
+
+
 def start_ray(address: str | None, n_cpus: int) -> bool:
     """Starts or joins Ray, unless one is kept up; True if its cores are shared with others. See `cluster`."""
     if _kept:

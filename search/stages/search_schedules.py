@@ -37,6 +37,7 @@ from studies.records.objectives import DEFAULT_COST, CostName, objective
 from studies.records.study_facts import StudyFacts
 
 if TYPE_CHECKING:
+    from search.evaluators.ray_cluster import cluster_address
     from search.evaluators.ray_pool import RayPool
 
 _SECONDS_BETWEEN_RESIZES = 2.0
@@ -254,6 +255,7 @@ def _start_workers(study: OpenStudy, router: Router) -> RayPool:
         router=router,
         choices=config.min_accuracy is not None,
         prefix_bytes=config.prefix_bytes,
+        on_one_machine=cluster_address(config.ray_address) is None,
     )
     with study.view.stage("Starting workers", config.workers + config.gpu_workers) as stage:
         return RayPool(

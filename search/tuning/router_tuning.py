@@ -42,7 +42,7 @@ from ftp_core.text.encoding import EncodedExample, encoded_fingerprint
 from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import ConfigError, EvaluationError
-from search.evaluators.ray_cluster import cause_of, cluster
+from search.evaluators.ray_cluster import cause_of, cluster, cluster_address
 from search.evaluators.shared_model import SharedModel
 from search.tuning.router_hyperparameters import TUNED, drawn_configs, search_space
 from search.tuning.tuning_state import RouterTuning, TuningEntry, TuningState
@@ -126,7 +126,7 @@ def tune_router(
         on_result(*state.progress())
         on_progress(state.done())
     if state.numbers_left(trials):
-        shared = SharedModel(model.model)
+        shared = SharedModel.of(model.model, cluster_address(address) is None)
         training = _Training(shared, model.keep_first, list(examples), list(held_out), served, base, prefix_bytes)
         with cluster(address, workers):
             bookkeeping = _Bookkeeping(state, on_result, on_progress)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import pickle
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +83,51 @@ def test_a_model_that_cannot_be_pickled_is_an_error_that_says_so():
         SharedModel(module)
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="this system has no memory without a file")
+class TestOnOneMachine:
+    @pytest.mark.parametrize("name", CONFIGS)
+    def test_a_model_and_its_copies_are_one_memory_and_compute_what_they_did(self, name):
+        model, ids = fresh_tiny(name), torch.randint(3, 50, (2, 20))
+        before, logits = {key: one.clone() for key, one in tensors(model).items()}, model(ids).logits
+        shared = SharedModel(model, on_one_machine=True)
+        there = pickle.loads(pickle.dumps(shared)).load()
+        after = tensors(there)
+        for key, tensor in tensors(model).items():
+            assert torch.equal(tensor, before[key]) and torch.equal(after[key], tensor), key
+            assert tensor.dtype == after[key].dtype == before[key].dtype
+        assert torch.equal(model(ids).logits, logits) and torch.equal(there(ids).logits, logits)
+        # As many as the pickle is small.
+        assert len(pickle.dumps(shared)) < len(pickle.dumps(SharedModel(model)))
+
+    def test_what_one_process_writes_the_others_do_not_see(self):
+        module = nn.Linear(4, 4)
+        shared = SharedModel(module, on_one_machine=True)
+        before = shared.load().weight.clone()
+        with torch.no_grad():
+            module.weight.zero_()
+        assert torch.equal(shared.load().weight, before) and not module.weight.any()
+
+    def test_it_is_made_once_as_long_as_the_model_lives_and_then_closed(self):
+        n_open = len(os.listdir("/proc/self/fd"))
+        module = nn.Linear(4, 4)
+        shared = SharedModel.of(module, True)
+        assert SharedModel.of(module, True) is shared and SharedModel.of(module, False) is not shared
+        loaded = SharedModel.of(module, True).load()
+        del module, shared
+        gc.collect()
+        # What was loaded stays.
+        assert loaded.weight.isfinite().all()
+        del loaded
+        gc.collect()
+        assert len(os.listdir("/proc/self/fd")) == n_open
+
+    def test_a_worker_that_comes_too_late_says_so(self):
+        there = pickle.dumps(SharedModel(nn.Linear(4, 4), on_one_machine=True))
+        gc.collect()
+        with pytest.raises(OSError, match="/proc/"):
+            pickle.loads(there).load()
+
+
 @dataclass(frozen=True)
 class Looking:
     """Setups whose workers tell where the model's tensors are."""
@@ -111,10 +159,11 @@ def demo():
 
 
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not tell what memory is shared")
-def test_workers_have_no_weights_in_memory_of_their_own(demo):
+@pytest.mark.parametrize("on_one_machine", [False, True])
+def test_workers_have_no_weights_in_memory_of_their_own(on_one_machine):
     model = load_model("demo").skipping.model.to(torch.bfloat16)
     expected = float(sum(one.double().abs().sum() for one in tensors(model).values()))
-    with closing(RayPool(Looking(SharedModel(model)), 2)) as pool:
+    with closing(RayPool(Looking(SharedModel(model, on_one_machine)), 2)) as pool:
         for number in range(10):
             pool.submit(Task(SparsitySchedule.from_grid_indices([number])))
         n_answers = 0

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
-from transformers import PreTrainedConfig
 
-from ftp_core.cost.memory import head_width, slots_held
+from ftp_core.cost.memory import block_configs, head_width, slots_held
 from ftp_core.errors import ModelError
 from ftp_core.routers import FEATURES
 from ftp_core.routers.scoring import HIDDEN_WIDTH
@@ -25,7 +24,7 @@ class Flops:
         attention: Scores and weighted values, over every pair of a query and a key that the block holds.
         mlp: Products with all other weights of a block.
         router: The router's scores, and the attention that it listens to.
-        head: Logits.
+        head: Logits, and products with weights between embedding and blocks.
     """
 
     projections: float
@@ -45,7 +44,7 @@ class FlopsCounter:
 
     Attention is counted over all pairs of queries and keys, although a causal kernel may leave out those that the mask
     hides. Weights of a submodule with "attn" or "attention" in its name are projections, all others MLP. Of a stack of
-    experts, those that a token runs count.
+    experts, those that the model's code runs for a token count.
 
     Raises:
         ModelError: A block has weights that are neither matrices nor stacks of experts.
@@ -55,11 +54,19 @@ class FlopsCounter:
         config = model.model.config
         self._model = model
         self._windows = model.family.windows(model.model)
-        # FLOPs of one query with one key, and of their score alone.
-        self._score = 2.0 * config.num_attention_heads * head_width(config)
-        self._pair = 2 * self._score
-        self._projections = np.array([_token_flops(block, config, of_attention=True) for block in model.blocks])
-        self._mlps = np.array([_token_flops(block, config, of_attention=False) for block in model.blocks])
+        # FLOPs of the score of one query with one key in each block; their weighted values take as many.
+        self._scores = np.array(
+            [2.0 * block.num_attention_heads * head_width(block) for block in block_configs(model)]
+        )
+        n_run = getattr(config, model.family.experts_run, None)
+        self._projections = np.array([_token_flops(block, n_run, of_attention=True) for block in model.blocks])
+        self._mlps = np.array([_token_flops(block, n_run, of_attention=False) for block in model.blocks])
+        in_blocks = {module for block in model.blocks for module in block.modules()}
+        self._before = sum(
+            2.0 * module.weight.numel()
+            for module in model.decoder.modules()
+            if isinstance(module, nn.Linear) and module not in in_blocks
+        )
         self._head = 2.0 * model.model.get_output_embeddings().weight.numel()
 
     def count(
@@ -100,17 +107,17 @@ class FlopsCounter:
         router = skips.sum() * length * 2.0 * (n_inputs + 1) * HIDDEN_WIDTH if window or reads_hidden else 0.0
         if not reads_hidden:
             # The block before that one is listened to.
-            router += self._score * (np.minimum(window, kept) * kept)[:-1][skips[1:]].sum()
+            router += (self._scores * np.minimum(window, kept) * kept)[:-1][skips[1:]].sum()
         return Flops(
             projections=float(batch * self._projections @ (kept + new_tokens)),
-            attention=float(batch * self._pair * (kept**2 + decoded_pairs).sum()),
+            attention=float(2 * batch * self._scores @ (kept**2 + decoded_pairs)),
             mlp=float(batch * self._mlps @ (kept + new_tokens)),
             router=float(batch * router),
-            head=batch * self._head * (1 + new_tokens),
+            head=batch * (self._head * (1 + new_tokens) + self._before * (length + new_tokens)),
         )
 
 
-def _token_flops(block: nn.Module, config: PreTrainedConfig, of_attention: bool) -> float:
+def _token_flops(block: nn.Module, n_experts_run: int | None, of_attention: bool) -> float:
     """FLOPs of one token with the weights of a block's attention, or with all others."""
     total = 0.0
     for name, parameter in block.named_parameters():
@@ -118,12 +125,11 @@ def _token_flops(block: nn.Module, config: PreTrainedConfig, of_attention: bool)
             continue
         share = 1.0
         if parameter.ndim > 2:
-            n_experts, n_run = parameter.shape[0], getattr(config, "num_experts_per_tok", None)
-            if parameter.ndim > 3 or n_run is None:
+            if parameter.ndim > 3 or n_experts_run is None:
                 raise ModelError(
                     f"Weight {name} has shape {tuple(parameter.shape)}, but FLOPs are only known of matrices, and of "
-                    "stacks of experts where the configuration has `num_experts_per_tok`."
+                    "stacks of experts where the configuration says how many a token runs (`Family.experts_run`)."
                 )
-            share = n_run / n_experts
+            share = n_experts_run / parameter.shape[0]
         total += 2.0 * share * parameter.numel()
     return total

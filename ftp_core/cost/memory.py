@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses import FakeTensorMode
+from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedConfig
@@ -33,20 +33,26 @@ def kv_bytes(model: SkippingModel, schedule: Sequence[float], batch: int, length
         ScheduleError: The schedule has another number of blocks.
     """
     schedule = model.checked(schedule)
-    config = model.model.config
-    n_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    slot_bytes = 2 * n_heads * head_width(config) * model.model.dtype.itemsize
     windows = model.family.windows(model.model)
-    slots = sum(
-        slots_held(kept, length, new_tokens, window)[-1]
-        for kept, window in zip(schedule.kept_counts(length), windows, strict=True)
+    numbers = sum(
+        slots_held(kept, length, new_tokens, window)[-1] * 2 * _key_heads(block) * head_width(block)
+        for kept, window, block in zip(schedule.kept_counts(length), windows, block_configs(model), strict=True)
     )
-    return int(batch * slots * slot_bytes)
+    return int(batch * numbers * model.model.dtype.itemsize)
+
+
+def block_configs(model: SkippingModel) -> list[PreTrainedConfig]:
+    """The configuration of each block; heads of some families differ between blocks."""
+    return [model.model.config.per_layer_config[index] for index in range(model.n_blocks)]
 
 
 def head_width(config: PreTrainedConfig) -> int:
-    """Numbers in a key of one head."""
+    """Numbers in a key of one head, from the configuration of a block."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _key_heads(config: PreTrainedConfig) -> int:
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
 def slots_held(kept: int, length: int, new_tokens: int, window: int | None) -> list[int]:
@@ -176,7 +182,11 @@ class _StorageMode(TorchDispatchMode):
                 out = func.decompose(*args, **kwargs)
             if out is not NotImplemented:
                 return out
-        out = func(*args, **kwargs)
+        if func is torch.ops.aten._grouped_mm.default and isinstance(args[0], FakeTensor):
+            # For fake tensors torch has this product of experts in bfloat16 only.
+            out = args[0].new_empty(args[0].shape[0], args[1].shape[-1])
+        else:
+            out = func(*args, **kwargs)
         # Tensors made from Python numbers first appear here, as their own argument.
         given = set() if func is torch.ops.aten.lift_fresh.default else set(map(id, _storages((args, kwargs))))
         for storage in _storages(out):

@@ -12,7 +12,7 @@ from typing import Any
 
 from ftp_core.demo import assets
 from ftp_core.errors import ModelError
-from ftp_core.skipping.families import PRUNED_TYPE, family_named
+from ftp_core.skipping.families import PRUNED_TYPE, family_described
 
 DEMO = "demo"
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -89,7 +89,7 @@ def _check_config(config: Mapping[str, Any], name: str) -> None:
         dense = "the dense model that it was made from" if base is None else f"its dense model, {base!r}"
         raise ModelError(f"{name!r} is a pruned model already: give {dense}.")
     if kind is not None:
-        family_named(str(kind))
+        family_described(config)
     classes = config.get("architectures") or []
     others = [one for one in classes if isinstance(one, str) and _NO_LANGUAGE_MODEL.fullmatch(one)]
     if others and len(others) == len(classes):

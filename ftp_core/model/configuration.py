@@ -73,7 +73,10 @@ class FTPConfig(PreTrainedConfig):
         base = self.__dict__.get("base_config")
         if base is None or name.startswith("_"):
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        return getattr(base, name)
+        try:
+            return getattr(base, name)
+        except RuntimeError as error:  # transformers gives no one value where blocks differ in it
+            raise AttributeError(str(error)) from error
 
 
 AutoConfig.register(FTPConfig.model_type, FTPConfig)

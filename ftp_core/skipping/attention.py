@@ -13,8 +13,9 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +24,8 @@ from transformers import AttentionInterface, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from ftp_core.errors import ModelError
-from ftp_core.skipping.families import KERNELS
+from ftp_core.skipping.families import KERNELS, family_of
+from ftp_core.skipping.interception import replaced_forwards
 
 _OBSERVED = "ftp_observed"
 _GATED = "ftp_gated"
@@ -313,11 +315,34 @@ def kernel_name(model: PreTrainedModel) -> str:
     return name
 
 
-def observed_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Context in which blocks take an `observer=`."""
-    return _attention(model, _OBSERVED)
+@contextmanager
+def observed_attention(
+    model: PreTrainedModel, block: nn.Module, observer: AttentionObserver
+) -> Iterator[dict[str, Any]]:
+    """Context in which a block's attention is observed; gives the arguments to call the block with."""
+    with _attention(model, _OBSERVED), _handed_on(model, block, observer=observer) as arguments:
+        yield arguments
 
 
-def gated_attention(model: PreTrainedModel) -> AbstractContextManager[None]:
-    """Context in which blocks take a `gate=`: a slow, differentiable computation for training only."""
-    return _attention(model, _GATED)
+@contextmanager
+def gated_attention(model: PreTrainedModel, block: nn.Module, gate: AttentionGate) -> Iterator[dict[str, Any]]:
+    """Context in which a block's attention is gated: a slow, differentiable computation for training only.
+
+    Gives the arguments to call the block with.
+    """
+    with _attention(model, _GATED), _handed_on(model, block, gate=gate) as arguments:
+        yield arguments
+
+
+@contextmanager
+def _handed_on(model: PreTrainedModel, block: nn.Module, **arguments: Any) -> Iterator[dict[str, Any]]:
+    attention = family_of(model.config).attention
+    if attention is None:
+        yield arguments
+        return
+
+    def with_arguments(_: int, module: nn.Module) -> Callable[..., Any]:
+        return partial(module.forward, **arguments)
+
+    with replaced_forwards([block.get_submodule(attention)], with_arguments):
+        yield {}

@@ -24,11 +24,13 @@ class BlockCall:
         hidden: Hidden states before the block, on its device `[B, L, D]`.
         arguments: The other arguments by name.
         forward: The block's own forward.
+        block: The block.
     """
 
     hidden: Tensor
     arguments: dict[str, Any]
     forward: Callable[..., Any]
+    block: nn.Module
 
     def run(self, hidden: Tensor, **changed: Any) -> Tensor:
         """Runs the block on other hidden states or changed arguments; returns the hidden states behind it."""
@@ -55,7 +57,7 @@ def intercepted(blocks: Sequence[nn.Module], handler: BlockHandler) -> Iterator[
             named = dict(zip(names, args, strict=False))
             if device is not None:
                 hidden_states = hidden_states.to(device)
-            return handler(index, BlockCall(hidden_states, {**named, **kwargs}, forward))
+            return handler(index, BlockCall(hidden_states, {**named, **kwargs}, forward, block))
 
         return call
 

@@ -152,7 +152,7 @@ class PrunedForward:
             raise DataError(f"The input has {n_rows} rows, but the cache holds {len(cache.real)}: give as many.")
         context = context_of(self.base.config)
         # Rotary models go on behind their context, if worse; where positions are rows of a table, there are no more.
-        if self.family.embeds_positions and cache.seen + width > context:
+        if self.family.ends_at_context and cache.seen + width > context:
             n_tokens = int((real_BL.sum(1) + (0 if cache.real is None else cache.real.sum(1))).amax())
             if n_tokens > context:
                 raise DataError(f"{n_tokens} tokens are more than the {context} that the model has positions for.")

@@ -57,8 +57,8 @@ class _Pass:
     def _run(self, call: BlockCall, hidden: Tensor, observer: AttentionObserver | None, **arguments: Any) -> Tensor:
         if observer is None:
             return call.run(hidden, **arguments)
-        with observed_attention(self.model):
-            return call.run(hidden, observer=observer, **arguments)
+        with observed_attention(self.model, call.block, observer) as observed:
+            return call.run(hidden, **observed, **arguments)
 
 
 @dataclass

@@ -87,9 +87,9 @@ class _GatedPass:
 
         def run(hidden_BLD: Tensor, gate_BL: Tensor) -> tuple[Tensor, Tensor]:
             attention = AttentionGate(gate_BL, observed_BW, weight_BW, window)
-            arguments = {self.model.family.cache_argument: None, "attention_mask": None, "gate": attention}
-            with gated_attention(self.model.model):
-                out_BLD = call.run(hidden_BLD, **arguments)
+            arguments = {self.model.family.cache_argument: None, "attention_mask": None}
+            with gated_attention(self.model.model, call.block, attention) as gated:
+                out_BLD = call.run(hidden_BLD, **arguments, **gated)
             assert attention.received is not None
             if sparsity > 0:
                 # At both ends it is exact in any precision: training computes what inference does.

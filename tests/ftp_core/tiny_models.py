@@ -26,6 +26,13 @@ _SHAPE = {
     "eos_token_id": 2,
 }
 _HEAD = {"head_dim": 8}
+_EXPERTS = {"num_experts_per_tok": 2}
+_YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": CONTEXT // 4,
+}
 _NO_GQA = {key: value for key, value in _SHAPE.items() if key != "num_key_value_heads"}
 # Windows far shorter than the rows of the tests, so that they matter.
 CONFIGS: dict[str, dict[str, object]] = {
@@ -46,6 +53,80 @@ CONFIGS: dict[str, dict[str, object]] = {
     "gemma3_text": {"model_type": "gemma3_text", **_SHAPE, **_HEAD, "sliding_window": 6, "sliding_window_pattern": 2},
     "phi3": {"model_type": "phi3", **_SHAPE, "sliding_window": 7},
     "olmo2": {"model_type": "olmo2", **_SHAPE},
+    "olmo": {"model_type": "olmo", **_SHAPE, "clip_qkv": 1.5},
+    "olmo3-yarn": {
+        "model_type": "olmo3",
+        **_SHAPE,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "rope_parameters": {"full_attention": _YARN, "sliding_attention": {"rope_type": "default", "rope_theta": 1e4}},
+    },
+    "llama-yarn": {"model_type": "llama", **_SHAPE, **_HEAD, "rope_parameters": _YARN},
+    # The second block of these two has no rotary embedding.
+    "smollm3": {"model_type": "smollm3", **_SHAPE, "no_rope_layers": [1, 0, 1]},
+    "cohere2": {
+        "model_type": "cohere2",
+        **_SHAPE,
+        **_HEAD,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+        "logit_scale": 0.3,
+    },
+    "cohere": {"model_type": "cohere", **_SHAPE, "use_qk_norm": True, "logit_scale": 0.3},
+    "granite": {"model_type": "granite", **_SHAPE, "logits_scaling": 3.0, "residual_multiplier": 0.7},
+    "phi": {"model_type": "phi", **_SHAPE, "qk_layernorm": True},
+    "stablelm": {"model_type": "stablelm", **_SHAPE, "qk_layernorm": True, "use_qkv_bias": True},
+    "stablelm-parallel": {"model_type": "stablelm", **_SHAPE, "use_parallel_residual": True},
+    "mixtral": {"model_type": "mixtral", **_SHAPE, **_EXPERTS, "num_local_experts": 4},
+    "qwen2_moe": {
+        "model_type": "qwen2_moe",
+        **_SHAPE,
+        **_EXPERTS,
+        "num_experts": 4,
+        "moe_intermediate_size": 24,
+        "shared_expert_intermediate_size": 20,
+    },
+    # The last block has no experts.
+    "qwen3_moe": {
+        "model_type": "qwen3_moe",
+        **_SHAPE,
+        **_HEAD,
+        **_EXPERTS,
+        "num_experts": 4,
+        "moe_intermediate_size": 24,
+        "mlp_only_layers": [2],
+    },
+    "olmoe": {"model_type": "olmoe", **_SHAPE, **_EXPERTS, "num_experts": 4},
+    "granitemoe": {"model_type": "granitemoe", **_SHAPE, **_EXPERTS, "num_local_experts": 4, "logits_scaling": 3.0},
+    # The second block has neither experts nor rotary embedding; attention and scales would change behind the context.
+    "llama4_text": {
+        "model_type": "llama4_text",
+        **_SHAPE,
+        **_HEAD,
+        "num_local_experts": 4,
+        "num_experts_per_tok": 1,
+        "moe_layers": [0, 2],
+        "no_rope_layers": [1, 0, 1],
+        "intermediate_size_mlp": 40,
+        "attention_chunk_size": 2 * CONTEXT,
+        "floor_scale": 2 * CONTEXT,
+    },
+    # Heads of full attention are wider.
+    "gemma4_text": {
+        "model_type": "gemma4_text",
+        **_SHAPE,
+        **_HEAD,
+        "global_head_dim": 16,
+        "sliding_window": 6,
+        "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": VOCABULARY,
+        "enable_moe_block": True,
+        "num_experts": 4,
+        "top_k_experts": 2,
+        "moe_intermediate_size": 24,
+        "final_logit_softcapping": 5.0,
+    },
     "gpt_neox": {"model_type": "gpt_neox", **_NO_GQA, "rotary_pct": 0.5},
     "gpt2": {
         "model_type": "gpt2",

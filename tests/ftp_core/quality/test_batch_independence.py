@@ -45,7 +45,10 @@ EXAMPLES = [*PLAIN[:5], *CHOICES, *PLAIN[5:]]
 
 
 def double(name: str) -> PreTrainedModel:
-    return copy.deepcopy(tiny(name)).double()
+    model = copy.deepcopy(tiny(name)).double()
+    # The kernel that runs all experts at once does not know this precision.
+    model.set_experts_implementation("eager")
+    return model
 
 
 def router_of(kind: str, model: SkippingModel, schedule: SparsitySchedule) -> Router:
@@ -72,8 +75,8 @@ def likelihood(pruned: FTPForCausalLM, prompt: tuple[int, ...], continuation: tu
 
 
 def tolerance(name: str) -> float:
-    # Gemma's own code rounds to float32, whatever the weights are.
-    return 1e-5 if name.startswith("gemma") else 1e-6
+    # Gemma's own code and YaRN's scales round to float32, whatever the weights are.
+    return 1e-5 if name.startswith("gemma") or name.endswith("yarn") else 1e-6
 
 
 @pytest.mark.parametrize("kind", ROUTERS)

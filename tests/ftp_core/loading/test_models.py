@@ -46,7 +46,7 @@ def write(file: str, text: str) -> Callable[[Path], None]:
         (remove("model.safetensors"), "has no model.safetensors"),
         (remove("tokenizer.json"), "has no tokenizer"),
         (write("config.json", "{"), "config.json of model"),
-        (lambda folder: edit_config(folder, model_type="mpt"), "'mpt' cannot skip tokens: their blocks are not known. Others can be added"),
+        (lambda folder: edit_config(folder, model_type="mpt"), "'mpt' cannot skip tokens: their blocks are not known"),
         (lambda folder: edit_config(folder, model_type="no such"), "'no such' cannot skip tokens"),
         (lambda folder: edit_config(folder, model_type=None), "config.json of model"),
         (

@@ -55,9 +55,7 @@ class FlopsCounter:
         self._model = model
         self._windows = model.family.windows(model.model)
         # FLOPs of the score of one query with one key in each block; their weighted values take as many.
-        self._scores = np.array(
-            [2.0 * block.num_attention_heads * head_width(block) for block in block_configs(model)]
-        )
+        self._scores = np.array([2.0 * block.num_attention_heads * head_width(block) for block in block_configs(model)])
         n_run = getattr(config, model.family.experts_run, None)
         self._projections = np.array([_token_flops(block, n_run, of_attention=True) for block in model.blocks])
         self._mlps = np.array([_token_flops(block, n_run, of_attention=False) for block in model.blocks])

@@ -24,8 +24,8 @@ class Family:
 
     Blocks take `hidden_states` first, and by keyword (or by position, as the signature of their `forward` says)
     `attention_mask`, a cache, and whatever else holds an entry per token; they return hidden states, alone or first in
-    a tuple. They hand keyword arguments that they do not know on to transformers' attention interface, unless `attention`
-    says otherwise.
+    a tuple. They hand keyword arguments that they do not know on to transformers' attention interface, unless
+    `attention` says otherwise.
 
     Attributes:
         decoder: Attribute of the causal language model that holds its stack of blocks.

@@ -70,16 +70,12 @@ def beginning(
 ) -> Iterator[tuple[RunConfig, Workload]]:
     """Context of a new study, which is created once its model and data are loaded and its search can be made.
 
-    A study that it replaces, with its results, stays until the new one evaluates its first schedule; if the context
-    ends before that, it stays for good, and nothing is left of the new one.
-
-    Yields:
-        The configuration that it keeps, and its model and data.
+    Gives the configuration that it keeps, and its model and data. A study that it replaces, with its results, stays
+    until the new one evaluates its first schedule; if the context ends before that, it stays for good, and nothing is
+    left of the new one.
 
     Raises:
-        StudyExistsError: There is a study of this name.
-        StudyBusyError: A process works on the study that is to be replaced.
-        ForeignResultsError: Its folder holds the results of another study.
+        StudiesError: The name is taken, the study to replace is busy, or the folder holds the results of another one.
         ConfigError: The configuration allows no search.
         CoreError: Model or data cannot be used, or another model lies where the pruned one would be written.
     """

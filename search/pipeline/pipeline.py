@@ -39,12 +39,7 @@ class Pipeline:
     """The stages of one study, each of which continues where the study stands.
 
     One that has finished is not run again: for a search to go on, let it be forgotten (`Runs.forget_stages`). Model and
-    data are loaded unless they are given.
-
-    Raises:
-        SearchError: Model or data are not those that the study began with, or prompts and new tokens to time do not fit
-            into the model's context.
-        CoreError: One of them cannot be used.
+    data are loaded unless they are given; a SearchError says that they are not those that the study began with.
     """
 
     def __init__(
@@ -68,10 +63,7 @@ class Pipeline:
     def run(self, report: Report, remeasure: bool = False) -> None:
         """Runs every stage that is still missing; the report is written in any case.
 
-        With `remeasure`, the latency profile is measured again first, and trials are predicted anew.
-
-        Raises:
-            SearchError: No trial keeps the constraints by the new profile; the study is left as it was.
+        With `remeasure`, the latency profile is measured again first, and trials are predicted anew (`renew_profile`).
         """
         foreseen = all_stages(self.config, self._study.facts.first_round)
         with self._stages.running(foreseen):

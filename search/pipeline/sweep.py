@@ -48,11 +48,7 @@ def run_sweep(
     """Runs the studies of a sweep: those that have finished are left alone, one that fails stops no other.
 
     A line is said when a study begins, and when one fails. With `overwrite`, each replaces a study of its name as it
-    begins.
-
-    Raises:
-        ConfigError: A study of one of the names is configured in another way.
-        CoreError: A model does not exist, or data cannot be read.
+    begins. All studies are checked first: a ConfigError says that a name is of one that is configured in another way.
     """
     # All of them are checked before the first begins, which may take hours.
     studies = [replace(study, config=usable(study.config)) for study in sweep.studies]

@@ -52,11 +52,7 @@ def collect_examples(
     Multiple-choice items are answered with the likeliest choice, and where there are some, they alone are counted as
     answered differently, lost or won. In data without any, every item counts: its answer is then the likeliest token in
     place of the first one of the right answer that is more than white space, and its greedy continuation is shown.
-    Prompts and disagreements are drawn with the selected variant, beside the dense one.
-
-    Raises:
-        SearchError: The dense or the selected variant is missing.
-        DataError: There is no example, or the model cannot read one.
+    Prompts and disagreements are drawn with the selected variant, beside the dense one, which must not be missing.
     """
     for name in (_DENSE, selected):
         if name not in variants:

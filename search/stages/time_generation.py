@@ -109,11 +109,29 @@ def _timed(
             on_run=stage.advance,
             goes_on=goes_on,
         )
-    return [
-        _speed(one, own[count], None if own is dense else dense[count], (batch, length), count)
-        for count in new_tokens
-        for one, own in zip(measured, (dense, *others), strict=True)
-    ]
+    speeds = []
+    for count in new_tokens:
+        for one, own in zip(measured, (dense, *others), strict=True):
+            low, median, high = np.quantile(own[count], [0.25, 0.5, 0.75]).tolist()
+            speedup = None if own is dense else paired_speedup(dense[count], own[count])
+            speeds.append(
+                GenerationSpeed(
+                    variant=one.variant,
+                    trial=one.trial,
+                    router=one.router,
+                    batch=batch,
+                    length=length,
+                    new_tokens=count,
+                    latency_ms=median,
+                    latency_low_ms=low,
+                    latency_high_ms=high,
+                    repeats=len(own[count]),
+                    speedup=None if speedup is None else speedup.ratio,
+                    speedup_low=None if speedup is None else speedup.low,
+                    speedup_high=None if speedup is None else speedup.high,
+                )
+            )
+    return speeds
 
 
 def _way(study: OpenStudy, one: Measurement) -> Variant:
@@ -121,33 +139,6 @@ def _way(study: OpenStudy, one: Measurement) -> Variant:
         return Unchanged()
     keep_first = study.workload.model.skipping.keep_first
     return Skipping(one.variant, SparsitySchedule(one.schedule), study.router(one.router).router, keep_first=keep_first)
-
-
-def _speed(
-    one: Measurement,
-    own_ms: Sequence[float],
-    dense_ms: Sequence[float] | None,
-    shape: tuple[int, int],
-    new_tokens: int,
-) -> GenerationSpeed:
-    """A variant's speed with so many new tokens, from the times of all turns."""
-    low, median, high = np.quantile(own_ms, [0.25, 0.5, 0.75]).tolist()
-    speedup = None if dense_ms is None else paired_speedup(dense_ms, own_ms)
-    return GenerationSpeed(
-        variant=one.variant,
-        trial=one.trial,
-        router=one.router,
-        batch=shape[0],
-        length=shape[1],
-        new_tokens=new_tokens,
-        latency_ms=median,
-        latency_low_ms=low,
-        latency_high_ms=high,
-        repeats=len(own_ms),
-        speedup=None if speedup is None else speedup.ratio,
-        speedup_low=None if speedup is None else speedup.low,
-        speedup_high=None if speedup is None else speedup.high,
-    )
 
 
 def least_turns(config: RunConfig) -> int:

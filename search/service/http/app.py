@@ -31,13 +31,7 @@ MountDashboard = Callable[[FastAPI, ServiceStore, Callable[[], bool]], Mapping[s
 
 
 def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountDashboard | None = None) -> FastAPI:
-    """The application of the service.
-
-    Args:
-        store: Database of the studies; closed as the application ends.
-        settings: Setup of the service.
-        dashboard: Function that adds a dashboard; None for the API alone.
-    """
+    """The application of the service, which closes the store as it ends; without a dashboard, the API alone."""
     metrics, attempts = ServiceMetrics(store), FailedAttempts()
 
     @asynccontextmanager

@@ -87,6 +87,14 @@ class LoadedStudy:
         runs = self._store.routers.of(self.name)
         return runs[-1] if runs else None
 
+    def router_weights(self, number: int) -> bytes:
+        """Weights of a router by its number; `ftp_core.router_from_bytes` makes a router of them.
+
+        Raises:
+            StorageError: They are not those that were stored, or there is no router of this number.
+        """
+        return self._store.routers.weights(self.name, number)
+
     def _frame(self, trials: Sequence[Trial]) -> pd.DataFrame:
         # Commands that draw no table shall not wait for its library.
         import pandas as pd

@@ -60,17 +60,7 @@ def sweep_command(
 def go_through(
     sweep: Sweep, storage: str, view: ProgressView, quiet: bool, as_json: bool, debug: bool, overwrite: bool = False
 ) -> None:
-    """Runs the studies of a sweep, then compares those that have finished.
-
-    Args:
-        sweep: The studies.
-        storage: URL of their database.
-        view: View that draws progress.
-        quiet: Omits the names of studies that begin.
-        as_json: Prints one JSON object instead of text.
-        debug: Shows tracebacks of failures.
-        overwrite: Each study replaces an earlier one of its name as it begins.
-    """
+    """Runs the studies of a sweep, then compares those that have finished."""
     for study in sweep.studies:
         check_inputs(study.config)
     with ends_at_once():

@@ -32,12 +32,7 @@ _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
 
 
 def usable(config: RunConfig) -> RunConfig:
-    """The configuration with the place and the precision of its model; no weights are read.
-
-    Raises:
-        ConfigError: A sampler cannot be loaded or used.
-        CoreError: There is no such model, device or precision, or the data cannot be read.
-    """
+    """The configuration with the place and the precision of its model; all that it names exists; no weights are read."""
     source = resolve(config.model)
     check_samplers(config.sampler)
     if all(source.is_path for source in parse_sources(config.data)):
@@ -53,12 +48,7 @@ def _in_its_precision(config: RunConfig) -> RunConfig:
 
 
 def foreseeable(config: RunConfig, store: StudyStore, view: ProgressView) -> Workload:
-    """Model and data of a study that could be created by a configuration of `usable`, and is not.
-
-    Raises:
-        ConfigError: The configuration allows no search.
-        CoreError: Model or data cannot be used.
-    """
+    """Model and data of a study that could be created by a configuration of `usable`, and is not."""
     workload = load_with_progress(config, view)
     check_search(config, workload, store)
     return workload

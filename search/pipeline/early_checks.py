@@ -27,13 +27,7 @@ def check_writable(folder: Path) -> None:
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Checks model, data, workers and cluster without loading torch, transformers and Ray, which takes seconds.
-
-    Raises:
-        ConfigError: This machine has not the cores for so many workers.
-        CoreError: There is no such model, it cannot skip tokens, or the data cannot be opened.
-        EvaluationError: No Ray cluster answers.
-    """
+    """Checks that model and data can be opened, and what `check_where` does."""
     check_where(config)
     locate(config.model)
     for source in parse_sources(config.data):
@@ -42,12 +36,7 @@ def check_inputs(config: RunConfig) -> None:
 
 
 def check_where(config: RunConfig) -> None:
-    """Checks workers and cluster without loading torch and Ray.
-
-    Raises:
-        ConfigError: This machine has not the cores for so many workers, or a cluster is to use one GPU of this machine.
-        EvaluationError: No Ray cluster answers, or a Ray of this machine has no home folder to write to.
-    """
+    """Checks that there are cores for the workers, and that a cluster answers, or Ray has a home folder and devices fit."""
     if config.ray_address is None:
         if config.device == "cpu" or (config.device == "auto" and n_gpus() == 0):
             check_fit(config.workers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -62,9 +63,6 @@ def estimate_run(
 
     Stages are counted as if none ended early. What schedules share is not counted, and other work on the machine is
     only as far as it was there when examples were evaluated. The database knows latency profiles.
-
-    Raises:
-        EvaluationError: The dense model does not run on an example.
     """
     with view.stage("Estimating time and memory", 4) as stage:
         pace = measure_pace(config, workload, stage.advance)
@@ -87,7 +85,13 @@ def expected(
     config: RunConfig, workload: Workload, store: StudyStore, stages: Sequence[str], pace: Pace, memory: Memory
 ) -> Estimate:
     """The estimate of a run whose pace and memory are known; see `estimate_run`."""
-    seconds = dict(_seconds(config, workload, store, stages, pace))
+    seconds, of_kind = {}, _seconds_by_kind(config, workload, pace)
+    if config.predicts_latency and "search" in stages:
+        shape = (config.latency_batch, timed_length(config, workload))
+        known = known_profile(store, profile_conditions(workload.model.skipping), shape)
+        if known is None or known.doubts():
+            seconds["profile"] = of_kind["profile"]
+    seconds |= {stage: of_kind.get(stage.partition("-")[0], 0.0) for stage in stages}
     return Estimate(
         seconds=seconds,
         evaluation_s=pace.evaluation_s,
@@ -98,98 +102,52 @@ def expected(
     )
 
 
-def _seconds(
-    config: RunConfig, workload: Workload, store: StudyStore, stages: Sequence[str], pace: Pace
-) -> Iterator[tuple[str, float]]:
-    """Each stage with what it takes."""
-    length = timed_length(config, workload)
-    prefill_s = config.latency_batch * length * pace.token_s
-    if config.predicts_latency and "search" in stages:
-        conditions = profile_conditions(workload.model.skipping)
-        known = known_profile(store, conditions, (config.latency_batch, length))
-        if known is None or known.doubts():
-            yield (
-                "profile",
-                max(_FEWEST_PASSES_A_PROFILE * prefill_s, min(config.profile_seconds, _PASSES_A_PROFILE * prefill_s)),
-            )
-    own = _Parts(config, workload, pace, prefill_s)
-    for stage in stages:
-        yield stage, own.seconds(stage)
+def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[str, float]:
+    """What a stage of each kind takes; others take hardly any time."""
+    prefill_s = config.latency_batch * timed_length(config, workload) * pace.token_s
+    # Those that have a core each.
+    n_workers = max(1, min(config.workers + config.gpu_workers, os.cpu_count() or 1))
+    n_tokens = {split: tokens(examples) for split, examples in workload.splits.items()}
+    answers_s = {split: n * pace.token_s for split, n in n_tokens.items()}
+    scored_s = {
+        split: tokens(examples, choices=True) * pace.evaluated_token_s for split, examples in workload.splits.items()
+    }
 
+    def searching_s(trials: int) -> float:
+        whole = trials * pace.evaluation_s / n_workers
+        return _START_S + pace.dense_s + (whole if config.seconds is None else min(whole, config.seconds))
 
-class _Parts:
-    """Durations of single stages, with `prefill_s` for a dense prefill of the timed input."""
-
-    def __init__(self, config: RunConfig, workload: Workload, pace: Pace, prefill_s: float) -> None:
-        self._config = config
-        self._pace = pace
-        self._prefill_s = prefill_s
-        self._context = workload.model.skipping.context
-        self._lengths = lengths_to_time(config, workload)
-        self._tokens = {split: tokens(examples) for split, examples in workload.splits.items()}
-        self._choice_tokens = {split: tokens(examples, choices=True) for split, examples in workload.splits.items()}
-        mean = self._tokens["calibration"] / len(workload.splits["calibration"])
-        self._step_tokens = DistillationConfig().batch_size * mean
-        self._one_core = pace.dense_s / max(1, tokens(search_set(config, workload)))
-
-    def seconds(self, stage: str) -> float:
-        """A stage by its name."""
-        config, kind = self._config, stage.partition("-")[0]
-        rows = config.measured_points + 1
-        if kind == "search":
-            return self.searching_s(config.trials)
-        if kind == "refine":
-            return self.searching_s(config.refine_trials)
-        if kind == "tune":
-            n_at_once = max(1, min(config.router_trials, self._n_workers))
-            step_s = _PASSES_A_STEP * self._step_tokens * self._one_core
-            answers_s = (self._tokens["calibration"] + self._tokens["validation"]) * self._one_core
-            return _START_S + config.router_trials * (config.router_steps * step_s + answers_s) / n_at_once
-        if kind == "distill":
-            step_s = _PASSES_A_STEP * self._step_tokens * self._pace.token_s
-            n_held_out = 1 + config.router_steps / DistillationConfig().evaluate_every
-            evaluated_s = self._tokens["validation"] * self._pace.evaluated_token_s
-            held_out_s = n_held_out * config.router_schedules * evaluated_s
-            answers_s = self._tokens["calibration"] * self._pace.token_s
-            kinds = 2 if config.router == "best" else 1
-            return kinds * (answers_s + config.router_steps * step_s + held_out_s) + self._answers_s("validation")
-        if kind == "measure":
-            return self._answers_s("validation") + rows * self._scored_s("validation") + self._timed_s(rows)
-        if kind == "test":
-            rows += _NAMED_ROWS
-            examples_s = _NAMED_ROWS * self._scored_s("test")
-            return self._answers_s("test") + rows * self._scored_s("test") + examples_s + self._timed_s(rows)
-        if kind == "time":
-            return sum(map(self._generated_s, self._lengths))
-        return 0.0
-
-    def searching_s(self, trials: int) -> float:
-        """A search of so many trials, until its seconds are up."""
-        whole = trials * self._pace.evaluation_s / self._n_workers
-        if self._config.seconds is not None:
-            whole = min(whole, self._config.seconds)
-        return _START_S + self._pace.dense_s + whole
-
-    @property
-    def _n_workers(self) -> int:
-        """Workers that have a core each."""
-        return max(1, min(self._config.workers + self._config.gpu_workers, os.cpu_count() or 1))
-
-    def _answers_s(self, split: str) -> float:
-        return self._tokens[split] * self._pace.token_s
-
-    def _scored_s(self, split: str) -> float:
-        return self._choice_tokens[split] * self._pace.evaluated_token_s
-
-    def _generated_s(self, length: int) -> float:
+    def generated_s(length: int) -> float:
         """Prompts of a length with the most new tokens, in as many turns as are taken at least."""
-        config = self._config
-        most = new_tokens_to_time(config, room_for_new_tokens(length, self._context))[-1]
-        run_s = config.latency_batch * length * self._pace.token_s + (most - 1) * self._pace.decoded_s
+        most = new_tokens_to_time(config, room_for_new_tokens(length, workload.model.skipping.context))[-1]
+        run_s = config.latency_batch * length * pace.token_s + (most - 1) * pace.decoded_s
         return _GENERATED_ROWS * (least_turns(config) + 1) * run_s
 
-    def _timed_s(self, rows: int) -> float:
-        return (self._config.timed_runs + 1) * rows * self._prefill_s
+    training = DistillationConfig()
+    step_tokens = training.batch_size * n_tokens["calibration"] / len(workload.splits["calibration"])
+    steps_tokens = _PASSES_A_STEP * config.router_steps * step_tokens
+    n_held_out = (1 + config.router_steps / training.evaluate_every) * config.router_schedules
+    held_out_s = n_held_out * n_tokens["validation"] * pace.evaluated_token_s
+    kinds = 2 if config.router == "best" else 1
+    one_core_s = pace.dense_s / max(1, tokens(search_set(config, workload)))
+    tuning_tokens = steps_tokens + n_tokens["calibration"] + n_tokens["validation"]
+    n_tunings_at_once = max(1, min(config.router_trials, n_workers))
+    rows, turns = config.measured_points + 1, config.timed_runs + 1
+    tested_rows = rows + _NAMED_ROWS
+    return {
+        "profile": max(
+            _FEWEST_PASSES_A_PROFILE * prefill_s, min(config.profile_seconds, _PASSES_A_PROFILE * prefill_s)
+        ),
+        "search": searching_s(config.trials),
+        "refine": searching_s(config.refine_trials),
+        "tune": _START_S + config.router_trials * tuning_tokens * one_core_s / n_tunings_at_once,
+        "distill": kinds * (answers_s["calibration"] + steps_tokens * pace.token_s + held_out_s)
+        + answers_s["validation"],
+        "measure": answers_s["validation"] + rows * scored_s["validation"] + turns * rows * prefill_s,
+        # Named rows are looked at item by item, too.
+        "test": answers_s["test"] + (tested_rows + _NAMED_ROWS) * scored_s["test"] + turns * tested_rows * prefill_s,
+        "time": sum(map(generated_s, lengths_to_time(config, workload))),
+    }
 
 
 def memory_of(config: RunConfig, workload: Workload) -> Memory:
@@ -256,16 +214,13 @@ def _planned_ablations(config: RunConfig, workload: Workload) -> Ablations:
 
 def _merged(seconds: Mapping[str, float]) -> dict[str, float]:
     """Rounds as one entry each, and nothing of what takes less than a second."""
-    merged: dict[str, float] = {}
-    rounds: dict[str, int] = {}
+    merged: defaultdict[str, list[float]] = defaultdict(list)
     for name, taken in seconds.items():
-        kind = name.partition("-")[0]
-        rounds[kind] = rounds.get(kind, 0) + 1
-        merged[kind] = merged.get(kind, 0.0) + taken
+        merged[name.partition("-")[0]].append(taken)
     return {
-        f"{kind} ({rounds[kind]} rounds)" if rounds[kind] > 1 else kind: taken
-        for kind, taken in merged.items()
-        if taken >= 1
+        f"{kind} ({len(times)} rounds)" if len(times) > 1 else kind: sum(times)
+        for kind, times in merged.items()
+        if sum(times) >= 1
     }
 
 

@@ -27,11 +27,7 @@ Loading = Callable[[], AbstractContextManager[None]]
 
 @contextmanager
 def opened(storage: str) -> Iterator[StudyStore]:
-    """The studies of a database; if one is made for them and none comes to be, it is removed again.
-
-    Raises:
-        StorageError: The URL is of no supported kind, or the database cannot be opened.
-    """
+    """The studies of a database; if one is made for them and none comes to be, it is removed again."""
     database = database_file(storage)
     fresh = database is not None and not database.exists()
     store = StudyStore(storage)
@@ -64,11 +60,7 @@ def begun(
 def resumed(
     store: StudyStore, name: str, settings: Mapping[str, Any], remeasure: bool
 ) -> tuple[StudyRecord, RunConfig]:
-    """A study that is to go on with other settings, and its configuration with these.
-
-    Raises:
-        ConfigError: A setting is refused (see `check_changes`), or there is no latency to measure again.
-    """
+    """A study that is to go on with other settings, and its configuration with these, which may be refused."""
     study = store.studies.get(name)
     config = RunConfig.stored(study.config, **settings)
     check_changes(study, store.trials.of(name), config, settings)

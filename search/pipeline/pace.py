@@ -31,31 +31,18 @@ _USUAL_SPARSITY = 0.4
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds that parts of a run take on this machine, as it was when they were timed.
+    """Seconds that parts of a run take on this machine, as it was when they were timed."""
 
-    Attributes:
-        dense_s: The dense model's answers to the search set, on one core.
-        evaluation_s: A schedule on the search set, on one core.
-        token_s: A token through the dense model, on all cores of this process.
-        evaluated_token_s: A token through a pruned model, compared with the dense one, likewise.
-        decoded_s: A new token of every row of the timed input, in the dense model.
-        examples: Number of examples that were evaluated on one core.
-    """
-
-    dense_s: float
-    evaluation_s: float
-    token_s: float
-    evaluated_token_s: float
-    decoded_s: float
-    examples: int
+    dense_s: float  # the dense model's answers to the search set, on one core
+    evaluation_s: float  # a schedule on the search set, on one core
+    token_s: float  # a token through the dense model, on all cores of this process
+    evaluated_token_s: float  # a token through a pruned model, compared with the dense one, likewise
+    decoded_s: float  # a new token of every row of the timed input, in the dense model
+    examples: int  # number of examples that were evaluated on one core
 
 
 def measure_pace(config: RunConfig, workload: Workload, on_part: Callable[[], None]) -> Pace:
-    """Times the dense model and one schedule on as few examples as suffice, in three parts.
-
-    Raises:
-        EvaluationError: The dense model does not run on an example.
-    """
+    """Times the dense model and one schedule on as few examples as suffice, in three parts."""
     model = workload.model.skipping
     usual = config.target_sparsity or _USUAL_SPARSITY
     schedule = SparsitySchedule.uniform(usual, model.n_blocks)

@@ -18,11 +18,8 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
     """Checks all that needs the model and the data, but no latency profile.
 
     Raises:
-        ConfigError: No schedule keeps the constraints, a proposer cannot search them, accuracy cannot be found out,
-            prompts and new tokens to time do not fit into the model's context, or the study to start from is of another
-            model or data, or protects other tokens.
+        ConfigError: No search can be made by the configuration, or from the study to start from.
         ModelError: The model's operations cannot be counted.
-        StudyNotFoundError: There is no study to start from.
     """
     model = workload.model.skipping
     check_lengths(config, workload)

@@ -11,11 +11,7 @@ from studies.pareto import HALF_STEP, closest_to_sparsity
 
 
 def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig, asked: Collection[str]) -> None:
-    """Refuses settings that ask a study that goes on for less than there is, or limit searches of which none can go on.
-
-    Raises:
-        ConfigError: A setting is refused.
-    """
+    """Refuses settings that ask a study for less than there is, or limit searches of which none can go on."""
     done = sum(trial.round == 0 for trial in trials)
     if "trials" in asked and config.trials < done:
         raise ConfigError(
@@ -44,11 +40,7 @@ def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig
 
 
 def at_target(points: Sequence[Trial], target_sparsity: float, name: str) -> Trial:
-    """The best point of a study's front at an overall sparsity.
-
-    Raises:
-        ConfigError: The front has no point there.
-    """
+    """The best point of a study's front at an overall sparsity; a ConfigError if there is none."""
     if not points:
         raise ConfigError(f"Study {name!r} has no front yet: finish its search with `ftp-search resume {name}`.")
     best = closest_to_sparsity(points, target_sparsity)

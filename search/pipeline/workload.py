@@ -13,11 +13,7 @@ from studies.records.study_facts import LongCompletions, StudyFacts
 
 
 def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
-    """The model and data of a configuration, as `load_workload` reads them; what there is to say of them is said.
-
-    Raises:
-        CoreError: One of them cannot be used.
-    """
+    """The model and data of a configuration, as `load_workload` reads them; what there is to say of them is said."""
     with view.stage("Loading model and data", 1) as stage:
         workload = load_workload(
             config.model,
@@ -52,11 +48,7 @@ def _examples(n: int) -> str:
 
 
 def check_workload(study: OpenStudy) -> None:
-    """Compares model and data with those that a study began with; one that has not begun takes any.
-
-    Raises:
-        SearchError: They are others, or prompts and new tokens to time do not fit into the model's context.
-    """
+    """Compares model and data with those that a study began with, and checks that what is to be timed fits."""
     record, model = study.store.studies.get(study.name), study.workload.model
     check_same(record, {"model": model.fingerprint(), "data": study.workload.data_fingerprint})
     before, keep_first = record.facts.keep_first, model.skipping.keep_first

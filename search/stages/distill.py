@@ -54,12 +54,9 @@ def train_router(
     schedules: Sequence[SparsitySchedule],
     config: DistillationConfig,
 ) -> RouterRun:
-    """Trains and keeps a router of each kind that is wanted, from where an earlier training of the stage stopped.
+    """Trains a router of each kind that is wanted, from where an earlier training of the stage stopped.
 
     Returns the one with the lowest held-out KL. It is for the chosen trial's schedule in the first place.
-
-    Raises:
-        CoreError: See `ftp_core.distill`.
     """
     held_out, prefixes = quality_set(study, "validation"), PrefixStore(study.config.prefix_bytes)
     static = StaticRouter()
@@ -167,11 +164,7 @@ def _train(
 
 
 def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:
-    """Searches better hyperparameters of router training with Ray Tune.
-
-    Raises:
-        SearchError: See `search.tuning.router_tuning.tune_router`.
-    """
+    """Searches better hyperparameters of router training with Ray Tune; see `tune_router`."""
     # Ray takes a second to import.
     from search.tuning.router_tuning import tune_router
 

@@ -25,12 +25,7 @@ _ADVICE = "name another directory, or replace it with --overwrite"
 
 
 def check_export(directory: Path, allowed: set[Origin], advice: str) -> None:
-    """Refuses to write a pruned model to a directory where it would replace one of a study that is not allowed.
-
-    Raises:
-        ForeignResultsError: It holds the pruned model of another study, or one that no study is known to have written.
-        ModelError: It is a file, or holds a model that is not a pruned one.
-    """
+    """Refuses a directory whose pruned model is not of an allowed study, or that is or holds something else."""
     check_directory(directory)
     if not (directory / "config.json").exists():
         return

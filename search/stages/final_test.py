@@ -103,10 +103,7 @@ def note_selection(
 def compare_selected(study: OpenStudy, router_run: int | None = None) -> None:
     """Compares the selected point with others on the test examples, by which nothing was chosen.
 
-    Args:
-        study: The study.
-        router_run: Number of the router that the schedule of the first search is shown with, too; None for the one that
-            was distilled on what that search found.
+    The schedule of the first search is shown with a router, too: by default the one that was distilled on it.
     """
     facts = study.facts
     if router_run is None and (first := facts.round_of(facts.first_round)) is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
 
 import torch
+from pydantic import TypeAdapter
 
 from ftp_core.cost import FlopsCounter, kv_bytes, measure_latency, timing_batch
 from ftp_core.cost.memory import peak_activation_bytes
@@ -26,6 +26,7 @@ from studies.records.study_facts import TimedInput
 
 _LENGTH_MULTIPLE = 32
 _QUALITY_BATCH = 16
+_QUALITY = TypeAdapter(Quality)
 
 
 @dataclass(frozen=True)
@@ -143,11 +144,11 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
                     variant.schedule, variant.router.router, choices=True, intervals=True, on_batch=stage.advance
                 )
                 study.store.evaluations.keep(context, schedule, asdict(quality))
-                # As it will be read the next time: JSON knows no tuples.
-                known = json.loads(json.dumps(asdict(quality)))
             else:
+                # Intervals are lists there: JSON knows no tuples.
+                quality = _QUALITY.validate_python(known)
                 stage.advance(n_batches)
-            qualities.append(_quality(known))
+            qualities.append(quality)
     return qualities
 
 
@@ -157,11 +158,6 @@ def _quality_context(study: OpenStudy, data: str, router: StoredRouter) -> str:
     deciding = router.sha256 or router.router.kind
     parts = ["quality", model.fingerprint(), data, deciding, model.skipping.keep_first]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _quality(figures: Mapping[str, Any]) -> Quality:
-    values: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in figures.items()}
-    return Quality(**values)
 
 
 def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch) -> list[tuple[Latency, Speedup]]:

@@ -47,11 +47,6 @@ class OpenStudy:
         return self._routers[number]
 
     def settle(self) -> None:
-        """Takes the place of the study that it was begun to replace, and its folder: it can go on now.
-
-        Raises:
-            StudyBusyError: A process works on the other study by now.
-            ForeignResultsError: Its folder holds the results of another study.
-        """
+        """Takes the place of the study that it was begun to replace, unless that is busy by now, and its folder."""
         self.store.studies.take_place(self.name)
         claim_results(self.config.folder(self.name), self.store.studies.get(self.name))

@@ -127,11 +127,7 @@ def _round(study: OpenStudy, number: int) -> Round:
 def _add_trial(
     study: OpenStudy, schedule: SparsitySchedule, router: StoredRouter, round: int, proposer: str, parent: int
 ) -> Trial:
-    """Evaluates a schedule on the search set under a trained router, and keeps it as a trial of a round.
-
-    Raises:
-        SearchError: It cannot be evaluated.
-    """
+    """Evaluates a schedule on the search set under a trained router, and keeps it as a trial of a round."""
     config = study.config
     evaluation = LocalEvaluator(
         study.workload.model.skipping,

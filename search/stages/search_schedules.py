@@ -46,19 +46,12 @@ _SECONDS_BETWEEN_NOTES = 0.5
 
 @dataclass(frozen=True)
 class Search:
-    """One of a study's searches.
+    """One of a study's searches."""
 
-    Attributes:
-        round: 0 for the first one, n for the n-th refinement.
-        trials: Schedules to evaluate, those of earlier runs of this search included.
-        router: Router that decides which tokens are kept.
-        first_trial: Number of the search's first trial.
-    """
-
-    round: int
-    trials: int
+    round: int  # 0 for the first one, n for the n-th refinement
+    trials: int  # schedules to evaluate, those of earlier runs of this search included
     router: StoredRouter = field(default_factory=StoredRouter)
-    first_trial: int = 0
+    first_trial: int = 0  # its number
 
     @property
     def stage(self) -> str:

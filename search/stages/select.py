@@ -115,32 +115,26 @@ class _Choice:
         """The lowest KL at a target sparsity, of those that keep a retention if one is demanded."""
         near = nearest_to_sparsity(self._left, target)
         is_met = any(abs(m.overall_sparsity - target) <= HALF_STEP for m in near)
-        asked = f"{100 * target:g} % overall sparsity"
-        if min_retention is None:
-            best = near[0]
-            if is_met:
-                why = f"{_title(best)} has the lowest KL of {_count(near)}{self._where} at {asked}."
-            else:
-                why = (
-                    f"No candidate{self._where} has {asked}; of {_count(near)} nearest to it, {_name(best)} with "
-                    f"{_percent(best.overall_sparsity)} has the lowest KL."
-                )
-            return self.selection(best, "target_sparsity", why)
-        keeping, keep, kept = self._keeping(near, min_retention)
-        best = keeping[0] if keeping else max(near, key=self._retention)
-        if keeping and is_met:
-            why = f"{_title(best)} has the lowest KL of {_count(keeping)}{self._where} at {asked} {keep} {kept}."
-        elif keeping:
-            why = (
-                f"No candidate{self._where} has {asked}; of {_count(keeping)} nearest to it {keep} {kept}, "
-                f"{_name(best)} with {_percent(best.overall_sparsity)} has the lowest KL."
-            )
-        else:
+        asked, keeping, those, kept = f"{100 * target:g} % overall sparsity", near, "", ""
+        if min_retention is not None:
+            keeping, keep, kept = self._keeping(near, min_retention)
+            those = f" {keep} {kept}"
+        if not keeping:
+            best = max(near, key=self._retention)
             place = f"{self._where} at {asked}" if is_met else f"{self._where} has {asked}, and none nearest to it"
             why = (
                 f"No candidate{place} keeps {kept}; the best, {_name(best)}, keeps {100 * self._retention(best):.2f} %."
             )
-        return self.selection(best, "target_sparsity" if keeping else "min_retention", why)
+            return self.selection(best, "min_retention", why)
+        best = keeping[0]
+        if is_met:
+            why = f"{_title(best)} has the lowest KL of {_count(keeping)}{self._where} at {asked}{those}."
+        else:
+            why = (
+                f"No candidate{self._where} has {asked}; of {_count(keeping)} nearest to it{those}, {_name(best)} with "
+                f"{_percent(best.overall_sparsity)} has the lowest KL."
+            )
+        return self.selection(best, "target_sparsity", why)
 
     def _keeping(self, points: Sequence[Measurement], min_retention: float) -> tuple[list[Measurement], str, str]:
         """The points that keep a retention, and the words for that."""

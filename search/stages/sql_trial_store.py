@@ -28,7 +28,7 @@ class SqlTrialStore:
         store: Database of the study.
         name: Name of the study.
         lease: Right to write into it.
-        context: Hash of what evaluations depend on beside the schedule; see `Trials.finish`.
+        context: Hash of what evaluations depend on beside the schedule.
         round: Search of the study that its trials belong to.
         router: Number of the router that decides; None for the static one. Only trials with this router are known to
             the engine: KL under another one does not compare.

@@ -27,13 +27,7 @@ _LEAST_TURNS, _PATIENCE_MS = 6, 30_000.0
 
 
 def check_lengths(config: RunConfig, workload: Workload, known: TimedInput | None = None) -> None:
-    """Refuses prompts to time, with the new tokens that are asked for, that do not fit into the model's context.
-
-    The prefill that a study's costs are of is None before it begins.
-
-    Raises:
-        ConfigError: They do not fit.
-    """
+    """Refuses prompts to time, with their new tokens, that do not fit into the model's context, with a ConfigError."""
     context = workload.model.skipping.context
     for length in lengths_to_time(config, workload, known):
         if length > context:

@@ -22,12 +22,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from ftp_core.errors import CoreError
-from search.cli.config import config_command
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.log_level import LogLevel, set_log_level
 from search.cli.options import AsJson, Debug, MovedModel, Out, Storage, StudyName
 from search.cli.profile import profile_command
-from search.cli.run_commands import DISTILL_SETTINGS, distill, resume, run_command, search_command
+from search.cli.run_commands import DISTILL_SETTINGS, config_command, distill, resume, run_command, search_command
 from search.cli.service import runner_command, serve_command, token
 from search.cli.service_client import fetch_command, status_command, stop_command, submit_command, wait_command
 from search.cli.settings import GroupedCommand, with_settings

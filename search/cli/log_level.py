@@ -36,11 +36,7 @@ def log_to_stderr() -> None:
 
 
 def set_log_level(level: str) -> None:
-    """Sets the level of the program's own messages, in this process and in those that it starts.
-
-    Raises:
-        ConfigError: There is no such level.
-    """
+    """Sets the level of the program's own messages, in this process and in those that it starts."""
     if level.lower() not in LEVELS:
         raise ConfigError(f"--log-level, or {LOG_VARIABLE}, is {level!r}: expected one of {', '.join(LEVELS)}.")
     log_to_stderr()

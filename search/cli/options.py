@@ -48,4 +48,3 @@ Overwrite = Annotated[
         "--overwrite", help="Replace a study of this name and its results when the new one evaluates its first trial."
     ),
 ]
-OverwriteFile = Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")]

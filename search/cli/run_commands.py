@@ -1,8 +1,9 @@
-"""The commands that run a study: `run`, `search`, `resume` and `distill`."""
+"""The commands that run a study, `run`, `search`, `resume` and `distill`, and `config` for their settings."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from search.cli.options import AsJson, ConfigFile, Debug, Name, Overwrite, Quiet
 from search.cli.show import describe_study
 from search.cli.sweep import go_through
 from search.cli.tables import print_results, print_verdict
-from search.config.file import configured
+from search.config.file import config_text, configured
 from search.config.run_config import DEFAULT_STORAGE, SETTINGS, RunConfig
 from search.config.study_name import check_study_name, resume_command
 from search.config.sweep_plan import repeated
@@ -173,6 +174,28 @@ def distill(
             pipeline.distill_only(steps, seed, target_sparsity, report)
 
         _go_on(stage, opening, store, name, as_json)
+
+
+def config_command(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="File to write; standard output if not given.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Write a configuration file that explains every setting and gives its default.
+
+    Example: ftp-search config run.yaml && ftp-search run --config run.yaml
+    """
+    if file is None:
+        print(config_text(), end="")
+        return
+    if file.is_dir() or not file.parent.is_dir():
+        raise ConfigError(f"FILE is {str(file)!r}: expected a file in a folder that exists.")
+    if not overwrite and os.path.lexists(file):
+        raise ConfigError(f"{file} exists already: choose another name, or replace it with --overwrite.")
+    file.write_text(config_text())
+    print(f"wrote {file}")
 
 
 def _foresee(

@@ -41,12 +41,9 @@ class GroupedCommand(TyperCommand):
 def with_settings(
     command: Callable[..., None], fields: Iterable[str] = SETTINGS, show_default: str | None = None
 ) -> Callable[..., None]:
-    """A command that takes fields of `RunConfig` as options.
+    """A command with fields of `RunConfig` as options in place of its parameter `settings`, the given ones of them.
 
-    Args:
-        command: Command with a parameter `settings`, which these options replace; receives those that were given.
-        fields: Names of the fields.
-        show_default: Text shown as every default; None for the defaults of a new study.
+    `show_default` is shown as every default; None for the defaults of a new study.
     """
 
     def with_options(context: typer.Context, **given: Any) -> None:

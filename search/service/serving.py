@@ -39,15 +39,7 @@ def serve(
 ) -> None:
     """Serve until Ctrl-C or SIGTERM; prints the address once it can be reached.
 
-    Args:
-        store: Database of the studies.
-        settings: Setup of the service.
-        host: Address to bind to.
-        port: Port; 0 for any free one.
-        runners: Number of runner processes.
-        runner_command: Command that starts a runner.
-        proxy: Address of a proxy that is trusted to say where requests come from; None for none.
-        dashboard: Function that adds a dashboard.
+    Any free port is taken for 0. The command starts a runner; a proxy is trusted to say where requests come from.
 
     Raises:
         ConfigError: Other machines reach the service and there is no token, or the address cannot be bound.

@@ -15,7 +15,7 @@ from ftp_core.model.saving import check_directory, replacing
 from search.config.run_config import RunConfig
 from search.inputs.same_inputs import check_same, located
 from search.stages.knee import chosen_number
-from search.stages.stored_router import load_router
+from search.stages.open_study import load_router
 from studies import ForeignResultsError, Measurement, StudyStore
 from studies.records.objectives import COSTS
 from studies.records.study_facts import Origin

@@ -19,8 +19,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.text.encoding import PromptBatch, encoded_fingerprint
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload
-from search.stages.open_study import OpenStudy
-from search.stages.stored_router import StoredRouter
+from search.stages.open_study import OpenStudy, StoredRouter
 from studies import Measurement
 from studies.records.study_facts import TimedInput
 

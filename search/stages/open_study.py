@@ -1,18 +1,38 @@
-"""A study that this process works on, with all that its stages share."""
+"""A study that this process works on, with all that its stages share, its routers among it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload
 from search.progress.progress_view import ProgressView
-from search.stages.stored_router import StoredRouter, load_router
 from studies import StudyStore, Trial
 from studies.records.study_facts import StudyFacts
 from studies.store.lease import Lease
 from studies.store.results_folder import claim_results
+
+
+@dataclass(frozen=True)
+class StoredRouter:
+    """Router with what its study knows it by; the static one, unless something else is given."""
+
+    number: int | None = None  # among the study's routers; None for the static one
+    sha256: str | None = None  # hash of the weights; None for the static one, which has none
+    router: Router = field(default_factory=StaticRouter)
+
+    def __str__(self) -> str:
+        return self.router.kind if self.sha256 is None else f"{self.router.kind} {self.sha256}"
+
+
+def load_router(store: StudyStore, name: str, number: int | None) -> StoredRouter:
+    """Loads a router of a study, or the static one for None; a StorageError if its weights have changed."""
+    if number is None:
+        return StoredRouter()
+    stored = store.routers.of(name)[number]
+    return StoredRouter(number, stored.sha256, router_from_bytes(store.routers.weights(name, number)).eval())
 
 
 @dataclass(frozen=True)

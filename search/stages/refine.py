@@ -15,11 +15,10 @@ from search.problem.objectives import Objectives
 from search.stages.candidates import best_at
 from search.stages.distill import distillation_config, schedules_to_distil, train_router, tune
 from search.stages.knee import choose_from_front, chosen_trial
-from search.stages.open_study import OpenStudy
+from search.stages.open_study import OpenStudy, StoredRouter
 from search.stages.refine_rounds import begun, ended, last_number, was_worthwhile, why_last
 from search.stages.search_schedules import Search, search_schedules
 from search.stages.stage_states import LAST_STAGES, Stages
-from search.stages.stored_router import StoredRouter
 from search.stages.study_costs import study_costs
 from studies import Trial, TrialState
 from studies.pareto import study_volume, usable_front

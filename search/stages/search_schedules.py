@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from ftp_core.routers import Router
@@ -25,14 +25,12 @@ from search.problem.trial import GridIndices
 from search.progress.progress_view import Stage
 from search.proposers.catalogue import make_proposers
 from search.stages.knee import choose_from_front
-from search.stages.open_study import OpenStudy
+from search.stages.open_study import OpenStudy, StoredRouter
 from search.stages.refine_rounds import fresh_rounds
 from search.stages.sql_trial_store import SqlTrialStore
-from search.stages.stored_router import StoredRouter
 from search.stages.study_costs import note_costs, study_costs
-from search.stages.warm_start import warm_trials
-from studies import Trial, best_point
-from studies.pareto import front_volume
+from studies import Trial, TrialState, best_point
+from studies.pareto import ParetoArchive, front_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
 from studies.records.study_facts import StudyFacts
 
@@ -42,6 +40,8 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_RESIZES = 2.0
 _SECONDS_BETWEEN_NOTES = 0.5
+# How many of the latest trials a search starts from, beside the front.
+_LATEST = 2000
 
 
 @dataclass(frozen=True)
@@ -171,6 +171,33 @@ def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[Trial]:
                 yield trial
     elif study.config.warm_start is not None:
         yield from study.store.trials.each(study.config.warm_start)
+
+
+def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objectives) -> list[Trial]:
+    """Trials found elsewhere, judged by these objectives: the front, and the latest.
+
+    Another study may trade KL against another cost, or may have timed another input. So values come from what was
+    evaluated and from the schedule, and the front is that of this study's objectives. Schedules outside the space are
+    left out, but for ablations, and so are trials without an accuracy where the objectives demand one.
+    """
+    found, best = [], ParetoArchive()
+    for trial in trials:
+        if trial.state is not TrialState.FINISHED or trial.fidelity < 1.0 or "kl" not in trial.metrics:
+            continue
+        if objectives.min_accuracy is not None and "accuracy" not in trial.metrics:
+            continue
+        indices = space.grid_indices(trial.schedule)
+        if not space.contains(indices) and not space.ablated(indices):
+            continue
+        values, violation = objectives(space.schedule(indices), trial.metrics)
+        judged = replace(trial, values=values, constraint_violation=violation + space.constraint_violation(indices))
+        if not judged.is_finite:
+            continue
+        found.append(judged)
+        if judged.is_comparable:
+            best.enter(values)
+    first_of_latest = len(found) - _LATEST
+    return [one for place, one in enumerate(found) if place >= first_of_latest or best.holds(one.values or ())]
 
 
 def best_note(points: list[Trial], cost: CostName = DEFAULT_COST, target: float | None = None) -> str:

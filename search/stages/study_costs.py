@@ -9,8 +9,7 @@ from search.config.study_name import resume_command
 from search.inputs.latency_profiles import Remeasure, known_profile, profile_of, say_doubts, say_elsewhere
 from search.problem.costs import Costs
 from search.stages.measure import timed_prompts
-from search.stages.open_study import OpenStudy
-from search.stages.stored_router import StoredRouter
+from search.stages.open_study import OpenStudy, StoredRouter
 from studies.records.study_facts import ProfileRecord, StudyFacts, TimedInput
 
 

@@ -55,9 +55,9 @@ from search.service.rules.settings import ServiceSettings
 from search.stages.candidates import best_at
 from search.stages.knee import why_no_front
 from search.stages.refine_rounds import begun, ended
+from search.stages.search_schedules import warm_trials
 from search.stages.select import select
 from search.stages.sql_trial_store import SqlTrialStore
-from search.stages.warm_start import warm_trials
 from studies import StudyRecord, StudyState, Trial, TrialState, best_point, front, hypervolume
 from studies.pareto import FrontVolume, ParetoArchive, front_growth, reference_point, study_volume, usable_front
 from studies.records.study_facts import Round, StudyFacts
@@ -225,7 +225,7 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
     )
     found, measured = analyse(STUDY, trials), study_volume(STUDY, trials)
     assert measured is not None and math.isfinite(measured.of(trials))
-    assert found.front == expected and found.growth[-1].value == pytest.approx(measured.of(trials))
+    assert found.front == expected and found.growth[-1][1] == pytest.approx(measured.of(trials))
     assert best_point(expected, None) in expected and best_point(expected, 0.1) in expected
     assert all(one in expected for one in usable_front(trials))
 

@@ -40,17 +40,11 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 
 @dataclass(frozen=True)
 class Access:
-    """The rights of a request.
+    """The rights of a request."""
 
-    Attributes:
-        role: Role of the token; editor if none was needed.
-        name: Name of the token; None if none was needed.
-        session: Session of the browser; None for programs.
-    """
-
-    role: Role
-    name: str | None = None
-    session: Session | None = None
+    role: Role  # of the token; editor if none was needed
+    name: str | None = None  # name of the token; None if none was needed
+    session: Session | None = None  # session of the browser; None for programs
 
 
 _access: ContextVar[Access | None] = ContextVar("access", default=None)

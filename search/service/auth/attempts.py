@@ -11,13 +11,7 @@ _MAX_ADDRESSES = 10_000
 
 
 class FailedAttempts:
-    """Counts failures by address, for this process.
-
-    Args:
-        most: Failures within `window_s` after which an address must wait.
-        window_s: Seconds after which a failure no longer counts.
-        clock: Clock in seconds.
-    """
+    """Counts failures by address, for this process: with `most` of them within `window_s`, an address must wait."""
 
     def __init__(self, most: int = 10, window_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._most = most

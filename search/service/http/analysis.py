@@ -16,26 +16,12 @@ _MAX_STUDIES = 16
 
 
 @dataclass(frozen=True)
-class Growth:
-    """The hypervolume after a trial."""
-
-    trial: Trial
-    value: float
-
-
-@dataclass(frozen=True)
 class Analysis:
-    """The front of a study and its growth.
-
-    Attributes:
-        front: The non-dominated trials.
-        reference: Reference point of the hypervolume; None before a trial has finished.
-        growth: The hypervolume (`studies.pareto.front_volume`) after each trial that changed the front.
-    """
+    """The front of a study and its growth."""
 
     front: list[Trial]
-    reference: tuple[float, ...] | None
-    growth: list[Growth]
+    reference: tuple[float, ...] | None  # of the hypervolume; None before a trial has finished
+    growth: list[tuple[Trial, float]]  # each trial that changed the front, and the hypervolume after it
 
 
 def cached_analyses(store: ServiceStore) -> Callable[[str], Analysis]:
@@ -55,4 +41,4 @@ def analyse(study: StudyRecord, trials: list[Trial]) -> Analysis:
         return Analysis([], None, [])
     comparable = [trial for trial in trials if trial.is_comparable]
     growth = measured.growth(np.array([trial.values for trial in comparable]))
-    return Analysis(points, measured.reference, [Growth(comparable[place], volume) for place, volume in growth])
+    return Analysis(points, measured.reference, [(comparable[place], volume) for place, volume in growth])

@@ -1,8 +1,12 @@
-"""Operations on the files of studies: reports and pruned models."""
+"""Operations on the files of studies: reports, and pruned models as archives that are written while they are sent."""
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import zipfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -15,7 +19,6 @@ from starlette.exceptions import HTTPException
 from search.config.run_config import RunConfig
 from search.service.http.parameters import StudyName
 from search.service.http.responses import FileAnswer, Files
-from search.service.http.zipped import opened, regular_files, zipped
 from search.service.rules.problems import described
 from studies import StudyState
 from studies.service.service_store import ServiceStore
@@ -50,7 +53,7 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
         # Until then, the folder may hold the report of a deleted study of this name.
         if not has_finished(name, "report"):
             return []
-        return [path for path in regular_files(folder(name)) if path.suffix in _TYPES]
+        return [path for path in _regular_files(folder(name)) if path.suffix in _TYPES]
 
     @router.get("/studies/{name}/report", responses=problems, tags=["files"])
     def list_report(name: StudyName) -> Files:
@@ -70,7 +73,7 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
         """Download a file of a study's report."""
         try:
             found = next(path for path in report_files(name) if path.name == file)
-            content = opened(found)
+            content = _opened(found)
         except (StopIteration, OSError):
             raise HTTPException(404, f"The report has no such file here: {_ELSEWHERE}") from None
         headers = {**_attachment(f"{name}-{file}"), "Content-Security-Policy": _REPORT_POLICY}
@@ -93,7 +96,7 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
             raise HTTPException(409, "The study has not exported its model: wait until it has finished.")
         model = folder(name) / "model"
         # The study itself writes no links.
-        files = [] if model.is_symlink() else regular_files(model)
+        files = [] if model.is_symlink() else _regular_files(model)
         if not files:
             raise HTTPException(404, f"There is no model here: {_ELSEWHERE}")
         inner = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
@@ -103,3 +106,46 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
 def _attachment(file: str) -> dict[str, str]:
     """A header that makes browsers save a file instead of opening it as a page of the service."""
     return {"Content-Disposition": f"attachment; filename*=UTF-8''{quote(file, safe='')}"}
+
+
+class _Outlet(io.BytesIO):
+    """A stream of which `zipfile` only writes the end, so that what was written can be taken away."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        raise io.UnsupportedOperation
+
+    def taken(self) -> bytes:
+        content = self.getvalue()
+        self.seek(0)
+        self.truncate()
+        return content
+
+
+def _regular_files(folder: Path) -> list[Path]:
+    """The files directly in a folder, by name, without hidden ones and links."""
+    try:
+        found = sorted(folder.iterdir())
+    except OSError:
+        return []
+    return [path for path in found if path.is_file() and not path.is_symlink() and not path.name.startswith(".")]
+
+
+def zipped(paths: Sequence[Path], folder: str) -> Iterator[bytes]:
+    """Yields the pieces of an archive with files in one folder, uncompressed: weights hardly get smaller."""
+    outlet = _Outlet()
+    with zipfile.ZipFile(outlet, "w", zipfile.ZIP_STORED) as archive:
+        for path in paths:
+            entry = zipfile.ZipInfo.from_file(path, f"{folder}/{path.name}", strict_timestamps=False)
+            with _opened(path) as content, archive.open(entry, "w", force_zip64=True) as member:
+                while chunk := content.read(_CHUNK_BYTES):
+                    member.write(chunk)
+                    yield outlet.taken()
+    yield outlet.taken()
+
+
+def _opened(path: Path) -> io.BufferedReader:
+    """A file opened for reading; raises `OSError` if it is missing or a link."""
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")

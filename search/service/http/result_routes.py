@@ -91,9 +91,9 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
         return VolumeHistory(
             reference=None if found.reference is None else list(found.reference),
             items=[
-                VolumePoint(trial=one.trial.number, finished_at=one.trial.finished_at, value=one.value)
-                for one in found.growth
-                if one.trial.finished_at is not None
+                VolumePoint(trial=trial.number, finished_at=trial.finished_at, value=value)
+                for trial, value in found.growth
+                if trial.finished_at is not None
             ],
         )
 

@@ -50,9 +50,6 @@ class Runner:
         ray_address: Ray cluster to use; None for one of this machine.
         parent: Process whose end also ends this one; None for none.
         reach: Files that studies may use; None for any.
-
-    Attributes:
-        id: Identifies this runner.
     """
 
     def __init__(
@@ -81,10 +78,7 @@ class Runner:
         self._is_over = threading.Event()
 
     def run(self, until_idle: bool = False) -> None:
-        """Runs studies as they are submitted.
-
-        Args:
-            until_idle: Return once no study is waiting.
+        """Runs studies as they are submitted, with `until_idle` for as long as one is waiting.
 
         Raises:
             KeyboardInterrupt: The runner was told to exit; its study is back in the queue.

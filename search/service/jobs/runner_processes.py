@@ -33,13 +33,7 @@ class _Place:
 
 
 class RunnerProcesses:
-    """Context in which a number of runners are kept running.
-
-    Args:
-        number: Number of runners.
-        command: Command that starts one.
-        storage: URL of the database, handed on in their environment.
-    """
+    """Context in which a number of runners are kept running, each started by a command."""
 
     def __init__(self, number: int, command: Sequence[str], storage: str) -> None:
         self._command = list(command)

@@ -18,13 +18,7 @@ _choosing_folder = Lock()
 
 
 def create_and_submit(request: StudyRequest, store: ServiceStore, settings: ServiceSettings) -> None:
-    """Creates a study and queues it for the runners, in one transaction.
-
-    Raises:
-        ConfigError: A setting is out of range, or names what requests may not name.
-        DataError: The data cannot be read.
-        StudyExistsError: The name is taken.
-    """
+    """Creates a study and queues it for the runners, in one transaction; see `checked_study` for what it may name."""
     config, undecided = checked_study(request, store, settings)
     kept = {field: value for field, value in config.model_dump().items() if field not in undecided}
     folder = Path(str(config.out))
@@ -39,13 +33,7 @@ def create_and_submit(request: StudyRequest, store: ServiceStore, settings: Serv
 
 
 def resume_and_submit(name: str, request: ResumeRequest | None, store: ServiceStore, settings: ServiceSettings) -> None:
-    """Queues a study again, optionally with changed settings.
-
-    Raises:
-        ConfigError: A setting is out of range, or names what requests may not name.
-        StudyBusyError: It is queued already, or a process works on it.
-        StudyNotFoundError: There is no such study.
-    """
+    """Queues a study again, optionally with changed settings; a StudyBusyError if it is queued or worked on."""
     study = store.studies.get(name)
     changes: dict[str, object] = {}
     if request is not None:

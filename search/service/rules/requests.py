@@ -38,14 +38,10 @@ class _Settings(BaseModel):
         return value
 
     def given(self) -> dict[str, Any]:
-        """The settings that the request gives.
-
-        Raises:
-            ConfigError: The sampler is not the program's own; loading any other would execute a module that the
-                request names.
-        """
+        """The settings that the request gives."""
         given = {field: getattr(self, field) for field in self.model_fields_set & set(SUBMITTABLE)}
         if "sampler" in given:
+            # Loading any other than the program's own would execute a module that the request names.
             try:
                 check_shipped(given["sampler"])
             except ConfigError as error:
@@ -110,11 +106,7 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
 def checked_changes(
     request: ResumeRequest, study: StudyRecord, trials: list[Trial], settings: ServiceSettings
 ) -> dict[str, Any]:
-    """The settings that a request changes, checked together with the others.
-
-    Raises:
-        ConfigError: One is out of range, or names what requests may not name.
-    """
+    """The settings that a request changes, checked together with the others."""
     changes = request.given()
     if changes.get("out") == study.config.get("out"):
         changes.pop("out", None)
@@ -127,15 +119,9 @@ def checked_changes(
 
 
 def check_own_folder(out: str, name: str, configurations: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuses a folder of results that overlaps another study's.
+    """Refuses a folder of results that is, contains or lies in another study's, symbolic links resolved.
 
-    Args:
-        out: Folder of the study's results.
-        name: The study.
-        configurations: Configurations of all studies, by name.
-
-    Raises:
-        ConfigError: The folder is, contains or lies in another study's, symbolic links resolved.
+    Configurations are those of all studies, by name.
     """
     path = _resolved(Path(out))
     for other, config in configurations.items():

@@ -20,26 +20,15 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 
 @dataclass(frozen=True)
 class Reach:
-    """Files and models that a runner may open for the studies that it runs.
+    """Files and models that a runner may open for the studies that it runs."""
 
-    Attributes:
-        roots: Folders below which models, data and results may lie, absolute and without symbolic links.
-        out: Folder in which results may lie, too.
-        hub: Models of the Hugging Face Hub may be loaded.
-    """
-
-    roots: tuple[Path, ...]
-    out: Path
-    hub: bool = False
+    roots: tuple[Path, ...]  # folders of models, data and results, absolute and without symbolic links
+    out: Path  # folder in which results may lie, too
+    hub: bool = False  # models of the Hugging Face Hub may be loaded
 
 
 def confined(field: str, value: str, roots: Sequence[Path]) -> Path:
-    """A path of a request, with symbolic links resolved.
-
-    Args:
-        field: Name of the setting, for an error.
-        value: The path; a relative one starts at any of the roots.
-        roots: Folders below which it must lie, resolved.
+    """A path of a request below resolved roots, at any of which a relative one starts, with symbolic links resolved.
 
     Raises:
         ConfigError: It lies elsewhere; the error does not reveal whether it exists.

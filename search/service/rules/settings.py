@@ -9,27 +9,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """The setup of a service.
+    """The setup of a service."""
 
-    Attributes:
-        out: Folder that holds a folder for each study, absolute.
-        roots: Folders below which requests may name models, data and results, absolute and without symbolic links.
-        hub: Requests may name models of the Hugging Face Hub.
-        is_local: Only this machine reaches the service, which needs no token until there is one.
-        insecure: No token is needed until there is one, even from other machines.
-        stream_s: Duration of a stream of events, after which the client reconnects with its token.
-        max_streams: Most simultaneous streams of events.
-        max_body_bytes: Most bytes in the body of a request.
-    """
-
-    out: Path
-    roots: tuple[Path, ...] = ()
-    hub: bool = False
-    is_local: bool = True
-    insecure: bool = False
-    stream_s: float = 900.0
-    max_streams: int = 64
-    max_body_bytes: int = 2**20
+    out: Path  # folder that holds a folder for each study, absolute
+    roots: tuple[Path, ...] = ()  # folders from which requests may use files, absolute and without symbolic links
+    hub: bool = False  # requests may name models of the Hugging Face Hub
+    is_local: bool = True  # only this machine reaches the service, which needs no token until there is one
+    insecure: bool = False  # no token is needed until there is one, even from other machines
+    stream_s: float = 900.0  # duration of a stream of events, after which the client reconnects with its token
+    max_streams: int = 64  # most simultaneous streams of events
+    max_body_bytes: int = 2**20  # most bytes in the body of a request
 
 
 def is_loopback(host: str) -> bool:

@@ -25,10 +25,9 @@ from search.problem.space import ScheduleSpace
 from search.progress.progress_view import ProgressView
 from search.stages.knee import why_no_front
 from search.stages.open_study import OpenStudy
-from search.stages.search_schedules import best_note, schedule_space
+from search.stages.search_schedules import best_note, schedule_space, warm_trials
 from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.study_costs import note_costs, study_costs
-from search.stages.warm_start import warm_trials
 from studies import StudyStore, Trial, TrialState, front
 from studies.records import objectives as shown
 from studies.records.objectives import COSTS, DEFAULT_COST, CostName
@@ -246,7 +245,7 @@ def test_why_a_study_has_no_front_is_said_with_what_came_nearest() -> None:
 def test_of_many_trials_a_search_starts_from_the_front_of_its_own_cost_and_the_latest(
     costs: Costs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("search.stages.warm_start._LATEST", 2)
+    monkeypatch.setattr("search.stages.search_schedules._LATEST", 2)
     space, judge = ScheduleSpace(N_BLOCKS), Objectives(costs.function("flops"))
     indices = [(0,) * 12, (4,) * 12, (10,) * 12, (4,) * 11 + (3,), (9,) * 12, (8,) * 12]
     kls = (0.0, 0.1, 0.2, 0.9, 0.9, 0.9)

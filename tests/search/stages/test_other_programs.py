@@ -17,8 +17,8 @@ from search.evaluators import Evaluation
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import make_proposers
+from search.stages.search_schedules import warm_trials
 from search.stages.sql_trial_store import SqlTrialStore
-from search.stages.warm_start import warm_trials
 from studies import StudyStore, Trial, front
 from studies.records.records import LeftAside
 from studies.store.lease import Lease

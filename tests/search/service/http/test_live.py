@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from search.config.run_config import RunConfig
-from search.service.http.zipped import zipped
+from search.service.http.file_routes import zipped
 from search.service.jobs.event_log import EventLog, console_of
 from studies import StudyState
 from studies.service.service_store import ServiceStore

@@ -32,13 +32,7 @@ from search.cli.service_client import fetch_command, status_command, stop_comman
 from search.cli.settings import GroupedCommand, with_settings
 from search.cli.show import OPTUNAS, describe_optuna_study, describe_study
 from search.cli.sweep import sweep_command
-from search.cli.tables import (
-    print_optuna_study,
-    print_proposers,
-    print_results,
-    print_studies,
-    print_verdict,
-)
+from search.cli.tables import print_optuna_study, print_proposers, print_results, print_studies, print_verdict
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, SUBMITTABLE, RunConfig
 from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
@@ -110,11 +104,7 @@ def workers(
 
 @app.command()
 def report(
-    name: StudyName,
-    storage: Storage = DEFAULT_STORAGE,
-    out: Out = None,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    name: StudyName, storage: Storage = DEFAULT_STORAGE, out: Out = None, as_json: AsJson = False, debug: Debug = False
 ) -> None:
     """Write the report of a study.
 

@@ -29,9 +29,7 @@ def log_to_stderr() -> None:
     """Logs warnings of all libraries to standard error."""
     # With the offset from UTC, since logs of several machines may be merged.
     logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S%z",
-        level=logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s", datefmt="%Y-%m-%d %H:%M:%S%z", level=logging.WARNING
     )
 
 

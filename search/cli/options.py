@@ -35,8 +35,7 @@ StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the stud
 Name = Annotated[str, typer.Option("--name", help="Name of the new study.")]
 Model = Annotated[str, typer.Option("--model", help=SETTINGS["model"].description)]
 MovedModel = Annotated[
-    str | None,
-    typer.Option("--model", help="New path of the study's model, if it was moved.", show_default="as begun"),
+    str | None, typer.Option("--model", help="New path of the study's model, if it was moved.", show_default="as begun")
 ]
 ConfigFile = Annotated[
     Path | None,

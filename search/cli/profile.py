@@ -51,8 +51,7 @@ def profile_command(
         typer.Option("--threads", metavar="N", help="Threads of torch.  [x>=1]", show_default="as torch chooses"),
     ] = None,
     seconds: Annotated[
-        float,
-        typer.Option("--profile-seconds", metavar="S", help="Most seconds for each batch and length.  [x>0]"),
+        float, typer.Option("--profile-seconds", metavar="S", help="Most seconds for each batch and length.  [x>0]")
     ] = DEFAULT_PROFILE_SECONDS,
     remeasure: Annotated[
         bool, typer.Option("--remeasure", help="Measure again even where a profile is known.")

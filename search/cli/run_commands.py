@@ -34,8 +34,7 @@ if TYPE_CHECKING:
     from search.progress.progress_view import ProgressView
 
 DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Estimate time and memory by a few evaluations, and begin nothing."),
+    bool, typer.Option("--dry-run", help="Estimate time and memory by a few evaluations, and begin nothing.")
 ]
 Repeats = Annotated[
     int,

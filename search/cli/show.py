@@ -55,10 +55,7 @@ def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
 
 
 def _measured(
-    study: StudyRecord,
-    trials: Sequence[Trial],
-    measurements: Sequence[Measurement],
-    examples: ReportExamples | None,
+    study: StudyRecord, trials: Sequence[Trial], measurements: Sequence[Measurement], examples: ReportExamples | None
 ) -> list[dict[str, Any]]:
     """Measurements as plain values, with retention and speed-up against the dense model on the same items."""
     dense = {m.split: m for m in measurements if m.variant == "dense"}

@@ -154,10 +154,7 @@ def memory_of(config: RunConfig, workload: Workload) -> Memory:
     """Most memory that a run holds, as far as it can be counted: weights, activations, and what schedules share."""
     model = workload.model.skipping
     longest = max(len(one.prompt) + max(map(len, one.continuations)) for one in search_set(config, workload))
-    shapes = [
-        (_EVALUATED_AT_ONCE, min(longest, model.context)),
-        (config.latency_batch, timed_length(config, workload)),
-    ]
+    shapes = [(_EVALUATED_AT_ONCE, min(longest, model.context)), (config.latency_batch, timed_length(config, workload))]
     # What runs is in proportion to the tokens, or more.
     batch, length = max(shapes, key=lambda shape: shape[0] * shape[1])
     activations = peak_activation_bytes(model, SparsitySchedule.uniform(0.0, model.n_blocks), batch, length)

@@ -48,11 +48,7 @@ def schedules_to_distil(points: Sequence[Trial], chosen: Trial, most: int) -> li
 
 
 def train_router(
-    study: OpenStudy,
-    stage: str,
-    chosen: Trial,
-    schedules: Sequence[SparsitySchedule],
-    config: DistillationConfig,
+    study: OpenStudy, stage: str, chosen: Trial, schedules: Sequence[SparsitySchedule], config: DistillationConfig
 ) -> RouterRun:
     """Trains a router of each kind that is wanted, from where an earlier training of the stage stopped.
 

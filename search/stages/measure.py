@@ -166,10 +166,7 @@ def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch
     """
     least = study.config.timed_runs
     timed = [(one.schedule, one.router.router) for one in (*variants, variants[0])]
-    with (
-        study.view.stage("Measuring latency", (least + 1) * len(timed)) as stage,
-        torch.inference_mode(),
-    ):
+    with study.view.stage("Measuring latency", (least + 1) * len(timed)) as stage, torch.inference_mode():
 
         def goes_on(times_ms: Sequence[Sequence[float]]) -> bool:
             more = needs_more_turns(times_ms, least)

@@ -154,16 +154,13 @@ def _again(context: typer.Context, profile: LatencyProfile, storage: str) -> str
     if given["study"] is not None:
         words += ["--study", given["study"]]
     else:
-        batches, lengths = ({getattr(shape, axis) for shape in profile.shapes} for axis in ("batch", "length"))
-        words += ["--model", given["model"], "--batch", _listed(batches), "--length", _listed(lengths)]
+        words += ["--model", given["model"]]
+        for axis in ("batch", "length"):
+            words += [f"--{axis}", ",".join(map(str, sorted({getattr(shape, axis) for shape in profile.shapes})))]
     for parameter in ("dtype", "device", "threads"):
         if is_given(context, parameter):
             words += [f"--{parameter}", str(given[parameter])]
     return shlex.join([*words, "--remeasure", *([] if storage == DEFAULT_STORAGE else ["--storage", storage])])
-
-
-def _listed(numbers: set[int]) -> str:
-    return ",".join(map(str, sorted(numbers)))
 
 
 def _numbers(option: str, text: str) -> list[int]:

@@ -27,7 +27,7 @@ from search.pipeline.resume_settings import at_target
 from search.progress.views import make_view
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
-from studies import StudiesError, StudyState, StudyStore, front
+from studies import StudiesError, StudyStore, front
 
 if TYPE_CHECKING:
     from search.pipeline.pipeline import Pipeline, Report
@@ -246,8 +246,7 @@ def _go_on(
     if not written:
         # A search alone writes none itself.
         report(folder)
-    has_model = any(one.name == "export" and one.state is StudyState.FINISHED for one in store.runs.stages(name))
-    exported = folder / "model" if has_model else None
+    exported = folder / "model" if store.runs.has_finished(name, "export") else None
     description = describe_study(store, name)
     if as_json:
         files = {"written": [str(path) for path in written], "exported": exported and str(exported)}

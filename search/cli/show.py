@@ -34,9 +34,9 @@ def _timed_shape(facts: StudyFacts) -> dict[str, Any] | None:
     return asdict(facts.timed_input) | {"latency_uncertainty": None if profile is None else profile.uncertainty}
 
 
-def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
+def _front(trials: Sequence[Trial], measurements: Sequence[Measurement]) -> list[dict[str, Any]]:
     """The front of a study as plain values, with latency measured with each trial's own router."""
-    measured = {(m.trial, m.router): m.latency_ms for m in store.results.measurements(name) if m.trial is not None}
+    measured = {(m.trial, m.router): m.latency_ms for m in measurements if m.trial is not None}
     return [
         {
             "number": point.number,
@@ -50,7 +50,7 @@ def front_with_latency(store: StudyStore, name: str) -> list[dict[str, Any]]:
             "values": list(point.values or ()),
             "measured_latency_ms": measured.get((point.number, point.router)),
         }
-        for point in front(store.trials.of(name))
+        for point in front(trials)
     ]
 
 
@@ -84,28 +84,6 @@ def _measured(
     return described
 
 
-def _clocks(measurements: Sequence[Measurement]) -> dict[str, Any]:
-    """Reliability of the measured times by split; None where it is unknown."""
-    checks = {split: check_clock(measurements, split) for split in ("validation", "test")}
-    return {split: None if check is None else check.to_json() for split, check in checks.items()}
-
-
-def _hypervolume(study: StudyRecord, trials: Sequence[Trial]) -> dict[str, Any] | None:
-    """Hypervolume of the front and its reference point; None before a trial has finished."""
-    measured = study_volume(study, trials)
-    return None if measured is None else {"value": measured.of(trials), "reference": list(measured.reference)}
-
-
-def _predictions(study: StudyRecord, trials: Sequence[Trial], measurements: Sequence[Measurement]) -> dict[str, Any]:
-    """Doubts about predicted latency, and its comparison with measured latency."""
-    found = latency_predictions(study, trials, measurements)
-    return {
-        "doubts": list(found.doubts),
-        "compared": [asdict(one) | {"ratio": one.ratio} for one in found.compared],
-        "sentence": found.sentence(study.name),
-    }
-
-
 def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
     """A study as plain values."""
     study, trials, measurements = store.studies.get(name), store.trials.of(name), store.results.measurements(name)
@@ -113,6 +91,8 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
     selected = selected_point(tested, study.facts.selection)
     dense = next((m for m in tested if m.variant == "dense"), None)
     against = against_shortened_prompt(study, selected, tested, examples, trials)
+    predictions, volume = latency_predictions(study, trials, measurements), study_volume(study, trials)
+    clocks = {split: check_clock(measurements, split) for split in ("validation", "test")}
     return {
         "name": study.name,
         "state": study.state.value,
@@ -135,9 +115,13 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         **study.facts.with_defaults(SHOWN_FACTS),
         "evaluation_seconds": sum(trial.seconds for trial in trials),
         "predicted_for": _timed_shape(study.facts),
-        "predictions": _predictions(study, trials, measurements),
-        "front": front_with_latency(store, name),
-        "hypervolume": _hypervolume(study, trials),
+        "predictions": {
+            "doubts": list(predictions.doubts),
+            "compared": [asdict(one) | {"ratio": one.ratio} for one in predictions.compared],
+            "sentence": predictions.sentence(name),
+        },
+        "front": _front(trials, measurements),
+        "hypervolume": volume and {"value": volume.of(trials), "reference": list(volume.reference)},
         "blocks": {"run": study.facts.blocks_run, "reused": study.facts.blocks_reused},
         "stages": [
             {"name": stage.name, "state": stage.state.value, "seconds": stage.seconds}
@@ -147,7 +131,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
             {"name": state.proposer, **asdict(ProposerStatistics.stored(state.state))}
             for state in store.runs.proposer_states(name)
         ],
-        "clock": _clocks(measurements),
+        "clock": {split: clock and clock.to_json() for split, clock in clocks.items()},
         "measurements": _measured(study, trials, measurements, examples),
     }
 

@@ -69,13 +69,9 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
 
 def print_results(console: Console, description: Mapping[str, Any]) -> None:
     """Prints the results of a study, from `describe_study`."""
-    print_rounds(console, description)
-    print_front(console, description)
-    print_selection(console, description)
-    print_measurements(console, description)
-    print_predictions(console, description)
-    print_speeds(console, description)
-    print_beginnings(console, description)
+    parts = (print_rounds, print_front, print_selection, print_measurements)
+    for part in (*parts, print_predictions, print_speeds, print_beginnings):
+        part(console, description)
 
 
 def print_proposers(console: Console, description: Mapping[str, Any]) -> None:

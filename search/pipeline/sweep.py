@@ -83,9 +83,7 @@ def run_sweep(
 
 def has_finished(store: StudyStore, name: str) -> bool:
     """Tells whether a study has gone through its whole pipeline, up to the report."""
-    if store.studies.get(name).state is not StudyState.FINISHED:
-        return False
-    return any(stage.name == "report" and stage.state is StudyState.FINISHED for stage in store.runs.stages(name))
+    return store.studies.get(name).state is StudyState.FINISHED and store.runs.has_finished(name, "report")
 
 
 def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:

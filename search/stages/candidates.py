@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.problem.costs import Costs
@@ -11,6 +12,8 @@ from search.stages.measure import Variant, timed_prompts
 from search.stages.open_study import OpenStudy
 from studies import Measurement, Trial
 from studies.pareto import HALF_STEP, closest_to_sparsity, usable_front
+
+_T = TypeVar("_T")
 
 
 def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
@@ -99,12 +102,16 @@ def best_at(trials: Sequence[Trial], target: float, most: int) -> list[Trial]:
     return sorted(near, key=lambda trial: (trial.values or (), trial.number))[:most]
 
 
+def evenly_spread(among: Sequence[_T], most: int) -> list[_T]:
+    """At most so many, evenly spread over a sequence, its ends included."""
+    if len(among) <= most:
+        return list(among)
+    return [among[round(rank * (len(among) - 1) / max(1, most - 1))] for rank in range(most)]
+
+
 def _spread(points: Sequence[Trial], most: int, chosen: Trial) -> list[Trial]:
     """At most `most` points of a front, evenly spread along it, the chosen one among them."""
-    points = list(points)
-    if len(points) > most:
-        picked = {round(i * (len(points) - 1) / max(1, most - 1)) for i in range(most)}
-        points = [point for index, point in enumerate(points) if index in picked]
+    points = evenly_spread(points, most)
     if all(point.number != chosen.number for point in points):
         nearest = min(range(len(points)), key=lambda i: abs(points[i].overall_sparsity - chosen.overall_sparsity))
         points[nearest] = chosen

@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,6 +17,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, length_order, prompt_batch
 from search.errors import SearchError
+from search.stages.candidates import evenly_spread
 from search.stages.completions import first_words, greedy_answers, prompt_pieces, prompt_text, text_of
 from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt
 
@@ -34,7 +34,6 @@ _N_DISAGREEMENTS = 10
 # Equal distributions have a KL that differs from 0 by less.
 _ROUNDING = 1e-6
 
-_T = TypeVar("_T")
 # What is answered, and whether it is right; None of an item that is not counted.
 _Answer = tuple[int, bool] | None
 
@@ -170,10 +169,7 @@ def _accuracy_by_group(
     examples: Sequence[EncodedExample], items: Mapping[str, Sequence[ItemQuality]]
 ) -> tuple[GroupAccuracy, ...]:
     """Accuracy of each variant on the multiple-choice items of each group."""
-    groups: dict[str, list[int]] = {}
-    for place, example in enumerate(examples):
-        if example.group is not None and example.has_choices:
-            groups.setdefault(example.group, []).append(place)
+    groups = _by_group(examples, [place for place, example in enumerate(examples) if example.has_choices])
     found = []
     for group in sorted(groups, key=_natural):
         places = groups[group]
@@ -189,6 +185,15 @@ def _accuracy_by_group(
     return tuple(found)
 
 
+def _by_group(examples: Sequence[EncodedExample], places: Iterable[int]) -> dict[str, list[int]]:
+    """Places of examples by their groups, as far as they have one."""
+    groups: dict[str, list[int]] = {}
+    for place in places:
+        if (group := examples[place].group) is not None:
+            groups.setdefault(group, []).append(place)
+    return groups
+
+
 def _natural(group: str) -> tuple[list[tuple[int, str]], str]:
     """Sort key by which "distance 3-5" comes before "distance 10-12"."""
     parts = re.split(r"(\d+)", group)
@@ -202,20 +207,9 @@ def _to_show(examples: Sequence[EncodedExample]) -> list[int]:
     by_length = length_order(examples)
     short = [place for place in by_length if len(examples[place].prompt) <= _LONGEST_SHOWN]
     by_length = short if len(short) >= _N_PROMPTS else by_length[:_N_PROMPTS]
-    groups: dict[str, list[int]] = {}
-    for place in by_length:
-        group = examples[place].group
-        if group is not None:
-            groups.setdefault(group, []).append(place)
+    groups = _by_group(examples, by_length)
     if len(groups) < _ENOUGH_GROUPS:
-        return _spread(by_length, _N_PROMPTS)
-    picked = _spread(sorted(groups, key=_natural), _N_PROMPTS)
+        return evenly_spread(by_length, _N_PROMPTS)
+    picked = evenly_spread(sorted(groups, key=_natural), _N_PROMPTS)
     # A short one of the first group, a long one of the last.
     return [groups[name][(2 * rank + 1) * len(groups[name]) // (2 * len(picked))] for rank, name in enumerate(picked)]
-
-
-def _spread(among: Sequence[_T], n: int) -> list[_T]:
-    """At most `n`, evenly spread over a sequence, its ends included."""
-    if len(among) <= n:
-        return list(among)
-    return [among[round(rank * (len(among) - 1) / (n - 1))] for rank in range(n)]

@@ -38,7 +38,7 @@ def select_candidate(study: OpenStudy) -> None:
     deterministic: what the clock says is another thing each time. Where the profile cannot be relied on either, FLOPs
     stand in place of latency.
     """
-    config, measured = study.config, _measured(study, "validation")
+    config, measured = study.config, study.measured("validation")
     clock = check_clock(measured, "validation")
     is_busy = config.predicts_latency and not config.deterministic and clock is not None and not clock.is_usable
     latency: Literal["measured", "predicted"] = "measured"
@@ -108,7 +108,7 @@ def compare_selected(study: OpenStudy, router_run: int | None = None) -> None:
     facts = study.facts
     if router_run is None and (first := facts.round_of(facts.first_round)) is not None:
         router_run = first.router_run
-    chosen, validation = chosen_trial(study), _measured(study, "validation")
+    chosen, validation = chosen_trial(study), study.measured("validation")
     rows = compared(study, chosen, router_run, [one for one in validation if one.variant == "candidate"])
     shown = {(row.trial, row.router.number) for row in rows}
     candidate_trials = {one.trial for one in validation if one.variant == "candidate"}
@@ -130,10 +130,6 @@ def export_selected(study: OpenStudy) -> None:
         write_export(study.store, study.name, folder, study.config.model, include_base=study.config.export == "full")
         stage.advance()
     study.note(StudyFacts(exported=str(folder.resolve())))
-
-
-def _measured(study: OpenStudy, split: str) -> list[Measurement]:
-    return [one for one in study.store.results.measurements(study.name) if one.split == split]
 
 
 def _examples(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> ReportExamples:

@@ -9,7 +9,7 @@ from ftp_core.routers import Router, StaticRouter, router_from_bytes
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload
 from search.progress.progress_view import ProgressView
-from studies import StudyStore, Trial
+from studies import Measurement, StudyStore, Trial
 from studies.records.study_facts import StudyFacts
 from studies.store.lease import Lease
 from studies.store.results_folder import claim_results
@@ -59,6 +59,10 @@ class OpenStudy:
     def trials(self) -> list[Trial]:
         """Its trials that have ended."""
         return self.store.trials.of(self.name)
+
+    def measured(self, split: str) -> list[Measurement]:
+        """Its measurements on the examples of a split."""
+        return [one for one in self.store.results.measurements(self.name) if one.split == split]
 
     def router(self, number: int | None) -> StoredRouter:
         """Router of the study, loaded once; the static one for None."""

@@ -239,12 +239,9 @@ class _Watch:
 
     def send_figures(self) -> None:
         """Let the view and its observers know how far the search is."""
-        self._study.view.figures(self._name, self._trials.n_trials, self._figures(time.monotonic() - self._began))
-
-    def _figures(self, seconds: float) -> dict[str, float]:
-        points, ended = self._trials.front, self._trials.n_trials
+        points, ended, seconds = self._trials.front, self._trials.n_trials, time.monotonic() - self._began
         measured = front_volume(self._objectives, points, self._dense_cost)
-        figures = {
+        figures: dict[str, float] = {
             "trials": ended,
             "trials_per_s": (ended - self._n_before) / max(seconds, 1e-9),
             "workers": self._n_workers,
@@ -253,7 +250,7 @@ class _Watch:
         }
         if points:
             figures |= dict(zip(("knee_kl", "knee_cost"), best_point(points).values or (), strict=False))
-        return figures
+        self._study.view.figures(self._name, ended, figures)
 
     def _follow(self) -> None:
         wanted = self._study.store.studies.get(self._study.name).config.get("workers", self._n_workers)

@@ -64,9 +64,14 @@ def select(
 
     Raises:
         SearchError: There is no candidate with finite figures, or something was measured on other than validation
-            examples or by a version that did not know the cost.
+            examples.
     """
-    _check([*candidates, dense], cost)
+    for m in (*candidates, dense):
+        if m.split != "validation":
+            raise SearchError(
+                f"{_title(m)} was measured on {m.split} examples, but selection may see validation examples alone: "
+                "what it saw would be held out no more."
+            )
     candidates = [m for m in candidates if finite_values((m.kl, _figure(m, cost), m.latency_ms))]
     if not candidates:
         raise SearchError(
@@ -207,7 +212,7 @@ class _Choice:
             if m.accuracy_low is not None and m.accuracy_high is not None:
                 interval = f" (95 % interval {100 * m.accuracy_low:.1f} to {_percent(m.accuracy_high)})"
             of_items = (
-                f"{m.n_choice_items or m.n_items} validation items it has {_percent(m.accuracy)} right{interval}, the "
+                f"{m.n_choice_items} validation items it has {_percent(m.accuracy)} right{interval}, the "
                 f"dense model {_percent(dense.accuracy)}"
             )
         else:
@@ -225,17 +230,6 @@ class _Choice:
         if self._cost != "latency_ms":
             said += f", with {cost.text(_figure(m, self._cost))} instead of {cost.text(_figure(dense, self._cost))}"
         return f"{said}."
-
-
-def _check(measurements: Sequence[Measurement], cost: CostName) -> None:
-    for m in measurements:
-        if m.split != "validation":
-            raise SearchError(
-                f"{_title(m)} was measured on {m.split} examples, but selection may see validation examples alone: "
-                "what it saw would be held out no more."
-            )
-        if getattr(m, cost) is None:
-            raise SearchError(f"{_title(m)} has no {cost}, as an earlier version measured it: measure it again.")
 
 
 def _figure(m: Measurement, cost: CostName) -> float:

@@ -34,11 +34,6 @@ class SqlTrialStore:
             the engine: KL under another one does not compare.
         costs: Costs of a schedule by name, which are kept among the metrics of its trial, whichever of them is the
             objective. Metrics that other studies found come without theirs, which may be of another input.
-
-    Attributes:
-        n_trials: Trials of this round that have ended.
-        front: The front of the whole study, as far as it was read or written here.
-        on_kept: Callback with the number of trials after they were kept.
     """
 
     def __init__(
@@ -58,9 +53,12 @@ class SqlTrialStore:
         self._round = round
         self._router = router
         self._costs = costs
+        # Trials of this round that have ended.
         self.n_trials = sum(trial.round == round for trial in store.trials.each(name))
+        # That of the whole study, as far as it was read or written here.
         self.front: list[Trial] = []
         self._archive = ParetoArchive()
+        # Called with the number of trials after they were kept.
         self.on_kept: Callable[[int], None] = lambda _: None
         self._statistics: Mapping[str, ProposerStatistics] = {}
         self._written = time.monotonic()

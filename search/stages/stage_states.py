@@ -54,9 +54,7 @@ class Stages:
 
     def has_finished(self, stage: str) -> bool:
         """Tells whether the last run of a stage ended well."""
-        return any(
-            one.name == stage and one.state is StudyState.FINISHED for one in self._store.runs.stages(self._name)
-        )
+        return self._store.runs.has_finished(self._name, stage)
 
     def forget(self, stages: Sequence[str]) -> None:
         """Lets stages count as not begun."""

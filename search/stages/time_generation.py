@@ -71,8 +71,7 @@ def forget_speeds(study: OpenStudy) -> None:
 
 def _compared(study: OpenStudy) -> list[Measurement]:
     """The dense model, a shortened prompt and the selected point, as they were measured on test items."""
-    tested = [one for one in study.store.results.measurements(study.name) if one.split == "test"]
-    chosen = chosen_trial(study)
+    tested, chosen = study.measured("test"), chosen_trial(study)
     selected = next((one for one in tested if (one.trial, one.router) == (chosen.number, chosen.router)), None)
     if selected is None:
         return []

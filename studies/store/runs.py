@@ -88,6 +88,10 @@ class Runs(Part):
 
         return self._names.transact(name, work)
 
+    def has_finished(self, name: str, stage: str) -> bool:
+        """Tells whether the last run of a stage ended well."""
+        return any(one.name == stage and one.state is StudyState.FINISHED for one in self.stages(name))
+
     def keep_proposer_states(self, name: str, states: Mapping[str, Mapping[str, Any]]) -> None:
         """Keeps the states of these proposers, by name, instead of their earlier ones."""
 

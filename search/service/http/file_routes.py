@@ -20,7 +20,6 @@ from search.config.run_config import RunConfig
 from search.service.http.parameters import StudyName
 from search.service.http.responses import FileAnswer, Files
 from search.service.rules.problems import described
-from studies import StudyState
 from studies.service.service_store import ServiceStore
 
 _CHUNK_BYTES = 2**18
@@ -46,12 +45,9 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
     def folder(name: str) -> Path:
         return RunConfig.stored(store.studies.get(name).config).folder(name)
 
-    def has_finished(name: str, stage: str) -> bool:
-        return any(one.name == stage and one.state is StudyState.FINISHED for one in store.runs.stages(name))
-
     def report_files(name: str) -> list[Path]:
         # Until then, the folder may hold the report of a deleted study of this name.
-        if not has_finished(name, "report"):
+        if not store.runs.has_finished(name, "report"):
             return []
         return [path for path in _regular_files(folder(name)) if path.suffix in _TYPES]
 
@@ -92,7 +88,7 @@ def add_files(router: APIRouter, store: ServiceStore) -> None:
     )
     def get_model(name: StudyName) -> Response:
         """Download the pruned model as a ZIP archive of a folder that transformers loads."""
-        if not has_finished(name, "export"):
+        if not store.runs.has_finished(name, "export"):
             raise HTTPException(409, "The study has not exported its model: wait until it has finished.")
         model = folder(name) / "model"
         # The study itself writes no links.

@@ -127,7 +127,7 @@ def test_results_are_replaced_by_their_own_study_alone(run: Run, tmp_path: Path)
         result = run(*command, "--out", "shared")
         assert result.code == 1 and "shared holds the results of another study, study 'mine'" in result.err
     assert content(tmp_path / "shared") == before
-    # The mark may be missing, as in folders of earlier versions: the report says whose it is, too.
+    # The mark may be missing, say in a folder that was copied in part: the report says whose it is, too.
     (tmp_path / "shared/study.json").unlink()
     assert run("report", "other", "--out", "shared").code == 1
     assert run("report", "mine", "--out", "shared").code == 0

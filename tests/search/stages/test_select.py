@@ -237,8 +237,6 @@ def test_what_the_model_cannot_compute_is_no_candidate_and_none_at_all_is_an_err
     for nothing in ([], [broken]):
         with pytest.raises(SearchError, match="no candidate with a finite KL"):
             select(nothing, DENSE, cost="flops")
-    with pytest.raises(SearchError, match="Trial 2 has no kv_bytes, as an earlier version measured it"):
-        select([measured(2, kv_bytes=None)], DENSE, cost="kv_bytes")
 
 
 def test_a_retention_of_a_dense_model_that_guesses_is_read_by_perplexities_and_the_reason_says_so() -> None:

@@ -8,6 +8,7 @@ import signal
 import sys
 import traceback
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,8 +24,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from ftp_core.errors import CoreError
 from search.cli.database_commands import db, export_studies, import_studies
-from search.cli.log_level import LogLevel, set_log_level
-from search.cli.options import AsJson, Debug, MovedModel, Out, Storage, StudyName
+from search.cli.log_level import LogLevel, is_debugging, set_log_level
+from search.cli.options import AsJson, MovedModel, Out, Storage, StudyName
 from search.cli.profile import profile_command
 from search.cli.run_commands import DISTILL_SETTINGS, config_command, distill, resume, run_command, search_command
 from search.cli.service import runner_command, serve_command, token
@@ -59,7 +60,9 @@ def _print_version(wanted: bool) -> None:
 @app.callback()
 def _options(
     log_level: LogLevel = None,
-    debug: Debug = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may also follow the command.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
     ] = False,
@@ -90,7 +93,6 @@ def workers(
     name: StudyName,
     number: Annotated[int, typer.Argument(metavar="N", min=1, help="New number of Ray workers.")],
     storage: Storage = DEFAULT_STORAGE,
-    debug: Debug = False,
 ) -> None:
     """Change the number of workers of a study; a running search adapts within seconds.
 
@@ -103,9 +105,7 @@ def workers(
 
 
 @app.command()
-def report(
-    name: StudyName, storage: Storage = DEFAULT_STORAGE, out: Out = None, as_json: AsJson = False, debug: Debug = False
-) -> None:
+def report(name: StudyName, storage: Storage = DEFAULT_STORAGE, out: Out = None, as_json: AsJson = False) -> None:
     """Write the report of a study.
 
     Example: ftp-search report mine --out reports/mine
@@ -126,9 +126,7 @@ studies.command("export")(export_studies)
 
 
 @studies.callback()
-def list_studies(
-    context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False
-) -> None:
+def list_studies(context: typer.Context, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """List the studies of a database, or copy them from or to an Optuna database.
 
     Example: ftp-search studies --json
@@ -157,7 +155,7 @@ def list_studies(
 
 
 @app.command()
-def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """Show a study: stages, proposers, refinements, front, selected schedule and measurements.
 
     Example: ftp-search show mine --json
@@ -201,7 +199,7 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
 
 
 @app.command()
-def delete(name: StudyName, storage: Storage = DEFAULT_STORAGE, debug: Debug = False) -> None:
+def delete(name: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
     """Delete a study from the database; its files stay.
 
     Example: ftp-search delete mine
@@ -224,7 +222,6 @@ def export(
         bool, typer.Option("--overwrite", help="Replace another pruned model, or files of the same names.")
     ] = False,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Write the pruned model into a folder that transformers and lm-eval load.
 
@@ -245,8 +242,7 @@ def main() -> None:
     """Run the command line; errors are one line on standard error, with exit code 2 for wrong usage and 1 otherwise."""
     # SIGTERM, which schedulers send, stops a search as cleanly as Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    arguments = _with_level_first(sys.argv[1:])
-    debug = "--debug" in arguments
+    arguments = _with_own_options_first(sys.argv[1:])
     if not arguments:
         # Wrong usage, whose message is the help.
         app(args=["--help"], prog_name="ftp-search", standalone_mode=False)
@@ -254,29 +250,32 @@ def main() -> None:
     try:
         code = app(args=arguments, prog_name="ftp-search", standalone_mode=False)
     except (typer.TyperException, ConfigError) as error:
-        _fail(getattr(error, "format_message", error.__str__)(), 2, debug)
+        _fail(getattr(error, "format_message", error.__str__)(), 2)
     except (SearchError, StudiesError, CoreError, OSError) as error:
-        _fail(str(error), 1, debug)
+        _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         print("Stopped.", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except Exception as error:
-        _fail(f"{type(error).__name__}: {error} (this is a defect; --debug shows where it happened)", 1, debug)
+        _fail(f"{type(error).__name__}: {error} (this is a defect; --debug shows where it happened)", 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _with_level_first(arguments: list[str]) -> list[str]:
-    """The arguments with `--log-level` moved before the command."""
-    level = "--log-level"
-    for position, word in enumerate(arguments):
-        if word == level or word.startswith(f"{level}="):
-            end = position + (2 if word == level else 1)
-            return arguments[position:end] + arguments[:position] + arguments[end:]
-    return arguments
+def _with_own_options_first(arguments: list[str]) -> list[str]:
+    """The arguments with `--debug` and `--log-level` moved before the command."""
+    first, rest, words = [], [], iter(arguments)
+    for word in words:
+        if word == "--debug" or word.startswith("--log-level="):
+            first.append(word)
+        elif word == "--log-level":
+            first += [word, *islice(words, 1)]
+        else:
+            rest.append(word)
+    return first + rest
 
 
-def _fail(message: str, code: int, debug: bool) -> None:
-    if debug:
+def _fail(message: str, code: int) -> None:
+    if is_debugging():
         traceback.print_exc()
     print(f"ftp-search: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(code)

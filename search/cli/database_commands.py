@@ -9,7 +9,7 @@ import typer
 from optuna.storages import BaseStorage
 from rich.console import Console
 
-from search.cli.options import AsJson, Debug, Storage
+from search.cli.options import AsJson, Storage
 from search.config.run_config import DEFAULT_STORAGE
 from search.progress.progress_view import ProgressView
 from studies import StorageError, StudyStorage, copy_study, open_optuna
@@ -25,7 +25,7 @@ db = typer.Typer(help="Show, check and upgrade the schema of a database.", no_ar
 
 
 @db.command()
-def upgrade(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+def upgrade(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """Upgrade a database to this program's schema, in one transaction.
 
     Example: ftp-search db upgrade --storage sqlite:///ftp-studies.db
@@ -37,7 +37,7 @@ def upgrade(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: 
 
 
 @db.command()
-def current(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+def current(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """Print the revision of a database's schema and the one that this program reads.
 
     Example: ftp-search db current
@@ -48,7 +48,7 @@ def current(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: 
 
 
 @db.command()
-def check(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+def check(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """Fail unless this program can read the database.
 
     Example: ftp-search db check && ftp-search resume mine
@@ -60,11 +60,7 @@ def check(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: De
 
 
 def import_studies(
-    optuna: OptunaUrl,
-    name: Name = None,
-    storage: Storage = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    optuna: OptunaUrl, name: Name = None, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False
 ) -> None:
     """Copy studies from an Optuna database into this program's, where Optuna's tools read them through `StudyStorage`.
 
@@ -77,11 +73,7 @@ def import_studies(
 
 
 def export_studies(
-    optuna: OptunaUrl,
-    name: Name = None,
-    storage: Storage = DEFAULT_STORAGE,
-    as_json: AsJson = False,
-    debug: Debug = False,
+    optuna: OptunaUrl, name: Name = None, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False
 ) -> None:
     """Copy studies into an Optuna database; missing tables are created.
 

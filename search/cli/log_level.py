@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from typing import Annotated
 
 import typer
@@ -23,6 +24,11 @@ LogLevel = Annotated[
         help="Log the program and Ray to standard error; may also follow the command.",
     ),
 ]
+
+
+def is_debugging() -> bool:
+    """Tells whether `--debug` was given, with which tracebacks of errors are shown."""
+    return "--debug" in sys.argv
 
 
 def log_to_stderr() -> None:

@@ -11,7 +11,6 @@ from search.config.run_config import SETTINGS, STORAGE_VARIABLE
 
 Storage = Annotated[str, typer.Option("--storage", metavar="URL", envvar=STORAGE_VARIABLE, help="Database of studies.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Show no progress; results and errors are still printed.")]
 Track = Annotated[
     str,

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ftp_core.loading.model_source import locate
-from search.cli.options import AsJson, Debug, Model, Storage
+from search.cli.options import AsJson, Model, Storage
 from search.cli.settings import is_given
 from search.cli.tables import narrow_table
 from search.config.groups import DEFAULT_PROFILE_SECONDS
@@ -66,7 +66,6 @@ def profile_command(
     ] = None,
     as_json: AsJson = False,
     storage: Storage = DEFAULT_STORAGE,
-    debug: Debug = False,
 ) -> None:
     """Measure the latency of blocks on this machine, from which searches predict the latency of schedules.
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from search.cli.options import AsJson, ConfigFile, Debug, Name, Overwrite, Quiet, Storage, StudyName, Track
+from search.cli.options import AsJson, ConfigFile, Name, Overwrite, Quiet, Storage, StudyName, Track
 from search.cli.show import describe_study
 from search.cli.sweep import go_through
 from search.cli.tables import print_results, print_verdict
@@ -60,7 +60,6 @@ def run_command(
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Search schedules, distil routers, search again with them, measure, select, write the pruned model and a report.
 
@@ -75,7 +74,7 @@ def run_command(
     if dry_run:
         _foresee(chosen, storage, view, as_json, repeats=repeats)
     elif repeats > 1:
-        go_through(repeated(name, chosen, repeats), storage, view, quiet, as_json, debug, overwrite)
+        go_through(repeated(name, chosen, repeats), storage, view, quiet, as_json, overwrite)
     else:
         with begun(name, chosen, storage, view, overwrite, ends_at_once) as (store, opening):
             _go_on(lambda pipeline, report: pipeline.run(report), opening, store, name, as_json)
@@ -92,7 +91,6 @@ def search_command(
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Search schedules only; `resume` goes on with the other stages.
 
@@ -122,7 +120,6 @@ def resume(
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Continue a study that was stopped, or a finished one with more trials; nothing that has finished is done again.
 
@@ -151,7 +148,6 @@ def distill(
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Distil a new router on the study's chosen schedule, and compare it with others.
 
@@ -180,7 +176,6 @@ def config_command(
         Path | None, typer.Argument(metavar="FILE", help="File to write; standard output if not given.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing file.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Write a configuration file that explains every setting and gives its default.
 

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from ftp_core.extras import install_extra
 from search.cli.log_level import LOG_VARIABLE, log_to_stderr
-from search.cli.options import AsJson, Debug, Storage
+from search.cli.options import AsJson, Storage
 from search.cli.tables import wide_table
 from search.config.groups import DEFAULT_OUT
 from search.config.run_config import DEFAULT_STORAGE
@@ -55,7 +55,6 @@ def serve_command(
         typer.Option("--proxy", metavar="ADDRESS", help="Proxy that is trusted to say where requests come from."),
     ] = None,
     insecure: Annotated[bool, typer.Option("--insecure", help="Let everybody in while there is no token.")] = False,
-    debug: Debug = False,
 ) -> None:
     """Serve studies and a dashboard over HTTP, and run the studies that are submitted.
 
@@ -93,7 +92,6 @@ def runner_command(
     root: Roots = None,
     hub: Hub = False,
     out: ServiceOut = DEFAULT_OUT,
-    debug: Debug = False,
 ) -> None:
     """Run the studies that are submitted to a service; works on any machine that reaches its database.
 
@@ -121,7 +119,6 @@ def add_token(
         Role, typer.Option("--role", help="Readers see everything; editors also create, stop and delete studies.")
     ],
     storage: Storage = DEFAULT_STORAGE,
-    debug: Debug = False,
 ) -> None:
     """Add a token and print its secret, which cannot be shown again.
 
@@ -132,7 +129,7 @@ def add_token(
 
 
 @token.command("list")
-def list_tokens(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, debug: Debug = False) -> None:
+def list_tokens(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False) -> None:
     """List tokens, without their secrets.
 
     Example: ftp-search token list
@@ -151,9 +148,7 @@ def list_tokens(storage: Storage = DEFAULT_STORAGE, as_json: AsJson = False, deb
 
 @token.command("remove")
 def remove_token(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the token.")],
-    storage: Storage = DEFAULT_STORAGE,
-    debug: Debug = False,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the token.")], storage: Storage = DEFAULT_STORAGE
 ) -> None:
     """Remove a token; its browser sessions end.
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from search.cli.options import AsJson, ConfigFile, Debug, Name, Quiet, StudyName
+from search.cli.options import AsJson, ConfigFile, Name, Quiet, StudyName
 from search.config.file import configured
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
@@ -31,7 +31,6 @@ def submit_command(
     config: ConfigFile = None,
     settings: Mapping[str, Any],
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Submit a study to a service. Paths are those of its machine; a token is read from FTP_SEARCH_TOKEN.
 
@@ -47,7 +46,6 @@ def status_command(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Name of the study; all if not given.")] = None,
     server: Server = DEFAULT_SERVER,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Show the state of a service's studies.
 
@@ -76,7 +74,6 @@ def wait_command(
     ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Wait until a service's study ends; exit code 1 unless it finished.
 
@@ -100,9 +97,7 @@ def wait_command(
         raise typer.Exit(1)
 
 
-def stop_command(
-    name: StudyName, server: Server = DEFAULT_SERVER, as_json: AsJson = False, debug: Debug = False
-) -> None:
+def stop_command(name: StudyName, server: Server = DEFAULT_SERVER, as_json: AsJson = False) -> None:
     """Stop a service's study; all results are kept, and it can be resumed.
 
     Example: ftp-search stop mine --server http://gpu-box:8000
@@ -117,7 +112,6 @@ def fetch_command(
     server: Server = DEFAULT_SERVER,
     quiet: Quiet = False,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Fetch the report of a service's study and its pruned model, if there is one.
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.console import Console
 
-from search.cli.options import AsJson, Debug, Quiet, Storage, Track
+from search.cli.log_level import is_debugging
+from search.cli.options import AsJson, Quiet, Storage, Track
 from search.cli.tables import narrow_table
 from search.config.run_config import DEFAULT_STORAGE
 from search.config.study_name import check_study_name
@@ -45,7 +46,6 @@ def sweep_command(
     track: Track = "",
     quiet: Quiet = False,
     as_json: AsJson = False,
-    debug: Debug = False,
 ) -> None:
     """Run a study for each model, target and seed of a file and compare them; finished studies are not run again.
 
@@ -54,11 +54,11 @@ def sweep_command(
     sweep = read_sweep(file)
     for study in sweep.studies:
         check_study_name(study.name, "--name")
-    go_through(sweep, storage, make_view(quiet, track), quiet, as_json, debug)
+    go_through(sweep, storage, make_view(quiet, track), quiet, as_json)
 
 
 def go_through(
-    sweep: Sweep, storage: str, view: ProgressView, quiet: bool, as_json: bool, debug: bool, overwrite: bool = False
+    sweep: Sweep, storage: str, view: ProgressView, quiet: bool, as_json: bool, overwrite: bool = False
 ) -> None:
     """Runs the studies of a sweep, then compares those that have finished."""
     for study in sweep.studies:
@@ -89,7 +89,7 @@ def go_through(
         ended_well = tuple(outcome.study for outcome in outcomes if outcome.error is None)
         rows = comparison_rows(replace(sweep, studies=ended_well), store)
     failed = [outcome for outcome in outcomes if outcome.error is not None]
-    for outcome in failed if debug else ():
+    for outcome in failed if is_debugging() else ():
         traceback.print_exception(outcome.error)
     _show(sweep, outcomes, rows, as_json)
     if failed:

@@ -32,7 +32,7 @@ _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
 
 
 def usable(config: RunConfig) -> RunConfig:
-    """The configuration with the place and the precision of its model; all that it names exists; no weights are read."""
+    """The configuration with the place and precision of its model; what it names exists, and no weights are read."""
     source = resolve(config.model)
     check_samplers(config.sampler)
     if all(source.is_path for source in parse_sources(config.data)):

@@ -36,7 +36,7 @@ def check_inputs(config: RunConfig) -> None:
 
 
 def check_where(config: RunConfig) -> None:
-    """Checks that there are cores for the workers, and that a cluster answers, or Ray has a home folder and devices fit."""
+    """Checks that this machine has the cores for its workers and a home for Ray, or that a cluster answers."""
     if config.ray_address is None:
         if config.device == "cpu" or (config.device == "auto" and n_gpus() == 0):
             check_fit(config.workers)

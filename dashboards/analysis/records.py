@@ -26,8 +26,7 @@ NAMED_VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")
 
 def measured_cost(m: Measurement, cost: str) -> float | None:
     """The measured value of a cost, by the name of the objective; None if there is none."""
-    value: float | None = getattr(m, cost, None) if cost in COSTS else None
-    return value
+    return getattr(m, cost) if cost in COSTS else None
 
 
 # What a row of each name is, as long as nothing else is known of it.
@@ -42,12 +41,7 @@ VARIANT_TITLES: Mapping[str, str] = {
 
 
 def row_title(m: Measurement, proposer: str | None) -> str:
-    """Names a measurement for legends; a schedule that no search found is not called searched.
-
-    Args:
-        m: The measurement.
-        proposer: Name of the proposer of its schedule; None where that is not known.
-    """
+    """Names a measurement for legends; a schedule that no search found, as far as known, is not called searched."""
     title = VARIANT_TITLES.get(m.variant, m.variant)
     if m.variant not in ("static", "refined") or is_searched(m.schedule, proposer):
         return title

@@ -56,11 +56,7 @@ class Standing:
 
 
 class Watch:
-    """Reads studies for the pages; threads may share it.
-
-    Args:
-        store: Store of the studies.
-    """
+    """Reads studies for the pages; threads may share it."""
 
     def __init__(self, store: ServiceStore) -> None:
         self.store = store
@@ -152,12 +148,7 @@ class Watch:
         return [m for m in self.store.results.measurements(name) if m.split == "test"]
 
     def report_data(self, name: str, standing: Standing) -> ReportData:
-        """The results of a study, with those of its trials that a verdict rests on.
-
-        Args:
-            name: Its name.
-            standing: State of the study.
-        """
+        """The results of a study, with those of its trials that a verdict rests on."""
         measurements, chosen = self.measurements(name), standing.study.chosen_trial
         numbers = {m.trial for m in measurements if m.trial is not None} | {*([] if chosen is None else [chosen])}
         trials = [trial for number in sorted(numbers) if (trial := self.store.trials.find(name, number)) is not None]

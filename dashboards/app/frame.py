@@ -30,11 +30,7 @@ class Page(Protocol):
 
 
 class Frame:
-    """The head of every page, and which page is shown.
-
-    Args:
-        pages: By name: "studies", "new", "study", "compare".
-    """
+    """The head of every page, and which page is shown, by its name: "studies", "new", "study" or "compare"."""
 
     def __init__(self, pages: Mapping[str, Page]) -> None:
         self._pages = pages

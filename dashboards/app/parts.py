@@ -12,20 +12,14 @@ from dash import dcc, html
 from dashboards.analysis.axes import OFFERED, Axis
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import Table
-from dashboards.figures.appearance import INK, darkened
+from dashboards.figures.appearance import INK, PLOT_CONFIG, darkened
 from studies import StorageError, StudiesError, StudyNotFoundError
 from studies.service.submissions import RunState
 
 # Words of the page's look, which the browser knows.
 DARK, NARROW = "dark", "narrow"
-PLOT_CONFIG: Any = {
-    "displaylogo": False,
-    "responsive": True,
-    # By default Plotly 7 shows a button that uploads a figure with its data to cloud.plotly.com.
-    "showSendToCloud": False,
-    "modeBarButtons": [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
-    "toImageButtonOptions": {"scale": 2},
-}
+_BUTTONS = ["toImage", "zoom2d", "pan2d", "resetScale2d"]
+_PLOT_CONFIG: Any = PLOT_CONFIG | {"modeBarButtons": [_BUTTONS], "toImageButtonOptions": {"scale": 2}}
 # Four lines; the legend scrolls beyond.
 _MOST_LEGEND_PX = 96
 _STATE_WORDS = {RunState.CREATED: "created", RunState.QUEUED: "waits for a runner"}
@@ -114,7 +108,7 @@ def _plot(label: str, wide: bool, height: int | None, **of_graph: Any) -> html.D
     # Plotly takes the height of a figure's place for the figure's own when a page changes its width.
     style = {} if height is None else {"height": f"{height}px"}
     return html.Div(
-        dcc.Graph(config=PLOT_CONFIG, className="figure", style=style, **of_graph),
+        dcc.Graph(config=_PLOT_CONFIG, className="figure", style=style, **of_graph),
         className="plot wide" if wide else "plot",
         role="group",
         **attributes(aria_label=f"Figure: {label}"),

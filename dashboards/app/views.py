@@ -48,11 +48,7 @@ FIGURES: dict[str, tuple[str, Draw]] = {
 
 
 class Views:
-    """Views that only show.
-
-    Args:
-        watch: Reads what they show.
-    """
+    """Views that only show."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch

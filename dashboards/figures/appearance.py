@@ -15,6 +15,8 @@ SOFT_INK = "#5a5a5a"
 _DARK_INK = "#e9e9ea"
 # Traces with this `meta` are drawn in the colour of text: a page that turns dark has to repaint them.
 INKED = "ink"
+# By default Plotly 7 shows a button that uploads a figure with its data to cloud.plotly.com.
+PLOT_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; a variant has one colour in every figure.
 VARIANT_COLOURS: Mapping[str, str] = {

@@ -81,12 +81,7 @@ def conditions(measurements: Sequence[Measurement], whiskers: Sequence[str], is_
 
 
 def hover(m: Measurement, titles: Mapping[str, str] = VARIANT_TITLES) -> str:
-    """Everything about a measurement, for a hover label.
-
-    Args:
-        m: The measurement.
-        titles: Title of each variant.
-    """
+    """Everything about a measurement, for a hover label, under the title of its variant."""
     trial = "" if m.trial is None else f", trial {m.trial}"
     low, accuracy, high = accuracy_range(m)
     counted = [(objective(name), measured_cost(m, name)) for name in COSTS if name != DEFAULT_COST]

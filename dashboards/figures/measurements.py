@@ -143,12 +143,7 @@ def measurements_figure(
 
 
 def measured_front(measurements: Sequence[Measurement], cost: str = DEFAULT_COST) -> list[Measurement]:
-    """The non-dominated measurements by cost and by accuracy, or by KL where data has no choices.
-
-    Args:
-        measurements: The measurements, at least one.
-        cost: Name of the cost.
-    """
+    """The non-dominated measurements by cost and by accuracy, or by KL where data has no choices."""
     by_accuracy = all_have_accuracy(measurements)
 
     def losses(m: Measurement) -> tuple[float, float]:

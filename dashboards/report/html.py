@@ -15,6 +15,7 @@ from plotly.offline import get_plotlyjs
 
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.selection import held_out, why_selected
+from dashboards.figures.appearance import PLOT_CONFIG
 from dashboards.report.effort import effort_table, rounds_table, routers_table, tuning_table
 from dashboards.report.limits import disagreements, limits
 from dashboards.report.prompts import legend, shaded_prompts
@@ -25,14 +26,8 @@ from dashboards.report.summary import key_figures, summary_sentences
 from studies import TrialState
 from studies.sql.times import local_text
 
-_PLOT_CONFIG = {
-    "displaylogo": False,
-    "responsive": True,
-    # By default Plotly 7 shows a button that uploads a figure with its data to cloud.plotly.com.
-    "showSendToCloud": False,
-    # A list and not what to remove: a later Plotly may come with other buttons that nobody asked for.
-    "modeBarButtons": [["toImage", "resetScale2d"]],
-}
+# A list and not what to remove: a later Plotly may come with other buttons that nobody asked for.
+_PLOT_CONFIG = PLOT_CONFIG | {"modeBarButtons": [["toImage", "resetScale2d"]]}
 
 
 def environment() -> Environment:
@@ -70,7 +65,7 @@ def render_report(data: ReportData) -> str:
             n_finished=states[TrialState.FINISHED],
             n_pruned=states[TrialState.PRUNED],
             n_failed=states[TrialState.FAILED],
-            proposers=proposers(data),
+            proposers=", ".join(f"{n} by {name}" for name, n in Counter(t.proposer for t in data.trials).items()),
             sentences=summary_sentences(data),
             key_figures=key_figures(data),
             results=results_table(data),
@@ -96,11 +91,6 @@ def render_report(data: ReportData) -> str:
             plotly_js=Markup(get_plotlyjs()),
         )
     )
-
-
-def proposers(data: ReportData) -> str:
-    """The number of trials of each proposer."""
-    return ", ".join(f"{n} by {name}" for name, n in Counter(trial.proposer for trial in data.trials).items())
 
 
 def _embedded(figure: go.Figure, name: str) -> Markup:

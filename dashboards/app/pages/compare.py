@@ -22,11 +22,7 @@ _AGAIN_MS = 5000
 
 
 class ComparePage:
-    """Several studies on one plot.
-
-    Args:
-        watch: Reads them.
-    """
+    """Several studies on one plot."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch

@@ -17,12 +17,7 @@ _ON = "on"
 
 
 class NewPage:
-    """The form.
-
-    Args:
-        actions: Check and create.
-        is_editor: Tells whether the request comes from an editor.
-    """
+    """The form."""
 
     def __init__(self, actions: Actions, is_editor: Callable[[], bool]) -> None:
         self._actions = actions

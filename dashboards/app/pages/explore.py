@@ -31,11 +31,7 @@ _NOBODY = nothing("No trial selected", "Point at one to see it here, click it to
 
 
 class Exploring:
-    """The front of a study, and its trials one by one.
-
-    Args:
-        watch: Reads them.
-    """
+    """The front of a study, and its trials one by one."""
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch

@@ -33,12 +33,7 @@ AxisName = Annotated[str | None, Query(max_length=64)]
 
 
 def add_exports(app: FastAPI, watch: Watch) -> None:
-    """Add the addresses that pages link to; they stay out of the API's document.
-
-    Args:
-        app: The service.
-        watch: Reads studies.
-    """
+    """Add the addresses that pages link to; they stay out of the API's document."""
 
     @app.get("/export/{name}/figure.html", include_in_schema=False)
     def figure(name: StudyName, x: AxisName = None, y: AxisName = None) -> Response:

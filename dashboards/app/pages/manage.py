@@ -17,13 +17,7 @@ NOT_AN_EDITOR = "Your token is a reader's: only editors may change studies."
 
 
 class ManagingPage:
-    """A page with buttons that stop, resume and delete studies.
-
-    Args:
-        watch: Reads studies.
-        actions: Actions of editors.
-        is_editor: Tells whether the request comes from an editor.
-    """
+    """A page with buttons that stop, resume and delete studies."""
 
     # Begins the ids of the page's components that take part.
     prefix = ""
@@ -36,21 +30,41 @@ class ManagingPage:
     def press(self, what: str, name: str, more_trials: Any = None) -> tuple[Any, Any, Any, Any, bool]:
         """The response to a button: a note, or a question that is asked first."""
         if what == "delete":
-            return no_update, no_update, name, question(name), True
+            question = f"Delete the study {name} with all its trials? This cannot be undone. Files of its report stay."
+            return no_update, no_update, name, question, True
         changes: dict[str, Any] = {}
-        if what == "resume" and str(more_trials or "").strip():
+        if what == "resume" and (typed := str(more_trials or "").strip()):
             # Python reads no whole number of thousands of digits.
-            if not str(more_trials).strip()[:20].isdecimal() or len(str(more_trials).strip()) > 20:
+            if not typed.isdecimal() or len(typed) > 20:
                 return f"Trials is {more_trials!r}: expected a whole number.", no_update, no_update, no_update, False
-            changes["trials"] = int(str(more_trials).strip())
-        _, said = done(what, name, self._actions, self._is_editor, changes)
+            changes["trials"] = int(typed)
+        _, said = self._done(what, name, changes)
         return said, said, no_update, no_update, False
 
     def delete(self, n_clicks: int | None, name: str | None) -> tuple[Any, Any]:
         """Deletes the study that was asked about; a note, and the value of the page's own output."""
         if not n_clicks or name is None:
             return no_update, no_update
-        return self._after_deletion(*done("delete", name, self._actions, self._is_editor))
+        return self._after_deletion(*self._done("delete", name, {}))
+
+    def _done(self, what: str, name: str, changes: Mapping[str, Any]) -> tuple[bool, str]:
+        """Does what a button says, with settings that change as a study is resumed: success, and a note to show."""
+        if not self._is_editor():
+            return False, NOT_AN_EDITOR
+        try:
+            if what == "stop":
+                self._actions.stop(name)
+                return True, f"{name}: stops as soon as what is being evaluated has ended. Everything is kept."
+            if what == "resume":
+                self._actions.resume(name, changes)
+                return True, f"{name}: goes on as soon as a runner is free."
+            if what == "delete":
+                self._actions.delete(name)
+                return True, f"{name}: deleted."
+        except (RefusedError, StudiesError) as error:
+            return False, str(error)
+        # Callbacks are requests, which may hold anything.
+        return False, f"{name}: there is no {what!r}; expected stop, resume or delete. Nothing was done."
 
     def _after_deletion(self, was_done: bool, said: str) -> tuple[Any, Any]:
         return said, said
@@ -64,7 +78,20 @@ class ManagingPage:
         ]
 
     def _buttons(self, name: str, state: RunState) -> list[html.Button]:
-        return buttons(name, state, f"{self.prefix}act") if self._is_editor() else []
+        if not self._is_editor():
+            return []
+        doable = ["stop"] if state in (RunState.QUEUED, RunState.RUNNING) else []
+        doable += ["resume", "delete"] if state.is_at_rest else []
+        return [
+            html.Button(
+                one.capitalize(),
+                id={"type": f"{self.prefix}act", "do": one, "study": name},
+                className="danger" if one == "delete" else "quiet",
+                type="button",
+                **attributes(aria_label=f"{one.capitalize()} {name}"),
+            )
+            for one in doable
+        ]
 
     def _register_buttons(self, dash: Dash, after_deletion: Output) -> None:
         dash.callback(
@@ -90,57 +117,3 @@ class ManagingPage:
         if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
             return no_update, no_update, no_update, no_update, no_update
         return self.press(str(ctx.triggered_id["do"]), str(ctx.triggered_id["study"]), more[0] if more else None)
-
-
-def buttons(name: str, state: RunState, kind: str) -> list[html.Button]:
-    """Buttons for what may be done with a study in a state, of a kind that the callbacks of a page listen to."""
-    doable = ["stop"] if state in (RunState.QUEUED, RunState.RUNNING) else []
-    doable += ["resume", "delete"] if state.is_at_rest else []
-    return [
-        html.Button(
-            one.capitalize(),
-            id={"type": kind, "do": one, "study": name},
-            className="danger" if one == "delete" else "quiet",
-            type="button",
-            **attributes(aria_label=f"{one.capitalize()} {name}"),
-        )
-        for one in doable
-    ]
-
-
-def done(
-    what: str, name: str, actions: Actions, is_editor: Callable[[], bool], changes: Mapping[str, Any] | None = None
-) -> tuple[bool, str]:
-    """Does what a button says.
-
-    Args:
-        what: "stop", "resume" or "delete"; anything else is refused.
-        name: Name of the study.
-        actions: Actions of editors.
-        is_editor: Tells whether an editor pressed the button.
-        changes: Settings that change as the study is resumed.
-
-    Returns:
-        Success, and a note to show.
-    """
-    if not is_editor():
-        return False, NOT_AN_EDITOR
-    try:
-        if what == "stop":
-            actions.stop(name)
-            return True, f"{name}: stops as soon as what is being evaluated has ended. Everything is kept."
-        if what == "resume":
-            actions.resume(name, changes or {})
-            return True, f"{name}: goes on as soon as a runner is free."
-        if what == "delete":
-            actions.delete(name)
-            return True, f"{name}: deleted."
-    except (RefusedError, StudiesError) as error:
-        return False, str(error)
-    # Callbacks are requests, which may hold anything.
-    return False, f"{name}: there is no {what!r}; expected stop, resume or delete. Nothing was done."
-
-
-def question(name: str) -> str:
-    """The question before a study is deleted."""
-    return f"Delete the study {name} with all its trials? This cannot be undone. Files of its report stay."

@@ -75,7 +75,7 @@ def test_the_verdict_is_the_same_on_every_place_that_has_one(tmp_path: Path) -> 
     assert json.loads(written.json.read_text())["verdict"] == DATA.verdict
     row = {
         **{"study": "one", "model": "demo", "target": 0.3, "seed": 0, "measurements": DATA.measurements},
-        **{"facts": STUDY.facts, "examples": DATA.examples},
+        **{"facts": STUDY.facts, "examples": DATA.examples, "created_at": STUDY.created_at.isoformat()},
     }
     compared = write_comparison([row], tmp_path / "compared")
     assert DATA.verdict in unescape(compared.html.read_text())
@@ -99,7 +99,7 @@ def test_retention_has_one_interval_wherever_it_stands(tmp_path: Path) -> None:
     for one in (plain, line):
         assert (float(one["retention_low"]), float(one["retention_high"])) == kept.interval
     record = {**{"study": "one", "model": "demo", "target": 0.3, "seed": 0, "measurements": DATA.measurements}}
-    record |= {"facts": STUDY.facts, "examples": DATA.examples}
+    record |= {"facts": STUDY.facts, "examples": DATA.examples, "created_at": STUDY.created_at.isoformat()}
     [group] = grouped([record])
     assert kept.interval_text in [cell.detail for cell in seeds_table(group).rows[-1].cells]
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from ftp_core.cost.conditions import ProfileError
 from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.dispatch import execution_device
 from ftp_core.skipping.interception import BlockCall, BlockHandler
 from ftp_core.skipping.prefixes import Passage
 from ftp_core.skipping.skipping import DecodePass
@@ -165,6 +166,11 @@ class TimedPasses:
     """
 
     def __init__(self, model: SkippingModel, batch: int, length: int, timeline: Timeline | None = None) -> None:
+        if timeline is None and len({str(execution_device(block)) for block in model.blocks}) > 1:
+            raise ProfileError(
+                "Latency cannot be profiled where the blocks of a model are on several devices, each with a clock of "
+                "its own: search by another cost (--cost flops), or give a model that one device holds."
+            )
         self._model = model
         self._timeline = timeline_of(model.device) if timeline is None else timeline
         # Times do not depend on the tokens, nor on a router's weights.

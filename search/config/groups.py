@@ -272,6 +272,10 @@ class RunSettings(Group):
     """Precision of the model: auto is the one that its weights were published in where the device computes it natively,
     and else float32."""
 
+    device_map: Annotated[Literal["auto"] | None, About(can_change=True)] = None
+    """Spread the model over all GPUs that a process sees, and over memory and disk where these do not suffice: auto;
+    workers load it over the GPUs of --gpu-share, each its own. On --device alone if not given."""
+
     workers: Annotated[int, Ge(0), About(most=1024, can_change=True)] = Field(
         default_factory=lambda given: default_workers(given.get("device", "auto"))
     )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from ftp_core.errors import CoreError
+from ftp_core.loading.models import load_model
 from ftp_core.quality.quality import Quality, QualitySet
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.skipping.prefixes import PrefixStore
@@ -150,7 +151,17 @@ class ModelSetup:
     """Makes evaluators of one model and one search set, with the arguments of `LocalEvaluator`.
 
     Made in the process that has the model, and pickled to the workers, whose weights lie in memory that they share (see
-    `SharedModel`, which `on_one_machine` is for).
+    `SharedModel`, which `on_one_machine` is for). A model that is spread over devices cannot be sent so: each worker
+    loads it.
+
+    Args:
+        model: Model.
+        examples: Search set.
+        batch_size: Prompts in a batch.
+        prefix_bytes: Memory for shared work.
+        on_one_machine: Whether all workers are on this machine.
+        loaded_by: Name and precision by which workers load the model, over all GPUs that they see; None to send it.
+        options: Other arguments of `LocalEvaluator`.
 
     Raises:
         EvaluationError: The model cannot be pickled.
@@ -164,9 +175,11 @@ class ModelSetup:
         batch_size: int = 16,
         prefix_bytes: int = 0,
         on_one_machine: bool = False,
+        loaded_by: tuple[str, str] | None = None,
         **options: Any,
     ) -> None:
-        self._model, self._keep_first = SharedModel.of(model.model, on_one_machine), model.keep_first
+        self._model = loaded_by or SharedModel.of(model.model, on_one_machine)
+        self._keep_first = model.keep_first
         self._examples, self._options = list(examples), options
         self._batch_size, self._prefix_bytes = batch_size, prefix_bytes
 
@@ -175,9 +188,14 @@ class ModelSetup:
         if device == "cpu":
             # A worker has one core; more threads than that would fight with the other workers.
             torch.set_num_threads(1)
-        model: Any = self._model.load().to(device)
+        if isinstance(self._model, SharedModel):
+            placed: Any = self._model.load().to(device)
+            model = SkippingModel(placed, self._keep_first)
+        else:
+            name, dtype = self._model
+            model = load_model(name, device, dtype, device_map="auto").skipping.protecting(self._keep_first)
         return LocalEvaluator(
-            SkippingModel(model, self._keep_first),
+            model,
             self._examples,
             batch_size=max(1, self._batch_size >> halvings),
             prefix_bytes=_held_on(model.device, self._prefix_bytes) >> halvings,

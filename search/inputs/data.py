@@ -129,6 +129,7 @@ def load_workload(
     dtype: str = "float32",
     form: Form = AS_THEY_ARE,
     begin: Begin = unseen,
+    device_map: str | None = None,
 ) -> Workload:
     """Loads model and data, and leaves out examples that would let held-out data leak or that the model cannot read.
 
@@ -141,7 +142,7 @@ def load_workload(
         DataError: The data cannot be read, or no example of a split is left: the model cannot be evaluated on them, or
             they have prompts of other splits. Or prompts do not begin with the same system turn, which is asked for.
     """
-    loaded = load_model(model, device, dtype)
+    loaded = load_model(model, device, dtype, device_map)
     read = read_examples(data, seed, sizes, form, begin)
     examples, n_leaked = _without_leaks(read.splits, _prompt)
     encoded: dict[str, list[EncodedExample]] = {}

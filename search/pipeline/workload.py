@@ -25,6 +25,7 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
             config.dtype,
             config.form,
             view.stage,
+            config.device_map,
         )
         stage.advance()
     view.tell([workload.model.placement])

@@ -273,6 +273,7 @@ def _start_workers(study: OpenStudy, router: Router) -> RayPool:
         choices=config.min_accuracy is not None,
         prefix_bytes=config.prefix_bytes,
         on_one_machine=cluster_address(config.ray_address) is None,
+        loaded_by=(config.model, config.dtype) if config.device_map else None,
     )
     with study.view.stage("Starting workers", config.workers + config.gpu_workers) as stage:
         return RayPool(

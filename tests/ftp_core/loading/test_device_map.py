@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ftp_core.baselines.block_removal import block_influence
+from ftp_core.cost.conditions import ProfileError
+from ftp_core.cost.stopwatch import TimedPasses
 from ftp_core.errors import ModelError
 from ftp_core.loading.identity import is_comparable, model_identity
 from ftp_core.loading.models import load_model
@@ -100,6 +102,14 @@ def test_a_map_loads_the_same_model_in_the_precision_that_is_asked_for(tmp_path:
     spread = load_model("demo", device_map=blocks | others)
     assert is_spread(spread.skipping.model) and spread.fingerprint() == plain.fingerprint()
     assert "parts of the model on cpu, disk" in spread.placement
+
+
+def test_blocks_on_several_devices_have_no_common_clock(models: tuple[PreTrainedModel, PreTrainedModel]) -> None:
+    model = SkippingModel(models[1])
+    TimedPasses(model, 1, 8)
+    model.blocks[1]._hf_hook.execution_device = "meta"
+    with pytest.raises(ProfileError, match="on several devices.*--cost flops"):
+        TimedPasses(model, 1, 8)
 
 
 def test_maps_that_cannot_be_followed_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -197,3 +197,15 @@ def test_workers_find_what_a_single_process_finds(demo, router):
         expected = local.evaluate(task)
         assert found[task].error is None
         assert found[task].metrics == expected.metrics and found[task].n_tokens == expected.n_tokens
+
+
+def test_workers_load_a_model_themselves_that_is_spread_over_devices(demo):
+    examples = encode(demo.tokenizer, demo_examples("calibration", 6, 0), demo.skipping.context, 64)
+    setup = ModelSetup(demo.skipping.protecting(2), examples, loaded_by=("demo", "float32"))
+    task, threads = Task(SparsitySchedule.uniform(0.4, demo.skipping.n_blocks)), torch.get_num_threads()
+    try:
+        there = pickle.loads(pickle.dumps(setup)).start("cpu", 0)
+    finally:
+        torch.set_num_threads(threads)
+    assert there.evaluate(task).metrics == LocalEvaluator(demo.skipping.protecting(2), examples).evaluate(task).metrics
+    assert len(pickle.dumps(setup)) < 100_000

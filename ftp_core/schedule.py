@@ -12,6 +12,10 @@ MAX_SPARSITY = 0.95
 DEFAULT_STEP = 0.05
 
 
+# The product may be off by an ulp; without the slack ceil(0.55 * 20) would be 12.
+SLACK = 1e-9
+
+
 def kept_count(sparsity: float, length: int) -> int:
     """Tokens that run a block: `k = max(1, ceil((1 - s) * L))`.
 
@@ -19,8 +23,7 @@ def kept_count(sparsity: float, length: int) -> int:
         sparsity: Share of tokens that skip the block.
         length: Real (not padding) tokens of the row.
     """
-    # The product may be off by an ulp; without the slack ceil(0.55 * 20) would be 12.
-    return max(1, math.ceil((1.0 - sparsity) * length - 1e-9))
+    return max(1, math.ceil((1.0 - sparsity) * length - SLACK))
 
 
 def _number(index: int, value: Any) -> float:

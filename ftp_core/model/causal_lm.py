@@ -33,6 +33,7 @@ from ftp_core.skipping.attention import kernel_name
 from ftp_core.skipping.cache import FTPCache
 from ftp_core.skipping.dispatch import device_of_inputs, execution_device
 from ftp_core.skipping.families import family_of
+from ftp_core.skipping.packing import AUTO
 from ftp_core.skipping.pruned_forward import PrunedForward
 from ftp_core.skipping.skipping_model import check_schedule
 
@@ -47,6 +48,9 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     Made by `from_dense` and `from_pretrained`. `model(input_ids, ...)` takes the whole input for the prompt, as
     `generate` does, unless `labels` or `prompt_length` say where the completion begins; a completion's tokens never
     influence the routing of the prompt. With a schedule of zeros it is the dense model, to the bit.
+
+    Attributes:
+        packing: See `ftp_core.SkippingModel`.
     """
 
     config_class = FTPConfig
@@ -82,6 +86,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         self.decode_sparsity = config.decode_sparsity
         self.keep_first = config.keep_first
         self._break_even: BreakEven | None = None
+        self.packing = AUTO
         if base is None:
             self.post_init()  # type: ignore[no-untyped-call]
         if getattr(self.base, "generation_config", None) is not None:
@@ -302,7 +307,9 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             "logits_to_keep": logits_to_keep,
         }
         schedule = self._paying_schedule(input_ids if input_ids is not None else inputs_embeds, past_key_values)
-        pruned = PrunedForward(self.base, self._family, schedule, self.router, self._decode_sparsity, self._keep_first)
+        pruned = PrunedForward(
+            self.base, self._family, schedule, self.router, self._decode_sparsity, self._keep_first, self.packing
+        )
         return pruned(arguments, prompt_length)
 
     def _paying_schedule(self, first: Any, cache: Cache | None) -> SparsitySchedule:

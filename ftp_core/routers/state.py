@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from ftp_core.schedule import kept_count
+from ftp_core.schedule import SLACK, kept_count
 
 
 def n_protected(keep_first: int, kept: int) -> int:
@@ -106,7 +106,15 @@ class RoutingState:
     def kept_counts(self, sparsity: float) -> Tensor:
         """`row_kept_counts` as a tensor `[B]`."""
         if sparsity not in self._counts:
-            self._counts[sparsity] = torch.tensor(self.row_kept_counts(sparsity), device=self.real.device)
+            counts = self.row_kept_counts(sparsity)
+            # To copy a list, a GPU would be waited for.
+            if len(set(counts)) == 1:
+                counts_B = torch.full((len(counts),), counts[0], device=self.real.device)
+            elif self.real.device.type in ("cpu", "mps"):
+                counts_B = torch.tensor(counts, device=self.real.device)
+            else:
+                counts_B = ((1.0 - sparsity) * self.lengths.double() - SLACK).ceil().clamp(min=1).long()
+            self._counts[sparsity] = counts_B
         return self._counts[sparsity]
 
     def protected(self, sparsity: float) -> Tensor | None:

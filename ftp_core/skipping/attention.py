@@ -26,9 +26,11 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from ftp_core.errors import ModelError
 from ftp_core.skipping.families import KERNELS, family_of
 from ftp_core.skipping.interception import replaced_forwards
+from ftp_core.skipping.packing import Packing, varlen_attention
 
 _OBSERVED = "ftp_observed"
 _GATED = "ftp_gated"
+_PACKED = "ftp_packed"
 # Where transformers keeps the name of the attention function.
 _KERNEL_FIELD = "_attn_implementation_internal"
 
@@ -114,6 +116,27 @@ def _observed_attention(
     return _kernel_of(observer.kernel, module)(
         module, query, key, value, attention_mask, scaling=scaling, **capped, **kwargs
     )
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    packing: Packing,
+    observer: AttentionObserver | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    scaling = scaling or query.shape[-1] ** -0.5
+    if observer is not None and observer.asked is not None:
+        # Slots are asked; keys are laid out by column, where what they receive is wanted.
+        asked_BHWE, observer.asked = packing.by_slots(query, observer.asked), None
+        observer.observe(asked_BHWE, packing.by_slots(key, packing.slots_BL), scaling)
+    query_NHE, key_NGE, value_NGE = (part[0].transpose(0, 1) for part in (query, key, value))
+    return varlen_attention(query_NHE, key_NGE, value_NGE, packing, scaling)[None], None
 
 
 @dataclass
@@ -280,6 +303,7 @@ def _gated_attention(
 
 AttentionInterface.register(_OBSERVED, _observed_attention)
 AttentionInterface.register(_GATED, _gated_attention)
+AttentionInterface.register(_PACKED, _packed_attention)
 
 
 @contextmanager
@@ -321,6 +345,15 @@ def observed_attention(
 ) -> Iterator[dict[str, Any]]:
     """Context in which a block's attention is observed; gives the arguments to call the block with."""
     with _attention(model, _OBSERVED), _handed_on(model, block, observer=observer) as arguments:
+        yield arguments
+
+
+@contextmanager
+def packed_attention(
+    model: PreTrainedModel, block: nn.Module, packing: Packing, observer: AttentionObserver | None
+) -> Iterator[dict[str, Any]]:
+    """Context in which a block's attention is that of packed rows; gives the arguments to call the block with."""
+    with _attention(model, _PACKED), _handed_on(model, block, packing=packing, observer=observer) as arguments:
         yield arguments
 
 

@@ -15,6 +15,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from ftp_core.errors import ModelError
 from ftp_core.routers.state import DecodeState
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.packing import Packing
 
 DEAD = -1
 
@@ -48,6 +49,8 @@ class BlockCache(CacheLayerMixin):
         self.earliest = 0
         self.record_past = False
         self._incoming: tuple[Tensor, Tensor | None] | None = None
+        self._packing: Packing | None = None
+        self._packed: tuple[Tensor, Tensor] | None = None
 
     def activate_past_recording(self) -> None:
         """Keeps everything until the next `crop`, which may take tokens back."""
@@ -67,12 +70,38 @@ class BlockCache(CacheLayerMixin):
         self.has_dead = self.has_dead or has_dead
         self._incoming = (positions_BQ, rows_R)
 
+    def expect_packed(self, packing: Packing) -> None:
+        """Announces that the next `update`, the first, brings the packed tokens of all rows; see `unpack`."""
+        self._packing = packing
+
+    def unpack(self, counts: Sequence[int]) -> None:
+        """Lays the rows out that came packed, once the tokens of each are known."""
+        if self._packing is None or self._packed is None:
+            return
+        longest, (keys, values), packing = max(counts), self._packed, self._packing
+        self._packing = self._packed = None
+        within_K = torch.arange(longest, device=packing.run.device)
+        slots_BK = packing.starts[:-1, None] + within_K
+        self.keys, self.values = (packing.by_slots(part, slots_BK).contiguous() for part in (keys, values))
+        columns_BK = packing.columns_N[slots_BK.clamp(max=packing.n_slots - 1)]
+        dead_BK = within_K >= packing.counts_B[:, None]
+        self.positions = columns_BK.masked_fill(dead_BK, DEAD).to(keys.device)
+        self.has_dead = min(counts) < longest
+
+    def start_again(self) -> None:
+        """Forgets everything but how it was set up."""
+        self.keys = self.values = self._packing = self._packed = self._incoming = None
+        self.positions, self.has_dead = torch.empty(0), False
+
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Allocates nothing: the first update does."""
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Appends `[R, G, Q, E]`; returns what the rows that ran hold now `[R, G, M, E]`."""
+        if self._packing is not None:
+            self._packed, self.is_initialized = (key_states, value_states), True
+            return key_states, value_states
         assert self._incoming is not None, "expect comes before update"
         (positions_BQ, rows_R), self._incoming = self._incoming, None
         self.is_initialized = True
@@ -265,6 +294,12 @@ class FTPCache(Cache):
         if self.decode is None:
             for block in self.blocks:
                 block.slide(seen)
+
+    def start_again(self) -> None:
+        """Forgets a pass that broke off before the first one ended."""
+        for block in self.blocks:
+            block.start_again()
+        self.is_torn = False
 
     def reset(self) -> None:
         """Forgets everything."""

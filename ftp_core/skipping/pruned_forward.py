@@ -22,6 +22,7 @@ from ftp_core.skipping.cache import FTPCache
 from ftp_core.skipping.columns import cut_columns, prompt_columns, real_columns
 from ftp_core.skipping.families import Family, context_of
 from ftp_core.skipping.interception import BlockHandler, exclusive, intercepted
+from ftp_core.skipping.packing import AUTO, SlotsExceededError, packs
 from ftp_core.skipping.rotary import rotary_lengths
 from ftp_core.skipping.skipping import DecodePass, PromptPass
 
@@ -43,6 +44,7 @@ class PrunedForward:
         router: Router of the prompts.
         decode_sparsity: Most that a block may skip of the decoded tokens.
         keep_first: Number of tokens at the beginning of every prompt that are protected.
+        packing: See `SkippingModel`.
     """
 
     base: PreTrainedModel
@@ -51,6 +53,7 @@ class PrunedForward:
     router: Router
     decode_sparsity: float
     keep_first: int = 0
+    packing: str = AUTO
 
     def __call__(self, arguments: dict[str, Any], prompt_length: int | Tensor | None) -> CausalLMOutputWithPast:
         """Runs a forward pass with arguments of the dense model's forward; see `FTPForCausalLM.forward`."""
@@ -75,11 +78,24 @@ class PrunedForward:
             with rotary_lengths(self.base, [_read_length(arguments, width)]):
                 return self._prompt_then_tokens(arguments, real_BL, prompt_BL, cache, is_asked=bool(use_cache))
         routes = self.decode_sparsity > 0 and cache is not None
-        state = RoutingState.start(prompt_BL, self.keep_first)
         if cache is not None:
             cache.schedule = self.schedule
-        handler = PromptPass(self.base, self.family, self.schedule, self.router, state, real_BL, cache, routes)
-        return self._run(handler, arguments, real_BL, cache)
+
+        def run(is_packed: bool) -> CausalLMOutputWithPast:
+            state = RoutingState.start(prompt_BL, self.keep_first)
+            handler = PromptPass(
+                self.base, self.family, self.schedule, self.router, state, real_BL, cache, routes, is_packed
+            )
+            return self._run(handler, arguments, real_BL, cache)
+
+        if routes or not packs(self.base, first.device, self.packing):
+            return run(False)
+        try:
+            return run(True)
+        except SlotsExceededError:
+            if cache is not None:
+                cache.start_again()
+            return run(False)
 
     def _dense(
         self, arguments: dict[str, Any], n_rows: int, width: int, device: torch.device, is_checked: bool

@@ -22,12 +22,13 @@ from transformers import PreTrainedModel
 from ftp_core.routers import DecodeState, Router, RoutingState
 from ftp_core.routers.state import n_protected
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping.attention import AttentionObserver, kernel_name, observed_attention
+from ftp_core.skipping.attention import AttentionObserver, kernel_name, observed_attention, packed_attention
 from ftp_core.skipping.cache import DEAD, FTPCache, LentCache
 from ftp_core.skipping.families import Family
 from ftp_core.skipping.gathering import Ends, Places
 from ftp_core.skipping.interception import BlockCall
 from ftp_core.skipping.masks import kernel_mask, visible_keys
+from ftp_core.skipping.packing import Packing, SlotsExceededError, bucket, note_share, slots_expected
 
 
 @dataclass
@@ -72,6 +73,7 @@ class PromptPass(_Pass):
         real: Tokens, those of completions included `[B, L]`.
         cache: Cache to fill; None to keep no keys and values.
         routes_decoding: True if decoded tokens will be routed, so that what they need is remembered.
+        packs: True if rows that keep different counts are packed and not padded; not with `routes_decoding`.
         kept: Tokens that ran each block, bool `[B, L]`; filled as the blocks run.
     """
 
@@ -81,6 +83,7 @@ class PromptPass(_Pass):
     real: Tensor
     cache: FTPCache | None
     routes_decoding: bool = False
+    packs: bool = False
     kept: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -93,37 +96,99 @@ class PromptPass(_Pass):
         self._n_completion = [total - prompt for total, prompt in zip(totals, self.state.row_lengths, strict=True)]
         self._has_completion = any(self._n_completion)
         self._has_padding = any(total < width for total in totals)
+        self._packings: dict[int, Packing] = {}
         if self.routes_decoding and self.cache is not None:
             n_decoded = torch.zeros(n_rows, dtype=torch.long, device=self.real.device)
             self.cache.decode = DecodeState([], [], [], n_decoded, [])
 
     def __call__(self, index: int, call: BlockCall) -> Tensor:
-        """Runs block `index`; returns the hidden states behind it `[B, L, D]`."""
+        """Runs block `index`; returns the hidden states behind it `[B, L, D]`.
+
+        Raises:
+            SlotsExceededError: A router with thresholds kept more tokens than there was room for where rows are packed.
+        """
         sparsity, state = self.schedule[index], self.state
         state.block, state.line = index, None
         home = self.real.device
         if self.router.reads_hidden:
             state.hidden = call.hidden.to(home)
         keep_BL = state.real if sparsity == 0 else self.router.keep(sparsity, state)
+        can_pack = self.packs and not _reaches_beyond(self._window(index), self.real.shape[1])
+        # Not known where thresholds decide, unless the host waits for them.
+        counts: Sequence[int] | None = None
         if sparsity == 0:
-            counts: Sequence[int] = state.row_lengths
+            counts = state.row_lengths
         elif self.router.keeps_budget:
             counts = state.row_kept_counts(sparsity)
-        else:
+        elif not can_pack:
             counts = keep_BL.sum(1).tolist()
+            note_share(self.router, index, sum(counts) / sum(state.row_lengths))
         self.kept.append(keep_BL | self._completion if self._has_completion else keep_BL)
         # A block that runs whole attends to every token: nobody reads what was heard just before it, or at the end.
         is_read = index + 1 < len(self.schedule) and self.schedule[index + 1] > 0
         listens = self.router.window > 0 and (self.routes_decoding or is_read)
-        if tuple(counts) == state.row_lengths:
+        if counts is None:
+            n_slots = slots_expected(self.router, index, sparsity, sum(state.row_lengths)) + sum(self._n_completion)
+            hidden_BLD, observer = self._run_packed(index, call, n_slots, None, listens)
+        elif tuple(counts) == state.row_lengths:
             hidden_BLD, observer = self._run_whole(index, call, listens)
+        elif can_pack and len(set(totals := self._totals(counts))) > 1:
+            hidden_BLD, observer = self._run_packed(index, call, sum(totals), totals, listens)
         else:
             hidden_BLD, observer = self._run_kept(index, call, counts, listens)
         if observer is not None and observer.received is not None:
             state.observe(observer.received.to(home), keep_BL)
         if self.routes_decoding and self.cache is not None and self.cache.decode is not None:
             self._remember(self.cache.decode, observer)
+        if self._packings and index + 1 == len(self.schedule):
+            self._unpack()
         return hidden_BLD
+
+    def _totals(self, prompt_counts: Sequence[int]) -> tuple[int, ...]:
+        """Tokens of each row that run, those of completions included."""
+        return tuple(kept + behind for kept, behind in zip(prompt_counts, self._n_completion, strict=True))
+
+    def _run_packed(
+        self, index: int, call: BlockCall, n_tokens: int, counts: tuple[int, ...] | None, listens: bool
+    ) -> tuple[Tensor, AttentionObserver | None]:
+        """Runs the block on one sequence of the tokens of all rows; `counts` are None where the host does not know."""
+        packing = self._packings[index] = Packing(self.kept[-1], bucket(n_tokens, self.real.numel()), counts)
+        changed = {name: packing.gather(argument) for name, argument in self._per_token(call).items()}
+        short_1ND, observer = packing.gather(call.hidden), None
+        if self.cache is not None:
+            self.cache.block(index).expect_packed(packing)
+        if listens:
+            listened_BL = packing.run & self.state.real
+            asked_BW = listened_BL.to(torch.uint8).argsort(dim=1, stable=True)[:, -self.router.window :]
+            real_BW = listened_BL.gather(1, asked_BW)
+            visible_BWL = packing.run[:, None] & (self._columns <= asked_BW[..., None])
+            observer = AttentionObserver(self.router.window, self._kernel)
+            observer.asked, observer.asked_real = (
+                of.to(call.hidden.device) for of in (packing.slots_BL.gather(1, asked_BW), real_BW)
+            )
+            observer.visible = (visible_BWL | ~real_BW[..., None]).to(call.hidden.device)
+        changed |= {"attention_mask": None, self.family.cache_argument: self.cache}
+        with packed_attention(self.model, call.block, packing, observer) as packed:
+            out_1ND = call.run(short_1ND, **packed, **changed)
+        filler_1N1 = packing.filler_N[None, :, None].to(call.hidden.device)
+        return packing.scatter(torch.where(filler_1N1, short_1ND, out_1ND), call.hidden), observer
+
+    def _unpack(self) -> None:
+        """Lays out in the cache what came packed; this reads all counts that the host does not know, at once."""
+        unknown = [index for index, packing in self._packings.items() if packing.counts is None]
+        known = {index: packing.counts for index, packing in self._packings.items() if packing.counts is not None}
+        if unknown:
+            read = torch.stack([self._packings[index].counts_B for index in unknown]).tolist()
+            n_behind, n_prompts = sum(self._n_completion), sum(self.state.row_lengths)
+            for index, counts in zip(unknown, read, strict=True):
+                note_share(self.router, index, (sum(counts) - n_behind) / n_prompts)
+                if sum(counts) > self._packings[index].n_slots:
+                    # Blocks behind it ran on what it left out.
+                    raise SlotsExceededError
+                known[index] = tuple(counts)
+        if self.cache is not None:
+            for index, counts in known.items():
+                self.cache.block(index).unpack(counts)
 
     def _run_whole(self, index: int, call: BlockCall, listens: bool) -> tuple[Tensor, AttentionObserver | None]:
         """Runs the block as the model calls it, mask included: where nothing is skipped, this is the dense model."""
@@ -146,7 +211,7 @@ class PromptPass(_Pass):
     ) -> tuple[Tensor, AttentionObserver | None]:
         """Gathers, runs, scatters; the attention received is put back by column, too."""
         (n_rows, width, _), device = call.hidden.shape, call.hidden.device
-        counts = [kept + behind for kept, behind in zip(prompt_counts, self._n_completion, strict=True)]
+        counts = self._totals(prompt_counts)
         longest, ragged = max(counts), min(counts) < max(counts)
         tokens: Ends | Places
         # An attribute of fixed routers only: the first tokens and the most recent ones are all that they keep.

@@ -26,6 +26,7 @@ from ftp_core.skipping.dispatch import device_of_inputs
 from ftp_core.skipping.families import context_of, family_of
 from ftp_core.skipping.head import Head
 from ftp_core.skipping.interception import BlockHandler, intercepted
+from ftp_core.skipping.packing import AUTO, SlotsExceededError, packs
 from ftp_core.skipping.prefixes import Passage
 from ftp_core.skipping.rotary import depends_on_length, length_regime, rotary_lengths
 from ftp_core.skipping.skipping import DecodePass, PromptPass
@@ -63,6 +64,10 @@ class SkippingModel:
             whatever the router, a block keeps them before any other (see `ftp_core.routers.state.n_protected` where it
             keeps fewer).
 
+    Attributes:
+        packing: Whether rows that keep different counts are packed and not padded: `auto` where a GPU has a kernel for
+            it, `always`, or `never`.
+
     Raises:
         ModelError: Its family or its attention kernel is not supported, or a weight is not finite.
         ScheduleError: `keep_first` is no whole number from 0.
@@ -70,6 +75,7 @@ class SkippingModel:
 
     def __init__(self, model: PreTrainedModel, keep_first: int = 0) -> None:
         self._keep_first = checked_keep_first(keep_first)
+        self.packing = AUTO
         self.family = family_of(model.config)
         kernel_name(model)
         self.model = model.eval().requires_grad_(False)
@@ -164,19 +170,36 @@ class SkippingModel:
         if self._depends_on_length:
             text_lengths = lengths if prompts.text_lengths is None else prompts.text_lengths.tolist()
         prompts = prompts.to(self.device)
+        try:
+            hidden_BLD, handler, cache = self._run_prompts(
+                prompts, schedule, router, passage, text_lengths, packs(self.model, self.device, self.packing)
+            )
+        except SlotsExceededError:
+            hidden_BLD, handler, cache = self._run_prompts(prompts, schedule, router, passage, text_lengths, False)
+        cache.advance(handler.real, min(lengths))
+        last_B = (prompts.lengths - 1).to(hidden_BLD.device)
+        last_hidden_BD = hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), last_B].to(self.device)
+        return Prefill(last_hidden_BD, cache, prompts.lengths, handler.kept, text_lengths)
+
+    def _run_prompts(
+        self,
+        prompts: PromptBatch,
+        schedule: SparsitySchedule,
+        router: Router,
+        passage: Passage,
+        text_lengths: Sequence[int] | None,
+        is_packed: bool,
+    ) -> tuple[Tensor, PromptPass, FTPCache]:
         state = RoutingState.padded_right(prompts.lengths, prompts.ids.shape[1], self.keep_first)
         cache = FTPCache(self._windows)
-        handler = PromptPass(self.model, self.family, schedule, router, state, state.real, cache)
+        handler = PromptPass(self.model, self.family, schedule, router, state, state.real, cache, packs=is_packed)
         for index in range(passage.start):
             cache.block(index).positions = prompts.ids[:, :0]
         # Padding stands last, where causality hides it from every token: no mask is needed.
         hidden_BLD = self.run(
             passage.through(handler, state), prompts.ids, text_lengths, past_key_values=cache, use_cache=True
         )
-        cache.advance(state.real, min(lengths))
-        last_B = (prompts.lengths - 1).to(hidden_BLD.device)
-        last_hidden_BD = hidden_BLD[torch.arange(len(hidden_BLD), device=hidden_BLD.device), last_B].to(self.device)
-        return Prefill(last_hidden_BD, cache, prompts.lengths, handler.kept, text_lengths)
+        return hidden_BLD, handler, cache
 
     @torch.inference_mode()
     def next_logits(self, prefill: Prefill) -> Tensor:

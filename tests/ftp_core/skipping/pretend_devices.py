@@ -10,6 +10,7 @@ so that tests start this file as a program of its own:
 from __future__ import annotations
 
 import sys
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from ftp_core.routers import DynamicRouter, HiddenRouter, Router, RoutingState, StaticRouter
+from ftp_core.routers import DynamicRouter, HiddenRouter, RandomRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import skipping_model
 from ftp_core.skipping.cache import FTPCache
@@ -99,8 +100,48 @@ def spread() -> None:
             assert model.logits(hidden.to("cpu")).device.type == "cpu"
 
 
+class KeepsMost(DynamicRouter):
+    """Decides by thresholds, how many the host cannot know."""
+
+    @property
+    def keeps_budget(self) -> bool:
+        return False
+
+
+def there(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=DEVICES[0])
+
+
+@torch.inference_mode()
+def packed() -> None:
+    """Blocks of rows that are packed: nothing is read, and nothing copied to the device, before the last has run."""
+    fake, schedule, lengths = FakeTensorMode(allow_non_fake_inputs=True), SparsitySchedule([0.3, 0.0, 0.6]), (20, 13)
+    for name in ("llama", "gpt_neox", "mistral"):
+        with fake:
+            model = SkippingModel(moved(fake_model(name), DEVICES[0]))
+            threshold = moved(KeepsMost(window=3), DEVICES[0])
+        threshold.set_thresholds([0.1] * 3, schedule)
+        routers: list[Router] = [StaticRouter(), RandomRouter(), threshold]
+        for router in routers:
+            # What the host reads before the blocks run is real, and what they work on is on the device.
+            state, cache = RoutingState.padded_right(torch.tensor(lengths), 20), FTPCache((None,) * 3)
+            handler = PromptPass(model.model, model.family, schedule, router, state, state.real, cache, packs=True)
+            with fake:
+                on_device = RoutingState(*map(there, (state.real, state.positions, state.lengths, state.attention)))
+                vars(on_device)["row_lengths"] = lengths
+                handler.state, handler.real, handler._completion = on_device, on_device.real, ~on_device.real
+                handler._columns, handler._rows = there(handler._columns), there(handler._rows)
+                unpacked: list[int] = []
+                vars(handler)["_unpack"] = partial(unpacked.append, 1)
+                ids = torch.zeros(2, 20, dtype=torch.long, device=DEVICES[0])
+                hidden = model.run(handler, ids, past_key_values=cache, use_cache=True)
+                assert hidden.shape == (2, 20, 32)
+            assert unpacked == [1]
+            assert sorted(handler._packings) == [0, 2]
+
+
 if __name__ == "__main__":
     _setup_privateuseone_for_python_backend("pretend")
     # Weights without numbers are neither finite nor not.
     skipping_model.check_finite = lambda model: None
-    {"spread": spread}[sys.argv[1]]()
+    {"spread": spread, "packed": packed}[sys.argv[1]]()

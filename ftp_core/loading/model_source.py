@@ -12,9 +12,12 @@ from typing import Any
 
 from ftp_core.demo import assets
 from ftp_core.errors import ModelError
+from ftp_core.loading.gguf_files import SMOLLM2, SUFFIX, check_gguf, smollm2_file
 from ftp_core.skipping.families import PRUNED_TYPE, family_described
 
 DEMO = "demo"
+# What studies keep as it is, as these are other places on other machines.
+NAMED = (DEMO, SMOLLM2)
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 # Classes of transformers without a language model's head, or with another head.
@@ -22,10 +25,10 @@ _NO_LANGUAGE_MODEL = re.compile(r".*(?<!LMHead)Model|.*For(?!CausalLM)[A-Z]\w*")
 
 
 def locate(name: str | os.PathLike[str]) -> str:
-    """Returns the directory or Hugging Face id that a user's name for a model stands for.
+    """Returns the directory, GGUF file or Hugging Face id that a user's name for a model stands for.
 
     Args:
-        name: `demo`, a local directory, or a Hugging Face id.
+        name: `demo`, `smollm2`, a local directory, a GGUF file, or a Hugging Face id.
 
     Raises:
         ModelError: It is neither, files are missing there, or its config.json is not of a model that can skip tokens,
@@ -35,7 +38,14 @@ def locate(name: str | os.PathLike[str]) -> str:
     is_path, name = not isinstance(name, str), os.fspath(name)
     if name == DEMO and not is_path:
         return str(assets())
+    if name == SMOLLM2 and not is_path:
+        file = smollm2_file()
+        check_gguf(file, name)
+        return str(file)
     path = Path(name).expanduser()
+    if path.suffix == SUFFIX:
+        check_gguf(path, name)
+        return str(path.resolve())
     if is_path or path.exists() or name.startswith((".", "/", "~")) or name.count("/") > 1:
         _check_directory(path, name)
         _check_config(_read_config(path / "config.json", name), name)
@@ -65,7 +75,7 @@ def _config_on_hub(name: str) -> Mapping[str, Any] | None:
             return HfApi().model_info(name, timeout=10).config
     except Exception as error:  # the client's network errors come from whichever HTTP library it is built on
         raise ModelError(
-            f"Cannot find the model {name!r}: expected 'demo', a local directory, or the id of a model on the "
+            f"Cannot find the model {name!r}: expected 'demo', 'smollm2', a local directory, a GGUF file, or the id of a model on the "
             f"Hugging Face Hub that this machine can reach ({one_line(error)})."
         ) from error
     return _read_config(Path(cached), name)
@@ -108,7 +118,7 @@ def _check_directory(path: Path, name: str) -> None:
     """Raises `ModelError` unless a directory has all files of a model."""
     if not (path / "config.json").is_file():
         raise ModelError(
-            f"No model at {name!r}: expected 'demo', a directory with config.json and safetensors weights, "
+            f"No model at {name!r}: expected 'demo', 'smollm2', a GGUF file, a directory with config.json and safetensors weights, "
             "or a Hugging Face id such as 'meta-llama/Llama-3.2-1B'."
         )
     if (path / _INDEX).is_file():

@@ -7,6 +7,7 @@ import json
 import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ftp_core.errors import ModelError
 from ftp_core.loading.allocator import keep_freed_memory
+from ftp_core.loading.gguf_files import SUFFIX
 from ftp_core.loading.model_source import locate, one_line, weights_of
 from ftp_core.loading.placement import computes_natively, device_name, device_of, dtype_of, name_of
 from ftp_core.skipping.dispatch import is_spread, stored_weights
@@ -71,12 +73,19 @@ def _places(model: PreTrainedModel) -> str:
 
 
 def resolve(name: str | os.PathLike[str]) -> str:
-    """Returns what `locate` does, after transformers has read the configuration; weights are not read.
+    """Returns the directory or Hugging Face id of a model, after transformers has read the configuration.
+
+    A GGUF file is unpacked when it is first asked for; other weights are not read.
 
     Raises:
         ModelError: There is no such model, files are missing, or it cannot skip tokens.
     """
     source = locate(name)
+    if source.endswith(SUFFIX):
+        # It needs a package that nothing else does.
+        from ftp_core.loading.unpacking import unpacked
+
+        source = str(unpacked(Path(source)))
     try:
         config = AutoConfig.from_pretrained(source)
     except Exception as error:  # every model type checks its values in its own way, with its own exceptions
@@ -94,7 +103,7 @@ def load_model(
     """Loads a model and its tokenizer.
 
     Args:
-        name: `demo`, a local directory, or a Hugging Face id.
+        name: `demo`, `smollm2`, a local directory, a GGUF file, or a Hugging Face id.
         device: Device that it computes on; see `ftp_core.loading.placement.device_of`.
         dtype: Precision of its weights; see `ftp_core.loading.placement.dtype_of`.
         device_map: Device of each part, or a rule of transformers for them, such as `auto`: over all GPUs that there

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ftp_core.loading.model_source import NAMED
 from ftp_core.errors import DataError
 from ftp_core.sources.source import SEPARATOR, joined, parse_sources
 from search.config.groups import CONFIG_VERSION
@@ -21,7 +22,6 @@ from search.errors import ConfigError
 
 PATHS = tuple(field for field, setting in SETTINGS.items() if setting.about.is_path)
 _WIDTH = 100
-_DEMO = "demo"
 
 
 def config_text() -> str:
@@ -125,7 +125,7 @@ def anchored(
         if SETTINGS[field].about.is_sources and isinstance(value, (str, list, tuple)):
             absolute[field] = _anchored_sources(value, folder, called(field))
             continue
-        if not isinstance(value, str) or (value == _DEMO and field != "out"):
+        if not isinstance(value, str) or (value in NAMED and field != "out"):
             continue
         path = _anchored(value, folder, called(field))
         # What is no directory there may be a model's id.

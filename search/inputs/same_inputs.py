@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from ftp_core.loading.model_source import DEMO
-from ftp_core.loading.models import resolve
+from ftp_core.loading.model_source import NAMED, locate
 from ftp_core.sources.source import parse_sources
 from search.config.run_config import RunConfig
 from search.errors import SearchError
@@ -52,6 +51,6 @@ def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[s
                 f"The {what} of study {name!r} was at {place}, where there is nothing now: restore it, or say "
                 f"with --{what} where it is."
             )
-    if config.model in (DEMO, before.model):
+    if config.model in (*NAMED, before.model):
         return config
-    return config.model_copy(update={"model": resolve(config.model)})
+    return config.model_copy(update={"model": locate(config.model)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
-from ftp_core.loading.model_source import DEMO
+from ftp_core.loading.model_source import NAMED, locate
 from ftp_core.loading.models import published_dtype, resolve
 from ftp_core.loading.placement import device_of, dtype_of, name_of
 from ftp_core.sources.source import parse_sources
@@ -33,12 +33,13 @@ _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
 
 def usable(config: RunConfig) -> RunConfig:
     """The configuration with the place and precision of its model; what it names exists, and no weights are read."""
-    source = resolve(config.model)
+    resolve(config.model)
     check_samplers(config.sampler)
     if all(source.is_path for source in parse_sources(config.data)):
         # Others take minutes, and are read with the model before a study exists.
         read_examples(config.data, config.seed, config.sizes, config.form)
-    return _in_its_precision(config if config.model == DEMO else config.model_copy(update={"model": source}))
+    is_named = config.model in NAMED
+    return _in_its_precision(config if is_named else config.model_copy(update={"model": locate(config.model)}))
 
 
 def _in_its_precision(config: RunConfig) -> RunConfig:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ftp_core.errors import CoreError
+from ftp_core.loading.model_source import NAMED
 from search.config.run_config import RunConfig
 from search.errors import ConfigError, SearchError
 from search.service.jobs.event_log import EventLog, console_of
@@ -266,5 +267,5 @@ class Runner:
 
 def _check_model(config: RunConfig) -> None:
     """Raises `ConfigError` if a folder in the working directory hides a model of the Hub."""
-    if config.model != "demo" and not os.path.isabs(config.model) and Path(config.model).exists():
+    if config.model not in NAMED and not os.path.isabs(config.model) and Path(config.model).exists():
         raise ConfigError(f"The model is {config.model!r}, and a folder of this name is in the way: start elsewhere.")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ftp_core.errors import DataError
+from ftp_core.loading.gguf_files import SUFFIX
+from ftp_core.loading.model_source import NAMED
 from ftp_core.sources.source import Source, joined, parse_sources
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
@@ -60,7 +62,7 @@ def confined(field: str, value: str, roots: Sequence[Path]) -> Path:
 
 def checked_model(value: str, roots: Sequence[Path], hub: bool) -> str:
     """A model of a request, as a study keeps it; raises `ConfigError` if it is not allowed or not a model."""
-    if value == DEMO:
+    if value in NAMED:
         return value
     if hub and _is_hub_id(value):
         # The loader prefers a folder to a model of the Hub.
@@ -68,8 +70,11 @@ def checked_model(value: str, roots: Sequence[Path], hub: bool) -> str:
             return value
         raise ConfigError(f"model is {value!r}: a folder of this name is in the way of the Hub's model.")
     path = confined("model", value, roots)
-    if not _holds((path / "config.json").is_file):
-        raise ConfigError(f"model is {value!r}: expected a directory with config.json and safetensors weights.")
+    is_gguf = path.suffix == SUFFIX and _holds(path.is_file)
+    if not is_gguf and not _holds((path / "config.json").is_file):
+        raise ConfigError(
+            f"model is {value!r}: expected a directory with config.json and safetensors weights, or a GGUF file."
+        )
     return str(path)
 
 
@@ -139,7 +144,7 @@ def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
     """Raises `ConfigError` for a study whose files lie out of a runner's reach, symbolic links resolved."""
     model, data, out = config.model, config.data, str(config.folder(name))
     writable = (*reach.roots, reach.out)
-    is_known = model == DEMO or (reach.hub and _is_hub_id(model))
+    is_known = model in NAMED or (reach.hub and _is_hub_id(model))
     # A relative path would name a model of the Hub if the folder is missing.
     if not is_known and not (Path(model).is_absolute() and _lies_below(model, reach.roots)):
         raise _outside("model", model, reach.roots)

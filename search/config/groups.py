@@ -56,8 +56,8 @@ class DataSettings(Group):
     heading = "Model and data"
 
     model: Annotated[str, About(longest=4096, is_path=True, is_common=True, can_change=True)] = "demo"
-    """'demo', 'smollm2' (SmolLM2-135M-Instruct, of the extra smollm2), a local directory, a GGUF file, or a Hugging Face
-    id."""
+    """'demo', 'smollm2' (SmolLM2-135M-Instruct, of the extra smollm2), a local directory, a GGUF file, or a Hugging
+    Face id."""
 
     data: Annotated[
         str, About("SOURCE", longest=4096, is_path=True, is_sources=True, is_common=True, can_change=True)

@@ -46,8 +46,9 @@ def dense(architecture: str = "llama") -> PreTrainedModel:
         "tie_word_embeddings": False,
     }
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(**shape)) if architecture == "llama" else Qwen2ForCausalLM(Qwen2Config(**shape))
-    return model.eval()
+    if architecture == "llama":
+        return LlamaForCausalLM(LlamaConfig(**shape)).eval()
+    return Qwen2ForCausalLM(Qwen2Config(**shape)).eval()
 
 
 def as_llama_cpp_has_it(weight: torch.Tensor, heads: int) -> torch.Tensor:
@@ -163,7 +164,7 @@ def test_smollm2_is_located_without_torch() -> None:
         expected = smollm2_file()
     except ModelError as error:
         pytest.skip(str(error))
-    code = "import sys; from ftp_core.loading.model_source import locate as f; print(f('smollm2'), 'torch' in sys.modules)"
+    code = "import sys, ftp_core.loading.model_source as m; print(m.locate('smollm2'), 'torch' in sys.modules)"
     where = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=where)
     assert found.stdout.split() == [str(expected), "False"]

@@ -55,6 +55,9 @@ def held_out(data: ReportData) -> list[str]:
         split: config[f"{split}_items"] for split in ("calibration", "validation", "test") if f"{split}_items" in config
     }
     sentences = []
+    if len(facts.sources) > 1:
+        mixed = "; ".join(f"{one.name} {sum(one.sizes.values())}" for one in facts.sources)
+        sentences.append(f"The data is mixed: examples of {mixed}.")
     if sizes:
         named = ", ".join(f"{split} {size}" for split, size in sizes.items())
         sentences.append(

@@ -17,6 +17,7 @@ from dashboards.analysis.records import ReportData
 from dashboards.analysis.selection import held_out, why_selected
 from dashboards.figures.appearance import PLOT_CONFIG
 from dashboards.report.effort import effort_table, rounds_table, routers_table, tuning_table
+from dashboards.report.elsewhere import elsewhere_table
 from dashboards.report.limits import disagreements, limits
 from dashboards.report.prompts import legend, shaded_prompts
 from dashboards.report.results import results_table
@@ -69,6 +70,7 @@ def render_report(data: ReportData) -> str:
             sentences=summary_sentences(data),
             key_figures=key_figures(data),
             results=results_table(data),
+            elsewhere=elsewhere_table(data),
             speeds=speeds_table(data),
             why=why_selected(data),
             held_out=held_out(data),

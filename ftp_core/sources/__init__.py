@@ -1,1 +1,1 @@
-"""Where examples come from: files, data sets, and tasks of lm-evaluation-harness."""
+"""Where examples come from: files, data sets, tasks of lm-evaluation-harness, and the model itself."""

@@ -15,6 +15,7 @@ from ftp_core.text.data import Example, split_examples
 
 if TYPE_CHECKING:
     from ftp_core.demo.task import Split
+    from ftp_core.loading.models import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,12 @@ class Contents:
 
 
 def read_source(
-    source: Source, seed: int, sizes: Mapping[str, int], form: Form = AS_THEY_ARE, begin: Begin = unseen
+    source: Source,
+    seed: int,
+    sizes: Mapping[str, int],
+    form: Form = AS_THEY_ARE,
+    begin: Begin = unseen,
+    model: LoadedModel | None = None,
 ) -> Contents:
     """Examples of a source in disjoint sets of so many.
 
@@ -43,6 +49,7 @@ def read_source(
         sizes: Examples wanted in each set.
         form: How rows become examples.
         begin: Shows how far work is.
+        model: The model that writes text itself; needed for that source alone.
 
     Raises:
         DataError: The source cannot be read, or has too few examples.
@@ -50,6 +57,13 @@ def read_source(
     if source.kind == "demo":
         names: tuple[Split, ...] = ("calibration", "validation", "test")
         return Contents({name: demo_examples(name, sizes[name], seed) for name in names if name in sizes})
+    if source.kind == "self":
+        # Only the model itself needs torch.
+        from ftp_core.sources.own_text import own_text
+
+        assert model is not None
+        written = own_text(model, sum(sizes.values()), seed, begin)
+        return Contents(split_examples(written, seed, sizes), _n_repeated(written))
     if source.kind == "task":
         return _of_tasks(source, seed, sizes, form, begin)
     columns, version = Columns.parsed(form.columns), ""

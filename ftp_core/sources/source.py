@@ -76,11 +76,13 @@ class Form:
 
     Attributes:
         columns: Columns that make an example, such as `prompt=question,completion=answer`; empty to recognise them.
+        chat: Write prompts as the chat template of the model's tokenizer does.
         fewshot: Solved examples before each prompt of a task; as many as the task itself says for None.
     """
 
     columns: str = ""
     fewshot: int | None = None
+    chat: bool = False
 
 
 AS_THEY_ARE = Form()

@@ -122,7 +122,7 @@ def anchored(
     absolute = dict(values)
     for field in paths:
         value = values.get(field)
-        if SETTINGS[field].about.is_sources and isinstance(value, (str, list, tuple)):
+        if SETTINGS[field].about.is_sources and value and isinstance(value, (str, list, tuple)):
             absolute[field] = _anchored_sources(value, folder, called(field))
             continue
         if not isinstance(value, str) or (value in NAMED and field != "out"):

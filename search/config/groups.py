@@ -63,12 +63,19 @@ class DataSettings(Group):
         str, About("SOURCE", longest=4096, is_path=True, is_sources=True, is_common=True, can_change=True)
     ] = "demo"
     """Where examples come from: 'demo', a file or folder (JSON Lines, Parquet, CSV, JSON, plain text),
-    hf:DATASET[:CONFIG][:SPLIT], or task:NAME of lm-evaluation-harness; several as 'SOURCE + SOURCE', each perhaps with
-    its weight, as 2:SOURCE (docs/data.md has all of it)."""
+    hf:DATASET[:CONFIG][:SPLIT], task:NAME of lm-evaluation-harness, or self, text that the model writes; several as
+    'SOURCE + SOURCE', each perhaps with its weight, as 2:SOURCE (docs/data.md has all of it)."""
 
     columns: Annotated[str, About("PART=COLUMN,...", longest=1000)] = ""
     """Columns of tables and keys of JSON Lines that make an example, such as prompt=question,completion=answer, or
     prompt=question,choices=options,label=answer; recognised if not given."""
+
+    test_data: Annotated[str, About("SOURCE", longest=4096, is_path=True, is_sources=True, can_change=True)] = ""
+    """Data of other kinds than the study's own, as in --data, that results are tested on, too; each source is a set of
+    its own."""
+
+    chat: bool = False
+    """Write prompts as users' messages with the chat template of the model's tokenizer."""
 
     fewshot: Annotated[int | None, Ge(0), About(most=100)] = None
     """Solved examples before each prompt of a task; as many as the task itself says if not given."""
@@ -89,11 +96,11 @@ class DataSettings(Group):
     test_items: Annotated[int, Ge(1), About(most=1_000_000)] = 200
     """Examples that reported figures rest on; nothing is selected on them."""
 
-    @field_validator("data", mode="before")
+    @field_validator("data", "test_data", mode="before")
     @classmethod
-    def _known_sources(cls, value: Any) -> Any:
+    def _known_sources(cls, value: Any, info: ValidationInfo) -> Any:
         named = SEPARATOR.join(map(str, value)) if isinstance(value, (list, tuple)) else value
-        if isinstance(named, str):
+        if isinstance(named, str) and (named or info.field_name == "data"):
             try:
                 parse_sources(named)
             except DataError as error:
@@ -120,7 +127,7 @@ class DataSettings(Group):
     @property
     def form(self) -> Form:
         """How rows of the data become examples."""
-        return Form(self.columns, self.fewshot)
+        return Form(self.columns, self.fewshot, self.chat)
 
     @property
     def sizes(self) -> dict[str, int]:

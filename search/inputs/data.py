@@ -12,7 +12,7 @@ from typing import TypeVar
 from ftp_core.errors import DataError
 from ftp_core.loading.models import LoadedModel, load_model
 from ftp_core.sources.progress import Begin, unseen
-from ftp_core.sources.source import AS_THEY_ARE, Form
+from ftp_core.sources.source import AS_THEY_ARE, Form, parse_sources
 from ftp_core.text.data import Example, fingerprint
 from ftp_core.text.encoding import EncodedExample, ExampleError, LeftOut, encode
 from search.config.groups import KeepFirst
@@ -26,7 +26,13 @@ MAX_CONTINUATION = 64
 # Why examples are left out whatever the model is; `ftp_core.text.encoding.LeftOut` has the reasons that lie in it.
 REPEATED = "that repeat another one"
 LEAKED = "whose prompt is in another split, too"
+_ELSEWHERE = "test: "
 _One = TypeVar("_One", Example, EncodedExample)
+
+
+def elsewhere_name(source: str) -> str:
+    """The name of other data in facts and measurements, where splits have theirs."""
+    return _ELSEWHERE + source
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,8 @@ class Workload:
         left_out: Number of examples that were left out, by the reason.
         asked: Examples that each split was to have; empty where nobody said.
         sources: Sources of the examples.
+        elsewhere: Encoded examples of other data that results are tested on, too, by the names of `elsewhere_name`.
+        tested_sources: Sources of these.
 
     Raises:
         DataError: A prompt is in two splits: figures on held-out data would say nothing.
@@ -52,6 +60,8 @@ class Workload:
     left_out: Mapping[str, int] = field(default_factory=dict)
     asked: Mapping[str, int] = field(default_factory=dict)
     sources: Sequence[ReadSource] = ()
+    elsewhere: Mapping[str, Sequence[EncodedExample]] = field(default_factory=dict)
+    tested_sources: Sequence[ReadSource] = ()
 
     def __post_init__(self) -> None:
         """Check that nothing that a split is held out for is in it, whoever made the splits."""
@@ -76,6 +86,10 @@ class Workload:
         """Examples whose prompt's last token reaches into what follows, where it counts."""
         return sum(example.n_shared > 0 for split in self.splits.values() for example in split)
 
+    def examples(self, split: str) -> Sequence[EncodedExample]:
+        """Examples of a split, or of other data by its name."""
+        return self.splits[split] if split in self.splits else self.elsewhere[split]
+
     @property
     def chance(self) -> dict[str, float]:
         """Accuracy of guessing on each split: the mean over multiple-choice items of 1 by the number of choices.
@@ -83,7 +97,7 @@ class Workload:
         Splits without such items are missing.
         """
         found = {}
-        for split, examples in self.splits.items():
+        for split, examples in {**self.splits, **self.elsewhere}.items():
             shares = [1 / len(example.continuations) for example in examples if example.has_choices]
             if shares:
                 found[split] = fmean(shares)
@@ -130,6 +144,7 @@ def load_workload(
     form: Form = AS_THEY_ARE,
     begin: Begin = unseen,
     device_map: str | None = None,
+    test_data: str = "",
 ) -> Workload:
     """Loads model and data, and leaves out examples that would let held-out data leak or that the model cannot read.
 
@@ -143,7 +158,7 @@ def load_workload(
             they have prompts of other splits. Or prompts do not begin with the same system turn, which is asked for.
     """
     loaded = load_model(model, device, dtype, device_map)
-    read = read_examples(data, seed, sizes, form, begin)
+    read = read_examples(data, seed, sizes, form, begin, loaded)
     examples, n_leaked = _without_leaks(read.splits, _prompt)
     encoded: dict[str, list[EncodedExample]] = {}
     unread: Counter[str] = Counter()
@@ -165,7 +180,38 @@ def load_workload(
     if workload.shared_boundaries or left_out[LeftOut.NO_PROMPT]:
         # Earlier versions read such data as another text, and what they found does not compare.
         parts += "divided where the tokens of the whole text agree with the prompt's"
-    return replace(workload, data_fingerprint=hashlib.sha256(parts.encode()).hexdigest())
+    elsewhere, tested_sources = _elsewhere(loaded, splits, test_data, seed, sizes["test"], form, begin)
+    return replace(
+        workload,
+        data_fingerprint=hashlib.sha256(parts.encode()).hexdigest(),
+        elsewhere=elsewhere,
+        tested_sources=tested_sources,
+    )
+
+
+def _elsewhere(
+    loaded: LoadedModel,
+    splits: Mapping[str, Sequence[EncodedExample]],
+    test_data: str,
+    seed: int,
+    n: int,
+    form: Form,
+    begin: Begin,
+) -> tuple[dict[str, list[EncodedExample]], list[ReadSource]]:
+    """Examples of other data, without prompts that are in a split, and the sources that they are of."""
+    found: dict[str, list[EncodedExample]] = {}
+    sources: list[ReadSource] = []
+    taken = {_encoded_prompt(example) for examples in splits.values() for example in examples}
+    for source in parse_sources(test_data) if test_data else ():
+        name = elsewhere_name(source.label)
+        # Another seed, as a source of both would give the same examples.
+        read = read_examples(source.label, seed + 1, {"test": n}, form, begin, loaded)
+        encoded, _ = _encode_each(loaded, f"test ({source.label})", read.splits["test"])
+        found[name] = [example for example in encoded if _encoded_prompt(example) not in taken]
+        sources += read.sources
+        if not found[name]:
+            raise DataError(f"All prompts of --test-data {source.label} are among the study's own: give other data.")
+    return found, sources
 
 
 def _encode_each(

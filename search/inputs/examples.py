@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from ftp_core.errors import DataError
 from ftp_core.sources.progress import Begin, unseen
 from ftp_core.sources.reading import read_source
 from ftp_core.sources.source import AS_THEY_ARE, Form, Source, parse_sources
+from ftp_core.text.chat import as_chat
 from ftp_core.text.data import Example, fingerprint
+
+if TYPE_CHECKING:
+    from ftp_core.loading.models import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ def read_examples(
     sizes: Mapping[str, int],
     form: Form = AS_THEY_ARE,
     begin: Begin = unseen,
+    model: LoadedModel | None = None,
 ) -> ReadExamples:
     """The examples of every split, of all sources; any number of the first have the sources' shares as far as can be.
 
@@ -60,6 +66,7 @@ def read_examples(
         sizes: Examples wanted in each split.
         form: How rows become examples.
         begin: Shows how far work is.
+        model: The model, whose tokenizer writes chats, and which writes text itself.
 
     Raises:
         DataError: A source cannot be read, or there is too little of it.
@@ -69,8 +76,10 @@ def read_examples(
     splits: dict[str, list[list[Example]]] = {split: [] for split in sizes}
     read, n_repeated = [], 0
     for source, own_sizes in zip(sources, of_each, strict=True):
-        contents = read_source(source, seed, own_sizes, form, begin)
+        contents = read_source(source, seed, own_sizes, form, begin, model)
         own = {split: list(contents.splits[split]) for split in sizes}
+        if form.chat and model is not None:
+            own = {split: [as_chat(model.tokenizer, one) for one in examples] for split, examples in own.items()}
         everything = [example for split in sizes for example in own[split]]
         own_lengths = {split: len(own[split]) for split in sizes}
         read.append(ReadSource(str(source), contents.version, fingerprint(everything), own_lengths))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 from ftp_core.loading.model_source import NAMED, locate
 from ftp_core.sources.source import parse_sources
 from search.config.run_config import RunConfig
 from search.errors import SearchError
+from search.inputs.examples import ReadSource
 from studies import StudyRecord
 
 # What is hashed, for whoever wonders what has changed.
@@ -35,6 +36,21 @@ def check_same(study: StudyRecord, found: Mapping[str, str]) -> None:
             )
 
 
+def check_same_elsewhere(study: StudyRecord, sources: Iterable[ReadSource]) -> None:
+    """Compares other data that results are tested on with what it was when they were; another source is a new one.
+
+    Raises:
+        SearchError: A source has other examples now.
+    """
+    known = {source.name: source.fingerprint for source in study.facts.test_sources}
+    for source in sources:
+        if known.get(source.name, source.fingerprint) != source.fingerprint:
+            raise SearchError(
+                f"The test data {source.name} changed since study {study.name!r} was tested on it: restore it, or give "
+                "it another name and say with --test-data where it is."
+            )
+
+
 def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[str] = ("model", "data")) -> RunConfig:
     """The configuration with which a study goes on, with the place of its model as it is kept.
 
@@ -45,8 +61,10 @@ def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[s
     places = [("model", config.model)] if config.model == before.model else []
     if config.data == before.data:
         places += [("data", path) for source in parse_sources(config.data) for path in source.paths]
+    if config.test_data and config.test_data == before.test_data and "data" in needs:
+        places += [("test-data", path) for source in parse_sources(config.test_data) for path in source.paths]
     for what, place in places:
-        if what in needs and Path(place).is_absolute() and not Path(place).exists():
+        if (what in needs or what == "test-data") and Path(place).is_absolute() and not Path(place).exists():
             raise SearchError(
                 f"The {what} of study {name!r} was at {place}, where there is nothing now: restore it, or say "
                 f"with --{what} where it is."

@@ -151,6 +151,8 @@ def reconfigure(
     """Gives a study another configuration, and forgets the stages that are due again by it; see `reopened`."""
     if (before.folder(name), before.export) != (config.folder(name), config.export):
         store.runs.forget_stages(name, ["export"])
+    if before.test_data != config.test_data:
+        store.runs.forget_stages(name, ["test"])
     if (before.latency_length, before.new_tokens) != (config.latency_length, config.new_tokens):
         store.runs.forget_stages(name, ["time"])
     if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.trials.each(name)) < config.trials:

@@ -30,9 +30,10 @@ def check_inputs(config: RunConfig) -> None:
     """Checks that model and data can be opened, and what `check_where` does."""
     check_where(config)
     locate(config.model)
-    for source in parse_sources(config.data):
-        for path in source.paths:
-            check_path(path)
+    for data in filter(None, (config.data, config.test_data)):
+        for source in parse_sources(data):
+            for path in source.paths:
+                check_path(path)
 
 
 def check_where(config: RunConfig) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.inputs.data import MAX_CONTINUATION, Workload, load_workload
-from search.inputs.same_inputs import check_same
+from search.inputs.examples import ReadSource
+from search.inputs.same_inputs import check_same, check_same_elsewhere
 from search.progress.progress_view import ProgressView
 from search.stages.open_study import OpenStudy
 from search.stages.time_generation import check_lengths
-from studies.records.study_facts import LongCompletions, StudyFacts
+from studies.records.study_facts import DataSource, LongCompletions, StudyFacts
 
 
 def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
@@ -26,6 +27,7 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
             config.form,
             view.stage,
             config.device_map,
+            config.test_data,
         )
         stage.advance()
     view.tell([workload.model.placement])
@@ -52,6 +54,7 @@ def check_workload(study: OpenStudy) -> None:
     """Compares model and data with those that a study began with, and checks that what is to be timed fits."""
     record, model = study.store.studies.get(study.name), study.workload.model
     check_same(record, {"model": model.fingerprint(), "data": study.workload.data_fingerprint})
+    check_same_elsewhere(record, study.workload.tested_sources)
     before, keep_first = record.facts.keep_first, model.skipping.keep_first
     if record.facts.model_fingerprint is not None and before != keep_first:
         # What a system turn is made of hangs on the tokenizer's chat template, too.
@@ -63,9 +66,11 @@ def check_workload(study: OpenStudy) -> None:
 
 
 def note_workload(study: OpenStudy) -> None:
-    """Notes the facts of model and data, once: as the study begins."""
+    """Notes the facts of model and data as the study begins, and of other data to test on whenever it goes on."""
     workload = study.workload
-    if study.facts.model_fingerprint is None:
+    if study.facts.model_fingerprint is not None:
+        study.note(StudyFacts(chance=workload.chance, test_sources=tuple(map(_recorded, workload.tested_sources))))
+    else:
         study.note(
             StudyFacts(
                 model_fingerprint=workload.model.fingerprint(),
@@ -79,5 +84,11 @@ def note_workload(study: OpenStudy) -> None:
                 split_sizes=workload.split_sizes,
                 chance=workload.chance,
                 fewer_items=workload.fewer_than_asked(study.config.search_items),
+                sources=tuple(map(_recorded, workload.sources)),
+                test_sources=tuple(map(_recorded, workload.tested_sources)),
             )
         )
+
+
+def _recorded(source: ReadSource) -> DataSource:
+    return DataSource(source.name, source.version, source.fingerprint, source.sizes)

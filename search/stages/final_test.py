@@ -12,7 +12,7 @@ from search.stages.candidates import candidates, compared, dense
 from search.stages.examples import collect_examples, n_steps
 from search.stages.export import write_export
 from search.stages.knee import chosen_trial
-from search.stages.measure import Variant, measure
+from search.stages.measure import Variant, measure, measure_elsewhere
 from search.stages.open_study import OpenStudy
 from search.stages.select import select
 from search.stages.study_costs import study_costs
@@ -113,9 +113,11 @@ def compare_selected(study: OpenStudy, router_run: int | None = None) -> None:
     shown = {(row.trial, row.router.number) for row in rows}
     candidate_trials = {one.trial for one in validation if one.variant == "candidate"}
     others = [one for one in candidates(study, chosen) if one.trial in candidate_trials]
+    n_named = len(rows)
     rows += [one for one in others if (one.trial, one.router.number) not in shown]
     tested = measure(study, rows, "test")
-    study.store.results.replace_measurements(study.name, [*validation, *tested])
+    elsewhere = measure_elsewhere(study, rows[:n_named], tested[:n_named])
+    study.store.results.replace_measurements(study.name, [*validation, *tested, *elsewhere])
     forget_speeds(study)
     study.store.results.keep_examples(study.name, _examples(study, rows, chosen))
     peak = peak_bytes(study.workload.model.skipping.device)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 import torch
 from pydantic import TypeAdapter
@@ -40,7 +41,7 @@ class Variant:
 
 def quality_set(study: OpenStudy, split: str) -> QualitySet:
     """The examples of a split with the dense model's answers."""
-    examples = study.workload.splits[split]
+    examples = study.workload.examples(split)
     with study.view.stage(f"Dense answers, {split}", -(-len(examples) // _QUALITY_BATCH)) as stage:
         return QualitySet(study.workload.model.skipping, examples, _QUALITY_BATCH, stage.advance)
 
@@ -58,7 +59,6 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
     timings = _timings(study, variants, prompts)
     measurements, counter = [], FlopsCounter(model)
     for variant, quality, (latency, speedup) in zip(variants, qualities, timings, strict=True):
-        low, high = quality.accuracy_interval or (None, None)
         router = variant.router.router
         window, reads_hidden = router.window, router.reads_hidden
         measurements.append(
@@ -66,13 +66,6 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
                 variant=variant.name,
                 trial=variant.trial,
                 schedule=tuple(variant.schedule),
-                kl=quality.kl,
-                perplexity=quality.perplexity,
-                accuracy=quality.accuracy,
-                accuracy_low=low,
-                accuracy_high=high,
-                n_items=quality.n_items,
-                n_choice_items=quality.n_choice_items,
                 latency_ms=latency.median_ms,
                 latency_low_ms=latency.low_ms,
                 latency_high_ms=latency.high_ms,
@@ -90,11 +83,40 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
                 speedup=speedup.ratio,
                 speedup_low=speedup.low,
                 speedup_high=speedup.high,
-                **_ends("kl", quality.kl_interval),
-                **_ends("perplexity", quality.perplexity_interval),
+                **_quality_figures(quality),
             )
         )
     return measurements
+
+
+def measure_elsewhere(
+    study: OpenStudy, variants: Sequence[Variant], tested: Sequence[Measurement]
+) -> list[Measurement]:
+    """Measures the quality of variants on each set of other data; all else is as it was measured on test items.
+
+    The dense model is the first variant.
+    """
+    return [
+        replace(on_test, split=name, **_quality_figures(quality))
+        for name in study.workload.elsewhere
+        for on_test, quality in zip(tested, _qualities(study, variants, name), strict=True)
+    ]
+
+
+def _quality_figures(quality: Quality) -> dict[str, Any]:
+    """The fields of a measurement that hang on the examples."""
+    low, high = quality.accuracy_interval or (None, None)
+    return {
+        "kl": quality.kl,
+        "perplexity": quality.perplexity,
+        "accuracy": quality.accuracy,
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "n_items": quality.n_items,
+        "n_choice_items": quality.n_choice_items,
+        **_ends("kl", quality.kl_interval),
+        **_ends("perplexity", quality.perplexity_interval),
+    }
 
 
 def timed_prompts(study: OpenStudy) -> PromptBatch:
@@ -129,8 +151,8 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
     """Quality of each variant, from the database as far as it is known."""
     examples: QualitySet | None = None
     qualities = []
-    data = encoded_fingerprint(study.workload.splits[split])
-    n_batches = -(-len(study.workload.splits[split]) // _QUALITY_BATCH)
+    data = encoded_fingerprint(study.workload.examples(split))
+    n_batches = -(-len(study.workload.examples(split)) // _QUALITY_BATCH)
     with study.view.stage(f"Measuring quality, {split}", len(variants) * n_batches) as stage:
         for variant in variants:
             schedule = tuple(variant.schedule)

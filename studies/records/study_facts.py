@@ -15,7 +15,7 @@ from studies.records.generation_speed import GenerationSpeed
 SHOWN_FACTS = (
     *("n_blocks", "split_sizes", "timed_input", "keep_first", "unprotected_beginning", "left_out", "shared_boundaries"),
     *("chance", "fewer_items", "estimate", "ablations", "rounds", "rounds_ended", "tuning", "selection"),
-    *("peak_process_bytes", "generation_speeds"),
+    *("peak_process_bytes", "generation_speeds", "sources", "test_sources"),
 )
 # Version of the stored form, raised when a fact changes its meaning or its shape.
 VERSION = 1
@@ -38,6 +38,16 @@ class TimedInput:
 
     batch: int
     length: int
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A source of examples."""
+
+    name: str  # as it was given, with its weight where that is not 1
+    version: str  # what tells it from a changed one beside its examples; empty if there is nothing
+    fingerprint: str  # hash of its examples, in order
+    sizes: Mapping[str, int]  # its examples in each split
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,8 @@ class StudyFacts(BaseModel):
     replaces: tuple[Origin, ...] = ()  # studies whose files it may write over, beside its own
     model_fingerprint: str | None = None  # hash of the model's configuration and weights; None before the study begins
     data_fingerprint: str | None = None  # hash of the examples of the splits, in order; None before the study begins
+    sources: tuple[DataSource, ...] = ()  # sources of the examples of the splits
+    test_sources: tuple[DataSource, ...] = ()  # sources of other data that results are tested on, too
     keep_first: int = 0  # tokens of every prompt that are protected
     n_blocks: int | None = None  # blocks of the model
     unprotected_beginning: str | None = None  # warning that prompts begin alike, unprotected

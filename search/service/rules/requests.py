@@ -91,7 +91,7 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
     check_study_name(request.name)
     given = request.given()
     config = RunConfig.checked(str, **given)
-    paths = {"model": config.model, "data": config.data, "out": config.out}
+    paths = {"model": config.model, "data": config.data, "test_data": config.test_data, "out": config.out}
     config = config.model_copy(update=_checked_paths(paths, request.name, settings))
     _check_examples(config)
     if config.warm_start is not None:
@@ -145,6 +145,7 @@ def _checked_paths(values: Mapping[str, Any], name: str, settings: ServiceSettin
     checks: dict[str, Callable[[Any], str]] = {
         "model": lambda value: checked_model(value, settings.roots, settings.hub),
         "data": lambda value: checked_data(value, settings.roots, settings.hub),
+        "test_data": lambda value: value and checked_data(value, settings.roots, settings.hub, "test_data"),
         "out": lambda value: _out(value, name, settings),
     }
     return {field: check(values[field]) for field, check in checks.items() if field in values}

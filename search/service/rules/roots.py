@@ -78,41 +78,41 @@ def checked_model(value: str, roots: Sequence[Path], hub: bool) -> str:
     return str(path)
 
 
-def checked_data(value: str, roots: Sequence[Path], hub: bool) -> str:
+def checked_data(value: str, roots: Sequence[Path], hub: bool, field: str = "data") -> str:
     """Data of a request, as a study keeps it; raises `ConfigError` if a source is not allowed or not there."""
     try:
         sources = parse_sources(value)
-        return joined(_checked_source(source, roots, hub) for source in sources)
+        return joined(_checked_source(source, roots, hub, field) for source in sources)
     except DataError as error:
-        raise ConfigError(f"data is {value!r}: {error}") from error
+        raise ConfigError(f"{field} is {value!r}: {error}") from error
 
 
-def _checked_source(source: Source, roots: Sequence[Path], hub: bool) -> Source:
+def _checked_source(source: Source, roots: Sequence[Path], hub: bool, field: str) -> Source:
     if source.is_path:
-        path = confined("data", source.name, roots)
+        path = confined(field, source.name, roots)
         if not _holds(lambda: path.is_file() or path.is_dir()):
-            raise ConfigError(f"data is {source.label!r}: expected a file or a folder of examples.")
+            raise ConfigError(f"{field} is {source.label!r}: expected a file or a folder of examples.")
         if not _all_below(str(path), roots):
-            raise ConfigError(f"data is {source.label!r}: files of this folder lie elsewhere; copy them into it.")
+            raise ConfigError(f"{field} is {source.label!r}: files of this folder lie elsewhere; copy them into it.")
         return source.moved(lambda _: path)
-    _check_named(source, hub)
+    _check_named(source, hub, field)
     return source
 
 
-def _check_named(source: Source, hub: bool) -> None:
+def _check_named(source: Source, hub: bool, field: str) -> None:
     """Raises `ConfigError` for a source by name that is loaded from the Hub, or could be a file, and is not allowed."""
     if source.kind in ("demo", "self"):
         return
     if source.paths or (source.kind == "task" and not all(map(_TASK.fullmatch, source.name.split(",")))):
         # Such a file may execute Python, and reads whatever files it names.
-        raise ConfigError(f"data is {source.label!r}: expected names of tasks; their files may execute code.")
+        raise ConfigError(f"{field} is {source.label!r}: expected names of tasks; their files may execute code.")
     if not hub:
         raise ConfigError(
-            f"data is {source.label!r}: expected files below the folders that the service was started with, as it was "
-            "started without --hub."
+            f"{field} is {source.label!r}: expected files below the folders of the service, which was started without "
+            "--hub."
         )
     if source.kind == "hf" and _holds(Path(source.name.partition(":")[0]).exists):
-        raise ConfigError(f"data is {source.label!r}: a folder of this name is in the way of the Hub's data set.")
+        raise ConfigError(f"{field} is {source.label!r}: a folder of this name is in the way of the Hub's data set.")
 
 
 def checked_out(value: str, roots: Sequence[Path]) -> str:
@@ -148,11 +148,12 @@ def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
     # A relative path would name a model of the Hub if the folder is missing.
     if not is_known and not (Path(model).is_absolute() and _lies_below(model, reach.roots)):
         raise _outside("model", model, reach.roots)
-    for source in parse_sources(data):
-        if not source.is_path:
-            _check_named(source, reach.hub)
-        elif not _all_below(source.name, reach.roots):
-            raise _outside("data", source.name, reach.roots)
+    for field, value in (("data", data), ("test_data", config.test_data)):
+        for source in parse_sources(value) if value else ():
+            if not source.is_path:
+                _check_named(source, reach.hub, field)
+            elif not _all_below(source.name, reach.roots):
+                raise _outside(field, source.name, reach.roots)
     if not _lies_below(out, writable):
         raise _outside("out", out, writable)
 

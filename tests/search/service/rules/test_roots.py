@@ -242,3 +242,44 @@ def test_a_model_and_data_that_were_moved_are_named_below_a_root_as_well(client:
     # Whether they are the same, the runner finds out.
     moved = {"model": "moved", "data": "moved/data.jsonl"}
     assert client.post(f"{STUDIES}/one/resume", json=moved).status_code == 202
+
+
+@pytest.mark.parametrize("field", ["data", "test_data"])
+def test_every_source_of_several_is_confined(client: TestClient, root: Path, field: str) -> None:
+    outside = root.parent / "outside"
+    outside.mkdir()
+    _data(outside / "data.jsonl")
+    _data(root / "data.jsonl")
+    (root / "folder").mkdir()
+    _data(root / "folder" / "more.jsonl")
+    (root / "linked").mkdir()
+    (root / "linked" / "more.jsonl").symlink_to(outside / "data.jsonl")
+    (root / "task.yaml").write_text("task: one")
+    refused = {
+        f"data.jsonl + {outside}/data.jsonl": "below a folder",
+        "data.jsonl + 2:../outside/data.jsonl": "below a folder",
+        "linked": "files of this folder lie elsewhere",
+        "data.jsonl + ": "empty source",
+        "hf:allenai/ai2_arc": "without --hub",
+        "data.jsonl + task:arc_easy": "without --hub",
+        f"task:{root}/task.yaml": "their files may execute code",
+        "task:task.yaml": "their files may execute code",
+        "task:../outside": "expected names of tasks",
+    }
+    for value, reason in refused.items():
+        answer = client.post(STUDIES, json={"name": "one", field: value, **SIZES})
+        assert answer.status_code == 422 and reason in answer.json()["detail"], (value, answer.text)
+    made = client.post(STUDIES, json={"name": "one", field: "2:data.jsonl + folder + demo + self", **SIZES})
+    assert made.status_code == 201, made.text
+    assert made.json()["config"][field] == f"2:{root}/data.jsonl + {root}/folder + demo + self"
+
+
+def test_sources_of_the_hub_need_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for value in ("hf:allenai/ai2_arc:ARC-Easy:train[:10]", "task:arc_easy,piqa"):
+        assert checked_data(value, (), hub=True) == value
+    (tmp_path / "allenai" / "ai2_arc").mkdir(parents=True)
+    with pytest.raises(ConfigError, match="in the way"):
+        checked_data("hf:allenai/ai2_arc", (), hub=True)
+    with pytest.raises(ConfigError, match="may execute code"):
+        checked_data("task:own.yaml", (tmp_path,), hub=True)

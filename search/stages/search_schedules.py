@@ -35,7 +35,6 @@ from studies.records.objectives import DEFAULT_COST, CostName, objective
 from studies.records.study_facts import StudyFacts
 
 if TYPE_CHECKING:
-    from search.evaluators.ray_cluster import cluster_address
     from search.evaluators.ray_pool import RayPool
 
 _SECONDS_BETWEEN_RESIZES = 2.0
@@ -262,6 +261,7 @@ class _Watch:
 def _start_workers(study: OpenStudy, router: Router) -> RayPool:
     # Ray takes a second to import: commands that only read a study shall not wait for it.
     from search.evaluators.local import ModelSetup
+    from search.evaluators.ray_cluster import cluster_address
     from search.evaluators.ray_pool import RayPool
 
     config = study.config

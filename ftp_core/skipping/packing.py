@@ -11,6 +11,7 @@ width of a head.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.util import find_spec
@@ -154,7 +155,14 @@ def _has_kernel(model: PreTrainedModel, device: torch.device) -> bool:
 
 @cache
 def _has_varlen() -> bool:
-    return find_spec(_VARLEN) is not None
+    # Earlier ones take no scale.
+    return find_spec(_VARLEN) is not None and "window_size" in inspect.signature(_varlen_attn()).parameters
+
+
+def _varlen_attn() -> Callable[..., Any]:
+    from torch.nn.attention.varlen import varlen_attn
+
+    return varlen_attn
 
 
 def varlen_attention(query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, packing: Packing, scaling: float) -> Tensor:
@@ -169,19 +177,17 @@ def varlen_attention(query_NHE: Tensor, key_NGE: Tensor, value_NGE: Tensor, pack
 
 
 def _kernel(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, longest: int, scaling: float) -> Tensor:
-    from torch.nn.attention.varlen import varlen_attn
-
-    options: dict[str, Any] = {}
+    attend, options = _varlen_attn(), dict[str, Any]()
     if query.shape[1] != key.shape[1]:
-        if "enable_gqa" in inspect.signature(varlen_attn).parameters:
+        if "enable_gqa" in inspect.signature(attend).parameters:
             options["enable_gqa"] = True
         else:
             groups = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    out: Any = varlen_attn(
+    out: Tensor = attend(
         query, key, value, starts, starts, longest, longest, scale=scaling, window_size=(-1, 0), **options
     )
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def _row_by_row(query: Tensor, key: Tensor, value: Tensor, starts: Tensor, scaling: float) -> Tensor:

@@ -55,7 +55,7 @@ def load_table(path: str | os.PathLike[str], reader: str, columns: Columns | Non
     except DataError:
         raise
     except Exception as error:  # its many readers raise whatever they like
-        raise DataError(f"{path}: cannot be read as {reader}: {one_line(error)}.") from error
+        raise DataError(f"{path}: cannot be read as {reader}: {one_line(error).rstrip('.')}.") from error
 
 
 def load_hub(name: str, columns: Columns | None = None) -> tuple[list[Example], str]:
@@ -75,8 +75,7 @@ def load_hub(name: str, columns: Columns | None = None) -> tuple[list[Example], 
     dataset, *rest = re.split(r":(?![^\[]*\])", name)
     _check_hub(dataset)
     try:
-        configurations = datasets.get_dataset_config_names(dataset)
-        config, split = _parts(name, rest, configurations)
+        config, split = _parts(name, rest, _configurations(dataset))
         if split is None:
             split = _sole(datasets.get_dataset_split_names(dataset, config), f"hf:{name}")
         datasets.disable_progress_bars()
@@ -85,8 +84,8 @@ def load_hub(name: str, columns: Columns | None = None) -> tuple[list[Example], 
         raise
     except Exception as error:
         raise DataError(
-            f"The data set hf:{name} cannot be loaded: {one_line(error)}. Expected hf:DATASET, hf:DATASET:CONFIG or "
-            "hf:DATASET:CONFIG:SPLIT of the Hugging Face Hub; one that is gated needs `hf auth login` first."
+            f"The data set hf:{name} cannot be loaded: {one_line(error).rstrip('.')}. Expected hf:DATASET, "
+            "hf:DATASET:CONFIG or hf:DATASET:CONFIG:SPLIT of the Hugging Face Hub; a gated one needs `hf auth login`."
         ) from error
     finally:
         datasets.enable_progress_bars()
@@ -101,7 +100,7 @@ def _check_hub(dataset: str) -> None:
     if Path(dataset).exists():
         # It would prefer the folder to the data set of the Hub.
         raise DataError(f"hf:{dataset}: a folder of this name is in the way; name the folder without hf:.")
-    cached = Path(datasets.config.HF_DATASETS_CACHE) / dataset.replace("/", "___")
+    cached = _cache(dataset)
     if datasets.config.HF_HUB_OFFLINE and not cached.exists():
         raise DataError(f"The data set hf:{dataset} is not cached, and HF_HUB_OFFLINE forbids to ask the Hub for it.")
     if cached.exists():
@@ -123,6 +122,20 @@ def _check_hub(dataset: str) -> None:
             f"The data set hf:{dataset} is not cached, and the Hugging Face Hub cannot be reached ({one_line(error)}): "
             "give a file, or load it once where there is a network."
         ) from error
+
+
+def _cache(dataset: str) -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / dataset.replace("/", "___")
+
+
+def _configurations(dataset: str) -> list[str]:
+    names = list(datasets.get_dataset_config_names(dataset))
+    if names == ["default"] and _cache(dataset).is_dir():
+        # Without the Hub it does not say which configurations are cached.
+        cached = sorted(path.name for path in _cache(dataset).iterdir() if path.is_dir())
+        if not any(name.startswith("default") for name in cached):
+            return cached
+    return names
 
 
 def _parts(name: str, rest: list[str], configurations: list[str]) -> tuple[str | None, str | None]:

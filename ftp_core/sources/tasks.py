@@ -109,8 +109,8 @@ def _loaded(names: Sequence[str], begin: Begin) -> dict[str, Any]:
             tasks = manager.load([str(Path(one).expanduser()) if is_task_file(one) else one for one in names])["tasks"]
         except Exception as error:  # files, templates and data sets fail each in their own way
             raise DataError(
-                f"The task {','.join(names)} cannot be loaded: {one_line(error)}. Its data comes from the Hugging Face "
-                "Hub or the files that it names: is there a network, or are they cached?"
+                f"The task {','.join(names)} cannot be loaded: {one_line(error).rstrip('.')}. Its data comes "
+                "from the Hugging Face Hub or the files that it names: is there a network, or are they cached?"
             ) from error
         work.advance()
     if not tasks:
@@ -135,7 +135,9 @@ def _examples(
         except DataError:
             raise
         except Exception as error:  # templates are code of their own
-            raise DataError(f"Document {place} of the task {name} makes no prompt: {one_line(error)}.") from error
+            raise DataError(
+                f"Document {place} of the task {name} makes no prompt: {one_line(error).rstrip('.')}."
+            ) from error
     return examples
 
 

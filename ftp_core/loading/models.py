@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
@@ -18,12 +18,14 @@ from transformers.utils.logging import disable_progress_bar
 from ftp_core.errors import ModelError
 from ftp_core.loading.allocator import keep_freed_memory
 from ftp_core.loading.gguf_files import SUFFIX
-from ftp_core.loading.model_source import locate, one_line, weights_of
+from ftp_core.loading.model_source import hub_error, locate, one_line, weights_of
 from ftp_core.loading.placement import computes_natively, device_name, device_of, dtype_of, name_of
+from ftp_core.loading.reference import ModelName, ModelReference
 from ftp_core.skipping.dispatch import is_spread, stored_weights
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.skipping_model import SkippingModel
 
+_DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _NOT_OF_THE_MODEL = ("transformers_version", "_name_or_path")
 
 
@@ -72,30 +74,36 @@ def _places(model: PreTrainedModel) -> str:
     return ", ".join(sorted(f"cuda:{place}" if place.isdecimal() else place for place in places))
 
 
-def resolve(name: str | os.PathLike[str]) -> str:
+def resolve(model: ModelName) -> str:
     """Returns the directory or Hugging Face id of a model, after transformers has read the configuration.
 
-    A GGUF file is unpacked when it is first asked for; other weights are not read.
+    A GGUF file is unpacked when it is first asked for, and a revision is downloaded unless it is cached; other weights
+    are not read.
 
     Raises:
         ModelError: There is no such model, files are missing, or it cannot skip tokens.
     """
-    source = locate(name)
+    reference, source = ModelReference.of(model), locate(model)
     if source.endswith(SUFFIX):
         # It needs a package that nothing else does.
         from ftp_core.loading.unpacking import unpacked
 
         source = str(unpacked(Path(source)))
     try:
+        if reference.revision is not None:
+            source = snapshot_download(source, revision=reference.revision, allow_patterns=_DOWNLOADED)
         config = AutoConfig.from_pretrained(source)
     except Exception as error:  # every model type checks its values in its own way, with its own exceptions
-        raise ModelError(f"The config.json of model {name!r} cannot be read: {one_line(error)}") from error
+        known = hub_error(error, source, reference.revision)
+        raise known or ModelError(
+            f"The config.json of model {str(reference)!r} cannot be read: {one_line(error)}"
+        ) from error
     family_of(config)
     return source
 
 
 def load_model(
-    name: str | os.PathLike[str],
+    name: ModelName,
     device: str | torch.device = "cpu",
     dtype: str | torch.dtype = torch.float32,
     device_map: str | dict[str, Any] | None = None,
@@ -103,7 +111,7 @@ def load_model(
     """Loads a model and its tokenizer.
 
     Args:
-        name: `demo`, `smollm2`, a local directory, a GGUF file, or a Hugging Face id.
+        name: `demo`, `smollm2`, a local directory, a GGUF file, or a Hugging Face id; see `ModelReference`.
         device: Device that it computes on; see `ftp_core.loading.placement.device_of`.
         dtype: Precision of its weights; see `ftp_core.loading.placement.dtype_of`.
         device_map: Device of each part, or a rule of transformers for them, such as `auto`: over all GPUs that there
@@ -147,13 +155,13 @@ def published_dtype(source: str) -> torch.dtype | None:
     return None
 
 
-def load_published(name: str | os.PathLike[str]) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_published(name: ModelName) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Loads a model and its tokenizer as `load_model` does, but in the precision that it was published in."""
     return _load(name, "auto")
 
 
 def _load(
-    name: str | os.PathLike[str], dtype: torch.dtype | str, device_map: str | dict[str, Any] | None = None
+    name: ModelName, dtype: torch.dtype | str, device_map: str | dict[str, Any] | None = None
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     source = resolve(name)
     # Its bar would run between those of the command line.
@@ -164,5 +172,24 @@ def _load(
             source, dtype=dtype, use_safetensors=True, device_map=device_map
         )
     except Exception as error:  # broken files surface as whatever their many readers raise
-        raise ModelError(f"Cannot load the model {name!r}: {one_line(error)}") from error
-    return model, tokenizer
+        reference = ModelReference.of(name)
+        known = hub_error(error, source, reference.revision)
+        raise known or ModelError(f"Cannot load the model {str(reference)!r}: {one_line(error)}") from error
+    adapter = ModelReference.of(name).adapter
+    return (model if adapter is None else _merged(model, adapter)), tokenizer
+
+
+def _merged(model: PreTrainedModel, adapter: str) -> PreTrainedModel:
+    """The model with a LoRA adapter merged into its weights; a ModelError if it was made for another one."""
+    from peft import PeftModel
+
+    try:
+        adapted = PeftModel.from_pretrained(model, str(Path(adapter).expanduser()))
+        merged: PreTrainedModel = adapted.merge_and_unload()
+    except Exception as error:  # what does not fit surfaces as errors of shapes, names and values
+        raise ModelError(
+            f"The adapter at {adapter!r} does not fit the model {model.name_or_path!r}: {one_line(error)}"
+        ) from error
+    # The weights are of no place any longer that a pruned model could refer to.
+    merged.name_or_path = ""
+    return merged

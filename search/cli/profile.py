@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ftp_core.loading.model_source import locate
+from ftp_core.loading.reference import ModelReference
 from search.cli.options import AsJson, Model, Storage
 from search.cli.settings import is_given
 from search.cli.tables import narrow_table
@@ -71,10 +72,11 @@ def profile_command(
 
     Example: ftp-search profile --model ./my-llama --batch 1,8 --length 512,1024,2048
     """
+    reference = ModelReference(model)
     if study is not None:
         _check_alone(context)
         config, shape = _of_study(storage, study)
-        model, device, dtype = config.model, config.device, config.dtype
+        reference, device, dtype = config.reference, config.device, config.dtype
         batch, length = str(shape.batch), str(shape.length)
         seconds = seconds if is_given(context, "seconds") else config.profile_seconds
     batches, lengths = _numbers("--batch", batch), _numbers("--length", length)
@@ -87,7 +89,7 @@ def profile_command(
     database_file(storage)
     given = None if source is None else _read(source)
 
-    locate(model)
+    locate(reference)
     with ends_at_once():
         # They load torch and transformers.
         from ftp_core.cost.profile import LatencyProfile
@@ -95,7 +97,7 @@ def profile_command(
         from search.progress.progress_view import ProgressView
 
     view = ProgressView(Console(stderr=True, markup=False))
-    skipping = _load(model, dtype, device, threads, view)
+    skipping = _load(reference, dtype, device, threads, view)
     if given is not None:
         there = LatencyProfile.from_json(given)
         there.check(skipping)
@@ -105,8 +107,8 @@ def profile_command(
     else:
         if max(lengths) > skipping.context:
             raise ConfigError(
-                f"--length is {max(lengths)}, but the model {model!r} reads {skipping.context} tokens at once: give no "
-                "more than that."
+                f"--length is {max(lengths)}, but the model {str(reference)!r} reads {skipping.context} tokens at "
+                "once: give no more than that."
             )
         shapes = [(rows, tokens) for rows in batches for tokens in lengths]
         with StudyStore(storage) as store:
@@ -183,7 +185,7 @@ def _read(source: Path) -> dict[str, object]:
     return values
 
 
-def _load(model: str, dtype: str, device: str, threads: int | None, view: ProgressView) -> SkippingModel:
+def _load(model: ModelReference, dtype: str, device: str, threads: int | None, view: ProgressView) -> SkippingModel:
     import torch
 
     from ftp_core.loading.models import load_model

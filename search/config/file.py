@@ -125,7 +125,7 @@ def anchored(
         if SETTINGS[field].about.is_sources and value and isinstance(value, (str, list, tuple)):
             absolute[field] = _anchored_sources(value, folder, called(field))
             continue
-        if not isinstance(value, str) or (value in NAMED and field != "out"):
+        if not isinstance(value, str) or not value or (value in NAMED and field != "out"):
             continue
         path = _anchored(value, folder, called(field))
         # What is no directory there may be a model's id.

@@ -11,6 +11,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
 
 from ftp_core.errors import DataError
+from ftp_core.loading.reference import ModelReference
 from ftp_core.schedule import MAX_SPARSITY
 from ftp_core.sources.columns import Columns
 from ftp_core.sources.source import SEPARATOR, Form, parse_sources
@@ -58,6 +59,12 @@ class DataSettings(Group):
     model: Annotated[str, About(longest=4096, is_path=True, is_common=True, can_change=True)] = "demo"
     """'demo', 'smollm2' (SmolLM2-135M-Instruct, of the extra smollm2), a local directory, a GGUF file, or a Hugging
     Face id."""
+
+    revision: Annotated[str | None, About("REVISION", longest=200, can_change=True)] = None
+    """Branch, tag or commit of a model on the Hugging Face Hub; the main one if not given."""
+
+    adapter: Annotated[str | None, About("DIR", longest=4096, is_path=True, can_change=True)] = None
+    """Directory of a LoRA adapter (written by peft) that is merged into the model's weights; none if not given."""
 
     data: Annotated[
         str, About("SOURCE", longest=4096, is_path=True, is_sources=True, is_common=True, can_change=True)
@@ -128,6 +135,11 @@ class DataSettings(Group):
     def form(self) -> Form:
         """How rows of the data become examples."""
         return Form(self.columns, self.fewshot, self.chat)
+
+    @property
+    def reference(self) -> ModelReference:
+        """The model, with its revision and adapter."""
+        return ModelReference(self.model, self.revision, self.adapter)
 
     @property
     def sizes(self) -> dict[str, int]:

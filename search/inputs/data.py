@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from ftp_core.errors import DataError
 from ftp_core.loading.models import LoadedModel, load_model
+from ftp_core.loading.reference import ModelName
 from ftp_core.sources.progress import Begin, unseen
 from ftp_core.sources.source import AS_THEY_ARE, Form, parse_sources
 from ftp_core.text.data import Example, fingerprint
@@ -134,7 +135,7 @@ class Workload:
 
 
 def load_workload(
-    model: str,
+    model: ModelName,
     data: str,
     seed: int,
     sizes: Mapping[str, int],

@@ -59,16 +59,22 @@ def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[s
         ModelError: There is no such model where it is said to be.
     """
     places = [("model", config.model)] if config.model == before.model else []
+    if config.adapter is not None and config.adapter == before.adapter and "model" in needs:
+        places.append(("adapter", config.adapter))
     if config.data == before.data:
         places += [("data", path) for source in parse_sources(config.data) for path in source.paths]
     if config.test_data and config.test_data == before.test_data and "data" in needs:
         places += [("test-data", path) for source in parse_sources(config.test_data) for path in source.paths]
     for what, place in places:
-        if (what in needs or what == "test-data") and Path(place).is_absolute() and not Path(place).exists():
+        if (
+            (what in needs or what in ("adapter", "test-data"))
+            and Path(place).is_absolute()
+            and not Path(place).exists()
+        ):
             raise SearchError(
                 f"The {what} of study {name!r} was at {place}, where there is nothing now: restore it, or say "
                 f"with --{what} where it is."
             )
     if config.model in (*NAMED, before.model):
         return config
-    return config.model_copy(update={"model": locate(config.model)})
+    return config.model_copy(update={"model": locate(config.reference)})

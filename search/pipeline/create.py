@@ -33,18 +33,18 @@ _LENGTH_OF_SEARCH = {"trials", "seconds", "plateau"}
 
 def usable(config: RunConfig) -> RunConfig:
     """The configuration with the place and precision of its model; what it names exists, and no weights are read."""
-    resolve(config.model)
+    resolve(config.reference)
     check_samplers(config.sampler)
     if all(source.is_path for source in parse_sources(config.data)):
         # Others take minutes, and are read with the model before a study exists.
         read_examples(config.data, config.seed, config.sizes, config.form)
     is_named = config.model in NAMED
-    return _in_its_precision(config if is_named else config.model_copy(update={"model": locate(config.model)}))
+    return _in_its_precision(config if is_named else config.model_copy(update={"model": locate(config.reference)}))
 
 
 def _in_its_precision(config: RunConfig) -> RunConfig:
     """A configuration with the precision that its study keeps, wherever it goes on."""
-    dtype = dtype_of(config.dtype, device_of(config.device), published_dtype(resolve(config.model)))
+    dtype = dtype_of(config.dtype, device_of(config.device), published_dtype(resolve(config.reference)))
     return config.model_copy(update={"dtype": name_of(dtype)})
 
 

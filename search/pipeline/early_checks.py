@@ -29,7 +29,7 @@ def check_writable(folder: Path) -> None:
 def check_inputs(config: RunConfig) -> None:
     """Checks that model and data can be opened, and what `check_where` does."""
     check_where(config)
-    locate(config.model)
+    locate(config.reference)
     for data in filter(None, (config.data, config.test_data)):
         for source in parse_sources(data):
             for path in source.paths:

@@ -17,7 +17,7 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
     """The model and data of a configuration, as `load_workload` reads them; what there is to say of them is said."""
     with view.stage("Loading model and data", 1) as stage:
         workload = load_workload(
-            config.model,
+            config.reference,
             config.data,
             config.seed,
             config.sizes,

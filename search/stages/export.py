@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ftp_core.loading.models import load_model, load_published
+from ftp_core.loading.reference import ModelReference
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.model.model_card import add_figures
 from ftp_core.model.saving import check_directory, replacing
@@ -75,14 +76,14 @@ def export_study(
         check_export(directory, own_origins(study), _ADVICE)
     before = RunConfig.stored(study.config)
     config = located(name, before, before if model is None else before.model_copy(update={"model": model}), ("model",))
-    check_same(study, {"model": load_model(config.model, dtype=config.dtype).fingerprint()})
+    check_same(study, {"model": load_model(config.reference, dtype=config.dtype).fingerprint()})
     if config.model != before.model and not store.is_read_only:
         store.studies.set_config(name, config.model_dump())
-    return write_export(store, name, directory, config.model, include_base, overwrite)
+    return write_export(store, name, directory, config.reference, include_base, overwrite)
 
 
 def write_export(
-    store: StudyStore, name: str, directory: Path, model: str, include_base: bool, overwrite: bool = False
+    store: StudyStore, name: str, directory: Path, model: ModelReference, include_base: bool, overwrite: bool = False
 ) -> list[Path]:
     """`export_study` with a dense model that is known to be the study's."""
     study = store.studies.get(name)
@@ -106,7 +107,9 @@ def write_export(
         "study": name,
         "study_created_at": study.created_at.isoformat(),
         "trial": trial.number,
-        "model": model,
+        "model": str(model.name),
+        "revision": model.revision,
+        "adapter": model.adapter,
         "model_fingerprint": study.facts.model_fingerprint,
         "router": None if router.number is None else {"kind": router.router.kind, "sha256": router.sha256},
     }

@@ -129,7 +129,9 @@ def export_selected(study: OpenStudy) -> None:
     """Writes the selected schedule with its router as a model that loads like any other."""
     folder = study.config.folder(study.name) / "model"
     with study.view.stage("Writing the pruned model", 1) as stage:
-        write_export(study.store, study.name, folder, study.config.model, include_base=study.config.export == "full")
+        write_export(
+            study.store, study.name, folder, study.config.reference, include_base=study.config.export == "full"
+        )
         stage.advance()
     study.note(StudyFacts(exported=str(folder.resolve())))
 

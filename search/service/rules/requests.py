@@ -17,7 +17,7 @@ from search.inputs.examples import read_examples
 from search.pipeline.resume_settings import check_changes
 from search.proposers.catalogue import check_shipped
 from search.service.rules.problems import in_fields
-from search.service.rules.roots import check_makeable, checked_data, checked_model, checked_out
+from search.service.rules.roots import check_makeable, checked_data, checked_model, checked_out, confined
 from search.service.rules.settings import ServiceSettings
 from studies import StudyRecord, StudyStore, Trial
 
@@ -92,6 +92,7 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
     given = request.given()
     config = RunConfig.checked(str, **given)
     paths = {"model": config.model, "data": config.data, "test_data": config.test_data, "out": config.out}
+    paths |= {} if config.adapter is None else {"adapter": config.adapter}
     config = config.model_copy(update=_checked_paths(paths, request.name, settings))
     _check_examples(config)
     if config.warm_start is not None:
@@ -146,6 +147,7 @@ def _checked_paths(values: Mapping[str, Any], name: str, settings: ServiceSettin
         "model": lambda value: checked_model(value, settings.roots, settings.hub),
         "data": lambda value: checked_data(value, settings.roots, settings.hub),
         "test_data": lambda value: value and checked_data(value, settings.roots, settings.hub, "test_data"),
+        "adapter": lambda value: value and str(confined("adapter", value, settings.roots)),
         "out": lambda value: _out(value, name, settings),
     }
     return {field: check(values[field]) for field, check in checks.items() if field in values}

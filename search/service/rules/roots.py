@@ -154,6 +154,8 @@ def check_reach(config: RunConfig, name: str, reach: Reach) -> None:
                 _check_named(source, reach.hub, field)
             elif not _all_below(source.name, reach.roots):
                 raise _outside(field, source.name, reach.roots)
+    if config.adapter is not None and not _lies_below(config.adapter, reach.roots):
+        raise _outside("adapter", config.adapter, reach.roots)
     if not _lies_below(out, writable):
         raise _outside("out", out, writable)
 

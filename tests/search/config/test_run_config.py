@@ -93,7 +93,7 @@ def test_paths_begin_at_the_folder_of_the_file(write: Write, tmp_path: Path, mon
 WRONG: list[tuple[str, str]] = [
     ("trials: 300\ntrails: 3\n", "run.yaml, line 2: trails is unknown: did you mean trials?"),
     ("target-sparsity: 0.3\n", "line 1: target-sparsity is unknown: did you mean target_sparsity?"),
-    ("flavour: blue\n", "line 1: flavour is unknown: expected one of version, model, data"),
+    ("flavour: blue\n", "line 1: flavour is unknown: expected one of version, model, revision"),
     ("\nseed: 1\n\nseed: 2\n", "run.yaml, line 4: 'seed' is given a second time"),
     ("trials: 0\n", "run.yaml, line 1: trials is 0: expected a number greater than or equal to 1."),
     ("trials: many\n", "line 1: trials is 'many': expected a whole number."),

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from search.config.run_config import RunConfig
 from search.errors import ConfigError
-from search.service.rules.roots import checked_data, checked_model, confined
+from search.service.rules.roots import Reach, check_reach, checked_data, checked_model, confined
 from studies.service.service_store import ServiceStore
 from tests.search.service.conftest import MakeClient
 
@@ -283,3 +284,12 @@ def test_sources_of_the_hub_need_the_hub(tmp_path: Path, monkeypatch: pytest.Mon
         checked_data("hf:allenai/ai2_arc", (), hub=True)
     with pytest.raises(ConfigError, match="may execute code"):
         checked_data("task:own.yaml", (tmp_path,), hub=True)
+
+
+def test_an_adapter_is_confined_like_a_model(tmp_path: Path) -> None:
+    roots = (tmp_path.resolve(),)
+    reach = Reach(roots=roots, out=tmp_path / "out")
+    inside, outside = RunConfig(adapter=str(tmp_path / "adapter")), RunConfig(adapter="/etc")
+    check_reach(inside.model_copy(update={"out": str(tmp_path / "out" / "one")}), "one", reach)
+    with pytest.raises(ConfigError, match="adapter is '/etc', which lies below no folder"):
+        check_reach(outside.model_copy(update={"out": str(tmp_path / "out" / "one")}), "one", reach)

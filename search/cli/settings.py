@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from search.config.file import anchored
 from search.config.run_config import SETTINGS
-from search.config.setting import option
+from search.config.setting import Setting, option
 
 # Paths that begin at the working directory; a model's may be an id.
 _ANCHORED = tuple(field for field, setting in SETTINGS.items() if setting.about.is_path and field != "model")
@@ -82,9 +82,14 @@ def _options(fields: Iterable[str], show_default: str | None) -> Iterator[inspec
         yield inspect.Parameter(
             field,
             inspect.Parameter.KEYWORD_ONLY,
-            default=setting.default if is_new else None,
+            default=_default(setting) if is_new else None,
             annotation=Annotated[(list[str] if setting.about.is_sources else setting.type) | None, declared],
         )
+
+
+def _default(setting: Setting) -> Any:
+    # What may be given several times is a list for Typer.
+    return ([setting.default] if setting.default else []) if setting.about.is_sources else setting.default
 
 
 def _help(field: str, is_new: bool) -> str:

@@ -320,7 +320,7 @@ class RunSettings(Group):
 
     export: Annotated[Literal["reference", "full", "none"], About(can_change=True)] = "reference"
     """Pruned model to write: a reference to the dense weights ("reference") or a copy of them ("full") beside what was
-    found, or nothing ("none")."""
+    found, or nothing ("none"). Weights that an adapter was merged into are always copied."""
 
     out: Annotated[str | None, About("DIR", longest=4096, is_path=True, can_change=True)] = None
     """Folder of the report and the pruned model; ftp-out/NAME if not given."""

@@ -51,11 +51,6 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
                 f"--pruner {self.pruner} decides by what has ended so far, which --deterministic rules out: use "
                 "halving."
             )
-        if self.adapter is not None and self.export == "reference":
-            raise ConfigError(
-                "--export reference would refer to weights without the --adapter: use full, or merge the adapter into "
-                "a model of its own and give that."
-            )
         part_ends(self.search_items, self.fidelities)
         if self.workers + self.gpu_workers == 0:
             raise ConfigError("--workers and --gpu-workers are both 0: expected at least one worker.")

@@ -85,7 +85,10 @@ def export_study(
 def write_export(
     store: StudyStore, name: str, directory: Path, model: ModelReference, include_base: bool, overwrite: bool = False
 ) -> list[Path]:
-    """`export_study` with a dense model that is known to be the study's."""
+    """`export_study` with a dense model that is known to be the study's.
+
+    Weights that an adapter was merged into are always included: they lie nowhere else.
+    """
     study = store.studies.get(name)
     chosen = chosen_number(study)
     if not overwrite:
@@ -114,7 +117,7 @@ def write_export(
         "router": None if router.number is None else {"kind": router.router.kind, "sha256": router.sha256},
     }
     with replacing(directory) as partial:
-        pruned.save_pretrained(partial, include_base=include_base)
+        pruned.save_pretrained(partial, include_base=include_base or model.adapter is not None)
         tokenizer.save_pretrained(partial)
         (partial / MODEL_FILE).write_text(json.dumps(origin, indent=2) + "\n")
         add_figures(partial, directory, _card_figures(store.results.measurements(name), trial.number))

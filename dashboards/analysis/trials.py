@@ -54,10 +54,21 @@ class Found:
         columns: The trials.
         objectives: Names of their objectives.
         dense_cost: Cost of the dense model, where it is known.
+        uncertainty: Half a 95 % interval around predicted latencies, as a share of them; None if unknown.
+
+    Attributes:
+        columns: The trials.
+        uncertainty: Half a 95 % interval around predicted latencies, as a share of them; None if unknown.
     """
 
-    def __init__(self, columns: TrialColumns, objectives: Sequence[str], dense_cost: float | None = None) -> None:
-        self.columns = columns
+    def __init__(
+        self,
+        columns: TrialColumns,
+        objectives: Sequence[str],
+        dense_cost: float | None = None,
+        uncertainty: float | None = None,
+    ) -> None:
+        self.columns, self.uncertainty = columns, uncertainty
         self._dense_cost = dense_cost
         self.objectives = tuple(objectives)
         self._fronts: dict[tuple[str, str], Places] = {}
@@ -65,7 +76,9 @@ class Found:
     @classmethod
     def of_study(cls, study: StudyRecord, columns: TrialColumns) -> Found:
         """The trials of a study, with the cost of its dense model as far as that is known."""
-        return cls(columns, study.objectives, study.facts.dense_costs.get(study.objectives[-1]))
+        profile = study.facts.latency_profile
+        uncertainty = None if profile is None else profile.uncertainty
+        return cls(columns, study.objectives, study.facts.dense_costs.get(study.objectives[-1]), uncertainty)
 
     def __len__(self) -> int:
         return len(self.columns)

@@ -169,14 +169,20 @@ def points(found: Found, places: Places, across: Axis, upwards: Axis, floor: flo
     return {"x": across.shown(found.values(across.name)[places]), "y": heights}
 
 
-def template(across: Axis, upwards: Axis, what: str) -> str:
-    """The hover label of a trial, whose number is its custom data."""
+def template(across: Axis, upwards: Axis, what: str, uncertainty: float | None = None) -> str:
+    """The hover label of a trial, whose number is its custom data; `uncertainty` is that of `Found`."""
 
     def value(axis: Axis, letter: str) -> str:
-        return f"{axis.title} %{{{letter}:{'.1%' if axis.is_share else '.4g'}}} {axis.unit}".rstrip()
+        shown = f"{axis.title} %{{{letter}:{'.1%' if axis.is_share else '.4g'}}} {axis.unit}".rstrip()
+        return shown + _within(axis, uncertainty)
 
     values = f"{value(upwards, 'y')}<br>{value(across, 'x')}"
     return f"<b>trial %{{customdata}}</b>, {what}<br>{values}<extra></extra>"
+
+
+def _within(axis: Axis, uncertainty: float | None) -> str:
+    """How uncertain a quantity is: latencies of trials are predicted."""
+    return "" if uncertainty is None or axis.name != "latency_ms" else f" ± {uncertainty:.0%}"
 
 
 def set_titles(figure: go.Figure, across: Axis, upwards: Axis) -> None:
@@ -236,7 +242,7 @@ def _labels(
         texts = [made_from(columns.parents_of(int(place))) for place in places]
     else:
         texts = None
-    said = template(across, upwards, what)
+    said = template(across, upwards, what, found.uncertainty)
     return {
         "customdata": columns.number[places].tolist(),
         "text": texts,
@@ -247,7 +253,11 @@ def _labels(
 def _details(found: Found, place: int, others: Mapping[Axis, Floats], proposed: bool) -> str:
     """The lines of a trial's label below the two quantities that it is drawn against."""
     columns = found.columns
-    costs = [f"{axis.title} {axis.text(float(own[place]))}" for axis, own in others.items() if np.isfinite(own[place])]
+    costs = [
+        f"{axis.title} {axis.text(float(own[place]))}{_within(axis, found.uncertainty)}"
+        for axis, own in others.items()
+        if np.isfinite(own[place])
+    ]
     number, fidelity = int(columns.round[place]), float(columns.fidelity[place])
     about = [
         *([f"proposed by {plain_text(columns.proposers[columns.proposer[place]])}"] if proposed else []),

@@ -43,7 +43,7 @@ def fronts_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
             line={"color": colour, "width": 1.5, "shape": stairs(across)},
             marker={"color": colour, "size": 8, "symbol": _SYMBOLS[place % len(_SYMBOLS)]},
             customdata=found.columns.number[front].tolist(),
-            hovertemplate=template(across, upwards, plain_text(name)),
+            hovertemplate=template(across, upwards, plain_text(name), found.uncertainty),
         )
     set_titles(figure, across, upwards)
     if floor is not None:

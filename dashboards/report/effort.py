@@ -56,6 +56,9 @@ def effort_sentences(data: ReportData) -> list[str]:
     peak = data.study.facts.peak_process_bytes
     if peak:
         sentences.append(f"Peak memory of the process: {peak / _GIB:.2f} GiB.")
+    of_worker = data.study.facts.peak_worker_bytes
+    if of_worker:
+        sentences.append(f"Peak memory of a worker, beside the weights: {of_worker / _GIB:.2f} GiB.")
     return sentences
 
 

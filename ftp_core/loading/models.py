@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from huggingface_hub import snapshot_download
@@ -27,6 +28,8 @@ from ftp_core.skipping.skipping_model import SkippingModel
 
 _DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _NOT_OF_THE_MODEL = ("transformers_version", "_name_or_path")
+# Of models that live.
+_fingerprints: WeakKeyDictionary[PreTrainedModel, str] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,16 @@ class LoadedModel:
         return replace(self, skipping=self.skipping.protecting(keep_first))
 
     def fingerprint(self) -> str:
-        """SHA-256 over configuration and weights, the same wherever and by whichever transformers it is loaded."""
+        """SHA-256 over configuration and weights, the same wherever and by whichever transformers it is loaded.
+
+        Computed once, since it takes seconds for large models, and weights never change.
+        """
+        known = _fingerprints.get(self.skipping.model)
+        if known is None:
+            known = _fingerprints[self.skipping.model] = self._computed_fingerprint()
+        return known
+
+    def _computed_fingerprint(self) -> str:
         config = self.skipping.model.config.to_diff_dict()
         facts = {key: value for key, value in config.items() if key not in _NOT_OF_THE_MODEL}
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())

@@ -7,8 +7,6 @@ import hashlib
 import math
 import os
 import random
-import resource
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
+from ftp_core.cost.process_memory import peak_bytes, reset_peak
 from ftp_core.errors import CoreError
 from ftp_core.loading.identity import model_identity
 from ftp_core.quality.quality import QualitySet
@@ -121,7 +120,7 @@ def distill(
     with _skipping(model) as skipping:
         checked = _schedules(skipping, schedules)
         check_readable(data, skipping.context, skipping.model.config.vocab_size)
-        _reset_peak(skipping.device)
+        reset_peak(skipping.device)
         if held_out is None:
             data, held_out = _set_aside(data)
         if not isinstance(held_out, QualitySet):
@@ -337,17 +336,3 @@ class _Run:
 
 def _precision(device: torch.device, autocast: bool) -> AbstractContextManager[Any]:
     return torch.autocast("cuda", torch.bfloat16) if autocast and device.type == "cuda" else nullcontext()
-
-
-def _reset_peak(device: torch.device) -> None:
-    """Let `peak_bytes` count from now on, on a GPU."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-
-
-def peak_bytes(device: torch.device) -> int:
-    """Peak memory: of torch on a GPU since `_reset_peak`, else of this process since it started."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    # Linux counts in kibibytes, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

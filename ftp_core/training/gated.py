@@ -114,6 +114,7 @@ def gated_forward(
     schedule: SparsitySchedule,
     symmetric_sparsity: bool = False,
     gradient_checkpointing: bool = False,
+    n_blocks: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Runs a batch under a schedule, with a router that learns.
 
@@ -124,6 +125,7 @@ def gated_forward(
         schedule: One sparsity per block.
         symmetric_sparsity: See `sparsity_loss`.
         gradient_checkpointing: Compute blocks again in the backward pass, to save memory.
+        n_blocks: Number of the first blocks that run; None for all of them.
 
     Returns:
         Final hidden states from which the completions' tokens are predicted `[T, D]`, row by row; guide loss; sparsity
@@ -131,10 +133,17 @@ def gated_forward(
     """
     state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], model.keep_first)
     handler = _GatedPass(model, router, schedule, state, symmetric_sparsity, gradient_checkpointing)
-    hidden_BLD = model.run(handler, batch.ids, batch.text_lengths, use_cache=False).to(model.device)
+    n_blocks = model.n_blocks if n_blocks is None else n_blocks
+
+    def handle(index: int, call: BlockCall) -> Tensor:
+        return handler(index, call) if index < n_blocks else call.hidden
+
+    hidden_BLD = model.run(handle, batch.ids, batch.text_lengths, use_cache=False).to(model.device)
     zero = torch.zeros((), device=hidden_BLD.device)
     guide, sparsity = (torch.stack(of).mean() if of else zero for of in (handler.guides, handler.sparsities))
-    return hidden_BLD[batch.predicts], guide, sparsity
+    # By numbers, which fake tensors know (`ftp_core.training.memory`).
+    predicts_T = batch.predicts.flatten().nonzero()[:, 0]
+    return hidden_BLD.flatten(0, 1)[predicts_T], guide, sparsity
 
 
 def soft_decision(scores_BL: Tensor, keep_BL: Tensor, decided_BL: Tensor) -> Tensor:

@@ -209,7 +209,7 @@ def _foresee(
         print(json.dumps(expected.model_dump(mode="json") | {"repeats": repeats}))
         return
     each = [f"Each of {repeats} studies:"] if repeats > 1 else []
-    print("\n".join([*each, *estimate_lines(expected)]))
+    print("\n".join([*each, *estimate_lines(expected, config)]))
 
 
 def _go_on(

@@ -117,7 +117,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         "predicted_for": _timed_shape(study.facts),
         "predictions": {
             "doubts": list(predictions.doubts),
-            "compared": [asdict(one) | {"ratio": one.ratio} for one in predictions.compared],
+            "compared": [asdict(one) | {"ratio": one.ratio, "sentence": str(one)} for one in predictions.compared],
             "sentence": predictions.sentence(name),
         },
         "front": _front(trials, measurements),

@@ -16,6 +16,7 @@ from studies.records.records import StudySummary
 from studies.sql.times import local_text
 from studies.store.optuna_studies import OptunaStudy
 
+_GIB = 2.0**30
 _VARIANTS = ("dense", "uniform", "static", "dynamic", "refined")
 
 
@@ -70,8 +71,17 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
 def print_results(console: Console, description: Mapping[str, Any]) -> None:
     """Prints the results of a study, from `describe_study`."""
     parts = (print_rounds, print_front, print_selection, print_measurements)
-    for part in (*parts, print_predictions, print_speeds, print_beginnings):
+    for part in (*parts, print_predictions, print_speeds, print_beginnings, _print_memory):
         part(console, description)
+
+
+def _print_memory(console: Console, description: Mapping[str, Any]) -> None:
+    """Prints the peak memory of the processes, as far as it was measured."""
+    process, worker = description.get("peak_process_bytes"), description.get("peak_worker_bytes")
+    said = [f"{process / _GIB:.2f} GiB of the process"] if process else []
+    said += [f"{worker / _GIB:.2f} GiB of a worker, beside the weights"] if worker else []
+    if said:
+        console.print(f"peak memory: {', '.join(said)}")
 
 
 def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
@@ -126,11 +136,7 @@ def print_predictions(console: Console, description: Mapping[str, Any]) -> None:
     if predictions["sentence"]:
         console.print(predictions["sentence"], soft_wrap=True)
     elif predictions["compared"]:
-        parts = (
-            f"{one['what']} {one['predicted_ms']:.1f} predicted, {one['measured_ms']:.1f} ms measured "
-            f"({one['ratio']:.2f}x)"
-            for one in predictions["compared"]
-        )
+        parts = (one["sentence"] for one in predictions["compared"])
         console.print(f"Latency: {'; '.join(parts)}", soft_wrap=True)
 
 

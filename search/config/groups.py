@@ -315,8 +315,8 @@ class RunSettings(Group):
     """Seconds after which the worker of an evaluation is killed; no limit if not given."""
 
     prefix_mb: Annotated[int | None, Ge(0), About(most=2**24)] = None
-    """MiB of each worker for results that other schedules share, 0 for none; an eighth of the memory for all of them if
-    not given."""
+    """MiB of each worker for results that other schedules share, 0 for none; a fortieth of the memory for all of them
+    if not given."""
 
     export: Annotated[Literal["reference", "full", "none"], About(can_change=True)] = "reference"
     """Pruned model to write: a reference to the dense weights ("reference") or a copy of them ("full") beside what was
@@ -345,7 +345,12 @@ class RunSettings(Group):
         if self.prefix_mb is not None:
             return self.prefix_mb * 2**20
         whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return whole // 8 // max(1, self.workers + self.gpu_workers)
+        return whole // 40 // max(1, self.workers + self.gpu_workers)
+
+    @property
+    def held_out_prefix_bytes(self) -> int:
+        """The same where a router is trained, which takes memory itself, and whose decisions few schedules share."""
+        return self.prefix_bytes // 4
 
     def folder(self, name: str) -> Path:
         """The folder of the report and the pruned model of a study.

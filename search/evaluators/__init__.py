@@ -47,6 +47,7 @@ class Evaluation:
         blocks_reused: Block computations whose results were still known from other schedules.
         worker: Number of the worker among those of a search, on a cluster with the host's name; None without one.
         began_at: Time of the beginning by that worker's clock, in seconds since 1970; of joined parts that of the last.
+        peak_bytes: Most memory that the worker has held so far, beside what it shares with others; None if unknown.
     """
 
     task: Task
@@ -59,6 +60,7 @@ class Evaluation:
     blocks_reused: int = 0
     worker: str | None = None
     began_at: float | None = None
+    peak_bytes: int | None = None
 
     @property
     def schedule(self) -> SparsitySchedule:
@@ -86,6 +88,7 @@ class Evaluation:
             seconds=self.seconds + later.seconds,
             blocks_run=self.blocks_run + later.blocks_run,
             blocks_reused=self.blocks_reused + later.blocks_reused,
+            peak_bytes=max(self.peak_bytes or 0, later.peak_bytes or 0) or None,
         )
 
 

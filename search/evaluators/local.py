@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from ftp_core.cost.process_memory import own_peak_bytes
 from ftp_core.errors import CoreError
 from ftp_core.loading.models import load_model
 from ftp_core.quality.quality import Quality, QualitySet
@@ -98,7 +99,8 @@ class LocalEvaluator:
             quality, blocks_run, blocks_reused = self._within_memory(lambda: self._compare(task))
         except (CoreError, RuntimeError, MemoryError) as error:
             seconds = time.perf_counter() - started
-            return replace(nothing, seconds=seconds, error=f"{type(error).__name__}: {error}")
+            error_text = f"{type(error).__name__}: {error}"
+            return replace(nothing, seconds=seconds, error=error_text, peak_bytes=own_peak_bytes(self._model.device))
         metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
         if quality.accuracy is not None:
             metrics["accuracy"] = quality.accuracy
@@ -113,6 +115,7 @@ class LocalEvaluator:
             error="not finite: " + ", ".join(strange) if strange else None,
             blocks_run=blocks_run,
             blocks_reused=blocks_reused,
+            peak_bytes=own_peak_bytes(self._model.device),
         )
 
     def close(self) -> None:

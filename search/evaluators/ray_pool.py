@@ -55,6 +55,9 @@ class RayPool:
         trial_timeout_s: Time limit of a task in seconds; None for no limit.
         on_ready: Called whenever a worker has loaded.
 
+    Attributes:
+        peak_bytes: Most memory that a worker has held, beside what it shares with others; None if unknown.
+
     Raises:
         ConfigError: No worker is asked for.
         EvaluationError: Ray or all workers could not start, or the GPUs do not suffice.
@@ -76,6 +79,7 @@ class RayPool:
         self._gpu_share = gpu_share
         self._trial_timeout_s = trial_timeout_s
         self._on_ready = on_ready
+        self.peak_bytes: int | None = None
         self._handles: list[WorkerHandle] = []
         self._backlog = Backlog(patience=1)
         self._events: queue.SimpleQueue[tuple[Call, Future[Any], float]] = queue.SimpleQueue()
@@ -254,6 +258,7 @@ class RayPool:
             if call.task is not None:
                 failed = handle.failed(call.task, cause_of(error), moment) if error else None
                 results.append(failed or handle.named(pickle.loads(future.result())))
+                self.peak_bytes = max(self.peak_bytes or 0, results[-1].peak_bytes or 0) or None
             is_first = handle.calls[0] is call
             handle.calls.remove(call)
             if is_first:

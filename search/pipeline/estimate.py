@@ -5,17 +5,15 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.measure import room_for_new_tokens
-from ftp_core.cost.memory import peak_activation_bytes
-from ftp_core.schedule import SparsitySchedule
 from ftp_core.training.distillation_config import DistillationConfig
 from search.config.run_config import RunConfig
 from search.engine.ablations import plan_ablations
 from search.inputs.data import Workload, search_set
 from search.inputs.latency_profiles import known_profile
+from search.pipeline.expected_memory import advice, check_memory, memory_of, memory_sentence
 from search.pipeline.pace import Pace, measure_pace, tokens
 from search.problem.space import ScheduleSpace
 from search.progress.progress_view import ProgressView
@@ -36,22 +34,17 @@ _PASSES_A_PROFILE, _FEWEST_PASSES_A_PROFILE = 76, 12
 _NAMED_ROWS = 5
 # Rows that are timed end to end: dense, a shortened prompt, the selected point.
 _GENERATED_ROWS = 3
-_EVALUATED_AT_ONCE = 16
-_GIB = 2.0**30
 
 
-def estimate_lines(estimate: Estimate) -> list[str]:
-    """An estimate as a few lines of text."""
+def estimate_lines(estimate: Estimate, config: RunConfig | None = None) -> list[str]:
+    """An estimate as a few lines of text; with a configuration, what to change of it if memory is short."""
     stages = ", ".join(f"{name} {duration(seconds)}" for name, seconds in _merged(estimate.seconds).items())
-    memory = estimate.memory
-    available = "" if memory.available_bytes is None else f", of {_gib(memory.available_bytes)} that are free"
-    short = "" if estimate.fits else "; that is too little: give fewer --workers, or less --prefix-mb"
+    short = "" if config is None or estimate.fits else f"; that is too little. {advice(estimate, config)}"
     return [
         f"About {duration(estimate.total_s)} in all, by {estimate.examples} evaluated examples; a schedule takes about "
         f"{estimate.evaluation_s:.2g} s on each of {estimate.workers} workers.",
         f"  time: {stages}",
-        f"  memory: at most about {_gib(estimate.total_bytes)} ({_gib(memory.process_bytes)} here and "
-        f"{estimate.workers} x {_gib(memory.worker_bytes)} for workers){available}{short}",
+        f"  memory: {memory_sentence(estimate)}{short}",
         *(f"  left out: {one}" for one in estimate.left_out),
     ]
 
@@ -66,16 +59,21 @@ def estimate_run(
     """
     with view.stage("Estimating time and memory", 4) as stage:
         pace = measure_pace(config, workload, stage.advance)
-        memory = memory_of(config, workload)
+        memory = memory_of(config, workload, stages)
         stage.advance()
     return expected(config, workload, store, stages, pace, memory)
 
 
 def note_estimate(study: OpenStudy, stages: Sequence[str]) -> None:
-    """Says and notes, once, what a study takes that has no trials yet; see `estimate_run`."""
+    """Says and notes, once, what a study takes that has no trials yet; see `estimate_run`.
+
+    Raises:
+        ConfigError: It takes more memory than there is; nothing is noted, so that it can go on with other settings.
+    """
     if study.facts.estimate is not None or study.store.trials.n_begun(study.name):
         return
     found = estimate_run(study.config, study.workload, study.store, stages, study.view)
+    check_memory(found, study.config)
     # What is left out is said here, and not again as the search begins.
     study.note(StudyFacts(estimate=found, ablations=_planned_ablations(study.config, study.workload)))
     study.view.tell(estimate_lines(found))
@@ -150,44 +148,6 @@ def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[
     }
 
 
-def memory_of(config: RunConfig, workload: Workload) -> Memory:
-    """Most memory that a run holds, as far as it can be counted: weights, activations, and what schedules share."""
-    model = workload.model.skipping
-    longest = max(len(one.prompt) + max(map(len, one.continuations)) for one in search_set(config, workload))
-    shapes = [(_EVALUATED_AT_ONCE, min(longest, model.context)), (config.latency_batch, timed_length(config, workload))]
-    # What runs is in proportion to the tokens, or more.
-    batch, length = max(shapes, key=lambda shape: shape[0] * shape[1])
-    activations = peak_activation_bytes(model, SparsitySchedule.uniform(0.0, model.n_blocks), batch, length)
-    weights, resident, available = sum(one.nbytes for one in model.model.parameters()), _resident_bytes(), _free_bytes()
-    return Memory(
-        # Workers load the same libraries as this process did.
-        worker_bytes=max(0, resident - weights) + activations + config.prefix_bytes,
-        process_bytes=resident + weights + activations,
-        # This process holds its part already.
-        available_bytes=None if available is None else available + resident,
-    )
-
-
-def _resident_bytes() -> int:
-    """Memory that this process holds; 0 where the system does not tell."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def _free_bytes() -> int | None:
-    """Memory that programs can still have; None where the system does not tell."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except (OSError, ValueError, IndexError):
-        pass
-    return None
-
-
 def _left_out(config: RunConfig, workload: Workload, seconds: Mapping[str, float], pace: Pace) -> Iterator[str]:
     """Sentences on what the budget is too small for."""
     if ablations := _planned_ablations(config, workload).left_out:
@@ -219,7 +179,3 @@ def _merged(seconds: Mapping[str, float]) -> dict[str, float]:
         for kind, times in merged.items()
         if sum(times) >= 1
     }
-
-
-def _gib(n_bytes: int) -> str:
-    return f"{n_bytes / _GIB:.1f} GiB"

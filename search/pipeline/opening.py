@@ -48,11 +48,13 @@ def begun(
 ) -> Iterator[tuple[StudyStore, Opening]]:
     """Context of a new study: its database, and the opening of its pipeline; see `search.pipeline.create.beginning`."""
     check_inputs(config)
-    with loading():
-        from search.pipeline.create import beginning, usable
-        from search.pipeline.pipeline import Pipeline
-
-    config = usable(config)
+    with view.stage("Loading libraries", 2, is_brief=True) as stage:
+        with loading():
+            from search.pipeline.create import beginning, usable
+            from search.pipeline.pipeline import Pipeline
+        stage.advance()
+        config = usable(config)
+        stage.advance()
     with opened(storage) as store, beginning(store, name, config, view, overwrite) as (config, workload):
         yield store, lambda lease: Pipeline(store, name, lease, view, config, workload)
 
@@ -84,7 +86,8 @@ def continued(
     store.check_writable()
     check_writable(config.folder(study.name))
     check_where(config)
-    with loading():
+    with view.stage("Loading libraries", 1, is_brief=True) as stage, loading():
         from search.pipeline.create import reopened
 
+        stage.advance()
     return lambda lease: reopened(store, study, config, lease, view, asked)

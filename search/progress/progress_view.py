@@ -23,7 +23,7 @@ from studies.records.objectives import DEFAULT_COST, objective
 
 _SECONDS_BETWEEN_LINES = 10.0
 # Where nothing is said for so long, a line says that work goes on.
-_SECONDS_OF_SILENCE, _SECONDS_BETWEEN_BEATS = 30.0, 5.0
+_SECONDS_OF_SILENCE, _SECONDS_BETWEEN_BEATS = 10.0, 2.0
 # Steps may take minutes; so long a time says how fast they go.
 _SPEED_OVER_SECONDS = 600.0
 _REFRESHES_PER_SECOND = 4
@@ -103,7 +103,7 @@ class ProgressView:
 
     It is a `RunObserver`; commands without a run use `stage` alone. On a terminal everything is in one view that
     refreshes itself, below what is printed on `console` meanwhile. Elsewhere there are lines: as work begins and ends,
-    at most one each ten seconds in between, and at least one in half a minute while a run or work goes on.
+    at most one each ten seconds in between, and at least one in twelve seconds while a run or work goes on.
 
     Args:
         console: Console to draw on: standard error, so that standard output stays clean for data.
@@ -196,16 +196,23 @@ class ProgressView:
             self._live.refresh()
 
     @contextmanager
-    def stage(self, title: str, total: int, completed: int = 0) -> Iterator[Stage]:
-        """Work of `total` steps, of which some may be done already; other work may be inside."""
+    def stage(self, title: str, total: int, completed: int = 0, is_brief: bool = False) -> Iterator[Stage]:
+        """Work of `total` steps, of which some may be done already; other work may be inside.
+
+        Lines say of brief work only that it goes on, once it lasts.
+        """
         is_alone = not self._work
-        self.say(f"{title} ...")
+        if is_brief:
+            self._said_at = min(self._said_at, time.monotonic() - _SECONDS_OF_SILENCE + _SECONDS_BETWEEN_BEATS)
+        else:
+            self.say(f"{title} ...")
         stage = Stage(self, self._bars, title, total, completed)
         self._work = [*self._work, stage]
         try:
             self._open()
             yield stage
-            stage.finish()
+            if not is_brief:
+                stage.finish()
         finally:
             if is_alone and self._stages is None:
                 # Without a run to show, the work's last state is what stays.

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import HiddenRouter, ScoringRouter, StaticRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
@@ -54,7 +55,7 @@ def train_router(
 
     Returns the one with the lowest held-out KL. It is for the chosen trial's schedule in the first place.
     """
-    held_out, prefixes = quality_set(study, "validation"), PrefixStore(study.config.prefix_bytes)
+    held_out, prefixes = quality_set(study, "validation"), PrefixStore(study.config.held_out_prefix_bytes)
     static = StaticRouter()
     with study.view.stage("The static router, validation", len(schedules) * held_out.n_batches) as progress:
         static_kl = fmean(
@@ -161,14 +162,16 @@ def _train(
 
 def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:
     """Searches better hyperparameters of router training with Ray Tune; see `tune_router`."""
-    # Ray takes a second to import.
-    from search.tuning.router_tuning import tune_router
-
     config, splits = study.config, study.workload.splits
+    # What stages before have left in the allocator, workers may need.
+    return_freed_memory()
     base = DistillationConfig(steps=config.router_steps, seed=config.seed)
     folder = _unfinished(study, "tune", _task(study, schedules, base))
     n_steps = config.router_trials * base.steps
     with tempfile.TemporaryDirectory() as passing, study.view.stage("Tuning the router, steps", n_steps) as stage:
+        # Ray takes seconds to import.
+        from search.tuning.router_tuning import tune_router
+
         steps = 0
 
         def on_result(number: int, kl: float) -> None:
@@ -194,7 +197,7 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:
             workers=max(1, config.workers),
             address=config.ray_address,
             deterministic=config.deterministic,
-            prefix_bytes=config.prefix_bytes,
+            prefix_bytes=config.held_out_prefix_bytes,
             folder=folder or Path(passing),
             on_result=on_result,
             on_progress=on_progress,

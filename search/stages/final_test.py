@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
+from ftp_core.cost.process_memory import peak_bytes
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.training.distillation import peak_bytes
 from search.stages.candidates import candidates, compared, dense
 from search.stages.examples import collect_examples, n_steps
 from search.stages.export import write_export

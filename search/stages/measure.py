@@ -58,7 +58,8 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
     batch, length = prompts.ids.shape
     timings = _timings(study, variants, prompts)
     measurements, counter = [], FlopsCounter(model)
-    for variant, quality, (latency, speedup) in zip(variants, qualities, timings, strict=True):
+    held = _activations(study, variants, batch, length)
+    for variant, quality, (latency, speedup), peak in zip(variants, qualities, timings, held, strict=True):
         router = variant.router.router
         window, reads_hidden = router.window, router.reads_hidden
         measurements.append(
@@ -76,10 +77,7 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
                 kv_bytes=kv_bytes(model, variant.schedule, batch, length),
                 split=split,
                 router=variant.router.number,
-                # What reading hidden states takes is not predicted.
-                peak_bytes=(
-                    None if reads_hidden else peak_activation_bytes(model, variant.schedule, batch, length, window)
-                ),
+                peak_bytes=peak,
                 speedup=speedup.ratio,
                 speedup_low=speedup.low,
                 speedup_high=speedup.high,
@@ -171,6 +169,23 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
                 stage.advance(n_batches)
             qualities.append(quality)
     return qualities
+
+
+def _activations(study: OpenStudy, variants: Sequence[Variant], batch: int, length: int) -> list[int | None]:
+    """Peak memory of each variant's prefill, as it is predicted; None where the router reads hidden states."""
+    model = study.workload.model.skipping
+    # Others with the same schedule and queries take as much.
+    known: dict[tuple[SparsitySchedule, int], int] = {}
+    found = []
+    with study.view.stage("Counting memory", len(variants)) as stage:
+        for variant in variants:
+            key = variant.schedule, variant.router.router.window
+            reads_hidden = variant.router.router.reads_hidden
+            if key not in known and not reads_hidden:
+                known[key] = peak_activation_bytes(model, variant.schedule, batch, length, key[1])
+            found.append(None if reads_hidden else known[key])
+            stage.advance()
+    return found
 
 
 def _quality_context(study: OpenStudy, data: str, router: StoredRouter) -> str:

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.routers import Router
 from ftp_core.text.encoding import encoded_fingerprint
 from search.config.run_config import RunConfig
@@ -41,6 +42,7 @@ _SECONDS_BETWEEN_RESIZES = 2.0
 _SECONDS_BETWEEN_NOTES = 0.5
 # How many of the latest trials a search starts from, beside the front.
 _LATEST = 2000
+_GIB = 2.0**30
 
 
 @dataclass(frozen=True)
@@ -133,8 +135,10 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
         finally:
             with study.store.hurried():
                 trials.write_statistics()
-                _keep_reuse(study, engine)
+                _keep_effort(study, engine, pool)
             watch.send_figures()
+        if pool.peak_bytes is not None:
+            study.view.say_once(f"Peak memory of a worker: {pool.peak_bytes / _GIB:.2f} GiB, beside the weights.")
         if stopping.reason is not None and trials.n_trials < search.trials:
             stage.advance(0, f"stopped, since {stopping.reason}")
 
@@ -199,13 +203,19 @@ def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objec
     return [one for place, one in enumerate(found) if place >= first_of_latest or best.holds(one.values or ())]
 
 
-def best_note(points: list[Trial], cost: CostName = DEFAULT_COST, target: float | None = None) -> str:
-    """A word on a front of KL against a cost: its point at a target sparsity, or its knee."""
+def best_note(
+    points: list[Trial], cost: CostName = DEFAULT_COST, target: float | None = None, uncertainty: float | None = None
+) -> str:
+    """A word on a front of KL against a cost: its point at a target sparsity, or its knee.
+
+    Costs are certain to within a share of them, if one is given.
+    """
     if not points:
         return "no trial finished"
     best, what = best_point(points, target), "knee" if target is None else f"at {target:.0%}"
     assert best.values is not None
-    return f"front {len(points)}, {what}: KL {best.values[0]:.3g} at {objective(cost).text(best.values[1])}"
+    spread = "" if uncertainty is None else f" ± {uncertainty:.0%}"
+    return f"front {len(points)}, {what}: KL {best.values[0]:.3g} at {objective(cost).text(best.values[1])}{spread}"
 
 
 class _Watch:
@@ -220,6 +230,8 @@ class _Watch:
         self._pool = pool
         self._name = name
         self._objectives, self._dense_cost = objective_names(study.config.cost), costs.dense(study.config.cost)
+        profile = study.facts.latency_profile if study.config.cost == "latency_ms" else None
+        self._uncertainty = None if profile is None else profile.uncertainty
         self._n_workers = study.config.workers
         self._resized = self._noted = self._began = time.monotonic()
         self._n_before = trials.n_trials
@@ -229,7 +241,10 @@ class _Watch:
         ended = self._trials.n_trials
         if now - self._noted > _SECONDS_BETWEEN_NOTES or ended == self._n_before + n:
             config = self._study.config
-            self._noted, note = now, best_note(self._trials.front, config.cost, config.target_sparsity)
+            self._noted, note = (
+                now,
+                best_note(self._trials.front, config.cost, config.target_sparsity, self._uncertainty),
+            )
             self.send_figures()
         self._stage.advance(n, note)
         if now - self._resized > _SECONDS_BETWEEN_RESIZES:
@@ -259,23 +274,25 @@ class _Watch:
 
 
 def _start_workers(study: OpenStudy, router: Router) -> RayPool:
-    # Ray takes a second to import: commands that only read a study shall not wait for it.
-    from search.evaluators.local import ModelSetup
-    from search.evaluators.ray_cluster import cluster_address
-    from search.evaluators.ray_pool import RayPool
-
     config = study.config
-    setup = ModelSetup(
-        study.workload.model.skipping,
-        search_set(study.config, study.workload),
-        fidelities=config.fidelities,
-        router=router,
-        choices=config.min_accuracy is not None,
-        prefix_bytes=config.prefix_bytes,
-        on_one_machine=cluster_address(config.ray_address) is None,
-        loaded_by=(config.model, config.dtype) if config.device_map else None,
-    )
     with study.view.stage("Starting workers", config.workers + config.gpu_workers) as stage:
+        # Ray takes seconds to import: commands that only read a study shall not wait for it.
+        from search.evaluators.local import ModelSetup
+        from search.evaluators.ray_cluster import cluster_address
+        from search.evaluators.ray_pool import RayPool
+
+        # What stages before have left in the allocator, workers may need.
+        return_freed_memory()
+        setup = ModelSetup(
+            study.workload.model.skipping,
+            search_set(study.config, study.workload),
+            fidelities=config.fidelities,
+            router=router,
+            choices=config.min_accuracy is not None,
+            prefix_bytes=config.prefix_bytes,
+            on_one_machine=cluster_address(config.ray_address) is None,
+            loaded_by=(config.model, config.dtype) if config.device_map else None,
+        )
         return RayPool(
             setup,
             config.workers,
@@ -313,10 +330,14 @@ def _context(study: OpenStudy, search: Search) -> str:
     )
 
 
-def _keep_reuse(study: OpenStudy, engine: SearchEngine) -> None:
-    """Adds to the known numbers of block computations that were made and spared."""
-    run, reused = engine.blocks_run, engine.blocks_reused
-    study.store.studies.update_facts(
-        study.name,
-        lambda known: StudyFacts(blocks_run=known.blocks_run + run, blocks_reused=known.blocks_reused + reused),
-    )
+def _keep_effort(study: OpenStudy, engine: SearchEngine, pool: RayPool) -> None:
+    """Adds to the known numbers of block computations that were made and spared; keeps the peak memory of workers."""
+    run, reused, peak = engine.blocks_run, engine.blocks_reused, pool.peak_bytes
+
+    def added(known: StudyFacts) -> StudyFacts:
+        counts = StudyFacts(blocks_run=known.blocks_run + run, blocks_reused=known.blocks_reused + reused)
+        if peak is None:
+            return counts
+        return counts.updated(StudyFacts(peak_worker_bytes=max(known.peak_worker_bytes or 0, peak)))
+
+    study.note(added)

@@ -20,6 +20,7 @@ class Prediction:
     what: str  # "dense", or "selected"
     predicted_ms: float  # by the study's profile
     measured_ms: float  # on the clock
+    uncertainty: float | None = None  # half a 95 % interval around the prediction, as a share of it; None if unknown
 
     @property
     def ratio(self) -> float:
@@ -33,7 +34,11 @@ class Prediction:
 
     def __str__(self) -> str:
         """Both, and how they compare."""
-        return f"{self.what} {self.predicted_ms:.1f} predicted, {self.measured_ms:.1f} ms measured ({self.ratio:.2f}x)"
+        spread = "" if self.uncertainty is None else f" ± {self.uncertainty * self.predicted_ms:.1f}"
+        return (
+            f"{self.what} {self.predicted_ms:.1f}{spread} predicted, {self.measured_ms:.1f} ms measured "
+            f"({self.ratio:.2f}x)"
+        )
 
 
 @dataclass(frozen=True)
@@ -84,19 +89,20 @@ def latency_predictions(
     if not predicts_latency(study):
         return LatencyPredictions()
     profile, selection = study.facts.latency_profile, study.facts.selection
+    uncertainty = None if profile is None else profile.uncertainty
     measured = sorted(measurements, key=lambda m: m.split != "test")
     compared = []
     dense = next((m for m in measured if m.variant == "dense"), None)
     dense_ms = (profile and profile.dense_ms) or _of_dense(study, trials)
     if dense is not None and dense_ms is not None:
-        compared.append(Prediction("dense", dense_ms, dense.latency_ms))
+        compared.append(Prediction("dense", dense_ms, dense.latency_ms, uncertainty))
     if selection is not None:
         wanted = (selection.trial, selection.router)
         own = next((m for m in measured if m.trial is not None and (m.trial, m.router) == wanted), None)
         trial = next((trial for trial in trials if trial.number == wanted[0]), None)
         selected_ms = None if trial is None else _predicted_ms(study, trial)
         if own is not None and selected_ms is not None:
-            compared.append(Prediction("selected", selected_ms, own.latency_ms))
+            compared.append(Prediction("selected", selected_ms, own.latency_ms, uncertainty))
     return LatencyPredictions(() if profile is None else profile.doubts, tuple(compared))
 
 

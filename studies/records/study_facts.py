@@ -15,7 +15,7 @@ from studies.records.generation_speed import GenerationSpeed
 SHOWN_FACTS = (
     *("n_blocks", "split_sizes", "timed_input", "keep_first", "unprotected_beginning", "left_out", "shared_boundaries"),
     *("chance", "fewer_items", "estimate", "ablations", "rounds", "rounds_ended", "tuning", "selection"),
-    *("peak_process_bytes", "generation_speeds", "sources", "test_sources"),
+    *("peak_process_bytes", "peak_worker_bytes", "generation_speeds", "sources", "test_sources"),
 )
 # Version of the stored form, raised when a fact changes its meaning or its shape.
 VERSION = 1
@@ -92,9 +92,11 @@ class Memory(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    worker_bytes: int  # most memory of a worker, beside the weights, which all of them share
-    process_bytes: int  # most memory of the process itself, and of the weights in their shared place
-    available_bytes: int | None = None  # memory that the machine has left for both; None if unknown
+    worker_bytes: int  # most memory of a worker, beside the weights where all of them share these
+    process_bytes: int  # memory of the process itself while there are workers, and of the weights that all share
+    available_bytes: int | None = None  # memory that the machine, or the GPU, has for all; None if unknown
+    alone_bytes: int = 0  # most memory of the process while there are no workers
+    sharing: int | None = None  # workers on the GPU that this is about; None if it is the machine's memory
 
 
 class Estimate(BaseModel):
@@ -118,8 +120,14 @@ class Estimate(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def total_bytes(self) -> int:
-        """Memory of all processes together."""
-        return self.memory.process_bytes + self.workers * self.memory.worker_bytes
+        """Most memory of all processes together."""
+        with_workers = self.memory.process_bytes + self.workers_together * self.memory.worker_bytes
+        return max(with_workers, self.memory.alone_bytes)
+
+    @property
+    def workers_together(self) -> int:
+        """Workers that share the memory."""
+        return self.workers if self.memory.sharing is None else self.memory.sharing
 
     @property
     def fits(self) -> bool:
@@ -217,7 +225,8 @@ class StudyFacts(BaseModel):
     rounds_ended: str | None = None  # why fewer rounds were made than wanted; empty while they may go on
     tuning: Tuning | None = None  # what the tuning of the router found
     selection: SelectionRecord | None = None  # the trial that was selected
-    peak_process_bytes: int | None = None  # peak memory of the process
+    peak_process_bytes: int | None = None  # peak memory of the process, of its GPU where the model is on one
+    peak_worker_bytes: int | None = None  # the most of a search's workers, beside what they share with others
     exported: str | None = None  # folder of the pruned model
     generation_speeds: tuple[GenerationSpeed, ...] = ()  # in the order in which they were timed
 

@@ -29,7 +29,7 @@ from dashboards.figures.measurements import measured_front
 from dashboards.report.html import render_report
 from dashboards.report.summary import key_figures, summary_sentences
 from studies import Measurement, RouterRun, StudyRecord, StudyState, Trial, TrialState
-from studies.records.study_facts import SelectionRecord, StudyFacts, TimedInput
+from studies.records.study_facts import ProfileRecord, SelectionRecord, StudyFacts, TimedInput
 from tests.studies.records import trial
 
 STUDY = StudyRecord(
@@ -334,6 +334,16 @@ def test_a_trial_shows_every_cost_that_it_remembers() -> None:
     assert "predicted latency 3.5 ms, KV cache 2 MiB<br>overall" in points.text[0]
     [points] = [trace for trace in front_figure(DATA.found, standalone=True).data if trace.name == "by deap"]
     assert "predicted latency %{x:.4g} ms" in points.hovertemplate and points.text[0].startswith("<br>overall")
+
+
+def test_a_label_says_how_uncertain_a_predicted_latency_is() -> None:
+    profile = ProfileRecord.model_validate({"batch": 8, "length": 256, "shapes": [{"uncertainty": 0.07}]})
+    for data, where in ((DATA, "hovertemplate"), (replace(DATA, study=COUNTED, trials=COUNTED_TRIALS), "text")):
+        facts = data.study.facts.updated(StudyFacts(latency_profile=profile))
+        figure = front_figure(replace(data, study=replace(data.study, facts=facts)).found, standalone=True)
+        [points] = [trace for trace in figure.data if trace.name == "by deap"]
+        said = points.hovertemplate if where == "hovertemplate" else points.text[0]
+        assert " ms ± 7%" in said and said.count("±") == 1
 
 
 def test_pareto_shows_the_cost_that_was_searched() -> None:

@@ -31,7 +31,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import IGNORED, EncodedExample, answer_batch, prompt_batch
-from ftp_core.training.distillation import Distillation, _reset_peak, distill, peak_bytes
+from ftp_core.training.distillation import Distillation, distill
 from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import TrainingBatch, gated_forward
 from ftp_core.training.losses import distillation_loss, guide_loss, sparsity_loss, top_k_distillation_loss
@@ -593,14 +593,3 @@ def test_what_a_training_took_is_reported() -> None:
     assert result.tokens == 3 * 2 * sum(len(one.prompt) + 2 for one in SOME[:4])
     assert result.parameters == 4 * 64 + 64 + 64 + 1
     assert result.seconds > 0 and result.peak_bytes > 2**20
-
-
-def test_peak_memory_is_that_of_the_device_the_model_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    reset: list[torch.device] = []
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset.append)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 12345)
-    cpu, gpu = torch.device("cpu"), torch.device("cuda", 1)
-    _reset_peak(cpu)
-    assert reset == [] and peak_bytes(cpu) != 12345
-    _reset_peak(gpu)
-    assert reset == [gpu] and peak_bytes(gpu) == 12345

@@ -13,6 +13,7 @@ from search.cli.tables import (
     print_front,
     print_measurements,
     print_predictions,
+    print_results,
     print_rounds,
     print_selection,
     print_speeds,
@@ -131,6 +132,14 @@ def test_doubtful_predictions_are_shown_beside_what_was_measured() -> None:
     text = printed(print_predictions, described(latency_profile=profile))
     assert "not to be relied on: the machine was busy; dense 651.9 predicted, " in text
     assert text.count("\n") == 1 and "`ftp-search resume one --remeasure`" in text
+
+
+def test_peak_memory_is_printed_as_far_as_it_was_measured() -> None:
+    known = described() | {"peak_process_bytes": 2**30, "peak_worker_bytes": 2**29}
+    text = "peak memory: 1.00 GiB of the process, 0.50 GiB of a worker, beside the weights"
+    assert text in " ".join(printed(print_results, known).split())
+    unknown = known | {"peak_process_bytes": None, "peak_worker_bytes": None}
+    assert "peak memory" not in printed(print_results, unknown)
 
 
 def test_plain_values_carry_selection_rounds_tuning_and_retention() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+import search.pipeline.expected_memory
 import search.pipeline.pipeline
 from search.cli.show import describe_study
 from search.config.run_config import RunConfig
+from search.errors import ConfigError
 from search.inputs.data import Workload, load_workload, search_set
 from search.inputs.latency_profiles import keep_profile
-from search.pipeline.estimate import Estimate, Memory, estimate_lines, estimate_run, expected, memory_of
+from search.pipeline.estimate import Estimate, Memory, estimate_lines, estimate_run, expected
+from search.pipeline.expected_memory import check_memory, memory_of
 from search.pipeline.pace import Pace, measure_pace, tokens
 from search.progress.progress_view import ProgressView
 from search.stages.measure import timed_length
@@ -112,19 +117,71 @@ def test_memory_that_does_not_suffice_is_said() -> None:
         return Estimate(seconds={"search": 1.0}, evaluation_s=0.1, workers=4, memory=memory)
 
     assert made(None).fits and made(11 * 2**30).fits and not made(11 * 2**30 - 1).fits
-    fits, not_enough, unknown = (estimate_lines(made(free))[2] for free in (12 * 2**30, 2**30, None))
+    config = RunConfig.checked(**{**SMALL, "workers": 4}, prefix_mb=100, dtype="float32")
+    fits, not_enough, unknown = (estimate_lines(made(free), config)[2] for free in (12 * 2**30, 8 * 2**30, None))
     assert "at most about 11.0 GiB (3.0 GiB here and 4 x 2.0 GiB for workers), of 12.0 GiB" in fits
-    assert "too little: give fewer --workers, or less --prefix-mb" in not_enough
+    assert "that is too little. Give --workers 2, or --dtype bfloat16, or a smaller model." in not_enough
     assert "free" not in unknown and "too little" not in unknown
+    check_memory(made(12 * 2**30), config)
+    with pytest.raises(
+        ConfigError, match=r"does not fit: at most about 11.0 GiB .* of 8.0 GiB .* Give --workers 2, or"
+    ):
+        check_memory(made(8 * 2**30), config)
+    # Not even the process by itself: fewer workers are no help.
+    with pytest.raises(ConfigError, match="Give --dtype bfloat16, or a smaller model"):
+        check_memory(made(2**30), config)
+
+
+def test_where_the_process_takes_most_by_itself_workers_do_not_count() -> None:
+    memory = Memory(worker_bytes=2**30, process_bytes=2**30, alone_bytes=6 * 2**30, available_bytes=5 * 2**30)
+    found = Estimate(seconds={"search": 1.0}, evaluation_s=0.1, workers=2, memory=memory)
+    assert found.total_bytes == 6 * 2**30 and not found.fits
+    config = RunConfig.checked(**SMALL, dtype="bfloat16")
+    line = estimate_lines(found, config)[2]
+    assert "6.0 GiB here without them" in line and "Give a smaller --latency-batch" in line
+
+
+def test_on_a_gpu_the_workers_that_share_it_count() -> None:
+    memory = Memory(worker_bytes=2 * 2**30, process_bytes=3 * 2**30, available_bytes=5 * 2**30, sharing=2)
+    found = Estimate(seconds={"search": 1.0}, evaluation_s=0.1, workers=8, memory=memory)
+    assert found.total_bytes == 7 * 2**30 and "on a GPU" in estimate_lines(found)[2]
+    with pytest.raises(ConfigError, match="--gpu-share of 1 or more"):
+        check_memory(found, RunConfig.checked(**SMALL, dtype="bfloat16", prefix_mb=0))
 
 
 def test_memory_counts_what_workers_may_keep(workload: Workload) -> None:
-    none, much = (memory_of(RunConfig.checked(**SMALL, prefix_mb=mib), workload) for mib in (0, 512))
-    # What the process holds grows meanwhile, by little.
-    assert much.worker_bytes - none.worker_bytes == pytest.approx(512 * 2**20, rel=0.2)
+    none, much = (
+        memory_of(RunConfig.checked(**SMALL, prefix_mb=mib, trials=4, refine_trials=4), workload) for mib in (0, 512)
+    )
+    # As far as trials can fill it.
+    assert 2**20 < much.worker_bytes - none.worker_bytes < 512 * 2**20
+    full = memory_of(RunConfig.checked(**SMALL, prefix_mb=64, trials=100_000), workload)
+    assert full.worker_bytes - none.worker_bytes == pytest.approx(64 * 2**20, rel=0.2)
     assert none.available_bytes is None or none.available_bytes > 0
     weights = sum(one.nbytes for one in workload.model.skipping.model.parameters())
-    assert none.process_bytes > 2 * weights
+    # They are copied once, to where all processes map them.
+    assert none.process_bytes > weights and none.alone_bytes >= none.process_bytes + weights
+
+
+def test_memory_of_training_counts_where_there_is_some(workload: Workload) -> None:
+    config = RunConfig.checked(**SMALL, prefix_mb=0)
+    search, whole = (memory_of(config, workload, stages) for stages in (["search"], all_stages(config)))
+    assert whole.alone_bytes > search.alone_bytes and whole.worker_bytes > search.worker_bytes + 2**20
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell what memory is shared")
+def test_a_search_takes_about_what_was_expected(tmp_path: Path) -> None:
+    storage = f"sqlite:///{tmp_path}/s.db"
+    given = {**SMALL, "prefix_mb": 16, "trials": 12, "cost": "flops"}
+    options = [f"--{key.replace('_', '-')}={value}" for key, value in given.items()]
+    command = ["search", "--name", "one", *options, "--storage", storage, "--out", str(tmp_path)]
+    # A process of its own: this one holds more than a run does.
+    done = subprocess.run([sys.executable, "-m", "search", *command], check=True, capture_output=True, text=True)
+    with StudyStore(storage) as store:
+        facts = store.studies.get("one").facts
+    assert facts.estimate is not None and facts.peak_worker_bytes is not None
+    assert f"Peak memory of a worker: {facts.peak_worker_bytes / 2**30:.2f} GiB" in done.stderr
+    assert 0.8 < facts.estimate.memory.worker_bytes / facts.peak_worker_bytes < 1.5
 
 
 def test_measuring_leaves_threads_and_random_numbers_as_they_were(workload: Workload) -> None:
@@ -166,6 +223,25 @@ def test_a_dry_run_prints_the_estimate_and_leaves_nothing(
     # What no search can be made of is refused as ever.
     refused = run_here(monkeypatch, capsys, tmp_path, "run", *small, "--dry-run", "--dense-blocks", "40")
     assert refused.code == 2 and "Dense block 40" in refused.err and list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_does_not_fit_is_refused_and_can_go_on_where_it_does(
+    workload: Workload, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search.pipeline.pipeline, "first_search", lambda _: None)
+    config = RunConfig.checked(**SMALL, trials=12, cost="flops", dtype="float32")
+    with StudyStore("sqlite://") as store:
+        store.studies.create("one", config.model_dump(), ("kl", "flops"))
+        with store.runs.lease("one") as lease:
+            view = ProgressView(Console(file=io.StringIO()))
+            pipeline = search.pipeline.pipeline.Pipeline(store, "one", lease, view, config, workload)
+            with monkeypatch.context() as scarce:
+                scarce.setattr(search.pipeline.expected_memory, "free_bytes", lambda device: 0)
+                with pytest.raises(ConfigError, match=r"does not fit: at most about .* GiB .* Give "):
+                    pipeline.search_only()
+            assert store.studies.get("one").facts.estimate is None and not store.trials.n_begun("one")
+            pipeline.search_only()
+            assert store.studies.get("one").facts.estimate is not None
 
 
 def test_a_study_keeps_what_was_expected_as_it_began(workload: Workload, monkeypatch: pytest.MonkeyPatch) -> None:

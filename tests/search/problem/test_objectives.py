@@ -316,6 +316,7 @@ def test_a_word_on_a_front_is_in_the_unit_of_its_cost() -> None:
     assert best_note(points, "flops") == "front 3, knee: KL 0.1 at 2 GFLOPs"
     assert best_note(points, "flops", 0.25) == "front 3, at 25%: KL 0.1 at 2 GFLOPs"
     assert best_note(points[:0], "flops") == "no trial finished"
+    assert best_note(front([trial(0, (0.25, 12.345))]), uncertainty=0.05) == "front 1, knee: KL 0.25 at 12.3 ms ± 5%"
     assert best_note(front([trial(0, (0.25, 12.345))])) == "front 1, knee: KL 0.25 at 12.3 ms"
 
 

@@ -328,11 +328,22 @@ def beating(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
     return beats
 
 
+def test_of_brief_work_it_is_said_only_that_it_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    beats, shown = beating(monkeypatch), io.StringIO()
+    view = ProgressView(Console(file=shown, width=80))
+    with view.stage("Loading", 1, is_brief=True):
+        beats[0]()
+        assert shown.getvalue() == ""
+        view._said_at -= 2.0
+        beats[0]()
+    assert shown.getvalue() == "Loading: 0/1  0:00 since the last step\n"
+
+
 def test_where_nothing_is_said_for_long_a_line_says_that_work_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     beats, shown = beating(monkeypatch), io.StringIO()
     view = ProgressView(Console(file=shown, width=80))
 
-    def lines(silence: float = 31.0) -> list[str]:
+    def lines(silence: float = 11.0) -> list[str]:
         """What is said when nothing was for so long."""
         before = len(shown.getvalue())
         view._said_at -= silence
@@ -341,7 +352,7 @@ def test_where_nothing_is_said_for_long_a_line_says_that_work_goes_on(monkeypatc
 
     view.began("mine", CONFIG, STAGES)
     view.stage_changed("measure", StudyState.RUNNING)
-    assert lines(29.0) == []
+    assert lines(9.0) == []
     assert lines() == ["Stage measure: TIME so far"]
     with view.stage("Measuring quality", 8) as outer:
         outer.advance(3)

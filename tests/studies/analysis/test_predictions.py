@@ -30,6 +30,14 @@ def test_dense_and_selected_are_compared_with_what_was_measured() -> None:
     assert f"dense {2 * DENSE_MS:.1f} predicted, {DENSE_MS:.1f} ms measured (2.00x)" in found.sentence("one")
 
 
+def test_predictions_carry_the_uncertainty_of_the_profile() -> None:
+    shapes = ({"uncertainty": 0.1}, {"uncertainty": None})
+    profile = ProfileRecord.model_validate({"batch": 8, "length": 256, "dense_ms": 200.0, "shapes": shapes})
+    known = replace(STUDY, facts=STUDY.facts.updated(StudyFacts(latency_profile=profile)))
+    dense = latency_predictions(known, DATA.trials, DATA.measurements).compared[0]
+    assert str(dense).startswith("dense 200.0 ± 20.0 predicted, ")
+
+
 def test_without_a_profile_that_says_so_it_is_what_the_dense_trial_was_predicted_to_take() -> None:
     dense, selected = latency_predictions(STUDY, DATA.trials, DATA.measurements).compared
     assert DATA.trials[0].values is not None and REFINED.values is not None

@@ -1,0 +1,61 @@
+"""Counts the memory of a step of a distillation before it is made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch._subclasses import FakeTensorMode
+
+from ftp_core.cost.memory import AllocationTracker
+from ftp_core.routers import DynamicRouter
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.text.encoding import EncodedExample
+from ftp_core.training.gated import TrainingBatch, gated_forward
+from ftp_core.training.losses import distillation_loss
+
+# Any that makes every block decide.
+_SPARSITY = 0.5
+# Blocks of the smaller of two models that are counted.
+_FEW = 2
+
+
+def peak_step_bytes(model: SkippingModel, prompt: int, completion: int, batch_size: int, checkpointing: bool) -> int:
+    """Peak bytes of the tensors that a step of a router's training holds at once: forward, loss and backward.
+
+    The model's own blocks run on fake tensors, which need no memory: a few of them, since each further one holds as
+    much. Weights, optimizer state and workspaces of kernels are not counted.
+
+    Args:
+        model: The model.
+        prompt: Tokens of each prompt.
+        completion: Tokens of each completion.
+        batch_size: Prompts in a batch.
+        checkpointing: Whether blocks are computed twice instead of keeping their activations.
+    """
+    rows = [EncodedExample((0,) * prompt, ((0,) * completion,), 0, has_choices=False)] * batch_size
+    batch = TrainingBatch.of(rows, model.device)
+    few, some = min(_FEW, model.n_blocks), min(2 * _FEW, model.n_blocks)
+    of_few, of_some = (_counted(model, batch, n_blocks, checkpointing) for n_blocks in (few, some))
+    each = (of_some - of_few) // max(1, some - few)
+    return of_some + each * (model.n_blocks - some)
+
+
+def _counted(model: SkippingModel, batch: TrainingBatch, n_blocks: int, checkpointing: bool) -> int:
+    """Peak bytes of a step through the first blocks, as if there were no others."""
+    n_tokens, width = int(batch.predicts.sum()), model.model.config.hidden_size
+    with torch.random.fork_rng(devices=()):
+        router = DynamicRouter().to(model.device).train().requires_grad_(True)
+    dense_TD = torch.zeros(n_tokens, width, dtype=model.model.dtype, device=model.device)
+    schedule = SparsitySchedule.uniform(_SPARSITY, model.n_blocks)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = replace(batch, ids=torch.zeros_like(batch.ids))
+    # On any device it is the tensors that are counted, not what an allocator holds.
+    with AllocationTracker("cpu") as tracker:
+        hidden_TD, guide, sparsity = gated_forward(
+            model, router, batch, schedule, gradient_checkpointing=checkpointing, n_blocks=n_blocks
+        )
+        loss = guide + sparsity + distillation_loss(model.head, hidden_TD, dense_TD, 1.0)
+        loss.backward()
+    return tracker.peak_bytes

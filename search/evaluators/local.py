@@ -15,6 +15,7 @@ import torch
 from ftp_core.cost.process_memory import own_peak_bytes
 from ftp_core.errors import CoreError
 from ftp_core.loading.models import load_model
+from ftp_core.loading.reference import ModelName
 from ftp_core.quality.quality import Quality, QualitySet
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.skipping.prefixes import PrefixStore
@@ -163,7 +164,7 @@ class ModelSetup:
         batch_size: Prompts in a batch.
         prefix_bytes: Memory for shared work.
         on_one_machine: Whether all workers are on this machine.
-        loaded_by: Name and precision by which workers load the model, over all GPUs that they see; None to send it.
+        loaded_by: Model and precision that workers load, over all GPUs that they see; None to send the given model.
         options: Other arguments of `LocalEvaluator`.
 
     Raises:
@@ -178,7 +179,7 @@ class ModelSetup:
         batch_size: int = 16,
         prefix_bytes: int = 0,
         on_one_machine: bool = False,
-        loaded_by: tuple[str, str] | None = None,
+        loaded_by: tuple[ModelName, str] | None = None,
         **options: Any,
     ) -> None:
         self._model = loaded_by or SharedModel.of(model.model, on_one_machine)

@@ -291,7 +291,7 @@ def _start_workers(study: OpenStudy, router: Router) -> RayPool:
             choices=config.min_accuracy is not None,
             prefix_bytes=config.prefix_bytes,
             on_one_machine=cluster_address(config.ray_address) is None,
-            loaded_by=(config.model, config.dtype) if config.device_map else None,
+            loaded_by=(config.reference, config.dtype) if config.device_map else None,
         )
         return RayPool(
             setup,

@@ -122,8 +122,9 @@ def anchored(
     absolute = dict(values)
     for field in paths:
         value = values.get(field)
-        if SETTINGS[field].about.is_sources and value and isinstance(value, (str, list, tuple)):
-            absolute[field] = _anchored_sources(value, folder, called(field))
+        if SETTINGS[field].about.is_sources and isinstance(value, (str, list, tuple)):
+            # None of them are a fault of one field, and the default of another.
+            absolute[field] = _anchored_sources(value, folder, called(field)) if value else ""
             continue
         if not isinstance(value, str) or not value or (value in NAMED and field != "out"):
             continue

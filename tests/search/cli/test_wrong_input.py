@@ -203,7 +203,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(
     (tmp_path / "taken/model").mkdir(parents=True)
     (tmp_path / "taken/model/config.json").write_text('{"model_type": "llama"}')
     (tmp_path / "bad.yaml").write_text("seed: 1\ntrails: 3\n")
-    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": " b"}\n{"text": "c"}\n')
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "a", "completion": " b"}\n{"words": "c"}\n')
     before = sorted(tmp_path.iterdir())
     result = run(*arguments)
     assert result.code == code

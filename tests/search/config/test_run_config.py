@@ -173,3 +173,18 @@ def test_what_stands_deep_in_a_file_has_its_line(write: Write) -> None:
 def test_a_setting_that_another_one_makes_useless_is_named(given: dict[str, Any], named: list[str]) -> None:
     said = RunConfig.checked(**given).without_effect
     assert [line.split()[0] for line in said] == named and all("no effect: " in line for line in said)
+
+
+def test_data_may_be_a_list_and_names_its_sources_by_where_the_file_lies(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("data: [2:a.jsonl, self, 'hf:org/set:one']\ntest_data: ./b.csv\n")
+    config = configured(path, {})
+    assert config.data == f"2:{tmp_path.resolve()}/a.jsonl + self + hf:org/set:one"
+    assert config.test_data == f"{tmp_path.resolve()}/b.csv"
+    path.write_text("data: 'a.jsonl + '\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml, line 1: data is .*empty source"):
+        configured(path, {})
+    assert RunConfig(data=["a.jsonl", "demo"], workers=1).data == "a.jsonl + demo"  # type: ignore[arg-type]
+    for wrong in ({"data": ""}, {"data": "hf:.."}, {"columns": "q=a"}, {"test_data": "0:a"}):
+        with pytest.raises(ConfigError, match="expected|names an empty"):
+            RunConfig.checked(workers=1, **wrong)

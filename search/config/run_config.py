@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from ftp_core.sources.source import parse_sources
 from search.config.groups import (
     CONFIG_VERSION,
     DataSettings,
@@ -102,7 +103,11 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
     def without_effect(self) -> list[str]:
         """A sentence for each setting that was given, other than its default, and that another one makes useless."""
         tunes = ("router_trials",) if self.router_trials else ()
+        data = [self.data, self.test_data] if self.test_data else [self.data]
+        kinds = {source.kind for sources in map(parse_sources, data) for source in sources}
         useless = {
+            "no task of lm-evaluation-harness is among the data": () if "task" in kinds else ("fewshot",),
+            "no file and no table is among the data": () if kinds & {"path", "hf"} else ("columns",),
             "no router is distilled with --rounds 0": () if self.rounds else _OF_ROUNDS + tunes,
             "they are hyperparameters of the dynamic router": tunes if self.router == "hidden" else (),
             "no schedule is stopped early without --fidelities": ("pruner",) if len(self.fidelities) == 1 else (),

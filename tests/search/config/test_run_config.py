@@ -161,6 +161,8 @@ def test_what_stands_deep_in_a_file_has_its_line(write: Write) -> None:
         ({"rounds": 0, "router_trials": 0}, []),
         ({"router": "hidden", "router_trials": 9}, ["--router-trials"]),
         ({"pruner": "asha"}, ["--pruner"]),
+        ({"fewshot": 2, "columns": "prompt=a,completion=b"}, ["--fewshot", "--columns"]),
+        ({"fewshot": 2, "columns": "prompt=a,completion=b", "data": "a.csv", "test_data": "task:piqa"}, []),
         ({"pruner": "asha", "fidelities": (0.25, 1.0)}, []),
         ({"gpu_share": 0.5}, []),
         ({"gpu_share": 0.5, "device": "cpu"}, ["--gpu-share"]),

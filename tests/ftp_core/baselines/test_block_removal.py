@@ -40,6 +40,12 @@ def built_without(name: str, removed: tuple[int, ...]) -> PreTrainedModel:
     if getattr(config, "layer_types", None) is not None:
         config.layer_types = [config.layer_types[index] for index in stay]
     config.num_hidden_layers = len(stay)
+    if width := getattr(config, "hidden_size_per_layer_input", 0):
+        # The inputs of all blocks stand side by side.
+        columns = torch.tensor([index * width + column for index in stay for column in range(width)])
+        decoder = family.decoder_of(model)
+        table, projection = decoder.embed_tokens_per_layer.weight, decoder.per_layer_model_projection.weight
+        table.data, projection.data = table.data[:, columns], projection.data[columns]
     return model
 
 

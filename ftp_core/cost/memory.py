@@ -6,11 +6,11 @@ Shapes: B rows, L tokens of a row, D hidden width.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 from ftp_core.checks import check_lengths
 from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
 from ftp_core.skipping.cache import FTPCache
+from ftp_core.skipping.interception import replaced_forwards
 from ftp_core.skipping.skipping import PromptPass
 from ftp_core.skipping.skipping_model import SkippingModel
 
@@ -87,7 +88,8 @@ def peak_activation_bytes(
     The model's own blocks run on fake tensors, which need no memory, so that every family and kernel is counted as it
     is. Counted are keys and values, hidden states, everything inside a block, masks and routing; each storage once. Not
     counted are weights, token ids, workspaces of kernels, copies when sliding windows drop keys, and fragments of the
-    allocator. Agrees with `AllocationTracker` to 1 % on the CPU.
+    allocator. Agrees with `AllocationTracker` to 1 % on the CPU; where blocks choose experts for tokens, it is the peak
+    if all choose the same ones, and so the most that it can be.
 
     Args:
         model: The model.
@@ -115,11 +117,41 @@ def peak_activation_bytes(
         state = RoutingState.padded_right(lengths_B, length, model.keep_first)
         cache = FTPCache(model.family.windows(model.model))
         handler = PromptPass(model.model, model.family, schedule, router, state, state.real, cache)
-        hidden_BLD = model.run(handler, ids_BL, past_key_values=cache, use_cache=True)
+        with replaced_forwards([part for part in model.model.modules() if _is_of_experts(part)], _same_experts):
+            hidden_BLD = model.run(handler, ids_BL, past_key_values=cache, use_cache=True)
         last_hidden_BD = hidden_BLD[torch.arange(batch, device=model.device), lengths_B - 1]
         del hidden_BLD
         model.logits(last_hidden_BD)
     return storages.peak_bytes
+
+
+def _is_of_experts(module: nn.Module) -> bool:
+    """True for modules of transformers that hold experts, each of which computes the tokens that chose it."""
+    return hasattr(type(module), "_apply_gate") and hasattr(module, "gate_up_proj") and hasattr(module, "down_proj")
+
+
+def _same_experts(_: int, module: Any) -> Callable[..., Tensor]:
+    """Computes what one expert computes if every token chooses it: which one does is not known without numbers."""
+
+    def run(hidden_TD: Tensor, top_k_index: Tensor, top_k_weights: Tensor, *_: Any, **__: Any) -> Tensor:
+        final_TD = torch.zeros_like(hidden_TD)
+        # Held while all experts run.
+        mask = torch.nn.functional.one_hot(top_k_index, module.num_experts + 1)
+        places_T = torch.arange(len(hidden_TD), device=hidden_TD.device)
+        inside_TD = hidden_TD[places_T]
+        gate_up_T2 = torch.nn.functional.linear(inside_TD, _as_linear(module.gate_up_proj[0], inside_TD.shape[-1]))
+        gated_TF = module._apply_gate(gate_up_T2)
+        out_TD = torch.nn.functional.linear(gated_TF, _as_linear(module.down_proj[0], gated_TF.shape[-1]))
+        out_TD = out_TD * top_k_weights[places_T, 0, None]
+        final_TD.index_add_(0, places_T, out_TD.to(final_TD.dtype))
+        del mask
+        return final_TD
+
+    return run
+
+
+def _as_linear(weight: Tensor, width: int) -> Tensor:
+    return weight if weight.shape[-1] == width else weight.T
 
 
 class _DecidesAsStatic(DynamicRouter):

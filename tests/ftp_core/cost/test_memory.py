@@ -83,7 +83,12 @@ def test_the_predicted_peak_of_a_prefill_is_measured(name: str, window: int) -> 
     batch, length = draw.randint(1, 3), draw.randint(10, 100)
     router = random_router(1, window) if window else StaticRouter()
     measured = measured_peak(model, schedule, router, batch, length)
-    assert peak_activation_bytes(model, schedule, batch, length, window) == pytest.approx(measured, rel=0.01)
+    predicted = peak_activation_bytes(model, schedule, batch, length, window)
+    if "moe" in name or name == "mixtral":
+        # As if all tokens chose the same experts.
+        assert 0.99 * measured < predicted < 2 * measured
+    else:
+        assert predicted == pytest.approx(measured, rel=0.01)
 
 
 @pytest.mark.parametrize("window", [0, 32])

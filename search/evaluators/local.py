@@ -85,6 +85,11 @@ class LocalEvaluator:
                 "shorter examples, or more memory."
             ) from error
 
+    @property
+    def peak_bytes(self) -> int | None:
+        """Most memory that this process has held, beside what it shares with others; None if unknown."""
+        return own_peak_bytes(self._model.device)
+
     def submit(self, task: Task) -> None:
         """See `Evaluator.submit`."""
         self._waiting.append(task)
@@ -101,7 +106,7 @@ class LocalEvaluator:
         except (CoreError, RuntimeError, MemoryError) as error:
             seconds = time.perf_counter() - started
             error_text = f"{type(error).__name__}: {error}"
-            return replace(nothing, seconds=seconds, error=error_text, peak_bytes=own_peak_bytes(self._model.device))
+            return replace(nothing, seconds=seconds, error=error_text, peak_bytes=self.peak_bytes)
         metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
         if quality.accuracy is not None:
             metrics["accuracy"] = quality.accuracy
@@ -116,7 +121,7 @@ class LocalEvaluator:
             error="not finite: " + ", ".join(strange) if strange else None,
             blocks_run=blocks_run,
             blocks_reused=blocks_reused,
-            peak_bytes=own_peak_bytes(self._model.device),
+            peak_bytes=self.peak_bytes,
         )
 
     def close(self) -> None:

@@ -67,9 +67,11 @@ def check_workload(study: OpenStudy) -> None:
 
 def note_workload(study: OpenStudy) -> None:
     """Notes the facts of model and data as the study begins, and of other data to test on whenever it goes on."""
-    workload = study.workload
-    if study.facts.model_fingerprint is not None:
-        study.note(StudyFacts(chance=workload.chance, test_sources=tuple(map(_recorded, workload.tested_sources))))
+    workload, known = study.workload, study.facts
+    if known.model_fingerprint is not None:
+        changes = StudyFacts(chance=workload.chance, test_sources=tuple(map(_recorded, workload.tested_sources)))
+        if known.updated(changes) != known:
+            study.note(changes)
     else:
         study.note(
             StudyFacts(

@@ -46,7 +46,10 @@ from studies.records.study_facts import StudyFacts
 from tests.search.command import run_here
 from tests.studies.records import running, trial
 
-SMALL = {"calibration_items": 6, "validation_items": 4, "test_items": 4, "search_items": 4, "workers": 1}
+SMALL = {
+    **{"calibration_items": 6, "validation_items": 4, "test_items": 4, "search_items": 4, "workers": 1},
+    "dtype": "float32",
+}
 SIZES = RunConfig(**SMALL).sizes  # type: ignore[arg-type]
 TEMPLATE = (
     "{% for m in messages %}{{ m['role'] + '\n' + m['content'] + '</s>\n' }}{% endfor %}"

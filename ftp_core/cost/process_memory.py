@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import resource
 import sys
+from bisect import bisect
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 _STATUS = Path("/proc/self/status")
 
@@ -44,6 +47,21 @@ def resident_bytes() -> tuple[int, int]:
     known = _status()
     shared = known.get("RssFile", 0) + known.get("RssShmem", 0)
     return known.get("VmRSS", 0), known.get("VmRSS", 0) - shared
+
+
+def own_bytes(tensors: Iterable[Tensor]) -> int:
+    """Memory of tensors on the CPU that others do not share: those that no file lies behind, nor memory with a name."""
+    try:
+        lines = [line.split(maxsplit=5) for line in Path("/proc/self/maps").read_text().splitlines()]
+    except OSError:
+        lines = []
+    mapped = sorted(tuple(int(end, 16) for end in line[0].split("-")) for line in lines if line[4] != "0")
+    own = 0
+    for tensor in tensors:
+        place = bisect(mapped, (tensor.data_ptr(), sys.maxsize)) - 1
+        is_mapped = place >= 0 and tensor.data_ptr() < mapped[place][1]
+        own += 0 if is_mapped else tensor.nbytes
+    return own
 
 
 def free_bytes(device: torch.device) -> int | None:

@@ -148,9 +148,3 @@ def _tensor_over(array: NDArray[np.uint8], dtype: torch.dtype, shape: torch.Size
 
 # Of modules that live, so that each is copied to shared memory once.
 _shared: WeakKeyDictionary[nn.Module, SharedModel] = WeakKeyDictionary()
-
-
-def is_mapped(module: nn.Module) -> bool:
-    """Returns True if a module's tensors lie in memory that other processes map by its name."""
-    known = _shared.get(module)
-    return known is not None and isinstance(known._arrays, MappedArrays)

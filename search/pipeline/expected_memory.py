@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from ftp_core.cost.memory import kv_bytes, peak_activation_bytes
-from ftp_core.cost.process_memory import free_bytes, resident_bytes
+from ftp_core.cost.process_memory import free_bytes, own_bytes, resident_bytes
 from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -17,7 +17,6 @@ from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.memory import peak_step_bytes
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
-from search.evaluators.shared_model import is_mapped
 from search.inputs.data import Workload, search_set
 from search.stages.measure import timed_length
 from studies.records.study_facts import Estimate, Memory
@@ -27,6 +26,8 @@ _EVALUATED_AT_ONCE = 16
 _GPU_CONTEXT = 600 * 2**20
 # Of what a process holds for a while: fragments of the allocator, and what libraries keep of their own.
 _SLACK = 1.1
+# The same of steps of training, whose tensors have many sizes: as measured.
+_TRAINING_SLACK = 2.0
 # Tables of tokens and words that are held at once where predictions are compared, and parts of the head in float32.
 _TABLES, _HEADS = 8, 2
 _GIB = 2.0**30
@@ -51,15 +52,14 @@ def memory_of(config: RunConfig, workload: Workload, stages: Collection[str] = (
         each = weights
     else:
         # Workers load the same libraries as this process did, whose pages they share with it.
-        weights_here = 0 if is_mapped(model.model) else weights
-        own, each = max(0, own - weights_here), 0 if device.type == "cpu" else weights
-        held -= weights_here
+        own -= own_bytes(model.model.parameters())
+        own, each, held = max(0, own), 0 if device.type == "cpu" else weights, max(0, held - weights)
     batch = _Batch.of(search_set(config, workload), config.min_accuracy is not None, model.context)
     evaluated = batch.held_bytes(model) + _activation_bytes(model, [batch.prompts, batch.rest])
     worker = _SLACK * evaluated + min(config.prefix_bytes, _states_bytes(config, workload))
     alone = _SLACK * _measured_bytes(config, workload, stages)
     if any(stage.startswith("distill") for stage in stages):
-        trained = _SLACK * _step_bytes(workload) + _held_out_states_bytes(config, workload)
+        trained = _TRAINING_SLACK * _step_bytes(workload) + _held_out_states_bytes(config, workload)
         alone = max(alone, trained)
         worker = max(worker, trained) if "tune" in stages else worker
     free = None if config.ray_address else free_bytes(device)

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ftp_core.cost import process_memory
-from ftp_core.cost.process_memory import free_bytes, own_peak_bytes, peak_bytes, reset_peak
+from ftp_core.cost.process_memory import free_bytes, own_bytes, own_peak_bytes, peak_bytes, reset_peak
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 1)
 MIB = 2**20
@@ -43,6 +44,14 @@ def test_what_a_process_held_for_a_moment_counts_and_what_it_shares_counts_apart
     # The peak is of the process as a whole: what it gave back made room for some of what came later.
     assert 120 * MIB < shared[0] - held[0] < 200 * MIB
     assert shared[1] <= held[1] + 8 * MIB
+
+
+@has_status
+def test_tensors_over_files_and_named_memory_are_not_of_the_process_alone(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(MIB))
+    over_file = torch.from_numpy(np.memmap(tmp_path / "file", np.uint8, "c"))
+    own = [torch.ones(MIB // 4), torch.ones(3)]
+    assert own_bytes([over_file]) == 0 and own_bytes([over_file[5000:], *own]) == MIB + 12
 
 
 def test_on_a_gpu_the_device_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

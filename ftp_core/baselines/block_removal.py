@@ -20,9 +20,10 @@ from ftp_core.errors import ScheduleError
 from ftp_core.routers import RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.cache import FTPCache
+from ftp_core.skipping.decoding import DecodePass
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.interception import BlockCall, BlockHandler, intercepted
-from ftp_core.skipping.skipping import DecodePass, PromptPass
+from ftp_core.skipping.skipping import PromptPass
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import PromptBatch
 

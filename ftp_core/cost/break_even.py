@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
+
+from transformers.cache_utils import Cache
 
 from ftp_core.cost.profile import LatencyProfile, RouterKind
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.cache import FTPCache
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,6 +27,16 @@ class BreakEven:
         self.profile = profile
         self._known: dict[tuple[SparsitySchedule, int, int, RouterKind], SparsitySchedule] = {}
         self._said: set[tuple[int, ...]] = set()
+
+    def of_pass(self, schedule: SparsitySchedule, first: Any, cache: Cache | None, router: Router) -> SparsitySchedule:
+        """The schedule of a forward pass whose input is `first` `[B, L, ...]`, behind what a cache holds."""
+        if cache is None or cache.get_seq_length() == 0:
+            n_rows, width = first.shape[:2]
+            return self.schedule(schedule, n_rows, width, router)
+        # A prompt that ran every block whole has left the dense model's own cache behind.
+        if not isinstance(cache, FTPCache):
+            return SparsitySchedule.uniform(0.0, len(schedule))
+        return cache.schedule or schedule
 
     def schedule(self, schedule: Sequence[float], batch: int, length: int, router: Router) -> SparsitySchedule:
         """The schedule with 0 for blocks that take as long on their kept tokens as on all, by the nearest shape.

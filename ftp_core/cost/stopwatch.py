@@ -16,10 +16,10 @@ from torch import Tensor
 from ftp_core.cost.conditions import ProfileError
 from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.decoding import DecodePass
 from ftp_core.skipping.dispatch import execution_device
 from ftp_core.skipping.interception import BlockCall, BlockHandler
 from ftp_core.skipping.prefixes import Passage
-from ftp_core.skipping.skipping import DecodePass
 from ftp_core.skipping.skipping_model import Prefill, SkippingModel
 from ftp_core.text.encoding import PromptBatch
 

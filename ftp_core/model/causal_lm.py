@@ -297,32 +297,18 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         """
         check_input(input_ids, inputs_embeds, past_key_values, self.base.config.vocab_size)
         arguments = kwargs | {
-            "input_ids": input_ids,
-            "inputs_embeds": inputs_embeds,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "past_key_values": past_key_values,
-            "labels": labels,
-            "use_cache": use_cache,
-            "logits_to_keep": logits_to_keep,
+            **{"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask},
+            **{"position_ids": position_ids, "past_key_values": past_key_values, "labels": labels},
+            **{"use_cache": use_cache, "logits_to_keep": logits_to_keep},
         }
-        schedule = self._paying_schedule(input_ids if input_ids is not None else inputs_embeds, past_key_values)
+        schedule = self._schedule
+        if self._break_even is not None:
+            first = input_ids if input_ids is not None else inputs_embeds
+            schedule = self._break_even.of_pass(schedule, first, past_key_values, self.router)
         pruned = PrunedForward(
             self.base, self._family, schedule, self.router, self._decode_sparsity, self._keep_first, self.packing
         )
         return pruned(arguments, prompt_length)
-
-    def _paying_schedule(self, first: Any, cache: Cache | None) -> SparsitySchedule:
-        """The schedule of a forward pass whose input is `first` `[B, L, ...]`."""
-        if self._break_even is None:
-            return self._schedule
-        if cache is None or cache.get_seq_length() == 0:
-            n_rows, width = first.shape[:2]
-            return self._break_even.schedule(self._schedule, n_rows, width, self.router)
-        # A prompt that ran every block whole has left the dense model's own cache behind.
-        if not isinstance(cache, FTPCache):
-            return SparsitySchedule.uniform(0.0, self.n_blocks)
-        return cache.schedule or self._schedule
 
     def _cache_to_fill(self) -> FTPCache | None:
         return FTPCache(self._family.windows(self.base)) if any(self._schedule) else None

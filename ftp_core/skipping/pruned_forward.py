@@ -20,11 +20,12 @@ from ftp_core.routers import Router, RoutingState
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.cache import FTPCache
 from ftp_core.skipping.columns import cut_columns, prompt_columns, real_columns
+from ftp_core.skipping.decoding import DecodePass
 from ftp_core.skipping.families import Family, context_of
 from ftp_core.skipping.interception import BlockHandler, exclusive, intercepted
 from ftp_core.skipping.packing import AUTO, SlotsExceededError, packs
 from ftp_core.skipping.rotary import rotary_lengths
-from ftp_core.skipping.skipping import DecodePass, PromptPass
+from ftp_core.skipping.skipping import PromptPass
 
 # Arguments that are not the loss function's.
 _OF_FORWARD = (

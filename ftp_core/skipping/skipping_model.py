@@ -22,6 +22,7 @@ from ftp_core.routers import Router, RoutingState
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.attention import kernel_name
 from ftp_core.skipping.cache import FTPCache
+from ftp_core.skipping.decoding import DecodePass
 from ftp_core.skipping.dispatch import device_of_inputs
 from ftp_core.skipping.families import context_of, family_of
 from ftp_core.skipping.head import Head
@@ -29,7 +30,7 @@ from ftp_core.skipping.interception import BlockHandler, intercepted
 from ftp_core.skipping.packing import AUTO, SlotsExceededError, packs
 from ftp_core.skipping.prefixes import Passage
 from ftp_core.skipping.rotary import depends_on_length, length_regime, rotary_lengths
-from ftp_core.skipping.skipping import DecodePass, PromptPass
+from ftp_core.skipping.skipping import PromptPass
 from ftp_core.text.encoding import IGNORED, ContinuationBatch, PromptBatch
 
 

@@ -27,7 +27,8 @@ from ftp_core.routers import DynamicRouter, HiddenRouter, RandomRouter, Router, 
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import skipping_model
 from ftp_core.skipping.cache import FTPCache
-from ftp_core.skipping.skipping import DecodePass, PromptPass
+from ftp_core.skipping.decoding import DecodePass
+from ftp_core.skipping.skipping import PromptPass
 from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.tiny_models import CONFIGS
 

@@ -119,7 +119,10 @@ def _token_flops(block: nn.Module, n_experts_run: int | None, of_attention: bool
     """FLOPs of one token with the weights of a block's attention, or with all others."""
     total = 0.0
     for name, parameter in block.named_parameters():
-        if parameter.ndim < 2 or ("attn" in name or "attention" in name) != of_attention:
+        if ("attn" in name or "attention" in name) != of_attention:
+            continue
+        # Weights of a norm of heads (Cohere) have two dimensions, but are no matrix that anything is multiplied with.
+        if parameter.ndim < 2 or "norm" in name.rpartition(".")[0].rpartition(".")[2]:
             continue
         share = 1.0
         if parameter.ndim > 2:

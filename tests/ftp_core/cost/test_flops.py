@@ -69,7 +69,9 @@ def counted_within(counter: FlopCounterMode, *children: str) -> tuple[int, int]:
     """What torch counted in modules with one of these names: products with weights, and those of two activations."""
     weights = activations = 0
     for module, counts in counter.get_flop_counts().items():
-        if module.split(".")[-1] in children:
+        *parents, name = module.split(".")
+        # What a parent among them has counted holds what its children did.
+        if name in children and not set(parents) & set(children):
             activations += counts.get(torch.ops.aten.bmm, 0)
             weights += sum(counts.values()) - counts.get(torch.ops.aten.bmm, 0)
     return weights, activations

@@ -84,7 +84,7 @@ def test_the_predicted_peak_of_a_prefill_is_measured(name: str, window: int) -> 
     router = random_router(1, window) if window else StaticRouter()
     measured = measured_peak(model, schedule, router, batch, length)
     predicted = peak_activation_bytes(model, schedule, batch, length, window)
-    if "moe" in name or name == "mixtral":
+    if "moe" in name or name in ("mixtral", "gemma4_text"):
         # As if all tokens chose the same experts.
         assert 0.99 * measured < predicted < 2 * measured
     else:

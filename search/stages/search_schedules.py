@@ -138,7 +138,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
                 _keep_effort(study, engine, pool)
             watch.send_figures()
         if pool.peak_bytes is not None:
-            study.view.say_once(f"Peak memory of a worker: {pool.peak_bytes / _GIB:.2f} GiB, beside the weights.")
+            study.view.tell([f"Peak memory of a worker: {pool.peak_bytes / _GIB:.2f} GiB, beside the weights."])
         if stopping.reason is not None and trials.n_trials < search.trials:
             stage.advance(0, f"stopped, since {stopping.reason}")
 

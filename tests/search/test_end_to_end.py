@@ -54,7 +54,7 @@ def test_a_small_run_goes_all_the_way_and_can_be_extended(tmp_path: Path) -> Non
     stages = [stage for stage in STAGES if n_refined or stage != "refine-1"]
     assert shown["trials"] == 12 + n_refined and shown["state"] == "finished"
     assert [(s["name"], s["state"]) for s in shown["stages"]] == [(stage, "finished") for stage in stages]
-    assert ("no router" in shown["rounds_ended"]) == (not n_refined)
+    assert ("no trained router" in shown["rounds_ended"]) == (not n_refined)
     tested = {m["variant"]: m for m in shown["measurements"] if m["split"] == "test"}
     assert {"dense", "uniform", "static", "dynamic", *(["refined"] if n_refined else [])} <= set(tested)
     assert {m["split"] for m in shown["measurements"]} == {"validation", "test"}

@@ -186,6 +186,7 @@ def test_a_stopped_search_is_kept_and_resume_goes_on(tmp_path: Path, stop: signa
         assert store.trials.n_ended("long") == len(kept) + 4
 
 
+@pytest.mark.slow
 def test_a_real_checkpoint_with_text_from_the_user_goes_all_the_way(tmp_path: Path, assets: Path) -> None:
     lines = (assets / "data/wikitext2-valid-300k.txt").read_text().splitlines()
     paragraphs = [line.split() for line in lines if len(line.split()) > 60][:120]
@@ -217,6 +218,7 @@ def test_a_real_checkpoint_with_text_from_the_user_goes_all_the_way(tmp_path: Pa
     assert (tmp_path / "ftp-out/wiki/report.html").is_file()
 
 
+@pytest.mark.slow
 def test_constraints_are_kept_and_another_study_is_built_upon(tmp_path: Path) -> None:
     small = ("--workers", "2", "--trials", "24", "--dense-blocks", "0,-1")
     first = run_process("search", "--name", "first", *small, "--fidelities", "0.25,1", "--json", cwd=tmp_path)

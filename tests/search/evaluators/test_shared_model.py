@@ -108,6 +108,8 @@ class TestOnOneMachine:
         assert torch.equal(shared.load().weight, before) and not module.weight.any()
 
     def test_it_is_made_once_as_long_as_the_model_lives_and_then_closed(self):
+        # Of models of other tests.
+        gc.collect()
         before = weights_open()
         module = nn.Linear(4, 4)
         shared = SharedModel.of(module, True)

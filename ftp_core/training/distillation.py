@@ -33,6 +33,7 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, check_readable, encoded_fingerprint, length_sorted_batches
 from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import gated_forward
+from ftp_core.training.memory import StepMemory
 from ftp_core.training.teacher import Lesson, Teacher
 from ftp_core.training.training_state import TrainingState
 
@@ -253,6 +254,7 @@ class _Run:
         else:
             # No router is returned that is worse than the given one.
             self._hold_out(self.router)
+        self.checkpointing = StepMemory.of(self.model, data, config).checkpointing
         before, started = state.seconds, time.monotonic()
         while state.step < config.steps and not self._is_out_of_patience():
             self._step(lessons)
@@ -301,7 +303,7 @@ class _Run:
                     lesson.batch,
                     schedule,
                     config.symmetric_sparsity,
-                    config.gradient_checkpointing,
+                    self.checkpointing,
                 )
                 distilled = self.teacher.loss(hidden_TD, lesson)
             loss = w_guide * guide + config.w_sparsity * sparsity + config.w_distill * distilled

@@ -43,7 +43,8 @@ class DistillationConfig:
         patience: Stop after so many evaluations without a better router; None to go on.
         consider_static: Let the static router's decisions take part in the choice on the held-out set, so that no
             router is kept that is worse there.
-        gradient_checkpointing: Compute blocks twice instead of keeping their activations.
+        gradient_checkpointing: Compute blocks twice instead of keeping their activations; None to do so where a step
+            would hold much memory otherwise (`ftp_core.training.memory.StepMemory`).
         autocast: Compute the model in bfloat16 on a GPU; the router and the losses stay in float32.
         seed: Seed of the initial weights and of the order of examples.
 
@@ -68,7 +69,7 @@ class DistillationConfig:
     evaluate_every: int = 10
     patience: int | None = None
     consider_static: bool = True
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | None = None
     autocast: bool = True
     seed: int = 0
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch._subclasses import FakeTensorMode
@@ -12,6 +13,7 @@ from ftp_core.routers import DynamicRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
+from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import TrainingBatch, gated_forward
 from ftp_core.training.losses import distillation_loss
 
@@ -19,6 +21,40 @@ from ftp_core.training.losses import distillation_loss
 _SPARSITY = 0.5
 # Blocks of the smaller of two models that are counted.
 _FEW = 2
+# Activations that a step may keep on a CPU, where routers train side by side, and the share of a GPU's memory.
+_PLENTY_BYTES, _PLENTY_SHARE = 256 * 2**20, 0.25
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Memory of a step of a router's training.
+
+    Attributes:
+        n_bytes: Peak bytes of its tensors; see `peak_step_bytes`.
+        checkpointing: Whether blocks are computed twice instead of keeping their activations.
+    """
+
+    n_bytes: int
+    checkpointing: bool
+
+    @classmethod
+    def of(cls, model: SkippingModel, examples: Sequence[EncodedExample], config: DistillationConfig) -> StepMemory:
+        """The memory of the largest step, and, where the configuration leaves it open, how it is kept small."""
+        longest = max(len(one.prompt) for one in examples), max(len(one.continuations[one.answer]) for one in examples)
+        n_rows = min(config.batch_size, len(examples))
+        if config.gradient_checkpointing is not None:
+            checkpointing = config.gradient_checkpointing
+            return cls(peak_step_bytes(model, *longest, n_rows, checkpointing), checkpointing)
+        kept = peak_step_bytes(model, *longest, n_rows, False)
+        if kept <= _plenty_bytes(model.device):
+            return cls(kept, False)
+        return cls(peak_step_bytes(model, *longest, n_rows, True), True)
+
+
+def _plenty_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return _PLENTY_BYTES
+    return int(_PLENTY_SHARE * torch.cuda.get_device_properties(device).total_memory)
 
 
 def peak_step_bytes(model: SkippingModel, prompt: int, completion: int, batch_size: int, checkpointing: bool) -> int:

@@ -14,7 +14,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 from ftp_core.training.distillation_config import DistillationConfig
-from ftp_core.training.memory import peak_step_bytes
+from ftp_core.training.memory import StepMemory
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.inputs.data import Workload, search_set
@@ -185,14 +185,7 @@ def _path_bytes(workload: Workload, examples: Sequence[EncodedExample]) -> int:
 
 def _step_bytes(workload: Workload) -> int:
     """Most that a step of a router's training holds."""
-    training, examples = DistillationConfig(), workload.splits["calibration"]
-    return peak_step_bytes(
-        workload.model.skipping,
-        max(len(one.prompt) for one in examples),
-        max(len(one.continuations[one.answer]) for one in examples),
-        min(training.batch_size, len(examples)),
-        training.gradient_checkpointing,
-    )
+    return StepMemory.of(workload.model.skipping, workload.splits["calibration"], DistillationConfig()).n_bytes
 
 
 def _measured_bytes(config: RunConfig, workload: Workload, stages: Collection[str]) -> int:

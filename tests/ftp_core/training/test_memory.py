@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,9 +12,11 @@ from ftp_core.routers import DynamicRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
+from ftp_core.training import memory
+from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import TrainingBatch, gated_forward
 from ftp_core.training.losses import distillation_loss
-from ftp_core.training.memory import peak_step_bytes
+from ftp_core.training.memory import StepMemory, peak_step_bytes
 from tests.ftp_core.tiny_models import tiny
 
 
@@ -35,3 +39,14 @@ def test_more_prompts_longer_ones_and_no_checkpoints_take_more() -> None:
     few = peak_step_bytes(model, 20, 4, 2, True)
     assert few < peak_step_bytes(model, 20, 4, 4, True) and few < peak_step_bytes(model, 40, 4, 2, True)
     assert few < peak_step_bytes(model, 20, 4, 2, False)
+
+
+def test_blocks_are_computed_twice_where_a_step_would_hold_much(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, example = SkippingModel(tiny()), EncodedExample((3,) * 40, ((4,) * 6,), 0, has_choices=False)
+    examples, config = [example] * 4, DistillationConfig(batch_size=4)
+    kept, twice = (peak_step_bytes(model, 40, 6, 4, checkpointing) for checkpointing in (False, True))
+    assert StepMemory.of(model, examples, config) == StepMemory(kept, False)
+    monkeypatch.setattr(memory, "_PLENTY_BYTES", kept - 1)
+    assert StepMemory.of(model, examples, config) == StepMemory(twice, True)
+    # Who says how it shall be gets it so.
+    assert StepMemory.of(model, examples, replace(config, gradient_checkpointing=False)) == StepMemory(kept, False)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 from fractions import Fraction
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -69,3 +73,65 @@ def test_a_schedule_cannot_be_changed() -> None:
 def test_it_prints_its_values_and_overall_sparsity() -> None:
     assert str(SparsitySchedule([0.0, 0.5])) == "0.00 0.50 (overall 25.0%)"
     assert repr(SparsitySchedule([0.0, 0.5])) == "SparsitySchedule([0, 0.5])"
+
+
+@st.composite
+def halves(draw: st.DrawFn) -> tuple[list[float], list[float], list[bool]]:
+    n_blocks = draw(st.integers(1, 5))
+    shares = st.lists(st.sampled_from([0.0, 0.25, 0.5, 0.95]), min_size=n_blocks, max_size=n_blocks)
+    return draw(shares), draw(shares), draw(st.lists(st.booleans(), min_size=n_blocks, max_size=n_blocks))
+
+
+@given(halves())
+def test_halves_are_kept_in_every_form(parts: tuple[list[float], list[float], list[bool]]) -> None:
+    attention, mlp, keeps = parts
+    schedule, n = SparsitySchedule.of_halves(*parts), len(attention)
+    assert schedule.attention == tuple(attention) and schedule.mlp == tuple(mlp)
+    # Where no token skips attention, there is nothing to keep.
+    assert schedule.keeps_kv == tuple(keep and share > 0 for keep, share in zip(keeps, attention, strict=True))
+    assert schedule.n_blocks == n == len(schedule.blocks) and len(schedule.numbers) == 3 * n
+    assert schedule.overall == pytest.approx(fmean(block.overall for block in schedule.blocks))
+    for same in (
+        SparsitySchedule.of(schedule.numbers, n),
+        SparsitySchedule.of(tuple(schedule), n),
+        SparsitySchedule.from_json(json.loads(json.dumps(schedule.to_json()))),
+        pickle.loads(pickle.dumps(schedule)),
+        copy.deepcopy(schedule),
+        eval(repr(schedule)),
+    ):
+        assert same == schedule and hash(same) == hash(schedule) and same.n_blocks == n
+
+
+@given(st.lists(st.sampled_from([0.0, 0.25, 0.5]), min_size=1, max_size=5))
+def test_halves_that_skip_alike_are_the_whole_block(values: list[float]) -> None:
+    assert SparsitySchedule.of_halves(values, values) == SparsitySchedule(values)
+    assert SparsitySchedule.of_halves(values, values).is_plain
+    if any(values):
+        assert SparsitySchedule.of_halves(values, values, True) != SparsitySchedule(values)
+
+
+def test_a_schedule_of_halves_is_none_of_three_times_as_many_blocks() -> None:
+    few = SparsitySchedule.of_halves([0.5, 0.0], [0.25, 0.25])
+    many = SparsitySchedule(few.numbers)
+    assert tuple(few) == tuple(many) and few != many
+    # Its numbers, wherever they come from, are.
+    assert few == few.numbers
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        (([0.5], [0.5, 0.2]), "1 sparsities for attention, 2 for MLPs"),
+        (([0.5], [0.96]), "MLP sparsity 0.96 of block 0"),
+        (([-0.1], [0.5]), "Attention sparsity -0.1 of block 0"),
+        (([0.5], [0.5], [True, False]), "2 decisions about keys and values"),
+    ],
+)
+def test_wrong_halves_are_refused(parts: tuple[Any, ...], words: str) -> None:
+    with pytest.raises(ScheduleError, match=words):
+        SparsitySchedule.of_halves(*parts)
+
+
+def test_wrong_lists_of_halves_are_refused() -> None:
+    with pytest.raises(ScheduleError, match="expected are attention, mlp and keeps_kv"):
+        SparsitySchedule.from_json({"attention": [0.5], "mlp": [0.5]})

@@ -229,7 +229,7 @@ class TestOnePool:
     def test_a_worker_that_replaces_another_has_its_number_and_lost_time_is_told(self, pool):
         began_at = time.time()
         lost = answers(pool, [task(EXIT)])[task(EXIT)]
-        assert lost.worker in ("0", "1") and lost.seconds >= 0.3 and lost.began_at > began_at - 0.1
+        assert lost.worker in ("0", "1") and lost.seconds > 0 and lost.began_at > began_at - 0.1
         found = until(pool, lambda found: len(pids(found)) == 2)
         assert {result.worker for result in found.values()} == {"0", "1"}
 

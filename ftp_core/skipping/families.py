@@ -36,6 +36,11 @@ class Family:
             positions to the embeddings need none.
         attention: Attribute of a block with its attention, which is handed such keyword arguments in the block's
             place; None if the block does so itself.
+        halves: Attributes of a block with its attention and its MLP, each of which returns what is added to the hidden
+            states, perhaps through a norm that keeps zeros; alone, or first in a tuple. None if a block has other parts
+            beside them, so that it only skips as a whole.
+        query: Attribute of the attention with the projection that makes queries and nothing else; None if one makes
+            keys and values, too.
         experts_run: Setting with the number of experts that a block's code runs for a token, where it has several.
         plain_below: Settings with a number of tokens from which on blocks depend on positions in ways that `per_token`
             does not tell; texts are shorter.
@@ -47,6 +52,8 @@ class Family:
     cache_argument: str = "past_key_values"
     per_token: tuple[str, ...] = ("position_ids", "position_embeddings")
     attention: str | None = None
+    halves: tuple[str, str] | None = ("self_attn", "mlp")
+    query: str | None = "q_proj"
     experts_run: str = "num_experts_per_tok"
     plain_below: tuple[str, ...] = ()
     plain_without: tuple[tuple[str, str], ...] = ()
@@ -92,24 +99,31 @@ class Family:
 
 
 _PLAIN = (
-    *("llama", "mistral", "qwen2", "qwen3", "phi", "phi3", "smollm3", "granite", "cohere", "cohere2"),
+    *("llama", "mistral", "qwen2", "qwen3", "phi", "smollm3", "granite", "cohere", "cohere2"),
     *("gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "olmo3"),
-    *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe", "granitemoe"),
+    *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe"),
 )
 _SHARES_KEYS = "its last blocks read the keys and values of earlier ones"
 _FAMILIES = {
     **dict.fromkeys(_PLAIN, Family()),
+    "phi3": Family(query=None),
+    "granitemoe": Family(halves=("self_attn", "block_sparse_moe")),
     "stablelm": Family(attention="self_attn"),
     "gemma4_text": Family(
         per_token=("position_ids", "position_embeddings", "per_layer_input"),
+        halves=None,
         experts_run="top_k_experts",
         plain_without=(("num_kv_shared_layers", _SHARES_KEYS),),
     ),
     # Attention is cut into chunks, blocks without rotary embedding scale queries by a count of their own, and all
     # experts run for all tokens, weighted by 0 where they are not chosen.
-    "llama4_text": Family(experts_run="num_local_experts", plain_below=("attention_chunk_size", "floor_scale")),
-    "gpt_neox": Family(decoder="gpt_neox", cache_argument="layer_past"),
-    "gpt2": Family(decoder="transformer", blocks="h", per_token=("position_ids",)),
+    "llama4_text": Family(
+        halves=("self_attn", "feed_forward"),
+        experts_run="num_local_experts",
+        plain_below=("attention_chunk_size", "floor_scale"),
+    ),
+    "gpt_neox": Family(decoder="gpt_neox", cache_argument="layer_past", halves=("attention", "mlp"), query=None),
+    "gpt2": Family(decoder="transformer", blocks="h", per_token=("position_ids",), halves=("attn", "mlp"), query=None),
 }
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ftp_core.schedule import SLACK, kept_count
+
+Half = Literal["block", "attention", "mlp"]
 
 
 def n_protected(keep_first: int, kept: int) -> int:
@@ -35,6 +38,7 @@ class RoutingState:
         attention: Attention that each token received in the last block that attended to it, divided by the row's
             maximum `[B, L]`; 0 before the first block.
         block: Index of the block that is about to run.
+        half: What of that block is decided: "block" for the whole of it, or "attention" or "mlp".
         hidden: Hidden states before that block `[B, L, D]`; None unless the router reads them.
         memory: Memory of a recurrent router, of each token.
         line: Lowest score that was kept in each row when scores were last compared `[B]`; None before.
@@ -47,6 +51,7 @@ class RoutingState:
     lengths: Tensor
     attention: Tensor
     block: int = 0
+    half: Half = "block"
     hidden: Tensor | None = None
     memory: Tensor | None = None
     line: Tensor | None = None

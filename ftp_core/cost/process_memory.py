@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ftp_core.memory_limits import bytes_within_limits
+
 _STATUS = Path("/proc/self/status")
 
 
@@ -65,10 +67,11 @@ def own_bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that programs can still have, of a GPU or of this machine; None where the system does not tell."""
+    """Memory that this process can still have, of a GPU or of its machine or container; None if that is unknown."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return _sizes(Path("/proc/meminfo")).get("MemAvailable")
+    known = (_sizes(Path("/proc/meminfo")).get("MemAvailable"), bytes_within_limits())
+    return min((n_bytes for n_bytes in known if n_bytes is not None), default=None)
 
 
 def _status() -> dict[str, int]:

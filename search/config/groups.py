@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, 
 
 from ftp_core.errors import DataError
 from ftp_core.loading.reference import ModelReference
+from ftp_core.memory_limits import limit_bytes
 from ftp_core.schedule import MAX_SPARSITY
 from ftp_core.sources.columns import Columns
 from ftp_core.sources.source import SEPARATOR, Form, parse_sources
@@ -344,8 +345,8 @@ class RunSettings(Group):
         """Memory of each worker for hidden states that other schedules can go on from."""
         if self.prefix_mb is not None:
             return self.prefix_mb * 2**20
-        whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return whole // 40 // max(1, self.workers + self.gpu_workers)
+        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return min(machine, limit_bytes() or machine) // 40 // max(1, self.workers + self.gpu_workers)
 
     @property
     def held_out_prefix_bytes(self) -> int:

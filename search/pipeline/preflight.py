@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ftp_core.loading.placement import name_of
 from ftp_core.schedule import SparsitySchedule
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
@@ -41,6 +42,13 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
 def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) -> None:
     assert config.warm_start is not None
     other = store.studies.get(config.warm_start)
+    own_dtype, dtype = name_of(workload.model.skipping.model.dtype), RunConfig.stored(other.config).dtype
+    if dtype not in ("auto", own_dtype):
+        raise ConfigError(
+            f"--warm-start is {other.name!r}, whose model computes in {dtype}, and that of the new study in "
+            f"{own_dtype}: results of two precisions do not compare. Give --dtype {dtype}, or name a study in "
+            f"{own_dtype}."
+        )
     compared = (
         ("model", other.facts.model_fingerprint, workload.model.fingerprint()),
         ("data", other.facts.data_fingerprint, workload.data_fingerprint),

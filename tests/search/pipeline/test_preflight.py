@@ -84,6 +84,22 @@ def test_only_a_study_of_the_same_model_data_and_items_is_started_from(workload:
         check_search(config(warm_start="other"), workload, store)
 
 
+def test_a_study_in_another_precision_is_named_with_what_to_do(workload: Workload, store: StudyStore) -> None:
+    store.studies.set_config("other", config(dtype="float32").model_dump())
+    check_search(config(warm_start="other"), workload, store)
+    half = replace(workload, model=load_model("demo", dtype="bfloat16"))
+    with pytest.raises(
+        ConfigError,
+        match="'other', whose model computes in float32, and that of the new study in bfloat16: results of two "
+        "precisions do not compare. Give --dtype float32, or name a study in bfloat16",
+    ):
+        check_search(config(warm_start="other"), half, store)
+    # What began before its precision was known is told apart by its weights.
+    store.studies.set_config("other", config().model_dump())
+    with pytest.raises(ConfigError, match="its model is not that of the new study"):
+        check_search(config(warm_start="other"), half, store)
+
+
 def test_a_model_whose_operations_cannot_be_counted_is_refused(workload: Workload, store: StudyStore) -> None:
     strange = load_model("demo")
     strange.skipping.blocks[3].register_parameter("stack", torch.nn.Parameter(torch.zeros(2, 2, 2)))

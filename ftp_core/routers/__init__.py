@@ -15,12 +15,13 @@ from ftp_core.routers.files import (
 )
 from ftp_core.routers.fixed import RandomRouter, StaticRouter
 from ftp_core.routers.protocol import Router
-from ftp_core.routers.scoring import DEFAULT_WINDOW, FEATURES, DynamicRouter, ScoringRouter
+from ftp_core.routers.scoring import DEFAULT_WINDOW, FEATURES, FEATURES_OF_HALVES, DynamicRouter, ScoringRouter
 from ftp_core.routers.state import DecodeState, RoutingState
 
 __all__ = [
     "DEFAULT_WINDOW",
     "FEATURES",
+    "FEATURES_OF_HALVES",
     "DecodeState",
     "DynamicRouter",
     "HiddenRouter",

@@ -12,6 +12,7 @@ from ftp_core.errors import ModelError
 from ftp_core.routers.scoring import (
     DEFAULT_WINDOW,
     FEATURES,
+    FEATURES_OF_HALVES,
     ScoringRouter,
     check_window,
     decide_as_static,
@@ -23,27 +24,38 @@ from ftp_core.routers.state import RoutingState
 _MEMORY_WIDTH = 16
 
 
+def _features(halves: bool) -> tuple[str, ...]:
+    return FEATURES_OF_HALVES if halves else FEATURES
+
+
+def _said(halves: bool) -> dict[str, bool]:
+    # Not among the options of routers that are not for halves, whose files are as they always were.
+    return {"halves": True} if halves else {}
+
+
 class LocalRouter(ScoringRouter):
     """The dynamic router's features, but an MLP of its own for every block.
 
     Args:
         n_blocks: N.
         window: See `DynamicRouter`.
+        halves: True if it sees which half of a block is decided.
     """
 
     kind = "local"
 
-    def __init__(self, n_blocks: int, window: int = DEFAULT_WINDOW) -> None:
+    def __init__(self, n_blocks: int, window: int = DEFAULT_WINDOW, halves: bool = False) -> None:
         super().__init__()
         check_window(window)
-        self.window, self.options = window, {"n_blocks": n_blocks, "window": window}
-        self.mlps = nn.ModuleList(mlp(len(FEATURES)) for _ in range(n_blocks))
+        self.window, self.options = window, {"n_blocks": n_blocks, "window": window, **_said(halves)}
+        self.features = _features(halves)
+        self.mlps = nn.ModuleList(mlp(len(self.features)) for _ in range(n_blocks))
 
     def start_as_static(self) -> bool:
         """See `ScoringRouter.start_as_static`."""
         for network in self.mlps:
             assert isinstance(network, nn.Sequential)
-            decide_as_static(network, FEATURES)
+            decide_as_static(network, self.features)
         return True
 
     def check_model(self, n_blocks: int, hidden_size: int) -> None:
@@ -54,7 +66,7 @@ class LocalRouter(ScoringRouter):
 
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
-        scores_BL: Tensor = self.mlps[state.block](token_features(FEATURES, sparsity, state)).squeeze(-1)
+        scores_BL: Tensor = self.mlps[state.block](token_features(self.features, sparsity, state)).squeeze(-1)
         return scores_BL
 
 
@@ -63,16 +75,18 @@ class HiddenRouter(ScoringRouter):
 
     Args:
         hidden_size: D.
+        halves: True if it sees which half of a block is decided.
     """
 
     kind = "hidden"
     reads_hidden = True
     routes_decoding = False
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int, halves: bool = False) -> None:
         super().__init__()
-        self._hidden_size, self.options = hidden_size, {"hidden_size": hidden_size}
-        self.mlp = mlp(hidden_size + 1)
+        self._hidden_size, self.options = hidden_size, {"hidden_size": hidden_size, **_said(halves)}
+        self.features = ("block_sparsity", "half") if halves else ("block_sparsity",)
+        self.mlp = mlp(hidden_size + len(self.features))
 
     def check_model(self, n_blocks: int, hidden_size: int) -> None:
         """See `ScoringRouter.check_model`."""
@@ -90,8 +104,8 @@ class HiddenRouter(ScoringRouter):
         hidden_BLD = state.hidden.detach().float()
         # Residual streams grow from block to block: divided by the root mean square, they suit one network.
         hidden_BLD = hidden_BLD * hidden_BLD.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
-        sparsity_BL1 = torch.full_like(hidden_BLD[..., :1], sparsity)
-        scores_BL: Tensor = self.mlp(torch.cat([hidden_BLD, sparsity_BL1], -1)).squeeze(-1)
+        features_BLF = token_features(self.features, sparsity, state)
+        scores_BL: Tensor = self.mlp(torch.cat([hidden_BLD, features_BLF], -1)).squeeze(-1)
         return scores_BL
 
 
@@ -100,21 +114,23 @@ class RecurrentRouter(ScoringRouter):
 
     Args:
         window: See `DynamicRouter`.
+        halves: True if it sees which half of a block is decided.
     """
 
     kind = "recurrent"
     routes_decoding = False
 
-    def __init__(self, window: int = DEFAULT_WINDOW) -> None:
+    def __init__(self, window: int = DEFAULT_WINDOW, halves: bool = False) -> None:
         super().__init__()
         check_window(window)
-        self.window, self.options = window, {"window": window}
-        self.cell = nn.GRUCell(len(FEATURES), _MEMORY_WIDTH)
+        self.window, self.options = window, {"window": window, **_said(halves)}
+        self.features = _features(halves)
+        self.cell = nn.GRUCell(len(self.features), _MEMORY_WIDTH)
         self.out = nn.Linear(_MEMORY_WIDTH, 1)
 
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
-        features_BLF = token_features(FEATURES, sparsity, state)
+        features_BLF = token_features(self.features, sparsity, state)
         state.memory = self.cell(features_BLF.flatten(0, 1), state.memory)
         scores_BL: Tensor = self.out(state.memory).view(features_BLF.shape[:2])
         return scores_BL

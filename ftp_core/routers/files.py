@@ -53,7 +53,7 @@ def describe_router(router: Router) -> dict[str, Any]:
         facts["trained_for"] = router.trained_for
         if router.thresholds is not None and router.threshold_schedule is not None:
             facts["thresholds"] = list(router.thresholds)
-            facts["threshold_schedule"] = list(router.threshold_schedule)
+            facts["threshold_schedule"] = router.threshold_schedule.to_json()
     return facts
 
 
@@ -79,7 +79,7 @@ def build_router(facts: dict[str, Any]) -> Router:
         if thresholds is not None:
             if not all(math.isfinite(float(threshold)) for threshold in thresholds):
                 raise ModelError(f"The router's thresholds {thresholds} are not all finite: calibrate it again.")
-            router.set_thresholds(thresholds, SparsitySchedule(facts["threshold_schedule"]))
+            router.set_thresholds(thresholds, SparsitySchedule.from_json(facts["threshold_schedule"]))
     return router
 
 

@@ -51,7 +51,7 @@ _MULTIPLIER = 0xD1342543DE82EF95 - 2**64
 
 
 class RandomRouter:
-    """Keeps tokens drawn at random: other ones in every block, the same in every row and every run.
+    """Keeps tokens drawn at random: other ones in every block or half, the same in every row and every run.
 
     Args:
         seed: Seed of the draws.
@@ -78,7 +78,8 @@ class RandomRouter:
         return self._draws(state)[:, 0] >= line
 
     def _draws(self, state: RoutingState) -> Tensor:
-        mixed_BL = state.positions * 1_000_003 + (state.block * 7919 + self.seed * 104_729 + 1)
+        of_mlp = 15_485_863 if state.half == "mlp" else 0
+        mixed_BL = state.positions * 1_000_003 + (state.block * 7919 + self.seed * 104_729 + of_mlp + 1)
         for _ in range(3):
             mixed_BL = mixed_BL * _MULTIPLIER
             mixed_BL = mixed_BL ^ (mixed_BL >> 29)

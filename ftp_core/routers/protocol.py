@@ -37,7 +37,7 @@ class Router(Protocol):
         """True if one token can be routed by what the cache remembers of those before it."""
 
     def keep(self, sparsity: float, state: RoutingState) -> Tensor:
-        """Real tokens that run block `state.block`, bool `[B, L]`: at least one of each row.
+        """Real tokens that run block `state.block`, or its `state.half`, bool `[B, L]`: at least one of each row.
 
         Those of `state.protected(sparsity)` are among them, which `highest` ensures.
         """

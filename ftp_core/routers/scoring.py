@@ -20,6 +20,9 @@ from ftp_core.schedule import SparsitySchedule
 DEFAULT_WINDOW = 32
 HIDDEN_WIDTH = 64
 FEATURES = ("position", "attention", "attention_rank", "block_sparsity")
+FEATURES_OF_HALVES = (*FEATURES, "half")
+# What the feature "half" says.
+_HALVES = {"attention": 0.0, "block": 0.5, "mlp": 1.0}
 _LONGEST_STATIC = 10_000.0
 # Large enough that the first steps of a training do not undo where it starts, small enough that the next ones can.
 _SHARPNESS = 2.0
@@ -38,7 +41,8 @@ class ScoringRouter(nn.Module):
         options: Keyword arguments that it was made with.
         trained_for: Identity of the model that it was distilled for (`ftp_core.loading.identity`); None before that.
         thresholds: logit(tau) of each block, to be compared with z itself, as sigmoid(z) is 1 for many a z in float32;
-            None in mode `budget`.
+            where the schedule tells halves apart, of the attention of each, then of the MLP of each. None in mode
+            `budget`.
         threshold_schedule: The schedule that the thresholds meet.
     """
 
@@ -82,7 +86,7 @@ class ScoringRouter(nn.Module):
     def keep_newest(self, sparsity: float, state: RoutingState, line: Tensor | None) -> Tensor:
         """See `Router.keep_newest`: one score, compared with the prompt's line or the threshold."""
         if self.thresholds is not None:
-            return self.scores(sparsity, state)[:, 0] > self.thresholds[state.block]
+            return self.scores(sparsity, state)[:, 0] > self._threshold(state)
         if line is None:
             return torch.ones_like(state.lengths, dtype=torch.bool)
         return self.scores(sparsity, state)[:, 0] >= line
@@ -91,22 +95,33 @@ class ScoringRouter(nn.Module):
         """The decision of `keep` on given scores, bool `[B, L]`."""
         if self.thresholds is None:
             return highest(scores_BL, sparsity, state)
-        above_BL = (scores_BL > self.thresholds[state.block]) & state.real
+        above_BL = (scores_BL > self._threshold(state)) & state.real
         best_B1 = scores_BL.masked_fill(~state.real, -torch.inf).argmax(1, keepdim=True)
         kept_BL, protected_BL = above_BL.scatter(1, best_B1, True), state.protected(sparsity)
         return kept_BL if protected_BL is None else kept_BL | protected_BL
 
+    def _threshold(self, state: RoutingState) -> float:
+        """The threshold of what is to be decided."""
+        assert self.thresholds is not None
+        schedule = self.threshold_schedule
+        of_mlps = schedule.n_blocks if state.half == "mlp" and schedule is not None and not schedule.is_plain else 0
+        return self.thresholds[of_mlps + state.block]
+
     def set_thresholds(self, thresholds: Sequence[float] | None, schedule: Sequence[float] | None) -> None:
-        """Switches to mode `threshold`, with logit(tau) of each block for a schedule, or with None back to `budget`."""
+        """Switches to mode `threshold`, with `thresholds` that meet a schedule, or with None back to `budget`."""
         self.thresholds = None if thresholds is None else tuple(float(tau) for tau in thresholds)
         self.threshold_schedule = None if schedule is None else SparsitySchedule.of(schedule)
 
     def check_model(self, n_blocks: int, hidden_size: int) -> None:
         """Raises `ModelError` if the router does not fit a model of N blocks and width D."""
-        if self.thresholds is not None and len(self.thresholds) != n_blocks:
+        if self.thresholds is None:
+            return
+        has_halves = self.threshold_schedule is not None and not self.threshold_schedule.is_plain
+        if len(self.thresholds) != n_blocks * (2 if has_halves else 1):
+            halves = ", and its schedule tells halves apart" if has_halves else ""
             raise ModelError(
-                f"The router has {len(self.thresholds)} thresholds, but the model has {n_blocks} blocks: calibrate it "
-                "for this model."
+                f"The router has {len(self.thresholds)} thresholds, but the model has {n_blocks} blocks{halves}: "
+                "calibrate it for this model."
             )
 
     def check_schedule(self, schedule: Sequence[float]) -> None:
@@ -158,9 +173,9 @@ def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -
     row, only the comparisons that a rank takes.
 
     Args:
-        names: Features among `FEATURES`, in this order: position j / (L - 1); attention received; the rank of that
-            attention / L; the block's sparsity.
-        sparsity: Sparsity of the block.
+        names: Features among `FEATURES_OF_HALVES`: position j / (L - 1); attention received; the rank of that attention
+            / L; the sparsity; which half is decided, 0 for the attention, 1 for the MLP, 0.5 for both as one.
+        sparsity: Sparsity of the block, or of that half.
         state: State of the prompts.
     """
     newest = state.newest_only
@@ -176,7 +191,7 @@ def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -
             rank_BL = _newest_rank(state) if newest else _ranks(state)
             features_BLF[..., column] = (rank_BL / state.lengths[:, None]).clamp_(max=1)
         else:
-            features_BLF[..., column] = sparsity
+            features_BLF[..., column] = sparsity if name == "block_sparsity" else _HALVES[state.half]
     return features_BLF
 
 
@@ -197,7 +212,8 @@ class DynamicRouter(ScoringRouter):
 
     Args:
         window: Number of last queries of the row that the attention features listen to (W).
-        features: Features that it sees; fewer than all for ablations.
+        features: Features that it sees: `FEATURES_OF_HALVES` for schedules that tell halves apart, fewer than the
+            paper's for ablations.
 
     Raises:
         ModelError: A feature is unknown, or there is none.
@@ -208,9 +224,9 @@ class DynamicRouter(ScoringRouter):
     def __init__(self, window: int = DEFAULT_WINDOW, features: Sequence[str] = FEATURES) -> None:
         super().__init__()
         check_window(window)
-        if not features or any(name not in FEATURES for name in features):
+        if not features or any(name not in FEATURES_OF_HALVES for name in features):
             raise ModelError(
-                f"A dynamic router needs some of the features {', '.join(FEATURES)}; given were "
+                f"A dynamic router needs some of the features {', '.join(FEATURES_OF_HALVES)}; given were "
                 f"{', '.join(features) or 'none'}."
             )
         self.window = window if any(name in _LISTENING for name in features) else 0
@@ -219,9 +235,9 @@ class DynamicRouter(ScoringRouter):
         self.mlp = mlp(len(self.features))
 
     @classmethod
-    def static(cls, window: int = DEFAULT_WINDOW) -> DynamicRouter:
+    def static(cls, window: int = DEFAULT_WINDOW, features: Sequence[str] = FEATURES) -> DynamicRouter:
         """A router that decides as the static one does, for rows of up to 10,000 tokens; no training needed."""
-        router = cls(window)
+        router = cls(window, features)
         with torch.no_grad():
             for parameter in router.parameters():
                 parameter.zero_()

@@ -14,15 +14,17 @@ import torch
 from torch import Tensor
 
 from ftp_core.routers import RoutingState, ScoringRouter
+from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import PromptBatch
 
 
 @dataclass
 class _Calibrating:
-    """A router that sets each block's threshold to meet its sparsity on the prompts it sees."""
+    """A router that sets each threshold to meet its sparsity on the prompts it sees."""
 
     router: ScoringRouter
+    schedule: SparsitySchedule
     thresholds: list[float]
     keeps_budget: bool = field(default=False, init=False)
 
@@ -36,8 +38,12 @@ class _Calibrating:
             decided_BL = decided_BL & ~protected_BL
         # Protected tokens count, but none of them skips: others do in their place.
         n_skipped = int(sparsity * sum(state.row_lengths) + 1e-9)
-        self.thresholds[state.block] = _threshold(scores_BL[decided_BL], n_skipped)
-        self.router.set_thresholds(self.thresholds, None)
+        found, n_blocks = _threshold(scores_BL[decided_BL], n_skipped), self.schedule.n_blocks
+        # Of a block that is decided as a whole, both halves have the same.
+        places = {"attention": (0,), "mlp": (n_blocks,)}.get(state.half, range(0, len(self.thresholds), n_blocks))
+        for place in places:
+            self.thresholds[place + state.block] = found
+        self.router.set_thresholds(self.thresholds, self.schedule)
         return self.router.select(scores_BL, sparsity, state)
 
 
@@ -60,7 +66,8 @@ def calibrate_thresholds(
     """A copy of a router in mode `threshold`: it keeps the tokens whose score is above the threshold of the block.
 
     Thresholds are set block by block, each behind the earlier ones, so that block i skips the share s_i of the tokens
-    of all prompts together, or fewer where scores are equal; single prompts may skip more or fewer.
+    of all prompts together, or fewer where scores are equal; single prompts may skip more or fewer. Where the schedule
+    tells halves apart, each half has its own.
 
     Args:
         model: The model.
@@ -71,8 +78,9 @@ def calibrate_thresholds(
     Raises:
         ScheduleError: The schedule has another number of blocks.
     """
-    calibrated = copy.deepcopy(router)
-    calibrating = _Calibrating(calibrated, [0.5] * model.n_blocks)
+    calibrated, schedule = copy.deepcopy(router), model.checked(schedule)
+    n_thresholds = model.n_blocks * (1 if schedule.is_plain else 2)
+    calibrating = _Calibrating(calibrated, schedule, [0.5] * n_thresholds)
     with torch.inference_mode():
         model.prefill(prompts, schedule, calibrating)
     calibrated.set_thresholds(calibrating.thresholds, schedule)

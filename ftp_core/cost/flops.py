@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import nn
 
-from ftp_core.cost.memory import block_configs, head_width, slots_held
+from ftp_core.cost.memory import block_configs, head_width, key_heads, keys_of_prompt, slots_held
 from ftp_core.errors import ModelError
 from ftp_core.routers import FEATURES
 from ftp_core.routers.scoring import HIDDEN_WIDTH
+from ftp_core.schedule import BlockSparsity, kept_count
 from ftp_core.skipping.skipping_model import SkippingModel
 
 
@@ -51,14 +52,20 @@ class FlopsCounter:
     """
 
     def __init__(self, model: SkippingModel) -> None:
-        config = model.model.config
+        config, configs = model.model.config, block_configs(model)
         self._model = model
         self._windows = model.family.windows(model.model)
         # FLOPs of the score of one query with one key in each block; their weighted values take as many.
-        self._scores = np.array([2.0 * block.num_attention_heads * head_width(block) for block in block_configs(model)])
+        self._scores = np.array([2.0 * block.num_attention_heads * head_width(block) for block in configs])
         n_run = getattr(config, model.family.experts_run, None)
         self._projections = np.array([_token_flops(block, n_run, of_attention=True) for block in model.blocks])
         self._mlps = np.array([_token_flops(block, n_run, of_attention=False) for block in model.blocks])
+        # A projection that is fused computes queries along with keys and values.
+        n_heads = [
+            2 * key_heads(block) + (block.num_attention_heads if model.family.query is None else 0) for block in configs
+        ]
+        widths = [head_width(block) for block in configs]
+        self._keys_only = 2.0 * config.hidden_size * np.array(n_heads, dtype=float) * widths
         in_blocks = {module for block in model.blocks for module in block.modules()}
         self._before = sum(
             2.0 * module.weight.numel()
@@ -82,7 +89,7 @@ class FlopsCounter:
         logits; of the prompt only the last token has. Sliding windows drop keys as with the static router.
 
         Args:
-            schedule: One sparsity per block.
+            schedule: One sparsity per block, or a schedule with halves.
             batch: Rows.
             length: Prompt tokens in each row.
             new_tokens: Tokens run behind the prompt, one at a time; to write n tokens takes n - 1, as the first comes
@@ -93,26 +100,77 @@ class FlopsCounter:
         Raises:
             ScheduleError: The schedule has another number of blocks.
         """
-        schedule = self._model.checked(schedule)
-        kept = np.array(schedule.kept_counts(length), dtype=float)
+        entries = self._model.checked(schedule).blocks
+        in_blocks = self._in_blocks(slice(None), entries, batch, length, new_tokens, window, reads_hidden)
+        return replace(in_blocks, head=batch * (self._head * (1 + new_tokens) + self._before * (length + new_tokens)))
+
+    def of_block(
+        self,
+        index: int,
+        sparsity: BlockSparsity,
+        batch: int,
+        length: int,
+        new_tokens: int = 0,
+        window: int = 0,
+        reads_hidden: bool = False,
+    ) -> Flops:
+        """FLOPs of one block, whatever the schedule says of the others.
+
+        Those of all blocks and the `head` of `count` add up to what a schedule takes; but for what a dynamic router
+        listens to, which two neighbouring blocks decide together and which no block is charged for.
+
+        Args:
+            index: The block.
+            sparsity: What a schedule says of it.
+            batch: See `count`.
+            length: See `count`.
+            new_tokens: See `count`.
+            window: See `count`.
+            reads_hidden: See `count`.
+        """
+        return self._in_blocks(slice(index, index + 1), [sparsity], batch, length, new_tokens, window, reads_hidden)
+
+    def _in_blocks(
+        self,
+        which: slice,
+        entries: Sequence[BlockSparsity],
+        batch: int,
+        length: int,
+        new_tokens: int,
+        window: int,
+        reads_hidden: bool,
+    ) -> Flops:
+        """FLOPs of some successive blocks, of which a schedule says `entries`."""
+        scores = self._scores[which]
+        kept, kept_mlp = (
+            np.array([kept_count(share, length) for share in shares], dtype=float)
+            for shares in zip(*((entry.attention, entry.mlp) for entry in entries), strict=True)
+        )
+        held = np.array([keys_of_prompt(entry, length) for entry in entries], dtype=float)
         decoded_pairs = [
-            sum(slots + 1 for slots in slots_held(int(k), length, new_tokens, sliding)[:-1])
-            for k, sliding in zip(kept, self._windows, strict=True)
+            sum(slots + 1 for slots in slots_held(int(n), length, new_tokens, sliding)[:-1])
+            for n, sliding in zip(held, self._windows[which], strict=True)
         ]
-        skips = np.array(schedule) > 0
-        # Every token is scored before a block that skips.
+        decisions = np.array([n_decisions(entry) for entry in entries])
+        # Every token is scored before a block that skips, for each half where they decide apart.
         n_inputs = self._model.model.config.hidden_size + 1 if reads_hidden else len(FEATURES)
-        router = skips.sum() * length * 2.0 * (n_inputs + 1) * HIDDEN_WIDTH if window or reads_hidden else 0.0
+        router = decisions.sum() * length * 2.0 * (n_inputs + 1) * HIDDEN_WIDTH if window or reads_hidden else 0.0
         if not reads_hidden:
             # The block before that one is listened to.
-            router += (self._scores * np.minimum(window, kept) * kept)[:-1][skips[1:]].sum()
+            router += (scores * np.minimum(window, kept) * held)[:-1][decisions[1:] > 0].sum()
+        keys_only = batch * self._keys_only[which] @ (held - kept)
         return Flops(
-            projections=float(batch * self._projections @ (kept + new_tokens)),
-            attention=float(2 * batch * self._scores @ (kept**2 + decoded_pairs)),
-            mlp=float(batch * self._mlps @ (kept + new_tokens)),
+            projections=float(batch * self._projections[which] @ (kept + new_tokens) + keys_only),
+            attention=float(2 * batch * scores @ (kept * held + decoded_pairs)),
+            mlp=float(batch * self._mlps[which] @ (kept_mlp + new_tokens)),
             router=float(batch * router),
-            head=batch * (self._head * (1 + new_tokens) + self._before * (length + new_tokens)),
+            head=0.0,
         )
+
+
+def n_decisions(sparsity: BlockSparsity) -> int:
+    """The number of times that a router decides before a block: for each half that skips, where it skips apart."""
+    return int(not sparsity.is_dense) if sparsity.is_whole else (sparsity.attention > 0) + (sparsity.mlp > 0)
 
 
 def _token_flops(block: nn.Module, n_experts_run: int | None, of_attention: bool) -> float:

@@ -18,6 +18,7 @@ from transformers import PreTrainedConfig
 
 from ftp_core.checks import check_lengths
 from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
+from ftp_core.schedule import BlockSparsity, kept_count
 from ftp_core.skipping.cache import FTPCache
 from ftp_core.skipping.interception import replaced_forwards
 from ftp_core.skipping.skipping import PromptPass
@@ -33,13 +34,20 @@ def kv_bytes(model: SkippingModel, schedule: Sequence[float], batch: int, length
     Raises:
         ScheduleError: The schedule has another number of blocks.
     """
-    schedule = model.checked(schedule)
     windows = model.family.windows(model.model)
     numbers = sum(
-        slots_held(kept, length, new_tokens, window)[-1] * 2 * _key_heads(block) * head_width(block)
-        for kept, window, block in zip(schedule.kept_counts(length), windows, block_configs(model), strict=True)
+        slots_held(keys_of_prompt(entry, length), length, new_tokens, window)[-1]
+        * 2
+        * key_heads(block)
+        * head_width(block)
+        for entry, window, block in zip(model.checked(schedule).blocks, windows, block_configs(model), strict=True)
     )
     return int(batch * numbers * model.model.dtype.itemsize)
+
+
+def keys_of_prompt(sparsity: BlockSparsity, length: int) -> int:
+    """Keys of a row of `length` tokens that a block holds behind it."""
+    return length if sparsity.keeps_kv else kept_count(sparsity.attention, length)
 
 
 def block_configs(model: SkippingModel) -> list[PreTrainedConfig]:
@@ -52,7 +60,8 @@ def head_width(config: PreTrainedConfig) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
-def _key_heads(config: PreTrainedConfig) -> int:
+def key_heads(config: PreTrainedConfig) -> int:
+    """Number of heads of keys, which query heads share; from the configuration of a block."""
     return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
 
 
@@ -60,7 +69,7 @@ def slots_held(kept: int, length: int, new_tokens: int, window: int | None) -> l
     """Keys of a row that a block's cache holds, after the prompt and after each decoded token `[1 + new_tokens]`.
 
     Args:
-        kept: Prompt tokens that the static router keeps.
+        kept: Prompt tokens that leave keys, as the static router keeps them.
         length: Prompt tokens.
         new_tokens: Tokens decoded, all of them kept.
         window: Columns that the block attends to, its own included; None for all.

@@ -21,7 +21,7 @@ from ftp_core.cost.timing import timing_batch
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.routers import HiddenRouter, Router, StaticRouter
-from ftp_core.schedule import SparsitySchedule
+from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.families import Family, register_family
 from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.made_up_routers import random_router
@@ -145,6 +145,33 @@ def test_skipping_costs_less_and_the_router_is_charged_for() -> None:
     assert counter.count(MIXED, 2, 50).total < counter.count(dense, 2, 50).total
     assert counter.count(dense, 2, 50, window=32).router == 0
     assert counter.count(MIXED, 2, 50, window=32).router > counter.count(MIXED, 2, 50, window=4).router > 0
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+@given(schedule=schedules, length=st.integers(1, 70), new_tokens=st.integers(0, 20))
+def test_blocks_add_up_to_the_model(name: str, schedule: SparsitySchedule, length: int, new_tokens: int) -> None:
+    counter = FlopsCounter(SkippingModel(countable(name)))
+    whole = counter.count(schedule, 2, length, new_tokens)
+    parts = [counter.of_block(index, entry, 2, length, new_tokens) for index, entry in enumerate(schedule.blocks)]
+    assert sum(part.total for part in parts) + whole.head == pytest.approx(whole.total, rel=1e-12)
+
+
+shares = st.integers(0, 19).map(lambda index: round(0.05 * index, 2))
+
+
+@given(attention=shares, mlp=shares, length=st.integers(1, 70), index=st.integers(0, N_BLOCKS - 1))
+def test_halves_of_a_block_take_what_they_take_where_both_skip_alike(
+    attention: float, mlp: float, length: int, index: int
+) -> None:
+    counter = FlopsCounter(SkippingModel(countable("gemma2")))
+    found = counter.of_block(index, BlockSparsity(attention, mlp), 2, length, 3, reads_hidden=True)
+    of_attention = counter.of_block(index, BlockSparsity(attention, attention), 2, length, 3, reads_hidden=True)
+    of_mlp = counter.of_block(index, BlockSparsity(mlp, mlp), 2, length, 3, reads_hidden=True)
+    assert (found.projections, found.attention) == (of_attention.projections, of_attention.attention)
+    assert found.mlp == of_mlp.mlp
+    if attention != mlp:
+        # Each half that skips has a decision of its own.
+        assert found.router == of_attention.router + of_mlp.router
 
 
 def third_party(model_type: str, **options: object) -> SkippingModel:

@@ -74,15 +74,15 @@ class DecodePass(BlockPass):
             block.expect(torch.where(ran_B1, slots_BQ, DEAD), True, rows_R)
             rest = (hidden_BQD, positions_BQ, block.positions)
             hidden_BQD, positions_BQ, keys_BM = (part.index_select(0, rows_R) for part in rest)
-            arguments = {name: _rows(argument, rows_R) for name, argument in self._per_token(call).items()}
-        window = self._window(index)
+            arguments = {name: _rows(argument, rows_R) for name, argument in self.per_token(call).items()}
+        window = self.window(index)
         mask = visible_BQM = None
         if block.has_dead or hidden_BQD.shape[1] > 1 or reaches_beyond(window, self.cache.seen + 1):
             visible_BQM = visible_keys(positions_BQ, keys_BM, window)
-            mask = kernel_mask(visible_BQM, self._kernel, hidden_BQD.dtype)
+            mask = kernel_mask(visible_BQM, self.kernel, hidden_BQD.dtype)
         arguments |= {"attention_mask": mask, self.family.cache_argument: self.cache}
-        observer = AttentionObserver(1, self._kernel, visible=visible_BQM, keeps_rows=True) if listens else None
-        return self._run(call, hidden_BQD, observer, **arguments), observer
+        observer = AttentionObserver(1, self.kernel, visible=visible_BQM, keeps_rows=True) if listens else None
+        return self.run(call, hidden_BQD, observer, **arguments), observer
 
     def _run_routed(self, index: int, call: BlockCall, state: RoutingState) -> Tensor:
         """Runs the block for the rows whose token is kept there."""

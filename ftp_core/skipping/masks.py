@@ -27,7 +27,16 @@ def kernel_mask(visible_BQM: Tensor, kernel: str, dtype: torch.dtype) -> Tensor:
     _, n_queries, n_keys = visible_BQM.shape
     own_QM = torch.ones(n_queries, n_keys, dtype=torch.bool, device=visible_BQM.device)
     own_QM = own_QM.triu_(n_keys - n_queries).tril_(n_keys - n_queries)
-    mask_B1QM = (visible_BQM | own_QM)[:, None]
+    return _as_kernel_takes_it(visible_BQM | own_QM, kernel, dtype)
+
+
+def kernel_mask_of_some(visible_BQM: Tensor, kernel: str, dtype: torch.dtype) -> Tensor:
+    """The same for queries of some of the tokens whose keys there are; who sees no key sees all, which is no NaN."""
+    return _as_kernel_takes_it(visible_BQM | ~visible_BQM.any(-1, keepdim=True), kernel, dtype)
+
+
+def _as_kernel_takes_it(visible_BQM: Tensor, kernel: str, dtype: torch.dtype) -> Tensor:
+    mask_B1QM = visible_BQM[:, None]
     if kernel == "sdpa":
         return mask_B1QM
     zeros_B1QM = torch.zeros(mask_B1QM.shape, dtype=dtype, device=mask_B1QM.device)

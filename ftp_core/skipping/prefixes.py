@@ -1,8 +1,8 @@
 """Keeps results behind blocks, so that schedules that begin alike share the work of the blocks they have in common.
 
-With a fixed router, hidden states behind block i depend on s_0 ... s_i alone, and on no router while these are 0. Keys
-and values of a block are read in that block only, so hidden states, and what the router remembers, are all that the
-blocks behind it need.
+With a fixed router, hidden states behind block i depend on what the schedule says of blocks 0 to i alone, and on no
+router while these skip nothing. Keys and values of a block are read in that block only, so hidden states, and what the
+router remembers, are all that the blocks behind it need.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ftp_core.routers import Router, RoutingState
-from ftp_core.schedule import SparsitySchedule
+from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.interception import BlockCall, BlockHandler
 
 _PASSES = 3
@@ -99,18 +99,18 @@ class Scope:
 
 
 # Batches, choices, who decided, the schedule's beginning, and how many queries were heard behind it.
-_Key = tuple[Hashable, bool, Router | None, tuple[float, ...], int]
+_Key = tuple[Hashable, bool, Router | None, tuple[BlockSparsity, ...], int]
 # For each batch, the states of its passes; None for a pass that no block runs in.
 _Node = list[tuple[BlockState | None, ...]]
 
 
 def _key(scope: Scope, schedule: SparsitySchedule, n_blocks: int) -> _Key:
     """Key of the state behind the first `n_blocks` blocks, which are not all."""
-    prefix = schedule[:n_blocks]
+    prefix, following = schedule.blocks[:n_blocks], schedule.blocks[n_blocks]
     # Where nothing was skipped, no router had a say.
-    decided_by = scope.router if any(prefix) else None
+    decided_by = None if all(entry.is_dense for entry in prefix) else scope.router
     # Attention in a block is heard only if the next block asks for it.
-    heard = scope.router.window if schedule[n_blocks] > 0 else 0
+    heard = 0 if following.is_dense else scope.router.window
     return scope.batches, scope.choices, decided_by, prefix, heard
 
 
@@ -170,7 +170,7 @@ class PrefixStore:
 
     def longest(self, scope: Scope, schedule: SparsitySchedule) -> int:
         """Number of the schedule's first blocks that are known; never all, as the last one's result is not kept."""
-        lengths = range(len(schedule) - 1, 0, -1)
+        lengths = range(schedule.n_blocks - 1, 0, -1)
         return next((length for length in lengths if _key(scope, schedule, length) in self._nodes), 0)
 
     @contextmanager
@@ -185,18 +185,18 @@ class PrefixStore:
             self._nodes.move_to_end(key)
             known = self._nodes[key]
         n_more = max(0, self.max_bytes // max(1, node_bytes) - (known is not None))
-        path = Path(start, known, range(start, len(schedule) - 1)[:n_more])
+        path = Path(start, known, range(start, schedule.n_blocks - 1)[:n_more])
         # Room is made beforehand, so that what is in the making counts. The state in use is the last to go.
         self._shrink(self.max_bytes - len(path.wanted) * node_bytes)
         yield path
         for index in path.wanted:
             node = self._nodes[_key(scope, schedule, index + 1)] = path.node(index)
             self.n_bytes += _node_bytes(node)
-        for length in range(len(schedule) - 1, 0, -1):
+        for length in range(schedule.n_blocks - 1, 0, -1):
             if (key := _key(scope, schedule, length)) in self._nodes:
                 self._nodes.move_to_end(key)
         self._shrink(self.max_bytes)
-        self.blocks_run += (len(schedule) - start) * n_items
+        self.blocks_run += (schedule.n_blocks - start) * n_items
         self.blocks_reused += start * n_items
 
     def forget(self, router: Router) -> None:

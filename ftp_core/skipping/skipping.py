@@ -25,10 +25,11 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.attention import AttentionObserver, kernel_name, observed_attention, packed_attention
 from ftp_core.skipping.cache import DEAD, FTPCache
 from ftp_core.skipping.families import Family
-from ftp_core.skipping.gathering import Ends, Places
+from ftp_core.skipping.gathering import Chosen
 from ftp_core.skipping.interception import BlockCall
 from ftp_core.skipping.masks import kernel_mask, visible_keys
 from ftp_core.skipping.packing import Packing, SlotsExceededError, bucket, note_share, slots_expected
+from ftp_core.skipping.prompt_halves import run_halves
 
 
 @dataclass
@@ -44,18 +45,22 @@ class BlockPass:
     family: Family
 
     @cached_property
-    def _kernel(self) -> str:
+    def kernel(self) -> str:
+        """Name of the model's attention function."""
         # Asked for while blocks run, when no other thread has changed it for its own pass.
         return kernel_name(self.model)
 
-    def _window(self, index: int) -> int | None:
+    def window(self, index: int) -> int | None:
+        """Number of columns that a block attends to, its own the last; None for all."""
         return self.family.window(self.model.config, index)
 
-    def _per_token(self, call: BlockCall) -> dict[str, Any]:
+    def per_token(self, call: BlockCall) -> dict[str, Any]:
+        """Arguments of a call that have an entry for each token."""
         given = {name: call.arguments.get(name) for name in self.family.per_token}
         return {name: argument for name, argument in given.items() if argument is not None}
 
-    def _run(self, call: BlockCall, hidden: Tensor, observer: AttentionObserver | None, **arguments: Any) -> Tensor:
+    def run(self, call: BlockCall, hidden: Tensor, observer: AttentionObserver | None, **arguments: Any) -> Tensor:
+        """Runs a block on other hidden states and arguments, perhaps listening to its attention."""
         if observer is None:
             return call.run(hidden, **arguments)
         with observed_attention(self.model, call.block, observer) as observed:
@@ -67,14 +72,15 @@ class PromptPass(BlockPass):
     """Handler of the blocks while prompts run, perhaps with the beginnings of completions behind them.
 
     Attributes:
-        schedule: One sparsity per block.
+        schedule: What each block skips.
         router: Names the kept tokens of the prompts.
         state: The prompts; the width L of its tensors is that of the pass.
         real: Tokens, those of completions included `[B, L]`.
         cache: Cache to fill; None to keep no keys and values.
         routes_decoding: True if decoded tokens will be routed, so that what they need is remembered.
         packs: True if rows that keep different counts are packed and not padded; not with `routes_decoding`.
-        kept: Tokens that ran each block, bool `[B, L]`; filled as the blocks run.
+        kept: Tokens that ran each block, or its attention, bool `[B, L]`; filled as the blocks run.
+        kept_mlp: Tokens that ran each block's MLP, bool `[B, L]`; filled as the blocks run.
     """
 
     schedule: SparsitySchedule
@@ -85,17 +91,18 @@ class PromptPass(BlockPass):
     routes_decoding: bool = False
     packs: bool = False
     kept: list[Tensor] = field(default_factory=list)
+    kept_mlp: list[Tensor] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Computes what all blocks share."""
         n_rows, width = self.real.shape
-        self._columns = torch.arange(width, device=self.real.device)
-        self._rows = torch.arange(n_rows, device=self.real.device)[:, None] * width
+        self._entries = self.schedule.blocks
+        self.columns = torch.arange(width, device=self.real.device)
         self._completion = self.real & ~self.state.real
         totals = self.real.sum(1).tolist()
         self._n_completion = [total - prompt for total, prompt in zip(totals, self.state.row_lengths, strict=True)]
-        self._has_completion = any(self._n_completion)
-        self._has_padding = any(total < width for total in totals)
+        self.has_completion = any(self._n_completion)
+        self.has_padding = any(total < width for total in totals)
         self._packings: dict[int, Packing] = {}
         if self.routes_decoding and self.cache is not None:
             n_decoded = torch.zeros(n_rows, dtype=torch.long, device=self.real.device)
@@ -107,13 +114,19 @@ class PromptPass(BlockPass):
         Raises:
             SlotsExceededError: A router with thresholds kept more tokens than there was room for where rows are packed.
         """
-        sparsity, state = self.schedule[index], self.state
+        entry, state = self._entries[index], self.state
+        sparsity = entry.attention
         state.block, state.line = index, None
         home = self.real.device
         if self.router.reads_hidden:
             state.hidden = call.hidden.to(home)
+        # A block that runs whole attends to every token: nobody reads what was heard just before it, or at the end.
+        is_read = index + 1 < len(self._entries) and not self._entries[index + 1].is_dense
+        listens = self.router.window > 0 and (self.routes_decoding or is_read)
+        if not entry.is_whole:
+            return run_halves(self, index, call, entry, listens)
         keep_BL = state.real if sparsity == 0 else self.router.keep(sparsity, state)
-        can_pack = self.packs and not reaches_beyond(self._window(index), self.real.shape[1])
+        can_pack = self.packs and not reaches_beyond(self.window(index), self.real.shape[1])
         # Not known where thresholds decide, unless the host waits for them.
         counts: Sequence[int] | None = None
         if sparsity == 0:
@@ -123,16 +136,13 @@ class PromptPass(BlockPass):
         elif not can_pack:
             counts = keep_BL.sum(1).tolist()
             note_share(self.router, index, sum(counts) / sum(state.row_lengths))
-        self.kept.append(keep_BL | self._completion if self._has_completion else keep_BL)
-        # A block that runs whole attends to every token: nobody reads what was heard just before it, or at the end.
-        is_read = index + 1 < len(self.schedule) and self.schedule[index + 1] > 0
-        listens = self.router.window > 0 and (self.routes_decoding or is_read)
+        self.note_kept(keep_BL, keep_BL)
         if counts is None:
             n_slots = slots_expected(self.router, index, sparsity, sum(state.row_lengths)) + sum(self._n_completion)
             hidden_BLD, observer = self._run_packed(index, call, n_slots, None, listens)
         elif tuple(counts) == state.row_lengths:
             hidden_BLD, observer = self._run_whole(index, call, listens)
-        elif can_pack and len(set(totals := self._totals(counts))) > 1:
+        elif can_pack and len(set(totals := self.totals(counts))) > 1:
             hidden_BLD, observer = self._run_packed(index, call, sum(totals), totals, listens)
         else:
             hidden_BLD, observer = self._run_kept(index, call, counts, listens)
@@ -140,11 +150,20 @@ class PromptPass(BlockPass):
             state.observe(observer.received.to(home), keep_BL)
         if self.routes_decoding and self.cache is not None and self.cache.decode is not None:
             self._remember(self.cache.decode, observer)
-        if self._packings and index + 1 == len(self.schedule):
+        return self.ended(index, hidden_BLD)
+
+    def note_kept(self, attention_BL: Tensor, mlp_BL: Tensor) -> None:
+        """Notes which tokens of the prompts run the halves of the next block `[B, L]`."""
+        for kept, keep_BL in ((self.kept, attention_BL), (self.kept_mlp, mlp_BL)):
+            kept.append(keep_BL | self._completion if self.has_completion else keep_BL)
+
+    def ended(self, index: int, hidden_BLD: Tensor) -> Tensor:
+        """Does what is left to do behind a block; returns the hidden states."""
+        if self._packings and index + 1 == len(self._entries):
             self._unpack()
         return hidden_BLD
 
-    def _totals(self, prompt_counts: Sequence[int]) -> tuple[int, ...]:
+    def totals(self, prompt_counts: Sequence[int]) -> tuple[int, ...]:
         """Tokens of each row that run, those of completions included."""
         return tuple(kept + behind for kept, behind in zip(prompt_counts, self._n_completion, strict=True))
 
@@ -153,7 +172,7 @@ class PromptPass(BlockPass):
     ) -> tuple[Tensor, AttentionObserver | None]:
         """Runs the block on one sequence of the tokens of all rows; `counts` are None where the host does not know."""
         packing = self._packings[index] = Packing(self.kept[-1], bucket(n_tokens, self.real.numel()), counts)
-        changed = {name: packing.gather(argument) for name, argument in self._per_token(call).items()}
+        changed = {name: packing.gather(argument) for name, argument in self.per_token(call).items()}
         short_1ND, observer = packing.gather(call.hidden), None
         if self.cache is not None:
             self.cache.block(index).expect_packed(packing)
@@ -161,8 +180,8 @@ class PromptPass(BlockPass):
             listened_BL = packing.run & self.state.real
             asked_BW = listened_BL.to(torch.uint8).argsort(dim=1, stable=True)[:, -self.router.window :]
             real_BW = listened_BL.gather(1, asked_BW)
-            visible_BWL = packing.run[:, None] & (self._columns <= asked_BW[..., None])
-            observer = AttentionObserver(self.router.window, self._kernel)
+            visible_BWL = packing.run[:, None] & (self.columns <= asked_BW[..., None])
+            observer = AttentionObserver(self.router.window, self.kernel)
             observer.asked, observer.asked_real = (
                 of.to(call.hidden.device) for of in (packing.slots_BL.gather(1, asked_BW), real_BW)
             )
@@ -192,74 +211,98 @@ class PromptPass(BlockPass):
 
     def _run_whole(self, index: int, call: BlockCall, listens: bool) -> tuple[Tensor, AttentionObserver | None]:
         """Runs the block as the model calls it, mask included: where nothing is skipped, this is the dense model."""
-        positions_BL = self._columns.expand(self.real.shape)
-        if self._has_padding:
+        arguments, observer = self.whole_attention(index, call, listens)
+        return self.run(call, call.hidden, observer, **arguments), observer
+
+    def whole_attention(
+        self, index: int, call: BlockCall, listens: bool
+    ) -> tuple[dict[str, Any], AttentionObserver | None]:
+        """Arguments of a block whose attention all tokens run, as the model calls it, and what listens to it."""
+        positions_BL = self.columns.expand(self.real.shape)
+        if self.has_padding:
             positions_BL = torch.where(self.real, positions_BL, DEAD)
-        arguments = {}
+        arguments: dict[str, Any] = {}
         if self.cache is not None:
-            self.cache.block(index).expect(positions_BL.to(call.hidden.device), self._has_padding)
+            self.cache.block(index).expect(positions_BL.to(call.hidden.device), self.has_padding)
             arguments[self.family.cache_argument] = self.cache
         observer = None
         if listens:
-            window = self._window(index)
-            all_ask = not (self._has_padding or self._has_completion or reaches_beyond(window, self.real.shape[1]))
-            observer = self._observer(None if all_ask else self.state.real, positions_BL, window, call.hidden.device)
-        return self._run(call, call.hidden, observer, **arguments), observer
+            window = self.window(index)
+            all_ask = not (self.has_padding or self.has_completion or reaches_beyond(window, self.real.shape[1]))
+            observer = self.observer(None if all_ask else self.state.real, positions_BL, window, call.hidden.device)
+        return arguments, observer
 
     def _run_kept(
         self, index: int, call: BlockCall, prompt_counts: Sequence[int], listens: bool
     ) -> tuple[Tensor, AttentionObserver | None]:
         """Gathers, runs, scatters; the attention received is put back by column, too."""
-        (n_rows, width, _), device = call.hidden.shape, call.hidden.device
-        counts = self._totals(prompt_counts)
-        longest, ragged = max(counts), min(counts) < max(counts)
-        tokens: Ends | Places
-        # An attribute of fixed routers only: the first tokens and the most recent ones are all that they keep.
-        if getattr(self.router, "keeps_ends", False) and not (ragged or self._has_completion or self._has_padding):
-            tokens = Ends(longest, width, max(1, n_protected(self.state.keep_first, longest)))
-        else:
-            tokens = Places(_places(self.kept[-1], longest, ragged), self._rows)
-        places_BK = tokens.columns(self._columns.expand(n_rows, width))
-        short_BKD = tokens.gather(call.hidden)
-        changed = {name: tokens.gather(argument) for name, argument in self._per_token(call).items()}
+        device = call.hidden.device
         # Kept tokens stand first, in order; rows that keep fewer are filled with skipped ones, which the causal kernel
         # hides from the kept ones before them, and which are put back as they were.
-        filler_BK = None
-        positions_BK = places_BK
-        if ragged:
-            counts_B1 = torch.tensor(counts, device=places_BK.device)[:, None]
-            filler_BK = torch.arange(longest, device=places_BK.device) >= counts_B1
-            positions_BK = places_BK.masked_fill(filler_BK, DEAD)
-        window = self._window(index)
-        mask = None
-        if self._kernel != "sdpa" or reaches_beyond(window, width):
-            mask = kernel_mask(visible_keys(places_BK, positions_BK, window), self._kernel, call.hidden.dtype)
-        if self.cache is not None:
-            self.cache.block(index).expect(positions_BK.to(device), ragged)
-        changed |= {"attention_mask": mask, self.family.cache_argument: self.cache}
+        chosen = self.chosen(self.kept[-1], self.totals(prompt_counts))
+        short_BKD = chosen.tokens.gather(call.hidden)
+        changed = {name: chosen.tokens.gather(argument) for name, argument in self.per_token(call).items()}
+        positions_BK = chosen.columns(DEAD)
+        changed |= self.for_some(index, call, chosen)
         observer = None
         if listens:
-            listened_BK = None
-            if ragged or self._has_completion or reaches_beyond(window, width):
-                listened_BK = self.state.real.gather(1, places_BK)
-                listened_BK = listened_BK if filler_BK is None else listened_BK & ~filler_BK
-            observer = self._observer(listened_BK, positions_BK, window, device)
-        out_BKD = self._run(call, short_BKD, observer, **changed)
-        if filler_BK is not None:
-            out_BKD = torch.where(filler_BK[..., None].to(device), short_BKD, out_BKD)
+            observer = self.observer(self.listened(index, chosen), positions_BK, self.window(index), device)
+        out_BKD = chosen.restored(self.run(call, short_BKD, observer, **changed), short_BKD)
         if observer is not None and observer.received is not None:
-            zeros_BL = observer.received.new_zeros(n_rows, width)
-            observer.received = zeros_BL.scatter_(1, places_BK.to(device), observer.received)
-        return tokens.scatter(out_BKD, call.hidden), observer
+            observer.received = self.by_column(observer.received, chosen)
+        return chosen.tokens.scatter(out_BKD, call.hidden), observer
 
-    def _observer(
-        self, listened_BK: Tensor | None, positions_BK: Tensor, sliding: int | None, device: torch.device
+    def chosen(self, run_BL: Tensor, counts: Sequence[int]) -> Chosen:
+        """Tokens that run something, of all columns or of some that the first tokens and the last ones are among."""
+        n_first = None
+        # An attribute of fixed routers only: the first tokens and the most recent ones are all that they keep.
+        if getattr(self.router, "keeps_ends", False) and not (
+            min(counts) < max(counts) or self.has_completion or self.has_padding
+        ):
+            n_first = max(1, n_protected(self.state.keep_first, max(counts)))
+        return Chosen.of(run_BL, counts, n_first)
+
+    def for_some(self, index: int, call: BlockCall, chosen: Chosen) -> dict[str, Any]:
+        """Mask and cache of a block, or of its attention, that tokens run whose keys alone there are."""
+        window, mask, is_ragged = self.window(index), None, chosen.filler is not None
+        positions_BK = chosen.columns(DEAD)
+        if self.kernel != "sdpa" or reaches_beyond(window, self.real.shape[1]):
+            mask = kernel_mask(visible_keys(chosen.places, positions_BK, window), self.kernel, call.hidden.dtype)
+        if self.cache is not None:
+            self.cache.block(index).expect(positions_BK.to(call.hidden.device), is_ragged)
+        return {"attention_mask": mask, self.family.cache_argument: self.cache}
+
+    def listened(self, index: int, chosen: Chosen, always: bool = False) -> Tensor | None:
+        """Tokens among those that run whose queries are listened to `[B, K]`; None if all are."""
+        is_far = reaches_beyond(self.window(index), self.real.shape[1])
+        if not (always or chosen.filler is not None or self.has_completion or is_far):
+            return None
+        listened_BK = self.state.real.gather(1, chosen.places)
+        return listened_BK if chosen.filler is None else listened_BK & ~chosen.filler
+
+    def by_column(self, received_BK: Tensor, chosen: Chosen) -> Tensor:
+        """Puts the attention that some tokens received at their columns `[B, L]`."""
+        places_BK = chosen.places.to(received_BK.device)
+        return received_BK.new_zeros(self.real.shape).scatter_(1, places_BK, received_BK)
+
+    def observer(
+        self,
+        listened_BK: Tensor | None,
+        positions_BK: Tensor,
+        sliding: int | None,
+        device: torch.device,
+        keys_BM: Tensor | None = None,
     ) -> AttentionObserver:
-        """Makes an observer, on a block's device, of each row's last W queries among those marked; None: all."""
-        observer = AttentionObserver(self.router.window, self._kernel, keeps_rows=self.routes_decoding)
+        """Makes an observer, on a block's device, of each row's last W queries among those marked; None: all.
+
+        Keys are those of the queries' own tokens, unless others are given by their columns.
+        """
+        observer = AttentionObserver(self.router.window, self.kernel, keeps_rows=self.routes_decoding)
         if listened_BK is not None:
             asked_BW = listened_BK.to(torch.uint8).argsort(dim=1, stable=True)[:, -observer.window :]
-            visible_BWK = visible_keys(positions_BK.gather(1, asked_BW), positions_BK, sliding)
+            visible_BWK = visible_keys(
+                positions_BK.gather(1, asked_BW), positions_BK if keys_BM is None else keys_BM, sliding
+            )
             real_BW = listened_BK.gather(1, asked_BW)
             # Those that are not real see something, so that they are no NaN; their weights are dropped.
             visible_BWK |= ~real_BW[..., None]
@@ -281,14 +324,3 @@ class PromptPass(BlockPass):
 def reaches_beyond(window: int | None, width: int) -> bool:
     """Returns True if a sliding window hides anything within `width` positions."""
     return window is not None and width > window
-
-
-def _places(run_BL: Tensor, longest: int, ragged: bool) -> Tensor:
-    """Columns of the tokens that run, in order `[B, K]`; rows with fewer are filled with ones that do not run."""
-    n_rows, width = run_BL.shape
-    if ragged:
-        return (~run_BL).to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
-    # Each token that runs is put where the count of those up to it says; the others onto a heap behind.
-    slot_BL = torch.where(run_BL, run_BL.cumsum(1) - 1, longest)
-    columns_BL = torch.arange(width, device=run_BL.device).expand(n_rows, -1)
-    return slot_BL.new_empty(n_rows, longest + 1).scatter_(1, slot_BL, columns_BL)[:, :longest]

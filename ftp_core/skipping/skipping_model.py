@@ -121,12 +121,12 @@ class SkippingModel:
         return length_regime(self.model.config, n_tokens) if self._depends_on_length else 0
 
     def checked(self, schedule: Sequence[float]) -> SparsitySchedule:
-        """Returns one sparsity per block as a schedule of this model.
+        """Returns numbers as a schedule of this model: one sparsity per block, or `SparsitySchedule.numbers`.
 
         Raises:
             ScheduleError: It is no schedule, or has another number of blocks.
         """
-        checked = SparsitySchedule.of(schedule)
+        checked = SparsitySchedule.of(schedule, self.n_blocks)
         check_schedule(checked, self.n_blocks)
         return checked
 
@@ -264,8 +264,8 @@ class SkippingModel:
 
 
 def check_schedule(schedule: SparsitySchedule, n_blocks: int) -> None:
-    """Raises `ScheduleError` unless the schedule has one sparsity per block."""
-    if len(schedule) != n_blocks:
+    """Raises `ScheduleError` unless the schedule is one of so many blocks."""
+    if schedule.n_blocks != n_blocks:
         raise ScheduleError(
-            f"The schedule has {len(schedule)} sparsities, but the model has {n_blocks} blocks: give one each."
+            f"The schedule has {schedule.n_blocks} sparsities, but the model has {n_blocks} blocks: give one each."
         )

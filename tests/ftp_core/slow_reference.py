@@ -5,10 +5,12 @@ No gathering, no cache, one explicit mask for every kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ftp_core.routers import Router, RoutingState, ScoringRouter, StaticRouter
@@ -31,6 +33,25 @@ def attention_of(model: PreTrainedModel, index: int, call: BlockCall, mask: Tens
         model.config._attn_implementation = kernel
         handle.remove()
     return found[0]
+
+
+@contextmanager
+def adding_nothing(block: nn.Module, halves: Sequence[str], runs: Sequence[Tensor]) -> Iterator[None]:
+    """Context in which each half of a block adds nothing to the tokens that do not run it, bool `[T]`."""
+    handles = []
+    for name, runs_T in zip(halves, runs, strict=True):
+
+        def silenced(module: nn.Module, inputs: Any, output: Any, runs_T: Tensor = runs_T) -> Any:
+            first, *others = output if isinstance(output, tuple) else (output,)
+            first = first.reshape(1, len(runs_T), -1) * runs_T[None, :, None]
+            return (first, *others) if isinstance(output, tuple) else first
+
+        handles.append(block.get_submodule(name).register_forward_hook(silenced))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def slow_decoded_logits(
@@ -120,24 +141,35 @@ def slow_logits(
     kept: list[Tensor] = []
 
     def run(index: int, call: BlockCall) -> Tensor:
-        sparsity = schedule[index]
+        entry = schedule.blocks[index]
         state.block, state.hidden = index, call.hidden[:, :n_prompt]
-        keep = state.real if sparsity == 0 else router.keep(sparsity, state)
+        keeps = []
+        for half, sparsity in (("attention", entry.attention), ("mlp", entry.mlp)):
+            state.half = "block" if entry.is_whole else half
+            keeps.append(state.real if sparsity == 0 else router.keep(sparsity, state))
+        state.half = "block"
+        keep = keeps[0]
         kept.append(keep[0])
-        runs = torch.cat([keep[0], torch.ones(len(completion), dtype=torch.bool)])
+        behind = torch.ones(len(completion), dtype=torch.bool)
+        runs, runs_mlp = (torch.cat([half[0], behind]) for half in keeps)
+        has_key = torch.ones_like(runs) if entry.keeps_kv else runs
         window = family.window(model.config, index)
         near = distance < window if window is not None else torch.ones_like(distance, dtype=torch.bool)
-        visible = ((distance >= 0) & near & runs[None]) | torch.eye(total, dtype=torch.bool)
+        visible = ((distance >= 0) & near & has_key[None]) | torch.eye(total, dtype=torch.bool)
         # Additive, as every kernel takes it.
         mask = torch.zeros(1, 1, total, total).masked_fill(~visible, torch.finfo(torch.float32).min)
         arguments = {"attention_mask": mask, family.cache_argument: None}
-        out = call.run(call.hidden, **arguments)
+        if entry.is_whole:
+            out = torch.where(runs[None, :, None], call.run(call.hidden, **arguments), call.hidden)
+        else:
+            with adding_nothing(call.block, family.halves, (runs, runs_mlp)):
+                out = call.run(call.hidden, **arguments)
         if router.window:
             weights = attention_of(model, index, call, mask)[0].mean(0)
             listeners = keep[0].nonzero().flatten()[-router.window :]
             received = weights[listeners].sum(0)[:n_prompt] / len(listeners)
-            state.observe(received[None], keep)
-        return torch.where(runs[None, :, None], out, call.hidden)
+            state.observe(received[None], has_key[None, :n_prompt])
+        return out
 
     with intercepted(family.blocks_of(model), run), torch.no_grad():
         logits = model(ids, use_cache=False).logits[0]

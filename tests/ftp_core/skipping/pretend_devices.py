@@ -131,7 +131,7 @@ def packed() -> None:
                 on_device = RoutingState(*map(there, (state.real, state.positions, state.lengths, state.attention)))
                 vars(on_device)["row_lengths"] = lengths
                 handler.state, handler.real, handler._completion = on_device, on_device.real, ~on_device.real
-                handler._columns, handler._rows = there(handler._columns), there(handler._rows)
+                handler.columns = there(handler.columns)
                 unpacked: list[int] = []
                 vars(handler)["_unpack"] = partial(unpacked.append, 1)
                 ids = torch.zeros(2, 20, dtype=torch.long, device=DEVICES[0])

@@ -1,0 +1,166 @@
+"""Runs the halves of a block on different tokens, and keeps keys and values of tokens that skip its attention.
+
+The block's own forward runs on the tokens that run any half; inside it, its attention and its MLP run on those that are
+theirs, and add nothing to the others. So what a half is, the block's own code says: where both read the same hidden
+states (parallel residuals) as where one reads what the other has added to, and with norms on either side.
+
+Dimensions: B rows, L tokens of a row, S tokens whose keys and values are wanted, D hidden width, G key heads, E width
+of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ftp_core.errors import ModelError
+from ftp_core.skipping.cache import BlockCache
+from ftp_core.skipping.families import Family
+from ftp_core.skipping.gathering import Chosen, Ends
+from ftp_core.skipping.interception import BlockCall, replaced_forwards
+
+
+def names_of_halves(family: Family, model_type: str) -> tuple[str, str]:
+    """Attributes of a block with its attention and its MLP.
+
+    Raises:
+        ModelError: Blocks of this family have other parts beside them.
+    """
+    if family.halves is None:
+        raise ModelError(
+            f"Blocks of {model_type} models have parts beside attention and MLP, so that they skip as a whole only: "
+            "give a schedule with one sparsity per block."
+        )
+    return family.halves
+
+
+def on_their_tokens(
+    family: Family, block: nn.Module, attention: Chosen | None, mlp: Chosen | None
+) -> AbstractContextManager[None]:
+    """Context in which a block's halves run on some of the tokens of its call, and add nothing to the others.
+
+    Args:
+        family: Family of the model.
+        block: The block.
+        attention: Tokens that run its attention; None for all of the call.
+        mlp: Tokens that run its MLP; None for all of the call.
+    """
+    assert family.halves is not None
+    parts = list(zip(family.halves, (attention, mlp), strict=True))
+    theirs = [chosen for _, chosen in parts if chosen is not None]
+
+    def on_some(index: int, module: nn.Module) -> Callable[..., Any]:
+        chosen, forward = theirs[index], module.forward
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            hidden_BLD, *rest = args or (kwargs.pop("hidden_states"),)
+            given = {name: kwargs[name] for name in family.per_token if kwargs.get(name) is not None}
+            kwargs |= {name: chosen.tokens.gather(argument) for name, argument in given.items()}
+            short_BKD = chosen.tokens.gather(hidden_BLD)
+            out = forward(short_BKD, *rest, **kwargs)
+            first, *others = out if isinstance(out, tuple) else (out,)
+            whole_BLD = chosen.among_zeros(first.reshape(short_BKD.shape), hidden_BLD.shape[1])
+            return (whole_BLD, *others) if isinstance(out, tuple) else whole_BLD
+
+        return run
+
+    return replaced_forwards([block.get_submodule(name) for name, chosen in parts if chosen is not None], on_some)
+
+
+class _KeysTakenError(Exception):
+    """Keys and values are there: the rest of the block need not run."""
+
+
+class _Taker:
+    """Takes the keys and values that an attention hands to its cache, and ends the call."""
+
+    keys: Tensor
+    values: Tensor
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = key_states, value_states
+        raise _KeysTakenError
+
+    def get_seq_length(self, *_: Any) -> int:
+        return 0
+
+
+def keys_and_values(call: BlockCall, family: Family, hidden_BSD: Tensor, **per_token: Any) -> tuple[Tensor, Tensor]:
+    """Computes keys and values of some tokens in a block `[B, G, S, E]`, and nothing else of it.
+
+    Args:
+        call: Call of the block.
+        family: Family of the model.
+        hidden_BSD: Hidden states before the block.
+        per_token: Arguments of the block that have an entry for each of these tokens.
+    """
+    assert family.halves is not None
+    attention, taker = call.block.get_submodule(family.halves[0]), _Taker()
+    queries = [] if family.query is None else [attention.get_submodule(family.query)]
+
+    def without_queries(_: int, module: Any) -> Callable[..., Tensor]:
+        return lambda hidden, *_, **__: hidden.new_zeros(*hidden.shape[:-1], module.out_features)
+
+    try:
+        with replaced_forwards(queries, without_queries):
+            call.run(hidden_BSD, **{"attention_mask": None, family.cache_argument: taker}, **per_token)
+    except _KeysTakenError:
+        return taker.keys, taker.values
+    raise ModelError("The block's attention handed no keys and values to its cache, so that none can be kept.")
+
+
+class MergedKeys:
+    """Stands in for the cache of a block whose attention some tokens run; the others have keys and values already.
+
+    Args:
+        cache: Cache of the block, which is filled; None to keep nothing.
+        columns_BL: Column of each token, `DEAD` where there is none.
+        has_dead: True if there is any such.
+        chosen: Tokens that run the attention.
+        rest: Tokens that skip it.
+        keys_BGSE: Keys of the latter.
+        values_BGSE: Their values.
+    """
+
+    def __init__(
+        self,
+        cache: BlockCache | None,
+        columns_BL: Tensor,
+        has_dead: bool,
+        chosen: Chosen,
+        rest: Chosen,
+        keys_BGSE: Tensor,
+        values_BGSE: Tensor,
+    ) -> None:
+        self._cache, self._chosen, self._rest = cache, chosen, rest
+        self._keys_BGSE, self._values_BGSE = keys_BGSE, values_BGSE
+        self._columns_BL, self._has_dead = columns_BL, has_dead
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Keys and values of all tokens, in their order `[B, G, L, E]`."""
+        keys = self._merged(key_states, self._keys_BGSE)
+        values = self._merged(value_states, self._values_BGSE)
+        if self._cache is None:
+            return keys, values
+        self._cache.expect(self._columns_BL.to(keys.device), self._has_dead)
+        return self._cache.update(keys, values)
+
+    def get_seq_length(self, *_: Any) -> int:
+        """Nothing stands before a prompt."""
+        return 0
+
+    def _merged(self, run_BGKE: Tensor, rest_BGSE: Tensor) -> Tensor:
+        if isinstance(self._chosen.tokens, Ends):
+            n_first = self._chosen.tokens.n_first
+            return torch.cat([run_BGKE[:, :, :n_first], rest_BGSE, run_BGKE[:, :, n_first:]], 2)
+        n_rows, n_heads, _, width = run_BGKE.shape
+        whole_BGLE = run_BGKE.new_zeros(n_rows, n_heads, self._columns_BL.shape[1], width)
+        # A filler is a token of the other kind, with the keys that it has there.
+        for chosen, part in ((self._rest, rest_BGSE), (self._chosen, run_BGKE)):
+            index = chosen.places[:, None, :, None].to(part.device).expand_as(part)
+            whole_BGLE.scatter_(2, index, part)
+        return whole_BGLE

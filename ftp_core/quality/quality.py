@@ -239,22 +239,32 @@ class QualitySet:
 
     @torch.inference_mode()
     def per_item(
-        self, schedule: Sequence[float], router: Router, on_batch: Callable[[], None] = lambda: None
+        self,
+        schedule: Sequence[float],
+        router: Router,
+        on_batch: Callable[[], None] = lambda: None,
+        choices: bool = True,
+        prefixes: PrefixStore | None = None,
     ) -> list[ItemQuality]:
         """Compare the model under a schedule and router with the dense one on each example, in the given order.
+
+        Args:
+            schedule: As `evaluate` has it.
+            router: As `evaluate` has it.
+            on_batch: Called after each batch, `n_batches` times.
+            choices: Score every choice, too; without them no item has a choice.
+            prefixes: As `evaluate` has it.
 
         Raises:
             ScheduleError: As `evaluate` does.
             ModelError: As `evaluate` does.
         """
-        items = []
-        for batch, found in zip(
-            self._batches, self._run(schedule, router, True, PrefixStore(0), on_batch), strict=True
-        ):
+        items, store = [], PrefixStore(0) if prefixes is None else prefixes
+        for batch, found in zip(self._batches, self._run(schedule, router, choices, store, on_batch), strict=True):
             answers = zip(found.choice.tolist(), found.right.tolist(), strict=True)
             kls, n_tokens = (found.kl / found.n_tokens).tolist(), found.n_tokens.tolist()
             for kl, n, has_choices in zip(kls, n_tokens, batch.has_choices, strict=True):
-                choice, right = next(answers) if has_choices else (None, None)
+                choice, right = next(answers) if choices and has_choices else (None, None)
                 items.append(ItemQuality(_mean_kl(kl), n, choice, right))
         return [item for _, item in sorted(zip(self._order, items, strict=True), key=itemgetter(0))]
 

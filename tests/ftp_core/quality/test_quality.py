@@ -264,6 +264,16 @@ def test_the_items_make_up_the_whole() -> None:
     assert [item.kl for item in examples.per_item(DENSE, StaticRouter())] == [0.0] * 12
 
 
+def test_items_without_their_choices_have_the_same_kl_also_where_work_is_shared() -> None:
+    examples = QualitySet(SkippingModel(tiny()), PLAIN + CHOICES, batch_size=5)
+    whole, store, router = examples.per_item(HALF, StaticRouter()), PrefixStore(2**30), StaticRouter()
+    for _ in range(2):
+        found = examples.per_item(HALF, router, choices=False, prefixes=store)
+        assert [item.kl for item in found] == [item.kl for item in whole]
+        assert {(item.choice, item.right) for item in found} == {(None, None)}
+    assert store.blocks_reused > 0
+
+
 def test_figures_are_the_same_if_schedules_share_their_work() -> None:
     model, router, store = SkippingModel(tiny()), random_router(1, window=3), PrefixStore(2**30)
     examples = QualitySet(model, PLAIN + CHOICES, batch_size=5)

@@ -75,7 +75,7 @@ def runs(kind, n_blocks):
 
 
 def wholes(kind, n_blocks):
-    """Uniform schedules, plateaus over the last blocks, and random ones, those that spare the first blocks among them."""
+    """Uniform schedules, plateaus over the last blocks, and random ones, most of which spare the first two blocks."""
     rng = random.Random(0)
     for level in (0.1, 0.2, 0.25, 0.3, 0.4, 0.5):
         yield schedule_of(kind, [level] * n_blocks)

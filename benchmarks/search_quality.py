@@ -7,8 +7,13 @@ after equal evaluations, as a share of what all runs of all proposers found toge
 sparsities, `--part target`: the lowest KL after equal evaluations. Last, `--part short`, searches of few trials: what
 their ablations are worth, with as many as the trials suffice for, and without.
 
+With `--synthetic` or `--model`, instead: deep models at a target, see `benchmarks/deep_search.py`.
+
 python benchmarks/search_quality.py [--quick] [--json PATH] [--seeds 10] [--part known|whole|target|short|all]
                                     [--proposers "NAMES;NAMES"]
+python benchmarks/search_quality.py --synthetic 30,48,80 [--seeds 10] [--targets 0.25,0.4] [--budgets 30,60,100,200]
+                                    [--proposers "NAMES;NAMES"] [--json PATH]
+python benchmarks/search_quality.py --model smollm2 --data "SOURCE + SOURCE" [--seeds 3] [--threads 2] [...]
 """
 
 import argparse
@@ -30,6 +35,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import deep_search  # noqa: E402
 import enumerated  # noqa: E402
 
 from search.engine.ablations import plan_ablations  # noqa: E402
@@ -249,15 +255,54 @@ def show_short(console, results, _):
     return lines
 
 
+def numbers(kind):
+    """What reads numbers with commas between."""
+    return lambda text: tuple(map(kind, text.split(",")))
+
+
+def all_results(function, jobs, workers):
+    """What a function makes of each job, in their order, from several processes."""
+    results, began = [], time.monotonic()
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for number, done in enumerate(as_completed([pool.submit(function, job) for job in jobs]), 1):
+            results.append(done.result())
+            if number % 10 == 0 or number == len(jobs):
+                print(f"{number} of {len(jobs)} searches after {time.monotonic() - began:.0f} s", file=sys.stderr)
+    return sorted(results, key=lambda result: jobs.index(result[0]))
+
+
+def run_deep(args):
+    models = args.synthetic or (args.model,)
+    if args.quick:
+        args.seeds, args.targets, args.budgets = 2, args.targets[:1], args.budgets[:2]
+    names = tuple((args.proposers or deep_search.NAMES).split(";"))
+    results = all_results(deep_search.run, deep_search.jobs_of(models, args, names), args.workers)
+    checks = deep_search.show(Console(width=150), results)
+    if args.json:
+        runs = [{"model": job.model, "target": job.target, "seed": job.seed, **found} for job, found in results]
+        args.json.write_text(json.dumps({"budgets": args.budgets, "runs": runs, "claims": checks}, indent=1) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two seeds, fewer proposers and budgets: at most 60 s")
     parser.add_argument("--json", type=Path, help="write all figures here")
-    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--seeds", type=int, help="10; 3 with --model")
     parser.add_argument("--part", choices=("known", "whole", "target", "short", "all"), default="all")
     parser.add_argument("--proposers", help="names with semicolons between them, each a list as for --sampler")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--synthetic", type=numbers(int), default=(), help="blocks of synthetic models")
+    parser.add_argument("--model", help="a real model instead: smollm2, or a directory")
+    parser.add_argument("--data", default="", help="its data, as for `ftp-search run`")
+    parser.add_argument("--dtype", default="bfloat16", help="its precision")
+    parser.add_argument("--threads", type=int, default=1, help="threads of each worker with --model")
+    parser.add_argument("--targets", type=numbers(float), default=deep_search.TARGETS)
+    parser.add_argument("--budgets", type=numbers(int), default=deep_search.BUDGETS)
     args = parser.parse_args()
+    args.seeds = args.seeds or (3 if args.model else 10)
+    if args.synthetic or args.model:
+        run_deep(args)
+        return
     known, whole, target = KNOWN.split(","), WHOLE.split(","), TARGET.split(";")
     seeds, trials, whole_seeds, whole_trials = args.seeds, round(SHARES[-1] * 4096), WHOLE_SEEDS, WHOLE_TRIALS
     target_seeds, target_trials = TARGET_SEEDS, TARGET_TRIALS
@@ -287,13 +332,7 @@ def main():
             for ablates in (False, True)
             for seed in range(short_seeds)
         ]
-    results, began = [], time.monotonic()
-    with ProcessPoolExecutor(args.workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for number, done in enumerate(as_completed([pool.submit(run, job) for job in jobs]), 1):
-            results.append(done.result())
-            if number % 10 == 0 or number == len(jobs):
-                print(f"{number} of {len(jobs)} searches after {time.monotonic() - began:.0f} s", file=sys.stderr)
-    results.sort(key=lambda result: jobs.index(result[0]))
+    results = all_results(run, jobs, args.workers)
     console, written = Console(width=150), {}
     parts = (
         *(("known", show_known, seeds), ("whole", show_whole, whole_trials)),

@@ -5,7 +5,7 @@ next to nothing. The table that is kept, `benchmarks/tables/smollm2_sensitivitie
 `tests/search/deep_objective.py` is fitted to. Interrupted or called again, it measures what the table lacks.
 
 python benchmarks/sensitivities.py --model DIR --data "FOLDER/arc_easy.jsonl + FOLDER/arc_challenge.jsonl + ..."
-    [--kinds block,both,attention,mlp] [--items 32] [--json PATH]
+    [--kinds block,both,attention,mlp] [--groups single,pair,run,whole] [--items 32] [--json PATH]
 """
 
 import argparse
@@ -90,6 +90,9 @@ def wholes(kind, n_blocks):
                 yield schedule_of(kind, list(space.schedule(space.sample(rng))))
 
 
+GROUPS = {"single": singles, "pair": pairs, "run": runs, "whole": wholes}
+
+
 def key_of(kind, schedule):
     """Sparsities of the blocks that skip: the kind says what they skip."""
     shares = schedule.mlp if kind == "mlp" else schedule.attention
@@ -101,6 +104,7 @@ def main():
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--data", required=True, help="sources with + between them, as for `ftp-search run`")
     parser.add_argument("--kinds", default="block")
+    parser.add_argument("--groups", default=",".join(GROUPS))
     parser.add_argument("--items", type=int, default=32)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path, default=TABLE)
@@ -122,8 +126,8 @@ def main():
     wanted = [
         (kind, group, schedule)
         for kind in args.kinds.split(",")
-        for group, made in (("single", singles), ("pair", pairs), ("run", runs), ("whole", wholes))
-        for schedule in made(kind, skipping.n_blocks)
+        for group in args.groups.split(",")
+        for schedule in GROUPS[group](kind, skipping.n_blocks)
         if (kind, key_of(kind, schedule)) not in known
     ]
     # One router: what it decided is known again only to itself.

@@ -1,0 +1,218 @@
+"""Schedules of 30 to 80 blocks at a target: what proposers find after few evaluations; `search_quality.py` calls it.
+
+A model is a formula of any depth (`tests/search/deep_objective.py`), whose search sets differ from the truth as 32 items
+do; or a real one, judged on items that no search saw. The figure is the KL of the schedule that is best on the search
+set after so many evaluations, as a share of the KL of the shortened prompt at the same target: the uniform schedule.
+"""
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from rich.table import Table
+
+from ftp_core.quality.quality import QualitySet
+from ftp_core.routers import StaticRouter
+from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
+from search.engine.ablations import plan_ablations
+from search.engine.engine import SearchEngine
+from search.engine.portfolio import Portfolio
+from search.engine.termination import Stopping
+from search.evaluators import Evaluation
+from search.evaluators.local import LocalEvaluator
+from search.inputs.data import load_workload
+from search.problem.objectives import Objectives
+from search.problem.space import ScheduleSpace
+from search.proposers.catalogue import PORTFOLIO_NAME, learn_from_ablations, make_proposers
+from tests.search.deep_objective import DeepObjective
+from tests.search.synthetic import Notebook
+
+NAMES = "random;tpe;nsga2;evopress;deap;cmaes;additive;portfolio"
+BUDGETS = (30, 60, 100, 200)
+TARGETS = (0.25, 0.4)
+SHORTENED, PLATEAU = "shortened prompt", "plateau by hand"
+PLATEAU_START = 0.57
+SEARCH_ITEMS, HELD_OUT_ITEMS = 32, 64
+# What an evaluation of a small real model takes: proposers are credited per second.
+EVALUATION_S = 1.0
+# Most KL, as a share of the shortened prompt's at 25 %, that the portfolio may leave after so many evaluations.
+LIMITS = {60: 0.6, 200: 0.5}
+# Differences of shares below this are none.
+TOLERANCE = 0.01
+
+
+class SyntheticModel:
+    """A formula."""
+
+    def __init__(self, n_blocks, seed):
+        self.n_blocks = n_blocks
+        self._truth, self._drawn = DeepObjective(n_blocks), DeepObjective(n_blocks, seed)
+        self._waiting = []
+
+    capacity = 1
+
+    def submit(self, task):
+        self._waiting.append(task)
+
+    def next_results(self, timeout_s=None):
+        tasks, self._waiting = self._waiting, []
+        return [Evaluation(task, {"kl": self._drawn(task.schedule)}, seconds=EVALUATION_S) for task in tasks]
+
+    def close(self):
+        self._waiting.clear()
+
+    def evaluator(self):
+        return self
+
+    def held_out(self, schedule):
+        return self._truth(schedule)
+
+
+class RealModel:
+    """A model in this process, with the states behind equal beginnings of schedules."""
+
+    def __init__(self, name, data, dtype, seed):
+        sizes = {"calibration": SEARCH_ITEMS, "validation": HELD_OUT_ITEMS, "test": 3}
+        self._workload = load_workload(name, data, seed, sizes, dtype=dtype)
+        self._skipping = self._workload.model.skipping
+        self.n_blocks = self._skipping.n_blocks
+        self._evaluator = LocalEvaluator(self._skipping, self._workload.splits["calibration"], prefix_bytes=2**29)
+        self._known = {}
+
+    def evaluator(self):
+        return self._evaluator
+
+    def held_out(self, schedule):
+        if schedule not in self._known:
+            self._known[schedule] = self._held_out.evaluate(schedule, StaticRouter()).kl
+        return self._known[schedule]
+
+    @cached_property
+    def _held_out(self):
+        return QualitySet(self._skipping, self._workload.splits["validation"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """The searches of one seed at one target, of a model of so many blocks or of a name."""
+
+    model: int | str
+    names: tuple[str, ...]
+    target: float
+    seed: int
+    budgets: tuple[int, ...]
+    data: str = ""
+    dtype: str = "bfloat16"
+    threads: int = 1
+
+
+def plateau(n_blocks, target):
+    """Blocks from 57 % of depth on, all alike."""
+    first = round(PLATEAU_START * n_blocks)
+    height = min(MAX_SPARSITY, target * n_blocks / (n_blocks - first))
+    return SparsitySchedule([height * (block >= first) for block in range(n_blocks)])
+
+
+def search(space, names, evaluator, trials, seed):
+    """The trials of one search, as a user's of so many begins."""
+    book, portfolio = Notebook(), Portfolio(make_proposers(names, space, seed), seed)
+    ablations = plan_ablations(space, trials, names)[0]
+    judge = Objectives(lambda schedule: 1 - schedule.overall)
+    engine = SearchEngine(space, portfolio, evaluator, judge, book, seed=seed, ablations=ablations)
+    engine.run(Stopping(trials))
+    return book.trials()
+
+
+def best_at(trials, budgets):
+    """The schedule that is best on the search set after each budget, in whole evaluations; None if there is none."""
+    best, spent, found = (math.inf, None), 0.0, {}
+    for trial in trials:
+        spent += trial.fidelity
+        for budget in budgets:
+            if spent > budget + 1e-9:
+                found.setdefault(budget, best[1])
+        if trial.total_violation == 0 and trial.fidelity == 1 and trial.values[0] < best[0]:
+            best = (trial.values[0], trial.schedule)
+    return [found.get(budget, best[1]) for budget in budgets]
+
+
+def run(job):
+    """KL of what each proposer found, as shares of the shortened prompt's, at each budget."""
+    torch.set_num_threads(job.threads)
+    if isinstance(job.model, int):
+        model = SyntheticModel(job.model, job.seed)
+    else:
+        model = RealModel(job.model, job.data, job.dtype, job.seed)
+    space = ScheduleSpace(model.n_blocks, job.target)
+    whole = model.held_out(SparsitySchedule.uniform(job.target, model.n_blocks))
+    shares = {PLATEAU: [model.held_out(plateau(model.n_blocks, job.target)) / whole] * len(job.budgets)}
+    seconds = {}
+    for names in job.names:
+        began, found = time.monotonic(), []
+        # What a search begins with depends on its length, where it makes ablations.
+        together = not learn_from_ablations(names)
+        for budgets in [job.budgets] if together else [(budget,) for budget in job.budgets]:
+            found += best_at(search(space, names, model.evaluator(), budgets[-1], job.seed), budgets)
+        shares[names] = [model.held_out(SparsitySchedule.of(one)) / whole for one in found]
+        seconds[names] = time.monotonic() - began
+        if isinstance(job.model, str):
+            figures = " ".join(f"{share:.3f}" for share in shares[names])
+            print(f"seed {job.seed}, {job.target:.0%}: {names} {figures}, {seconds[names]:.0f} s", file=sys.stderr)
+    return job, {"shortened_kl": whole, "shares": shares, "seconds": seconds}
+
+
+def jobs_of(models, args, names):
+    return [
+        Job(model, names, target, seed, args.budgets, args.data, args.dtype, args.threads)
+        for model in models
+        for target in args.targets
+        for seed in range(args.seeds)
+    ]
+
+
+def show(console, results):
+    """One table for each model and target, and then which claims hold."""
+    checks = []
+    for model, target in dict.fromkeys((job.model, job.target) for job, _ in results):
+        own = [found for job, found in results if (job.model, job.target) == (model, target)]
+        budgets = next(job.budgets for job, _ in results)
+        name = f"{model} synthetic blocks" if isinstance(model, int) else str(model).rstrip("/").rpartition("/")[2]
+        kl = np.mean([found["shortened_kl"] for found in own])
+        shown = Table(
+            title=f"{name}, {target:.0%} skipped: KL as a share of the shortened prompt's ({kl:.3f}), mean and range "
+            f"of {len(own)} seeds"
+        )
+        for heading in ("proposer", *(f"{budget} evaluations" for budget in budgets)):
+            shown.add_column(heading, justify="left" if heading == "proposer" else "right")
+        shares = {names: np.array([found["shares"][names] for found in own]) for names in own[0]["shares"]}
+        for names, by_seed in shares.items():
+            cells = zip(by_seed.mean(0), by_seed.min(0), by_seed.max(0), strict=True)
+            shown.add_row(names, *(f"{mean:.3f} [{low:.3f}, {high:.3f}]" for mean, low, high in cells))
+        console.print(shown)
+        if PORTFOLIO_NAME in shares:
+            checks += claims(name, target, budgets, {**shares, SHORTENED: np.ones((len(own), len(budgets)))})
+    for check in checks:
+        console.print(f"{check['claim']}: {'holds' if check['holds'] else 'does not hold'} ({check['measured']})")
+    console.print(f"{sum(check['holds'] for check in checks)} of {len(checks)} claims hold.")
+    return checks
+
+
+def claims(name, target, budgets, shares):
+    """Whether the portfolio keeps the limits, and is nowhere behind another."""
+    own = shares[PORTFOLIO_NAME].mean(0)
+    found = []
+    for budget, limit in LIMITS.items():
+        if budget in budgets and target == TARGETS[0]:
+            share = own[budgets.index(budget)]
+            claim = f"{name}, {target:.0%}: at most {limit:.2f} after {budget}"
+            found.append({"claim": claim, "measured": f"{share:.3f}", "holds": bool(share <= limit)})
+    for place, budget in enumerate(budgets):
+        best, other = min((values.mean(0)[place], names) for names, values in shares.items() if names != PORTFOLIO_NAME)
+        claim = f"{name}, {target:.0%}: never behind after {budget}"
+        measured = f"{own[place]:.3f} against {best:.3f} of {other}"
+        found.append({"claim": claim, "measured": measured, "holds": bool(own[place] <= best + TOLERANCE)})
+    return found

@@ -1,17 +1,18 @@
 """Claim: what a user gets on a pretrained model. Whole runs (search, router, measuring, test) on the paper's tasks.
 
-A run for each task and overall sparsity, through the function that is the command line's `run`, with its defaults but
-for the lengths given here. Every row is of test items; "uniform" is the shortened prompt of about the selected point's
-FLOPs. Runs that a database has finished are not done again, so that the table grows over several sittings.
+A run for each overall sparsity, on a mix of the tasks in equal parts, tested on each of them, through the function that
+is the command line's `run`. Every row is of test items; "uniform" is the shortened prompt of about the selected point's
+FLOPs. With `--calibration`, a search with the static router for each kind of calibration data instead (the tasks,
+Alpaca, and text that the model writes itself), each tested on all three. Runs that a database has finished are not done
+again, so that the table grows over several sittings.
 
-python benchmarks/real_models.py --model DIR --data FOLDER [--quick] [--json PATH]
+python benchmarks/real_models.py --model DIR --data FOLDER [--calibration] [--quick] [--json PATH]
     [--tasks arc_easy,arc_challenge,hellaswag,winogrande] [--sparsities 0.22,0.3,0.4] [--trials 100] [--storage URL]
     [--seed N]
 """
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ from rich.console import Console
 from rich.table import Table
 
 import search
-from dashboards.report.results import plain_result
+from dashboards.analysis.tables import Table as ReportTable
+from dashboards.report.elsewhere import elsewhere_table
+from dashboards.report.results import plain_result, results
 from search.pipeline.sweep import has_finished
 from search.reports import report_data
 from studies import StudyStore
@@ -28,7 +31,7 @@ from studies import StudyStore
 TASKS = ("arc_easy", "arc_challenge", "hellaswag", "winogrande")
 SPARSITIES = (0.22, 0.3, 0.4)
 # As the claim has them: 64 search items, 100 trials, one round.
-SIZES = {"search_items": 64, "calibration_items": 96, "validation_items": 64, "test_items": 200}
+SIZES = {"search_items": 64, "calibration_items": 96, "validation_items": 64, "test_items": 120}
 QUICK_SIZES = {"search_items": 8, "calibration_items": 12, "validation_items": 8, "test_items": 24, "router_steps": 4}
 COLUMNS = ("accuracy", "retention", "kl", "perplexity", "speed_up", "flops_saved", "peak_bytes")
 
@@ -48,34 +51,65 @@ def main() -> None:
     args = parser.parse_args()
     tasks, sparsities = args.tasks.split(","), [float(one) for one in args.sparsities.split(",")]
     if args.quick:
-        tasks, sparsities, args.trials = tasks[:1], sparsities[1:2] or sparsities, 10
-
+        tasks, sparsities, args.trials = tasks[:2], sparsities[1:2] or sparsities, 10
+    files = [str(prepared(args.data / f"{task}.jsonl", args.out)) for task in tasks]
+    mix = " + ".join(files)
+    runs: list[tuple[str, str, list[str], float, dict[str, Any]]]
+    if args.calibration:
+        kinds = {"tasks": mix, "alpaca": str(args.data / "alpaca.jsonl"), "self": "self"}
+        others = {kind: [data for other, data in kinds.items() if other != kind] for kind in kinds}
+        others["alpaca"][:1] = others["self"][:1] = files
+        static = {"rounds": 0, "router": "dynamic"}
+        runs = [(kind, data, others[kind], sparsities[-2], static) for kind, data in kinds.items()]
+    else:
+        trained = {"rounds": 1, "refine_trials": max(1, args.trials // 4), "router_trials": 0, "router": "dynamic"}
+        runs = [("mix", mix, files, sparsity, trained) for sparsity in sparsities]
     console, found = Console(), []
-    for task in tasks:
-        for sparsity in sparsities:
-            found.append(one_run(args, task, sparsity))
-            print_run(console, found[-1])
-            if args.json is not None:
-                args.json.write_text(json.dumps(found, indent=2) + "\n")
+    for name, data, tested, sparsity, settings in runs:
+        found.append(one_run(args, f"{name}-{sparsity:g}-{args.trials}-{args.seed}", data, tested, sparsity, settings))
+        print_run(console, found[-1])
+        if args.json is not None:
+            args.json.write_text(json.dumps(found, indent=2) + "\n")
 
 
-def one_run(args: argparse.Namespace, task: str, sparsity: float) -> dict[str, Any]:
-    """A study of one task at one overall sparsity, as it is kept or from its beginning to its end."""
-    name, began = f"{task}-{sparsity:g}-{args.trials}-{args.seed}", time.monotonic()
+def prepared(path: Path, folder: Path) -> Path:
+    """A task's file; WinoGrande's sentences with a gap in the form in which choices are filled in, as lm-eval does."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    if not all("_" in row.get("question", "") and len(row["choices"]) == 2 for row in rows):
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    filled = folder / path.name
+    lines = [
+        {
+            "sentence": row["question"],
+            "option1": row["choices"][0],
+            "option2": row["choices"][1],
+            "answer": str(row["answer"] + 1),
+        }
+        for row in rows
+    ]
+    filled.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return filled
+
+
+def one_run(
+    args: argparse.Namespace, name: str, data: str, tested: list[str], sparsity: float, own: dict[str, Any]
+) -> dict[str, Any]:
+    """A study at one overall sparsity, as it is kept or from its beginning to its end."""
+    began = time.monotonic()
     settings = {
         "model": args.model,
-        "data": str(args.data / f"{task}.jsonl"),
+        "data": data,
+        "test_data": " + ".join(tested),
         "target_sparsity": sparsity,
         "trials": args.trials,
         "seed": args.seed,
-        "rounds": 1,
-        "refine_trials": max(1, args.trials // 4),
-        "router_trials": 0,
         "latency_batch": 4,
         "latency_length": (256,),
         "new_tokens": (0,),
         "out": args.out / name,
         "export": "none",
+        **own,
         **(QUICK_SIZES if args.quick else SIZES),
     }
     with StudyStore(args.storage) as store:
@@ -87,32 +121,45 @@ def one_run(args: argparse.Namespace, task: str, sparsity: float) -> dict[str, A
         search.run(name, storage=args.storage, **settings)
     seconds = time.monotonic() - began
     with StudyStore(args.storage) as store:
-        data = report_data(store, name)
-        facts, config = data.study.facts, data.study.config
-    stages = {stage.name: stage.seconds for stage in data.stages}
+        data_of_run = report_data(store, name)
+        facts, config = data_of_run.study.facts, data_of_run.study.config
     return {
-        "task": task,
+        "study": name,
         "target_sparsity": sparsity,
         "dtype": config["dtype"],
-        "verdict": data.verdict,
-        "rows": [plain_result(one) for one in data.results if one.measurement.variant != "candidate"],
-        "stages_s": stages,
+        "verdict": data_of_run.verdict,
+        "rows": [plain_result(one) for one in results(data_of_run) if one.measurement.variant != "candidate"],
+        "tested_on": as_plain(elsewhere_table(data_of_run)),
+        "stages_s": {stage.name: stage.seconds for stage in data_of_run.stages},
         "run_s": None if is_finished else seconds,
         "peak_process_bytes": facts.peak_process_bytes,
-        # The largest of the workers, whose memory holds the weights that they share, too.
-        "peak_child_bytes": 1024 * resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss,
+        "peak_worker_bytes": facts.peak_worker_bytes,
     }
 
 
+def as_plain(table: ReportTable) -> list[dict[str, str]]:
+    """A table of the report as texts by column."""
+    names = [column.title for column in table.columns]
+    return [
+        {name: f"{cell.text} {cell.detail}".strip() for name, cell in zip(names, row.cells, strict=True)}
+        for row in table.rows
+    ]
+
+
 def print_run(console: Console, one: dict[str, Any]) -> None:
-    """A run as a table."""
-    table = Table(title=f"{one['task']} at {one['target_sparsity']:.0%}, {one['dtype']}", title_justify="left")
+    """A run as tables."""
+    table = Table(title=f"{one['study']}, {one['dtype']}", title_justify="left")
     for column in ("row", "sparsity", *COLUMNS):
         table.add_column(column)
     for row in one["rows"]:
         cells = [_cell(row, column) for column in COLUMNS]
         table.add_row(row["variant"] + " *" * bool(row["selected"]), f"{row['overall_sparsity']:.1%}", *cells)
     console.print(table)
+    if one["tested_on"]:
+        table = Table(*one["tested_on"][0])
+        for row in one["tested_on"]:
+            table.add_row(*row.values())
+        console.print(table)
     stages = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in one["stages_s"].items() if seconds)
     console.print(f"{one['verdict']}\n{stages}", soft_wrap=True)
 

@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", default="sqlite:///real-models.db")
     parser.add_argument("--out", type=Path, default=Path("real-models"), help="folder of the reports")
+    parser.add_argument("--calibration", action="store_true", help="compare kinds of calibration data instead")
     parser.add_argument("--quick", action="store_true", help="few items, trials and steps, of one task at one sparsity")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

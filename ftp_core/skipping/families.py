@@ -39,6 +39,8 @@ class Family:
         halves: Attributes of a block with its attention and its MLP, each of which returns what is added to the hidden
             states, perhaps through a norm that keeps zeros; alone, or first in a tuple. None if a block has other parts
             beside them, so that it only skips as a whole.
+        parallel: True if both halves read the states before the block; a setting `use_parallel_residual` goes before
+            this.
         query: Attribute of the attention with the projection that makes queries and nothing else; None if one makes
             keys and values, too.
         experts_run: Setting with the number of experts that a block's code runs for a token, where it has several.
@@ -53,6 +55,7 @@ class Family:
     per_token: tuple[str, ...] = ("position_ids", "position_embeddings")
     attention: str | None = None
     halves: tuple[str, str] | None = ("self_attn", "mlp")
+    parallel: bool = False
     query: str | None = "q_proj"
     experts_run: str = "num_experts_per_tok"
     plain_below: tuple[str, ...] = ()
@@ -78,6 +81,10 @@ class Family:
         """`window` of every block."""
         return tuple(self.window(model.config, index) for index in range(len(self.blocks_of(model))))
 
+    def adds_in_parallel(self, config: PreTrainedConfig) -> bool:
+        """True if a block's MLP does not read what its attention has added."""
+        return bool(getattr(config, "use_parallel_residual", self.parallel))
+
     @property
     def ends_at_context(self) -> bool:
         """True if nothing can be decoded beyond the context, as if positions are rows of a table."""
@@ -99,13 +106,14 @@ class Family:
 
 
 _PLAIN = (
-    *("llama", "mistral", "qwen2", "qwen3", "phi", "smollm3", "granite", "cohere", "cohere2"),
+    *("llama", "mistral", "qwen2", "qwen3", "smollm3", "granite"),
     *("gemma", "gemma2", "gemma3_text", "olmo", "olmo2", "olmo3"),
     *("mixtral", "qwen2_moe", "qwen3_moe", "olmoe"),
 )
 _SHARES_KEYS = "its last blocks read the keys and values of earlier ones"
 _FAMILIES = {
     **dict.fromkeys(_PLAIN, Family()),
+    **dict.fromkeys(("phi", "cohere", "cohere2"), Family(parallel=True)),
     "phi3": Family(query=None),
     "granitemoe": Family(halves=("self_attn", "block_sparse_moe")),
     "stablelm": Family(attention="self_attn"),

@@ -26,7 +26,7 @@ from ftp_core.cost.process_memory import peak_bytes, reset_peak
 from ftp_core.errors import CoreError
 from ftp_core.loading.identity import model_identity
 from ftp_core.quality.quality import QualitySet
-from ftp_core.routers import FEATURES, DynamicRouter, ScoringRouter, router_to_bytes
+from ftp_core.routers import FEATURES, FEATURES_OF_HALVES, DynamicRouter, ScoringRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -92,12 +92,13 @@ def distill(
         model: A transformers model, which gets its modes and gradients back afterwards; an `FTPForCausalLM`, of which
             the dense model and the protected tokens count; or a `SkippingModel`.
         data: Training examples, as `ftp_core.encode` makes them.
-        schedules: Schedules for the router, one sparsity per block each, or a single one; held-out KL is the mean over
-            them.
+        schedules: Schedules for the router, one sparsity per block each or with halves, or a single one; held-out KL is
+            the mean over them.
         config: Hyperparameters.
         held_out: Examples to choose the best router on; must not share any with `data`. By default an eighth of the
             data is set aside.
-        router: Router to train further; by default a fresh dynamic router.
+        router: Router to train further; by default a fresh dynamic router, which is told the half that it decides if a
+            schedule tells halves apart.
         checkpoint: File that is written at each evaluation; if it exists, training goes on from there, to the same
             router as without the break. Everything else must be as it was, the initial router included.
         static_kl: Held-out KL of the static router's decisions, the mean over the schedules, if it is known.
@@ -132,7 +133,7 @@ def distill(
             checked,
             config,
             held_out,
-            _fresh_router(config) if router is None else router,
+            _fresh_router(config, checked) if router is None else router,
             static_kl,
             PrefixStore(0) if prefixes is None else prefixes,
             None if checkpoint is None else Path(checkpoint),
@@ -178,13 +179,21 @@ def _schedules(
     return checked
 
 
-def _fresh_router(config: DistillationConfig) -> DynamicRouter:
+def _fresh_router(config: DistillationConfig, schedules: Sequence[SparsitySchedule]) -> DynamicRouter:
+    features = FEATURES if all(schedule.is_plain for schedule in schedules) else FEATURES_OF_HALVES
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        router = DynamicRouter(config.window)
+        router = DynamicRouter(config.window, features)
         if config.start == "static":
             router.start_as_static()
         return router
+
+
+def _paper_features(router: ScoringRouter) -> tuple[str, ...] | None:
+    """Features of a dynamic router that misses none of the paper's; None for other routers."""
+    if isinstance(router, DynamicRouter) and router.features in (FEATURES, FEATURES_OF_HALVES):
+        return router.features
+    return None
 
 
 def _set_aside(data: Sequence[EncodedExample]) -> tuple[list[EncodedExample], list[EncodedExample]]:
@@ -245,16 +254,17 @@ class _Run:
             on_taught()
         if checkpoint is not None and checkpoint.exists():
             self.best.load_state_dict(state.load(checkpoint, fingerprint, self.router, self.optimizer))
-        elif config.consider_static and isinstance(self.router, DynamicRouter) and self.router.features == FEATURES:
+        elif config.consider_static and (features := _paper_features(self.router)) is not None:
             # The static router's decisions are considered, as a router of the same class as the one that learns, so
             # that either can be a checkpoint's best.
-            static = DynamicRouter.static(self.router.window).to(self.model.device)
+            static = DynamicRouter.static(self.router.window, features).to(self.model.device)
             static.trained_for = self.router.trained_for
             self._hold_out(static, self.static_kl)
         else:
             # No router is returned that is worse than the given one.
             self._hold_out(self.router)
-        self.checkpointing = StepMemory.of(self.model, data, config).checkpointing
+        has_halves = not all(schedule.is_plain for schedule in self.schedules)
+        self.checkpointing = StepMemory.of(self.model, data, config, has_halves).checkpointing
         before, started = state.seconds, time.monotonic()
         while state.step < config.steps and not self._is_out_of_patience():
             self._step(lessons)

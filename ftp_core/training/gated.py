@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ftp_core.routers import RoutingState, ScoringRouter, StaticRouter
+from ftp_core.routers.state import Half
 from ftp_core.schedule import SparsitySchedule
-from ftp_core.skipping.attention import AttentionGate, gated_attention
+from ftp_core.skipping.attention import AttentionGate
 from ftp_core.skipping.interception import BlockCall
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, pad_right
+from ftp_core.training.gated_blocks import gated_block, gated_halves
 from ftp_core.training.losses import guide_loss, sparsity_loss
 
 
@@ -44,6 +47,13 @@ class TrainingBatch:
         return cls(ids_BL, lengths_B, predicts_BL, sum(map(len, rows)), tuple(len(row) - 1 for row in rows))
 
 
+class _Decision(NamedTuple):
+    """Which tokens run a block, or a half of it."""
+
+    keep: Tensor  # tokens of the prompts that do, bool `[B, L]`
+    gate: Tensor  # the same for all tokens, as numbers with a gradient `[B, L]`
+
+
 @dataclass
 class _GatedPass:
     """Handler of the blocks in one gated forward pass."""
@@ -59,52 +69,63 @@ class _GatedPass:
 
     def __call__(self, index: int, call: BlockCall) -> Tensor:
         """Hidden states behind block `index` `[B, L, D]`, as if closed gates had kept their tokens out."""
-        state, sparsity, hidden_BLD = self.state, self.schedule[index], call.hidden
+        state, entry, hidden_BLD = self.state, self.schedule.blocks[index], call.hidden
         home, device = state.real.device, hidden_BLD.device
         state.block = index
         if self.router.reads_hidden:
             state.hidden = hidden_BLD.to(home)
-        gate_BL = torch.ones(hidden_BLD.shape[:2], device=home)
-        keep_BL = state.real
-        if sparsity > 0:
-            # In bfloat16 many tokens would share a score, and training would decide otherwise than inference does.
-            with torch.autocast(home.type, enabled=False):
-                scores_BL = self.router.scores(sparsity, state)
-                keep_BL, decided_BL = self.router.select(scores_BL, sparsity, state), state.real
-                protected_BL = state.protected(sparsity)
-                if protected_BL is not None:
-                    decided_BL = decided_BL & ~protected_BL
-                soft_BL = soft_decision(scores_BL, keep_BL, decided_BL)
-                # Straight-through: the hard decision forwards, the soft one's gradient backwards.
-                gate_BL = torch.where(decided_BL, keep_BL.to(soft_BL.dtype) + soft_BL - soft_BL.detach(), gate_BL)
-                self.guides.append(guide_loss(scores_BL, StaticRouter().keep(sparsity, state), decided_BL))
-                # Protected tokens are kept for sure.
-                sure_BL = scores_BL if protected_BL is None else scores_BL.masked_fill(protected_BL, torch.inf)
-                self.sparsities.append(sparsity_loss(sure_BL, sparsity, state.real, self.symmetric))
-        last_kept = _last_kept(keep_BL, max(1, self.router.window))
-        observed_BW, weight_BW, gate_BL = (of.to(device) for of in (*last_kept, gate_BL))
+        # Both are decided before either runs, as in inference.
+        attention = self._decide(entry.attention, "block" if entry.is_whole else "attention")
+        mlp = attention if entry.is_whole else self._decide(entry.mlp, "mlp")
+        last_kept = _last_kept(attention.keep, max(1, self.router.window))
+        observed_BW, weight_BW = (of.to(device) for of in last_kept)
         window = self.model.family.window(self.model.model.config, index)
 
-        def run(hidden_BLD: Tensor, gate_BL: Tensor) -> tuple[Tensor, Tensor]:
-            attention = AttentionGate(gate_BL, observed_BW, weight_BW, window)
-            arguments = {self.model.family.cache_argument: None, "attention_mask": None}
-            with gated_attention(self.model.model, call.block, attention) as gated:
-                out_BLD = call.run(hidden_BLD, **arguments, **gated)
-            assert attention.received is not None
-            if sparsity > 0:
-                # At both ends it is exact in any precision: training computes what inference does.
-                out_BLD = torch.lerp(hidden_BLD, out_BLD, gate_BL[..., None].to(out_BLD.dtype))
-            return out_BLD, attention.received
+        def run(hidden_BLD: Tensor, gate_BL: Tensor, mlp_gate_BL: Tensor) -> tuple[Tensor, Tensor]:
+            keys_BL = torch.ones_like(gate_BL) if entry.keeps_kv else gate_BL
+            gate = AttentionGate(keys_BL, observed_BW, weight_BW, window)
+            gates = (gate_BL if entry.attention > 0 else None, mlp_gate_BL if entry.mlp > 0 else None)
+            if entry.is_whole:
+                behind_BLD = gated_block(self.model, call, hidden_BLD, gate, gates[0])
+            else:
+                behind_BLD = gated_halves(self.model, call, hidden_BLD, gate, *gates)
+            assert gate.received is not None
+            return behind_BLD, gate.received
 
         # A replayed block draws nothing at random.
+        gates = attention.gate.to(device), mlp.gate.to(device)
         behind_BLD, received_BL = (
-            checkpoint(run, hidden_BLD, gate_BL, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(run, hidden_BLD, *gates, use_reentrant=False, preserve_rng_state=False)
             if self.checkpoints
-            else run(hidden_BLD, gate_BL)
+            else run(hidden_BLD, *gates)
         )
         if self.router.window:
-            state.observe(received_BL.to(home), keep_BL)
+            state.observe(received_BL.to(home), state.real if entry.keeps_kv else attention.keep)
         return behind_BLD
+
+    def _decide(self, sparsity: float, half: Half) -> _Decision:
+        """Decides which tokens run a block or a half of it, and notes what the losses are computed of."""
+        state, home = self.state, self.state.real.device
+        gate_BL = torch.ones(state.real.shape, device=home)
+        if sparsity == 0:
+            return _Decision(state.real, gate_BL)
+        state.half = half
+        # In bfloat16 many tokens would share a score, and training would decide otherwise than inference does.
+        with torch.autocast(home.type, enabled=False):
+            scores_BL = self.router.scores(sparsity, state)
+            keep_BL, decided_BL = self.router.select(scores_BL, sparsity, state), state.real
+            protected_BL = state.protected(sparsity)
+            if protected_BL is not None:
+                decided_BL = decided_BL & ~protected_BL
+            soft_BL = soft_decision(scores_BL, keep_BL, decided_BL)
+            # Straight-through: the hard decision forwards, the soft one's gradient backwards.
+            gate_BL = torch.where(decided_BL, keep_BL.to(soft_BL.dtype) + soft_BL - soft_BL.detach(), gate_BL)
+            self.guides.append(guide_loss(scores_BL, StaticRouter().keep(sparsity, state), decided_BL))
+            # Protected tokens are kept for sure.
+            sure_BL = scores_BL if protected_BL is None else scores_BL.masked_fill(protected_BL, torch.inf)
+            self.sparsities.append(sparsity_loss(sure_BL, sparsity, state.real, self.symmetric))
+        state.half = "block"
+        return _Decision(keep_BL, gate_BL)
 
 
 def gated_forward(
@@ -122,14 +143,14 @@ def gated_forward(
         model: Model, whose weights take no gradient.
         router: Router to train.
         batch: Prompts with completions.
-        schedule: One sparsity per block.
+        schedule: What may skip in each block.
         symmetric_sparsity: See `sparsity_loss`.
         gradient_checkpointing: Compute blocks again in the backward pass, to save memory.
         n_blocks: Number of the first blocks that run; None for all of them.
 
     Returns:
         Final hidden states from which the completions' tokens are predicted `[T, D]`, row by row; guide loss; sparsity
-        loss. The losses are means over blocks with s_i > 0.
+        loss. The losses are means over what skips: blocks, or halves of them where the schedule tells these apart.
     """
     state = RoutingState.padded_right(batch.prompt_lengths, batch.ids.shape[1], model.keep_first)
     handler = _GatedPass(model, router, schedule, state, symmetric_sparsity, gradient_checkpointing)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ftp_core.cost.memory import AllocationTracker
-from ftp_core.routers import DynamicRouter
+from ftp_core.routers import FEATURES, FEATURES_OF_HALVES, DynamicRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
@@ -20,17 +20,19 @@ from ftp_core.training.memory import StepMemory, peak_step_bytes
 from tests.ftp_core.tiny_models import tiny
 
 
+@pytest.mark.parametrize("has_halves", [False, True])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_step_takes_what_was_counted(checkpointing: bool) -> None:
+def test_a_step_takes_what_was_counted(checkpointing: bool, has_halves: bool) -> None:
     model, n, prompt, completion = SkippingModel(tiny()), 4, 40, 6
     batch = TrainingBatch.of([EncodedExample((3,) * prompt, ((4,) * completion,), 0, has_choices=False)] * n)
-    router = DynamicRouter().train().requires_grad_(True)
+    router = DynamicRouter(features=FEATURES_OF_HALVES if has_halves else FEATURES).train().requires_grad_(True)
     dense_TD = torch.zeros(n * completion, model.model.config.hidden_size)
     with AllocationTracker() as tracker:
-        schedule = SparsitySchedule.uniform(0.5, model.n_blocks)
+        shares = [0.5] * model.n_blocks
+        schedule = SparsitySchedule.of_halves(shares, shares, has_halves)
         hidden_TD, guide, sparsity = gated_forward(model, router, batch, schedule, gradient_checkpointing=checkpointing)
         (guide + sparsity + distillation_loss(model.head, hidden_TD, dense_TD, 1.0)).backward()
-    counted = peak_step_bytes(model, prompt, completion, n, checkpointing)
+    counted = peak_step_bytes(model, prompt, completion, n, checkpointing, has_halves)
     assert counted == pytest.approx(tracker.peak_bytes, rel=0.02)
 
 
@@ -38,7 +40,7 @@ def test_more_prompts_longer_ones_and_no_checkpoints_take_more() -> None:
     model = SkippingModel(tiny())
     few = peak_step_bytes(model, 20, 4, 2, True)
     assert few < peak_step_bytes(model, 20, 4, 4, True) and few < peak_step_bytes(model, 40, 4, 2, True)
-    assert few < peak_step_bytes(model, 20, 4, 2, False)
+    assert few < peak_step_bytes(model, 20, 4, 2, False) < peak_step_bytes(model, 20, 4, 2, False, has_halves=True)
 
 
 def test_blocks_are_computed_twice_where_a_step_would_hold_much(monkeypatch: pytest.MonkeyPatch) -> None:

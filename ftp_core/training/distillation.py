@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
+from math import ceil
 from numbers import Real
 from pathlib import Path
 from statistics import fmean
@@ -31,12 +33,15 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, check_readable, encoded_fingerprint, length_sorted_batches
+from ftp_core.training.batch_progress import BatchProgress
 from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import gated_forward
 from ftp_core.training.memory import StepMemory
 from ftp_core.training.teacher import Lesson, Teacher
 from ftp_core.training.training_state import TrainingState
 
+# Prompts in a batch of the held-out set.
+_HELD_OUT_BATCH = 16
 CURVES = ("step", "loss", "guide", "sparsity", "distill", "held_out_step", "held_out_kl")
 
 
@@ -76,6 +81,7 @@ def distill(
     prefixes: PrefixStore | None = None,
     on_step: Callable[[int, float], None] = lambda step, kl: None,
     on_taught: Callable[[], None] = lambda: None,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> Distillation:
     """Train a router on one schedule, or on several in turn; the model's weights never change.
 
@@ -105,6 +111,8 @@ def distill(
         prefixes: Store of states that evaluations on the held-out set share; saves time and changes no result.
         on_step: Called with the step and the best held-out KL so far.
         on_taught: Called after each batch of the dense model's pass over `data`, which precedes the steps.
+        on_progress: Called after each batch of that pass, of a step or of an evaluation, with the share of all batches
+            that are done; 1 at the end.
 
     Returns:
         The router with the lowest held-out KL; the static router's decisions, if none was lower.
@@ -125,8 +133,12 @@ def distill(
         reset_peak(skipping.device)
         if held_out is None:
             data, held_out = _set_aside(data)
+        n_lessons, is_set = ceil(len(data) / config.batch_size), isinstance(held_out, QualitySet)
+        n_held_out = held_out.n_batches if isinstance(held_out, QualitySet) else ceil(len(held_out) / _HELD_OUT_BATCH)
+        n_dense = n_lessons + (0 if is_set else n_held_out)
+        progress = BatchProgress(on_progress, config, n_dense, n_held_out * len(checked))
         if not isinstance(held_out, QualitySet):
-            held_out = QualitySet(skipping, held_out)
+            held_out = QualitySet(skipping, held_out, _HELD_OUT_BATCH, progress.advance)
         held_out.check_model(skipping)
         run = _Run(
             skipping,
@@ -137,6 +149,7 @@ def distill(
             static_kl,
             PrefixStore(0) if prefixes is None else prefixes,
             None if checkpoint is None else Path(checkpoint),
+            progress,
         )
         return run.train(data, on_step, on_taught)
 
@@ -217,6 +230,7 @@ class _Run:
     static_kl: float | None
     prefixes: PrefixStore
     checkpoint: Path | None
+    progress: BatchProgress
 
     def __post_init__(self) -> None:
         self.router = router = copy.deepcopy(self.router)
@@ -251,9 +265,11 @@ class _Run:
         lessons = []
         for examples in length_sorted_batches(data, config.batch_size):
             lessons.append(self.teacher.lesson(examples))
+            self.progress.advance()
             on_taught()
         if checkpoint is not None and checkpoint.exists():
             self.best.load_state_dict(state.load(checkpoint, fingerprint, self.router, self.optimizer))
+            self.progress.skip_steps(state.step)
         elif config.consider_static and (features := _paper_features(self.router)) is not None:
             # The static router's decisions are considered, as a router of the same class as the one that learns, so
             # that either can be a checkpoint's best.
@@ -274,6 +290,7 @@ class _Run:
                 if checkpoint is not None:
                     state.save(checkpoint, fingerprint, self.router, self.optimizer, self.best)
             on_step(state.step, state.best_kl)
+        self.progress.end()
         router = self.best.eval().requires_grad_(False)
         n_parameters = sum(parameter.numel() for parameter in router.parameters())
         peak = peak_bytes(self.model.device)
@@ -288,9 +305,11 @@ class _Run:
         # A copy: prefixes are stored by router, which must not change.
         candidate = copy.deepcopy(candidate).eval()
         if kl is None:
-            evaluate = self.held_out.evaluate
-            kl = fmean(evaluate(schedule, candidate, prefixes=self.prefixes).kl for schedule in self.schedules)
+            evaluate = partial(self.held_out.evaluate, prefixes=self.prefixes, on_batch=self.progress.advance)
+            kl = fmean(evaluate(schedule, candidate).kl for schedule in self.schedules)
             self.prefixes.forget(candidate)
+        else:
+            self.progress.skip_evaluation()
         self.state.add(held_out_step=self.state.step, held_out_kl=kl)
         if kl < self.state.best_kl:
             self.state.best_kl, self.best = kl, candidate
@@ -323,6 +342,7 @@ class _Run:
             for name, part in zip(sums, (loss, guide, sparsity, distilled), strict=True):
                 sums[name] += float(part.detach()) / config.accumulate
             state.tokens += lesson.batch.n_tokens
+            self.progress.advance()
         nn.utils.clip_grad_norm_(self.router.parameters(), config.max_grad_norm)
         self.optimizer.step()
         state.add(step=state.step, **sums)

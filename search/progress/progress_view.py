@@ -49,7 +49,7 @@ class Stage:
         """The latest word on what was reached."""
         return self._note
 
-    def advance(self, steps: int = 1, note: str = "") -> None:
+    def advance(self, steps: float = 1, note: str = "") -> None:
         """Count steps as done, with a word on what was reached; one that is over counts no more."""
         if self._is_over:
             return

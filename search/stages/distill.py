@@ -120,17 +120,19 @@ def _train(
             router = HiddenRouter(study.workload.model.skipping.model.config.hidden_size)
     examples = study.workload.splits["calibration"]
     checkpoint = _unfinished(study, f"{stage}-{kind}", facts["task"], ".safetensors")
-    n_batches = -(-len(examples) // config.batch_size)
-    with study.view.stage(f"Distilling the {kind} router", n_batches + config.steps) as progress:
-        done = 0
+    with study.view.stage(f"Distilling the {kind} router, steps", config.steps) as progress:
+        done = 0.0
 
         def on_step(step: int, kl: float) -> None:
-            nonlocal done
             study.lease.check()
-            # A training that goes on begins at a later step.
-            done, more = step, step - done
-            progress.advance(more, note=f"held-out KL {kl:.3g}, static {facts['static_kl']:.3g}")
+            progress.advance(0, note=f"held-out KL {kl:.3g}, static {facts['static_kl']:.3g}")
             study.view.figures(stage, step, {"held_out_kl": kl})
+
+        def on_progress(share: float) -> None:
+            nonlocal done
+            # Of what a step takes, some is spent before the first one and on evaluations.
+            done, more = share * config.steps, share * config.steps - done
+            progress.advance(more)
 
         result = distill(
             study.workload.model.skipping,
@@ -143,7 +145,7 @@ def _train(
             static_kl=facts["static_kl"],
             prefixes=prefixes,
             on_step=on_step,
-            on_taught=lambda: progress.advance(note="dense answers"),
+            on_progress=on_progress,
         )
     weights = router_to_bytes(result.router)
     run = RouterRun(
@@ -172,7 +174,7 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:
         # Ray takes seconds to import.
         from search.tuning.router_tuning import tune_router
 
-        steps = 0
+        steps = 0.0
 
         def on_result(number: int, kl: float) -> None:
             study.lease.check()
@@ -183,7 +185,7 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:
             nonlocal steps
             study.lease.check()
             # Trials have other numbers of steps, and some are stopped early: each counts as one of the usual length.
-            steps, more = round(done * base.steps), round(done * base.steps) - steps
+            steps, more = done * base.steps, done * base.steps - steps
             stage.advance(more)
 
         tuning = tune_router(

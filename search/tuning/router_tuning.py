@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ from search.errors import ConfigError, EvaluationError
 from search.evaluators.ray_cluster import cause_of, cluster, cluster_address
 from search.evaluators.shared_model import SharedModel
 from search.tuning.router_hyperparameters import TUNED, drawn_configs, search_space
-from search.tuning.tuning_state import RouterTuning, TuningEntry, TuningState
+from search.tuning.tuning_state import RouterTuning, TrialShares, TuningEntry, TuningState
 
 _log = logging.getLogger(__name__)
 
@@ -101,7 +102,7 @@ def tune_router(
         on_result: Called with the number of trials that have ended, and their lowest held-out KL, whenever one does;
             when a tuning goes on, also before it does.
         on_progress: Called with the number of trials that are done, the parts of those that train included, whenever
-            one was evaluated; when a tuning goes on, also before it does.
+            it has grown, looked at once a second; when a tuning goes on, also before it does.
 
     Raises:
         ConfigError: There is no trial or no worker.
@@ -182,6 +183,7 @@ class _Training:
                 # A GPU's memory is no share of the machine's.
                 prefixes=PrefixStore(0 if on_gpu else self.prefix_bytes),
                 on_step=on_step,
+                on_progress=partial(TrialShares(config["scratch"]).write, config["number"]),
             )
             report(len(trained.curves["step"]), min(trained.curves["held_out_kl"]), True)
 
@@ -212,7 +214,6 @@ class _Proposals(OptunaSearch):
     Args:
         space: Ranges of the hyperparameters.
         state: State of the tuning, in which trials are noted as they begin.
-        scratch: Folder of temporary files of trials.
         set_before: Trials with given hyperparameters, trained first.
         numbers: Numbers of the other trials.
         sampler: Sampler of their hyperparameters.
@@ -222,7 +223,6 @@ class _Proposals(OptunaSearch):
         self,
         space: dict[str, BaseDistribution],
         state: TuningState,
-        scratch: Path,
         set_before: Sequence[TuningEntry],
         numbers: Iterator[int],
         sampler: optuna.samplers.BaseSampler,
@@ -230,7 +230,6 @@ class _Proposals(OptunaSearch):
         points = [dict(entry.config) for entry in set_before]
         super().__init__(space, metric=_KL, mode="min", points_to_evaluate=points, sampler=sampler)
         self._state = state
-        self._scratch = scratch
         self._set_before = list(set_before)
         self._numbers = numbers
         for entry in state.entries().values():
@@ -243,7 +242,7 @@ class _Proposals(OptunaSearch):
         entry = self._set_before.pop(0) if self._set_before else TuningEntry(next(self._numbers), config)
         self._state.write(entry)
         checkpoint = entry.checkpoint and str(self._state.folder / entry.checkpoint)
-        return {**config, "number": entry.number, "checkpoint": checkpoint, "scratch": str(self._scratch)}
+        return {**config, "number": entry.number, "checkpoint": checkpoint, "scratch": str(self._state.scratch)}
 
 
 class _Halving(ASHAScheduler):
@@ -265,6 +264,7 @@ class _Bookkeeping(tune.Callback):
         self._on_result = on_result
         self._on_progress = on_progress
         self._has_news = False
+        self._looked_at = self._done = 0.0
         self._to_say: list[tuple[int, float]] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -291,12 +291,16 @@ class _Bookkeeping(tune.Callback):
         else:
             return
         self._to_say.append(self._state.progress())
+        self._has_news = True
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Say which trials ended and how far others are: here, as elsewhere Tune takes errors for those of a trial."""
-        if self._has_news:
-            self._has_news = False
-            self._on_progress(self._state.done())
+        if self._has_news or time.monotonic() - self._looked_at >= TrialShares.SECONDS:
+            self._has_news, self._looked_at, done = False, time.monotonic(), self._state.done()
+            # A trial whose worker died is further back.
+            if done > self._done:
+                self._done = done
+                self._on_progress(done)
         while self._to_say:
             self._on_result(*self._to_say.pop(0))
 
@@ -324,14 +328,11 @@ def _train_trials(
     # Each call is a new run of Tune, so that no checkpoint of the state is overwritten.
     runs = state.folder / "runs"
     name = str(next(number for number in itertools.count() if not (runs / str(number)).exists()))
-    scratch = runs / name / "scratch"
-    scratch.mkdir(parents=True)
     # Else the same seed would propose again what it did in an earlier run.
     own_seed = random.Random(f"{seed}/{len(state.entries())}").getrandbits(32)
     proposals = _Proposals(
         space,
         state,
-        scratch,
         [entries[number] for number in left if number in entries],
         iter([number for number in left if number not in entries]),
         optuna.samplers.TPESampler(seed=own_seed, n_startup_trials=_RANDOM_TRIALS),

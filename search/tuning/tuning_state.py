@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import EvaluationError, SearchError
 from studies.records.study_facts import TunedTrial
 
-_SUBJECT, _TRIALS = "tuning.json", "trials"
+_SUBJECT, _TRIALS, _SCRATCH = "tuning.json", "trials", "scratch"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,8 @@ class TuningState:
         self.folder = folder.absolute()
         path = self.folder / _SUBJECT
         try:
-            (self.folder / _TRIALS).mkdir(parents=True, exist_ok=True)
+            for name in (_TRIALS, _SCRATCH):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
             if not path.exists():
                 _write(path, subject)
             known = json.loads(path.read_text())
@@ -94,6 +96,11 @@ class TuningState:
                 f"{folder} holds a tuning with another {', '.join(changed)}: give the same as then to go on with it, "
                 "or remove the folder to start anew."
             )
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of temporary files of trials."""
+        return self.folder / _SCRATCH
 
     def entries(self) -> dict[int, TuningEntry]:
         """All trials that were begun, by number."""
@@ -117,8 +124,8 @@ class TuningState:
 
     def done(self) -> float:
         """Number of ended trials, plus the finished shares of the others."""
-        entries = self.entries().values()
-        return sum(1.0 if one.has_ended else min(1.0, one.steps / one.config["steps"]) for one in entries)
+        shares = TrialShares(self.scratch).read()
+        return sum(1.0 if one.has_ended else shares.get(number, 0.0) for number, one in self.entries().items())
 
     def outcome(self, trials: int, base: DistillationConfig) -> RouterTuning:
         """Result of the ended trials.
@@ -144,7 +151,32 @@ class TuningState:
         )
 
 
-def _write(path: Path, value: Mapping[str, Any]) -> None:
+class TrialShares:
+    """How far each trial is between its reports, in files that its worker writes and the tuning reads.
+
+    Args:
+        folder: Folder of the files.
+    """
+
+    SECONDS = 1.0
+    """Least time between two files of a trial."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._folder = Path(folder)
+        self._written_at = -math.inf
+
+    def write(self, number: int, share: float) -> None:
+        """Writes the share of a trial's work that is done, unless it did so a moment ago."""
+        if time.monotonic() - self._written_at >= self.SECONDS:
+            self._written_at = time.monotonic()
+            _write(self._folder / f"{number}.share", share)
+
+    def read(self) -> dict[int, float]:
+        """The shares by the numbers of their trials."""
+        return {int(file.stem): float(file.read_text()) for file in self._folder.glob("[0-9]*.share")}
+
+
+def _write(path: Path, value: Mapping[str, Any] | float) -> None:
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(value, indent=1) + "\n")
     os.replace(partial, path)

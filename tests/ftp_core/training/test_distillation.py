@@ -134,6 +134,43 @@ def test_every_batch_of_the_teacher_and_every_step_is_reported() -> None:
     assert (taught, steps) == ([0, 0], [1, 2, 3])
 
 
+@pytest.mark.parametrize("as_set", [True, False])
+def test_the_share_of_batches_that_are_done_grows_with_each_and_ends_at_one(tmp_path: Path, as_set: bool) -> None:
+    model, schedules = SkippingModel(tiny()), [SparsitySchedule([0.0, 0.5, 0.5]), SparsitySchedule([0.5, 0.0, 0.5])]
+    held_out = QualitySet(model, SOME[4:]) if as_set else SOME[4:]
+    config = DistillationConfig(steps=6, batch_size=2, accumulate=3, evaluate_every=4)
+
+    def shares(**options: Any) -> list[float]:
+        seen: list[float] = []
+        path = tmp_path / f"{as_set}.safetensors"
+        distill(
+            model, SOME[:4], schedules, config, held_out=held_out, checkpoint=path, on_progress=seen.append, **options
+        )
+        assert seen == sorted(seen) and seen[-1] == 1.0
+        return seen
+
+    def stop(step: int, _: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shares(on_step=stop)
+    # Two batches of the teacher, one of the held-out set unless its answers are known, 18 of steps, and three
+    # evaluations of a batch for each schedule.
+    n_dense = 2 + (not as_set)
+    n_all = n_dense + 6 * 3 + 3 * 2
+    # The first four steps and two evaluations were kept.
+    n_kept = 4 * 3 + 2 * 2
+    resumed = [*range(1, n_dense + 1), *range(n_dense + n_kept, n_all + 1), n_all]
+    assert shares() == pytest.approx([n / n_all for n in resumed])
+    (tmp_path / f"{as_set}.safetensors").unlink()
+    assert shares() == pytest.approx([n / n_all for n in [*range(1, n_all + 1), n_all]])
+    # A known KL of the static router saves an evaluation.
+    (tmp_path / f"{as_set}.safetensors").unlink()
+    known = [*range(1, n_dense + 1), *range(n_dense + 2, n_all + 1), n_all]
+    assert shares(static_kl=0.1) == pytest.approx([n / n_all for n in known])
+
+
 def test_the_best_held_out_router_is_kept_and_the_model_left_alone() -> None:
     model, schedule = SkippingModel(tiny()), SparsitySchedule([0.0, 0.5, 0.5])
     before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}

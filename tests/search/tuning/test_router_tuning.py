@@ -26,6 +26,7 @@ from search.errors import ConfigError, EvaluationError, SearchError
 from search.evaluators.ray_cluster import cluster
 from search.tuning.router_hyperparameters import TUNED, drawn_configs, search_space
 from search.tuning.router_tuning import RouterTuning, tune_router
+from search.tuning.tuning_state import TrialShares, TuningEntry, TuningState
 from tests.conftest import ROOT
 from tests.ftp_core.tiny_models import N_BLOCKS, tiny
 
@@ -274,6 +275,24 @@ def test_trials_that_cannot_be_trained_are_an_error_with_its_cause_and_not_tried
         with pytest.raises(EvaluationError, match=r"No router could be trained: .*no example in held_out"):
             tune(tmp_path, trials=1, held_out=[])
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["0"]
+
+
+def test_a_trial_tells_how_far_it_is_before_its_first_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, here, there = TuningState(tmp_path, {}), TrialShares(tmp_path / "scratch"), TrialShares(tmp_path / "scratch")
+    for number in range(3):
+        state.write(TuningEntry(number, {"steps": 40}, "trained" if number == 0 else "begun"))
+    assert state.done() == 1.0
+    here.write(1, 0.25)
+    there.write(2, 0.5)
+    assert state.done() == 1.75
+    # Not each of a thousand batches a second writes a file.
+    here.write(1, 0.5)
+    assert state.done() == 1.75
+    monkeypatch.setattr(time, "monotonic", lambda before=time.monotonic: before() + TrialShares.SECONDS)
+    here.write(1, 0.5)
+    assert state.done() == 2.0
 
 
 @pytest.mark.parametrize("changes", [{"trials": 0}, {"workers": 0}])

@@ -74,7 +74,7 @@ class Enumerated:
 
 def all_levels():
     """In the order in which neighbours share the longest beginnings."""
-    free = SPACE.free_blocks
+    free = SPACE.free_genes
     for choice in itertools.product(range(SPACE.top + 1), repeat=len(free)):
         levels = [0] * SPACE.n_blocks
         for block, level in zip(free, choice, strict=True):

@@ -18,6 +18,7 @@ from ftp_core.sources.columns import Columns
 from ftp_core.sources.source import SEPARATOR, Form, parse_sources
 from search.config.machine import default_workers
 from search.config.setting import About
+from search.problem.genes import Granularity, Kv
 from search.proposers.catalogue import proposer_names
 from studies.records.objectives import DEFAULT_COST, CostName
 
@@ -189,7 +190,13 @@ class SearchSettings(Group):
     """Cost that is traded against KL: predicted latency, counted operations or KV bytes of one prefill."""
 
     target_sparsity: Annotated[float | None, Ge(0.0), Le(MAX_SPARSITY), About(is_common=True)] = None
-    """Overall sparsity that every schedule must have; the whole space is searched if not given."""
+    """Overall sparsity that every schedule must have; the whole space is searched if no target is given."""
+
+    target_flops_saved: Annotated[float | None, Gt(0.0), Lt(1.0), About(is_common=True)] = None
+    """Share of the dense prefill's FLOPs, logits included, that every schedule must save."""
+
+    target_speedup: Annotated[float | None, Gt(1.0), About(most=1000, is_common=True)] = None
+    """Speed-up of a prefill that every schedule must be predicted to have."""
 
     max_latency_ms: Annotated[float | None, Gt(0.0), About("MS", most=1e9, is_common=True)] = None
     """Latency that no schedule may exceed, predicted in a search and measured where one is selected; no limit if not
@@ -201,6 +208,13 @@ class SearchSettings(Group):
     min_retention: Annotated[float | None, Gt(0.0), Le(1.0)] = None
     """Share of the dense model's accuracy on validation items that the selected point must keep, the cheapest such
     point being selected; the point at the target or at the knee if not given."""
+
+    granularity: Granularity = "block"
+    """What skips as one: each block as a whole, or its halves, attention and MLP, apart."""
+
+    kv: Kv = "drop"
+    """Keys and values of tokens that skip a block's attention: drop them, or keep them, so that others attend to these
+    tokens there all the same."""
 
     dense_blocks: Annotated[tuple[int, ...], About(example="0,1,-1", longest=1000)] = ()
     """Blocks that skip nothing, such as 0, 1, -1; negative numbers count from the end."""
@@ -214,7 +228,8 @@ class SearchSettings(Group):
     @property
     def predicts_latency(self) -> bool:
         """True if the search needs a latency profile."""
-        return self.cost == "latency_ms" or self.max_latency_ms is not None
+        limits = (self.max_latency_ms, self.target_speedup)
+        return self.cost == "latency_ms" or any(limit is not None for limit in limits)
 
 
 class RouterSettings(Group):

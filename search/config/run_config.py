@@ -22,6 +22,7 @@ from search.config.groups import (
 from search.config.setting import Setting, option
 from search.errors import ConfigError
 from search.problem.fidelities import part_ends
+from studies.records.target import TARGETS
 
 DEFAULT_STORAGE = "sqlite:///ftp-studies.db"
 # Names the database where no option does; a password is best given here, since no list of processes shows it.
@@ -52,6 +53,9 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
                 f"--pruner {self.pruner} decides by what has ended so far, which --deterministic rules out: use "
                 "halving."
             )
+        targets = [field for field in TARGETS if getattr(self, field) is not None]
+        if len(targets) > 1:
+            raise ConfigError(f"{' and '.join(map(option, targets))} are all given: expected one target at most.")
         part_ends(self.search_items, self.fidelities)
         if self.workers + self.gpu_workers == 0:
             raise ConfigError("--workers and --gpu-workers are both 0: expected at least one worker.")

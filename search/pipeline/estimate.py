@@ -15,7 +15,7 @@ from search.inputs.data import Workload, search_set
 from search.inputs.latency_profiles import known_profile
 from search.pipeline.expected_memory import advice, check_memory, memory_of, memory_sentence
 from search.pipeline.pace import Pace, measure_pace, tokens
-from search.problem.space import ScheduleSpace
+from search.pipeline.preflight import foreseeable_space
 from search.progress.progress_view import ProgressView
 from search.progress.stage_list import duration
 from search.stages.measure import timed_length
@@ -164,9 +164,7 @@ def _left_out(config: RunConfig, workload: Workload, seconds: Mapping[str, float
 
 def _planned_ablations(config: RunConfig, workload: Workload) -> Ablations:
     """The ablations that a study's first search will begin with."""
-    n_blocks = workload.model.skipping.n_blocks
-    space = ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
-    return plan_ablations(space, config.trials, config.sampler)[1]
+    return plan_ablations(foreseeable_space(config, workload), config.trials, config.sampler)[1]
 
 
 def _merged(seconds: Mapping[str, float]) -> dict[str, float]:

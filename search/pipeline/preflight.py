@@ -11,6 +11,8 @@ from search.problem.costs import Costs
 from search.problem.fidelities import part_ends
 from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import make_proposers
+from search.stages.measure import timed_length
+from search.stages.search_schedules import schedule_space
 from search.stages.time_generation import check_lengths
 from studies import StudyStore
 
@@ -26,7 +28,9 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
     check_lengths(config, workload)
     # Trials remember their costs, so a model whose operations cannot be counted is refused here, and not by its first.
     Costs(model, batch=1, length=1).of(SparsitySchedule.uniform(0.0, model.n_blocks))
-    space = ScheduleSpace(model.n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks)
+    space = foreseeable_space(config, workload)
+    # Likewise one that cannot skip so.
+    Costs(model, batch=1, length=1).of(space.schedule(space.even(len(space.free_genes) * min(1, space.top))))
     make_proposers(config.sampler, space, config.seed)
     # Short data may hold fewer examples than were asked for.
     part_ends(len(search_set(config, workload)), config.fidelities)
@@ -37,6 +41,13 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
         )
     if config.warm_start is not None:
         _check_warm_start(config, workload, store)
+
+
+def foreseeable_space(config: RunConfig, workload: Workload) -> ScheduleSpace:
+    """The space of a search, as far as it is known without a latency profile; a ConfigError if it is empty."""
+    costs = Costs(workload.model.skipping, config.latency_batch, timed_length(config, workload))
+    known = config.model_copy(update={"max_latency_ms": None, "target_speedup": None})
+    return schedule_space(known, workload.model.skipping.n_blocks, costs)
 
 
 def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) -> None:

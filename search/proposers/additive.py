@@ -52,7 +52,7 @@ class AdditiveProposer(SeededProposer):
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         super().__init__("additive", space, seed)
         self._offset = random.Random(f"{self.name}/{seed}").random()
-        n_weights = 1 + 2 * len(space.free_blocks)
+        n_weights = 1 + 2 * len(space.free_genes)
         # Sufficient statistics of the posterior: single trials need not be kept.
         self._n_told = 0
         self._n_telling = 0
@@ -78,8 +78,8 @@ class AdditiveProposer(SeededProposer):
         total = space.target_total
         if total is None:
             share = (self._offset + number * _GOLDEN) % 1.0 if self._is_new and not self._repeats else rng.random()
-            total = round(share * _MOST_OVERALL * space.n_blocks / space.step)
-        total = min(total, space.top * len(space.free_blocks))
+            total = round(share * _MOST_OVERALL * space.n_genes / space.step)
+        total = min(total, space.top * len(space.free_genes))
         increases = self._sensitivities(rng) if self._is_new else self._increases(rng)
         return self._repaired(least_sensitive(increases, total), rng)
 
@@ -92,7 +92,7 @@ class AdditiveProposer(SeededProposer):
         self._n_told += 1
         if ablated := self._space.ablated(indices):
             self._ablated[ablated] = kl
-        elif len(set(self._space.of_free_blocks(indices))) > 1:
+        elif len(set(self._space.of_free_genes(indices))) > 1:
             # Uniform schedules do not tell blocks apart.
             self._n_telling += 1
         self._products += np.outer(features, features)
@@ -102,7 +102,7 @@ class AdditiveProposer(SeededProposer):
     def _features(self, indices: GridIndices) -> NDArray[np.float64]:
         """`[1 + 2 N]` for N free blocks: 1, the shares, their squares."""
         top = max(1, self._space.top)
-        share: NDArray[np.float64] = np.array(self._space.of_free_blocks(indices)) / top
+        share: NDArray[np.float64] = np.array(self._space.of_free_genes(indices)) / top
         return np.concatenate([[1.0], share, share**2])
 
     def _sensitivities(self, rng: random.Random) -> NDArray[np.float64]:
@@ -114,7 +114,7 @@ class AdditiveProposer(SeededProposer):
             known |= dict.fromkeys(blocks, self._ablated[blocks] / len(blocks))
         # What is not known yet may be as bad as the worst that is.
         worst = max(known.values())
-        alone = np.array([known.get(block, worst) for block in self._space.free_blocks])
+        alone = np.array([known.get(block, worst) for block in self._space.free_genes])
         doubt = _DOUBT * (1 + 0.5 * self._repeats)
         alone = np.maximum(alone, 1e-6) * np.exp(doubt * draws.standard_normal(len(alone)))
         share = np.linspace(0.0, 1.0, self._space.top + 1)

@@ -24,7 +24,7 @@ class UniformProposer(SeededProposer):
         super().__init__("random", space, seed)
 
     def _propose(self, number: int, rng: random.Random) -> Proposal | None:
-        return self._repaired([rng.randint(0, self._space.top) for _ in self._space.free_blocks], rng)
+        return self._repaired([rng.randint(0, self._space.top) for _ in self._space.free_genes], rng)
 
 
 class SobolProposer(SeededProposer):
@@ -38,7 +38,7 @@ class SobolProposer(SeededProposer):
         from scipy.stats import qmc
 
         seed = draw_seed(random.Random(f"{self._seed}/sequence/{self._repeats}"))
-        sequence = qmc.Sobol(len(self._space.free_blocks), rng=np.random.default_rng(seed))
+        sequence = qmc.Sobol(len(self._space.free_genes), rng=np.random.default_rng(seed))
         if number:
             sequence.fast_forward(number)
         [point] = sequence.random(1)
@@ -60,7 +60,7 @@ class GridProposer(SeededProposer):
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         super().__init__("grid", space, seed)
-        n_free = len(space.free_blocks)
+        n_free = len(space.free_genes)
         n_sparsities = min(space.top + 1, math.floor(_MOST_POINTS ** (1 / n_free) + 1e-9))
         if n_sparsities < 2:
             raise ConfigError(
@@ -72,7 +72,7 @@ class GridProposer(SeededProposer):
         rng = random.Random(f"{seed}/grid")
         points: dict[GridIndices, None] = {}
         for free in itertools.product(steps, repeat=n_free):
-            points[space.repair(space.on_all_blocks(free), rng)] = None
+            points[space.repair(space.on_all_genes(free), rng)] = None
         self._points = list(points)
         rng.shuffle(self._points)
         self._places = {point: place for place, point in enumerate(self._points)}

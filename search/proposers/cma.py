@@ -28,7 +28,7 @@ _SIGMA = 1 / 6
 class CmaProposer(SeededProposer):
     """CMA-ES with margin (Hamano et al. 2022) on one figure made of all objectives.
 
-    That figure is the first objective if the overall sparsity is given, which leaves little to trade. Otherwise it is
+    That figure is the first objective if there is a target, which leaves little to trade. Otherwise it is
     the augmented Tchebycheff function (Knowles 2006) of the objectives, each scaled to the range that outcomes had
     so far, under weights from the seed: a search for one point of the front.
 
@@ -39,14 +39,14 @@ class CmaProposer(SeededProposer):
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         super().__init__("cmaes", space, seed)
-        self._population_size = 4 + math.floor(3 * math.log(len(space.free_blocks)))
+        self._population_size = 4 + math.floor(3 * math.log(len(space.free_genes)))
         self._optimizer: CMAwM | None = None
         self._generation: list[Trial] = []
         self._memory = TrialMemory(_MOST_KEPT)
         self._bounds: list[tuple[float, float]] | None = None
 
     def _propose(self, number: int, rng: random.Random) -> Proposal | None:
-        if len(self._space.free_blocks) == 1:  # Nothing can covary with itself alone.
+        if len(self._space.free_genes) == 1:  # Nothing can covary with itself alone.
             return None
         draws = np.random.RandomState(draw_seed(rng))
         optimizer = self._optimizer or self._started(draws.randint(1, 2**31 - 2))
@@ -62,7 +62,7 @@ class CmaProposer(SeededProposer):
         return self._repaired(nearest[:cut] + indices[cut:], rng)
 
     def _learn(self, trial: Trial) -> None:
-        if len(self._space.free_blocks) == 1:
+        if len(self._space.free_genes) == 1:
             return
         self._memory.add(trial)
         assert trial.values is not None
@@ -82,7 +82,7 @@ class CmaProposer(SeededProposer):
         self._generation = []
 
     def _started(self, seed: int) -> CMAwM:
-        n = len(self._space.free_blocks)
+        n = len(self._space.free_genes)
         return CMAwM(
             mean=np.full(n, 0.5),
             sigma=_SIGMA,
@@ -94,7 +94,7 @@ class CmaProposer(SeededProposer):
         )
 
     def _free(self, trial: Trial) -> list[int]:
-        return self._space.of_free_blocks(self._space.grid_indices(trial.schedule))
+        return self._space.of_free_genes(self._space.grid_indices(trial.schedule))
 
     def _figure(self, trial: Trial) -> float:
         if trial.values is None or trial.total_violation > 0 or self._bounds is None:
@@ -103,7 +103,7 @@ class CmaProposer(SeededProposer):
             (value - low) / (high - low) if high > low else 0.0
             for value, (low, high) in zip(trial.values, self._bounds, strict=True)
         ]
-        if self._space.target_sparsity is not None:
+        if self._space.has_target:
             return scaled[0]
         rng = random.Random(f"{self._seed}/weights")
         shares = [rng.expovariate(1.0) for _ in scaled]

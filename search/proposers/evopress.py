@@ -54,8 +54,8 @@ class EvoPressProposer(SeededProposer):
         self._n_told = 0
         # By how much a switch moves at most: a fifth of what a block can skip.
         self._stride = max(1, space.top // 5)
-        lowest = 0 if space.latency_limit is None else sum(space.repair([0] * space.n_blocks, random.Random(0)))
-        highest = space.top * len(space.free_blocks)
+        lowest = 0 if not space.limits else sum(space.repair([0] * space.n_genes, random.Random(0)))
+        highest = space.top * len(space.free_genes)
         if space.target_total is not None:
             lowest = highest = space.target_total
         n_bands = min(_N_BANDS, highest - lowest + 1)
@@ -123,7 +123,7 @@ class EvoPressProposer(SeededProposer):
 
         Most children keep the blocks before a random one: evaluators need not compute these again.
         """
-        free = self._space.free_blocks
+        free = self._space.free_genes
         return free[rng.randrange(len(free) - 1) :] if len(free) > 1 and rng.random() < _HEAD_RATE else free
 
     def _shift(self, indices: list[int], amount: int, blocks: Sequence[int], rng: random.Random) -> None:

@@ -40,7 +40,7 @@ class GeneticProposer:
         self._space = space
         self._seed = seed
         self._variation = variation or Variation(head_rate=_HEAD_RATE)
-        self._genes = [Gene.steps(space.top + 1, peers="blocks")] * len(space.free_blocks)
+        self._genes = [Gene.steps(space.top + 1, peers="blocks")] * len(space.free_genes)
         self._population: Population[GridIndices] = Population(population_size, selection)
         self._number = -1
         self._rng = random.Random()
@@ -70,7 +70,7 @@ class GeneticProposer:
         mother, father = (parent(self._population.members, self._rng).genome for _ in range(2))
         space = self._space
         numbers = self._variation.child(
-            space.of_free_blocks(mother), space.of_free_blocks(father), self._genes, self._rng
+            space.of_free_genes(mother), space.of_free_genes(father), self._genes, self._rng
         )
-        indices = space.repair(space.on_all_blocks(numbers), self._rng)
+        indices = space.repair(space.on_all_genes(numbers), self._rng)
         return Proposal(indices, tuple(dict.fromkeys((mother, father))))

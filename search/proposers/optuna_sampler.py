@@ -81,7 +81,7 @@ class SamplerProposer(SeededProposer):
         self._attributes: dict[str, Any] = {}
         index = FloatDistribution(0.0, space.top) if real else IntDistribution(0, space.top)
         # Some samplers sort parameters by name.
-        self._parameters: dict[str, BaseDistribution] = {f"s_{block:04}": index for block in space.free_blocks}
+        self._parameters: dict[str, BaseDistribution] = {f"s_{block:04}": index for block in space.free_genes}
 
     def _propose(self, number: int, rng: random.Random) -> Proposal | None:
         if len(self._memory) < self._first:
@@ -127,7 +127,7 @@ class SamplerProposer(SeededProposer):
 
     def _add(self, trial: Trial) -> None:
         assert self._study is not None
-        indices = self._space.of_free_blocks(self._space.grid_indices(trial.schedule))
+        indices = self._space.of_free_genes(self._space.grid_indices(trial.schedule))
         self._study.add_trial(
             create_trial(
                 params=dict(zip(self._parameters, indices, strict=True)),
@@ -155,7 +155,7 @@ class ParzenProposer(SamplerProposer):
     """
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
-        self._is_joint = space.target_sparsity is not None
+        self._is_joint = space.has_target
         make = partial(TPESampler, n_startup_trials=1, multivariate=self._is_joint, constant_liar=False)
         super().__init__("tpe", space, seed, make, first=_FIRST_TPE, generation=0)
 
@@ -165,7 +165,7 @@ class ParzenProposer(SamplerProposer):
             return sampled
         cut = rng.randrange(len(sampled))
         kept = self._space.grid_indices(rng.choice(self._memory.best()).schedule)
-        return [*self._space.of_free_blocks(kept)[:cut], *sampled[cut:]]
+        return [*self._space.of_free_genes(kept)[:cut], *sampled[cut:]]
 
 
 class _Crossover(UniformCrossover):
@@ -196,7 +196,7 @@ class BreedingProposer(SamplerProposer):
         if proposal is None or self._crossover.crossed is None:
             return proposal
         crossed = [map(round, parent) for parent in self._crossover.crossed.tolist()]
-        parents = dict.fromkeys(tuple(self._space.on_all_blocks(parent)) for parent in crossed)
+        parents = dict.fromkeys(tuple(self._space.on_all_genes(parent)) for parent in crossed)
         return replace(proposal, parents=tuple(parents))
 
 

@@ -59,7 +59,7 @@ class SeededProposer:
         self, numbers: Sequence[float], rng: random.Random, parents: tuple[GridIndices, ...] = ()
     ) -> Proposal:
         """The schedule nearest to numbers of the free blocks."""
-        return Proposal(self._space.repair(self._space.on_all_blocks(numbers), rng), parents)
+        return Proposal(self._space.repair(self._space.on_all_genes(numbers), rng), parents)
 
 
 def draw_seed(rng: random.Random) -> int:

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from ftp_core.schedule import DEFAULT_STEP, SparsitySchedule
-from search.problem.space import LatencyLimit, ScheduleSpace
+from search.problem.cost_limit import CostLimit
+from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices, Values
 from search.proposers import Proposer
 from search.proposers.catalogue import ProposerFactory
@@ -18,12 +19,22 @@ from studies import Trial, TrialState
 # KL that a block adds where it skips all it may: the best schedules ascend.
 SENSITIVITIES = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25)
 N_BLOCKS = len(SENSITIVITIES)
+
+
+def _ms(schedule: SparsitySchedule) -> float:
+    """Made-up latency."""
+    return 10.0 - 5.0 * sum(schedule)
+
+
 SPACES = {
     "free": ScheduleSpace(N_BLOCKS),
     "target": ScheduleSpace(N_BLOCKS, 0.3),
     "dense": ScheduleSpace(N_BLOCKS, dense_blocks=(0, -1)),
     "dense, target": ScheduleSpace(N_BLOCKS, 0.3, dense_blocks=(0, -1)),
-    "latency": ScheduleSpace(N_BLOCKS, latency_limit=LatencyLimit(lambda schedule: 10.0 - 5.0 * sum(schedule), 4.0)),
+    "latency": ScheduleSpace(N_BLOCKS, limits=(CostLimit("max_latency_ms", 4.0, _ms, 10.0),)),
+    "speed-up": ScheduleSpace(N_BLOCKS, limits=(CostLimit("target_speedup", 1.6, _ms, 10.0),)),
+    "halves": ScheduleSpace(N_BLOCKS // 2, granularity="half", kv="keep"),
+    "halves, target": ScheduleSpace(N_BLOCKS // 2, 0.3, granularity="half"),
     "one block": ScheduleSpace(N_BLOCKS, dense_blocks=(0, 1, 2, 3, 4)),
     "no block": ScheduleSpace(2, dense_blocks=(0, 1)),
 }

@@ -19,9 +19,10 @@ from search.engine.portfolio import Portfolio
 from search.engine.pruning import OptunaPruning, Pruner
 from search.engine.termination import Stopping
 from search.inputs.data import search_set
+from search.problem.cost_limit import LIMIT_COSTS, CostLimit
 from search.problem.costs import Costs
 from search.problem.objectives import Objectives, evaluation_context, objective_names
-from search.problem.space import LatencyLimit, ScheduleSpace
+from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices
 from search.progress.progress_view import Stage
 from search.proposers.catalogue import make_proposers
@@ -145,10 +146,20 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
 
 def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSpace:
     """The schedules that a configuration allows; a ConfigError if there is none."""
-    limit = None
-    if config.max_latency_ms is not None:
-        limit = LatencyLimit(costs.function("latency_ms"), config.max_latency_ms)
-    return ScheduleSpace(n_blocks, config.target_sparsity, dense_blocks=config.dense_blocks, latency_limit=limit)
+    asked = {kind: (cost, getattr(config, kind)) for kind, cost in LIMIT_COSTS.items()}
+    limits = (
+        CostLimit(kind, value, costs.function(cost), costs.dense(cost))
+        for kind, (cost, value) in asked.items()
+        if value is not None
+    )
+    return ScheduleSpace(
+        n_blocks,
+        config.target_sparsity,
+        dense_blocks=config.dense_blocks,
+        limits=tuple(limits),
+        granularity=config.granularity,
+        kv=config.kv,
+    )
 
 
 def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> list[GridIndices]:
@@ -188,6 +199,8 @@ def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objec
         if trial.state is not TrialState.FINISHED or trial.fidelity < 1.0 or "kl" not in trial.metrics:
             continue
         if objectives.min_accuracy is not None and "accuracy" not in trial.metrics:
+            continue
+        if not space.genes.express(trial.schedule):
             continue
         indices = space.grid_indices(trial.schedule)
         if not space.contains(indices) and not space.ablated(indices):

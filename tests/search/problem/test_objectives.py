@@ -276,11 +276,11 @@ def test_the_first_trials_of_a_warm_search_are_the_front_of_its_own_cost(costs: 
 def test_a_latency_limit_needs_a_profile_whatever_is_traded(costs: Costs) -> None:
     config = RunConfig.checked(cost="flops", max_latency_ms=9.0, **SMALL)
     space = schedule_space(config, N_BLOCKS, costs)
-    assert space.latency_limit is not None and space.latency_limit.predict_ms(HALF) == PROFILE.predict_ms(HALF)
+    assert [limit.cost(HALF) for limit in space.limits] == [PROFILE.predict_ms(HALF)]
     assert not space.contains(space.grid_indices(DENSE))
     with pytest.raises(SearchError, match="without a profile"):
         schedule_space(config, N_BLOCKS, replace(costs, profile=None))
-    assert schedule_space(RunConfig.checked(**SMALL), N_BLOCKS, costs).latency_limit is None
+    assert schedule_space(RunConfig.checked(**SMALL), N_BLOCKS, costs).limits == ()
 
 
 def test_a_study_of_flops_takes_a_profile_that_is_there_and_measures_none(workload: Workload) -> None:

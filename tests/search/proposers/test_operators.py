@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ftp_core.schedule import SparsitySchedule
-from search.problem.space import LatencyLimit, ScheduleSpace
+from search.problem.cost_limit import CostLimit
+from search.problem.space import ScheduleSpace
 from search.proposers.genetic import GeneticProposer
 from search.proposers.operators import Gene, Individual, Selection, Variation, parent, survivors, switch_levels
 from search.proposers.testing import told_of
@@ -257,7 +258,9 @@ SPACES = {
     "free": ScheduleSpace(12),
     "target": ScheduleSpace(12, target_sparsity=0.3),
     "dense blocks": ScheduleSpace(12, target_sparsity=0.3, dense_blocks=(0, 1, -1)),
-    "latency": ScheduleSpace(12, latency_limit=LatencyLimit(lambda schedule: 100 * (1 - schedule.overall), 60.0)),
+    "latency": ScheduleSpace(
+        12, limits=(CostLimit("max_latency_ms", 60.0, lambda schedule: 100 * (1 - schedule.overall), 100.0),)
+    ),
     "one block": ScheduleSpace(1),
     "one free block": ScheduleSpace(3, dense_blocks=(0, 1)),
     "no free block": ScheduleSpace(2, dense_blocks=(0, 1)),

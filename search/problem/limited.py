@@ -1,0 +1,186 @@
+"""Moves grid indices until they keep limits on cost, and close to those that are targets."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cached_property
+
+import numpy as np
+
+from search.problem.cost_limit import CostLimit, Floats, GeneCosts
+from search.problem.trial import GridIndices
+
+# How often moves are repeated where the tables are off, each time with limits corrected by how much.
+_MOST_CORRECTIONS = 4
+
+
+class Limited:
+    """The limits of a space.
+
+    Args:
+        limits: What schedules may cost.
+        costs: What genes cost, for each of the limits.
+        free: Genes that may skip.
+        n_genes: Number of all genes.
+        even: Indices of the sum that all must have; None for any.
+    """
+
+    def __init__(
+        self,
+        limits: Sequence[CostLimit],
+        costs: Sequence[GeneCosts],
+        free: Sequence[int],
+        n_genes: int,
+        even: GridIndices | None,
+    ) -> None:
+        self._limits = tuple(limits)
+        self._costs = tuple(costs)
+        self._free = tuple(free)
+        self._n_genes = n_genes
+        self._even = even
+        # Numbers of Python are quicker to look up one by one.
+        self._rows: list[list[list[float]]] = [one.table.tolist() for one in costs]
+
+    def violation(self, indices: Sequence[int]) -> float:
+        """By how much indices break the limits, as shares; 0 if they keep them."""
+        pairs = zip(self._limits, self._costs, strict=True)
+        return sum(limit.violation(costs.of(indices)) for limit, costs in pairs)
+
+    @cached_property
+    def cheapest(self) -> GridIndices:
+        """Indices that cost about the least that the other constraints allow; always the same ones."""
+        if self._even is not None:
+            return self._exchanged(self._even, None)
+        lowest, free = self._weighted.argmin(1).tolist(), set(self._free)
+        least = tuple(index * (gene in free) for gene, index in enumerate(lowest))
+        if all(costs.is_additive for costs in self._costs):
+            return least
+        top = self._weighted.shape[1] - 1
+        return min(least, tuple(top * (gene in free) for gene in range(self._n_genes)), key=self.violation)
+
+    def kept(self, indices: Sequence[int], rng: random.Random) -> GridIndices:
+        """Nearby indices that keep the limits; the cheapest where that fails."""
+        corrections, best = [0.0] * len(self._limits), None
+        for _ in range(_MOST_CORRECTIONS):
+            most = [limit.most - correction for limit, correction in zip(self._limits, corrections, strict=True)]
+            moved = self._moved(indices, most, rng)
+            if self.violation(moved) == 0 and (best is None or self._excess(moved) > self._excess(best)):
+                best = moved
+            if all(costs.is_additive for costs in self._costs):
+                break
+            corrections = [costs.of(moved) - costs.tabled(moved) for costs in self._costs]
+        if best is None:
+            return self.cheapest
+        return best if all(costs.is_additive for costs in self._costs) else self._filled(best, rng)
+
+    def _filled(self, indices: GridIndices, rng: random.Random) -> GridIndices:
+        """Indices with what can be given back of them by true costs, where tables do not tell all of it."""
+        if self._even is not None or not any(limit.is_target for limit in self._limits):
+            return indices
+        now, givers = list(indices), [gene for gene in self._free if indices[gene]]
+        while givers:
+            at = rng.randrange(len(givers))
+            gene = givers[at]
+            now[gene] -= 1
+            if self.violation(now):
+                now[gene] += 1
+                del givers[at]
+            elif not now[gene]:
+                del givers[at]
+        return tuple(now)
+
+    @cached_property
+    def _weighted(self) -> Floats:
+        """What genes cost in terms of all limits together `[genes, top + 1]`."""
+        pairs = zip(self._limits, self._costs, strict=True)
+        return np.asarray(sum(costs.table / limit.most for limit, costs in pairs))
+
+    def _excess(self, indices: Sequence[int]) -> float:
+        return sum(costs.of(indices) / limit.most for limit, costs in zip(self._limits, self._costs, strict=True))
+
+    def _moved(self, indices: Sequence[int], most: Sequence[float], rng: random.Random) -> GridIndices:
+        """Indices that keep the limits, or come near to it, as far as the tables tell."""
+        if self._even is not None:
+            return self._exchanged(indices, most)
+        now, totals = list(indices), [costs.tabled(indices) for costs in self._costs]
+        for place in range(len(most)):
+            self._skip_more(now, totals, place, most[place], rng)
+        if any(limit.is_target for limit in self._limits):
+            self._give_back(now, totals, most, rng)
+        return tuple(now)
+
+    def _skip_more(self, now: list[int], totals: list[float], place: int, most: float, rng: random.Random) -> None:
+        """Let random genes skip more, step by step, until a limit is kept."""
+        cheaper = self._cheaper[place]
+        movable = [gene for gene in self._free if cheaper[gene][now[gene]]]
+        while totals[place] > most and movable:
+            at = rng.randrange(len(movable))
+            gene = movable[at]
+            self._set(now, totals, gene, cheaper[gene][now[gene]])
+            if not cheaper[gene][now[gene]]:
+                del movable[at]
+
+    def _give_back(self, now: list[int], totals: list[float], most: Sequence[float], rng: random.Random) -> None:
+        """Let random genes skip less, step by step, as long as every limit is kept."""
+        givers = [gene for gene in self._free if now[gene]]
+        while givers:
+            at = rng.randrange(len(givers))
+            gene = givers[at]
+            fewer = reversed(range(now[gene]))
+            index = next((one for one in fewer if self._allows(now, totals, gene, one, most)), None)
+            if index is not None:
+                self._set(now, totals, gene, index)
+            if not index:
+                del givers[at]
+
+    def _allows(self, now: list[int], totals: list[float], gene: int, index: int, most: Sequence[float]) -> bool:
+        changes = (row[gene][index] - row[gene][now[gene]] for row in self._rows)
+        return all(total + change <= limit for total, change, limit in zip(totals, changes, most, strict=True))
+
+    def _set(self, now: list[int], totals: list[float], gene: int, index: int) -> None:
+        for place, row in enumerate(self._rows):
+            totals[place] += row[gene][index] - row[gene][now[gene]]
+        now[gene] = index
+
+    @cached_property
+    def _cheaper(self) -> list[list[list[int]]]:
+        """For each limit, gene and index the next index that costs less; 0 for none.
+
+        The first steps of a gene may cost more than they save, as its tokens have to be gathered.
+        """
+        return [[_next_lower(row) for row in rows] for rows in self._rows]
+
+    def _exchanged(self, indices: Sequence[int], most: Sequence[float] | None) -> GridIndices:
+        """Indices of the same sum: the best exchange between two genes after another, until the limits are kept.
+
+        Without limits, until no exchange makes them cheaper.
+        """
+        now, free = np.asarray(indices), np.asarray(self._free, dtype=np.intp)
+        top = self._weighted.shape[1] - 1
+        while most is None or any(
+            costs.tabled(now.tolist()) > limit for costs, limit in zip(self._costs, most, strict=True)
+        ):
+            best, exchange = -1e-12, None
+            for amount in range(1, top + 1):
+                here = self._weighted[free, now[free]]
+                gives = self._weighted[free, np.maximum(now[free] - amount, 0)] - here
+                gives[now[free] < amount] = np.inf
+                takes = self._weighted[free, np.minimum(now[free] + amount, top)] - here
+                takes[now[free] + amount > top] = np.inf
+                # No gene both gives and takes: one of the two best of each does.
+                for giver in np.argsort(gives, kind="stable")[:2]:
+                    for taker in np.argsort(takes, kind="stable")[:2]:
+                        if giver != taker and gives[giver] + takes[taker] < best:
+                            best, exchange = float(gives[giver] + takes[taker]), (giver, taker, amount)
+            if exchange is None:
+                break
+            giver, taker, amount = exchange
+            now = now.copy()
+            now[free[giver]] -= amount
+            now[free[taker]] += amount
+        return tuple(now.tolist())
+
+
+def _next_lower(row: Sequence[float]) -> list[int]:
+    return [next((j for j in range(i + 1, len(row)) if row[j] < row[i]), 0) for i in range(len(row))]

@@ -154,7 +154,8 @@ class SparsitySchedule(tuple[float, ...]):
         Raises:
             ScheduleError: They are no schedule.
         """
-        if isinstance(values, cls) and n_blocks in (None, values.n_blocks):
+        # One with halves says itself of how many blocks it is.
+        if isinstance(values, cls) and (n_blocks in (None, values.n_blocks) or not values.is_plain):
             return values
         if n_blocks is not None and isinstance(values, Sized) and len(values) == 3 * n_blocks > 0:
             parts = [values[start : start + n_blocks] for start in (0, n_blocks, 2 * n_blocks)]
@@ -227,14 +228,14 @@ class SparsitySchedule(tuple[float, ...]):
 
     @classmethod
     def from_json(cls, value: Any) -> SparsitySchedule:
-        """The schedule of `to_json`.
+        """The schedule of `to_json`, or one as it is.
 
         Raises:
             ScheduleError: It is none.
         """
         if not isinstance(value, Mapping):
-            return cls(value)
-        if set(value) != {"attention", "mlp", "keeps_kv"}:
+            return cls.of(value)
+        if set(value) != {"attention", "mlp", "keeps_kv"} or not isinstance(value["keeps_kv"], Sequence):
             raise ScheduleError(
                 f"A schedule has the lists {', '.join(value) or 'of nothing'}, but expected are attention, mlp and "
                 "keeps_kv, each with a number for every block."

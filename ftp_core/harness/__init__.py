@@ -211,7 +211,7 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
         """Adds the settings of the pruning to what lm-eval writes beside the results."""
         info: dict[str, Any] = super().get_model_info()
         return info | {
-            "ftp_schedule": list(self.model.schedule),
+            "ftp_schedule": self.model.schedule.to_json(),
             "ftp_overall_sparsity": self.model.schedule.overall,
             "ftp_router": self.model.router.kind,
             "ftp_decode_sparsity": self.model.decode_sparsity,

@@ -24,6 +24,7 @@ from ftp_core.loading.identity import is_comparable, model_identity, same_model
 from ftp_core.model.checkpoint import check_caller, check_loaded, loading, read_base, read_config, read_router
 from ftp_core.model.compilation import compile_block
 from ftp_core.model.configuration import FTPConfig
+from ftp_core.model.fitting import check_decoding, fitting_schedule
 from ftp_core.model.generation import PromptedGeneration
 from ftp_core.model.model_card import write_card
 from ftp_core.model.saving import check_directory, loadable_weights, reference, replacing
@@ -35,7 +36,6 @@ from ftp_core.skipping.dispatch import device_of_inputs, execution_device
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.packing import AUTO
 from ftp_core.skipping.pruned_forward import PrunedForward
-from ftp_core.skipping.skipping_model import check_schedule
 
 _LOG = logging.getLogger(__name__)
 # Code by which transformers, if it is allowed to run it, finds this class.
@@ -81,8 +81,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         tied = getattr(self.base, "_tied_weights_keys", None) or {}
         self._tied_weights_keys = {f"base.{key}": f"base.{source}" for key, source in dict(tied).items()}
         self.router: Router = router or build_router(config.router or describe_router(StaticRouter()))
-        self._schedule = SparsitySchedule(config.schedule)
-        check_schedule(self._schedule, len(self._family.blocks_of(self.base)))
+        self._schedule = fitting_schedule(SparsitySchedule.from_json(config.schedule), self.base)
         self.decode_sparsity = config.decode_sparsity
         self.keep_first = config.keep_first
         self._break_even: BreakEven | None = None
@@ -106,15 +105,16 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
 
         Args:
             model: Causal language model of a supported family.
-            schedule: One sparsity per block, each in [0, 0.95].
+            schedule: One sparsity per block, each in [0, 0.95], or what `SparsitySchedule.of_halves` makes.
             router: Router that selects the kept tokens; the static router if None.
             decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
             keep_first: Number of tokens at the beginning of every prompt, such as a chat's system turn, that are
                 protected: whatever the router, blocks keep them before any other.
 
         Raises:
-            ModelError: The family is not supported, a weight is not finite, or the router does not fit the model or
-                was trained for another one.
+            ModelError: The family is not supported, or its blocks have other parts than the halves that the schedule
+                tells apart; a weight is not finite; the router does not fit the model or was trained for another one;
+                or decoded tokens cannot be routed.
             ScheduleError: The schedule does not have one sparsity per block, or it, `decode_sparsity` or `keep_first`
                 has a value outside the range.
         """
@@ -123,14 +123,13 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
                 f"A {type(model).__name__} is no dense model: give a transformers model (`.model` of a SkippingModel, "
                 "`.base` of an FTPForCausalLM, what `merge_and_unload()` of a peft model gives)."
             )
-        values = SparsitySchedule(schedule)
-        check_schedule(values, len(family_of(model.config).blocks_of(model)))
+        fitting = fitting_schedule(schedule, model)
         check_finite(model)
         router = StaticRouter() if router is None else checked_router(router)
         config = FTPConfig(
             base_config=model.config,
             base_identity=model_identity(model) if is_comparable(model) else None,
-            schedule=list(values),
+            schedule=fitting,
             router=describe_router(router),
             decode_sparsity=decode_sparsity,
             keep_first=checked_keep_first(keep_first),
@@ -143,17 +142,17 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
 
     @property
     def schedule(self) -> SparsitySchedule:
-        """One sparsity per block; any sequence of floats may be assigned, without loading anything again."""
+        """What may skip; another one, or any sequence of floats, may be assigned without loading anything again."""
         return self._schedule
 
     @schedule.setter
     def schedule(self, values: Sequence[float]) -> None:
-        schedule = SparsitySchedule(values)
-        check_schedule(schedule, self.n_blocks)
+        schedule = fitting_schedule(values, self.base)
+        check_decoding(self._decode_sparsity, schedule, self.router)
         if isinstance(self.router, ScoringRouter):
             self.router.check_schedule(schedule)
         self._schedule = schedule
-        self.config.schedule = list(schedule)
+        self.config.schedule = schedule.to_json()
 
     @property
     def latency_profile(self) -> LatencyProfile | None:
@@ -180,8 +179,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
     def decode_sparsity(self, share: float) -> None:
         if not isinstance(share, SupportsFloat) or not 0.0 <= float(share) <= MAX_SPARSITY:
             raise ScheduleError(f"decode_sparsity is {share!r}, but must be a number in [0, {MAX_SPARSITY}].")
-        if share > 0 and not self.router.routes_decoding:
-            raise ModelError(f"A {self.router.kind} router cannot route decoded tokens: leave decode_sparsity at 0.")
+        check_decoding(float(share), self._schedule, self.router)
         self._decode_sparsity = self.config.decode_sparsity = float(share)
 
     @property
@@ -228,8 +226,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             router.check_model(self.n_blocks, self.base.config.hidden_size)
             router.check_schedule(self._schedule)
             router = router.to(self.device).eval()
-        if self._decode_sparsity > 0 and not router.routes_decoding:
-            raise ModelError(f"A {router.kind} router cannot route decoded tokens: set decode_sparsity to 0 first.")
+        check_decoding(self._decode_sparsity, self._schedule, router)
         self._modules.pop("router", None)
         self.__dict__.pop("router", None)
         self.router = router
@@ -387,9 +384,9 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         else:
             router = read_router(config, source, kwargs)
             base, info = read_base(config, source, kwargs)
-            assert config.schedule is not None
+            schedule = SparsitySchedule.from_json(config.schedule)
             loaded = cls.from_dense(
-                base, config.schedule, router, decode_sparsity=config.decode_sparsity, keep_first=config.keep_first
+                base, schedule, router, decode_sparsity=config.decode_sparsity, keep_first=config.keep_first
             )
             loaded.eval()
         return (loaded, info) if wants_info else loaded

@@ -80,7 +80,7 @@ def read_config(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> FTPCo
     for name in _OURS:
         value = kwargs.pop(name, None)
         if value is not None:
-            setattr(config, name, list(SparsitySchedule(value)) if name == "schedule" else value)
+            setattr(config, name, SparsitySchedule.from_json(value).to_json() if name == "schedule" else value)
     _check_parts(vars(config), source)
     return config
 
@@ -101,7 +101,7 @@ def _check_parts(values: dict[str, Any], source: str | os.PathLike[str]) -> None
     """Checks a configuration before anything is made of it."""
     restore = "restore its config.json, or save the model again"
     try:
-        SparsitySchedule(values.get("schedule"))  # type: ignore[arg-type]
+        SparsitySchedule.from_json(values.get("schedule"))
     except ScheduleError as error:
         raise ScheduleError(f"The configuration of {source!s} has no schedule that fits: {error}") from None
     router, base = values.get("router"), values.get("base_config")

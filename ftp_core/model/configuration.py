@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -21,7 +21,8 @@ class FTPConfig(PreTrainedConfig):
         base_config: Configuration of the dense model.
         base_model: Directory or Hub id of the dense model if its weights are not included.
         base_identity: Identity of the dense model (`ftp_core.loading.identity`), to notice another one under its name.
-        schedule: One sparsity per block.
+        schedule: One sparsity per block, or lists by name where halves of blocks skip apart
+            (`SparsitySchedule.to_json`).
         router: Description of the router (`ftp_core.routers.describe_router`).
         decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
         keep_first: Number of tokens at the beginning of every prompt that are protected.
@@ -36,7 +37,7 @@ class FTPConfig(PreTrainedConfig):
         base_config: PreTrainedConfig | dict[str, Any] | None = None,
         base_model: str | None = None,
         base_identity: str | None = None,
-        schedule: Sequence[float] | None = None,
+        schedule: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
         router: dict[str, Any] | None = None,
         decode_sparsity: float = 0.0,
         keep_first: int = 0,
@@ -47,7 +48,7 @@ class FTPConfig(PreTrainedConfig):
         self.base_config = base_config
         self.base_model = base_model
         self.base_identity = base_identity
-        self.schedule = None if schedule is None else list(SparsitySchedule(schedule))
+        self.schedule = None if schedule is None else SparsitySchedule.from_json(schedule).to_json()
         self.router = router
         self.decode_sparsity = decode_sparsity
         self.keep_first = keep_first

@@ -39,7 +39,7 @@ def _may_replace(card: Path) -> bool:
 
 
 def _card(config: FTPConfig) -> str:
-    base, schedule = config.base_config, SparsitySchedule(config.schedule or ())
+    base, schedule = config.base_config, SparsitySchedule.from_json(config.schedule)
     name = config.base_model or getattr(base, "_name_or_path", "") or ""
     is_public = bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
     kind = getattr(base, "model_type", "dense")
@@ -53,6 +53,7 @@ def _card(config: FTPConfig) -> str:
             f"The dense model's weights are not included: they are read from where they lay, {place}. If they have "
             "moved, name the place with `from_pretrained(..., base_model=...)`."
         )
+    parts = "transformer blocks" if schedule.is_plain else "halves of transformer blocks"
     lines = [
         "---",
         "library_name: transformers",
@@ -64,12 +65,10 @@ def _card(config: FTPConfig) -> str:
         "",
         f"# {Path(name).name or kind}, pruned",
         "",
-        f"This is {what} whose prompt tokens skip transformer blocks: {schedule.overall:.1%} of them, averaged over "
-        f"its {len(schedule)} blocks. The dense model's weights are unchanged. {weights}",
+        f"This is {what} whose prompt tokens skip {parts}: {schedule.overall:.1%} of them, averaged over its "
+        f"{schedule.n_blocks} blocks. The dense model's weights are unchanged. {weights}",
         "",
-        "| block | tokens that skip it |",
-        "| --- | --- |",
-        *(f"| {index} | {share:.0%} |" for index, share in enumerate(schedule)),
+        *_table(schedule),
         "",
         f"The `{router}` router decides which tokens skip. Of decoded tokens, "
         + ("none skips." if config.decode_sparsity == 0 else f"up to {config.decode_sparsity:.0%} skip a block.")
@@ -104,3 +103,16 @@ def _card(config: FTPConfig) -> str:
         "- Otherwise it has the limits, the biases and the licence of the dense model.",
     ]
     return "\n".join(lines) + "\n" + _UNMEASURED
+
+
+def _table(schedule: SparsitySchedule) -> list[str]:
+    """Lines of the table of what skips in each block."""
+    if schedule.is_plain:
+        rows = [f"| {index} | {share:.0%} |" for index, share in enumerate(schedule)]
+        return ["| block | tokens that skip it |", "| --- | --- |", *rows]
+    rows = []
+    for index, (attention, mlp, keeps_kv) in enumerate(schedule.blocks):
+        keys = "" if attention == 0 else "kept" if keeps_kv else "dropped"
+        rows.append(f"| {index} | {attention:.0%} | {keys} | {mlp:.0%} |")
+    head = "| block | tokens that skip its attention | their keys and values | tokens that skip its MLP |"
+    return [head, "| --- | --- | --- | --- |", *rows]

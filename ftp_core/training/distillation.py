@@ -26,6 +26,7 @@ from transformers import PreTrainedModel
 
 from ftp_core.cost.process_memory import peak_bytes, reset_peak
 from ftp_core.errors import CoreError
+from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.loading.identity import model_identity
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import FEATURES, FEATURES_OF_HALVES, DynamicRouter, ScoringRouter, router_to_bytes
@@ -281,6 +282,7 @@ class _Run:
             self._hold_out(self.router)
         has_halves = not all(schedule.is_plain for schedule in self.schedules)
         self.checkpointing = StepMemory.of(self.model, data, config, has_halves).checkpointing
+        return_freed_memory()
         before, started = state.seconds, time.monotonic()
         while state.step < config.steps and not self._is_out_of_patience():
             self._step(lessons)
@@ -302,6 +304,8 @@ class _Run:
 
     def _hold_out(self, candidate: ScoringRouter, kl: float | None = None) -> None:
         """Compare a router with the best so far; a KL that is given is not computed again."""
+        # Evaluations and steps have buffers of other sizes: what one leaves in the allocator is no use to the other.
+        return_freed_memory()
         # A copy: prefixes are stored by router, which must not change.
         candidate = copy.deepcopy(candidate).eval()
         if kl is None:
@@ -313,6 +317,7 @@ class _Run:
         self.state.add(held_out_step=self.state.step, held_out_kl=kl)
         if kl < self.state.best_kl:
             self.state.best_kl, self.best = kl, candidate
+        return_freed_memory()
 
     def _step(self, lessons: Sequence[Lesson]) -> None:
         config, state = self.config, self.state

@@ -26,8 +26,10 @@ _EVALUATED_AT_ONCE = 16
 _GPU_CONTEXT = 600 * 2**20
 # Of what a process holds for a while: fragments of the allocator, and what libraries keep of their own.
 _SLACK = 1.1
-# The same of steps of training, whose tensors have many sizes: as measured.
-_TRAINING_SLACK = 2.0
+# The same of steps of training, whose tensors have many sizes: chosen so that the demo's estimate is near its peak.
+_TRAINING_SLACK = 1.5
+# What a training loads and keeps beside tensors, such as kernels that are compiled for each shape: chosen likewise.
+_TRAINING_KEPT = 50 * 2**20
 # Tables of tokens and words that are held at once where predictions are compared, and parts of the head in float32.
 _TABLES, _HEADS = 8, 2
 _GIB = 2.0**30
@@ -55,11 +57,10 @@ def memory_of(config: RunConfig, workload: Workload, stages: Collection[str] = (
         own -= own_bytes(model.model.parameters())
         own, each, held = max(0, own), 0 if device.type == "cpu" else weights, max(0, held - weights)
     batch = _Batch.of(search_set(config, workload), config.min_accuracy is not None, model.context)
-    evaluated = batch.held_bytes(model) + _activation_bytes(model, [batch.prompts, batch.rest])
-    worker = _SLACK * evaluated + min(config.prefix_bytes, _states_bytes(config, workload))
+    worker = _SLACK * batch.evaluated_bytes(model) + min(config.prefix_bytes, _states_bytes(config, workload))
     alone = _SLACK * _measured_bytes(config, workload, stages)
     if any(stage.startswith("distill") for stage in stages):
-        trained = _TRAINING_SLACK * _step_bytes(workload) + _held_out_states_bytes(config, workload)
+        trained = _trained_bytes(config, workload)
         alone = max(alone, trained)
         worker = max(worker, trained) if "tune" in stages else worker
     free = None if config.ray_address else free_bytes(device)
@@ -147,6 +148,10 @@ class _Batch:
         # Those of one block at a time are copied for each continuation.
         return held + 2 * rows * held // (n * model.n_blocks) + _tables_bytes(model, rows * longest)
 
+    def evaluated_bytes(self, model: SkippingModel) -> int:
+        """Most memory while the batch is evaluated."""
+        return self.held_bytes(model) + _activation_bytes(model, [self.prompts, self.rest])
+
 
 def _activation_bytes(model: SkippingModel, shapes: Sequence[tuple[int, int]]) -> int:
     """Peak of the activations of the largest of some batches: they grow with the tokens, or faster."""
@@ -183,9 +188,13 @@ def _path_bytes(workload: Workload, examples: Sequence[EncodedExample]) -> int:
     return int((model.n_blocks - 1) * n_tokens * (width * model.model.dtype.itemsize + 4))
 
 
-def _step_bytes(workload: Workload) -> int:
-    """Most that a step of a router's training holds."""
-    return StepMemory.of(workload.model.skipping, workload.splits["calibration"], DistillationConfig()).n_bytes
+def _trained_bytes(config: RunConfig, workload: Workload) -> float:
+    """Most that a router's training holds: in a step, or while the router is evaluated on held-out examples."""
+    model = workload.model.skipping
+    step = StepMemory.of(model, workload.splits["calibration"], DistillationConfig()).n_bytes
+    held_out = _Batch.of(workload.splits["validation"], choices=False, context=model.context)
+    most = max(_TRAINING_SLACK * step, _SLACK * held_out.evaluated_bytes(model))
+    return most + _held_out_states_bytes(config, workload) + _TRAINING_KEPT
 
 
 def _measured_bytes(config: RunConfig, workload: Workload, stages: Collection[str]) -> int:

@@ -58,6 +58,8 @@ _STATE_FILE, _SECONDS_FILE = "training.safetensors", "seconds"
 _MAX_FAILURES = 2
 # Trials before TPE believes what it has seen.
 _RANDOM_TRIALS = 6
+# Of buffers that a worker's allocator keeps: workers train side by side, and share what memory there is.
+_LARGEST_KEPT_BYTES = 4 * 2**20
 # Ray counts resources in ten-thousandths.
 _SHARES = 10_000
 
@@ -151,7 +153,7 @@ class _Training:
     def run(self, config: Mapping[str, Any]) -> None:
         """Train a router, and report to Tune at each evaluation."""
         on_gpu = bool(ray.get_gpu_ids())
-        keep_freed_memory()
+        keep_freed_memory(_LARGEST_KEPT_BYTES)
         if not on_gpu:
             # A worker has one core; more threads than that would fight with the other workers.
             torch.set_num_threads(1)

@@ -184,6 +184,38 @@ def test_a_search_takes_about_what_was_expected(tmp_path: Path) -> None:
     assert 0.8 < facts.estimate.memory.worker_bytes / facts.peak_worker_bytes < 1.5
 
 
+# What a worker of a tuning does, in a process of its own: prints what it was to hold at most, and what it did.
+_TRAINS = """
+from ftp_core.cost.process_memory import own_bytes, own_peak_bytes
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.prefixes import PrefixStore
+from ftp_core.training.distillation import distill
+from ftp_core.training.distillation_config import DistillationConfig
+from search.config.run_config import RunConfig
+from search.inputs.data import load_workload
+from search.pipeline.expected_memory import memory_of
+
+config = RunConfig.checked(calibration_items=32, validation_items=64, test_items=4, search_items=1, prefix_mb=400)
+workload = load_workload("demo", "demo", 0, config.sizes)
+expected = memory_of(config, workload, ("tune", "distill-1"))
+model = workload.model.skipping
+weights = own_bytes(model.model.parameters())
+schedules = [SparsitySchedule.uniform(sparsity, model.n_blocks) for sparsity in (0.2, 0.3, 0.4, 0.5)]
+training = DistillationConfig(steps=12)
+prefixes = PrefixStore(config.held_out_prefix_bytes)
+distill(model, workload.splits["calibration"], schedules, training, held_out=workload.splits["validation"],
+        prefixes=prefixes)
+print(expected.worker_bytes, own_peak_bytes(model.device) - weights)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell what memory is shared")
+def test_a_training_takes_about_what_was_expected() -> None:
+    done = subprocess.run([sys.executable, "-c", _TRAINS], check=True, capture_output=True, text=True)
+    expected_bytes, peak_bytes = map(int, done.stdout.split())
+    assert 0.8 < expected_bytes / peak_bytes < 1.25
+
+
 def test_measuring_leaves_threads_and_random_numbers_as_they_were(workload: Workload) -> None:
     before, threads, parts = torch.get_rng_state(), torch.get_num_threads(), []
     pace = measure_pace(RunConfig.checked(**SMALL), workload, lambda: parts.append(None))

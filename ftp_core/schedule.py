@@ -85,6 +85,15 @@ class BlockSparsity(NamedTuple):
         """Mean of the halves."""
         return self.attention if self.attention == self.mlp else (self.attention + self.mlp) / 2
 
+    @property
+    def n_decisions(self) -> int:
+        """Times that a router decides before it: for each half that skips, where they skip apart."""
+        return int(not self.is_dense) if self.is_whole else (self.attention > 0) + (self.mlp > 0)
+
+    def n_keys(self, length: int) -> int:
+        """Keys that it holds of a row of `length` real tokens."""
+        return length if self.keeps_kv else kept_count(self.attention, length)
+
 
 class SparsitySchedule(tuple[float, ...]):
     """Shares of tokens that skip each of N blocks: immutable, hashable, printable.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
-from ftp_core.cost.memory import block_configs, head_width, key_heads, keys_of_prompt, slots_held
+from ftp_core.cost.memory import block_configs, head_width, key_heads, slots_held
 from ftp_core.errors import ModelError
 from ftp_core.routers import FEATURES
 from ftp_core.routers.scoring import HIDDEN_WIDTH
@@ -146,12 +146,12 @@ class FlopsCounter:
             np.array([kept_count(share, length) for share in shares], dtype=float)
             for shares in zip(*((entry.attention, entry.mlp) for entry in entries), strict=True)
         )
-        held = np.array([keys_of_prompt(entry, length) for entry in entries], dtype=float)
+        held = np.array([entry.n_keys(length) for entry in entries], dtype=float)
         decoded_pairs = [
             sum(slots + 1 for slots in slots_held(int(n), length, new_tokens, sliding)[:-1])
             for n, sliding in zip(held, self._windows[which], strict=True)
         ]
-        decisions = np.array([n_decisions(entry) for entry in entries])
+        decisions = np.array([entry.n_decisions for entry in entries])
         # Every token is scored before a block that skips, for each half where they decide apart.
         n_inputs = self._model.model.config.hidden_size + 1 if reads_hidden else len(FEATURES)
         router = decisions.sum() * length * 2.0 * (n_inputs + 1) * HIDDEN_WIDTH if window or reads_hidden else 0.0
@@ -166,11 +166,6 @@ class FlopsCounter:
             router=float(batch * router),
             head=0.0,
         )
-
-
-def n_decisions(sparsity: BlockSparsity) -> int:
-    """The number of times that a router decides before a block: for each half that skips, where it skips apart."""
-    return int(not sparsity.is_dense) if sparsity.is_whole else (sparsity.attention > 0) + (sparsity.mlp > 0)
 
 
 def _token_flops(block: nn.Module, n_experts_run: int | None, of_attention: bool) -> float:

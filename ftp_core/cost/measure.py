@@ -61,7 +61,7 @@ class Skipping:
 
     Attributes:
         name: Name in results.
-        schedule: One sparsity per block.
+        schedule: One sparsity per block, or a schedule with halves.
         router: Router of prompts and, if any, of decoded tokens.
         decode_sparsity: Largest share of the decoded tokens that a block may skip.
         keep_first: Protected tokens at the beginning of every prompt.
@@ -76,8 +76,9 @@ class Skipping:
     def step_of(self, model: PreTrainedModel) -> Step:
         """See `Variant`."""
         family = family_of(model.config)
-        schedule = SparsitySchedule.of(self.schedule)
-        check_schedule(schedule, len(family.blocks_of(model)))
+        n_blocks = len(family.blocks_of(model))
+        schedule = SparsitySchedule.of(self.schedule, n_blocks)
+        check_schedule(schedule, n_blocks)
         forward = PrunedForward(model, family, schedule, self.router, self.decode_sparsity, self.keep_first)
 
         absent = dict.fromkeys(("inputs_embeds", "attention_mask", "position_ids", "labels"))

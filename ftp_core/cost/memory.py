@@ -18,7 +18,6 @@ from transformers import PreTrainedConfig
 
 from ftp_core.checks import check_lengths
 from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
-from ftp_core.schedule import BlockSparsity, kept_count
 from ftp_core.skipping.cache import FTPCache
 from ftp_core.skipping.interception import replaced_forwards
 from ftp_core.skipping.skipping import PromptPass
@@ -36,18 +35,10 @@ def kv_bytes(model: SkippingModel, schedule: Sequence[float], batch: int, length
     """
     windows = model.family.windows(model.model)
     numbers = sum(
-        slots_held(keys_of_prompt(entry, length), length, new_tokens, window)[-1]
-        * 2
-        * key_heads(block)
-        * head_width(block)
+        slots_held(entry.n_keys(length), length, new_tokens, window)[-1] * 2 * key_heads(block) * head_width(block)
         for entry, window, block in zip(model.checked(schedule).blocks, windows, block_configs(model), strict=True)
     )
     return int(batch * numbers * model.model.dtype.itemsize)
-
-
-def keys_of_prompt(sparsity: BlockSparsity, length: int) -> int:
-    """Keys of a row of `length` tokens that a block holds behind it."""
-    return length if sparsity.keeps_kv else kept_count(sparsity.attention, length)
 
 
 def block_configs(model: SkippingModel) -> list[PreTrainedConfig]:
@@ -97,12 +88,12 @@ def peak_activation_bytes(
     The model's own blocks run on fake tensors, which need no memory, so that every family and kernel is counted as it
     is. Counted are keys and values, hidden states, everything inside a block, masks and routing; each storage once. Not
     counted are weights, token ids, workspaces of kernels, copies when sliding windows drop keys, and fragments of the
-    allocator. Agrees with `AllocationTracker` to 1 % on the CPU; where blocks choose experts for tokens, it is the peak
-    if all choose the same ones, and so the most that it can be.
+    allocator. Agrees with `AllocationTracker` to 1 % on the CPU; where experts run one by one, it is the peak if all
+    tokens choose the same ones, and so the most that it can be.
 
     Args:
         model: The model.
-        schedule: One sparsity per block.
+        schedule: One sparsity per block, or a schedule with halves.
         batch: Rows.
         length: Tokens in each row.
         window: W of a dynamic router in mode `budget`; 0 for the static router.
@@ -126,7 +117,7 @@ def peak_activation_bytes(
         state = RoutingState.padded_right(lengths_B, length, model.keep_first)
         cache = FTPCache(model.family.windows(model.model))
         handler = PromptPass(model.model, model.family, schedule, router, state, state.real, cache)
-        with replaced_forwards([part for part in model.model.modules() if _is_of_experts(part)], _same_experts):
+        with replaced_forwards([part for part in model.model.modules() if _runs_one_by_one(part)], _same_experts):
             hidden_BLD = model.run(handler, ids_BL, past_key_values=cache, use_cache=True)
         last_hidden_BD = hidden_BLD[torch.arange(batch, device=model.device), lengths_B - 1]
         del hidden_BLD
@@ -134,9 +125,11 @@ def peak_activation_bytes(
     return storages.peak_bytes
 
 
-def _is_of_experts(module: nn.Module) -> bool:
-    """True for modules of transformers that hold experts, each of which computes the tokens that chose it."""
-    return hasattr(type(module), "_apply_gate") and hasattr(module, "gate_up_proj") and hasattr(module, "down_proj")
+def _runs_one_by_one(module: nn.Module) -> bool:
+    """True for experts of transformers that are run one after the other, each on the tokens that chose it."""
+    is_of_experts = hasattr(type(module), "_apply_gate") and hasattr(module, "gate_up_proj")
+    implementation = getattr(getattr(module, "config", None), "_experts_implementation", None)
+    return is_of_experts and implementation in (None, "eager")
 
 
 def _same_experts(_: int, module: Any) -> Callable[..., Tensor]:

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
 from ftp_core.cost.shape_profile import ShapeProfile, ShapeTimes
 from ftp_core.errors import ScheduleError
-from ftp_core.schedule import SparsitySchedule
+from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 
 RouterKind = Literal["static", "dynamic"]
@@ -38,8 +38,8 @@ class LatencyProfile:
     """Milliseconds of prefills and decoded tokens, measured once and interpolated afterwards.
 
     A prefill takes the sum of its blocks' times, each by its kept tokens, and the time outside them. A dynamic router
-    adds its decisions where a block skips, and listening where the next block skips. Prompts have equal lengths, and
-    the router keeps exactly the kept count of each block.
+    adds its decisions where a block or half of it skips, and listening where the next block skips. Prompts have equal
+    lengths, and the router keeps exactly the kept counts of each block.
 
     Attributes:
         shapes: Measured times of each batch and length; ascending.
@@ -93,6 +93,11 @@ class LatencyProfile:
         """Half a 95 % interval around predictions, as a share of them, of the worst shape."""
         return max(shape.uncertainty for shape in self.shapes)
 
+    @property
+    def has_halves(self) -> bool:
+        """True if blocks whose halves skip apart, or whose skipped tokens keep their keys, can be predicted, too."""
+        return all(shape.halves is not None for shape in self.shapes)
+
     def doubts(self) -> tuple[str, ...]:
         """Reasons not to rely on this profile, a phrase each that names the worst shape; empty if there are none."""
         found = []
@@ -121,17 +126,45 @@ class LatencyProfile:
         """Predicted latency of a prefill under a schedule.
 
         Args:
-            schedule: One sparsity per block.
+            schedule: One sparsity per block, or a schedule with halves.
             batch: Rows; None for the first that was profiled.
             length: Tokens in each row; None for the first that was profiled.
             router: Kind of the router.
 
         Raises:
-            ProfileError: The batch was not profiled, or the length lies outside what was.
+            ProfileError: The batch was not profiled, or the length lies outside what was, or no halves were.
             ScheduleError: The schedule has another number of blocks.
         """
         schedule, times = self._checked(schedule, batch, length)
         return times.prefill_ms(schedule, self.blocks, router == "dynamic")
+
+    def block_ms(
+        self,
+        index: int,
+        sparsity: BlockSparsity,
+        *,
+        batch: int | None = None,
+        length: int | None = None,
+        router: RouterKind = "static",
+    ) -> float:
+        """Predicted time of one block in a prefill, whatever the schedule says of the others.
+
+        Times of all blocks and the time outside them add up to the latency of a schedule; but for what a dynamic router
+        listens to, which two neighbouring blocks decide together and which no block is charged for.
+
+        Args:
+            index: The block.
+            sparsity: What a schedule says of it.
+            batch: See `predict_ms`.
+            length: See `predict_ms`.
+            router: See `predict_ms`.
+
+        Raises:
+            ProfileError: See `predict_ms`.
+        """
+        times = self._shape_times(batch, length)
+        ms = times.of_block(self.blocks[index], sparsity)
+        return ms + (times.score_ms * sparsity.n_decisions if router == "dynamic" else 0.0)
 
     def decode_ms(
         self, schedule: Sequence[float], *, batch: int | None = None, length: int | None = None, decoded: int = 0
@@ -139,7 +172,7 @@ class LatencyProfile:
         """Predicted milliseconds of one decoded token of every row, which runs every block.
 
         Args:
-            schedule: Schedule of the prompt, one sparsity per block.
+            schedule: Schedule of the prompt.
             batch: See `predict_ms`.
             length: Tokens of the prompt; see `predict_ms`.
             decoded: Tokens decoded before it; half of all that are to be decoded gives their mean.
@@ -151,7 +184,7 @@ class LatencyProfile:
         schedule, times = self._checked(schedule, batch, length)
         # A decoded token takes by the keys that a block holds, not by how many it has seen.
         longest = next(shape for shape in self._of_batch(batch) if shape.length >= times.length)
-        held = np.array(schedule.kept_counts(times.length)) + decoded + 1
+        held = np.array([entry.n_keys(times.length) for entry in schedule.blocks]) + decoded + 1
         rows = longest.decode_rows(int(held.max()))
         return float(rows[list(self.blocks), held].sum() + longest.decode_fixed_ms)
 
@@ -164,23 +197,33 @@ class LatencyProfile:
     ) -> SparsitySchedule:
         """The schedule with 0 for blocks that take as long on their kept tokens as on all.
 
+        Where halves skip apart, each runs whole if this takes no longer.
+
         Args:
-            schedule: One sparsity per block.
+            schedule: One sparsity per block, or a schedule with halves.
             batch: See `predict_ms`.
             length: See `predict_ms`.
-            router: Kind of the router; a dynamic one's decision and listening must pay off, too.
+            router: Kind of the router; a dynamic one's decisions and listening must pay off, too.
+
+        Raises:
+            ProfileError: See `predict_ms`.
+            ScheduleError: See `predict_ms`.
         """
         schedule, times = self._checked(schedule, batch, length)
-        kinds, counts = self.blocks, schedule.kept_counts(times.length)
-        chosen: list[float] = []
-        for index, (kind, count) in enumerate(zip(kinds, counts, strict=True)):
-            ms = times.block_rows[kind][count]
-            if router == "dynamic":
-                ms += times.score_ms
-                if index > 0:
-                    ms += times.listen_rows[kinds[index - 1]][counts[index - 1]]
-            chosen.append(schedule[index] if ms < times.block_rows[kind][times.length] else 0.0)
-        return SparsitySchedule(chosen)
+        kinds, entries = self.blocks, schedule.blocks
+
+        def best(index: int, entry: BlockSparsity) -> BlockSparsity:
+            def ms_of(way: BlockSparsity) -> float:
+                ms = times.of_block(kinds[index], way)
+                if router == "dynamic" and not way.is_dense:
+                    ms += times.score_ms * way.n_decisions
+                    ms += times.listening_ms(kinds[index - 1], entries[index - 1]) if index > 0 else 0.0
+                return ms
+
+            # The first of those that take equally long, which skips less.
+            return min(_less_skipping(entry), key=ms_of)
+
+        return SparsitySchedule.of_halves(*zip(*map(best, range(len(entries)), entries), strict=True))
 
     def nearest_shape(self, batch: int, length: int) -> tuple[int, int]:
         """The nearest batch, by ratio, and length that can be predicted."""
@@ -218,7 +261,7 @@ class LatencyProfile:
             )
         try:
             return cls(
-                tuple(ShapeProfile(**_tuples(shape)) for shape in values["shapes"]),
+                tuple(ShapeProfile.from_json(_tuples(shape)) for shape in values["shapes"]),
                 tuple(values["blocks"]),
                 tuple(values["kinds"]),
                 Conditions(**values["conditions"]),
@@ -233,15 +276,18 @@ class LatencyProfile:
         self, schedule: Sequence[float], batch: int | None, length: int | None
     ) -> tuple[SparsitySchedule, ShapeTimes]:
         """A schedule, and the times of a shape."""
-        schedule, key = SparsitySchedule.of(schedule), (batch, length)
-        if key not in self._times:
-            self._times[key] = self._times_of(batch, length)
-        if len(schedule) != len(self.blocks):
+        schedule, times = SparsitySchedule.of(schedule, len(self.blocks)), self._shape_times(batch, length)
+        if schedule.n_blocks != len(self.blocks):
             raise ScheduleError(
-                f"The schedule has {len(schedule)} sparsities, but the profiled model has {len(self.blocks)} blocks: "
-                "give one each."
+                f"The schedule has {schedule.n_blocks} sparsities, but the profiled model has {len(self.blocks)} "
+                "blocks: give one each."
             )
-        return schedule, self._times[key]
+        return schedule, times
+
+    def _shape_times(self, batch: int | None, length: int | None) -> ShapeTimes:
+        if (batch, length) not in self._times:
+            self._times[batch, length] = self._times_of(batch, length)
+        return self._times[batch, length]
 
     @cached_property
     def _times(self) -> dict[tuple[int | None, int | None], ShapeTimes]:
@@ -274,6 +320,14 @@ class LatencyProfile:
         if below[-1] is above[0]:
             return above[0].times()
         return below[-1].times_towards(above[0], length)
+
+
+def _less_skipping(entry: BlockSparsity) -> list[BlockSparsity]:
+    """A block that skips nothing, then with halves that skip alone where they skip apart, and the block as it is."""
+    ways = [BlockSparsity(0.0, 0.0)]
+    if not entry.is_whole:
+        ways += [BlockSparsity(0.0, entry.mlp), BlockSparsity(entry.attention, 0.0, entry.keeps_kv)]
+    return [*ways, entry]
 
 
 def _listed(numbers: Iterable[int]) -> str:

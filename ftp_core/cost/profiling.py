@@ -2,7 +2,8 @@
 
 Every pass mixes kept counts: each of its blocks keeps another share of the tokens, drawn anew, and is timed by itself.
 So a temporary slowdown affects all kept counts alike, and blocks are timed as schedules will run them, behind blocks
-that kept more or fewer tokens.
+that kept more or fewer tokens. In passes that time halves, each block skips something else, too, so that a deep model
+has timed everything once after a pass or two.
 
 First come a few kept counts without which nothing can be predicted, however long they take; then all others; then the
 least certain ones, again and again, until all are certain enough or time is up. The profile says how uncertain its
@@ -11,25 +12,25 @@ predictions are.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from functools import partial
-
-import numpy as np
 
 from ftp_core.checks import check_lengths
 from ftp_core.cost.conditions import ProfileError, profile_conditions
 from ftp_core.cost.contention import Contention
+from ftp_core.cost.half_times import SKIPS
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.samples import BlockSamples, Point, What, undisturbed_median
 from ftp_core.cost.shape_profile import ShapeProfile, ShapeTimes
 from ftp_core.cost.stopwatch import COLD, DECODED, TimedPasses, Timeline
-from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule, kept_count
+from ftp_core.cost.summary import summary
+from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, BlockSparsity, SparsitySchedule, kept_count
 from ftp_core.skipping.skipping_model import SkippingModel
 
 DEFAULT_SECONDS = 60.0
@@ -40,18 +41,24 @@ _FEWEST_SHARES = (0.95, 0.5)
 _COARSE_SHARES = (0.95, 0.6, 0.3)
 # The ends of the line.
 _FEWEST_COARSE_SHARES = (0.95, 0.0)
-# Routers and sparsities of the passes that warm up, and the share of the time after which no more of them are made.
-_WARMING, _WARMING_SHARE = ((True, 0.5), (False, 0.5), (False, 0.0), (True, 0.0)), 0.1
+# Times of blocks whose halves skip apart are about linear in the kept tokens, too.
+_HALF_SHARES, _FEWEST_HALF_SHARES = (0.95, 0.6, 0.3), (0.95,)
+# Routers and blocks of the passes that warm up, and the share of the time after which no more of them are made.
+_HALF, _WHOLE = BlockSparsity(0.5, 0.5), BlockSparsity(0.0, 0.0)
+_WARMING, _WARMING_SHARE = ((True, _HALF), (False, _HALF), (False, _WHOLE), (True, _WHOLE)), 0.1
+_WARMING_HALVES = ((False, BlockSparsity(0.6, 0.3, keeps_kv=True)),)
 # Rounds in which each block is timed at each kept count, if there is time, and at those that keep varying.
 _ROUNDS, _MOST_ROUNDS = 3, 12
 # Largest standard error of a point, as a share of the time of a model of such blocks. Listening and decoding may vary
 # more: they are a small part of predictions, or differ little.
 _STEADY = 0.02
-_LENIENCY: Mapping[What, float] = {"prefill": 1.0, "dynamic": 0.5, "decode": 0.5}
+_LENIENCY: Mapping[What, float] = {"prefill": 1.0, "dynamic": 0.5, "decode": 0.5, **dict.fromkeys(SKIPS, 1.0)}
 # Probability, for a point, that all of its times were disturbed.
 _ALL_DISTURBED = 0.005
 # Schedules that predictions are compared with, the fewest of them, their rounds, and the share of the time for them.
 _CHECKED, _FEWEST_CHECKED, _CHECK_ROUNDS, _CHECK_SHARE = 6, 2, 3, 0.2
+# Those of them, beyond these, whose halves skip apart.
+_CHECKED_HALVES, _FEWEST_CHECKED_HALVES = 3, 1
 # Of a normal distribution: standard deviation by median distance from the median; half a 95 % interval by standard
 # deviation.
 _BY_MEDIAN_DISTANCE, _HALF_INTERVAL = 1.4826, 1.96
@@ -65,6 +72,7 @@ def profile_latency(
     on_pass: OnPass = lambda done, note: None,
     timeline: Timeline | None = None,
     seconds: float = DEFAULT_SECONDS,
+    halves: bool = True,
 ) -> LatencyProfile:
     """Measure prefills and decoding of a model, with the static and with a dynamic router.
 
@@ -75,6 +83,8 @@ def profile_latency(
             current work.
         timeline: Clock; None for that of the model's device.
         seconds: Most seconds that each shape takes, unless its fewest passes take longer.
+        halves: False to leave out blocks whose halves skip apart, or whose skipped tokens keep their keys; they are
+            left out in any case where the model's blocks cannot skip so.
 
     Raises:
         DataError: A length is beyond the model's context.
@@ -86,7 +96,8 @@ def profile_latency(
     for batch, length in sorted(set(shapes)):
         passes = TimedPasses(model, batch, length, timeline)
         on_own = partial(lambda n_before, done, note: on_pass(n_before + done, note), len(measured))
-        measured.append(profile_shape(passes, blocks, batch, length, on_own, seconds))
+        with_halves = halves and model.family.halves is not None
+        measured.append(profile_shape(passes, blocks, batch, length, on_own, seconds, halves=with_halves))
     return LatencyProfile(tuple(measured), blocks, kinds, profile_conditions(model))
 
 
@@ -135,15 +146,16 @@ def profile_shape(
     on_pass: OnPass = lambda done, note: None,
     seconds: float = DEFAULT_SECONDS,
     timer: Callable[[], float] = time.monotonic,
+    halves: bool = False,
 ) -> ShapeProfile:
     """Measure inputs of one shape; see `profile_latency`. `on_pass` is told the share of the work that is done."""
     if not seconds > 0:
         raise ProfileError(f"{seconds:g} seconds are no time to profile latency in: give more than 0.")
-    contention, session = Contention(), _Session(passes, kinds, length, on_pass, seconds, timer)
+    contention, session = Contention(), _Session(passes, kinds, length, on_pass, seconds, timer, halves)
     session.warm_up()
     session.cover()
     session.refine()
-    shape = _summary(session.samples, batch, length, session.uncertain())
+    shape = summary(session.samples, batch, length, session.uncertain(), halves)
     error = session.check(shape.times())
     varying = session.samples.prediction_error()
     uncertainty = _HALF_INTERVAL * max(varying if math.isfinite(varying) else 0.0, _BY_MEDIAN_DISTANCE * error)
@@ -160,18 +172,34 @@ class _Session:
     on_pass: OnPass
     seconds: float
     timer: Callable[[], float]
+    halves: bool
 
     def __post_init__(self) -> None:
         self.samples = BlockSamples(self.kinds)
         self._fine, self._coarse = _points(_SHARES, self.length), _points(_COARSE_SHARES, self.length)
         self._fewest = set(_points(_FEWEST_SHARES, self.length))
         self._fewest_coarse = {kept_count(share, self.length) for share in _FEWEST_COARSE_SHARES}
+        # Blocks of one pass are at several of these points.
+        self._half_points: dict[Point, BlockSparsity] = {
+            (what, count): entry_of(share)
+            for what, entry_of in SKIPS.items()
+            for count, share in _points(_HALF_SHARES, self.length).items()
+            if self.halves and count < self.length
+        }
+        self._fewest_halves = {
+            point for point in self._half_points if point[1] in _points(_FEWEST_HALF_SHARES, self.length)
+        }
+        self._n_checked = _CHECKED + _CHECKED_HALVES * self.halves
+        self._fewest_checked = _FEWEST_CHECKED + _FEWEST_CHECKED_HALVES * self.halves
         self._rng = random.Random(0)
         self._began = self.timer()
         self._n_passes = 0
         # Passes to come: those that are made however long they take, and all passes if nothing varies.
-        self._due = len(_WARMING) + len(self._fewest) + len(self._fewest_coarse) + _FEWEST_CHECKED
-        self._foreseen = len(_WARMING) + _ROUNDS * (len(self._fine) + len(self._coarse)) + _CHECKED * _CHECK_ROUNDS
+        self._warming = _WARMING + (_WARMING_HALVES if self.halves else ())
+        self._due = len(self._warming) + len(self._fewest) + len(self._fewest_coarse) + self._fewest_checked
+        self._due += self._passes_at(len(self._fewest_halves))
+        self._foreseen = len(self._warming) + _ROUNDS * (len(self._fine) + len(self._coarse))
+        self._foreseen += _ROUNDS * self._passes_at(len(self._half_points)) + self._n_checked * _CHECK_ROUNDS
         self._done, self._note = 0.0, ""
 
     @property
@@ -181,13 +209,14 @@ class _Session:
 
     def warm_up(self) -> None:
         """Let caches and allocators see everything once, unless that takes long."""
-        for dynamic, sparsity in _WARMING:
+        for dynamic, entry in self._warming:
             if self._n_passes and self.spent > _WARMING_SHARE * self.seconds:
                 self._due -= 1
                 self._foreseen -= 1
                 continue
-            self.passes.prefill(SparsitySchedule.uniform(sparsity, len(self.kinds)), dynamic)
-            if dynamic and sparsity:
+            schedule = SparsitySchedule.of_halves(*zip(*([entry] * len(self.kinds)), strict=True))
+            self.passes.prefill(schedule, dynamic)
+            if dynamic and not entry.is_dense:
                 self.passes.decode()
             self._passed("warming up", due=True)
 
@@ -196,7 +225,8 @@ class _Session:
         for due in (True, False):
             prefills = [count for count in self._fine if (count in self._fewest) == due]
             others = [count for count in self._coarse if (count in self._fewest_coarse) == due]
-            if not self._round(prefills, others, "covering kept counts", due):
+            halves = [point for point in self._half_points if (point in self._fewest_halves) == due]
+            if not self._round(prefills, others, halves, "covering kept counts", due):
                 break
 
     def refine(self) -> None:
@@ -206,9 +236,10 @@ class _Session:
             # Those that are nearly as bad go along, so that a temporary slowdown affects many alike.
             chosen = {point for point, need in needs.items() if need >= worst / 2}
             prefills = [count for what, count in sorted(chosen) if what == "prefill"]
-            others = sorted({count for what, count in chosen if what != "prefill"})
-            note = f"{len(needs)} of {len(self._fine) + 2 * len(self._coarse)} times are not certain yet"
-            if not self._round(prefills, others, note):
+            others = sorted({count for what, count in chosen if what in ("dynamic", "decode")})
+            halves = sorted(point for point in chosen if point in self._half_points)
+            n_points = len(self._fine) + 2 * len(self._coarse) + len(self._half_points)
+            if not self._round(prefills, others, halves, f"{len(needs)} of {n_points} times are not certain yet"):
                 break
 
     def uncertain(self) -> tuple[Point, ...]:
@@ -217,27 +248,40 @@ class _Session:
         return tuple(sorted(point for point, error in errors.items() if _LENIENCY[point[0]] * error > _STEADY))
 
     def check(self, predicted: ShapeTimes) -> float:
-        """Median relative error of predictions for schedules that were not profiled, half with a dynamic router."""
+        """Median relative error of predictions for schedules that were not profiled, half with a dynamic router.
+
+        The larger of the medians over schedules with and without halves that skip apart.
+        """
         n_blocks, compared = len(self.kinds), []
+
+        def drawn(top: int) -> list[float]:
+            return [DEFAULT_STEP * self._rng.randint(0, top) for _ in range(n_blocks)]
+
         for number in range(_CHECKED):
             top = self._rng.randint(1, round(MAX_SPARSITY / DEFAULT_STEP))
-            schedule = SparsitySchedule.from_grid_indices([self._rng.randint(0, top) for _ in range(n_blocks)])
-            compared.append((schedule, number % 2 == 1))
+            compared.append((SparsitySchedule(drawn(top)), number % 2 == 1))
+        for number in range(self._n_checked - _CHECKED):
+            top = self._rng.randint(1, round(MAX_SPARSITY / DEFAULT_STEP))
+            keeps_kv = [self._rng.random() < 0.5 for _ in range(n_blocks)]
+            halves = SparsitySchedule.of_halves(drawn(top), drawn(top), keeps_kv), number % 2 == 1
+            # Among the others, so that there is one however little time there is.
+            compared.insert(3 * number + _FEWEST_CHECKED, halves)
         measured: list[list[float]] = [[] for _ in compared]
-        self._foreseen = _CHECKED * _CHECK_ROUNDS
+        self._foreseen = self._n_checked * _CHECK_ROUNDS
         # They take turns, so that drift affects all alike.
-        for number in range(_CHECKED * _CHECK_ROUNDS):
-            if number >= _FEWEST_CHECKED and not self._has_time():
+        for number in range(self._n_checked * _CHECK_ROUNDS):
+            if number >= self._fewest_checked and not self._has_time():
                 break
-            schedule, dynamic = compared[number % _CHECKED]
-            measured[number % _CHECKED].append(self.passes.whole_ms(schedule, dynamic))
-            self._passed("comparing predictions", due=number < _FEWEST_CHECKED)
+            schedule, dynamic = compared[number % self._n_checked]
+            measured[number % self._n_checked].append(self.passes.whole_ms(schedule, dynamic))
+            self._passed("comparing predictions", due=number < self._fewest_checked)
         self.on_pass(1.0, self._note)
-        return statistics.median(
-            abs(predicted.prefill_ms(schedule, self.kinds, dynamic) / undisturbed_median(times) - 1)
-            for (schedule, dynamic), times in zip(compared, measured, strict=True)
-            if times
-        )
+        errors: dict[bool, list[float]] = {}
+        for (schedule, dynamic), times in zip(compared, measured, strict=True):
+            if times:
+                error = abs(predicted.prefill_ms(schedule, self.kinds, dynamic) / undisturbed_median(times) - 1)
+                errors.setdefault(schedule.is_plain, []).append(error)
+        return max(map(statistics.median, errors.values()))
 
     def _needs(self) -> dict[Point, float]:
         """The need for more times of each point that is not certain enough."""
@@ -246,10 +290,14 @@ class _Session:
             # All tokens that are decoded behind a prompt are disturbed together.
             together = DECODED - COLD if what == "decode" else 1
             rounds = self.samples.rounds("prefill", count)
-            if what != "prefill":
+            if what in ("dynamic", "decode"):
                 # Listening is timed only where the next block happens to skip: passes count by decoding.
                 rounds = self.samples.rounds("decode", count) // (DECODED - COLD)
-            too_few = rounds < _ROUNDS or self.samples.fewest(what, count) < self._enough(what) * together
+            fewest = self.samples.fewest(what, count)
+            if what in SKIPS:
+                # Times of one pass are disturbed together, and kinds of blocks stand for each other.
+                fewest = rounds = self.samples.mixed_passes[what, count]
+            too_few = rounds < _ROUNDS or fewest < self._enough(what) * together
             need = math.inf if too_few else _LENIENCY[what] * error
             if need > _STEADY and rounds < _MOST_ROUNDS:
                 needs[what, count] = need
@@ -260,28 +308,57 @@ class _Session:
         share = self.samples.disturbed(what)
         return math.ceil(math.log(_ALL_DISTURBED) / math.log(share)) if share > 0 else 1
 
-    def _round(self, prefills: Sequence[int], others: Sequence[int], note: str, due: bool = False) -> bool:
+    def _round(
+        self,
+        prefills: Sequence[int],
+        others: Sequence[int],
+        halves: Sequence[Point],
+        note: str,
+        due: bool = False,
+    ) -> bool:
         """Time each block once at some kept counts; False if time was up before, unless the times are due.
 
-        The static router runs with `prefills`, a dynamic one with `others`, and decodes some tokens behind each.
+        The static router runs with `prefills`, a dynamic one with `others`, and decodes some tokens behind each. Each
+        of `halves` is timed in one block at least.
         """
-        mixed = [(counts, False) for counts in self._mixed(prefills)]
-        mixed += [(counts, True) for counts in self._mixed(others)]
+        mixed: list[Sequence[Point]] = [[("prefill", count) for count in counts] for counts in self._mixed(prefills)]
+        mixed += [[("dynamic", count) for count in counts] for counts in self._mixed(others)]
+        mixed += self._spread(halves)
         self._rng.shuffle(mixed)
-        for counts, dynamic in mixed:
+        for points in mixed:
             if not due and not self._has_time(self._check_s):
                 return False
-            points = self._coarse if dynamic else self._fine
-            times = self.passes.prefill(SparsitySchedule([points[count] for count in counts]), dynamic)
-            if dynamic:
-                skips = [points[count] > 0 for count in counts]
-                self.samples.add("dynamic", counts, times, [*skips[1:], False])
-                for token in self.passes.decode()[COLD:]:
-                    self.samples.add("decode", counts, token)
-            else:
-                self.samples.add("prefill", counts, times)
+            self._time(points)
             self._passed(note, due)
         return True
+
+    def _time(self, points: Sequence[Point]) -> None:
+        """Time a pass with each block at one of the points: all "prefill", all "dynamic", or all of halves."""
+        if points[0] in self._half_points:
+            entries = [self._half_points[point] for point in points]
+            schedule = SparsitySchedule.of_halves(*zip(*entries, strict=True))
+            self.samples.add_mixed(points, self.passes.prefill(schedule, dynamic=False))
+            return
+        what, counts = points[0][0], [count for _, count in points]
+        shares = self._coarse if what == "dynamic" else self._fine
+        times = self.passes.prefill(SparsitySchedule([shares[count] for count in counts]), what == "dynamic")
+        if what == "dynamic":
+            skips = [shares[count] > 0 for count in counts]
+            self.samples.add("dynamic", counts, times, [*skips[1:], False])
+            for token in self.passes.decode()[COLD:]:
+                self.samples.add("decode", counts, token)
+        else:
+            self.samples.add("prefill", counts, times)
+
+    def _spread(self, points: Sequence[Point]) -> Iterable[Sequence[Point]]:
+        """Passes of which each block is at one of the points, and some block at each."""
+        drawn = self._rng.sample(points, len(points))
+        stream = itertools.cycle(drawn)
+        return [list(itertools.islice(stream, len(self.kinds))) for _ in range(self._passes_at(len(points)))]
+
+    def _passes_at(self, n_points: int) -> int:
+        """Passes in which some block is at each of so many points."""
+        return math.ceil(n_points / len(self.kinds))
 
     def _mixed(self, counts: Sequence[int]) -> Iterable[tuple[int, ...]]:
         """As many passes as there are counts, in which each block has each of them once."""
@@ -294,8 +371,8 @@ class _Session:
     @property
     def _check_s(self) -> float:
         """Seconds reserved for comparing predictions."""
-        whole = min(_CHECKED * _CHECK_ROUNDS * self._pass_s, _CHECK_SHARE * self.seconds)
-        return max(_FEWEST_CHECKED * self._pass_s, whole)
+        whole = min(self._n_checked * _CHECK_ROUNDS * self._pass_s, _CHECK_SHARE * self.seconds)
+        return max(self._fewest_checked * self._pass_s, whole)
 
     @property
     def _pass_s(self) -> float:
@@ -313,41 +390,3 @@ class _Session:
         self._done = max(self._done, self.spent / max(1e-9, self.spent + left))
         self._note = note
         self.on_pass(min(0.99, self._done), note)
-
-
-def _summary(samples: BlockSamples, batch: int, length: int, unsteady: tuple[Point, ...]) -> ShapeProfile:
-    kinds = range(max(samples.kinds) + 1)
-    fine, held = samples.covered("prefill"), samples.covered("decode")
-    decisions = [undisturbed_median(samples.keep_ms[what]) for what in ("prefill", "dynamic") if samples.keep_ms[what]]
-    score_ms = max(0.0, decisions[1] - decisions[0]) if len(decisions) == 2 else 0.0
-    # Keys behind the prompt that the timed decoded tokens found on average, their own included.
-    behind = (COLD + 1 + DECODED) // 2
-    return ShapeProfile(
-        batch=batch,
-        length=length,
-        kept=fine,
-        block_ms=tuple(tuple(samples.median("prefill", kind, count) or 0.0 for count in fine) for kind in kinds),
-        fixed_ms=undisturbed_median(samples.fixed_ms["prefill"]),
-        iqr_ms=tuple(tuple(samples.iqr("prefill", kind, count) for count in fine) for kind in kinds),
-        score_ms=score_ms,
-        listen_ms=tuple(_listening(samples, kind, fine, score_ms) for kind in kinds),
-        held=tuple(count + behind for count in held),
-        decode_block_ms=tuple(tuple(samples.median("decode", kind, count) or 0.0 for count in held) for kind in kinds),
-        decode_fixed_ms=undisturbed_median(samples.fixed_ms["decode"]),
-        unsteady=unsteady,
-        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-
-
-def _listening(samples: BlockSamples, kind: int, fine: tuple[int, ...], score_ms: float) -> tuple[float, ...]:
-    """Extra time of listening in a kind of block, at each kept count; 0 if no block of this kind had to listen."""
-    extras = {}
-    for count in fine:
-        heard, alone = samples.median("dynamic", kind, count), samples.median("prefill", kind, count)
-        if heard is not None and alone is not None:
-            extras[count] = heard - (0.0 if count == fine[-1] else score_ms) - alone
-    if not extras:
-        return (0.0,) * len(fine)
-    # Each of the last queries is compared with each key, which takes linear time: a line evens out several points.
-    line = np.polyfit(list(extras), list(extras.values()), min(1, len(extras) - 1))
-    return tuple(max(0.0, float(ms)) for ms in np.polyval(line, fine))

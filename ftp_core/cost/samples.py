@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
+from ftp_core.cost.half_times import Skips
 from ftp_core.cost.stopwatch import PassTimes
 
-What = Literal["prefill", "dynamic", "decode"]
-"""Prefills with the static router, prefills with a dynamic one, decoded tokens."""
+What = Literal["prefill", "dynamic", "decode"] | Skips
+"""Prefills with the static router, prefills with a dynamic one, decoded tokens; or what tokens skip in a prefill."""
 
 Point = tuple[What, int]
 """What was timed, and the kept count of the timed block."""
@@ -25,6 +27,8 @@ _MEDIAN_ERROR, _NORMAL_IQR = math.sqrt(math.pi / 2), 1.349
 _DISTURBED = 1.5
 # Fewest times with which a point has a spread of its own; below, it is taken to vary as others of its sort.
 _TELLING = 8
+# Fewest times with which a kind of block speaks for itself where kinds are alike.
+_OWN = 3
 
 
 class BlockSamples:
@@ -37,12 +41,14 @@ class BlockSamples:
         kinds: Kind of each block.
         fixed_ms: Time of each pass outside its blocks, by what was timed.
         keep_ms: Times of the router's decisions, by what was timed.
+        mixed_passes: Number of passes in which some block was timed at a point, of those of `add_mixed`.
     """
 
     def __init__(self, kinds: Sequence[int]) -> None:
         self.kinds = tuple(kinds)
         self.fixed_ms: dict[What, list[float]] = {}
         self.keep_ms: dict[What, list[float]] = {}
+        self.mixed_passes: Counter[Point] = Counter()
         self._n_of_kind = [self.kinds.count(kind) for kind in range(max(self.kinds) + 1)]
         self._ms: dict[Point, list[list[float]]] = {}
         self._passes: list[list[tuple[Point, int, float]]] = []
@@ -58,6 +64,26 @@ class BlockSamples:
             self._passes.append(own)
         self.fixed_ms.setdefault(what, []).append(times.fixed_ms)
         self.keep_ms.setdefault(what, []).extend(ms for ms in times.keep_ms if ms is not None)
+
+    def add_mixed(self, points: Sequence[Point], times: PassTimes) -> None:
+        """Add the times of a pass in which each block was timed at a point of its own."""
+        for kind, point, ms in zip(self.kinds, points, times.block_ms, strict=True):
+            self._ms.setdefault(point, [[] for _ in self._n_of_kind])[kind].append(ms)
+        self.mixed_passes.update(set(points))
+
+    def timed(self, what: What) -> set[int]:
+        """Kept counts at which some kind of block was timed."""
+        return {count for of, count in self._ms if of == what}
+
+    def relative(self, what: What, kind: int, count: int, others: Sequence[float]) -> float:
+        """Time of a kind of block as a multiple of another time of that kind, of which `others` has one for each kind.
+
+        A kind that was hardly timed there is taken to be as the kinds are together.
+        """
+        by_kind = self._ms[what, count]
+        own = by_kind[kind] if len(by_kind[kind]) >= _OWN else None
+        pairs = [(kind, own)] if own else list(enumerate(by_kind))
+        return undisturbed_median([ms / max(1e-12, others[of]) for of, times in pairs for ms in times])
 
     def covered(self, what: What) -> tuple[int, ...]:
         """Kept counts at which every kind of block was timed, ascending."""

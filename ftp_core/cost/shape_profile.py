@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ftp_core.cost.conditions import ProfileError
-from ftp_core.schedule import SparsitySchedule
-
-Floats = NDArray[np.float64]
-PerKind = tuple[tuple[float, ...], ...]
+from ftp_core.cost.half_times import Floats, HalfProfile, HalfTimes, PerKind
+from ftp_core.schedule import BlockSparsity, SparsitySchedule, kept_count
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,7 @@ class ShapeTimes:
     score_ms: float  # extra time of a dynamic router's decision in a block that skips
     block_ms: Floats  # time of each kind of block, by kept count `[kinds, L + 1]`
     listen_ms: Floats  # extra time of listening to its attention `[kinds, L + 1]`
+    halves: HalfTimes | None = None  # times of blocks whose halves skip apart; None if they were not measured
 
     @cached_property
     def block_rows(self) -> list[list[float]]:
@@ -41,14 +39,34 @@ class ShapeTimes:
         rows: list[list[float]] = self.listen_ms.tolist()
         return rows
 
+    def of_block(self, kind: int, sparsity: BlockSparsity) -> float:
+        """Time of a block of a kind with the static router.
+
+        Raises:
+            ProfileError: Its halves skip apart, and such blocks were not measured.
+        """
+        kept = kept_count(sparsity.attention, self.length)
+        if sparsity.is_whole:
+            return self.block_rows[kind][kept]
+        if self.halves is None:
+            raise ProfileError(
+                "The latency profile has no times of blocks whose halves skip apart, or whose skipped tokens keep "
+                "their keys: measure another with `ftp-search profile --remeasure`."
+            )
+        return self.halves.block_ms(kind, sparsity, kept, kept_count(sparsity.mlp, self.length))
+
+    def listening_ms(self, kind: int, sparsity: BlockSparsity) -> float:
+        """Extra time of listening to the attention of a block of a kind."""
+        return self.listen_rows[kind][sparsity.n_keys(self.length)]
+
     def prefill_ms(self, schedule: SparsitySchedule, kinds: Sequence[int], dynamic: bool) -> float:
         """Predicted latency of a prefill with a dynamic or the static router, by the kind of each block."""
-        counts, rows = schedule.kept_counts(self.length), self.block_rows
-        total = self.fixed_ms + sum(rows[kind][count] for kind, count in zip(kinds, counts, strict=True))
+        entries = schedule.blocks
+        total = self.fixed_ms + sum(self.of_block(kind, entry) for kind, entry in zip(kinds, entries, strict=True))
         if dynamic:
-            total += self.score_ms * sum(sparsity > 0 for sparsity in schedule)
-            heard, rows = zip(kinds, counts, schedule[1:], strict=False), self.listen_rows
-            total += sum(rows[kind][count] for kind, count, behind in heard if behind > 0)
+            total += self.score_ms * sum(entry.n_decisions for entry in entries)
+            heard = zip(kinds, entries, entries[1:], strict=False)
+            total += sum(self.listening_ms(kind, entry) for kind, entry, behind in heard if not behind.is_dense)
         return total
 
 
@@ -75,6 +93,7 @@ class ShapeProfile:
             varying times and from `check_error`. A later change of the machine's pace is not in it.
         seconds: Duration of the measurement.
         measured_at: Time of the measurement in ISO 8601.
+        halves: Times of blocks whose halves skip apart; None if they were not measured.
     """
 
     batch: int
@@ -94,6 +113,13 @@ class ShapeProfile:
     uncertainty: float = 0.0
     seconds: float = 0.0
     measured_at: str = ""
+    halves: HalfProfile | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ShapeProfile:
+        """Make one of its fields as plain values, with tuples for lists."""
+        halves = values.get("halves")
+        return cls(**{**values, "halves": None if halves is None else HalfProfile(**halves)})
 
     def check(self, n_kinds: int) -> None:
         """Raise `ProfileError` unless these are times of so many kinds of blocks."""
@@ -102,11 +128,17 @@ class ShapeProfile:
             raise ProfileError(f"{where} has the kept counts {self.kept}, but they must ascend to the length.")
         if not self.held or not _ascends(self.held):
             raise ProfileError(f"{where} has the counts of held keys {self.held}, but they must ascend.")
-        tables = {
+        tables: dict[str, tuple[PerKind, tuple[int, ...]]] = {
             "block_ms": (self.block_ms, self.kept),
             "listen_ms": (self.listen_ms, self.kept),
             "decode_block_ms": (self.decode_block_ms, self.held),
         }
+        if self.halves is not None:
+            if not _ascends(self.halves.kept) or not all(0 < kept < self.length for kept in self.halves.kept):
+                raise ProfileError(
+                    f"{where} has the kept counts {self.halves.kept} of halves, but they must ascend, below the length."
+                )
+            tables |= self.halves.tables
         for name, (rows, counts) in tables.items():
             if len(rows) < n_kinds or any(len(row) != len(counts) for row in rows):
                 raise ProfileError(
@@ -143,6 +175,7 @@ class ShapeProfile:
             between_per_token(low.score_ms, high.score_ms),
             between_per_token(low.block_ms, high.block_ms),
             between_per_token(low.listen_ms, high.listen_ms),
+            low.halves.mixed(high.halves, between_per_token) if low.halves and high.halves else None,
         )
 
     def decode_rows(self, most: int) -> Floats:
@@ -166,7 +199,10 @@ class ShapeProfile:
         block_ms, listen_ms = (
             np.stack([self._curve(row, shares) for row in rows]) for rows in (self.block_ms, self.listen_ms)
         )
-        return ShapeTimes(length, self.fixed_ms, self.score_ms, block_ms, listen_ms)
+        halves = None
+        if self.halves is not None:
+            halves = self.halves.times(self.length, shares, [row[-1] for row in self.block_ms])
+        return ShapeTimes(length, self.fixed_ms, self.score_ms, block_ms, listen_ms, halves)
 
     def _curve(self, row: tuple[float, ...], shares: Floats) -> Floats:
         """Times of a block that keeps some shares of the tokens."""

@@ -84,7 +84,7 @@ class PassTimes:
 
     whole_ms: float  # time from the inputs to the next token's logits
     block_ms: tuple[float, ...]  # time of each block, the router's decision included
-    keep_ms: tuple[float | None, ...] = ()  # time of each router's decision alone; None where there was none
+    keep_ms: tuple[float | None, ...] = ()  # time of the router's decisions alone; None where there were none
 
     @property
     def fixed_ms(self) -> float:
@@ -100,7 +100,7 @@ class _Spans:
     begin: Any = None
     end: Any = None
     blocks: list[tuple[Any, Any]] = field(default_factory=list)
-    keeps: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    keeps: dict[int, list[tuple[Any, Any]]] = field(default_factory=dict)
 
     def around(self, handler: BlockHandler) -> BlockHandler:
         """The handler, with each block between two marks."""
@@ -120,7 +120,7 @@ class _Spans:
             whole_ms=self.timeline.ms(self.begin, self.end),
             block_ms=tuple(self.timeline.ms(*span) for span in self.blocks),
             keep_ms=tuple(
-                self.timeline.ms(*self.keeps[index]) if index in self.keeps else None
+                sum(self.timeline.ms(*span) for span in self.keeps[index]) if index in self.keeps else None
                 for index in range(len(self.blocks))
             ),
         )
@@ -151,7 +151,7 @@ class _TimedRouter:
         """See `Router.keep`."""
         begin = self._spans.timeline.mark()
         kept = self._router.keep(sparsity, state)
-        self._spans.keeps[state.block] = (begin, self._spans.timeline.mark())
+        self._spans.keeps.setdefault(state.block, []).append((begin, self._spans.timeline.mark()))
         return kept
 
 

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers.cache_utils import DynamicCache
 
+from ftp_core.cost.break_even import BreakEven
 from ftp_core.cost.conditions import ProfileError, profile_conditions
+from ftp_core.cost.half_times import HalfProfile
 from ftp_core.model.causal_lm import FTPForCausalLM
-from ftp_core.routers import DynamicRouter
+from ftp_core.routers import DynamicRouter, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from tests.ftp_core.cost.made_up_profiles import profile_of, shape_of
 from tests.ftp_core.made_up_routers import random_router
@@ -78,6 +81,19 @@ def test_decoded_tokens_are_routed_by_what_the_prompt_ran_under() -> None:
             cache = out.past_key_values
             steps.append(out.logits)
         assert torch.cat(steps, 1).allclose(at_once, atol=1e-5)
+
+
+def test_halves_that_would_lose_time_run_whole_and_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    # Skipping the attention takes longer, and skipping the MLP less.
+    slow, quick = ((6.0, 6.0),), ((2.0, 4.5),)
+    halves = HalfProfile((1, 19), attention=slow, attention_kept=slow, mlp=quick, both_kept=((3.0, 5.5),))
+    break_even = BreakEven(profile_of(3, replace(SHAPE, halves=halves)))
+    asked = SparsitySchedule.of_halves([0.5, 0.5, 0.0], [0.5, 0.0, 0.5], True)
+    with caplog.at_level(logging.WARNING):
+        runs = break_even.schedule(asked, 2, 20, StaticRouter())
+    assert runs == SparsitySchedule.of_halves([0.0, 0.0, 0.0], [0.5, 0.0, 0.5])
+    assert "Blocks 0 (attention), 1 run whole on inputs of 2 x 20 tokens" in caplog.text
+    assert break_even.of_pass(asked, IDS, DynamicCache(), StaticRouter()) == runs
 
 
 def test_a_profile_of_a_busy_machine_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:

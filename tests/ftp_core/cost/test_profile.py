@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import random
+import statistics
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,13 +19,14 @@ from hypothesis import strategies as st
 
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
 from ftp_core.cost.contention import Contention, pressure_us
+from ftp_core.cost.half_times import HalfProfile
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.cost.profiling import block_kinds, profile_latency, profile_shape
 from ftp_core.cost.samples import undisturbed, undisturbed_median
 from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.cost.stopwatch import COLD, DECODED, PassTimes, TimedPasses, Timeline
 from ftp_core.errors import DataError, ScheduleError
-from ftp_core.schedule import SparsitySchedule
+from ftp_core.schedule import SparsitySchedule, kept_count
 from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.cost.made_up_profiles import CONDITIONS, profile_of, shape_of
 from tests.ftp_core.tiny_models import CONTEXT, N_BLOCKS, tiny
@@ -188,7 +190,7 @@ def test_blocks_that_would_not_gain_run_whole() -> None:
 
 
 def test_a_profile_survives_json() -> None:
-    for profile in (RICH, profile_of(2, grown(8, 400), grown(1, 400))):
+    for profile in (RICH, HALVES, profile_of(2, grown(8, 400), grown(1, 400))):
         assert LatencyProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
         # Whoever shows a study reads these two beside the profile.
         assert {key: profile.to_json()[key] for key in ("batch", "length")} == {"batch": 1, "length": profile.length}
@@ -292,19 +294,28 @@ class MadeUp:
         return self.pass_s * (self.n_passes + self.n_whole)
 
     def true_ms(self, schedule: SparsitySchedule, dynamic: bool) -> list[float]:
-        times = []
-        for index, count in enumerate(schedule.kept_counts(LENGTH)):
-            listens = dynamic and index + 1 < len(schedule) and schedule[index + 1] > 0
+        times, entries = [], schedule.blocks
+        for index, entry in enumerate(entries):
+            listens = dynamic and index + 1 < len(entries) and not entries[index + 1].is_dense
+            count, keys = kept_count(entry.attention, LENGTH), entry.n_keys(LENGTH)
             ms = 0.04 * count + 0.0001 * count * count + (0.5 if count < LENGTH else 0.0)
-            ms += (0.2 if index == 0 else 0.0) + (0.1 + 0.002 * count if listens else 0.0)
-            times.append(ms + ((0.15 if dynamic else 0.05) if schedule[index] > 0 else 0.0))
+            if not entry.is_whole:
+                of_mlp = kept_count(entry.mlp, LENGTH)
+                used = max(count, of_mlp)
+                ms = 0.02 * count + 0.0001 * count * keys + 0.004 * (keys - count) + (0.2 if count < LENGTH else 0.0)
+                ms += (
+                    0.015 * of_mlp + (0.1 if of_mlp < LENGTH else 0.0) + 0.005 * used + (0.3 if used < LENGTH else 0.0)
+                )
+            ms += (0.2 if index == 0 else 0.0) + (0.1 + 0.002 * keys if listens else 0.0)
+            times.append(ms + (0.15 if dynamic else 0.05) * entry.n_decisions)
         return times
 
     def prefill(self, schedule: SparsitySchedule, dynamic: bool) -> PassTimes:
         self.n_passes += 1
         self.counts = schedule.kept_counts(LENGTH)
         block_ms = tuple(ms * self.noise(self.rng, self.n_passes) for ms in self.true_ms(schedule, dynamic))
-        keep_ms = tuple((0.15 if dynamic else 0.05) if sparsity > 0 else None for sparsity in schedule)
+        decisions = [entry.n_decisions for entry in schedule.blocks]
+        keep_ms = tuple((0.15 if dynamic else 0.05) * n if n else None for n in decisions)
         return PassTimes(sum(block_ms) + 2.0, block_ms, keep_ms)
 
     def decode(self) -> list[PassTimes]:
@@ -320,9 +331,12 @@ class MadeUp:
         return (sum(self.true_ms(schedule, dynamic)) + 2.0) * self.drift
 
 
-def measured(passes: MadeUp, seconds: float = 60.0) -> LatencyProfile:
-    shape = profile_shape(passes, MADE_UP_KINDS, 1, LENGTH, seconds=seconds, timer=passes.timer)
+def measured(passes: MadeUp, seconds: float = 60.0, halves: bool = False) -> LatencyProfile:
+    shape = profile_shape(passes, MADE_UP_KINDS, 1, LENGTH, seconds=seconds, timer=passes.timer, halves=halves)
     return LatencyProfile((replace(shape, waited=None),), MADE_UP_KINDS, ("0", "1-5"), CONDITIONS)
+
+
+HALVES = measured(MadeUp(), halves=True)
 
 
 def errors(passes: MadeUp, profile: LatencyProfile, n: int = 50) -> list[float]:
@@ -333,6 +347,18 @@ def errors(passes: MadeUp, profile: LatencyProfile, n: int = 50) -> list[float]:
             true = sum(passes.true_ms(schedule, dynamic)) + 2.0
             predicted = profile.predict_ms(schedule, router="dynamic" if dynamic else "static")
             found.append(abs(predicted / true - 1))
+    return found
+
+
+def half_errors(passes: MadeUp, profile: LatencyProfile, n: int = 50) -> list[float]:
+    """Errors for schedules whose halves skip apart, and of which some keep keys and values."""
+    rng, found = random.Random(4), []
+    for router in ("static", "dynamic"):
+        for _ in range(n):
+            shares = [[0.05 * rng.randint(0, 19) for _ in range(N_MADE_UP)] for _ in range(2)]
+            schedule = SparsitySchedule.of_halves(*shares, [rng.random() < 0.5 for _ in range(N_MADE_UP)])
+            true = sum(passes.true_ms(schedule, router == "dynamic")) + 2.0
+            found.append(abs(profile.predict_ms(schedule, router=router) / true - 1))
     return found
 
 
@@ -359,6 +385,84 @@ def test_without_noise_a_profile_finds_the_formula() -> None:
     schedule = SparsitySchedule([0.5] * N_MADE_UP)
     assert profile.decode_ms(schedule, decoded=9) == pytest.approx(0.4 + N_MADE_UP * (0.3 + 0.001 * 60))
     assert all(iqr == pytest.approx(0.0, abs=1e-9) for row in shape.iqr_ms for iqr in row)
+
+
+def test_times_of_halves_are_found_in_few_passes_more() -> None:
+    passes, plain = MadeUp(), MadeUp()
+    profile = measured(passes, halves=True)
+    [shape] = profile.shapes
+    assert max(half_errors(passes, profile)) < 0.02 and shape.check_error < 0.02
+    assert profile.doubts() == () and profile.has_halves and not measured(plain).has_halves
+    # Four counts of each of four ways to skip, in three rounds: in six blocks at once.
+    assert passes.n_passes - plain.n_passes <= 1 + 3 * math.ceil(16 / 6)
+    # What is known without them is known as well with them.
+    assert worst_error(passes, profile) < 0.005
+    tied = SparsitySchedule.of_halves([0.6] * N_MADE_UP, [0.6] * N_MADE_UP, True)
+    # The first block may not have been timed there, and is taken to gain as others do.
+    assert profile.predict_ms(tied) == pytest.approx(sum(passes.true_ms(tied, dynamic=False)) + 2.0, rel=0.01)
+
+
+def test_halves_have_times_however_little_time_there_is() -> None:
+    passes = MadeUp(pass_s=100.0)
+    profile = measured(passes, halves=True)
+    # Two counts of each of four ways to skip: in six blocks at once; and one comparison more.
+    assert (passes.n_passes, passes.n_whole) == (1 + 4 + 2 + math.ceil(8 / 6), 3)
+    assert profile.has_halves and max(half_errors(passes, profile)) < 0.1
+
+
+def test_a_disturbed_machine_does_not_spoil_times_of_halves() -> None:
+    passes = MadeUp(lambda rng, n: rng.lognormvariate(0.0, 0.02) * (rng.uniform(1.0, 10.0) if n % 3 == 0 else 1.0))
+    profile = measured(passes, halves=True)
+    assert statistics.median(half_errors(passes, profile)) < 0.05
+
+
+def test_without_times_of_halves_only_whole_blocks_are_predicted() -> None:
+    profile, halves = measured(MadeUp()), SparsitySchedule.of_halves([0.5] * 6, [0.0] * 6)
+    assert profile.predict_ms(SparsitySchedule([0.5] * 6)) > 0
+    for ask in (profile.predict_ms, profile.worthwhile):
+        with pytest.raises(ProfileError, match="no times of blocks whose halves skip apart.*--remeasure"):
+            ask(halves)
+    # A profile of an earlier version of the program has no word of them.
+    stored = profile.to_json()
+    for shape in stored["shapes"]:
+        del shape["halves"]
+    assert LatencyProfile.from_json(json.loads(json.dumps(stored))) == profile
+
+
+@given(st.data())
+def test_times_of_blocks_add_up_to_that_of_the_model(data: st.DataObject) -> None:
+    shares = st.lists(st.integers(0, 19).map(lambda index: 0.05 * index), min_size=6, max_size=6)
+    keeps_kv = data.draw(st.lists(st.booleans(), min_size=6, max_size=6))
+    schedule = SparsitySchedule.of_halves(data.draw(shares), data.draw(shares), keeps_kv)
+    alone = sum(HALVES.block_ms(index, entry) for index, entry in enumerate(schedule.blocks))
+    assert HALVES.predict_ms(schedule) == pytest.approx(HALVES.shapes[0].fixed_ms + alone)
+    # What decoding takes depends on the keys alone.
+    keys = SparsitySchedule([0.0 if keep else s for s, keep in zip(schedule.attention, schedule.keeps_kv, strict=True)])
+    assert HALVES.decode_ms(schedule) == HALVES.decode_ms(keys)
+
+
+def test_halves_that_would_not_gain_run_whole() -> None:
+    # Here skipping the attention and keeping its keys takes longer than running it, and the MLP gains.
+    flat = ((9.0, 9.0),)
+    halves = HalfProfile(
+        (5, 99), attention=((2.0, 7.5),), attention_kept=flat, mlp=((2.0, 7.5),), both_kept=((4.0, 9.0),)
+    )
+    profile = profile_of(4, replace(SHAPE, halves=halves))
+    asked = SparsitySchedule.of_halves([0.95, 0.95, 0.01, 0.95], [0.95, 0.0, 0.01, 0.0], [True, True, True, False])
+    assert profile.worthwhile(asked) == SparsitySchedule.of_halves([0.0, 0.0, 0.0, 0.95], [0.95, 0.0, 0.0, 0.0])
+
+
+def test_times_of_halves_that_cannot_be_are_refused() -> None:
+    good = HalfProfile((5, 50), *(((1.0, 2.0),) for _ in range(4)))
+    profile_of(1, replace(SHAPE, halves=good))
+    for wrong, says in (
+        (replace(good, kept=(50, 5)), "must ascend, below the length"),
+        (replace(good, kept=(5, 100)), "must ascend, below the length"),
+        (replace(good, mlp=()), "has mlp for 0 kinds"),
+        (replace(good, both_kept=((1.0, -2.0),)), "the time -2.0"),
+    ):
+        with pytest.raises(ProfileError, match=says):
+            profile_of(1, replace(SHAPE, halves=wrong))
 
 
 def test_noise_that_repeating_levels_out_leaves_no_doubt() -> None:
@@ -562,6 +666,9 @@ def test_a_measured_profile_covers_all_schedules_and_routers(family: str) -> Non
                 where = {"batch": shape.batch, "length": shape.length}
                 assert profile.predict_ms(schedule, router=router, **where) == pytest.approx(expected)
                 assert profile.decode_ms(schedule, **where) == pytest.approx(7000.0)
+            halves = SparsitySchedule.of_halves([0.05 * level] * N_BLOCKS, [0.3] * N_BLOCKS, True)
+            expected = 1000.0 * (1 + N_BLOCKS + N_BLOCKS * (5 if level else 3))
+            assert profile.predict_ms(halves, **where) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3])

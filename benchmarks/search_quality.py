@@ -12,7 +12,7 @@ With `--synthetic` or `--model`, instead: deep models at a target, see `benchmar
 python benchmarks/search_quality.py [--quick] [--json PATH] [--seeds 10] [--part known|whole|target|short|all]
                                     [--proposers "NAMES;NAMES"]
 python benchmarks/search_quality.py --synthetic 30,48,80 [--seeds 10] [--targets 0.25,0.4] [--budgets 30,60,100,200]
-                                    [--proposers "NAMES;NAMES"] [--json PATH]
+                                    [--granularity block|half] [--proposers "NAMES;NAMES"] [--json PATH]
 python benchmarks/search_quality.py --model smollm2 --data "SOURCE + SOURCE" [--seeds 3] [--threads 2] [...]
 """
 
@@ -296,6 +296,9 @@ def main():
     parser.add_argument("--data", default="", help="its data, as for `ftp-search run`")
     parser.add_argument("--dtype", default="bfloat16", help="its precision")
     parser.add_argument("--threads", type=int, default=1, help="threads of each worker with --model")
+    parser.add_argument(
+        "--granularity", choices=("block", "half"), default="block", help="halves with their keys and values, or blocks"
+    )
     parser.add_argument("--targets", type=numbers(float), default=deep_search.TARGETS)
     parser.add_argument("--budgets", type=numbers(int), default=deep_search.BUDGETS)
     args = parser.parse_args()

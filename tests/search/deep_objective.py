@@ -12,6 +12,9 @@ The formula follows them: each band of tokens skips runs of neighbouring blocks.
 - Blocks harm in directions that are not quite orthogonal, so that together they cost more or less than their sum, by as
   much as was measured of pairs.
 
+Where tokens that skip leave their keys and values, or skip one half of a block, the costs of blocks add up, each of its
+own measured curve; attention without its MLP costs what both do beyond the MLP alone where it was not measured.
+
 Predictions of whole schedules that it was not fitted to are 17 % off (standard deviation). Other depths have the same
 curves over relative depth; a block of 80 costs 30/80 of one of 30. Noise is that of a search set: the items that curves
 are means over are drawn again, as many as were measured.
@@ -26,6 +29,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
+
+from ftp_core.schedule import SparsitySchedule
 
 TABLE = Path(__file__).resolve().parents[2] / "benchmarks" / "tables" / "smollm2_sensitivities.json"
 LEVELS = (0.0, 0.2, 0.4, 0.6, 0.8)
@@ -48,7 +53,7 @@ class Sensitivities:
     Attributes:
         n_blocks: Blocks of the model.
         n_tokens: Completion tokens of each item `[I]`.
-        singles: KL of each item where one block skips `[N, 5, I]`, at each of `LEVELS`.
+        singles: KL of each item where one block skips `[N, 5, I]`, at each of `LEVELS`; NaN where it was not measured.
         others: Group, sparsities, and KL of each item of what else was measured.
     """
 
@@ -78,7 +83,8 @@ def measured(kind: str = "block") -> Sensitivities:
     """The table's figures of one kind."""
     table = json.loads(TABLE.read_text())
     n_blocks, n_tokens = table["n_blocks"], np.array(table["n_tokens"], dtype=float)
-    singles, others = np.zeros((n_blocks, len(LEVELS), len(n_tokens))), []
+    singles, others = np.full((n_blocks, len(LEVELS), len(n_tokens)), np.nan), []
+    singles[:, 0] = 0.0
     for one in table["measured"]:
         if one["kind"] != kind:
             continue
@@ -99,26 +105,28 @@ class DeepObjective:
     Args:
         n_blocks: N.
         draw: Number of the search set; None for the truth, which is the mean over all items.
+        share: Share of the search set: its first items.
     """
 
-    def __init__(self, n_blocks: int, draw: int | None = None) -> None:
+    def __init__(self, n_blocks: int, draw: int | None = None, share: float = 1.0) -> None:
         self.n_blocks = n_blocks
         known = measured()
         weights = known.n_tokens
         if draw is not None:
-            rng = np.random.default_rng(draw)
-            weights = weights * rng.multinomial(len(weights), np.full(len(weights), 1 / len(weights)))
-        curves = np.average(known.singles, axis=2, weights=weights)
-        # A block's curve does not fall, as it does within the noise.
-        curves = np.maximum.accumulate(np.maximum(curves, 0.0), axis=1)
+            n_items = len(weights)
+            items = np.random.default_rng(draw).integers(n_items, size=n_items)[: round(share * n_items)]
+            weights = weights * np.bincount(items, minlength=n_items)
         scale = known.n_blocks / n_blocks
         depths = np.clip(scale * (np.arange(n_blocks) + 0.5) - 0.5, 0, known.n_blocks - 1)
-        stretched = scale * np.array([np.interp(depths, range(known.n_blocks), own) for own in curves.T]).T
-        ends = BAND * np.arange(N_BANDS + 1)
-        levels = np.array([*LEVELS, 1.0])
-        # The last piece goes on as steeply as the one before.
-        stretched = np.column_stack([stretched, 2 * stretched[:, -1] - stretched[:, -2]])
-        self._bands = np.diff(np.array([np.interp(ends, levels, own) for own in stretched]), axis=1).T
+        both, mlp, attention = (_curves(measured(kind), weights) for kind in ("both", "mlp", "attention"))
+        # What was not measured of halves.
+        mlp = np.where(np.isnan(mlp), both, mlp)
+        beyond = np.maximum.accumulate(np.maximum(both - mlp, 0.0), axis=1)
+        attention = np.where(np.isnan(attention), beyond, attention)
+        # What each band of tokens costs where it skips a block `[bands, N]`.
+        self._block, self._both, self._mlp, self._attention = (
+            scale * _in_bands(curves, depths) for curves in (_curves(known, weights), both, mlp, attention)
+        )
         self._to_the_end = self._tail_ratios(known, depths)
         self._per_block = scale
         drawn = np.random.default_rng(DIRECTIONS_SEED).standard_normal((known.n_blocks, N_DIRECTIONS))
@@ -126,15 +134,29 @@ class DeepObjective:
         # Costs of this depth at the blocks that were measured: each is shared between the two nearest.
         self._gathered = np.maximum(0.0, 1 - np.abs(depths[:, None] - np.arange(known.n_blocks)))
 
-    def __call__(self, sparsities: Sequence[float]) -> float:
+    def __call__(self, schedule: Sequence[float]) -> float:
         """KL of a schedule."""
-        harm = np.sqrt(self.block_costs(sparsities) @ self._gathered) @ self._directions
+        harm = np.sqrt(self.block_costs(schedule) @ self._gathered) @ self._directions
         return float(harm @ harm)
 
-    def block_costs(self, sparsities: Sequence[float]) -> np.ndarray:
+    def block_costs(self, schedule: Sequence[float]) -> np.ndarray:
         """Part of each block in the KL `[N]`, but for what blocks do together."""
-        shares = np.clip((np.array(sparsities) - BAND * np.arange(N_BANDS)[:, None]) / BAND, 0.0, 1.0)
-        skips = shares > 1e-6
+        given = SparsitySchedule.of(schedule)
+        attention, mlp = _shares_of_bands(given.attention), _shares_of_bands(given.mlp)
+        both = np.minimum(attention, mlp)
+        gone = np.where(given.keeps_kv, 0.0, both)
+        stays = both - gone
+        # Attention alone without keys and values: what they are worth comes on top.
+        without = np.where(given.keeps_kv, 0.0, np.maximum(self._block - self._both, 0.0))
+        return (
+            self._block * gone * self._run_ratios(gone > 1e-6)
+            + self._both * stays
+            + (self._attention + without) * (attention - both)
+            + self._mlp * (mlp - both)
+        ).sum(0)
+
+    def _run_ratios(self, skips: np.ndarray) -> np.ndarray:
+        """What a run of blocks costs as a share of its blocks' sum, for each band and block that is skipped."""
         blocks = np.arange(self.n_blocks)
         first = np.maximum.accumulate(np.where(skips, -1, blocks), axis=1) + 1
         last = np.minimum.accumulate(np.where(skips, self.n_blocks, blocks)[:, ::-1], axis=1)[:, ::-1] - 1
@@ -142,8 +164,7 @@ class DeepObjective:
         back = 1 - (1 - COMES_BACK) * np.clip((length - 1) / (LONG_RUN - 1), 0.0, 1.0)
         away = self._to_the_end[np.arange(N_BANDS)[:, None], np.clip(first, 0, self.n_blocks - 1)]
         gone = STAYS_AWAY ** (self._per_block * (self.n_blocks - 1 - last))
-        ratio = np.where(skips, back + (away - back) * gone, 0.0)
-        return (self._bands * shares * ratio).sum(0)
+        return np.where(skips, back + (away - back) * gone, 0.0)
 
     @staticmethod
     def _tail_ratios(known: Sensitivities, depths: np.ndarray) -> np.ndarray:
@@ -154,3 +175,27 @@ class DeepObjective:
         ratios = np.clip(np.diff(kls, axis=1) / np.diff(sums, axis=1), 0.05, 3.0)
         by_depth = np.array([np.interp(depths, starts, own) for own in ratios.T])
         return by_depth[np.minimum((BAND * np.arange(N_BANDS) / 0.2 + 1e-9).astype(int), len(LEVELS) - 2)]
+
+
+def _curves(known: Sensitivities, weights: np.ndarray) -> np.ndarray:
+    """KL of single blocks at each level `[N, 5]`, which does not fall, as it does within the noise."""
+    found = np.average(known.singles, axis=2, weights=weights)
+    for own in found:
+        if not np.isnan(own[1:]).all():
+            there = ~np.isnan(own)
+            own[:] = np.interp(LEVELS, np.array(LEVELS)[there], own[there])
+    return np.maximum.accumulate(np.maximum(found, 0.0), axis=1)
+
+
+def _in_bands(curves: np.ndarray, depths: np.ndarray) -> np.ndarray:
+    """What each band of tokens adds `[bands, N]`, at other depths."""
+    stretched = np.array([np.interp(depths, range(len(curves)), own) for own in curves.T])
+    # The last piece goes on as steeply as the one before.
+    stretched = np.vstack([stretched, 2 * stretched[-1] - stretched[-2]])
+    ends = BAND * np.arange(N_BANDS + 1)
+    return np.diff(np.array([np.interp(ends, [*LEVELS, 1.0], own) for own in stretched.T]), axis=1).T
+
+
+def _shares_of_bands(sparsities: Sequence[float]) -> np.ndarray:
+    """Share of each band of tokens that skips each block `[bands, N]`."""
+    return np.clip((np.array(sparsities) - BAND * np.arange(N_BANDS)[:, None]) / BAND, 0.0, 1.0)

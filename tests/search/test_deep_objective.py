@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ftp_core.schedule import MAX_SPARSITY
+from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
 from tests.search.deep_objective import (
     BAND,
     COMES_BACK,
@@ -40,7 +40,7 @@ def costs_run_by_run(objective: DeepObjective, sparsities: list[float]) -> np.nd
             back = 1 - (1 - COMES_BACK) * min(1.0, max(0.0, (length - 1) / (LONG_RUN - 1)))
             gone = STAYS_AWAY ** ((n_blocks - 1 - last) * 30 / n_blocks)
             ratio = back * (1 - gone) + objective._to_the_end[band, first] * gone
-            costs[first : last + 1] += objective._bands[band, first : last + 1] * ratio
+            costs[first : last + 1] += objective._block[band, first : last + 1] * ratio
             first = last + 1
     return costs
 
@@ -56,6 +56,26 @@ def test_kl_of_single_blocks_is_what_was_measured() -> None:
         for place, level in enumerate(LEVELS[1:], 1):
             found = TRUTH.block_costs([level * (other == block) for other in range(30)]).sum()
             assert found == pytest.approx(known.mean(known.singles[block, place]), rel=0.15)
+
+
+@pytest.mark.parametrize("kind", ["both", "mlp"])
+def test_kl_of_single_blocks_that_keep_keys_and_values_is_what_was_measured(kind: str) -> None:
+    known, nothing = measured(kind), [0.0] * 30
+    for block in range(8, 29):
+        sparsities = [0.4 * (other == block) for other in range(30)]
+        attention = sparsities if kind == "both" else nothing
+        found = TRUTH(SparsitySchedule.of_halves(attention, sparsities, keeps_kv=True))
+        assert found == pytest.approx(known.mean(known.singles[block, LEVELS.index(0.4)]), rel=0.2, abs=2e-3)
+
+
+@given(SPARSITIES, SPARSITIES)
+def test_skipping_less_than_whole_blocks_costs_what_its_parts_do(attention: list[float], mlp: list[float]) -> None:
+    whole = TRUTH.block_costs(SparsitySchedule.of_halves(attention, attention, keeps_kv=True))
+    halves = TRUTH.block_costs(SparsitySchedule.of_halves(attention, mlp, keeps_kv=True))
+    same = np.array([one == other for one, other in zip(attention, mlp, strict=True)])
+    assert halves[same] == pytest.approx(whole[same])
+    dropped = TRUTH.block_costs(SparsitySchedule.of_halves(attention, mlp, keeps_kv=False))
+    assert (dropped[~same] >= 0).all() and (halves >= 0).all()
 
 
 @pytest.mark.parametrize("group", ["pair", "run", "whole"])

@@ -158,7 +158,7 @@ class SparsitySchedule(tuple[float, ...]):
 
         Args:
             values: One share per block; or the 3 N numbers of a schedule with halves, where N is given.
-            n_blocks: N; None if `values` are one share per block.
+            n_blocks: N; None if `values` know it as their `n_blocks`, or are one share per block.
 
         Raises:
             ScheduleError: They are no schedule.
@@ -166,6 +166,7 @@ class SparsitySchedule(tuple[float, ...]):
         # One with halves says itself of how many blocks it is.
         if isinstance(values, cls) and (n_blocks in (None, values.n_blocks) or not values.is_plain):
             return values
+        n_blocks = getattr(values, "n_blocks", None) if n_blocks is None else n_blocks
         if n_blocks is not None and isinstance(values, Sized) and len(values) == 3 * n_blocks > 0:
             parts = [values[start : start + n_blocks] for start in (0, n_blocks, 2 * n_blocks)]
             return cls.of_halves(parts[0], parts[1], [bool(keep) for keep in parts[2]])

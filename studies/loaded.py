@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from studies.pareto import best_point, front, hypervolume, study_volume
+from studies.records.halves import n_blocks, named
 from studies.records.records import RouterRun, StudyRecord
 from studies.records.trial import Trial
 from studies.store.store import StudyStore
@@ -42,7 +43,8 @@ class LoadedStudy:
         """Every trial that has ended: one row each, indexed by number.
 
         Columns: state, proposer, parents, worker, fidelity, seconds, finished_at, constraint_violation,
-        overall_sparsity, the objectives by name, `block_i` for each block, each metric by name, error.
+        overall_sparsity, the objectives by name, `block_i` for each block (`attention_i`, `mlp_i`, `kv_i` where halves
+        skip apart), each metric by name, error.
         """
         return self._frame(self._store.trials.of(self.name))
 
@@ -99,7 +101,7 @@ class LoadedStudy:
         # Commands that draw no table shall not wait for its library.
         import pandas as pd
 
-        rows = []
+        rows, has_halves = [], any(n_blocks(trial.schedule) < len(trial.schedule) for trial in trials)
         for trial in trials:
             values = trial.values or (float("nan"),) * len(self._objectives)
             rows.append(
@@ -115,7 +117,7 @@ class LoadedStudy:
                     "constraint_violation": trial.constraint_violation,
                     "overall_sparsity": trial.overall_sparsity,
                     **dict(zip(self._objectives, values, strict=True)),
-                    **{f"block_{index}": sparsity for index, sparsity in enumerate(trial.schedule)},
+                    **named(trial.schedule, has_halves),
                     # A metric may be an objective too.
                     **{name: value for name, value in trial.metrics.items() if name not in self._objectives},
                     "error": trial.error,

@@ -6,6 +6,7 @@ from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import counted
 from dashboards.analysis.trials import Growth
 from studies.pareto import WORTHWHILE_GROWTH, front_growth
+from studies.records.halves import n_blocks
 
 # Trials that have to add nothing before a front counts as flat.
 _FEWEST_FLAT = 25
@@ -42,7 +43,7 @@ def more_trials(data: ReportData) -> str:
             "That it is flat says little, as nothing better than a shortened prompt has been found: a longer search "
             "may find it."
         )
-    elif recent < max(_FEWEST_FLAT, len(data.trials[0].schedule)):
+    elif recent < max(_FEWEST_FLAT, n_blocks(data.trials[0].schedule)):
         said.append("These are too few to conclude from that it has become flat.")
     else:
         said.append("It has become flat: more trials of this kind are unlikely to help.")

@@ -190,7 +190,7 @@ class Found:
         values = columns.values[place]
         return Trial(
             number=int(columns.number[place]),
-            schedule=tuple(round(float(share), 6) for share in columns.schedule[place]),
+            schedule=columns.schedule_at(place),
             values=tuple(values.tolist()) if np.isfinite(values).all() else None,
             state=STATES[columns.state[place]],
             fidelity=float(columns.fidelity[place]),
@@ -209,6 +209,10 @@ class Found:
     def uniform(self) -> list[int]:
         """Places of the trials whose schedule is the same in every block, the dense one included."""
         schedule = self.columns.schedule
+        if self.columns.has_halves:
+            # Uniform ones whose skipped tokens keep keys and values are no shorter prompt.
+            n = self.columns.n_blocks
+            schedule = np.concatenate([self.columns.halves[:, : 2 * n], self.columns.halves[:, 2 * n :] + schedule], 1)
         return [int(place) for place in np.flatnonzero(np.ptp(schedule, axis=1) < 1e-6)] if schedule.size else []
 
     def proposer(self, number: int) -> str | None:

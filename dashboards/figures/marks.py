@@ -10,6 +10,7 @@ from dashboards.analysis.records import VARIANT_TITLES, measured_cost
 from dashboards.figures.appearance import log_floor, percentages, plain_text
 from studies import Measurement
 from studies.analysis.prefill_speed import prefill_speedup
+from studies.records.halves import per_block
 from studies.records.objectives import COSTS, DEFAULT_COST, objective
 
 Range = tuple[float, float, float]
@@ -96,7 +97,7 @@ def hover(m: Measurement, titles: Mapping[str, str] = VARIANT_TITLES) -> str:
         str(faster),
         ", ".join(f"{one.title} {one.text(value)}" for one, value in counted if value is not None),
         f"overall sparsity {m.overall_sparsity:.1%}; % skipped by block:",
-        percentages(m.schedule),
+        percentages(per_block(m.schedule)),
     ]
     return "<br>".join(lines)
 

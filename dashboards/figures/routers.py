@@ -19,6 +19,7 @@ from dashboards.figures.appearance import (
     styled,
 )
 from studies import RouterRun
+from studies.records.halves import overall
 
 _LOSSES = {"loss": INK, "distill": "#999933", "guide": "#CC79A7", "sparsity": "#56B4E9"}
 _TITLES = {"loss": "total", "distill": "distillation", "guide": "guide", "sparsity": "sparsity"}
@@ -71,7 +72,7 @@ def training_figure(run: RouterRun) -> go.Figure:
         figure.update_yaxes(**log_axis(floor, top), row=1, col=1)
     figure.update_yaxes(title="KL, nats per token", rangemode="tozero", row=1, col=2)
     figure.update_annotations(font_size=13)
-    sparsity = sum(run.schedule) / len(run.schedule)
+    sparsity = overall(run.schedule)
     schedules = run.config.get("schedules", 1)
     where = f"Trial {run.trial}, overall sparsity {sparsity:.1%}"
     where += f", and {schedules - 1} more on the front" if schedules > 1 else ""

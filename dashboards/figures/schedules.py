@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from dashboards.analysis.axes import Axis
 from dashboards.analysis.trials import Found, Places
 from dashboards.figures.appearance import INK, VARIANT_COLOURS, block_axis, empty_figure, styled
+from studies.records.halves import halves, n_blocks
 
 # Beyond this many, rows are too thin to read.
 _MOST_ROWS = 60
@@ -38,7 +39,7 @@ def schedules_figure(found: Found, selected: int | None = None) -> go.Figure:
         f"trial {number}: {share:.0%}"
         for number, share in zip(columns.number[rows], columns.overall_sparsity[rows], strict=True)
     ]
-    n_blocks = columns.n_blocks
+    blocks = columns.n_blocks
     marked = None if chosen is None else int(np.flatnonzero(rows == chosen)[0])
     # Labels that do not fit are left out evenly, but never the one of the selected row.
     stride = -(-len(rows) // _LABELLED_ROWS)
@@ -47,10 +48,18 @@ def schedules_figure(found: Found, selected: int | None = None) -> go.Figure:
         for index in range(len(rows))
         if index == marked or (index % stride == 0 and (marked is None or abs(index - marked) >= stride))
     ]
+    shares, places = columns.schedule[rows], [float(block) for block in range(blocks)]
+    parts = [f"block {block}" for block in range(blocks)]
+    if columns.has_halves:
+        # Attention and MLP of a block side by side, in the order in which the model runs them.
+        both = columns.halves[rows][:, : 2 * blocks].reshape(len(rows), 2, blocks)
+        shares = both.transpose(0, 2, 1).reshape(len(rows), 2 * blocks)
+        places = [block + offset for block in range(blocks) for offset in (-0.25, 0.25)]
+        parts = [f"{half} of block {block}" for block in range(blocks) for half in ("attention", "MLP")]
     figure = go.Figure(
         go.Heatmap(
-            z=np.round(columns.schedule[rows].astype(float), 6).tolist(),
-            x=list(range(n_blocks)),
+            z=np.round(shares.astype(float), 6).tolist(),
+            x=places,
             y=list(range(len(rows))),
             zmin=0.0,
             zmax=0.95,
@@ -62,13 +71,13 @@ def schedules_figure(found: Found, selected: int | None = None) -> go.Figure:
                 "thickness": 12,
                 "outlinewidth": 0,
             },
-            customdata=[[label] * n_blocks for label in labels],
-            hovertemplate="%{customdata}<br>block %{x}: %{z:.0%} of tokens skip it<extra></extra>",
+            customdata=[[f"{label}<br>{what}" for what in parts] for label in labels],
+            hovertemplate="%{customdata}: %{z:.0%} of tokens skip it<extra></extra>",
             xgap=1,
             ygap=1,
         )
     )
-    figure.update_xaxes(**block_axis(n_blocks))
+    figure.update_xaxes(**block_axis(blocks))
     figure.update_yaxes(
         tickvals=labelled,
         ticktext=[f"<b>▶ {labels[index]}</b>" if index == marked else labels[index] for index in labelled],
@@ -79,12 +88,14 @@ def schedules_figure(found: Found, selected: int | None = None) -> go.Figure:
         figure.add_shape(
             type="rect",
             x0=-0.5,
-            x1=n_blocks - 0.5,
+            x1=blocks - 0.5,
             y0=marked - 0.5,
             y1=marked + 0.5,
             line={"color": INK, "width": 2},
         )
     subtitle = "One row a trial, with its overall sparsity"
+    if columns.has_halves:
+        subtitle += "; of each block its attention, then its MLP"
     subtitle += "<br>▶ and frame: the selected schedule" if marked is not None else "<br>none is selected yet"
     if len(rows) < len(front):
         subtitle += f"<br>drawn: {len(rows)} of {len(front)}, evenly spread along the front"
@@ -149,21 +160,30 @@ def parallel_figure(found: Found, cost: str) -> go.Figure:
 
 
 def schedule_figure(schedule: Sequence[float], number: int) -> go.Figure:
-    """Draws the share of tokens that skip each block, a bar for each.
+    """Draws the share of tokens that skip each block, a bar for each, or two where its halves skip apart.
 
     Args:
-        schedule: Share of tokens skipped, one per block.
+        schedule: Share of tokens skipped, one per block, or apart for attention and MLPs (`Halves`).
         number: Number of the trial that it is of.
     """
-    blocks = list(range(len(schedule)))
+    blocks = list(range(n_blocks(schedule)))
+    attention, mlp, keeps_kv = halves(schedule)
+    kept = " and keep keys and values" if any(keeps_kv) else ""
+    parts = [("it", attention, _COLOUR)]
+    if attention != mlp or kept:
+        parts = [(f"attention{kept}", attention, _COLOUR), ("MLP", mlp, VARIANT_COLOURS["dynamic"])]
     figure = go.Figure(
-        go.Bar(
-            x=blocks,
-            y=list(schedule),
-            marker={"color": _COLOUR},
-            hovertemplate="block %{x}: %{y:.0%} of tokens skip it<extra></extra>",
-        )
+        [
+            go.Bar(
+                x=blocks,
+                y=list(shares),
+                name=what,
+                marker={"color": colour},
+                hovertemplate=f"block %{{x}}: %{{y:.0%}} of tokens skip {what}<extra></extra>",
+            )
+            for what, shares, colour in parts
+        ]
     )
     figure.update_xaxes(**block_axis(len(blocks)))
     figure.update_yaxes(title="share of tokens skipped", tickformat=".0%", range=[0, 1])
-    return styled(figure, f"Schedule of trial {number}", "", height=260).update_layout(showlegend=False)
+    return styled(figure, f"Schedule of trial {number}", "", height=260).update_layout(showlegend=len(parts) > 1)

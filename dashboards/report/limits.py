@@ -14,6 +14,7 @@ from studies.analysis.clock import check_clock
 from studies.analysis.predictions import latency_predictions
 from studies.analysis.prefill_speed import prefill_speedup
 from studies.pareto import HALF_STEP
+from studies.records.halves import halves
 from studies.records.trial import finite_values
 
 _NAMED_AT_ONCE = 4
@@ -41,7 +42,7 @@ def _of_beginnings(data: ReportData, selected: Measurement | None) -> list[str]:
     keep_first, unprotected = data.study.facts.keep_first, data.study.facts.unprotected_beginning
     if selected is None:
         return about_beginnings(keep_first, unprotected)
-    return about_beginnings(keep_first, unprotected, selected.schedule, selected.length)
+    return about_beginnings(keep_first, unprotected, halves(selected.schedule)[0], selected.length)
 
 
 def disagreements(data: ReportData) -> str:

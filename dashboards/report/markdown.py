@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dashboards.analysis.records import NAMED_VARIANTS, ReportData
 from dashboards.analysis.selection import held_out, why_selected
@@ -17,6 +17,7 @@ from dashboards.report.prompts import as_text, said
 from dashboards.report.results import results_table
 from dashboards.report.speeds import speeds_table
 from dashboards.report.summary import key_figures, summary_sentences
+from studies.records.halves import halves
 from studies.sql.times import local_text
 
 # Whatever Markdown or HTML could take for more than a character of text; `~` strikes out, `$` begins mathematics.
@@ -143,13 +144,20 @@ def _limits(data: ReportData) -> list[str]:
     return parts
 
 
+def _percentages(schedule: Sequence[float]) -> Iterator[str]:
+    """What skips each block; its attention and its MLP, where these differ."""
+    attention, mlp, _ = halves(schedule)
+    for a, m in zip(attention, mlp, strict=True):
+        yield f"{100 * a:.0f}" if a == m else f"{100 * a:.0f}/{100 * m:.0f}"
+
+
 def _schedules(data: ReportData) -> list[str]:
     points = data.shown_schedules
     stride = -(-len(points) // _MOST_SCHEDULES) or 1
     shown = [t for place, t in enumerate(points) if place % stride == 0 or t.number == data.chosen_trial]
     rows = tuple(
         row(
-            [str(t.number), f"{t.overall_sparsity:.1%}", " ".join(f"{100 * share:.0f}" for share in t.schedule)],
+            [str(t.number), f"{t.overall_sparsity:.1%}", " ".join(_percentages(t.schedule))],
             marked=t.number == data.chosen_trial,
         )
         for t in sorted(shown, key=lambda t: (t.overall_sparsity, t.number))

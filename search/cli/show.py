@@ -9,6 +9,7 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState as OptunaState
 
+from ftp_core.schedule import SparsitySchedule
 from search.proposers.proposer_stats import ProposerStatistics
 from studies import Measurement, StudyRecord, StudyState, StudyStore, Trial, TrialState, front
 from studies.analysis.clock import check_clock
@@ -45,7 +46,7 @@ def _front(trials: Sequence[Trial], measurements: Sequence[Measurement]) -> list
             "proposer": point.proposer,
             "parents": list(point.parents),
             "worker": point.worker,
-            "schedule": list(point.schedule),
+            "schedule": SparsitySchedule.of(point.schedule).to_json(),
             "overall_sparsity": point.overall_sparsity,
             "values": list(point.values or ()),
             "measured_latency_ms": measured.get((point.number, point.router)),

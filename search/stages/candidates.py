@@ -58,7 +58,7 @@ def compared(
     if static is not None:
         rows.append(_of_trial("static", study, static))
         if router_run is not None and any(static.schedule):
-            schedule = SparsitySchedule(static.schedule)
+            schedule = SparsitySchedule.of(static.schedule)
             rows.append(Variant("dynamic", schedule, study.router(router_run), static.number))
     return rows if refined is None else [*rows, _of_trial("refined", study, refined)]
 
@@ -67,7 +67,7 @@ def _shortened(study: OpenStudy, selected: Trial) -> SparsitySchedule:
     """The uniform schedule whose FLOPs with the static router are nearest to those of a trial with its own."""
     model, (batch, length) = study.workload.model.skipping, timed_prompts(study).ids.shape
     costs = Costs(model, batch, length, router=study.router(selected.router).router)
-    wanted = costs.function("flops")(SparsitySchedule(selected.schedule))
+    wanted = costs.function("flops")(SparsitySchedule.of(selected.schedule))
     own = Costs(model, batch, length).function("flops")
     # Kept counts at this length tell uniform schedules apart. Of equals the one on the grid is taken; the others are
     # rounded up as schedules round, lest they keep one token more.
@@ -79,7 +79,7 @@ def _shortened(study: OpenStudy, selected: Trial) -> SparsitySchedule:
 
 
 def _of_trial(name: str, study: OpenStudy, trial: Trial) -> Variant:
-    return Variant(name, SparsitySchedule(trial.schedule), study.router(trial.router), trial.number)
+    return Variant(name, SparsitySchedule.of(trial.schedule), study.router(trial.router), trial.number)
 
 
 def _like(selected: Trial, trials: Sequence[Trial], kl: Mapping[int | None, float]) -> Trial | None:

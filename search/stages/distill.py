@@ -44,8 +44,8 @@ def schedules_to_distil(points: Sequence[Trial], chosen: Trial, most: int) -> li
     refinement will try.
     """
     nearest = sorted(points, key=lambda point: (abs(point.overall_sparsity - chosen.overall_sparsity), point.number))
-    found = dict.fromkeys(tuple(point.schedule) for point in (chosen, *nearest) if any(point.schedule))
-    return [SparsitySchedule(schedule) for schedule in found][:most]
+    found = dict.fromkeys(point.schedule for point in (chosen, *nearest) if any(point.schedule))
+    return [SparsitySchedule.of(schedule) for schedule in found][:most]
 
 
 def train_router(

@@ -13,6 +13,7 @@ from ftp_core.loading.reference import ModelReference
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.model.model_card import add_figures
 from ftp_core.model.saving import check_directory, replacing
+from ftp_core.schedule import SparsitySchedule
 from search.config.run_config import RunConfig
 from search.inputs.same_inputs import check_same, located
 from search.stages.knee import chosen_number
@@ -99,9 +100,10 @@ def write_export(
     dense, tokenizer = load_published(model)
     # As it was when the study ran: a system turn is a number of tokens then.
     keep_first = study.facts.keep_first
-    pruned = FTPForCausalLM.from_dense(dense, trial.schedule, router.router, keep_first=keep_first)
+    schedule = SparsitySchedule.of(trial.schedule)
+    pruned = FTPForCausalLM.from_dense(dense, schedule, router.router, keep_first=keep_first)
     origin: dict[str, Any] = {
-        "schedule": list(trial.schedule),
+        "schedule": schedule.to_json(),
         "overall_sparsity": trial.overall_sparsity,
         "keep_first": keep_first,
         # As the search knew them: latency is predicted.

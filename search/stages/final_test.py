@@ -77,7 +77,7 @@ def _with_predicted_latencies(study: OpenStudy, measured: Sequence[Measurement])
     return [
         replace(
             one,
-            latency_ms=predict[one.router](SparsitySchedule(one.schedule)),
+            latency_ms=predict[one.router](SparsitySchedule.of(one.schedule)),
             speedup=None,
             speedup_low=None,
             speedup_high=None,

@@ -66,7 +66,7 @@ def distill_again(study: OpenStudy, stages: Stages, chosen: Trial, router_steps:
     """
     config = distillation_config(study)
     config = replace(config, steps=router_steps or config.steps, seed=config.seed if seed is None else seed)
-    number, schedule = last_number(study.facts) + 1, SparsitySchedule(chosen.schedule)
+    number, schedule = last_number(study.facts) + 1, SparsitySchedule.of(chosen.schedule)
     with stages.stage(f"distill-{number}"):
         run = train_router(study, f"distill-{number}", chosen, [schedule], config)
         one = Round(number, run.number, run.number if run.beats_static else None)

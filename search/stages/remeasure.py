@@ -75,7 +75,7 @@ class _Judge:
     def judged(self, trial: Trial) -> Trial:
         """A trial with what it costs now."""
         assert trial.values is not None
-        schedule = SparsitySchedule(trial.schedule)
+        schedule = SparsitySchedule.of(trial.schedule)
         # Whoever appended a trial may have known its objective values alone.
         metrics = {"kl": trial.values[0], **trial.metrics, **self.costs.of(schedule)}
         values, violation = self._objectives(schedule, metrics)

@@ -78,7 +78,7 @@ class SqlTrialStore:
 
     def recall(self, trials: Sequence[Trial]) -> list[Mapping[str, float] | None]:
         """See `TrialStore.recall`."""
-        known = self._store.evaluations.find(self._context, [tuple(trial.schedule) for trial in trials])
+        known = self._store.evaluations.find(self._context, [trial.schedule for trial in trials])
         found = (known.get(trial.schedule) for trial in trials)
         return [
             None if one is None else {name: figure for name, figure in one.items() if name not in COSTS}

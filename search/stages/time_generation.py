@@ -131,7 +131,9 @@ def _way(study: OpenStudy, one: Measurement) -> Variant:
     if one.variant == "dense":
         return Unchanged()
     keep_first = study.workload.model.skipping.keep_first
-    return Skipping(one.variant, SparsitySchedule(one.schedule), study.router(one.router).router, keep_first=keep_first)
+    return Skipping(
+        one.variant, SparsitySchedule.of(one.schedule), study.router(one.router).router, keep_first=keep_first
+    )
 
 
 def least_turns(config: RunConfig) -> int:

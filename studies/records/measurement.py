@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from studies.records.halves import overall
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -77,7 +79,7 @@ class Measurement:
     @property
     def overall_sparsity(self) -> float:
         """Mean of the schedule."""
-        return sum(self.schedule) / len(self.schedule)
+        return overall(self.schedule)
 
     def retention(self, dense: Measurement | None) -> float | None:
         """Share of the dense model's quality: the ratio of accuracies, or without choices that of perplexities.

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from studies.records.halves import overall
+
 # Labels, in place of a proposer's name, of the schedules that every search evaluates first, and of those in which one
 # block alone skips, or a few neighbours.
 INITIAL_DESIGN, ABLATION = "initial design", "ablation"
@@ -46,7 +48,7 @@ class Trial:
 
     Attributes:
         number: Position in the study, from 0, without gaps.
-        schedule: Share of tokens skipped, one per block.
+        schedule: Share of tokens skipped, one per block; `Halves` where attention and MLP skip apart, or keep keys.
         proposer: Name of the proposer of the schedule: "deap", "tpe", "initial design", ...
         parents: Numbers of the trials that the schedule was made from; empty if it came by chance or from a model, if
             they are not of this study.
@@ -84,7 +86,7 @@ class Trial:
     @property
     def overall_sparsity(self) -> float:
         """Mean of the schedule."""
-        return sum(self.schedule) / len(self.schedule)
+        return overall(self.schedule)
 
     @property
     def total_violation(self) -> float:

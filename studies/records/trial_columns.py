@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from studies.records.halves import joined, n_blocks, named
 from studies.records.trial import Trial, TrialState
 
 Floats = NDArray[np.float64]
@@ -39,7 +40,7 @@ class TrialColumns:
         number: [n] Position in the study.
         state: [n] Place of the state in `STATES`.
         values: [n, objectives] NaN where a trial failed.
-        schedule: [n, blocks] Share of tokens skipped.
+        schedule: [n, blocks] Share of tokens skipped; the mean of each block's halves, where they skip apart.
         fidelity: [n] Share of the search set.
         constraint_violation: [n] By how much constraints are broken.
         seconds: [n] Time of the evaluation.
@@ -51,6 +52,7 @@ class TrialColumns:
         proposers: Names, in the order in which they first proposed.
         workers: Names, in the order in which they first had a trial.
         metrics: [n] for each metric that any trial has; NaN where one has not.
+        halves: [n, 3 blocks] See `Halves`; no columns in a study without.
         left_aside: Numbers of the trials that have ended and are no search's, see `LeftAside`; they have no columns.
     """
 
@@ -69,6 +71,7 @@ class TrialColumns:
     proposers: tuple[str, ...] = ()
     workers: tuple[str, ...] = ()
     metrics: Mapping[str, Floats] = field(default_factory=dict)
+    halves: NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 0), np.float32))
     left_aside: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
     def __len__(self) -> int:
@@ -78,6 +81,17 @@ class TrialColumns:
     def n_blocks(self) -> int:
         """Blocks of the schedules; 0 without trials."""
         return int(self.schedule.shape[1])
+
+    @property
+    def has_halves(self) -> bool:
+        """True if halves skip apart, or skipped tokens keep keys and values, in any schedule of the study."""
+        return bool(self.halves.shape[1])
+
+    def schedule_at(self, place: int) -> tuple[float, ...]:
+        """The schedule at a place, as trials have it."""
+        numbers = self.halves[place] if self.has_halves else self.schedule[place]
+        rounded = tuple(round(float(share), 6) for share in numbers)
+        return joined(rounded) if self.has_halves else rounded
 
     @property
     def overall_sparsity(self) -> Floats:
@@ -136,6 +150,8 @@ def columns_of(trials: Sequence[Trial], n_objectives: int) -> TrialColumns:
         }
         for trial in trials
     ]
+    has_halves = any(n_blocks(trial.schedule) < len(trial.schedule) for trial in trials)
+    schedules = [list(named(trial.schedule, has_halves).values()) for trial in trials]
     return build_columns(
         [trial.number for trial in trials],
         [STATES.index(trial.state) for trial in trials],
@@ -143,8 +159,9 @@ def columns_of(trials: Sequence[Trial], n_objectives: int) -> TrialColumns:
         [seconds_since_1970(trial.finished_at) for trial in trials],
         np.array([trial.constraint_violation for trial in trials], dtype=np.float64),
         said,
-        np.array([trial.schedule for trial in trials] or np.empty((0, 0)), dtype=np.float32),
+        np.array(schedules or np.empty((0, 0)), dtype=np.float32),
         n_objectives,
+        has_halves,
     )
 
 
@@ -155,10 +172,15 @@ def build_columns(
     finished_at: Sequence[float],
     constraint_violation: Floats,
     said: Sequence[Mapping[str, Any]],
-    schedule: NDArray[np.float32],
+    numbers_of_schedules: NDArray[np.float32],
     n_objectives: int,
+    has_halves: bool,
 ) -> TrialColumns:
     """Columns from one entry for each trial; `said` has what its attributes say."""
+    schedule, halves = numbers_of_schedules, np.empty((len(numbers), 0), np.float32)
+    if has_halves:
+        halves, blocks = schedule, schedule.shape[1] // 3
+        schedule = ((halves[:, :blocks] + halves[:, blocks : 2 * blocks]) / 2).astype(np.float32)
     n, none = len(numbers), np.full(n_objectives, np.nan).tobytes()
     packed = [none if (own is None or len(own) != len(none)) else own for own in values]
     names: dict[str, int] = {}
@@ -175,6 +197,7 @@ def build_columns(
         state=np.array(states, dtype=np.int8),
         values=np.frombuffer(b"".join(packed), "<f8").reshape(n, n_objectives),
         schedule=schedule,
+        halves=halves,
         fidelity=np.array([one["fidelity"] for one in said], dtype=np.float64),
         constraint_violation=constraint_violation,
         seconds=np.array([one["seconds"] for one in said], dtype=np.float64),
@@ -231,6 +254,7 @@ def merge_columns(first: TrialColumns, second: TrialColumns) -> TrialColumns:
     plain = (
         *("number", "state", "values", "schedule", "fidelity", "constraint_violation", "seconds", "finished_at"),
         "round",
+        "halves",
     )
     return TrialColumns(
         **{name: joined(getattr(first, name), getattr(second, name)) for name in plain},

@@ -7,11 +7,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import JSON, Column, Dialect, ForeignKey, Index, Integer, LargeBinary, SmallInteger, String, Table, Text
 
+from studies.records.halves import Halves, stored
 from studies.sql.packing import pack_floats, unpack_floats
 from studies.sql.times import UtcTime
 
 # The last of studies/sql/migrations/versions.
 HEAD = "0001"
+_HAS_HALVES = -1.0
 
 
 class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
@@ -27,6 +29,23 @@ class PackedFloats(sa.TypeDecorator[tuple[float, ...]]):
     def process_result_value(self, value: Any, dialect: Dialect) -> tuple[float, ...] | None:
         """From the database."""
         return None if value is None else unpack_floats(value)
+
+
+class PackedSchedule(PackedFloats):
+    """A schedule; one with halves has -1 before its numbers, so that it is none of more blocks."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: tuple[float, ...] | None, dialect: Dialect) -> bytes | None:
+        """To the database."""
+        if value is not None and isinstance(one := stored(value), Halves):
+            return pack_floats((_HAS_HALVES, *one))
+        return super().process_bind_param(value, dialect)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> tuple[float, ...] | None:
+        """From the database."""
+        read = super().process_result_value(value, dialect)
+        return Halves(read[1:]) if read and read[0] == _HAS_HALVES else read
 
 
 metadata = sa.MetaData()
@@ -161,7 +180,7 @@ evaluation = Table(
     metadata,
     # Hash of model, search set and router.
     Column("context", String(64), primary_key=True),
-    Column("schedule", PackedFloats, primary_key=True),
+    Column("schedule", PackedSchedule, primary_key=True),
     Column("metrics", JSON, nullable=False),
 )
 
@@ -170,7 +189,7 @@ measurement = Table(
     metadata,
     Column("id", Integer, primary_key=True),
     _study_id(),
-    Column("schedule", PackedFloats, nullable=False),
+    Column("schedule", PackedSchedule, nullable=False),
     Column("figures", JSON, nullable=False),
 )
 
@@ -180,7 +199,7 @@ router_run = Table(
     Column("id", Integer, primary_key=True),
     _study_id(),
     Column("trial", Integer, nullable=False),
-    Column("schedule", PackedFloats, nullable=False),
+    Column("schedule", PackedSchedule, nullable=False),
     Column("config", JSON, nullable=False),
     Column("curves", JSON, nullable=False),
     Column("sha256", String(64), nullable=False),

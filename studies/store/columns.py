@@ -15,11 +15,12 @@ from optuna.distributions import FloatDistribution
 from sqlalchemy.engine import Connection, Row
 
 from studies.optuna_storage.attributes import attributed_violation, ended_by_search
+from studies.records.halves import parameter_names
 from studies.records.trial_columns import STATES, Floats, TrialColumns, build_columns, merge_columns, seconds_since_1970
 from studies.sql import schema
 from studies.sql.packing import PARAM_BYTES, unpack_ids
 from studies.store.names import Part
-from studies.store.trials import ENDED, block_names
+from studies.store.trials import ENDED
 
 _trial, _run = schema.trial.c, schema.search_run.c
 _READ = ("number", "state", "params", "objective_values", "user_attributes", "system_attributes", "completed_at")
@@ -55,7 +56,8 @@ class Columns(Part):
             objectives = sa.select(_run.objectives).where(_run.study_id == study_id)
             said = _decoded([row[_ATTRIBUTES] for row in rows])
             ours = [place for place, one in enumerate(said) if ended_by_search(one)]
-            schedules, is_schedule = self._schedules(connection, study_id, [rows[place][_PARAMS] for place in ours])
+            packed = [rows[place][_PARAMS] for place in ours]
+            schedules, is_schedule, has_halves = self._schedules(connection, study_id, packed)
             kept = list(compress(ours, is_schedule))
             n_objectives = len(connection.execute(objectives).scalar_one())
             # Faster than asking each row for each of its parts.
@@ -70,6 +72,7 @@ class Columns(Part):
                 [said[place] for place in kept],
                 schedules,
                 n_objectives,
+                has_halves,
             )
             ended = np.array([row[_NUMBER] for row in rows], dtype=np.int64)
             return replace(found, left_aside=np.setdiff1d(ended, found.number))
@@ -82,20 +85,22 @@ class Columns(Part):
 
     def _schedules(
         self, connection: Connection, study_id: int, packed: Sequence[bytes]
-    ) -> tuple[NDArray[np.float32], list[bool]]:
-        """Schedules [n, blocks] of packed parameters, and for each whether it is one."""
+    ) -> tuple[NDArray[np.float32], list[bool], bool]:
+        """Schedules [n, numbers] of packed parameters, for each whether it is one, and whether they have halves."""
         ids = [one[: len(one) // PARAM_BYTES * 4] for one in packed]
         orders = {one: self._order(connection, study_id, one) for one in dict.fromkeys(ids)}
-        n_blocks = next((len(order) for order in orders.values() if order is not None), 0)
-        is_schedule = [(order := orders[one]) is not None and len(order) == n_blocks for one in ids]
+        n_numbers = next((len(order) for order in orders.values() if order is not None), 0)
+        is_schedule = [(order := orders[one]) is not None and len(order) == n_numbers for one in ids]
         ours = list(compress(ids, is_schedule))
         values = [one[len(own) :] for one, own in zip(compress(packed, is_schedule), ours, strict=True)]
-        shares = np.frombuffer(b"".join(values), "<f8").reshape(len(values), n_blocks)
+        shares = np.frombuffer(b"".join(values), "<f8").reshape(len(values), n_numbers)
         if len(orders) == 1 and ours:
             shares = shares[:, orders[ours[0]]]
         elif ours:
             shares = np.take_along_axis(shares, np.array([orders[one] for one in ours], np.intp), 1)
-        return shares.astype(np.float32), is_schedule
+        spaces = self._storage.spaces.of(connection, study_id).by_id
+        has_halves = bool(ours) and any(spaces[number][0] == "attention_0" for number in unpack_ids(ours[0]))
+        return shares.astype(np.float32), is_schedule, has_halves
 
     def _order(self, connection: Connection, study_id: int, ids: bytes) -> NDArray[np.intp] | None:
         """Places of the blocks among parameters with these ids; None if they are no schedule."""
@@ -105,9 +110,11 @@ class Columns(Part):
             space = spaces.of(connection, study_id, again=True)
         pairs = [space.by_id[number] for number in numbers]
         places = {name: place for place, (name, _) in enumerate(pairs)}
-        blocks = [places.get(name) for name in block_names(len(pairs))]
+        has_halves = "attention_0" in places
+        names = parameter_names(len(pairs) // (3 if has_halves else 1), has_halves)
+        blocks = [places.get(name) for name in names]
         plain = all(isinstance(distribution, FloatDistribution) for _, distribution in pairs)
-        if not blocks or not plain or any(place is None for place in blocks):
+        if not blocks or len(blocks) != len(pairs) or not plain or any(place is None for place in blocks):
             return None
         return np.array(blocks, dtype=np.intp)
 

@@ -33,7 +33,7 @@ def keep_evaluations(connection: Connection, context: str, trials: Iterable[Tria
 
 
 def _keep(connection: Connection, context: str, found: Iterable[tuple[Sequence[float], Mapping[str, Any]]]) -> None:
-    rows = [{"context": context, "schedule": tuple(one), "metrics": dict(metrics)} for one, metrics in found]
+    rows = [{"context": context, "schedule": one, "metrics": dict(metrics)} for one, metrics in found]
     connection.execute(_KEEP[connection.dialect.name], rows)
 
 

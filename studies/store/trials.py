@@ -1,4 +1,4 @@
-"""Keeps trials of schedules: as rows that Optuna reads as trials with a parameter `block_i` for each block."""
+"""Keeps trials of schedules: as rows that Optuna reads as trials with parameters for each block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -24,6 +23,7 @@ from studies.optuna_storage.attributes import (
     ended_by_search,
     violation_attributes,
 )
+from studies.records.halves import n_blocks, named, parameter_names, read
 from studies.records.records import LeftAside
 from studies.records.trial import Trial, TrialState, WorkSpan, finite_values
 from studies.sql import schema
@@ -39,12 +39,11 @@ _STATES = {
 }
 # How trials end that count: Optuna's words for ours.
 ENDED = {optuna_state: state for state, optuna_state in _STATES.items()}
-_PREFIX = "block_"
 # Trials read at a time where not all of them are wanted in memory.
 _AT_ONCE = 1000
 _SPARSITY = FloatDistribution(0.0, 1.0)
 
-_study, _trial = schema.study.c, schema.trial.c
+_study, _trial, _run = schema.study.c, schema.trial.c, schema.search_run.c
 HAS_ENDED = _trial.state.in_([state.value for state in ENDED])
 
 _ENDED_COLUMNS = ("state", "objective_values", "user_attributes", "system_attributes", "completed_at")
@@ -69,8 +68,10 @@ class Trials(Part):
 
     def __init__(self, names: StudyNames) -> None:
         super().__init__(names)
-        # Numbers of the distributions of a study's blocks, by the study's id and how many blocks there are.
-        self._block_ids: dict[tuple[int, int], tuple[int, ...]] = {}
+        # Numbers of the distributions of parameters, by the study's id and their names.
+        self._parameter_ids: dict[tuple[int, tuple[str, ...]], tuple[int, ...]] = {}
+        # Whether a study keeps halves.
+        self._halved: dict[int, bool] = {}
 
     def begin(self, name: str, trials: Sequence[Trial]) -> list[Trial]:
         """Records that trials are being evaluated: if the process dies, the next one finds them in the queue.
@@ -230,7 +231,8 @@ class Trials(Part):
         def work(connection: Connection, study_id: int) -> list[int]:
             numbers = []
             for schedule, columns in rows:
-                packed = pack_params(self._intern(connection, study_id, len(schedule)), tuple(schedule))
+                parameters = named(schedule, self._has_halves(connection, study_id, schedule))
+                packed = pack_params(self._intern(connection, study_id, (*parameters,)), (*parameters.values(),))
                 added = add_trial(connection, study_id, {"params": packed, **columns}, expected)
                 if added is None:
                     raise self._unexpected(connection, name, study_id, expected)
@@ -239,7 +241,11 @@ class Trials(Part):
 
         # The first time, distributions are written too.
         known_id = self._names.known(name)
-        known = known_id is not None and all((known_id, len(schedule)) in self._block_ids for schedule, _ in rows)
+        known = known_id is not None and all(
+            (has_halves := self._halved.get(known_id)) is not None
+            and (known_id, parameter_names(n_blocks(schedule), has_halves)) in self._parameter_ids
+            for schedule, _ in rows
+        )
         once = known and len(rows) == 1
         return self._names.transact(name, work, write=not once, once=once)
 
@@ -253,18 +259,26 @@ class Trials(Part):
             "process working on it?"
         )
 
-    def _intern(self, connection: Connection, study_id: int, n_blocks: int) -> tuple[int, ...]:
-        """The numbers of the distributions of a study's blocks; its row is locked if they are not known here yet."""
-        key = (study_id, n_blocks)
-        ids = self._block_ids.get(key)
+    def _has_halves(self, connection: Connection, study_id: int, schedule: Sequence[float]) -> bool:
+        """True if a study keeps the halves of its schedules, also of those that skip whole blocks."""
+        if study_id not in self._halved:
+            config = connection.execute(sa.select(_run.config).where(_run.study_id == study_id)).scalar() or {}
+            self._halved[study_id] = config.get("granularity", "block") != "block" or config.get("kv", "drop") != "drop"
+        # Whatever the study says, nothing is lost.
+        return self._halved[study_id] or n_blocks(schedule) < len(schedule)
+
+    def _intern(self, connection: Connection, study_id: int, names: tuple[str, ...]) -> tuple[int, ...]:
+        """The numbers of the distributions of parameters; the study's row is locked if they are not known here yet."""
+        key = (study_id, names)
+        ids = self._parameter_ids.get(key)
         if ids is None:
             check_study(connection, study_id, lock=True)
-            names, spaces = block_names(n_blocks), self._storage.spaces
+            spaces = self._storage.spaces
             # Other programs may have drawn what they call a block from elsewhere: a search goes on nevertheless.
             ids = tuple(spaces.intern(connection, study_id, name, _SPARSITY, alone=True) for name in names)
             # Only what is in the database whatever becomes of this transaction.
             if all(spaces.known(study_id, name, _SPARSITY) is not None for name in names):
-                self._block_ids[key] = ids
+                self._parameter_ids[key] = ids
         return ids
 
 
@@ -304,24 +318,9 @@ def ended_columns(trial: Trial) -> dict[str, Any]:
     }
 
 
-@cache
-def block_names(n: int) -> tuple[str, ...]:
-    """Names of the parameters of a schedule of `n` blocks."""
-    return tuple(f"{_PREFIX}{index}" for index in range(n))
-
-
-def _schedule(trial: FrozenTrial) -> tuple[float, ...] | None:
-    """The schedule that a trial's parameters are; None if they are something else."""
-    params = trial.params
-    names = block_names(len(params))
-    if tuple(params) == names:
-        return tuple(params.values()) or None
-    return tuple(params[name] for name in names) if all(name in params for name in names) else None
-
-
 def _running(trial: FrozenTrial) -> Trial | None:
     """A trial that a search began; None for others."""
-    schedule, attributes = _schedule(trial), trial.user_attrs
+    schedule, attributes = read(trial.params), trial.user_attrs
     if schedule is None or not begun_by_search(attributes):
         return None
     return Trial(trial.number, schedule, str(attributes["proposer"]), tuple(attributes.get("parents", ())))
@@ -329,7 +328,7 @@ def _running(trial: FrozenTrial) -> Trial | None:
 
 def _record(trial: FrozenTrial) -> Trial | None:
     """A trial that a search ended; None for others, and if its parameters are no schedule."""
-    schedule, attributes = _schedule(trial), trial.user_attrs
+    schedule, attributes = read(trial.params), trial.user_attrs
     if schedule is None or not ended_by_search(attributes):
         return None
     assert trial.datetime_complete is not None

@@ -17,6 +17,7 @@ from dashboards.analysis.trials import Found
 from dashboards.app.data_source import Watch
 from dashboards.figures import front_figure
 from dashboards.report.plain_values import csv_text, report_json
+from studies.records.halves import parameter_names
 from studies.records.trial_columns import STATES
 
 _AT_ONCE = 2000
@@ -85,7 +86,7 @@ def _lines(found: Found, places: Any) -> Iterator[str]:
     headings = ["trial", "state", "proposer", "parents", "worker", "round", "fidelity", "seconds"]
     headings += ["constraint_violation", "overall_sparsity", *objectives, *metrics]
     workers = [columns.workers[place] if place >= 0 else "" for place in columns.worker.tolist()]
-    yield csv_text([*headings, *(f"block_{block}" for block in range(columns.n_blocks))], [])
+    yield csv_text([*headings, *parameter_names(columns.n_blocks, columns.has_halves)], [])
     for start in range(0, len(places), _AT_ONCE):
         first, *others = [_line(found, place, workers[place], metrics) for place in places[start : start + _AT_ONCE]]
         yield csv_text(first, others)
@@ -106,7 +107,7 @@ def _line(found: Found, place: int, worker: str, metrics: list[str]) -> list[Any
         float(columns.constraint_violation[place]),
         round(float(columns.schedule[place].mean()), 6),
         *("" if figure != figure else figure for figure in figures),
-        *(round(float(share), 6) for share in columns.schedule[place]),
+        *(round(float(share), 6) for share in (columns.halves if columns.has_halves else columns.schedule)[place]),
     ]
 
 

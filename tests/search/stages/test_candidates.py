@@ -96,7 +96,7 @@ def test_uniform_is_the_prompt_shortened_to_the_selected_flops(study: OpenStudy,
     batch, length = timed_prompts(study).ids.shape
 
     def flops(schedule: Sequence[float]) -> float:
-        return counter.count(SparsitySchedule(schedule), batch, length).total
+        return counter.count(SparsitySchedule.of(schedule), batch, length).total
 
     assert len(set(uniform)) == 1 and rows["uniform"].router.router.kind == "static"
     apart = abs(flops(list(uniform)) - flops(levels))

@@ -123,7 +123,7 @@ def test_all_that_was_predicted_follows_the_new_profile(study: OpenStudy) -> Non
         if old.state is TrialState.FAILED:
             assert new == old
             continue
-        schedule = SparsitySchedule(old.schedule)
+        schedule = SparsitySchedule.of(old.schedule)
         ms = other.predict_ms(schedule)
         assert new == replace(old, values=(old.metrics["kl"], ms), metrics={**old.metrics, **costs.of(schedule)})
         assert new.values != old.values
@@ -203,7 +203,9 @@ def test_the_advised_command_renews_the_profile_and_selects_again(
     profile = LatencyProfile.from_json(record.facts.latency_profile.to_json())
     assert profile.shapes[0].measured_at > busy.shapes[0].measured_at
     trials = [one for one in study.store.trials.of("one") if one.values is not None]
-    assert all(one.values == (one.metrics["kl"], profile.predict_ms(SparsitySchedule(one.schedule))) for one in trials)
+    assert all(
+        one.values == (one.metrics["kl"], profile.predict_ms(SparsitySchedule.of(one.schedule))) for one in trials
+    )
     described = json.loads(result.out)
     assert described["selection"]["trial"] == record.chosen_trial
     assert {stage["name"]: stage["state"] for stage in described["stages"]}["report"] == "finished"

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from studies.pareto import best_point, front, hypervolume, study_volume
+from studies.records.confirmed import as_confirmed
 from studies.records.halves import n_blocks, named
 from studies.records.records import RouterRun, StudyRecord
 from studies.records.trial import Trial
@@ -70,7 +71,9 @@ class LoadedStudy:
             if record.chosen_trial is not None:
                 return self._store.trials.get(self.name, record.chosen_trial)
             target_sparsity = own
-        return best_point(front(self._store.trials.of(self.name)), target_sparsity)
+        trials = self._store.trials.of(self.name)
+        best = best_point(front(as_confirmed(trials)), target_sparsity)
+        return next(trial for trial in trials if trial.number == best.number)
 
     def hypervolume(self, reference: Sequence[float] | None = None) -> float:
         """Hypervolume of the front, up to `reference` on the scales of the objectives, or as reports measure it.

@@ -18,6 +18,7 @@ from dashboards.figures import (
     schedules_figure,
     training_figure,
 )
+from studies.analysis.confirmation import confirmation_sentences
 
 _WAYS = {
     "uniform": "evenly over the blocks (uniform)",
@@ -108,7 +109,8 @@ def search_sections(data: ReportData) -> list[Section]:
                 "What was tried",
                 "Every schedule that was evaluated to the end, with its KL on calibration data and its "
                 f"{data.cost.title}{data.prefill}; lower is better in both. The staircase joins the front, the "
-                "non-dominated schedules: none is as good in both and better in one.",
+                "non-dominated schedules: none is as good in both and better in one."
+                + "".join(f" {sentence}" for sentence in confirmation_sentences(data.study.facts)),
                 front_figure(found, selected=chosen, standalone=True),
             ),
             Section(

@@ -124,7 +124,7 @@ def _search_alone(data: ReportData, points: Sequence[Trial]) -> list[str]:
         )
     count = "one schedule" if len(points) == 1 else f"{len(points)} schedules"
     sentences = [f"The search has a front of {count}{reach}."]
-    chosen = next((t for t in points if t.number == data.chosen_trial), None)
+    chosen = next((t for t in data.trials if t.number == data.chosen_trial), None)
     if chosen is None:
         sentences.append("None of them has been chosen yet.")
     else:

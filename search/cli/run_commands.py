@@ -28,6 +28,7 @@ from search.progress.views import make_view
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
 from studies import StudiesError, StudyStore, front
+from studies.records.confirmed import as_confirmed
 
 if TYPE_CHECKING:
     from search.pipeline.pipeline import Pipeline, Report
@@ -161,7 +162,7 @@ def distill(
         RunConfig.stored(study.config, **{key: value for key, value in given.items() if value is not None})
         if target_sparsity is not None:
             # Refused before anything is loaded.
-            at_target(front(store.trials.of(name)), target_sparsity, name)
+            at_target(front(as_confirmed(store.trials.of(name))), target_sparsity, name)
         config = RunConfig.stored(study.config, **moved)
         opening = continued(store, study, config, make_view(quiet, track), loading=ends_at_once)
 

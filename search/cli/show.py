@@ -13,6 +13,7 @@ from ftp_core.schedule import SparsitySchedule
 from search.proposers.proposer_stats import ProposerStatistics
 from studies import Measurement, StudyRecord, StudyState, StudyStore, Trial, TrialState, front
 from studies.analysis.clock import check_clock
+from studies.analysis.confirmation import confirmation_sentences
 from studies.analysis.origin import schedule_origin
 from studies.analysis.predictions import latency_predictions
 from studies.analysis.prefill_speed import prefill_speedup
@@ -114,6 +115,7 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
         ],
         "against_shortened_prompt": None if against is None else against.to_json(),
         **study.facts.with_defaults(SHOWN_FACTS),
+        "confirmed": confirmation_sentences(study.facts),
         "evaluation_seconds": sum(trial.seconds for trial in trials),
         "predicted_for": _timed_shape(study.facts),
         "predictions": {

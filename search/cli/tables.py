@@ -70,7 +70,7 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
 
 def print_results(console: Console, description: Mapping[str, Any]) -> None:
     """Prints the results of a study, from `describe_study`."""
-    parts = (print_rounds, print_front, print_selection, print_measurements)
+    parts = (print_rounds, print_front, print_confirmed, print_selection, print_measurements)
     for part in (*parts, print_predictions, print_speeds, print_beginnings, _print_memory):
         part(console, description)
 
@@ -119,6 +119,12 @@ def print_rounds(console: Console, description: Mapping[str, Any]) -> None:
         console.print(table)
     if description["rounds_ended"]:
         console.print(description["rounds_ended"], soft_wrap=True)
+
+
+def print_confirmed(console: Console, description: Mapping[str, Any]) -> None:
+    """Prints what fresh items said of the best trials of each search."""
+    for sentence in description["confirmed"]:
+        console.print(f"{sentence}\n", soft_wrap=True)
 
 
 def print_selection(console: Console, description: Mapping[str, Any]) -> None:

@@ -180,6 +180,10 @@ class SearchSettings(Group):
     pruner: Literal["halving", "asha", "hyperband", "median", "percentile"] = "halving"
     """Rule by which bad schedules are stopped: halving, or a pruner of Optuna's."""
 
+    confirm: Annotated[int, Ge(0), About(most=10_000, can_change=True)] = 8
+    """Most trials that are confirmed after each search: they race on calibration items that it did not see, for at most
+    15 % of what it took, and the point that goes on is chosen by both. 0: none."""
+
     seed: Annotated[int, Ge(0), Lt(2**32), About(is_common=True)] = 0
     """Seed of proposals, data splits and router training."""
 

@@ -25,11 +25,25 @@ class Task:
     Attributes:
         schedule: One sparsity per block.
         part: Number of the part. Part 0 are the first items, up to the first fidelity, part 1 those from there to the
-            second; a search with one fidelity has one part.
+            second; a search with one fidelity has one part. Behind them come the batches of fresh items, which are not
+            of the search set.
     """
 
     schedule: SparsitySchedule
     part: int = 0
+
+
+@dataclass(frozen=True)
+class ItemKl:
+    """KL of one item.
+
+    Attributes:
+        kl: Mean over the tokens of its completion.
+        n_tokens: Number of these tokens.
+    """
+
+    kl: float
+    n_tokens: int
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,7 @@ class Evaluation:
         metrics: Figures by name, `kl` among them; empty if it failed.
         n_tokens: Completion tokens that the figures are means over.
         n_choice_items: Multiple-choice items that `accuracy` is a mean over.
+        items: KL of each item, of a batch of fresh items; empty for a part of the search set.
         seconds: Time that it took on the worker.
         error: Reason of its failure; None if it did not fail.
         blocks_run: Block computations that were made.
@@ -54,6 +69,7 @@ class Evaluation:
     metrics: Mapping[str, float] = field(default_factory=dict)
     n_tokens: int = 1
     n_choice_items: int = 0
+    items: tuple[ItemKl, ...] = ()
     seconds: float = 0.0
     error: str | None = None
     blocks_run: int = 0

@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
@@ -16,13 +17,13 @@ from ftp_core.cost.process_memory import own_peak_bytes
 from ftp_core.errors import CoreError
 from ftp_core.loading.models import load_model
 from ftp_core.loading.reference import ModelName
-from ftp_core.quality.quality import Quality, QualitySet
+from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
 from search.errors import EvaluationError
-from search.evaluators import Evaluation, Task
+from search.evaluators import Evaluation, ItemKl, Task
 from search.evaluators.shared_model import SharedModel
 from search.problem.fidelities import part_ends
 
@@ -48,6 +49,8 @@ class LocalEvaluator:
         choices: True to score multiple-choice items, too, for the metric `accuracy`.
         batch_size: Prompts in a batch.
         prefix_bytes: Most memory for hidden states that schedules share; 0 shares none.
+        fresh: Batches of other examples, the parts behind those of the search set. The dense model answers each when a
+            task first asks for it; their evaluations have the KL of each item, and no other figure.
 
     Attributes:
         batch_size: Prompts in a batch now.
@@ -68,17 +71,21 @@ class LocalEvaluator:
         choices: bool = False,
         batch_size: int = 16,
         prefix_bytes: int = 0,
+        fresh: Sequence[Sequence[EncodedExample]] = (),
     ) -> None:
         self.batch_size = batch_size
         self._model = model
         self._parts = [examples[start:end] for start, end in pairwise(part_ends(len(examples), fidelities))]
+        self._n_searched = len(self._parts)
+        self._parts += fresh
         self._router = router or StaticRouter()
         self._choices = choices
         self._prefixes = PrefixStore(prefix_bytes)
-        self._sets: list[QualitySet] = []
+        self._sets: dict[int, QualitySet] = {}
         self._waiting: deque[Task] = deque()
         try:
-            self._within_memory(self._ready_sets)
+            for part in range(self._n_searched):
+                self._within_memory(partial(self._ready_set, part))
         except (MemoryError, RuntimeError) as error:
             raise EvaluationError(
                 f"The dense model's answers could not be computed: {error}. If memory is short, give a smaller model, "
@@ -101,44 +108,50 @@ class LocalEvaluator:
     def evaluate(self, task: Task) -> Evaluation:
         """Evaluates a schedule on one part of the set; a failure is part of the evaluation."""
         started, nothing = time.perf_counter(), Evaluation(task, worker=_WORKER, began_at=time.time())
+        compute = self._compare if task.part < self._n_searched else self._compare_items
         try:
-            quality, blocks_run, blocks_reused = self._within_memory(lambda: self._compare(task))
+            found = self._within_memory(partial(self._counted, compute, task))
         except (CoreError, RuntimeError, MemoryError) as error:
             seconds = time.perf_counter() - started
             error_text = f"{type(error).__name__}: {error}"
             return replace(nothing, seconds=seconds, error=error_text, peak_bytes=self.peak_bytes)
-        metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
-        if quality.accuracy is not None:
-            metrics["accuracy"] = quality.accuracy
-        strange = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-        return replace(
-            nothing,
-            # A figure that is not finite cannot be compared, nor stored as JSON: the trial has failed.
-            metrics={} if strange else metrics,
-            n_tokens=quality.n_tokens,
-            n_choice_items=quality.n_choice_items,
-            seconds=time.perf_counter() - started,
-            error="not finite: " + ", ".join(strange) if strange else None,
-            blocks_run=blocks_run,
-            blocks_reused=blocks_reused,
-            peak_bytes=self.peak_bytes,
-        )
+        figures = [*found.metrics.items(), *(("kl", item.kl) for item in found.items)]
+        strange = [f"{name} is {value}" for name, value in figures if not math.isfinite(value)]
+        found = replace(found, began_at=nothing.began_at, worker=nothing.worker, peak_bytes=self.peak_bytes)
+        found = replace(found, seconds=time.perf_counter() - started)
+        # A figure that is not finite cannot be compared, nor stored as JSON: the trial has failed.
+        return replace(found, metrics={}, items=(), error="not finite: " + ", ".join(strange)) if strange else found
 
     def close(self) -> None:
         """See `Evaluator.close`."""
         self._waiting.clear()
         self._prefixes.clear()
 
-    def _ready_sets(self) -> list[QualitySet]:
-        if not self._sets:
-            self._sets = [QualitySet(self._model, part, self.batch_size) for part in self._parts]
-        return self._sets
+    def _ready_set(self, part: int) -> QualitySet:
+        if part not in self._sets:
+            self._sets[part] = QualitySet(self._model, self._parts[part], self.batch_size)
+        return self._sets[part]
 
-    def _compare(self, task: Task) -> tuple[Quality, int, int]:
-        items, store = self._ready_sets()[task.part], self._prefixes
+    def _counted(self, compute: Callable[[Task], Evaluation], task: Task) -> Evaluation:
+        """An evaluation with the numbers of blocks that it took."""
+        store = self._prefixes
         run, reused = store.blocks_run, store.blocks_reused
-        quality = items.evaluate(task.schedule, self._router, self._choices, prefixes=store)
-        return quality, store.blocks_run - run, store.blocks_reused - reused
+        found = compute(task)
+        return replace(found, blocks_run=store.blocks_run - run, blocks_reused=store.blocks_reused - reused)
+
+    def _compare(self, task: Task) -> Evaluation:
+        part = self._ready_set(task.part)
+        quality = part.evaluate(task.schedule, self._router, self._choices, prefixes=self._prefixes)
+        metrics = {"kl": quality.kl, "perplexity": quality.perplexity}
+        if quality.accuracy is not None:
+            metrics["accuracy"] = quality.accuracy
+        return Evaluation(task, metrics, quality.n_tokens, quality.n_choice_items)
+
+    def _compare_items(self, task: Task) -> Evaluation:
+        part = self._ready_set(task.part)
+        found = part.per_item(task.schedule, self._router, choices=False, prefixes=self._prefixes)
+        items = tuple(ItemKl(item.kl, item.n_tokens) for item in found)
+        return Evaluation(task, n_tokens=sum(item.n_tokens for item in items), items=items)
 
     def _within_memory(self, compute: Callable[[], _Result]) -> _Result:
         """Halves batches until memory suffices; what was computed in larger ones differs by rounding and is dropped."""
@@ -150,7 +163,7 @@ class LocalEvaluator:
                     raise
             # Behind the handler: until then its traceback holds the tensors of the computation that failed.
             smaller = self._prefixes.max_bytes // 2 if self.batch_size > 1 else 0
-            self._prefixes, self._sets = PrefixStore(smaller), []
+            self._prefixes, self._sets = PrefixStore(smaller), {}
             self.batch_size = max(1, self.batch_size // 2)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()

@@ -18,6 +18,7 @@ from search.pipeline.pace import Pace, measure_pace, tokens
 from search.pipeline.preflight import foreseeable_space
 from search.progress.progress_view import ProgressView
 from search.progress.stage_list import duration
+from search.stages.confirm import race_size
 from search.stages.measure import timed_length
 from search.stages.open_study import OpenStudy
 from search.stages.time_generation import least_turns, lengths_to_time, new_tokens_to_time
@@ -105,6 +106,7 @@ def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[
     prefill_s = config.latency_batch * timed_length(config, workload) * pace.token_s
     # Those that have a core each.
     n_workers = max(1, min(config.workers + config.gpu_workers, os.cpu_count() or 1))
+    n_searched, n_calibration = len(search_set(config, workload)), len(workload.splits["calibration"])
     n_tokens = {split: tokens(examples) for split, examples in workload.splits.items()}
     answers_s = {split: n * pace.token_s for split, n in n_tokens.items()}
     scored_s = {
@@ -113,7 +115,14 @@ def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[
 
     def searching_s(trials: int) -> float:
         whole = trials * pace.evaluation_s / n_workers
-        return _START_S + pace.dense_s + (whole if config.seconds is None else min(whole, config.seconds))
+        whole = whole if config.seconds is None else min(whole, config.seconds)
+        return _START_S + pace.dense_s + whole + confirming_s(whole * n_workers / pace.evaluation_s)
+
+    def confirming_s(trials: float) -> float:
+        """A race on fresh items, each of which every worker may have to answer with the dense model first."""
+        _, evaluated = race_size(config, workload, trials)
+        n_fresh = min(evaluated / 2, n_calibration - n_searched)
+        return (evaluated * pace.evaluation_s / n_workers + n_fresh * pace.dense_s) / n_searched
 
     def generated_s(length: int) -> float:
         """Prompts of a length with the most new tokens, in as many turns as are taken at least."""

@@ -28,6 +28,7 @@ from search.stages.search_schedules import first_search
 from search.stages.stage_states import LAST_STAGES, Stages, all_stages
 from search.stages.time_generation import time_selected
 from studies import StudyStore, front
+from studies.records.confirmed import as_confirmed
 from studies.store.lease import Lease
 
 # Writes the report of the study into a folder; gives its files.
@@ -92,7 +93,7 @@ class Pipeline:
         study = self._study
         chosen = chosen_trial(study)
         if target_sparsity is not None:
-            chosen = at_target(front(study.trials()), target_sparsity, study.name)
+            chosen = at_target(front(as_confirmed(study.trials())), target_sparsity, study.name)
         if not any(chosen.schedule):
             raise SearchError(
                 f"The chosen schedule of study {study.name!r} skips nothing, so there is nothing to route: "

@@ -12,6 +12,7 @@ from search.stages.measure import Variant, timed_prompts
 from search.stages.open_study import OpenStudy
 from studies import Measurement, Trial
 from studies.pareto import HALF_STEP, closest_to_sparsity, usable_front
+from studies.records.confirmed import as_confirmed
 
 _T = TypeVar("_T")
 
@@ -23,7 +24,7 @@ def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
     same number: a search that tried hundreds on a few items has found some that are good by luck, only other items
     tell, and the report shall compare with the best of the first search as they tell it.
     """
-    config, trials = study.config, study.trials()
+    config, trials = study.config, as_confirmed(study.trials())
     most = config.measured_points
     if config.target_sparsity is None:
         return [_of_trial("candidate", study, point) for point in _spread(usable_front(trials), most, chosen)]

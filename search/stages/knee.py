@@ -8,6 +8,7 @@ from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.stages.open_study import OpenStudy
 from studies import StudyRecord, Trial, best_point, front
+from studies.records.confirmed import as_confirmed
 from studies.records.trial import finite_values
 
 
@@ -26,9 +27,9 @@ def chosen_trial(study: OpenStudy) -> Trial:
 
 
 def choose_from_front(study: OpenStudy) -> None:
-    """Chooses anew from all trials of a study; a SearchError if it has no front."""
+    """Chooses anew from all trials of a study, by fresh items where there are any; a SearchError without a front."""
     trials = study.trials()
-    points = front(trials)
+    points = front(as_confirmed(trials))
     if not points:
         raise SearchError(why_no_front(trials, study.config))
     study.store.studies.choose_trial(study.name, best_point(points, study.config.target_sparsity).number)

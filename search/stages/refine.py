@@ -22,6 +22,7 @@ from search.stages.stage_states import LAST_STAGES, Stages
 from search.stages.study_costs import study_costs
 from studies import Trial, TrialState
 from studies.pareto import study_volume, usable_front
+from studies.records.confirmed import as_confirmed
 from studies.records.study_facts import Round, StudyFacts
 
 
@@ -98,7 +99,7 @@ def _search_again(study: OpenStudy, number: int) -> None:
 
 def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
     """Schedules that a router learns to serve, as they may be selected in the end."""
-    config, chosen, trials = study.config, chosen_trial(study), study.trials()
+    config, chosen, trials = study.config, chosen_trial(study), as_confirmed(study.trials())
     if config.target_sparsity is None:
         points = usable_front(trials)
     else:

@@ -19,6 +19,7 @@ from search.stages.stage_states import LAST_STAGES
 from search.stages.study_costs import measured_profile, study_profile
 from studies import Trial, best_point, front
 from studies.pareto import FrontVolume, front_volume
+from studies.records.confirmed import as_confirmed
 from studies.records.study_facts import ProfileRecord, Round, StudyFacts
 
 _REFUSED = "The study keeps the latency profile that it has, as by the one measured now: "
@@ -50,7 +51,7 @@ def predict_from(study: OpenStudy, profile: LatencyProfile) -> None:
     if record.chosen_trial is not None:
         if not points:
             raise SearchError(f"{_REFUSED}none of {len(trials)} trials keeps the study's constraints.")
-        chosen = best_point(points, study.config.target_sparsity).number
+        chosen = best_point(front(as_confirmed(revalued)), study.config.target_sparsity).number
     dense = judges[None].costs.of(SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks))
     volume = front_volume(record.objectives, revalued, dense[study.config.cost])
     facts = StudyFacts(latency_profile=ProfileRecord.model_validate(profile.to_json()), dense_costs=dense)

@@ -26,6 +26,7 @@ from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices
 from search.progress.progress_view import Stage
 from search.proposers.catalogue import make_proposers
+from search.stages.confirm import confirm, confirmation_is_due, fresh_batches
 from search.stages.knee import choose_from_front
 from search.stages.open_study import OpenStudy, StoredRouter
 from search.stages.refine_rounds import fresh_rounds
@@ -66,7 +67,9 @@ def first_search(study: OpenStudy) -> None:
     if study.facts.rounds:
         # The front that they refined is about to change.
         study.note(fresh_rounds)
-    if sum(trial.round == 0 for trial in study.store.trials.each(study.name)) < study.config.trials:
+    n_trials = sum(trial.round == 0 for trial in study.store.trials.each(study.name))
+    # A run that was stopped may have left it at its race on fresh items.
+    if n_trials < study.config.trials or confirmation_is_due(study, 0):
         note_costs(study)
         search = Search(0, study.config.trials, first_trial=study.store.trials.n_begun(study.name))
         search_schedules(study, study_costs(study), search)
@@ -131,6 +134,8 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
         try:
             with gentle_interruption(on_first) as interruption:
                 engine.run(stopping, lambda: interruption.requested)
+                if not interruption.requested:
+                    confirm(study, search.round, search.router, pool, lambda: interruption.requested)
             if interruption.requested:
                 raise KeyboardInterrupt
         finally:
@@ -305,6 +310,7 @@ def _start_workers(study: OpenStudy, router: Router) -> RayPool:
             prefix_bytes=config.prefix_bytes,
             on_one_machine=cluster_address(config.ray_address) is None,
             loaded_by=(config.reference, config.dtype) if config.device_map else None,
+            fresh=fresh_batches(config, study.workload),
         )
         return RayPool(
             setup,

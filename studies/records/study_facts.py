@@ -15,6 +15,7 @@ from studies.records.generation_speed import GenerationSpeed
 SHOWN_FACTS = (
     *("n_blocks", "split_sizes", "timed_input", "keep_first", "unprotected_beginning", "left_out", "shared_boundaries"),
     *("chance", "fewer_items", "estimate", "ablations", "rounds", "rounds_ended", "tuning", "selection"),
+    "confirmations",
     *("peak_process_bytes", "peak_worker_bytes", "generation_speeds", "sources", "test_sources"),
 )
 # Version of the stored form, raised when a fact changes its meaning or its shape.
@@ -181,6 +182,22 @@ class Round:
 
 
 @dataclass(frozen=True)
+class Confirmation:
+    """A race of the best trials of a search on fresh items: those of the calibration set that it did not see."""
+
+    round: int  # the search: 0 is the first one, n the n-th refinement
+    searched: int  # trials of it that had ended
+    said: str = ""  # a sentence on why no trial was confirmed; empty if some were
+    trials: int = 0  # trials that were confirmed
+    items: int = 0  # fresh items that those were evaluated on that led to the end
+    evaluated: int = 0  # items evaluated, those of all trials added up
+    told_apart: int = 0  # trials that are told apart from a better one
+    optimism: float | None = None  # share by which their KL is higher on fresh items than on those of the search
+    best: int | None = None  # the best trial at the target by all items; None without a target
+    best_before: int | None = None  # the best of these trials by the items of the search; None without a target
+
+
+@dataclass(frozen=True)
 class SelectionRecord:
     """The trial that was selected, and why."""
 
@@ -223,6 +240,7 @@ class StudyFacts(BaseModel):
     first_round: int = 1  # number of the first round since the first search last ended
     rounds: tuple[Round, ...] = ()  # the refinements, in order
     rounds_ended: str | None = None  # why fewer rounds were made than wanted; empty while they may go on
+    confirmations: tuple[Confirmation, ...] = ()  # races on fresh items, by search
     tuning: Tuning | None = None  # what the tuning of the router found
     selection: SelectionRecord | None = None  # the trial that was selected
     peak_process_bytes: int | None = None  # peak memory of the process, of its GPU where the model is on one
@@ -242,6 +260,15 @@ class StudyFacts(BaseModel):
         """The refinements with one of them added or replaced."""
         others = (other for other in self.rounds if other.round != one.round)
         return tuple(sorted((*others, one), key=lambda round_: round_.round))
+
+    def confirmation_of(self, number: int) -> Confirmation | None:
+        """The race of a search's best trials on fresh items; None before it."""
+        return next((one for one in self.confirmations if one.round == number), None)
+
+    def with_confirmation(self, one: Confirmation) -> tuple[Confirmation, ...]:
+        """The races on fresh items with one of them added or replaced."""
+        others = (other for other in self.confirmations if other.round != one.round)
+        return tuple(sorted((*others, one), key=lambda race: race.round))
 
     def to_json(self, names: Collection[str] | None = None) -> dict[str, Any]:
         """The facts that were set, as JSON has them.

@@ -17,6 +17,7 @@ from dashboards.app.parts import alert, answer, attributes, badge, complaint, gr
 from dashboards.app.view_state import looks, register_looks
 from dashboards.app.views import FIGURES, Views
 from studies import StorageError, StudiesError, StudyNotFoundError
+from studies.analysis.confirmation import confirmation_sentences
 from studies.analysis.predictions import LatencyPredictions
 from studies.records.objectives import objective
 from studies.service.submissions import RunState
@@ -170,7 +171,7 @@ class StudyPage(ManagingPage):
             html.P(", ".join(facts) + ".", className="soft"),
             *([alert(error)] if error else []),
             *answer(self._watch.report_data(study.name, standing)),
-            html.P(_selected(standing), className="soft"),
+            html.P(" ".join([_selected(standing), *confirmation_sentences(study.facts)]), className="soft"),
             *_predicted(self._watch.predictions(study), study.name),
             html.Div(acts, className="acts"),
         ]

@@ -262,6 +262,11 @@ def test_the_items_make_up_the_whole() -> None:
     right = [item.right for item in items if item.right is not None]
     assert whole.accuracy == pytest.approx(sum(right) / len(right))
     assert [item.kl for item in examples.per_item(DENSE, StaticRouter())] == [0.0] * 12
+    # What is shared with other schedules changes nothing, nor does it what choices are not asked for.
+    store = PrefixStore(2**24)
+    for _ in range(2):
+        alone = examples.per_item(HALF, StaticRouter(), choices=False, prefixes=store)
+        assert alone == [replace(item, choice=None, right=None) for item in items]
 
 
 def test_items_without_their_choices_have_the_same_kl_also_where_work_is_shared() -> None:

@@ -52,6 +52,20 @@ def test_items_without_choices_have_no_accuracy() -> None:
 
 
 @pytest.mark.parametrize("router", [StaticRouter(), random_router(1, window=3)])
+def test_batches_of_fresh_items_are_parts_behind_the_set_with_the_kl_of_each_item(router: Router) -> None:
+    model = SkippingModel(tiny())
+    evaluator = LocalEvaluator(model, ITEMS[:4], (0.5, 1.0), router, fresh=[ITEMS[4:9], ITEMS[9:]], prefix_bytes=2**24)
+    for part, examples in ((2, ITEMS[4:9]), (3, ITEMS[9:])):
+        for _ in range(2):
+            found = evaluator.evaluate(Task(HALF, part))
+            alone = [LocalEvaluator(model, [one], router=router).evaluate(Task(HALF)) for one in examples]
+            assert [item.kl for item in found.items] == [pytest.approx(one.metrics["kl"], rel=1e-3) for one in alone]
+            assert [item.n_tokens for item in found.items] == [one.n_tokens for one in alone]
+            assert found.metrics == {} and found.error is None and found.n_tokens == sum(one.n_tokens for one in alone)
+    assert found.blocks_reused == (N_BLOCKS - 1) * 3 and not evaluator.evaluate(Task(HALF, 1)).items
+
+
+@pytest.mark.parametrize("router", [StaticRouter(), random_router(1, window=3)])
 def test_parts_of_the_set_joined_are_the_whole_set(router: Router) -> None:
     model = SkippingModel(tiny())
     evaluator = LocalEvaluator(model, ITEMS, (0.25, 0.5, 1.0), router)

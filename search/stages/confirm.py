@@ -1,0 +1,267 @@
+"""Confirms the best trials of a search on fresh items, those of the calibration set that it did not see."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.text.encoding import EncodedExample, encoded_fingerprint
+from search.config.run_config import RunConfig
+from search.engine.racing import Contender, Race, estimates
+from search.engine.trial_runner import MAX_ATTEMPTS
+from search.evaluators import Evaluator, ItemKl, Task
+from search.inputs.data import Workload, search_set
+from search.problem.objectives import evaluation_context
+from search.stages.candidates import best_at, evenly_spread
+from search.stages.open_study import OpenStudy, StoredRouter
+from studies import Trial, TrialState, best_point
+from studies.pareto import log_kl, usable_front
+from studies.records.confirmed import CONFIRMED_KL, FRESH_ITEMS, FRESH_KL
+from studies.records.study_facts import Confirmation, StudyFacts
+
+_log = logging.getLogger(__name__)
+# Most of what a race evaluates, as a share of the items that its search evaluated.
+SHARE = 0.15
+# As many as an evaluator has in a batch.
+_BATCH = 16
+# A KL that is higher than the front's by no more may be the lower one on other items: the noise of a few dozen items.
+_NOISE = math.log(1.15)
+# How long a race is deaf to a request to stop.
+_POLL_S = 0.25
+
+
+def fresh_batches(config: RunConfig, workload: Workload) -> list[Sequence[EncodedExample]]:
+    """The calibration items behind the search set, in batches; none where nothing is to be confirmed."""
+    fresh = workload.splits["calibration"][config.search_items :] if config.confirm else []
+    return [fresh[start : start + _BATCH] for start in range(0, len(fresh), _BATCH)]
+
+
+def race_size(config: RunConfig, workload: Workload, trials: float) -> tuple[int, int]:
+    """Number of trials that race after a search of so many, and most items that they are evaluated on, added up."""
+    batches = fresh_batches(config, workload)
+    if not batches:
+        return 0, 0
+    most = int(SHARE * trials * len(search_set(config, workload)))
+    n = min(config.confirm, most // len(batches[0]))
+    return (n, min(most, n * sum(map(len, batches)))) if n > 1 else (0, 0)
+
+
+def confirmation_is_due(study: OpenStudy, number: int) -> bool:
+    """Tells whether the trials of a search have not been confirmed since it last went on; the first one is number 0."""
+    known = study.facts.confirmation_of(number)
+    n_trials = sum(trial.round == number for trial in study.store.trials.each(study.name))
+    return study.config.confirm > 0 and (known is None or known.searched != n_trials)
+
+
+def confirm(
+    study: OpenStudy, number: int, router: StoredRouter, evaluator: Evaluator, is_asked_to_stop: Callable[[], bool]
+) -> None:
+    """Lets the best trials of a search race on fresh items, and keeps what these say of them among their metrics.
+
+    Evaluations are kept one by one, so that a race that was stopped goes on where it was. Nothing that it finds depends
+    on timing or on the number of workers.
+
+    Args:
+        study: The study.
+        number: Number of the search, which has ended.
+        router: Its router.
+        evaluator: Evaluates schedules with it; the `fresh_batches` are the parts behind those of the search set.
+        is_asked_to_stop: Asked all the time: what is in flight then ends, and nothing is concluded.
+    """
+    if not confirmation_is_due(study, number):
+        return
+    own = [trial for trial in study.trials() if trial.round == number]
+    batches = fresh_batches(study.config, study.workload)
+    evaluated = sum(trial.fidelity for trial in own if trial.state is not TrialState.FAILED)
+    n, most = race_size(study.config, study.workload, evaluated)
+    best = best_of([trial for trial in own if trial.router == router.number], n, study.config.target_sparsity)
+    if len(best) < 2:
+        said = (
+            f"{len(own)} trials are too few to race on fresh items for {SHARE:.0%} of what they took."
+            if batches
+            else "the search set is the whole calibration set: give more --calibration-items than --search-items."
+        )
+        study.note(_with(Confirmation(number, len(own), said=f"No trial was confirmed, as {said}")))
+        if not batches:
+            study.view.say_once(f"No trial is confirmed, as {said}")
+        return
+    results = _Results(study, batches)
+    race = Race(
+        [(trial.values or ())[-1] for trial in best],
+        [len(batch) for batch in batches],
+        most,
+        by_cost=study.config.target_sparsity is None,
+    )
+    with study.view.stage("Confirming the best on fresh items", most) as stage:
+        while (batch := race.next_batch()) is not None:
+            found = results.of(batch, [best[place] for place in race.leading], evaluator, is_asked_to_stop)
+            if found is None:
+                return
+            race.take({place: found[best[place].number] for place in race.leading if best[place].number in found})
+            stage.advance(sum(map(len, found.values())), f"{len(race.leading)} of {len(best)} trials lead")
+    _conclude(study, number, own, dict(zip([trial.number for trial in best], race.contenders, strict=True)), results)
+
+
+def best_of(trials: Sequence[Trial], n: int, target: float | None) -> list[Trial]:
+    """The trials of a search to confirm, at most `n`.
+
+    At a target sparsity these are the ones with the lowest KL there. Without a target, half of them are spread over the
+    front, and the others are those whose cost is nearest to the knee's, of the front or within the noise of it.
+    """
+    trials = [trial for trial in trials if trial.is_comparable and any(trial.schedule)]
+    if target is not None or not trials:
+        return best_at(trials, target or 0.0, n)
+    points = usable_front(trials)
+    knee = best_point(points)
+    kl, costs = (np.array([(trial.values or ())[place] for trial in trials]) for place in (0, -1))
+    order = np.lexsort((kl, costs))
+    least = np.empty(len(trials))
+    # The lowest KL of what costs no more.
+    least[order] = np.minimum.accumulate(kl[order])
+    near = [trials[place] for place in np.flatnonzero(log_kl(kl) - log_kl(least) <= _NOISE)]
+    near.sort(key=lambda one: (abs((one.values or ())[-1] - (knee.values or ())[-1]), one.number))
+    wanted = {one.number: one for one in [knee, *evenly_spread(points, n // 2), *near]}
+    return sorted(list(wanted.values())[:n], key=lambda one: one.number)
+
+
+class _Results:
+    """KL of each fresh item under trials, kept in the database, whichever run or study evaluated them."""
+
+    def __init__(self, study: OpenStudy, batches: Sequence[Sequence[EncodedExample]]) -> None:
+        self._study = study
+        self._fingerprints = [encoded_fingerprint(batch) for batch in batches]
+        self._model = study.workload.model.fingerprint()
+
+    def known(self, batch: int, trials: Sequence[Trial]) -> dict[int, list[ItemKl]]:
+        """Items of a batch by number of the trial, as far as they are known; all trials have one router."""
+        context = self._context(batch, trials[0].router)
+        found = self._study.store.evaluations.find(context, [tuple(trial.schedule) for trial in trials])
+        return {
+            trial.number: [ItemKl(*item) for item in found[trial.schedule]["items"]]
+            for trial in trials
+            if trial.schedule in found
+        }
+
+    def all_known(self, trial: Trial) -> list[ItemKl]:
+        """Items of a trial, batch after batch, up to the first that it was not evaluated on."""
+        items: list[ItemKl] = []
+        for batch in range(len(self._fingerprints)):
+            known = self.known(batch, [trial])
+            if not known:
+                break
+            items += known[trial.number]
+        return items
+
+    def of(
+        self, batch: int, trials: Sequence[Trial], evaluator: Evaluator, is_asked_to_stop: Callable[[], bool]
+    ) -> dict[int, list[ItemKl]] | None:
+        """Items of a batch by number of the trial, evaluated where they are not known.
+
+        Those of trials whose evaluation fails, however often it is tried, are missing. None if asked to stop.
+        """
+        self._study.lease.check()
+        found = self.known(batch, trials)
+        context, n_blocks = self._context(batch, trials[0].router), self._study.workload.model.skipping.n_blocks
+        part = len(self._study.config.fidelities) + batch
+        by_schedule = {SparsitySchedule.of(trial.schedule, n_blocks): trial for trial in trials}
+        waiting = [Task(one, part) for one, trial in by_schedule.items() if trial.number not in found]
+        failures, n_running = Counter[Task](), 0
+        while waiting or n_running:
+            while waiting and n_running < evaluator.capacity and not is_asked_to_stop():
+                evaluator.submit(waiting.pop(0))
+                n_running += 1
+            if not n_running:
+                break
+            for done in evaluator.next_results(_POLL_S):
+                n_running -= 1
+                trial = by_schedule[done.schedule]
+                if done.error is None:
+                    items = [(item.kl, item.n_tokens) for item in done.items]
+                    self._study.store.evaluations.keep(context, tuple(trial.schedule), {"items": items})
+                    found[trial.number] = list(done.items)
+                    continue
+                failures[done.task] += 1
+                if failures[done.task] < MAX_ATTEMPTS:
+                    waiting.append(done.task)
+                else:
+                    _log.warning("Trial %d is not confirmed: %s", trial.number, done.error)
+        return None if is_asked_to_stop() else found
+
+    def _context(self, batch: int, router: int | None) -> str:
+        return evaluation_context(
+            self._model,
+            f"each item of {self._fingerprints[batch]}",
+            str(self._study.router(router)),
+            False,
+            self._study.workload.model.skipping.keep_first,
+        )
+
+
+def _conclude(
+    study: OpenStudy, number: int, own: Sequence[Trial], race: Mapping[int, Contender], results: _Results
+) -> None:
+    """Keeps what a race found, by number of the trial, in one transaction."""
+    raced = [trial for trial in own if trial.number in race and race[trial.number].items]
+    contenders = [race[trial.number] for trial in raced]
+    if not contenders:
+        said = "No trial was confirmed, as none could be evaluated on fresh items."
+        study.note(_with(Confirmation(number, len(own), said=said)))
+        return
+    # Of those that saw most items, the best.
+    leader = min(contenders, key=lambda one: (one.is_out, -len(one.items), one.kl()))
+    scale = _scale(study, leader, results)
+    fresh = [scale * kl for kl in estimates(contenders, leader)]
+    searched = [(trial.values or ())[0] for trial in raced]
+    raised = sum(fresh) / sum(searched) if sum(searched) > 0 else 1.0
+    n_searched, n_fresh = len(search_set(study.config, study.workload)), len(leader.items)
+    confirmed = []
+    for trial, contender, before, now in zip(raced, contenders, searched, fresh, strict=True):
+        # Among trials that are equally likely to be good, those are the best whose mean over all items is the lowest,
+        # however they were chosen; but the search set's share of it must not make those look better of which it is
+        # the larger.
+        mean = (n_searched * raised * before + n_fresh * now) / (n_searched + n_fresh)
+        metrics = {FRESH_KL: now, FRESH_ITEMS: float(len(contender.items)), CONFIRMED_KL: mean}
+        confirmed.append(replace(trial, metrics={**trial.metrics, **metrics}))
+    by_search = min(raced, key=lambda trial: trial.values or ())
+    found = Confirmation(
+        number,
+        len(own),
+        trials=len(raced),
+        items=n_fresh,
+        evaluated=sum(len(one.items) for one in contenders),
+        told_apart=sum(one.is_out for one in contenders),
+        optimism=raised - 1.0,
+        best=min(confirmed, key=lambda trial: trial.metrics[CONFIRMED_KL]).number,
+        best_before=by_search.number,
+    )
+    if study.config.target_sparsity is None:
+        # Trials of other costs have no order.
+        found = replace(found, best=None, best_before=None)
+    study.lease.check()
+    study.store.revaluation.apply(study.name, confirmed, _with(found)(study.facts))
+
+
+def _scale(study: OpenStudy, leader: Contender, results: _Results) -> float:
+    """The factor by which KL on fresh items becomes that on the items of an earlier race.
+
+    A race of few trials sees fewer items, and others than one of many. So the best of earlier ones stays the measure.
+    """
+    earlier = [trial for trial in study.trials() if FRESH_KL in trial.metrics]
+    if not earlier:
+        return 1.0
+    first = min(earlier, key=lambda one: (-one.metrics[FRESH_ITEMS], one.metrics[FRESH_KL], one.number))
+    anchor = Contender(0.0, results.all_known(first))
+    if not anchor.items:
+        return 1.0
+    [now] = estimates([anchor], leader)
+    return first.metrics[FRESH_KL] / now if now > 0 else 1.0
+
+
+def _with(one: Confirmation) -> Callable[[StudyFacts], StudyFacts]:
+    return lambda known: StudyFacts(confirmations=known.with_confirmation(one))

@@ -42,6 +42,9 @@ COMES_BACK = 0.87
 LONG_RUN = 3.0
 # What is left of the difference to a run that reaches the end, for each block of 30 that it ends before it.
 STAYS_AWAY = 0.85
+# What a run that begins with the first block costs as a multiple of that sum, if its tokens keep their keys and values:
+# all attend to states that no block has made ready for it.
+RUINED = 10.0
 # Directions in which blocks harm: random ones, of 3,000 draws those that agree best with what was measured.
 N_DIRECTIONS, DIRECTIONS_SEED = 90, 127
 
@@ -150,7 +153,7 @@ class DeepObjective:
         without = np.where(given.keeps_kv, 0.0, np.maximum(self._block - self._both, 0.0))
         return (
             self._block * gone * self._run_ratios(gone > 1e-6)
-            + self._both * stays
+            + self._both * stays * (1 + (RUINED - 1) * self._from_the_first(stays > 1e-6))
             + (self._attention + without) * (attention - both)
             + self._mlp * (mlp - both)
         ).sum(0)
@@ -165,6 +168,12 @@ class DeepObjective:
         away = self._to_the_end[np.arange(N_BANDS)[:, None], np.clip(first, 0, self.n_blocks - 1)]
         gone = STAYS_AWAY ** (self._per_block * (self.n_blocks - 1 - last))
         return np.where(skips, back + (away - back) * gone, 0.0)
+
+    def _from_the_first(self, skips: np.ndarray) -> np.ndarray:
+        """1 in the run of blocks that begins with the first, if it is long; 0 elsewhere `[bands, N]`."""
+        in_run = np.logical_and.accumulate(skips, axis=1)
+        length = self._per_block * in_run.sum(1, keepdims=True)
+        return in_run * np.clip((length - 1) / (LONG_RUN - 1), 0.0, 1.0)
 
     @staticmethod
     def _tail_ratios(known: Sensitivities, depths: np.ndarray) -> np.ndarray:

@@ -117,7 +117,8 @@ def _train(
         config = replace(config, w_guide=config.w_guide or _HIDDEN_GUIDE)
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(config.seed)
-            router = HiddenRouter(study.workload.model.skipping.model.config.hidden_size)
+            has_halves = not all(schedule.is_plain for schedule in schedules)
+            router = HiddenRouter(study.workload.model.skipping.model.config.hidden_size, has_halves)
     examples = study.workload.splits["calibration"]
     checkpoint = _unfinished(study, f"{stage}-{kind}", facts["task"], ".safetensors")
     with study.view.stage(f"Distilling the {kind} router, steps", config.steps) as progress:

@@ -24,6 +24,7 @@ from studies import Trial, TrialState, best_point
 from studies.pareto import log_kl, usable_front
 from studies.records.confirmed import CONFIRMED_KL, FRESH_ITEMS, FRESH_KL
 from studies.records.study_facts import Confirmation, StudyFacts
+from studies.records.target import Target
 
 _log = logging.getLogger(__name__)
 # Most of what a race evaluates, as a share of the items that its search evaluated.
@@ -80,7 +81,8 @@ def confirm(
     batches = fresh_batches(study.config, study.workload)
     evaluated = sum(trial.fidelity for trial in own if trial.state is not TrialState.FAILED)
     n, most = race_size(study.config, study.workload, evaluated)
-    best = best_of([trial for trial in own if trial.router == router.number], n, study.config.target_sparsity)
+    target = Target.of(study.config.model_dump())
+    best = best_of([trial for trial in own if trial.router == router.number], n, target)
     if len(best) < 2:
         said = (
             f"{len(own)} trials are too few to race on fresh items for {SHARE:.0%} of what they took."
@@ -96,7 +98,7 @@ def confirm(
         [(trial.values or ())[-1] for trial in best],
         [len(batch) for batch in batches],
         most,
-        by_cost=study.config.target_sparsity is None,
+        by_cost=target is None,
     )
     with study.view.stage("Confirming the best on fresh items", most) as stage:
         while (batch := race.next_batch()) is not None:
@@ -108,15 +110,18 @@ def confirm(
     _conclude(study, number, own, dict(zip([trial.number for trial in best], race.contenders, strict=True)), results)
 
 
-def best_of(trials: Sequence[Trial], n: int, target: float | None) -> list[Trial]:
+def best_of(trials: Sequence[Trial], n: int, target: Target | None) -> list[Trial]:
     """The trials of a search to confirm, at most `n`.
 
-    At a target sparsity these are the ones with the lowest KL there. Without a target, half of them are spread over the
+    At a target these are the ones with the lowest KL there. Without a target, half of them are spread over the
     front, and the others are those whose cost is nearest to the knee's, of the front or within the noise of it.
     """
     trials = [trial for trial in trials if trial.is_comparable and any(trial.schedule)]
+    if target is not None and target.sparsity is not None:
+        return best_at(trials, target.sparsity, n)
     if target is not None or not trials:
-        return best_at(trials, target or 0.0, n)
+        # Those that miss a target of cost are not comparable.
+        return sorted(trials, key=lambda one: (one.values or (), one.number))[:n]
     points = usable_front(trials)
     knee = best_point(points)
     kl, costs = (np.array([(trial.values or ())[place] for trial in trials]) for place in (0, -1))
@@ -240,7 +245,7 @@ def _conclude(
         best=min(confirmed, key=lambda trial: trial.metrics[CONFIRMED_KL]).number,
         best_before=by_search.number,
     )
-    if study.config.target_sparsity is None:
+    if Target.of(study.config.model_dump()) is None:
         # Trials of other costs have no order.
         found = replace(found, best=None, best_before=None)
     study.lease.check()

@@ -26,6 +26,7 @@ from studies import StudyStore, Trial, front, knee
 from studies.analysis.confirmation import confirmation_sentences
 from studies.records.confirmed import CONFIRMED_KL, FRESH_ITEMS, FRESH_KL, as_confirmed
 from studies.records.study_facts import Confirmation
+from studies.records.target import Target
 from tests.studies.records import trial
 
 N_BLOCKS = 12
@@ -285,6 +286,9 @@ def test_without_a_target_the_front_and_what_is_near_the_knee_race(study_of: Cal
     assert len(best) == 8 and knee(points).number in {one.number for one in best}
     assert {one.number for one in best} & {one.number for one in points}
     assert all(any(one.schedule) for one in best)
+    # At a target of cost all that are comparable keep it.
+    lowest = sorted(trials[1:], key=lambda one: one.values or ())[:8]
+    assert best_of(trials, 8, Target("target_flops_saved", 0.1)) == lowest
     found = confirmed(study, evaluator)
     assert (found.trials, found.best, found.best_before) == (8, None, None)
     choose_from_front(study)

@@ -112,7 +112,12 @@ class LatencyProfile:
         return tuple(found)
 
     def is_better_than(self, other: LatencyProfile) -> bool:
-        """True if it is reliable and the other is not, or if neither is and this one is less uncertain."""
+        """True if it is reliable and the other is not, or if neither is and this one is less uncertain.
+
+        One that has halves is better in any case than one that has none.
+        """
+        if self.has_halves != other.has_halves:
+            return self.has_halves
         return bool(other.doubts()) and (not self.doubts() or self.uncertainty < other.uncertainty)
 
     def predict_ms(

@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from search.progress.progress_view import ProgressView
 
 
+_SKIPPED = {
+    "attention": "attention",
+    "attention_kept": "attention but for keys and values",
+    "mlp": "MLP",
+    "both_kept": "both but for keys and values",
+}
+
+
 def profile_command(
     context: typer.Context,
     study: Annotated[
@@ -241,7 +249,18 @@ def _remarks(profile: LatencyProfile, shape: ShapeProfile) -> list[str]:
     prefill_ms = profile.predict_ms(dense, batch=shape.batch, length=shape.length)
     decode_ms = profile.decode_ms(dense, batch=shape.batch, length=shape.length)
     listening_ms = _mean(shape.listen_ms, profile.blocks, -2 if len(shape.kept) > 1 else -1)
+    remarks = []
+    if shape.halves is not None and shape.halves.kept:
+        # The largest share of tokens that was measured.
+        share = 1 - shape.halves.kept[0] / shape.length
+        dense_block_ms = _mean(shape.block_ms, profile.blocks, -1)
+        saved = ", ".join(
+            f"{words} {1 - _mean(getattr(shape.halves, name), profile.blocks, 0) / dense_block_ms:.0%}"
+            for name, words in _SKIPPED.items()
+        )
+        remarks = [f"{share:.0%} of the tokens skipping one half save of a block's time: {saved}"]
     return [
+        *remarks,
         f"dense: a prefill {prefill_ms:.1f} ms, of which {shape.fixed_ms:.1f} outside the blocks; a decoded token "
         f"{decode_ms:.1f} ms",
         f"a dynamic router adds {shape.score_ms:.3f} ms for each block that skips, and up to {listening_ms:.3f} ms for "

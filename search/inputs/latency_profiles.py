@@ -37,6 +37,7 @@ def profile_of(
     view: ProgressView,
     remeasure: Remeasure = "none",
     seconds: float = DEFAULT_SECONDS,
+    halves: bool = False,
 ) -> Profiled:
     """A latency profile of a model on this machine, from the database as far as it is there.
 
@@ -48,6 +49,8 @@ def profile_of(
         remeasure: Known parts that are measured again: none; those that are not to be relied on, of which the better
             one of before and now is taken; or all, of which the new one is.
         seconds: Most seconds of measuring, for each shape.
+        halves: True if blocks whose halves skip apart, or whose skipped tokens keep their keys, are to be predicted:
+            known parts without them are measured again.
 
     Raises:
         DataError: A length is more than the model reads.
@@ -56,7 +59,9 @@ def profile_of(
     known: dict[tuple[int, int], LatencyProfile] = {}
     for shape in shapes if remeasure != "all" else ():
         found = known_profile(store, conditions, shape)
-        if found is not None and (remeasure == "none" or not found.doubts()):
+        if found is None or (halves and model.family.halves is not None and not found.has_halves):
+            continue
+        if remeasure == "none" or not found.doubts():
             known[shape] = found
     parts, missing = list(known.values()), [shape for shape in shapes if shape not in known]
     if missing:

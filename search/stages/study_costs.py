@@ -56,9 +56,13 @@ def study_profile(study: OpenStudy) -> LatencyProfile | None:
 def measured_profile(study: OpenStudy, remeasure: Remeasure) -> LatencyProfile:
     """A profile of this machine for the study's timed input, measured as far as `profile_of` says; nothing is noted."""
     model, shape = study.workload.model.skipping, timed_prompts(study).ids.shape
-    return profile_of(
-        study.store, model, [(shape[0], shape[1])], study.view, remeasure, study.config.profile_seconds
-    ).profile
+    shapes, seconds = [(shape[0], shape[1])], study.config.profile_seconds
+    return profile_of(study.store, model, shapes, study.view, remeasure, seconds, _skips_apart(study)).profile
+
+
+def _skips_apart(study: OpenStudy) -> bool:
+    """True if halves of blocks may skip apart, or skipped tokens may keep their keys."""
+    return study.config.granularity == "half" or study.config.kv == "keep"
 
 
 def _reliable_profile(study: OpenStudy) -> LatencyProfile | None:
@@ -66,4 +70,6 @@ def _reliable_profile(study: OpenStudy) -> LatencyProfile | None:
         return None
     batch, length = timed_prompts(study).ids.shape
     found = known_profile(study.store, profile_conditions(study.workload.model.skipping), (batch, length))
-    return None if found is None or found.doubts() else found
+    if found is None or found.doubts() or (_skips_apart(study) and not found.has_halves):
+        return None
+    return found

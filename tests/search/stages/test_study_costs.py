@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 
 from ftp_core.cost.conditions import profile_conditions
+from ftp_core.cost.half_times import HalfProfile
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -169,6 +170,21 @@ def test_a_doubtful_profile_is_used_where_there_is_no_other_and_by_no_later_stud
     with _another(study, "three") as other:
         assert profile_of_begun(other) == found
     assert _said(shown) == [line] and profile_of_begun(study) == doubtful
+
+
+def test_a_known_profile_without_halves_is_measured_again_where_they_are_needed(
+    study: OpenStudy, measured: Measured
+) -> None:
+    known = made_up(study.workload, [(1, 64)])
+    keep_profile(study.store, known, replace=False)
+    model, table = study.workload.model.skipping, ((1.0,),) * len(known.kinds)
+    measured(halves=HalfProfile((32,), table, table, table, table))
+    assert profile_of(study.store, model, [(1, 64)], study.view).profile == known
+    found = profile_of(study.store, model, [(1, 64)], study.view, halves=True)
+    assert found.known == () and found.profile.has_halves
+    # From then on it is the one that is known.
+    assert profile_of(study.store, model, [(1, 64)], study.view).profile == found.profile
+    assert len(profile_of(study.store, model, [(1, 64)], study.view, halves=True).known) == 1
 
 
 def test_costs_are_noted_once_and_reading_them_changes_nothing(study: OpenStudy, measured: Measured) -> None:

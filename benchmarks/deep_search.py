@@ -21,7 +21,7 @@ from rich.table import Table
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
-from search.engine.ablations import plan_ablations
+from search.engine.ablations import plan_ablations, plan_design
 from search.engine.engine import SearchEngine
 from search.engine.portfolio import Portfolio
 from search.engine.termination import Stopping
@@ -42,6 +42,8 @@ TARGETS = (0.25, 0.4)
 SHORTENED, PLATEAU = "shortened prompt", "plateau by hand"
 PLATEAU_START = 0.57
 SEARCH_ITEMS, HELD_OUT_ITEMS = 32, 64
+# Share of the search set that ablations are evaluated on, as by default.
+ABLATION_FIDELITY = 0.25
 # What an evaluation of a small real model takes: proposers are credited per second.
 EVALUATION_S = 1.0
 # Most KL, as a share of the shortened prompt's, that the portfolio may leave, by granularity, target and evaluations.
@@ -62,7 +64,9 @@ class SyntheticModel:
 
     def __init__(self, n_blocks, seed):
         self.n_blocks = n_blocks
-        self._truth, self._drawn = DeepObjective(n_blocks), DeepObjective(n_blocks, seed)
+        self._truth = DeepObjective(n_blocks)
+        # The whole search set, and the part of it that ablations are evaluated on, as different as two such sets are.
+        self._drawn = [DeepObjective(n_blocks, seed), DeepObjective(n_blocks, seed + 1000)]
         self._waiting = []
 
     capacity = 1
@@ -72,7 +76,7 @@ class SyntheticModel:
 
     def next_results(self, timeout_s=None):
         tasks, self._waiting = self._waiting, []
-        return [Evaluation(task, {"kl": self._drawn(task.schedule)}, seconds=EVALUATION_S) for task in tasks]
+        return [Evaluation(task, {"kl": self._drawn[task.part](task.schedule)}, seconds=EVALUATION_S) for task in tasks]
 
     def close(self):
         self._waiting.clear()
@@ -100,7 +104,12 @@ class RealModel:
         self._workload = load_workload(name, data, seed, sizes, dtype=dtype)
         self._skipping = self._workload.model.skipping
         self.n_blocks = self._skipping.n_blocks
-        self._evaluator = LocalEvaluator(self._skipping, self._workload.splits["calibration"], prefix_bytes=2**29)
+        self._evaluator = LocalEvaluator(
+            self._skipping,
+            self._workload.splits["calibration"],
+            ablation_fidelity=ABLATION_FIDELITY,
+            prefix_bytes=2**29,
+        )
         self._known = {}
 
     def evaluator(self):
@@ -158,9 +167,19 @@ def space_of(model, job):
 def search(space, names, model, trials, seed):
     """The trials of one search, as a user's of so many begins."""
     book, portfolio = Notebook(), Portfolio(make_proposers(names, space, seed), seed)
-    ablations = plan_ablations(space, trials, names)[0]
+    ablations = plan_ablations(space, trials, names, ABLATION_FIDELITY)[0]
     judge = Objectives(model.flops)
-    engine = SearchEngine(space, portfolio, model.evaluator(), judge, book, seed=seed, ablations=ablations)
+    engine = SearchEngine(
+        space,
+        portfolio,
+        model.evaluator(),
+        judge,
+        book,
+        seed=seed,
+        ablations=ablations,
+        ablation_fidelity=ABLATION_FIDELITY,
+        design=plan_design(space, trials),
+    )
     engine.run(Stopping(trials))
     return book.trials()
 
@@ -169,7 +188,7 @@ def best_at(trials, budgets):
     """The schedule that is best on the search set after each budget, in whole evaluations; None if there is none."""
     best, spent, found = (math.inf, None), 0.0, {}
     for trial in trials:
-        spent += trial.fidelity
+        spent += trial.evaluations
         for budget in budgets:
             if spent > budget + 1e-9:
                 found.setdefault(budget, best[1])

@@ -18,6 +18,7 @@ from search.engine.portfolio import Portfolio
 from search.engine.termination import Stopping
 from search.evaluators.local import LocalEvaluator
 from search.problem.costs import Costs
+from search.problem.initial_design import ablations
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import PORTFOLIO_NAME, learn_from_ablations, make_proposers
@@ -117,7 +118,7 @@ def search(
         notebook,
         seed=seed,
         warm=warm,
-        ablations=space.ablations() if not warm and learn_from_ablations(proposers) else (),
+        ablations=ablations(space) if not warm and learn_from_ablations(proposers) else (),
     ).run(Stopping(trials))
     outcomes = [trial for trial in notebook.trials() if trial.values is not None]
     legal = [outcome for outcome in outcomes if outcome.total_violation == 0]

@@ -45,6 +45,7 @@ from search.engine.termination import Stopping  # noqa: E402
 from search.evaluators import Evaluation  # noqa: E402
 from search.evaluators.local import LocalEvaluator  # noqa: E402
 from search.inputs.data import load_workload  # noqa: E402
+from search.problem.initial_design import ablations, initial_design  # noqa: E402
 from search.problem.objectives import Objectives  # noqa: E402
 from search.problem.space import ScheduleSpace  # noqa: E402
 from search.proposers.catalogue import learn_from_ablations, make_proposers  # noqa: E402
@@ -102,10 +103,10 @@ class TableEvaluator:
 def search(job, space, evaluator, predict_ms):
     """The outcomes of one search in the order of its trials, and what proposing took."""
     book, portfolio = Notebook(), Portfolio(make_proposers(job.names, space, job.seed), job.seed)
-    ablations = space.ablations() if learn_from_ablations(job.names) else ()
+    planned = ablations(space) if learn_from_ablations(job.names) else ()
     if job.part == "short":
-        ablations = plan_ablations(space, job.trials, job.names)[0] if job.ablates else ()
-    engine = SearchEngine(space, portfolio, evaluator, Objectives(predict_ms), book, seed=job.seed, ablations=ablations)
+        planned = plan_ablations(space, job.trials, job.names)[0] if job.ablates else ()
+    engine = SearchEngine(space, portfolio, evaluator, Objectives(predict_ms), book, seed=job.seed, ablations=planned)
     engine.run(Stopping(job.trials))
     return book.trials(), sum(own.seconds for own in portfolio.statistics.values())
 
@@ -138,7 +139,7 @@ def run(job):
 def against_shortened_prompt(outcomes, space):
     """The lowest KL at no higher cost than shortened prompts of 10 to 50 %, as shares of theirs."""
     legal = [outcome for outcome in outcomes if outcome.total_violation == 0]
-    shortened = {space.schedule(levels) for levels in space.initial_design()}
+    shortened = {space.schedule(levels) for levels in initial_design(space)}
     uniform = [one.values for one in legal if one.schedule in shortened and 0 < one.overall_sparsity <= 0.5]
     best = [min(kl for kl, cost in (one.values for one in legal) if cost <= 1.01 * most) for _, most in uniform]
     return {"ratios": [kl / whole for kl, (whole, _) in zip(best, uniform, strict=True)]}

@@ -38,8 +38,7 @@ def ablations(found: Found) -> Ablations | None:
     if ABLATION not in columns.proposers or "kl" not in found.objectives:
         return None
     kl = found.values("kl")
-    whole = (columns.fidelity == 1.0) & np.isfinite(kl)
-    places = np.flatnonzero(whole & (columns.proposer == columns.proposers.index(ABLATION)))
+    places = np.flatnonzero(np.isfinite(kl) & (columns.proposer == columns.proposers.index(ABLATION)))
     if not len(places):
         return None
     skips = columns.schedule[places] > 0

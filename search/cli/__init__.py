@@ -176,7 +176,13 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
     aside = LeftAside(**description["left_aside"])
     if aside.total:
         console.print(str(aside))
-    for line in (description["fewer_items"], (description["ablations"] or {}).get("left_out")):
+    ablations = description["ablations"] or {}
+    if ablations.get("evaluations"):
+        console.print(
+            f"{ablations['schedules']} of the trials are ablations on {ablations['fidelity']:.0%} of the search set, "
+            f"and count as {ablations['evaluations']:.1f}"
+        )
+    for line in (description["fewer_items"], ablations.get("left_out")):
         if line:
             console.print(line, soft_wrap=True)
     foreseen = (description["estimate"] or {}).get("seconds", {})

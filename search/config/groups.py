@@ -159,7 +159,7 @@ class SearchSettings(Group):
     heading = "The search"
 
     trials: Annotated[int, Ge(1), About(most=1_000_000, is_common=True, can_change=True)] = 300
-    """Schedules to evaluate in the first search."""
+    """Schedules to evaluate in the first search; ablations on a part of the search set count for that part."""
 
     seconds: Annotated[float | None, Gt(0.0), About("S", most=1e9, can_change=True)] = None
     """Seconds in which a search may begin new schedules; no limit if not given."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -55,6 +56,9 @@ class SearchEngine:
         first: Number of the first trial that is proposed here, if the store knows none with a higher one.
         ablations: Schedules that are evaluated early for what proposers learn from them, also where they are outside
             the space: then they break the constraints.
+        ablation_fidelity: Share of the search set that they are evaluated on, which evaluators have as a part: the
+            first of `fidelities`, or one of its own.
+        design: Schedules of the initial design; None for `initial_design`.
     """
 
     def __init__(
@@ -74,12 +78,16 @@ class SearchEngine:
         generation: int | None = None,
         first: int = 0,
         ablations: Sequence[GridIndices] = (),
+        ablation_fidelity: float = 1.0,
+        design: Sequence[GridIndices] | None = None,
     ) -> None:
         self._space = space
         self._portfolio = portfolio
         self._store = store
         self._lag = DETERMINISTIC_LAG if deterministic else None
-        self._runner = TrialRunner(space, evaluator, judge, fidelities, pruner or ParetoHalving(lag=self._lag))
+        self._runner = TrialRunner(
+            space, evaluator, judge, fidelities, pruner or ParetoHalving(lag=self._lag), ablation_fidelity
+        )
         self._generation = generation
         self._next = first
         self._is_dry = False
@@ -90,7 +98,7 @@ class SearchEngine:
         self._untold: dict[int, Trial] = {}
         self._told = 0
         warm_front = [space.grid_indices(trial.schedule) for trial in _front(warm)]
-        self._proposals = Proposals(space, portfolio, seed, warm_front, ablations)
+        self._proposals = Proposals(space, portfolio, seed, warm_front, ablations, design)
         for trial in warm:
             if trial.is_finite:
                 self._proposals.learn(trial, warm_is_own)
@@ -114,7 +122,7 @@ class SearchEngine:
         """Block computations that were spared, since their results were known."""
         return self._runner.blocks_reused
 
-    def run(self, stopping: Stopping, is_asked_to_stop: Callable[[], bool] = lambda: False) -> int:
+    def run(self, stopping: Stopping, is_asked_to_stop: Callable[[], bool] = lambda: False) -> float:
         """Evaluates schedules until a condition ends it.
 
         Args:
@@ -122,10 +130,10 @@ class SearchEngine:
             is_asked_to_stop: Asked all the time: trials that run then end, and no more begin.
 
         Returns:
-            Number of trials that ended: fewer than `stopping.trials` if another condition was met first, or if the
-            space is exhausted.
+            Whole evaluations of the trials that ended (`Trial.evaluations`): fewer than `stopping.trials` if another
+            condition was met first, or if the space is exhausted.
         """
-        done = 0
+        done = 0.0
         while True:
             ends = stopping.reason is not None or is_asked_to_stop()
             if not ends and not (self._generation and self._runner):
@@ -137,9 +145,9 @@ class SearchEngine:
                 continue
             done += self._finish(self._runner.next_ended(_POLL_S), stopping)
 
-    def _fill(self, stopping: Stopping, done: int) -> int:
-        """Begins as many trials as the evaluator takes; gives how many ended at once, since they were known."""
-        wanted = min(self._generation or self._runner.capacity, stopping.trials - done) - len(self._runner)
+    def _fill(self, stopping: Stopping, done: float) -> float:
+        """Begins as many trials as the evaluator takes; gives what ended at once, since it was known."""
+        wanted = min(self._generation or self._runner.capacity, math.ceil(stopping.trials - done)) - len(self._runner)
         if wanted <= 0:
             return 0
         for trial in (queued := self._queue[:wanted]):
@@ -173,10 +181,10 @@ class SearchEngine:
             found.append(trial)
         return found
 
-    def _finish(self, trials: Sequence[Trial], stopping: Stopping) -> int:
-        """Keeps trials that ended, then lets everybody learn of them."""
+    def _finish(self, trials: Sequence[Trial], stopping: Stopping) -> float:
+        """Keeps trials that ended, then lets everybody learn of them; gives what they count as."""
         if not trials:
-            return 0
+            return 0.0
         self._store.finish(trials)
         for trial in trials:
             gain = self._arrived(trial)
@@ -186,7 +194,7 @@ class SearchEngine:
             if trial.state is not TrialState.FAILED:
                 self._portfolio.statistics_of(trial.proposer).finished += 1
         self._store.note_statistics(self._portfolio.statistics)
-        return len(trials)
+        return sum(trial.evaluations for trial in trials)
 
     def _take_over(self) -> None:
         """Learns of the trials that ended in earlier runs as if they had ended now."""

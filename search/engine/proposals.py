@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from search.engine.portfolio import Portfolio
+from search.problem.initial_design import initial_design
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices, Proposal
 from search.proposers import Proposer
@@ -29,6 +30,7 @@ class Proposals:
         seed: Seed of the random schedules that replace repeated proposals.
         warm_front: Schedules from elsewhere that are tried first.
         ablations: Schedules that are evaluated early for what proposers learn from them.
+        design: Schedules that are tried first; None for `initial_design`.
     """
 
     def __init__(
@@ -37,7 +39,8 @@ class Proposals:
         portfolio: Portfolio,
         seed: int,
         warm_front: Sequence[GridIndices],
-        ablations: Sequence[GridIndices],
+        ablations: Sequence[GridIndices] = (),
+        design: Sequence[GridIndices] | None = None,
     ) -> None:
         self._space = space
         self._portfolio = portfolio
@@ -45,20 +48,23 @@ class Proposals:
         # By hash of the grid indices: the trial that proposers learned them from, if they did by now.
         self._seen: dict[int, int | None] = {}
         self._warm: dict[int, int] = {}
-        self._firsts = [Proposal(indices) for indices in space.initial_design()]
+        # The shortened prompt comes first; then ablations, so that they are known when proposers have their say.
+        found = initial_design(space) if design is None else list(design)
+        self._firsts = [Proposal(indices) for indices in found[:1]]
         self._firsts += [Proposal(indices, (indices,)) for indices in warm_front]
         self._ablations = list(ablations)
+        self._seconds = [Proposal(indices) for indices in found[1:]]
 
     def next(self, number: int) -> Trial | None:
         """The trial of a schedule not seen before, under the number that it should get; None if none is found."""
-        while self._firsts:
-            first = self._firsts.pop(0)
-            if not self._has_seen(first.grid_indices) and self._space.contains(first.grid_indices):
-                return self._trial(number, INITIAL_DESIGN, first)
+        if (first := self._next_new(self._firsts)) is not None:
+            return self._trial(number, INITIAL_DESIGN, first)
         while self._ablations:
             ablation = self._ablations.pop(0)
             if not self._has_seen(ablation):
                 return self._trial(number, ABLATION, Proposal(ablation))
+        if (second := self._next_new(self._seconds)) is not None:
+            return self._trial(number, INITIAL_DESIGN, second)
         for proposer in self._portfolio.in_turn(number):
             for _ in range(_PATIENCE):
                 proposal = self._ask(proposer, number)
@@ -90,6 +96,14 @@ class Proposals:
         # Trials elsewhere have no number in this study.
         parents = tuple(parent for parent in map(self._number, proposal.parents) if parent is not None)
         return Trial(number, self._space.schedule(proposal.grid_indices), proposer, parents)
+
+    def _next_new(self, proposals: list[Proposal]) -> Proposal | None:
+        """The first schedule of a list that is inside the space and was not seen; those before it are dropped."""
+        while proposals:
+            first = proposals.pop(0)
+            if not self._has_seen(first.grid_indices) and self._space.contains(first.grid_indices):
+                return first
+        return None
 
     def _ask(self, proposer: Proposer, number: int) -> Proposal:
         statistics = self._portfolio.statistics_of(proposer.name)

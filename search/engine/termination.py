@@ -15,14 +15,14 @@ class Stopping:
     """The conditions that end a search; the first that is met does.
 
     Attributes:
-        trials: Number of trials.
+        trials: Number of trials, in whole evaluations.
         seconds: Time in which trials may begin; None for no limit.
         plateau: Trials in a row after which the search ends, unless the front's hypervolume grew by a thousandth; None
             for no limit.
         clock: Seconds, from any beginning.
     """
 
-    trials: int
+    trials: float
     seconds: float | None = None
     plateau: int | None = None
     clock: Callable[[], float] = time.monotonic

@@ -9,10 +9,11 @@ from datetime import UTC, datetime
 
 from ftp_core.schedule import SparsitySchedule
 from search.engine.pruning import Pruner
-from search.evaluators import Evaluation, Evaluator, Task
+from search.evaluators import ABLATION_PART, Evaluation, Evaluator, Task
+from search.problem.fidelities import evaluations_of
 from search.problem.space import ScheduleSpace
 from studies import Trial, TrialState
-from studies.records.trial import WorkSpan, finite_values
+from studies.records.trial import ABLATION, EVALUATIONS, WorkSpan, finite_values
 
 # Evaluations of a schedule that fail or kill their worker before the trial counts as failed.
 MAX_ATTEMPTS = 3
@@ -30,12 +31,19 @@ class TrialRunner:
     """
 
     def __init__(
-        self, space: ScheduleSpace, evaluator: Evaluator, judge: Judge, fidelities: Sequence[float], pruner: Pruner
+        self,
+        space: ScheduleSpace,
+        evaluator: Evaluator,
+        judge: Judge,
+        fidelities: Sequence[float],
+        pruner: Pruner,
+        ablation_fidelity: float = 1.0,
     ) -> None:
         self._space = space
         self._evaluator = evaluator
         self._judge = judge
         self._fidelities = tuple(fidelities)
+        self._ablation_fidelity = ablation_fidelity
         self._pruner = pruner
         self._running: dict[SparsitySchedule, Trial] = {}
         # By number of the trial: the parts evaluated so far as one, and failures of the part at hand.
@@ -56,7 +64,14 @@ class TrialRunner:
         """Starts to evaluate a trial."""
         schedule = SparsitySchedule.of(trial.schedule)
         self._running[schedule] = trial
-        self._evaluator.submit(Task(schedule))
+        part = self._ablation_part if trial.proposer == ABLATION and self._ablation_fidelity < 1.0 else 0
+        self._evaluator.submit(Task(schedule, part))
+
+    @property
+    def _ablation_part(self) -> int:
+        """The part of the search set that ablations are evaluated on: one of its own, unless it is the first."""
+        is_first = self._ablation_fidelity == self._fidelities[0]
+        return 0 if is_first else ABLATION_PART
 
     def next_ended(self, timeout_s: float) -> list[Trial]:
         """Waits for evaluations, at most so long, and gives the trials that ended with them."""
@@ -114,6 +129,11 @@ class TrialRunner:
         before = self._evaluated.get(number)
         whole = evaluation if before is None else before.joined(evaluation)
         part = evaluation.task.part
+        if trial.proposer == ABLATION and self._ablation_fidelity < 1.0 and part == self._ablation_part:
+            # It ends here: it is asked for what proposers learn from it.
+            counted = evaluations_of(self._space.grid_indices(trial.schedule), self._ablation_fidelity)
+            metrics = {**whole.metrics, EVALUATIONS: counted}
+            return self._ended(self.judged(replace(trial, metrics=metrics, fidelity=self._ablation_fidelity)), whole)
         fidelity = self._fidelities[part]
         if fidelity < 1.0:
             values, _ = self._judge(evaluation.schedule, whole.metrics)

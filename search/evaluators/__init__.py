@@ -18,6 +18,10 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 
+# Part of a task: see `Task.part`.
+ABLATION_PART = -1
+
+
 @dataclass(frozen=True)
 class Task:
     """The evaluation of a schedule on one part of the search set.
@@ -26,7 +30,7 @@ class Task:
         schedule: One sparsity per block.
         part: Number of the part. Part 0 are the first items, up to the first fidelity, part 1 those from there to the
             second; a search with one fidelity has one part. Behind them come the batches of fresh items, which are not
-            of the search set.
+            of the search set. `ABLATION_PART` are first items for ablations, where these have a fidelity of their own.
     """
 
     schedule: SparsitySchedule

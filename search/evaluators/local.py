@@ -45,6 +45,8 @@ class LocalEvaluator:
         model: The model.
         examples: The search set.
         fidelities: Shares of the set, ascending and ending with 1, at which its parts end.
+        ablation_fidelity: Share of the set that is one part more, for ablations; none for the whole set, or for the
+            first part.
         router: Router, which must not change; None for the static one.
         choices: True to score multiple-choice items, too, for the metric `accuracy`.
         batch_size: Prompts in a batch.
@@ -72,12 +74,16 @@ class LocalEvaluator:
         batch_size: int = 16,
         prefix_bytes: int = 0,
         fresh: Sequence[Sequence[EncodedExample]] = (),
+        ablation_fidelity: float = 1.0,
     ) -> None:
         self.batch_size = batch_size
         self._model = model
         self._parts = [examples[start:end] for start, end in pairwise(part_ends(len(examples), fidelities))]
         self._n_searched = len(self._parts)
         self._parts += fresh
+        if ablation_fidelity < 1.0 and ablation_fidelity != fidelities[0]:
+            # The last one: see `ABLATION_PART`.
+            self._parts.append(examples[: round(ablation_fidelity * len(examples))])
         self._router = router or StaticRouter()
         self._choices = choices
         self._prefixes = PrefixStore(prefix_bytes)

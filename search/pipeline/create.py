@@ -155,7 +155,7 @@ def reconfigure(
         store.runs.forget_stages(name, ["test"])
     if (before.latency_length, before.new_tokens) != (config.latency_length, config.new_tokens):
         store.runs.forget_stages(name, ["time"])
-    if _LENGTH_OF_SEARCH & set(asked) and sum(trial.round == 0 for trial in store.trials.each(name)) < config.trials:
+    if _LENGTH_OF_SEARCH & set(asked) and store.trials.spent(name, 0) < config.trials:
         store.runs.forget_stages(name, ["search"])
     rounds = store.studies.get(name).facts.rounds
     last = max((one.round for one in rounds if one.first_trial is not None), default=None)

@@ -16,6 +16,7 @@ from search.inputs.latency_profiles import known_profile
 from search.pipeline.expected_memory import advice, check_memory, memory_of, memory_sentence
 from search.pipeline.pace import Pace, measure_pace, tokens
 from search.pipeline.preflight import foreseeable_space
+from search.problem.fidelities import ablation_fidelity
 from search.progress.progress_view import ProgressView
 from search.progress.stage_list import duration
 from search.stages.confirm import race_size
@@ -173,7 +174,8 @@ def _left_out(config: RunConfig, workload: Workload, seconds: Mapping[str, float
 
 def _planned_ablations(config: RunConfig, workload: Workload) -> Ablations:
     """The ablations that a study's first search will begin with."""
-    return plan_ablations(foreseeable_space(config, workload), config.trials, config.sampler)[1]
+    fidelity = ablation_fidelity(len(search_set(config, workload)), config.fidelities)
+    return plan_ablations(foreseeable_space(config, workload), config.trials, config.sampler, fidelity)[1]
 
 
 def _merged(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from studies.pareto import HALF_STEP, closest_to_sparsity
 
 def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig, asked: Collection[str]) -> None:
     """Refuses settings that ask a study for less than there is, or limit searches of which none can go on."""
-    done = sum(trial.round == 0 for trial in trials)
+    done = round(sum(trial.evaluations for trial in trials if trial.round == 0))
     if "trials" in asked and config.trials < done:
         raise ConfigError(
             f"--trials is {config.trials}, but study {study.name!r} has {done} trials: expected a new, larger total."

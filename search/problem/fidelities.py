@@ -1,4 +1,4 @@
-"""Cuts a search set into the parts that trials are evaluated on one after the other."""
+"""Cuts a search set into the parts that trials are evaluated on, and says what of an evaluation they take."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from search.errors import ConfigError
+
+# Share of the search set that ablations are evaluated on, and fewest items of it.
+_OF_ABLATIONS, _FEWEST_ITEMS = 0.25, 8
 
 
 def part_ends(n_items: int, fidelities: Sequence[float]) -> list[int]:
@@ -31,3 +34,26 @@ def part_ends(n_items: int, fidelities: Sequence[float]) -> list[int]:
             "part needs an item. Give more items or fewer fidelities."
         )
     return ends
+
+
+def ablation_fidelity(n_items: int, fidelities: Sequence[float]) -> float:
+    """Share of a search set that ablations are evaluated on: a quarter or a little more, or the first fidelity.
+
+    Args:
+        n_items: Items in the set.
+        fidelities: Those of other trials.
+    """
+    if fidelities[0] < 1.0:
+        return fidelities[0]
+    return 1.0 if n_items <= _FEWEST_ITEMS else max(_FEWEST_ITEMS, round(_OF_ABLATIONS * n_items)) / n_items
+
+
+def evaluations_of(indices: Sequence[int], fidelity: float) -> float:
+    """Whole evaluations that an ablation takes: what is before the first gene that skips is known from others.
+
+    Args:
+        indices: What each gene skips.
+        fidelity: Share of the search set; an evaluation of the whole set counts as a whole one.
+    """
+    first = next((gene for gene, index in enumerate(indices) if index), 0)
+    return 1.0 if fidelity == 1.0 else fidelity * (1 - first / len(indices))

@@ -7,7 +7,6 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 from typing import TypeVar
 
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
@@ -207,45 +206,6 @@ class ScheduleSpace:
         evens = map(self.even, range(self.top * len(self.free_genes) + 1))
         within = (one for one in evens if self.target_limit.is_kept_by(self.costs[place].of(one)))
         return next(within, self._limited.cheapest)
-
-    def initial_design(self) -> list[GridIndices]:
-        """Schedules that every search should know: dense and uniform ones, or the uniform one at the target."""
-        shares = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
-        totals = [round(self.top * share) * len(self.free_genes) for share in shares]
-        at_target = self.even_at_target
-        uniform = [self.even(total) for total in totals] if at_target is None else [at_target]
-        rng = random.Random(0)
-        return list(dict.fromkeys(self.repair(indices, rng) for indices in uniform))
-
-    def ablations(self, most: int | None = None) -> list[GridIndices]:
-        """Schedules in which one free gene skips, and as much as it may: how sensitive the model is to it.
-
-        They need not keep the target and the limits. The last block comes first: each schedule then begins like
-        the one before it.
-
-        Args:
-            most: How many schedules at most; where there are more free genes, neighbours are ablated together, in
-                groups of about the same size. None for each gene by itself.
-        """
-        free = self.free_genes
-        n_groups = len(free) if most is None else min(most, len(free))
-        if not self.top or n_groups < 1:
-            return []
-        ends = [place * len(free) // n_groups for place in range(n_groups + 1)]
-        groups = [frozenset(free[start:end]) for start, end in pairwise(ends)]
-        return [tuple(self.top * (gene in group) for gene in range(self.n_genes)) for group in reversed(groups)]
-
-    def ablated(self, indices: Sequence[int]) -> tuple[int, ...]:
-        """The neighbouring free genes that a schedule ablates, if it is one of `ablations`, however many; or none."""
-        if len(indices) != self.n_genes:
-            return ()
-        free = self.free_genes
-        places = [place for place, gene in enumerate(free) if indices[gene]]
-        if not places or sum(indices) != self.top * len(places) or len(places) == len(free) > 1:
-            return ()
-        if places[-1] - places[0] >= len(places):
-            return ()
-        return tuple(free[place] for place in places)
 
     @cached_property
     def _limited(self) -> Limited:

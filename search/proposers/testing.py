@@ -10,6 +10,7 @@ import torch
 
 from ftp_core.schedule import DEFAULT_STEP, SparsitySchedule
 from search.problem.cost_limit import CostLimit
+from search.problem.initial_design import ablations
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices, Values
 from search.proposers import Proposer
@@ -127,13 +128,13 @@ def check_parents(factory: ProposerFactory, n: int = 90) -> None:
 def check_ablations(factory: ProposerFactory, n: int = 60) -> None:
     """Ablations off the target lead to no proposal outside the space."""
     space = SPACES["dense, target"]
-    proposer, ablations = factory(space, 0), space.ablations()
-    for indices in ablations:
+    proposer, planned = factory(space, 0), ablations(space)
+    for indices in planned:
         proposer.tell(told_of(indices, objectives(indices), space.constraint_violation(indices)))
-    for number in range(len(ablations), n):
+    for number in range(len(planned), n):
         proposal = proposer.ask(number)
         assert space.contains(proposal.grid_indices), f"outside the space: {proposal.grid_indices}"
-        assert not set(proposal.parents) & set(ablations), "an ablation outside the space is a parent"
+        assert not set(proposal.parents) & set(planned), "an ablation outside the space is a parent"
         proposer.tell(told_of(proposal.grid_indices, objectives(proposal.grid_indices)))
 
 

@@ -12,7 +12,7 @@ from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.routers import Router
 from ftp_core.text.encoding import encoded_fingerprint
 from search.config.run_config import RunConfig
-from search.engine.ablations import plan_ablations
+from search.engine.ablations import plan_ablations, plan_design
 from search.engine.engine import SearchEngine
 from search.engine.interruption import gentle_interruption
 from search.engine.portfolio import Portfolio
@@ -21,6 +21,8 @@ from search.engine.termination import Stopping
 from search.inputs.data import search_set
 from search.problem.cost_limit import LIMIT_COSTS, CostLimit
 from search.problem.costs import Costs
+from search.problem.fidelities import ablation_fidelity
+from search.problem.initial_design import ablated
 from search.problem.objectives import Objectives, evaluation_context, objective_names
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices
@@ -67,9 +69,8 @@ def first_search(study: OpenStudy) -> None:
     if study.facts.rounds:
         # The front that they refined is about to change.
         study.note(fresh_rounds)
-    n_trials = sum(trial.round == 0 for trial in study.store.trials.each(study.name))
     # A run that was stopped may have left it at its race on fresh items.
-    if n_trials < study.config.trials or confirmation_is_due(study, 0):
+    if study.store.trials.spent(study.name, 0) < study.config.trials or confirmation_is_due(study, 0):
         note_costs(study)
         search = Search(0, study.config.trials, first_trial=study.store.trials.n_begun(study.name))
         search_schedules(study, study_costs(study), search)
@@ -120,10 +121,12 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
             warm_is_own=search.round > 0,
             first=search.first_trial,
             ablations=_ablations(study, search, space),
+            ablation_fidelity=_ablation_fidelity(study),
+            design=plan_design(space, search.trials),
         )
         watch = _Watch(study, stage, trials, pool, search.stage, costs)
         trials.on_kept = watch.on_kept
-        stopping = Stopping(search.trials - trials.n_trials, config.seconds, config.plateau)
+        stopping = Stopping(search.trials - trials.evaluations, config.seconds, config.plateau)
 
         # Whatever can be wrong was found out by now: a study that this one replaces goes here, and not before.
         study.settle()
@@ -174,12 +177,16 @@ def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> list[G
     """
     if search.round > 0:
         return []
-    schedules, planned = plan_ablations(space, search.trials, study.config.sampler)
+    schedules, planned = plan_ablations(space, search.trials, study.config.sampler, _ablation_fidelity(study))
     if planned != study.facts.ablations:
         if planned.left_out:
             study.view.console.print(planned.left_out, highlight=False)
         study.note(StudyFacts(ablations=planned))
     return schedules
+
+
+def _ablation_fidelity(study: OpenStudy) -> float:
+    return ablation_fidelity(len(search_set(study.config, study.workload)), study.config.fidelities)
 
 
 def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[Trial]:
@@ -208,7 +215,7 @@ def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objec
         if not space.genes.express(trial.schedule):
             continue
         indices = space.grid_indices(trial.schedule)
-        if not space.contains(indices) and not space.ablated(indices):
+        if not space.contains(indices) and not ablated(space, indices):
             continue
         values, violation = objectives(space.schedule(indices), trial.metrics)
         judged = replace(trial, values=values, constraint_violation=violation + space.constraint_violation(indices))
@@ -305,6 +312,7 @@ def _start_workers(study: OpenStudy, router: Router) -> RayPool:
             study.workload.model.skipping,
             search_set(study.config, study.workload),
             fidelities=config.fidelities,
+            ablation_fidelity=_ablation_fidelity(study),
             router=router,
             choices=config.min_accuracy is not None,
             prefix_bytes=config.prefix_bytes,

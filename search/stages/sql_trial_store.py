@@ -53,8 +53,8 @@ class SqlTrialStore:
         self._round = round
         self._router = router
         self._costs = costs
-        # Trials of this round that have ended.
-        self.n_trials = sum(trial.round == round for trial in store.trials.each(name))
+        # Trials of this round that have ended, in whole evaluations.
+        self.evaluations = store.trials.spent(name, round)
         # That of the whole study, as far as it was read or written here.
         self.front: list[Trial] = []
         self._archive = ParetoArchive()
@@ -62,6 +62,11 @@ class SqlTrialStore:
         self.on_kept: Callable[[int], None] = lambda _: None
         self._statistics: Mapping[str, ProposerStatistics] = {}
         self._written = time.monotonic()
+
+    @property
+    def n_trials(self) -> int:
+        """Trials of this round that have ended; ablations of a part of the search set count for that part."""
+        return round(self.evaluations)
 
     def known(self) -> Iterator[Trial]:
         """See `TrialStore.known`."""
@@ -98,8 +103,9 @@ class SqlTrialStore:
         for record in records:
             self._enter(record)
         # Another program may have ended one meanwhile, which then is none of this search.
-        self.n_trials += kept
-        self.on_kept(kept)
+        before = self.n_trials
+        self.evaluations += sum(record.evaluations for record in records) if kept == len(records) else kept
+        self.on_kept(self.n_trials - before)
 
     def note_statistics(self, statistics: Mapping[str, ProposerStatistics]) -> None:
         """See `TrialStore.note_statistics`."""

@@ -146,6 +146,8 @@ class Ablations:
     trials: int  # trials of the search
     trials_for_each: int  # number of trials from which on each block is ablated by itself
     left_out: str  # sentence on the ablations left out; empty if there are none
+    evaluations: float = 0.0  # whole evaluations that they count as; 0 in older studies, where each counts as one
+    fidelity: float = 1.0  # share of the search set that they are evaluated on
 
 
 @dataclass(frozen=True)

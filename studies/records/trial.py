@@ -13,10 +13,12 @@ from studies.records.halves import overall
 # Labels, in place of a proposer's name, of the schedules that every search evaluates first, and of those in which one
 # block alone skips, or a few neighbours.
 INITIAL_DESIGN, ABLATION = "initial design", "ablation"
+# Metric of ablations at a low fidelity: see `Trial.evaluations`.
+EVALUATIONS = "evaluations"
 
 
 class TrialState(enum.StrEnum):
-    """State of a trial; `PRUNED` ones were stopped at a low fidelity, since others did better there."""
+    """State of a trial; `PRUNED` ones ended at a low fidelity: as others did better there, or as ablations."""
 
     RUNNING = "running"
     FINISHED = "finished"
@@ -110,6 +112,15 @@ class Trial:
         """
         is_whole = self.state is TrialState.FINISHED and self.fidelity == 1.0
         return is_whole and self.constraint_violation <= 0 and finite_values(self.values)
+
+    @property
+    def evaluations(self) -> float:
+        """Whole evaluations that it counts as in a budget of trials.
+
+        An ablation at a low fidelity counts as the share of a whole evaluation that it takes at most, which it notes;
+        every other trial counts as one.
+        """
+        return float(self.metrics.get(EVALUATIONS, 1.0))
 
     @property
     def worker(self) -> str | None:

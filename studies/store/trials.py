@@ -213,6 +213,10 @@ class Trials(Part):
 
         return self._names.transact(name, work)
 
+    def spent(self, name: str, round: int) -> float:
+        """Whole evaluations that the trials of one of its searches count as, see `Trial.evaluations`."""
+        return sum(trial.evaluations for trial in self.each(name) if trial.round == round)
+
     def n_begun(self, name: str) -> int:
         """Number of trials that were ever begun: the number that the next one gets."""
         return self._of_study(name, _study.n_trials)

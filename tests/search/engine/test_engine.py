@@ -20,6 +20,7 @@ from search.engine.portfolio import Portfolio
 from search.engine.termination import Stopping
 from search.engine.trial_runner import MAX_ATTEMPTS
 from search.evaluators import Evaluation, Task
+from search.problem.initial_design import ablations, initial_design, uniform_design
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Proposal
 from search.proposers.catalogue import make_proposers
@@ -60,8 +61,8 @@ def test_a_search_begins_with_dense_and_uniform_schedules() -> None:
     space, book = ScheduleSpace(6), Notebook()
     search(ShufflingEvaluator(capacity=4), space, book, 20)
     firsts = [space.grid_indices(begun.schedule) for begun in book.begun.values() if begun.proposer == INITIAL_DESIGN]
-    assert firsts == space.initial_design()
-    assert firsts[0] == (0,) * 6 and all(len(set(indices)) == 1 for indices in firsts)
+    assert firsts == initial_design(space)
+    assert firsts[:8] == uniform_design(space) and firsts[0] == (0,) * 6
 
 
 def test_what_proposers_do_is_counted_and_counting_goes_on_after_an_interruption() -> None:
@@ -96,7 +97,7 @@ def test_known_schedules_are_not_evaluated_again() -> None:
 def test_what_another_study_found_out_is_not_evaluated() -> None:
     space, book = ScheduleSpace(3), Notebook()
     known = [SparsitySchedule((0.0,) * 3), SparsitySchedule((0.35, 0.35, 0.35))]
-    initial = [space.schedule(indices) for indices in space.initial_design()]
+    initial = [space.schedule(indices) for indices in initial_design(space)]
     book.elsewhere = {schedule: metrics_of(schedule) for schedule in [*known, *initial]}
     evaluator = ShufflingEvaluator(capacity=3)
     assert search(evaluator, space, book, 30) == len(book.ended) == 30
@@ -123,21 +124,21 @@ def test_proposers_learn_from_the_outcomes_of_another_study_and_its_front_comes_
 
 def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say() -> None:
     space, book = ScheduleSpace(6, 0.5), Notebook()
-    search(
-        ShufflingEvaluator(1), space, book, 60, ablations=space.ablations(), names="deap,evopress,additive,tpe,cmaes"
-    )
+    search(ShufflingEvaluator(1), space, book, 60, ablations=ablations(space), names="deap,evopress,additive,tpe,cmaes")
     early = [(space.grid_indices(book.begun[n].schedule), book.begun[n].proposer) for n in range(7)]
     assert early == [
-        (space.initial_design()[0], INITIAL_DESIGN),
-        *((indices, ABLATION) for indices in space.ablations()),
+        (initial_design(space)[0], INITIAL_DESIGN),
+        *((indices, ABLATION) for indices in ablations(space)),
     ]
     outcomes = book.trials()
-    assert [one.constraint_violation for one in outcomes[1:7]] == pytest.approx([0.5 - 0.95 / 6] * 6)
+    assert [one.constraint_violation for one in outcomes[1:7]] == pytest.approx([0.5 - 0.6 / 6] * 6)
     assert all(
         one.constraint_violation == 0 and space.contains(space.grid_indices(one.schedule))
         for one in [outcomes[0], *outcomes[7:]]
     )
-    assert [book.begun[n].proposer for n in range(7, 19)] == ["additive"] * 12
+    others = initial_design(space)[1:]
+    assert [space.grid_indices(book.begun[n].schedule) for n in range(7, 7 + len(others))] == others
+    assert [book.begun[n].proposer for n in range(7 + len(others), 15 + len(others))] == ["additive"] * 8
     assert len({begun.proposer for begun in book.begun.values()}) > 5
     # Nobody breeds from what is outside the space.
     assert not any(set(range(1, 7)) & set(one.parents) for one in book.begun.values())
@@ -145,20 +146,20 @@ def test_what_blocks_harm_by_themselves_is_known_before_proposers_have_their_say
 
 def test_ablations_inside_the_space_are_trials_like_others() -> None:
     space, book = ScheduleSpace(4), Notebook()
-    search(ShufflingEvaluator(1), space, book, 60, ablations=space.ablations())
+    search(ShufflingEvaluator(1), space, book, 60, ablations=ablations(space))
     outcomes = [one for one in book.ended.values() if one.proposer == ABLATION]
-    assert [space.grid_indices(one.schedule) for one in outcomes] == space.ablations() and not any(
+    assert [space.grid_indices(one.schedule) for one in outcomes] == ablations(space) and not any(
         one.constraint_violation for one in outcomes
     )
 
 
 def test_ablations_are_neither_repeated_nor_taken_for_a_plateau() -> None:
     space, book, evaluator = ScheduleSpace(6, 0.5), Notebook(dies_after=4), ShufflingEvaluator(1)
-    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, ablations=space.ablations())
+    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, ablations=ablations(space))
     with pytest.raises(KeyboardInterrupt):
         engine.run(Stopping(50))
     book.dies_after = None
-    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, ablations=space.ablations())
+    engine = SearchEngine(space, portfolio(space), evaluator, judge, book, ablations=ablations(space))
     stopping = Stopping(50, plateau=3)
     engine.run(stopping)
     assert Counter(one.proposer for one in book.begun.values())[ABLATION] == 6
@@ -218,7 +219,7 @@ def test_a_deterministic_search_is_the_same_for_any_workers_and_interruptions(
     space = ScheduleSpace(5, target)
     whole = Notebook()
     options: dict[str, Any] = {"deterministic": True, "fidelities": fidelities, "names": "deap,evopress,additive,tpe"}
-    options["ablations"] = space.ablations() if space.target_sparsity is not None else ()
+    options["ablations"] = ablations(space) if space.target_sparsity is not None else ()
     search(ShufflingEvaluator(1), space, whole, 90, **options)
     pieces = Notebook()
     for life in [*deaths, None]:
@@ -282,7 +283,7 @@ def test_without_a_generation_barrier_a_slow_evaluation_delays_nobody() -> None:
 
     for generation, expected in ((None, 49), (10, 9)):
         book, evaluator = Notebook(), OneSlow(capacity=10)
-        slow = ScheduleSpace(5).schedule(ScheduleSpace(5).initial_design()[0])
+        slow = ScheduleSpace(5).schedule(initial_design(ScheduleSpace(5))[0])
         search(evaluator, ScheduleSpace(5), book, 50, generation=generation)
         assert [task.schedule for task in evaluator.evaluated].index(slow) == expected
 

@@ -95,14 +95,12 @@ def test_whatever_is_repaired_or_sampled_lies_inside(space: ScheduleSpace, raw: 
     rng = random.Random(seed)
     assert inside(space, space.repair(raw[: space.n_genes], rng))
     assert inside(space, space.sample(rng))
-    assert all(inside(space, indices) for indices in space.initial_design())
 
 
 @given(space=spaces(), raw=st.lists(st.integers(-1, 20), min_size=16, max_size=16))
 def test_what_a_space_contains_is_what_keeps_its_constraints(space: ScheduleSpace, raw: list[int]) -> None:
     indices = tuple(raw[: space.n_genes])
     assert space.contains(indices) is inside(space, indices)
-    assert all(space.contains(indices) for indices in space.initial_design())
 
 
 @given(space=spaces(), raw=st.lists(st.integers(0, 19), min_size=16, max_size=16))
@@ -114,38 +112,6 @@ def test_constraints_are_broken_by_the_distance_from_the_target_and_the_share_of
     costs = [(limit.cost(space.schedule(indices)), limit.most) for limit in space.limits]
     late = sum(max(0.0, cost / most - 1) for cost, most in costs)
     assert space.constraint_violation(indices) == pytest.approx(off + late, abs=1e-8)
-
-
-@given(space=spaces())
-def test_in_an_ablation_one_gene_alone_skips_all_that_it_may(space: ScheduleSpace) -> None:
-    ablations = space.ablations()
-    assert all(sorted(indices) == [0] * (space.n_genes - 1) + [19] for indices in ablations)
-    assert [indices.index(19) for indices in ablations] == list(reversed(space.free_genes))
-
-
-@given(space=spaces(), most=st.integers(1, 40))
-def test_blocks_that_are_too_many_are_ablated_with_their_neighbours(space: ScheduleSpace, most: int) -> None:
-    groups = [space.ablated(indices) for indices in space.ablations(most)]
-    assert len(groups) == min(most, len(space.free_genes))
-    # Each free block is in one of them, in order, and none is larger than another by more than one.
-    assert [block for group in reversed(groups) for block in group] == list(space.free_genes) or len(groups) == 1
-    assert max(map(len, groups)) - min(map(len, groups)) <= 1
-
-
-@given(space=spaces(), seed=st.integers(0, 99))
-def test_what_is_no_ablation_ablates_nothing(space: ScheduleSpace, seed: int) -> None:
-    indices = random.Random(seed).choices((0, 0, space.top, 3), k=space.n_genes)
-    skipping = [block for block in space.free_genes if indices[block]]
-    apart = [space.free_genes.index(block) for block in skipping]
-    neighbours = bool(apart) and apart == list(range(apart[0], apart[-1] + 1))
-    is_one = all(indices[block] == space.top for block in skipping) and neighbours
-    is_one = is_one and (len(skipping) < len(space.free_genes) or len(skipping) == 1)
-    inside = [index if block in space.free_genes else 0 for block, index in enumerate(indices)]
-    assert space.ablated(inside) == (tuple(skipping) if is_one else ())
-
-
-def test_where_blocks_may_skip_nothing_none_is_ablated() -> None:
-    assert ScheduleSpace(4, max_sparsity=0.0).ablations() == ScheduleSpace(1, dense_blocks=(0,)).ablations() == []
 
 
 @given(space=spaces(), seed=st.integers(0, 99))

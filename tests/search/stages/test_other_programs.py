@@ -14,6 +14,7 @@ from search.engine.engine import SearchEngine
 from search.engine.portfolio import Portfolio
 from search.engine.termination import Stopping
 from search.evaluators import Evaluation
+from search.problem.initial_design import ablations
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import make_proposers
@@ -62,7 +63,7 @@ def search(
 ) -> Listening:
     portfolio = Listening(deterministic)
     evaluator = evaluator or ShufflingEvaluator(4)
-    options = {"deterministic": deterministic, "fidelities": (0.25, 1.0), "ablations": SPACE.ablations()}
+    options = {"deterministic": deterministic, "fidelities": (0.25, 1.0), "ablations": ablations(SPACE)}
     engine = SearchEngine(SPACE, portfolio, evaluator, judge, trial_store, **options)  # type: ignore[arg-type]
     assert engine.run(Stopping(n, plateau=200)) == n
     return portfolio

@@ -77,12 +77,12 @@ def _local(name: str, is_path: bool) -> str | None:
     return None
 
 
-def check_hub(name: str) -> None:
-    """Raises `ModelError` unless the model is cached or the Hub answers for it.
+def check_hub(name: str, revision: str | None) -> None:
+    """Raises `ModelError` unless the model's revision is cached or the Hub answers for it.
 
     transformers itself would retry for half a minute before it says that there is no network.
     """
-    _config_on_hub(name, None)
+    _config_on_hub(name, revision)
 
 
 @cache
@@ -138,8 +138,9 @@ def _check_config(config: Mapping[str, Any], name: str) -> None:
     """Raises `ModelError` unless a config.json is of a causal language model of a supported family."""
     kind = config.get("model_type")
     if kind == PRUNED_TYPE:
-        base = config.get("base_model")
+        base, revision = config.get("base_model"), config.get("base_revision")
         dense = "the dense model that it was made from" if base is None else f"its dense model, {base!r}"
+        dense += f" with --revision {revision}" if revision else ""
         raise ModelError(f"{name!r} is a pruned model already: give {dense}.")
     if kind is not None:
         family_described(config)

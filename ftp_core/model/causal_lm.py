@@ -318,7 +318,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         Args:
             save_directory: Directory of the model; nothing there is touched before all files are written.
             include_base: Whether to write the dense model's weights; otherwise `from_pretrained` loads them by the name
-                under which the dense model was loaded.
+                under which the dense model was loaded: its directory, or its id and commit on the Hub.
             kwargs: Arguments of transformers, such as `state_dict` and `push_to_hub`.
 
         Raises:
@@ -335,29 +335,30 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             return
         check_directory(Path(save_directory))
         weights = loadable_weights(self, self.base, kwargs.pop("state_dict", None))
-        name, kept = None, self.config.base_identity
+        name, revision, kept = None, None, self.config.base_identity
         if include_base:
             of_base = {key.removeprefix("base."): one for key, one in weights.items() if key.startswith("base.")}
             identity: str | None = model_identity(self.base, weights=of_base)
         else:
-            name, identity = reference(self.base, kept)
+            name, revision, identity = reference(self.base, kept)
             weights = {key: one.cpu() for key, one in weights.items() if key.startswith("router.")}
             kwargs.pop("max_shard_size", None)
         check_finite_weights(weights.items())
-        self.config.base_model, self.config.base_identity = name, identity
+        self.config.base_model, self.config.base_revision, self.config.base_identity = name, revision, identity
         try:
             with replacing(Path(save_directory)) as folder:
                 super().save_pretrained(folder, state_dict=weights, **kwargs)
                 shutil.copy(_CODE, folder)
                 write_card(self.config, folder, Path(save_directory))
         finally:
-            self.config.base_model, self.config.base_identity = None, kept
+            self.config.base_model, self.config.base_revision, self.config.base_identity = None, None, kept
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Loads what `save_pretrained` wrote; see transformers.
 
-        `schedule`, `decode_sparsity` and `keep_first` replace what was saved; `base_model` names the dense model anew.
+        `schedule`, `decode_sparsity` and `keep_first` replace what was saved; `base_model` names the dense model anew,
+        and `base_revision` its revision on the Hub (`revision` is that of the pruned model).
 
         Raises:
             ModelError: There is no pruned model, or its dense one is missing or another one than was pruned; weights

@@ -19,6 +19,7 @@ from transformers.utils.hub import cached_file
 from ftp_core.checks import check_finite
 from ftp_core.errors import CoreError, ModelError, ScheduleError
 from ftp_core.loading.identity import is_comparable, model_identity, same_model
+from ftp_core.loading.reference import ModelReference
 from ftp_core.model.configuration import FTPConfig
 from ftp_core.routers import Router, ScoringRouter, StaticRouter, build_router, check_router_finite, describe_router
 from ftp_core.schedule import SparsitySchedule
@@ -29,7 +30,7 @@ _PREFIX = "router."
 _LOCATION = ("revision", "cache_dir", "subfolder", "token", "local_files_only", "force_download", "proxies")
 # The module of lm-eval's class for models of transformers.
 _HARNESS = "lm_eval.models.huggingface"
-_OURS = ("schedule", "decode_sparsity", "keep_first", "base_model")
+_OURS = ("schedule", "decode_sparsity", "keep_first", "base_model", "base_revision")
 
 
 def location(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -77,6 +78,9 @@ def read_config(source: str | os.PathLike[str], kwargs: dict[str, Any]) -> FTPCo
         raise ModelError(
             f"config is a {type(config).__name__}, but must be an FTPConfig: leave it out, and it is read."
         )
+    if kwargs.get("base_model") is not None:
+        # The saved one is of another model, or of none that is on the Hub.
+        config.base_revision = None
     for name in _OURS:
         value = kwargs.pop(name, None)
         if value is not None:
@@ -147,10 +151,12 @@ def read_base(
         ModelError: It is missing, cannot be read, or is another one than was pruned.
     """
     name = str(config.base_model)
-    what = f"The dense model {name!r}, to which {source!s} refers,"
+    what = f"The dense model {str(ModelReference(name, config.base_revision))!r}, to which {source!s} refers,"
     advice = "bring it back, or say where it is with from_pretrained(..., base_model=...)"
     # Those are the pruned model's own.
     kwargs = {key: value for key, value in kwargs.items() if key not in ("revision", "subfolder", "variant")}
+    if config.base_revision is not None:
+        kwargs["revision"] = config.base_revision
     with loading(what, advice):
         if _config_values(name, kwargs)["model_type"] == FTPConfig.model_type:
             raise ModelError(f"{what} is a pruned model itself: {advice}.")

@@ -20,6 +20,7 @@ class FTPConfig(PreTrainedConfig):
     Args:
         base_config: Configuration of the dense model.
         base_model: Directory or Hub id of the dense model if its weights are not included.
+        base_revision: Commit (or branch or tag) of the dense model on the Hub; None for the main branch.
         base_identity: Identity of the dense model (`ftp_core.loading.identity`), to notice another one under its name.
         schedule: One sparsity per block, or lists by name where halves of blocks skip apart
             (`SparsitySchedule.to_json`).
@@ -36,6 +37,7 @@ class FTPConfig(PreTrainedConfig):
         self,
         base_config: PreTrainedConfig | dict[str, Any] | None = None,
         base_model: str | None = None,
+        base_revision: str | None = None,
         base_identity: str | None = None,
         schedule: Sequence[float] | Mapping[str, Sequence[float]] | None = None,
         router: dict[str, Any] | None = None,
@@ -47,6 +49,7 @@ class FTPConfig(PreTrainedConfig):
             base_config = AutoConfig.for_model(**base_config)
         self.base_config = base_config
         self.base_model = base_model
+        self.base_revision = base_revision
         self.base_identity = base_identity
         self.schedule = None if schedule is None else SparsitySchedule.from_json(schedule).to_json()
         self.router = router
@@ -64,6 +67,13 @@ class FTPConfig(PreTrainedConfig):
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:
         """Does nothing: transformers would save a copy of this module with the model."""
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """See transformers; a `base_model` that takes the place of the saved one has no part in its revision."""
+        if kwargs.get("base_model") is not None:
+            kwargs.setdefault("base_revision", None)
+        return super().from_dict(config_dict, **kwargs)
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
         """The dense model's configuration, which knows widths and counts."""

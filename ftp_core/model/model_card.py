@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ftp_core.loading.hub_cache import origin_of
+from ftp_core.loading.reference import ModelReference
 from ftp_core.model.configuration import FTPConfig
 from ftp_core.schedule import SparsitySchedule
 
@@ -40,10 +42,15 @@ def _may_replace(card: Path) -> bool:
 
 def _card(config: FTPConfig) -> str:
     base, schedule = config.base_config, SparsitySchedule.from_json(config.schedule)
-    name = config.base_model or getattr(base, "_name_or_path", "") or ""
+    if config.base_model is not None:
+        origin = ModelReference(config.base_model, config.base_revision)
+    else:
+        origin = origin_of(getattr(base, "_name_or_path", "") or "")
+    name = str(origin.name)
     is_public = bool(_HUB_ID.fullmatch(name)) and not Path(name).exists()
     kind = getattr(base, "model_type", "dense")
-    what = f"`{name}`" if is_public else f"a `{kind}` model"
+    revision = f" (revision `{origin.revision}`)" if origin.revision else ""
+    what = f"`{name}`{revision}" if is_public else f"a `{kind}` model"
     router = (config.router or {}).get("kind", "static")
     if config.base_model is None:
         weights = "The dense model's weights are included."

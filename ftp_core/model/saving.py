@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ftp_core.checks import is_plain
 from ftp_core.errors import ModelError
+from ftp_core.loading.hub_cache import cached_commit, origin_of
 from ftp_core.loading.identity import model_identity, same_model
 from ftp_core.loading.model_source import check_hub
 from ftp_core.model.checkpoint import loading
@@ -146,8 +147,10 @@ def _refuse(name: str, found: tuple[int, ...] | None, expected: tuple[int, ...] 
     )
 
 
-def reference(base: PreTrainedModel, pruned: str | None) -> tuple[str, str | None]:
+def reference(base: PreTrainedModel, pruned: str | None) -> tuple[str, str | None, str | None]:
     """Finds the name of a dense model whose weights are not to be saved, and the identity of what it stands for.
+
+    What comes from the Hub is named by its id and, between the two, its commit, so that other machines find it.
 
     If its files are not on this machine, its identity is compared with that of the model that was pruned.
 
@@ -160,27 +163,28 @@ def reference(base: PreTrainedModel, pruned: str | None) -> tuple[str, str | Non
         raise ModelError(
             f"The dense model was not loaded from a directory or the Hub, so there is nothing to refer to: {advice}."
         )
-    if Path(name).is_dir():
-        # So that it is found from wherever it will be looked for.
-        name = str(Path(name).resolve())
+    origin = origin_of(name)
+    name = str(origin.name)
+    is_here = Path(name).is_dir()
+    revision = origin.revision or (None if is_here else cached_commit(name))
     dtype = base.dtype
     assert isinstance(dtype, torch.dtype)
     try:
         with loading(f"The dense model {name!r}, to which the pruned one would refer,", advice):
             there = AutoModelForCausalLM.from_pretrained(
-                name, dtype="auto", use_safetensors=True, local_files_only=True
+                name, revision=revision or "main", dtype="auto", use_safetensors=True, local_files_only=True
             )
         # Both rounded to the same precision, in which they are compared to the bit.
         same = model_identity(there, dtype) == model_identity(base, dtype)
         identity: str | None = model_identity(there)
     except ModelError:
-        if Path(name).is_dir():
+        if is_here:
             raise
-        check_hub(name)
+        check_hub(name, revision)
         same, identity = pruned is None or same_model(model_identity(base), pruned, dtype), pruned
     if not same:
         raise ModelError(
             f"The dense model is not what {name!r} holds: its weights or configuration changed since it was loaded, "
             f"which would be lost: {advice}."
         )
-    return name, identity
+    return name, revision, identity

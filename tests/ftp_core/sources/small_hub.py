@@ -1,11 +1,12 @@
-"""A small server that answers the Hugging Face client as the Hub does, for data sets of a few rows."""
+"""A small server that answers the Hugging Face client as the Hub does, for data sets of a few rows and for models."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -24,6 +25,12 @@ configs:
 """
 
 
+# A description, a folder's files, or a file of a model.
+_MODEL = re.compile(
+    r"(?:/api/models)?/(?P<model>[^/]+/[^/]+)(?:/(?P<what>revision|tree|resolve)/(?P<revision>[^/]+)(?:/(?P<file>.+))?)?"
+)
+
+
 def lines(*prompts: str) -> bytes:
     return "".join(json.dumps({"prompt": prompt, "completion": " b"}) + "\n" for prompt in prompts).encode()
 
@@ -40,7 +47,23 @@ def name_of(content: bytes) -> str:
     return hashlib.sha1(content).hexdigest()
 
 
+# Files by their names, of each commit; the first is the main branch.
+Model = Mapping[str, Mapping[str, bytes]]
+
+
+class _Server(ThreadingHTTPServer):
+    models: Mapping[str, Model]
+
+
+def tree(files: Mapping[str, bytes]) -> list[dict[str, Any]]:
+    return [
+        {"type": "file", "oid": name_of(content), "size": len(content), "path": name} for name, content in files.items()
+    ]
+
+
 class _Hub(BaseHTTPRequestHandler):
+    server: _Server
+
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
@@ -53,12 +76,8 @@ class _Hub(BaseHTTPRequestHandler):
             self._answer(403, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
         elif path.startswith("/api/datasets/org/set/tree/"):
             folder = "/".join(path.split("/")[7:])
-            entries = [
-                {"type": "file", "oid": name_of(content), "size": len(content), "path": name}
-                for name, content in FILES.items()
-                if name.startswith(folder)
-            ]
-            self._answer(200, json.dumps(entries).encode())
+            files = {name: content for name, content in FILES.items() if name.startswith(folder)}
+            self._answer(200, json.dumps(tree(files)).encode())
         elif path.startswith("/api/datasets/org/set"):
             files = [{"rfilename": name} for name in FILES]
             about = {"id": "org/set", "sha": COMMIT, "private": False, "gated": False, "tags": [], "siblings": files}
@@ -69,8 +88,35 @@ class _Hub(BaseHTTPRequestHandler):
                 self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT})
             else:
                 self._answer(200, content, {"ETag": f'"{name_of(content)}"', "X-Repo-Commit": COMMIT})
+        elif (found := _MODEL.fullmatch(path)) and (model := self.server.models.get(found["model"])) is not None:
+            self._answer_of_model(model, found)
         else:
             self._answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def _answer_of_model(self, model: Model, asked: re.Match[str]) -> None:
+        revision, file = asked["revision"] or "main", asked["file"]
+        commit = next(iter(model)) if revision == "main" else revision
+        if commit not in model:
+            self._answer(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+        elif file is None and asked["what"] == "tree":
+            self._answer(200, json.dumps(tree(model[commit])).encode())
+        elif file is None:
+            files = [{"rfilename": one} for one in model[commit]]
+            about = {
+                "id": asked["model"],
+                "sha": commit,
+                "private": False,
+                "gated": False,
+                "tags": [],
+                "siblings": files,
+            }
+            about["config"] = json.loads(model[commit]["config.json"])
+            self._answer(200, json.dumps(about | {"disabled": False, "downloads": 0, "likes": 0}).encode())
+        elif asked["what"] == "resolve" and file in model[commit]:
+            content = model[commit][file]
+            self._answer(200, content, {"ETag": f'"{name_of(content)}"', "X-Repo-Commit": commit})
+        else:
+            self._answer(404, b"", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": commit})
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -86,9 +132,10 @@ class _Hub(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def small_hub() -> Iterator[str]:
+def small_hub(models: Mapping[str, Model] | None = None) -> Iterator[str]:
     """The address of a hub that answers as long as the context lasts."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    server = _Server(("127.0.0.1", 0), _Hub)
+    server.models = models or {}
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -38,7 +38,11 @@ _Request = tuple[tuple[str, str] | None, list[int], list[int]]
 _Row = tuple[list[int], list[int], list[int]]
 
 # Options by which lm-eval changes a dense model after loading it, which it cannot do inside a pruned one.
-_FOR_DENSE_MODELS = ("peft", "delta", "autogptq", "gptqmodel", "gguf_file")
+_FOR_DENSE_MODELS = {
+    "peft": "merge the adapter and prune what that gives, as `ftp-search run --adapter DIR` does; one that was trained "
+    "around a pruned model is merged by merge_and_unload() of the peft model, and saved with save_pretrained",
+    **dict.fromkeys(("delta", "autogptq", "gptqmodel", "gguf_file"), "apply it to the dense model, and prune that"),
+}
 
 
 @register_model("ftp")
@@ -55,7 +59,8 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
       last window of a text longer than the model's context has a prompt, of text that was scored already.
     - `generate_until`: the whole text is the prompt.
 
-    Takes the arguments of lm-eval's `hf`, except those that change weights after loading.
+    Takes the arguments of lm-eval's `hf`, except those that change weights after loading. `revision` is that of the
+    pruned model; where its dense model lies elsewhere, `base_model` and `base_revision` say where.
 
     Args:
         pretrained: Directory or Hub id of a pruned model, or the model itself.
@@ -69,9 +74,9 @@ class FTPLM(HFLM):  # type: ignore[misc]  # lm-eval has no types
     def __init__(self, pretrained: str | PreTrainedModel, backend: str = "causal", **kwargs: Any) -> None:
         if backend not in ("default", "causal"):
             raise ModelError(f"backend is {backend!r}, but pruned models are causal: leave it out.")
-        for name in _FOR_DENSE_MODELS:
+        for name, advice in _FOR_DENSE_MODELS.items():
             if kwargs.get(name):
-                raise ModelError(f"A pruned model takes no {name}: apply it to the dense model, and prune that.")
+                raise ModelError(f"A pruned model takes no {name}: {advice}.")
         if not isinstance(pretrained, str | FTPForCausalLM):
             raise ModelError(
                 f"A {type(pretrained).__name__} is not a pruned model: FTPForCausalLM.from_dense makes one."

@@ -58,6 +58,11 @@ def locate(model: ModelName) -> str:
     return name
 
 
+def is_local(name: str) -> bool:
+    """Returns True if a user's name for a model is of one on this machine, whose files are checked."""
+    return not name.startswith(_HUB) and _local(name, False) is not None
+
+
 def _local(name: str, is_path: bool) -> str | None:
     """The place on this machine that a name stands for, checked; None for the id of a model on the Hub."""
     if name == DEMO and not is_path:

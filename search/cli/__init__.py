@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Mapping
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
@@ -25,7 +26,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 from ftp_core.errors import CoreError
 from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.log_level import LogLevel, is_debugging, set_log_level
-from search.cli.options import AsJson, MovedModel, Out, Storage, StudyName
+from search.cli.options import AsJson, Out, Storage, StudyName
 from search.cli.profile import profile_command
 from search.cli.run_commands import DISTILL_SETTINGS, config_command, distill, resume, run_command, search_command
 from search.cli.service import runner_command, serve_command, token
@@ -215,21 +216,22 @@ def delete(name: StudyName, storage: Storage = DEFAULT_STORAGE) -> None:
     print(f"deleted {name}")
 
 
-@app.command()
 def export(
     name: StudyName,
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; created if missing.")],
+    settings: Mapping[str, Any],
     storage: Storage = DEFAULT_STORAGE,
     reference: Annotated[
         bool, typer.Option("--reference", help="Refer to the dense model's weights instead of copying them.")
     ] = False,
-    model: MovedModel = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace another pruned model, or files of the same names.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write the pruned model into a folder that transformers and lm-eval load.
+
+    Options of the model say where it is by now, if it was moved; the study remembers them.
 
     Example: ftp-search export mine ./pruned
     """
@@ -240,8 +242,11 @@ def export(
             from search.stages.export import export_study
 
         with Console(stderr=True).status(f"writing to {directory}"):
-            written = [str(path) for path in export_study(store, name, directory, not reference, overwrite, model)]
+            written = [str(path) for path in export_study(store, name, directory, not reference, overwrite, **settings)]
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
+
+
+app.command("export", cls=GroupedCommand)(with_settings(export, ("model", "revision", "adapter"), "as begun"))
 
 
 def main() -> None:

@@ -33,9 +33,9 @@ Out = Annotated[
 StudyName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the study.")]
 Name = Annotated[str, typer.Option("--name", help="Name of the new study.")]
 Model = Annotated[str, typer.Option("--model", help=SETTINGS["model"].description)]
-MovedModel = Annotated[
-    str | None, typer.Option("--model", help="New path of the study's model, if it was moved.", show_default="as begun")
-]
+Revision = Annotated[str | None, typer.Option("--revision", metavar="REVISION", help=SETTINGS["revision"].description)]
+Adapter = Annotated[str | None, typer.Option("--adapter", metavar="DIR", help=SETTINGS["adapter"].description)]
+DeviceMap = Annotated[str | None, typer.Option("--device-map", metavar="auto", help=SETTINGS["device_map"].description)]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", metavar="FILE", help="YAML file with settings, as `ftp-search config` writes it."),

@@ -14,11 +14,12 @@ from rich.table import Table
 
 from ftp_core.loading.model_source import locate
 from ftp_core.loading.reference import ModelReference
-from search.cli.options import AsJson, Model, Storage
+from search.cli.options import Adapter, AsJson, DeviceMap, Model, Revision, Storage
 from search.cli.settings import is_given
 from search.cli.tables import narrow_table
 from search.config.groups import DEFAULT_PROFILE_SECONDS
 from search.config.run_config import DEFAULT_STORAGE, SETTINGS, RunConfig
+from search.config.setting import option
 from search.config.study_name import resume_command
 from search.errors import ConfigError
 from search.startup import ends_at_once
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from ftp_core.skipping.skipping_model import SkippingModel
     from search.inputs.latency_profiles import Profiled
     from search.progress.progress_view import ProgressView
+
+_OF_THE_MODEL = ("model", "revision", "adapter")
+_OF_THE_MACHINE = ("dtype", "device", "device_map", "threads")
 
 
 _SKIPPED = {
@@ -49,12 +53,15 @@ def profile_command(
         typer.Option("--study", metavar="NAME", help="Measure with the model and the timed input of this study."),
     ] = None,
     model: Model = "demo",
+    revision: Revision = None,
+    adapter: Adapter = None,
     batch: Annotated[str, typer.Option("--batch", metavar="LIST", help="Rows of the inputs, such as 1,8.")] = "1,8",
     length: Annotated[
         str, typer.Option("--length", metavar="LIST", help="Tokens in each row, such as 512,1024,2048.")
     ] = "512",
     dtype: Annotated[str, typer.Option("--dtype", help=SETTINGS["dtype"].description)] = "auto",
     device: Annotated[str, typer.Option("--device", help=SETTINGS["device"].description)] = "auto",
+    device_map: DeviceMap = None,
     threads: Annotated[
         int | None,
         typer.Option("--threads", metavar="N", help="Threads of torch.  [x>=1]", show_default="as torch chooses"),
@@ -80,15 +87,15 @@ def profile_command(
 
     Example: ftp-search profile --model ./my-llama --batch 1,8 --length 512,1024,2048
     """
-    reference = ModelReference(model)
+    reference = ModelReference(model, revision, adapter)
     if study is not None:
         _check_alone(context)
         config, shape = _of_study(storage, study)
-        reference, device, dtype = config.reference, config.device, config.dtype
+        reference, device, dtype, device_map = config.reference, config.device, config.dtype, config.device_map
         batch, length = str(shape.batch), str(shape.length)
         seconds = seconds if is_given(context, "seconds") else config.profile_seconds
     batches, lengths = _numbers("--batch", batch), _numbers("--length", length)
-    RunConfig.checked(dtype=dtype, device=device)
+    RunConfig.checked(dtype=dtype, device=device, device_map=device_map, revision=revision, adapter=adapter)
     if threads is not None and threads < 1:
         raise ConfigError(f"--threads is {threads}: expected at least 1.")
     if not 0 < seconds < math.inf:
@@ -105,7 +112,7 @@ def profile_command(
         from search.progress.progress_view import ProgressView
 
     view = ProgressView(Console(stderr=True, markup=False))
-    skipping = _load(reference, dtype, device, threads, view)
+    skipping = _load(reference, dtype, device, device_map, threads, view)
     if given is not None:
         there = LatencyProfile.from_json(given)
         there.check(skipping)
@@ -135,9 +142,9 @@ def profile_command(
 
 def _check_alone(context: typer.Context) -> None:
     """Raises `ConfigError` if options are given that contradict --study."""
-    for parameter in ("model", "batch", "length", "dtype", "device", "threads", "source"):
+    for parameter in (*_OF_THE_MODEL, *_OF_THE_MACHINE, "batch", "length", "source"):
         if is_given(context, parameter):
-            named = "--from" if parameter == "source" else f"--{parameter}"
+            named = "--from" if parameter == "source" else option(parameter)
             raise ConfigError(
                 f"--study and {named} are both given: a study is profiled as it runs; leave one of them out."
             )
@@ -163,12 +170,13 @@ def _again(context: typer.Context, profile: LatencyProfile, storage: str) -> str
     if given["study"] is not None:
         words += ["--study", given["study"]]
     else:
-        words += ["--model", given["model"]]
+        for parameter in _OF_THE_MODEL:
+            words += [] if given[parameter] is None else [option(parameter), given[parameter]]
         for axis in ("batch", "length"):
             words += [f"--{axis}", ",".join(map(str, sorted({getattr(shape, axis) for shape in profile.shapes})))]
-    for parameter in ("dtype", "device", "threads"):
+    for parameter in _OF_THE_MACHINE:
         if is_given(context, parameter):
-            words += [f"--{parameter}", str(given[parameter])]
+            words += [option(parameter), str(given[parameter])]
     return shlex.join([*words, "--remeasure", *([] if storage == DEFAULT_STORAGE else ["--storage", storage])])
 
 
@@ -193,7 +201,9 @@ def _read(source: Path) -> dict[str, object]:
     return values
 
 
-def _load(model: ModelReference, dtype: str, device: str, threads: int | None, view: ProgressView) -> SkippingModel:
+def _load(
+    model: ModelReference, dtype: str, device: str, device_map: str | None, threads: int | None, view: ProgressView
+) -> SkippingModel:
     import torch
 
     from ftp_core.loading.models import load_model
@@ -201,7 +211,7 @@ def _load(model: ModelReference, dtype: str, device: str, threads: int | None, v
     if threads is not None:
         torch.set_num_threads(threads)
     with view.stage(f"Loading {model}", 1) as stage:
-        loaded = load_model(model, device, dtype)
+        loaded = load_model(model, device, dtype, device_map)
         stage.advance()
     view.tell([loaded.placement])
     return loaded.skipping

@@ -46,7 +46,7 @@ Repeats = Annotated[
     ),
 ]
 # Settings that `distill` takes: of the training, and of places that have changed.
-DISTILL_SETTINGS = ("router_steps", "seed", "model", "data", "out")
+DISTILL_SETTINGS = ("router_steps", "seed", "model", "revision", "adapter", "data", "out")
 
 
 def run_command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
-from ftp_core.loading.model_source import NAMED, locate
+from ftp_core.loading.model_source import NAMED, is_local, locate
 from ftp_core.sources.source import parse_sources
 from search.config.run_config import RunConfig
 from search.errors import SearchError
@@ -54,6 +54,8 @@ def check_same_elsewhere(study: StudyRecord, sources: Iterable[ReadSource]) -> N
 def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[str] = ("model", "data")) -> RunConfig:
     """The configuration with which a study goes on, with the place of its model as it is kept.
 
+    A model that was on the Hub, and is on this machine now, has no revision any longer.
+
     Raises:
         SearchError: What it needs of model and data is not where the study has it.
         ModelError: There is no such model where it is said to be.
@@ -75,6 +77,8 @@ def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[s
                 f"The {what} of study {name!r} was at {place}, where there is nothing now: restore it, or say "
                 f"with --{what} where it is."
             )
+    if config.model != before.model and config.revision == before.revision and is_local(config.model):
+        config = config.model_copy(update={"revision": None})
     if config.model in (*NAMED, before.model):
         return config
     return config.model_copy(update={"model": locate(config.reference)})

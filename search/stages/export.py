@@ -45,6 +45,8 @@ def export_study(
     include_base: bool = True,
     overwrite: bool = False,
     model: str | None = None,
+    revision: str | None = None,
+    adapter: str | None = None,
 ) -> list[Path]:
     """Writes the pruned model with its tokenizer, and `schedule.json`, which says where it comes from.
 
@@ -57,8 +59,10 @@ def export_study(
         include_base: Whether to write the dense model's weights, too, or only where they lie.
         overwrite: Whether to replace another pruned model, or files of the same names; never a model that is not
             pruned.
-        model: Path of the dense model now, which the study remembers if its database can be written to; None for
-            the one that it knows.
+        model: Path or id of the dense model now, which the study remembers if its database can be written to; None
+            for the one that it knows.
+        revision: The same for its revision on the Hub; a model that is on this machine now has none.
+        adapter: The same for the directory of its adapter.
 
     Returns:
         The files written.
@@ -76,9 +80,11 @@ def export_study(
     else:
         check_export(directory, own_origins(study), _ADVICE)
     before = RunConfig.stored(study.config)
-    config = located(name, before, before if model is None else before.model_copy(update={"model": model}), ("model",))
+    said = {"model": model, "revision": revision, "adapter": adapter}
+    config = RunConfig.stored(study.config, **{field: value for field, value in said.items() if value is not None})
+    config = located(name, before, config, ("model",))
     check_same(study, {"model": load_model(config.reference, dtype=config.dtype).fingerprint()})
-    if config.model != before.model and not store.is_read_only:
+    if config.reference != before.reference and not store.is_read_only:
         store.studies.set_config(name, config.model_dump())
     return write_export(store, name, directory, config.reference, include_base, overwrite)
 

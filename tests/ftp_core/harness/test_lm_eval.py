@@ -7,6 +7,7 @@ import json
 import math
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -482,13 +483,27 @@ def test_our_command_line_is_that_of_lm_eval(
         (lambda demo: FTPLM(str(assets().parent), device="cpu"), "No pruned model at .*save_pretrained"),
         (lambda demo: FTPLM("/nowhere/at/all", device="cpu"), "No pruned model at '/nowhere/at/all'"),
         (lambda demo: FTPLM(demo.model, tokenizer=demo.tokenizer), "LlamaForCausalLM is not a pruned model"),
-        (lambda demo: demo.pruned(peft="adapter"), "takes no peft"),
+        (lambda demo: demo.pruned(peft="adapter"), "takes no peft: merge the adapter .*ftp-search run --adapter DIR"),
+        (lambda demo: demo.pruned(delta="weights"), "takes no delta: apply it to the dense model"),
         (lambda demo: demo.pruned(backend="seq2seq"), "'seq2seq', but pruned models are causal"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(demo: Demo, make: Any, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         make(demo)
+
+
+def test_a_dense_model_that_moved_is_named_among_the_arguments(demo: Demo, tmp_path: Path) -> None:
+    shutil.copytree(assets(), tmp_path / "before")
+    dense = AutoModelForCausalLM.from_pretrained(tmp_path / "before", dtype=torch.float32)
+    FTPForCausalLM.from_dense(dense, SCHEDULE).save_pretrained(tmp_path / "pruned", include_base=False)
+    demo.tokenizer.save_pretrained(tmp_path / "pruned")
+    (tmp_path / "before").rename(tmp_path / "after")
+    with pytest.raises(ModelError, match="The dense model .*before', to which .* refers, cannot be loaded"):
+        FTPLM(str(tmp_path / "pruned"), device="cpu")
+    parts = [("Story: Anna", " is in the garden")]
+    moved = FTPLM(str(tmp_path / "pruned"), device="cpu", revision="main", base_model=str(tmp_path / "after"))
+    torch.testing.assert_close(likelihoods(moved, parts), likelihoods(demo.pruned(), parts), **TOLERANCE)
 
 
 def test_a_continuation_without_a_token_or_longer_than_the_context_is_refused(demo: Demo) -> None:

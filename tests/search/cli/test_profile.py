@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from ftp_core.cost.conditions import profile_conditions
@@ -75,6 +76,13 @@ BAD: list[tuple[list[str], int, str]] = [
     (["--profile-seconds", "0"], 2, "--profile-seconds is 0: expected a number above 0"),
     (["--profile-seconds", "nan"], 2, "--profile-seconds is nan: expected a number above 0"),
     (["--model", "./nowhere"], 1, "No model at './nowhere'"),
+    (
+        ["--revision", "v1"],
+        1,
+        "The revision 'v1' is of models on the Hugging Face Hub, but 'demo' lies on this machine",
+    ),
+    (["--adapter", "./nowhere"], 1, "No adapter at './nowhere': expected a directory with adapter_config.json"),
+    (["--device-map", "spread"], 2, "--device-map is 'spread': expected one of 'auto'"),
     (["--storage", "mongodb://localhost/x"], 1, "mongodb"),
     # It printed to a file once.
     (["--json", "x.json"], 2, "x.json"),
@@ -172,6 +180,40 @@ def test_the_advised_command_measures_that_model_and_those_shapes_again(run: Run
 
 
 @pytest.mark.usefixtures("tiny")
+def test_a_model_with_an_adapter_that_is_spread_is_profiled_and_advised_so(run: Run, tmp_path: Path) -> None:
+    model = LlamaForCausalLM.from_pretrained(tmp_path / "tiny")
+    get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"])).save_pretrained(tmp_path / "adapter")
+    given = ("--adapter", "adapter", "--device-map", "auto", "--profile-seconds", "0.5")
+    first = run("profile", *TINY, *given, "--batch", "1", "--json")
+    assert first.code == 0, first.err
+    assert "Loading tiny (adapter adapter)" in first.err
+    doubtful = first.json()
+    for shape in doubtful["shapes"]:
+        shape |= {"waited": 0.97}
+    (tmp_path / "busy.json").write_text(json.dumps(doubtful))
+    busy = run("profile", *TINY[:2], *TINY[4:], *given[:4], "--from", "busy.json")
+    assert busy.code == 0, busy.err
+    [line] = [line for line in busy.err.splitlines() if "relied on" in line]
+    words = shlex.split(line.partition("`")[2].partition("`")[0])
+    assert words[:6] == ["ftp-search", "profile", "--model", "tiny", "--adapter", "adapter"]
+    assert words[words.index("--device-map") + 1] == "auto"
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_study_s_model_is_spread_as_its_settings_say(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        config = RunConfig.checked(model=str(tmp_path / "tiny"), device_map="auto")
+        store.studies.create("mine", config.model_dump(), OBJECTIVES)
+        store.studies.update_facts("mine", StudyFacts(timed_input=TimedInput(1, 8)))
+    # Without the package that spreads models, one that is spread is refused.
+    monkeypatch.setattr("ftp_core.loading.models.find_spec", lambda _: None)
+    refused = run("profile", "--study", "mine")
+    assert refused.code == 1 and "device_map needs the package accelerate" in refused.err
+
+
+@pytest.mark.usefixtures("tiny")
 def test_a_study_is_profiled_with_its_model_and_input(run: Run, tmp_path: Path) -> None:
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         config = RunConfig.checked(model=str(tmp_path / "tiny"), profile_seconds=0.5)
@@ -179,7 +221,16 @@ def test_a_study_is_profiled_with_its_model_and_input(run: Run, tmp_path: Path) 
         early = run("profile", "--study", "mine")
         assert early.code == 2 and "--study is 'mine', which has not begun" in early.err
         store.studies.update_facts("mine", StudyFacts(timed_input=TimedInput(3, 16)))
-        for option in (["--batch", "1"], ["--model", "demo"], ["--from", "x.json"], ["--dtype", "bfloat16"]):
+        options = (
+            ["--batch", "1"],
+            ["--model", "demo"],
+            ["--revision", "v1"],
+            ["--adapter", "adapter"],
+            ["--device-map", "auto"],
+            ["--from", "x.json"],
+            ["--dtype", "bfloat16"],
+        )
+        for option in options:
             both = run("profile", "--study", "mine", *option)
             assert both.code == 2 and f"--study and {option[0]} are both given" in both.err
         done = run("profile", "--study", "mine", "--remeasure")

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from ftp_core import FTPForCausalLM
-from ftp_core.loading.models import load_model
+from ftp_core.loading.models import load_model, load_published
+from ftp_core.loading.reference import ModelReference
 from search.config.run_config import RunConfig
 from search.inputs.data import load_workload
 from search.problem.objectives import OBJECTIVES
@@ -102,3 +104,40 @@ def test_an_export_prunes_the_study_s_own_model(run: Run, store: StudyStore, tmp
     assert places(store)[0] == str(tmp_path / "new")
     assert json.loads((tmp_path / "pruned/config.json").read_text())["base_model"] == str(tmp_path / "new")
     FTPForCausalLM.from_pretrained(tmp_path / "pruned")
+
+
+def test_an_export_is_told_where_an_adapter_lies_now(run: Run, store: StudyStore, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    dense, _ = load_published(tmp_path / "new")
+    settings = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(dense, settings).save_pretrained(tmp_path / "moved")
+    adapted = load_model(ModelReference(tmp_path / "new", adapter=str(tmp_path / "moved")))
+    config = RunConfig.stored(
+        store.studies.get("mine").config, model=str(tmp_path / "new"), adapter=str(tmp_path / "gone")
+    )
+    store.studies.set_config("mine", config.model_dump())
+    store.studies.update_facts("mine", StudyFacts(model_fingerprint=adapted.fingerprint()))
+    lost = run("export", "mine", "pruned", "--reference")
+    assert lost.code == 1 and "The adapter of study 'mine' was at" in lost.err and "say with --adapter" in lost.err
+    nowhere = run("export", "mine", "pruned", "--adapter", "nowhere")
+    assert nowhere.code == 1 and f"No adapter at '{tmp_path / 'nowhere'}'" in nowhere.err
+    done = run("export", "mine", "pruned", "--adapter", "moved")
+    assert done.code == 0, done.err
+    # It is remembered.
+    assert store.studies.get("mine").config["adapter"] == str(tmp_path / "moved")
+    merged = FTPForCausalLM.from_pretrained(tmp_path / "pruned").base.state_dict()
+    for name, weight in adapted.skipping.model.state_dict().items():
+        torch.testing.assert_close(merged[name].float(), weight.float())
+
+
+def test_a_model_of_the_hub_that_is_on_this_machine_now_has_no_revision_any_longer(
+    run: Run, store: StudyStore, tmp_path: Path
+) -> None:
+    config = RunConfig.stored(store.studies.get("mine").config, model="someone/tiny", revision="v1")
+    store.studies.set_config("mine", config.model_dump())
+    refused = run("export", "mine", "pruned", "--model", "new", "--revision", "v2")
+    assert refused.code == 1 and "The revision 'v2' is of models on the Hugging Face Hub" in refused.err
+    done = run("export", "mine", "pruned", "--model", "new")
+    assert done.code == 0, done.err
+    known = store.studies.get("mine").config
+    assert (known["model"], known["revision"]) == (str(tmp_path / "new"), None)

@@ -9,6 +9,7 @@ from studies.pareto import best_point, front, hypervolume, study_volume
 from studies.records.confirmed import as_confirmed
 from studies.records.halves import n_blocks, named
 from studies.records.records import RouterRun, StudyRecord
+from studies.records.target import Target
 from studies.records.trial import Trial
 from studies.store.store import StudyStore
 
@@ -57,7 +58,7 @@ class LoadedStudy:
         """The trial that `ftp-search show` marks and `ftp-search export` writes, or the front's best at another target.
 
         That is the selected point once the study has measured, and before that the one chosen from the front: at the
-        study's own target overall sparsity, or else its knee.
+        study's own target, or else its knee.
 
         Args:
             target_sparsity: Overall sparsity to have; None for the study's own target.
@@ -66,13 +67,15 @@ class LoadedStudy:
             ValueError: No trial has finished.
         """
         record = self.record
-        own = record.config.get("target_sparsity")
-        if target_sparsity is None or target_sparsity == own:
+        own = Target.of(record.config)
+        if target_sparsity is None or (own is not None and target_sparsity == own.sparsity):
             if record.chosen_trial is not None:
                 return self._store.trials.get(self.name, record.chosen_trial)
-            target_sparsity = own
+            target = own
+        else:
+            target = Target("target_sparsity", target_sparsity)
         trials = self._store.trials.of(self.name)
-        best = best_point(front(as_confirmed(trials)), target_sparsity)
+        best = best_point(front(as_confirmed(trials)), target)
         return next(trial for trial in trials if trial.number == best.number)
 
     def hypervolume(self, reference: Sequence[float] | None = None) -> float:

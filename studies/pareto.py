@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from studies.records.measurement import Measurement
 from studies.records.objectives import KL
 from studies.records.records import StudyRecord
+from studies.records.target import Target
 from studies.records.trial import Trial, finite_values
 
 Floats = NDArray[np.float64]
@@ -248,20 +249,23 @@ def front_growth(before: float, after: float) -> float | None:
     return None if before <= 0 else after / before - 1
 
 
-def best_point(points: Sequence[Trial], target_sparsity: float | None = None) -> Trial:
-    """The point of a front to take before anything was measured: the best at a target sparsity, or else the knee.
+def best_point(points: Sequence[Trial], target: Target | None = None) -> Trial:
+    """The point of a front to take before anything was measured: the best at a target, or else the knee.
 
     A front of few points can bend at the dense model, which is no find: then it is the knee of the others.
 
     Args:
         points: A front, as `front` returns it.
-        target_sparsity: Overall sparsity to have, if any; see `closest_to_sparsity`.
+        target: Target of the study, if any. For an overall sparsity see `closest_to_sparsity`; where a cost is the
+            target, the whole front keeps it, and the lowest KL is taken.
 
     Raises:
         ValueError: The front is empty.
     """
-    if target_sparsity is not None:
-        return closest_to_sparsity(points, target_sparsity)
+    if target is not None and target.sparsity is not None:
+        return closest_to_sparsity(points, target.sparsity)
+    if target is not None:
+        return min(points, key=lambda point: (point.values or (), point.number))
     best = knee(points)
     sparse = [point for point in points if any(point.schedule)]
     return best if any(best.schedule) or not sparse else knee(sparse)

@@ -11,6 +11,8 @@ from studies.analysis.retention import chance_level, retention_of
 
 _RULES = {
     "target_sparsity": "the target of overall sparsity",
+    "target_flops_saved": "the target of FLOPs saved",
+    "target_speedup": "the target of predicted speed-up",
     "max_latency_ms": "the limit on latency",
     "min_retention": "the share of the dense model's quality that must be retained",
     "knee": "the knee of the front",

@@ -170,6 +170,12 @@ def _against_wishes(data: ReportData, selected: Measurement) -> list[str]:
     target, limit, least = (config.get(key) for key in ("target_sparsity", "max_latency_ms", "min_retention"))
     if target is not None and abs(selected.overall_sparsity - target) > HALF_STEP:
         found.append(f"The target was an overall sparsity of {target:.1%}; it has {selected.overall_sparsity:.1%}.")
+    dense = next((m for m in data.measurements if m.split == "test" and m.variant == "dense"), None)
+    saved, speedup = config.get("target_flops_saved"), config.get("target_speedup")
+    if saved is not None and dense is not None and 1 - selected.flops / dense.flops < saved:
+        found.append(f"The target was {saved:.1%} of FLOPs saved; it saves {1 - selected.flops / dense.flops:.1%}.")
+    if speedup is not None and selected.speedup is not None and selected.speedup < speedup:
+        found.append(f"The target was a predicted speed-up of {speedup:g}; measured is {selected.speedup:.2f}.")
     if limit is not None and selected.latency_ms > limit:
         found.append(f"The limit was {limit:g} ms; measured are {selected.latency_ms:.1f} ms.")
     kept = data.retention(selected)

@@ -21,6 +21,7 @@ from search.config.setting import About
 from search.problem.genes import Granularity, Kv
 from search.proposers.catalogue import proposer_names
 from studies.records.objectives import DEFAULT_COST, CostName
+from studies.records.target import TARGETS, Target
 
 CONFIG_VERSION = 1
 DEFAULT_OUT = Path("ftp-out")
@@ -228,6 +229,11 @@ class SearchSettings(Group):
     def _known_samplers(cls, value: str) -> str:
         proposer_names(value)
         return value
+
+    @property
+    def target(self) -> Target | None:
+        """What all schedules of the search have in common, if anything."""
+        return Target.of({kind: getattr(self, kind) for kind in TARGETS})
 
     @property
     def predicts_latency(self) -> bool:

@@ -11,8 +11,9 @@ from search.problem.costs import Costs
 from search.stages.measure import Variant, timed_prompts
 from search.stages.open_study import OpenStudy
 from studies import Measurement, Trial
-from studies.pareto import HALF_STEP, closest_to_sparsity, usable_front
+from studies.pareto import HALF_STEP, best_point, closest_to_sparsity, usable_front
 from studies.records.confirmed import as_confirmed
+from studies.records.target import Target
 
 _T = TypeVar("_T")
 
@@ -20,16 +21,16 @@ _T = TypeVar("_T")
 def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
     """Lists the candidates for selection: points of the front, the one that was chosen for distillation among them.
 
-    At a target sparsity these are the trials with the lowest KL there, of the first search and of the refinements the
+    At a target these are the trials with the lowest KL there, of the first search and of the refinements the
     same number: a search that tried hundreds on a few items has found some that are good by luck, only other items
     tell, and the report shall compare with the best of the first search as they tell it.
     """
     config, trials = study.config, as_confirmed(study.trials())
     most = config.measured_points
-    if config.target_sparsity is None:
+    if config.target is None:
         return [_of_trial("candidate", study, point) for point in _spread(usable_front(trials), most, chosen)]
-    refined = best_at([trial for trial in trials if trial.round > 0], config.target_sparsity, most // 2)
-    first = best_at([trial for trial in trials if trial.round == 0], config.target_sparsity, most - len(refined))
+    refined = best_at([trial for trial in trials if trial.round > 0], config.target, most // 2)
+    first = best_at([trial for trial in trials if trial.round == 0], config.target, most - len(refined))
     points = [*first, *refined]
     if all(point.number != chosen.number for point in points):
         points = [chosen, *points][:most]
@@ -52,8 +53,9 @@ def compared(
     """
     trials = [trial for trial in study.trials() if trial.is_comparable]
     by_number = {one.trial: one.kl for one in validated}
-    first = _like(selected, [trial for trial in trials if trial.round == 0], by_number)
-    refined = _like(selected, [trial for trial in trials if trial.round > 0], by_number)
+    target = study.config.target
+    first = _like(selected, [trial for trial in trials if trial.round == 0], by_number, target)
+    refined = _like(selected, [trial for trial in trials if trial.round > 0], by_number, target)
     static, refined = (selected, refined) if selected.round == 0 else (first, selected)
     rows = [dense(study), Variant("uniform", _shortened(study, selected))]
     if static is not None:
@@ -83,23 +85,34 @@ def _of_trial(name: str, study: OpenStudy, trial: Trial) -> Variant:
     return Variant(name, SparsitySchedule.of(trial.schedule), study.router(trial.router), trial.number)
 
 
-def _like(selected: Trial, trials: Sequence[Trial], kl: Mapping[int | None, float]) -> Trial | None:
-    """The trial to compare a selected one with, at its overall sparsity; None if there is no trial.
+def _like(
+    selected: Trial, trials: Sequence[Trial], kl: Mapping[int | None, float], target: Target | None
+) -> Trial | None:
+    """The trial to compare a selected one with, at its cost or overall sparsity; None if there is no trial.
 
     That is the one with the lowest KL on validation examples, given by number of the trial, if any is known there, else
     on the search set. Not of their front, which may have dropped the best one there for another that is cheaper by a
     hair.
     """
-    near = [trial for trial in trials if abs(trial.overall_sparsity - selected.overall_sparsity) <= HALF_STEP]
+    is_cost = target is not None and target.sparsity is None
+    near = [trial for trial in trials if is_cost or _is_near(trial, selected.overall_sparsity)]
     known = [trial for trial in near if trial.number in kl]
     if known:
         return min(known, key=lambda trial: (kl[trial.number], trial.number))
+    if is_cost:
+        return best_point(trials, target) if trials else None
     return closest_to_sparsity(trials, selected.overall_sparsity) if trials else None
 
 
-def best_at(trials: Sequence[Trial], target: float, most: int) -> list[Trial]:
-    """The trials with the lowest KL at an overall sparsity, the best first; none where no trial has it."""
-    near = [t for t in trials if t.is_comparable and abs(t.overall_sparsity - target) <= HALF_STEP]
+def _is_near(trial: Trial, sparsity: float) -> bool:
+    return abs(trial.overall_sparsity - sparsity) <= HALF_STEP
+
+
+def best_at(trials: Sequence[Trial], target: Target, most: int) -> list[Trial]:
+    """The trials with the lowest KL at a target, the best first; none where no trial has it."""
+    sparsity = target.sparsity
+    # What can be compared keeps the limits of its study.
+    near = [t for t in trials if t.is_comparable and _is_near(t, t.overall_sparsity if sparsity is None else sparsity)]
     return sorted(near, key=lambda trial: (trial.values or (), trial.number))[:most]
 
 

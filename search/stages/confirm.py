@@ -81,8 +81,7 @@ def confirm(
     batches = fresh_batches(study.config, study.workload)
     evaluated = sum(trial.fidelity for trial in own if trial.state is not TrialState.FAILED)
     n, most = race_size(study.config, study.workload, evaluated)
-    target = Target.of(study.config.model_dump())
-    best = best_of([trial for trial in own if trial.router == router.number], n, target)
+    best = best_of([trial for trial in own if trial.router == router.number], n, study.config.target)
     if len(best) < 2:
         said = (
             f"{len(own)} trials are too few to race on fresh items for {SHARE:.0%} of what they took."
@@ -98,7 +97,7 @@ def confirm(
         [(trial.values or ())[-1] for trial in best],
         [len(batch) for batch in batches],
         most,
-        by_cost=target is None,
+        by_cost=study.config.target is None,
     )
     with study.view.stage("Confirming the best on fresh items", most) as stage:
         while (batch := race.next_batch()) is not None:
@@ -117,11 +116,10 @@ def best_of(trials: Sequence[Trial], n: int, target: Target | None) -> list[Tria
     front, and the others are those whose cost is nearest to the knee's, of the front or within the noise of it.
     """
     trials = [trial for trial in trials if trial.is_comparable and any(trial.schedule)]
-    if target is not None and target.sparsity is not None:
-        return best_at(trials, target.sparsity, n)
-    if target is not None or not trials:
-        # Those that miss a target of cost are not comparable.
-        return sorted(trials, key=lambda one: (one.values or (), one.number))[:n]
+    if target is not None:
+        return best_at(trials, target, n)
+    if not trials:
+        return []
     points = usable_front(trials)
     knee = best_point(points)
     kl, costs = (np.array([(trial.values or ())[place] for trial in trials]) for place in (0, -1))
@@ -245,7 +243,7 @@ def _conclude(
         best=min(confirmed, key=lambda trial: trial.metrics[CONFIRMED_KL]).number,
         best_before=by_search.number,
     )
-    if Target.of(study.config.model_dump()) is None:
+    if study.config.target is None:
         # Trials of other costs have no order.
         found = replace(found, best=None, best_before=None)
     study.lease.check()

@@ -56,7 +56,7 @@ def select_candidate(study: OpenStudy) -> None:
         [one for one in measured if one.variant == "candidate"],
         next(one for one in measured if one.variant == "dense"),
         cost=cost,
-        target_sparsity=config.target_sparsity,
+        target=config.target,
         max_latency_ms=config.max_latency_ms,
         min_retention=config.min_retention,
         latency=latency,

@@ -32,7 +32,7 @@ def choose_from_front(study: OpenStudy) -> None:
     points = front(as_confirmed(trials))
     if not points:
         raise SearchError(why_no_front(trials, study.config))
-    study.store.studies.choose_trial(study.name, best_point(points, study.config.target_sparsity).number)
+    study.store.studies.choose_trial(study.name, best_point(points, study.config.target).number)
 
 
 def why_no_front(trials: Sequence[Trial], config: RunConfig) -> str:

@@ -100,11 +100,9 @@ def _search_again(study: OpenStudy, number: int) -> None:
 def _schedules(study: OpenStudy) -> list[SparsitySchedule]:
     """Schedules that a router learns to serve, as they may be selected in the end."""
     config, chosen, trials = study.config, chosen_trial(study), as_confirmed(study.trials())
-    if config.target_sparsity is None:
-        points = usable_front(trials)
-    else:
-        # Not the front there, on which ruined models are that cost less by a hair.
-        points = best_at(trials, config.target_sparsity, config.router_schedules)
+    target, most = config.target, config.router_schedules
+    # At a target not the front, on which ruined models are that cost less by a hair.
+    points = usable_front(trials) if target is None else best_at(trials, target, most)
     return schedules_to_distil(points, chosen, config.router_schedules)
 
 

@@ -51,7 +51,7 @@ def predict_from(study: OpenStudy, profile: LatencyProfile) -> None:
     if record.chosen_trial is not None:
         if not points:
             raise SearchError(f"{_REFUSED}none of {len(trials)} trials keeps the study's constraints.")
-        chosen = best_point(front(as_confirmed(revalued)), study.config.target_sparsity).number
+        chosen = best_point(front(as_confirmed(revalued)), study.config.target).number
     dense = judges[None].costs.of(SparsitySchedule.uniform(0.0, study.workload.model.skipping.n_blocks))
     volume = front_volume(record.objectives, revalued, dense[study.config.cost])
     facts = StudyFacts(latency_profile=ProfileRecord.model_validate(profile.to_json()), dense_costs=dense)

@@ -38,6 +38,7 @@ from studies import Trial, TrialState, best_point
 from studies.pareto import ParetoArchive, front_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
 from studies.records.study_facts import StudyFacts
+from studies.records.target import Target
 
 if TYPE_CHECKING:
     from search.evaluators.ray_pool import RayPool
@@ -229,15 +230,15 @@ def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objec
 
 
 def best_note(
-    points: list[Trial], cost: CostName = DEFAULT_COST, target: float | None = None, uncertainty: float | None = None
+    points: list[Trial], cost: CostName = DEFAULT_COST, target: Target | None = None, uncertainty: float | None = None
 ) -> str:
-    """A word on a front of KL against a cost: its point at a target sparsity, or its knee.
+    """A word on a front of KL against a cost: its point at a target, or its knee.
 
     Costs are certain to within a share of them, if one is given.
     """
     if not points:
         return "no trial finished"
-    best, what = best_point(points, target), "knee" if target is None else f"at {target:.0%}"
+    best, what = best_point(points, target), "knee" if target is None else f"at {target}"
     assert best.values is not None
     spread = "" if uncertainty is None else f" ± {uncertainty:.0%}"
     return f"front {len(points)}, {what}: KL {best.values[0]:.3g} at {objective(cost).text(best.values[1])}{spread}"
@@ -268,7 +269,7 @@ class _Watch:
             config = self._study.config
             self._noted, note = (
                 now,
-                best_note(self._trials.front, config.cost, config.target_sparsity, self._uncertainty),
+                best_note(self._trials.front, config.cost, config.target, self._uncertainty),
             )
             self.send_figures()
         self._stage.advance(n, note)

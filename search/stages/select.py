@@ -14,9 +14,10 @@ from studies.analysis.prefill_speed import prefill_speedup
 from studies.analysis.retention import chance_sentence
 from studies.pareto import HALF_STEP, knee_index, nearest_to_sparsity, non_dominated
 from studies.records.objectives import CostName, objective
+from studies.records.target import Target
 from studies.records.trial import finite_values
 
-Rule = Literal["target_sparsity", "max_latency_ms", "min_retention", "knee"]
+Rule = Literal["target_sparsity", "target_flops_saved", "target_speedup", "max_latency_ms", "min_retention", "knee"]
 
 # Accuracies are shares in float32, which are off by less; one item of a million is more.
 _ROUNDING = 5e-7
@@ -42,7 +43,7 @@ def select(
     dense: Measurement,
     *,
     cost: CostName,
-    target_sparsity: float | None = None,
+    target: Target | None = None,
     max_latency_ms: float | None = None,
     min_retention: float | None = None,
     latency: Literal["measured", "predicted"] = "measured",
@@ -51,8 +52,9 @@ def select(
     """Selects the point to report and to export, among points measured on validation examples.
 
     1. Candidates beyond the largest latency are out. If all are, the fastest is taken.
-    2. With a target sparsity those count that are within half a grid step of it, or else the nearest. The one with the
-       lowest KL is taken; if a retention is demanded, too, the one with the lowest KL of those that keep it.
+    2. With a target sparsity those count that are within half a grid step of it, or else the nearest; where a cost is
+       the target, all count, since every candidate was counted or predicted to keep it. The one with the lowest KL is
+       taken; if a retention is demanded, too, the one with the lowest KL of those that keep it.
     3. With a retention and no target, the cheapest of those that keep it is taken.
     4. Without either, the knee of KL against the cost.
 
@@ -86,8 +88,8 @@ def select(
             f"{choice.takes} {fastest.latency_ms:.1f} ms."
         )
         return choice.selection(fastest, "max_latency_ms", why)
-    if target_sparsity is not None:
-        return choice.at_target(target_sparsity, min_retention)
+    if target is not None:
+        return choice.at_target(target, min_retention)
     if min_retention is not None:
         return choice.cheapest_that_keeps(min_retention)
     return choice.knee()
@@ -116,11 +118,13 @@ class _Choice:
             self._left = within
         return bool(within)
 
-    def at_target(self, target: float, min_retention: float | None) -> Selection:
-        """The lowest KL at a target sparsity, of those that keep a retention if one is demanded."""
-        near = nearest_to_sparsity(self._left, target)
-        is_met = any(abs(m.overall_sparsity - target) <= HALF_STEP for m in near)
-        asked, keeping, those, kept = f"{100 * target:g} % overall sparsity", near, "", ""
+    def at_target(self, target: Target, min_retention: float | None) -> Selection:
+        """The lowest KL at a target, of those that keep a retention if one is demanded."""
+        near, is_met = self._left, True
+        if (sparsity := target.sparsity) is not None:
+            near = nearest_to_sparsity(self._left, sparsity)
+            is_met = any(abs(m.overall_sparsity - sparsity) <= HALF_STEP for m in near)
+        asked, keeping, those, kept = str(target), near, "", ""
         if min_retention is not None:
             keeping, keep, kept = self._keeping(near, min_retention)
             those = f" {keep} {kept}"
@@ -139,7 +143,7 @@ class _Choice:
                 f"No candidate{self._where} has {asked}; of {_count(keeping)} nearest to it{those}, {_name(best)} with "
                 f"{_percent(best.overall_sparsity)} has the lowest KL."
             )
-        return self.selection(best, "target_sparsity", why)
+        return self.selection(best, target.kind, why)
 
     def _keeping(self, points: Sequence[Measurement], min_retention: float) -> tuple[list[Measurement], str, str]:
         """The points that keep a retention, and the words for that."""

@@ -122,4 +122,5 @@ def _predicted_ms(study: StudyRecord, trial: Trial) -> float | None:
 
 def predicts_latency(study: StudyRecord) -> bool:
     """Tells if a study searches by predicted latency, as its cost or under a limit."""
-    return "latency_ms" in study.objectives or study.config.get("max_latency_ms") is not None
+    limits = (study.config.get(name) for name in ("max_latency_ms", "target_speedup"))
+    return "latency_ms" in study.objectives or any(limit is not None for limit in limits)

@@ -62,6 +62,7 @@ from search.stages.sql_trial_store import SqlTrialStore
 from studies import StudyRecord, StudyState, Trial, TrialState, best_point, front, hypervolume
 from studies.pareto import FrontVolume, ParetoArchive, front_growth, reference_point, study_volume, usable_front
 from studies.records.study_facts import Round, StudyFacts
+from studies.records.target import Target
 from studies.service.service_store import ServiceStore
 from tests.search.stages.test_select import DENSE, measured
 from tests.search.synthetic import Notebook, ShufflingEvaluator, judge, metrics_of
@@ -227,7 +228,7 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
     found, measured = analyse(STUDY, trials), study_volume(STUDY, trials)
     assert measured is not None and math.isfinite(measured.of(trials))
     assert found.front == expected and found.growth[-1][1] == pytest.approx(measured.of(trials))
-    assert best_point(expected, None) in expected and best_point(expected, 0.1) in expected
+    assert best_point(expected, None) in expected and best_point(expected, Target("target_sparsity", 0.1)) in expected
     assert all(one in expected for one in usable_front(trials))
 
 
@@ -340,7 +341,12 @@ def test_a_candidate_without_finite_figures_is_never_selected() -> None:
         *(measured(1, 0.1, latency_ms=ms, flops=flops) for ms, flops in ((-math.inf, 1e9), (math.nan, 1e9))),
         measured(2, 0.1, flops=-math.inf),
     ]
-    demands: list[dict[str, Any]] = [{}, {"target_sparsity": 0.5}, {"min_retention": 0.5}, {"max_latency_ms": 10.0}]
+    demands: list[dict[str, Any]] = [
+        {},
+        {"target": Target("target_sparsity", 0.5)},
+        {"min_retention": 0.5},
+        {"max_latency_ms": 10.0},
+    ]
     for demand in demands:
         assert select([*broken, good], DENSE, cost="flops", **demand).measurement == good
 

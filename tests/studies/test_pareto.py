@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from studies import front, hypervolume, knee
+from studies import best_point, front, hypervolume, knee
 from studies.pareto import (
     FrontVolume,
     ParetoArchive,
@@ -22,6 +22,7 @@ from studies.pareto import (
     front_volume,
     reference_point,
 )
+from studies.records.target import TARGETS, Target, TargetKind
 from tests.studies.records import history, trial
 
 # A coarse grid, so that ties and duplicates occur.
@@ -195,6 +196,17 @@ def test_a_target_sparsity_picks_the_best_point_at_it_or_the_nearest() -> None:
     points = [trial(0, (0.0, 9.0), (0.3, 0.3)), trial(1, (0.2, 8.0), (0.3, 0.34)), trial(2, (0.5, 5.0), (0.6, 0.6))]
     assert closest_to_sparsity(points, 0.31).number == 0
     assert closest_to_sparsity(points, 0.5).number == 2
+    assert best_point(points, Target("target_sparsity", 0.5)).number == 2
+    # What is on a front keeps the limit that a cost is.
+    assert best_point(points[::-1], Target("target_speedup", 1.3)).number == 0
+
+
+@pytest.mark.parametrize("kind", TARGETS)
+def test_the_target_of_a_study_is_the_one_that_its_configuration_gives(kind: TargetKind) -> None:
+    config: dict[str, float | None] = dict.fromkeys(TARGETS)
+    assert Target.of(config) is Target.of({}) is None
+    found = Target.of(config | {kind: 0.5})
+    assert found == Target(kind, 0.5) and found.sparsity == (0.5 if kind == "target_sparsity" else None)
 
 
 def test_the_hypervolume_of_a_study_is_the_area_on_the_logarithm_of_kl_below_one_nat_and_dense_cost() -> None:

@@ -177,6 +177,13 @@ def test_a_setting_that_another_one_makes_useless_is_named(given: dict[str, Any]
     assert [line.split()[0] for line in said] == named and all("no effect: " in line for line in said)
 
 
+def test_a_run_has_one_target_at_most() -> None:
+    with pytest.raises(ConfigError, match="--target-sparsity and --target-speedup are all given: expected one target"):
+        RunConfig.checked(target_sparsity=0.3, target_speedup=1.3)
+    assert RunConfig.checked(target_speedup=1.3, cost="flops").predicts_latency
+    assert str(RunConfig.checked(target_flops_saved=0.25).target) == "25 % of FLOPs saved"
+
+
 def test_data_may_be_a_list_and_names_its_sources_by_where_the_file_lies(tmp_path: Path) -> None:
     path = tmp_path / "run.yaml"
     path.write_text("data: [2:a.jsonl, self, 'hf:org/set:one']\ntest_data: ./b.csv\n")

@@ -26,6 +26,7 @@ from search.stages.refine import refine
 from search.stages.stage_states import Stages
 from studies import LeaseLostError, RouterRun, StorageError, StudyState, StudyStore, Trial, best_point, front, load
 from studies.records.study_facts import StudyFacts, TimedInput
+from studies.records.target import Target
 from studies.store.lease import Lease
 from tests.studies.records import trial
 
@@ -70,7 +71,7 @@ def test_a_front_that_bends_at_the_dense_model_yields_another_point() -> None:
 
 def test_the_target_wins_over_the_knee() -> None:
     points = _points((0.0, 0.0, 10.0), (0.4, 0.1, 4.0), (0.8, 2.0, 2.0))
-    assert best_point(points, 0.75).number == 2
+    assert best_point(points, Target("target_sparsity", 0.75)).number == 2
 
 
 def test_a_stage_whose_preconditions_fail_leaves_the_state_alone() -> None:

@@ -28,6 +28,17 @@ def workload() -> Workload:
     return load_workload("demo", "demo", 0, RunConfig(**SMALL).sizes)  # type: ignore[arg-type]
 
 
+def test_flops_that_no_schedule_saves_are_refused_with_the_most_that_can_be(
+    workload: Workload, store: StudyStore
+) -> None:
+    asked = {"target_flops_saved": 0.9, "dense_blocks": tuple(range(workload.model.skipping.n_blocks - 1))}
+    with pytest.raises(
+        ConfigError, match=r"0.9 of the FLOPs saved cannot be reached: .* at most 0\.\d{3} of the dense"
+    ):
+        check_search(RunConfig(**SMALL, **asked), workload, store)  # type: ignore[arg-type]
+    check_search(RunConfig(**SMALL, target_flops_saved=0.2), workload, store)  # type: ignore[arg-type]
+
+
 @pytest.fixture
 def store(workload: Workload) -> Iterator[StudyStore]:
     with StudyStore("sqlite://") as store:

@@ -33,6 +33,7 @@ from studies import StudyStore, Trial, TrialState, front
 from studies.records import objectives as shown
 from studies.records.objectives import COSTS, DEFAULT_COST, CostName
 from studies.records.study_facts import TimedInput
+from studies.records.target import Target
 from tests.ftp_core.cost.made_up_profiles import profile_of, shape_of
 from tests.search.synthetic import Notebook, ShufflingEvaluator, metrics_of, portfolio, timeless
 from tests.studies.records import trial
@@ -315,7 +316,10 @@ def test_a_word_on_a_front_is_in_the_unit_of_its_cost() -> None:
     denser = (0.0, 0.2)
     points = front([trial(0, (0.0, 4e9), denser), trial(1, (0.1, 2e9)), trial(2, (1.0, 1.9e9))])
     assert best_note(points, "flops") == "front 3, knee: KL 0.1 at 2 GFLOPs"
-    assert best_note(points, "flops", 0.25) == "front 3, at 25%: KL 0.1 at 2 GFLOPs"
+    assert (
+        best_note(points, "flops", Target("target_sparsity", 0.25))
+        == "front 3, at 25 % overall sparsity: KL 0.1 at 2 GFLOPs"
+    )
     assert best_note(points[:0], "flops") == "no trial finished"
     assert best_note(front([trial(0, (0.25, 12.345))]), uncertainty=0.05) == "front 1, knee: KL 0.25 at 12.3 ms ± 5%"
     assert best_note(front([trial(0, (0.25, 12.345))])) == "front 1, knee: KL 0.25 at 12.3 ms"

@@ -21,6 +21,7 @@ from search.stages.candidates import best_at, candidates, compared
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
 from studies import Measurement, RouterRun, StudyStore, Trial
+from studies.records.target import Target
 from tests.ftp_core.made_up_routers import random_router
 from tests.search.stages.test_select import measured
 from tests.studies.records import trial
@@ -64,9 +65,9 @@ def _validated(kl: dict[int, float]) -> list[Measurement]:
 
 def test_the_best_at_a_sparsity_are_those_with_the_lowest_kl_there(study: OpenStudy) -> None:
     trials = study.store.trials.of("one")
-    assert [one.number for one in best_at(trials, 0.5, 3)] == [4, 5, 6]
-    assert [one.number for one in best_at(trials, 0.1, 3)] == [8]
-    assert best_at(trials, 0.9, 3) == []
+    assert [one.number for one in best_at(trials, Target("target_sparsity", 0.5), 3)] == [4, 5, 6]
+    assert [one.number for one in best_at(trials, Target("target_sparsity", 0.1), 3)] == [8]
+    assert best_at(trials, Target("target_sparsity", 0.9), 3) == []
 
 
 def test_at_a_target_every_search_has_candidates_and_the_chosen_trial_is_one(study: OpenStudy) -> None:

@@ -16,7 +16,12 @@ from search.stages.select import select
 from studies import Measurement, front, knee
 from studies.pareto import closest_to_sparsity
 from studies.records.objectives import CostName
+from studies.records.target import Target
 from tests.studies.records import trial
+
+
+def at(sparsity: float | None) -> Target | None:
+    return None if sparsity is None else Target("target_sparsity", sparsity)
 
 
 def measured(number: int | None, kl: float = 0.1, sparsity: float = 0.5, **changes: Any) -> Measurement:
@@ -120,7 +125,7 @@ def test_the_lowest_kl_at_the_target_is_taken_of_those_that_keep_what_is_demande
 ) -> None:
     within = [m for m in points if limit is None or m.latency_ms <= limit]
     assume(within)
-    found = select(points, DENSE, cost="latency_ms", max_latency_ms=limit, target_sparsity=target, min_retention=share)
+    found = select(points, DENSE, cost="latency_ms", max_latency_ms=limit, target=at(target), min_retention=share)
     distances = [abs(round(10 * m.schedule[0]) - round(10 * target)) for m in within]
     near = [m for m, distance in zip(within, distances, strict=True) if distance == min(distances)]
     keeping = [m for m in near if share is None or keeps(m, share)]
@@ -137,7 +142,7 @@ def test_the_lowest_kl_at_the_target_is_taken_of_those_that_keep_what_is_demande
 def test_a_target_means_the_same_as_for_the_trials_of_a_front(points: list[Measurement], target: float) -> None:
     moved = [replace(m, schedule=(m.schedule[0], m.schedule[1] + 0.05)) for m in points]
     trials = [trial(n, (m.kl, n), m.schedule) for n, m in enumerate(sorted(moved, key=lambda m: m.trial or 0))]
-    found = select(moved, DENSE, cost="latency_ms", target_sparsity=target).measurement
+    found = select(moved, DENSE, cost="latency_ms", target=at(target)).measurement
     of_trials = closest_to_sparsity(trials, target)
     assert of_trials.values is not None and found.kl == of_trials.values[0]
 
@@ -162,7 +167,7 @@ def test_without_a_demand_the_knee_of_what_is_left_is_taken(
 def test_the_order_of_candidates_changes_nothing_and_the_reason_is_a_sentence_or_two(
     points: list[Measurement], cost: CostName, limit: float | None, target: float | None, share: float | None
 ) -> None:
-    asked: dict[str, Any] = {"max_latency_ms": limit, "target_sparsity": target, "min_retention": share}
+    asked: dict[str, Any] = {"max_latency_ms": limit, "target": at(target), "min_retention": share}
     found = select(points, DENSE, cost=cost, **asked)
     assert select(points[::-1], DENSE, cost=cost, **asked) == found
     assert found.reason.count(". ") == 1 and found.reason.endswith(".")
@@ -202,12 +207,12 @@ def test_a_demand_that_nobody_meets_is_said_with_what_the_nearest_does() -> None
         "0.1 nats per token, and a prefill of 8 × 256 tokens takes 50.0 ms instead of 100.0 ms, with 2 GFLOPs "
         "instead of 4 GFLOPs."
     )
-    found = select(points, DENSE, cost="flops", target_sparsity=0.3, min_retention=0.99)
+    found = select(points, DENSE, cost="flops", target=at(0.3), min_retention=0.99)
     assert found.reason.startswith(
         "No candidate has 30 % overall sparsity, and none nearest to it keeps 99 % of the dense model's accuracy; the "
         "best, trial 4, keeps 96.84 %."
     )
-    found = select(points, DENSE, cost="flops", max_latency_ms=20.0, target_sparsity=0.3)
+    found = select(points, DENSE, cost="flops", max_latency_ms=20.0, target=at(0.3))
     assert found.reason.startswith("No candidate runs within 20 ms; the fastest of 2, trial 4, takes 50.0 ms.")
 
 
@@ -231,9 +236,23 @@ def test_the_test_set_stays_unseen() -> None:
         select([measured(1)], replace(DENSE, split="test"), cost="latency_ms")
 
 
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        (Target("target_flops_saved", 0.25), "at 25 % of FLOPs saved"),
+        (Target("target_speedup", 1.3), "at a predicted speed-up of 1.3"),
+    ],
+)
+def test_where_a_cost_is_the_target_every_candidate_counts_however_sparse(target: Target, words: str) -> None:
+    points = [measured(1, 0.3, 0.1), measured(2, 0.1, 0.6), measured(3, 0.2, 0.25)]
+    found = select(points, DENSE, cost="flops", target=target)
+    assert (found.measurement.trial, found.rule) == (2, target.kind)
+    assert found.reason.startswith(f"Trial 2 has the lowest KL of 3 candidates {words}.")
+
+
 def test_what_the_model_cannot_compute_is_no_candidate_and_none_at_all_is_an_error() -> None:
     broken = measured(1, math.nan)
-    assert select([broken, measured(2, 0.5)], DENSE, cost="flops", target_sparsity=0.5).measurement.trial == 2
+    assert select([broken, measured(2, 0.5)], DENSE, cost="flops", target=at(0.5)).measurement.trial == 2
     for nothing in ([], [broken]):
         with pytest.raises(SearchError, match="no candidate with a finite KL"):
             select(nothing, DENSE, cost="flops")

@@ -65,8 +65,8 @@ class SyntheticModel:
     def __init__(self, n_blocks, seed):
         self.n_blocks = n_blocks
         self._truth = DeepObjective(n_blocks)
-        # The whole search set, and the part of it that ablations are evaluated on, as different as two such sets are.
-        self._drawn = [DeepObjective(n_blocks, seed), DeepObjective(n_blocks, seed + 1000)]
+        # The whole search set, and its first items, which ablations are evaluated on.
+        self._drawn = [DeepObjective(n_blocks, seed, share) for share in (1.0, ABLATION_FIDELITY)]
         self._waiting = []
 
     capacity = 1

@@ -191,7 +191,8 @@ def _path_bytes(workload: Workload, examples: Sequence[EncodedExample]) -> int:
 def _trained_bytes(config: RunConfig, workload: Workload) -> float:
     """Most that a router's training holds: in a step, or while the router is evaluated on held-out examples."""
     model = workload.model.skipping
-    step = StepMemory.of(model, workload.splits["calibration"], DistillationConfig()).n_bytes
+    has_halves = config.granularity == "half" or config.kv == "keep"
+    step = StepMemory.of(model, workload.splits["calibration"], DistillationConfig(), has_halves).n_bytes
     held_out = _Batch.of(workload.splits["validation"], choices=False, context=model.context)
     most = max(_TRAINING_SLACK * step, _SLACK * held_out.evaluated_bytes(model))
     return most + _held_out_states_bytes(config, workload) + _TRAINING_KEPT

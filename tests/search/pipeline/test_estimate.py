@@ -167,6 +167,8 @@ def test_memory_of_training_counts_where_there_is_some(workload: Workload) -> No
     config = RunConfig.checked(**SMALL, prefix_mb=0)
     search, whole = (memory_of(config, workload, stages) for stages in (["search"], all_stages(config)))
     assert whole.alone_bytes > search.alone_bytes and whole.worker_bytes > search.worker_bytes + 2**20
+    halves = memory_of(RunConfig.checked(**SMALL, prefix_mb=0, granularity="half"), workload, all_stages(config))
+    assert halves.worker_bytes > whole.worker_bytes
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell what memory is shared")

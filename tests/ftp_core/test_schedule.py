@@ -116,6 +116,7 @@ def test_a_schedule_of_halves_is_none_of_three_times_as_many_blocks() -> None:
     assert tuple(few) == tuple(many) and few != many
     # Its numbers, wherever they come from, are.
     assert few == few.numbers
+    assert SparsitySchedule.of(many, n_blocks=2) is many
 
 
 @pytest.mark.parametrize(

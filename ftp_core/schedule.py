@@ -163,8 +163,8 @@ class SparsitySchedule(tuple[float, ...]):
         Raises:
             ScheduleError: They are no schedule.
         """
-        # One with halves says itself of how many blocks it is.
-        if isinstance(values, cls) and (n_blocks in (None, values.n_blocks) or not values.is_plain):
+        # It says itself of how many blocks it is.
+        if isinstance(values, cls):
             return values
         n_blocks = getattr(values, "n_blocks", None) if n_blocks is None else n_blocks
         if n_blocks is not None and isinstance(values, Sized) and len(values) == 3 * n_blocks > 0:

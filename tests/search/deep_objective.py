@@ -15,7 +15,8 @@ The formula follows them: each band of tokens skips runs of neighbouring blocks.
 Where tokens that skip leave their keys and values, or skip one half of a block, the costs of blocks add up, each of its
 own measured curve; attention without its MLP costs what both do beyond the MLP alone where it was not measured.
 
-Predictions of whole schedules that it was not fitted to are 17 % off (standard deviation). Other depths have the same
+It is 17 % off what was measured (standard deviation), in sample: directions were chosen by the same schedules, and no
+others were held out. Other depths have the same
 curves over relative depth; a block of 80 costs 30/80 of one of 30. Noise is that of a search set: the items that curves
 are means over are drawn again, as many as were measured.
 """

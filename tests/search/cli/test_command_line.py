@@ -69,7 +69,11 @@ def test_every_command_with_a_database_takes_that_of_the_environment(
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("ftp-search exp", "export"), ("ftp-search run --target", "--target-sparsity"), ("ftp-search db up", "upgrade")],
+    [
+        ("ftp-search exp", "export"),
+        ("ftp-search run --target-spa", "--target-sparsity"),
+        ("ftp-search db up", "upgrade"),
+    ],
 )
 def test_shells_complete_commands_and_options(tmp_path: Path, words: str, expected: str) -> None:
     place = str(len(words.split()) - 1)

@@ -39,7 +39,7 @@ def plan_ablations(
     def counted(n_groups: int) -> float:
         return sum(evaluations_of(one, fidelity) for one in ablations(space, n_groups))
 
-    most = next((n for n in range(n_blocks, 0, -1) if counted(n) <= trials * _MOST_OF_TRIALS), 0)
+    most = next((n for n in range(n_blocks, 0, -1) if counted(n) <= trials * _MOST_OF_TRIALS + 1e-9), 0)
     schedules = ablations(space, most) if most >= min(_FEWEST, n_blocks) and most else []
     whole, left_out = counted(n_blocks) if n_blocks else 0.0, ""
     for_each = math.ceil(whole / _MOST_OF_TRIALS - 1e-9)

@@ -79,7 +79,7 @@ def confirm(
         return
     own = [trial for trial in study.trials() if trial.round == number]
     batches = fresh_batches(study.config, study.workload)
-    evaluated = sum(trial.fidelity for trial in own if trial.state is not TrialState.FAILED)
+    evaluated = sum(min(trial.fidelity, trial.evaluations) for trial in own if trial.state is not TrialState.FAILED)
     n, most = race_size(study.config, study.workload, evaluated)
     best = best_of([trial for trial in own if trial.router == router.number], n, study.config.target)
     if len(best) < 2:

@@ -198,7 +198,7 @@ def test_fronts_volumes_and_choices_are_those_of_finite_values(
     assert all(0.0 <= gain <= 1.0 for gain in gains) and len(archive) == len(expected)
     assert all(archive.holds(one.values or ()) for one in expected)
     assert all(gain == 0.0 for gain, one in zip(gains, legal, strict=True) if not one.is_comparable)
-    near = best_at(trials, 0.0, 100)
+    near = best_at(trials, Target("target_sparsity", 0.0), 100)
     assert all(one in comparable for one in near)
     population: Population[int] = Population(4, "nsga2")
     population.tell(

@@ -22,7 +22,7 @@ def test_ablations_take_a_third_of_a_search_at_most(
     schedules, plan = plan_ablations(space, trials, "portfolio", fidelity)
     assert plan.schedules == len(schedules) and plan.fidelity == fidelity
     assert plan.evaluations == pytest.approx(sum(evaluations_of(one, fidelity) for one in schedules))
-    assert plan.evaluations <= trials / 3
+    assert plan.evaluations <= trials / 3 + 1e-9
     each = len(schedules) == n_blocks
     assert each == (plan.left_out == "") == (trials >= plan.trials_for_each)
     if not each:

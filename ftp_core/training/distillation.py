@@ -37,7 +37,7 @@ from ftp_core.text.encoding import EncodedExample, check_readable, encoded_finge
 from ftp_core.training.batch_progress import BatchProgress
 from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import gated_forward
-from ftp_core.training.memory import StepMemory
+from ftp_core.training.memory import recomputes_blocks
 from ftp_core.training.teacher import Lesson, Teacher
 from ftp_core.training.training_state import TrainingState
 
@@ -281,7 +281,7 @@ class _Run:
             # No router is returned that is worse than the given one.
             self._hold_out(self.router)
         has_halves = not all(schedule.is_plain for schedule in self.schedules)
-        self.checkpointing = StepMemory.of(self.model, data, config, has_halves).checkpointing
+        self.checkpointing = recomputes_blocks(self.model, data, config, has_halves)
         return_freed_memory()
         before, started = state.seconds, time.monotonic()
         while state.step < config.steps and not self._is_out_of_patience():

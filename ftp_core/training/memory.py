@@ -22,6 +22,8 @@ _SPARSITY = 0.5
 _FEW = 2
 # Activations that a step may keep on a CPU, where routers train side by side, and the share of a GPU's memory.
 _PLENTY_BYTES, _PLENTY_SHARE = 256 * 2**20, 0.25
+# More numbers than a block keeps of a token for the backward pass, in hidden widths: about 20.
+_MOST_NUMBERS = 60
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,19 @@ class StepMemory:
         if kept <= _plenty_bytes(model.device):
             return cls(kept, False)
         return cls(peak_step_bytes(model, *longest, n_rows, True, has_halves), True)
+
+
+def recomputes_blocks(
+    model: SkippingModel, examples: Sequence[EncodedExample], config: DistillationConfig, has_halves: bool = False
+) -> bool:
+    """Returns `StepMemory.checkpointing`, without counting where steps are surely small."""
+    if config.gradient_checkpointing is not None:
+        return config.gradient_checkpointing
+    longest = max(len(one.prompt) + len(one.continuations[one.answer]) for one in examples)
+    n_numbers = min(config.batch_size, len(examples)) * longest * model.model.config.hidden_size * model.n_blocks
+    if _MOST_NUMBERS * n_numbers * model.model.dtype.itemsize <= _plenty_bytes(model.device):
+        return False
+    return StepMemory.of(model, examples, config, has_halves).checkpointing
 
 
 def _plenty_bytes(device: torch.device) -> int:

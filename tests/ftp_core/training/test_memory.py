@@ -16,7 +16,7 @@ from ftp_core.training import memory
 from ftp_core.training.distillation_config import DistillationConfig
 from ftp_core.training.gated import TrainingBatch, gated_forward
 from ftp_core.training.losses import distillation_loss
-from ftp_core.training.memory import StepMemory, peak_step_bytes
+from ftp_core.training.memory import StepMemory, peak_step_bytes, recomputes_blocks
 from tests.ftp_core.tiny_models import tiny
 
 
@@ -52,3 +52,13 @@ def test_blocks_are_computed_twice_where_a_step_would_hold_much(monkeypatch: pyt
     assert StepMemory.of(model, examples, config) == StepMemory(twice, True)
     # Who says how it shall be gets it so.
     assert StepMemory.of(model, examples, replace(config, gradient_checkpointing=False)) == StepMemory(kept, False)
+
+
+def test_what_is_decided_without_counting_is_what_counting_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, example = SkippingModel(tiny()), EncodedExample((3,) * 40, ((4,) * 6,), 0, has_choices=False)
+    examples, config = [example] * 4, DistillationConfig(batch_size=4)
+    kept = peak_step_bytes(model, 40, 6, 4, False)
+    for plenty in (kept // 2, kept - 1, kept, 2 * kept, 100 * kept):
+        monkeypatch.setattr(memory, "_PLENTY_BYTES", plenty)
+        assert recomputes_blocks(model, examples, config) == StepMemory.of(model, examples, config).checkpointing
+    assert recomputes_blocks(model, examples, replace(config, gradient_checkpointing=True))

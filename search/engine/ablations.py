@@ -58,4 +58,4 @@ def plan_ablations(
 def plan_design(space: ScheduleSpace, trials: int) -> list[GridIndices]:
     """The initial design of a search of some length: at least the uniform schedules, and of others a fifth of it."""
     uniform, design = uniform_design(space), initial_design(space)
-    return design[: len(uniform) + math.floor(trials * _MOST_OF_DESIGN)]
+    return design[: max(1, len(uniform)) + math.floor(trials * _MOST_OF_DESIGN)]

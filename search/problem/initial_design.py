@@ -14,28 +14,36 @@ from search.problem.trial import GridIndices
 _UNIFORM = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
 # Blocks at the beginning where models form their massive activations and attention sinks: nothing may skip them.
 _EARLY = 2
-# Where plateaus begin, as shares of the blocks; blocks before that skip nothing.
-_STARTS = (0.57, 0.5, 2 / 3, 0.4, 0.75, 0.25, 0.1)
+# Where plateaus begin, as shares of the blocks; blocks before that skip nothing. Tokens that keep their keys and values
+# harm least in the last blocks; those that do not, harm less the fewer blocks run without them before the last one.
+_STARTS = {"drop": (0.57, 0.5, 2 / 3, 0.4, 0.75, 0.25, 0.1), "keep": (0.57, 2 / 3, 0.5, 0.25, 0.1)}
 # Starts and heights, as shares of the highest sparsity, without a target.
 _OPEN_PLATEAUS = ((0.5, 0.4), (0.57, 0.65), (2 / 3, 1.0), (0.25, 0.65))
 # Where plateaus of MLPs begin.
-_MLP_STARTS = (0.07, 0.3)
+_MLP_STARTS = (0.57, 0.4)
 # Where ramps begin, and their power of what is left of the depth; without a target they end at the highest sparsity.
-_RAMPS = ((0.25, 1.0), (0.1, 2.0))
+_RAMPS = {"drop": ((0.25, 1.0), (0.1, 2.0)), "keep": ((0.57, 1.0), (2 / 3, 1.0), (0.5, 1.0), (0.4, 1.0))}
+# Most schedules at a target beside the uniform one; where it is high, those that begin late do not reach it.
+_MOST = 9
 # What a gene skips in an ablation: about as much as good schedules skip where they skip at all.
 ABLATION_SPARSITY = 0.6
 
 
 def uniform_design(space: ScheduleSpace) -> list[GridIndices]:
-    """Uniform schedules, which with the static router are a shorter prompt: the one at the target, or several."""
+    """Uniform schedules, which with the static router are a shorter prompt: the one at the target, or several.
+
+    Where keys and values are kept they are none, and ruin a model whose first blocks skip: only the dense one is left.
+    """
     at_target, rng = space.even_at_target, random.Random(0)
+    if space.kv == "keep":
+        return [] if space.has_target else [space.repair([0] * space.n_genes, rng)]
     totals = [round(space.top * share) * len(space.free_genes) for share in _UNIFORM]
     uniform = [space.even(total) for total in totals] if at_target is None else [at_target]
     return list(dict.fromkeys(space.repair(indices, rng) for indices in uniform))
 
 
 def initial_design(space: ScheduleSpace) -> list[GridIndices]:
-    """Schedules that every search should know, inside the space, each once: uniform ones first, then by depth.
+    """Schedules that every search should know, inside the space, each once: uniform ones first, if any, then by depth.
 
     Early blocks carry a model's computation on, late ones often refine it: plateaus skip alike from some block on, and
     ramps ever more. With a target they all meet it, the lower the earlier they begin; without, they spread over costs.
@@ -53,18 +61,20 @@ def initial_design(space: ScheduleSpace) -> list[GridIndices]:
         first = max(_EARLY / n_blocks, start)
         return [max(0.0, (at - first + 1 / n_blocks) / max(1 - first, 1 / n_blocks)) ** power for at in depth]
 
-    shapes = [*map(plateau, _STARTS), *(ramp(*one) for one in _RAMPS)]
-    if any(is_mlp):
-        of_mlps = [[weight * mlp for weight, mlp in zip(plateau(start), is_mlp, strict=True)] for start in _MLP_STARTS]
-        shapes = [*of_mlps, *shapes]
+    plateaus, ramps = [plateau(start) for start in _STARTS[space.kv]], [ramp(*one) for one in _RAMPS[space.kv]]
+    of_mlps = [[weight * mlp for weight, mlp in zip(plateau(start), is_mlp, strict=True)] for start in _MLP_STARTS]
+    if not any(is_mlp):
+        of_mlps = []
+    shapes = [*of_mlps, *plateaus, *ramps] if space.kv == "drop" else [*ramps, *plateaus[:3], *of_mlps, *plateaus[3:]]
     if space.target_total is None and not space.limits:
         designs = [_scaled(space, plateau(start), round(height * space.top)) for start, height in _OPEN_PLATEAUS]
-        designs += [_scaled(space, ramp(*one), space.top) for one in _RAMPS]
+        designs += [_scaled(space, one, space.top) for one in ramps]
     else:
         reaching = (_reaching(space, weights) for weights in shapes)
-        designs = [indices for indices in reaching if indices is not None]
-    designs = [space.repair(indices, rng) for indices in designs]
-    return list(dict.fromkeys([*uniform_design(space), *designs]))
+        designs = [indices for indices in reaching if indices is not None][:_MOST]
+    # Where no block may skip that depth suggests, the most even schedule is left.
+    designs = designs or [space.even_at_target or (0,) * space.n_genes]
+    return list(dict.fromkeys([*uniform_design(space), *(space.repair(indices, rng) for indices in designs)]))
 
 
 def ablations(space: ScheduleSpace, most: int | None = None, sparsity: float = ABLATION_SPARSITY) -> list[GridIndices]:

@@ -10,13 +10,15 @@ import numpy as np
 from search.problem.initial_design import ablated
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices, Proposal
-from search.proposers.harm_model import Curves, HarmModel, Posterior
+from search.proposers.exchange import descended
+from search.proposers.harm_model import HarmModel, Posterior
+from search.proposers.interactions import HarmTogether
 from search.proposers.knapsack import Floats, least_harm, least_harm_within
 from search.proposers.seeded import SeededProposer, draw_seed
 from studies import Trial
 from studies.records.trial import ABLATION
 
-# Own trials for which it leads, once ablations are known.
+# Own trials for which it leads, once ablations are known; and, at a target, for which after its last success.
 _LEADS_FOR = 8
 # Most trials that the model is fitted to.
 _MOST_TOLD = 400
@@ -24,6 +26,10 @@ _MOST_TOLD = 400
 _MOST_OVERALL = 0.8
 # Share of the proposals that are the best by what is most likely; others are the best by what may be.
 _SURE = 0.5
+# Standard deviations of what is known by which those others differ from the most likely.
+_SPREAD = 0.5
+# Best known schedules from which exchanges begin.
+_STARTS = 2
 # Fractional parts of its multiples are spread evenly over [0, 1], however many there are.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -33,12 +39,12 @@ class AdditiveProposer(SeededProposer):
 
     What it does not know from ablations or from other schedules, it expects from depth: late blocks are less sensitive
     than early ones. Half of the proposals are best by the most likely curves, the others by curves drawn from the
-    posterior (Thompson sampling, Thompson 1933), so that genes of which little is known get their turn. What is best is
-    found exactly (`search.proposers.knapsack`), at the target, be it overall sparsity or a cost that adds up over
-    genes, or at an overall sparsity that is drawn evenly.
+    posterior (Thompson sampling, Thompson 1933), so that genes of which little is known get their turn. What is best by
+    the sum is found exactly (`search.proposers.knapsack`), at the target, be it overall sparsity or a cost that adds up
+    over genes, or at an overall sparsity that is drawn evenly. From there, and from the best schedules that are known,
+    exchanges between genes lead to what is best with what genes do together (`search.proposers.interactions`).
 
-    Unlike a local search, it learns from all trials at once which blocks must not skip. Other interactions of genes
-    than that of tokens which never come back, other proposers learn from its proposals.
+    Unlike a local search, it learns from all trials at once which blocks must not skip.
 
     Args:
         space: Space of schedules.
@@ -56,12 +62,16 @@ class AdditiveProposer(SeededProposer):
         self._model = HarmModel(blocks / max(1, space.n_blocks - 1), blocks, is_nested)
         self._told: dict[GridIndices, tuple[float, bool]] = {}
         self._posterior: Posterior | None = None
-        self._n_ablated = self._n_own = 0
+        self._n_ablated = self._n_since = 0
+        self._least = math.inf
 
     @property
     def leads(self) -> bool:
-        """See `Proposer.leads`: from its first ablation on, until some of what follows from them was evaluated."""
-        return bool(self._n_ablated) and self._n_own < _LEADS_FOR
+        """See `Proposer.leads`: from its first ablation on, until some of what follows from them was evaluated.
+
+        At a target, it leads until so many of its trials in a row were no better than the best.
+        """
+        return bool(self._n_ablated) and self._n_since < _LEADS_FOR
 
     def tell(self, trial: Trial) -> None:
         """See `Proposer.tell`."""
@@ -70,7 +80,10 @@ class AdditiveProposer(SeededProposer):
             return
         if len(indices) != self._space.n_genes or max(indices) > self._space.top:
             return
-        self._n_own += trial.proposer == self.name
+        self._n_since += trial.proposer == self.name
+        if self._space.has_target and trial.is_comparable and trial.fidelity == 1.0 and kl < self._least:
+            self._least = kl
+            self._n_since *= trial.proposer != self.name
         is_ablation = trial.proposer == ABLATION or not self._space.contains(indices)
         self._n_ablated += is_ablation and bool(ablated(self._space, indices))
         self._told.pop(indices, None)
@@ -78,13 +91,28 @@ class AdditiveProposer(SeededProposer):
         self._posterior = None
 
     def _propose(self, number: int, rng: random.Random) -> Proposal | None:
-        posterior = self._known()
-        curves = posterior.best
-        if self._repeats or rng.random() >= _SURE:
-            # Asked again for the same trial, the first answer is known already: look further away.
-            curves = posterior.draw(np.random.default_rng(draw_seed(rng)), 1 + 0.3 * self._repeats)
-        found = self._least_harm(curves, self._total(number, rng))
-        return None if found is None else self._repaired(found, rng)
+        posterior, draws = self._known(), np.random.default_rng(draw_seed(rng))
+        # Asked again for the same trial, the first answer is known already: look further away.
+        is_sure = not self._repeats and rng.random() < _SURE
+        curves = posterior.best if is_sure else posterior.draw(draws, _SPREAD * (1 + 0.3 * self._repeats))
+        levels = np.arange(self._space.top + 1)
+        sparsities: Floats = np.multiply(levels, self._space.step, dtype=np.float64)
+        harms, relief = curves.harms(sparsities), curves.relief(sparsities)
+        found = self._least_harm(harms, relief, self._total(number, rng))
+        if found is None:
+            return None
+        known = [(self._space.of_free_genes(one), kl) for one, (kl, is_part) in self._told.items() if not is_part]
+        if known := known[-_MOST_TOLD:]:
+            known_TN, kl_T = np.array([one for one, _ in known]), np.array([kl for _, kl in known])
+            harm = HarmTogether(harms, relief, known_TN, kl_T, None if is_sure else draws)
+            costs, most = self._costs(sum(found))
+            starts = [np.array(found)]
+            if self._space.has_target:
+                legal = np.flatnonzero(costs[np.arange(len(found)), known_TN].sum(1) <= most + 1e-9 * abs(most))
+                starts += [known_TN[place] for place in legal[np.argsort(kl_T[legal], kind="stable")][:_STARTS]]
+            ends = [descended(start, harm, costs, most, draws) for start in starts]
+            found = min(ends, key=lambda end: float(harm(end[None])[0])).tolist()
+        return self._repaired(found, rng)
 
     def _known(self) -> Posterior:
         if self._posterior is None:
@@ -110,11 +138,15 @@ class AdditiveProposer(SeededProposer):
             total = round(share * _MOST_OVERALL * space.n_genes / space.step)
         return min(total, space.top * len(space.free_genes))
 
-    def _least_harm(self, curves: Curves, total: int) -> list[int] | None:
-        levels = np.arange(self._space.top + 1)
-        sparsities: Floats = np.multiply(levels, self._space.step, dtype=np.float64)
-        harms, relief = curves.harms(sparsities), curves.relief(sparsities)
-        if (limit := self._space.target_limit) is not None:
-            costs = self._space.costs[self._space.limits.index(limit)]
-            return least_harm_within(harms, costs.table[list(self._space.free_genes)], limit.most - costs.base, relief)
-        return least_harm(harms, np.tile(levels, (len(harms), 1)), total, relief)
+    def _least_harm(self, harms: Floats, relief: Floats | None, total: int) -> list[int] | None:
+        if self._space.target_limit is not None:
+            return least_harm_within(harms, *self._costs(total), relief)
+        return least_harm(harms, np.tile(np.arange(self._space.top + 1), (len(harms), 1)), total, relief)
+
+    def _costs(self, total: int) -> tuple[Floats, float]:
+        """What each free gene costs at each index `[N, L]`, and what all may cost."""
+        space = self._space
+        if (limit := space.target_limit) is not None:
+            costs = space.costs[space.limits.index(limit)]
+            return costs.table[list(space.free_genes)], limit.most - costs.base
+        return np.tile(-np.arange(space.top + 1.0), (len(space.free_genes), 1)), -float(total)

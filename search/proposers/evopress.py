@@ -30,10 +30,11 @@ class EvoPressProposer(SeededProposer):
     sparsity: the trial with the lowest constraint violation, then with the best first objective, whoever proposed it.
     It is replaced as soon as a better one is told, without waiting for its other children.
 
-    With a target there is one parent. Without, the overall sparsities are parted into bands, and `offspring` trials
-    after one another are given to one band; each cycle visits all bands in a new order. A child there comes from one of
-    the band's parents that no parent of a higher overall sparsity outdoes; every second one is made a little sparser
-    or denser first, which fills the overall sparsities between. Bands without a parent get children from the nearest.
+    At a target, be it overall sparsity or a cost, there is one parent. Without, the overall sparsities are parted into
+    bands, and `offspring` trials after one another are given to one band; each cycle visits all bands in a new order. A
+    child there comes from one of the band's parents that no parent of a higher overall sparsity outdoes; every second
+    one is made a little sparser or denser first, which fills the overall sparsities between. Bands without a parent get
+    children from the nearest.
 
     Selection in several steps, cheap evaluations first, is what the engine's fidelities do.
 
@@ -55,9 +56,7 @@ class EvoPressProposer(SeededProposer):
         # By how much a switch moves at most: a fifth of what a block can skip.
         self._stride = max(1, space.top // 5)
         lowest = 0 if not space.limits else sum(space.repair([0] * space.n_genes, random.Random(0)))
-        highest = space.top * len(space.free_genes)
-        if space.target_total is not None:
-            lowest = highest = space.target_total
+        highest = lowest if space.has_target else space.top * len(space.free_genes)
         n_bands = min(_N_BANDS, highest - lowest + 1)
         width = (highest - lowest + 1) / n_bands
         edges = [lowest + math.floor(width * band) for band in range(n_bands)] + [highest + 1]
@@ -78,7 +77,8 @@ class EvoPressProposer(SeededProposer):
     def _learn(self, trial: Trial) -> None:
         indices = self._space.grid_indices(trial.schedule)
         self._n_told += 1
-        total = sum(indices)
+        # At a target that is a cost, schedules of any overall sparsity compare.
+        total = self._bands[0].start if self._space.has_target else sum(indices)
         parent = self._parents.get(total)
         if parent is None or _order(trial) < _order(parent):
             self._parents[total], self._grid_indices[total] = trial, indices
@@ -98,7 +98,7 @@ class EvoPressProposer(SeededProposer):
         if total not in band:
             self._shift(indices, rng.choice(band) - total, blocks, rng)
             n_switches -= 1
-        elif self._space.target_total is None and rng.random() < 0.5:
+        elif not self._space.has_target and rng.random() < 0.5:
             self._shift(indices, rng.choice((-1, 1)) * rng.randint(1, max(1, len(band) // 2)), blocks, rng)
             n_switches -= 1
         for _ in range(n_switches):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ftp_core.schedule import SparsitySchedule
+from search.problem.cost_limit import CostLimit
+from search.problem.genes import Granularity
 from search.problem.initial_design import ablated, ablations, initial_design, uniform_design
 from search.problem.space import ScheduleSpace
+from tests.search.deep_objective import DeepObjective
 from tests.search.problem.test_space import inside, spaces
 
 LEVEL = 12
@@ -30,6 +35,22 @@ def test_the_design_spares_the_first_blocks_and_skips_most_in_the_last_ones() ->
         assert all(list(one) == sorted(one) for one in others)
         starts = {sum(index == 0 for index in one): max(one) for one in others}
         assert {15, 12, 3} <= set(starts) and starts[15] > starts[12] > starts[3]
+
+
+@pytest.mark.parametrize("target", [0.25, 0.4, 0.7])
+@pytest.mark.parametrize("granularity", ["block", "half"])
+def test_where_keys_are_kept_the_design_is_better_than_the_shortened_prompt_and_ruins_nothing(
+    target: float, granularity: Granularity
+) -> None:
+    def flops(schedule: SparsitySchedule) -> float:
+        return sum(1 - 0.2 * block.attention - 0.75 * block.mlp for block in schedule.blocks)
+
+    limits = (CostLimit("target_flops_saved", target, flops, 30.0),)
+    space, truth = ScheduleSpace(30, limits=limits, granularity=granularity, kv="keep"), DeepObjective(30)
+    first, *others = [truth(space.schedule(indices)) for indices in initial_design(space)]
+    shortened, even = truth([target] * 30), space.even_at_target
+    assert even is not None and truth(space.schedule(even)) > 5 * max([first, *others])
+    assert target > 0.5 or (first < 0.75 * shortened and sorted([first, *others])[2] < 0.9 * shortened)
 
 
 def test_without_a_target_the_design_spreads_over_costs() -> None:

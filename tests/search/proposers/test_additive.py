@@ -90,19 +90,20 @@ def test_without_a_target_first_proposals_are_spread_over_overall_sparsities() -
         assert overall[0] < 0.2 and overall[-1] > 0.6 and np.diff(overall).max() < 0.2
 
 
-def test_it_leads_until_some_of_what_it_proposed_was_evaluated() -> None:
-    space = ScheduleSpace(N_BLOCKS, TARGET)
-    proposer, rng = AdditiveProposer(space, 0), random.Random(0)
-    for indices in (space.sample(rng) for _ in range(6)):
+def test_it_leads_from_ablations_on_and_at_a_target_until_eight_in_a_row_were_no_better() -> None:
+    for improves in (5, 0):
+        space = ScheduleSpace(N_BLOCKS, TARGET)
+        proposer, rng = AdditiveProposer(space, 0), random.Random(0)
+        for indices in (space.sample(rng) for _ in range(6)):
+            assert not proposer.leads
+            proposer.tell(told_of(indices, (1.0, 0.0)))
+        for block in range(N_BLOCKS):
+            proposer.tell(ablation(space, block))
+        for number in range(8 + improves):
+            assert proposer.leads
+            value = 0.5**number if number < improves else 2.0
+            proposer.tell(replace(told_of(proposer.ask(number).grid_indices, (value, 0.0)), proposer="additive"))
         assert not proposer.leads
-        proposer.tell(told_of(indices, (kl(indices), 0.0)))
-    for block in range(N_BLOCKS):
-        proposer.tell(ablation(space, block))
-    for number in range(8):
-        assert proposer.leads
-        indices = proposer.ask(number).grid_indices
-        proposer.tell(replace(told_of(indices, (kl(indices), 0.0)), proposer="additive"))
-    assert not proposer.leads
 
 
 def test_it_learns_from_what_others_proposed() -> None:
@@ -113,4 +114,4 @@ def test_it_learns_from_what_others_proposed() -> None:
         proposer.tell(told_of(indices, (kl(indices), 0.0)))
     skipped = [sum(proposer.ask(number).grid_indices[block] for block in CARRIERS) for number in range(60, 80)]
     # Random schedules have 18 steps of sparsity in these blocks.
-    assert np.median(skipped) <= 2
+    assert np.median(skipped) <= 3

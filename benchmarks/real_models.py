@@ -1,14 +1,15 @@
 """Claim: what a user gets on a pretrained model. Whole runs (search, router, measuring, test) on the paper's tasks.
 
-A run for each overall sparsity, on a mix of the tasks in equal parts, tested on each of them, through the function that
-is the command line's `run`. Every row is of test items; "uniform" is the shortened prompt of about the selected point's
-FLOPs. With `--calibration`, a search with the static router for each kind of calibration data instead (the tasks,
+A run for each share of FLOPs saved and kind of schedule (whole blocks whose skipped tokens leave no keys and values, as
+the paper has them; halves of blocks, keys and values kept), on a mix of the tasks in equal parts, tested on each of them,
+through the function that is the command line's `run`. Every row is of test items; "uniform" is the shortened prompt of
+about the selected point's FLOPs. With `--calibration`, a search with the static router for each kind of calibration data instead (the tasks,
 Alpaca, and text that the model writes itself), each tested on all three. Runs that a database has finished are not done
 again, so that the table grows over several sittings.
 
 python benchmarks/real_models.py --model DIR --data FOLDER [--calibration] [--quick] [--json PATH]
-    [--tasks arc_easy,arc_challenge,hellaswag,winogrande] [--sparsities 0.22,0.3,0.4] [--trials 100] [--storage URL]
-    [--seed N]
+    [--tasks arc_easy,arc_challenge,hellaswag,winogrande] [--saved 0.22,0.3,0.4] [--kinds block,half] [--trials 100]
+    [--storage URL] [--seed N]
 """
 
 import argparse
@@ -29,7 +30,8 @@ from search.reports import report_data
 from studies import StudyStore
 
 TASKS = ("arc_easy", "arc_challenge", "hellaswag", "winogrande")
-SPARSITIES = (0.22, 0.3, 0.4)
+SAVED = (0.22, 0.3, 0.4)
+KINDS = {"block": {}, "half": {"granularity": "half", "kv": "keep"}}
 # As the claim has them: 64 search items, 100 trials, one round.
 SIZES = {"search_items": 64, "calibration_items": 96, "validation_items": 64, "test_items": 120}
 QUICK_SIZES = {"search_items": 8, "calibration_items": 12, "validation_items": 8, "test_items": 24, "router_steps": 4}
@@ -41,18 +43,19 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="directory or id of the model")
     parser.add_argument("--data", type=Path, required=True, help="folder with TASK.jsonl for each task")
     parser.add_argument("--tasks", default=",".join(TASKS))
-    parser.add_argument("--sparsities", default=",".join(map(str, SPARSITIES)))
+    parser.add_argument("--saved", default=",".join(map(str, SAVED)), help="shares of FLOPs to save")
+    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of schedule")
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", default="sqlite:///real-models.db")
     parser.add_argument("--out", type=Path, default=Path("real-models"), help="folder of the reports")
     parser.add_argument("--calibration", action="store_true", help="compare kinds of calibration data instead")
-    parser.add_argument("--quick", action="store_true", help="few items, trials and steps, of one task at one sparsity")
+    parser.add_argument("--quick", action="store_true", help="few items, trials and steps, of two tasks at one share")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    tasks, sparsities = args.tasks.split(","), [float(one) for one in args.sparsities.split(",")]
+    tasks, saved = args.tasks.split(","), [float(one) for one in args.saved.split(",")]
     if args.quick:
-        tasks, sparsities, args.trials = tasks[:2], sparsities[1:2] or sparsities, 10
+        tasks, saved, args.trials = tasks[:2], saved[1:2] or saved, 10
     files = [str(prepared(args.data / f"{task}.jsonl", args.out)) for task in tasks]
     mix = " + ".join(files)
     runs: list[tuple[str, str, list[str], float, dict[str, Any]]]
@@ -61,13 +64,15 @@ def main() -> None:
         others = {kind: [data for other, data in kinds.items() if other != kind] for kind in kinds}
         others["alpaca"][:1] = others["self"][:1] = files
         static = {"rounds": 0, "router": "dynamic"}
-        runs = [(kind, data, others[kind], sparsities[-2], static) for kind, data in kinds.items()]
+        runs = [(kind, data, others[kind], saved[len(saved) // 2], static) for kind, data in kinds.items()]
     else:
         trained = {"rounds": 1, "refine_trials": max(1, args.trials // 4), "router_trials": 0, "router": "dynamic"}
-        runs = [("mix", mix, files, sparsity, trained) for sparsity in sparsities]
+        runs = [
+            (kind, mix, files, share, {**trained, **KINDS[kind]}) for share in saved for kind in args.kinds.split(",")
+        ]
     console, found = Console(), []
-    for name, data, tested, sparsity, settings in runs:
-        found.append(one_run(args, f"{name}-{sparsity:g}-{args.trials}-{args.seed}", data, tested, sparsity, settings))
+    for name, data, tested, share, settings in runs:
+        found.append(one_run(args, f"{name}-{share:g}-{args.trials}-{args.seed}", data, tested, share, settings))
         print_run(console, found[-1])
         if args.json is not None:
             args.json.write_text(json.dumps(found, indent=2) + "\n")
@@ -94,15 +99,15 @@ def prepared(path: Path, folder: Path) -> Path:
 
 
 def one_run(
-    args: argparse.Namespace, name: str, data: str, tested: list[str], sparsity: float, own: dict[str, Any]
+    args: argparse.Namespace, name: str, data: str, tested: list[str], saved: float, own: dict[str, Any]
 ) -> dict[str, Any]:
-    """A study at one overall sparsity, as it is kept or from its beginning to its end."""
+    """A study at one share of FLOPs saved, as it is kept or from its beginning to its end."""
     began = time.monotonic()
     settings = {
         "model": args.model,
         "data": data,
         "test_data": " + ".join(tested),
-        "target_sparsity": sparsity,
+        "target_flops_saved": saved,
         "trials": args.trials,
         "seed": args.seed,
         "latency_batch": 4,
@@ -126,7 +131,7 @@ def one_run(
         facts, config = data_of_run.study.facts, data_of_run.study.config
     return {
         "study": name,
-        "target_sparsity": sparsity,
+        "target_flops_saved": saved,
         "dtype": config["dtype"],
         "verdict": data_of_run.verdict,
         "rows": [plain_result(one) for one in results(data_of_run) if one.measurement.variant != "candidate"],

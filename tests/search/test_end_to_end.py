@@ -163,12 +163,9 @@ def test_a_stopped_search_is_kept_and_resume_goes_on(tmp_path: Path, stop: signa
         preexec_fn=_heed_signals,
     )
     try:
-        while running.poll() is None:
-            time.sleep(0.2)
-            if Path(tmp_path, "ftp-studies.db").exists():
-                with StudyStore(url, create=False) as store:
-                    if any(s.n_trials >= 3 for s in store.studies.summaries()):
-                        break
+        with StudyStore(url) as store:
+            while running.poll() is None and not any(s.n_trials >= 3 for s in store.studies.summaries()):
+                time.sleep(0.2)
         running.send_signal(stop)
         _, err = running.communicate(timeout=60)
     finally:
@@ -183,7 +180,8 @@ def test_a_stopped_search_is_kept_and_resume_goes_on(tmp_path: Path, stop: signa
     assert resumed.code == 0, resumed.err
     with StudyStore(url, create=False) as store:
         assert store.trials.of("long")[: len(kept)] == kept
-        assert store.trials.n_ended("long") == len(kept) + 4
+        # Ablations count as less than a trial each.
+        assert len(kept) + 4 <= store.trials.spent("long", 0) < len(kept) + 5
 
 
 @pytest.mark.slow
@@ -229,14 +227,16 @@ def test_constraints_are_kept_and_another_study_is_built_upon(tmp_path: Path) ->
         trials = store.trials.of("first")
         latencies = sorted(trial.values[1] for trial in trials if trial.values)
         limit = latencies[len(latencies) // 2]
-        assert len(trials) == 24 and all(trial.schedule[0] == trial.schedule[-1] == 0 for trial in trials)
+        assert 24 <= store.trials.spent("first", 0) < 25
+        assert all(trial.schedule[0] == trial.schedule[-1] == 0 for trial in trials)
         pruned = [trial for trial in trials if trial.state == "pruned"]
         assert {trial.fidelity for trial in pruned} == {0.25} and not set(map(id, pruned)) & set(map(id, front(trials)))
 
         options = ("--max-latency-ms", str(limit), "--warm-start", "first")
         second = run_process("search", "--name", "second", *small, *options, cwd=tmp_path)
         assert second.code == 0, second.err
-        after = store.trials.of("second")
+        # Ablations, on a part of the items, tell of single blocks whatever the limit.
+        after = [trial for trial in store.trials.of("second") if trial.fidelity == 1.0]
         assert all(trial.values is not None and trial.values[1] <= limit for trial in after)
         known = {trial.schedule: trial for trial in trials if trial.fidelity == 1.0 and trial.state == "finished"}
         shared = [trial for trial in after if trial.schedule in known]

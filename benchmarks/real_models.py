@@ -33,7 +33,7 @@ TASKS = ("arc_easy", "arc_challenge", "hellaswag", "winogrande")
 SAVED = (0.22, 0.3, 0.4)
 KINDS = {"block": {}, "half": {"granularity": "half", "kv": "keep"}}
 # As the claim has them: 64 search items, 100 trials, one round.
-SIZES = {"search_items": 64, "calibration_items": 96, "validation_items": 64, "test_items": 120}
+SIZES = {"search_items": 64, "calibration_items": 96, "validation_items": 64, "test_items": 400}
 QUICK_SIZES = {"search_items": 8, "calibration_items": 12, "validation_items": 8, "test_items": 24, "router_steps": 4}
 COLUMNS = ("accuracy", "retention", "kl", "perplexity", "speed_up", "flops_saved", "peak_bytes")
 

@@ -218,7 +218,8 @@ def test_a_real_checkpoint_with_text_from_the_user_goes_all_the_way(tmp_path: Pa
 
 @pytest.mark.slow
 def test_constraints_are_kept_and_another_study_is_built_upon(tmp_path: Path) -> None:
-    small = ("--workers", "2", "--trials", "24", "--dense-blocks", "0,-1")
+    items = ("--search-items", "16", "--calibration-items", "32", "--validation-items", "12", "--test-items", "12")
+    small = ("--workers", "2", "--trials", "24", "--dense-blocks", "0,-1", *items)
     first = run_process("search", "--name", "first", *small, "--fidelities", "0.25,1", "--json", cwd=tmp_path)
     assert first.code == 0, first.err
     assert first.json()["pruned_trials"] > 0

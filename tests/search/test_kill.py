@@ -17,7 +17,7 @@ from studies import StudyStore, Trial, front
 from studies.records.study_facts import StudyFacts
 from tests.search.command import COMMAND, run_process
 
-KILLS = 25
+KILLS = 8
 SMALL = (
     *("--trials", "200", "--workers", "1", "--rounds", "0", "--deterministic"),
     *("--search-items", "16", "--calibration-items", "16", "--validation-items", "8", "--test-items", "8"),

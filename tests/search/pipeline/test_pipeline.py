@@ -205,8 +205,8 @@ def test_an_interrupted_study_ends_as_such_even_if_that_cannot_be_written(monkey
         assert store.studies.get("one").state is StudyState.STOPPED
 
 
-def test_a_study_whose_budget_is_used_still_gets_its_choice() -> None:
-    config = RunConfig(workers=1, trials=2, **SMALL)
+def test_a_study_whose_budget_is_used_still_gets_its_choice(tmp_path: Path) -> None:
+    config = RunConfig(workers=1, trials=2, out=str(tmp_path / "out"), **SMALL)
     with StudyStore("sqlite://") as store:
         store.studies.create("one", config.model_dump(), OBJECTIVES)
         for number, level in enumerate((0.0, 0.5)):

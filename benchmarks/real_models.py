@@ -1,11 +1,11 @@
 """Claim: what a user gets on a pretrained model. Whole runs (search, router, measuring, test) on the paper's tasks.
 
 A run for each share of FLOPs saved and kind of schedule (whole blocks whose skipped tokens leave no keys and values, as
-the paper has them; halves of blocks, keys and values kept), on a mix of the tasks in equal parts, tested on each of them,
+the paper has them; halves of blocks, keys and values kept), on a mix of the tasks in equal parts, tested on each task,
 through the function that is the command line's `run`. Every row is of test items; "uniform" is the shortened prompt of
-about the selected point's FLOPs. With `--calibration`, a search with the static router for each kind of calibration data instead (the tasks,
-Alpaca, and text that the model writes itself), each tested on all three. Runs that a database has finished are not done
-again, so that the table grows over several sittings.
+about the selected point's FLOPs. With `--calibration`, a search with the static router for each kind of calibration
+data instead (the tasks, Alpaca, and text that the model writes itself), each tested on all three. Runs that a database
+has finished are not done again, so that the table grows over several sittings.
 
 python benchmarks/real_models.py --model DIR --data FOLDER [--calibration] [--quick] [--json PATH]
     [--tasks arc_easy,arc_challenge,hellaswag,winogrande] [--saved 0.22,0.3,0.4] [--kinds block,half] [--trials 100]
@@ -33,7 +33,7 @@ TASKS = ("arc_easy", "arc_challenge", "hellaswag", "winogrande")
 SAVED = (0.22, 0.3, 0.4)
 KINDS = {"block": {}, "half": {"granularity": "half", "kv": "keep"}}
 # As the claim has them: 64 search items, 100 trials, one round.
-SIZES = {"search_items": 64, "calibration_items": 96, "validation_items": 64, "test_items": 400}
+SIZES = {"search_items": 64, "calibration_items": 96, "validation_items": 64, "test_items": 160}
 QUICK_SIZES = {"search_items": 8, "calibration_items": 12, "validation_items": 8, "test_items": 24, "router_steps": 4}
 COLUMNS = ("accuracy", "retention", "kl", "perplexity", "speed_up", "flops_saved", "peak_bytes")
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from ftp_core.schedule import SparsitySchedule
-from ftp_core.text.encoding import EncodedExample, encoded_fingerprint
 from search.config.run_config import RunConfig
 from search.engine.racing import Contender, Race, estimates
-from search.engine.trial_runner import MAX_ATTEMPTS
-from search.evaluators import Evaluator, ItemKl, Task
+from search.evaluators import Evaluator
 from search.inputs.data import Workload, search_set
-from search.problem.objectives import evaluation_context
 from search.stages.candidates import best_at, evenly_spread
+from search.stages.fresh_items import ItemResults, fresh_batches
 from search.stages.open_study import OpenStudy, StoredRouter
 from studies import Trial, TrialState, best_point
 from studies.pareto import log_kl, usable_front
@@ -26,21 +21,10 @@ from studies.records.confirmed import CONFIRMED_KL, FRESH_ITEMS, FRESH_KL
 from studies.records.study_facts import Confirmation, StudyFacts
 from studies.records.target import Target
 
-_log = logging.getLogger(__name__)
 # Most of what a race evaluates, as a share of the items that its search evaluated.
 SHARE = 0.15
-# As many as an evaluator has in a batch.
-_BATCH = 16
 # A KL that is higher than the front's by no more may be the lower one on other items: the noise of a few dozen items.
 _NOISE = math.log(1.15)
-# How long a race is deaf to a request to stop.
-_POLL_S = 0.25
-
-
-def fresh_batches(config: RunConfig, workload: Workload) -> list[Sequence[EncodedExample]]:
-    """The calibration items behind the search set, in batches; none where nothing is to be confirmed."""
-    fresh = workload.splits["calibration"][config.search_items :] if config.confirm else []
-    return [fresh[start : start + _BATCH] for start in range(0, len(fresh), _BATCH)]
 
 
 def race_size(config: RunConfig, workload: Workload, trials: float) -> tuple[int, int]:
@@ -92,7 +76,7 @@ def confirm(
         if not batches:
             study.view.say_once(f"No trial is confirmed, as {said}")
         return
-    results = _Results(study, batches)
+    results = ItemResults(study, batches)
     race = Race(
         [(trial.values or ())[-1] for trial in best],
         [len(batch) for batch in batches],
@@ -133,81 +117,8 @@ def best_of(trials: Sequence[Trial], n: int, target: Target | None) -> list[Tria
     return sorted(list(wanted.values())[:n], key=lambda one: one.number)
 
 
-class _Results:
-    """KL of each fresh item under trials, kept in the database, whichever run or study evaluated them."""
-
-    def __init__(self, study: OpenStudy, batches: Sequence[Sequence[EncodedExample]]) -> None:
-        self._study = study
-        self._fingerprints = [encoded_fingerprint(batch) for batch in batches]
-        self._model = study.workload.model.fingerprint()
-
-    def known(self, batch: int, trials: Sequence[Trial]) -> dict[int, list[ItemKl]]:
-        """Items of a batch by number of the trial, as far as they are known; all trials have one router."""
-        context = self._context(batch, trials[0].router)
-        found = self._study.store.evaluations.find(context, [tuple(trial.schedule) for trial in trials])
-        return {
-            trial.number: [ItemKl(*item) for item in found[trial.schedule]["items"]]
-            for trial in trials
-            if trial.schedule in found
-        }
-
-    def all_known(self, trial: Trial) -> list[ItemKl]:
-        """Items of a trial, batch after batch, up to the first that it was not evaluated on."""
-        items: list[ItemKl] = []
-        for batch in range(len(self._fingerprints)):
-            known = self.known(batch, [trial])
-            if not known:
-                break
-            items += known[trial.number]
-        return items
-
-    def of(
-        self, batch: int, trials: Sequence[Trial], evaluator: Evaluator, is_asked_to_stop: Callable[[], bool]
-    ) -> dict[int, list[ItemKl]] | None:
-        """Items of a batch by number of the trial, evaluated where they are not known.
-
-        Those of trials whose evaluation fails, however often it is tried, are missing. None if asked to stop.
-        """
-        self._study.lease.check()
-        found = self.known(batch, trials)
-        context, n_blocks = self._context(batch, trials[0].router), self._study.workload.model.skipping.n_blocks
-        part = len(self._study.config.fidelities) + batch
-        by_schedule = {SparsitySchedule.of(trial.schedule, n_blocks): trial for trial in trials}
-        waiting = [Task(one, part) for one, trial in by_schedule.items() if trial.number not in found]
-        failures, n_running = Counter[Task](), 0
-        while waiting or n_running:
-            while waiting and n_running < evaluator.capacity and not is_asked_to_stop():
-                evaluator.submit(waiting.pop(0))
-                n_running += 1
-            if not n_running:
-                break
-            for done in evaluator.next_results(_POLL_S):
-                n_running -= 1
-                trial = by_schedule[done.schedule]
-                if done.error is None:
-                    items = [(item.kl, item.n_tokens) for item in done.items]
-                    self._study.store.evaluations.keep(context, tuple(trial.schedule), {"items": items})
-                    found[trial.number] = list(done.items)
-                    continue
-                failures[done.task] += 1
-                if failures[done.task] < MAX_ATTEMPTS:
-                    waiting.append(done.task)
-                else:
-                    _log.warning("Trial %d is not confirmed: %s", trial.number, done.error)
-        return None if is_asked_to_stop() else found
-
-    def _context(self, batch: int, router: int | None) -> str:
-        return evaluation_context(
-            self._model,
-            f"each item of {self._fingerprints[batch]}",
-            str(self._study.router(router)),
-            False,
-            self._study.workload.model.skipping.keep_first,
-        )
-
-
 def _conclude(
-    study: OpenStudy, number: int, own: Sequence[Trial], race: Mapping[int, Contender], results: _Results
+    study: OpenStudy, number: int, own: Sequence[Trial], race: Mapping[int, Contender], results: ItemResults
 ) -> None:
     """Keeps what a race found, by number of the trial, in one transaction."""
     raced = [trial for trial in own if trial.number in race and race[trial.number].items]
@@ -250,7 +161,7 @@ def _conclude(
     study.store.revaluation.apply(study.name, confirmed, _with(found)(study.facts))
 
 
-def _scale(study: OpenStudy, leader: Contender, results: _Results) -> float:
+def _scale(study: OpenStudy, leader: Contender, results: ItemResults) -> float:
     """The factor by which KL on fresh items becomes that on the items of an earlier race.
 
     A race of few trials sees fewer items, and others than one of many. So the best of earlier ones stays the measure.

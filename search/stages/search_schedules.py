@@ -8,9 +8,6 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from ftp_core.loading.allocator import return_freed_memory
-from ftp_core.routers import Router
-from ftp_core.text.encoding import encoded_fingerprint
 from search.config.run_config import RunConfig
 from search.engine.ablations import plan_ablations, plan_design
 from search.engine.engine import SearchEngine
@@ -18,22 +15,22 @@ from search.engine.interruption import gentle_interruption
 from search.engine.portfolio import Portfolio
 from search.engine.pruning import OptunaPruning, Pruner
 from search.engine.termination import Stopping
-from search.inputs.data import search_set
 from search.problem.cost_limit import LIMIT_COSTS, CostLimit
 from search.problem.costs import Costs
-from search.problem.fidelities import ablation_fidelity
 from search.problem.initial_design import ablated
-from search.problem.objectives import Objectives, evaluation_context, objective_names
+from search.problem.objectives import Objectives, objective_names
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices
 from search.progress.progress_view import Stage
 from search.proposers.catalogue import make_proposers
-from search.stages.confirm import confirm, confirmation_is_due, fresh_batches
+from search.stages.confirm import confirm, confirmation_is_due
+from search.stages.fresh_items import fresh_batches
 from search.stages.knee import choose_from_front
 from search.stages.open_study import OpenStudy, StoredRouter
 from search.stages.refine_rounds import fresh_rounds
 from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.study_costs import note_costs, study_costs
+from search.stages.workers import search_context, share_of_ablations, start_workers
 from studies import Trial, TrialState, best_point
 from studies.pareto import ParetoArchive, front_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
@@ -95,7 +92,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
     space = schedule_space(config, study.workload.model.skipping.n_blocks, costs)
     objectives = Objectives(costs.function(config.cost), config.min_accuracy)
     warm = warm_trials(_earlier_trials(study, search), space, objectives)
-    context = _context(study, search)
+    context = search_context(study, search.router)
     trials = SqlTrialStore(study.store, study.name, study.lease, context, search.round, search.router.number, costs.of)
     title = f"Refining schedules, round {search.round}" if search.round else "Searching schedules"
     aside = study.store.trials.left_aside(study.name)
@@ -105,7 +102,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
         make_proposers(config.sampler, space, config.seed), config.seed, trials.statistics(), config.deterministic
     )
     with (
-        closing(_start_workers(study, search.router.router)) as pool,
+        closing(start_workers(study, search.router.router, fresh_batches(config, study.workload))) as pool,
         study.view.stage(title, search.trials, trials.n_trials) as stage,
     ):
         engine = SearchEngine(
@@ -122,7 +119,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
             warm_is_own=search.round > 0,
             first=search.first_trial,
             ablations=_ablations(study, search, space),
-            ablation_fidelity=_ablation_fidelity(study),
+            ablation_fidelity=share_of_ablations(study),
             design=plan_design(space, search.trials),
         )
         watch = _Watch(study, stage, trials, pool, search.stage, costs)
@@ -178,16 +175,12 @@ def _ablations(study: OpenStudy, search: Search, space: ScheduleSpace) -> list[G
     """
     if search.round > 0:
         return []
-    schedules, planned = plan_ablations(space, search.trials, study.config.sampler, _ablation_fidelity(study))
+    schedules, planned = plan_ablations(space, search.trials, study.config.sampler, share_of_ablations(study))
     if planned != study.facts.ablations:
         if planned.left_out:
             study.view.console.print(planned.left_out, highlight=False)
         study.note(StudyFacts(ablations=planned))
     return schedules
-
-
-def _ablation_fidelity(study: OpenStudy) -> float:
-    return ablation_fidelity(len(search_set(study.config, study.workload)), study.config.fidelities)
 
 
 def _earlier_trials(study: OpenStudy, search: Search) -> Iterator[Trial]:
@@ -299,40 +292,6 @@ class _Watch:
             self._pool.resize(wanted)
 
 
-def _start_workers(study: OpenStudy, router: Router) -> RayPool:
-    config = study.config
-    with study.view.stage("Starting workers", config.workers + config.gpu_workers) as stage:
-        # Ray takes seconds to import: commands that only read a study shall not wait for it.
-        from search.evaluators.local import ModelSetup
-        from search.evaluators.ray_cluster import cluster_address
-        from search.evaluators.ray_pool import RayPool
-
-        # What stages before have left in the allocator, workers may need.
-        return_freed_memory()
-        setup = ModelSetup(
-            study.workload.model.skipping,
-            search_set(study.config, study.workload),
-            fidelities=config.fidelities,
-            ablation_fidelity=_ablation_fidelity(study),
-            router=router,
-            choices=config.min_accuracy is not None,
-            prefix_bytes=config.prefix_bytes,
-            on_one_machine=cluster_address(config.ray_address) is None,
-            loaded_by=(config.reference, config.dtype) if config.device_map else None,
-            fresh=fresh_batches(config, study.workload),
-        )
-        return RayPool(
-            setup,
-            config.workers,
-            address=config.ray_address,
-            device=config.device if ":" in config.device else study.workload.model.skipping.device.type,
-            n_gpu_workers=config.gpu_workers,
-            gpu_share=config.gpu_share,
-            trial_timeout_s=config.trial_timeout,
-            on_ready=stage.advance,
-        )
-
-
 def _pruner(config: RunConfig) -> Pruner | None:
     if config.pruner == "halving":
         return None
@@ -345,17 +304,6 @@ def _pruner(config: RunConfig) -> Pruner | None:
         "percentile": pruners.PercentilePruner(50.0),
     }
     return OptunaPruning(made[config.pruner], len(config.fidelities) - 1)
-
-
-def _context(study: OpenStudy, search: Search) -> str:
-    config = study.config
-    return evaluation_context(
-        study.workload.model.fingerprint(),
-        encoded_fingerprint(search_set(study.config, study.workload)),
-        str(search.router),
-        config.min_accuracy is not None,
-        study.workload.model.skipping.keep_first,
-    )
 
 
 def _keep_effort(study: OpenStudy, engine: SearchEngine, pool: RayPool) -> None:

@@ -19,7 +19,8 @@ from search.inputs.data import Workload, load_workload, search_set
 from search.problem.objectives import OBJECTIVES
 from search.progress.progress_view import ProgressView
 from search.stages.candidates import candidates
-from search.stages.confirm import SHARE, best_of, confirm, confirmation_is_due, fresh_batches
+from search.stages.confirm import SHARE, best_of, confirm, confirmation_is_due
+from search.stages.fresh_items import fresh_batches
 from search.stages.knee import choose_from_front, chosen_trial
 from search.stages.open_study import OpenStudy, StoredRouter
 from studies import StudyStore, Trial, front, knee

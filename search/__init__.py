@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from search.proposers.deap_sampler import DEAPSampler as DEAPSampler
     from search.runs import resume as resume
     from search.runs import run as run
+    from search.runs import solve as solve
     from search.study import Study as Study
     from search.study import load as load
 
@@ -35,6 +36,7 @@ _HOMES = {
     "register_proposer": "search.proposers.catalogue",
     "resume": "search.runs",
     "run": "search.runs",
+    "solve": "search.runs",
 }
 
 __all__ = list(_HOMES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from search.config.file import PATHS, anchored
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
@@ -13,10 +13,14 @@ from search.config.study_name import check_study_name
 from search.errors import ConfigError
 from search.pipeline.early_checks import check_writable
 from search.pipeline.opening import begun, continued, resumed
+from search.pipeline.resume_settings import SOLVE_SETTINGS, check_solve
 from search.progress.views import make_view
 from search.reports import write_reports
 from search.study import Study, load
 from studies import StudyStore
+
+if TYPE_CHECKING:
+    from search.stages.solve import Solved
 
 
 def run(
@@ -110,6 +114,44 @@ def resume(
         with store.runs.lease(name) as lease:
             opening(lease).run(partial(write_reports, store, name), remeasure)
     return load(name, storage)
+
+
+def solve(name: str, *, storage: str = DEFAULT_STORAGE, best: int = 4, quiet: bool = False, **settings: Any) -> Solved:
+    """Solves a study for another target from what its trials tell, and evaluates the best few schedules.
+
+    It is the command `ftp-search solve`, which takes seconds where a search takes minutes.
+
+    Args:
+        name: Name of the study.
+        storage: URL of its database.
+        best: Number of schedules to solve for.
+        quiet: Whether no progress is drawn on standard error.
+        **settings: One of `target_sparsity`, `target_flops_saved` and `target_speedup`, or none for the study's own
+            target; `model`, `revision`, `adapter` and `data` where these lie elsewhere.
+
+    Returns:
+        The solutions with their KL, intervals and costs, beside the shortened prompt and the best trial known before.
+
+    Raises:
+        ConfigError: The study knows too little, or the target cannot be reached.
+        SearchError: Model or data are not those that the study began with.
+        StudyNotFoundError: There is no such study.
+        StudyBusyError: Another process works on it.
+
+    Example:
+        >>> import search
+        >>> solved = search.solve("notebook", target_flops_saved=0.4)  # doctest: +SKIP
+        >>> solved.best.schedule, solved.best.kl_interval  # doctest: +SKIP
+    """
+    unknown = sorted(settings.keys() - set(SOLVE_SETTINGS))
+    if unknown:
+        raise ConfigError(f"{unknown[0]} is none of what solve takes: expected some of {', '.join(SOLVE_SETTINGS)}.")
+    with StudyStore(storage, create=False) as store:
+        study = store.studies.get(name)
+        config, target = check_solve(study, store.trials.of(name), _absolute(settings), best, storage)
+        opening = continued(store, study, config, make_view(quiet, ""))
+        with store.runs.lease(name) as lease:
+            return opening(lease).solve(target, best)
 
 
 def _absolute(settings: dict[str, Any]) -> dict[str, Any]:

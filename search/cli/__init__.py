@@ -33,11 +33,13 @@ from search.cli.service import runner_command, serve_command, token
 from search.cli.service_client import fetch_command, status_command, stop_command, submit_command, wait_command
 from search.cli.settings import GroupedCommand, with_settings
 from search.cli.show import OPTUNAS, describe_optuna_study, describe_study
+from search.cli.solve import solve_command
 from search.cli.sweep import sweep_command
 from search.cli.tables import print_optuna_study, print_proposers, print_results, print_studies, print_verdict
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, SUBMITTABLE, RunConfig
 from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
+from search.pipeline.resume_settings import SOLVE_SETTINGS
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
 from studies import StudiesError, StudyStore
@@ -77,6 +79,7 @@ app.command("run", cls=GroupedCommand)(with_settings(run_command))
 app.command("search", cls=GroupedCommand)(with_settings(search_command))
 app.command("resume", cls=GroupedCommand)(with_settings(resume, RESUMABLE, show_default="as begun"))
 app.command("distill")(with_settings(distill, DISTILL_SETTINGS, show_default="as begun"))
+app.command("solve")(with_settings(solve_command, SOLVE_SETTINGS, show_default="as begun"))
 app.command("sweep")(sweep_command)
 app.command("config")(config_command)
 app.command("serve")(serve_command)

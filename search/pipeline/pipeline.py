@@ -25,10 +25,12 @@ from search.stages.open_study import OpenStudy
 from search.stages.refine import distill_again, refine
 from search.stages.remeasure import renew_profile
 from search.stages.search_schedules import first_search
+from search.stages.solve import Solved, solve
 from search.stages.stage_states import LAST_STAGES, Stages, all_stages
 from search.stages.time_generation import time_selected
 from studies import StudyStore, front
 from studies.records.confirmed import as_confirmed
+from studies.records.target import Target
 from studies.store.lease import Lease
 
 # Writes the report of the study into a folder; gives its files.
@@ -106,6 +108,13 @@ class Pipeline:
             router_run = distill_again(study, self._stages, chosen, router_steps, seed)
             note_selection(study, "distill", "Its schedule was chosen to distil a new router for.")
             self._go_through(row for row in self._table(report, router_run) if row[0] in behind)
+
+    def solve(self, target: Target, n: int) -> Solved:
+        """Solves for a target from what is known, and evaluates the shortened prompt and at most `n` schedules there.
+
+        The stages and the state of the study stay as they are.
+        """
+        return solve(self._study, target, n)
 
     def _table(self, report: Report, router_run: int | None = None) -> list[tuple[str, Work, Sequence[str]]]:
         """The flow from top to bottom: each stage, its function, and the stages that are due again when it runs."""

@@ -11,7 +11,7 @@ from search.problem.initial_design import ablated
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices, Proposal
 from search.proposers.exchange import descended
-from search.proposers.harm_model import HarmModel, Posterior
+from search.proposers.harm_model import Curves, HarmModel, Posterior
 from search.proposers.interactions import HarmTogether
 from search.proposers.knapsack import Floats, least_harm, least_harm_within
 from search.proposers.seeded import SeededProposer, draw_seed
@@ -30,6 +30,8 @@ _SURE = 0.5
 _SPREAD = 0.5
 # Best known schedules from which exchanges begin.
 _STARTS = 2
+# Solutions differ by at least this share of the steps that they skip; draws for each until one does.
+_APART, _MOST_DRAWS = 0.1, 6
 # Fractional parts of its multiples are spread evenly over [0, 1], however many there are.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -90,15 +92,46 @@ class AdditiveProposer(SeededProposer):
         self._told[indices] = kl, trial.fidelity < 1.0
         self._posterior = None
 
+    def solutions(self, n: int) -> list[GridIndices]:
+        """The schedules with the least KL at the target by the most likely model, and by others that may be true.
+
+        The most likely one comes first. Each differs from those before by a tenth of what it skips; where no other such
+        is found, there are fewer than asked for.
+
+        Args:
+            n: Most schedules.
+        """
+        posterior, rng = self._known(), random.Random(f"{self.name}/{self._seed}/solutions")
+        draws = np.random.default_rng(draw_seed(rng))
+        found: list[GridIndices] = []
+        for draw in range(_MOST_DRAWS * n):
+            # The longer none is found, the further away.
+            curves = posterior.draw(draws, _SPREAD * (1 + 0.3 * (draw // n))) if draw else posterior.best
+            best = self._best(curves, self._total(draw, rng), draws, not draw)
+            if best is None:
+                continue
+            indices = self._repaired(best, rng).grid_indices
+            apart = max(1.0, _APART * sum(indices))
+            if all(sum(abs(a - b) for a, b in zip(indices, one, strict=True)) >= apart for one in found):
+                found.append(indices)
+            if len(found) == n:
+                break
+        return found
+
     def _propose(self, number: int, rng: random.Random) -> Proposal | None:
         posterior, draws = self._known(), np.random.default_rng(draw_seed(rng))
         # Asked again for the same trial, the first answer is known already: look further away.
         is_sure = not self._repeats and rng.random() < _SURE
         curves = posterior.best if is_sure else posterior.draw(draws, _SPREAD * (1 + 0.3 * self._repeats))
+        found = self._best(curves, self._total(number, rng), draws, is_sure)
+        return None if found is None else self._repaired(found, rng)
+
+    def _best(self, curves: Curves, total: int, draws: np.random.Generator, is_sure: bool) -> list[int] | None:
+        """What harms least by curves and by what genes do together, be it the most likely or drawn."""
         levels = np.arange(self._space.top + 1)
         sparsities: Floats = np.multiply(levels, self._space.step, dtype=np.float64)
         harms, relief = curves.harms(sparsities), curves.relief(sparsities)
-        found = self._least_harm(harms, relief, self._total(number, rng))
+        found = self._least_harm(harms, relief, total)
         if found is None:
             return None
         known = [(self._space.of_free_genes(one), kl) for one, (kl, is_part) in self._told.items() if not is_part]
@@ -112,7 +145,7 @@ class AdditiveProposer(SeededProposer):
                 starts += [known_TN[place] for place in legal[np.argsort(kl_T[legal], kind="stable")][:_STARTS]]
             ends = [descended(start, harm, costs, most, draws) for start in starts]
             found = min(ends, key=lambda end: float(harm(end[None])[0])).tolist()
-        return self._repaired(found, rng)
+        return found
 
     def _known(self) -> Posterior:
         if self._posterior is None:

@@ -13,9 +13,12 @@ from search.proposers.proposer_stats import ProposerStatistics
 from studies import StudyStore, Trial, TrialState, front
 from studies.pareto import ParetoArchive
 from studies.records.objectives import COSTS
+from studies.records.trial import EVALUATIONS
 from studies.store.lease import Lease
 
 _SECONDS_BETWEEN_STATISTICS = 1.0
+# Metrics that say nothing of the same schedule in another study.
+_OWN_TO_A_STUDY = frozenset({*COSTS, EVALUATIONS})
 
 
 class SqlTrialStore:
@@ -86,7 +89,7 @@ class SqlTrialStore:
         known = self._store.evaluations.find(self._context, [trial.schedule for trial in trials])
         found = (known.get(trial.schedule) for trial in trials)
         return [
-            None if one is None else {name: figure for name, figure in one.items() if name not in COSTS}
+            None if one is None else {name: figure for name, figure in one.items() if name not in _OWN_TO_A_STUDY}
             for one in found
         ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from studies.analysis.shortened_prompt import is_uniform
-from studies.records.trial import ABLATION, INITIAL_DESIGN
+from studies.records.trial import ABLATION, INITIAL_DESIGN, SOLVED
 
 
 def schedule_origin(schedule: Sequence[float], proposer: str | None) -> str:
@@ -22,6 +22,8 @@ def schedule_origin(schedule: Sequence[float], proposer: str | None) -> str:
         return f"{kind} of the initial design"
     if proposer == ABLATION:
         return "single-block ablation"
+    if proposer == SOLVED:
+        return f"{kind} solved for a target"
     return f"{kind} proposed by {proposer}"
 
 

@@ -13,7 +13,9 @@ from studies.records.halves import overall
 # Labels, in place of a proposer's name, of the schedules that every search evaluates first, and of those in which one
 # block alone skips, or a few neighbours.
 INITIAL_DESIGN, ABLATION = "initial design", "ablation"
-# Metric of ablations at a low fidelity: see `Trial.evaluations`.
+# Label of schedules that were solved for a target from what the study knew, after its search.
+SOLVED = "solve"
+# Metric of ablations at a low fidelity, and of solved schedules: see `Trial.evaluations`.
 EVALUATIONS = "evaluations"
 
 
@@ -117,8 +119,8 @@ class Trial:
     def evaluations(self) -> float:
         """Whole evaluations that it counts as in a budget of trials.
 
-        An ablation at a low fidelity counts as the share of a whole evaluation that it takes at most, which it notes;
-        every other trial counts as one.
+        An ablation at a low fidelity counts as the share of a whole evaluation that it takes at most, which it notes.
+        What was solved for a target counts as none, as it is not part of a search. Every other trial counts as one.
         """
         return float(self.metrics.get(EVALUATIONS, 1.0))
 

@@ -10,7 +10,7 @@ import pytest
 
 import search
 from search.config.run_config import RESUMABLE
-from studies import StudyExistsError, StudyStore
+from studies import StudyExistsError, StudyNotFoundError, StudyStore
 
 SMALL = {
     "cost": "flops",
@@ -39,6 +39,20 @@ def test_a_study_is_run_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         search.run("one", quiet=True, **SMALL)
     assert len(search.resume("one", quiet=True, trials=26).trials()) == 26
     assert len(search.load("one").trials()) == 26
+    before = search.load("one").record
+    solved = search.solve("one", target_flops_saved=0.2, best=2, quiet=True)
+    assert solved.best.flops_saved >= 0.2 and solved.best.kl <= min(one.kl for one in solved.solutions)
+    trials = search.load("one").trials()
+    n_solved = len(trials) - 26
+    assert 1 <= n_solved <= 3 and set(trials.proposer[26:]) == {"solve"}
+    after = search.load("one").record
+    assert (after.state, after.chosen_trial) == (before.state, before.chosen_trial)
+    # They count for no budget.
+    assert len(search.resume("one", quiet=True, trials=27).trials()) == 27 + n_solved
+    with pytest.raises(search.ConfigError, match="trials is none of what solve takes"):
+        search.solve("one", trials=3)
+    with pytest.raises(StudyNotFoundError):
+        search.solve("other", target_sparsity=0.3)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,9 @@ import random
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from ftp_core.schedule import SparsitySchedule
 from search.problem.initial_design import ablations, initial_design
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices
@@ -16,6 +18,7 @@ from search.proposers.additive import AdditiveProposer
 from search.proposers.evopress import EvoPressProposer
 from search.proposers.testing import told_of
 from studies import Trial
+from tests.search.deep_objective import DeepObjective
 
 N_BLOCKS, TARGET = 12, 0.3
 # These must not skip, as the blocks that carry a prompt's facts on; skipping in the others is nearly free.
@@ -78,6 +81,23 @@ def test_neighbours_that_were_ablated_together_share_what_that_did() -> None:
         first = [told.ask(number).grid_indices for number in range(20)]
         # Blocks 2, 5 and 8 harm; six others are in groups without one of them.
         assert np.median([kl(indices) for indices in first]) < 0.0015 < 0.004 < kl(initial_design(space)[0])
+
+
+@pytest.mark.parametrize("target", [0.15, 0.4])
+def test_what_is_known_of_one_target_is_solved_for_another(target: float) -> None:
+    searched, space, truth = ScheduleSpace(30, 0.25), ScheduleSpace(30, target), DeepObjective(30)
+    for draw in range(2):
+        whole, part, proposer = DeepObjective(30, draw), DeepObjective(30, draw, 0.25), AdditiveProposer(space, draw)
+        for fidelity, deep, known in ((0.25, part, ablations(searched)), (1.0, whole, initial_design(searched))):
+            for indices in known:
+                proposer.tell(told_of(indices, (deep(searched.schedule(indices)), 0.0), fidelity=fidelity))
+        solutions = proposer.solutions(4)
+        kls = [truth(space.schedule(one)) for one in solutions]
+        shortened = truth(SparsitySchedule.uniform(target, 30))
+        assert all(map(space.contains, solutions)) and min(kls) < 0.95 * shortened and max(kls) < 1.5 * shortened
+        for place, one in enumerate(solutions):
+            for other in solutions[:place]:
+                assert sum(abs(a - b) for a, b in zip(one, other, strict=True)) >= 0.1 * target * 600
 
 
 def test_without_a_target_first_proposals_are_spread_over_overall_sparsities() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from functools import cache
+from typing import TypeVar
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -168,6 +170,20 @@ LENGTH_DEPENDENT: dict[str, dict[str, object]] = {
         },
     },
 }
+
+# One of each kind: plain, with windows, with windows and norms behind its halves, parallel, with experts, with embedded
+# positions.
+KINDS = ("llama", "mistral-sliding", "gemma3_text", "gpt_neox", "qwen3_moe", "gpt2")
+V = TypeVar("V")
+
+
+def crossed(names: Collection[str], variants: Sequence[V]) -> list[tuple[str, V]]:
+    """Families of different kinds in all variants, and every other one in one of them, by turns."""
+    others = [name for name in names if name not in KINDS]
+    return [
+        *((name, variant) for name in names if name in KINDS for variant in variants),
+        *((name, variants[turn % len(variants)]) for turn, name in enumerate(others)),
+    ]
 
 
 @cache

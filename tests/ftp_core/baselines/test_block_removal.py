@@ -23,7 +23,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import PromptBatch, pad_right
-from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, crossed, fresh_tiny, tiny
 
 
 def built_without(name: str, removed: tuple[int, ...]) -> PreTrainedModel:
@@ -59,8 +59,7 @@ def decoded(model: PreTrainedModel, ids: Tensor) -> list[Tensor]:
     return logits
 
 
-@pytest.mark.parametrize("removed", [(0,), (1,), (0, 2), ()])
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize(("name", "removed"), crossed(CONFIGS, [(0,), (1,), (0, 2), ()]))
 @torch.inference_mode()
 def test_removing_blocks_equals_a_model_built_without_them(name: str, removed: tuple[int, ...]) -> None:
     ids = torch.randint(3, 50, (2, 20), generator=torch.Generator().manual_seed(0))

@@ -22,7 +22,7 @@ from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.made_up_routers import random_router
-from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, crossed, fresh_tiny, tiny
 
 schedules = st.lists(st.integers(0, 19), min_size=N_BLOCKS, max_size=N_BLOCKS).map(SparsitySchedule.from_grid_indices)
 MIXED = SparsitySchedule([0.3, 0.0, 0.6])
@@ -51,7 +51,7 @@ def medium() -> SkippingModel:
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(
     schedule=schedules.filter(any), batch=st.integers(1, 3), length=st.integers(1, 90), new_tokens=st.integers(0, 30)
 )
@@ -69,7 +69,7 @@ def test_kv_bytes_are_those_that_the_cache_reports(
 
 
 @pytest.mark.parametrize("name", ABLE)
-@settings(max_examples=4)
+@settings(max_examples=3)
 @given(schedule=half_schedules, batch=st.integers(1, 3), length=st.integers(1, 90), new_tokens=st.integers(0, 30))
 def test_kv_bytes_are_those_of_all_tokens_where_keys_are_kept(
     name: str, schedule: SparsitySchedule, batch: int, length: int, new_tokens: int
@@ -96,10 +96,11 @@ def measured_peak(model: SkippingModel, schedule: SparsitySchedule, router: Rout
     return held.peak_bytes
 
 
-@pytest.mark.parametrize("kind", ["blocks", "halves"])
-@pytest.mark.parametrize("window", [0, 8])
-@pytest.mark.parametrize("name", list(CONFIGS))
-def test_the_predicted_peak_of_a_prefill_is_measured(name: str, window: int, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "variant"), crossed(CONFIGS, [(kind, window) for window in (0, 8) for kind in ("blocks", "halves")])
+)
+def test_the_predicted_peak_of_a_prefill_is_measured(name: str, variant: tuple[str, int]) -> None:
+    kind, window = variant
     # One whose experts run together, as they do unless another test has had it pruned.
     model, draw = SkippingModel(fresh_tiny(name)), random.Random(name)
     schedule = SparsitySchedule.from_grid_indices(draw.choices(range(20), k=N_BLOCKS))

@@ -25,7 +25,7 @@ from ftp_core.text.encoding import PromptBatch
 from ftp_core.training.calibration import calibrate_thresholds
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.slow_reference import slow_decoded_logits, slow_logits
-from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, CONTEXT, N_BLOCKS, crossed, fresh_tiny, tiny
 
 TOLERANCE = {"atol": 5e-4, "rtol": 1e-3}
 tokens = st.lists(st.integers(3, 49), min_size=1, max_size=24)
@@ -47,9 +47,8 @@ def padded(rows: list[list[int]], side: str) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
 
 
-@pytest.mark.parametrize("kind", ["static", "dynamic"])
-@pytest.mark.parametrize("name", list(CONFIGS))
-@settings(max_examples=12)
+@pytest.mark.parametrize(("name", "kind"), crossed(CONFIGS, ["static", "dynamic"]))
+@settings(max_examples=6)
 @given(
     rows=st.lists(st.tuples(tokens, st.lists(st.integers(3, 49), max_size=4)), min_size=1, max_size=3),
     schedule=schedules,
@@ -73,8 +72,7 @@ def test_every_family_equals_a_masked_full_computation(
         torch.testing.assert_close(found, expected, **TOLERANCE)
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
-@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(("name", "side"), crossed(CONFIGS, ["left", "right"]))
 def test_a_schedule_of_zeros_is_the_dense_model_to_the_bit(name: str, side: str) -> None:
     model = tiny(name)
     pruned = FTPForCausalLM.from_dense(model, [0.0] * N_BLOCKS, random_router())
@@ -87,8 +85,7 @@ def test_a_schedule_of_zeros_is_the_dense_model_to_the_bit(name: str, side: str)
         )
 
 
-@pytest.mark.parametrize("kind", ["static", "dynamic", "random"])
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize(("name", "kind"), crossed(CONFIGS, ["dynamic", "static", "random"]))
 def test_cached_decoding_equals_recomputation(name: str, kind: str) -> None:
     pruned = FTPForCausalLM.from_dense(tiny(name), MIXED, router_of(kind))
     prompts = [list(range(3, 20)), [5, 9, 13, 17, 21], [30, 31]]

@@ -22,7 +22,7 @@ from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.routers import DynamicRouter, HiddenRouter, Router
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.model.test_causal_lm import MIXED
-from tests.ftp_core.tiny_models import CONFIGS, VOCABULARY, fresh_tiny
+from tests.ftp_core.tiny_models import CONFIGS, VOCABULARY, crossed, fresh_tiny
 
 IDS = torch.randint(3, VOCABULARY, (2, 20), generator=torch.Generator().manual_seed(5))
 
@@ -82,8 +82,7 @@ def tie_by_hand(model: FTPForCausalLM) -> None:
 CHANGES = (train_a_step, resize, set_pad_token, untie, tie_by_hand)
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(("name", "change"), crossed(CONFIGS, CHANGES))
 def test_a_model_that_changed_since_it_was_pruned_is_saved_as_it_is(
     tmp_path: Path, name: str, change: Callable[[FTPForCausalLM], None]
 ) -> None:

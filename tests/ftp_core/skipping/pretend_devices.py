@@ -77,7 +77,7 @@ def spread() -> None:
     """Prompts of different lengths, tokens behind them, and the head, with blocks on two devices."""
     fake = FakeTensorMode(allow_non_fake_inputs=True)
     with fake:
-        models = [SkippingModel(spread_model(name)) for name in ("llama", "gemma2", "mistral-sliding")]
+        models = [SkippingModel(spread_model(name)) for name in ("llama", "gemma2")]
         ids = torch.zeros(2, 20, dtype=torch.long)
     routers: list[Router] = [StaticRouter(), DecidesByPosition(window=3), HiddenByPosition(32)]
     schedule = SparsitySchedule([0.3, 0.0, 0.6])

@@ -24,10 +24,9 @@ from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample, PromptBatch, pad_right, prompt_batch
 from ftp_core.training.calibration import calibrate_thresholds
 from tests.ftp_core.made_up_routers import random_router
-from tests.ftp_core.tiny_models import CONFIGS, tiny
+from tests.ftp_core.tiny_models import CONFIGS, crossed, tiny
 
 MIXED = SparsitySchedule([0.3, 0.0, 0.6])
-FAMILIES = sorted(CONFIGS)
 EXAMPLES = [
     EncodedExample(tuple(range(2 + i, 8 + 4 * i)), ((5, 6), (7,), (8 + i, 9, 10), (11 + i,)), i % 4, True)
     for i in range(7)
@@ -102,8 +101,7 @@ def both(name: str, keep_first: int = 0) -> tuple[SkippingModel, SkippingModel]:
     return padded, packed
 
 
-@pytest.mark.parametrize("keep_first", [0, 3])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "keep_first"), crossed(CONFIGS, [3, 0]))
 def test_prompts_of_different_lengths_pass_as_if_padded(family: str, keep_first: int) -> None:
     padded, packed = both(family, keep_first)
     prompts = prompt_batch(EXAMPLES)

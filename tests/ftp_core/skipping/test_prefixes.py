@@ -25,7 +25,7 @@ from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, fresh_tiny
 # Prompts of several lengths, answers of one token and of more, items with and without choices; three batches.
 ITEMS = [
     EncodedExample(tuple(range(1 + i, 8 + 3 * i)), ((9, 8, 7, 6)[: 1 + i % 4], (5, 4 + i)), 0, i % 3 == 0)
-    for i in range(8)
+    for i in range(5)
 ]
 with torch.random.fork_rng():
     torch.manual_seed(0)
@@ -47,7 +47,7 @@ def items_of(family: str, kernel: str | None = None, dtype: torch.dtype = torch.
     model = fresh_tiny(family).to(dtype)
     if kernel:
         model.set_attn_implementation(kernel)
-    return QualitySet(SkippingModel(model), ITEMS, batch_size=3)
+    return QualitySet(SkippingModel(model), ITEMS, batch_size=2)
 
 
 @cache
@@ -85,9 +85,9 @@ def same_with_reuse(
 
 
 @pytest.mark.parametrize("family", list(CONFIGS))
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(
-    sequence=st.lists(schedules, min_size=2, max_size=5), router=st.sampled_from(list(ROUTERS)), choices=st.booleans()
+    sequence=st.lists(schedules, min_size=2, max_size=4), router=st.sampled_from(list(ROUTERS)), choices=st.booleans()
 )
 def test_figures_are_bit_identical_with_reuse(
     family: str, sequence: list[SparsitySchedule], router: str, choices: bool
@@ -98,9 +98,9 @@ def test_figures_are_bit_identical_with_reuse(
 
 
 @pytest.mark.parametrize("router", list(ROUTERS))
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
-    sequence=st.lists(schedules, min_size=2, max_size=8),
+    sequence=st.lists(schedules, min_size=2, max_size=6),
     choices=st.booleans(),
     n_nodes=st.sampled_from([0, 0.5, 1, 1.3, 2, 3, 5]),
 )
@@ -120,7 +120,7 @@ def test_figures_are_bit_identical_on_another_kernel_and_in_half_precision(
     same_with_reuse(items_of("gpt2", kernel, dtype), router, sequence, 4, choices=True)
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(sequence=st.lists(schedules, min_size=1, max_size=8))
 def test_with_memory_enough_the_longest_beginning_ever_seen_is_known(sequence: list[SparsitySchedule]) -> None:
     items, store = items_of("llama"), PrefixStore(ENDLESS)
@@ -137,7 +137,7 @@ def test_with_memory_enough_the_longest_beginning_ever_seen_is_known(sequence: l
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2-sliding", "gemma3_text", "gpt2"])
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(
     sequence=st.lists(st.tuples(schedules, st.sampled_from(list(ROUTERS))), min_size=2, max_size=8),
     n_nodes=st.sampled_from([1, 2, 1000]),
@@ -175,7 +175,7 @@ def test_dense_beginnings_are_known_whoever_decides_behind_them(router: str) -> 
 def block_calls() -> tuple[QualitySet, list[int]]:
     """A set, and the indices of the blocks that have really run on it."""
     model, calls = fresh_tiny(), []
-    items = QualitySet(SkippingModel(model), ITEMS, batch_size=3)
+    items = QualitySet(SkippingModel(model), ITEMS, batch_size=2)
     for index, block in enumerate(model.model.layers):
         block.mlp.register_forward_hook(lambda *_, index=index: calls.append(index))
     return items, calls
@@ -248,7 +248,7 @@ def test_what_was_not_used_for_longest_goes_first_and_shared_beginnings_stay() -
 
 def test_states_of_other_routers_items_and_continuations_never_mix() -> None:
     items, schedule = items_of("llama"), SparsitySchedule([0.3, 0.5, 0.7])
-    others = QualitySet(SkippingModel(fresh_tiny()), ITEMS[:5], batch_size=3)
+    others = QualitySet(SkippingModel(fresh_tiny()), ITEMS[:3], batch_size=2)
     store = PrefixStore(ENDLESS)
     for of, router, choices in [
         (items, "static", False),
@@ -265,7 +265,7 @@ def test_states_of_other_routers_items_and_continuations_never_mix() -> None:
 
 def test_an_evaluation_that_breaks_off_leaves_nothing() -> None:
     model = fresh_tiny()
-    items, store = QualitySet(SkippingModel(model), ITEMS, batch_size=3), PrefixStore(ENDLESS)
+    items, store = QualitySet(SkippingModel(model), ITEMS, batch_size=2), PrefixStore(ENDLESS)
     schedule, calls = SparsitySchedule([0.3, 0.5, 0.7]), []
 
     def fail(*_: object) -> None:

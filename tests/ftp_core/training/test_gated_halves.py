@@ -73,7 +73,7 @@ def for_halves(seed: int = 0, window: int = 3) -> DynamicRouter:
 
 
 @pytest.mark.parametrize("name", ABLE)
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(examples=examples, schedule=schedules, seed=st.integers(0, 9))
 def test_gated_halves_equal_a_masked_full_computation_in_every_family(
     name: str, examples: list[EncodedExample], schedule: SparsitySchedule, seed: int

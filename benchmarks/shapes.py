@@ -25,8 +25,11 @@ def _shape(kind, vocabulary, width, mlp, blocks, heads, kv_heads, context):
     }
 
 
-# Pythia-160M's shape, with Llama's blocks; float32.
-SMALL = {"160m": _shape("llama", 32_000, 768, 2048, 12, 12, 12, 2048)}
+# Pythia-160M's shape, with Llama's blocks, in float32; SmolLM2-135M's in bfloat16.
+SMALL = {
+    "160m": _shape("llama", 32_000, 768, 2048, 12, 12, 12, 2048),
+    "smollm2": _shape("llama", 49_152, 576, 1536, 30, 9, 3, 8192) | {"tie_word_embeddings": True},
+}
 # As their published config.json files have it; bfloat16, on a GPU.
 LARGE = {
     "llama2-7b": _shape("llama", 32_000, 4096, 11_008, 32, 32, 32, 4096),
@@ -44,7 +47,7 @@ def build(shape, device):
     torch.manual_seed(0)
     config = AutoConfig.for_model(**(SMALL | LARGE)[shape])
     with torch.device(device):
-        dtype = torch.bfloat16 if shape in LARGE else torch.float32
+        dtype = torch.float32 if shape == "160m" else torch.bfloat16
         return SkippingModel(AutoModelForCausalLM.from_config(config, dtype=dtype).eval())
 
 

@@ -157,7 +157,8 @@ class Chosen:
         if self.filler is not None:
             short_BKD = short_BKD.masked_fill(self.filler[..., None].to(short_BKD.device), 0.0)
         n_rows, _, n_numbers = short_BKD.shape
-        return self.tokens.scatter(short_BKD, short_BKD.new_zeros(n_rows, width, n_numbers))
+        # Zeros are written where they are wanted alone.
+        return self.tokens.scatter(short_BKD, short_BKD.new_zeros(()).expand(n_rows, width, n_numbers))
 
 
 def _places(run_BL: Tensor, longest: int, ragged: bool) -> Tensor:

@@ -101,12 +101,18 @@ def keys_and_values(call: BlockCall, family: Family, hidden_BSD: Tensor, **per_t
     assert family.halves is not None
     attention, taker = call.block.get_submodule(family.halves[0]), _Taker()
     queries = [] if family.query is None else [attention.get_submodule(family.query)]
+    # Norms of queries may be of all heads at once.
+    norms = [module for name, module in attention.named_children() if name == "q_norm"] if queries else []
 
-    def without_queries(_: int, module: Any) -> Callable[..., Tensor]:
-        return lambda hidden, *_, **__: hidden.new_zeros(*hidden.shape[:-1], module.out_features)
+    def without_queries(index: int, module: Any) -> Callable[..., Tensor]:
+        if index >= len(queries):
+            return lambda queries: queries
+        # One head is embedded at less cost than all.
+        width = getattr(attention, "head_dim", module.out_features)
+        return lambda hidden, *_, **__: hidden.new_zeros(*hidden.shape[:-1], width)
 
     try:
-        with replaced_forwards(queries, without_queries):
+        with replaced_forwards([*queries, *norms], without_queries):
             call.run(hidden_BSD, **{"attention_mask": None, family.cache_argument: taker}, **per_token)
     except _KeysTakenError:
         return taker.keys, taker.values

@@ -1,5 +1,7 @@
 """Runs prompts through a block whose halves skip different tokens.
 
+What hangs on the tokens that run and on nothing else is a plan, made once for all blocks that decide alike.
+
 Dimensions: B rows, L tokens of a row, U tokens that run any half, K tokens that run one, S tokens that skip attention,
 M keys, D hidden width, G key heads, E width of a head.
 """
@@ -7,6 +9,7 @@ M keys, D hidden width, G key heads, E width of a head.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -23,6 +26,44 @@ if TYPE_CHECKING:
     from ftp_core.skipping.skipping import PromptPass
 
 
+@dataclass(frozen=True)
+class OtherKeys:
+    """Keys and values of tokens that skip a block's attention.
+
+    Attributes:
+        tokens: These tokens.
+        columns: Column of each token of the prompts, `DEAD` where there is none `[B, L]`.
+        mask: Mask of the attention with all keys, as its kernel takes it.
+    """
+
+    tokens: Chosen
+    columns: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class HalvesPlan:
+    """Tokens that run the halves of a block, and what follows from them.
+
+    Attributes:
+        attention: Tokens of the prompts that run its attention `[B, L]`.
+        run_attention: The same with those of completions `[B, L]`.
+        run_mlp: Tokens that run its MLP `[B, L]`.
+        used: Tokens that run any half, which the block is called with; None for all.
+        halves: Those that run its attention and its MLP, by their columns among the former; None for all of them.
+        chosen: Those that run its attention, by their columns among all; None for all.
+        others: Keys of the others; None if they have none.
+    """
+
+    attention: Tensor
+    run_attention: Tensor
+    run_mlp: Tensor
+    used: Chosen | None
+    halves: tuple[Chosen | None, Chosen | None]
+    chosen: Chosen | None = None
+    others: OtherKeys | None = None
+
+
 def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSparsity, listens: bool) -> Tensor:
     """Runs a block's attention on some tokens of prompts and its MLP on others; returns `[B, L, D]`.
 
@@ -37,12 +78,57 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
         ModelError: The block has other parts beside attention and MLP.
     """
     names_of_halves(prompts.family, prompts.model.config.model_type)
-    device, state = call.hidden.device, prompts.state
+    plan = _plan(prompts, index, entry, call.hidden.dtype)
+    prompts.kept.append(plan.run_attention)
+    prompts.kept_mlp.append(plan.run_mlp)
+    used, chosen = plan.used, plan.chosen
+    changed: dict[str, Any] = {}
+    hidden_BUD = call.hidden
+    # Tokens that run nothing, padding included, are left out of the call.
+    if used is not None:
+        hidden_BUD = used.tokens.gather(call.hidden)
+        changed = {name: used.tokens.gather(argument) for name, argument in prompts.per_token(call).items()}
+    observer = None
+    if chosen is None:
+        arguments, observer = prompts.whole_attention(index, call, listens)
+        changed |= arguments
+    else:
+        if plan.others is None:
+            changed |= prompts.for_some(index, call, chosen)
+        else:
+            changed |= _with_kept_keys(prompts, index, call, chosen, plan.others)
+        if listens:
+            listened_BK = prompts.listened(index, chosen, always=entry.keeps_kv)
+            window, device = prompts.window(index), call.hidden.device
+            keys_BL = None if plan.others is None else plan.others.columns
+            observer = prompts.observer(listened_BK, chosen.columns(DEAD), window, device, keys_BL)
+    with on_their_tokens(prompts.family, call.block, *plan.halves):
+        out_BUD = prompts.run(call, hidden_BUD, observer, **changed)
+    if observer is not None and observer.received is not None:
+        received, attended_BL = observer.received, prompts.state.real
+        if chosen is not None and plan.others is None:
+            received, attended_BL = prompts.by_column(received, chosen), plan.attention
+        prompts.state.observe(received.to(prompts.real.device), attended_BL)
+    if used is None:
+        return prompts.ended(index, out_BUD)
+    return prompts.ended(index, used.tokens.scatter(used.restored(out_BUD, hidden_BUD), call.hidden))
+
+
+def _plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torch.dtype) -> HalvesPlan:
+    """What a block does, of which the schedule says `entry`: as before where the router always decides alike."""
+    if not getattr(prompts.router, "keeps_ends", False):
+        return _new_plan(prompts, index, entry, dtype)
+    known = prompts.plans.get(key := (entry, prompts.window(index)))
+    if known is None:
+        known = prompts.plans[key] = _new_plan(prompts, index, entry, dtype)
+    return known
+
+
+def _new_plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torch.dtype) -> HalvesPlan:
     attention_BL, attention_counts = _decided(prompts, entry.attention, "attention")
     mlp_BL, mlp_counts = _decided(prompts, entry.mlp, "mlp")
-    prompts.note_kept(attention_BL, mlp_BL)
-    run_attention_BL, run_mlp_BL = prompts.kept[-1], prompts.kept_mlp[-1]
-    everything = prompts.totals(state.row_lengths)
+    run_attention_BL, run_mlp_BL = map(prompts.with_completions, (attention_BL, mlp_BL))
+    everything = prompts.totals(prompts.state.row_lengths)
     n_attention, n_mlp = prompts.totals(attention_counts), prompts.totals(mlp_counts)
     used_BL = run_attention_BL | run_mlp_BL
     if everything in (n_attention, n_mlp):
@@ -51,46 +137,18 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
         n_used = tuple(map(max, n_attention, n_mlp))
     else:
         n_used = tuple(used_BL.sum(1).tolist())
-    # Tokens that run nothing, padding included, are left out of the call.
     used = None if n_used == everything else prompts.chosen(used_BL, n_used)
-
-    halves = tuple(
-        _within(prompts, used, run_BL, counts, n_used)
-        for run_BL, counts in ((run_attention_BL, n_attention), (run_mlp_BL, n_mlp))
-    )
-    changed: dict[str, Any] = {}
-    hidden_BUD = call.hidden
-    if used is not None:
-        hidden_BUD = used.tokens.gather(call.hidden)
-        changed = {name: used.tokens.gather(argument) for name, argument in prompts.per_token(call).items()}
-    observer, attended_BL, chosen = None, state.real, None
+    of_attention = _within(prompts, used, run_attention_BL, n_attention, n_used)
+    halves = of_attention, _within(prompts, used, run_mlp_BL, n_mlp, n_used)
     if n_attention == everything:
-        arguments, observer = prompts.whole_attention(index, call, listens)
-        changed |= arguments
-    else:
-        chosen = halves[0] if used is None else used if halves[0] is None else used.of_them(halves[0])
-        assert chosen is not None
-        positions_BK = chosen.columns(DEAD)
-        keys_BM = positions_BK
-        if entry.keeps_kv:
-            keys_BM = torch.where(prompts.real, prompts.columns, DEAD)
-            changed |= _with_kept_keys(prompts, index, call, chosen, run_attention_BL, n_attention, keys_BM)
-        else:
-            attended_BL = attention_BL
-            changed |= prompts.for_some(index, call, chosen)
-        if listens:
-            listened_BK = prompts.listened(index, chosen, always=entry.keeps_kv)
-            observer = prompts.observer(listened_BK, positions_BK, prompts.window(index), device, keys_BM)
-    with on_their_tokens(prompts.family, call.block, *halves):
-        out_BUD = prompts.run(call, hidden_BUD, observer, **changed)
-    if observer is not None and observer.received is not None:
-        received = observer.received
-        if chosen is not None and not entry.keeps_kv:
-            received = prompts.by_column(received, chosen)
-        state.observe(received.to(prompts.real.device), attended_BL)
-    if used is None:
-        return prompts.ended(index, out_BUD)
-    return prompts.ended(index, used.tokens.scatter(used.restored(out_BUD, hidden_BUD), call.hidden))
+        return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves)
+    chosen = of_attention if used is None else used if of_attention is None else used.of_them(of_attention)
+    assert chosen is not None
+    others = None
+    if entry.keeps_kv:
+        counts = [total - n for total, n in zip(everything, n_attention, strict=True)]
+        others = _other_keys(prompts, index, chosen, prompts.real & ~run_attention_BL, counts, dtype)
+    return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, chosen, others)
 
 
 def _within(
@@ -118,33 +176,28 @@ def _decided(prompts: PromptPass, sparsity: float, half: Literal["attention", "m
     return keep_BL, tuple(keep_BL.sum(1).tolist())
 
 
-def _with_kept_keys(
-    prompts: PromptPass,
-    index: int,
-    call: BlockCall,
-    chosen: Chosen,
-    run_BL: Tensor,
-    counts: Sequence[int],
-    columns_BL: Tensor,
-) -> dict[str, Any]:
-    """Mask and cache of an attention that some tokens run while the others have keys and values, too."""
-    rest_BL = prompts.real & ~run_BL
-    totals = prompts.totals(prompts.state.row_lengths)
-    rest = _rest(prompts, chosen, rest_BL, [total - n for total, n in zip(totals, counts, strict=True)])
-    per_token = {name: rest.tokens.gather(argument) for name, argument in prompts.per_token(call).items()}
-    keys_BGSE, values_BGSE = keys_and_values(call, prompts.family, rest.tokens.gather(call.hidden), **per_token)
-    # Rows whose tokens stand alike see alike.
-    n_rows = 1 if isinstance(chosen.tokens, Ends) else len(columns_BL)
-    visible_BKL = visible_keys(chosen.places[:n_rows], columns_BL[:n_rows], prompts.window(index))
-    mask = kernel_mask_of_some(visible_BKL, prompts.kernel, call.hidden.dtype).to(call.hidden.device)
-    cache = None if prompts.cache is None else prompts.cache.block(index)
-    merged = MergedKeys(cache, columns_BL, prompts.has_padding, chosen, rest, keys_BGSE, values_BGSE)
-    return {"attention_mask": mask, prompts.family.cache_argument: merged}
-
-
-def _rest(prompts: PromptPass, chosen: Chosen, rest_BL: Tensor, counts: Sequence[int]) -> Chosen:
-    """Tokens that are not among others."""
+def _other_keys(
+    prompts: PromptPass, index: int, chosen: Chosen, rest_BL: Tensor, counts: Sequence[int], dtype: torch.dtype
+) -> OtherKeys:
+    columns_BL, n_rows = torch.where(prompts.real, prompts.columns, DEAD), len(rest_BL)
     if isinstance(chosen.tokens, Ends):
         between = Between(chosen.tokens)
-        return Chosen(between, between.columns(prompts.columns.expand(rest_BL.shape)), None)
-    return Chosen.of(rest_BL, counts)
+        rest = Chosen(between, between.columns(prompts.columns.expand(rest_BL.shape)), None)
+        # Rows whose tokens stand alike see alike.
+        n_rows = 1
+    else:
+        rest = Chosen.of(rest_BL, counts)
+    visible_BKL = visible_keys(chosen.places[:n_rows], columns_BL[:n_rows], prompts.window(index))
+    return OtherKeys(rest, columns_BL, kernel_mask_of_some(visible_BKL, prompts.kernel, dtype))
+
+
+def _with_kept_keys(
+    prompts: PromptPass, index: int, call: BlockCall, chosen: Chosen, others: OtherKeys
+) -> dict[str, Any]:
+    """Mask and cache of an attention that some tokens run while the others have keys and values, too."""
+    take = others.tokens.tokens.gather
+    per_token = {name: take(argument) for name, argument in prompts.per_token(call).items()}
+    keys_BGSE, values_BGSE = keys_and_values(call, prompts.family, take(call.hidden), **per_token)
+    cache = None if prompts.cache is None else prompts.cache.block(index)
+    merged = MergedKeys(cache, others.columns, prompts.has_padding, chosen, others.tokens, keys_BGSE, values_BGSE)
+    return {"attention_mask": others.mask.to(call.hidden.device), prompts.family.cache_argument: merged}

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from ftp_core.routers import DecodeState, Router, RoutingState
 from ftp_core.routers.state import n_protected
-from ftp_core.schedule import SparsitySchedule
+from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.attention import AttentionObserver, kernel_name, observed_attention, packed_attention
 from ftp_core.skipping.cache import DEAD, FTPCache
 from ftp_core.skipping.families import Family
@@ -29,7 +29,7 @@ from ftp_core.skipping.gathering import Chosen
 from ftp_core.skipping.interception import BlockCall
 from ftp_core.skipping.masks import kernel_mask, visible_keys
 from ftp_core.skipping.packing import Packing, SlotsExceededError, bucket, note_share, slots_expected
-from ftp_core.skipping.prompt_halves import run_halves
+from ftp_core.skipping.prompt_halves import HalvesPlan, run_halves
 
 
 @dataclass
@@ -104,6 +104,7 @@ class PromptPass(BlockPass):
         self.has_completion = any(self._n_completion)
         self.has_padding = any(total < width for total in totals)
         self._packings: dict[int, Packing] = {}
+        self.plans: dict[tuple[BlockSparsity, int | None], HalvesPlan] = {}
         if self.routes_decoding and self.cache is not None:
             n_decoded = torch.zeros(n_rows, dtype=torch.long, device=self.real.device)
             self.cache.decode = DecodeState([], [], [], n_decoded, [])
@@ -136,7 +137,8 @@ class PromptPass(BlockPass):
         elif not can_pack:
             counts = keep_BL.sum(1).tolist()
             note_share(self.router, index, sum(counts) / sum(state.row_lengths))
-        self.note_kept(keep_BL, keep_BL)
+        self.kept.append(self.with_completions(keep_BL))
+        self.kept_mlp.append(self.kept[-1])
         if counts is None:
             n_slots = slots_expected(self.router, index, sparsity, sum(state.row_lengths)) + sum(self._n_completion)
             hidden_BLD, observer = self._run_packed(index, call, n_slots, None, listens)
@@ -152,10 +154,9 @@ class PromptPass(BlockPass):
             self._remember(self.cache.decode, observer)
         return self.ended(index, hidden_BLD)
 
-    def note_kept(self, attention_BL: Tensor, mlp_BL: Tensor) -> None:
-        """Notes which tokens of the prompts run the halves of the next block `[B, L]`."""
-        for kept, keep_BL in ((self.kept, attention_BL), (self.kept_mlp, mlp_BL)):
-            kept.append(keep_BL | self._completion if self.has_completion else keep_BL)
+    def with_completions(self, keep_BL: Tensor) -> Tensor:
+        """Tokens of the prompts, and all of the completions `[B, L]`."""
+        return keep_BL | self._completion if self.has_completion else keep_BL
 
     def ended(self, index: int, hidden_BLD: Tensor) -> Tensor:
         """Does what is left to do behind a block; returns the hidden states."""

@@ -107,8 +107,9 @@ def keys_and_values(call: BlockCall, family: Family, hidden_BSD: Tensor, **per_t
     def without_queries(index: int, module: Any) -> Callable[..., Tensor]:
         if index >= len(queries):
             return lambda queries: queries
-        # One head is embedded at less cost than all.
-        width = getattr(attention, "head_dim", module.out_features)
+        # One head is embedded at less cost than all; but attention that counts its heads itself asks for all of them.
+        counts = hasattr(attention, "num_heads")
+        width = module.out_features if counts else getattr(attention, "head_dim", module.out_features)
         return lambda hidden, *_, **__: hidden.new_zeros(*hidden.shape[:-1], width)
 
     try:

@@ -39,31 +39,30 @@ def hub(tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
-def loaded_offline(hub: Path, name: str, revision: str | None) -> str:
-    """What a process without a network says of a model that it loads."""
+def loaded_offline(hub: Path, *names: str) -> list[str]:
+    """What a process without a network says of models that it loads, `name@revision` each."""
     code = (
         "import sys\n"
         "from ftp_core.errors import ModelError\n"
         "from ftp_core.loading.models import load_model\n"
         "from ftp_core.loading.reference import ModelReference\n"
-        "try:\n"
-        "    model = load_model(ModelReference(sys.argv[1], sys.argv[2] or None))\n"
-        "    print(model.skipping.n_blocks, model.skipping.model.config.rms_norm_eps)\n"
-        "except ModelError as error:\n"
-        "    print(error)\n"
+        "for name, _, revision in (one.partition('@') for one in sys.argv[1:]):\n"
+        "    try:\n"
+        "        model = load_model(ModelReference(name, revision or None))\n"
+        "        print(model.skipping.n_blocks, model.skipping.model.config.rms_norm_eps)\n"
+        "    except ModelError as error:\n"
+        "        print(str(error).replace('\\n', ' '))\n"
     )
     where = {**os.environ, "HF_HUB_CACHE": str(hub), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", code, name, revision or ""], capture_output=True, text=True, env=where, check=True
-    )
-    return done.stdout.strip()
+    done = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, env=where, check=True)
+    return done.stdout.splitlines()
 
 
 def test_a_cached_model_loads_without_a_network_in_the_revision_that_is_asked_for(hub: Path) -> None:
-    assert loaded_offline(hub, "someone/tiny", None) == "12 1e-05"
-    assert loaded_offline(hub, "hf:someone/tiny", "v1") == "12 2e-05"
-    assert loaded_offline(hub, "someone/tiny", COMMITS["v1"]) == "12 2e-05"
-    assert "Cannot find the model 'someone/tiny'" in loaded_offline(hub, "someone/tiny", "v2")
+    names = ("someone/tiny", "hf:someone/tiny@v1", f"someone/tiny@{COMMITS['v1']}", "someone/tiny@v2")
+    *loaded, missing = loaded_offline(hub, *names)
+    assert loaded == ["12 1e-05", "12 2e-05", "12 2e-05"]
+    assert "Cannot find the model 'someone/tiny'" in missing
 
 
 class _Response:

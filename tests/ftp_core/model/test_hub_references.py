@@ -78,12 +78,11 @@ def test_another_machine_loads_the_commit_that_was_pruned(tmp_path: Path) -> Non
             ("org/tiny", OTHER),
         ]
         there = tmp_path / "there"
-        found = json.loads(run(LOAD, hub, there, main, other, f"{other},base_model=org/tiny,base_revision={OTHER}"))
-        assert found == [1e-5, 2e-5, 2e-5]
+        named = f"{other},base_model=org/tiny,base_revision={OTHER}"
         # The main branch is another model, and there is no such commit.
-        moved, unknown = json.loads(
-            run(LOAD, hub, there, f"{other},base_model=org/tiny", f"{other},base_revision={'c' * 40}")
-        )
+        wrong = (f"{other},base_model=org/tiny", f"{other},base_revision={'c' * 40}")
+        *found, moved, unknown = json.loads(run(LOAD, hub, there, main, other, named, *wrong))
+        assert found == [1e-5, 2e-5, 2e-5]
     assert "is not the one that was pruned" in moved
     assert f"The dense model 'org/tiny (revision {'c' * 40})', to which {other} refers, cannot be loaded" in unknown
     assert json.loads(run(LOAD, "http://127.0.0.1:9", there, other, HF_HUB_OFFLINE="1")) == [2e-5]

@@ -19,7 +19,7 @@ from tests.ftp_core.tiny_models import fresh_tiny
 # A program that imports transformers alone. Python finds no ftp_core where it was told so.
 PLAIN = """
 import importlib.abc, sys
-folder, options, absent = sys.argv[1], eval(sys.argv[2]), sys.argv[3:]
+folder, ways, absent = sys.argv[1], eval(sys.argv[2]), sys.argv[3:]
 class Absent(importlib.abc.MetaPathFinder):
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in absent:
@@ -28,14 +28,15 @@ sys.meta_path.insert(0, Absent())
 import torch
 from transformers import AutoModelForCausalLM
 assert not any(name.startswith("ftp_core") for name in sys.modules)
-try:
-    model = AutoModelForCausalLM.from_pretrained(folder, **options)
-except Exception as error:
-    print(type(error).__name__, error)
-else:
-    with torch.no_grad():
-        print(type(model).__name__, model(torch.arange(3, 23)[None]).logits.double().sum().item())
-    model.save_pretrained(folder + "-again")
+for options in ways:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    except Exception as error:
+        print(type(error).__name__, error)
+    else:
+        with torch.no_grad():
+            print(type(model).__name__, model(torch.arange(3, 23)[None]).logits.double().sum().item())
+        model.save_pretrained(folder + "-again")
 """
 
 
@@ -56,9 +57,9 @@ def test_the_card_says_which_tokens_are_protected(pruned: FTPForCausalLM, tmp_pa
     assert said in (tmp_path / "again" / CARD).read_text()
 
 
-def _plain(folder: Path, options: str, *absent: str) -> str:
+def _plain(folder: Path, ways: str, *absent: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", PLAIN, folder, options, *absent],
+        [sys.executable, "-c", PLAIN, folder, ways, *absent],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -69,10 +70,11 @@ def _plain(folder: Path, options: str, *absent: str) -> str:
 
 def test_transformers_alone_says_what_it_needs_and_then_loads_the_model(pruned: FTPForCausalLM, tmp_path: Path) -> None:
     folder = tmp_path / "pruned"
-    assert "Please pass the argument `trust_remote_code=True`" in _plain(folder, "{}")
     with torch.no_grad():
         expected = pruned(torch.arange(3, 23)[None]).logits.double().sum().item()
-    name, found = _plain(folder, "{'trust_remote_code': True}").split()[-2:]
+    said = _plain(folder, "[{}, {'trust_remote_code': True}]")
+    assert "Please pass the argument `trust_remote_code=True`" in said
+    name, found = said.split()[-2:]
     assert (name, float(found)) == ("FTPForCausalLM", pytest.approx(expected, rel=1e-5))
     # What was loaded so is saved with the same files, and none of our modules among them.
     names = {path.name for path in folder.iterdir()}
@@ -81,7 +83,7 @@ def test_transformers_alone_says_what_it_needs_and_then_loads_the_model(pruned: 
 
 
 def test_where_the_package_is_missing_the_error_names_it(pruned: FTPForCausalLM, tmp_path: Path) -> None:
-    said = _plain(tmp_path / "pruned", "{'trust_remote_code': True}", "ftp_core")
+    said = _plain(tmp_path / "pruned", "[{'trust_remote_code': True}]", "ftp_core")
     assert said.startswith("ImportError This is a pruned model") and "ftp-search" in said
     # There is no such package.
     assert "pip install ftp_core" not in said

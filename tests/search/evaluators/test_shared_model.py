@@ -22,6 +22,7 @@ from ftp_core.text.encoding import encode
 from search.errors import EvaluationError
 from search.evaluators import Evaluation, Task
 from search.evaluators.local import LocalEvaluator, ModelSetup
+from search.evaluators.ray_cluster import cluster
 from search.evaluators.ray_pool import RayPool
 from search.evaluators.shared_model import SharedModel
 from tests.ftp_core.tiny_models import CONFIGS, fresh_tiny, tiny
@@ -138,23 +139,23 @@ def weights_open():
 
 @dataclass(frozen=True)
 class Looking:
-    """Setups whose workers tell where the model's tensors are."""
+    """Setups whose workers tell where the tensors of models are."""
 
-    model: SharedModel
+    models: tuple[SharedModel, ...]
 
     def start(self, device, halvings):
-        return LookingWorker(self.model.load())
+        return LookingWorker(tuple(model.load() for model in self.models))
 
 
 @dataclass(frozen=True)
 class LookingWorker:
-    model: nn.Module
+    models: tuple[nn.Module, ...]
 
     def evaluate(self, task):
         # A mapping that other processes see, too, is marked s, a private one p.
         maps = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
         shared = [tuple(int(end, 16) for end in line[0].split("-")) for line in maps if line[1][3] == "s"]
-        held = [*tensors(self.model).values()]
+        held = [*tensors(self.models[task.part]).values()]
         own = torch.ones(1000)
         is_shared = [any(start <= one.data_ptr() < end for start, end in shared) for one in [*held, own]]
         total = float(sum(one.double().abs().sum() for one in held))
@@ -166,14 +167,24 @@ def demo():
     return load_model("demo")
 
 
+@pytest.fixture(scope="module")
+def one_ray():
+    """One Ray for all pools, as it takes seconds to start."""
+    with cluster(None, 2):
+        yield
+
+
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="this system does not tell what memory is shared")
-@pytest.mark.parametrize("on_one_machine", [False, True])
-def test_workers_have_no_weights_in_memory_of_their_own(on_one_machine):
+@pytest.mark.usefixtures("one_ray")
+def test_workers_have_no_weights_in_memory_of_their_own():
     model = load_model("demo").skipping.model.to(torch.bfloat16)
     expected = float(sum(one.double().abs().sum() for one in tensors(model).values()))
-    with closing(RayPool(Looking(SharedModel(model, on_one_machine)), 2)) as pool:
-        for number in range(10):
-            pool.submit(Task(SparsitySchedule.from_grid_indices([number])))
+    # Sent to any machine, and kept on this one.
+    models = tuple(SharedModel(model, on_one_machine) for on_one_machine in (False, True))
+    with closing(RayPool(Looking(models), 2)) as pool:
+        for number in range(5):
+            for part in (0, 1):
+                pool.submit(Task(SparsitySchedule.from_grid_indices([number]), part))
         n_answers = 0
         while n_answers < 10:
             for result in pool.next_results(120):
@@ -184,15 +195,21 @@ def test_workers_have_no_weights_in_memory_of_their_own(on_one_machine):
                 n_answers += 1
 
 
-@pytest.mark.parametrize("router", [None, DynamicRouter()], ids=["static", "dynamic"])
-def test_workers_find_what_a_single_process_finds(demo, router):
-    examples = encode(demo.tokenizer, demo_examples("calibration", 12, 0), demo.skipping.context, 64)
-    options = {"fidelities": (0.5, 1.0), "router": router, "choices": True, "batch_size": 4, "prefix_bytes": 2**22}
+@pytest.mark.usefixtures("one_ray")
+def test_workers_find_what_a_single_process_finds(demo):
+    examples = encode(demo.tokenizer, demo_examples("calibration", 8, 0), demo.skipping.context, 64)
+    options = {
+        "fidelities": (0.5, 1.0),
+        "router": DynamicRouter(),
+        "choices": True,
+        "batch_size": 4,
+        "prefix_bytes": 2**22,
+    }
     n_blocks, rng = demo.skipping.n_blocks, np.random.default_rng(0)
     tasks = [
         Task(SparsitySchedule.from_grid_indices(rng.integers(0, 12, n_blocks).tolist()), part)
         for part in (0, 1)
-        for _ in range(6)
+        for _ in range(3)
     ]
     local = LocalEvaluator(demo.skipping, examples, **options)
     with closing(RayPool(ModelSetup(demo.skipping, examples, **options), 2)) as pool:

@@ -274,9 +274,12 @@ def test_a_study_protects_the_system_turn_all_the_way(
                 # A warning, unless the system turn is protected.
                 assert ("--keep-first system protects it" in said.getvalue()) == (name == "plain")
                 said.truncate(0)
-                Pipeline(store, name, lease, view, config, workload).run(
-                    lambda folder, name=name: write_reports(store, name, folder)
-                )
+                pipeline = Pipeline(store, name, lease, view, config, workload)
+                if name == "protected":
+                    pipeline.run(lambda folder: write_reports(store, "protected", folder))
+                else:
+                    pipeline.search_only()
+                    write_reports(store, name, tmp_path / name)
             # Trials of both are in one database: each was evaluated with what its study protects.
             kept = {"plain": 0, "protected": n_tokens}[name]
             assert store.studies.get(name).facts.keep_first == kept
@@ -284,10 +287,10 @@ def test_a_study_protects_the_system_turn_all_the_way(
             for one in store.trials.of(name):
                 kl = quality.evaluate(one.schedule, StaticRouter()).kl
                 assert one.metrics["kl"] == pytest.approx(kl, rel=1e-3, abs=1e-6)
-            assert FTPForCausalLM.from_pretrained(tmp_path / name / "model").keep_first == kept
         schedules = [{tuple(one.schedule) for one in store.trials.of(name)} for name in ("plain", "protected")]
         assert schedules[0] & schedules[1]
         described = describe_study(store, "plain")
+    assert FTPForCausalLM.from_pretrained(tmp_path / "protected" / "model").keep_first == n_tokens
     assert described["keep_first"] == 0 and "--keep-first system" in described["unprotected_beginning"]
     assert "--keep-first system" in (tmp_path / "plain" / "report.md").read_text()
     assert f"The first {n_tokens} tokens of every prompt" in (tmp_path / "protected" / "report.md").read_text()

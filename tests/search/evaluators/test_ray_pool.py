@@ -307,57 +307,60 @@ class TestOnePool:
             RayPool(Obedient(), 1)
 
 
-@pytest.mark.parametrize("kills", [False, True])
-def test_workers_that_never_start_are_an_error_with_its_cause(tmp_path, kills):
-    with pytest.raises(EvaluationError, match="want of memory" if kills else "No worker could start: no disk"):
-        RayPool(Refusing(tmp_path, kills=kills), 1)
-    # One place is tried three times.
-    assert len(list(tmp_path.iterdir())) == 3
+class TestPoolsOfOneRay:
+    """Pools of their own on one Ray, which takes seconds to start."""
 
+    @pytest.fixture(autouse=True, scope="class")
+    @classmethod
+    def kept_up(cls):
+        with cluster(None, 2):
+            yield
 
-@pytest.mark.parametrize("gpus", [{"n_workers": 1, "n_gpu_workers": 1000}, {"n_workers": 1000, "device": "cuda"}])
-def test_gpus_that_are_not_there_are_an_error_and_not_waited_for(gpus):
-    with pytest.raises(EvaluationError, match="Of 1000 workers that take 0.5 of a GPU"):
-        RayPool(Obedient(), **gpus, gpu_share=0.5)
+    @pytest.mark.parametrize("kills", [False, True])
+    def test_workers_that_never_start_are_an_error_with_its_cause(self, tmp_path, kills):
+        with pytest.raises(EvaluationError, match="want of memory" if kills else "No worker could start: no disk"):
+            RayPool(Refusing(tmp_path, kills=kills), 1)
+        # One place is tried three times.
+        assert len(list(tmp_path.iterdir())) == 3
 
+    @pytest.mark.parametrize("gpus", [{"n_workers": 1, "n_gpu_workers": 1000}, {"n_workers": 1000, "device": "cuda"}])
+    def test_gpus_that_are_not_there_are_an_error_and_not_waited_for(self, gpus):
+        with pytest.raises(EvaluationError, match="Of 1000 workers that take 0.5 of a GPU"):
+            RayPool(Obedient(), **gpus, gpu_share=0.5)
 
-@pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
-def test_workers_compute_on_the_device_that_is_asked_for_as_their_replacements_do(device):
-    with closing(RayPool(Obedient(), 1, device=device)) as pool:
-        pool.resize(2)
-        assert pool.n_workers == 2
-        found = answers(pool, [task(DIE), *some(4)])
-        assert {one.metrics["device"] for one in found.values() if not one.error} == {device}
+    @pytest.mark.parametrize("device", ["cpu", "cuda:1", "mps"])
+    def test_workers_compute_on_the_device_that_is_asked_for_as_their_replacements_do(self, device):
+        with closing(RayPool(Obedient(), 1, device=device)) as pool:
+            pool.resize(2)
+            assert pool.n_workers == 2
+            found = answers(pool, [task(DIE), *some(4)])
+            assert {one.metrics["device"] for one in found.values() if not one.error} == {device}
 
+    def test_workers_that_cannot_be_replaced_are_an_error_after_the_last_result(self, tmp_path):
+        with closing(RayPool(Refusing(tmp_path, good=(0,)), 1)) as pool:
+            found = answers(pool, [*some(3), task(EXIT)])
+            assert "worker died" in found[task(EXIT)].error
+            pool.submit(task(number=9))
+            with pytest.raises(EvaluationError, match="no disk"):
+                pool.next_results(PATIENCE_S)
 
-def test_workers_that_cannot_be_replaced_are_an_error_after_the_last_result(tmp_path):
-    with closing(RayPool(Refusing(tmp_path, good=(0,)), 1)) as pool:
-        found = answers(pool, [*some(3), task(EXIT)])
-        assert "worker died" in found[task(EXIT)].error
-        pool.submit(task(number=9))
-        with pytest.raises(EvaluationError, match="no disk"):
-            pool.next_results(PATIENCE_S)
+    def test_a_start_that_fails_now_and_then_is_tried_again(self, tmp_path):
+        with closing(RayPool(Refusing(tmp_path, good=(2, 3)), 2)) as pool:
+            until(pool, lambda found: len(pids(found)) == 2)
 
+    def test_workers_that_die_while_loading_get_smaller_batches_until_they_live(self):
+        with closing(RayPool(Hungry(enough=2), 1)) as pool:
+            [result] = answers(pool, some(1)).values()
+            assert result.metrics["halvings"] == 2
 
-def test_a_start_that_fails_now_and_then_is_tried_again(tmp_path):
-    with closing(RayPool(Refusing(tmp_path, good=(2, 3)), 2)) as pool:
-        until(pool, lambda found: len(pids(found)) == 2)
-
-
-def test_workers_that_die_while_loading_get_smaller_batches_until_they_live():
-    with closing(RayPool(Hungry(enough=2), 1)) as pool:
-        [result] = answers(pool, some(1)).values()
-        assert result.metrics["halvings"] == 2
-
-
-def test_the_first_workers_work_while_others_still_load(tmp_path):
-    ready = []
-    with closing(RayPool(Late(tmp_path), 3, on_ready=lambda: ready.append(1))) as pool:
-        assert len(ready) == 1 and pool.capacity == 3
-        assert len(pids(answers(pool, some(20)))) == 1
-        (tmp_path / "go").touch()
-        until(pool, lambda found: len(pids(found)) == 3)
-        assert len(ready) == 3 and pool.capacity == 9
+    def test_the_first_workers_work_while_others_still_load(self, tmp_path):
+        ready = []
+        with closing(RayPool(Late(tmp_path), 3, on_ready=lambda: ready.append(1))) as pool:
+            assert len(ready) == 1 and pool.capacity == 3
+            assert len(pids(answers(pool, some(20)))) == 1
+            (tmp_path / "go").touch()
+            until(pool, lambda found: len(pids(found)) == 3)
+            assert len(ready) == 3 and pool.capacity == 9
 
 
 def test_a_pool_joins_a_cluster_uses_its_gpus_and_leaves_it_running():

@@ -99,6 +99,8 @@ def least_harm_within(harms: Floats, costs: Floats, most: float, relief: Floats 
         relief: As for `least_harm`.
     """
     saved = costs[:, :1] - costs
+    # Skipping little may cost more than it saves, as tokens have to be gathered: then it is no choice.
+    harms, saved = np.where(saved < 0, np.inf, harms), np.maximum(saved, 0.0)
     needed = float(costs[:, 0].sum()) - most
     if needed <= 0:
         return [0] * len(costs)

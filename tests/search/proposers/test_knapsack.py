@@ -72,6 +72,13 @@ def test_a_cost_limit_is_kept_and_hardly_anything_within_it_harms_less(
         assert cost(tuple(found)) <= most + 1e-9 and harm_of(tuple(found), harms, relief) <= worst + 1e-9
 
 
+def test_levels_that_cost_more_than_they_save_are_none() -> None:
+    harms, costs = np.array([[0.0, 0.0, 0.5], [0.0, 0.1, 0.2]]), np.array([[1.0, 1.1, 0.4], [1.0, 0.9, 0.8]])
+    assert least_harm_within(harms, costs, 1.91) == [0, 1]
+    assert least_harm_within(harms, costs, 1.31) == [2, 1]
+    assert least_harm_within(harms, costs, 1.1) is None
+
+
 def test_160_genes_with_20_levels_take_a_moment() -> None:
     rng = np.random.default_rng(0)
     harms = np.sort(rng.random((160, 20)), axis=1)

@@ -224,6 +224,9 @@ def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; created if missing.")],
     settings: Mapping[str, Any],
     storage: Storage = DEFAULT_STORAGE,
+    trial: Annotated[
+        int | None, typer.Option("--trial", metavar="N", help="Trial to write; the selected one if not given.  [x>=0]")
+    ] = None,
     reference: Annotated[
         bool, typer.Option("--reference", help="Refer to the dense model's weights instead of copying them.")
     ] = False,
@@ -237,6 +240,7 @@ def export(
     Options of the model say where it is by now, if it was moved; the study remembers them.
 
     Example: ftp-search export mine ./pruned
+    Example: ftp-search export mine ./pruned-more --trial 57
     """
     with StudyStore(storage, create=False) as store:
         # Refuses a wrong name before torch and transformers are loaded.
@@ -245,7 +249,8 @@ def export(
             from search.stages.export import export_study
 
         with Console(stderr=True).status(f"writing to {directory}"):
-            written = [str(path) for path in export_study(store, name, directory, not reference, overwrite, **settings)]
+            paths = export_study(store, name, directory, not reference, overwrite, **settings, trial=trial)
+        written = [str(path) for path in paths]
     print(json.dumps({"written": written}) if as_json else "\n".join(f"wrote {path}" for path in written))
 
 

@@ -25,6 +25,7 @@ from ftp_core.training.distillation_config import DistillationConfig
 from search.stages.measure import quality_set
 from search.stages.open_study import OpenStudy
 from studies import RouterRun, Trial
+from studies.records.halves import stored
 from studies.records.study_facts import Tuning
 
 _HIDDEN_GUIDE = 0.3
@@ -151,7 +152,7 @@ def _train(
     weights = router_to_bytes(result.router)
     run = RouterRun(
         trial=chosen.number,
-        schedule=tuple(chosen.schedule),
+        schedule=stored(chosen.schedule),
         config={**config.to_json(), **facts, "kind": kind},
         curves=result.curves,
         sha256=hashlib.sha256(weights).hexdigest(),

@@ -15,6 +15,7 @@ from ftp_core.model.model_card import add_figures
 from ftp_core.model.saving import check_directory, replacing
 from ftp_core.schedule import SparsitySchedule
 from search.config.run_config import RunConfig
+from search.errors import SearchError
 from search.inputs.same_inputs import check_same, located
 from search.stages.knee import chosen_number
 from search.stages.open_study import load_router
@@ -47,6 +48,7 @@ def export_study(
     model: str | None = None,
     revision: str | None = None,
     adapter: str | None = None,
+    trial: int | None = None,
 ) -> list[Path]:
     """Writes the pruned model with its tokenizer, and `schedule.json`, which says where it comes from.
 
@@ -63,18 +65,24 @@ def export_study(
             for the one that it knows.
         revision: The same for its revision on the Hub; a model that is on this machine now has none.
         adapter: The same for the directory of its adapter.
+        trial: Number of the trial whose schedule and router are written; None for the one that was selected.
 
     Returns:
         The files written.
 
     Raises:
-        SearchError: The study has no chosen schedule yet, or the dense model is not where it was, or another one.
+        SearchError: The study has no chosen schedule yet, or the trial no figures, or the dense model is not where it
+            was, or another one.
         ForeignResultsError: The directory holds another pruned model, or files that would be replaced.
         CoreError: The directory is a file or holds another model, or the model cannot be loaded.
     """
     directory = Path(directory)
     study = store.studies.get(name)
-    chosen_number(study)
+    number = chosen_number(study) if trial is None else trial
+    if store.trials.get(name, number).values is None:
+        raise SearchError(
+            f"Trial {number} of {name!r} has no figures: export one that finished, see `ftp-search show`."
+        )
     if overwrite:
         check_directory(directory)
     else:
@@ -86,18 +94,24 @@ def export_study(
     check_same(study, {"model": load_model(config.reference, dtype=config.dtype).fingerprint()})
     if config.reference != before.reference and not store.is_read_only:
         store.studies.set_config(name, config.model_dump())
-    return write_export(store, name, directory, config.reference, include_base, overwrite)
+    return write_export(store, name, directory, config.reference, include_base, overwrite, number)
 
 
 def write_export(
-    store: StudyStore, name: str, directory: Path, model: ModelReference, include_base: bool, overwrite: bool = False
+    store: StudyStore,
+    name: str,
+    directory: Path,
+    model: ModelReference,
+    include_base: bool,
+    overwrite: bool = False,
+    number: int | None = None,
 ) -> list[Path]:
     """`export_study` with a dense model that is known to be the study's.
 
     Weights that an adapter was merged into are always included: they lie nowhere else.
     """
     study = store.studies.get(name)
-    chosen = chosen_number(study)
+    chosen = chosen_number(study) if number is None else number
     if not overwrite:
         check_export(directory, own_origins(study), _ADVICE)
     is_own = overwrite or (directory / "config.json").exists()

@@ -15,6 +15,7 @@ from search.inputs.data import Workload
 from search.problem.objectives import evaluation_context
 from search.stages.open_study import OpenStudy
 from studies import Trial
+from studies.records.halves import stored
 
 _log = logging.getLogger(__name__)
 # As many as an evaluator has in a batch.
@@ -49,7 +50,7 @@ class ItemResults:
     def known(self, batch: int, trials: Sequence[Trial]) -> dict[int, list[ItemKl]]:
         """Items of a batch by number of the trial, as far as they are known; all trials have one router."""
         context = self._context(batch, trials[0].router)
-        found = self._study.store.evaluations.find(context, [tuple(trial.schedule) for trial in trials])
+        found = self._study.store.evaluations.find(context, [stored(trial.schedule) for trial in trials])
         return {
             trial.number: [ItemKl(*item) for item in found[trial.schedule]["items"]]
             for trial in trials
@@ -91,7 +92,7 @@ class ItemResults:
                 trial = by_schedule[done.schedule]
                 if done.error is None:
                     items = [(item.kl, item.n_tokens) for item in done.items]
-                    self._study.store.evaluations.keep(context, tuple(trial.schedule), {"items": items})
+                    self._study.store.evaluations.keep(context, stored(trial.schedule), {"items": items})
                     found[trial.number] = list(done.items)
                     continue
                 failures[done.task] += 1

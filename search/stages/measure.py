@@ -22,6 +22,7 @@ from search.config.run_config import RunConfig
 from search.inputs.data import Workload
 from search.stages.open_study import OpenStudy, StoredRouter
 from studies import Measurement
+from studies.records.halves import stored
 from studies.records.study_facts import TimedInput
 
 _LENGTH_MULTIPLE = 32
@@ -66,7 +67,7 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
             Measurement(
                 variant=variant.name,
                 trial=variant.trial,
-                schedule=tuple(variant.schedule),
+                schedule=stored(variant.schedule),
                 latency_ms=latency.median_ms,
                 latency_low_ms=latency.low_ms,
                 latency_high_ms=latency.high_ms,
@@ -153,7 +154,7 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
     n_batches = -(-len(study.workload.examples(split)) // _QUALITY_BATCH)
     with study.view.stage(f"Measuring quality, {split}", len(variants) * n_batches) as stage:
         for variant in variants:
-            schedule = tuple(variant.schedule)
+            schedule = stored(variant.schedule)
             context = _quality_context(study, data, variant.router)
             known = study.store.evaluations.find(context, [schedule]).get(schedule)
             if known is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import search
+from ftp_core import FTPForCausalLM
 from search.config.run_config import RESUMABLE
 from studies import StudyExistsError, StudyNotFoundError, StudyStore
 
@@ -53,6 +54,23 @@ def test_a_study_is_run_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         search.solve("one", trials=3)
     with pytest.raises(StudyNotFoundError):
         search.solve("other", target_sparsity=0.3)
+
+
+@pytest.mark.timeout(600)
+def test_halves_with_kept_keys_go_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    halves = {"granularity": "half", "kv": "keep", "target_flops_saved": 0.3, "router": "dynamic", "export": "full"}
+    trained = {"rounds": 1, "refine_trials": 2, "router_trials": 0, "router_steps": 2, "router_schedules": 1}
+    study = search.run("one", quiet=True, **{**SMALL, **halves, **trained, "trials": 8})
+    best = study.best()
+    assert best.metrics["flops"] <= 0.7 * study.record.facts.dense_costs["flops"]
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        tested = {one.variant for one in store.results.measurements("one") if one.split == "test"}
+    assert tested >= {"dense", "uniform", "static", "dynamic"}
+    model = FTPForCausalLM.from_pretrained(tmp_path / "ftp-out/one/model")
+    assert model.schedule == best.schedule and not model.schedule.is_plain
+    assert any(block.keeps_kv and block.attention != block.mlp for block in model.schedule.blocks)
+    assert (tmp_path / "ftp-out/one/report.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -271,6 +272,17 @@ def test_a_search_without_measurements_can_be_reported_and_exported(run: Run, st
     assert (tmp_path / "pruned/model.safetensors").stat().st_size > 1_000_000
     assert not (tmp_path / "light/model.safetensors").exists()
     assert json.loads((tmp_path / "pruned/config.json").read_text())["base_config"]["num_hidden_layers"] == 12
+    # Any other trial goes to where it is told to.
+    assert run("export", study, "pruned", "--trial", "2", "--reference").code == 0
+    other = json.loads((tmp_path / "pruned/schedule.json").read_text())
+    assert (other["trial"], other["schedule"]) == (2, [0.2] * 12)
+    missing = run("export", study, "pruned", "--trial", "7")
+    assert missing.code == 1 and "has no trial 7" in missing.err
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        store.trials.append(study, replace(store.trials.get(study, 0), number=3, values=None, state=TrialState.FAILED))
+    failed = run("export", study, "pruned", "--trial", "3")
+    assert failed.code == 1 and "Trial 3 of 'mine' has no figures" in failed.err
+    assert json.loads((tmp_path / "pruned/schedule.json").read_text()) == other
 
 
 def test_an_export_does_not_touch_a_model_that_is_not_pruned(run: Run, study: str, tmp_path: Path) -> None:

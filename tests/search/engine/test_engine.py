@@ -50,7 +50,8 @@ def warm_trials(space: ScheduleSpace, indices: Sequence[tuple[int, ...]]) -> lis
 
 def test_every_schedule_is_evaluated_once_and_all_proposers_take_part() -> None:
     evaluator, book = ShufflingEvaluator(capacity=4), Notebook()
-    done = search(evaluator, ScheduleSpace(6), book, 100)
+    # Otherwise a proposer's share depends on the time that it took.
+    done = search(evaluator, ScheduleSpace(6), book, 100, deterministic=True)
     assert done == len(book.ended) == len({task.schedule for task in evaluator.evaluated}) == 100
     assert evaluator.most_in_flight == 4
     shares = Counter(result.proposer for result in book.ended.values())
@@ -205,7 +206,7 @@ def test_the_search_improves_on_its_first_proposals() -> None:
     assert moocore.hypervolume(values, ref=[10.0, 1.0]) > 1.02 * first
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(
     capacity=st.integers(1, 9),
     deaths=st.lists(st.integers(1, 30), max_size=3),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +31,11 @@ class Result:
 
     def json(self) -> Any:
         return json.loads(self.out)
+
+
+def heed_signals() -> None:
+    """Undo, in a process that is about to start, that jobs in a shell's background ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def run_process(*arguments: str | Path, cwd: Path, timeout: float = 480, **environment: str) -> Result:

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
 from ftp_core import DynamicRouter, FTPForCausalLM, HiddenRouter, StaticRouter
 from studies import StudyStore, front
-from tests.search.command import COMMAND, rely_on_profile, run_process
+from tests.search.command import COMMAND, heed_signals, rely_on_profile, run_process
 
 # Ray workers load torch first; under load that takes its time.
 pytestmark = pytest.mark.timeout(1200)
@@ -143,11 +143,6 @@ def test_a_search_for_fewer_operations_needs_no_profile(tmp_path: Path) -> None:
         assert trial.metrics["kv_bytes"] > 0 and "latency_ms" not in trial.metrics
 
 
-def _heed_signals() -> None:
-    """A shell's background jobs ignore Ctrl-C, and so would what they start."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 @pytest.mark.parametrize(
     "stop", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)], ids=["ctrl-c", "sigterm"]
 )
@@ -160,7 +155,7 @@ def test_a_stopped_search_is_kept_and_resume_goes_on(tmp_path: Path, stop: signa
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=_heed_signals,
+        preexec_fn=heed_signals,
     )
     try:
         with StudyStore(url) as store:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.search.command import COMMAND
+from tests.search.command import COMMAND, heed_signals
 
 # Each is imported a while after the one before, the last of them only once it is known what to run.
 MOMENTS = ("typer", "sqlalchemy", "optuna", "numpy", "torch", "transformers")
@@ -24,7 +24,7 @@ def test_whoever_stops_a_command_while_it_loads_sees_no_traceback(
 ) -> None:
     # Python says on standard error what it has imported.
     command = [sys.executable, "-X", "importtime", *COMMAND[1:], "run", "--name", "mine"]
-    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, preexec_fn=heed_signals) as process:
         assert process.stderr is not None
         seen = next(line for line in process.stderr if line.rpartition("|")[2].strip().startswith(moment))
         process.send_signal(signal_sent)

@@ -17,7 +17,7 @@ from search.errors import ConfigError
 from search.evaluators.ray_cluster import cluster
 from search.problem.objectives import OBJECTIVES
 from studies import StudyStore
-from tests.search.command import COMMAND, Result, run_here, run_process
+from tests.search.command import COMMAND, Result, heed_signals, run_here, run_process
 
 Run = Callable[..., Result]
 Write = Callable[[str], Path]
@@ -255,7 +255,7 @@ def test_a_stopped_sweep_goes_on_with_the_same_command(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+        preexec_fn=heed_signals,
     )
     try:
         while running.poll() is None and n_trials(tmp_path, "sweep-s0") < 3:

@@ -119,7 +119,8 @@ def resume(
 def solve(name: str, *, storage: str = DEFAULT_STORAGE, best: int = 4, quiet: bool = False, **settings: Any) -> Solved:
     """Solves a study for another target from what its trials tell, and evaluates the best few schedules.
 
-    It is the command `ftp-search solve`, which takes seconds where a search takes minutes.
+    It is the command `ftp-search solve`. What trials tell holds near what they tried: compare with the shortened
+    prompt.
 
     Args:
         name: Name of the study.

@@ -36,7 +36,9 @@ def solve_command(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Solve a study for another target from what it knows, and evaluate the best few schedules there, in seconds.
+    """Solve a study for another target from what it knows, and evaluate the best few schedules there.
+
+    What it knows holds near what it tried: compare with the shortened prompt's row.
 
     Example: ftp-search solve mine --target-flops-saved 0.4
     """

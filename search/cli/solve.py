@@ -83,6 +83,11 @@ def print_solved(console: Console, solved: Solved) -> None:
             what,
         )
     console.print(table)
+    if solved.best.kind == "shortened prompt":
+        console.print(
+            f"No schedule is better than the shortened prompt: what {solved.study} tried is too far from it."
+            f" Search there in a study of its own: `ftp-search search --warm-start {solved.study}`."
+        )
 
 
 def in_short(schedule: SparsitySchedule) -> str:

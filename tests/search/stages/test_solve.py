@@ -262,3 +262,11 @@ def test_the_table_says_schedules_in_short(study_of: Callable[..., OpenStudy]) -
         f"{study.name} at 40 % overall sparsity: KL on 8 fresh items" in text and "shortened prompt: 0-11: 40" in text
     )
     assert f"{solved.best.kl:.4f} [" in text
+    # Where nothing is better than a shorter prompt, that is said.
+    [shortened] = [one for one in solved.solutions if one.kind == "shortened prompt"]
+    others = [one for one in solved.solutions if one is not shortened]
+    advice = "No schedule is better than the shortened prompt"
+    for solutions, is_said in (((shortened, *others), True), ((*others, shortened), False)):
+        console = Console(file=StringIO(), width=200)
+        print_solved(console, replace(solved, solutions=solutions))
+        assert (advice in console.file.getvalue()) == is_said

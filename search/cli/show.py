@@ -74,6 +74,7 @@ def _measured(
         described.append(
             asdict(m)
             | {
+                "schedule": SparsitySchedule.of(m.schedule).to_json(),
                 "overall_sparsity": m.overall_sparsity,
                 "retention": None if kept is None else kept.share,
                 "retention_low": low,

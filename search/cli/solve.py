@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
-from ftp_core.schedule import SparsitySchedule
 from search.cli.options import AsJson, Quiet, Storage, StudyName
-from search.cli.tables import narrow_table
+from search.cli.tables import in_short, narrow_table
 from search.config.run_config import DEFAULT_STORAGE
 from search.pipeline.opening import continued
 from search.pipeline.resume_settings import check_solve
@@ -88,24 +86,3 @@ def print_solved(console: Console, solved: Solved) -> None:
             f"No schedule is better than the shortened prompt: what {solved.study} tried is too far from it."
             f" Search there in a study of its own: `ftp-search search --warm-start {solved.study}`."
         )
-
-
-def in_short(schedule: SparsitySchedule) -> str:
-    """A schedule in few words: neighbouring blocks that skip alike together, those that skip nothing left out.
-
-    `+` stands behind blocks where skipped tokens have keys and values.
-    """
-    if schedule.mlp == schedule.attention:
-        return _runs(schedule.attention, schedule.keeps_kv)
-    attention = _runs(schedule.attention, schedule.keeps_kv)
-    return f"attention {attention}; MLP {_runs(schedule.mlp, (False,) * schedule.n_blocks)}"
-
-
-def _runs(shares: Sequence[float], keeps: Sequence[bool]) -> str:
-    pieces = []
-    for (share, keep), group in groupby(enumerate(zip(shares, keeps, strict=True)), key=lambda one: one[1]):
-        blocks = [block for block, _ in group]
-        where = str(blocks[0]) if len(blocks) == 1 else f"{blocks[0]}-{blocks[-1]}"
-        if share:
-            pieces.append(f"{where}: {100 * share:.0f}{'+' * keep}")
-    return ", ".join(pieces) or "none"

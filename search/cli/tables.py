@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from ftp_core.schedule import SparsitySchedule
 from studies.records.generation_speed import GenerationSpeed
 from studies.records.objectives import objective
 from studies.records.records import StudySummary
@@ -40,6 +41,27 @@ def wide_table(*headings: str) -> Table:
     return table
 
 
+def in_short(schedule: SparsitySchedule) -> str:
+    """A schedule in few words: neighbouring blocks that skip alike together, those that skip nothing left out.
+
+    `+` stands behind blocks where skipped tokens have keys and values.
+    """
+    if schedule.mlp == schedule.attention:
+        return _runs(schedule.attention, schedule.keeps_kv)
+    attention = _runs(schedule.attention, schedule.keeps_kv)
+    return f"attention {attention}; MLP {_runs(schedule.mlp, (False,) * schedule.n_blocks)}"
+
+
+def _runs(shares: Sequence[float], keeps: Sequence[bool]) -> str:
+    pieces = []
+    for (share, keep), group in groupby(enumerate(zip(shares, keeps, strict=True)), key=lambda one: one[1]):
+        blocks = [block for block, _ in group]
+        where = str(blocks[0]) if len(blocks) == 1 else f"{blocks[0]}-{blocks[-1]}"
+        if share:
+            pieces.append(f"{where}: {100 * share:.0f}{'+' * keep}")
+    return ", ".join(pieces) or "none"
+
+
 def print_front(console: Console, description: Mapping[str, Any]) -> None:
     """Prints the front of a study, from `describe_study`."""
     if not description["front"]:
@@ -57,13 +79,14 @@ def print_front(console: Console, description: Mapping[str, Any]) -> None:
     table.add_column("% of tokens that skip each block", overflow="fold")
     for point in description["front"]:
         kl, known = point["values"]
+        schedule = SparsitySchedule.from_json(point["schedule"])
         table.add_row(
             f"{'*' if point['number'] == description['chosen_trial'] else ''}{point['number']}",
             f"{point['overall_sparsity']:.1%}",
             f"{kl:.4f}",
             cost.number(known),
             _number(point["measured_latency_ms"], ".1f"),
-            " ".join(f"{100 * s:.0f}" for s in point["schedule"]),
+            " ".join(f"{100 * s:.0f}" for s in schedule) if schedule.is_plain else in_short(schedule),
         )
     console.print(table)
 
@@ -163,8 +186,9 @@ def print_beginnings(console: Console, description: Mapping[str, Any]) -> None:
     from dashboards.report.beginnings import about_beginnings
 
     selected = next((row for row in description["measurements"] if row["selected"]), None)
-    schedule, length = (None, 0) if selected is None else (selected["schedule"], selected["length"])
-    for sentence in about_beginnings(keep_first, unprotected, schedule, length):
+    attention = None if selected is None else SparsitySchedule.from_json(selected["schedule"]).attention
+    length = 0 if selected is None else selected["length"]
+    for sentence in about_beginnings(keep_first, unprotected, attention, length):
         console.print(sentence, soft_wrap=True)
 
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 import search
 from ftp_core import FTPForCausalLM
+from ftp_core.schedule import SparsitySchedule
+from search.cli.show import describe_study
+from search.cli.tables import in_short, print_results
 from search.config.run_config import RESUMABLE
 from studies import StudyExistsError, StudyNotFoundError, StudyStore
 
@@ -66,6 +71,14 @@ def test_halves_with_kept_keys_go_all_the_way(tmp_path: Path, monkeypatch: pytes
     assert best.metrics["flops"] <= 0.7 * study.record.facts.dense_costs["flops"]
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         tested = {one.variant for one in store.results.measurements("one") if one.split == "test"}
+        shown = describe_study(store, "one")
+    [chosen] = [point for point in shown["front"] if point["number"] == best.number]
+    selected = [row["schedule"] for row in shown["measurements"] if row["selected"]]
+    assert {SparsitySchedule.from_json(one) for one in selected} == {best.schedule}
+    assert SparsitySchedule.from_json(chosen["schedule"]) == best.schedule
+    console = Console(file=StringIO(), width=1000)
+    print_results(console, shown)
+    assert in_short(SparsitySchedule.from_json(chosen["schedule"])) in " ".join(console.file.getvalue().split())
     assert tested >= {"dense", "uniform", "static", "dynamic"}
     model = FTPForCausalLM.from_pretrained(tmp_path / "ftp-out/one/model")
     assert model.schedule == best.schedule and not model.schedule.is_plain

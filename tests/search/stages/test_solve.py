@@ -15,7 +15,8 @@ from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.text.encoding import EncodedExample
-from search.cli.solve import in_short, print_solved
+from search.cli.solve import print_solved
+from search.cli.tables import in_short
 from search.config.run_config import RunConfig
 from search.engine.engine import SearchEngine
 from search.engine.portfolio import Portfolio

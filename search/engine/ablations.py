@@ -44,12 +44,13 @@ def plan_ablations(
     whole, left_out = counted(n_blocks) if n_blocks else 0.0, ""
     for_each = math.ceil(whole / _MOST_OF_TRIALS - 1e-9)
     if len(schedules) < n_blocks:
-        known = "which blocks the model can spare, the search has to find out by chance"
+        ablated = "blocks" if space.granularity == "block" else "halves of blocks"
+        known = f"which {ablated} the model can spare, the search has to find out by chance"
         if schedules:
             known = f"neighbours are ablated together, in {len(schedules)} groups, which tells less"
         left_out = (
-            f"{trials} trials are too few to ablate each of {n_blocks} blocks by itself: {known}. "
-            f"From --trials {for_each} on each block is."
+            f"{trials} trials are too few to ablate each of {n_blocks} {ablated} by itself: {known}. "
+            f"From --trials {for_each} on each is."
         )
     counts = counted(len(schedules)) if schedules else 0.0
     return schedules, Ablations(len(schedules), n_blocks, trials, for_each, left_out, counts, fidelity)

@@ -39,6 +39,12 @@ def test_at_a_quarter_of_the_items_30_blocks_take_4_evaluations_and_160_are_abla
     assert len(plan_ablations(ScheduleSpace(158, 0.25), 60, "portfolio", 0.25)[0]) == 158
 
 
+def test_what_is_left_out_is_called_what_it_is() -> None:
+    for granularity, ablated in (("block", "12 blocks"), ("half", "24 halves of blocks")):
+        _, plan = plan_ablations(ScheduleSpace(12, granularity=granularity), 12, "portfolio")
+        assert f"each of {ablated} by itself" in plan.left_out
+
+
 def test_the_initial_design_takes_a_fifth_of_a_search_beyond_the_shortened_prompt() -> None:
     space = ScheduleSpace(30, 0.25)
     assert plan_design(space, 10) == initial_design(space)[:3]

@@ -307,7 +307,8 @@ AttentionInterface.register(_PACKED, _packed_attention)
 
 
 @contextmanager
-def _attention(model: PreTrainedModel, name: str) -> Iterator[None]:
+def attention_by(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Context in which a model's attention is computed by the function that transformers knows by this name."""
     kernel = kernel_name(model)
     _set_kernel(model.config, name)
     try:
@@ -344,7 +345,7 @@ def observed_attention(
     model: PreTrainedModel, block: nn.Module, observer: AttentionObserver
 ) -> Iterator[dict[str, Any]]:
     """Context in which a block's attention is observed; gives the arguments to call the block with."""
-    with _attention(model, _OBSERVED), _handed_on(model, block, observer=observer) as arguments:
+    with attention_by(model, _OBSERVED), _handed_on(model, block, observer=observer) as arguments:
         yield arguments
 
 
@@ -353,7 +354,7 @@ def packed_attention(
     model: PreTrainedModel, block: nn.Module, packing: Packing, observer: AttentionObserver | None
 ) -> Iterator[dict[str, Any]]:
     """Context in which a block's attention is that of packed rows; gives the arguments to call the block with."""
-    with _attention(model, _PACKED), _handed_on(model, block, packing=packing, observer=observer) as arguments:
+    with attention_by(model, _PACKED), _handed_on(model, block, packing=packing, observer=observer) as arguments:
         yield arguments
 
 
@@ -363,7 +364,7 @@ def gated_attention(model: PreTrainedModel, block: nn.Module, gate: AttentionGat
 
     Gives the arguments to call the block with.
     """
-    with _attention(model, _GATED), _handed_on(model, block, gate=gate) as arguments:
+    with attention_by(model, _GATED), _handed_on(model, block, gate=gate) as arguments:
         yield arguments
 
 

@@ -41,7 +41,8 @@ class Head:
     def _is_linear(self) -> bool:
         """True if rows of the weight are words, and nothing but their products is computed."""
         module = self.module
-        is_hooked = "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)
+        before = [hook for hook in module._forward_pre_hooks.values() if hook is not _in_one_piece]
+        is_hooked = "forward" in vars(module) or bool(module._forward_hooks or before)
         return type(module) is nn.Linear and is_plain(module.weight) and not is_hooked
 
     def tiles(self, n_tokens: int, width: int) -> Iterator[tuple[slice, list[slice]]]:
@@ -73,6 +74,23 @@ class Head:
             wide = _wide(hidden_TD.dtype)
             raw_TP = nn.functional.linear(hidden_TD.to(wide), weight_PD.to(wide), bias_P)
         return self.finish(raw_TP)
+
+
+def read_in_one_piece(head: nn.Module) -> None:
+    """Lets a head copy the hidden states that it gets if they are a slice, as those of the last tokens are.
+
+    Of a slice, torch computes one product a row, for which it copies the weights as often, unless they need gradients:
+    86 ms for one row and 324 ms for four of SmolLM2-135M in bfloat16 on two cores, instead of 3 ms, half of a prefill.
+
+    Args:
+        head: Module that computes raw logits.
+    """
+    if _in_one_piece not in head._forward_pre_hooks.values():
+        head.register_forward_pre_hook(_in_one_piece)
+
+
+def _in_one_piece(_: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(each.contiguous() if isinstance(each, Tensor) else each for each in arguments)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

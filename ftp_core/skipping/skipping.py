@@ -11,6 +11,7 @@ width.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -22,8 +23,15 @@ from transformers import PreTrainedModel
 from ftp_core.routers import DecodeState, Router, RoutingState
 from ftp_core.routers.state import n_protected
 from ftp_core.schedule import BlockSparsity, SparsitySchedule
-from ftp_core.skipping.attention import AttentionObserver, kernel_name, observed_attention, packed_attention
+from ftp_core.skipping.attention import (
+    AttentionObserver,
+    attention_by,
+    kernel_name,
+    observed_attention,
+    packed_attention,
+)
 from ftp_core.skipping.cache import DEAD, FTPCache
+from ftp_core.skipping.cpu_attention import kernel_for
 from ftp_core.skipping.families import Family
 from ftp_core.skipping.gathering import Chosen
 from ftp_core.skipping.interception import BlockCall
@@ -61,8 +69,13 @@ class BlockPass:
 
     def run(self, call: BlockCall, hidden: Tensor, observer: AttentionObserver | None, **arguments: Any) -> Tensor:
         """Runs a block on other hidden states and arguments, perhaps listening to its attention."""
+        kernel = self.kernel
+        if "attention_mask" in arguments:
+            kernel = kernel_for(kernel, hidden, arguments["attention_mask"])
         if observer is None:
-            return call.run(hidden, **arguments)
+            with attention_by(self.model, kernel) if kernel != self.kernel else nullcontext():
+                return call.run(hidden, **arguments)
+        observer.kernel = kernel
         with observed_attention(self.model, call.block, observer) as observed:
             return call.run(hidden, **observed, **arguments)
 

@@ -25,7 +25,7 @@ from ftp_core.skipping.cache import FTPCache
 from ftp_core.skipping.decoding import DecodePass
 from ftp_core.skipping.dispatch import device_of_inputs
 from ftp_core.skipping.families import context_of, family_of
-from ftp_core.skipping.head import Head
+from ftp_core.skipping.head import Head, read_in_one_piece
 from ftp_core.skipping.interception import BlockHandler, intercepted
 from ftp_core.skipping.packing import AUTO, SlotsExceededError, packs
 from ftp_core.skipping.prefixes import Passage
@@ -80,6 +80,7 @@ class SkippingModel:
         self.family = family_of(model.config)
         kernel_name(model)
         self.model = model.eval().requires_grad_(False)
+        read_in_one_piece(model.get_output_embeddings())
         self.decoder: Any = self.family.decoder_of(model)
         self.blocks = self.family.blocks_of(model)
         self._windows = self.family.windows(model)

@@ -20,6 +20,8 @@ from studies.records.trial import ABLATION
 
 # Own trials for which it leads, once ablations are known; and, at a target, for which after its last success.
 _LEADS_FOR = 8
+# Times that failures may halve how far from the best its proposals are.
+_MOST_HALVED = 5
 # Most trials that the model is fitted to.
 _MOST_TOLD = 400
 # Highest overall sparsity without a target: models are ruined long before.
@@ -46,7 +48,9 @@ class AdditiveProposer(SeededProposer):
     over genes, or at an overall sparsity that is drawn evenly. From there, and from the best schedules that are known,
     exchanges between genes lead to what is best with what genes do together (`search.proposers.interactions`).
 
-    Unlike a local search, it learns from all trials at once which blocks must not skip.
+    Unlike a local search, it learns from all trials at once which blocks must not skip. But where its own proposals
+    fail, sums say little of what genes do together: then exchanges begin at the best schedule alone, and with every
+    failure they go half as far, with every success twice as far (a trust region, as in TuRBO, arXiv 1910.01739).
 
     Args:
         space: Space of schedules.
@@ -64,7 +68,7 @@ class AdditiveProposer(SeededProposer):
         self._model = HarmModel(blocks / max(1, space.n_blocks - 1), blocks, is_nested)
         self._told: dict[GridIndices, tuple[float, bool]] = {}
         self._posterior: Posterior | None = None
-        self._n_ablated = self._n_since = 0
+        self._n_ablated = self._n_since = self._n_halved = 0
         self._least = math.inf
 
     @property
@@ -82,10 +86,12 @@ class AdditiveProposer(SeededProposer):
             return
         if len(indices) != self._space.n_genes or max(indices) > self._space.top:
             return
-        self._n_since += trial.proposer == self.name
-        if self._space.has_target and trial.is_comparable and trial.fidelity == 1.0 and kl < self._least:
+        is_best = self._space.has_target and trial.is_comparable and trial.fidelity == 1.0 and kl < self._least
+        if is_best:
             self._least = kl
-            self._n_since *= trial.proposer != self.name
+        if trial.proposer == self.name:
+            self._n_since = 0 if is_best else self._n_since + 1
+            self._n_halved = min(_MOST_HALVED, max(0, self._n_halved + (-1 if is_best else 1)))
         is_ablation = trial.proposer == ABLATION or not self._space.contains(indices)
         self._n_ablated += is_ablation and bool(ablated(self._space, indices))
         self._told.pop(indices, None)
@@ -123,11 +129,21 @@ class AdditiveProposer(SeededProposer):
         # Asked again for the same trial, the first answer is known already: look further away.
         is_sure = not self._repeats and rng.random() < _SURE
         curves = posterior.best if is_sure else posterior.draw(draws, _SPREAD * (1 + 0.3 * self._repeats))
-        found = self._best(curves, self._total(number, rng), draws, is_sure)
+        found = self._best(curves, self._total(number, rng), draws, is_sure, self._n_halved)
         return None if found is None else self._repaired(found, rng)
 
-    def _best(self, curves: Curves, total: int, draws: np.random.Generator, is_sure: bool) -> list[int] | None:
-        """What harms least by curves and by what genes do together, be it the most likely or drawn."""
+    def _best(
+        self, curves: Curves, total: int, draws: np.random.Generator, is_sure: bool, n_halved: int = 0
+    ) -> list[int] | None:
+        """What harms least by curves and by what genes do together, be it the most likely or drawn.
+
+        Args:
+            curves: Curves of the genes.
+            total: Steps of all genes together, without a target cost.
+            draws: Draws exchanges, and what genes do together.
+            is_sure: Whether what they do together is the most likely.
+            n_halved: How often the way from the best known schedules was halved; 0 for anything.
+        """
         levels = np.arange(self._space.top + 1)
         sparsities: Floats = np.multiply(levels, self._space.step, dtype=np.float64)
         harms, relief = curves.harms(sparsities), curves.relief(sparsities)
@@ -139,11 +155,15 @@ class AdditiveProposer(SeededProposer):
             known_TN, kl_T = np.array([one for one, _ in known]), np.array([kl for _, kl in known])
             harm = HarmTogether(harms, relief, known_TN, kl_T, None if is_sure else draws)
             costs, most = self._costs(sum(found))
-            starts = [np.array(found)]
+            starts, reach = [np.array(found)], math.inf
             if self._space.has_target:
                 legal = np.flatnonzero(costs[np.arange(len(found)), known_TN].sum(1) <= most + 1e-9 * abs(most))
-                starts += [known_TN[place] for place in legal[np.argsort(kl_T[legal], kind="stable")][:_STARTS]]
-            ends = [descended(start, harm, costs, most, draws) for start in starts]
+                best = [known_TN[place] for place in legal[np.argsort(kl_T[legal], kind="stable")][:_STARTS]]
+                if n_halved and best:
+                    starts, reach = best[:1], 2 * int(best[0].sum()) / 2**n_halved
+                else:
+                    starts += best
+            ends = [descended(start, harm, costs, most, draws, reach) for start in starts]
             found = min(ends, key=lambda end: float(harm(end[None])[0])).tolist()
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +14,12 @@ _AT_A_TIME, _MOST_FAILURES = 256, 3
 
 
 def descended(
-    start: Counts, harm: Callable[[Counts], Floats], costs: Floats, most: float, rng: np.random.Generator
+    start: Counts,
+    harm: Callable[[Counts], Floats],
+    costs: Floats,
+    most: float,
+    rng: np.random.Generator,
+    reach: float = math.inf,
 ) -> Counts:
     """Indices `[N]` that few exchanges between two genes improve, from some on.
 
@@ -25,6 +31,7 @@ def descended(
         costs: Cost of each gene at each index `[N, L]`.
         most: The limit.
         rng: Draws the exchanges.
+        reach: Most steps that all genes together may be away from the start.
     """
     at, n, failures = start, len(start), 0
     least = float(harm(at[None])[0])
@@ -38,7 +45,7 @@ def descended(
         moved = np.repeat(at[None], _AT_A_TIME, axis=0)
         moved[rows, givers] = fewer
         moved[rows, takers] = enough.argmax(1)
-        moved = moved[enough.any(1) & (givers != takers)]
+        moved = moved[enough.any(1) & (givers != takers) & (np.abs(moved - start).sum(1) <= reach)]
         if not len(moved):
             return at
         harms = harm(moved)

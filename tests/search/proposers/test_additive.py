@@ -126,6 +126,28 @@ def test_it_leads_from_ablations_on_and_at_a_target_until_eight_in_a_row_were_no
         assert not proposer.leads
 
 
+def test_where_its_own_proposals_fail_it_stays_ever_closer_to_the_best() -> None:
+    # Ablations call every block harmless, but what they promise together is ruined, as early blocks of real models are.
+    space, plateau = ScheduleSpace(30, TARGET), (0,) * 15 + (12,) * 15
+    for seed in range(3):
+        proposer = AdditiveProposer(space, seed)
+        for indices in ablations(space):
+            proposer.tell(told_of(indices, (0.001, 0.0), space.constraint_violation(indices)))
+        proposer.tell(told_of(plateau, (0.1, 0.0)))
+
+        def asked(number: int, value: float, proposer: AdditiveProposer = proposer) -> int:
+            indices = proposer.ask(number).grid_indices
+            proposer.tell(replace(told_of(indices, (value, 0.0)), proposer="additive"))
+            return sum(abs(index - best) for index, best in zip(indices, plateau, strict=True))
+
+        failed = [asked(number, 5.0) for number in range(8)]
+        assert failed[0] > 90
+        assert all(way <= 360 / 2 ** min(number, 5) for number, way in enumerate(failed))
+        # Better ones, which are the next best, let it go further again.
+        succeeded = [asked(8 + number, 0.05 / (1 + number)) for number in range(6)]
+        assert max(succeeded) > 2 * failed[-1]
+
+
 def test_it_learns_from_what_others_proposed() -> None:
     space, rng = ScheduleSpace(N_BLOCKS, TARGET), random.Random(0)
     proposer = AdditiveProposer(space, 0)

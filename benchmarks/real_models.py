@@ -31,7 +31,7 @@ from studies import StudyStore
 
 TASKS = ("arc_easy", "arc_challenge", "hellaswag", "winogrande")
 SAVED = (0.22, 0.3, 0.4)
-KINDS = {"block": {}, "half": {"granularity": "half", "kv": "keep"}}
+KINDS = {"block": {"granularity": "block", "kv": "drop"}, "half": {"granularity": "half", "kv": "keep"}}
 # As the claim has them: 64 search items, 100 trials, one round.
 SIZES = {"search_items": 64, "calibration_items": 96, "validation_items": 64, "test_items": 160}
 QUICK_SIZES = {"search_items": 8, "calibration_items": 12, "validation_items": 8, "test_items": 24, "router_steps": 4}
@@ -63,7 +63,7 @@ def main() -> None:
         kinds = {"tasks": mix, "alpaca": str(args.data / "alpaca.jsonl"), "self": "self"}
         others = {kind: [data for other, data in kinds.items() if other != kind] for kind in kinds}
         others["alpaca"][:1] = others["self"][:1] = files
-        static = {"rounds": 0, "router": "dynamic"}
+        static = {"rounds": 0, "router": "dynamic", **KINDS["half"]}
         runs = [(kind, data, others[kind], saved[len(saved) // 2], static) for kind, data in kinds.items()]
     else:
         trained = {"rounds": 1, "refine_trials": max(1, args.trials // 4), "router_trials": 0, "router": "dynamic"}

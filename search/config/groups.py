@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationInfo, field_validator, model_validator
 
 from ftp_core.errors import DataError
 from ftp_core.loading.reference import ModelReference
@@ -214,15 +215,27 @@ class SearchSettings(Group):
     """Share of the dense model's accuracy on validation items that the selected point must keep, the cheapest such
     point being selected; the point at the target or at the knee if not given."""
 
-    granularity: Granularity = "block"
-    """What skips as one: each block as a whole, or its halves, attention and MLP, apart."""
+    granularity: Granularity | Literal["auto"] = "auto"
+    """What skips as one: each block as a whole, or its halves, attention and MLP, apart; halves if a target of FLOPs or
+    of speed is given and this is not."""
 
-    kv: Kv = "drop"
+    kv: Kv | Literal["auto"] = "auto"
     """Keys and values of tokens that skip a block's attention: drop them, or keep them, so that others attend to these
-    tokens there all the same."""
+    tokens there all the same; keep if a target of FLOPs or of speed is given and this is not."""
 
     dense_blocks: Annotated[tuple[int, ...], About(example="0,1,-1", longest=1000)] = ()
     """Blocks that skip nothing, such as 0, 1, -1; negative numbers count from the end."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _best_kind(cls, values: Any) -> Any:
+        # At equal FLOPs and at equal latency, halves with kept keys lose less. An overall sparsity is the paper's, of
+        # whole blocks that drop them.
+        if not isinstance(values, Mapping):
+            return values
+        is_cost = any(values.get(kind) is not None for kind in TARGETS if kind != "target_sparsity")
+        best = {"granularity": "half", "kv": "keep"} if is_cost else {"granularity": "block", "kv": "drop"}
+        return {**values, **{field: kind for field, kind in best.items() if values.get(field, "auto") == "auto"}}
 
     @field_validator("sampler")
     @classmethod

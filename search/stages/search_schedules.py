@@ -158,13 +158,17 @@ def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSp
         for kind, (cost, value) in asked.items()
         if value is not None
     )
+    granularity, kv = config.granularity, config.kv
+    # Decided as the configuration was built.
+    assert granularity != "auto"
+    assert kv != "auto"
     return ScheduleSpace(
         n_blocks,
         config.target_sparsity,
         dense_blocks=config.dense_blocks,
         limits=tuple(limits),
-        granularity=config.granularity,
-        kv=config.kv,
+        granularity=granularity,
+        kv=kv,
     )
 
 

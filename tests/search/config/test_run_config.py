@@ -197,3 +197,24 @@ def test_data_may_be_a_list_and_names_its_sources_by_where_the_file_lies(tmp_pat
     for wrong in ({"data": ""}, {"data": "hf:.."}, {"columns": "q=a"}, {"test_data": "0:a"}):
         with pytest.raises(ConfigError, match="expected|names an empty"):
             RunConfig.checked(workers=1, **wrong)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ({}, ("block", "drop")),
+        ({"target_sparsity": 0.3}, ("block", "drop")),
+        ({"target_flops_saved": 0.3}, ("half", "keep")),
+        ({"target_speedup": 1.3}, ("half", "keep")),
+        ({"target_speedup": 1.3, "granularity": "block"}, ("block", "keep")),
+        ({"target_flops_saved": 0.3, "granularity": "auto", "kv": "drop"}, ("half", "drop")),
+    ],
+)
+def test_at_a_target_of_cost_halves_with_kept_keys_skip_unless_another_kind_is_asked_for(
+    given: dict[str, Any], kind: tuple[str, str]
+) -> None:
+    config = RunConfig.checked(**given)
+    assert (config.granularity, config.kv) == kind
+    # As it is stored, so that later defaults do not change a study.
+    again = RunConfig.stored(config.model_dump())
+    assert (again.granularity, again.kv) == kind

@@ -7,14 +7,15 @@ own, untouched.
 
 "searched" is no search's result, as speed needs none: a fixed schedule of the kind that searches find, whose first and
 last two blocks skip less than the others. Variants with halves skip by it, too: whole blocks whose skipped tokens keep
-keys and values, attention half of it and MLP one and a half of it, or one of the two alone. Weights are random but the
+keys and values, attention half of it and MLP one and a half of it, or one of the two alone. "late kept" skips both
+halves of the last 43 % of the blocks alone, as searches of SmolLM2 with kept keys find it. Weights are random but the
 demo's; a router costs the same whatever its are.
 
 python benchmarks/inference_speed.py [--quick] [--json PATH] [--shape demo,160m] [--batches 1,4,16]
     [--lengths 256,512,1024,2048] [--sparsities 0.22,0.25,0.3,0.4,0.5] [--variants LIST] [--schedule 0,0.3,...]
     [--new-tokens N] [--repeats N] [--threads N] [--break-even] [--profile-pass]
 python benchmarks/inference_speed.py --shape smollm2 --batches 1,4,8 --lengths 256,512 --sparsities 0.25,0.3
-    --variants "uniform,searched static,block kept,halves kept,attention kept,mlp" --repeats 7
+    --variants "dense,uniform,searched static,late kept,block kept,halves kept,attention kept,mlp" --repeats 7
 """
 
 import argparse
@@ -57,6 +58,9 @@ BUDGET, THRESHOLD = "searched dynamic budget", "searched dynamic threshold"
 VARIANTS = (DENSE, UNIFORM, STATIC, BUDGET, THRESHOLD, REMOVAL)
 # Shares of the schedule's sparsities that attention and MLP skip; all keep keys and values.
 HALVES = {"block kept": (1.0, 1.0), "halves kept": (0.5, 1.5), "attention kept": (1.0, 0.0), "mlp": (0.0, 1.0)}
+# Blocks of the last part of the depth alone, both halves, as searches of SmolLM2 with kept keys find them.
+LATE, FIRST_LATE = "late kept", 17 / 30
+WITH_HALVES = (*HALVES, LATE)
 # Shape, batch, length and overall sparsity; no point is begun after so many seconds.
 QUICK = (("demo", 1, 512, 0.3), ("demo", 4, 512, 0.3), ("demo", 4, 256, 0.4), ("160m", 1, 512, 0.4))
 QUICK_SECONDS = 25
@@ -95,10 +99,14 @@ def contestants(model, influence, batch, length, new_tokens, overall, schedule, 
     # On other prompts than those that are timed, as in life.
     threshold = calibrate_thresholds(model, budget, random_prompts(model, batch, length, seed=1), schedule)
 
+    first_late = round(FIRST_LATE * model.n_blocks)
+
     def halves(*factors):
         attention, mlp = ([min(MAX_SPARSITY, factor * share) for share in schedule] for factor in factors)
         return SparsitySchedule.of_halves(attention, mlp, True)
 
+    late = [overall * model.n_blocks / (model.n_blocks - first_late)] * (model.n_blocks - first_late)
+    late = [0.0] * first_late + [min(MAX_SPARSITY, share) for share in late]
     removed = least_influential(influence, blocks_removed_at(model, schedule, batch, length))
     return {
         DENSE: Contestant(Unchanged(DENSE), counter.count(dense, batch, length, new_tokens).total, 0.0),
@@ -112,6 +120,7 @@ def contestants(model, influence, batch, length, new_tokens, overall, schedule, 
             len(removed) / model.n_blocks,
         ),
         **{name: skipping(name, halves(*factors)) for name, factors in HALVES.items()},
+        LATE: skipping(LATE, SparsitySchedule.of_halves(late, late, True)),
     }
 
 
@@ -135,7 +144,7 @@ def rows_of(model, influence, point, args, on_run):
     break_even = break_even_at(model, shape, batch, n_prompt) if args.break_even else None
     schedule = schedule_of(args, overall, model)
     everyone = contestants(model, influence, batch, n_prompt, n_new, overall, schedule, break_even)
-    some = {name: everyone[name] for name in (*VARIANTS, *HALVES) if name in args.variants}
+    some = {name: everyone[name] for name in (*VARIANTS, *WITH_HALVES) if name in args.variants}
     prompts = random_prompts(model, batch, n_prompt, seed=0)
     held = {name: memory(model, one.variant, prompts.ids) for name, one in some.items()}
     if THRESHOLD in some:
@@ -241,8 +250,8 @@ def print_rows(console, rows):
 def print_targets(console, rows):
     """What was aimed at, and where it was missed by most. Block removal is the baseline: no target of ours."""
     pruned = [row for row in rows if row["variant"] not in (DENSE, REMOVAL)]
-    long = [row for row in pruned if row["length"] >= 512 and row["variant"] not in HALVES]
-    apart = [row for row in pruned if row["length"] >= 512 and row["batch"] >= 4 and row["variant"] in HALVES]
+    long = [row for row in pruned if row["length"] >= 512 and row["variant"] not in WITH_HALVES]
+    apart = [row for row in pruned if row["length"] >= 512 and row["batch"] >= 4 and row["variant"] in WITH_HALVES]
     at_40 = [row for row in long if row["shape"] in LARGE and row["length"] >= 2000 and row["overall_sparsity"] == 0.4]
     targets = (
         ("share of ideal, length ≥ 512, batch ≥ 4", "share_of_ideal", [r for r in long if r["batch"] >= 4], 0.95),
@@ -317,7 +326,9 @@ def parsed():
     parser.add_argument("--batches", type=list_of(int), default=[1, 4, 16])
     parser.add_argument("--lengths", type=list_of(int), default=[256, 512, 1024, 2048])
     parser.add_argument("--sparsities", type=list_of(float), default=[0.22, 0.25, 0.3, 0.4, 0.5])
-    parser.add_argument("--variants", type=list_of(str), default=list(VARIANTS), help=", ".join((*VARIANTS, *HALVES)))
+    parser.add_argument(
+        "--variants", type=list_of(str), default=list(VARIANTS), help=", ".join((*VARIANTS, *WITH_HALVES))
+    )
     parser.add_argument("--schedule", type=list_of(float), help="instead of the fixed one, one sparsity per block")
     parser.add_argument("--new-tokens", type=int, default=0, help="how much of the length is decoded")
     parser.add_argument(
@@ -327,7 +338,7 @@ def parsed():
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--profile-pass", action="store_true", help="print what takes longer than it should, and end")
     args = parser.parse_args()
-    for given, known in ((args.shape, SHAPES), (args.variants, (*VARIANTS, *HALVES))):
+    for given, known in ((args.shape, SHAPES), (args.variants, (*VARIANTS, *WITH_HALVES))):
         if unknown := [name for name in given if name not in known]:
             parser.error(f"there is no {', '.join(unknown)}: choose of {','.join(known)}")
     if args.new_tokens >= min(args.lengths):

@@ -13,7 +13,7 @@ from search.problem.trial import GridIndices, Proposal
 from search.proposers.exchange import descended
 from search.proposers.harm_model import Curves, HarmModel, Posterior
 from search.proposers.interactions import HarmTogether
-from search.proposers.knapsack import Floats, least_harm, least_harm_within
+from search.proposers.knapsack import Counts, Floats, least_harm, least_harm_within
 from search.proposers.seeded import SeededProposer, draw_seed
 from studies import Trial
 from studies.records.trial import ABLATION
@@ -32,6 +32,9 @@ _SURE = 0.5
 _SPREAD = 0.5
 # Best known schedules from which exchanges begin.
 _STARTS = 2
+# Times that the way from the best known schedules is halved for every other solution, these brought to the target; how
+# the KL is expected to grow with what a schedule saves, and the least share of what is to be saved that these save.
+_NEAR, _GROWTH, _LEAST_SAVED = 2, 1.5, 0.5
 # Solutions differ by at least this share of the steps that they skip; draws for each until one does.
 _APART, _MOST_DRAWS = 0.1, 6
 # Fractional parts of its multiples are spread evenly over [0, 1], however many there are.
@@ -101,8 +104,9 @@ class AdditiveProposer(SeededProposer):
     def solutions(self, n: int) -> list[GridIndices]:
         """The schedules with the least KL at the target by the most likely model, and by others that may be true.
 
-        The most likely one comes first. Each differs from those before by a tenth of what it skips; where no other such
-        is found, there are fewer than asked for.
+        The first and every other one is near the best known schedule, brought to the target by more of the same: about
+        what lies further away, the model may be wrong. Each differs from those before by a tenth of what it skips; if
+        no other such is found, there are fewer than asked for.
 
         Args:
             n: Most schedules.
@@ -113,7 +117,8 @@ class AdditiveProposer(SeededProposer):
         for draw in range(_MOST_DRAWS * n):
             # The longer none is found, the further away.
             curves = posterior.draw(draws, _SPREAD * (1 + 0.3 * (draw // n))) if draw else posterior.best
-            best = self._best(curves, self._total(draw, rng), draws, not draw)
+            n_halved = 0 if draw % 2 else _NEAR
+            best = self._best(curves, self._total(draw, rng), draws, not draw, n_halved)
             if best is None:
                 continue
             indices = self._repaired(best, rng).grid_indices
@@ -157,8 +162,7 @@ class AdditiveProposer(SeededProposer):
             costs, most = self._costs(sum(found))
             starts, reach = [np.array(found)], math.inf
             if self._space.has_target:
-                legal = np.flatnonzero(costs[np.arange(len(found)), known_TN].sum(1) <= most + 1e-9 * abs(most))
-                best = [known_TN[place] for place in legal[np.argsort(kl_T[legal], kind="stable")][:_STARTS]]
+                best = _brought_to(known_TN, kl_T, costs, most)
                 if n_halved and best:
                     starts, reach = best[:1], 2 * int(best[0].sum()) / 2**n_halved
                 else:
@@ -203,3 +207,27 @@ class AdditiveProposer(SeededProposer):
             costs = space.costs[space.limits.index(limit)]
             return costs.table[list(space.free_genes)], limit.most - costs.base
         return np.tile(-np.arange(space.top + 1.0), (len(space.free_genes), 1)), -float(total)
+
+
+def _brought_to(known_TN: Counts, kl_T: Floats, costs: Floats, most: float) -> list[Counts]:
+    """The best known schedules, those that cost more than a limit by more of the same.
+
+    Args:
+        known_TN: Indices of known schedules.
+        kl_T: KL of each.
+        costs: Cost of each gene at each index `[N, L]`.
+        most: The limit.
+    """
+    genes = np.arange(len(costs))
+    saved_T, needed = (costs[:, 0] - costs[genes, known_TN]).sum(1), costs[:, 0].sum() - most
+    # Those that save more than needed are legal as they are.
+    expected_T = kl_T * np.maximum(1.0, needed / np.maximum(saved_T, 1e-12)) ** _GROWTH
+    enough = np.flatnonzero(saved_T >= _LEAST_SAVED * needed - 1e-9 * abs(most))
+    brought = []
+    for place in enough[np.argsort(expected_T[enough], kind="stable")][:_STARTS]:
+        for share in np.arange(1.0, 1 / _LEAST_SAVED + 2, 0.02):
+            more = np.minimum(np.ceil(share * known_TN[place] - 1e-9), costs.shape[1] - 1).astype(known_TN.dtype)
+            if costs[genes, more].sum() <= most + 1e-9 * abs(most):
+                brought.append(more)
+                break
+    return brought

@@ -31,12 +31,14 @@ if TYPE_CHECKING:
     from ftp_core.skipping.families import register_family as register_family
     from ftp_core.skipping.families import supported_families as supported_families
     from ftp_core.skipping.skipping_model import SkippingModel as SkippingModel
+    from ftp_core.skipping.substitutes import give_substitutes as give_substitutes
     from ftp_core.text.encoding import EncodedExample as EncodedExample
     from ftp_core.text.encoding import encode as encode
     from ftp_core.training.calibration import calibrate_thresholds as calibrate_thresholds
     from ftp_core.training.distillation import Distillation as Distillation
     from ftp_core.training.distillation import distill as distill
     from ftp_core.training.distillation_config import DistillationConfig as DistillationConfig
+    from ftp_core.training.substitution import fit_substitutes as fit_substitutes
 
 _HOMES = {
     "Distillation": "ftp_core.training.distillation",
@@ -61,6 +63,8 @@ _HOMES = {
     "calibrate_thresholds": "ftp_core.training.calibration",
     "distill": "ftp_core.training.distillation",
     "encode": "ftp_core.text.encoding",
+    "fit_substitutes": "ftp_core.training.substitution",
+    "give_substitutes": "ftp_core.skipping.substitutes",
     "load_model": "ftp_core.loading.models",
     "register_family": "ftp_core.skipping.families",
     "register_router": "ftp_core.routers",

@@ -19,6 +19,7 @@ from ftp_core.loading.identity import model_identity
 from ftp_core.skipping.attention import kernel_name
 from ftp_core.skipping.dispatch import device_of_inputs
 from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.skipping.substitutes import substitutes_of
 
 _PROGRAM = "ftp-search"
 _UNKNOWN = "unknown"
@@ -42,7 +43,7 @@ class Conditions:
         torch: Version of torch.
         transformers: Version of transformers.
         program: Version of this program.
-        model: Identity of the model (`ftp_core.loading.identity`).
+        model: Identity of the model (`ftp_core.loading.identity`), and what stands in for halves that tokens skip.
         dtype: Type of the model's weights.
         kernel: Name of the model's attention function.
     """
@@ -82,7 +83,7 @@ class Conditions:
 def profile_conditions(model: SkippingModel | PreTrainedModel) -> Conditions:
     """The conditions here and now, for a dense model as it is loaded."""
     base = model.model if isinstance(model, SkippingModel) else model
-    device = device_of_inputs(base)
+    device, maps = device_of_inputs(base), substitutes_of(base)
     return Conditions(
         cpu=_cpu_name(),
         cores=_cores(),
@@ -92,7 +93,7 @@ def profile_conditions(model: SkippingModel | PreTrainedModel) -> Conditions:
         torch=torch.__version__,
         transformers=transformers.__version__,
         program=_program_version(),
-        model=model_identity(base),
+        model=model_identity(base) + ("" if maps is None else f", substitutes of rank {maps.rank}"),
         dtype=str(base.dtype).removeprefix("torch."),
         kernel=kernel_name(base),
     )

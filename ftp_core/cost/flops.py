@@ -14,6 +14,7 @@ from ftp_core.routers import FEATURES
 from ftp_core.routers.scoring import HIDDEN_WIDTH
 from ftp_core.schedule import BlockSparsity, kept_count
 from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.skipping.substitutes import substitutes_of
 
 
 @dataclass(frozen=True)
@@ -159,10 +160,15 @@ class FlopsCounter:
             # The block before that one is listened to.
             router += (scores * np.minimum(window, kept) * held)[:-1][decisions[1:] > 0].sum()
         keys_only = batch * self._keys_only[which] @ (held - kept)
+        # What stands in for halves that tokens skip, where blocks do not skip as a whole.
+        apart = np.array([not entry.is_whole for entry in entries], dtype=float)
+        maps = substitutes_of(self._model.model)
+        per_token = 0.0 if maps is None else 4.0 * maps.rank * self._model.model.config.hidden_size
+        instead, instead_of_mlp = (batch * per_token * apart @ (length - of) for of in (kept, kept_mlp))
         return Flops(
-            projections=float(batch * self._projections[which] @ (kept + new_tokens) + keys_only),
+            projections=float(batch * self._projections[which] @ (kept + new_tokens) + keys_only + instead),
             attention=float(2 * batch * scores @ (kept * held + decoded_pairs)),
-            mlp=float(batch * self._mlps[which] @ (kept_mlp + new_tokens)),
+            mlp=float(batch * self._mlps[which] @ (kept_mlp + new_tokens) + instead_of_mlp),
             router=float(batch * router),
             head=0.0,
         )

@@ -21,7 +21,15 @@ from ftp_core.cost.break_even import BreakEven
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.loading.identity import is_comparable, model_identity, same_model
-from ftp_core.model.checkpoint import check_caller, check_loaded, loading, read_base, read_config, read_router
+from ftp_core.model.checkpoint import (
+    check_caller,
+    check_loaded,
+    loading,
+    read_base,
+    read_config,
+    read_router,
+    read_substitutes,
+)
 from ftp_core.model.compilation import compile_block
 from ftp_core.model.configuration import FTPConfig
 from ftp_core.model.fitting import check_decoding, fitting_schedule
@@ -36,6 +44,7 @@ from ftp_core.skipping.dispatch import device_of_inputs, execution_device
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.packing import AUTO
 from ftp_core.skipping.pruned_forward import PrunedForward
+from ftp_core.skipping.substitutes import Substitutes, give_substitutes, substitutes_of
 
 _LOG = logging.getLogger(__name__)
 # Code by which transformers, if it is allowed to run it, finds this class.
@@ -84,6 +93,12 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         self._schedule = fitting_schedule(SparsitySchedule.from_json(config.schedule), self.base)
         self.decode_sparsity = config.decode_sparsity
         self.keep_first = config.keep_first
+        # The dense model's are its own weights here, so that they are saved and moved with all others.
+        self.substitutes = substitutes_of(self.base)
+        if self.substitutes is None and config.substitute_rank:
+            width, dtype = self.base.config.hidden_size, self.base.dtype
+            self.substitutes = Substitutes(self.n_blocks, width, config.substitute_rank, dtype)
+            give_substitutes(self.base, self.substitutes, self._family.blocks_of(self.base))
         self._break_even: BreakEven | None = None
         self.packing = AUTO
         if base is None:
@@ -104,7 +119,8 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         """Prunes a dense model; its weights are shared, not copied.
 
         Args:
-            model: Causal language model of a supported family.
+            model: Causal language model of a supported family; what stands in for what its tokens skip goes with it
+                (`ftp_core.fit_substitutes`).
             schedule: One sparsity per block, each in [0, 0.95], or what `SparsitySchedule.of_halves` makes.
             router: Router that selects the kept tokens; the static router if None.
             decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
@@ -133,6 +149,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             router=describe_router(router),
             decode_sparsity=decode_sparsity,
             keep_first=checked_keep_first(keep_first),
+            substitute_rank=0 if (maps := substitutes_of(model)) is None else maps.rank,
             dtype=model.dtype,
         )
         pruned = cls(config, model, router)
@@ -341,7 +358,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             identity: str | None = model_identity(self.base, weights=of_base)
         else:
             name, revision, identity = reference(self.base, kept)
-            weights = {key: one.cpu() for key, one in weights.items() if key.startswith("router.")}
+            weights = {key: one.cpu() for key, one in weights.items() if key.startswith(("router.", "substitutes."))}
             kwargs.pop("max_shard_size", None)
         check_finite_weights(weights.items())
         self.config.base_model, self.config.base_revision, self.config.base_identity = name, revision, identity
@@ -384,7 +401,10 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
             loaded._take_router(loaded.router)
         else:
             router = read_router(config, source, kwargs)
+            maps = read_substitutes(config, source, kwargs)
             base, info = read_base(config, source, kwargs)
+            if maps is not None:
+                give_substitutes(base, maps.to(base.dtype), family_of(base.config).blocks_of(base))
             schedule = SparsitySchedule.from_json(config.schedule)
             loaded = cls.from_dense(
                 base, schedule, router, decode_sparsity=config.decode_sparsity, keep_first=config.keep_first

@@ -23,6 +23,7 @@ from ftp_core.loading.reference import ModelReference
 from ftp_core.model.configuration import FTPConfig
 from ftp_core.routers import Router, ScoringRouter, StaticRouter, build_router, check_router_finite, describe_router
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.substitutes import Substitutes
 
 _WEIGHTS = "model.safetensors"
 _PREFIX = "router."
@@ -126,20 +127,41 @@ def read_router(config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[
     if not isinstance(router, ScoringRouter):
         return router
     try:
-        path = Path(str(cached_file(source, _add_variant(_WEIGHTS, kwargs.get("variant")), **location(kwargs))))
-        with safe_open(path, "pt") as file:
-            weights = {
-                name.removeprefix(_PREFIX): file.get_tensor(name)
-                for name in file.keys()  # noqa: SIM118 - safe_open is no mapping
-                if name.startswith(_PREFIX)
-            }
-        router.load_state_dict(weights)
+        router.load_state_dict(_weights_of(_PREFIX, source, kwargs))
     except Exception as error:  # missing, damaged and foreign files fail in as many ways
         raise ModelError(
             f"{source!s} has no weights of its {router.kind} router ({error}): save the model again, or distil the "
             "router again."
         ) from error
     return router
+
+
+def read_substitutes(config: FTPConfig, source: str | os.PathLike[str], kwargs: dict[str, Any]) -> Substitutes | None:
+    """Reads what stands in for skipped halves of a model that was saved without the dense model's weights.
+
+    Raises:
+        ModelError: Its file is missing or damaged, or holds others.
+    """
+    if not config.substitute_rank:
+        return None
+    with loading(f"The substitutes of {source!s}", "save the model again"):
+        weights = _weights_of("substitutes.", source, kwargs)
+        n_blocks = 1 + max(int(name.split(".")[1]) for name in weights)
+        width = weights["blocks.0.mlp.bias"].shape[0]
+        maps = Substitutes(n_blocks, width, config.substitute_rank, weights["blocks.0.mlp.bias"].dtype)
+        maps.load_state_dict(weights)
+    return maps
+
+
+def _weights_of(prefix: str, source: str | os.PathLike[str], kwargs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Reads the weights whose names begin with a prefix, by what follows it."""
+    path = Path(str(cached_file(source, _add_variant(_WEIGHTS, kwargs.get("variant")), **location(kwargs))))
+    with safe_open(path, "pt") as file:
+        return {
+            name.removeprefix(prefix): file.get_tensor(name)
+            for name in file.keys()  # noqa: SIM118 - safe_open is no mapping
+            if name.startswith(prefix)
+        }
 
 
 def read_base(

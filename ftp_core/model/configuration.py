@@ -27,6 +27,7 @@ class FTPConfig(PreTrainedConfig):
         router: Description of the router (`ftp_core.routers.describe_router`).
         decode_sparsity: Most that a block may skip of the decoded tokens; 0 prunes only the prompt.
         keep_first: Number of tokens at the beginning of every prompt that are protected.
+        substitute_rank: Rank of the maps that stand in for halves of blocks that tokens skip; 0 for none.
     """
 
     model_type = PRUNED_TYPE
@@ -43,6 +44,7 @@ class FTPConfig(PreTrainedConfig):
         router: dict[str, Any] | None = None,
         decode_sparsity: float = 0.0,
         keep_first: int = 0,
+        substitute_rank: int = 0,
         **kwargs: Any,
     ) -> None:
         if isinstance(base_config, dict):
@@ -55,6 +57,7 @@ class FTPConfig(PreTrainedConfig):
         self.router = router
         self.decode_sparsity = decode_sparsity
         self.keep_first = keep_first
+        self.substitute_rank = substitute_rank
         if base_config is not None:
             for name in ("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings"):
                 kwargs.setdefault(name, getattr(base_config, name, None))

@@ -1,8 +1,9 @@
 """Runs the halves of a block on different tokens, and keeps keys and values of tokens that skip its attention.
 
 The block's own forward runs on the tokens that run any half; inside it, its attention and its MLP run on those that are
-theirs, and add nothing to the others. So what a half is, the block's own code says: where both read the same hidden
-states (parallel residuals) as where one reads what the other has added to, and with norms on either side.
+theirs, and add nothing to the others, or what stands in for them (`ftp_core.skipping.substitutes`). So what a half is,
+the block's own code says: where both read the same hidden states (parallel residuals) as where one reads what the other
+has added to, and with norms on either side.
 
 Dimensions: B rows, L tokens of a row, S tokens whose keys and values are wanted, D hidden width, G key heads, E width
 of a head.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from ftp_core.skipping.cache import BlockCache
 from ftp_core.skipping.families import Family
 from ftp_core.skipping.gathering import Chosen, Ends
 from ftp_core.skipping.interception import BlockCall, replaced_forwards
+from ftp_core.skipping.substitutes import LowRank
 
 
 def names_of_halves(family: Family, model_type: str) -> tuple[str, str]:
@@ -38,37 +41,70 @@ def names_of_halves(family: Family, model_type: str) -> tuple[str, str]:
     return family.halves
 
 
+@dataclass(frozen=True)
+class Share:
+    """What becomes of the tokens of a call in one half of a block.
+
+    Attributes:
+        chosen: Tokens that run it.
+        rest: Tokens that skip it; only needed where something stands in for it.
+        substitute: Map that stands in for it; None if nothing is added to the tokens that skip it.
+    """
+
+    chosen: Chosen
+    rest: Chosen | None = None
+    substitute: LowRank | None = None
+
+    def whole(self, short_BKD: Tensor, hidden_BLD: Tensor) -> Tensor:
+        """What the half adds to all tokens of the call `[B, L, D]`.
+
+        Args:
+            short_BKD: What it computed for the tokens that run it.
+            hidden_BLD: What it read, or would have read, of each token.
+        """
+        if self.rest is None or self.substitute is None:
+            return self.chosen.among_zeros(short_BKD, hidden_BLD.shape[1])
+        rest_BSD = self.substitute(self.rest.tokens.gather(hidden_BLD))
+        if isinstance(self.chosen.tokens, Ends):
+            n_first = self.chosen.tokens.n_first
+            return torch.cat([short_BKD[:, :n_first], rest_BSD, short_BKD[:, n_first:]], 1)
+        return self.chosen.among_zeros(short_BKD, hidden_BLD.shape[1]) + self.rest.among_zeros(
+            rest_BSD, hidden_BLD.shape[1]
+        )
+
+
 def on_their_tokens(
-    family: Family, block: nn.Module, attention: Chosen | None, mlp: Chosen | None
+    family: Family, block: nn.Module, attention: Share | None, mlp: Share | None
 ) -> AbstractContextManager[None]:
-    """Context in which a block's halves run on some of the tokens of its call, and add nothing to the others.
+    """Context in which a block's halves run on some of the tokens of its call.
 
     Args:
         family: Family of the model.
         block: The block.
-        attention: Tokens that run its attention; None for all of the call.
-        mlp: Tokens that run its MLP; None for all of the call.
+        attention: Tokens that run its attention, and what others get; None if all of the call run it.
+        mlp: The same for its MLP.
     """
     assert family.halves is not None
     parts = list(zip(family.halves, (attention, mlp), strict=True))
-    theirs = [chosen for _, chosen in parts if chosen is not None]
+    theirs = [share for _, share in parts if share is not None]
 
     def on_some(index: int, module: nn.Module) -> Callable[..., Any]:
-        chosen, forward = theirs[index], module.forward
+        share, forward = theirs[index], module.forward
+        take = share.chosen.tokens.gather
 
         def run(*args: Any, **kwargs: Any) -> Any:
             hidden_BLD, *rest = args or (kwargs.pop("hidden_states"),)
             given = {name: kwargs[name] for name in family.per_token if kwargs.get(name) is not None}
-            kwargs |= {name: chosen.tokens.gather(argument) for name, argument in given.items()}
-            short_BKD = chosen.tokens.gather(hidden_BLD)
+            kwargs |= {name: take(argument) for name, argument in given.items()}
+            short_BKD = take(hidden_BLD)
             out = forward(short_BKD, *rest, **kwargs)
             first, *others = out if isinstance(out, tuple) else (out,)
-            whole_BLD = chosen.among_zeros(first.reshape(short_BKD.shape), hidden_BLD.shape[1])
+            whole_BLD = share.whole(first.reshape(short_BKD.shape), hidden_BLD)
             return (whole_BLD, *others) if isinstance(out, tuple) else whole_BLD
 
         return run
 
-    return replaced_forwards([block.get_submodule(name) for name, chosen in parts if chosen is not None], on_some)
+    return replaced_forwards([block.get_submodule(name) for name, share in parts if share is not None], on_some)
 
 
 class _KeysTakenError(Exception):

@@ -18,9 +18,10 @@ from torch import Tensor
 from ftp_core.schedule import BlockSparsity
 from ftp_core.skipping.cache import DEAD
 from ftp_core.skipping.gathering import Between, Chosen, Ends
-from ftp_core.skipping.halves import MergedKeys, keys_and_values, names_of_halves, on_their_tokens
+from ftp_core.skipping.halves import MergedKeys, Share, keys_and_values, names_of_halves, on_their_tokens
 from ftp_core.skipping.interception import BlockCall
 from ftp_core.skipping.masks import kernel_mask_of_some, visible_keys
+from ftp_core.skipping.substitutes import LowRank
 
 if TYPE_CHECKING:
     from ftp_core.skipping.skipping import PromptPass
@@ -53,6 +54,8 @@ class HalvesPlan:
         halves: Those that run its attention and its MLP, by their columns among the former; None for all of them.
         chosen: Those that run its attention, by their columns among all; None for all.
         others: Keys of the others; None if they have none.
+        rests: Tokens that skip its attention and its MLP, by their columns among those of the call; None if nothing
+            stands in for what they skip.
     """
 
     attention: Tensor
@@ -62,6 +65,7 @@ class HalvesPlan:
     halves: tuple[Chosen | None, Chosen | None]
     chosen: Chosen | None = None
     others: OtherKeys | None = None
+    rests: tuple[Chosen | None, Chosen | None] = (None, None)
 
 
 def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSparsity, listens: bool) -> Tensor:
@@ -102,7 +106,14 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
             window, device = prompts.window(index), call.hidden.device
             keys_BL = None if plan.others is None else plan.others.columns
             observer = prompts.observer(listened_BK, chosen.columns(DEAD), window, device, keys_BL)
-    with on_their_tokens(prompts.family, call.block, *plan.halves):
+    own: tuple[LowRank | None, LowRank | None] = (None, None)
+    if prompts.substitutes is not None:
+        own = prompts.substitutes.of(index)
+    theirs = [
+        None if chosen is None else Share(chosen, rest, substitute)
+        for chosen, rest, substitute in zip(plan.halves, plan.rests, own, strict=True)
+    ]
+    with on_their_tokens(prompts.family, call.block, *theirs):
         out_BUD = prompts.run(call, hidden_BUD, observer, **changed)
     if observer is not None and observer.received is not None:
         received, attended_BL = observer.received, prompts.state.real
@@ -131,7 +142,8 @@ def _new_plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torc
     everything = prompts.totals(prompts.state.row_lengths)
     n_attention, n_mlp = prompts.totals(attention_counts), prompts.totals(mlp_counts)
     used_BL = run_attention_BL | run_mlp_BL
-    if everything in (n_attention, n_mlp):
+    # Every token of the call reads what stands in for a half that it skips.
+    if everything in (n_attention, n_mlp) or prompts.substitutes is not None:
         n_used = everything
     elif getattr(prompts.router, "keeps_ends", False):
         n_used = tuple(map(max, n_attention, n_mlp))
@@ -140,15 +152,22 @@ def _new_plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torc
     used = None if n_used == everything else prompts.chosen(used_BL, n_used)
     of_attention = _within(prompts, used, run_attention_BL, n_attention, n_used)
     halves = of_attention, _within(prompts, used, run_mlp_BL, n_mlp, n_used)
+    rests: tuple[Chosen | None, Chosen | None] = (None, None)
+    if prompts.substitutes is not None:
+        attention, mlp = halves
+        rests = (
+            None if attention is None else _rest(prompts, attention, run_attention_BL, n_attention),
+            None if mlp is None else _rest(prompts, mlp, run_mlp_BL, n_mlp),
+        )
     if n_attention == everything:
-        return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves)
+        return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, rests=rests)
     chosen = of_attention if used is None else used if of_attention is None else used.of_them(of_attention)
     assert chosen is not None
     others = None
     if entry.keeps_kv:
-        counts = [total - n for total, n in zip(everything, n_attention, strict=True)]
-        others = _other_keys(prompts, index, chosen, prompts.real & ~run_attention_BL, counts, dtype)
-    return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, chosen, others)
+        rest = rests[0] or _rest(prompts, chosen, run_attention_BL, n_attention)
+        others = _other_keys(prompts, index, chosen, rest, dtype)
+    return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, chosen, others, rests)
 
 
 def _within(
@@ -161,6 +180,22 @@ def _within(
         run_BL = run_BL.gather(1, used.places)
         run_BL = run_BL if used.filler is None else run_BL & ~used.filler
     return prompts.chosen(run_BL, counts)
+
+
+def _rest(prompts: PromptPass, chosen: Chosen, run_BL: Tensor, counts: Sequence[int]) -> Chosen:
+    """Tokens that skip what `chosen` run, by their columns among all.
+
+    Args:
+        prompts: The pass of the prompts.
+        chosen: Tokens that run it.
+        run_BL: The same as marks.
+        counts: Number of them in each row.
+    """
+    if isinstance(chosen.tokens, Ends):
+        between = Between(chosen.tokens)
+        return Chosen(between, between.columns(prompts.columns.expand(run_BL.shape)), None)
+    everything = prompts.totals(prompts.state.row_lengths)
+    return Chosen.of(prompts.real & ~run_BL, [total - n for total, n in zip(everything, counts, strict=True)])
 
 
 def _decided(prompts: PromptPass, sparsity: float, half: Literal["attention", "mlp"]) -> tuple[Tensor, tuple[int, ...]]:
@@ -176,17 +211,10 @@ def _decided(prompts: PromptPass, sparsity: float, half: Literal["attention", "m
     return keep_BL, tuple(keep_BL.sum(1).tolist())
 
 
-def _other_keys(
-    prompts: PromptPass, index: int, chosen: Chosen, rest_BL: Tensor, counts: Sequence[int], dtype: torch.dtype
-) -> OtherKeys:
-    columns_BL, n_rows = torch.where(prompts.real, prompts.columns, DEAD), len(rest_BL)
-    if isinstance(chosen.tokens, Ends):
-        between = Between(chosen.tokens)
-        rest = Chosen(between, between.columns(prompts.columns.expand(rest_BL.shape)), None)
-        # Rows whose tokens stand alike see alike.
-        n_rows = 1
-    else:
-        rest = Chosen.of(rest_BL, counts)
+def _other_keys(prompts: PromptPass, index: int, chosen: Chosen, rest: Chosen, dtype: torch.dtype) -> OtherKeys:
+    columns_BL = torch.where(prompts.real, prompts.columns, DEAD)
+    # Rows whose tokens stand alike see alike.
+    n_rows = 1 if isinstance(chosen.tokens, Ends) else len(columns_BL)
     visible_BKL = visible_keys(chosen.places[:n_rows], columns_BL[:n_rows], prompts.window(index))
     return OtherKeys(rest, columns_BL, kernel_mask_of_some(visible_BKL, prompts.kernel, dtype))
 

@@ -38,6 +38,7 @@ from ftp_core.skipping.interception import BlockCall
 from ftp_core.skipping.masks import kernel_mask, visible_keys
 from ftp_core.skipping.packing import Packing, SlotsExceededError, bucket, note_share, slots_expected
 from ftp_core.skipping.prompt_halves import HalvesPlan, run_halves
+from ftp_core.skipping.substitutes import substitutes_of
 
 
 @dataclass
@@ -118,6 +119,7 @@ class PromptPass(BlockPass):
         self.has_padding = any(total < width for total in totals)
         self._packings: dict[int, Packing] = {}
         self.plans: dict[tuple[BlockSparsity, int | None], HalvesPlan] = {}
+        self.substitutes = substitutes_of(self.model)
         if self.routes_decoding and self.cache is not None:
             n_decoded = torch.zeros(n_rows, dtype=torch.long, device=self.real.device)
             self.cache.decode = DecodeState([], [], [], n_decoded, [])

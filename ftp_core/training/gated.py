@@ -88,7 +88,7 @@ class _GatedPass:
             if entry.is_whole:
                 behind_BLD = gated_block(self.model, call, hidden_BLD, gate, gates[0])
             else:
-                behind_BLD = gated_halves(self.model, call, hidden_BLD, gate, *gates)
+                behind_BLD = gated_halves(self.model, index, call, hidden_BLD, gate, *gates)
             assert gate.received is not None
             return behind_BLD, gate.received
 

@@ -16,6 +16,7 @@ from ftp_core.skipping.attention import AttentionGate, gated_attention
 from ftp_core.skipping.halves import names_of_halves
 from ftp_core.skipping.interception import BlockCall, replaced_forwards
 from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.skipping.substitutes import LowRank, substitutes_of
 
 
 def gated_block(
@@ -30,14 +31,14 @@ def gated_block(
         keys: Gate of the keys in its attention.
         gate_BL: 1 for tokens that run it, 0 for those that skip it; None if none skips.
     """
-    arguments = {model.family.cache_argument: None, "attention_mask": None}
     with gated_attention(model.model, call.block, keys) as gated:
-        out_BLD = call.run(hidden_BLD, **arguments, **gated)
+        out_BLD = call.run(hidden_BLD, **_alone(model), **gated)
     return _between(hidden_BLD, out_BLD, gate_BL)
 
 
 def gated_halves(
     model: SkippingModel,
+    index: int,
     call: BlockCall,
     hidden_BLD: Tensor,
     keys: AttentionGate,
@@ -47,10 +48,12 @@ def gated_halves(
     """Runs the halves of a block; returns the hidden states behind it `[B, L, D]`.
 
     Each half runs in a call of the block where the other one adds nothing, so that a gate stands behind whatever norm
-    there is: before it, a norm would take its gradient away from open gates, and make that of closed ones huge.
+    there is: before it, a norm would take its gradient away from open gates, and make that of closed ones huge. So does
+    what stands in for a half that is skipped.
 
     Args:
         model: The model.
+        index: Number of the block.
         call: Call of the block.
         hidden_BLD: Hidden states before it.
         keys: Gate of the keys in its attention.
@@ -64,17 +67,35 @@ def gated_halves(
     attention, mlp = (call.block.get_submodule(name) for name in names_of_halves(model.family, config.model_type))
     returned: list[Any] = []
     listening = attention.register_forward_hook(lambda _module, _inputs, output: returned.append(output))
-    # What an MLP returns, one token shows.
-    with _adding_nothing(mlp, lambda forward, hidden: forward(hidden[:, :1])):
-        attended_BLD = gated_block(model, call, hidden_BLD, keys, attention_BL)
+    with _adding(None, mlp, _one_token):
+        attended_BLD = gated_block(model, call, hidden_BLD, keys, None)
     listening.remove()
+    maps = substitutes_of(model.model)
+    instead_of_attention, instead_of_mlp = (None, None) if maps is None else maps.of(index)
+    skipped_BLD = hidden_BLD
+    if instead_of_attention is not None and attention_BL is not None:
+        with _adding(instead_of_attention, attention, lambda *_: returned[0]), _adding(None, mlp, _one_token):
+            skipped_BLD = call.run(hidden_BLD, **_alone(model))
+    attended_BLD = _between(skipped_BLD, attended_BLD, attention_BL)
     is_parallel = model.family.adds_in_parallel(config)
-    before_BLD = hidden_BLD if is_parallel else attended_BLD
-    with _adding_nothing(attention, lambda *_: returned[0]):
-        out_BLD = call.run(before_BLD, **{model.family.cache_argument: None, "attention_mask": None})
+    skipped_BLD = before_BLD = hidden_BLD if is_parallel else attended_BLD
+    with _adding(None, attention, lambda *_: returned[0]):
+        out_BLD = call.run(before_BLD, **_alone(model))
+        if instead_of_mlp is not None and mlp_BL is not None:
+            with _adding(instead_of_mlp, mlp, _one_token):
+                skipped_BLD = call.run(before_BLD, **_alone(model))
     if is_parallel:
-        out_BLD = attended_BLD + (out_BLD - hidden_BLD)
-    return _between(attended_BLD, out_BLD, mlp_BL)
+        out_BLD, skipped_BLD = (attended_BLD + (one_BLD - hidden_BLD) for one_BLD in (out_BLD, skipped_BLD))
+    return _between(skipped_BLD, out_BLD, mlp_BL)
+
+
+def _alone(model: SkippingModel) -> dict[str, None]:
+    return {model.family.cache_argument: None, "attention_mask": None}
+
+
+def _one_token(forward: Callable[..., Any], hidden_BLD: Tensor) -> Any:
+    """What a half returns, as one token shows it."""
+    return forward(hidden_BLD[:, :1])
 
 
 def _between(before_BLD: Tensor, behind_BLD: Tensor, gate_BL: Tensor | None) -> Tensor:
@@ -85,10 +106,18 @@ def _between(before_BLD: Tensor, behind_BLD: Tensor, gate_BL: Tensor | None) -> 
 
 
 @contextmanager
-def _adding_nothing(half: nn.Module, example: Callable[[Callable[..., Any], Tensor], Any]) -> Iterator[None]:
-    """Context in which a half of a block returns zeros, in whatever `example(forward, hidden)` returns others."""
+def _adding(
+    substitute: LowRank | None, half: nn.Module, example: Callable[[Callable[..., Any], Tensor], Any]
+) -> Iterator[None]:
+    """Context in which a half of a block returns what stands in for it, or zeros if nothing does.
 
-    def silenced(_: int, module: nn.Module) -> Callable[..., Any]:
+    Args:
+        substitute: What stands in for it.
+        half: The half.
+        example: Gives what it returns beside that, of its forward and the hidden states that it reads.
+    """
+
+    def replaced(_: int, module: nn.Module) -> Callable[..., Any]:
         forward = module.forward
 
         def run(*args: Any, **kwargs: Any) -> Any:
@@ -96,10 +125,10 @@ def _adding_nothing(half: nn.Module, example: Callable[[Callable[..., Any], Tens
             with torch.no_grad():
                 out = example(forward, hidden_BLD)
             first, *others = out if isinstance(out, tuple) else (out,)
-            zeros_BLD = first.new_zeros(hidden_BLD.shape)
-            return (zeros_BLD, *others) if isinstance(out, tuple) else zeros_BLD
+            added_BLD = first.new_zeros(hidden_BLD.shape) if substitute is None else substitute(hidden_BLD)
+            return (added_BLD, *others) if isinstance(out, tuple) else added_BLD
 
         return run
 
-    with replaced_forwards([half], silenced):
+    with replaced_forwards([half], replaced):
         yield

@@ -17,6 +17,7 @@ from ftp_core.routers import Router, RoutingState, ScoringRouter, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.interception import BlockCall, intercepted
+from ftp_core.skipping.substitutes import LowRank, substitutes_of
 
 
 def attention_of(model: PreTrainedModel, index: int, call: BlockCall, mask: Tensor) -> Tensor:
@@ -36,17 +37,28 @@ def attention_of(model: PreTrainedModel, index: int, call: BlockCall, mask: Tens
 
 
 @contextmanager
-def adding_nothing(block: nn.Module, halves: Sequence[str], runs: Sequence[Tensor]) -> Iterator[None]:
-    """Context in which each half of a block adds nothing to the tokens that do not run it, bool `[T]`."""
+def halves_for(
+    block: nn.Module, halves: Sequence[str], runs: Sequence[Tensor], maps: Sequence[LowRank | None]
+) -> Iterator[None]:
+    """Context in which each half of a block adds nothing, or what a map says, to the tokens that do not run it [T]."""
     handles = []
-    for name, runs_T in zip(halves, runs, strict=True):
+    for name, runs_T, instead in zip(halves, runs, maps, strict=True):
 
-        def silenced(module: nn.Module, inputs: Any, output: Any, runs_T: Tensor = runs_T) -> Any:
+        def changed(
+            _: nn.Module,
+            args: Any,
+            kwargs: Any,
+            output: Any,
+            runs_1T1: Tensor = runs_T[None, :, None],
+            instead: LowRank | None = instead,
+        ) -> Any:
             first, *others = output if isinstance(output, tuple) else (output,)
-            first = first.reshape(1, len(runs_T), -1) * runs_T[None, :, None]
+            read = args[0] if args else kwargs["hidden_states"]
+            added = torch.zeros_like(read) if instead is None else read @ instead.down.T @ instead.up.T + instead.bias
+            first = torch.where(runs_1T1, first.reshape(read.shape), added)
             return (first, *others) if isinstance(output, tuple) else first
 
-        handles.append(block.get_submodule(name).register_forward_hook(silenced))
+        handles.append(block.get_submodule(name).register_forward_hook(changed, with_kwargs=True))
     try:
         yield
     finally:
@@ -162,7 +174,10 @@ def slow_logits(
         if entry.is_whole:
             out = torch.where(runs[None, :, None], call.run(call.hidden, **arguments), call.hidden)
         else:
-            with adding_nothing(call.block, family.halves, (runs, runs_mlp)):
+            maps = substitutes_of(model)
+            with halves_for(
+                call.block, family.halves, (runs, runs_mlp), (None, None) if maps is None else maps.of(index)
+            ):
                 out = call.run(call.hidden, **arguments)
         if router.window:
             weights = attention_of(model, index, call, mask)[0].mean(0)

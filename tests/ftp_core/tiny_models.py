@@ -9,6 +9,9 @@ from typing import TypeVar
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from ftp_core.skipping.families import family_of
+from ftp_core.skipping.substitutes import Substitutes, give_substitutes
+
 N_BLOCKS = 3
 VOCABULARY = 50
 CONTEXT = 128
@@ -199,3 +202,15 @@ def fresh_tiny(name: str = "llama") -> PreTrainedModel:
         torch.manual_seed(0)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**(CONFIGS | LENGTH_DEPENDENT)[name]))
     return model.eval()
+
+
+@cache
+def with_maps(name: str = "llama", rank: int = 2) -> PreTrainedModel:
+    """A tiny model with random maps that stand in for what tokens skip."""
+    model, draw = fresh_tiny(name), torch.Generator().manual_seed(0)
+    blocks = family_of(model.config).blocks_of(model)
+    maps = Substitutes(len(blocks), model.config.hidden_size, rank)
+    for parameter in maps.parameters():
+        parameter.normal_(generator=draw).mul_(0.3)
+    give_substitutes(model, maps, blocks)
+    return model

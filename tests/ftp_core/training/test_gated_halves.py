@@ -39,7 +39,7 @@ from ftp_core.training.gated_blocks import gated_halves
 from ftp_core.training.losses import guide_loss, sparsity_loss
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.slow_reference import slow_logits
-from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, fresh_tiny, tiny
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, crossed, fresh_tiny, tiny, with_maps
 
 ABLE = [name for name in CONFIGS if family_of(tiny(name).config).halves is not None]
 shares = st.lists(st.sampled_from([0.0, 0.0, 0.3, 0.55, 0.8, 0.95]), min_size=N_BLOCKS, max_size=N_BLOCKS)
@@ -72,13 +72,13 @@ def for_halves(seed: int = 0, window: int = 3) -> DynamicRouter:
     return router
 
 
-@pytest.mark.parametrize("name", ABLE)
+@pytest.mark.parametrize(("name", "has_maps"), crossed(ABLE, [False, True]))
 @settings(max_examples=5)
 @given(examples=examples, schedule=schedules, seed=st.integers(0, 9))
 def test_gated_halves_equal_a_masked_full_computation_in_every_family(
-    name: str, examples: list[EncodedExample], schedule: SparsitySchedule, seed: int
+    name: str, has_maps: bool, examples: list[EncodedExample], schedule: SparsitySchedule, seed: int
 ) -> None:
-    model, router = SkippingModel(tiny(name)), for_halves(seed)
+    model, router = SkippingModel(with_maps(name) if has_maps else tiny(name)), for_halves(seed)
     with torch.no_grad():
         gated, _, _ = gated_forward(model, router, TrainingBatch.of(examples), schedule)
         found = model.logits(gated).split([len(one.continuations[0]) for one in examples])
@@ -154,7 +154,7 @@ def test_a_gates_gradient_is_what_the_half_of_its_token_adds(name: str) -> None:
 
     def out(attention: Tensor, mlp: Tensor) -> Tensor:
         keys = AttentionGate(open_keys, torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1))
-        return (gated_halves(model, call, hidden, keys, attention, mlp) * weight).sum()
+        return (gated_halves(model, 0, call, hidden, keys, attention, mlp) * weight).sum()
 
     gates = attention.requires_grad_(), mlp.requires_grad_()
     of_attention, of_mlp = torch.autograd.grad(out(*gates), gates)

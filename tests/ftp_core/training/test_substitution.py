@@ -1,0 +1,93 @@
+"""Maps are the best of their rank, and spare a model what its tokens skip."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ftp_core.errors import DataError, ModelError
+from ftp_core.quality.quality import QualitySet
+from ftp_core.routers import StaticRouter
+from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.families import family_of
+from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.skipping.substitutes import LowRank, give_substitutes
+from ftp_core.text.encoding import EncodedExample
+from ftp_core.training import substitution
+from ftp_core.training.substitution import _Sums, fit_substitutes, n_passes
+from tests.ftp_core.tiny_models import CONFIGS, N_BLOCKS, VOCABULARY, fresh_tiny, tiny
+
+ABLE = [name for name in CONFIGS if family_of(tiny(name).config).halves is not None]
+
+
+def drawn(n: int, seed: int = 0, longest: int = 20) -> list[EncodedExample]:
+    rng = np.random.default_rng(seed)
+    rows = [tuple(rng.integers(3, VOCABULARY, rng.integers(2, longest)).tolist()) for _ in range(n)]
+    return [EncodedExample(row, ((3, 4),), 0, False) for row in rows]
+
+
+@settings(max_examples=25)
+@given(
+    rank=st.integers(1, 6), n_batches=st.integers(1, 3), offset=st.sampled_from([0.0, 30.0]), seed=st.integers(0, 99)
+)
+def test_a_map_is_the_best_of_its_rank(rank: int, n_batches: int, offset: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    read = rng.normal(size=(n_batches, 40, 6)) + offset
+    added = np.tanh(read - offset) @ rng.normal(size=(6, 6)) + 0.1 * rng.normal(size=read.shape) + 2.0
+    sums, found = _Sums(), LowRank(6, rank, torch.float32)
+    for one, other in zip(read, added, strict=True):
+        sums.add(torch.tensor(one), torch.tensor(other))
+    sums.fit(found)
+    # Ridge regression is least squares with rows that pull towards zero; of its outputs there, the best of a rank are
+    # their singular vectors (Eckart and Young, 1936).
+    x, y = (part.reshape(-1, 6) - part.reshape(-1, 6).mean(0) for part in (read, added))
+    ridge = np.sqrt(len(x) * substitution._RIDGE * x.var(0).mean()) * np.eye(6)
+    x_more, y_more = np.concatenate([x, ridge]), np.concatenate([y, np.zeros((6, 6))])
+    full = np.linalg.lstsq(x_more, y_more, rcond=None)[0]
+    directions = np.linalg.svd(x_more @ full)[2][:rank]
+    expected = x @ full @ directions.T @ directions + added.reshape(-1, 6).mean(0)
+    mapped = found(torch.tensor(read.reshape(-1, 6), dtype=torch.float32)).double().numpy()
+    np.testing.assert_allclose(mapped, expected, atol=2e-2 if offset else 1e-4)
+
+
+@pytest.mark.parametrize("name", ABLE)
+def test_every_family_loses_less_where_maps_stand_in(name: str) -> None:
+    model = SkippingModel(fresh_tiny(name))
+    # Few words, so that what tokens read is of few kinds and a map can know it.
+    examples = [
+        EncodedExample(tuple(3 + token % 5 for token in one.prompt), one.continuations, 0, False)
+        for one in drawn(60, longest=30)
+    ]
+    quality = QualitySet(model, drawn_like(examples))
+    schedule = SparsitySchedule.of_halves([0.0] + [0.5] * (N_BLOCKS - 1), [0.5] * N_BLOCKS, True)
+    without = quality.evaluate(schedule, StaticRouter()).kl
+    give_substitutes(model.model, fit_substitutes(model, examples, 24), model.blocks)
+    assert quality.evaluate(schedule, StaticRouter()).kl < 0.9 * without
+
+
+def drawn_like(examples: list[EncodedExample]) -> list[EncodedExample]:
+    return [EncodedExample(tuple(reversed(one.prompt)), one.continuations, 0, False) for one in examples[:20]]
+
+
+def test_blocks_are_fitted_in_parts_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, examples, calls = SkippingModel(tiny()), drawn(20), []
+    whole = fit_substitutes(model, examples, 3)
+    monkeypatch.setattr(substitution, "_MOST_BYTES", 2 * 2 * 4 * 32**2)
+    parts = fit_substitutes(model, examples, 3, lambda: calls.append(1))
+    assert len(calls) == n_passes(model, examples) == 3 * 3
+    for name, weight in parts.state_dict().items():
+        torch.testing.assert_close(weight, whole.state_dict()[name], atol=1e-4, rtol=1e-3)
+
+
+def test_ranks_and_prompts_that_allow_none_are_refused() -> None:
+    model = SkippingModel(tiny())
+    for rank in (0, 33):
+        with pytest.raises(ModelError, match=f"rank of substitutes is {rank}: expected one from 1 to .* 32"):
+            fit_substitutes(model, drawn(3), rank)
+    with pytest.raises(DataError, match="No prompt has a second token"):
+        fit_substitutes(model, [EncodedExample((5,), ((3,),), 0, False)], 2)
+    with pytest.raises(ModelError, match="parts beside attention and MLP"):
+        fit_substitutes(SkippingModel(tiny("gemma4_text")), drawn(3), 2)

@@ -25,6 +25,7 @@ from ftp_core.loading.reference import ModelName, ModelReference
 from ftp_core.skipping.dispatch import is_spread, stored_weights
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.skipping_model import SkippingModel
+from ftp_core.skipping.substitutes import substitutes_of
 
 _DOWNLOADED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _NOT_OF_THE_MODEL = ("transformers_version", "_name_or_path")
@@ -69,6 +70,13 @@ class LoadedModel:
         if known is None:
             known = _fingerprints[self.skipping.model] = self._computed_fingerprint()
         return known
+
+    def skipping_fingerprint(self) -> str:
+        """SHA-256 over what results under schedules depend on: `fingerprint`, and what stands in for skipped halves."""
+        maps = substitutes_of(self.skipping.model)
+        if maps is None:
+            return self.fingerprint()
+        return hashlib.sha256(f"{self.fingerprint()} {maps.fingerprint()}".encode()).hexdigest()
 
     def _computed_fingerprint(self) -> str:
         config = self.skipping.model.config.to_diff_dict()

@@ -31,6 +31,7 @@ from ftp_core.skipping.packing import AUTO, SlotsExceededError, packs
 from ftp_core.skipping.prefixes import Passage
 from ftp_core.skipping.rotary import depends_on_length, length_regime, rotary_lengths
 from ftp_core.skipping.skipping import PromptPass
+from ftp_core.skipping.substitutes import give_substitutes, substitutes_of
 from ftp_core.text.encoding import IGNORED, ContinuationBatch, PromptBatch
 
 
@@ -83,6 +84,8 @@ class SkippingModel:
         read_in_one_piece(model.get_output_embeddings())
         self.decoder: Any = self.family.decoder_of(model)
         self.blocks = self.family.blocks_of(model)
+        # Where the model was moved, they are now.
+        give_substitutes(model, substitutes_of(model), self.blocks)
         self._windows = self.family.windows(model)
         self._depends_on_length = depends_on_length(model.config)
         check_finite(model)

@@ -70,7 +70,8 @@ class _Sums:
         half.load_state_dict({name: weight.to(half.bias.dtype) for name, weight in weights.items()})
 
 
-@torch.inference_mode()
+# Routers are trained through them, so that they must be no inference tensors.
+@torch.no_grad()
 def fit_substitutes(
     model: SkippingModel, examples: Sequence[EncodedExample], rank: int, on_pass: Callable[[], None] = lambda: None
 ) -> Substitutes:

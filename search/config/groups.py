@@ -27,6 +27,8 @@ from studies.records.target import TARGETS, Target
 CONFIG_VERSION = 1
 DEFAULT_OUT = Path("ftp-out")
 DEFAULT_PROFILE_SECONDS = 60.0
+# Of what stands in for skipped halves: twice as many numbers spare SmolLM2-135M an eighth of the KL more.
+DEFAULT_RANK = 32
 # Most tokens that can be protected, more than any model reads.
 _MOST_KEPT = 10_000_000
 
@@ -223,6 +225,10 @@ class SearchSettings(Group):
     """Keys and values of tokens that skip a block's attention: drop them, or keep them, so that others attend to these
     tokens there all the same; keep if a target of FLOPs or of speed is given and this is not."""
 
+    substitute: Annotated[int, Ge(0), Le(4096)] | Literal["auto"] = "auto"
+    """Rank of the low-rank maps that stand in for halves of blocks that tokens skip, fitted to the dense model on
+    calibration items; 32 where halves skip or keys are kept, if not given. 0: nothing stands in."""
+
     dense_blocks: Annotated[tuple[int, ...], About(example="0,1,-1", longest=1000)] = ()
     """Blocks that skip nothing, such as 0, 1, -1; negative numbers count from the end."""
 
@@ -234,8 +240,15 @@ class SearchSettings(Group):
         if not isinstance(values, Mapping):
             return values
         is_cost = any(values.get(kind) is not None for kind in TARGETS if kind != "target_sparsity")
-        best = {"granularity": "half", "kv": "keep"} if is_cost else {"granularity": "block", "kv": "drop"}
-        return {**values, **{field: kind for field, kind in best.items() if values.get(field, "auto") == "auto"}}
+        best: dict[str, Any] = (
+            {"granularity": "half", "kv": "keep"} if is_cost else {"granularity": "block", "kv": "drop"}
+        )
+        decided = {**best, **{field: value for field, value in values.items() if value != "auto" or field not in best}}
+        if decided.get("substitute", "auto") == "auto":
+            # Whole blocks that drop keys have none: their tokens are gone.
+            is_whole = (decided["granularity"], decided["kv"]) == ("block", "drop")
+            decided["substitute"] = 0 if is_whole else DEFAULT_RANK
+        return decided
 
     @field_validator("sampler")
     @classmethod

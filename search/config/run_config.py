@@ -116,6 +116,9 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
             "they are hyperparameters of the dynamic router": tunes if self.router == "hidden" else (),
             "no schedule is stopped early without --fidelities": ("pruner",) if len(self.fidelities) == 1 else (),
             "no worker is on a GPU": ("gpu_share",) if self.device == "cpu" and not self.gpu_workers else (),
+            "blocks that skip as a whole and drop keys have no substitutes": (
+                ("substitute",) if (self.granularity, self.kv) == ("block", "drop") and self.substitute else ()
+            ),
             "the search predicts no latency": () if self.predicts_latency else ("profile_seconds",),
         }
         said = {

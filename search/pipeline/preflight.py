@@ -76,6 +76,11 @@ def _check_warm_start(config: RunConfig, workload: Workload, store: StudyStore) 
             f"--warm-start is {other.name!r}, which protects the first {protected} tokens of prompts, and not "
             f"{own_protected}: results do not compare."
         )
+    if (rank := other.config.get("substitute", 0)) != config.substitute:
+        raise ConfigError(
+            f"--warm-start is {other.name!r}, where substitutes of skipped halves have rank {rank}, and not "
+            f"{config.substitute}: results do not compare."
+        )
     if other.config.get("search_items") != config.search_items:
         raise ConfigError(
             f"--warm-start is {other.name!r}, which evaluates on {other.config.get('search_items')} items, and not on "

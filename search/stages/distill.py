@@ -82,7 +82,7 @@ def train_router(
 def _task(study: OpenStudy, schedules: Sequence[SparsitySchedule], config: DistillationConfig) -> str:
     """Hash of what is trained, which tells it apart from anything else that a stage of this name left unfinished."""
     workload = study.workload
-    identity = workload.model.fingerprint(), workload.data_fingerprint, workload.model.skipping.keep_first
+    identity = workload.model.skipping_fingerprint(), workload.data_fingerprint, workload.model.skipping.keep_first
     about = [[list(one) for one in schedules], config.to_json(), *identity]
     return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 

@@ -45,7 +45,7 @@ class ItemResults:
     def __init__(self, study: OpenStudy, batches: Sequence[Sequence[EncodedExample]]) -> None:
         self._study = study
         self._fingerprints = [encoded_fingerprint(batch) for batch in batches]
-        self._model = study.workload.model.fingerprint()
+        self._model = study.workload.model.skipping_fingerprint()
 
     def known(self, batch: int, trials: Sequence[Trial]) -> dict[int, list[ItemKl]]:
         """Items of a batch by number of the trial, as far as they are known; all trials have one router."""

@@ -193,7 +193,7 @@ def _quality_context(study: OpenStudy, data: str, router: StoredRouter) -> str:
     """Hash of what a quality depends on beside the schedule."""
     model = study.workload.model
     deciding = router.sha256 or router.router.kind
-    parts = ["quality", model.fingerprint(), data, deciding, model.skipping.keep_first]
+    parts = ["quality", model.skipping_fingerprint(), data, deciding, model.skipping.keep_first]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

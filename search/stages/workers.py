@@ -60,7 +60,7 @@ def search_context(study: OpenStudy, router: StoredRouter) -> str:
     """Hash of what evaluations on the search set depend on beside the schedule."""
     config = study.config
     return evaluation_context(
-        study.workload.model.fingerprint(),
+        study.workload.model.skipping_fingerprint(),
         encoded_fingerprint(search_set(study.config, study.workload)),
         str(router),
         config.min_accuracy is not None,

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from search.config.file import config_text, configured
-from search.config.groups import Group
+from search.config.groups import DEFAULT_RANK, Group
 from search.config.run_config import GROUPS, SETTINGS, RunConfig
 from search.config.yaml_file import read_yaml
 from search.errors import ConfigError
@@ -218,3 +218,6 @@ def test_at_a_target_of_cost_halves_with_kept_keys_skip_unless_another_kind_is_a
     # As it is stored, so that later defaults do not change a study.
     again = RunConfig.stored(config.model_dump())
     assert (again.granularity, again.kv) == kind
+    # Tokens that skip whole blocks and leave no keys have nothing that stands in.
+    assert config.substitute == again.substitute == (0 if kind == ("block", "drop") else DEFAULT_RANK)
+    assert RunConfig.checked(**given, substitute=5).substitute == 5

@@ -158,10 +158,12 @@ def test_resume_says_what_it_leaves_aside_and_ends_with_its_own_trials(tmp_path:
         assert went_on.code == 0, went_on.err
         assert str(added) in " ".join((went_on.out + went_on.err).split())
         own = store.trials.of("mine")
-        assert Counter(one.round for one in own) == {0: 16, 1: 6} and store.trials.left_aside("mine") == added
+        # Schedules are searched again if the router of four steps is better than the static one.
+        refined = [one for one in own if one.round == 1]
+        assert len(own) == 16 + len(refined) and len(refined) in (0, 6) and store.trials.left_aside("mine") == added
     shown = run_process("show", "mine", "--json", cwd=tmp_path).json()
     assert shown["left_aside"] == {"ended": 14, "running": 2, "waiting": 3}
-    assert shown["trials"] + shown["pruned_trials"] + shown["failed_trials"] == 22
+    assert shown["trials"] + shown["pruned_trials"] + shown["failed_trials"] == len(own)
     numbers = {one.number for one in own}
     assert {point["number"] for point in shown["front"]} <= numbers and shown["chosen_trial"] in numbers
     assert str(added) in (tmp_path / "ftp-out/mine/report.html").read_text()

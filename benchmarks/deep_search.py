@@ -21,6 +21,8 @@ from rich.table import Table
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import StaticRouter
 from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
+from ftp_core.skipping.substitutes import give_substitutes
+from ftp_core.training.substitution import fit_substitutes
 from search.engine.ablations import plan_ablations, plan_design
 from search.engine.engine import SearchEngine
 from search.engine.portfolio import Portfolio
@@ -41,7 +43,8 @@ BUDGETS = (30, 60, 100, 200)
 TARGETS = (0.25, 0.4)
 SHORTENED, PLATEAU = "shortened prompt", "plateau by hand"
 PLATEAU_START = 0.57
-SEARCH_ITEMS, HELD_OUT_ITEMS = 32, 64
+# Calibration items, by default of a run; the first of them are searched on.
+CALIBRATION_ITEMS, SEARCH_ITEMS, HELD_OUT_ITEMS = 96, 32, 64
 # Share of the search set that ablations are evaluated on, as by default.
 ABLATION_FIDELITY = 0.25
 # What an evaluation of a small real model takes: proposers are credited per second.
@@ -99,14 +102,18 @@ class SyntheticModel:
 class RealModel:
     """A model in this process, with the states behind equal beginnings of schedules."""
 
-    def __init__(self, name, data, dtype, seed):
-        sizes = {"calibration": SEARCH_ITEMS, "validation": HELD_OUT_ITEMS, "test": 3}
+    def __init__(self, name, data, dtype, seed, rank):
+        sizes = {"calibration": CALIBRATION_ITEMS, "validation": HELD_OUT_ITEMS, "test": 3}
         self._workload = load_workload(name, data, seed, sizes, dtype=dtype)
         self._skipping = self._workload.model.skipping
         self.n_blocks = self._skipping.n_blocks
+        calibration = self._workload.splits["calibration"]
+        if rank:
+            maps = fit_substitutes(self._skipping, calibration, rank)
+            give_substitutes(self._skipping.model, maps, self._skipping.blocks)
         self._evaluator = LocalEvaluator(
             self._skipping,
-            self._workload.splits["calibration"],
+            calibration[:SEARCH_ITEMS],
             ablation_fidelity=ABLATION_FIDELITY,
             prefix_bytes=2**29,
         )
@@ -145,6 +152,7 @@ class Job:
     data: str = ""
     dtype: str = "bfloat16"
     threads: int = 1
+    rank: int = 0
 
 
 def plateau(n_blocks, target):
@@ -203,7 +211,7 @@ def run(job):
     if isinstance(job.model, int):
         model = SyntheticModel(job.model, job.seed)
     else:
-        model = RealModel(job.model, job.data, job.dtype, job.seed)
+        model = RealModel(job.model, job.data, job.dtype, job.seed, job.rank)
     space = space_of(model, job)
     whole = model.held_out(SparsitySchedule.uniform(job.target, model.n_blocks))
     shares = {PLATEAU: [model.held_out(plateau(model.n_blocks, job.target)) / whole] * len(job.budgets)}
@@ -223,8 +231,10 @@ def run(job):
 
 
 def jobs_of(models, args, names):
+    # Formulas are of a model where nothing stands in for what tokens skip, and whole blocks have nothing that does.
+    rank = args.substitute if args.model and args.granularity == "half" else 0
     return [
-        Job(model, names, target, seed, args.budgets, args.granularity, args.data, args.dtype, args.threads)
+        Job(model, names, target, seed, args.budgets, args.granularity, args.data, args.dtype, args.threads, rank)
         for model in models
         for target in args.targets
         for seed in range(args.seeds)
@@ -238,6 +248,7 @@ def show(console, results):
         own = [found for job, found in results if (job.model, job.target) == (model, target)]
         job = results[0][0]
         budgets, skips = job.budgets, "halves, keys and values kept" if job.granularity == "half" else "whole blocks"
+        skips += f", substitutes of rank {job.rank}" if job.rank else ""
         name = f"{model} synthetic blocks" if isinstance(model, int) else str(model).rstrip("/").rpartition("/")[2]
         kl, setting = np.mean([found["shortened_kl"] for found in own]), f"{name}, {skips}, {target:.0%}"
         shown = Table(

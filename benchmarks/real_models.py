@@ -9,7 +9,7 @@ has finished are not done again, so that the table grows over several sittings.
 
 python benchmarks/real_models.py --model DIR --data FOLDER [--calibration] [--quick] [--json PATH]
     [--tasks arc_easy,arc_challenge,hellaswag,winogrande] [--saved 0.22,0.3,0.4] [--kinds block,half] [--trials 100]
-    [--storage URL] [--seed N]
+    [--static] [--storage URL] [--seed N]
 """
 
 import argparse
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", default="sqlite:///real-models.db")
     parser.add_argument("--out", type=Path, default=Path("real-models"), help="folder of the reports")
+    parser.add_argument("--static", action="store_true", help="train no router")
     parser.add_argument("--calibration", action="store_true", help="compare kinds of calibration data instead")
     parser.add_argument("--quick", action="store_true", help="few items, trials and steps, of two tasks at one share")
     parser.add_argument("--json", type=Path)
@@ -67,6 +68,7 @@ def main() -> None:
         runs = [(kind, data, others[kind], saved[len(saved) // 2], static) for kind, data in kinds.items()]
     else:
         trained = {"rounds": 1, "refine_trials": max(1, args.trials // 4), "router_trials": 0, "router": "dynamic"}
+        trained = {"rounds": 0} if args.static else trained
         runs = [
             (kind, mix, files, share, {**trained, **KINDS[kind]}) for share in saved for kind in args.kinds.split(",")
         ]

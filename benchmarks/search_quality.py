@@ -13,7 +13,8 @@ python benchmarks/search_quality.py [--quick] [--json PATH] [--seeds 10] [--part
                                     [--proposers "NAMES;NAMES"]
 python benchmarks/search_quality.py --synthetic 30,48,80 [--seeds 10] [--targets 0.25,0.4] [--budgets 30,60,100,200]
                                     [--granularity block|half] [--proposers "NAMES;NAMES"] [--json PATH]
-python benchmarks/search_quality.py --model smollm2 --data "SOURCE + SOURCE" [--seeds 3] [--threads 2] [...]
+python benchmarks/search_quality.py --model smollm2 --data "SOURCE + SOURCE" [--seeds 3] [--threads 2]
+                                    [--substitute 32] [...]
 """
 
 import argparse
@@ -38,6 +39,7 @@ sys.path.insert(0, str(ROOT))
 import deep_search  # noqa: E402
 import enumerated  # noqa: E402
 
+from search.config.groups import DEFAULT_RANK  # noqa: E402
 from search.engine.ablations import plan_ablations  # noqa: E402
 from search.engine.engine import SearchEngine  # noqa: E402
 from search.engine.portfolio import Portfolio  # noqa: E402
@@ -299,6 +301,9 @@ def main():
     parser.add_argument("--threads", type=int, default=1, help="threads of each worker with --model")
     parser.add_argument(
         "--granularity", choices=("block", "half"), default="block", help="halves with their keys and values, or blocks"
+    )
+    parser.add_argument(
+        "--substitute", type=int, default=DEFAULT_RANK, help="their rank with --model and halves; 0: none"
     )
     parser.add_argument("--targets", type=numbers(float), default=deep_search.TARGETS)
     parser.add_argument("--budgets", type=numbers(int), default=deep_search.BUDGETS)

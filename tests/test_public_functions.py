@@ -203,7 +203,7 @@ def test_a_path_is_text_or_a_path(kind: Callable[[Path], Any], tmp_path: Path) -
     config = DistillationConfig(steps=1, batch_size=2)
     distill(demo.skipping, examples(), [0.25] * 12, config, held_out=examples(), checkpoint=checkpoint)
     assert write_report(DATA, kind(tmp_path / "report")).html.is_file()
-    about = {"study": "one", "created_at": "2026-01-01", "model": "demo", "target": 0.5, "seed": 0, "selection": None}
+    about = {"study": "one", "created_at": "2026-01-01", "model": "demo", "target": None, "seed": 0, "selection": None}
     rows = [{**about, "facts": StudyFacts(), "measurements": DATA.measurements}]
     assert write_comparison(rows, kind(tmp_path / "compared")).html.is_file()
     with StudyStore(f"sqlite:///{tmp_path / 'one.db'}") as store:

@@ -31,6 +31,7 @@ from studies.analysis.shortened_prompt import measured_against_shortened_prompt
 from studies.analysis.verdict import selected_point, verdict_of
 from studies.records.records import ReportExamples
 from studies.records.study_facts import Origin
+from studies.records.target import Target
 from studies.store.results_folder import COMPARISON_FILES, check_comparison
 
 SELECTED = "selected"
@@ -140,14 +141,14 @@ class Group:
     """The studies of one model at one target."""
 
     model: str
-    target: float | None  # overall sparsity aimed at; None where the knee was selected
+    target: Target | None  # None where the knee was selected
     means: tuple[Mean, ...]  # its variants in the order of a report's table, then what was selected
     verdicts: Mapping[str, str]  # for each study that was measured, what it came to, in a sentence
 
     @property
     def title(self) -> str:
         """The settings that the studies have in common, in words."""
-        aim = "no target" if self.target is None else f"target {self.target:.1%} overall sparsity"
+        aim = "no target" if self.target is None else f"target {self.target}"
         return f"{self.model}, {aim}"
 
 
@@ -157,9 +158,9 @@ def write_comparison(
     """Write `comparison.html`, `comparison.md`, `comparison.csv` and `comparison.json`, each replaced as a whole.
 
     Args:
-        rows: A study each: "study", "model", "target", "seed", "created_at" (ISO 8601), "measurements" (a
-            sequence of `Measurement`) and "facts" (`StudyFacts`); where they are known also "examples"
-            (`ReportExamples`).
+        rows: A study each: "study", "model", "target" (a `Target`, or None), "seed", "created_at" (ISO 8601),
+            "measurements" (a sequence of `Measurement`) and "facts" (`StudyFacts`); where they are known also
+            "examples" (`ReportExamples`).
         folder: Folder of the comparison; made if missing.
         left_out: Studies that were to be compared, by name, and why they are not among the rows.
 
@@ -286,8 +287,9 @@ def _averages(seeds: Sequence[Seed]) -> dict[str, tuple[float, Interval | None]]
 def _records(group: Group) -> list[dict[str, Any]]:
     """A record for each seed of each variant, and one for the mean; all with the same keys."""
     records: list[dict[str, Any]] = []
+    kind, value = (None, None) if group.target is None else (group.target.kind, group.target.value)
     for mean in group.means:
-        first = {"model": group.model, "target": group.target, "variant": mean.variant}
+        first = {"model": group.model, "target_kind": kind, "target": value, "variant": mean.variant}
         for one in mean.seeds:
             about = {"kind": "seed", "study": one.study, "seeds": str(one.seed)}
             counted_on = {"measured_as": one.measurement.variant, "n": one.n}

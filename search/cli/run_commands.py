@@ -18,12 +18,13 @@ from search.cli.sweep import go_through
 from search.cli.tables import print_results, print_verdict
 from search.config.file import config_text, configured
 from search.config.run_config import DEFAULT_STORAGE, SETTINGS, RunConfig
+from search.config.setting import option
 from search.config.study_name import check_study_name, resume_command
 from search.config.sweep_plan import repeated
 from search.errors import ConfigError
 from search.pipeline.early_checks import check_writable
 from search.pipeline.opening import Opening, begun, continued, opened, resumed
-from search.pipeline.resume_settings import at_target
+from search.pipeline.resume_settings import check_distill
 from search.progress.views import make_view
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
@@ -45,8 +46,19 @@ Repeats = Annotated[
         help="Run everything with K seeds, from --seed on, as studies NAME-s0, NAME-s1, ..., and compare them.  [x>=1]",
     ),
 ]
+
 # Settings that `distill` takes: of the training, and of places that have changed.
 DISTILL_SETTINGS = ("router_steps", "seed", "model", "revision", "adapter", "data", "out")
+
+
+def _at_target(field: str, where: str) -> Any:
+    """An option of `distill` that chooses a schedule first."""
+    return typer.Option(
+        option(field),
+        metavar="X",
+        help=f"Choose the front's best schedule {where} first; it must have one.  [{SETTINGS[field].range}]",
+        show_default="as chosen",
+    )
 
 
 def run_command(
@@ -135,16 +147,11 @@ def resume(
 def distill(
     name: StudyName,
     settings: Mapping[str, Any],
-    target_sparsity: Annotated[
-        float | None,
-        typer.Option(
-            "--target-sparsity",
-            metavar="X",
-            help="Choose the front's best schedule at this overall sparsity first; it must have one.  "
-            f"[{SETTINGS['target_sparsity'].range}]",
-            show_default="as chosen",
-        ),
+    target_sparsity: Annotated[float | None, _at_target("target_sparsity", "at this overall sparsity")] = None,
+    target_flops_saved: Annotated[
+        float | None, _at_target("target_flops_saved", "with this share of the dense prefill's FLOPs saved")
     ] = None,
+    target_speedup: Annotated[float | None, _at_target("target_speedup", "with this predicted speed-up")] = None,
     storage: Storage = DEFAULT_STORAGE,
     track: Track = "",
     quiet: Quiet = False,
@@ -152,22 +159,22 @@ def distill(
 ) -> None:
     """Distil a new router on the study's chosen schedule, and compare it with others.
 
-    Example: ftp-search distill mine --target-sparsity 0.3 --router-steps 200
+    Example: ftp-search distill mine --target-flops-saved 0.3 --router-steps 200
     """
     moved = dict(settings)
     steps, seed = moved.pop("router_steps", None), moved.pop("seed", None)
-    given = {"router_steps": steps, "seed": seed, "target_sparsity": target_sparsity}
+    asked = {
+        **{"router_steps": steps, "seed": seed, "target_sparsity": target_sparsity},
+        **{"target_flops_saved": target_flops_saved, "target_speedup": target_speedup},
+    }
     with StudyStore(storage, create=False) as store:
         study = store.studies.get(name)
-        RunConfig.stored(study.config, **{key: value for key, value in given.items() if value is not None})
-        if target_sparsity is not None:
-            # Refused before anything is loaded.
-            at_target(front(as_confirmed(store.trials.of(name))), target_sparsity, name)
+        target = check_distill(study, front(as_confirmed(store.trials.of(name))), asked)
         config = RunConfig.stored(study.config, **moved)
         opening = continued(store, study, config, make_view(quiet, track), loading=ends_at_once)
 
         def stage(pipeline: Pipeline, report: Report) -> None:
-            pipeline.distill_only(steps, seed, target_sparsity, report)
+            pipeline.distill_only(steps, seed, target, report)
 
         _go_on(stage, opening, store, name, as_json)
 

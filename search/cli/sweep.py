@@ -124,7 +124,8 @@ def _show(sweep: Sweep, outcomes: list[Outcome], rows: list[dict[str, Any]], as_
             {
                 "name": one.study.name,
                 "model": one.study.model,
-                "target": one.study.config.target_sparsity,
+                "target": None if one.study.config.target is None else one.study.config.target.value,
+                "target_kind": None if one.study.config.target is None else one.study.config.target.kind,
                 "seed": one.study.config.seed,
                 "state": "finished" if one.error is None else "failed",
                 "was_finished": one.was_finished,

@@ -13,10 +13,17 @@ from search.config.file import PATHS, anchored
 from search.config.run_config import SETTINGS, RunConfig, suggestion
 from search.config.yaml_file import Key, YamlFile, read_yaml
 from search.errors import ConfigError
+from studies.records.target import TargetKind
 
-# Keys of a file, and the field that each of the lists gives values of.
-_KEYS = ("name", "models", "targets", "seeds", "base")
-_LIST_OF = {"model": "models", "target_sparsity": "targets", "seed": "seeds"}
+# The field that each of the lists gives values of; of those of targets, a file has one.
+_TARGET_LISTS: Mapping[str, TargetKind] = {
+    "targets": "target_sparsity",
+    "targets_flops_saved": "target_flops_saved",
+    "targets_speedup": "target_speedup",
+}
+_KEYS = ("name", "models", *_TARGET_LISTS, "seeds", "base")
+# What targets are called in names of studies.
+_SHORT: Mapping[TargetKind, str] = {"target_sparsity": "t", "target_flops_saved": "flops", "target_speedup": "speedup"}
 # Fields that are the same for all studies.
 _OF_ALL = ("ray_address", "out")
 
@@ -71,9 +78,10 @@ def repeated(name: str, config: RunConfig, repeats: int) -> Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Reads a sweep: every model of `models` with every one of `targets` and of `seeds`, and with what `base` says.
+    """Reads a sweep: every model of `models` with every target and every one of `seeds`, and with what `base` says.
 
-    Names of studies are made of the sweep's, the model's, the target and the seed, as far as the file lists them.
+    Targets are listed under `targets`, which are overall sparsities, `targets_flops_saved` or `targets_speedup`. Names
+    of studies are made of the sweep's, the model's, the target and the seed, as far as the file lists them.
 
     Raises:
         ConfigError: It is no such file; the message says where.
@@ -131,12 +139,9 @@ def _label(model: str) -> str:
 
 def _name_parts(file: YamlFile, label: str, config: RunConfig) -> list[str]:
     """The parts of a study's name that tell it from the others of its sweep: what the file lists."""
-    target = config.target_sparsity
-    parts = {
-        "models": label,
-        "targets": "any" if target is None else f"t{target:g}",
-        "seeds": f"s{config.seed}",
-    }
+    target = config.target
+    aim = "any" if target is None else f"{_SHORT[target.kind]}{target.value:g}"
+    parts = {"models": label, **dict.fromkeys(_TARGET_LISTS, aim), "seeds": f"s{config.seed}"}
     return [part for key, part in parts.items() if key in file.values]
 
 
@@ -153,8 +158,21 @@ def _config(file: YamlFile, parts: tuple[_Part, ...]) -> RunConfig:
 
 
 def _listed(file: YamlFile) -> dict[str, str]:
-    """Fields that the file gives as lists, and what the lists are called."""
-    return {field: key for field, key in _LIST_OF.items() if key in file.values}
+    """Fields that have no place but in the file's lists, and the key that each belongs under.
+
+    Raises:
+        ConfigError: Targets of several kinds are listed, which no study has.
+    """
+    fields = {field: key for field, key in (("model", "models"), ("seed", "seeds")) if key in file.values}
+    targets = [key for key in _TARGET_LISTS if key in file.values]
+    if len(targets) > 1:
+        raise ConfigError(
+            f"{file.place(targets[1])}: {' and '.join(targets)} are all given: expected targets of one kind."
+        )
+    for listed in targets:
+        for key, field in _TARGET_LISTS.items():
+            fields[field] = key if key == listed else f"{key} instead of {listed}"
+    return fields
 
 
 def _part(file: YamlFile, keys: tuple[Key, ...], values: Any, elsewhere: Mapping[str, str], label: str = "") -> _Part:
@@ -164,7 +182,7 @@ def _part(file: YamlFile, keys: tuple[Key, ...], values: Any, elsewhere: Mapping
         file: The file.
         keys: Keys that lead to the place.
         values: Value that stands there.
-        elsewhere: Fields that have no place there, with the keys that they belong under.
+        elsewhere: Fields that have no place there, with the keys that they belong under; see `_listed`.
         label: Name of the model, as in `_Part`.
     """
     if not isinstance(values, dict):
@@ -200,9 +218,12 @@ def _models(file: YamlFile) -> list[_Part]:
 
 
 def _targets(file: YamlFile) -> list[_Part]:
-    if "targets" not in file.values:
-        return [_Part((), {})]
-    return [_Part(("targets", at), {"target_sparsity": value}) for at, value in enumerate(_list(file, "targets"))]
+    return [
+        _Part((key, at), {field: value})
+        for key, field in _TARGET_LISTS.items()
+        if key in file.values
+        for at, value in enumerate(_list(file, key))
+    ] or [_Part((), {})]
 
 
 def _seeds(file: YamlFile) -> list[_Part]:

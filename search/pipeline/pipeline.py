@@ -81,25 +81,23 @@ class Pipeline:
             self._estimate(["search"])
             self._go_through(self._table(lambda _: [])[:1])
 
-    def distill_only(
-        self, router_steps: int | None, seed: int | None, target_sparsity: float | None, report: Report
-    ) -> None:
+    def distill_only(self, router_steps: int | None, seed: int | None, target: Target | None, report: Report) -> None:
         """Distils a new router for the chosen schedule, and compares it on the test examples.
 
-        It is chosen if it beats the static one. Steps and seed of the training are the study's own for None; at a
-        target sparsity, the front's best schedule there is chosen first (`at_target`).
+        It is chosen if it beats the static one. Steps and seed of the training are the study's own for None; with a
+        target, the front's best schedule there is chosen first (`at_target`).
 
         Raises:
             SearchError: No schedule is chosen yet, or the chosen one skips nothing.
         """
         study = self._study
         chosen = chosen_trial(study)
-        if target_sparsity is not None:
-            chosen = at_target(front(as_confirmed(study.trials())), target_sparsity, study.name)
+        if target is not None:
+            chosen = at_target(front(as_confirmed(study.trials())), target, study.name, study.facts.dense_costs)
         if not any(chosen.schedule):
             raise SearchError(
                 f"The chosen schedule of study {study.name!r} skips nothing, so there is nothing to route: "
-                "choose another with --target-sparsity."
+                "choose another with a target, such as --target-flops-saved."
             )
         # What was measured on validation examples, and chosen by that, stays.
         behind = LAST_STAGES[LAST_STAGES.index("test") :]

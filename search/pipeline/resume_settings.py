@@ -9,14 +9,23 @@ from search.config.run_config import RunConfig
 from search.config.setting import option
 from search.config.study_name import resume_command
 from search.errors import ConfigError
+from search.problem.cost_limit import LIMIT_COSTS
 from studies import StudyRecord, Trial
 from studies.pareto import HALF_STEP, closest_to_sparsity
-from studies.records.target import TARGETS, Target
+from studies.records.target import TARGETS, Target, TargetKind
 
 # Settings that solving takes: a target, and of places that have changed.
 SOLVE_SETTINGS = (*TARGETS, "model", "revision", "adapter", "data")
 # Fewer schedules that skip something tell nothing of single blocks.
 _FEWEST_TO_SOLVE = 5
+# What points of a front have of each target.
+_AMOUNTS: Mapping[TargetKind, str] = {
+    "target_sparsity": "overall sparsities",
+    "target_flops_saved": "shares of FLOPs saved",
+    "target_speedup": "predicted speed-ups",
+}
+# What rounding may add to a cost.
+_SLACK = 1e-9
 
 
 def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig, asked: Collection[str]) -> None:
@@ -48,21 +57,76 @@ def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig
         )
 
 
-def at_target(points: Sequence[Trial], target_sparsity: float, name: str) -> Trial:
-    """The best point of a study's front at an overall sparsity; a ConfigError if there is none."""
+def at_target(points: Sequence[Trial], target: Target, name: str, dense_costs: Mapping[str, float]) -> Trial:
+    """The best point of a study's front at a target; a ConfigError if there is none within half a grid step of it.
+
+    At an overall sparsity that is the one with the lowest KL there (`closest_to_sparsity`). Where a cost is the target,
+    it is the one with the lowest KL of those that cost at most as much, or else the nearest of those that cost more.
+
+    Args:
+        points: The front, as `front` returns it.
+        target: The target.
+        name: Name of the study.
+        dense_costs: Costs of the dense model, by name.
+    """
     if not points:
         raise ConfigError(f"Study {name!r} has no front yet: finish its search with `ftp-search resume {name}`.")
-    best = closest_to_sparsity(points, target_sparsity)
-    if abs(best.overall_sparsity - target_sparsity) <= HALF_STEP:
-        return best
-    known = sorted({point.overall_sparsity for point in points})
-    below = [f"{one:.3g}" for one in known if one < target_sparsity][-1:]
-    above = [f"{one:.3g}" for one in known if one > target_sparsity][:1]
-    raise ConfigError(
-        f"--target-sparsity is {target_sparsity:g}, but the front of study {name!r} has no schedule there; the nearest "
-        f"overall sparsities on it are {' and '.join(below + above)}. Give one of these, or search at "
-        f"{target_sparsity:g} in a study of its own."
+    if target.kind == "target_sparsity":
+        best = closest_to_sparsity(points, target.value)
+        if abs(best.overall_sparsity - target.value) <= HALF_STEP:
+            return best
+        raise ConfigError(_not_there([point.overall_sparsity for point in points], target, name))
+    cost = LIMIT_COSTS[target.kind]
+    known = [point for point in points if point.metrics.get(cost, 0.0) > 0]
+    if cost not in dense_costs or not known:
+        raise ConfigError(f"{option(target.kind)} needs {cost}, which study {name!r} does not know of its front.")
+    # Shares of the dense model's cost, which a grid step changes by about as much as overall sparsity.
+    asked = 1 - target.value if cost == "flops" else 1 / target.value
+    shares = {point.number: point.metrics[cost] / dense_costs[cost] for point in known}
+    near = [point for point in known if abs(shares[point.number] - asked) <= HALF_STEP]
+    meeting = [point for point in near if shares[point.number] <= asked * (1 + _SLACK)]
+    if meeting:
+        return min(meeting, key=lambda point: (point.values or (), point.number))
+    if near:
+        return min(near, key=lambda point: (shares[point.number], point.values or (), point.number))
+    amounts = [1 - share if cost == "flops" else 1 / share for share in shares.values()]
+    raise ConfigError(_not_there(amounts, target, name))
+
+
+def _not_there(amounts: Sequence[float], target: Target, name: str) -> str:
+    """Says that a front has nothing at a target, given what its points have of it."""
+    known = sorted(set(amounts))
+    below = [f"{one:.3g}" for one in known if one < target.value][-1:]
+    above = [f"{one:.3g}" for one in known if one > target.value][:1]
+    return (
+        f"{option(target.kind)} is {target.value:g}, but the front of study {name!r} has no schedule there; the "
+        f"nearest {_AMOUNTS[target.kind]} on it are {' and '.join(below + above)}. Give one of these, or search at "
+        f"{target.value:g} in a study of its own."
     )
+
+
+def check_distill(study: StudyRecord, points: Sequence[Trial], asked: Mapping[str, Any]) -> Target | None:
+    """Refuses to distil a router with settings out of range, or at a target that the front does not have.
+
+    Args:
+        study: The study.
+        points: Its front.
+        asked: Settings of the training, and a target, or none for the chosen schedule.
+
+    Returns:
+        The target, if any.
+
+    Raises:
+        ConfigError: There are several targets, one is out of range, or the front has no schedule there.
+    """
+    given = {key: value for key, value in asked.items() if value is not None}
+    target = Target.of(given)
+    # Another target takes the place of the study's own.
+    RunConfig.stored(study.config, **(dict.fromkeys(TARGETS) if target else {}) | given)
+    if target is not None:
+        _check_predicted(study, target)
+        at_target(points, target, study.name, study.facts.dense_costs)
+    return target
 
 
 def check_solve(
@@ -99,9 +163,13 @@ def check_solve(
             f"{_FEWEST_TO_SOLVE} are needed to know what blocks can spare: go on with "
             f"`{resume_command(storage, study.name)}`."
         )
+    _check_predicted(study, target)
+    return config, target
+
+
+def _check_predicted(study: StudyRecord, target: Target) -> None:
     if target.kind == "target_speedup" and study.facts.latency_profile is None:
         raise ConfigError(
             f"--target-speedup needs predicted latency, but study {study.name!r} has no latency profile, as it trades "
-            f"KL against {config.cost}: give --target-flops-saved."
+            f"KL against {study.config['cost']}: give --target-flops-saved."
         )
-    return config, target

@@ -101,7 +101,7 @@ def comparison_rows(sweep: Sweep, store: StudyStore) -> list[dict[str, Any]]:
                 "study": study.name,
                 "created_at": record.created_at.isoformat(),
                 "model": study.model,
-                "target": study.config.target_sparsity,
+                "target": study.config.target,
                 "seed": study.config.seed,
                 "measurements": store.results.measurements(study.name),
                 "facts": record.facts,

@@ -28,8 +28,10 @@ from dashboards.report.summary import key_figures, summary_sentences
 from studies import Measurement
 from studies.analysis.verdict import verdict_of
 from studies.records.study_facts import StudyFacts
+from studies.records.target import Target
 from tests.dashboards.records import DATA, REFINED, STUDY, with_facts
 
+TARGET = Target("target_sparsity", 0.3)
 WITHOUT_CHOICES: dict[str, Any] = {"accuracy": None, "accuracy_low": None, "accuracy_high": None, "n_choice_items": 0}
 
 
@@ -74,7 +76,13 @@ def test_the_verdict_is_the_same_on_every_place_that_has_one(tmp_path: Path) -> 
     written = write_report(DATA, tmp_path)
     assert json.loads(written.json.read_text())["verdict"] == DATA.verdict
     row = {
-        **{"study": "one", "model": "demo", "target": 0.3, "seed": 0, "measurements": DATA.measurements},
+        **{
+            "study": "one",
+            "model": "demo",
+            "target": TARGET,
+            "seed": 0,
+            "measurements": DATA.measurements,
+        },
         **{"facts": STUDY.facts, "examples": DATA.examples, "created_at": STUDY.created_at.isoformat()},
     }
     compared = write_comparison([row], tmp_path / "compared")
@@ -98,7 +106,15 @@ def test_retention_has_one_interval_wherever_it_stands(tmp_path: Path) -> None:
     [line] = [one for one in csv.DictReader(written.rows_csv.open()) if one["selected"] == "1"]
     for one in (plain, line):
         assert (float(one["retention_low"]), float(one["retention_high"])) == kept.interval
-    record = {**{"study": "one", "model": "demo", "target": 0.3, "seed": 0, "measurements": DATA.measurements}}
+    record = {
+        **{
+            "study": "one",
+            "model": "demo",
+            "target": TARGET,
+            "seed": 0,
+            "measurements": DATA.measurements,
+        }
+    }
     record |= {"facts": STUDY.facts, "examples": DATA.examples, "created_at": STUDY.created_at.isoformat()}
     [group] = grouped([record])
     assert kept.interval_text in [cell.detail for cell in seeds_table(group).rows[-1].cells]
@@ -198,7 +214,7 @@ def test_shares_stay_within_0_and_1_in_every_interval() -> None:
     for m in DATA.results:
         kept = DATA.retention(m)
         assert kept is not None and (kept.interval is None or kept.interval[0] >= 0)
-    row = {"study": "a", "model": "demo", "target": 0.3, "facts": STUDY.facts}
+    row = {"study": "a", "model": "demo", "target": TARGET, "facts": STUDY.facts}
     rows = []
     for seed, share in enumerate((0.99, 1.0, 0.7)):
         ends = {"accuracy_low": max(0.0, share - 0.05), "accuracy_high": min(1.0, share + 0.05)}

@@ -13,16 +13,20 @@ import pytest
 
 from dashboards.report.comparison import comparison_table, grouped, seeds_table, write_comparison
 from studies.records.study_facts import StudyFacts
+from studies.records.target import Target
 from tests.dashboards.records import DATA, SELECTION
 
 KLS = (0.02, 0.03, 0.025)
 
 
-def row(seed: int, target: float | None = 0.3, model: str = "demo", **changes: Any) -> dict[str, Any]:
+SPARSITY = Target("target_sparsity", 0.3)
+
+
+def row(seed: int, target: Target | None = SPARSITY, model: str = "demo", **changes: Any) -> dict[str, Any]:
     """A study whose refined row has a KL of its own."""
     kl = KLS[seed % len(KLS)]
     measured = [replace(m, kl=kl) if m.variant == "refined" else m for m in DATA.measurements]
-    name = f"{model}-{target}-{seed}"
+    name = f"{model}-{None if target is None else target.value}-{seed}"
     plain = {"study": name, "model": model, "target": target, "seed": seed, "measurements": measured}
     return {**plain, "created_at": "2026-01-01T00:00:00+00:00", "facts": StudyFacts(selection=SELECTION), **changes}
 
@@ -33,13 +37,29 @@ ROWS = [row(0), row(1), row(0, target=None), row(2), row(0, model="<b>other</b> 
 def test_studies_are_grouped_by_model_and_target() -> None:
     groups = grouped(ROWS)
     assert [(group.model, group.target) for group in groups] == [
-        *(("demo", 0.3), ("demo", None)),
-        ("<b>other</b> | x", 0.3),
+        *(("demo", SPARSITY), ("demo", None)),
+        ("<b>other</b> | x", SPARSITY),
     ]
     assert [mean.variant for mean in groups[0].means] == [
         *("dense", "uniform", "static", "dynamic", "refined", "selected")
     ]
     assert [len(mean.seeds) for mean in groups[0].means] == [3] * 6
+
+
+def test_targets_of_different_kinds_are_apart_and_say_which_they_are(tmp_path: Path) -> None:
+    saved, faster = Target("target_flops_saved", 0.3), Target("target_speedup", 1.5)
+    rows = [row(0), row(1, target=saved), row(2, target=faster)]
+    assert [group.title for group in grouped(rows)] == [
+        "demo, target 30 % overall sparsity",
+        "demo, target 30 % of FLOPs saved",
+        "demo, target a predicted speed-up of 1.5",
+    ]
+    records = json.loads(write_comparison(rows, tmp_path).json.read_text())["rows"]
+    assert {(one["target_kind"], one["target"], one["seeds"]) for one in records} == {
+        ("target_sparsity", 0.3, "0"),
+        ("target_flops_saved", 0.3, "1"),
+        ("target_speedup", 1.5, "2"),
+    }
 
 
 def test_a_mean_is_over_seeds_with_students_interval() -> None:
@@ -87,7 +107,10 @@ def test_what_one_seed_does_not_know_has_no_mean() -> None:
 
 
 def test_every_file_has_every_seed_and_the_means(tmp_path: Path) -> None:
-    rows, left_out = [*ROWS, row(7, target=0.9, measurements=[], selection=None)], {"demo-0.3-9": "failed: a <b>disk."}
+    rows, left_out = (
+        [*ROWS, row(7, target=Target("target_sparsity", 0.9), measurements=[], selection=None)],
+        {"demo-0.3-9": "failed: a <b>disk."},
+    )
     written = write_comparison(rows, tmp_path / "out", left_out)
     records = list(csv.DictReader(written.csv.open()))
     assert records == [

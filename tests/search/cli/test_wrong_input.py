@@ -359,6 +359,8 @@ def test_a_router_for_a_schedule_that_skips_nothing_is_refused(run: Run, study: 
 def test_a_router_at_a_sparsity_that_the_front_does_not_have_is_refused(run: Run, study: str) -> None:
     result = run("distill", study, "--target-sparsity", "0.4")
     assert result.code == 2 and "are 0 and 0.5" in result.err
+    result = run("distill", study, "--target-speedup", "2")
+    assert result.code == 2 and "give --target-flops-saved" in result.err
     assert run("show", study, "--json").json()["chosen_trial"] == 1
 
 

@@ -83,6 +83,12 @@ base: {trials: 5, rounds: 0}
 def test_names_hold_what_the_file_lists_and_no_more(write: Write) -> None:
     assert names(read_sweep(write("seeds: 3\n"))) == ["sweep-s0", "sweep-s1", "sweep-s2"]
     assert names(read_sweep(write("targets: [0.3]\nbase: {seed: 7}\n"))) == ["sweep-t0.3"]
+    saved = read_sweep(write("targets_flops_saved: [0.3, 0.45, null]\n"))
+    assert names(saved) == ["sweep-flops0.3", "sweep-flops0.45", "sweep-any"]
+    assert [str(one.config.target) for one in saved.studies] == ["30 % of FLOPs saved", "45 % of FLOPs saved", "None"]
+    faster = read_sweep(write("targets_speedup: [1.5]\nseeds: [2]\n"))
+    assert names(faster) == ["sweep-speedup1.5-s2"]
+    assert faster.studies[0].config == RunConfig(target_speedup=1.5, seed=2)
     assert names(read_sweep(write("models: [./deep/one, {name: two, model: ./other/one}]\n"))) == [
         "sweep-one",
         "sweep-two",
@@ -109,13 +115,19 @@ def test_repeats_are_a_sweep_over_seeds() -> None:
 
 WRONG: list[tuple[str, str]] = [
     ("modles: [demo]\n", "sweep.yaml, line 1: modles is unknown: did you mean models?"),
-    ("trials: 3\n", "line 1: trials is unknown: expected one of name, models, targets, seeds, base."),
+    ("trials: 3\n", "line 1: trials is unknown: expected one of name, models, targets, targets_flops_saved,"),
     ("base:\n  trails: 3\n", "line 2: trails is unknown: did you mean trials?"),
     ("base:\n  trials: 0\n", "line 2: trials is 0: expected a number greater than or equal to 1."),
     ("base: 3\n", "line 1: base is 3: expected settings such as 'trials: 300'."),
     ("base: {version: 2}\n", "line 1: version is unknown"),
     ("seeds: [1]\nbase:\n  seed: 2\n", "line 3: seed has no place here: give it under seeds."),
     ("targets: [0.3]\nbase: {target_sparsity: 0.4}\n", "target_sparsity has no place here: give it under targets."),
+    ("targets: [0.3]\nbase: {target_speedup: 2}\n", "give it under targets_speedup instead of targets."),
+    ("targets_speedup: [1.0]\n", "line 1: target_speedup is 1.0: expected a number greater than 1."),
+    (
+        "targets: [0.3]\ntargets_speedup: [2]\n",
+        "line 2: targets and targets_speedup are all given: expected targets of one kind.",
+    ),
     ("models:\n- demo\nbase: {model: demo}\n", "line 3: model has no place here: give it under models."),
     ("models:\n- {model: demo, out: here}\n", "line 2: out has no place here: give it under base."),
     ("models:\n- demo\n- model: demo\n  trials: 0\n", "line 4: trials is 0"),
@@ -147,7 +159,7 @@ def test_a_mistake_is_one_line_with_its_place_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("text", "code", "words"),
     [
-        ("", 2, "sweep.yaml names no study: expected one or more of models, targets, seeds, base"),
+        ("", 2, "sweep.yaml names no study: expected one or more of models, targets, targets_flops_saved,"),
         ("# seeds: 3\nname: mine\n", 2, "sweep.yaml names no study"),
         ("name: a/b\nseeds: 1\n", 2, "without slashes"),
         ("models: [demo, ./nowhere]\n", 1, "No model at"),

@@ -132,7 +132,7 @@ class Client:
         return self._json("GET", f"{_study(name)}/trials/{number}")
 
     def schedule(self, name: str, number: int) -> dict[str, Any]:
-        """The schedule of a trial."""
+        """The schedule of a trial: a share for each block, or lists by name where halves of blocks skip apart."""
         return self._json("GET", f"{_study(name)}/trials/{number}/schedule")
 
     def front(self, name: str) -> list[dict[str, Any]]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from studies.records.halves import Halves, to_json
+
 
 def replace_file(path: Path, content: str) -> None:
     """Write a file so that whoever reads it sees the old one or the new one, and never a part."""
@@ -22,7 +24,12 @@ def replace_file(path: Path, content: str) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """The value in terms of JSON, which knows neither NaN nor infinity: they become null."""
+    """The value in terms of JSON, which knows neither NaN nor infinity: they become null.
+
+    Schedules whose halves skip apart, or keep keys and values, are lists by name.
+    """
+    if isinstance(value, Halves):
+        return to_json(value)
     if isinstance(value, Mapping):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

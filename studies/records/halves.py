@@ -36,6 +36,14 @@ def halves(schedule: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, .
     return tuple(schedule[:n]), tuple(schedule[n : 2 * n]), tuple(schedule[2 * n :])
 
 
+def to_json(schedule: Sequence[float]) -> list[float] | dict[str, list[float]]:
+    """A schedule as plain values, as `SparsitySchedule.to_json` has them: lists by name where halves differ."""
+    if n_blocks(schedule) == len(schedule):
+        return list(schedule)
+    attention, mlp, keeps_kv = halves(schedule)
+    return {"attention": [*attention], "mlp": [*mlp], "keeps_kv": [*map(int, keeps_kv)]}
+
+
 def per_block(schedule: Sequence[float]) -> tuple[float, ...]:
     """One share per block: the mean of its halves."""
     attention, mlp, _ = halves(schedule)

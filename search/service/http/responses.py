@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from studies import StudyRecord, StudyState, TrialState
+from studies.records.halves import to_json
 from studies.records.records import StageRecord, StudySummary
 from studies.records.study_facts import SHOWN_FACTS
 from studies.records.trial import finite_values
@@ -19,6 +20,24 @@ from studies.service.submissions import RunState, Submission, run_state
 
 # A number, or null for those that JSON lacks.
 Finite = Annotated[float | None, BeforeValidator(lambda number: number if math.isfinite(number) else None)]
+
+
+class HalvesAnswer(BaseModel):
+    """A schedule whose blocks' halves skip apart, or keep keys and values; each list has a number for every block."""
+
+    attention: list[float] = Field(description="Share of tokens that skip each block's attention.")
+    mlp: list[float] = Field(description="Share of tokens that skip each block's MLP.")
+    keeps_kv: list[Literal[0, 1]] = Field(
+        description="1 where tokens that skip the attention keep their keys and values there."
+    )
+
+
+# A schedule as studies keep it, and as clients read it.
+Schedule = Annotated[
+    list[float] | HalvesAnswer,
+    BeforeValidator(lambda schedule: to_json(schedule) if isinstance(schedule, tuple) else schedule),
+    Field(description="Share of tokens that skip each block; or what each of its halves does, where these skip apart."),
+]
 
 
 class _Record(BaseModel):
@@ -98,7 +117,7 @@ class TrialAnswer(_Record):
 
     number: int
     state: TrialState
-    schedule: list[float]
+    schedule: Schedule
     overall_sparsity: float
     values: Annotated[
         list[float] | None,
@@ -158,7 +177,7 @@ class ScheduleAnswer(BaseModel):
     """The schedule of a trial."""
 
     trial: int
-    schedule: list[float] = Field(description="Share of tokens that skip each block.")
+    schedule: Schedule
     overall_sparsity: float
     router: int | None = Field(description="Number of the router that decides which tokens; null for the static one.")
 
@@ -168,7 +187,7 @@ class RouterAnswer(_Record):
 
     number: int
     trial: int
-    schedule: list[float]
+    schedule: Schedule
     config: dict[str, Any]
     curves: dict[str, list[float]]
     sha256: str

@@ -75,8 +75,8 @@ def add_results(router: APIRouter, store: ServiceStore) -> None:
     def get_schedule(name: StudyName, number: Number) -> ScheduleAnswer:
         """Get the schedule of a trial."""
         found = one_trial(name, number)
-        schedule, sparsity = list(found.schedule), found.overall_sparsity
-        return ScheduleAnswer(trial=number, schedule=schedule, overall_sparsity=sparsity, router=found.router)
+        about = {"trial": number, "overall_sparsity": found.overall_sparsity, "router": found.router}
+        return ScheduleAnswer.model_validate({**about, "schedule": found.schedule})
 
     @router.get("/studies/{name}/front", responses=problems, tags=["results"])
     def get_front(name: StudyName) -> Front:

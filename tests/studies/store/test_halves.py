@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ftp_core.schedule import SparsitySchedule
 from studies import StudyStore, Trial, load
-from studies.records.halves import Halves, halves, joined, n_blocks, named, overall, per_block, read, stored
+from studies.records.halves import Halves, halves, joined, n_blocks, named, overall, per_block, read, stored, to_json
 from studies.records.trial_columns import columns_of
 from tests.studies.records import trial
 
@@ -33,6 +33,7 @@ def schedules(draw: st.DrawFn) -> SparsitySchedule:
 def test_what_is_stored_says_what_the_schedule_says(schedule: SparsitySchedule) -> None:
     kept = stored(schedule)
     assert isinstance(kept, Halves) is not schedule.is_plain
+    assert to_json(kept) == schedule.to_json()
     assert (n_blocks(kept), halves(kept)[:2]) == (schedule.n_blocks, (schedule.attention, schedule.mlp))
     assert overall(kept) == pytest.approx(schedule.overall)
     assert per_block(kept) == pytest.approx([block.overall for block in schedule.blocks])

@@ -14,8 +14,10 @@ import pytest
 import sqlalchemy as sa
 from fastapi.testclient import TestClient
 
+from ftp_core.schedule import SparsitySchedule
 from search.config.run_config import SUBMITTABLE, RunConfig
 from studies import RouterRun, StorageError, StudyState, Trial, TrialState
+from studies.records.halves import stored
 from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
 from studies.sql.database import Database
@@ -200,6 +202,29 @@ def test_trials_are_listed_in_pages_and_filtered(client: TestClient, store: Serv
     assert schedule == {"trial": 0, "schedule": [0.0, 0.5], "overall_sparsity": 0.25, "router": None}
     assert client.get(f"{STUDIES}/one/trials/9").status_code == 404
     assert client.get(f"{STUDIES}/one/trials/{2**40}").status_code == 422
+
+
+def test_schedules_with_halves_say_what_each_half_does(client: TestClient, store: ServiceStore) -> None:
+    store.studies.create("one", {}, ("kl", "latency_ms"))
+    schedule = SparsitySchedule.of_halves([0.5, 0.0], [0.25, 0.75], [True, False])
+    store.trials.append("one", replace(trial(0, (0.5, 5.0)), schedule=stored(schedule)))
+    sha256 = hashlib.sha256(b"weights").hexdigest()
+    run = RouterRun(0, stored(schedule), {"static_kl": 0.4}, {"held_out_kl": [0.5]}, sha256, 1.5, datetime.now(UTC))
+    store.routers.add("one", run, b"weights")
+    said = {"attention": [0.5, 0.0], "mlp": [0.25, 0.75], "keeps_kv": [1, 0]}
+    assert said == schedule.to_json()
+    [listed] = client.get(f"{STUDIES}/one/trials").json()["items"]
+    [point] = client.get(f"{STUDIES}/one/front").json()["items"]
+    [router] = client.get(f"{STUDIES}/one/routers").json()["items"]
+    alone = client.get(f"{STUDIES}/one/trials/0/schedule").json()
+    assert [one["schedule"] for one in (listed, point, router, alone)] == [said] * 4
+    assert alone["overall_sparsity"] == pytest.approx(0.375)
+    described = client.get("/api/v1/openapi.json").json()["components"]["schemas"]
+    for name in ("TrialAnswer", "ScheduleAnswer", "RouterAnswer"):
+        numbers, halves = described[name]["properties"]["schedule"]["anyOf"]
+        assert numbers == {"type": "array", "items": {"type": "number"}}
+        assert halves == {"$ref": "#/components/schemas/HalvesAnswer"}
+    assert described["HalvesAnswer"]["required"] == ["attention", "mlp", "keeps_kv"]
 
 
 def test_a_trial_names_its_parents_and_who_worked_on_it(client: TestClient, store: ServiceStore) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_PROC = Path("/proc/self")
+from ftp_core.control_groups import control_groups, number, words
+
 # The first version writes the largest number of pages where there is no limit.
 _NO_LIMIT = 2**60
 
@@ -38,49 +38,16 @@ def bytes_within_limits() -> int | None:
 
 def _limits() -> Iterator[tuple[int, int]]:
     """Limit and memory in use of each group that this process is in and that has a limit."""
-    for version, directory, mount in _groups():
-        # A limit of a group is one of all groups inside it.
-        for group in (directory, *directory.parents):
-            limit, used = _number(group / version.limit), _number(group / version.usage)
-            if limit is not None and used is not None and limit < _NO_LIMIT:
-                yield limit, used - _reclaimable(group / "memory.stat", version)
-            if group == mount:
-                break
-
-
-def _groups() -> Iterator[tuple[_Version, Path, Path]]:
-    """The innermost groups of this process that can limit memory, each with the mount that it is in."""
-    try:
-        memberships = [line.split(":", 2) for line in (_PROC / "cgroup").read_text().splitlines()]
-        mounts = [line.split(" ") for line in (_PROC / "mountinfo").read_text().splitlines()]
-    except OSError:
-        return
-    paths = {kind: path for _, kinds, path in memberships for kind in kinds.split(",")}
-    for fields in mounts:
-        # See proc_pid_mountinfo(5): optional fields end with a hyphen, behind which type, source and options stand.
-        kind, _, options = fields[fields.index("-") + 1 :]
-        version = _SECOND if kind == "cgroup2" else _FIRST
-        path = paths.get("" if version is _SECOND else "memory")
-        if path is None or (version is _FIRST and not (kind == "cgroup" and "memory" in options.split(","))):
-            continue
-        root, mount = (_unescaped(field) for field in fields[3:5])
-        # In a container the mount may begin at the container's own group, and so may the path.
-        inside = Path(path).relative_to(root) if Path(path).is_relative_to(root) else Path(path.lstrip("/"))
-        directory = Path(mount) / inside
-        yield version, directory if directory.is_dir() else Path(mount), Path(mount)
-
-
-def _unescaped(text: str) -> str:
-    """Text of a mount with its spaces, which are written as octal numbers."""
-    return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), text)
+    for is_second, group in control_groups("memory"):
+        version = _SECOND if is_second else _FIRST
+        limit, used = _number(group / version.limit), _number(group / version.usage)
+        if limit is not None and used is not None and limit < _NO_LIMIT:
+            yield limit, used - _reclaimable(group / "memory.stat", version)
 
 
 def _number(path: Path) -> int | None:
     """The number that a file holds; None if there is none, as where `max` stands."""
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):
-        return None
+    return number(next(iter(words(path)), None))
 
 
 def _reclaimable(path: Path, version: _Version) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +13,7 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from ftp_core.cpu_limits import n_cores
 from ftp_core.errors import CoreError
 from ftp_core.loading.identity import model_identity
 from ftp_core.skipping.attention import kernel_name
@@ -86,7 +86,7 @@ def profile_conditions(model: SkippingModel | PreTrainedModel) -> Conditions:
     device, maps = device_of_inputs(base), substitutes_of(base)
     return Conditions(
         cpu=_cpu_name(),
-        cores=_cores(),
+        cores=n_cores(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
         threads=torch.get_num_threads(),
         gpu=torch.cuda.get_device_name(device) if device.type == "cuda" else "none",
@@ -107,10 +107,6 @@ def _cpu_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine() or _UNKNOWN
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _program_version() -> str:

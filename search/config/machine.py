@@ -6,12 +6,9 @@ import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ftp_core.cpu_limits import n_cores
+
 _DRIVER = Path("/proc/driver/nvidia/gpus")
-
-
-def n_cores() -> int:
-    """Cores of this machine."""
-    return os.cpu_count() or 1
 
 
 def n_gpus() -> int:

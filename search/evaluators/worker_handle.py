@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ftp_core.cpu_limits import n_cores
 from search.errors import ConfigError, EvaluationError
 from search.evaluators import Evaluation, Task
 
@@ -103,7 +103,7 @@ def check_numbers(n_workers: int, n_gpu_workers: int) -> None:
 
 def most_on_this_machine() -> int:
     """Most CPU workers of one machine: more would wait for each other and for memory."""
-    return _PER_CORE * (os.cpu_count() or 1)
+    return _PER_CORE * n_cores()
 
 
 def check_fit(n_workers: int) -> None:
@@ -111,7 +111,7 @@ def check_fit(n_workers: int) -> None:
     most = most_on_this_machine()
     if n_workers > most:
         raise ConfigError(
-            f"--workers is {n_workers}, but this machine has {os.cpu_count()} cores, of which each worker uses one: "
+            f"--workers is {n_workers}, but this machine has {n_cores()} cores for it, of which each worker uses one: "
             f"give {most} at most, or --ray-address for a cluster."
         )
 

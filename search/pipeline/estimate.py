@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.measure import room_for_new_tokens
+from ftp_core.cpu_limits import n_cores
 from ftp_core.training.distillation_config import DistillationConfig
 from search.config.run_config import RunConfig
 from search.engine.ablations import plan_ablations
@@ -106,7 +106,7 @@ def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[
     """What a stage of each kind takes; others take hardly any time."""
     prefill_s = config.latency_batch * timed_length(config, workload) * pace.token_s
     # Those that have a core each.
-    n_workers = max(1, min(config.workers + config.gpu_workers, os.cpu_count() or 1))
+    n_workers = max(1, min(config.workers + config.gpu_workers, n_cores()))
     n_searched, n_calibration = len(search_set(config, workload)), len(workload.splits["calibration"])
     n_tokens = {split: tokens(examples) for split, examples in workload.splits.items()}
     answers_s = {split: n * pace.token_s for split, n in n_tokens.items()}

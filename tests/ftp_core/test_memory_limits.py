@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ftp_core import memory_limits
 from ftp_core.cost.process_memory import free_bytes
 from ftp_core.memory_limits import bytes_within_limits, limit_bytes
 from search.config.run_config import RunConfig
+from tests.ftp_core.control_groups import made_up_proc, mounted
 
 GIB = 2**30
 NO_LIMIT = 9223372036854771712
@@ -19,19 +19,7 @@ NO_LIMIT = 9223372036854771712
 
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "proc").mkdir()
-    monkeypatch.setattr(memory_limits, "_PROC", tmp_path / "proc")
-    return tmp_path / "proc"
-
-
-def mounted(proc: Path, cgroup: str, *mounts: tuple[str, Path, str]) -> None:
-    """Writes the groups of this process, and mounts: each its root, its place, and its type with its options."""
-    (proc / "cgroup").write_text(cgroup)
-    lines = ["22 27 0:21 / /proc rw,relatime - proc proc rw"]
-    for root, place, kind in mounts:
-        escaped = str(place).replace(" ", "\\040")
-        lines.append(f"40 31 0:29 {root} {escaped} rw,nosuid shared:9 - {kind.split()[0]} cgroup {kind.split()[1]}")
-    (proc / "mountinfo").write_text("\n".join(lines) + "\n")
+    return made_up_proc(tmp_path, monkeypatch)
 
 
 def second(group: Path, limit: int | str, used: int, **stat: int) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from ftp_core.cpu_limits import n_cores
 from search.config import machine
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
@@ -28,8 +29,8 @@ def test_workers_default_to_the_gpus_that_are_visible(
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.n_gpus() == n
-    assert RunConfig().workers == RunConfig(device="cuda").workers == (n or machine.n_cores())
-    assert RunConfig(device="cpu").workers == machine.n_cores()
+    assert RunConfig().workers == RunConfig(device="cuda").workers == (n or n_cores())
+    assert RunConfig(device="cpu").workers == n_cores()
     assert RunConfig(device="cuda:1").workers == RunConfig(device="mps").workers == 1
     assert RunConfig(device="cuda", workers=7).workers == 7
 
@@ -37,7 +38,7 @@ def test_workers_default_to_the_gpus_that_are_visible(
 @pytest.mark.usefixtures("four_gpus")
 def test_a_torch_without_cuda_finds_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "version", lambda name: "2.13.0+cpu")
-    assert machine.n_gpus() == 0 and RunConfig().workers == machine.n_cores()
+    assert machine.n_gpus() == 0 and RunConfig().workers == n_cores()
 
 
 def test_a_machine_without_a_driver_has_no_gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

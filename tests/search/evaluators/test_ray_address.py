@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ftp_core.cpu_limits import n_cores
 from search.errors import ConfigError, EvaluationError
 from search.evaluators.ray_address import check_address
 from search.evaluators.worker_handle import check_fit, most_on_this_machine
@@ -105,7 +105,7 @@ def test_a_single_gpu_of_this_machine_is_refused_on_a_cluster(run: Run, tmp_path
 
 def test_far_more_workers_than_cores_are_refused_on_this_machine_alone(run: Run, tmp_path: Path) -> None:
     most = most_on_this_machine()
-    assert most >= (os.cpu_count() or 1)
+    assert most >= n_cores()
     check_fit(most)
     with pytest.raises(ConfigError, match=f"--workers is {most + 1}, but this machine has"):
         check_fit(most + 1)

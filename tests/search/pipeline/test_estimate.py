@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.console import Console
 
 import search.pipeline.expected_memory
 import search.pipeline.pipeline
+from ftp_core.cpu_limits import n_cores
 from search.cli.show import describe_study
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
@@ -64,7 +64,7 @@ def test_every_stage_is_counted_in_its_order(workload: Workload) -> None:
     assert found.total_s == pytest.approx(sum(found.seconds.values())) and found.evaluation_s == 1.0
     assert found.seconds["distill-1"] == found.seconds["distill-2"] > 0
     # Trials are shared among workers that have a core each; the start is the same for every search.
-    n_at_once = min(2, os.cpu_count() or 1)
+    n_at_once = min(2, n_cores())
     assert found.seconds["search"] - found.seconds["refine-1"] == pytest.approx((300 - 150) / n_at_once)
     more = estimated(workload, router_steps=160, measured_points=16)
     assert {name for name in found.seconds if more.seconds[name] > found.seconds[name]} == {

@@ -10,8 +10,7 @@ from torch import nn
 
 from ftp_core.cost.memory import block_configs, head_width, key_heads, slots_held
 from ftp_core.errors import ModelError
-from ftp_core.routers import FEATURES
-from ftp_core.routers.scoring import HIDDEN_WIDTH
+from ftp_core.routers import Router, ScoringRouter
 from ftp_core.schedule import BlockSparsity, kept_count
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.skipping.substitutes import substitutes_of
@@ -81,8 +80,7 @@ class FlopsCounter:
         batch: int,
         length: int,
         new_tokens: int = 0,
-        window: int = 0,
-        reads_hidden: bool = False,
+        router: Router | None = None,
     ) -> Flops:
         """FLOPs of prompts, and of tokens that are decoded behind them.
 
@@ -95,14 +93,14 @@ class FlopsCounter:
             length: Prompt tokens in each row.
             new_tokens: Tokens run behind the prompt, one at a time; to write n tokens takes n - 1, as the first comes
                 from the prompt.
-            window: W, queries that a dynamic router listens to; 0 for the static router.
-            reads_hidden: True if the router scores hidden states instead.
+            router: Router whose scores of the prompts count, and the attention that it listens to; None for one that
+                computes nothing, as the static one.
 
         Raises:
             ScheduleError: The schedule has another number of blocks.
         """
         entries = self._model.checked(schedule).blocks
-        in_blocks = self._in_blocks(slice(None), entries, batch, length, new_tokens, window, reads_hidden)
+        in_blocks = self._in_blocks(slice(None), entries, batch, length, new_tokens, router)
         return replace(in_blocks, head=batch * (self._head * (1 + new_tokens) + self._before * (length + new_tokens)))
 
     def of_block(
@@ -112,8 +110,7 @@ class FlopsCounter:
         batch: int,
         length: int,
         new_tokens: int = 0,
-        window: int = 0,
-        reads_hidden: bool = False,
+        router: Router | None = None,
     ) -> Flops:
         """FLOPs of one block, whatever the schedule says of the others.
 
@@ -126,10 +123,9 @@ class FlopsCounter:
             batch: See `count`.
             length: See `count`.
             new_tokens: See `count`.
-            window: See `count`.
-            reads_hidden: See `count`.
+            router: See `count`.
         """
-        return self._in_blocks(slice(index, index + 1), [sparsity], batch, length, new_tokens, window, reads_hidden)
+        return self._in_blocks(slice(index, index + 1), [sparsity], batch, length, new_tokens, router)
 
     def _in_blocks(
         self,
@@ -138,8 +134,7 @@ class FlopsCounter:
         batch: int,
         length: int,
         new_tokens: int,
-        window: int,
-        reads_hidden: bool,
+        router: Router | None,
     ) -> Flops:
         """FLOPs of some successive blocks, of which a schedule says `entries`."""
         scores = self._scores[which]
@@ -154,11 +149,12 @@ class FlopsCounter:
         ]
         decisions = np.array([entry.n_decisions for entry in entries])
         # Every token is scored before a block that skips, for each half where they decide apart.
-        n_inputs = self._model.model.config.hidden_size + 1 if reads_hidden else len(FEATURES)
-        router = decisions.sum() * length * 2.0 * (n_inputs + 1) * HIDDEN_WIDTH if window or reads_hidden else 0.0
-        if not reads_hidden:
+        router_flops = 0.0
+        if router is not None:
+            score_flops = router.score_flops if isinstance(router, ScoringRouter) else 0.0
             # The block before that one is listened to.
-            router += (scores * np.minimum(window, kept) * held)[:-1][decisions[1:] > 0].sum()
+            heard = (scores * np.minimum(router.window, kept) * held)[:-1][decisions[1:] > 0].sum()
+            router_flops = decisions.sum() * length * score_flops + heard
         keys_only = batch * self._keys_only[which] @ (held - kept)
         # What stands in for halves that tokens skip, where blocks do not skip as a whole.
         apart = np.array([not entry.is_whole for entry in entries], dtype=float)
@@ -169,7 +165,7 @@ class FlopsCounter:
             projections=float(batch * self._projections[which] @ (kept + new_tokens) + keys_only + instead),
             attention=float(2 * batch * scores @ (kept * held + decoded_pairs)),
             mlp=float(batch * self._mlps[which] @ (kept_mlp + new_tokens) + instead_of_mlp),
-            router=float(batch * router),
+            router=float(batch * router_flops),
             head=0.0,
         )
 

@@ -58,6 +58,11 @@ class LocalRouter(ScoringRouter):
             decide_as_static(network, self.features)
         return True
 
+    @property
+    def score_flops(self) -> float:
+        """See `ScoringRouter.score_flops`; a block has one MLP of them."""
+        return super().score_flops / len(self.mlps)
+
     def check_model(self, n_blocks: int, hidden_size: int) -> None:
         """See `ScoringRouter.check_model`."""
         super().check_model(n_blocks, hidden_size)

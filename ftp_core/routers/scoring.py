@@ -75,6 +75,11 @@ class ScoringRouter(nn.Module):
         return False
 
     @property
+    def score_flops(self) -> float:
+        """Floating-point operations of the score of one token: two per weight of its matrices, which all take part."""
+        return 2.0 * sum(parameter.numel() for parameter in self.parameters() if parameter.ndim == 2)
+
+    @property
     def keeps_budget(self) -> bool:
         """See `Router.keeps_budget`."""
         return self.thresholds is None

@@ -10,7 +10,7 @@ from ftp_core.cost import LatencyProfile
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.memory import kv_bytes
 from ftp_core.cost.profile import RouterKind
-from ftp_core.routers import Router, StaticRouter
+from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from search.errors import SearchError
@@ -70,11 +70,7 @@ class Costs:
         return FlopsCounter(self.model)
 
     def _flops(self, schedule: SparsitySchedule) -> float:
-        router = self.router or StaticRouter()
-        flops = self._counter.count(
-            schedule, self.batch, self.length, window=router.window, reads_hidden=router.reads_hidden
-        )
-        return flops.total
+        return self._counter.count(schedule, self.batch, self.length, router=self.router).total
 
     def _kv_bytes(self, schedule: SparsitySchedule) -> float:
         return float(kv_bytes(self.model, schedule, self.batch, self.length))

@@ -62,7 +62,6 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
     held = _activations(study, variants, batch, length)
     for variant, quality, (latency, speedup), peak in zip(variants, qualities, timings, held, strict=True):
         router = variant.router.router
-        window, reads_hidden = router.window, router.reads_hidden
         measurements.append(
             Measurement(
                 variant=variant.name,
@@ -74,7 +73,7 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
                 repeats=len(latency.times_ms),
                 batch=batch,
                 length=length,
-                flops=counter.count(variant.schedule, batch, length, window=window, reads_hidden=reads_hidden).total,
+                flops=counter.count(variant.schedule, batch, length, router=router).total,
                 kv_bytes=kv_bytes(model, variant.schedule, batch, length),
                 split=split,
                 router=variant.router.number,

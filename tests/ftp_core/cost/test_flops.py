@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 
@@ -21,7 +21,16 @@ from ftp_core.cost.measure import Skipping
 from ftp_core.cost.timing import timing_batch
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.model.causal_lm import FTPForCausalLM
-from ftp_core.routers import DynamicRouter, HiddenRouter, Router, StaticRouter
+from ftp_core.routers import (
+    FEATURES_OF_HALVES,
+    DynamicRouter,
+    HiddenRouter,
+    LocalRouter,
+    RecurrentRouter,
+    Router,
+    ScoringRouter,
+    StaticRouter,
+)
 from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.families import Family, family_of, register_family
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -93,7 +102,7 @@ def test_a_prefill_costs_what_torch_counts(
     model = SkippingModel(countable(name))
     router = random_router(1, window) if window else StaticRouter()
     counter = counted_prefill(model, schedule, router, batch, length)
-    found = FlopsCounter(model).count(schedule, batch, length, window=window)
+    found = FlopsCounter(model).count(schedule, batch, length, router=router)
     assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
 
 
@@ -109,19 +118,39 @@ def test_halves_that_skip_apart_cost_what_torch_counts(
     # It decides as the static router does, so that the tokens of one half are among those of the other.
     router = DynamicRouter.static(window).eval() if window else StaticRouter()
     counter = counted_prefill(model, schedule, router, batch, length)
-    found = FlopsCounter(model).count(schedule, batch, length, window=window)
+    found = FlopsCounter(model).count(schedule, batch, length, router=router)
     assert found.total == pytest.approx(counter.get_total_flops(), rel=1e-9)
 
 
 @pytest.mark.parametrize(("name", "kind"), crossed(CONFIGS, ["blocks", "halves"]))
 def test_a_router_that_reads_hidden_states_costs_what_torch_counts(name: str, kind: str) -> None:
-    schedule = HALVES if kind == "halves" and name in ABLE else MIXED
+    has_halves = kind == "halves" and name in ABLE
+    schedule = HALVES if has_halves else MIXED
     model = SkippingModel(countable(name))
-    router = HiddenRouter(model.model.config.hidden_size).eval()
+    router = HiddenRouter(model.model.config.hidden_size, has_halves).eval()
     counter = counted_prefill(model, schedule, router, 2, 50)
-    found = FlopsCounter(model).count(schedule, 2, 50, reads_hidden=True)
+    found = FlopsCounter(model).count(schedule, 2, 50, router=router)
     assert found.router == counted_within(counter, "Sequential")[0] > 0
     assert found.total == pytest.approx(counter.get_total_flops(), rel=0.01)
+
+
+SCORING: Mapping[str, Callable[[int], ScoringRouter]] = {
+    "dynamic": lambda width: DynamicRouter(4),
+    "dynamic of halves": lambda width: DynamicRouter(4, FEATURES_OF_HALVES),
+    "dynamic by position": lambda width: DynamicRouter(features=("position",)),
+    "local": lambda width: LocalRouter(N_BLOCKS, 4, halves=True),
+    "hidden": lambda width: HiddenRouter(width),
+    "hidden of halves": lambda width: HiddenRouter(width, halves=True),
+    "recurrent of halves": lambda width: RecurrentRouter(4, halves=True),
+}
+
+
+@pytest.mark.parametrize("kind", SCORING)
+def test_every_router_costs_what_torch_counts_beyond_the_static_one(kind: str) -> None:
+    model = SkippingModel(tiny())
+    router = SCORING[kind](model.model.config.hidden_size).eval()
+    routed, static = (counted_prefill(model, HALVES, one, 2, 50).get_total_flops() for one in (router, StaticRouter()))
+    assert FlopsCounter(model).count(HALVES, 2, 50, router=router).router == routed - static > 0
 
 
 @pytest.mark.parametrize(
@@ -131,8 +160,9 @@ def test_every_part_costs_what_torch_counts_in_its_modules(name: str, variant: t
     kind, window = variant
     schedule = HALVES if kind == "halves" and name in ABLE else MIXED
     model = SkippingModel(countable(name))
-    counter = counted_prefill(model, schedule, random_router(1, window) if window else StaticRouter(), 2, 50)
-    found = FlopsCounter(model).count(schedule, 2, 50, window=window)
+    router = random_router(1, window) if window else StaticRouter()
+    counter = counted_prefill(model, schedule, router, 2, 50)
+    found = FlopsCounter(model).count(schedule, 2, 50, router=router)
     weights, products = counted_within(counter, "self_attn", "attn", "attention")
     scored, _ = counted_within(counter, "Sequential")
     assert found.mlp == sum(counted_within(counter, *MLPS))
@@ -175,8 +205,9 @@ def test_skipping_costs_less_and_the_router_is_charged_for() -> None:
     model = SkippingModel(tiny())
     counter, dense = FlopsCounter(model), SparsitySchedule.uniform(0.0, N_BLOCKS)
     assert counter.count(MIXED, 2, 50).total < counter.count(dense, 2, 50).total
-    assert counter.count(dense, 2, 50, window=32).router == 0
-    assert counter.count(MIXED, 2, 50, window=32).router > counter.count(MIXED, 2, 50, window=4).router > 0
+    assert counter.count(dense, 2, 50, router=DynamicRouter(32)).router == 0
+    few, many = (counter.count(MIXED, 2, 50, router=DynamicRouter(window)).router for window in (4, 32))
+    assert many > few > 0
 
 
 @pytest.mark.parametrize("name", list(CONFIGS))
@@ -197,9 +228,11 @@ def test_halves_of_a_block_take_what_they_take_where_both_skip_alike(
     attention: float, mlp: float, length: int, index: int
 ) -> None:
     counter = FlopsCounter(SkippingModel(countable("gemma2")))
-    found = counter.of_block(index, BlockSparsity(attention, mlp), 2, length, 3, reads_hidden=True)
-    of_attention = counter.of_block(index, BlockSparsity(attention, attention), 2, length, 3, reads_hidden=True)
-    of_mlp = counter.of_block(index, BlockSparsity(mlp, mlp), 2, length, 3, reads_hidden=True)
+    router = HiddenRouter(tiny("gemma2").config.hidden_size, halves=True)
+    found, of_attention, of_mlp = (
+        counter.of_block(index, BlockSparsity(*skipped), 2, length, 3, router=router)
+        for skipped in ((attention, mlp), (attention, attention), (mlp, mlp))
+    )
     assert (found.projections, found.attention) == (of_attention.projections, of_attention.attention)
     assert found.mlp == of_mlp.mlp
     if attention != mlp:

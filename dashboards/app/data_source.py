@@ -164,7 +164,8 @@ class Watch:
         # The first trial is the dense model wherever a search may evaluate that.
         numbers = [0] if selection is None else [0, selection.trial]
         trials = [trial for number in numbers if (trial := self.store.trials.find(study.name, number)) is not None]
-        return latency_predictions(study, trials, self.store.results.measurements(study.name))
+        measurements, routers = self.store.results.measurements(study.name), self.store.routers.of(study.name)
+        return latency_predictions(study, trials, measurements, routers)
 
     def log(self, name: str) -> list[RunEvent]:
         """The last lines that runs of a study wrote."""

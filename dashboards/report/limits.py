@@ -193,7 +193,7 @@ def _against_wishes(data: ReportData, selected: Measurement) -> list[str]:
 
 
 def _of_predictions(data: ReportData) -> list[str]:
-    predictions = latency_predictions(data.study, data.trials, data.measurements)
+    predictions = latency_predictions(data.study, data.trials, data.measurements, data.router_runs)
     if predictions.is_doubtful:
         return [predictions.sentence(data.study.name)]
     return [f"Latency was predicted while searching: {one}." for one in predictions.compared if one.what == "selected"]

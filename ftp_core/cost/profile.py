@@ -134,7 +134,8 @@ class LatencyProfile:
             schedule: One sparsity per block, or a schedule with halves.
             batch: Rows; None for the first that was profiled.
             length: Tokens in each row; None for the first that was profiled.
-            router: Kind of the router.
+            router: Kind of the router. Only a dynamic one was profiled, whose decisions stand for those of any other that
+                scores tokens.
 
         Raises:
             ProfileError: The batch was not profiled, or the length lies outside what was, or no halves were.

@@ -94,7 +94,8 @@ def describe_study(store: StudyStore, name: str) -> dict[str, Any]:
     selected = selected_point(tested, study.facts.selection)
     dense = next((m for m in tested if m.variant == "dense"), None)
     against = against_shortened_prompt(study, selected, tested, examples, trials)
-    predictions, volume = latency_predictions(study, trials, measurements), study_volume(study, trials)
+    predictions = latency_predictions(study, trials, measurements, store.routers.of(name))
+    volume = study_volume(study, trials)
     clocks = {split: check_clock(measurements, split) for split in ("validation", "test")}
     return {
         "name": study.name,

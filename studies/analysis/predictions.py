@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from studies.records.measurement import Measurement
-from studies.records.records import StudyRecord
+from studies.records.records import RouterRun, StudyRecord
 from studies.records.trial import Trial
 
 # Shares beyond which a prediction is off by more than machines vary from hour to hour.
@@ -21,6 +21,7 @@ class Prediction:
     predicted_ms: float  # by the study's profile
     measured_ms: float  # on the clock
     uncertainty: float | None = None  # half a 95 % interval around the prediction, as a share of it; None if unknown
+    as_dynamic: bool = False  # its router reads hidden states, but was predicted as the dynamic one
 
     @property
     def ratio(self) -> float:
@@ -35,8 +36,9 @@ class Prediction:
     def __str__(self) -> str:
         """Both, and how they compare."""
         spread = "" if self.uncertainty is None else f" ± {self.uncertainty * self.predicted_ms:.1f}"
+        how = " (its router reads hidden states, and counts as the dynamic one)" if self.as_dynamic else ""
         return (
-            f"{self.what} {self.predicted_ms:.1f}{spread} predicted, {self.measured_ms:.1f} ms measured "
+            f"{self.what} {self.predicted_ms:.1f}{spread} predicted{how}, {self.measured_ms:.1f} ms measured "
             f"({self.ratio:.2f}x)"
         )
 
@@ -77,7 +79,10 @@ class LatencyPredictions:
 
 
 def latency_predictions(
-    study: StudyRecord, trials: Sequence[Trial], measurements: Sequence[Measurement]
+    study: StudyRecord,
+    trials: Sequence[Trial],
+    measurements: Sequence[Measurement],
+    routers: Sequence[RouterRun] = (),
 ) -> LatencyPredictions:
     """Compares the predictions of a study with measurements; a study that predicts nothing has neither.
 
@@ -85,6 +90,7 @@ def latency_predictions(
         study: The study.
         trials: Its trials, the selected one among them.
         measurements: Its measurements; those on test items count before those on validation items.
+        routers: Its routers.
     """
     if not predicts_latency(study):
         return LatencyPredictions()
@@ -102,7 +108,10 @@ def latency_predictions(
         trial = next((trial for trial in trials if trial.number == wanted[0]), None)
         selected_ms = None if trial is None else _predicted_ms(study, trial)
         if own is not None and selected_ms is not None:
-            compared.append(Prediction("selected", selected_ms, own.latency_ms, uncertainty))
+            # Only the dynamic router is profiled, whose decisions stand for those of others that are trained.
+            hidden = {run.number for run in routers if run.config.get("kind") == "hidden"}
+            as_dynamic = trial is not None and trial.router in hidden
+            compared.append(Prediction("selected", selected_ms, own.latency_ms, uncertainty, as_dynamic))
     return LatencyPredictions(() if profile is None else profile.doubts, tuple(compared))
 
 

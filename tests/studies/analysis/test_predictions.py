@@ -30,6 +30,17 @@ def test_dense_and_selected_are_compared_with_what_was_measured() -> None:
     assert f"dense {2 * DENSE_MS:.1f} predicted, {DENSE_MS:.1f} ms measured (2.00x)" in found.sentence("one")
 
 
+@pytest.mark.parametrize("kind", ["dynamic", "hidden"])
+def test_a_router_that_was_predicted_as_another_kind_is_named(kind: str) -> None:
+    chosen = replace(REFINED, router=0)
+    trials = [chosen if t.number == REFINED.number else t for t in DATA.trials]
+    routers = [replace(DATA.router_runs[0], number=0, config={"kind": kind})]
+    dense, selected = latency_predictions(study(), trials, DATA.measurements, routers).compared
+    assert not dense.as_dynamic and selected.as_dynamic == (kind == "hidden")
+    said = "predicted (its router reads hidden states, and counts as the dynamic one), "
+    assert (said in str(selected)) == (kind == "hidden")
+
+
 def test_predictions_carry_the_uncertainty_of_the_profile() -> None:
     shapes = ({"uncertainty": 0.1}, {"uncertainty": None})
     profile = ProfileRecord.model_validate({"batch": 8, "length": 256, "dense_ms": 200.0, "shapes": shapes})

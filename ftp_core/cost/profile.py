@@ -134,8 +134,7 @@ class LatencyProfile:
             schedule: One sparsity per block, or a schedule with halves.
             batch: Rows; None for the first that was profiled.
             length: Tokens in each row; None for the first that was profiled.
-            router: Kind of the router. Only a dynamic one was profiled, whose decisions stand for those of any other that
-                scores tokens.
+            router: Kind of the router; "dynamic", which was profiled, stands for all that score tokens.
 
         Raises:
             ProfileError: The batch was not profiled, or the length lies outside what was, or no halves were.

@@ -157,6 +157,10 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
         pruned.train(model.training)
         return pruned
 
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        return True  # the dense model says itself how its experts can run
+
     @property
     def schedule(self) -> SparsitySchedule:
         """What may skip; another one, or any sequence of floats, may be assigned without loading anything again."""

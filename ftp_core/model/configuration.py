@@ -65,7 +65,12 @@ class FTPConfig(PreTrainedConfig):
             if kwargs.get("attn_implementation") is None:
                 kwargs["attn_implementation"] = base_config._attn_implementation
         kwargs.setdefault("auto_map", dict(_AUTO_MAP))
+        experts = None if base_config is None else base_config._experts_implementation
         super().__init__(**kwargs)
+        # transformers has just written this configuration's way to run experts into the dense model's, too: None, with
+        # which they run one by one.
+        if base_config is not None and kwargs.get("experts_implementation") is None:
+            base_config._experts_implementation = experts
 
     @classmethod
     def register_for_auto_class(cls, auto_class: Any = "AutoConfig") -> None:

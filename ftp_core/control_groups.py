@@ -14,7 +14,7 @@ def control_groups(controller: Literal["memory", "cpu"]) -> Iterator[tuple[bool,
     """Directories of the groups that can limit this process, and those around them, whose limits hold for it, too.
 
     Args:
-        controller: What is limited.
+        controller: Name of the limited resource.
 
     Yields:
         Whether the group is one of version 2, and its directory.

@@ -57,7 +57,7 @@ def _shares(values: Sequence[float], what: str) -> tuple[float, ...]:
 
 
 class BlockSparsity(NamedTuple):
-    """What a schedule says of one block.
+    """Sparsity of one block in a schedule.
 
     Attributes:
         attention: Share of tokens that skip its attention.
@@ -208,7 +208,7 @@ class SparsitySchedule(tuple[float, ...]):
 
     @property
     def blocks(self) -> tuple[BlockSparsity, ...]:
-        """What it says of each block."""
+        """Sparsity of each block."""
         return tuple(map(BlockSparsity, self.attention, self.mlp, self.keeps_kv))
 
     @property

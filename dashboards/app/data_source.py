@@ -46,7 +46,7 @@ class Standing:
     study: StudyRecord
     state: RunState  # the queue included
     submission: Submission | None  # the last one
-    stages: list[StageRecord]  # of its pipeline
+    stages: list[StageRecord]  # stages of its pipeline
     figures: Mapping[str, float]  # last figures of its run
 
     @property

@@ -181,7 +181,7 @@ def template(across: Axis, upwards: Axis, what: str, uncertainty: float | None =
 
 
 def _within(axis: Axis, uncertainty: float | None) -> str:
-    """How uncertain a quantity is: latencies of trials are predicted."""
+    """Uncertainty of a quantity, in words: latencies of trials are predicted."""
     return "" if uncertainty is None or axis.name != "latency_ms" else f" ± {uncertainty:.0%}"
 
 

@@ -145,7 +145,7 @@ def _limits(data: ReportData) -> list[str]:
 
 
 def _percentages(schedule: Sequence[float]) -> Iterator[str]:
-    """What skips each block; its attention and its MLP, where these differ."""
+    """Percentages of tokens that skip each block; its attention and its MLP, where these differ."""
     attention, mlp, _ = halves(schedule)
     for a, m in zip(attention, mlp, strict=True):
         yield f"{100 * a:.0f}" if a == m else f"{100 * a:.0f}/{100 * m:.0f}"

@@ -34,7 +34,7 @@ class Section:
     """A figure with how to read it."""
 
     title: str  # empty for one that goes on with the section before
-    reading: str  # what it shows, in sentences
+    reading: str  # meaning of the figure, in sentences
     figure: go.Figure
     wide: bool = False  # has panels side by side, which a phone has to scroll
 

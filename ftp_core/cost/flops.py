@@ -119,7 +119,7 @@ class FlopsCounter:
 
         Args:
             index: The block.
-            sparsity: What a schedule says of it.
+            sparsity: Its sparsity under a schedule.
             batch: See `count`.
             length: See `count`.
             new_tokens: See `count`.

@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 PerKind = tuple[tuple[float, ...], ...]
 
 Skips = Literal["attention", "attention_kept", "mlp", "both_kept"]
-"""What tokens skip: the attention, leaving no keys or keeping their keys; the MLP; or both, keeping their keys."""
+"""Part that tokens skip: the attention, leaving no keys or keeping their keys; the MLP; or both, keeping their keys."""
 
 SKIPS: Mapping[Skips, Callable[[float], BlockSparsity]] = {
     "attention": lambda share: BlockSparsity(share, 0.0),

@@ -159,7 +159,7 @@ class LatencyProfile:
 
         Args:
             index: The block.
-            sparsity: What a schedule says of it.
+            sparsity: Its sparsity under a schedule.
             batch: See `predict_ms`.
             length: See `predict_ms`.
             router: See `predict_ms`.

@@ -16,10 +16,10 @@ from ftp_core.cost.half_times import Skips
 from ftp_core.cost.stopwatch import PassTimes
 
 What = Literal["prefill", "dynamic", "decode"] | Skips
-"""Prefills with the static router, prefills with a dynamic one, decoded tokens; or what tokens skip in a prefill."""
+"""Prefills with the static router, prefills with a dynamic one, decoded tokens; or the part skipped in a prefill."""
 
 Point = tuple[What, int]
-"""What was timed, and the kept count of the timed block."""
+"""The timed pass, and the kept count of the timed block."""
 
 # Of a normal distribution: standard error of its median, in standard deviations / sqrt(n); interquartile range.
 _MEDIAN_ERROR, _NORMAL_IQR = math.sqrt(math.pi / 2), 1.349

@@ -111,7 +111,7 @@ def _config_on_hub(name: str, revision: str | None) -> Mapping[str, Any] | None:
 
 
 def hub_error(error: BaseException, name: str, revision: str | None) -> ModelError | None:
-    """What to do about an error of the Hub, if that is known: a gated model, a revision that is none."""
+    """Advice on an error of the Hub, if there is any: a gated model, a revision that is none."""
     from huggingface_hub.errors import GatedRepoError, RevisionNotFoundError
 
     cause: BaseException | None = error

@@ -1,4 +1,4 @@
-"""What a user means by a model: its name, the revision on the Hub, and an adapter to merge."""
+"""References to models: name, the revision on the Hub, and an adapter to merge."""
 
 from __future__ import annotations
 

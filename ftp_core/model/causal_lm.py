@@ -163,7 +163,7 @@ class FTPForCausalLM(PromptedGeneration, PreTrainedModel, GenerationMixin):
 
     @property
     def schedule(self) -> SparsitySchedule:
-        """What may skip; another one, or any sequence of floats, may be assigned without loading anything again."""
+        """The schedule; another one, or any sequence of floats, may be assigned without loading anything again."""
         return self._schedule
 
     @schedule.setter

@@ -1,4 +1,4 @@
-"""Whether a schedule, a router and routed decoding go together in a pruned model."""
+"""Checks that a schedule, a router and routed decoding go together in a pruned model."""
 
 from __future__ import annotations
 

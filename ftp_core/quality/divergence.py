@@ -238,7 +238,7 @@ class _HiddenGradient:
 
 
 def _places(words_TJ: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-    """Whether words are in a part of the vocabulary, and their places there; some place if they are not `[T, J]`."""
+    """Mask of the words in a part of the vocabulary, and their places there; some place if they are not `[T, J]`."""
     inside_TJ = (words_TJ >= part.start) & (words_TJ < part.stop)
     return inside_TJ, (words_TJ - part.start).clamp(0, part.stop - part.start - 1)
 

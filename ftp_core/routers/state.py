@@ -38,7 +38,7 @@ class RoutingState:
         attention: Attention that each token received in the last block that attended to it, divided by the row's
             maximum `[B, L]`; 0 before the first block.
         block: Index of the block that is about to run.
-        half: What of that block is decided: "block" for the whole of it, or "attention" or "mlp".
+        half: Part of that block that is decided: "block" for the whole of it, or "attention" or "mlp".
         hidden: Hidden states before that block `[B, L, D]`; None unless the router reads them.
         memory: Memory of a recurrent router, of each token.
         line: Lowest score that was kept in each row when scores were last compared `[B]`; None before.

@@ -147,7 +147,7 @@ class Chosen:
         return Chosen(some.tokens, places_BK, some.filler)
 
     def restored(self, behind_BKD: Tensor, before_BKD: Tensor) -> Tensor:
-        """What the tokens became, with the fillers as they were."""
+        """The tokens behind a block, with the fillers as they were before it."""
         if self.filler is None:
             return behind_BKD
         return torch.where(self.filler[..., None].to(behind_BKD.device), before_BKD, behind_BKD)

@@ -29,7 +29,7 @@ class Head:
 
     Attributes:
         module: Module that computes raw logits of final hidden states.
-        finish: What the model does to raw logits, number by number.
+        finish: Elementwise function that the model applies to raw logits.
         vocabulary: V.
     """
 

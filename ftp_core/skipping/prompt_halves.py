@@ -75,7 +75,7 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
         prompts: The pass of the prompts.
         index: Number of the block.
         call: Call of the block.
-        entry: What the schedule says of it.
+        entry: Its sparsity in the schedule.
         listens: Whether attention received is to be observed.
 
     Raises:
@@ -126,7 +126,7 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
 
 
 def _plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torch.dtype) -> HalvesPlan:
-    """What a block does, of which the schedule says `entry`: as before where the router always decides alike."""
+    """The plan of a block with a sparsity: a known one where the router always decides alike."""
     if not getattr(prompts.router, "keeps_ends", False):
         return _new_plan(prompts, index, entry, dtype)
     known = prompts.plans.get(key := (entry, prompts.window(index)))

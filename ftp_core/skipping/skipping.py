@@ -86,7 +86,7 @@ class PromptPass(BlockPass):
     """Handler of the blocks while prompts run, perhaps with the beginnings of completions behind them.
 
     Attributes:
-        schedule: What each block skips.
+        schedule: Sparsity of each block.
         router: Names the kept tokens of the prompts.
         state: The prompts; the width L of its tensors is that of the pass.
         real: Tokens, those of completions included `[B, L]`.

@@ -1,1 +1,1 @@
-"""Where examples come from: files, data sets, tasks of lm-evaluation-harness, and the model itself."""
+"""Sources of examples: files, data sets, tasks of lm-evaluation-harness, and the model itself."""

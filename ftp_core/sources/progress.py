@@ -1,4 +1,4 @@
-"""How sources say how far they are, whoever draws it."""
+"""Progress of sources, for any view."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Contents:
     Attributes:
         splits: Examples of each set.
         n_repeated: Examples that repeat another one, and are in no set.
-        version: What tells the source from a changed one, beside the examples themselves; empty if there is nothing.
+        version: Mark that tells the source from a changed one, beside the examples themselves; empty without.
     """
 
     splits: Mapping[str, list[Example]]
@@ -47,7 +47,7 @@ def read_source(
         source: The source.
         seed: Seed by which examples are shuffled or made.
         sizes: Examples wanted in each set.
-        form: How rows become examples.
+        form: Form in which rows become examples.
         begin: Shows how far work is.
         model: The model that writes text itself; needed for that source alone.
 

@@ -25,7 +25,7 @@ class Source:
     """One source of examples.
 
     Attributes:
-        kind: What it is.
+        kind: Kind of the source.
         name: Its path, or its name without the kind.
         weight: Its share of the examples, as a ratio to the others'.
     """
@@ -72,7 +72,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Form:
-    """How rows and tasks become examples.
+    """Form in which rows and tasks become examples.
 
     Attributes:
         columns: Columns that make an example, such as `prompt=question,completion=answer`; empty to recognise them.

@@ -48,7 +48,7 @@ class TrainingBatch:
 
 
 class _Decision(NamedTuple):
-    """Which tokens run a block, or a half of it."""
+    """The tokens that run a block, or a half of it."""
 
     keep: Tensor  # tokens of the prompts that do, bool `[B, L]`
     gate: Tensor  # the same for all tokens, as numbers with a gradient `[B, L]`
@@ -143,7 +143,7 @@ def gated_forward(
         model: Model, whose weights take no gradient.
         router: Router to train.
         batch: Prompts with completions.
-        schedule: What may skip in each block.
+        schedule: Sparsity of each block.
         symmetric_sparsity: See `sparsity_loss`.
         gradient_checkpointing: Compute blocks again in the backward pass, to save memory.
         n_blocks: Number of the first blocks that run; None for all of them.

@@ -139,7 +139,7 @@ class DataSettings(Group):
 
     @property
     def form(self) -> Form:
-        """How rows of the data become examples."""
+        """Form in which rows of the data become examples."""
         return Form(self.columns, self.fewshot, self.chat)
 
     @property
@@ -218,8 +218,8 @@ class SearchSettings(Group):
     point being selected; the point at the target or at the knee if not given."""
 
     granularity: Granularity | Literal["auto"] = "auto"
-    """What skips as one: each block as a whole, or its halves, attention and MLP, apart; halves if a target of FLOPs or
-    of speed is given and this is not."""
+    """Unit that skips as one: each block as a whole, or its halves, attention and MLP, apart; halves if a target of
+    FLOPs or of speed is given and this is not."""
 
     kv: Kv | Literal["auto"] = "auto"
     """Keys and values of tokens that skip a block's attention: drop them, or keep them, so that others attend to these
@@ -258,7 +258,7 @@ class SearchSettings(Group):
 
     @property
     def target(self) -> Target | None:
-        """What all schedules of the search have in common, if anything."""
+        """Target that all schedules of the search meet, if any."""
         return Target.of({kind: getattr(self, kind) for kind in TARGETS})
 
     @property

@@ -24,7 +24,7 @@ class ReadSource:
 
     Attributes:
         name: The source, with its weight where that is not 1.
-        version: What tells it from a changed one, beside its examples; empty if there is nothing.
+        version: Mark that tells it from a changed one, beside its examples; empty if there is nothing.
         fingerprint: Hash of its examples, in the order of the splits.
         sizes: Its examples in each split.
     """
@@ -64,7 +64,7 @@ def read_examples(
         data: The sources, as `ftp_core.sources.source.parse_sources` reads them.
         seed: Seed of the splits.
         sizes: Examples wanted in each split.
-        form: How rows become examples.
+        form: Form in which rows become examples.
         begin: Shows how far work is.
         model: The model, whose tokenizer writes chats, and which writes text itself.
 

@@ -57,7 +57,7 @@ def located(name: str, before: RunConfig, config: RunConfig, needs: Collection[s
     A model that was on the Hub, and is on this machine now, has no revision any longer.
 
     Raises:
-        SearchError: What it needs of model and data is not where the study has it.
+        SearchError: Model or data are not where the study has them.
         ModelError: There is no such model where it is said to be.
     """
     places = [("model", config.model)] if config.model == before.model else []

@@ -103,7 +103,7 @@ def expected(
 
 
 def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[str, float]:
-    """What a stage of each kind takes; others take hardly any time."""
+    """Expected time of a stage of each kind; others take hardly any."""
     prefill_s = config.latency_batch * timed_length(config, workload) * pace.token_s
     # Those that have a core each.
     n_workers = max(1, min(config.workers + config.gpu_workers, n_cores()))

@@ -31,7 +31,7 @@ _PROBES = 3
 
 @dataclass(frozen=True)
 class CostLimit:
-    """What every schedule may cost at most.
+    """Upper limit on the cost of every schedule.
 
     A target is a limit, too: less cost than was asked for costs quality, so that proposals are brought close to it.
 
@@ -93,7 +93,7 @@ class GeneCosts:
 
     Attributes:
         base: Cost of the dense schedule.
-        table: What a gene adds at each grid index `[genes, top + 1]`, mostly less than 0.
+        table: Change of the cost by each gene at each grid index `[genes, top + 1]`, mostly less than 0.
         is_additive: True if the table tells the cost of every schedule.
     """
 
@@ -115,11 +115,11 @@ class GeneCosts:
         self.is_additive = all(self._adds_up(top, random.Random(seed)) for seed in range(_PROBES))
 
     def tabled(self, indices: Sequence[int]) -> float:
-        """What the table tells of grid indices; mostly more than they cost if the cost is not additive."""
+        """Cost of grid indices by the table; mostly too high if the cost is not additive."""
         return float(self.base + self.table[self._genes, np.asarray(indices, dtype=np.intp)].sum())
 
     def of(self, indices: Sequence[int]) -> float:
-        """What grid indices cost."""
+        """Cost of grid indices."""
         return self.tabled(indices) if self.is_additive else self._cost(indices)
 
     def _adds_up(self, top: int, rng: random.Random) -> bool:

@@ -52,7 +52,7 @@ def evaluations_of(indices: Sequence[int], fidelity: float) -> float:
     """Whole evaluations that an ablation takes: what is before the first gene that skips is known from others.
 
     Args:
-        indices: What each gene skips.
+        indices: Grid index of each gene.
         fidelity: Share of the search set; an evaluation of the whole set counts as a whole one.
     """
     first = next((gene for gene, index in enumerate(indices) if index), 0)

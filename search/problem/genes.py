@@ -17,15 +17,15 @@ Kv = Literal["drop", "keep"]
 
 @dataclass(frozen=True)
 class Genes:
-    """How schedules are written as genes, and read from them.
+    """Encoding of schedules as genes.
 
     With `block` there is one gene per block. With `half` there are two, in the order in which a model runs them:
     attention of block 0, MLP of block 0, attention of block 1, and so on.
 
     Attributes:
         n_blocks: Blocks of the model.
-        granularity: What skips as one: whole blocks, or attention and MLP apart.
-        kv: What becomes of the keys and values of tokens that skip a block's attention.
+        granularity: Unit that skips as one: whole blocks, or attention and MLP apart.
+        kv: Treatment of the keys and values of tokens that skip a block's attention.
         dense_blocks: Blocks that skip nothing; negative numbers count from the end.
 
     Raises:
@@ -53,7 +53,7 @@ class Genes:
 
     @property
     def n(self) -> int:
-        """How many there are."""
+        """Number of genes."""
         return self.n_blocks * self.per_block
 
     @cached_property

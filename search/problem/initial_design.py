@@ -85,9 +85,9 @@ def ablations(space: ScheduleSpace, most: int | None = None, sparsity: float = A
 
     Args:
         space: Space of schedules.
-        most: How many schedules at most; where there are more free genes, neighbours are ablated together, in
+        most: Largest number of schedules; where there are more free genes, neighbours are ablated together, in
             groups of about the same size. None for each gene by itself.
-        sparsity: What skips, to the nearest grid point.
+        sparsity: Sparsity of an ablated gene, to the nearest grid point.
     """
     free, level = space.free_genes, min(space.top, max(1, round(sparsity / space.step)))
     n_groups = len(free) if most is None else min(most, len(free))

@@ -19,8 +19,8 @@ class Limited:
     """The limits of a space.
 
     Args:
-        limits: What schedules may cost.
-        costs: What genes cost, for each of the limits.
+        limits: Limits on the cost of schedules.
+        costs: Costs of genes, for each of the limits.
         free: Genes that may skip.
         n_genes: Number of all genes.
         even: Indices of the sum that all must have; None for any.
@@ -92,7 +92,7 @@ class Limited:
 
     @cached_property
     def _weighted(self) -> Floats:
-        """What genes cost in terms of all limits together `[genes, top + 1]`."""
+        """Costs of genes as shares of all limits together `[genes, top + 1]`."""
         pairs = zip(self._limits, self._costs, strict=True)
         return np.asarray(sum(costs.table / limit.most for limit, costs in pairs))
 

@@ -31,7 +31,7 @@ class ScheduleSpace:
         step: Distance of the grid.
         max_sparsity: Highest sparsity of a gene.
         dense_blocks: Blocks that skip nothing; negative numbers count from the end.
-        limits: What every schedule may cost.
+        limits: Limits on the cost of every schedule.
         granularity: See `Genes`.
         kv: See `Genes`.
 
@@ -64,7 +64,7 @@ class ScheduleSpace:
 
     @cached_property
     def genes(self) -> Genes:
-        """How schedules are written as genes."""
+        """Encoding of schedules as genes."""
         return Genes(self.n_blocks, self.granularity, self.kv, self.dense_blocks)
 
     @property
@@ -106,11 +106,11 @@ class ScheduleSpace:
 
     @cached_property
     def costs(self) -> tuple[GeneCosts, ...]:
-        """What genes cost, for each of the limits."""
+        """Costs of genes, for each of the limits."""
         return tuple(self.gene_costs(limit) for limit in self.limits)
 
     def gene_costs(self, limit: CostLimit) -> GeneCosts:
-        """What genes cost, in terms of a limit, be it one of the space's or not."""
+        """Costs of genes by a limit, be it one of the space's or not."""
         return GeneCosts(lambda indices: limit.cost(self.schedule(indices)), self.n_genes, self.top)
 
     def schedule(self, indices: Sequence[int]) -> SparsitySchedule:

@@ -10,11 +10,11 @@ Values = tuple[float, ...]
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What to evaluate next.
+    """A schedule to evaluate next.
 
     Attributes:
         grid_indices: Steps of sparsity, one per block.
-        parents: What was evaluated that it is made from, each once; empty if it comes from no schedule in particular,
+        parents: Evaluated schedules that it is made from, each once; empty if it comes from none in particular,
             but from chance, or from a model of all of them.
     """
 

@@ -140,14 +140,14 @@ class AdditiveProposer(SeededProposer):
     def _best(
         self, curves: Curves, total: int, draws: np.random.Generator, is_sure: bool, n_halved: int = 0
     ) -> list[int] | None:
-        """What harms least by curves and by what genes do together, be it the most likely or drawn.
+        """Indices with the least harm by curves and interactions, be these the most likely or drawn.
 
         Args:
             curves: Curves of the genes.
             total: Steps of all genes together, without a target cost.
-            draws: Draws exchanges, and what genes do together.
-            is_sure: Whether what they do together is the most likely.
-            n_halved: How often the way from the best known schedules was halved; 0 for anything.
+            draws: Generator of exchanges and interactions.
+            is_sure: Whether interactions are the most likely ones.
+            n_halved: Number of times that the way from the best known schedules was halved; 0 for any way.
         """
         levels = np.arange(self._space.top + 1)
         sparsities: Floats = np.multiply(levels, self._space.step, dtype=np.float64)
@@ -201,7 +201,7 @@ class AdditiveProposer(SeededProposer):
         return least_harm(harms, np.tile(np.arange(self._space.top + 1), (len(harms), 1)), total, relief)
 
     def _costs(self, total: int) -> tuple[Floats, float]:
-        """What each free gene costs at each index `[N, L]`, and what all may cost."""
+        """Costs of each free gene at each index `[N, L]`, and the most that all may cost."""
         space = self._space
         if (limit := space.target_limit) is not None:
             costs = space.costs[space.limits.index(limit)]

@@ -1,4 +1,4 @@
-"""How the KL of schedules grows with what each gene skips: a sum of curves, fitted to what was evaluated."""
+"""A model of how KL grows with the sparsity of each gene: a sum of curves, fitted to evaluations."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Curves:
         return self.scale[:, None] * (sparsities / _AT) ** self.power[:, None]
 
     def relief(self, sparsities: Floats) -> Floats | None:
-        """What of it is spared, by the lowest sparsity from there on `[N, L]`; None for nothing."""
+        """Harm that is spared, by the lowest sparsity from there on `[N, L]`; None for nothing."""
         return self.harms(sparsities) * self.spared[:, None] if self.spared.any() else None
 
 
@@ -85,16 +85,16 @@ class HarmModel:
 
     @property
     def prior(self) -> Posterior:
-        """What is known without a single evaluation."""
+        """Distribution of the curves before any evaluation."""
         return Posterior(self, self._mean, _root(self._precision))
 
     def fit(self, sparsities: Floats, kl: Floats, is_part: NDArray[np.bool_]) -> Posterior:
-        """What T evaluations tell: the most likely parameters, and how certain they are (Laplace).
+        """Posterior after T evaluations: the most likely parameters, and their uncertainty (Laplace).
 
         Gauss-Newton steps from the prior's mean, damped until they help (Levenberg-Marquardt).
 
         Args:
-            sparsities: What each gene skips `[T, N]`.
+            sparsities: Sparsity of each gene `[T, N]`.
             kl: Their KL `[T]`.
             is_part: True for KL of a part of the search set `[T]`.
         """
@@ -170,7 +170,7 @@ class HarmModel:
 
 @dataclass(frozen=True)
 class Posterior:
-    """What is known of the curves.
+    """Posterior distribution of the curves.
 
     Attributes:
         model: Model whose parameters they are.

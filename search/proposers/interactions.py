@@ -1,4 +1,4 @@
-"""What genes do together, beyond the sum of their harms: a quadratic form, fitted to what sums miss."""
+"""Interactions of genes beyond the sum of their harms: a quadratic form, fitted to the residuals of the sum."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class HarmTogether:
 
     Args:
         harms: Harm of each gene at each index `[N, L]`.
-        relief: What of it is spared, by the lowest index from there to the last gene `[N, L]`; None for nothing.
+        relief: Harm that is spared, by the lowest index from there to the last gene `[N, L]`; None for nothing.
         known_TN: Grid indices that were evaluated.
         kl_T: Their KL.
         rng: For M drawn from its posterior (by Matheron's rule); None for the most likely one.

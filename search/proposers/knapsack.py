@@ -26,7 +26,7 @@ def least_harm(
 
     Args:
         harms: Harm of each gene at each index `[N, L]`.
-        savings: What it saves there, at least 0 `[N, L]`.
+        savings: Cost that it saves there, at least 0 `[N, L]`.
         total: Sum of savings T.
         relief: Harm of each gene that is spared by the lowest index from there to the last gene `[N, L]`.
         exactly: False if savings may be more than the total.

@@ -91,7 +91,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Solved:
-    """What a study was solved to.
+    """Solutions of a study for a target.
 
     Attributes:
         study: Name of the study.

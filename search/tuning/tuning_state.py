@@ -152,7 +152,7 @@ class TuningState:
 
 
 class TrialShares:
-    """How far each trial is between its reports, in files that its worker writes and the tuning reads.
+    """Progress of each trial between its reports, in files that its worker writes and the tuning reads.
 
     Args:
         folder: Folder of the files.

@@ -1,4 +1,4 @@
-"""What fresh items said of the best trials of each search, in sentences."""
+"""Sentences on the best trials of each search by fresh items."""
 
 from __future__ import annotations
 

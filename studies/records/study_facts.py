@@ -46,7 +46,7 @@ class DataSource:
     """A source of examples."""
 
     name: str  # as it was given, with its weight where that is not 1
-    version: str  # what tells it from a changed one beside its examples; empty if there is nothing
+    version: str  # mark that tells it from a changed one beside its examples; empty without
     fingerprint: str  # hash of its examples, in order
     sizes: Mapping[str, int]  # its examples in each split
 
@@ -231,7 +231,7 @@ class StudyFacts(BaseModel):
     split_sizes: Mapping[str, int] | None = None  # examples of each split
     chance: Mapping[str, float] | None = None  # accuracy of guessing on each split that has choices
     fewer_items: str | None = None  # sentence on splits with fewer items than asked for; empty if none
-    estimate: Estimate | None = None  # what the run was expected to take
+    estimate: Estimate | None = None  # expected time and memory of the run
     ablations: Ablations | None = None  # the ablations that the search begins with
     timed_input: TimedInput | None = None  # the prefill that costs are of
     dense_costs: Mapping[str, float] = {}  # costs of the dense model, by name
@@ -243,7 +243,7 @@ class StudyFacts(BaseModel):
     rounds: tuple[Round, ...] = ()  # the refinements, in order
     rounds_ended: str | None = None  # why fewer rounds were made than wanted; empty while they may go on
     confirmations: tuple[Confirmation, ...] = ()  # races on fresh items, by search
-    tuning: Tuning | None = None  # what the tuning of the router found
+    tuning: Tuning | None = None  # result of the router's tuning
     selection: SelectionRecord | None = None  # the trial that was selected
     peak_process_bytes: int | None = None  # peak memory of the process, of its GPU where the model is on one
     peak_worker_bytes: int | None = None  # the most of a search's workers, beside what they share with others

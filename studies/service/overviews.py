@@ -52,7 +52,7 @@ class StudyOverview:
     objectives: tuple[str, ...]  # names of the objectives
     stage: str | None  # the stage that somebody works on; None if nobody does
     figures: Mapping[str, Any]  # the figures that its run said last
-    chosen_values: tuple[float, ...] | None  # of the chosen trial; None if there is none with finite values
+    chosen_values: tuple[float, ...] | None  # values of the chosen trial; None if there is none with finite ones
 
 
 def read_overviews(connection: Connection) -> list[StudyOverview]:

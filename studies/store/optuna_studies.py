@@ -26,7 +26,7 @@ class OptunaStudy:
     name: str
     directions: tuple[str, ...]  # for each objective, whether it is minimised or maximised, in Optuna's words
     trials: Mapping[str, int]  # trials by their state, in Optuna's words
-    attributes: Mapping[str, Any]  # what its users say of it
+    attributes: Mapping[str, Any]  # user attributes
 
     @property
     def n_ended(self) -> int:

@@ -42,7 +42,7 @@ _FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 class Access:
     """The rights of a request."""
 
-    role: Role  # of the token; editor if none was needed
+    role: Role  # role of the token; editor if none was needed
     name: str | None = None  # name of the token; None if none was needed
     session: Session | None = None  # session of the browser; None for programs
 

@@ -20,7 +20,7 @@ class Analysis:
     """The front of a study and its growth."""
 
     front: list[Trial]
-    reference: tuple[float, ...] | None  # of the hypervolume; None before a trial has finished
+    reference: tuple[float, ...] | None  # reference point of the hypervolume; None before a trial has finished
     growth: list[tuple[Trial, float]]  # each trial that changed the front, and the hypervolume after it
 
 

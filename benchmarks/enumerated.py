@@ -48,7 +48,7 @@ TIMES = ShapeProfile(
 
 
 def predict_ms(schedule):
-    return TIMES.prefill_ms(schedule, [0] * len(schedule), dynamic=False)
+    return TIMES.prefill_ms(schedule, [0] * len(schedule), "static")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ftp_core.routers import DynamicRouter as DynamicRouter
     from ftp_core.routers import HiddenRouter as HiddenRouter
     from ftp_core.routers import LocalRouter as LocalRouter
+    from ftp_core.routers import OnePassRouter as OnePassRouter
     from ftp_core.routers import RandomRouter as RandomRouter
     from ftp_core.routers import RecurrentRouter as RecurrentRouter
     from ftp_core.routers import Router as Router
@@ -52,6 +53,7 @@ _HOMES = {
     "HiddenRouter": "ftp_core.routers",
     "LoadedModel": "ftp_core.loading.models",
     "LocalRouter": "ftp_core.routers",
+    "OnePassRouter": "ftp_core.routers",
     "Quality": "ftp_core.quality.quality",
     "QualitySet": "ftp_core.quality.quality",
     "RandomRouter": "ftp_core.routers",

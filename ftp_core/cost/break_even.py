@@ -8,7 +8,8 @@ from typing import Any
 
 from transformers.cache_utils import Cache
 
-from ftp_core.cost.profile import LatencyProfile, RouterKind
+from ftp_core.cost.profile import LatencyProfile, router_kind
+from ftp_core.cost.shape_profile import RouterKind
 from ftp_core.routers import Router
 from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.cache import FTPCache
@@ -43,8 +44,7 @@ class BreakEven:
 
         The same holds for halves that skip apart. Logs these blocks and halves once.
         """
-        # Any router that listens or scores counts as the dynamic one.
-        kind: RouterKind = "static" if router.kind == "static" else "dynamic"
+        kind = router_kind(router)
         schedule = SparsitySchedule.of(schedule, len(self.profile.blocks))
         rows, tokens = self.profile.nearest_shape(batch, length)
         key = (schedule, rows, tokens, kind)

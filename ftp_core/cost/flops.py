@@ -101,7 +101,11 @@ class FlopsCounter:
         """
         entries = self._model.checked(schedule).blocks
         in_blocks = self._in_blocks(slice(None), entries, batch, length, new_tokens, router)
-        return replace(in_blocks, head=batch * (self._head * (1 + new_tokens) + self._before * (length + new_tokens)))
+        once = 0.0
+        if isinstance(router, ScoringRouter) and router.n_scored_once and not all(entry.is_dense for entry in entries):
+            once = batch * length * router.score_flops
+        head = batch * (self._head * (1 + new_tokens) + self._before * (length + new_tokens))
+        return replace(in_blocks, router=in_blocks.router + once, head=head)
 
     def of_block(
         self,
@@ -115,7 +119,8 @@ class FlopsCounter:
         """FLOPs of one block, whatever the schedule says of the others.
 
         Those of all blocks and the `head` of `count` add up to what a schedule takes; but for what a dynamic router
-        listens to, which two neighbouring blocks decide together and which no block is charged for.
+        listens to, which two neighbouring blocks decide together, and for what a router scores once per pass: no block
+        is charged for either.
 
         Args:
             index: The block.
@@ -151,7 +156,8 @@ class FlopsCounter:
         # Every token is scored before a block that skips, for each half where they decide apart.
         router_flops = 0.0
         if router is not None:
-            score_flops = router.score_flops if isinstance(router, ScoringRouter) else 0.0
+            scores_here = isinstance(router, ScoringRouter) and not router.n_scored_once
+            score_flops = router.score_flops if scores_here else 0.0
             # The block before that one is listened to.
             heard = (scores * np.minimum(router.window, kept) * held)[:-1][decisions[1:] > 0].sum()
             router_flops = decisions.sum() * length * score_flops + heard

@@ -6,18 +6,18 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
-from ftp_core.cost.shape_profile import ShapeProfile, ShapeTimes
+from ftp_core.cost.shape_profile import RouterKind, ShapeProfile, ShapeTimes
 from ftp_core.errors import ScheduleError
+from ftp_core.routers import Router
+from ftp_core.routers.protocol import scored_once
 from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
-
-RouterKind = Literal["static", "dynamic"]
 
 _VERSION = 1
 # Beyond these, predictions are not to be relied on.
@@ -38,8 +38,9 @@ class LatencyProfile:
     """Milliseconds of prefills and decoded tokens, measured once and interpolated afterwards.
 
     A prefill takes the sum of its blocks' times, each by its kept tokens, and the time outside them. A dynamic router
-    adds its decisions where a block or half of it skips, and listening where the next block skips. Prompts have equal
-    lengths, and the router keeps exactly the kept counts of each block.
+    adds its decisions where a block or half of it skips, and listening where the next block skips; a one-pass router
+    adds cheaper decisions, and its scores once. Prompts have equal lengths, and the router keeps exactly the kept
+    counts of each block.
 
     Attributes:
         shapes: Measured times of each batch and length; ascending.
@@ -141,7 +142,7 @@ class LatencyProfile:
             ScheduleError: The schedule has another number of blocks.
         """
         schedule, times = self._checked(schedule, batch, length)
-        return times.prefill_ms(schedule, self.blocks, router == "dynamic")
+        return times.prefill_ms(schedule, self.blocks, router)
 
     def block_ms(
         self,
@@ -155,7 +156,8 @@ class LatencyProfile:
         """Predicted time of one block in a prefill, whatever the schedule says of the others.
 
         Times of all blocks and the time outside them add up to the latency of a schedule; but for what a dynamic router
-        listens to, which two neighbouring blocks decide together and which no block is charged for.
+        listens to, which two neighbouring blocks decide together, and for the scores of a one-pass router: no block is
+        charged for either.
 
         Args:
             index: The block.
@@ -168,8 +170,7 @@ class LatencyProfile:
             ProfileError: See `predict_ms`.
         """
         times = self._shape_times(batch, length)
-        ms = times.of_block(self.blocks[index], sparsity)
-        return ms + (times.score_ms * sparsity.n_decisions if router == "dynamic" else 0.0)
+        return times.of_block(self.blocks[index], sparsity) + times.deciding_ms(sparsity, router)
 
     def decode_ms(
         self, schedule: Sequence[float], *, batch: int | None = None, length: int | None = None, decoded: int = 0
@@ -208,7 +209,8 @@ class LatencyProfile:
             schedule: One sparsity per block, or a schedule with halves.
             batch: See `predict_ms`.
             length: See `predict_ms`.
-            router: Kind of the router; a dynamic one's decisions and listening must pay off, too.
+            router: Kind of the router; decisions and listening must pay off, too, but not scores that are computed once
+                for all blocks.
 
         Raises:
             ProfileError: See `predict_ms`.
@@ -219,10 +221,9 @@ class LatencyProfile:
 
         def best(index: int, entry: BlockSparsity) -> BlockSparsity:
             def ms_of(way: BlockSparsity) -> float:
-                ms = times.of_block(kinds[index], way)
-                if router == "dynamic" and not way.is_dense:
-                    ms += times.score_ms * way.n_decisions
-                    ms += times.listening_ms(kinds[index - 1], entries[index - 1]) if index > 0 else 0.0
+                ms = times.of_block(kinds[index], way) + times.deciding_ms(way, router)
+                if router == "dynamic" and not way.is_dense and index > 0:
+                    ms += times.listening_ms(kinds[index - 1], entries[index - 1])
                 return ms
 
             # The first of those that take equally long, which skips less.
@@ -325,6 +326,13 @@ class LatencyProfile:
         if below[-1] is above[0]:
             return above[0].times()
         return below[-1].times_towards(above[0], length)
+
+
+def router_kind(router: Router) -> RouterKind:
+    """The kind whose times those of a router are: any that listens, or scores block by block, is as the dynamic one."""
+    if router.kind == "static":
+        return "static"
+    return "one-pass" if scored_once(router) else "dynamic"
 
 
 def _less_skipping(entry: BlockSparsity) -> list[BlockSparsity]:

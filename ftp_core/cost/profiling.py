@@ -74,7 +74,7 @@ def profile_latency(
     seconds: float = DEFAULT_SECONDS,
     halves: bool = True,
 ) -> LatencyProfile:
-    """Measure prefills and decoding of a model, with the static and with a dynamic router.
+    """Measure prefills and decoding of a model, with the static and a dynamic router, and what a one-pass router adds.
 
     Args:
         model: The model, on the device and in the precision that it is to be measured in.
@@ -159,6 +159,8 @@ def profile_shape(
     error = session.check(shape.times())
     varying = session.samples.prediction_error()
     uncertainty = _HALF_INTERVAL * max(varying if math.isfinite(varying) else 0.0, _BY_MEDIAN_DISTANCE * error)
+    choice_ms, once_ms = passes.one_pass_ms()
+    shape = replace(shape, choice_ms=choice_ms, once_ms=once_ms)
     return replace(shape, check_error=error, uncertainty=uncertainty, seconds=session.spent, waited=contention.share())
 
 
@@ -279,7 +281,8 @@ class _Session:
         errors: dict[bool, list[float]] = {}
         for (schedule, dynamic), times in zip(compared, measured, strict=True):
             if times:
-                error = abs(predicted.prefill_ms(schedule, self.kinds, dynamic) / undisturbed_median(times) - 1)
+                predicted_ms = predicted.prefill_ms(schedule, self.kinds, "dynamic" if dynamic else "static")
+                error = abs(predicted_ms / undisturbed_median(times) - 1)
                 errors.setdefault(schedule.is_plain, []).append(error)
         return max(map(statistics.median, errors.values()))
 

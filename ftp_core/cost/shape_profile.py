@@ -7,13 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from ftp_core.cost.conditions import ProfileError
 from ftp_core.cost.half_times import Floats, HalfProfile, HalfTimes, PerKind
 from ftp_core.schedule import BlockSparsity, SparsitySchedule, kept_count
+
+RouterKind = Literal["static", "dynamic", "one-pass"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,8 @@ class ShapeTimes:
     block_ms: Floats  # time of each kind of block, by kept count `[kinds, L + 1]`
     listen_ms: Floats  # extra time of listening to its attention `[kinds, L + 1]`
     halves: HalfTimes | None = None  # times of blocks whose halves skip apart; None if they were not measured
+    choice_ms: float = 0.0  # extra time of a one-pass router's decision
+    once_ms: float = 0.0  # time in which it scores a prompt
 
     @cached_property
     def block_rows(self) -> list[list[float]]:
@@ -55,16 +59,24 @@ class ShapeTimes:
             )
         return self.halves.block_ms(kind, sparsity, kept, kept_count(sparsity.mlp, self.length))
 
+    def deciding_ms(self, sparsity: BlockSparsity, router: RouterKind) -> float:
+        """Extra time of a router's decisions in a block, beside the static router's."""
+        return {"static": 0.0, "dynamic": self.score_ms, "one-pass": self.choice_ms}[router] * sparsity.n_decisions
+
     def listening_ms(self, kind: int, sparsity: BlockSparsity) -> float:
         """Extra time of listening to the attention of a block of a kind."""
         return self.listen_rows[kind][sparsity.n_keys(self.length)]
 
-    def prefill_ms(self, schedule: SparsitySchedule, kinds: Sequence[int], dynamic: bool) -> float:
-        """Predicted latency of a prefill with a dynamic or the static router, by the kind of each block."""
+    def prefill_ms(self, schedule: SparsitySchedule, kinds: Sequence[int], router: RouterKind) -> float:
+        """Predicted latency of a prefill with a kind of router, by the kind of each block."""
         entries = schedule.blocks
         total = self.fixed_ms + sum(self.of_block(kind, entry) for kind, entry in zip(kinds, entries, strict=True))
-        if dynamic:
-            total += self.score_ms * sum(entry.n_decisions for entry in entries)
+        if router == "static" or all(entry.is_dense for entry in entries):
+            return total
+        total += sum(self.deciding_ms(entry, router) for entry in entries)
+        if router == "one-pass":
+            total += self.once_ms
+        else:
             heard = zip(kinds, entries, entries[1:], strict=False)
             total += sum(self.listening_ms(kind, entry) for kind, entry, behind in heard if not behind.is_dense)
         return total
@@ -94,6 +106,9 @@ class ShapeProfile:
         seconds: Duration of the measurement.
         measured_at: Time of the measurement in ISO 8601.
         halves: Times of blocks whose halves skip apart; None if they were not measured.
+        choice_ms: Extra time of a one-pass router's decision in a block that skips; None if it was not measured, and
+            taken to be `score_ms`.
+        once_ms: Time in which a one-pass router scores the prompts, once per pass; likewise.
     """
 
     batch: int
@@ -114,6 +129,8 @@ class ShapeProfile:
     seconds: float = 0.0
     measured_at: str = ""
     halves: HalfProfile | None = None
+    choice_ms: float | None = None
+    once_ms: float | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ShapeProfile:
@@ -145,11 +162,19 @@ class ShapeProfile:
                     f"{where} has {name} for {len(rows)} kinds of blocks, but must have them for {n_kinds}, each at "
                     f"{len(counts)} counts."
                 )
-        times = [self.fixed_ms, self.score_ms, self.decode_fixed_ms]
+        times = [self.fixed_ms, self.score_ms, self.decode_fixed_ms, self._known_choice_ms, self._known_once_ms]
         times += [ms for rows, _ in tables.values() for row in rows for ms in row]
         wrong = [ms for ms in times if not isinstance(ms, int | float) or not math.isfinite(ms) or ms < 0]
         if wrong:
             raise ProfileError(f"{where} has the time {wrong[0]!r}, but times are finite and at least 0.")
+
+    @property
+    def _known_choice_ms(self) -> float:
+        return self.score_ms if self.choice_ms is None else self.choice_ms
+
+    @property
+    def _known_once_ms(self) -> float:
+        return self.score_ms if self.once_ms is None else self.once_ms
 
     def times(self) -> ShapeTimes:
         """Times at every kept count."""
@@ -176,6 +201,8 @@ class ShapeProfile:
             between_per_token(low.block_ms, high.block_ms),
             between_per_token(low.listen_ms, high.listen_ms),
             low.halves.mixed(high.halves, between_per_token) if low.halves and high.halves else None,
+            between_per_token(low.choice_ms, high.choice_ms),
+            between_per_token(low.once_ms, high.once_ms),
         )
 
     def decode_rows(self, most: int) -> Floats:
@@ -202,7 +229,8 @@ class ShapeProfile:
         halves = None
         if self.halves is not None:
             halves = self.halves.times(self.length, shares, [row[-1] for row in self.block_ms])
-        return ShapeTimes(length, self.fixed_ms, self.score_ms, block_ms, listen_ms, halves)
+        own = self._known_choice_ms, self._known_once_ms
+        return ShapeTimes(length, self.fixed_ms, self.score_ms, block_ms, listen_ms, halves, *own)
 
     def _curve(self, row: tuple[float, ...], shares: Floats) -> Floats:
         """Times of a block that keeps some shares of the tokens."""

@@ -5,16 +5,18 @@ Shapes: B rows, L tokens of a row, D hidden width.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ftp_core.cost.conditions import ProfileError
-from ftp_core.routers import DynamicRouter, Router, RoutingState, StaticRouter
+from ftp_core.routers import DynamicRouter, OnePassRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.decoding import DecodePass
 from ftp_core.skipping.dispatch import execution_device
@@ -25,6 +27,8 @@ from ftp_core.text.encoding import PromptBatch
 
 # Tokens that are decoded, and the first ones of them, which are slower since their code and data are not cached yet.
 DECODED, COLD = 8, 3
+# Sparsity at which decisions are timed by themselves, and how often, the first time aside.
+_DECIDED, _DECISIONS = 0.5, 7
 
 
 class Timeline:
@@ -227,6 +231,32 @@ class TimedPasses:
             cache.advance(real_B1)
             times.append(spans.times())
         return times
+
+    @torch.inference_mode()
+    def one_pass_ms(self) -> tuple[float, float]:
+        """Extra time of a one-pass router's decision, beside the static router's, and time of its scores."""
+        model, static = self._model, self._routers[False]
+        config = model.model.config
+        router = OnePassRouter(config.hidden_size, model.n_blocks, model.family.halves is not None)
+        router = router.eval().requires_grad_(False).to(model.device)
+        shape = *self._prompts.ids.shape, config.hidden_size
+        hidden_BLD = torch.zeros(shape, dtype=model.model.dtype, device=model.device)
+        decided: list[list[float]] = []
+        for _ in range(1 + _DECISIONS):
+            state = RoutingState.padded_right(self._prompts.lengths, shape[1], model.keep_first)
+            state.hidden = hidden_BLD
+            marks = []
+            # What all routers read of the prompts is known before.
+            static.keep(_DECIDED, state)
+            self._timeline.settle()
+            for one in (static, router, router):
+                marks.append(self._timeline.mark())
+                one.keep(_DECIDED, state)
+            marks.append(self._timeline.mark())
+            self._timeline.settle()
+            decided.append([self._timeline.ms(*span) for span in pairwise(marks)])
+        static_ms, first_ms, later_ms = (statistics.median(times) for times in zip(*decided[1:], strict=True))
+        return max(0.0, later_ms - static_ms), max(0.0, first_ms - later_ms)
 
     def _start(self) -> None:
         # The last pass's keys and values are freed beforehand, not while time is taken.

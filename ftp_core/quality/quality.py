@@ -21,6 +21,7 @@ from ftp_core.quality.divergence import compare, log_probabilities
 from ftp_core.quality.evaluation_batch import EvaluationBatch
 from ftp_core.quality.intervals import bootstrap_interval, wilson_interval
 from ftp_core.routers import Router, ScoringRouter, StaticRouter
+from ftp_core.routers.protocol import scored_once
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import Passage, PrefixStore, Scope
 from ftp_core.skipping.skipping_model import Prefill, SkippingModel
@@ -279,7 +280,8 @@ class QualitySet:
         schedule = self.model.checked(schedule)
         self._check(schedule, router)
         found = []
-        with prefixes.path(self.scope(router, choices), schedule, self.n_items, self._state_bytes(choices)) as path:
+        node_bytes = self._state_bytes(choices, scored_once(router))
+        with prefixes.path(self.scope(router, choices), schedule, self.n_items, node_bytes) as path:
             for batch, dense_hidden in zip(self._batches, self._dense_hidden, strict=True):
                 of_prompts, of_answers, of_choices = path.passages()
                 prefill = self.model.prefill(batch.prompts, schedule, router, of_prompts)
@@ -313,15 +315,15 @@ class QualitySet:
         router.check_model(self.model.n_blocks, model.config.hidden_size)
         router.check_schedule(schedule)
 
-    def _state_bytes(self, choices: bool) -> int:
-        """Memory of the states behind one block: hidden states, and the prompts' attention in float32."""
+    def _state_bytes(self, choices: bool, n_scores: int = 0) -> int:
+        """Memory of the states behind one block: hidden states, and the prompts' attention and scores in float32."""
         n_prompt = sum(batch.prompts.ids.numel() for batch in self._batches)
         continuations = [batch.answers for batch in self._batches]
         if choices:
             continuations += [batch.choices for batch in self._batches if batch.choices is not None]
         n_tokens = n_prompt + sum(batch.ids[:, 1:].numel() for batch in continuations)
         hidden = self._dense_hidden[0]
-        return n_tokens * hidden.shape[-1] * hidden.element_size() + 4 * n_prompt
+        return n_tokens * hidden.shape[-1] * hidden.element_size() + 4 * n_prompt * (1 + n_scores)
 
     def _likelihoods(
         self, prefill: Prefill, choices: ContinuationBatch, passage: Passage, unscored_R: Tensor

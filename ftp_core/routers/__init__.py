@@ -1,6 +1,7 @@
 """Routers: which tokens of a prompt run a block.
 
-A router sees the prompt alone, never what follows it, and decides block by block from what earlier blocks left behind.
+A router sees the prompt alone, never what follows it, and decides block by block from what earlier blocks left behind,
+or for all blocks at once.
 """
 
 from ftp_core.routers.comparison import HiddenRouter, LocalRouter, RecurrentRouter
@@ -14,6 +15,7 @@ from ftp_core.routers.files import (
     router_to_bytes,
 )
 from ftp_core.routers.fixed import RandomRouter, StaticRouter
+from ftp_core.routers.one_pass import OnePassRouter
 from ftp_core.routers.protocol import Router
 from ftp_core.routers.scoring import DEFAULT_WINDOW, FEATURES, FEATURES_OF_HALVES, DynamicRouter, ScoringRouter
 from ftp_core.routers.state import DecodeState, RoutingState
@@ -26,6 +28,7 @@ __all__ = [
     "DynamicRouter",
     "HiddenRouter",
     "LocalRouter",
+    "OnePassRouter",
     "RandomRouter",
     "RecurrentRouter",
     "Router",

@@ -33,6 +33,20 @@ def _said(halves: bool) -> dict[str, bool]:
     return {"halves": True} if halves else {}
 
 
+def normed_hidden(state: RoutingState) -> Tensor:
+    """Hidden states before a block, divided by their root mean square, in float32 and without gradient `[B, L, D]`.
+
+    Residual streams grow from block to block: so divided, they suit one network.
+
+    Raises:
+        ModelError: There are none.
+    """
+    if state.hidden is None:
+        raise ModelError("A router that reads hidden states needs them, but this pass brings none.")
+    hidden_BLD = state.hidden.detach().float()
+    return hidden_BLD * hidden_BLD.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
+
+
 class LocalRouter(ScoringRouter):
     """The dynamic router's features, but an MLP of its own for every block.
 
@@ -104,13 +118,8 @@ class HiddenRouter(ScoringRouter):
 
     def scores(self, sparsity: float, state: RoutingState) -> Tensor:
         """See `ScoringRouter.scores`."""
-        if state.hidden is None:
-            raise ModelError("A hidden-state router needs hidden states, but this pass brings none.")
-        hidden_BLD = state.hidden.detach().float()
-        # Residual streams grow from block to block: divided by the root mean square, they suit one network.
-        hidden_BLD = hidden_BLD * hidden_BLD.square().mean(-1, keepdim=True).add(1e-6).rsqrt()
         features_BLF = token_features(self.features, sparsity, state)
-        scores_BL: Tensor = self.mlp(torch.cat([hidden_BLD, features_BLF], -1)).squeeze(-1)
+        scores_BL: Tensor = self.mlp(torch.cat([normed_hidden(state), features_BLF], -1)).squeeze(-1)
         return scores_BL
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import save as save_safetensors
 from ftp_core.errors import ModelError
 from ftp_core.routers.comparison import HiddenRouter, LocalRouter, RecurrentRouter
 from ftp_core.routers.fixed import RandomRouter, StaticRouter
+from ftp_core.routers.one_pass import OnePassRouter
 from ftp_core.routers.protocol import Router
 from ftp_core.routers.scoring import DynamicRouter, ScoringRouter
 from ftp_core.schedule import SparsitySchedule
@@ -21,7 +22,7 @@ from ftp_core.schedule import SparsitySchedule
 _METADATA = "router"
 _KINDS: dict[str, Callable[..., Router]] = {
     router.kind: router
-    for router in (StaticRouter, RandomRouter, DynamicRouter, LocalRouter, HiddenRouter, RecurrentRouter)
+    for router in (StaticRouter, RandomRouter, DynamicRouter, LocalRouter, HiddenRouter, RecurrentRouter, OnePassRouter)
 }
 
 

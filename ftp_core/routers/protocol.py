@@ -53,6 +53,20 @@ class Router(Protocol):
         """
 
 
+def scored_once(router: Router) -> int:
+    """Number of scores of each token that a router computes once per pass, before its first decision.
+
+    0 for routers that score block by block.
+    """
+    # An attribute of routers that learn only.
+    return int(getattr(router, "n_scored_once", 0))
+
+
+def needs_hidden(router: Router, state: RoutingState) -> bool:
+    """Returns True if the next decision reads hidden states: not where all scores of the pass are known."""
+    return router.reads_hidden and not (scored_once(router) and state.memory is not None)
+
+
 def highest(scores_BL: Tensor, sparsity: float, state: RoutingState) -> Tensor:
     """Keeps protected tokens, and those with the highest scores, k of each row: bool `[B, L]`.
 

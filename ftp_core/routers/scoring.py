@@ -25,7 +25,7 @@ FEATURES_OF_HALVES = (*FEATURES, "half")
 _HALVES = {"attention": 0.0, "block": 0.5, "mlp": 1.0}
 _LONGEST_STATIC = 10_000.0
 # Large enough that the first steps of a training do not undo where it starts, small enough that the next ones can.
-_SHARPNESS = 2.0
+SHARPNESS = 2.0
 _LISTENING = ("attention", "attention_rank")
 
 
@@ -43,6 +43,7 @@ class ScoringRouter(nn.Module):
         thresholds: logit(tau) of each block, to be compared with z itself, as sigmoid(z) is 1 for many a z in float32;
             where the schedule tells halves apart, of the attention of each, then of the MLP of each. None in mode
             `budget`.
+        n_scored_once: See `ftp_core.routers.protocol.scored_once`.
         threshold_schedule: The schedule that the thresholds meet.
     """
 
@@ -51,6 +52,7 @@ class ScoringRouter(nn.Module):
     options: dict[str, Any]
     reads_hidden = False
     routes_decoding = True
+    n_scored_once = 0
 
     def __init__(self) -> None:
         super().__init__()
@@ -144,9 +146,9 @@ def check_window(window: int) -> None:
         raise ModelError(f"A router's window is {window}, but must be at least 1: the queries that it listens to.")
 
 
-def mlp(n_features: int) -> nn.Sequential:
-    """Network of a router: F -> 64 -> 1."""
-    return nn.Sequential(nn.Linear(n_features, HIDDEN_WIDTH), nn.ReLU(inplace=True), nn.Linear(HIDDEN_WIDTH, 1))
+def mlp(n_features: int, n_scores: int = 1) -> nn.Sequential:
+    """Network of a router: F -> 64 -> 1, or as many scores of each token as are given."""
+    return nn.Sequential(nn.Linear(n_features, HIDDEN_WIDTH), nn.ReLU(inplace=True), nn.Linear(HIDDEN_WIDTH, n_scores))
 
 
 def decide_as_static(network: nn.Sequential, features: Sequence[str]) -> None:
@@ -155,6 +157,10 @@ def decide_as_static(network: nn.Sequential, features: Sequence[str]) -> None:
     Three hidden units compute z = 2 (position - sparsity), and 4 more for the first token: positive for about the
     tokens that the static router keeps, and highest for the first and the most recent ones. The other hidden units keep
     their weights and start without a say, so that training can give them one.
+
+    Args:
+        network: The network.
+        features: Its first inputs; others that it may have start without a say, too.
     """
     hidden, out = network[0], network[2]
     assert isinstance(hidden, nn.Linear)
@@ -164,11 +170,11 @@ def decide_as_static(network: nn.Sequential, features: Sequence[str]) -> None:
         hidden.weight[:3], hidden.bias[:3] = 0.0, 0.0
         out.weight.zero_()
         out.bias.zero_()
-        hidden.weight[0, position], out.weight[0, 0] = 1.0, _SHARPNESS
+        hidden.weight[0, position], out.weight[:, 0] = 1.0, SHARPNESS
         if "block_sparsity" in features:
-            hidden.weight[1, list(features).index("block_sparsity")], out.weight[0, 1] = 1.0, -_SHARPNESS
+            hidden.weight[1, list(features).index("block_sparsity")], out.weight[:, 1] = 1.0, -SHARPNESS
         # Positive for position 0 alone.
-        hidden.weight[2, position], hidden.bias[2], out.weight[0, 2] = -_LONGEST_STATIC, 1.0, 2 * _SHARPNESS
+        hidden.weight[2, position], hidden.bias[2], out.weight[:, 2] = -_LONGEST_STATIC, 1.0, 2 * SHARPNESS
 
 
 def token_features(names: Sequence[str], sparsity: float, state: RoutingState) -> Tensor:

@@ -39,8 +39,8 @@ class RoutingState:
             maximum `[B, L]`; 0 before the first block.
         block: Index of the block that is about to run.
         half: Part of that block that is decided: "block" for the whole of it, or "attention" or "mlp".
-        hidden: Hidden states before that block `[B, L, D]`; None unless the router reads them.
-        memory: Memory of a recurrent router, of each token.
+        hidden: Hidden states before that block `[B, L, D]`; None unless the router reads them there.
+        memory: Memory of a recurrent router, of each token; scores of a one-pass router, of each token for all blocks.
         line: Lowest score that was kept in each row when scores were last compared `[B]`; None before.
         keep_first: Number of tokens at each prompt's beginning that are protected: blocks keep them before any other.
         newest_only: True if only the last column is to be decided; `positions` then is of that one `[B, 1]`.

@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ftp_core.routers import DecodeState, Router, RoutingState
+from ftp_core.routers.protocol import needs_hidden
 from ftp_core.routers.state import n_protected
 from ftp_core.schedule import BlockSparsity, SparsitySchedule
 from ftp_core.skipping.attention import (
@@ -134,8 +135,7 @@ class PromptPass(BlockPass):
         sparsity = entry.attention
         state.block, state.line = index, None
         home = self.real.device
-        if self.router.reads_hidden:
-            state.hidden = call.hidden.to(home)
+        state.hidden = call.hidden.to(home) if needs_hidden(self.router, state) else None
         # A block that runs whole attends to every token: nobody reads what was heard just before it, or at the end.
         is_read = index + 1 < len(self._entries) and not self._entries[index + 1].is_dense
         listens = self.router.window > 0 and (self.routes_decoding or is_read)

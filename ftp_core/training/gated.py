@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ftp_core.routers import RoutingState, ScoringRouter, StaticRouter
+from ftp_core.routers.protocol import needs_hidden
 from ftp_core.routers.state import Half
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.attention import AttentionGate
@@ -72,8 +73,7 @@ class _GatedPass:
         state, entry, hidden_BLD = self.state, self.schedule.blocks[index], call.hidden
         home, device = state.real.device, hidden_BLD.device
         state.block = index
-        if self.router.reads_hidden:
-            state.hidden = hidden_BLD.to(home)
+        state.hidden = hidden_BLD.to(home) if needs_hidden(self.router, state) else None
         # Both are decided before either runs, as in inference.
         attention = self._decide(entry.attention, "block" if entry.is_whole else "attention")
         mlp = attention if entry.is_whole else self._decide(entry.mlp, "mlp")

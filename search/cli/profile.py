@@ -259,7 +259,11 @@ def _remarks(profile: LatencyProfile, shape: ShapeProfile) -> list[str]:
     prefill_ms = profile.predict_ms(dense, batch=shape.batch, length=shape.length)
     decode_ms = profile.decode_ms(dense, batch=shape.batch, length=shape.length)
     listening_ms = _mean(shape.listen_ms, profile.blocks, -2 if len(shape.kept) > 1 else -1)
-    remarks = []
+    remarks, one_pass = [], []
+    if shape.choice_ms is not None and shape.once_ms is not None:
+        one_pass = [
+            f"a one-pass router adds {shape.once_ms:.3f} ms, and {shape.choice_ms:.3f} ms for each block that skips"
+        ]
     if shape.halves is not None and shape.halves.kept:
         # The largest share of tokens that was measured.
         share = 1 - shape.halves.kept[0] / shape.length
@@ -275,6 +279,7 @@ def _remarks(profile: LatencyProfile, shape: ShapeProfile) -> list[str]:
         f"{decode_ms:.1f} ms",
         f"a dynamic router adds {shape.score_ms:.3f} ms for each block that skips, and up to {listening_ms:.3f} ms for "
         "listening in the block before it",
+        *one_pass,
         f"predictions for other schedules were off by {shape.check_error:.1%}; with 95 % confidence by no more than "
         f"{shape.uncertainty:.1%}",
     ]

@@ -280,13 +280,14 @@ class RouterSettings(Group):
     refine_trials: Annotated[int, Ge(1), About(most=1_000_000, can_change=True)] = 150
     """Schedules to evaluate in each of those searches."""
 
-    router: Literal["best", "dynamic", "hidden"] = "best"
-    """Router to distill: the dynamic one of the paper (position, attention, its rank, sparsity), one that reads hidden
-    states, or both, of which the better on validation items goes on."""
+    router: Literal["best", "dynamic", "hidden", "one-pass"] = "best"
+    """Router to distill: the dynamic one of the paper (position, attention, its rank, sparsity); one that reads hidden
+    states before each block; one that reads them once, for all blocks; or the better of the first two on validation
+    items."""
 
     router_trials: Annotated[int, Ge(0), About(most=10_000)] = 4
     """Hyperparameters of the dynamic router's training that Ray Tune tries before the first distillation; none with
-    --router hidden. 0: the defaults."""
+    --router hidden or one-pass. 0: the defaults."""
 
     router_steps: Annotated[int, Ge(1), About(most=1_000_000)] = 80
     """Steps of the router's training."""
@@ -297,7 +298,12 @@ class RouterSettings(Group):
     @property
     def tunes_router(self) -> bool:
         """True if hyperparameters of the dynamic router's training are tuned."""
-        return self.router_trials > 0 and self.router != "hidden"
+        return self.router_trials > 0 and self.distils_dynamic
+
+    @property
+    def distils_dynamic(self) -> bool:
+        """True if a dynamic router is among those that are distilled."""
+        return self.router in ("best", "dynamic")
 
 
 class EvaluationSettings(Group):

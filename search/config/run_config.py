@@ -113,7 +113,7 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
             "no task of lm-evaluation-harness is among the data": () if "task" in kinds else ("fewshot",),
             "no file and no table is among the data": () if kinds & {"path", "hf"} else ("columns",),
             "no router is distilled with --rounds 0": () if self.rounds else _OF_ROUNDS + tunes,
-            "they are hyperparameters of the dynamic router": tunes if self.router == "hidden" else (),
+            "they are hyperparameters of the dynamic router": () if self.distils_dynamic else tunes,
             "no schedule is stopped early without --fidelities": ("pruner",) if len(self.fidelities) == 1 else (),
             "no worker is on a GPU": ("gpu_share",) if self.device == "cpu" and not self.gpu_workers else (),
             "blocks that skip as a whole and drop keys have no substitutes": (

@@ -168,7 +168,7 @@ def _left_out(config: RunConfig, workload: Workload, seconds: Mapping[str, float
             yield f"about {config.trials - n} of {config.trials} trials, as --seconds is {config.seconds:g}."
     if "distill-1" not in seconds:
         yield "learned routers and refinements, as --rounds is 0." if config.rounds == 0 else "all but the search."
-    elif not config.tunes_router and config.router != "hidden":
+    elif not config.tunes_router and config.distils_dynamic:
         yield "the search of hyperparameters of router training, as --router-trials is 0."
 
 

@@ -9,8 +9,8 @@ from functools import cached_property, partial
 from ftp_core.cost import LatencyProfile
 from ftp_core.cost.flops import FlopsCounter
 from ftp_core.cost.memory import kv_bytes
-from ftp_core.cost.profile import RouterKind
-from ftp_core.routers import Router
+from ftp_core.cost.profile import router_kind
+from ftp_core.routers import Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from search.errors import SearchError
@@ -27,8 +27,8 @@ class Costs:
         length: Tokens in each row.
         profile: Predicts latency; None where none was measured.
         router: Decides which tokens are kept; what that takes counts. None for the static one, which takes nothing.
-            The latency of one that reads hidden states is predicted as the dynamic one's: both score every token, and
-            only that one was profiled.
+            The latency of one that reads the hidden states of every block is predicted as the dynamic one's: both score
+            every token there, and only that one was profiled.
     """
 
     model: SkippingModel
@@ -54,7 +54,7 @@ class Costs:
             return self._kv_bytes
         if self.profile is None:
             raise SearchError("Latency cannot be predicted without a profile: measure one before the search begins.")
-        kind: RouterKind = "static" if self.router is None else "dynamic"
+        kind = router_kind(StaticRouter() if self.router is None else self.router)
         return partial(self.profile.predict_ms, batch=self.batch, length=self.length, router=kind)
 
     def dense(self, name: CostName) -> float:

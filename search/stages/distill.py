@@ -17,7 +17,7 @@ import torch
 
 from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.quality.quality import QualitySet
-from ftp_core.routers import HiddenRouter, ScoringRouter, StaticRouter, router_to_bytes
+from ftp_core.routers import HiddenRouter, OnePassRouter, ScoringRouter, StaticRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.training.distillation import distill
@@ -112,14 +112,10 @@ def _train(
     prefixes: PrefixStore,
 ) -> None:
     """Trains one router and keeps it, from where an earlier run of the stage stopped."""
-    router: ScoringRouter | None = None
+    router = _fresh(study, kind, schedules, config)
     if kind == HiddenRouter.kind:
         # It cannot start as the static router, so it needs the paper's guide to it.
         config = replace(config, w_guide=config.w_guide or _HIDDEN_GUIDE)
-        with torch.random.fork_rng(devices=()):
-            torch.manual_seed(config.seed)
-            has_halves = not all(schedule.is_plain for schedule in schedules)
-            router = HiddenRouter(study.workload.model.skipping.model.config.hidden_size, has_halves)
     examples = study.workload.splits["calibration"]
     checkpoint = _unfinished(study, f"{stage}-{kind}", facts["task"], ".safetensors")
     with study.view.stage(f"Distilling the {kind} router, steps", config.steps) as progress:
@@ -162,6 +158,24 @@ def _train(
     study.store.routers.add(study.name, run, weights)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
+
+
+def _fresh(
+    study: OpenStudy, kind: str, schedules: Sequence[SparsitySchedule], config: DistillationConfig
+) -> ScoringRouter | None:
+    """A router of a kind before it learns; None for the dynamic one, which `distill` makes."""
+    model, has_halves = study.workload.model.skipping, not all(schedule.is_plain for schedule in schedules)
+    width = model.model.config.hidden_size
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(config.seed)
+        if kind == HiddenRouter.kind:
+            return HiddenRouter(width, has_halves)
+        if kind == OnePassRouter.kind:
+            router = OnePassRouter(width, model.n_blocks, has_halves)
+            if config.start == "static":
+                router.start_as_static()
+            return router
+    return None
 
 
 def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:

@@ -26,6 +26,7 @@ from ftp_core.routers import (
     DynamicRouter,
     HiddenRouter,
     LocalRouter,
+    OnePassRouter,
     RecurrentRouter,
     Router,
     ScoringRouter,
@@ -141,6 +142,8 @@ SCORING: Mapping[str, Callable[[int], ScoringRouter]] = {
     "local": lambda width: LocalRouter(N_BLOCKS, 4, halves=True),
     "hidden": lambda width: HiddenRouter(width),
     "hidden of halves": lambda width: HiddenRouter(width, halves=True),
+    "one-pass": lambda width: OnePassRouter(width, N_BLOCKS),
+    "one-pass of halves": lambda width: OnePassRouter(width, N_BLOCKS, halves=True),
     "recurrent of halves": lambda width: RecurrentRouter(4, halves=True),
 }
 

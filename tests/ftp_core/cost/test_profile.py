@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from ftp_core.cost.conditions import Conditions, ProfileError, profile_conditions
 from ftp_core.cost.contention import Contention, pressure_us
 from ftp_core.cost.half_times import HalfProfile
-from ftp_core.cost.profile import LatencyProfile
+from ftp_core.cost.profile import LatencyProfile, router_kind
 from ftp_core.cost.profiling import block_kinds, profile_latency, profile_shape
 from ftp_core.cost.samples import undisturbed, undisturbed_median
 from ftp_core.cost.shape_profile import ShapeProfile
 from ftp_core.cost.stopwatch import COLD, DECODED, PassTimes, TimedPasses, Timeline
 from ftp_core.errors import DataError, ScheduleError
-from ftp_core.schedule import SparsitySchedule, kept_count
+from ftp_core.routers import HiddenRouter, OnePassRouter, StaticRouter
+from ftp_core.schedule import BlockSparsity, SparsitySchedule, kept_count
 from ftp_core.skipping.skipping_model import SkippingModel
 from tests.ftp_core.cost.made_up_profiles import CONDITIONS, profile_of, shape_of
 from tests.ftp_core.tiny_models import CONTEXT, N_BLOCKS, tiny
@@ -102,6 +103,31 @@ def test_a_dynamic_router_adds_its_decisions_and_the_listening_before_them(route
     schedules = [mixed_schedule(rng) for _ in range(200)]
     slow = [slow_prediction(schedule, router) for schedule in schedules]
     assert [RICH.predict_ms(schedule, router=router) for schedule in schedules] == pytest.approx(slow)
+
+
+def test_a_one_pass_router_adds_cheap_decisions_and_its_scores_once() -> None:
+    profile = replace(RICH, shapes=(replace(RICH.shapes[0], choice_ms=0.05, once_ms=0.7),))
+    dense, plain = SparsitySchedule([0.0] * 4), SparsitySchedule([0.0, 0.5, 0.0, 0.3])
+    assert profile.predict_ms(dense, router="one-pass") == profile.predict_ms(dense)
+    assert profile.predict_ms(plain, router="one-pass") == pytest.approx(profile.predict_ms(plain) + 2 * 0.05 + 0.7)
+    # No block is charged for what all share.
+    half = BlockSparsity(0.5, 0.5)
+    assert profile.block_ms(1, half, router="one-pass") == pytest.approx(profile.block_ms(1, half) + 0.05)
+    assert LatencyProfile.from_json(json.loads(json.dumps(profile.to_json()))) == profile
+
+
+def test_profiles_of_before_charge_a_one_pass_router_for_decisions_of_the_dynamic_one() -> None:
+    schedule = SparsitySchedule([0.0, 0.5, 0.0, 0.3])
+    old = RICH.to_json()
+    for shape in old["shapes"]:
+        del shape["choice_ms"], shape["once_ms"]
+    expected = RICH.predict_ms(schedule) + 3 * RICH.shapes[0].score_ms
+    assert LatencyProfile.from_json(old).predict_ms(schedule, router="one-pass") == pytest.approx(expected)
+
+
+def test_routers_are_predicted_as_what_they_compute() -> None:
+    kinds = {StaticRouter(): "static", OnePassRouter(8, 2): "one-pass", HiddenRouter(8): "dynamic"}
+    assert {router: router_kind(router) for router in kinds} == kinds
 
 
 def test_a_decoded_token_takes_what_the_keys_that_blocks_hold_make_it_take() -> None:
@@ -326,6 +352,9 @@ class MadeUp:
             times.append(PassTimes(sum(ms) + 0.4, ms, (None,) * len(ms)))
         return times
 
+    def one_pass_ms(self) -> tuple[float, float]:
+        return 0.03, 0.4
+
     def whole_ms(self, schedule: SparsitySchedule, dynamic: bool) -> float:
         self.n_whole += 1
         return (sum(self.true_ms(schedule, dynamic)) + 2.0) * self.drift
@@ -379,6 +408,7 @@ def test_without_noise_a_profile_finds_the_formula() -> None:
     assert shape.unsteady == () and profile.doubts() == ()
     assert shape.fixed_ms == pytest.approx(2.0)
     assert shape.score_ms == pytest.approx(0.1)
+    assert (shape.choice_ms, shape.once_ms) == (0.03, 0.4)
     assert shape.kept[-2:] == (LENGTH - 1, LENGTH)
     assert shape.listen_ms[1] == pytest.approx([0.1 + 0.002 * count for count in shape.kept])
     assert shape.listen_ms[0] == pytest.approx(shape.listen_ms[1])
@@ -644,6 +674,8 @@ def test_blocks_and_decisions_are_timed_where_they_happen() -> None:
     assert dynamic.block_ms == (3000.0,) * 3 and dynamic.keep_ms == (1000.0,) * 3
     assert passes.decode() == [PassTimes(7000.0, (1000.0,) * 3, (None,) * 3)] * DECODED
     assert passes.whole_ms(SparsitySchedule([0.5] * 3), dynamic=True) == 1000.0
+    # By this clock all decisions take the same time.
+    assert passes.one_pass_ms() == (0.0, 0.0)
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
@@ -662,7 +694,7 @@ def test_a_measured_profile_covers_all_schedules_and_routers(family: str) -> Non
             schedule = SparsitySchedule.from_grid_indices([level] * N_BLOCKS)
             # Blocks that decide ask for the time more often, as above; listening does not.
             expected = 1000.0 * (1 + N_BLOCKS + N_BLOCKS * (3 if level else 1))
-            for router in ("static", "dynamic"):
+            for router in ("static", "dynamic", "one-pass"):
                 where = {"batch": shape.batch, "length": shape.length}
                 assert profile.predict_ms(schedule, router=router, **where) == pytest.approx(expected)
                 assert profile.decode_ms(schedule, **where) == pytest.approx(7000.0)

@@ -19,7 +19,15 @@ from ftp_core.loading.identity import is_comparable, model_identity
 from ftp_core.loading.models import load_model
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.quality.quality import QualitySet
-from ftp_core.routers import DynamicRouter, HiddenRouter, RecurrentRouter, Router, StaticRouter, router_to_bytes
+from ftp_core.routers import (
+    DynamicRouter,
+    HiddenRouter,
+    OnePassRouter,
+    RecurrentRouter,
+    Router,
+    StaticRouter,
+    router_to_bytes,
+)
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.dispatch import is_spread
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -64,8 +72,8 @@ def test_everything_is_computed_alike(models: tuple[PreTrainedModel, PreTrainedM
     whole, spread = (SkippingModel(model) for model in models)
     assert spread.device == torch.device("cpu")
     sets = [QualitySet(model, EXAMPLES, batch_size=4) for model in (whole, spread)]
-    router: Router
-    for router in (StaticRouter(), random_router(1, window=3), HiddenRouter(32), RecurrentRouter(window=3)):
+    reading: list[Router] = [HiddenRouter(32), OnePassRouter(32, 3)]
+    for router in [StaticRouter(), random_router(1, window=3), *reading, RecurrentRouter(window=3)]:
         expected, found = (quality.evaluate(MIXED, router, choices=True) for quality in sets)
         assert found == expected
     sets[0].check_model(spread)
@@ -83,7 +91,9 @@ def test_generating_is_alike_where_decoded_tokens_skip_too(models: tuple[PreTrai
     assert torch.equal(*new)
 
 
-@pytest.mark.parametrize("router", [DynamicRouter(window=3), HiddenRouter(32)], ids=lambda router: router.kind)
+@pytest.mark.parametrize(
+    "router", [DynamicRouter(window=3), HiddenRouter(32), OnePassRouter(32, 3)], ids=lambda router: router.kind
+)
 def test_routers_learn_alike(models: tuple[PreTrainedModel, PreTrainedModel], router: Any) -> None:
     config = DistillationConfig(steps=2, batch_size=4, evaluate_every=1, consider_static=False)
     found = [

@@ -16,7 +16,7 @@ from transformers import DynamicCache
 
 from ftp_core.errors import DataError, ModelError, ScheduleError
 from ftp_core.model.causal_lm import FTPForCausalLM
-from ftp_core.routers import DynamicRouter, HiddenRouter, LocalRouter, RandomRouter, Router, StaticRouter
+from ftp_core.routers import DynamicRouter, HiddenRouter, LocalRouter, OnePassRouter, RandomRouter, Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.cache import FTPCache
 from ftp_core.skipping.families import Family, register_family, supported_families
@@ -462,7 +462,15 @@ def test_models_and_routers_that_do_not_fit_are_refused() -> None:
     router.trained_for = "another"
     with pytest.raises(ModelError, match="trained for another model"):
         FTPForCausalLM.from_dense(tiny(), MIXED, router)
-    for unfit, message in ((LocalRouter(2), "2 blocks, but the model has 3"), (HiddenRouter(16), "width 16, but")):
+    for unfit, message in (
+        (LocalRouter(2), "2 blocks, but the model has 3"),
+        (HiddenRouter(16), "width 16, but"),
+        (
+            OnePassRouter(16, 3),
+            "3 blocks and states of width 16, but the model has 3 blocks, and its states are 32 wide",
+        ),
+        (OnePassRouter(32, 2), "2 blocks and states of width 32, but the model has 3 blocks"),
+    ):
         with pytest.raises(ModelError, match=message):
             FTPForCausalLM.from_dense(tiny(), MIXED, unfit)
     router = DynamicRouter()

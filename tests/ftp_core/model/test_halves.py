@@ -16,7 +16,15 @@ from transformers import AutoModelForCausalLM
 from ftp_core.errors import ModelError, ScheduleError
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.model.model_card import CARD
-from ftp_core.routers import FEATURES_OF_HALVES, DynamicRouter, HiddenRouter, LocalRouter, Router, StaticRouter
+from ftp_core.routers import (
+    FEATURES_OF_HALVES,
+    DynamicRouter,
+    HiddenRouter,
+    LocalRouter,
+    OnePassRouter,
+    Router,
+    StaticRouter,
+)
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.families import family_of
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -53,6 +61,7 @@ ROUTERS = {
     "dynamic": lambda: drawn(DynamicRouter(3, FEATURES_OF_HALVES)),
     "local": lambda: drawn(LocalRouter(N_BLOCKS, 3, halves=True)),
     "hidden": lambda: drawn(HiddenRouter(32, halves=True)),
+    "one-pass": lambda: drawn(OnePassRouter(32, N_BLOCKS, halves=True)),
     "thresholds": thresholds,
 }
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, QuantoConfig, Tr
 from ftp_core.errors import ModelError
 from ftp_core.loading.identity import model_identity
 from ftp_core.model.causal_lm import FTPForCausalLM
-from ftp_core.routers import DynamicRouter, HiddenRouter, Router
+from ftp_core.routers import DynamicRouter, HiddenRouter, OnePassRouter, Router
 from tests.ftp_core.made_up_routers import random_router
 from tests.ftp_core.model.test_causal_lm import MIXED
 from tests.ftp_core.tiny_models import CONFIGS, VOCABULARY, crossed, fresh_tiny
@@ -209,7 +209,7 @@ def test_a_router_for_trained_weights_is_taken_and_one_for_the_former_ones_refus
 
 
 @pytest.mark.parametrize("include_base", [True, False])
-@pytest.mark.parametrize("router", [random_router(1, window=3), HiddenRouter(32)])
+@pytest.mark.parametrize("router", [random_router(1, window=3), HiddenRouter(32), OnePassRouter(32, 3)])
 def test_shards_and_variants_load_also_over_an_earlier_save(tmp_path: Path, include_base: bool, router: Router) -> None:
     model = FTPForCausalLM.from_dense(dense_at(tmp_path / "dense"), MIXED, router)
     expected = logits(model)

@@ -16,7 +16,7 @@ from ftp_core.errors import DataError, ModelError, ScheduleError
 from ftp_core.loading.identity import model_identity
 from ftp_core.quality.intervals import bootstrap_interval, wilson_interval
 from ftp_core.quality.quality import QualitySet
-from ftp_core.routers import HiddenRouter, LocalRouter, Router, RoutingState, StaticRouter
+from ftp_core.routers import HiddenRouter, LocalRouter, OnePassRouter, Router, RoutingState, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -362,6 +362,7 @@ def router_with_thresholds() -> Router:
         (HALF, router_of_another_model(), ModelError, "trained for another model .identity another. than the one"),
         (HALF, LocalRouter(2), ModelError, "2 blocks, but the model has 3"),
         (HALF, HiddenRouter(16), ModelError, "width 16, but"),
+        (HALF, OnePassRouter(32, 2), ModelError, "2 blocks and states of width 32, but"),
         (HALF, router_with_thresholds(), ModelError, "calibrated for the schedule 0.10 0.10 0.10"),
     ],
 )

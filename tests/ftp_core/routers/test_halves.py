@@ -17,6 +17,7 @@ from ftp_core.routers import (
     DynamicRouter,
     HiddenRouter,
     LocalRouter,
+    OnePassRouter,
     RandomRouter,
     RecurrentRouter,
     RoutingState,
@@ -41,6 +42,7 @@ def routers(halves: bool) -> list[ScoringRouter]:
         LocalRouter(3, 5, halves),
         HiddenRouter(32, halves),
         RecurrentRouter(5, halves),
+        OnePassRouter(32, 3, halves),
     ]
 
 
@@ -70,7 +72,7 @@ def test_a_router_for_blocks_scores_both_halves_alike(router: ScoringRouter) -> 
 
 
 @pytest.mark.parametrize("halves", [False, True])
-@pytest.mark.parametrize("place", range(4))
+@pytest.mark.parametrize("place", range(5))
 @given(lengths=row_lengths, sparsity=sparsities, half=st.sampled_from(HALVES), seed=st.integers(0, 99))
 def test_every_router_keeps_exactly_the_kept_count_in_every_half(
     halves: bool, place: int, lengths: list[int], sparsity: float, half: Half, seed: int
@@ -79,7 +81,7 @@ def test_every_router_keeps_exactly_the_kept_count_in_every_half(
     assert keep.sum(1).tolist() == [kept_count(sparsity, length) for length in lengths]
 
 
-@pytest.mark.parametrize("router", routers(True)[:2], ids=lambda router: router.kind)
+@pytest.mark.parametrize("router", [routers(True)[place] for place in (0, 1, 4)], ids=lambda router: router.kind)
 @given(lengths=row_lengths, sparsity=sparsities, half=st.sampled_from(HALVES), seed=st.integers(0, 99))
 def test_a_router_that_starts_as_the_static_one_decides_like_it_in_every_half(
     router: ScoringRouter, lengths: list[int], sparsity: float, half: Half, seed: int

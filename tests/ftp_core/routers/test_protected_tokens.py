@@ -20,6 +20,7 @@ from ftp_core.routers import (
     DynamicRouter,
     HiddenRouter,
     LocalRouter,
+    OnePassRouter,
     RandomRouter,
     RecurrentRouter,
     Router,
@@ -132,7 +133,8 @@ def test_thresholds_decide_on_what_is_not_protected(
 
 def every_trainable_router() -> list[ScoringRouter]:
     torch.manual_seed(0)
-    return [DynamicRouter(window=5), LocalRouter(3, window=5), HiddenRouter(32), RecurrentRouter(window=5)]
+    reading: list[ScoringRouter] = [HiddenRouter(32), OnePassRouter(32, 3)]
+    return [DynamicRouter(window=5), LocalRouter(3, window=5), *reading, RecurrentRouter(window=5)]
 
 
 @pytest.mark.parametrize("make", [StaticRouter, RandomRouter, *[lambda r=r: r for r in every_trainable_router()]])

@@ -17,6 +17,7 @@ from ftp_core.routers import (
     DynamicRouter,
     HiddenRouter,
     LocalRouter,
+    OnePassRouter,
     RandomRouter,
     RecurrentRouter,
     Router,
@@ -78,15 +79,15 @@ def test_a_dynamic_router_can_decide_as_the_static_one(lengths: list[int], spars
 
 @pytest.mark.parametrize(
     "router",
-    [DynamicRouter(), DynamicRouter(features=("position", "attention")), LocalRouter(3)],
-    ids=["dynamic", "fewer features", "local"],
+    [DynamicRouter(), DynamicRouter(features=("position", "attention")), LocalRouter(3), OnePassRouter(32, 3)],
+    ids=["dynamic", "fewer features", "local", "one-pass"],
 )
 @given(lengths=row_lengths, sparsity=sparsities, seed=st.integers(0, 99))
 def test_a_router_that_starts_as_the_static_one_decides_like_it(
     router: ScoringRouter, lengths: list[int], sparsity: float, seed: int
 ) -> None:
     assert router.start_as_static()
-    state = state_of(lengths, seed)
+    state = with_hidden(lengths, seed)
     assert torch.equal(router.keep(sparsity, state), StaticRouter().keep(sparsity, state))
 
 
@@ -181,6 +182,7 @@ def every_trainable_router() -> list[ScoringRouter]:
         LocalRouter(3, window=5),
         HiddenRouter(32),
         RecurrentRouter(window=5),
+        OnePassRouter(32, 3),
     ]
 
 

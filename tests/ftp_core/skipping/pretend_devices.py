@@ -23,7 +23,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
-from ftp_core.routers import DynamicRouter, HiddenRouter, RandomRouter, Router, RoutingState, StaticRouter
+from ftp_core.routers import (
+    DynamicRouter,
+    HiddenRouter,
+    OnePassRouter,
+    RandomRouter,
+    Router,
+    RoutingState,
+    StaticRouter,
+)
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import skipping_model
 from ftp_core.skipping.cache import FTPCache
@@ -72,6 +80,10 @@ class HiddenByPosition(HiddenRouter):
     select = DecidesByPosition.select
 
 
+class OnePassByPosition(OnePassRouter):
+    select = DecidesByPosition.select
+
+
 @torch.inference_mode()
 def spread() -> None:
     """Prompts of different lengths, tokens behind them, and the head, with blocks on two devices."""
@@ -79,7 +91,8 @@ def spread() -> None:
     with fake:
         models = [SkippingModel(spread_model(name)) for name in ("llama", "gemma2")]
         ids = torch.zeros(2, 20, dtype=torch.long)
-    routers: list[Router] = [StaticRouter(), DecidesByPosition(window=3), HiddenByPosition(32)]
+    reading: list[Router] = [HiddenByPosition(32), OnePassByPosition(32, 3)]
+    routers = [StaticRouter(), DecidesByPosition(window=3), *reading]
     schedule = SparsitySchedule([0.3, 0.0, 0.6])
     for model, router in product(models, routers):
         # What is read on the host is real, and read before the blocks run.

@@ -14,7 +14,15 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.quality.quality import QualitySet
-from ftp_core.routers import HiddenRouter, RandomRouter, RecurrentRouter, Router, ScoringRouter, StaticRouter
+from ftp_core.routers import (
+    HiddenRouter,
+    OnePassRouter,
+    RandomRouter,
+    RecurrentRouter,
+    Router,
+    ScoringRouter,
+    StaticRouter,
+)
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import skipping_model
 from ftp_core.skipping.cache import DEAD
@@ -91,8 +99,8 @@ def test_attention_stays_within_rows(run: list[list[bool]], n_more: int, groups:
 
 def routers(model: SkippingModel) -> list[Router]:
     thresholds = calibrate_thresholds(model, random_router(2, window=3), prompt_batch(EXAMPLES), MIXED)
-    dynamic: list[Router] = [random_router(1, window=3), HiddenRouter(32), RecurrentRouter(window=3), thresholds]
-    return [StaticRouter(), RandomRouter(), *dynamic]
+    dynamic: list[Router] = [random_router(1, window=3), RecurrentRouter(window=3), thresholds]
+    return [StaticRouter(), RandomRouter(), *dynamic, HiddenRouter(32), OnePassRouter(32, 3)]
 
 
 def both(name: str, keep_first: int = 0) -> tuple[SkippingModel, SkippingModel]:

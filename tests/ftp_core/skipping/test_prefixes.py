@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ftp_core.errors import ScheduleError
 from ftp_core.quality.quality import Quality, QualitySet
-from ftp_core.routers import HiddenRouter, LocalRouter, RecurrentRouter, Router, StaticRouter
+from ftp_core.routers import HiddenRouter, LocalRouter, OnePassRouter, RecurrentRouter, Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping import prefixes
 from ftp_core.skipping.prefixes import BlockState, PrefixStore
@@ -35,6 +35,7 @@ with torch.random.fork_rng():
         "local": LocalRouter(N_BLOCKS, window=3),
         "recurrent": RecurrentRouter(window=3),
         "hidden": HiddenRouter(32),
+        "one-pass": OnePassRouter(32, N_BLOCKS),
     }
 ENDLESS = 2**40
 # Few levels, so that beginnings are shared; 0 among them, before which no attention is heard.
@@ -161,7 +162,7 @@ def leading_zeros(schedule: SparsitySchedule) -> int:
     return next((index for index, sparsity in enumerate(schedule) if sparsity > 0), len(schedule))
 
 
-@pytest.mark.parametrize("router", ["dynamic", "local", "recurrent", "hidden"])
+@pytest.mark.parametrize("router", ["dynamic", "local", "recurrent", "hidden", "one-pass"])
 def test_dense_beginnings_are_known_whoever_decides_behind_them(router: str) -> None:
     items, store, schedule = items_of("llama"), PrefixStore(ENDLESS), SparsitySchedule([0.0, 0.0, 0.5])
     other = ROUTERS["dynamic"] if ROUTERS[router].window else ROUTERS["static"]

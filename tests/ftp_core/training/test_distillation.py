@@ -21,6 +21,7 @@ from ftp_core.routers import (
     DynamicRouter,
     HiddenRouter,
     LocalRouter,
+    OnePassRouter,
     RecurrentRouter,
     RoutingState,
     ScoringRouter,
@@ -419,7 +420,9 @@ def test_in_bfloat16_a_router_scores_in_float32_as_inference_does() -> None:
 
 @pytest.mark.usefixtures("bfloat16")
 @pytest.mark.parametrize(
-    "router", [LocalRouter(3, window=3), HiddenRouter(32), RecurrentRouter(window=3)], ids=lambda router: router.kind
+    "router",
+    [LocalRouter(3, window=3), HiddenRouter(32), RecurrentRouter(window=3), OnePassRouter(32, 3)],
+    ids=lambda router: router.kind,
 )
 def test_every_router_trains_in_bfloat16(router: ScoringRouter) -> None:
     config = DistillationConfig(steps=2, batch_size=4, lr=0.1)

@@ -19,6 +19,7 @@ from ftp_core.routers import (
     DynamicRouter,
     HiddenRouter,
     LocalRouter,
+    OnePassRouter,
     RandomRouter,
     RecurrentRouter,
     RoutingState,
@@ -90,7 +91,13 @@ def test_gated_halves_equal_a_masked_full_computation_in_every_family(
 
 @pytest.mark.parametrize(
     "router",
-    [drawn(LocalRouter(3, 3, True)), drawn(HiddenRouter(32, True)), drawn(RecurrentRouter(3, True)), random_router(1)],
+    [
+        drawn(LocalRouter(3, 3, True)),
+        drawn(HiddenRouter(32, True)),
+        drawn(RecurrentRouter(3, True)),
+        drawn(OnePassRouter(32, 3, True)),
+        random_router(1),
+    ],
     ids=lambda router: router.kind,
 )
 def test_every_router_trains_on_what_it_will_decide(router: ScoringRouter) -> None:
@@ -200,7 +207,15 @@ def test_every_family_trains_halves_in_bfloat16(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given", [None, LocalRouter(3, 3, True), HiddenRouter(32, True), RecurrentRouter(3, True), DynamicRouter(3)]
+    "given",
+    [
+        None,
+        LocalRouter(3, 3, True),
+        HiddenRouter(32, True),
+        RecurrentRouter(3, True),
+        OnePassRouter(32, 3, True),
+        DynamicRouter(3),
+    ],
 )
 def test_routers_are_distilled_for_halves(given: ScoringRouter | None) -> None:
     model, plain = SkippingModel(tiny()), SparsitySchedule([0.0, 0.5, 0.3])

@@ -160,6 +160,7 @@ def test_what_stands_deep_in_a_file_has_its_line(write: Write) -> None:
         ({"rounds": 0, "refine_trials": 10, "router_steps": 9}, ["--refine-trials", "--router-steps"]),
         ({"rounds": 0, "router_trials": 0}, []),
         ({"router": "hidden", "router_trials": 9}, ["--router-trials"]),
+        ({"router": "one-pass", "router_trials": 9}, ["--router-trials"]),
         ({"pruner": "asha"}, ["--pruner"]),
         ({"fewshot": 2, "columns": "prompt=a,completion=b"}, ["--fewshot", "--columns"]),
         ({"fewshot": 2, "columns": "prompt=a,completion=b", "data": "a.csv", "test_data": "task:piqa"}, []),

@@ -33,6 +33,7 @@ from ftp_core.routers import (
     DynamicRouter,
     HiddenRouter,
     LocalRouter,
+    OnePassRouter,
     RandomRouter,
     RecurrentRouter,
     Router,
@@ -58,12 +59,13 @@ AGAIN, FINALISTS = "searched again", 5
 # Which rows each choice adds to those of fixed routers.
 FEATURE_ROWS = tuple(f"- without {feature}" for feature in FEATURES)
 LOSS_ROWS = ("- no guide loss", "- no sparsity loss", "- no distillation loss")
-OTHER_ROWS = ("per block (local)", "recurrent", "hidden states")
+ONE_PASS, ONE_PASS_STARTED = "one-pass", "one-pass, starts as static"
+OTHER_ROWS = ("per block (local)", "recurrent", "hidden states", ONE_PASS, ONE_PASS_STARTED)
 ROWS = {
     "uniform": (),
     "kinds": (DYNAMIC,),
     "again": (DYNAMIC, AGAIN),
-    "main": (DYNAMIC, AGAIN, MANY_SCHEDULES, "hidden states"),
+    "main": (DYNAMIC, AGAIN, MANY_SCHEDULES, "hidden states", ONE_PASS_STARTED),
     "parts": (DYNAMIC, *FEATURE_ROWS, *LOSS_ROWS, *OTHER_ROWS),
     "all": (DYNAMIC, AGAIN, MANY_SCHEDULES, *OTHER_ROWS[::-1], *FEATURE_ROWS, *LOSS_ROWS),
 }
@@ -99,6 +101,8 @@ def trained_routers(model: SkippingModel) -> dict[str, tuple[Callable[[], Scorin
         "per block (local)": (lambda: LocalRouter(n_blocks), PAPER_CONFIG),
         "recurrent": (RecurrentRouter, PAPER_CONFIG),
         "hidden states": (lambda: HiddenRouter(width), PAPER_CONFIG),
+        ONE_PASS: (lambda: OnePassRouter(width, n_blocks), PAPER_CONFIG),
+        ONE_PASS_STARTED: (started(lambda: OnePassRouter(width, n_blocks)), {}),
     }
 
 
@@ -242,6 +246,7 @@ def claims(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ("static", "uniform, static"),
         (PAPER, "static"),
         ("hidden states", "static"),
+        (ONE_PASS_STARTED, "static"),
         *[(PAPER, row) for row in dict.fromkeys(row["row"] for row in rows) if row.startswith("- ")],
     ]
     found = []

@@ -156,8 +156,8 @@ class FlopsCounter:
         # Every token is scored before a block that skips, for each half where they decide apart.
         router_flops = 0.0
         if router is not None:
-            scores_here = isinstance(router, ScoringRouter) and not router.n_scored_once
-            score_flops = router.score_flops if scores_here else 0.0
+            # Those of a one-pass router are counted with the whole pass.
+            score_flops = router.score_flops if isinstance(router, ScoringRouter) and not router.n_scored_once else 0.0
             # The block before that one is listened to.
             heard = (scores * np.minimum(router.window, kept) * held)[:-1][decisions[1:] > 0].sum()
             router_flops = decisions.sum() * length * score_flops + heard

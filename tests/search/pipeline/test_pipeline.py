@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 import search.pipeline.pipeline
+from ftp_core.routers import OnePassRouter
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.training.distillation_config import DistillationConfig
 from search.config.run_config import RunConfig
@@ -163,6 +164,18 @@ def test_rounds_end_where_no_router_beats_the_static_one_and_the_reason_stays(st
     # Nor are they taken up again.
     refine(study, Stages(study))
     assert study.store.studies.get("one").facts == facts and study.store.trials.n_ended("one") == 1
+
+
+def test_a_one_pass_router_is_distilled_from_the_static_decisions(store_of_one: OpenStudy) -> None:
+    study = replace(store_of_one, config=store_of_one.config.model_copy(update={"router": "one-pass"}))
+    config, schedule = DistillationConfig(steps=2, evaluate_every=1, batch_size=2), SparsitySchedule([0.0, *[0.5] * 11])
+    chosen = trial(0, schedule=tuple(schedule), values=(0.1, 1.0))
+    run = train_router(study, "distill-1", chosen, [schedule], config)
+    assert run.config["kind"] == "one-pass" and len(study.store.routers.of("one")) == 1
+    # It begins as good as the static router, and none is kept that is worse.
+    assert run.curves["held_out_kl"][0] == pytest.approx(run.config["static_kl"], rel=1e-5)
+    assert run.held_out_kl <= run.curves["held_out_kl"][0]
+    assert isinstance(study.router(run.number).router, OnePassRouter)
 
 
 def test_a_schedule_that_skips_nothing_has_no_rounds_and_the_reason_stays(store_of_one: OpenStudy) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from ftp_core.cost import LatencyProfile, timing_batch
 from ftp_core.cost.conditions import profile_conditions
-from ftp_core.routers import StaticRouter
+from ftp_core.routers import HiddenRouter, OnePassRouter, Router, StaticRouter
 from ftp_core.schedule import SparsitySchedule
 from search.cli.show import describe_study
 from search.cli.tables import print_front
@@ -65,6 +65,19 @@ def test_costs_are_those_of_the_prefill_that_a_study_times(workload: Workload, c
         assert list(known) == list(COSTS)
     assert 0.4 < costs.of(HALF)["flops"] / costs.of(DENSE)["flops"] < 0.5
     assert costs.of(HALF)["kv_bytes"] == costs.of(DENSE)["kv_bytes"] / 2
+
+
+def test_routers_cost_what_they_compute_and_a_one_pass_router_scores_once(costs: Costs) -> None:
+    width = costs.model.model.config.hidden_size
+    shape = shape_of(2, 64, (4, 63, 64), ((0.1, 1.0, 0.9),), score_ms=0.3, choice_ms=0.1, once_ms=0.5)
+    routers: list[Router] = [StaticRouter(), HiddenRouter(width), OnePassRouter(width, N_BLOCKS)]
+    by_router = [replace(costs, profile=profile_of(N_BLOCKS, shape), router=router).of(HALF) for router in routers]
+    static, hidden, one_pass = ({name: of[name] - by_router[0][name] for name in COSTS} for of in by_router)
+    assert static == costs.of(HALF) | dict.fromkeys(COSTS, 0.0)
+    assert hidden["latency_ms"] == pytest.approx(0.3 * N_BLOCKS)
+    assert one_pass["latency_ms"] == pytest.approx(0.1 * N_BLOCKS + 0.5)
+    assert 0 < one_pass["flops"] < hidden["flops"] / 8
+    assert hidden["kv_bytes"] == one_pass["kv_bytes"] == 0
 
 
 def test_each_cost_can_be_the_objective(costs: Costs) -> None:

@@ -36,7 +36,7 @@ def names_of_halves(family: Family, model_type: str) -> tuple[str, str]:
     if family.halves is None:
         raise ModelError(
             f"Blocks of {model_type} models have parts beside attention and MLP, so that they skip as a whole only: "
-            "give a schedule with one sparsity per block."
+            "give a schedule with one sparsity per block (--granularity block --kv drop)."
         )
     return family.halves
 
@@ -150,7 +150,8 @@ def keys_and_values(call: BlockCall, family: Family, hidden_BSD: Tensor, **per_t
 
     try:
         with replaced_forwards([*queries, *norms], without_queries):
-            call.run(hidden_BSD, **{"attention_mask": None, family.cache_argument: taker}, **per_token)
+            # Where no norm comes first (OLMo 2), projections would copy their weights for each row of a slice.
+            call.run(hidden_BSD.contiguous(), **{"attention_mask": None, family.cache_argument: taker}, **per_token)
     except _KeysTakenError:
         return taker.keys, taker.values
     raise ModelError("The block's attention handed no keys and values to its cache, so that none can be kept.")

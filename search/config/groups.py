@@ -27,7 +27,7 @@ from studies.records.target import TARGETS, Target
 CONFIG_VERSION = 1
 DEFAULT_OUT = Path("ftp-out")
 DEFAULT_PROFILE_SECONDS = 60.0
-# Of what stands in for skipped halves: twice as many numbers spare SmolLM2-135M an eighth of the KL more.
+# Of what stands in for skipped halves: 64 spares SmolLM2-135M a seventh of the KL more (benchmarks/substitutes.py).
 DEFAULT_RANK = 32
 # Most tokens that can be protected, more than any model reads.
 _MOST_KEPT = 10_000_000

@@ -93,3 +93,14 @@ def test_the_head_of_a_frozen_model_copies_no_weights_for_the_last_tokens(varian
     assert logits_BV.shape == (2, VOCABULARY)
     # The weights of the head would be copied for each row.
     assert max(products.sizes, default=0) < model.get_output_embeddings().weight.numel()
+
+
+@pytest.mark.parametrize("name", ["llama", "olmo2", "gpt_neox", "phi3"])
+@torch.no_grad()
+def test_blocks_copy_no_weights_for_tokens_that_only_keep_their_keys(name):
+    model = SkippingModel(fresh_tiny(name)).model
+    kept = Skipping("kept", SparsitySchedule.of_halves([0.5] * N_BLOCKS, [0.3] * N_BLOCKS, True))
+    least = min(one.numel() for one in model.parameters() if one.ndim == 2)
+    with BatchedProducts() as products:
+        kept.step_of(model)(torch.arange(3, 27).view(2, 12), None)
+    assert max(products.sizes, default=0) < least

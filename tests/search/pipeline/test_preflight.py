@@ -116,3 +116,9 @@ def test_a_model_whose_operations_cannot_be_counted_is_refused(workload: Workloa
     strange.skipping.blocks[3].register_parameter("stack", torch.nn.Parameter(torch.zeros(2, 2, 2)))
     with pytest.raises(ModelError, match="stack has shape"):
         check_search(config(), replace(workload, model=strange), store)
+
+
+def test_studies_with_other_substitutes_do_not_begin_another(workload: Workload, store: StudyStore) -> None:
+    with pytest.raises(ConfigError, match="'other', where substitutes of skipped halves have rank 0, and not 32"):
+        check_search(config(warm_start="other", kv="keep"), workload, store)
+    check_search(config(warm_start="other", kv="keep", substitute=0), workload, store)

@@ -95,7 +95,8 @@ def fit_substitutes(
     width = config.hidden_size
     if not 1 <= rank <= width:
         raise ModelError(f"The rank of substitutes is {rank}: expected one from 1 to the model's width, {width}.")
-    prompts = sorted({example.prompt for example in examples if len(example.prompt) > 1}, key=len)
+    # Always in the same order, so that a study that goes on gets the same sums.
+    prompts = sorted({one.prompt for one in examples if len(one.prompt) > 1}, key=lambda row: (len(row), row))
     if not prompts:
         raise DataError("No prompt has a second token, so that nothing could skip: give longer prompts.")
     made = Substitutes(model.n_blocks, width, rank, model.model.dtype)

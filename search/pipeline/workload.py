@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from ftp_core.skipping.substitutes import give_substitutes
-from ftp_core.training.substitution import fit_substitutes, n_passes
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.inputs.data import MAX_CONTINUATION, Workload, load_workload
 from search.inputs.examples import ReadSource
 from search.inputs.same_inputs import check_same, check_same_elsewhere
+from search.inputs.substitutes import substitute
 from search.progress.progress_view import ProgressView
 from search.stages.open_study import OpenStudy
 from search.stages.time_generation import check_lengths
@@ -33,7 +32,7 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
         )
         stage.advance()
     view.tell([workload.model.placement])
-    _fit_substitutes(config, workload, view)
+    substitute(config, workload, view.stage)
     said = [workload.fewer_than_asked(config.search_items)]
     said += [f"Left out {_examples(n)} {reason}." for reason, n in workload.left_out.items()]
     if workload.shared_boundaries:
@@ -47,18 +46,6 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
     for sentence in filter(None, said):
         view.console.print(sentence, highlight=False)
     return workload
-
-
-def _fit_substitutes(config: RunConfig, workload: Workload, view: ProgressView) -> None:
-    """Lets low-rank maps stand in for halves that tokens skip, if asked for; each process fits them anew."""
-    model, calibration = workload.model.skipping, workload.splits["calibration"]
-    if (config.granularity, config.kv) == ("block", "drop") or not config.substitute:
-        return
-    assert config.substitute != "auto"
-    rank = min(config.substitute, model.model.config.hidden_size)
-    with view.stage("Fitting substitutes of skipped halves", n_passes(model, calibration)) as stage:
-        maps = fit_substitutes(model, calibration, rank, stage.advance)
-    give_substitutes(model.model, maps, model.blocks)
 
 
 def _examples(n: int) -> str:

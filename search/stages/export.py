@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from ftp_core.model.causal_lm import FTPForCausalLM
 from ftp_core.model.model_card import add_figures
 from ftp_core.model.saving import check_directory, replacing
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.families import family_of
+from ftp_core.skipping.substitutes import Substitutes, give_substitutes, substitutes_of
 from search.config.run_config import RunConfig
 from search.errors import SearchError
+from search.inputs.data import load_workload
 from search.inputs.same_inputs import check_same, located
+from search.inputs.substitutes import substitute, uses_substitutes
 from search.stages.knee import chosen_number
 from search.stages.open_study import load_router
 from studies import ForeignResultsError, Measurement, StudyStore
@@ -71,8 +76,8 @@ def export_study(
         The files written.
 
     Raises:
-        SearchError: The study has no chosen schedule yet, or the trial no figures, or the dense model is not where it
-            was, or another one.
+        SearchError: The study has no chosen schedule yet, or the trial no figures; or the dense model, or data that
+            substitutes are fitted to, is not where it was, or another one.
         ForeignResultsError: The directory holds another pruned model, or files that would be replaced.
         CoreError: The directory is a file or holds another model, or the model cannot be loaded.
     """
@@ -90,11 +95,28 @@ def export_study(
     before = RunConfig.stored(study.config)
     said = {"model": model, "revision": revision, "adapter": adapter}
     config = RunConfig.stored(study.config, **{field: value for field, value in said.items() if value is not None})
-    config = located(name, before, config, ("model",))
-    check_same(study, {"model": load_model(config.reference, dtype=config.dtype).fingerprint()})
+    has_substitutes = uses_substitutes(config)
+    config = located(name, before, config, ("model", "data") if has_substitutes else ("model",))
+    substitutes = None
+    if has_substitutes:
+        # They are no part of the database: calibration items say what they were.
+        workload = load_workload(
+            config.reference,
+            config.data,
+            config.seed,
+            config.sizes,
+            config.keep_first,
+            dtype=config.dtype,
+            form=config.form,
+        )
+        check_same(study, {"model": workload.model.fingerprint(), "data": workload.data_fingerprint})
+        substitute(config, workload)
+        substitutes = substitutes_of(workload.model.skipping.model)
+    else:
+        check_same(study, {"model": load_model(config.reference, dtype=config.dtype).fingerprint()})
     if config.reference != before.reference and not store.is_read_only:
         store.studies.set_config(name, config.model_dump())
-    return write_export(store, name, directory, config.reference, include_base, overwrite, number)
+    return write_export(store, name, directory, config.reference, include_base, overwrite, number, substitutes)
 
 
 def write_export(
@@ -105,8 +127,9 @@ def write_export(
     include_base: bool,
     overwrite: bool = False,
     number: int | None = None,
+    substitutes: Substitutes | None = None,
 ) -> list[Path]:
-    """`export_study` with a dense model that is known to be the study's.
+    """`export_study` with a dense model that is known to be the study's, and with the study's substitutes.
 
     Weights that an adapter was merged into are always included: they lie nowhere else.
     """
@@ -118,6 +141,9 @@ def write_export(
     trial = store.trials.get(name, chosen)
     router = load_router(store, name, trial.router)
     dense, tokenizer = load_published(model)
+    if substitutes is not None:
+        # In the precision that the weights are written in; those of a running study stay as they are.
+        give_substitutes(dense, deepcopy(substitutes).to(dense.dtype), family_of(dense.config).blocks_of(dense))
     # As it was when the study ran: a system turn is a number of tokens then.
     keep_first = study.facts.keep_first
     schedule = SparsitySchedule.of(trial.schedule)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from ftp_core.cost.process_memory import peak_bytes
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.substitutes import substitutes_of
 from search.stages.candidates import candidates, compared, dense
 from search.stages.examples import collect_examples, n_steps
 from search.stages.export import write_export
@@ -130,7 +131,12 @@ def export_selected(study: OpenStudy) -> None:
     folder = study.config.folder(study.name) / "model"
     with study.view.stage("Writing the pruned model", 1) as stage:
         write_export(
-            study.store, study.name, folder, study.config.reference, include_base=study.config.export == "full"
+            study.store,
+            study.name,
+            folder,
+            study.config.reference,
+            include_base=study.config.export == "full",
+            substitutes=substitutes_of(study.workload.model.skipping.model),
         )
         stage.advance()
     study.note(StudyFacts(exported=str(folder.resolve())))

@@ -8,6 +8,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 from rich.console import Console
 
 import search
@@ -16,6 +17,7 @@ from ftp_core.schedule import SparsitySchedule
 from search.cli.show import describe_study
 from search.cli.tables import in_short, print_results
 from search.config.run_config import RESUMABLE
+from search.stages.export import export_study
 from studies import StudyExistsError, StudyNotFoundError, StudyStore
 
 SMALL = {
@@ -83,6 +85,12 @@ def test_halves_with_kept_keys_go_all_the_way(tmp_path: Path, monkeypatch: pytes
     model = FTPForCausalLM.from_pretrained(tmp_path / "ftp-out/one/model")
     assert model.schedule == best.schedule and not model.schedule.is_plain
     assert any(block.keeps_kv and block.attention != block.mlp for block in model.schedule.blocks)
+    # What it was measured with goes along, whether it is written at once or later.
+    assert model.substitutes is not None and any(one.any() for one in model.substitutes.parameters())
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        export_study(store, "one", tmp_path / "again", include_base=False)
+    again = FTPForCausalLM.from_pretrained(tmp_path / "again")
+    torch.testing.assert_close(again.substitutes.state_dict(), model.substitutes.state_dict(), atol=1e-2, rtol=1e-2)
     assert (tmp_path / "ftp-out/one/report.html").is_file()
 
 

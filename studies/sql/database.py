@@ -299,11 +299,28 @@ def _configure_sqlite(connection: Any, _: Any) -> None:
     # Before the log is on, so that the file's own header says at once whose it is.
     if cursor.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         cursor.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-    cursor.execute("PRAGMA journal_mode = WAL")
+    _turn_log_on(cursor)
     # The log is not forced to the disk at every commit. What was committed survives whatever happens to processes; a
     # power cut may take the last commits as a whole, never a part of one (https://www.sqlite.org/pragma.html).
     cursor.execute("PRAGMA synchronous = NORMAL")
     cursor.close()
+
+
+def _turn_log_on(cursor: Any) -> None:
+    """Switches a file to its write-ahead log, however many processes do so at once.
+
+    SQLite waits for a lock, except where two that wait could wait for each other, as here, where both read the file
+    before either may write it: it says at once that the file is locked (https://www.sqlite.org/c3ref/busy_handler.html).
+    """
+    deadline = time.monotonic() + _BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.001, 0.02))
 
 
 def _begin_sqlite(connection: Connection) -> None:

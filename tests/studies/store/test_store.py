@@ -6,7 +6,9 @@ import hashlib
 import math
 import multiprocessing
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -365,6 +367,20 @@ def test_processes_that_begin_at_once_make_one_database(tmp_path: Path) -> None:
     for opener in openers:
         opener.join()
     assert [opener.exitcode for opener in openers] == [0] * 4
+
+
+def test_threads_that_begin_at_once_make_one_database(tmp_path: Path) -> None:
+    # Opened at the same moment, about one in two hundred used to find the file locked: many, for a test that can fail.
+    for attempt in range(30):
+        url, together = f"sqlite:///{tmp_path / f'{attempt}.db'}", threading.Barrier(8)
+
+        def open_at_once(url: str = url, together: threading.Barrier = together) -> None:
+            together.wait()
+            StudyStore(url).close()
+
+        with ThreadPoolExecutor(8) as pool:
+            for opened in [pool.submit(open_at_once) for _ in range(8)]:
+                opened.result()
 
 
 def _append(url: str, name: str) -> None:

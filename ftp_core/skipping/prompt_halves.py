@@ -8,7 +8,6 @@ M keys, D hidden width, G key heads, E width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -54,8 +53,10 @@ class HalvesPlan:
         halves: Those that run its attention and its MLP, by their columns among the former; None for all of them.
         chosen: Those that run its attention, by their columns among all; None for all.
         others: Keys of the others; None if they have none.
-        rests: Tokens that skip its attention and its MLP, by their columns among those of the call; None if nothing
-            stands in for what they skip.
+        rests: Tokens of the call that skip its attention, and that skip its MLP, by their columns among those of the
+            call; None if nothing stands in for what they skip.
+        passing: Tokens that skip both, which are none of the call, by their columns among all; None if nothing stands
+            in for what they skip.
     """
 
     attention: Tensor
@@ -66,6 +67,7 @@ class HalvesPlan:
     chosen: Chosen | None = None
     others: OtherKeys | None = None
     rests: tuple[Chosen | None, Chosen | None] = (None, None)
+    passing: Chosen | None = None
 
 
 def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSparsity, listens: bool) -> Tensor:
@@ -106,9 +108,8 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
             window, device = prompts.window(index), call.hidden.device
             keys_BL = None if plan.others is None else plan.others.columns
             observer = prompts.observer(listened_BK, chosen.columns(DEAD), window, device, keys_BL)
-    own: tuple[LowRank | None, LowRank | None] = (None, None)
-    if prompts.substitutes is not None:
-        own = prompts.substitutes.of(index)
+    maps = None if prompts.substitutes is None else prompts.substitutes.of(index)
+    own = (None, None) if maps is None else (maps.attention, maps.mlp)
     theirs = [
         None if chosen is None else Share(chosen, rest, substitute)
         for chosen, rest, substitute in zip(plan.halves, plan.rests, own, strict=True)
@@ -122,7 +123,19 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
         prompts.state.observe(received.to(prompts.real.device), attended_BL)
     if used is None:
         return prompts.ended(index, out_BUD)
-    return prompts.ended(index, used.tokens.scatter(used.restored(out_BUD, hidden_BUD), call.hidden))
+    behind_BLD = call.hidden
+    if plan.passing is not None and maps is not None:
+        behind_BLD = _passed(plan.passing, maps.whole, call.hidden)
+        # Fillers are tokens that have just passed.
+        hidden_BUD = hidden_BUD if used.filler is None else used.tokens.gather(behind_BLD)
+    return prompts.ended(index, used.tokens.scatter(used.restored(out_BUD, hidden_BUD), behind_BLD))
+
+
+def _passed(passing: Chosen, substitute: LowRank, hidden_BLD: Tensor) -> Tensor:
+    """Hidden states of which some tokens passed what stands in for a block `[B, L, D]`."""
+    before_BSD = passing.tokens.gather(hidden_BLD)
+    behind_BSD = passing.restored(before_BSD + substitute(before_BSD), before_BSD)
+    return passing.tokens.scatter(behind_BSD, hidden_BLD)
 
 
 def _plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torch.dtype) -> HalvesPlan:
@@ -142,8 +155,7 @@ def _new_plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torc
     everything = prompts.totals(prompts.state.row_lengths)
     n_attention, n_mlp = prompts.totals(attention_counts), prompts.totals(mlp_counts)
     used_BL = run_attention_BL | run_mlp_BL
-    # Every token of the call reads what stands in for a half that it skips.
-    if everything in (n_attention, n_mlp) or prompts.substitutes is not None:
+    if everything in (n_attention, n_mlp):
         n_used = everything
     elif getattr(prompts.router, "keeps_ends", False):
         n_used = tuple(map(max, n_attention, n_mlp))
@@ -153,21 +165,22 @@ def _new_plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torc
     of_attention = _within(prompts, used, run_attention_BL, n_attention, n_used)
     halves = of_attention, _within(prompts, used, run_mlp_BL, n_mlp, n_used)
     rests: tuple[Chosen | None, Chosen | None] = (None, None)
+    passing = None
     if prompts.substitutes is not None:
-        attention, mlp = halves
         rests = (
-            None if attention is None else _rest(prompts, attention, run_attention_BL, n_attention),
-            None if mlp is None else _rest(prompts, mlp, run_mlp_BL, n_mlp),
+            None if of_attention is None else _rest(of_attention, *_among(used, prompts.real, run_attention_BL)),
+            None if halves[1] is None else _rest(halves[1], *_among(used, prompts.real, run_mlp_BL)),
         )
+        passing = None if used is None else _rest(used, prompts.real, used_BL)
     if n_attention == everything:
-        return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, rests=rests)
+        return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, rests=rests, passing=passing)
     chosen = of_attention if used is None else used if of_attention is None else used.of_them(of_attention)
     assert chosen is not None
     others = None
     if entry.keeps_kv:
-        rest = rests[0] or _rest(prompts, chosen, run_attention_BL, n_attention)
+        rest = _rest(chosen, prompts.real, run_attention_BL)
         others = _other_keys(prompts, index, chosen, rest, dtype)
-    return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, chosen, others, rests)
+    return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, chosen, others, rests, passing)
 
 
 def _within(
@@ -176,26 +189,31 @@ def _within(
     """Tokens that run a half, by their columns among those of the call; None if they are all of them."""
     if counts == n_used:
         return None
-    if used is not None:
-        run_BL = run_BL.gather(1, used.places)
-        run_BL = run_BL if used.filler is None else run_BL & ~used.filler
-    return prompts.chosen(run_BL, counts)
+    return prompts.chosen(_among(used, run_BL)[0], counts)
 
 
-def _rest(prompts: PromptPass, chosen: Chosen, run_BL: Tensor, counts: Sequence[int]) -> Chosen:
-    """Tokens that skip what `chosen` run, by their columns among all.
+def _among(used: Chosen | None, *marks_BL: Tensor) -> list[Tensor]:
+    """Marks of tokens by their columns among those of the call `[B, U]`; fillers have none."""
+    if used is None:
+        return list(marks_BL)
+    marks_BU = [marks.gather(1, used.places) for marks in marks_BL]
+    return marks_BU if used.filler is None else [marks & ~used.filler for marks in marks_BU]
+
+
+def _rest(chosen: Chosen, real_BL: Tensor, run_BL: Tensor) -> Chosen:
+    """Tokens that skip what others run, of all columns that these are given by.
 
     Args:
-        prompts: The pass of the prompts.
         chosen: Tokens that run it.
-        run_BL: The same as marks.
-        counts: Number of them in each row.
+        real_BL: Marks of all tokens.
+        run_BL: Marks of those that run it.
     """
     if isinstance(chosen.tokens, Ends):
         between = Between(chosen.tokens)
-        return Chosen(between, between.columns(prompts.columns.expand(run_BL.shape)), None)
-    everything = prompts.totals(prompts.state.row_lengths)
-    return Chosen.of(prompts.real & ~run_BL, [total - n for total, n in zip(everything, counts, strict=True)])
+        columns_L = torch.arange(run_BL.shape[1], device=run_BL.device)
+        return Chosen(between, between.columns(columns_L.expand(run_BL.shape)), None)
+    rest_BL = real_BL & ~run_BL
+    return Chosen.of(rest_BL, rest_BL.sum(1).tolist())
 
 
 def _decided(prompts: PromptPass, sparsity: float, half: Literal["attention", "mlp"]) -> tuple[Tensor, tuple[int, ...]]:

@@ -1,8 +1,10 @@
 """Low-rank maps that stand in for the halves of blocks that tokens skip.
 
 They are parts of a model: fitted once (`ftp_core.training.substitution`), whatever the schedule. Tokens that skip the
-attention or the MLP of a block get the map of what it would have read, instead of nothing. Where whole blocks skip and
-leave no keys and values there are none: with the static router, such tokens are a shorter prompt.
+attention or the MLP of a block get the map of what it would have read, instead of nothing. Tokens that skip both get
+one map for the whole block, of what is before it, so that they pass none of its norms, which take a CPU longer than the
+map. Where whole blocks skip and leave no keys and values there are no maps: with the static router, such tokens are a
+shorter prompt.
 
 Dimensions: T tokens, D hidden width, R rank.
 """
@@ -11,13 +13,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-HALVES = ("attention", "mlp")
 # An attribute of a dense model that is no submodule: its weights stay those that were published.
 _FIELD = "_ftp_substitutes"
 
@@ -49,8 +50,44 @@ class LowRank(nn.Module):
         return nn.functional.linear(down, self.up, self.bias)
 
 
+class ScaledLowRank(LowRank):
+    """A `LowRank` of hidden states scaled to a root mean square of 1, as norms do it."""
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """What stands in for a block's change `[..., D]` of hidden states `[..., D]`."""
+        hidden = hidden.contiguous()
+        # Scaled behind the first map, where it is R numbers a token.
+        down = nn.functional.linear(hidden, self.down) * inverse_root_mean_square(hidden).to(hidden.dtype)
+        return nn.functional.linear(down, self.up, self.bias)
+
+
+def inverse_root_mean_square(hidden: Tensor) -> Tensor:
+    """1 over the root mean square of hidden states `[..., D]`, in float32 at least `[..., 1]`."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=wide)
+    scale: Tensor = hidden.shape[-1] ** 0.5 / norm.clamp(min=torch.finfo(wide).tiny ** 0.5)
+    return scale
+
+
+class BlockSubstitutes(NamedTuple):
+    """Maps that stand in for parts of a block.
+
+    Attributes:
+        attention: Stands in for its attention, of what that reads.
+        mlp: Stands in for its MLP, of what that reads.
+        whole: Stands in for both, of what is before the block.
+    """
+
+    attention: LowRank
+    mlp: LowRank
+    whole: ScaledLowRank
+
+
 class Substitutes(nn.Module):
-    """A map for the attention and one for the MLP of each block.
+    """Maps for the attention, the MLP and the whole of each block.
+
+    The one for the whole has twice the rank, so that tokens that skip both halves take as many operations as with a map
+    for each.
 
     Args:
         n_blocks: Number of blocks.
@@ -65,14 +102,16 @@ class Substitutes(nn.Module):
     def __init__(self, n_blocks: int, width: int, rank: int, dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.rank = rank
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict({half: LowRank(width, rank, dtype) for half in HALVES}) for _ in range(n_blocks)
-        )
+        self._of: list[BlockSubstitutes] = []
+        self.blocks = nn.ModuleList()
+        for _ in range(n_blocks):
+            maps = LowRank(width, rank, dtype), LowRank(width, rank, dtype), ScaledLowRank(width, 2 * rank, dtype)
+            self._of.append(BlockSubstitutes(*maps))
+            self.blocks.append(nn.ModuleDict(self._of[-1]._asdict()))
 
-    def of(self, index: int) -> tuple[LowRank, LowRank]:
-        """Those of a block: of its attention, and of its MLP."""
-        halves: Any = self.blocks[index]
-        return halves["attention"], halves["mlp"]
+    def of(self, index: int) -> BlockSubstitutes:
+        """Those of a block."""
+        return self._of[index]
 
     def fingerprint(self) -> str:
         """SHA-256 of all maps."""

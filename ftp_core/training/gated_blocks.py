@@ -70,23 +70,27 @@ def gated_halves(
     with _adding(None, mlp, _one_token):
         attended_BLD = gated_block(model, call, hidden_BLD, keys, None)
     listening.remove()
-    maps = substitutes_of(model.model)
-    instead_of_attention, instead_of_mlp = (None, None) if maps is None else maps.of(index)
+    found = substitutes_of(model.model)
+    maps = None if found is None else found.of(index)
     skipped_BLD = hidden_BLD
-    if instead_of_attention is not None and attention_BL is not None:
-        with _adding(instead_of_attention, attention, lambda *_: returned[0]), _adding(None, mlp, _one_token):
+    if maps is not None and attention_BL is not None:
+        with _adding(maps.attention, attention, lambda *_: returned[0]), _adding(None, mlp, _one_token):
             skipped_BLD = call.run(hidden_BLD, **_alone(model))
     attended_BLD = _between(skipped_BLD, attended_BLD, attention_BL)
     is_parallel = model.family.adds_in_parallel(config)
     skipped_BLD = before_BLD = hidden_BLD if is_parallel else attended_BLD
     with _adding(None, attention, lambda *_: returned[0]):
         out_BLD = call.run(before_BLD, **_alone(model))
-        if instead_of_mlp is not None and mlp_BL is not None:
-            with _adding(instead_of_mlp, mlp, _one_token):
+        if maps is not None and mlp_BL is not None:
+            with _adding(maps.mlp, mlp, _one_token):
                 skipped_BLD = call.run(before_BLD, **_alone(model))
     if is_parallel:
         out_BLD, skipped_BLD = (attended_BLD + (one_BLD - hidden_BLD) for one_BLD in (out_BLD, skipped_BLD))
-    return _between(skipped_BLD, out_BLD, mlp_BL)
+    out_BLD = _between(skipped_BLD, out_BLD, mlp_BL)
+    if maps is None or attention_BL is None or mlp_BL is None:
+        return out_BLD
+    # Tokens that skip both get one map for the whole block.
+    return _between(out_BLD, hidden_BLD + maps.whole(hidden_BLD), (1 - attention_BL) * (1 - mlp_BL))
 
 
 def _alone(model: SkippingModel) -> dict[str, None]:

@@ -1,8 +1,8 @@
 """Fits the low-rank maps that stand in for halves of blocks that tokens skip.
 
-For each half of each block: reduced-rank ridge regression (Izenman, 1975, "Reduced-rank regression for the multivariate
-linear model") of what it adds on what it reads, over the tokens of calibration prompts in the dense model. Nothing is
-trained, and nothing depends on a schedule or a router.
+For each half of each block, and for each whole block: reduced-rank ridge regression (Izenman, 1975, "Reduced-rank
+regression for the multivariate linear model") of what it adds on what it reads, over the tokens of calibration prompts
+in the dense model. Nothing is trained, and nothing depends on a schedule or a router.
 
 Dimensions: T tokens, D hidden width, R rank.
 """
@@ -20,7 +20,7 @@ from ftp_core.errors import DataError, ModelError
 from ftp_core.skipping.halves import names_of_halves
 from ftp_core.skipping.interception import exclusive
 from ftp_core.skipping.skipping_model import SkippingModel
-from ftp_core.skipping.substitutes import LowRank, Substitutes
+from ftp_core.skipping.substitutes import LowRank, ScaledLowRank, Substitutes, inverse_root_mean_square
 from ftp_core.text.encoding import EncodedExample, pad_right
 
 # Of the mean variance of what a half reads: few prompts leave most directions of it undecided.
@@ -38,8 +38,7 @@ class _Sums:
     shifts: tuple[Tensor, Tensor] | None = None
 
     def add(self, read_TD: Tensor, added_TD: Tensor) -> None:
-        """Adds tokens."""
-        read_TD, added_TD = read_TD.float(), added_TD.float()
+        """Adds tokens, in float32."""
         if self.shifts is None:
             # About where the means are, so that little is lost where squares of them are taken away.
             self.shifts = read_TD.mean(0), added_TD.mean(0)
@@ -53,7 +52,7 @@ class _Sums:
         self.sums = {name: part + self.sums.get(name, 0.0) for name, part in parts.items()}
         self.n_tokens += len(read_TD)
 
-    def fit(self, half: LowRank) -> None:
+    def fit(self, substitute: LowRank) -> None:
         """Sets the weights of the map with the least squared error of its rank."""
         assert self.shifts is not None
         mean_D, mean_added_D = self.sums["read"] / self.n_tokens, self.sums["added"] / self.n_tokens
@@ -63,11 +62,13 @@ class _Sums:
         covariance_DD.diagonal().add_(ridge)
         full_DD = torch.linalg.solve(covariance_DD, cross_DD)
         # Of all rank-R maps, the one whose outputs keep the most of those of the full one.
-        kept_DR = torch.linalg.eigh(cross_DD.T @ full_DD).eigenvectors[:, -half.up.shape[1] :]
+        rank = substitute.up.shape[1]
+        kept_DR = torch.linalg.eigh(cross_DD.T @ full_DD).eigenvectors[:, -rank:]
+        kept_DR = nn.functional.pad(kept_DR, (0, rank - kept_DR.shape[1]))
         down_DR = full_DD @ kept_DR
         mean_D, mean_added_D = mean_D + self.shifts[0], mean_added_D + self.shifts[1]
         weights = {"down": down_DR.T, "up": kept_DR, "bias": mean_added_D - kept_DR @ (down_DR.T @ mean_D)}
-        half.load_state_dict({name: weight.to(half.bias.dtype) for name, weight in weights.items()})
+        substitute.load_state_dict({name: weight.to(substitute.bias.dtype) for name, weight in weights.items()})
 
 
 # Routers are trained through them, so that they must be no inference tensors.
@@ -102,8 +103,12 @@ def fit_substitutes(
     made = Substitutes(model.n_blocks, width, rank, model.model.dtype)
     for first in range(0, model.n_blocks, step := _blocks_at_once(model)):
         indices = range(first, min(first + step, model.n_blocks))
-        halves = [(index, half, model.blocks[index].get_submodule(names[half])) for index in indices for half in (0, 1)]
-        sums = {(index, half): _Sums() for index, half, _ in halves}
+        # What each map stands in for: the halves, and the block itself.
+        fitted = [
+            (substitute, model.blocks[index].get_submodule(name), _Sums())
+            for index in indices
+            for substitute, name in zip(made.of(index), (*names, ""), strict=True)
+        ]
         for begin in range(0, len(prompts), _AT_A_TIME):
             rows = prompts[begin : begin + _AT_A_TIME]
             # Padding stands last, where causality hides it from every token.
@@ -113,8 +118,10 @@ def fit_substitutes(
             # The first token is like no other: attention rests on it, and its states are huge.
             counts_BL[:, 0] = False
             hooks = [
-                module.register_forward_hook(_adding(sums[index, half], counts_BL), with_kwargs=True)
-                for index, half, module in halves
+                module.register_forward_hook(
+                    _adding(sums, counts_BL, isinstance(substitute, ScaledLowRank)), with_kwargs=True
+                )
+                for substitute, module, sums in fitted
             ]
             try:
                 with exclusive(model.blocks):
@@ -123,8 +130,8 @@ def fit_substitutes(
                 for hook in hooks:
                     hook.remove()
             on_pass()
-        for (index, half), one in sums.items():
-            one.fit(made.of(index)[half])
+        for substitute, _, sums in fitted:
+            sums.fit(substitute)
     return made
 
 
@@ -135,15 +142,20 @@ def n_passes(model: SkippingModel, examples: Sequence[EncodedExample]) -> int:
 
 
 def _blocks_at_once(model: SkippingModel) -> int:
-    bytes_of_block: int = 2 * 2 * 4 * model.model.config.hidden_size**2
+    bytes_of_block: int = 3 * 2 * 4 * model.model.config.hidden_size**2
     return max(1, _MOST_BYTES // bytes_of_block)
 
 
-def _adding(sums: _Sums, counts_BL: Tensor) -> Callable[..., None]:
+def _adding(sums: _Sums, counts_BL: Tensor, is_block: bool) -> Callable[..., None]:
     def add(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         read_BLD = args[0] if args else kwargs["hidden_states"]
-        added = output[0] if isinstance(output, tuple) else output
+        out = output[0] if isinstance(output, tuple) else output
         counts = counts_BL.to(read_BLD.device)
-        sums.add(read_BLD[counts], added.reshape(read_BLD.shape)[counts])
+        read_TD, added_TD = read_BLD[counts].float(), out.reshape(read_BLD.shape)[counts].float()
+        if is_block:
+            # What goes into a block comes out of it, too.
+            added_TD = added_TD - read_TD
+            read_TD = read_TD * inverse_root_mean_square(read_TD)
+        sums.add(read_TD, added_TD)
 
     return add

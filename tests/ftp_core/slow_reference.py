@@ -175,10 +175,12 @@ def slow_logits(
             out = torch.where(runs[None, :, None], call.run(call.hidden, **arguments), call.hidden)
         else:
             maps = substitutes_of(model)
-            with halves_for(
-                call.block, family.halves, (runs, runs_mlp), (None, None) if maps is None else maps.of(index)
-            ):
+            own = (None, None) if maps is None else maps.of(index)[:2]
+            with halves_for(call.block, family.halves, (runs, runs_mlp), own):
                 out = call.run(call.hidden, **arguments)
+            if maps is not None:
+                passed = call.hidden + maps.of(index).whole(call.hidden)
+                out = torch.where((runs | runs_mlp)[None, :, None], out, passed)
         if router.window:
             weights = attention_of(model, index, call, mask)[0].mean(0)
             listeners = keep[0].nonzero().flatten()[-router.window :]

@@ -39,7 +39,7 @@ def test_a_map_is_the_best_of_its_rank(rank: int, n_batches: int, offset: float,
     added = np.tanh(read - offset) @ rng.normal(size=(6, 6)) + 0.1 * rng.normal(size=read.shape) + 2.0
     sums, found = _Sums(), LowRank(6, rank, torch.float32)
     for one, other in zip(read, added, strict=True):
-        sums.add(torch.tensor(one), torch.tensor(other))
+        sums.add(torch.tensor(one, dtype=torch.float32), torch.tensor(other, dtype=torch.float32))
     sums.fit(found)
     # Ridge regression is least squares with rows that pull towards zero; of its outputs there, the best of a rank are
     # their singular vectors (Eckart and Young, 1936).
@@ -56,16 +56,19 @@ def test_a_map_is_the_best_of_its_rank(rank: int, n_batches: int, offset: float,
 @pytest.mark.parametrize("name", ABLE)
 def test_every_family_loses_less_where_maps_stand_in(name: str) -> None:
     model = SkippingModel(fresh_tiny(name))
-    # Few words, so that what tokens read is of few kinds and a map can know it.
-    examples = [
-        EncodedExample(tuple(3 + token % 5 for token in one.prompt), one.continuations, 0, False)
-        for one in drawn(60, longest=30)
-    ]
+    examples = of_few_words(drawn(60, longest=30))
     quality = QualitySet(model, drawn_like(examples))
     schedule = SparsitySchedule.of_halves([0.0] + [0.5] * (N_BLOCKS - 1), [0.5] * N_BLOCKS, True)
     without = quality.evaluate(schedule, StaticRouter()).kl
     give_substitutes(model.model, fit_substitutes(model, examples, 24), model.blocks)
     assert quality.evaluate(schedule, StaticRouter()).kl < 0.9 * without
+
+
+def of_few_words(examples: list[EncodedExample]) -> list[EncodedExample]:
+    """Examples in which what tokens read is of few kinds, so that a map can know it."""
+    return [
+        EncodedExample(tuple(3 + token % 5 for token in one.prompt), one.continuations, 0, False) for one in examples
+    ]
 
 
 def drawn_like(examples: list[EncodedExample]) -> list[EncodedExample]:
@@ -75,11 +78,25 @@ def drawn_like(examples: list[EncodedExample]) -> list[EncodedExample]:
 def test_blocks_are_fitted_in_parts_where_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
     model, examples, calls = SkippingModel(tiny()), drawn(20), []
     whole = fit_substitutes(model, examples, 3)
-    monkeypatch.setattr(substitution, "_MOST_BYTES", 2 * 2 * 4 * 32**2)
+    monkeypatch.setattr(substitution, "_MOST_BYTES", 3 * 2 * 4 * 32**2)
     parts = fit_substitutes(model, examples, 3, lambda: calls.append(1))
     assert len(calls) == n_passes(model, examples) == 3 * 3
     for name, weight in parts.state_dict().items():
         torch.testing.assert_close(weight, whole.state_dict()[name], atol=1e-4, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_the_map_of_a_whole_block_is_of_what_is_before_it_whatever_its_scale() -> None:
+    model, examples = SkippingModel(fresh_tiny()), of_few_words(drawn(60, longest=30))
+    maps, block = fit_substitutes(model, examples, 32).of(1), model.blocks[1]
+    heard: list[tuple[torch.Tensor, torch.Tensor]] = []
+    handle = block.register_forward_hook(lambda _, inputs, out: heard.append((inputs[0], out)))
+    model.decoder(input_ids=torch.tensor([examples[0].prompt]), use_cache=False)
+    handle.remove()
+    before, behind = (states[0, 1:] for states in heard[0])
+    # Of full rank, so that what is left is what no linear map of scaled states knows.
+    assert (before + maps.whole(before) - behind).norm() < 0.5 * (behind - before).norm()
+    torch.testing.assert_close(maps.whole(7.0 * before), maps.whole(before))
 
 
 def test_ranks_and_prompts_that_allow_none_are_refused() -> None:

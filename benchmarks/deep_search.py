@@ -32,6 +32,7 @@ from search.evaluators.local import LocalEvaluator
 from search.inputs.data import load_workload
 from search.problem.cost_limit import CostLimit
 from search.problem.costs import Costs
+from search.problem.genes import FIRST_WITH_KEYS_KEPT
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
 from search.proposers.catalogue import PORTFOLIO_NAME, learn_from_ablations, make_proposers
@@ -169,7 +170,7 @@ def space_of(model, job):
     dense = model.flops(SparsitySchedule.uniform(0.0, model.n_blocks))
     shortened = model.flops(SparsitySchedule.uniform(job.target, model.n_blocks))
     limit = CostLimit("target_flops_saved", 1 - shortened / dense, model.flops, dense)
-    return ScheduleSpace(model.n_blocks, limits=(limit,), granularity="half", kv="keep")
+    return ScheduleSpace(model.n_blocks, limits=(limit,), granularity="half", kv="keep", first=FIRST_WITH_KEYS_KEPT)
 
 
 def search(space, names, model, trials, seed):

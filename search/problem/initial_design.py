@@ -89,7 +89,7 @@ def ablations(space: ScheduleSpace, most: int | None = None, sparsity: float = A
             groups of about the same size. None for each gene by itself.
         sparsity: Sparsity of an ablated gene, to the nearest grid point.
     """
-    free, level = space.free_genes, min(space.top, max(1, round(sparsity / space.step)))
+    free, level = space.free_genes, min(space.top, max(1, space.grid.index(sparsity)))
     n_groups = len(free) if most is None else min(most, len(free))
     if not space.top or n_groups < 1:
         return []

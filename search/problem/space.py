@@ -13,6 +13,7 @@ from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.errors import ConfigError
 from search.problem.cost_limit import CostLimit, GeneCosts
 from search.problem.genes import Genes, Granularity, Kv
+from search.problem.grid import Grid
 from search.problem.limited import Limited
 from search.problem.trial import GridIndices
 
@@ -21,7 +22,7 @@ _Number = TypeVar("_Number", int, float)
 
 @dataclass(frozen=True)
 class ScheduleSpace:
-    """All schedules on a grid that keep the constraints, given as grid indices: steps of sparsity, one per gene.
+    """All schedules on a grid that keep the constraints, given as grid indices, one per gene.
 
     Only the space knows what a gene is: a block, or one of its halves, in the order in which a model runs them.
 
@@ -29,6 +30,8 @@ class ScheduleSpace:
         n_blocks: Blocks of the model.
         target_sparsity: Overall sparsity that every schedule must have, to the nearest grid point; None for any.
         step: Distance of the grid.
+        first: Steps of the least sparsity of a gene that skips at all; 1 if overall sparsity is the target, whose steps
+            are moved from gene to gene.
         max_sparsity: Highest sparsity of a gene.
         dense_blocks: Blocks that skip nothing; negative numbers count from the end.
         limits: Limits on the cost of every schedule.
@@ -42,6 +45,7 @@ class ScheduleSpace:
     n_blocks: int
     target_sparsity: float | None = None
     step: float = DEFAULT_STEP
+    first: int = 1
     max_sparsity: float = MAX_SPARSITY
     dense_blocks: tuple[int, ...] = ()
     limits: tuple[CostLimit, ...] = ()
@@ -51,6 +55,8 @@ class ScheduleSpace:
     def __post_init__(self) -> None:
         """Check that there is a schedule at all."""
         n_free = len(self.free_genes)
+        if self.target_sparsity is not None and self.first > 1:
+            raise ConfigError("The least sparsity of a gene is one step where overall sparsity is the target.")
         if self.target_total is not None and self.target_total > self.top * n_free:
             most, n_free_genes = self.top * self.step * n_free / self.n_genes, n_free // self.genes.per_block
             raise ConfigError(
@@ -80,7 +86,12 @@ class ScheduleSpace:
     @property
     def top(self) -> int:
         """Highest grid index of a gene."""
-        return math.floor(self.max_sparsity / self.step + 1e-9)
+        return max(0, math.floor(self.max_sparsity / self.step + 1e-9) - self.first + 1)
+
+    @cached_property
+    def grid(self) -> Grid:
+        """Sparsities of grid indices."""
+        return Grid(self.step, self.first)
 
     @property
     def may_skip(self) -> bool:
@@ -115,11 +126,11 @@ class ScheduleSpace:
 
     def schedule(self, indices: Sequence[int]) -> SparsitySchedule:
         """The schedule of grid indices."""
-        return self.genes.schedule(indices, self.step)
+        return self.genes.schedule(indices, self.grid)
 
     def grid_indices(self, schedule: tuple[float, ...]) -> GridIndices:
         """Grid indices of a schedule that the genes express, or of the nearest one on the grid."""
-        return self.genes.grid_indices(schedule, self.step)
+        return self.genes.grid_indices(schedule, self.grid)
 
     def of_free_genes(self, indices: Sequence[int]) -> list[int]:
         """Those of grid indices that belong to free genes."""
@@ -181,10 +192,10 @@ class ScheduleSpace:
         mean = self.target_sparsity
         if mean is None:
             even = self.even_at_target
-            mean = rng.uniform(0.0, 0.8) if even is None else sum(even) * self.step / self.n_genes
+            mean = rng.uniform(0.0, 0.8) if even is None else sum(map(self.grid.sparsity, even)) / self.n_genes
         weights = [rng.expovariate(1.0) for _ in range(self.n_genes)]
-        scale = mean * self.n_genes / sum(weights) / self.step
-        return self.repair([weight * scale for weight in weights], rng)
+        scale = mean * self.n_genes / sum(weights)
+        return self.repair([self.grid.position(weight * scale) for weight in weights], rng)
 
     def even(self, total: int) -> GridIndices:
         """A sum of indices spread evenly over the free genes; what is left over goes to the last ones."""

@@ -149,8 +149,7 @@ class AdditiveProposer(SeededProposer):
             is_sure: Whether interactions are the most likely ones.
             n_halved: Number of times that the way from the best known schedules was halved; 0 for any way.
         """
-        levels = np.arange(self._space.top + 1)
-        sparsities: Floats = np.multiply(levels, self._space.step, dtype=np.float64)
+        sparsities = self._space.grid.sparsities(np.arange(self._space.top + 1.0))
         harms, relief = curves.harms(sparsities), curves.relief(sparsities)
         found = self._least_harm(harms, relief, total)
         if found is None:
@@ -184,7 +183,7 @@ class AdditiveProposer(SeededProposer):
             indices = np.array([self._space.of_free_genes(one) for one, _ in told], dtype=np.float64).reshape(shape)
             kl = np.array([one for _, (one, _) in told])
             is_part = np.array([part for _, (_, part) in told], dtype=bool)
-            self._posterior = self._model.fit(indices * self._space.step, kl, is_part)
+            self._posterior = self._model.fit(self._space.grid.sparsities(indices), kl, is_part)
         return self._posterior
 
     def _total(self, number: int, rng: random.Random) -> int:
@@ -192,7 +191,7 @@ class AdditiveProposer(SeededProposer):
         total = space.target_total
         if total is None:
             share = (self._offset + number * _GOLDEN) % 1.0 if not self._repeats else rng.random()
-            total = round(share * _MOST_OVERALL * space.n_genes / space.step)
+            total = round(space.grid.position(share * _MOST_OVERALL) * space.n_genes)
         return min(total, space.top * len(space.free_genes))
 
     def _least_harm(self, harms: Floats, relief: Floats | None, total: int) -> list[int] | None:

@@ -17,6 +17,7 @@ from search.engine.pruning import OptunaPruning, Pruner
 from search.engine.termination import Stopping
 from search.problem.cost_limit import LIMIT_COSTS, CostLimit
 from search.problem.costs import Costs
+from search.problem.genes import FIRST_WITH_KEYS_KEPT
 from search.problem.initial_design import ablated
 from search.problem.objectives import Objectives, objective_names
 from search.problem.space import ScheduleSpace
@@ -165,6 +166,7 @@ def schedule_space(config: RunConfig, n_blocks: int, costs: Costs) -> ScheduleSp
     return ScheduleSpace(
         n_blocks,
         config.target_sparsity,
+        first=FIRST_WITH_KEYS_KEPT if kv == "keep" and config.target_sparsity is None else 1,
         dense_blocks=config.dense_blocks,
         limits=tuple(limits),
         granularity=granularity,

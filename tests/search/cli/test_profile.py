@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ftp_core.cost.conditions import profile_conditions
 from ftp_core.cost.profile import LatencyProfile
 from ftp_core.loading.models import load_model
+from ftp_core.skipping.substitutes import Substitutes, give_substitutes
 from search.config.run_config import RunConfig
 from search.inputs.data import Workload, load_workload
 from search.problem.objectives import OBJECTIVES
@@ -211,6 +212,23 @@ def test_a_study_s_model_is_spread_as_its_settings_say(
     monkeypatch.setattr("ftp_core.loading.models.find_spec", lambda _: None)
     refused = run("profile", "--study", "mine")
     assert refused.code == 1 and "device_map needs the package accelerate" in refused.err
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_study_is_profiled_with_what_stands_in_for_skipped_halves(run: Run, tmp_path: Path) -> None:
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        halves = {"profile_seconds": 0.5, "target_flops_saved": 0.2, "substitute": 4}
+        store.studies.create(
+            "halves", RunConfig.checked(model=str(tmp_path / "tiny"), **halves).model_dump(), OBJECTIVES
+        )
+        store.studies.update_facts("halves", StudyFacts(timed_input=TimedInput(3, 16)))
+        done = run("profile", "--study", "halves")
+        assert done.code == 0, done.err
+        model = load_model(str(tmp_path / "tiny")).skipping
+        assert store.profiles.get(profile_conditions(model).fingerprint(3, 16)) is None
+        maps = Substitutes(model.n_blocks, model.model.config.hidden_size, 4)
+        give_substitutes(model.model, maps, model.blocks)
+        assert store.profiles.get(profile_conditions(model).fingerprint(3, 16)) is not None
 
 
 @pytest.mark.usefixtures("tiny")

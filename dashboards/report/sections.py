@@ -99,7 +99,8 @@ def search_sections(data: ReportData) -> list[Section]:
                 "Which blocks can do without",
                 "A row is a schedule of the front, with little skipped at the bottom and much at the top. Dark blocks "
                 "are skipped by most tokens; blocks that stay light even at the top are those that the model cannot "
-                "spare." + (" The selected schedule is not on the front of the items searched on." if apart else ""),
+                f"spare.{_what_skips(data)}"
+                + (" The selected schedule is not on the front of the items searched on." if apart else ""),
                 schedules_figure(found, chosen),
             )
         )
@@ -129,6 +130,19 @@ def search_sections(data: ReportData) -> list[Section]:
             ),
         ]
     return sections
+
+
+def _what_skips(data: ReportData) -> str:
+    """A sentence on what a schedule's numbers are of, where these are not whole blocks that drop keys and values."""
+    config = data.study.config
+    is_half, keeps_kv = config.get("granularity") == "half", config.get("kv") == "keep"
+    parts = [
+        *(["attention and MLP of a block skip apart"] if is_half else []),
+        *(["skipped tokens leave keys and values"] if keeps_kv else []),
+    ]
+    if parts and (rank := config.get("substitute")):
+        parts.append(f"low-rank maps (rank {rank}) stand in for what they skip")
+    return f" Here {', '.join(parts[:-1])}{' and ' * (len(parts) > 1)}{parts[-1]}." if parts else ""
 
 
 def training_sections(data: ReportData) -> list[Section]:

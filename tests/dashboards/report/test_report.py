@@ -387,3 +387,16 @@ def test_the_report_of_a_study_of_flops_speaks_of_flops(tmp_path: Path) -> None:
     row = next(csv.DictReader(written.front_csv.open()))
     assert (row["flops"], row["latency_ms"], row["kv_bytes"]) == ("10000000000.0", "3.5", "2097152.0")
     assert json.loads(written.json.read_text())["front"][0]["costs"] == {"latency_ms": 3.5, "kv_bytes": 2097152.0}
+
+
+def test_the_report_says_what_skips_where_it_is_no_whole_block() -> None:
+    settings = {"granularity": "half", "kv": "keep", "substitute": 32}
+    page = render_report(replace(DATA, study=replace(STUDY, config={**STUDY.config, **settings})))
+    expected = (
+        "attention and MLP of a block skip apart, skipped tokens leave keys and values and low-rank maps (rank 32)"
+    )
+    assert f"Here {expected} stand in for what they skip." in page
+    whole = {"granularity": "block", "kv": "keep", "substitute": 0}
+    page = render_report(replace(DATA, study=replace(STUDY, config={**STUDY.config, **whole})))
+    assert "Here skipped tokens leave keys and values." in page
+    assert "Here" not in render_report(DATA).partition("Which blocks can do without")[2].partition("What was tried")[0]

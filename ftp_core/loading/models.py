@@ -18,6 +18,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ftp_core.errors import ModelError
 from ftp_core.loading.allocator import keep_freed_memory
+from ftp_core.loading.compiled_kernels import keep_few_kernels
 from ftp_core.loading.gguf_files import SUFFIX
 from ftp_core.loading.model_source import hub_error, locate, one_line, weights_of
 from ftp_core.loading.placement import computes_natively, device_name, device_of, dtype_of, name_of
@@ -142,6 +143,7 @@ def load_model(
             it cannot compute in that precision, or accelerate is missing or cannot place the parts so.
     """
     keep_freed_memory()
+    keep_few_kernels()
     source, where = resolve(name), device_of(device)
     precision = dtype_of(dtype, where, published_dtype(source))
     if device_map is not None:

@@ -15,6 +15,7 @@ import torch
 
 from ftp_core.cost.process_memory import own_peak_bytes
 from ftp_core.errors import CoreError
+from ftp_core.loading.compiled_kernels import keep_few_kernels
 from ftp_core.loading.models import load_model
 from ftp_core.loading.reference import ModelName
 from ftp_core.quality.quality import QualitySet
@@ -216,6 +217,7 @@ class ModelSetup:
 
     def start(self, device: str, halvings: int) -> LocalEvaluator:
         """See `WorkerSetup.start`; halves the memory for shared work, too."""
+        keep_few_kernels()
         if device == "cpu":
             # A worker has one core; more threads than that would fight with the other workers.
             torch.set_num_threads(1)

@@ -36,6 +36,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from ftp_core.errors import CoreError
 from ftp_core.loading.allocator import keep_freed_memory
+from ftp_core.loading.compiled_kernels import keep_few_kernels
 from ftp_core.loading.identity import model_identity
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
@@ -154,6 +155,7 @@ class _Training:
         """Train a router, and report to Tune at each evaluation."""
         on_gpu = bool(ray.get_gpu_ids())
         keep_freed_memory(_LARGEST_KEPT_BYTES)
+        keep_few_kernels()
         if not on_gpu:
             # A worker has one core; more threads than that would fight with the other workers.
             torch.set_num_threads(1)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 
-# Both caches, of oneDNN and of torch's layer above it, hold 1,024 kernels by default, most of a megabyte each: all of them
-# are filled where prompts and kept counts vary, as in training. A quarter is about what a pass asks for.
+# Both caches, of oneDNN and of torch's layer above it, hold 1,024 kernels by default, most of a megabyte each, and are
+# filled where prompts and kept counts vary, as in training. A quarter is about what a pass asks for.
 MOST_KEPT = 256
 _VARIABLES = ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY")
 

@@ -8,14 +8,16 @@ own, untouched.
 "searched" is no search's result, as speed needs none: a fixed schedule of the kind that searches find, whose first and
 last two blocks skip less than the others. Variants with halves skip by it, too: whole blocks whose skipped tokens keep
 keys and values, attention half of it and MLP one and a half of it, or one of the two alone. "late kept" skips both
-halves of the last 43 % of the blocks alone, as searches of SmolLM2 with kept keys find it. Weights are random but the
-demo's; a router costs the same whatever its are.
+halves of the last 43 % of the blocks alone, as searches of SmolLM2 with kept keys find it. With --substitute, low-rank
+maps stand in for skipped halves. Weights are random but the demo's; a router costs the same whatever its are, and maps
+are zeros.
 
 python benchmarks/inference_speed.py [--quick] [--json PATH] [--shape demo,160m] [--batches 1,4,16]
     [--lengths 256,512,1024,2048] [--sparsities 0.22,0.25,0.3,0.4,0.5] [--variants LIST] [--schedule 0,0.3,...]
-    [--new-tokens N] [--repeats N] [--threads N] [--break-even] [--profile-pass]
+    [--new-tokens N] [--repeats N] [--threads N] [--break-even] [--substitute RANK] [--profile-pass]
 python benchmarks/inference_speed.py --shape smollm2 --batches 1,4,8 --lengths 256,512 --sparsities 0.25,0.3
     --variants "dense,uniform,searched static,late kept,block kept,halves kept,attention kept,mlp" --repeats 7
+    --substitute 32
 """
 
 import argparse
@@ -51,6 +53,7 @@ from ftp_core.cost.timing import estimate_ratio
 from ftp_core.loading.allocator import keep_freed_memory
 from ftp_core.routers import DynamicRouter, StaticRouter
 from ftp_core.schedule import MAX_SPARSITY, SparsitySchedule
+from ftp_core.skipping.substitutes import Substitutes, give_substitutes
 from ftp_core.training.calibration import calibrate_thresholds
 
 DENSE, UNIFORM, STATIC, REMOVAL = "dense", "uniform", "searched static", "block removal"
@@ -336,6 +339,7 @@ def parsed():
     )
     parser.add_argument("--repeats", type=int, help="rounds of each point (default: 15, with --quick 5)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--substitute", type=int, default=0, metavar="RANK", help="of maps; 0 for none")
     parser.add_argument("--profile-pass", action="store_true", help="print what takes longer than it should, and end")
     args = parser.parse_args()
     for given, known in ((args.shape, SHAPES), (args.variants, (*VARIANTS, *WITH_HALVES))):
@@ -374,6 +378,10 @@ def run_shape(console, bar, task, points, args, started):
         else:
             if model is None:
                 model = build(shape, device)
+                if args.substitute:
+                    width, dtype = model.model.config.hidden_size, model.model.dtype
+                    maps = Substitutes(model.n_blocks, width, args.substitute, dtype)
+                    give_substitutes(model.model, maps, model.blocks)
                 influence = block_influence(model, random_prompts(model, 1, 64, seed=2))
             try:
                 if point[2] > model.context:

@@ -373,7 +373,7 @@ class RunSettings(Group):
     """Seconds after which the worker of an evaluation is killed; no limit if not given."""
 
     prefix_mb: Annotated[int | None, Ge(0), About(most=2**24)] = None
-    """MiB of each worker for results that other schedules share, 0 for none; a fortieth of the memory for all of them
+    """MiB of each worker for results that other schedules share, 0 for none; an eightieth of the memory for all of them
     if not given."""
 
     export: Annotated[Literal["reference", "full", "none"], About(can_change=True)] = "reference"
@@ -403,7 +403,7 @@ class RunSettings(Group):
         if self.prefix_mb is not None:
             return self.prefix_mb * 2**20
         machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-        return min(machine, limit_bytes() or machine) // 40 // max(1, self.workers + self.gpu_workers)
+        return min(machine, limit_bytes() or machine) // 80 // max(1, self.workers + self.gpu_workers)
 
     @property
     def held_out_prefix_bytes(self) -> int:

@@ -15,6 +15,7 @@ import torch
 
 from ftp_core.cost.process_memory import own_peak_bytes
 from ftp_core.errors import CoreError
+from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.loading.compiled_kernels import keep_few_kernels
 from ftp_core.loading.models import load_model
 from ftp_core.loading.reference import ModelName
@@ -156,6 +157,10 @@ class LocalEvaluator:
         return Evaluation(task, metrics, quality.n_tokens, quality.n_choice_items)
 
     def _compare_items(self, task: Task) -> Evaluation:
+        if task.part not in self._sets:
+            # What schedules share on other items is of no use here, and new answers need its memory.
+            self._prefixes.clear()
+            return_freed_memory()
         part = self._ready_set(task.part)
         found = part.per_item(task.schedule, self._router, choices=False, prefixes=self._prefixes)
         items = tuple(ItemKl(item.kl, item.n_tokens) for item in found)

@@ -142,7 +142,7 @@ def _what_skips(data: ReportData) -> str:
     ]
     if parts and (rank := config.get("substitute")):
         parts.append(f"low-rank maps (rank {rank}) stand in for what they skip")
-    return f" Here {', '.join(parts[:-1])}{' and ' * (len(parts) > 1)}{parts[-1]}." if parts else ""
+    return f" Here {'; '.join(parts)}." if parts else ""
 
 
 def training_sections(data: ReportData) -> list[Section]:

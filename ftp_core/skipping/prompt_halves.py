@@ -8,6 +8,7 @@ M keys, D hidden width, G key heads, E width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -167,18 +168,19 @@ def _new_plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torc
     rests: tuple[Chosen | None, Chosen | None] = (None, None)
     passing = None
     if prompts.substitutes is not None:
-        rests = (
-            None if of_attention is None else _rest(of_attention, *_among(used, prompts.real, run_attention_BL)),
-            None if halves[1] is None else _rest(halves[1], *_among(used, prompts.real, run_mlp_BL)),
+        attention, mlp = (
+            None if half is None else _rest(half, _among(used, prompts.real), _among(used, run_BL), n_used, n_run)
+            for half, run_BL, n_run in zip(halves, (run_attention_BL, run_mlp_BL), (n_attention, n_mlp), strict=True)
         )
-        passing = None if used is None else _rest(used, prompts.real, used_BL)
+        rests = attention, mlp
+        passing = None if used is None else _rest(used, prompts.real, used_BL, everything, n_used)
     if n_attention == everything:
         return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, rests=rests, passing=passing)
     chosen = of_attention if used is None else used if of_attention is None else used.of_them(of_attention)
     assert chosen is not None
     others = None
     if entry.keeps_kv:
-        rest = _rest(chosen, prompts.real, run_attention_BL)
+        rest = _rest(chosen, prompts.real, run_attention_BL, everything, n_attention)
         others = _other_keys(prompts, index, chosen, rest, dtype)
     return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, chosen, others, rests, passing)
 
@@ -189,31 +191,32 @@ def _within(
     """Tokens that run a half, by their columns among those of the call; None if they are all of them."""
     if counts == n_used:
         return None
-    return prompts.chosen(_among(used, run_BL)[0], counts)
+    return prompts.chosen(_among(used, run_BL), counts)
 
 
-def _among(used: Chosen | None, *marks_BL: Tensor) -> list[Tensor]:
+def _among(used: Chosen | None, marks_BL: Tensor) -> Tensor:
     """Marks of tokens by their columns among those of the call `[B, U]`; fillers have none."""
     if used is None:
-        return list(marks_BL)
-    marks_BU = [marks.gather(1, used.places) for marks in marks_BL]
-    return marks_BU if used.filler is None else [marks & ~used.filler for marks in marks_BU]
+        return marks_BL
+    marks_BU = marks_BL.gather(1, used.places)
+    return marks_BU if used.filler is None else marks_BU & ~used.filler
 
 
-def _rest(chosen: Chosen, real_BL: Tensor, run_BL: Tensor) -> Chosen:
+def _rest(chosen: Chosen, real_BL: Tensor, run_BL: Tensor, n_real: Sequence[int], n_run: Sequence[int]) -> Chosen:
     """Tokens that skip what others run, of all columns that these are given by.
 
     Args:
         chosen: Tokens that run it.
         real_BL: Marks of all tokens.
         run_BL: Marks of those that run it.
+        n_real: Number of all tokens of each row, for which no device has to be asked.
+        n_run: Number of those that run it.
     """
     if isinstance(chosen.tokens, Ends):
         between = Between(chosen.tokens)
         columns_L = torch.arange(run_BL.shape[1], device=run_BL.device)
         return Chosen(between, between.columns(columns_L.expand(run_BL.shape)), None)
-    rest_BL = real_BL & ~run_BL
-    return Chosen.of(rest_BL, rest_BL.sum(1).tolist())
+    return Chosen.of(real_BL & ~run_BL, [all_of - ran for all_of, ran in zip(n_real, n_run, strict=True)])
 
 
 def _decided(prompts: PromptPass, sparsity: float, half: Literal["attention", "mlp"]) -> tuple[Tensor, tuple[int, ...]]:

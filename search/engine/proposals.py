@@ -85,7 +85,13 @@ class Proposals:
         self._seen.setdefault(hash(indices))
 
     def learn(self, trial: Trial, is_own: bool = True) -> None:
-        """Tells every proposer of a trial; one of this study can be named as a parent of others from now on."""
+        """Tells every proposer of a trial; one of this study can be named as a parent of others from now on.
+
+        A trial whose schedule is none of the space, as of an earlier grid, would be taken for another one: it is left
+        out.
+        """
+        if not self._space.expresses(trial.schedule):
+            return
         indices = self._space.grid_indices(trial.schedule)
         self._portfolio.learn(trial)
         if is_own:

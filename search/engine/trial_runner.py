@@ -88,9 +88,9 @@ class TrialRunner:
 
     def judged(self, trial: Trial) -> Trial:
         """A trial as its metrics and its fidelity say that it ended: failed if they are not finite."""
-        indices = self._space.grid_indices(trial.schedule)
-        values, violation = self._judge(self._space.schedule(indices), trial.metrics)
-        violation += self._space.constraint_violation(indices)
+        schedule = SparsitySchedule.of(trial.schedule)
+        values, violation = self._judge(schedule, trial.metrics)
+        violation += self._space.violation_of(schedule)
         state = TrialState.FINISHED if trial.fidelity == 1.0 else TrialState.PRUNED
         judged = replace(trial, state=state, values=values, constraint_violation=violation)
         if judged.is_finite:

@@ -132,6 +132,14 @@ class ScheduleSpace:
         """Grid indices of a schedule that the genes express, or of the nearest one on the grid."""
         return self.genes.grid_indices(schedule, self.grid)
 
+    def expresses(self, schedule: tuple[float, ...]) -> bool:
+        """True if grid indices say what a schedule, or its numbers, is: to within half a step of every sparsity."""
+        if not self.genes.express(schedule) or self.first == 1:
+            return self.genes.express(schedule)
+        nearest = self.schedule(self.grid_indices(schedule)).numbers
+        pairs = zip(SparsitySchedule.of(schedule, self.n_blocks).numbers, nearest, strict=True)
+        return all(abs(own - near) <= self.step / 2 + 1e-9 for own, near in pairs)
+
     def of_free_genes(self, indices: Sequence[int]) -> list[int]:
         """Those of grid indices that belong to free genes."""
         return [indices[gene] for gene in self.free_genes]
@@ -158,6 +166,12 @@ class ScheduleSpace:
         if self.target_total is not None:
             broken += abs(sum(indices) - self.target_total) * self.step / self.n_genes
         return broken + self._limited.violation(indices)
+
+    def violation_of(self, schedule: SparsitySchedule) -> float:
+        """The same of any schedule; of one between 0 and the least sparsity, by its own costs."""
+        if self.first == 1 or self.expresses(schedule):
+            return self.constraint_violation(self.grid_indices(schedule))
+        return sum(limit.violation(limit.cost(schedule)) for limit in self.limits)
 
     def repair(self, indices: Sequence[float], rng: random.Random) -> GridIndices:
         """Nearby indices inside the space.

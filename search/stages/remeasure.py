@@ -80,7 +80,7 @@ class _Judge:
         # Whoever appended a trial may have known its objective values alone.
         metrics = {"kl": trial.values[0], **trial.metrics, **self.costs.of(schedule)}
         values, violation = self._objectives(schedule, metrics)
-        violation += self._space.constraint_violation(self._space.grid_indices(schedule))
+        violation += self._space.violation_of(schedule)
         kept = metrics if "kl" in trial.metrics else {**trial.metrics, **self.costs.of(schedule)}
         return replace(trial, values=(trial.values[0], values[1]), metrics=kept, constraint_violation=violation)
 

@@ -212,7 +212,7 @@ def warm_trials(trials: Iterable[Trial], space: ScheduleSpace, objectives: Objec
             continue
         if objectives.min_accuracy is not None and "accuracy" not in trial.metrics:
             continue
-        if not space.genes.express(trial.schedule):
+        if not space.expresses(trial.schedule):
             continue
         indices = space.grid_indices(trial.schedule)
         if not space.contains(indices) and not ablated(space, indices):

@@ -207,7 +207,7 @@ def _wanted(
     with study.view.stage("Solving for the target", 1, is_brief=True) as stage:
         proposer = AdditiveProposer(space, config.seed)
         for trial in trials:
-            if space.genes.express(trial.schedule):
+            if space.expresses(trial.schedule):
                 proposer.tell(trial)
         for indices in proposer.solutions(n):
             wanted.setdefault(space.schedule(indices), "solved")
@@ -252,7 +252,7 @@ def _solution(
 
 def _meets(space: ScheduleSpace, objectives: Objectives, schedule: SparsitySchedule, trial: Trial) -> bool:
     """True if a trial meets a target, and what else its study demands."""
-    if not space.genes.express(schedule) or not space.contains(space.grid_indices(schedule)):
+    if not space.expresses(schedule) or not space.contains(space.grid_indices(schedule)):
         return False
     return objectives(schedule, trial.metrics)[1] == 0
 

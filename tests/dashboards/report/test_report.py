@@ -392,9 +392,7 @@ def test_the_report_of_a_study_of_flops_speaks_of_flops(tmp_path: Path) -> None:
 def test_the_report_says_what_skips_where_it_is_no_whole_block() -> None:
     settings = {"granularity": "half", "kv": "keep", "substitute": 32}
     page = render_report(replace(DATA, study=replace(STUDY, config={**STUDY.config, **settings})))
-    expected = (
-        "attention and MLP of a block skip apart, skipped tokens leave keys and values and low-rank maps (rank 32)"
-    )
+    expected = "attention and MLP of a block skip apart; skipped tokens leave keys and values; low-rank maps (rank 32)"
     assert f"Here {expected} stand in for what they skip." in page
     whole = {"granularity": "block", "kv": "keep", "substitute": 0}
     page = render_report(replace(DATA, study=replace(STUDY, config={**STUDY.config, **whole})))

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from ftp_core.loading.compiled_kernels import MOST_KEPT, keep_few_kernels
+
 # Products of many shapes, and what they left of the process's memory, in MiB.
 _PRODUCTS = """
 import sys
@@ -42,10 +44,10 @@ def test_kernels_of_many_shapes_do_not_pile_up() -> None:
 
 
 def test_the_environment_has_the_last_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    from ftp_core.loading.compiled_kernels import MOST_KEPT, keep_few_kernels
-
     monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", raising=False)
+    # Set first, so that what the test leaves is taken back.
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
     keep_few_kernels()
     assert os.environ["LRU_CACHE_CAPACITY"] == "7"
     assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == str(MOST_KEPT)

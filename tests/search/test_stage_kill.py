@@ -31,12 +31,22 @@ SMALL = (
     *("--cost", "flops", "--target-sparsity", "0.4", "--router-schedules", "1"),
     *("--rounds", "1", "--refine-trials", "20", "--router-trials", "2", "--router-steps", "12"),
 )
-# Where to die: the stage, and after how many signs of life. The tuned training has 20 steps, and keeps its state at the
-# tenth: of the second router, 10 + 11 signs behind the first death.
-DEATHS = [
-    *(("search", 1), ("tune", 1), ("distill-1", 11), ("distill-1", 21), ("refine-1", 1), ("measure", 3), ("select", 0)),
-    *(("test", 3), ("time", 0), ("export", 0), ("report", 0)),
-]
+# A training keeps its state at so many steps.
+KEPT = 10
+
+
+def deaths(steps: int) -> list[tuple[str, int]]:
+    """Where to die: the stage, and after how many signs of life, one for each of so many steps of a training.
+
+    In `distill-1` once a step behind the kept state of the first router's training, of which `steps - KEPT` are then
+    left, and once behind that of the second.
+    """
+    assert steps > KEPT + 1, "the tuned training is too short to die in it behind its kept state"
+    trainings = ("distill-1", KEPT + 1), ("distill-1", steps + 1)
+    return [
+        *(("search", 1), ("tune", 1), *trainings, ("refine-1", 1), ("measure", 3), ("select", 0)),
+        *(("test", 3), ("time", 0), ("export", 0), ("report", 0)),
+    ]
 
 
 def die(stage: str, n: int, folder: Path, *arguments: str) -> None:
@@ -78,7 +88,9 @@ def test_a_pipeline_that_is_killed_in_every_stage_exports_what_an_uninterrupted_
     result = run_process("run", "--name", "one", *SMALL, cwd=whole, timeout=600)
     assert result.code == 0, result.err
     url = "sqlite:///{}/ftp-studies.db"
-    for stage, n in DEATHS:
+    with StudyStore(url.format(whole), create=False) as store:
+        steps = store.routers.of("one")[0].config["steps"]
+    for stage, n in deaths(steps):
         begun = ("resume", "one") if (killed / "ftp-studies.db").exists() else ("run", "--name", "one", *SMALL)
         die(stage, n, killed, *begun)
         with StudyStore(url.format(killed), create=False) as store:
@@ -91,7 +103,7 @@ def test_a_pipeline_that_is_killed_in_every_stage_exports_what_an_uninterrupted_
             assert 24 < work[0] < 44
         elif stage in ("tune", "distill-1"):
             # Died in the middle of a training, at last of the second router: what it found is still unfinished work.
-            assert work == (24, int(n == 21)) and any((killed / "ftp-studies.db-artifacts/unfinished").iterdir())
+            assert work == (24, int(n == steps + 1)) and any((killed / "ftp-studies.db-artifacts/unfinished").iterdir())
     resumed = run_process("resume", "one", cwd=killed, timeout=600)
     assert resumed.code == 0, resumed.err
     with (

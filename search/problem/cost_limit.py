@@ -1,19 +1,15 @@
-"""Limits on what schedules may cost, and what each of their genes costs."""
+"""Limits on what schedules may cost."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ftp_core.schedule import SparsitySchedule
+from search.problem.gene_costs import SLACK
 from studies.records.objectives import CostName
 
-Floats = NDArray[np.float64]
 LimitKind = Literal["max_latency_ms", "target_flops_saved", "target_speedup"]
 
 # The cost that each of them limits.
@@ -22,11 +18,6 @@ LIMIT_COSTS: Mapping[LimitKind, CostName] = {
     "target_speedup": "latency_ms",
     "max_latency_ms": "latency_ms",
 }
-
-# What sums of floats are off by does not count.
-_SLACK = 1e-9
-# Schedules that show whether a cost adds up over genes.
-_PROBES = 3
 
 
 @dataclass(frozen=True)
@@ -61,7 +52,7 @@ class CostLimit:
 
     def is_kept_by(self, cost: float) -> bool:
         """True if a cost is allowed."""
-        return cost <= self.most * (1 + _SLACK)
+        return cost <= self.most * (1 + SLACK)
 
     def violation(self, cost: float) -> float:
         """By how much a cost exceeds what is allowed, as a share of it; 0 if it does not."""
@@ -83,46 +74,3 @@ class CostLimit:
             f"No schedule takes at most {self.asked:g} ms: the fastest that the other constraints allow is predicted "
             f"to take {least:.1f} ms. Allow more, or constrain less."
         )
-
-
-class GeneCosts:
-    """A cost as a sum over genes: `base + sum(table[gene, index])`.
-
-    FLOPs are exactly that with every router, and predicted latency with the static one. Other costs are tabled by
-    single changes of the dense schedule, see `is_additive`.
-
-    Attributes:
-        base: Cost of the dense schedule.
-        table: Change of the cost by each gene at each grid index `[genes, top + 1]`, mostly less than 0.
-        is_additive: True if the table tells the cost of every schedule.
-    """
-
-    def __init__(
-        self,
-        cost: Callable[[Sequence[int]], float],
-        n_genes: int,
-        top: int,
-    ) -> None:
-        """Table a cost of grid indices."""
-        self._cost = cost
-        dense = [0] * n_genes
-        self.base = cost(dense)
-        self.table: Floats = np.zeros((n_genes, top + 1))
-        for gene in range(n_genes):
-            for index in range(1, top + 1):
-                self.table[gene, index] = cost([*dense[:gene], index, *dense[gene + 1 :]]) - self.base
-        self._genes = np.arange(n_genes)
-        self.is_additive = all(self._adds_up(top, random.Random(seed)) for seed in range(_PROBES))
-
-    def tabled(self, indices: Sequence[int]) -> float:
-        """Cost of grid indices by the table; mostly too high if the cost is not additive."""
-        return float(self.base + self.table[self._genes, np.asarray(indices, dtype=np.intp)].sum())
-
-    def of(self, indices: Sequence[int]) -> float:
-        """Cost of grid indices."""
-        return self.tabled(indices) if self.is_additive else self._cost(indices)
-
-    def _adds_up(self, top: int, rng: random.Random) -> bool:
-        indices = [rng.randint(0, top) for _ in self._genes]
-        true = self._cost(indices)
-        return abs(self.tabled(indices) - true) <= _SLACK * abs(true) + 1e-12

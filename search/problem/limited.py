@@ -8,7 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
-from search.problem.cost_limit import CostLimit, Floats, GeneCosts
+from search.problem.cost_limit import CostLimit
+from search.problem.gene_costs import CostSums, GeneCosts
 from search.problem.trial import GridIndices
 
 # How often moves are repeated where the tables are off, each time with limits corrected by how much.
@@ -39,8 +40,9 @@ class Limited:
         self._free = tuple(free)
         self._n_genes = n_genes
         self._even = even
-        # Numbers of Python are quicker to look up one by one.
-        self._rows: list[list[list[float]]] = [one.table.tolist() for one in costs]
+        self._rows = [one.sums.rows for one in costs]
+        # The genes that share a block, where it matters to some cost.
+        self._has_pairs = [one.sums.together is not None for one in costs]
 
     def violation(self, indices: Sequence[int]) -> float:
         """By how much indices break the limits, as shares; 0 if they keep them."""
@@ -52,11 +54,10 @@ class Limited:
         """Indices that cost about the least that the other constraints allow; always the same ones."""
         if self._even is not None:
             return self._exchanged(self._even, None)
-        lowest, free = self._weighted.argmin(1).tolist(), set(self._free)
-        least = tuple(index * (gene in free) for gene, index in enumerate(lowest))
+        least, free = self._lowest, set(self._free)
         if all(costs.is_additive for costs in self._costs):
             return least
-        top = self._weighted.shape[1] - 1
+        top = self._weighted.alone.shape[1] - 1
         return min(least, tuple(top * (gene in free) for gene in range(self._n_genes)), key=self.violation)
 
     def kept(self, indices: Sequence[int], rng: random.Random) -> GridIndices:
@@ -91,10 +92,25 @@ class Limited:
         return tuple(now)
 
     @cached_property
-    def _weighted(self) -> Floats:
-        """Costs of genes as shares of all limits together `[genes, top + 1]`."""
-        pairs = zip(self._limits, self._costs, strict=True)
-        return np.asarray(sum(costs.table / limit.most for limit, costs in pairs))
+    def _lowest(self) -> GridIndices:
+        """Indices that cost the least by the tables."""
+        free, n_indices = set(self._free), self._weighted.alone.shape[1]
+        if self._weighted.together is None:
+            lowest = self._weighted.alone.argmin(1).tolist()
+        else:
+            pairs = np.unravel_index(self._weighted.of_blocks().argmin(1), (n_indices, n_indices))
+            lowest = np.stack(pairs, 1).reshape(-1).tolist()
+        return tuple(index * (gene in free) for gene, index in enumerate(lowest))
+
+    @cached_property
+    def _weighted(self) -> CostSums:
+        """Costs as shares of all limits together."""
+        pairs = list(zip(self._limits, self._costs, strict=True))
+        together = [costs.sums.together / limit.most for limit, costs in pairs if costs.sums.together is not None]
+        return CostSums(
+            np.asarray(sum(costs.sums.alone / limit.most for limit, costs in pairs)),
+            np.asarray(sum(together)) if together else None,
+        )
 
     def _excess(self, indices: Sequence[int]) -> float:
         return sum(costs.of(indices) / limit.most for limit, costs in zip(self._limits, self._costs, strict=True))
@@ -112,14 +128,16 @@ class Limited:
 
     def _skip_more(self, now: list[int], totals: list[float], place: int, most: float, rng: random.Random) -> None:
         """Let random genes skip more, step by step, until a limit is kept."""
-        cheaper = self._cheaper[place]
-        movable = [gene for gene in self._free if cheaper[gene][now[gene]]]
+        movable = [gene for gene in self._free if self._cheaper(place, gene, now)]
         while totals[place] > most and movable:
             at = rng.randrange(len(movable))
             gene = movable[at]
-            self._set(now, totals, gene, cheaper[gene][now[gene]])
-            if not cheaper[gene][now[gene]]:
+            if index := self._cheaper(place, gene, now):
+                self._set(now, totals, gene, index)
+            if not self._cheaper(place, gene, now):
                 del movable[at]
+            if index and self._has_pairs[place] and gene ^ 1 not in movable and self._cheaper(place, gene ^ 1, now):
+                movable.append(gene ^ 1)
 
     def _give_back(self, now: list[int], totals: list[float], most: Sequence[float], rng: random.Random) -> None:
         """Let random genes skip less, step by step, as long as every limit is kept."""
@@ -129,27 +147,42 @@ class Limited:
             gene = givers[at]
             fewer = reversed(range(now[gene]))
             index = next((one for one in fewer if self._allows(now, totals, gene, one, most)), None)
+            before = list(totals)
             if index is not None:
                 self._set(now, totals, gene, index)
             if not index:
                 del givers[at]
+            if index is not None and any(self._has_pairs):
+                # The other gene of the block may give back now, and any one where that saved time.
+                others = self._free if any(map(float.__lt__, totals, before)) else (gene ^ 1,)
+                givers += [other for other in others if now[other] and other not in givers]
 
     def _allows(self, now: list[int], totals: list[float], gene: int, index: int, most: Sequence[float]) -> bool:
-        changes = (row[gene][index] - row[gene][now[gene]] for row in self._rows)
+        rows = (self._row(place, gene, now) for place in range(len(most)))
+        changes = (row[index] - row[now[gene]] for row in rows)
         return all(total + change <= limit for total, change, limit in zip(totals, changes, most, strict=True))
 
     def _set(self, now: list[int], totals: list[float], gene: int, index: int) -> None:
-        for place, row in enumerate(self._rows):
-            totals[place] += row[gene][index] - row[gene][now[gene]]
+        for place in range(len(totals)):
+            row = self._row(place, gene, now)
+            totals[place] += row[index] - row[now[gene]]
         now[gene] = index
 
-    @cached_property
-    def _cheaper(self) -> list[list[list[int]]]:
-        """For each limit, gene and index the next index that costs less; 0 for none.
+    def _row(self, place: int, gene: int, now: Sequence[int]) -> list[float]:
+        """Change of a cost by a gene at each index, the other one of its block being where it is."""
+        return self._rows[place][gene][now[gene ^ 1] if self._has_pairs[place] else 0]
+
+    def _cheaper(self, place: int, gene: int, now: Sequence[int]) -> int:
+        """The next index of a gene that costs less; 0 for none.
 
         The first steps of a gene may cost more than they save, as its tokens have to be gathered.
         """
-        return [[_next_lower(row) for row in rows] for rows in self._rows]
+        return self._next_lower[place][gene][now[gene ^ 1] if self._has_pairs[place] else 0][now[gene]]
+
+    @cached_property
+    def _next_lower(self) -> list[list[list[list[int]]]]:
+        """For each limit, gene, and index of the other gene of its block, the next lower cost of each index."""
+        return [[[_next_lower(row) for row in of_gene] for of_gene in rows] for rows in self._rows]
 
     def _exchanged(self, indices: Sequence[int], most: Sequence[float] | None) -> GridIndices:
         """Indices of the same sum: the best exchange between two genes after another, until the limits are kept.
@@ -157,21 +190,22 @@ class Limited:
         Without limits, until no exchange makes them cheaper.
         """
         now, free = np.asarray(indices), np.asarray(self._free, dtype=np.intp)
-        top = self._weighted.shape[1] - 1
+        top, paired = self._weighted.alone.shape[1] - 1, self._weighted.together is not None
         while most is None or any(
             costs.tabled(now.tolist()) > limit for costs, limit in zip(self._costs, most, strict=True)
         ):
-            best, exchange = -1e-12, None
+            best, exchange, table = -1e-12, None, self._weighted.beside(now)
             for amount in range(1, top + 1):
-                here = self._weighted[free, now[free]]
-                gives = self._weighted[free, np.maximum(now[free] - amount, 0)] - here
+                here = table[free, now[free]]
+                gives = table[free, np.maximum(now[free] - amount, 0)] - here
                 gives[now[free] < amount] = np.inf
-                takes = self._weighted[free, np.minimum(now[free] + amount, top)] - here
+                takes = table[free, np.minimum(now[free] + amount, top)] - here
                 takes[now[free] + amount > top] = np.inf
-                # No gene both gives and takes: one of the two best of each does.
-                for giver in np.argsort(gives, kind="stable")[:2]:
-                    for taker in np.argsort(takes, kind="stable")[:2]:
-                        if giver != taker and gives[giver] + takes[taker] < best:
+                # No gene both gives and takes, nor do two that cost less together: one of the three best of each does.
+                for giver in np.argsort(gives, kind="stable")[:3]:
+                    for taker in np.argsort(takes, kind="stable")[:3]:
+                        is_apart = giver != taker and not (paired and free[giver] == free[taker] ^ 1)
+                        if is_apart and gives[giver] + takes[taker] < best:
                             best, exchange = float(gives[giver] + takes[taker]), (giver, taker, amount)
             if exchange is None:
                 break

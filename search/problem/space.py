@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
 from search.errors import ConfigError
-from search.problem.cost_limit import CostLimit, GeneCosts
+from search.problem.cost_limit import CostLimit
+from search.problem.gene_costs import GeneCosts
 from search.problem.genes import Genes, Granularity, Kv
 from search.problem.grid import Grid
 from search.problem.limited import Limited
@@ -122,7 +123,9 @@ class ScheduleSpace:
 
     def gene_costs(self, limit: CostLimit) -> GeneCosts:
         """Costs of genes by a limit, be it one of the space's or not."""
-        return GeneCosts(lambda indices: limit.cost(self.schedule(indices)), self.n_genes, self.top)
+        return GeneCosts(
+            lambda indices: limit.cost(self.schedule(indices)), self.n_genes, self.top, self.genes.per_block
+        )
 
     def schedule(self, indices: Sequence[int]) -> SparsitySchedule:
         """The schedule of grid indices."""

@@ -7,13 +7,14 @@ import random
 
 import numpy as np
 
+from search.problem.gene_costs import CostSums, Counts, Floats
 from search.problem.initial_design import ablated
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices, Proposal
 from search.proposers.exchange import descended
 from search.proposers.harm_model import Curves, HarmModel, Posterior
 from search.proposers.interactions import HarmTogether
-from search.proposers.knapsack import Counts, Floats, least_harm, least_harm_within
+from search.proposers.knapsack import least_harm, least_harm_within
 from search.proposers.seeded import SeededProposer, draw_seed
 from studies import Trial
 from studies.records.trial import ABLATION
@@ -199,34 +200,33 @@ class AdditiveProposer(SeededProposer):
             return least_harm_within(harms, *self._costs(total), relief)
         return least_harm(harms, np.tile(np.arange(self._space.top + 1), (len(harms), 1)), total, relief)
 
-    def _costs(self, total: int) -> tuple[Floats, float]:
-        """Costs of each free gene at each index `[N, L]`, and the most that all may cost."""
+    def _costs(self, total: int) -> tuple[CostSums, float]:
+        """Changes of the cost by free genes, and the most that they may add up to."""
         space = self._space
         if (limit := space.target_limit) is not None:
             costs = space.costs[space.limits.index(limit)]
-            return costs.table[list(space.free_genes)], limit.most - costs.base
-        return np.tile(-np.arange(space.top + 1.0), (len(space.free_genes), 1)), -float(total)
+            return costs.sums.taken(space.free_genes), limit.most - costs.base
+        return CostSums(np.tile(-np.arange(space.top + 1.0), (len(space.free_genes), 1))), -float(total)
 
 
-def _brought_to(known_TN: Counts, kl_T: Floats, costs: Floats, most: float) -> list[Counts]:
+def _brought_to(known_TN: Counts, kl_T: Floats, costs: CostSums, most: float) -> list[Counts]:
     """The best known schedules, those that cost more than a limit by more of the same.
 
     Args:
         known_TN: Indices of known schedules.
         kl_T: KL of each.
-        costs: Cost of each gene at each index `[N, L]`.
-        most: The limit.
+        costs: Changes of the cost by genes.
+        most: The most that they may add up to.
     """
-    genes = np.arange(len(costs))
-    saved_T, needed = (costs[:, 0] - costs[genes, known_TN]).sum(1), costs[:, 0].sum() - most
+    saved_T, needed, top = -costs.of_each(known_TN), -most, costs.alone.shape[1] - 1
     # Those that save more than needed are legal as they are.
     expected_T = kl_T * np.maximum(1.0, needed / np.maximum(saved_T, 1e-12)) ** _GROWTH
     enough = np.flatnonzero(saved_T >= _LEAST_SAVED * needed - 1e-9 * abs(most))
     brought = []
     for place in enough[np.argsort(expected_T[enough], kind="stable")][:_STARTS]:
         for share in np.arange(1.0, 1 / _LEAST_SAVED + 2, 0.02):
-            more = np.minimum(np.ceil(share * known_TN[place] - 1e-9), costs.shape[1] - 1).astype(known_TN.dtype)
-            if costs[genes, more].sum() <= most + 1e-9 * abs(most):
+            more = np.minimum(np.ceil(share * known_TN[place] - 1e-9), top).astype(known_TN.dtype)
+            if costs.of(more) <= most + 1e-9 * abs(most):
                 brought.append(more)
                 break
     return brought

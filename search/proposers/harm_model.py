@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from search.proposers.knapsack import Floats
+from search.problem.gene_costs import Floats
 
 # Sparsity at which a gene's harm is its scale.
 _AT = 0.6

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from search.proposers.knapsack import Counts, Floats
+from search.problem.gene_costs import Counts, Floats
 
 # Standard deviations of single interactions that evidence chooses from, and of what is left unexplained.
 _SCALES, _NOISE = (0.01, 0.03, 0.06, 0.12, 0.25), 0.04

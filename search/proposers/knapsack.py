@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Counts = NDArray[np.int64]
+from search.problem.gene_costs import CostSums, Counts, Floats
 
 # Units that savings are counted in: more are more exact, and take longer.
 _UNITS, _UNITS_OF_RUNS = 1500, 300
@@ -86,18 +84,44 @@ def _places_of_lowest(least: Floats) -> Counts:
     return places
 
 
-def least_harm_within(harms: Floats, costs: Floats, most: float, relief: Floats | None = None) -> list[int] | None:
+def least_harm_within(harms: Floats, costs: CostSums, most: float, relief: Floats | None = None) -> list[int] | None:
     """Index of each gene with which harms sum up to the least, and costs to at most a limit; None if none can.
 
     It is exact but for the rounding of savings to a 1,500th of what has to be saved (a 300th with relief); the limit
-    is kept by true costs.
+    is kept by true costs. Where both genes of a block cost less together, both are chosen at once.
 
     Args:
         harms: As for `least_harm`; without skipping there is none.
-        costs: Cost of each gene at each index `[N, L]`, the highest at index 0.
-        most: The limit.
+        costs: Changes of the cost by genes.
+        most: The most that they may add up to.
         relief: As for `least_harm`.
     """
+    if costs.together is None:
+        return _within(harms, costs.alone, most, relief)
+    assert relief is None, "genes of halves are not nested"
+    n_indices = harms.shape[1]
+    harms = (harms[0::2, :, None] + harms[1::2, None, :]).reshape(len(harms) // 2, -1)
+    places = _places_of_best(harms, both := costs.of_blocks())
+    blocks = np.arange(len(places))[:, None]
+    found = _within(harms[blocks, places], both[blocks, places], most, None)
+    if found is None:
+        return None
+    return [index for block, place in enumerate(found) for index in divmod(int(places[block, place]), n_indices)]
+
+
+def _places_of_best(harms: Floats, costs: Floats) -> Counts:
+    """`[N, P]` For each row the places at which less harm costs more; 0 first, and again where a row has fewer."""
+    rows = []
+    for harm, cost in zip(harms, costs, strict=True):
+        cheapest_first = np.lexsort((harm, cost))
+        least_before = np.minimum.accumulate(np.concatenate([[np.inf], harm[cheapest_first][:-1]]))
+        best = cheapest_first[harm[cheapest_first] < least_before]
+        rows.append([0, *(int(place) for place in best[::-1] if place)])
+    longest = max(map(len, rows), default=0)
+    return np.array([row + [0] * (longest - len(row)) for row in rows], dtype=np.int64).reshape(len(rows), longest)
+
+
+def _within(harms: Floats, costs: Floats, most: float, relief: Floats | None) -> list[int] | None:
     saved = costs[:, :1] - costs
     # Skipping little may cost more than it saves, as tokens have to be gathered: then it is no choice.
     harms, saved = np.where(saved < 0, np.inf, harms), np.maximum(saved, 0.0)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from ftp_core.schedule import SparsitySchedule
 from search.errors import ConfigError
-from search.problem.cost_limit import CostLimit, GeneCosts, LimitKind
+from search.problem.cost_limit import CostLimit, LimitKind
+from search.problem.gene_costs import GeneCosts
 from search.problem.genes import Granularity
 from search.problem.space import ScheduleSpace
 
@@ -24,6 +25,15 @@ def milliseconds(schedule: SparsitySchedule) -> float:
         share * 4.0 * (1 - s) / (1 + 0.2 * place) + (0.1 * share if s else 0.0)
         for place, block in enumerate(schedule.blocks)
         for share, s in ((0.25, block.attention), (0.75, block.mlp))
+    )
+
+
+def taken_apart(schedule: SparsitySchedule) -> float:
+    """Tokens are taken apart once for each share, and those that skip both halves pass no norms: a sum over blocks."""
+    return sum(
+        4.0 * (0.2 * (1 - one.attention) + 0.6 * (1 - one.mlp) + 0.2 * (1 - min(one.attention, one.mlp)))
+        + 0.5 * len({one.attention, one.mlp} - {0.0})
+        for one in schedule.blocks
     )
 
 
@@ -41,7 +51,7 @@ def limit(kind: LimitKind, asked: float, n_blocks: int, cost: Any = milliseconds
 @st.composite
 def limits(draw: st.DrawFn, n_blocks: int, has_target: bool) -> tuple[CostLimit, ...]:
     cost, share = (
-        milliseconds if has_target else draw(st.sampled_from([milliseconds, listened])),
+        draw(st.sampled_from([milliseconds, taken_apart] if has_target else [milliseconds, taken_apart, listened])),
         draw(st.floats(0.3, 0.95)),
     )
     whole = cost(SparsitySchedule.uniform(0.0, n_blocks))
@@ -160,7 +170,7 @@ def test_no_step_can_be_given_back_where_a_cost_is_the_target(
         assert any(cost > one.most * (1 - 1e-9) for cost, one in zip(costs, space.limits, strict=True))
 
 
-@pytest.mark.parametrize("cost", [milliseconds, listened])
+@pytest.mark.parametrize("cost", [milliseconds, taken_apart, listened])
 @pytest.mark.parametrize("granularity", ["block", "half"])
 def test_proposals_for_a_speed_up_lie_close_to_it(cost: Any, granularity: Granularity) -> None:
     speedup = limit("target_speedup", 1.3, 30, cost)
@@ -217,8 +227,9 @@ def test_genes_express_what_they_wrote_and_nothing_that_they_could_not_have(
         assert other.genes.express(schedule) == (remade == schedule)
 
 
-def test_repairing_eighty_blocks_with_halves_takes_milliseconds() -> None:
-    space = ScheduleSpace(80, limits=(limit("target_speedup", 1.3, 80),), granularity="half")
+@pytest.mark.parametrize("cost", [milliseconds, taken_apart])
+def test_repairing_eighty_blocks_with_halves_takes_milliseconds(cost: Any) -> None:
+    space = ScheduleSpace(80, limits=(limit("target_speedup", 1.3, 80, cost),), granularity="half")
     space.sample(rng := random.Random(0))
     began = time.process_time()
     for _ in range(20):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from search.problem.gene_costs import CostSums, Counts, Floats
 from search.proposers.exchange import descended
 from search.proposers.interactions import HarmTogether
-from search.proposers.knapsack import Counts, Floats, least_harm
+from search.proposers.knapsack import least_harm, least_harm_within
 
 N, TOP = 12, 10
 
@@ -64,7 +65,7 @@ def test_exchanges_lead_to_the_least_harm_where_it_is_known(seed: int) -> None:
     def harm(indices_CN: Counts) -> Floats:
         return np.asarray(harms[np.arange(N), indices_CN].sum(1))
 
-    end = descended(start, harm, costs, -float(total), rng)
+    end = descended(start, harm, CostSums(costs), -float(total), rng)
     best = least_harm(harms, np.tile(np.arange(TOP + 1), (N, 1)), total)
     assert best is not None and end.sum() == total and start.tolist() == [TOP] * 3 + [0] * (N - 3)
     assert harm(end[None])[0] == pytest.approx(harm(np.array([best]))[0], rel=0.02)
@@ -79,7 +80,23 @@ def test_exchanges_keep_a_limit_on_costs_that_differ() -> None:
     def harm(indices_CN: Counts) -> Floats:
         return np.asarray(harms[np.arange(N), indices_CN].sum(1))
 
-    end = descended(start, harm, costs, most, rng)
+    end = descended(start, harm, CostSums(costs), most, rng)
     assert costs[np.arange(N), end].sum() <= most + 1e-9 and harm(end[None])[0] < 0.7 * harm(start[None])[0]
     nothing = np.zeros(N, dtype=np.int64)
-    assert descended(nothing, harm, costs, 0.0, rng).tolist() == nothing.tolist()
+    assert descended(nothing, harm, CostSums(costs), 0.0, rng).tolist() == nothing.tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_both_halves_of_blocks_are_exchanged_where_they_cost_less_together(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    harms, skipped = harms_of(rng), np.arange(TOP + 1) / TOP
+    # One half alone costs as much as it saves; only both save.
+    costs = CostSums(np.zeros((N, TOP + 1)), -np.tile(np.minimum(skipped[:, None], skipped), (N // 2, 1, 1)))
+    start, most = np.array([TOP] * 4 + [0] * (N - 4)), -2.0
+
+    def harm(indices_CN: Counts) -> Floats:
+        return np.asarray(harms[np.arange(N), indices_CN].sum(1))
+
+    end, best = descended(start, harm, costs, most, rng), least_harm_within(harms, costs, most)
+    assert best is not None and costs.of(end) <= most + 1e-9
+    assert harm(end[None])[0] == pytest.approx(harm(np.array([best]))[0], rel=0.05)

@@ -36,6 +36,23 @@ from ftp_core.text.encoding import (
 
 
 @dataclass(frozen=True)
+class ItemQuality:
+    """Quality of a pruned model on one example.
+
+    Attributes:
+        kl: Mean KL(dense || pruned) per completion token, nats.
+        n_tokens: Tokens of the completion.
+        choice: Index of the choice with the highest summed log-likelihood; None if it is no multiple choice.
+        right: True if that is the right one; None if it is no multiple choice.
+    """
+
+    kl: float
+    n_tokens: int
+    choice: int | None
+    right: bool | None
+
+
+@dataclass(frozen=True)
 class Quality:
     """Quality of a pruned model on a set of examples.
 
@@ -52,6 +69,7 @@ class Quality:
         n_choice_items: Multiple-choice items scored for `accuracy`.
         kl_interval: 95 % bootstrap interval of `kl` over examples; None if not asked for.
         perplexity_interval: The same of `perplexity`.
+        items: Quality on each example, in the given order; empty if not asked for.
     """
 
     kl: float
@@ -65,23 +83,7 @@ class Quality:
     n_choice_items: int
     kl_interval: tuple[float, float] | None = None
     perplexity_interval: tuple[float, float] | None = None
-
-
-@dataclass(frozen=True)
-class ItemQuality:
-    """Quality of a pruned model on one example.
-
-    Attributes:
-        kl: Mean KL(dense || pruned) per completion token, nats.
-        n_tokens: Tokens of the completion.
-        choice: Index of the choice with the highest summed log-likelihood; None if it is no multiple choice.
-        right: True if that is the right one; None if it is no multiple choice.
-    """
-
-    kl: float
-    n_tokens: int
-    choice: int | None
-    right: bool | None
+    items: tuple[ItemQuality, ...] = ()
 
 
 # Rounding makes the KL of equal distributions a hair negative, no further below zero than this.
@@ -198,6 +200,7 @@ class QualitySet:
         intervals: bool = False,
         prefixes: PrefixStore | None = None,
         on_batch: Callable[[], None] = lambda: None,
+        items: bool = False,
     ) -> Quality:
         """Compare the model under a schedule and router with the dense one.
 
@@ -212,6 +215,7 @@ class QualitySet:
             prefixes: Store of states that schedules with the same beginning share; the figures are the same bit for
                 bit.
             on_batch: Called after each batch, `n_batches` times.
+            items: Give the quality on each example, too.
 
         Raises:
             ScheduleError: The schedule has another length than the model has blocks, or a value outside the range.
@@ -236,6 +240,7 @@ class QualitySet:
             n_choice_items=len(right),
             kl_interval=bootstrap_interval(kl_sums, n_tokens) if intervals else None,
             perplexity_interval=None if nll_interval is None else (_exp(nll_interval[0]), _exp(nll_interval[1])),
+            items=self._items(found, choices) if items else (),
         )
 
     @torch.inference_mode()
@@ -260,14 +265,19 @@ class QualitySet:
             ScheduleError: As `evaluate` does.
             ModelError: As `evaluate` does.
         """
-        items, store = [], PrefixStore(0) if prefixes is None else prefixes
-        for batch, found in zip(self._batches, self._run(schedule, router, choices, store, on_batch), strict=True):
-            answers = zip(found.choice.tolist(), found.right.tolist(), strict=True)
-            kls, n_tokens = (found.kl / found.n_tokens).tolist(), found.n_tokens.tolist()
+        store = PrefixStore(0) if prefixes is None else prefixes
+        return list(self._items(self._run(schedule, router, choices, store, on_batch), choices))
+
+    def _items(self, found: Sequence[_Found], choices: bool) -> tuple[ItemQuality, ...]:
+        """Quality on each example, in the given order, by figures of every batch."""
+        items = []
+        for batch, of_batch in zip(self._batches, found, strict=True):
+            answers = zip(of_batch.choice.tolist(), of_batch.right.tolist(), strict=True)
+            kls, n_tokens = (of_batch.kl / of_batch.n_tokens).tolist(), of_batch.n_tokens.tolist()
             for kl, n, has_choices in zip(kls, n_tokens, batch.has_choices, strict=True):
                 choice, right = next(answers) if choices and has_choices else (None, None)
                 items.append(ItemQuality(_mean_kl(kl), n, choice, right))
-        return [item for _, item in sorted(zip(self._order, items, strict=True), key=itemgetter(0))]
+        return tuple(item for _, item in sorted(zip(self._order, items, strict=True), key=itemgetter(0)))
 
     def _run(
         self,

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from ftp_core.quality.intervals import bootstrap_interval, wilson_interval
-from ftp_core.quality.quality import ItemQuality, QualitySet
+from ftp_core.quality.quality import ItemQuality
 from ftp_core.routers import Router
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
@@ -23,9 +23,8 @@ from studies.records.records import Disagreement, GroupAccuracy, ReportExamples,
 
 _DENSE = "dense"
 _N_PROMPTS = 4
-_AT_ONCE = 16
-# What a variant answers, and the texts of some answers.
-_STEPS_OF_LOOK = 2
+# What the dense and the selected variant answer, and the texts of some answers.
+N_STEPS = 4
 # Prompts of more tokens are shown only if there are not enough others: nobody reads them.
 _LONGEST_SHOWN = 512
 # With fewer groups, prompts are picked by length alone.
@@ -43,10 +42,11 @@ def collect_examples(
     tokenizer: PreTrainedTokenizerBase,
     examples: Sequence[EncodedExample],
     variants: Mapping[str, tuple[SparsitySchedule, Router]],
+    items: Mapping[str, Sequence[ItemQuality]],
     selected: str,
     on_step: Callable[[], None] = lambda: None,
 ) -> ReportExamples:
-    """Looks at the items of the test set one by one, in `n_steps` steps.
+    """Looks at the items of the test set one by one, in `N_STEPS` steps, given the quality of each variant on each.
 
     Multiple-choice items are answered with the likeliest choice, and where there are some, they alone are counted as
     answered differently, lost or won. In data without any, every item counts: its answer is then the likeliest token in
@@ -56,8 +56,6 @@ def collect_examples(
     for name in (_DENSE, selected):
         if name not in variants:
             raise SearchError(f"There is no variant {name!r}, only {', '.join(map(repr, variants))}: give it, too.")
-    quality = QualitySet(model, examples, _AT_ONCE, on_step)
-    items = {name: quality.per_item(schedule, router, on_step) for name, (schedule, router) in variants.items()}
     looks = [_Look(model, tokenizer, examples, *variants[name], items[name], on_step) for name in (_DENSE, selected)]
     answers = list(zip(*(look.answers() for look in looks), strict=True))
     counted = [(dense, pruned) for dense, pruned in answers if dense is not None and pruned is not None]
@@ -83,11 +81,6 @@ def _kl_ratios(items: Mapping[str, Sequence[ItemQuality]], selected: str) -> dic
     ratios = {name: bootstrap_interval(sums[selected], sums[name]) for name in others}
     # Items without any KL have no ratio.
     return {name: ends for name, ends in ratios.items() if all(map(math.isfinite, ends))}
-
-
-def n_steps(n_examples: int, n_variants: int) -> int:
-    """Number of steps of `collect_examples`: batches of each variant and of the dense answers, and texts."""
-    return (n_variants + 1) * -(-n_examples // _AT_ONCE) + 2 * _STEPS_OF_LOOK
 
 
 @dataclass(frozen=True)

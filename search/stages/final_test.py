@@ -10,10 +10,10 @@ from ftp_core.cost.process_memory import peak_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.substitutes import substitutes_of
 from search.stages.candidates import candidates, compared, dense
-from search.stages.examples import collect_examples, n_steps
+from search.stages.examples import N_STEPS, collect_examples
 from search.stages.export import write_export
 from search.stages.knee import chosen_trial
-from search.stages.measure import Variant, measure, measure_elsewhere
+from search.stages.measure import Variant, known_quality, measure, measure_elsewhere
 from search.stages.open_study import OpenStudy
 from search.stages.select import select
 from search.stages.study_costs import study_costs
@@ -120,7 +120,7 @@ def compare_selected(study: OpenStudy, router_run: int | None = None) -> None:
     elsewhere = measure_elsewhere(study, rows[:n_named], tested[:n_named])
     study.store.results.replace_measurements(study.name, [*validation, *tested, *elsewhere])
     forget_speeds(study)
-    study.store.results.keep_examples(study.name, _examples(study, rows, chosen))
+    study.store.results.keep_examples(study.name, _examples(study, rows[:n_named], chosen))
     peak = peak_bytes(study.workload.model.skipping.device)
     study.note(StudyFacts(peak_process_bytes=peak))
     study.view.measured(tested)
@@ -144,18 +144,20 @@ def export_selected(study: OpenStudy) -> None:
 
 def _examples(study: OpenStudy, rows: Sequence[Variant], chosen: Trial) -> ReportExamples:
     """Collects single prompts and items for the report."""
-    named = {row.name: row for row in rows if row.name != "candidate"}
+    named = {row.name: row for row in rows}
+    qualities = {name: known_quality(study, row, "test") for name, row in named.items()}
     selected = next(
         name for name, row in named.items() if (row.trial, row.router.number) == (chosen.number, chosen.router)
     )
     model = study.workload.model
     examples = study.workload.splits["test"]
-    with study.view.stage("Looking at single items", n_steps(len(examples), len(named))) as stage:
+    with study.view.stage("Looking at single items", N_STEPS) as stage:
         return collect_examples(
             model.skipping,
             model.tokenizer,
             examples,
             {name: (row.schedule, row.router.router) for name, row in named.items()},
+            {name: quality.items for name, quality in qualities.items() if quality is not None},
             selected,
             stage.advance,
         )

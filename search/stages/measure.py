@@ -149,26 +149,35 @@ def _qualities(study: OpenStudy, variants: Sequence[Variant], split: str) -> lis
     """Quality of each variant, from the database as far as it is known."""
     examples: QualitySet | None = None
     qualities = []
-    data = encoded_fingerprint(study.workload.examples(split))
     n_batches = -(-len(study.workload.examples(split)) // _QUALITY_BATCH)
     with study.view.stage(f"Measuring quality, {split}", len(variants) * n_batches) as stage:
         for variant in variants:
-            schedule = stored(variant.schedule)
-            context = _quality_context(study, data, variant.router)
-            known = study.store.evaluations.find(context, [schedule]).get(schedule)
-            if known is None:
+            quality = known_quality(study, variant, split)
+            if quality is None:
                 study.lease.check()
                 examples = quality_set(study, split) if examples is None else examples
                 quality = examples.evaluate(
-                    variant.schedule, variant.router.router, choices=True, intervals=True, on_batch=stage.advance
+                    variant.schedule,
+                    variant.router.router,
+                    choices=True,
+                    intervals=True,
+                    on_batch=stage.advance,
+                    items=True,
                 )
-                study.store.evaluations.keep(context, schedule, asdict(quality))
+                context = _quality_context(study, split, variant.router)
+                study.store.evaluations.keep(context, stored(variant.schedule), asdict(quality))
             else:
-                # Intervals are lists there: JSON knows no tuples.
-                quality = _QUALITY.validate_python(known)
                 stage.advance(n_batches)
             qualities.append(quality)
     return qualities
+
+
+def known_quality(study: OpenStudy, variant: Variant, split: str) -> Quality | None:
+    """Quality of a variant on the examples of a split, and on each of them, if it was measured."""
+    schedule = stored(variant.schedule)
+    kept = study.store.evaluations.find(_quality_context(study, split, variant.router), [schedule]).get(schedule)
+    # Intervals are lists there: JSON knows no tuples.
+    return None if kept is None or not kept.get("items") else _QUALITY.validate_python(kept)
 
 
 def _activations(study: OpenStudy, variants: Sequence[Variant], batch: int, length: int) -> list[int | None]:
@@ -188,9 +197,9 @@ def _activations(study: OpenStudy, variants: Sequence[Variant], batch: int, leng
     return found
 
 
-def _quality_context(study: OpenStudy, data: str, router: StoredRouter) -> str:
+def _quality_context(study: OpenStudy, split: str, router: StoredRouter) -> str:
     """Hash of what a quality depends on beside the schedule."""
-    model = study.workload.model
+    model, data = study.workload.model, encoded_fingerprint(study.workload.examples(split))
     deciding = router.sha256 or router.router.kind
     parts = ["quality", model.skipping_fingerprint(), data, deciding, model.skipping.keep_first]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -257,6 +257,7 @@ def test_the_items_make_up_the_whole() -> None:
     model = SkippingModel(tiny())
     examples = QualitySet(model, PLAIN + CHOICES, batch_size=5)
     whole, items = examples.evaluate(HALF, StaticRouter(), choices=True), examples.per_item(HALF, StaticRouter())
+    assert examples.evaluate(HALF, StaticRouter(), choices=True, items=True).items == tuple(items) and not whole.items
     n_tokens = [len(example.continuations[example.answer]) for example in PLAIN + CHOICES]
     assert sum(item.kl * n for item, n in zip(items, n_tokens, strict=True)) / sum(n_tokens) == pytest.approx(whole.kl)
     right = [item.right for item in items if item.right is not None]

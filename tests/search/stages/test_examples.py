@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from ftp_core.demo.examples import demo_examples
-from ftp_core.errors import DataError
 from ftp_core.loading.models import LoadedModel, load_model
 from ftp_core.quality.quality import QualitySet
 from ftp_core.routers import Router, StaticRouter
@@ -17,7 +17,7 @@ from ftp_core.text.data import Example
 from ftp_core.text.encoding import EncodedExample, encode, prompt_batch
 from search.errors import SearchError
 from search.stages.completions import greedy_answers
-from search.stages.examples import _natural, collect_examples, n_steps
+from search.stages.examples import N_STEPS, _natural, collect_examples
 from studies import StudyStore
 from studies.records.records import ReportExamples
 from tests.ftp_core.made_up_routers import random_router
@@ -42,6 +42,19 @@ def encoded(loaded: LoadedModel, examples: list[Example]) -> list[EncodedExample
     return encode(loaded.tokenizer, examples, loaded.skipping.context)
 
 
+def collect(
+    loaded: LoadedModel,
+    examples: list[EncodedExample],
+    selected: str = "refined",
+    variants: dict[str, tuple[SparsitySchedule, Router]] = VARIANTS,
+    on_step: Callable[[], None] = lambda: None,
+) -> ReportExamples:
+    """With the quality of every variant on each example."""
+    quality = QualitySet(loaded.skipping, examples)
+    items = {name: quality.per_item(*variant) for name, variant in variants.items()}
+    return collect_examples(loaded.skipping, loaded.tokenizer, examples, variants, items, selected, on_step)
+
+
 @pytest.fixture(scope="module")
 def examples(loaded: LoadedModel) -> list[EncodedExample]:
     return encoded(loaded, demo_examples("test", 30))
@@ -49,7 +62,7 @@ def examples(loaded: LoadedModel) -> list[EncodedExample]:
 
 @pytest.fixture(scope="module")
 def collected(loaded: LoadedModel, examples: list[EncodedExample]) -> ReportExamples:
-    return collect_examples(loaded.skipping, loaded.tokenizer, examples, VARIANTS, "refined")
+    return collect(loaded, examples)
 
 
 def test_prompts_are_whole_and_show_how_many_blocks_each_token_ran(
@@ -73,7 +86,7 @@ def test_prompts_are_whole_and_show_how_many_blocks_each_token_ran(
 
 def test_a_character_of_several_tokens_runs_as_many_blocks_as_these_do_on_average(loaded: LoadedModel) -> None:
     (item,) = encoded(loaded, [Example("Zoë paid 3 € to Anna. 日本", " é")])
-    shown = collect_examples(loaded.skipping, loaded.tokenizer, [item], VARIANTS, "refined").prompts
+    shown = collect(loaded, [item]).prompts
     (prompt,) = shown
     assert "".join(prompt.tokens) == "Zoë paid 3 € to Anna. 日本"
     assert {"ë", "€", "日", "本"} <= set(prompt.tokens)
@@ -154,19 +167,17 @@ def test_kl_is_compared_item_by_item(
 
 def test_the_dense_model_does_not_disagree_with_itself(loaded: LoadedModel, examples: list[EncodedExample]) -> None:
     steps: list[None] = []
-    found = collect_examples(
-        loaded.skipping, loaded.tokenizer, examples[:9], VARIANTS, "dense", lambda: steps.append(None)
-    )
+    found = collect(loaded, examples[:9], "dense", on_step=lambda: steps.append(None))
     assert (found.disagreements, found.n_disagreements, found.n_lost, found.n_won, found.n_items) == ((), 0, 0, 0, 9)
     assert all(run == N_BLOCKS for prompt in found.prompts for run in prompt.blocks_run)
-    assert len(steps) == n_steps(9, len(VARIANTS))
+    assert len(steps) == N_STEPS
 
 
 def test_items_without_choices_are_compared_by_their_first_word_and_shown_as_greedy_text(loaded: LoadedModel) -> None:
     plain = encoded(loaded, [Example(one.prompt, one.completion, group="any") for one in demo_examples("test", 12)])
     steps: list[None] = []
-    found = collect_examples(loaded.skipping, loaded.tokenizer, plain, VARIANTS, "refined", lambda: steps.append(None))
-    assert len(steps) == n_steps(12, len(VARIANTS))
+    found = collect(loaded, plain, on_step=lambda: steps.append(None))
+    assert len(steps) == N_STEPS
     dense, pruned = (
         greedy_answers(loaded.skipping, loaded.tokenizer, plain, *VARIANTS[name]) for name in ("dense", "refined")
     )
@@ -184,7 +195,7 @@ def test_where_there_are_choices_items_without_are_not_counted(
     loaded: LoadedModel, examples: list[EncodedExample], collected: ReportExamples
 ) -> None:
     plain = encoded(loaded, [Example("Anna likes", " music", group="text")])
-    found = collect_examples(loaded.skipping, loaded.tokenizer, [*plain, *examples], VARIANTS, "refined")
+    found = collect(loaded, [*plain, *examples])
     assert found.n_items == 30 and found.n_disagreements == collected.n_disagreements
     assert [group.group for group in found.groups] == [group.group for group in collected.groups]
 
@@ -197,7 +208,7 @@ def test_long_prompts_are_shown_only_if_there_are_no_others(
     for longest, expected in [(lengths[9], lengths[9]), (lengths[1], lengths[3])]:
         monkeypatch.setattr("search.stages.examples._LONGEST_SHOWN", longest)
         ungrouped = [replace(example, group=None) for example in examples]
-        shown = collect_examples(loaded.skipping, loaded.tokenizer, ungrouped, few, "dense").prompts
+        shown = collect(loaded, ungrouped, "dense", few).prompts
         assert len(shown) == 4 and max(len(prompt.tokens) for prompt in shown) == expected - 1
 
 
@@ -208,11 +219,8 @@ def test_examples_come_back_from_the_database_as_they_were(collected: ReportExam
         assert store.results.examples("one") == collected
 
 
-def test_missing_variants_and_items_are_errors(loaded: LoadedModel, examples: list[EncodedExample]) -> None:
-    model, tokenizer = loaded.skipping, loaded.tokenizer
+def test_missing_variants_are_errors(loaded: LoadedModel, examples: list[EncodedExample]) -> None:
     with pytest.raises(SearchError, match="There is no variant 'static', only 'dense', 'uniform', 'refined'"):
-        collect_examples(model, tokenizer, examples, VARIANTS, "static")
+        collect(loaded, examples, "static")
     with pytest.raises(SearchError, match="There is no variant 'dense', only 'refined'"):
-        collect_examples(model, tokenizer, examples, {"refined": VARIANTS["refined"]}, "refined")
-    with pytest.raises(DataError, match="nothing to evaluate"):
-        collect_examples(model, tokenizer, [], VARIANTS, "refined")
+        collect(loaded, examples, variants={"refined": VARIANTS["refined"]})

@@ -1,15 +1,16 @@
 """Claim: what a user gets on a pretrained model. Whole runs (search, router, measuring, test) on the paper's tasks.
 
-A run for each share of FLOPs saved and kind of schedule (whole blocks whose skipped tokens leave no keys and values, as
-the paper has them; halves of blocks, keys and values kept), on a mix of the tasks in equal parts, tested on each task,
-through the function that is the command line's `run`. Every row is of test items; "uniform" is the shortened prompt of
-about the selected point's FLOPs. With `--calibration`, a search with the static router for each kind of calibration
-data instead (the tasks, Alpaca, and text that the model writes itself), each tested on all three. Runs that a database
-has finished are not done again, so that the table grows over several sittings.
+A run for each share of FLOPs saved, or predicted speed-up, and kind of schedule (whole blocks whose skipped tokens
+leave no keys and values, as the paper has them; halves of blocks, keys and values kept; whole blocks that keep them),
+on a mix of the tasks in equal parts, tested on each task, through the function that is the command line's `run`. Every
+row is of test items; "uniform" is the shortened prompt of about the selected point's FLOPs, or predicted time. With
+`--calibration`, a search with the static router for each kind of calibration data instead (the tasks, Alpaca, and text
+that the model writes itself), each tested on all three. Runs that a database has finished are not done again, so that
+the table grows over several sittings.
 
 python benchmarks/real_models.py --model DIR --data FOLDER [--calibration] [--quick] [--json PATH]
-    [--tasks arc_easy,arc_challenge,hellaswag,winogrande] [--saved 0.22,0.3,0.4] [--kinds block,half] [--trials 100]
-    [--static] [--storage URL] [--seed N]
+    [--tasks arc_easy,arc_challenge,hellaswag,winogrande] [--saved 0.22,0.3,0.4 | --speedups 1.15,1.3] [--length 256]
+    [--kinds block,half,whole] [--trials 100] [--static] [--storage URL] [--seed N]
 """
 
 import argparse
@@ -31,7 +32,11 @@ from studies import StudyStore
 
 TASKS = ("arc_easy", "arc_challenge", "hellaswag", "winogrande")
 SAVED = (0.22, 0.3, 0.4)
-KINDS = {"block": {"granularity": "block", "kv": "drop"}, "half": {"granularity": "half", "kv": "keep"}}
+KINDS = {
+    "block": {"granularity": "block", "kv": "drop"},
+    "half": {"granularity": "half", "kv": "keep"},
+    "whole": {"granularity": "block", "kv": "keep"},
+}
 # As the claim has them: 64 search items, 100 trials, one round.
 SIZES = {"search_items": 64, "calibration_items": 96, "validation_items": 64, "test_items": 160}
 QUICK_SIZES = {"search_items": 8, "calibration_items": 12, "validation_items": 8, "test_items": 24, "router_steps": 4}
@@ -44,7 +49,9 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with TASK.jsonl for each task")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--saved", default=",".join(map(str, SAVED)), help="shares of FLOPs to save")
-    parser.add_argument("--kinds", default=",".join(KINDS), help="kinds of schedule")
+    parser.add_argument("--speedups", help="predicted speed-ups to reach, in place of shares of FLOPs")
+    parser.add_argument("--length", type=int, default=256, help="tokens of each of the four prompts that are timed")
+    parser.add_argument("--kinds", default="block,half", help="kinds of schedule")
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", default="sqlite:///real-models.db")
@@ -54,9 +61,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few items, trials and steps, of two tasks at one share")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    tasks, saved = args.tasks.split(","), [float(one) for one in args.saved.split(",")]
+    tasks, by = args.tasks.split(","), "target_flops_saved" if args.speedups is None else "target_speedup"
+    targets = [float(one) for one in (args.speedups or args.saved).split(",")]
     if args.quick:
-        tasks, saved, args.trials = tasks[:2], saved[1:2] or saved, 10
+        tasks, targets, args.trials = tasks[:2], targets[1:2] or targets, 10
     files = [str(prepared(args.data / f"{task}.jsonl", args.out)) for task in tasks]
     mix = " + ".join(files)
     runs: list[tuple[str, str, list[str], float, dict[str, Any]]]
@@ -65,16 +73,19 @@ def main() -> None:
         others = {kind: [data for other, data in kinds.items() if other != kind] for kind in kinds}
         others["alpaca"][:1] = others["self"][:1] = files
         static = {"rounds": 0, "router": "dynamic", **KINDS["half"]}
-        runs = [(kind, data, others[kind], saved[len(saved) // 2], static) for kind, data in kinds.items()]
+        runs = [(kind, data, others[kind], targets[len(targets) // 2], static) for kind, data in kinds.items()]
     else:
         trained = {"rounds": 1, "refine_trials": max(1, args.trials // 4), "router_trials": 0, "router": "dynamic"}
         trained = {"rounds": 0} if args.static else trained
         runs = [
-            (kind, mix, files, share, {**trained, **KINDS[kind]}) for share in saved for kind in args.kinds.split(",")
+            (kind, mix, files, target, {**trained, **KINDS[kind]})
+            for target in targets
+            for kind in args.kinds.split(",")
         ]
     console, found = Console(), []
-    for name, data, tested, share, settings in runs:
-        found.append(one_run(args, f"{name}-{share:g}-{args.trials}-{args.seed}", data, tested, share, settings))
+    for kind, data, tested, target, settings in runs:
+        name = f"{kind}-{target:g}-{args.trials}-{args.seed}" + ("" if args.length == 256 else f"-{args.length}")
+        found.append(one_run(args, name, data, tested, {by: target, **settings}))
         print_run(console, found[-1])
         if args.json is not None:
             args.json.write_text(json.dumps(found, indent=2) + "\n")
@@ -100,20 +111,17 @@ def prepared(path: Path, folder: Path) -> Path:
     return filled
 
 
-def one_run(
-    args: argparse.Namespace, name: str, data: str, tested: list[str], saved: float, own: dict[str, Any]
-) -> dict[str, Any]:
-    """A study at one share of FLOPs saved, as it is kept or from its beginning to its end."""
+def one_run(args: argparse.Namespace, name: str, data: str, tested: list[str], own: dict[str, Any]) -> dict[str, Any]:
+    """A study at one target, as it is kept or from its beginning to its end."""
     began = time.monotonic()
     settings = {
         "model": args.model,
         "data": data,
         "test_data": " + ".join(tested),
-        "target_flops_saved": saved,
         "trials": args.trials,
         "seed": args.seed,
         "latency_batch": 4,
-        "latency_length": (256,),
+        "latency_length": (args.length,),
         "new_tokens": (0,),
         "out": args.out / name,
         "export": "none",
@@ -133,7 +141,7 @@ def one_run(
         facts, config = data_of_run.study.facts, data_of_run.study.config
     return {
         "study": name,
-        "target_flops_saved": saved,
+        "target": {name: config[name] for name in ("target_flops_saved", "target_speedup")},
         "dtype": config["dtype"],
         "verdict": data_of_run.verdict,
         "rows": [plain_result(one) for one in results(data_of_run) if one.measurement.variant != "candidate"],

@@ -71,5 +71,5 @@ def _reading(speeds: Sequence[GenerationSpeed]) -> str:
         decides = "the static router" if selected.router is None else f"router {selected.router}"
         reading += f" Selected is trial {selected.trial} with {decides}."
     if any(one.variant == "uniform" for one in speeds):
-        reading += " The shortened prompt is the row uniform, of about the same FLOPs."
+        reading += " The shortened prompt is the row uniform."
     return reading

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
-from search.problem.costs import Costs
 from search.stages.measure import Variant, timed_prompts
 from search.stages.open_study import OpenStudy
+from search.stages.study_costs import study_costs
 from studies import Measurement, Trial
 from studies.pareto import HALF_STEP, best_point, closest_to_sparsity, usable_front
 from studies.records.confirmed import as_confirmed
+from studies.records.objectives import CostName
 from studies.records.target import Target
 
 _T = TypeVar("_T")
@@ -47,9 +48,10 @@ def compared(
 ) -> list[Variant]:
     """Lists the rows of the report: dense, uniform, static, dynamic, and refined, at the sparsity that was selected.
 
-    The uniform one is a shortened prompt, and has the FLOPs that were selected: where blocks skip unevenly, or a router
-    has to be run, those are other than its overall sparsity would save. The dynamic one has the router that was
-    distilled on what the first search found. Others are chosen by the validated candidates, where there are any.
+    The uniform one is a shortened prompt. It has the FLOPs that were selected, or where a speed-up is the target, the
+    time that is predicted for what was selected: where blocks skip unevenly, or a router has to be run, those are other
+    than its overall sparsity would save. The dynamic one has the router that was distilled on what the first search
+    found. Others are chosen by the validated candidates, where there are any.
     """
     trials = [trial for trial in study.trials() if trial.is_comparable]
     by_number = {one.trial: one.kl for one in validated}
@@ -67,11 +69,12 @@ def compared(
 
 
 def _shortened(study: OpenStudy, selected: Trial) -> SparsitySchedule:
-    """The uniform schedule whose FLOPs with the static router are nearest to those of a trial with its own."""
-    model, (batch, length) = study.workload.model.skipping, timed_prompts(study).ids.shape
-    costs = Costs(model, batch, length, router=study.router(selected.router).router)
-    wanted = costs.function("flops")(SparsitySchedule.of(selected.schedule))
-    own = Costs(model, batch, length).function("flops")
+    """The uniform schedule whose cost with the static router is nearest to that of a trial with its own."""
+    model, (_, length) = study.workload.model.skipping, timed_prompts(study).ids.shape
+    target = study.config.target
+    cost: CostName = "latency_ms" if target is not None and target.kind == "target_speedup" else "flops"
+    wanted = study_costs(study, study.router(selected.router)).function(cost)(SparsitySchedule.of(selected.schedule))
+    own = study_costs(study).function(cost)
     # Kept counts at this length tell uniform schedules apart. Of equals the one on the grid is taken; the others are
     # rounded up as schedules round, lest they keep one token more.
     grid = [DEFAULT_STEP * level for level in range(round(MAX_SPARSITY / DEFAULT_STEP) + 1)]

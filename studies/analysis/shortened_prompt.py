@@ -1,6 +1,7 @@
 """Compares a schedule with a shortened prompt: the uniform schedule with the static router.
 
-It keeps the same tokens in every block, which anybody can have without a search. Both are compared at the same FLOPs.
+It keeps the same tokens in every block, which anybody can have without a search. Both are compared at the same FLOPs,
+or where a speed-up is the target, at the same predicted time.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class AgainstShortenedPrompt:
     flops_saved: float | None  # share of the dense model's FLOPs that the schedule saves; None where that is not known
     shortened_flops_saved: float | None  # share that the shortened prompt saves
     is_one: bool  # True if the schedule is a shortened prompt itself
+    equal: str = "FLOPs"  # what the two have about the same of
 
     @property
     def is_better(self) -> bool:

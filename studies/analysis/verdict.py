@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from studies.analysis.clock import check_clock
 from studies.analysis.prefill_speed import prefill_speedup
@@ -18,6 +18,7 @@ from studies.records.generation_speed import end_to_end, in_words
 from studies.records.measurement import Measurement
 from studies.records.records import ReportExamples, StudyRecord
 from studies.records.study_facts import SelectionRecord, StudyFacts
+from studies.records.target import Target
 from studies.records.trial import Trial
 
 # A point that has a name besides is rather taken under it.
@@ -63,8 +64,10 @@ def against_shortened_prompt(
         trials: Its trials; what is uniform among them, the dense one and the chosen one are enough.
     """
     if selected is not None:
-        named = {m.variant: m for m in tested}
-        return measured_against_shortened_prompt(selected, named.get("uniform"), named.get("dense"), examples)
+        named, target = {m.variant: m for m in tested}, Target.of(study.config)
+        found = measured_against_shortened_prompt(selected, named.get("uniform"), named.get("dense"), examples)
+        is_timed = target is not None and target.kind == "target_speedup"
+        return found if found is None or not is_timed else replace(found, equal="predicted time")
     selection = study.facts.selection
     chosen_trial = study.chosen_trial if selection is None else selection.trial
     chosen = next((trial for trial in trials if trial.number == chosen_trial), None)
@@ -138,7 +141,7 @@ def next_steps(
 def _worth(against: AgainstShortenedPrompt | None) -> str:
     if against is None:
         return "was not compared with a shortened prompt"
-    prompt = f"a prompt shortened by {against.shortened_by:.0%} at about the same FLOPs"
+    prompt = f"a prompt shortened by {against.shortened_by:.0%} at about the same {against.equal}"
     if against.is_one:
         return f"is no better than a prompt shortened by {against.shortened_by:.0%} (it is one)"
     known = f"KL {against.kl:.3g} against {against.shortened_kl:.3g} nats per token"

@@ -21,8 +21,10 @@ from search.stages.candidates import best_at, candidates, compared
 from search.stages.measure import timed_prompts
 from search.stages.open_study import OpenStudy
 from studies import Measurement, RouterRun, StudyStore, Trial
+from studies.records.study_facts import ProfileRecord, StudyFacts
 from studies.records.target import Target
 from tests.ftp_core.made_up_routers import random_router
+from tests.search.made_up_profiles import made_up
 from tests.search.stages.test_select import measured
 from tests.studies.records import trial
 
@@ -118,3 +120,19 @@ def test_what_a_router_takes_is_part_of_the_flops_that_a_shortened_prompt_may_ha
         for one in (static, dynamic)
     ]
     assert shares[0] == pytest.approx(0.5) and shares[1] < 0.5
+
+
+def test_where_a_speed_up_is_the_target_uniform_takes_the_predicted_time_that_was_selected(study: OpenStudy) -> None:
+    batch, length = timed_prompts(study).ids.shape
+    profile = made_up(study.workload, [(batch, length)])
+    study.note(StudyFacts(latency_profile=ProfileRecord.model_validate(profile.to_json())))
+    selected = trial(9, (0.1, 10.0), (0.0,) * 6 + (0.95,) * 6)
+    timed = replace(study, config=study.config.model_copy(update={"target_sparsity": None, "target_speedup": 1.3}))
+    by_flops, by_time = (compared(one, selected, None, [])[1].schedule for one in (study, timed))
+    wanted = profile.predict_ms(selected.schedule)
+
+    def apart(share: float) -> float:
+        return abs(profile.predict_ms([share] * 12) - wanted)
+
+    assert len(set(by_time)) == 1 and apart(by_time[0]) < apart(by_flops[0])
+    assert all(apart(by_time[0]) <= apart(by_time[0] + step / length) + 1e-9 for step in (-1, 1))

@@ -11,7 +11,7 @@ import numpy as np
 from ftp_core.errors import DataError
 
 # Limits of further turns: so many times the least number, and milliseconds of all turns together.
-_MOST_TIMES, PATIENCE_MS = 4, 180_000.0
+_MOST_TIMES, PATIENCE_MS = 4, 90_000.0
 # Half the width of an interval, as a share of the speed-up, that is precise enough.
 PRECISE = 0.025
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from ftp_core.cost import FlopsCounter, kv_bytes, measure_latency, timing_batch
 from ftp_core.cost.memory import peak_activation_bytes
-from ftp_core.cost.speedup import Speedup, needs_more_turns, paired_speedup
+from ftp_core.cost.speedup import PATIENCE_MS, Speedup, needs_more_turns, paired_speedup
 from ftp_core.cost.timing import Latency
 from ftp_core.quality.quality import Quality, QualitySet
 from ftp_core.schedule import SparsitySchedule
@@ -27,6 +27,8 @@ from studies.records.study_facts import TimedInput
 
 _LENGTH_MULTIPLE = 32
 _QUALITY_BATCH = 16
+# To select from candidates, intervals need not be as narrow as in a report.
+_PATIENCE_MS = {"validation": 60_000.0}
 _QUALITY = TypeAdapter(Quality)
 
 
@@ -57,7 +59,7 @@ def measure(study: OpenStudy, variants: Sequence[Variant], split: str) -> list[M
     qualities = _qualities(study, variants, split)
     prompts = timed_prompts(study)
     batch, length = prompts.ids.shape
-    timings = _timings(study, variants, prompts)
+    timings = _timings(study, variants, prompts, _PATIENCE_MS.get(split, PATIENCE_MS))
     measurements, counter = [], FlopsCounter(model)
     held = _activations(study, variants, batch, length)
     for variant, quality, (latency, speedup), peak in zip(variants, qualities, timings, held, strict=True):
@@ -205,7 +207,9 @@ def _quality_context(study: OpenStudy, split: str, router: StoredRouter) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch) -> list[tuple[Latency, Speedup]]:
+def _timings(
+    study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch, patience_ms: float
+) -> list[tuple[Latency, Speedup]]:
     """Times each variant, and its speed-up over the first one.
 
     The first one is timed twice in every turn, at its two ends, and compared with itself: on a quiet machine that is 1.
@@ -215,7 +219,7 @@ def _timings(study: OpenStudy, variants: Sequence[Variant], prompts: PromptBatch
     with study.view.stage("Measuring latency", (least + 1) * len(timed)) as stage, torch.inference_mode():
 
         def goes_on(times_ms: Sequence[Sequence[float]]) -> bool:
-            more = needs_more_turns(times_ms, least)
+            more = needs_more_turns(times_ms, least, patience_ms)
             if more:
                 stage.extend(least * len(timed))
             return more

@@ -121,6 +121,6 @@ def test_precise_speedups_need_no_more_turns() -> None:
 
 def test_further_turns_are_not_taken_where_they_take_minutes() -> None:
     varied = [1.0, 1.3] * 5
-    # Ten turns of 2 x 8 s are 160 s, and as many again would be beyond three minutes.
-    assert needs_more_turns([[4_000 * x for x in varied], [3_000.0] * 10], 10)
-    assert not needs_more_turns([[8_000 * x for x in varied], [8_000.0] * 10], 10)
+    # Ten turns of 2 x 4 s are 80 s, and as many again would be beyond a minute and a half.
+    assert needs_more_turns([[2_000 * x for x in varied], [1_500.0] * 10], 10)
+    assert not needs_more_turns([[4_000 * x for x in varied], [4_000.0] * 10], 10)

@@ -1,8 +1,9 @@
 """Claim: where a distillation's time goes, and what it costs beside other programs if threads spin while they wait.
 
 Trains a router as `ftp-search run` does, on random examples as long as paragraphs of WikiText (130 + 45 tokens), with a
-Llama of 3 million random weights or the model that is named. Two processes take turns: in one, torch's threads wait as
-OpenMP lets them by default, in the other asleep, as `ftp-search` has it. Beside them as many programs are busy as there
+Llama of 3 million random weights or the model that is named. Three processes take turns: in one, torch's threads wait
+as OpenMP lets them by default, spinning for milliseconds, in one they spin for a fraction of one, as `ftp-search` has
+it, and in one they sleep at once. Beside them as many programs are busy as there
 are cores; with `--busy 0` none. CPU seconds are what the machine had to give; they differ less from run to run.
 
 python benchmarks/distillation_speed.py [--quick] [--json PATH] [--model DIR] [--busy N] [--repeats N]
@@ -25,7 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 STAGES = ("dense answers", "static decisions", "teacher", "evaluations", "steps", "all")
-POLICIES = {"spinning": {}, "asleep": {"OMP_WAIT_POLICY": "passive"}}
+POLICIES = {"spinning": {}, "briefly": {"GOMP_SPINCOUNT": "10000"}, "asleep": {"OMP_WAIT_POLICY": "passive"}}
 
 
 def train(args: argparse.Namespace) -> dict[str, tuple[float, float]]:
@@ -173,7 +174,7 @@ def main() -> None:
 
 
 def show(rows: dict[str, dict[str, list[float]]], n_busy: int) -> None:
-    """Print the table, and how many times more threads that spin take."""
+    """Print the table, and how many times as long threads take that wait otherwise."""
     from rich.console import Console
     from rich.table import Table
 
@@ -184,8 +185,11 @@ def show(rows: dict[str, dict[str, list[float]]], n_busy: int) -> None:
         table.add_row(stage, *(f"{seconds:.1f}" for of_policy in rows.values() for seconds in of_policy[stage]))
     console = Console(width=120)
     console.print(table)
-    ratios = [one / other for one, other in zip(rows["spinning"]["all"], rows["asleep"]["all"], strict=True)]
-    console.print(f"Spinning takes {ratios[0]:.1f} times as long, and {ratios[1]:.1f} times the CPU.")
+    for policy in ("spinning", "asleep"):
+        ratios = [one / other for one, other in zip(rows[policy]["all"], rows["briefly"]["all"], strict=True)]
+        console.print(
+            f"Beside spinning briefly, {policy} takes {ratios[0]:.2f} times as long, {ratios[1]:.2f} the CPU."
+        )
 
 
 if __name__ == "__main__":

@@ -83,6 +83,7 @@ def distill(
     on_step: Callable[[int, float], None] = lambda step, kl: None,
     on_taught: Callable[[], None] = lambda: None,
     on_progress: Callable[[float], None] = lambda share: None,
+    give_up_above: float | None = None,
 ) -> Distillation:
     """Train a router on one schedule, or on several in turn; the model's weights never change.
 
@@ -114,6 +115,8 @@ def distill(
         on_taught: Called after each batch of the dense model's pass over `data`, which precedes the steps.
         on_progress: Called after each batch of that pass, of a step or of an evaluation, with the share of all batches
             that are done; 1 at the end.
+        give_up_above: Held-out KL above which the training ends, if none was lower until half of its steps are taken;
+            None to go on.
 
     Returns:
         The router with the lowest held-out KL; the static router's decisions, if none was lower.
@@ -151,6 +154,7 @@ def distill(
             PrefixStore(0) if prefixes is None else prefixes,
             None if checkpoint is None else Path(checkpoint),
             progress,
+            give_up_above,
         )
         return run.train(data, on_step, on_taught)
 
@@ -232,6 +236,7 @@ class _Run:
     prefixes: PrefixStore
     checkpoint: Path | None
     progress: BatchProgress
+    give_up_above: float | None
 
     def __post_init__(self) -> None:
         self.router = router = copy.deepcopy(self.router)
@@ -284,7 +289,7 @@ class _Run:
         self.checkpointing = recomputes_blocks(self.model, data, config, has_halves)
         return_freed_memory()
         before, started = state.seconds, time.monotonic()
-        while state.step < config.steps and not self._is_out_of_patience():
+        while state.step < config.steps and not self._is_out_of_patience() and not self._is_hopeless():
             self._step(lessons)
             state.seconds = before + time.monotonic() - started
             if state.step % config.evaluate_every == 0 or state.step == config.steps:
@@ -301,6 +306,11 @@ class _Run:
     def _is_out_of_patience(self) -> bool:
         held, patience = self.state.curves["held_out_kl"], self.config.patience
         return patience is not None and len(held) - 1 - held.index(min(held)) >= patience if held else False
+
+    def _is_hopeless(self) -> bool:
+        steps = self.state.curves["held_out_step"]
+        is_late = bool(steps) and 2 * steps[-1] >= self.config.steps
+        return self.give_up_above is not None and is_late and self.state.best_kl > self.give_up_above
 
     def _hold_out(self, candidate: ScoringRouter, kl: float | None = None) -> None:
         """Compare a router with the best so far; a KL that is given is not computed again."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,8 @@ from studies.records.halves import stored
 from studies.records.study_facts import Tuning
 
 _HIDDEN_GUIDE = 0.3
+# Held-out KL by half of a training, as a multiple of another router's and beyond it, that is not made up for any more.
+_HOPELESS, _HOPELESS_KL = 4.0, 0.05
 
 
 def distillation_config(study: OpenStudy) -> DistillationConfig:
@@ -75,7 +78,8 @@ def train_router(
 
     for kind in kinds:
         if not any(run.config.get("kind") == kind for run in trained()):
-            _train(study, stage, chosen, schedules, config, kind, held_out, facts, prefixes)
+            best = min((run.held_out_kl for run in trained()), default=math.inf)
+            _train(study, stage, chosen, schedules, config, kind, held_out, facts, prefixes, best)
     return min(trained(), key=lambda run: (run.held_out_kl, run.number))
 
 
@@ -110,8 +114,12 @@ def _train(
     held_out: QualitySet,
     facts: Mapping[str, Any],
     prefixes: PrefixStore,
+    best_kl: float,
 ) -> None:
-    """Trains one router and keeps it, from where an earlier run of the stage stopped."""
+    """Trains one router and keeps it, from where an earlier run of the stage stopped.
+
+    One that is far behind another router of the stage, which has a held-out KL of `best_kl`, is trained half.
+    """
     router = _fresh(study, kind, schedules, config)
     if kind == HiddenRouter.kind:
         # It cannot start as the static router, so it needs the paper's guide to it.
@@ -144,6 +152,7 @@ def _train(
             prefixes=prefixes,
             on_step=on_step,
             on_progress=on_progress,
+            give_up_above=_HOPELESS * best_kl + _HOPELESS_KL,
         )
     weights = router_to_bytes(result.router)
     run = RouterRun(

@@ -339,6 +339,13 @@ def test_patience_ends_a_training_that_gets_no_better() -> None:
     assert len(distill(SkippingModel(tiny()), SOME, SCHEDULES, config).curves["step"]) == 2
 
 
+@pytest.mark.parametrize(("above", "steps"), [(0.0, 5), (1e6, 8), (None, 8)])
+def test_a_training_that_is_hopeless_by_half_of_its_steps_is_given_up(above: float | None, steps: int) -> None:
+    # The given router counts at step 0, evaluations follow at steps 5 and 8.
+    config = DistillationConfig(steps=8, batch_size=2, evaluate_every=5, lr=0.0, consider_static=False)
+    assert len(distill(SkippingModel(tiny()), SOME, SCHEDULES, config, give_up_above=above).curves["step"]) == steps
+
+
 @pytest.mark.parametrize("folder", [".", "not/there/yet"])
 def test_the_inputs_of_a_step_without_a_finite_loss_are_kept(tmp_path: Path, folder: str) -> None:
     model, checkpoint = SkippingModel(tiny()), tmp_path / folder / "training.safetensors"

@@ -53,10 +53,12 @@ def select(
 
     1. Candidates beyond the largest latency are out. If all are, the fastest is taken.
     2. With a target sparsity those count that are within half a grid step of it, or else the nearest; where a cost is
-       the target, all count, since every candidate was counted or predicted to keep it. The one with the lowest KL is
-       taken; if a retention is demanded, too, the one with the lowest KL of those that keep it.
-    3. With a retention and no target, the cheapest of those that keep it is taken.
-    4. Without either, the knee of KL against the cost.
+       the target, all count, since every candidate was counted or predicted to keep it.
+    3. Those that the clock shows to be slower than the dense model are out, unless all that skip anything are.
+    4. With a target, the one with the lowest KL is taken; if a retention is demanded, too, the one with the lowest KL
+       of those that keep it.
+    5. With a retention and no target, the cheapest of those that keep it is taken.
+    6. Without either, the knee of KL against the cost.
 
     Where none keeps the retention, the one that keeps most is taken. Retention is the share of the dense model's
     accuracy; where the data has no choices, or the dense model answers them no better than `chance`, the ratio of
@@ -90,6 +92,7 @@ def select(
         return choice.selection(fastest, "max_latency_ms", why)
     if target is not None:
         return choice.at_target(target, min_retention)
+    choice.leave_out_slower()
     if min_retention is not None:
         return choice.cheapest_that_keeps(min_retention)
     return choice.knee()
@@ -118,12 +121,22 @@ class _Choice:
             self._left = within
         return bool(within)
 
+    def leave_out_slower(self) -> None:
+        """Rule out what skips tokens and is slower for it, beyond the clock's noise; nothing is if all are."""
+        slower = [m for m in self._left if m.speedup is not None and prefill_speedup(m).is_slower]
+        left = [m for m in self._left if m not in slower]
+        if slower and any(any(m.schedule) for m in left):
+            self._where += " not slower than the dense model"
+            self._left = left
+
     def at_target(self, target: Target, min_retention: float | None) -> Selection:
         """The lowest KL at a target, of those that keep a retention if one is demanded."""
-        near, is_met = self._left, True
+        is_met = True
         if (sparsity := target.sparsity) is not None:
-            near = nearest_to_sparsity(self._left, sparsity)
-            is_met = any(abs(m.overall_sparsity - sparsity) <= HALF_STEP for m in near)
+            self._left = nearest_to_sparsity(self._left, sparsity)
+            is_met = any(abs(m.overall_sparsity - sparsity) <= HALF_STEP for m in self._left)
+        self.leave_out_slower()
+        near = self._left
         asked, keeping, those, kept = str(target), near, "", ""
         if min_retention is not None:
             keeping, keep, kept = self._keeping(near, min_retention)

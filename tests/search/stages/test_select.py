@@ -277,3 +277,21 @@ def test_a_retention_of_a_dense_model_that_guesses_is_read_by_perplexities_and_t
         assert "of the dense model's accuracy" in found.reason and "chance" not in found.reason
     knee = select(points, dense, cost="latency_ms", chance=0.25)
     assert knee.rule == "knee" and "answers no better than chance" in knee.reason
+
+
+def test_what_is_slower_than_the_dense_model_is_taken_only_if_all_at_the_target_are() -> None:
+    slower, faster = (
+        {"speedup": ratio, "speedup_low": ratio - 0.1, "speedup_high": ratio + 0.1} for ratio in (0.8, 1.2)
+    )
+    unclear = {"speedup": 0.95, "speedup_low": 0.85, "speedup_high": 1.05}
+    best, other = measured(1, 0.1, router=0, **slower), measured(2, 0.2, **unclear)
+    elsewhere = measured(3, 0.05, 0.2, **faster)
+    for points, expected in [([best, other, elsewhere], other), ([best, elsewhere], best)]:
+        found = select(points, DENSE, cost="latency_ms", target=at(0.5))
+        assert found.measurement == expected
+        assert ("not slower than the dense model" in found.reason) == (expected == other)
+    dense = measured(4, 0.0, 0.0, **unclear)
+    for points, taken in [([best, other, dense], other), ([best, dense], best)]:
+        assert select(points, DENSE, cost="latency_ms").measurement == taken
+    keeping = [replace(one, accuracy=0.95) for one in (best, other)]
+    assert select(keeping, DENSE, cost="flops", min_retention=0.9).measurement == keeping[1]

@@ -150,18 +150,15 @@ def _plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torch.dt
 
 
 def _new_plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torch.dtype) -> HalvesPlan:
-    always_alike = getattr(prompts.router, "keeps_ends", False)
     attention_BL, attention_counts = _decided(prompts, entry.attention, "attention")
-    mlp_BL, mlp_counts = attention_BL, attention_counts
-    if entry.mlp != entry.attention or not always_alike:
-        mlp_BL, mlp_counts = _decided(prompts, entry.mlp, "mlp")
+    mlp_BL, mlp_counts = _decided(prompts, entry.mlp, "mlp")
     run_attention_BL, run_mlp_BL = map(prompts.with_completions, (attention_BL, mlp_BL))
     everything = prompts.totals(prompts.state.row_lengths)
     n_attention, n_mlp = prompts.totals(attention_counts), prompts.totals(mlp_counts)
     used_BL = run_attention_BL | run_mlp_BL
     if everything in (n_attention, n_mlp):
         n_used = everything
-    elif always_alike:
+    elif getattr(prompts.router, "keeps_ends", False):
         n_used = tuple(map(max, n_attention, n_mlp))
     else:
         n_used = tuple(used_BL.sum(1).tolist())

@@ -21,7 +21,8 @@ os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Before torch is imported: on busy cores, threads that spin for milliseconds while they wait slow down those that they
-# wait for; threads that sleep at once take a fifth longer on quiet ones, as a block has many short products.
+# wait for; threads that sleep at once wake too late on quiet ones, as a block has many short products
+# (`benchmarks/distillation_speed.py`).
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 

@@ -48,10 +48,7 @@ class CostSums:
         return costs
 
     def beside(self, indices: Counts) -> Floats:
-        """Change of the cost by each gene at each index, the other genes being at grid indices `[N, L]`.
-
-        What a gene changes at index 0 is that of no other one: 0 where genes add up, and nowhere else.
-        """
+        """Change of the cost by each gene at each index, the other one of its block being at grid indices `[N, L]`."""
         if self.together is None:
             return self.alone
         blocks, changes = np.arange(len(self.together)), self.alone.copy()

@@ -41,7 +41,7 @@ class Limited:
         self._n_genes = n_genes
         self._even = even
         self._rows = [one.sums.rows for one in costs]
-        # The genes that share a block, where it matters to some cost.
+        # Whether what a gene costs depends on the other one of its block.
         self._has_pairs = [one.sums.together is not None for one in costs]
 
     def violation(self, indices: Sequence[int]) -> float:

@@ -404,7 +404,7 @@ def test_figures_keep_their_height_when_a_page_changes_its_width(
         for view, sign, n in (("Progress", "#busy", 4), ("Front", "#front-figure", 1)):
             page.get_by_role("radio", name=view).check(force=True)
             page.wait_for_function(f"n => ({heights})().length >= n", arg=n)
-            page.wait_for_timeout(300)
+            page.wait_for_function(f"() => ({heights})().every(([own, place]) => own === place)")
             before = page.evaluate(heights)
             width = page.evaluate(f"document.querySelector('{sign} .js-plotly-plot')._fullLayout.width")
             page.set_viewport_size({"width": 1000, "height": 900})
@@ -412,9 +412,13 @@ def test_figures_keep_their_height_when_a_page_changes_its_width(
                 "([sign, width]) => document.querySelector(`${sign} .js-plotly-plot`)._fullLayout.width < width",
                 arg=[sign, width],
             )
-            page.wait_for_timeout(300)
-            assert page.evaluate(heights) == before and all(own == place for own, place in before)
+            page.wait_for_function(f"before => JSON.stringify(({heights})()) === JSON.stringify(before)", arg=before)
             page.set_viewport_size({"width": 1280, "height": 900})
+
+
+def fits(page: Page, width: int) -> None:
+    """Fails if a page stays wider than its window; a figure is as wide as Plotly likes until its place is known."""
+    page.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width)
 
 
 @pytest.mark.slow
@@ -434,8 +438,7 @@ def test_every_view_is_readable(chromium: Browser, address: str, store: ServiceS
             page.get_by_role("radio", name=view).focus()
             page.keyboard.press("Space")
             page.wait_for_selector(sign)
-            page.wait_for_timeout(300)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            fits(page, width)
             background = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (background == "rgb(255, 255, 255)") == (scheme == "light")
     for name, path, sign in (
@@ -445,8 +448,7 @@ def test_every_view_is_readable(chromium: Browser, address: str, store: ServiceS
         with opened(chromium, address, name, width, scheme) as page:
             page.goto(path)
             page.wait_for_selector(sign)
-            page.wait_for_timeout(300)
-            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            fits(page, width)
 
 
 def test_names_are_text_wherever_they_stand(chromium: Browser, address: str, store: ServiceStore) -> None:

@@ -70,8 +70,13 @@ class Ends:
 
     def scatter(self, short_BKD: Tensor, whole_BLD: Tensor) -> Tensor:
         """See `Places.scatter`."""
-        between = whole_BLD[:, self.n_first : self.first_recent]
-        return torch.cat([short_BKD[:, : self.n_first], between, short_BKD[:, self.n_first :]], 1)
+        return self.joined(short_BKD, whole_BLD[:, self.n_first : self.first_recent])
+
+    def joined(self, short: Tensor, between: Tensor, dim: int = 1) -> Tensor:
+        """What belongs to these tokens and to all others, each in order along a dimension, in the order of all."""
+        last = short.shape[dim] - self.n_first
+        first, recent = short.narrow(dim, 0, self.n_first), short.narrow(dim, self.n_first, last)
+        return torch.cat([first, between, recent], dim)
 
 
 class Between:

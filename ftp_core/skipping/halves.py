@@ -16,7 +16,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ftp_core.errors import ModelError
@@ -24,6 +23,7 @@ from ftp_core.skipping.cache import BlockCache
 from ftp_core.skipping.families import Family
 from ftp_core.skipping.gathering import Chosen, Ends
 from ftp_core.skipping.interception import BlockCall, replaced_forwards
+from ftp_core.skipping.norms import MeasuredStates, normed, root_mean_square_norms
 from ftp_core.skipping.substitutes import LowRank
 
 
@@ -66,8 +66,7 @@ class Share:
             return self.chosen.among_zeros(short_BKD, hidden_BLD.shape[1])
         rest_BSD = self.substitute(self.rest.tokens.gather(hidden_BLD))
         if isinstance(self.chosen.tokens, Ends):
-            n_first = self.chosen.tokens.n_first
-            return torch.cat([short_BKD[:, :n_first], rest_BSD, short_BKD[:, n_first:]], 1)
+            return self.chosen.tokens.joined(short_BKD, rest_BSD)
         return self.chosen.among_zeros(short_BKD, hidden_BLD.shape[1]) + self.rest.among_zeros(
             rest_BSD, hidden_BLD.shape[1]
         )
@@ -125,20 +124,21 @@ class _Taker:
         return 0
 
 
-def keys_and_values(call: BlockCall, family: Family, hidden_BSD: Tensor, **per_token: Any) -> tuple[Tensor, Tensor]:
+def keys_and_values(call: BlockCall, family: Family, states: MeasuredStates, **per_token: Any) -> tuple[Tensor, Tensor]:
     """Computes keys and values of some tokens in a block `[B, G, S, E]`, and nothing else of it.
 
     Args:
         call: Call of the block.
         family: Family of the model.
-        hidden_BSD: Hidden states before the block.
+        states: Hidden states before the block `[B, S, D]`.
         per_token: Arguments of the block that have an entry for each of these tokens.
     """
     assert family.halves is not None
     attention, taker = call.block.get_submodule(family.halves[0]), _Taker()
     queries = [] if family.query is None else [attention.get_submodule(family.query)]
     # Norms of queries may be of all heads at once.
-    norms = [module for name, module in attention.named_children() if name == "q_norm"] if queries else []
+    query_norms = [module for name, module in attention.named_children() if name == "q_norm"] if queries else []
+    norms = root_mean_square_norms(call.block)
 
     def without_queries(index: int, module: Any) -> Callable[..., Tensor]:
         if index >= len(queries):
@@ -148,10 +148,12 @@ def keys_and_values(call: BlockCall, family: Family, hidden_BSD: Tensor, **per_t
         width = module.out_features if counts else getattr(attention, "head_dim", module.out_features)
         return lambda hidden, *_, **__: hidden.new_zeros(*hidden.shape[:-1], width)
 
+    def with_known_squares(index: int, module: nn.Module) -> Callable[..., Tensor]:
+        return lambda hidden: normed(module, states if hidden is states.hidden else MeasuredStates(hidden))
+
     try:
-        with replaced_forwards([*queries, *norms], without_queries):
-            # Where no norm comes first (OLMo 2), projections would copy their weights for each row of a slice.
-            call.run(hidden_BSD.contiguous(), **{"attention_mask": None, family.cache_argument: taker}, **per_token)
+        with replaced_forwards([*queries, *query_norms], without_queries), replaced_forwards(norms, with_known_squares):
+            call.run(states.hidden, **{"attention_mask": None, family.cache_argument: taker}, **per_token)
     except _KeysTakenError:
         return taker.keys, taker.values
     raise ModelError("The block's attention handed no keys and values to its cache, so that none can be kept.")
@@ -199,8 +201,7 @@ class MergedKeys:
 
     def _merged(self, run_BGKE: Tensor, rest_BGSE: Tensor) -> Tensor:
         if isinstance(self._chosen.tokens, Ends):
-            n_first = self._chosen.tokens.n_first
-            return torch.cat([run_BGKE[:, :, :n_first], rest_BGSE, run_BGKE[:, :, n_first:]], 2)
+            return self._chosen.tokens.joined(run_BGKE, rest_BGSE, 2)
         n_rows, n_heads, _, width = run_BGKE.shape
         whole_BGLE = run_BGKE.new_zeros(n_rows, n_heads, self._columns_BL.shape[1], width)
         # A filler is a token of the other kind, with the keys that it has there.

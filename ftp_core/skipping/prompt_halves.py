@@ -21,7 +21,7 @@ from ftp_core.skipping.gathering import Between, Chosen, Ends
 from ftp_core.skipping.halves import MergedKeys, Share, keys_and_values, names_of_halves, on_their_tokens
 from ftp_core.skipping.interception import BlockCall
 from ftp_core.skipping.masks import kernel_mask_of_some, visible_keys
-from ftp_core.skipping.substitutes import LowRank
+from ftp_core.skipping.norms import MeasuredStates
 
 if TYPE_CHECKING:
     from ftp_core.skipping.skipping import PromptPass
@@ -95,7 +95,7 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
     if used is not None:
         hidden_BUD = used.tokens.gather(call.hidden)
         changed = {name: used.tokens.gather(argument) for name, argument in prompts.per_token(call).items()}
-    observer = None
+    observer = keyed = None
     if chosen is None:
         arguments, observer = prompts.whole_attention(index, call, listens)
         changed |= arguments
@@ -103,7 +103,8 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
         if plan.others is None:
             changed |= prompts.for_some(index, call, chosen)
         else:
-            changed |= _with_kept_keys(prompts, index, call, chosen, plan.others)
+            keyed = _states_of(plan.others.tokens, call.hidden)
+            changed |= _with_kept_keys(prompts, index, call, chosen, plan.others, keyed)
         if listens:
             listened_BK = prompts.listened(index, chosen, always=entry.keeps_kv)
             window, device = prompts.window(index), call.hidden.device
@@ -124,19 +125,23 @@ def run_halves(prompts: PromptPass, index: int, call: BlockCall, entry: BlockSpa
         prompts.state.observe(received.to(prompts.real.device), attended_BL)
     if used is None:
         return prompts.ended(index, out_BUD)
-    behind_BLD = call.hidden
-    if plan.passing is not None and maps is not None:
-        behind_BLD = _passed(plan.passing, maps.whole, call.hidden)
-        # Fillers are tokens that have just passed.
-        hidden_BUD = hidden_BUD if used.filler is None else used.tokens.gather(behind_BLD)
+    passing = plan.passing
+    if passing is None or maps is None:
+        return prompts.ended(index, used.tokens.scatter(used.restored(out_BUD, hidden_BUD), call.hidden))
+    if keyed is None or plan.others is None or plan.others.tokens is not passing:
+        keyed = _states_of(passing, call.hidden)
+    passed_BSD = keyed.hidden + maps.whole.of_measured(keyed)
+    if isinstance(used.tokens, Ends):
+        return prompts.ended(index, used.tokens.joined(out_BUD, passed_BSD))
+    behind_BLD = passing.tokens.scatter(passing.restored(passed_BSD, keyed.hidden), call.hidden)
+    # Fillers are tokens that have just passed.
+    hidden_BUD = hidden_BUD if used.filler is None else used.tokens.gather(behind_BLD)
     return prompts.ended(index, used.tokens.scatter(used.restored(out_BUD, hidden_BUD), behind_BLD))
 
 
-def _passed(passing: Chosen, substitute: LowRank, hidden_BLD: Tensor) -> Tensor:
-    """Hidden states of which some tokens passed what stands in for a block `[B, L, D]`."""
-    before_BSD = passing.tokens.gather(hidden_BLD)
-    behind_BSD = passing.restored(before_BSD + substitute(before_BSD), before_BSD)
-    return passing.tokens.scatter(behind_BSD, hidden_BLD)
+def _states_of(chosen: Chosen, hidden_BLD: Tensor) -> MeasuredStates:
+    # Of a slice, projections would multiply row by row, and copy their weights for each.
+    return MeasuredStates(chosen.tokens.gather(hidden_BLD).contiguous())
 
 
 def _plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torch.dtype) -> HalvesPlan:
@@ -180,7 +185,9 @@ def _new_plan(prompts: PromptPass, index: int, entry: BlockSparsity, dtype: torc
     assert chosen is not None
     others = None
     if entry.keeps_kv:
-        rest = _rest(chosen, prompts.real, run_attention_BL, everything, n_attention)
+        # Those that skip attention may be those that skip both: their states are then taken out and measured once.
+        rest = passing if of_attention is None else None
+        rest = rest or _rest(chosen, prompts.real, run_attention_BL, everything, n_attention)
         others = _other_keys(prompts, index, chosen, rest, dtype)
     return HalvesPlan(attention_BL, run_attention_BL, run_mlp_BL, used, halves, chosen, others, rests, passing)
 
@@ -241,12 +248,12 @@ def _other_keys(prompts: PromptPass, index: int, chosen: Chosen, rest: Chosen, d
 
 
 def _with_kept_keys(
-    prompts: PromptPass, index: int, call: BlockCall, chosen: Chosen, others: OtherKeys
+    prompts: PromptPass, index: int, call: BlockCall, chosen: Chosen, others: OtherKeys, states: MeasuredStates
 ) -> dict[str, Any]:
     """Mask and cache of an attention that some tokens run while the others have keys and values, too."""
     take = others.tokens.tokens.gather
     per_token = {name: take(argument) for name, argument in prompts.per_token(call).items()}
-    keys_BGSE, values_BGSE = keys_and_values(call, prompts.family, take(call.hidden), **per_token)
+    keys_BGSE, values_BGSE = keys_and_values(call, prompts.family, states, **per_token)
     cache = None if prompts.cache is None else prompts.cache.block(index)
     merged = MergedKeys(cache, others.columns, prompts.has_padding, chosen, others.tokens, keys_BGSE, values_BGSE)
     return {"attention_mask": others.mask.to(call.hidden.device), prompts.family.cache_argument: merged}

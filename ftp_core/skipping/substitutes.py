@@ -16,8 +16,11 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+
+from ftp_core.skipping.norms import MeasuredStates
 
 # An attribute of a dense model that is no submodule: its weights stay those that were published.
 _FIELD = "_ftp_substitutes"
@@ -55,18 +58,13 @@ class ScaledLowRank(LowRank):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """What stands in for a block's change `[..., D]` of hidden states `[..., D]`."""
-        hidden = hidden.contiguous()
+        return self.of_measured(MeasuredStates(hidden.contiguous()))
+
+    def of_measured(self, states: MeasuredStates) -> Tensor:
+        """The same of hidden states whose mean squares others ask for, too."""
         # Scaled behind the first map, where it is R numbers a token.
-        down = nn.functional.linear(hidden, self.down) * inverse_root_mean_square(hidden).to(hidden.dtype)
+        down = nn.functional.linear(states.hidden, self.down) * states.inverse_root_mean_square()
         return nn.functional.linear(down, self.up, self.bias)
-
-
-def inverse_root_mean_square(hidden: Tensor) -> Tensor:
-    """1 over the root mean square of hidden states `[..., D]`, in float32 at least `[..., 1]`."""
-    wide = torch.promote_types(hidden.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=wide)
-    scale: Tensor = hidden.shape[-1] ** 0.5 / norm.clamp(min=torch.finfo(wide).tiny ** 0.5)
-    return scale
 
 
 class BlockSubstitutes(NamedTuple):

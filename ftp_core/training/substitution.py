@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from ftp_core.errors import DataError, ModelError
 from ftp_core.skipping.halves import names_of_halves
 from ftp_core.skipping.interception import exclusive
+from ftp_core.skipping.norms import MeasuredStates
 from ftp_core.skipping.skipping_model import SkippingModel
-from ftp_core.skipping.substitutes import LowRank, ScaledLowRank, Substitutes, inverse_root_mean_square
+from ftp_core.skipping.substitutes import LowRank, ScaledLowRank, Substitutes
 from ftp_core.text.encoding import EncodedExample, pad_right
 
 # Of the mean variance of what a half reads: few prompts leave most directions of it undecided.
@@ -155,7 +156,7 @@ def _adding(sums: _Sums, counts_BL: Tensor, is_block: bool) -> Callable[..., Non
         if is_block:
             # What goes into a block comes out of it, too.
             added_TD = added_TD - read_TD
-            read_TD = read_TD * inverse_root_mean_square(read_TD)
+            read_TD = read_TD * MeasuredStates(read_TD).inverse_root_mean_square()
         sums.add(read_TD, added_TD)
 
     return add

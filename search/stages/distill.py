@@ -18,13 +18,14 @@ import torch
 
 from ftp_core.loading.allocator import return_freed_memory
 from ftp_core.quality.quality import QualitySet
-from ftp_core.routers import HiddenRouter, OnePassRouter, ScoringRouter, StaticRouter, router_to_bytes
+from ftp_core.routers import DynamicRouter, HiddenRouter, OnePassRouter, ScoringRouter, StaticRouter, router_to_bytes
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.prefixes import PrefixStore
 from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
 from search.stages.measure import quality_set
 from search.stages.open_study import OpenStudy
+from search.tuning.tuning_state import RouterTuning
 from studies import RouterRun, Trial
 from studies.records.halves import stored
 from studies.records.study_facts import Tuning
@@ -187,8 +188,17 @@ def _fresh(
     return None
 
 
-def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:
-    """Searches better hyperparameters of router training with Ray Tune; see `tune_router`."""
+def _hand_over(study: OpenStudy, schedules: Sequence[SparsitySchedule], number: int, tuning: RouterTuning) -> None:
+    """Lets a round find its dynamic router trained: the training of the best trial is the one that it asks for."""
+    stage = f"distill-{number}-{DynamicRouter.kind}"
+    place = _unfinished(study, stage, _task(study, schedules, tuning.best), ".safetensors")
+    if tuning.training is not None and place is not None and study.config.router in ("best", DynamicRouter.kind):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tuning.training, place)
+
+
+def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule], number: int) -> Tuning:
+    """Searches better hyperparameters of the training in a round, and of later ones, with Ray Tune (`tune_router`)."""
     config, splits = study.config, study.workload.splits
     # What stages before have left in the allocator, workers may need.
     return_freed_memory()
@@ -229,6 +239,7 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule]) -> Tuning:
             on_result=on_result,
             on_progress=on_progress,
         )
+        _hand_over(study, schedules, number, tuning)
     if folder is not None:
         shutil.rmtree(folder, ignore_errors=True)
     own = base.to_json()

@@ -48,13 +48,13 @@ from search.errors import ConfigError, EvaluationError
 from search.evaluators.ray_cluster import cause_of, cluster, cluster_address
 from search.evaluators.shared_model import SharedModel
 from search.tuning.router_hyperparameters import TUNED, drawn_configs, search_space
-from search.tuning.tuning_state import RouterTuning, TrialShares, TuningEntry, TuningState
+from search.tuning.tuning_state import TRAINING_FILE, RouterTuning, TrialShares, TuningEntry, TuningState
 
 _log = logging.getLogger(__name__)
 
 _KL, _STEP, _SECONDS, _IS_TRAINED, _ERROR = "held_out_kl", "step", "seconds", "is_trained", "error"
-# What a checkpoint holds: the training's own file, and how long it took so far.
-_STATE_FILE, _SECONDS_FILE = "training.safetensors", "seconds"
+# What a checkpoint holds beside the training's own file: how long it took so far.
+_SECONDS_FILE = "seconds"
 # Of a trial whose worker dies.
 _MAX_FAILURES = 2
 # Trials before TPE believes what it has seen.
@@ -183,7 +183,7 @@ class _Training:
                 self.schedules,
                 hyperparameters,
                 held_out=self.held_out,
-                checkpoint=folder / _STATE_FILE,
+                checkpoint=folder / TRAINING_FILE,
                 # A GPU's memory is no share of the machine's.
                 prefixes=PrefixStore(0 if on_gpu else self.prefix_bytes),
                 on_step=on_step,
@@ -197,9 +197,9 @@ def _take_up(checkpoint: str | None, folder: Path) -> float:
     restored = tune.get_checkpoint()
     # Tune restores a trial whose worker died; the state has the checkpoint if the whole tuning did.
     source = Path(restored.path if restored is not None else checkpoint or "")
-    if not (source / _STATE_FILE).is_file():
+    if not (source / TRAINING_FILE).is_file():
         return 0.0
-    for name in (_STATE_FILE, _SECONDS_FILE):
+    for name in (TRAINING_FILE, _SECONDS_FILE):
         shutil.copy(source / name, folder / name)
     return float((folder / _SECONDS_FILE).read_text())
 

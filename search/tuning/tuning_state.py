@@ -15,6 +15,8 @@ from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import EvaluationError, SearchError
 from studies.records.study_facts import TunedTrial
 
+TRAINING_FILE = "training.safetensors"
+"""Name of the file of a training in the checkpoints of trials."""
 _SUBJECT, _TRIALS, _SCRATCH = "tuning.json", "trials", "scratch"
 
 
@@ -28,11 +30,14 @@ class RouterTuning:
         trials: All trials in the order in which they began, without those that failed; the first one is the base
             configuration.
         seconds: Time that they took on their workers, over all runs if the tuning was resumed.
+        training: File with the ended training of the best configuration, a `checkpoint` of `distill` that gives its
+            router without another step; None if it is not there.
     """
 
     best: DistillationConfig
     trials: tuple[TunedTrial, ...]
     seconds: float = field(compare=False)
+    training: Path | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -144,10 +149,12 @@ class TuningState:
             raise EvaluationError(f"No router could be trained: {errors[0] if errors else 'no trial has ended'}")
         entries = [entry for entry in entries if entry.state in ("trained", "stopped")]
         best = min(trained, key=lambda entry: entry.held_out_kl)
+        training = None if best.checkpoint is None else self.folder / best.checkpoint / TRAINING_FILE
         return RouterTuning(
             replace(base, **best.config),
             tuple(TunedTrial(entry.config, entry.held_out_kl, entry.steps, entry.seconds) for entry in entries),
             sum(entry.seconds for entry in entries),
+            training if training is not None and training.is_file() else None,
         )
 
 

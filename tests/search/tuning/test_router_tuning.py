@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import ray
 from ftp_core.schedule import SparsitySchedule
 from ftp_core.skipping.skipping_model import SkippingModel
 from ftp_core.text.encoding import EncodedExample
+from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
 from search.errors import ConfigError, EvaluationError, SearchError
 from search.evaluators.ray_cluster import cluster
@@ -115,6 +117,24 @@ class TestDeterministicTuning:
         best = min(whole.trials, key=lambda trial: trial.held_out_kl)
         assert hyperparameters(whole.best) == best.config
         assert dataclasses.replace(whole.best, **hyperparameters(BASE)) == BASE
+
+    def test_the_training_of_the_best_is_handed_over_and_needs_no_step(
+        self, whole: RouterTuning, tmp_path: Path
+    ) -> None:
+        assert whole.training is not None
+        checkpoint = shutil.copy(whole.training, tmp_path / "training.safetensors")
+        steps: list[int] = []
+        trained = distill(
+            SkippingModel(tiny()),
+            EXAMPLES[:12],
+            [SparsitySchedule.uniform(0.5, N_BLOCKS)],
+            whole.best,
+            held_out=EXAMPLES[12:],
+            checkpoint=checkpoint,
+            on_step=lambda step, kl: steps.append(step),
+        )
+        assert steps == []
+        assert min(trained.curves["held_out_kl"]) == min(trial.held_out_kl for trial in whole.trials)
 
     def test_every_end_is_reported_with_the_lowest_kl_so_far(
         self, whole: RouterTuning, ended: list[tuple[int, float]]

@@ -107,6 +107,21 @@ class Substitutes(nn.Module):
             self._of.append(BlockSubstitutes(*maps))
             self.blocks.append(nn.ModuleDict(self._of[-1]._asdict()))
 
+    @classmethod
+    def from_bytes(cls, blocks: Sequence[bytes]) -> Substitutes:
+        """Those that `block_bytes` returned."""
+        states = [load(block) for block in blocks]
+        down_RD = states[0]["attention.down"]
+        made = cls(len(states), down_RD.shape[1], down_RD.shape[0], down_RD.dtype)
+        for block, state in zip(made.blocks, states, strict=True):
+            block.load_state_dict(state)
+        return made
+
+    def block_bytes(self) -> list[bytes]:
+        """The maps of each block as safetensors bytes."""
+        states = [block.state_dict() for block in self.blocks]
+        return [save({name: one.detach().cpu().contiguous() for name, one in state.items()}) for state in states]
+
     def of(self, index: int) -> BlockSubstitutes:
         """Those of a block."""
         return self._of[index]

@@ -110,13 +110,13 @@ def profile_command(
         # They load torch and transformers.
         from ftp_core.cost.profile import LatencyProfile
         from search.inputs.latency_profiles import Profiled, keep_profile, profile_of, say_doubts
-        from search.inputs.substitutes import substitute_for_times
+        from search.inputs.substitutes import substitute_for_costs
         from search.progress.progress_view import ProgressView
 
     view = ProgressView(Console(stderr=True, markup=False))
     skipping = _load(reference, dtype, device, device_map, threads, view)
     if config is not None:
-        substitute_for_times(config, skipping)
+        substitute_for_costs(config, skipping)
     if given is not None:
         there = LatencyProfile.from_json(given)
         there.check(skipping)

@@ -16,7 +16,7 @@ def uses_substitutes(config: RunConfig) -> bool:
 
 
 def substitute(config: RunConfig, workload: Workload, begin: Begin = unseen) -> None:
-    """Lets maps stand in for halves that tokens of a loaded model skip, if a study uses any; they are fitted anew.
+    """Lets maps stand in for halves that tokens of a loaded model skip, if a study uses any; they are fitted now.
 
     Args:
         config: Configuration of the study.
@@ -32,8 +32,8 @@ def substitute(config: RunConfig, workload: Workload, begin: Begin = unseen) -> 
     give_substitutes(model.model, maps, model.blocks)
 
 
-def substitute_for_times(config: RunConfig, model: SkippingModel) -> None:
-    """Lets maps of zeros stand in, if a study uses any: blocks take their times with whatever numbers.
+def substitute_for_costs(config: RunConfig, model: SkippingModel) -> None:
+    """Lets maps of zeros stand in, if a study uses any: blocks cost what they cost with whatever numbers.
 
     Args:
         config: Configuration of the study.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from ftp_core.skipping.substitutes import Substitutes, give_substitutes, substitutes_of
 from search.config.run_config import RunConfig
 from search.errors import SearchError
 from search.inputs.data import MAX_CONTINUATION, Workload, load_workload
 from search.inputs.examples import ReadSource
 from search.inputs.same_inputs import check_same, check_same_elsewhere
-from search.inputs.substitutes import substitute
+from search.inputs.substitutes import substitute, substitute_for_costs, uses_substitutes
 from search.progress.progress_view import ProgressView
 from search.stages.open_study import OpenStudy
 from search.stages.time_generation import check_lengths
@@ -15,7 +16,10 @@ from studies.records.study_facts import DataSource, LongCompletions, StudyFacts
 
 
 def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
-    """The model and data of a configuration, as `load_workload` reads them; what there is to say of them is said."""
+    """The model and data of a configuration, as `load_workload` reads them; what there is to say of them is said.
+
+    Substitutes that a study uses are of zeros until it has begun (`give_substitutes_of`).
+    """
     with view.stage("Loading model and data", 1) as stage:
         workload = load_workload(
             config.reference,
@@ -32,7 +36,7 @@ def load_with_progress(config: RunConfig, view: ProgressView) -> Workload:
         )
         stage.advance()
     view.tell([workload.model.placement])
-    substitute(config, workload, view.stage)
+    substitute_for_costs(config, workload.model.skipping)
     said = [workload.fewer_than_asked(config.search_items)]
     said += [f"Left out {_examples(n)} {reason}." for reason, n in workload.left_out.items()]
     if workload.shared_boundaries:
@@ -65,6 +69,20 @@ def check_workload(study: OpenStudy) -> None:
             "trials would not compare with new ones. Restore the tokenizer and its chat template, or start a new study."
         )
     check_lengths(study.config, study.workload, record.facts.timed_input)
+
+
+def give_substitutes_of(study: OpenStudy) -> None:
+    """Lets the maps that a study keeps stand in for what tokens skip; fits them, and keeps them, if it has none yet."""
+    if not uses_substitutes(study.config):
+        return
+    model = study.workload.model.skipping
+    if kept := study.store.substitutes.of(study.name):
+        give_substitutes(model.model, Substitutes.from_bytes(kept), model.blocks)
+        return
+    substitute(study.config, study.workload, study.view.stage)
+    fitted = substitutes_of(model.model)
+    assert fitted is not None
+    study.store.substitutes.keep(study.name, fitted.block_bytes())
 
 
 def note_workload(study: OpenStudy) -> None:

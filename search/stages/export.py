@@ -95,11 +95,12 @@ def export_study(
     before = RunConfig.stored(study.config)
     said = {"model": model, "revision": revision, "adapter": adapter}
     config = RunConfig.stored(study.config, **{field: value for field, value in said.items() if value is not None})
-    has_substitutes = uses_substitutes(config)
-    config = located(name, before, config, ("model", "data") if has_substitutes else ("model",))
-    substitutes = None
-    if has_substitutes:
-        # They are no part of the database: calibration items say what they were.
+    kept = store.substitutes.of(name)
+    # Studies of before kept none: calibration items say what they were.
+    fits = uses_substitutes(config) and not kept
+    config = located(name, before, config, ("model", "data") if fits else ("model",))
+    substitutes = Substitutes.from_bytes(kept) if kept else None
+    if fits:
         workload = load_workload(
             config.reference,
             config.data,

@@ -16,7 +16,8 @@ from studies.sql import schema
 from studies.sql.database import Database
 from studies.sql.times import UtcTime
 
-# Everything that is of one study, but for who works on it, its place in a queue, and what its runs said.
+# Everything that is of one study, but for who works on it, its place in a queue, what its runs said, and substitutes,
+# which are megabytes and can be fitted to its data once more.
 _TABLES = (
     schema.search_run,
     schema.stage,

@@ -12,7 +12,7 @@ from studies.sql.packing import pack_floats, unpack_floats
 from studies.sql.times import UtcTime
 
 # The last of studies/sql/migrations/versions.
-HEAD = "0001"
+HEAD = "0002"
 _HAS_HALVES = -1.0
 
 
@@ -205,6 +205,16 @@ router_run = Table(
     Column("sha256", String(64), nullable=False),
     Column("seconds", sa.Float, nullable=False),
     Column("created_at", UtcTime, nullable=False),
+    Column("weights", LargeBinary, nullable=False),
+)
+
+# Maps that stand in for what tokens skip, which results rest on to the last digit.
+substitute = Table(
+    "substitute",
+    metadata,
+    Column("study_id", ForeignKey("study.id", ondelete="CASCADE"), primary_key=True),
+    Column("block", Integer, primary_key=True),
+    Column("sha256", String(64), nullable=False),
     Column("weights", LargeBinary, nullable=False),
 )
 

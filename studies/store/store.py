@@ -22,6 +22,7 @@ from studies.store.routers import Routers
 from studies.store.runs import Runs
 from studies.store.shared import Evaluations, Profiles
 from studies.store.studies import Studies
+from studies.store.substitutes import Substitutes
 from studies.store.trials import Trials
 
 
@@ -46,6 +47,7 @@ class StudyStore:
         revaluation: Other objective values for trials that have ended.
         results: Measurements and examples.
         routers: Distilled routers.
+        substitutes: Maps that stand in for what tokens skip.
         profiles: Latency profiles, shared by all studies.
         evaluations: Evaluations of schedules, shared by all studies.
         optuna: Studies that are Optuna's alone.
@@ -67,6 +69,7 @@ class StudyStore:
         self.revaluation = Revaluation(names)
         self.results = Results(names)
         self.routers = Routers(names)
+        self.substitutes = Substitutes(names)
         self.profiles = Profiles(names)
         self.evaluations = Evaluations(names)
         self.optuna = OptunaStudies(names)

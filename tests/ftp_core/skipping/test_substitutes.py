@@ -58,6 +58,13 @@ def test_maps_are_given_and_taken_back() -> None:
     assert substitutes_of(model) is None
 
 
+def test_maps_are_what_they_were_once_read_again() -> None:
+    for dtype in (torch.float32, torch.bfloat16):
+        before = copy.deepcopy(substitutes_of(with_maps())).to(dtype)
+        again = Substitutes.from_bytes(before.block_bytes())
+        assert (again.rank, again.fingerprint()) == (before.rank, before.fingerprint())
+
+
 def test_maps_that_differ_have_other_fingerprints() -> None:
     one, other = Substitutes(2, 8, 2), Substitutes(2, 8, 2)
     assert one.fingerprint() == other.fingerprint()

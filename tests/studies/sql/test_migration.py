@@ -46,6 +46,22 @@ def test_a_newer_database_is_not_touched(tmp_path: Path) -> None:
     assert current_revision(url) == "9999"
 
 
+def test_studies_of_the_first_schema_stay_what_they_were(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'first.db'}"
+    with StudyStore(url) as store:
+        store.studies.create("one", {"trials": 3}, ("kl",))
+    with sqlite3.connect(tmp_path / "first.db") as raw:
+        raw.execute("DROP TABLE substitute")
+    raw.close()
+    of_revision(tmp_path / "first.db", "0001")
+    with pytest.raises(StorageError, match="db upgrade"):
+        StudyStore(url)
+    assert upgrade_database(url) == ("0001", schema.HEAD)
+    with StudyStore(url, create=False) as store:
+        assert store.studies.get("one").config == {"trials": 3}
+        assert store.substitutes.of("one") == []
+
+
 def test_revisions_lead_to_the_schema_that_the_program_makes(database_url: str) -> None:
     Database(database_url, any_revision=True).close()
     assert upgrade_database(database_url) == (None, schema.HEAD)

@@ -222,11 +222,12 @@ def test_deleting_a_study_deletes_all_it_remembers(store: StudyStore, tmp_path: 
     store.trials.append("one", trial(0, (1.0, 2.0)))
     store.results.replace_measurements("one", [MEASUREMENT])
     store.routers.add("one", ROUTER, b"weights")
+    store.substitutes.keep("one", [b"maps"])
     store.runs.keep_proposer_states("one", {"tpe": {"asked": 1}})
     store.delete_study("one")
     assert store.studies.summaries() == []
     with sqlite3.connect(tmp_path / "studies.db") as raw:
-        for table in ("trial", "measurement", "router_run", "proposer_state"):
+        for table in ("trial", "measurement", "router_run", "substitute", "proposer_state"):
             assert raw.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
@@ -246,6 +247,23 @@ def test_an_altered_router_is_found_out(store: StudyStore, tmp_path: Path) -> No
         store.routers.weights("one", 0)
     # Nothing else needs the weights.
     assert store.routers.of("one") == [ROUTER]
+
+
+def test_substitutes_are_kept_block_by_block_and_replaced_together(store: StudyStore) -> None:
+    assert store.substitutes.of("one") == []
+    store.substitutes.keep("one", [bytes([block]) * 3 for block in range(12)])
+    store.substitutes.keep("one", blocks := [b"first", b"second", b"third"])
+    assert store.substitutes.of("one") == blocks
+    store.studies.create("two", {}, ("kl",))
+    assert store.substitutes.of("two") == []
+
+
+def test_altered_substitutes_are_found_out(store: StudyStore, tmp_path: Path) -> None:
+    store.substitutes.keep("one", [b"first", b"second"])
+    with sqlite3.connect(tmp_path / "studies.db") as raw:
+        raw.execute("UPDATE substitute SET weights = ? WHERE block = 1", (b"another",))
+    with pytest.raises(StorageError, match="substitutes of study 'one' were altered in .* those of block 1"):
+        store.substitutes.of("one")
 
 
 def test_routers_are_found_from_everywhere(store: StudyStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

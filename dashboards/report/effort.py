@@ -46,9 +46,11 @@ def effort_sentences(data: ReportData) -> list[str]:
             f"{counted(len(data.trials), 'trial')}; their evaluations took "
             f"{duration(sum(trial.seconds for trial in data.trials))} on workers, added up."
         )
-    if data.router_runs:
-        seconds = sum(run.seconds for run in data.router_runs)
-        sentences.append(f"Training {counted(len(data.router_runs), 'router')} took {duration(seconds)}.")
+    # What the tuning has trained is counted there.
+    trained = [run for run in data.router_runs if not run.config.get("tuned")]
+    if trained:
+        seconds = sum(run.seconds for run in trained)
+        sentences.append(f"Training {counted(len(trained), 'router')} took {duration(seconds)}.")
     tuning = data.study.facts.tuning
     if tuning is not None:
         n, were = len(tuning.trials), "was" if len(tuning.trials) == 1 else "were"

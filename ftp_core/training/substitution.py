@@ -99,8 +99,7 @@ def fit_substitutes(
         raise ModelError(f"The rank of substitutes is {rank}: expected one from 1 to the model's width, {width}.")
     # Always in the same order, so that a study that goes on gets the same sums.
     prompts = sorted({one.prompt for one in examples if len(one.prompt) > 1}, key=lambda row: (len(row), row))
-    if not prompts:
-        raise DataError("No prompt has a second token, so that nothing could skip: give longer prompts.")
+    check_prompts(examples)
     made = Substitutes(model.n_blocks, width, rank, model.model.dtype)
     for first in range(0, model.n_blocks, step := _blocks_at_once(model)):
         indices = range(first, min(first + step, model.n_blocks))
@@ -134,6 +133,12 @@ def fit_substitutes(
         for substitute, _, sums in fitted:
             sums.fit(substitute)
     return made
+
+
+def check_prompts(examples: Sequence[EncodedExample]) -> None:
+    """Raises `DataError` if maps cannot be fitted to examples."""
+    if all(len(example.prompt) < 2 for example in examples):
+        raise DataError("No prompt has a second token, so that nothing could skip: give longer prompts.")
 
 
 def n_passes(model: SkippingModel, examples: Sequence[EncodedExample]) -> int:

@@ -92,6 +92,9 @@ def expected(
         if known is None or known.doubts():
             seconds["profile"] = of_kind["profile"]
     seconds |= {stage: of_kind.get(stage.partition("-")[0], 0.0) for stage in stages}
+    if "tune" in stages and (first := next((one for one in stages if one.startswith("distill-")), None)):
+        # Its dynamic router is the one that the tuning has trained best.
+        seconds[first] -= of_kind["training"]
     return Estimate(
         seconds=seconds,
         evaluation_s=pace.evaluation_s,
@@ -136,6 +139,7 @@ def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[
     steps_tokens = _PASSES_A_STEP * config.router_steps * step_tokens
     n_held_out = (1 + config.router_steps / training.evaluate_every) * config.router_schedules
     held_out_s = n_held_out * n_tokens["validation"] * pace.evaluated_token_s
+    training_s = steps_tokens * pace.token_s + held_out_s
     kinds = 2 if config.router == "best" else 1
     one_core_s = pace.dense_s / max(1, tokens(search_set(config, workload)))
     tuning_tokens = steps_tokens + n_tokens["calibration"] + n_tokens["validation"]
@@ -149,8 +153,8 @@ def _seconds_by_kind(config: RunConfig, workload: Workload, pace: Pace) -> dict[
         "search": searching_s(config.trials),
         "refine": searching_s(config.refine_trials),
         "tune": _START_S + config.router_trials * tuning_tokens * one_core_s / n_tunings_at_once,
-        "distill": kinds * (answers_s["calibration"] + steps_tokens * pace.token_s + held_out_s)
-        + answers_s["validation"],
+        "distill": kinds * (answers_s["calibration"] + training_s) + answers_s["validation"],
+        "training": training_s,
         "measure": answers_s["validation"] + rows * scored_s["validation"] + turns * rows * prefill_s,
         # Named rows are looked at item by item, too.
         "test": answers_s["test"] + (tested_rows + _NAMED_ROWS) * scored_s["test"] + turns * tested_rows * prefill_s,

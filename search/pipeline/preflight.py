@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from ftp_core.loading.placement import name_of
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.halves import names_of_halves
+from ftp_core.training.substitution import check_prompts
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.inputs.data import Workload, search_set
+from search.inputs.substitutes import uses_substitutes
 from search.problem.costs import Costs
 from search.problem.fidelities import part_ends
 from search.problem.space import ScheduleSpace
@@ -22,13 +25,18 @@ def check_search(config: RunConfig, workload: Workload, store: StudyStore) -> No
 
     Raises:
         ConfigError: No search can be made by the configuration, or from the study to start from.
-        ModelError: The model's operations cannot be counted.
+        ModelError: The model's operations cannot be counted, or its blocks skip as a whole only.
+        DataError: Substitutes cannot be fitted to the calibration items.
     """
     model = workload.model.skipping
     check_lengths(config, workload)
     # Trials remember their costs, so a model whose operations cannot be counted is refused here, and not by its first.
     Costs(model, batch=1, length=1).of(SparsitySchedule.uniform(0.0, model.n_blocks))
     space = foreseeable_space(config, workload)
+    if (config.granularity, config.kv) != ("block", "drop"):
+        names_of_halves(model.family, model.model.config.model_type)
+    if uses_substitutes(config):
+        check_prompts(workload.splits["calibration"])
     # Likewise one that cannot skip so.
     Costs(model, batch=1, length=1).of(space.schedule(space.even(len(space.free_genes) * min(1, space.top))))
     make_proposers(config.sampler, space, config.seed)

@@ -12,8 +12,8 @@ from search.problem.trial import GridIndices
 
 # Overall shares of the highest sparsity of the uniform schedules without a target.
 _UNIFORM = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
-# Blocks at the beginning where models form their massive activations and attention sinks: nothing may skip them.
-_EARLY = 2
+EARLY_BLOCKS = 2
+"""Blocks at the beginning where models form their massive activations and attention sinks: nothing may skip them."""
 # Where plateaus begin, as shares of the blocks; blocks before that skip nothing. Tokens that keep their keys and values
 # harm least in the last blocks; those that do not, harm less the fewer blocks run without them before the last one.
 _STARTS = {"drop": (0.57, 0.5, 2 / 3, 0.4, 0.75, 0.25, 0.1), "keep": (0.57, 2 / 3, 0.5, 0.25, 0.1)}
@@ -54,11 +54,11 @@ def initial_design(space: ScheduleSpace) -> list[GridIndices]:
     is_mlp = [name.startswith("mlp") for name in space.genes.names]
 
     def plateau(start: float) -> list[float]:
-        first = max(_EARLY, round(start * n_blocks))
+        first = max(EARLY_BLOCKS, round(start * n_blocks))
         return [float(block >= first) for block in space.genes.blocks]
 
     def ramp(start: float, power: float) -> list[float]:
-        first = max(_EARLY / n_blocks, start)
+        first = max(EARLY_BLOCKS / n_blocks, start)
         return [max(0.0, (at - first + 1 / n_blocks) / max(1 - first, 1 / n_blocks)) ** power for at in depth]
 
     plateaus, ramps = [plateau(start) for start in _STARTS[space.kv]], [ramp(*one) for one in _RAMPS[space.kv]]
@@ -70,8 +70,7 @@ def initial_design(space: ScheduleSpace) -> list[GridIndices]:
         designs = [_scaled(space, plateau(start), round(height * space.top)) for start, height in _OPEN_PLATEAUS]
         designs += [_scaled(space, one, space.top) for one in ramps]
     else:
-        reaching = (_reaching(space, weights) for weights in shapes)
-        designs = [indices for indices in reaching if indices is not None][:_MOST]
+        designs = [indices for weights in shapes if (indices := reaching(space, weights)) is not None][:_MOST]
     # Where no block may skip that depth suggests, the most even schedule is left.
     designs = designs or [space.even_at_target or (0,) * space.n_genes]
     return list(dict.fromkeys([*uniform_design(space), *(space.repair(indices, rng) for indices in designs)]))
@@ -118,8 +117,8 @@ def _scaled(space: ScheduleSpace, weights: Sequence[float], height: float) -> Gr
     )
 
 
-def _reaching(space: ScheduleSpace, weights: Sequence[float]) -> GridIndices | None:
-    """Weights scaled until they meet the target and keep the limits; None if they cannot."""
+def reaching(space: ScheduleSpace, weights: Sequence[float]) -> GridIndices | None:
+    """Weights of all genes scaled until they meet the target and keep the limits; None if they cannot."""
     target = space.target_total
 
     def is_enough(indices: GridIndices) -> bool:

@@ -7,7 +7,9 @@ import random
 
 import numpy as np
 from cmaes import CMAwM
+from numpy.typing import NDArray
 
+from search.problem.curves import curves_of
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Proposal
 from search.proposers.memory import TrialMemory
@@ -34,12 +36,12 @@ class CmaProposer(SeededProposer):
 
     As many outcomes as the population has members are a generation, whichever proposer they come from: those of others
     are injected as they are (Hansen 2011). Half of the proposals keep the first blocks of the good schedule that is
-    nearest to them: evaluators need not compute these again.
+    nearest to them: evaluators need not compute these again. In a deep space, it searches curves over depth instead.
     """
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         super().__init__("cmaes", space, seed)
-        self._population_size = 4 + math.floor(3 * math.log(len(space.free_genes)))
+        self._curves = curves_of(space)
         self._optimizer: CMAwM | None = None
         self._generation: list[Trial] = []
         self._memory = TrialMemory(_MOST_KEPT)
@@ -53,6 +55,8 @@ class CmaProposer(SeededProposer):
         # Optuna's sampler of this algorithm draws so: what it proposed for a seed is proposed here.
         optimizer.reseed_rng(draws.randint(1, 2**16))
         shares, _ = optimizer.ask()
+        if self._curves is not None:
+            return Proposal(self._curves.schedule(shares, rng))
         indices = [math.floor(share * self._space.top + 0.5) for share in shares.tolist()]
         known = [self._free(trial) for trial in self._memory.best()]
         if not known or rng.random() >= _HEAD_RATE:
@@ -76,22 +80,34 @@ class CmaProposer(SeededProposer):
             return
         # Each proposal seeds it anew, and an update draws nothing: this seed shows nowhere.
         self._optimizer = self._optimizer or self._started(0)
-        self._optimizer.tell(
-            [(np.array(self._free(one)) / self._space.top, self._figure(one)) for one in self._generation]
-        )
+        self._optimizer.tell([(self._point(one), self._figure(one)) for one in self._generation])
         self._generation = []
 
+    @property
+    def _n_parameters(self) -> int:
+        return len(self._space.free_genes) if self._curves is None else self._curves.n
+
+    @property
+    def _population_size(self) -> int:
+        return 4 + math.floor(3 * math.log(self._n_parameters))
+
     def _started(self, seed: int) -> CMAwM:
-        n = len(self._space.free_genes)
+        n = self._n_parameters
         return CMAwM(
             mean=np.full(n, 0.5),
             sigma=_SIGMA,
             bounds=np.tile([0.0, 1.0], (n, 1)),
-            steps=np.full(n, 1 / self._space.top),
+            steps=np.full(n, 0.0 if self._curves is not None else 1 / self._space.top),
             n_max_resampling=10 * n,
             seed=seed,
             population_size=self._population_size,
         )
+
+    def _point(self, trial: Trial) -> NDArray[np.float64]:
+        """The parameters of a trial's schedule, each from 0 to 1."""
+        if self._curves is not None:
+            return np.array(self._curves.numbers(self._space.grid_indices(trial.schedule)))
+        return np.array(self._free(trial)) / self._space.top
 
     def _free(self, trial: Trial) -> list[int]:
         return self._space.of_free_genes(self._space.grid_indices(trial.schedule))

@@ -18,6 +18,7 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISample
 from optuna.samplers.nsgaii import UniformCrossover
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from search.problem.curves import DepthCurves, curves_of
 from search.problem.space import ScheduleSpace
 from search.problem.trial import Proposal
 from search.proposers.memory import TrialMemory
@@ -56,6 +57,7 @@ class SamplerProposer(SeededProposer):
         real: True for real parameters, which repair rounds.
         generation: Number of consecutive trials with equal sampler attributes; 0 where none are needed, None to find
             out.
+        curves: Curves over depth whose numbers are the parameters; None for one parameter per free gene.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class SamplerProposer(SeededProposer):
         most: int = _MOST,
         real: bool = False,
         generation: int | None = None,
+        curves: DepthCurves | None = None,
     ) -> None:
         super().__init__(name, space, seed)
         self._make = make
@@ -82,11 +85,17 @@ class SamplerProposer(SeededProposer):
         index = FloatDistribution(0.0, space.top) if real else IntDistribution(0, space.top)
         # Some samplers sort parameters by name.
         self._parameters: dict[str, BaseDistribution] = {f"s_{block:04}": index for block in space.free_genes}
+        self._curves = curves
+        if curves is not None:
+            self._parameters = {f"c_{place:04}": FloatDistribution(0.0, 1.0) for place in range(curves.n)}
 
     def _propose(self, number: int, rng: random.Random) -> Proposal | None:
         if len(self._memory) < self._first:
             return None
-        return self._repaired(self._sampled(rng), rng)
+        numbers = self._sampled(rng)
+        if self._curves is not None:
+            return Proposal(self._curves.schedule(numbers, rng))
+        return self._repaired(numbers, rng)
 
     def _sampled(self, rng: random.Random) -> list[float]:
         """The sampler's parameters."""
@@ -127,10 +136,11 @@ class SamplerProposer(SeededProposer):
 
     def _add(self, trial: Trial) -> None:
         assert self._study is not None
-        indices = self._space.of_free_genes(self._space.grid_indices(trial.schedule))
+        indices = self._space.grid_indices(trial.schedule)
+        numbers = self._space.of_free_genes(indices) if self._curves is None else self._curves.numbers(indices)
         self._study.add_trial(
             create_trial(
-                params=dict(zip(self._parameters, indices, strict=True)),
+                params=dict(zip(self._parameters, numbers, strict=True)),
                 distributions=self._parameters,
                 values=trial.values,
                 constraints={"violation": trial.total_violation} if self._is_constrained else {},
@@ -152,16 +162,17 @@ class ParzenProposer(SamplerProposer):
 
     Blocks are modelled jointly at a target sparsity, and else one by one, Optuna's default for several objectives. Most
     proposals then keep the first blocks of one of the best trials, which need not be computed again and fit together.
+    In a deep space, curves over depth are modelled in the place of blocks.
     """
 
     def __init__(self, space: ScheduleSpace, seed: int) -> None:
         self._is_joint = space.has_target
         make = partial(TPESampler, n_startup_trials=1, multivariate=self._is_joint, constant_liar=False)
-        super().__init__("tpe", space, seed, make, first=_FIRST_TPE, generation=0)
+        super().__init__("tpe", space, seed, make, first=_FIRST_TPE, generation=0, curves=curves_of(space))
 
     def _sampled(self, rng: random.Random) -> list[float]:
         sampled = super()._sampled(rng)
-        if self._is_joint or rng.random() >= _HEAD_RATE:
+        if self._is_joint or self._curves is not None or rng.random() >= _HEAD_RATE:
             return sampled
         cut = rng.randrange(len(sampled))
         kept = self._space.grid_indices(rng.choice(self._memory.best()).schedule)

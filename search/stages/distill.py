@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -28,7 +30,9 @@ from search.stages.open_study import OpenStudy
 from search.tuning.tuning_state import RouterTuning
 from studies import RouterRun, Trial
 from studies.records.halves import stored
-from studies.records.study_facts import Tuning
+from studies.records.study_facts import StudyFacts, Tuning
+
+_log = logging.getLogger(__name__)
 
 _HIDDEN_GUIDE = 0.3
 # Held-out KL by half of a training, as a multiple of another router's and beyond it, that is not made up for any more.
@@ -128,9 +132,11 @@ def _train(
     examples = study.workload.splits["calibration"]
     checkpoint = _unfinished(study, f"{stage}-{kind}", facts["task"], ".safetensors")
     with study.view.stage(f"Distilling the {kind} router, steps", config.steps) as progress:
-        done = 0.0
+        done, n_steps = 0.0, 0
 
         def on_step(step: int, kl: float) -> None:
+            nonlocal n_steps
+            n_steps += 1
             study.lease.check()
             progress.advance(0, note=f"held-out KL {kl:.3g}, static {facts['static_kl']:.3g}")
             study.view.figures(stage, step, {"held_out_kl": kl})
@@ -156,10 +162,14 @@ def _train(
             give_up_above=_HOPELESS * best_kl + _HOPELESS_KL,
         )
     weights = router_to_bytes(result.router)
+    first = dict(zip(result.curves["held_out_step"], result.curves["held_out_kl"], strict=True)).get(0)
+    if kind == DynamicRouter.kind and config.consider_static and first is not None:
+        # A training that began elsewhere compares with the static router as it was evaluated there, to the last bit.
+        facts = {**facts, "static_kl": first}
     run = RouterRun(
         trial=chosen.number,
         schedule=stored(chosen.schedule),
-        config={**config.to_json(), **facts, "kind": kind},
+        config={**config.to_json(), **facts, "kind": kind, "tuned": not n_steps},
         curves=result.curves,
         sha256=hashlib.sha256(weights).hexdigest(),
         seconds=result.seconds,
@@ -192,13 +202,22 @@ def _hand_over(study: OpenStudy, schedules: Sequence[SparsitySchedule], number: 
     """Lets a round find its dynamic router trained: the training of the best trial is the one that it asks for."""
     stage = f"distill-{number}-{DynamicRouter.kind}"
     place = _unfinished(study, stage, _task(study, schedules, tuning.best), ".safetensors")
-    if tuning.training is not None and place is not None and study.config.router in ("best", DynamicRouter.kind):
+    if tuning.training is None or place is None or study.config.router not in ("best", DynamicRouter.kind):
+        return
+    partial = place.with_name(f".{place.name}.partial")
+    try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(tuning.training, place)
+        shutil.copy(tuning.training, partial)
+        os.replace(partial, place)
+    except OSError as error:
+        _log.warning("The tuned router is trained once more: its training could not be kept. %s", error)
 
 
-def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule], number: int) -> Tuning:
-    """Searches better hyperparameters of the training in a round, and of later ones, with Ray Tune (`tune_router`)."""
+def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule], number: int) -> None:
+    """Searches better hyperparameters of the training in a round, and of later ones, with Ray Tune (`tune_router`).
+
+    They are noted, and the round finds the best training ended.
+    """
     config, splits = study.config, study.workload.splits
     # What stages before have left in the allocator, workers may need.
     return_freed_memory()
@@ -240,8 +259,8 @@ def tune(study: OpenStudy, schedules: Sequence[SparsitySchedule], number: int) -
             on_progress=on_progress,
         )
         _hand_over(study, schedules, number, tuning)
-    if folder is not None:
-        shutil.rmtree(folder, ignore_errors=True)
     own = base.to_json()
     best = {name: value for name, value in tuning.best.to_json().items() if value != own[name]}
-    return Tuning(tuning.trials, best, tuning.seconds)
+    study.note(StudyFacts(tuning=Tuning(tuning.trials, best, tuning.seconds)))
+    if folder is not None:
+        shutil.rmtree(folder, ignore_errors=True)

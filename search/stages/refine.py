@@ -42,7 +42,7 @@ def _refine(study: OpenStudy, stages: Stages) -> str:
             return "There is no round: the chosen schedule skips nothing, so that no router has anything to decide."
         if number == first and study.config.tunes_router and not stages.has_finished("tune"):
             with stages.stage("tune"):
-                study.note(StudyFacts(tuning=tune(study, _schedules(study), number)))
+                tune(study, _schedules(study), number)
         if not stages.has_finished(f"distill-{number}"):
             stages.forget(LAST_STAGES)
             with stages.stage(f"distill-{number}"):

@@ -53,6 +53,18 @@ def test_norms_of_other_kinds_are_left_alone(made) -> None:  # type: ignore[no-u
     assert root_mean_square_norms(Block(made())) == []
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [1.0, 0.02, 1e-3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_no_size_of_weights_makes_another_norm_one_of_these(dtype: torch.dtype, size: float, bias: bool) -> None:
+    norm = nn.LayerNorm(WIDTH, bias=bias)
+    norm.weight.data.fill_(size)
+    assert root_mean_square_norms(Block(norm.to(dtype))) == []
+    own = LlamaRMSNorm(WIDTH)
+    own.weight.data.fill_(size)
+    assert root_mean_square_norms(Block(own.to(dtype))) != []
+
+
 def test_norms_whose_weights_are_elsewhere_are_left_alone() -> None:
     assert root_mean_square_norms(Block(LlamaRMSNorm(WIDTH).to("meta"))) == []
 

@@ -8,9 +8,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ftp_core.errors import ModelError
+from ftp_core.errors import DataError, ModelError
 from ftp_core.loading.models import load_model
 from ftp_core.schedule import SparsitySchedule
+from ftp_core.skipping.skipping_model import SkippingModel
 from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.inputs.data import Workload, load_workload
@@ -18,6 +19,7 @@ from search.pipeline.preflight import check_search
 from search.problem.objectives import OBJECTIVES, Objectives
 from studies import StudyNotFoundError, StudyStore
 from studies.records.study_facts import StudyFacts
+from tests.ftp_core.tiny_models import tiny
 from tests.search.synthetic import metrics_of
 
 SMALL = {"calibration_items": 8, "validation_items": 2, "test_items": 2, "search_items": 8, "workers": 1}
@@ -122,3 +124,15 @@ def test_studies_with_other_substitutes_do_not_begin_another(workload: Workload,
     with pytest.raises(ConfigError, match="'other', where substitutes of skipped halves have rank 0, and not 32"):
         check_search(config(warm_start="other", kv="keep"), workload, store)
     check_search(config(warm_start="other", kv="keep", substitute=0), workload, store)
+
+
+def test_what_cannot_skip_by_halves_or_be_substituted_is_refused(workload: Workload, store: StudyStore) -> None:
+    whole_only = replace(workload, model=replace(workload.model, skipping=SkippingModel(tiny("gemma4_text"))))
+    for asked in ({"kv": "keep"}, {"kv": "keep", "substitute": 0}, {"granularity": "half", "substitute": 0}):
+        with pytest.raises(ModelError, match="gemma4_text models have parts beside attention and MLP"):
+            check_search(config(**asked), whole_only, store)
+    short = [replace(one, prompt=one.prompt[:1]) for one in workload.splits["calibration"]]
+    of_one_token = replace(workload, splits={**workload.splits, "calibration": short})
+    with pytest.raises(DataError, match="No prompt has a second token"):
+        check_search(config(kv="keep"), of_one_token, store)
+    check_search(config(kv="keep", substitute=0), of_one_token, store)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -31,7 +34,7 @@ class Block(nn.Module):
 
 @pytest.mark.parametrize("made", [lambda: LlamaRMSNorm(WIDTH, 1e-2), lambda: nn.RMSNorm(WIDTH, 1e-2)])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_norms_answer_as_the_models_own(made, dtype: torch.dtype) -> None:  # type: ignore[no-untyped-def]
+def test_norms_answer_as_the_models_own(made: Callable[[], Any], dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     norm = made()
     norm.weight.data = 0.5 + torch.rand(WIDTH)
@@ -49,7 +52,7 @@ def test_norms_answer_as_the_models_own(made, dtype: torch.dtype) -> None:  # ty
 @pytest.mark.parametrize(
     "made", [lambda: GemmaRMSNorm(WIDTH), lambda: nn.LayerNorm(WIDTH), lambda: Biased(WIDTH), nn.Identity]
 )
-def test_norms_of_other_kinds_are_left_alone(made) -> None:  # type: ignore[no-untyped-def]
+def test_norms_of_other_kinds_are_left_alone(made: Callable[[], nn.Module]) -> None:
     assert root_mean_square_norms(Block(made())) == []
 
 

@@ -395,24 +395,29 @@ def test_figures_keep_their_height_when_a_page_changes_its_width(
     chromium: Browser, address: str, store: ServiceStore
 ) -> None:
     filled(store)
-    heights = """() => [...document.querySelectorAll('.js-plotly-plot')]
-        .filter((plot) => plot.checkVisibility() && plot.data && plot.data.length)
+    # Of the figures of one view, by name: for a moment, the page shows the view that is left.
+    heights = """names => names
+        .map((name) => document.querySelector(`#${name} .js-plotly-plot`))
+        .filter((plot) => plot && plot.checkVisibility() && plot.data && plot.data.length)
         .map((plot) => [plot._fullLayout.height, plot.getBoundingClientRect().height])"""
+    widths = "names => names.map((name) => document.querySelector(`#${name} .js-plotly-plot`)._fullLayout.width)"
     with opened(chromium, address, "narrower") as page:
         page.goto("/study/made%20up")
         page.wait_for_selector(f"{FRONT} .main-svg")
-        for view, sign, n in (("Progress", "#busy", 4), ("Front", "#front-figure", 1)):
+        progress = ["growth-trials", "growth-seconds", "credit", "busy"]
+        for view, names in (("Progress", progress), ("Front", ["front-figure"])):
             page.get_by_role("radio", name=view).check(force=True)
-            page.wait_for_function(f"n => ({heights})().length >= n", arg=n)
-            page.wait_for_function(f"() => ({heights})().every(([own, place]) => own === place)")
-            before = page.evaluate(heights)
-            width = page.evaluate(f"document.querySelector('{sign} .js-plotly-plot')._fullLayout.width")
+            page.wait_for_function(f"names => ({heights})(names).length === names.length", arg=names)
+            page.wait_for_function(f"names => ({heights})(names).every(([own, place]) => own === place)", arg=names)
+            before, wide = page.evaluate(heights, names), page.evaluate(widths, names)
             page.set_viewport_size({"width": 1000, "height": 900})
             page.wait_for_function(
-                "([sign, width]) => document.querySelector(`${sign} .js-plotly-plot`)._fullLayout.width < width",
-                arg=[sign, width],
+                f"([names, wide]) => ({widths})(names).every((width, n) => width < wide[n])", arg=[names, wide]
             )
-            page.wait_for_function(f"before => JSON.stringify(({heights})()) === JSON.stringify(before)", arg=before)
+            page.wait_for_function(
+                f"([names, before]) => JSON.stringify(({heights})(names)) === JSON.stringify(before)",
+                arg=[names, before],
+            )
             page.set_viewport_size({"width": 1280, "height": 900})
 
 

@@ -7,11 +7,14 @@ best of each on validation items is compared on test items, in KL (with the rati
 interval over items drawn again), and on the clock, where all take turns.
 
 The schedule is that of a stored study's selected trial or of another, or is given (one share per block, or the numbers
-of attention, of MLPs and of keys and values that are kept), or by default one that spares the first two blocks and
-saves a share of the FLOPs: as whole blocks, or as halves with kept keys.
+of attention, of MLPs and of keys and values that are kept), or by default one that saves a share of the FLOPs: whole
+blocks but the first two, or halves with kept keys; there "late" skips both halves of the last 43 % of the blocks, as
+searches find it, and "half" all MLPs but two, and the later half's attention. With `--substitute`, low-rank maps stand
+in for skipped halves, fitted before any router learns.
 
 python benchmarks/router_kinds.py --model DIR --data "FOLDER/arc_easy.jsonl + ..." [--study NAME [--trial N]
-    [--storage URL]] [--schedule 0,0,0.3,...] [--kind block|half] [--saved 0.3] [--routers LIST] [--quick] [--json PATH]
+    [--storage URL]] [--schedule 0,0,0.3,...] [--kind block|half|late] [--saved 0.3] [--substitute 32]
+    [--routers LIST] [--quick] [--json PATH]
 """
 
 import argparse
@@ -42,16 +45,18 @@ from ftp_core.routers import (
 )
 from ftp_core.routers.protocol import scored_once
 from ftp_core.schedule import DEFAULT_STEP, MAX_SPARSITY, SparsitySchedule
+from ftp_core.skipping.substitutes import give_substitutes
 from ftp_core.training.distillation import distill
 from ftp_core.training.distillation_config import DistillationConfig
+from ftp_core.training.substitution import fit_substitutes
 from search.config.run_config import DEFAULT_STORAGE
 from search.inputs.data import load_workload
 from studies import StudyStore
 
 ROUTERS = ("static", "random", "attention received", "dynamic", "hidden", "one-pass")
 TRAINED = ("dynamic", "hidden", "one-pass")
-# Blocks that the default schedule spares.
-N_SPARED = 2
+# Blocks that the default schedule spares, and where its late ones begin.
+N_SPARED, LATE = 2, 17 / 30
 SIZES = {"calibration": 96, "validation": 64, "test": 160}
 QUICK_SIZES = {"calibration": 24, "validation": 16, "test": 32}
 STEPS, QUICK_STEPS = 80, 12
@@ -100,6 +105,9 @@ def default_schedule(model, kind, saved, batch, length):
         spared = [share * (block >= N_SPARED) for block in range(n_blocks)]
         if kind == "block":
             return SparsitySchedule(spared)
+        if kind == "late":
+            last = [share * (block >= round(LATE * n_blocks)) for block in range(n_blocks)]
+            return SparsitySchedule.of_halves(last, last, keeps_kv=True)
         # Attention of early blocks is dear.
         late = [share * (block >= n_blocks // 2) for block in range(n_blocks)]
         return SparsitySchedule.of_halves(late, spared, keeps_kv=True)
@@ -180,8 +188,9 @@ def parsed():
     parser.add_argument("--trial", type=int, help="its trial (default: the one that it selected)")
     parser.add_argument("--storage", default=DEFAULT_STORAGE)
     parser.add_argument("--schedule", help="numbers with commas between them")
-    parser.add_argument("--kind", choices=("block", "half"), default="block", help="of the default schedule")
+    parser.add_argument("--kind", choices=("block", "half", "late"), default="block", help="of the default schedule")
     parser.add_argument("--saved", type=float, default=0.3, help="share of FLOPs that the default schedule saves")
+    parser.add_argument("--substitute", type=int, default=0, metavar="RANK", help="rank of maps for skipped halves")
     parser.add_argument("--routers", default=",".join(ROUTERS))
     parser.add_argument("--quick", action="store_true", help="few items, steps and turns")
     parser.add_argument("--items", help="items to train on, to choose by and to test on, with commas between them")
@@ -214,6 +223,9 @@ def main():
     model, parts = workload.model.skipping, workload.splits
     schedule, dense = schedule_of(args, model), SparsitySchedule.uniform(0.0, model.n_blocks)
     console.print(f"schedule: {schedule}")
+    if args.substitute:
+        maps = fit_substitutes(model, parts["calibration"], args.substitute)
+        give_substitutes(model.model, maps, model.blocks)
     held_out, test = QualitySet(model, parts["validation"], 16), QualitySet(model, parts["test"], 16)
     static_kl = held_out.evaluate(schedule, StaticRouter()).kl
     found, qualities = {}, {}

@@ -126,6 +126,12 @@ def test_the_cost_counts_stages_evaluations_training_tuning_and_memory() -> None
     assert "4 min 52 s by the clock" in words and "200 trials; their evaluations took 1 min 20 s" in words
     assert "Training 2 routers took 24 s" in words and "3 sets of hyperparameters were tried, in 42 s" in words
     assert "1.30 GiB" in words
+    # What the tuning has trained is counted with it.
+    of_tuning = replace(DATA.router_runs[0], config={**DATA.router_runs[0].config, "tuned": True})
+    words = " ".join(effort_sentences(replace(DATA, router_runs=[of_tuning, DATA.router_runs[1]])))
+    assert "Training 1 router took 12 s" in words
+    words = " ".join(effort_sentences(replace(DATA, router_runs=[of_tuning])))
+    assert "Training" not in words and "hyperparameters were tried, in 42 s" in words
     table = effort_table(DATA)
     assert [row.cells[0].text for row in table.rows][:4] == ["search", "tune", "distill-1", "refine-1"]
     assert [column.title for column in table.columns] == ["stage", "state", "time"]

@@ -31,7 +31,16 @@ from search.cli.database_commands import db, export_studies, import_studies
 from search.cli.log_level import LogLevel, is_debugging, set_log_level
 from search.cli.options import AsJson, Out, Storage, StudyName
 from search.cli.profile import profile_command
-from search.cli.run_commands import DISTILL_SETTINGS, config_command, distill, resume, run_command, search_command
+from search.cli.run_commands import (
+    DISTILL_SETTINGS,
+    MEASURE_SETTINGS,
+    config_command,
+    distill,
+    measure,
+    resume,
+    run_command,
+    search_command,
+)
 from search.cli.service import runner_command, serve_command, token
 from search.cli.service_client import fetch_command, status_command, stop_command, submit_command, wait_command
 from search.cli.settings import GroupedCommand, with_settings
@@ -39,7 +48,7 @@ from search.cli.show import OPTUNAS, describe_optuna_study, describe_study
 from search.cli.solve import solve_command
 from search.cli.sweep import sweep_command
 from search.cli.tables import print_optuna_study, print_proposers, print_results, print_studies, print_verdict
-from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, SUBMITTABLE, RunConfig
+from search.config.run_config import DEFAULT_STORAGE, OF_NEW_STUDIES, RESUMABLE, SUBMITTABLE, RunConfig
 from search.errors import ConfigError, SearchError
 from search.pipeline.early_checks import check_writable
 from search.pipeline.resume_settings import SOLVE_SETTINGS
@@ -78,9 +87,10 @@ def _options(
         set_log_level(log_level)
 
 
-app.command("run", cls=GroupedCommand)(with_settings(run_command))
-app.command("search", cls=GroupedCommand)(with_settings(search_command))
+app.command("run", cls=GroupedCommand)(with_settings(run_command, OF_NEW_STUDIES))
+app.command("search", cls=GroupedCommand)(with_settings(search_command, OF_NEW_STUDIES))
 app.command("resume", cls=GroupedCommand)(with_settings(resume, RESUMABLE, show_default="as begun"))
+app.command("measure")(with_settings(measure, MEASURE_SETTINGS, show_default="as begun"))
 app.command("distill")(with_settings(distill, DISTILL_SETTINGS, show_default="as begun"))
 app.command("solve")(with_settings(solve_command, SOLVE_SETTINGS, show_default="as begun"))
 app.command("sweep")(sweep_command)

@@ -1,4 +1,4 @@
-"""The commands that run a study, `run`, `search`, `resume` and `distill`, and `config` for their settings."""
+"""The commands that run a study, `run`, `search`, `resume`, `measure` and `distill`, and `config` for settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from search.pipeline.resume_settings import check_distill
 from search.progress.views import make_view
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
-from studies import StudiesError, StudyStore, front
+from studies import StudiesError, StudyState, StudyStore, front
 from studies.records.confirmed import as_confirmed
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ Repeats = Annotated[
     ),
 ]
 
+# Settings that `measure` takes: of places that have changed.
+MEASURE_SETTINGS = ("model", "revision", "adapter", "data", "out")
 # Settings that `distill` takes: of the training, and of places that have changed.
 DISTILL_SETTINGS = ("router_steps", "seed", "model", "revision", "adapter", "data", "out")
 
@@ -142,6 +144,43 @@ def resume(
         study, config = resumed(store, name, settings, remeasure)
         opening = continued(store, study, config, make_view(quiet, track), settings, ends_at_once)
         _go_on(lambda pipeline, report: pipeline.run(report, remeasure), opening, store, name, as_json)
+
+
+def measure(
+    name: StudyName,
+    trial: Annotated[
+        list[int], typer.Option("--trial", metavar="N", help="Trial to measure; may be repeated.  [x>=0]")
+    ],
+    settings: Mapping[str, Any],
+    select: Annotated[
+        bool, typer.Option("--select", help="Select it, test and export it, whatever the rules select.")
+    ] = False,
+    storage: Storage = DEFAULT_STORAGE,
+    track: Track = "",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure trials of a finished study on validation items and on the clock, beside the points of its front.
+
+    What rests on that, from the selection to the report, is done again. It is `resume` with --also-measure and
+    --select-trial.
+
+    Example: ftp-search measure mine --trial 57
+    Example: ftp-search measure mine --trial 57 --select
+    """
+    if select and len(trial) > 1:
+        raise ConfigError(f"--select selects one trial, and --trial names {len(trial)}: name one.")
+    with StudyStore(storage, create=False) as store:
+        study = store.studies.get(name)
+        if study.state is not StudyState.FINISHED:
+            raise ConfigError(
+                f"Study {name!r} is {study.state.value}: measure trials of one that has finished; "
+                f"`{resume_command(name, storage)}` goes on with it."
+            )
+        known = RunConfig.stored(study.config).also_measure
+        asked = {"select_trial": trial[0]} if select else {}
+        also = {"also_measure": tuple(dict.fromkeys((*known, *trial)))}
+        resume(name, {**settings, **asked, **also}, storage=storage, track=track, quiet=quiet, as_json=as_json)
 
 
 def distill(

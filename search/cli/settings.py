@@ -39,7 +39,7 @@ class GroupedCommand(TyperCommand):
 
 
 def with_settings(
-    command: Callable[..., None], fields: Iterable[str] = SETTINGS, show_default: str | None = None
+    command: Callable[..., None], fields: Iterable[str], show_default: str | None = None
 ) -> Callable[..., None]:
     """A command with fields of `RunConfig` as options in place of its parameter `settings`, the given ones of them.
 

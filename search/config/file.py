@@ -15,7 +15,7 @@ from ftp_core.errors import DataError
 from ftp_core.loading.model_source import NAMED
 from ftp_core.sources.source import SEPARATOR, joined, parse_sources
 from search.config.groups import CONFIG_VERSION
-from search.config.run_config import SETTINGS, RunConfig
+from search.config.run_config import OF_NEW_STUDIES, SETTINGS, RunConfig
 from search.config.setting import option
 from search.config.yaml_file import YamlFile, read_yaml
 from search.errors import ConfigError
@@ -32,7 +32,8 @@ def config_text() -> str:
         *("", f"# {RunConfig.model_fields['version'].description}", f"version: {CONFIG_VERSION}"),
     ]
     heading = ""
-    for name, setting in SETTINGS.items():
+    for name in OF_NEW_STUDIES:
+        setting = SETTINGS[name]
         if setting.group != heading:
             heading = setting.group
             lines += ["", f"# ---- {heading} ----"]

@@ -333,6 +333,14 @@ class EvaluationSettings(Group):
     measured_points: Annotated[int, Ge(1), About(most=10_000)] = 8
     """Most points of the front that are measured."""
 
+    also_measure: Annotated[
+        tuple[Annotated[int, Ge(0)], ...], About(example="12,57", longest=1000, can_change=True, of_trials=True)
+    ] = ()
+    """Numbers of trials to measure beside these points, such as 12, 57, wherever they lie."""
+
+    select_trial: Annotated[Annotated[int, Ge(0)] | Literal["auto"], About(can_change=True, of_trials=True)] = "auto"
+    """Number of the trial to select, which is measured, too; auto for one that the rules select."""
+
     timed_runs: Annotated[int, Ge(2), About(most=10_000)] = 9
     """Least number of timed runs of each of these points; up to four times as many where speed-ups are not known to
     2.5 %."""

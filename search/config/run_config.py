@@ -104,6 +104,12 @@ class RunConfig(RunSettings, EvaluationSettings, RouterSettings, SearchSettings,
         return config.model_copy(update=named)
 
     @property
+    def asked_trials(self) -> frozenset[int]:
+        """Trials that are measured because somebody asked for them."""
+        selected = () if self.select_trial == "auto" else (self.select_trial,)
+        return frozenset((*self.also_measure, *selected))
+
+    @property
     def without_effect(self) -> list[str]:
         """A sentence for each setting that was given, other than its default, and that another one makes useless."""
         tunes = ("router_trials",) if self.router_trials else ()
@@ -137,10 +143,12 @@ SETTINGS: Mapping[str, Setting] = {
     for group in GROUPS
     for field in inspect.get_annotations(group)
 }
+# Fields that a new study may have.
+OF_NEW_STUDIES = tuple(field for field, setting in SETTINGS.items() if not setting.about.of_trials)
 # Fields that may change of a study that has begun.
 RESUMABLE = tuple(field for field, setting in SETTINGS.items() if setting.about.can_change)
 # Fields that a request to a service may give: the Ray cluster is the service's own setting.
-SUBMITTABLE = tuple(field for field, setting in SETTINGS.items() if setting.about.in_requests)
+SUBMITTABLE = tuple(field for field in OF_NEW_STUDIES if SETTINGS[field].about.in_requests)
 
 
 def suggestion(name: str, known: Collection[str]) -> str:

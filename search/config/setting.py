@@ -30,6 +30,7 @@ class About:
         is_common: Whether a form shows it at once.
         can_change: Whether a study that has begun may go on with another value.
         in_requests: Whether a request may give it.
+        of_trials: Whether it names trials, of which a new study has none.
     """
 
     metavar: str | None = None
@@ -41,6 +42,7 @@ class About:
     is_common: bool = False
     can_change: bool = False
     in_requests: bool = True
+    of_trials: bool = False
 
 
 def option(field: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from search.config.file import PATHS, anchored
-from search.config.run_config import SETTINGS, RunConfig, suggestion
+from search.config.run_config import OF_NEW_STUDIES, RunConfig, suggestion
 from search.config.yaml_file import Key, YamlFile, read_yaml
 from search.errors import ConfigError
 from studies.records.target import TargetKind
@@ -191,8 +191,8 @@ def _part(file: YamlFile, keys: tuple[Key, ...], values: Any, elsewhere: Mapping
         place = f"{file.place(*keys, field)}: {field}"
         if field in elsewhere:
             raise ConfigError(f"{place} has no place here: give it under {elsewhere[field]}.")
-        if field not in SETTINGS:
-            raise ConfigError(f"{place} is unknown: {suggestion(str(field), SETTINGS)}")
+        if field not in OF_NEW_STUDIES:
+            raise ConfigError(f"{place} is unknown: {suggestion(str(field), OF_NEW_STUDIES)}")
     absolute = anchored(values, PATHS, file.folder, lambda field: f"{file.place(*keys, field)}: {field}")
     return _Part(keys, absolute, label)
 

@@ -153,6 +153,10 @@ def reconfigure(
         store.runs.forget_stages(name, ["export"])
     if before.test_data != config.test_data:
         store.runs.forget_stages(name, ["test"])
+    if config.asked_trials - before.asked_trials:
+        store.runs.forget_stages(name, ["measure"])
+    if before.select_trial != config.select_trial:
+        store.runs.forget_stages(name, ["select"])
     if (before.latency_length, before.new_tokens) != (config.latency_length, config.new_tokens):
         store.runs.forget_stages(name, ["time"])
     if _LENGTH_OF_SEARCH & set(asked) and store.trials.spent(name, 0) < config.trials:

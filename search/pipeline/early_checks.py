@@ -27,7 +27,12 @@ def check_writable(folder: Path) -> None:
 
 
 def check_inputs(config: RunConfig) -> None:
-    """Checks that model and data can be opened, and what `check_where` does."""
+    """Checks what a new study is given: that model and data can be opened, and what `check_where` does."""
+    if config.asked_trials:
+        raise ConfigError(
+            f"Trial {min(config.asked_trials)} is asked for, but a new study has none yet: give --also-measure and "
+            "--select-trial to `ftp-search resume` once there are trials."
+        )
     check_where(config)
     locate(config.reference)
     for data in filter(None, (config.data, config.test_data)):

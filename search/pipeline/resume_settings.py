@@ -10,9 +10,10 @@ from search.config.setting import option
 from search.config.study_name import resume_command
 from search.errors import ConfigError
 from search.problem.cost_limit import LIMIT_COSTS
-from studies import StudyRecord, Trial
+from studies import StudyRecord, Trial, TrialState
 from studies.pareto import HALF_STEP, closest_to_sparsity
 from studies.records.target import TARGETS, Target, TargetKind
+from studies.records.trial import finite_values
 
 # Settings that solving takes: a target, and of places that have changed.
 SOLVE_SETTINGS = (*TARGETS, "model", "revision", "adapter", "data")
@@ -29,7 +30,13 @@ _SLACK = 1e-9
 
 
 def check_changes(study: StudyRecord, trials: Sequence[Trial], config: RunConfig, asked: Collection[str]) -> None:
-    """Refuses settings that ask a study for less than there is, or limit searches of which none can go on."""
+    """Refuses settings that ask for less than there is, limit searches that have ended, or name no usable trial."""
+    usable = {trial.number for trial in trials if trial.state is TrialState.FINISHED and finite_values(trial.values)}
+    if asked_for := sorted(config.asked_trials - usable):
+        raise ConfigError(
+            f"Trial {asked_for[0]} is asked for, but study {study.name!r} has no such trial that finished with finite "
+            "figures: expected one that `ftp-search show` or the study's page has."
+        )
     done = round(sum(trial.evaluations for trial in trials if trial.round == 0))
     if "trials" in asked and config.trials < done:
         raise ConfigError(

@@ -20,21 +20,24 @@ _T = TypeVar("_T")
 
 
 def candidates(study: OpenStudy, chosen: Trial) -> list[Variant]:
-    """Lists the candidates for selection: points of the front, the one that was chosen for distillation among them.
+    """Lists the candidates for selection: points of the front with the chosen one, and trials that were asked for.
 
-    At a target these are the trials with the lowest KL there, of the first search and of the refinements the
-    same number: a search that tried hundreds on a few items has found some that are good by luck, only other items
+    At a target, points of the front are the trials with the lowest KL there, of the first search and of the refinements
+    the same number: a search that tried hundreds on a few items has found some that are good by luck, only other items
     tell, and the report shall compare with the best of the first search as they tell it.
     """
     config, trials = study.config, as_confirmed(study.trials())
     most = config.measured_points
     if config.target is None:
-        return [_of_trial("candidate", study, point) for point in _spread(usable_front(trials), most, chosen)]
-    refined = best_at([trial for trial in trials if trial.round > 0], config.target, most // 2)
-    first = best_at([trial for trial in trials if trial.round == 0], config.target, most - len(refined))
-    points = [*first, *refined]
-    if all(point.number != chosen.number for point in points):
-        points = [chosen, *points][:most]
+        points = _spread(usable_front(trials), most, chosen)
+    else:
+        refined = best_at([trial for trial in trials if trial.round > 0], config.target, most // 2)
+        first = best_at([trial for trial in trials if trial.round == 0], config.target, most - len(refined))
+        points = [*first, *refined]
+        if all(point.number != chosen.number for point in points):
+            points = [chosen, *points][:most]
+    asked = config.asked_trials - {point.number for point in points}
+    points += [trial for trial in trials if trial.number in asked]
     return [_of_trial("candidate", study, point) for point in points]
 
 

@@ -62,6 +62,7 @@ def select_candidate(study: OpenStudy) -> None:
         min_retention=config.min_retention,
         latency=latency,
         chance=chance_level(study.facts, "validation"),
+        trial=None if config.select_trial == "auto" else config.select_trial,
     )
     number = selection.measurement.trial
     assert number is not None

@@ -17,7 +17,9 @@ from studies.records.objectives import CostName, objective
 from studies.records.target import Target
 from studies.records.trial import finite_values
 
-Rule = Literal["target_sparsity", "target_flops_saved", "target_speedup", "max_latency_ms", "min_retention", "knee"]
+Rule = Literal[
+    "target_sparsity", "target_flops_saved", "target_speedup", "max_latency_ms", "min_retention", "knee", "asked"
+]
 
 # Accuracies are shares in float32, which are off by less; one item of a million is more.
 _ROUNDING = 5e-7
@@ -48,8 +50,11 @@ def select(
     min_retention: float | None = None,
     latency: Literal["measured", "predicted"] = "measured",
     chance: float | None = None,
+    trial: int | None = None,
 ) -> Selection:
     """Selects the point to report and to export, among points measured on validation examples.
+
+    With the number of a trial that was asked for, that one is selected, whatever the others are. Else:
 
     1. Candidates beyond the largest latency are out. If all are, the fastest is taken.
     2. With a target sparsity those count that are within half a grid step of it, or else the nearest; where a cost is
@@ -83,6 +88,8 @@ def select(
             "front."
         )
     choice = _Choice(candidates, dense, cost, latency, chance)
+    if trial is not None:
+        return choice.asked(trial)
     if max_latency_ms is not None and not choice.keep_within(max_latency_ms):
         fastest = min(candidates, key=lambda m: (m.latency_ms, *_order(m)))
         why = (
@@ -112,6 +119,16 @@ class _Choice:
         self._has_choices = all(m.accuracy is not None for m in (dense, *candidates))
         self._guessed = chance_sentence(dense, chance)
         self._where = ""
+
+    def asked(self, trial: int) -> Selection:
+        """The one that was asked for; a SearchError if it is none that can be compared."""
+        best = next((m for m in self._left if m.trial == trial), None)
+        if best is None:
+            raise SearchError(
+                f"Trial {trial} is to be selected, but has no finite figures on validation examples: name another one "
+                "with --select-trial."
+            )
+        return self.selection(best, "asked", f"{_title(best)} was asked for.")
 
     def keep_within(self, max_latency_ms: float) -> bool:
         """Rule out what takes longer; False, and nothing is, if all do."""

@@ -57,6 +57,16 @@ def test_a_study_is_run_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert 1 <= n_solved <= 3 and set(trials.proposer[26:]) == {"solve"}
     after = search.load("one").record
     assert (after.state, after.chosen_trial) == (before.state, before.chosen_trial)
+    # Somebody may select another trial than the rules do, which is tested and exported then.
+    other = next(one.number for one in search.load("one").front() if one.number != before.chosen_trial)
+    with pytest.raises(search.ConfigError, match="a new study has none yet"):
+        search.run("two", quiet=True, select_trial=other, **SMALL)
+    assert search.resume("one", quiet=True, select_trial=other).best().number == other
+    written = json.loads((tmp_path / "results/model/schedule.json").read_text())
+    assert written["trial"] == other and "was asked for" in (tmp_path / "results/report.md").read_text()
+    with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
+        assert any(one.trial == other and one.split == "test" for one in store.results.measurements("one"))
+    assert search.resume("one", quiet=True, select_trial="auto").best().number == before.chosen_trial
     # They count for no budget.
     assert len(search.resume("one", quiet=True, trials=27).trials()) == 27 + n_solved
     with pytest.raises(search.ConfigError, match="trials is none of what solve takes"):

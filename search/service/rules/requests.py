@@ -39,7 +39,7 @@ class _Settings(BaseModel):
 
     def given(self) -> dict[str, Any]:
         """The settings that the request gives."""
-        given = {field: getattr(self, field) for field in self.model_fields_set & set(SUBMITTABLE)}
+        given = {field: getattr(self, field) for field in self.model_fields_set & SETTINGS.keys()}
         if "sampler" in given:
             # Loading any other than the program's own would execute a module that the request names.
             try:

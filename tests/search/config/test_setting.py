@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from search.config.run_config import GROUPS, RESUMABLE, SETTINGS, RunConfig
+from search.config.run_config import GROUPS, OF_NEW_STUDIES, RESUMABLE, SETTINGS, RunConfig
 from search.errors import ConfigError
 
 
@@ -35,11 +35,13 @@ def test_lists_are_typed_with_commas() -> None:
 
 def test_the_example_of_a_list_is_a_value_of_it() -> None:
     lists = [setting for setting in SETTINGS.values() if setting.item is not None]
-    assert len(lists) == 4
+    assert len(lists) == 5
     for setting in lists:
         RunConfig.checked(**{setting.name: setting.parsed(setting.about.example)})
 
 
 def test_what_a_study_is_made_of_does_not_change_once_it_has_begun() -> None:
     fixed = {"seed", "search_items", "cost", "target_sparsity", "sampler", "router"}
+    of_trials = set(SETTINGS) - set(OF_NEW_STUDIES)
+    assert of_trials == {"also_measure", "select_trial"} <= set(RESUMABLE)
     assert not fixed & set(RESUMABLE) and {"trials", "workers", "out", "model"} <= set(RESUMABLE)

@@ -16,6 +16,7 @@ from studies.records.study_facts import Round, StudyFacts
 from tests.studies.records import trial
 
 BEGUN = RunConfig(workers=1, trials=3)
+STAGES = ("search", "measure", "select", "time", "export")
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def store() -> Iterator[StudyStore]:
         store.studies.create("one", BEGUN.model_dump(), OBJECTIVES)
         for number in range(2):
             store.trials.append("one", trial(number, (1.0, 2.0)))
-        for stage in ("search", "time", "export"):
+        for stage in STAGES:
             store.runs.begin_stage("one", stage)
             store.runs.end_stage("one", stage, StudyState.FINISHED)
         yield store
@@ -34,17 +35,19 @@ def store() -> Iterator[StudyStore]:
 @pytest.mark.parametrize(
     ("changes", "asked", "kept"),
     [
-        ({}, (), {"search", "time", "export"}),
-        ({"workers": 2}, ("workers",), {"search", "time", "export"}),
-        ({"trials": 5}, ("trials",), {"time", "export"}),
+        ({}, (), set(STAGES)),
+        ({"workers": 2}, ("workers",), set(STAGES)),
+        ({"trials": 5}, ("trials",), set(STAGES) - {"search"}),
         # The same as before, but asked for again.
-        ({}, ("seconds",), {"time", "export"}),
+        ({}, ("seconds",), set(STAGES) - {"search"}),
         # All of them were made: there is nothing to go on with.
-        ({"trials": 2}, ("trials",), {"search", "time", "export"}),
-        ({"export": "full"}, ("export",), {"search", "time"}),
-        ({"new_tokens": (128,)}, ("new_tokens",), {"search", "export"}),
-        ({"latency_length": (64, 128)}, ("latency_length",), {"search", "export"}),
-        ({"out": "/elsewhere"}, ("out",), {"search", "time"}),
+        ({"trials": 2}, ("trials",), set(STAGES)),
+        ({"export": "full"}, ("export",), set(STAGES) - {"export"}),
+        ({"new_tokens": (128,)}, ("new_tokens",), set(STAGES) - {"time"}),
+        ({"latency_length": (64, 128)}, ("latency_length",), set(STAGES) - {"time"}),
+        ({"also_measure": (1,)}, ("also_measure",), set(STAGES) - {"measure"}),
+        ({"select_trial": 1}, ("select_trial",), set(STAGES) - {"measure", "select"}),
+        ({"out": "/elsewhere"}, ("out",), set(STAGES) - {"export"}),
     ],
 )
 def test_what_was_asked_for_says_which_stages_are_run_again(
@@ -53,6 +56,12 @@ def test_what_was_asked_for_says_which_stages_are_run_again(
     reconfigure(store, "one", BEGUN, BEGUN.model_copy(update=changes), asked)
     assert {stage.name for stage in store.runs.stages("one")} == kept
     assert store.studies.get("one").config["trials"] == changes.get("trials", 3)
+
+
+def test_what_is_measured_already_is_only_selected(store: StudyStore) -> None:
+    before = BEGUN.model_copy(update={"also_measure": (0, 1)})
+    reconfigure(store, "one", before, before.model_copy(update={"select_trial": 1}))
+    assert {stage.name for stage in store.runs.stages("one")} == set(STAGES) - {"select"}
 
 
 @pytest.mark.parametrize(("asked_for", "goes_on"), [(2, False), (3, True)])

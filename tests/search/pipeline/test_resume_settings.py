@@ -12,7 +12,7 @@ from search.config.run_config import RunConfig
 from search.errors import ConfigError
 from search.pipeline.resume_settings import at_target, check_changes, check_distill
 from search.stages.refine_rounds import begun, ended
-from studies import StudyRecord, StudyState, front
+from studies import StudyRecord, StudyState, Trial, TrialState, front
 from studies.records.study_facts import Round, StudyFacts
 from studies.records.target import Target
 from tests.studies.records import trial
@@ -32,6 +32,8 @@ TRIALS = [replace(trial(number, (1.0, 2.0)), round=int(number > 2)) for number i
         ({"refine_trials": 1}, "--refine-trials is 1, but round 1 of study 'one' has 2"),
         ({"seconds": 9.0}, "--seconds says how long a search goes on"),
         ({"plateau": 9}, "--plateau says how long a search goes on"),
+        ({"also_measure": (0, 7)}, "Trial 7 is asked for, but study 'one' has no such trial that finished"),
+        ({"select_trial": 5}, "Trial 5 is asked for, but study 'one' has no such trial that finished"),
     ],
 )
 def test_what_cannot_take_effect_is_refused(changes: dict[str, Any], error: str) -> None:
@@ -43,11 +45,18 @@ def test_what_cannot_take_effect_is_refused(changes: dict[str, Any], error: str)
     "changes",
     [
         *({}, {"trials": 3}, {"trials": 4}, {"rounds": 1}, {"refine_trials": 3}, {"workers": 2}),
+        *({"also_measure": (0, 4)}, {"select_trial": 0}),
         *({"seconds": 9.0, "trials": 4}, {"plateau": 9, "refine_trials": 3}, {"seconds": 9.0, "rounds": 2}),
     ],
 )
 def test_what_takes_effect_is_accepted(changes: dict[str, Any]) -> None:
     check_changes(STUDY, TRIALS, BEGUN.model_copy(update=changes), changes)
+
+
+@pytest.mark.parametrize("bad", [trial(5, None), replace(trial(5, (0.1, 1.0)), state=TrialState.PRUNED)])
+def test_trials_that_did_not_finish_are_not_measured(bad: Trial) -> None:
+    with pytest.raises(ConfigError, match="Trial 5 is asked for"):
+        check_changes(STUDY, [*TRIALS, bad], BEGUN.model_copy(update={"select_trial": 5}), {"select_trial"})
 
 
 def test_a_search_that_ended_early_goes_on_for_as_long_as_is_said() -> None:

@@ -78,6 +78,14 @@ def test_at_a_target_every_search_has_candidates_and_the_chosen_trial_is_one(stu
     assert [one.trial for one in candidates(study, trials[7])] == [7, 0, 1, 4]
 
 
+def test_trials_that_were_asked_for_are_candidates_wherever_they_lie(study: OpenStudy) -> None:
+    study = replace(study, config=CONFIG.model_copy(update={"also_measure": (8, 1), "select_trial": 3}))
+    trials = study.store.trials.of("one")
+    assert [one.trial for one in candidates(study, trials[4])] == [0, 1, 4, 5, 3, 8]
+    study = replace(study, config=study.config.model_copy(update={"target_sparsity": None}))
+    assert {3, 8, 1} <= {one.trial for one in candidates(study, trials[4])}
+
+
 def test_rows_are_chosen_by_validation_items_where_they_tell(study: OpenStudy) -> None:
     trials = study.store.trials.of("one")
     rows = {row.name: row.trial for row in compared(study, trials[5], None, _validated({0: 0.9, 1: 0.4, 4: 0.8}))}

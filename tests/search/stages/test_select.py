@@ -250,6 +250,15 @@ def test_where_a_cost_is_the_target_every_candidate_counts_however_sparse(target
     assert found.reason.startswith(f"Trial 2 has the lowest KL of 3 candidates {words}.")
 
 
+def test_a_trial_that_was_asked_for_is_selected_whatever_the_others_are() -> None:
+    points = [measured(1, 0.3, latency_ms=99.0), measured(2, 0.1), measured(3, math.nan)]
+    found = select(points, DENSE, cost="latency_ms", target=at(0.5), max_latency_ms=9.0, min_retention=0.9, trial=1)
+    assert (found.measurement.trial, found.rule) == (1, "asked") and found.reason.startswith("Trial 1 was asked for.")
+    for missing in (3, 4):
+        with pytest.raises(SearchError, match=f"Trial {missing} is to be selected, but has no finite figures"):
+            select(points, DENSE, cost="latency_ms", trial=missing)
+
+
 def test_what_the_model_cannot_compute_is_no_candidate_and_none_at_all_is_an_error() -> None:
     broken = measured(1, math.nan)
     assert select([broken, measured(2, 0.5)], DENSE, cost="flops", target=at(0.5)).measurement.trial == 2

@@ -58,9 +58,10 @@ def test_a_study_that_cannot_be_handed_to_the_runners_is_not_created(client: Tes
     assert client.post(STUDIES, json={"name": "one"}).status_code == 201 and store.queue.waiting() == ["one"]
 
 
-def test_every_setting_can_be_submitted_but_the_cluster_and_the_version(client: TestClient) -> None:
-    assert set(RunConfig.model_fields) - set(SUBMITTABLE) == {"version", "ray_address"}
-    for field in ("ray_address", "version", "storage", "trust_remote_code"):
+def test_every_setting_can_be_submitted_but_the_cluster_the_version_and_trials(client: TestClient) -> None:
+    of_trials = {"also_measure", "select_trial"}
+    assert set(RunConfig.model_fields) - set(SUBMITTABLE) == {"version", "ray_address", *of_trials}
+    for field in (*of_trials, "ray_address", "version", "storage", "trust_remote_code"):
         refused = client.post(STUDIES, json={"name": "one", field: "x"})
         assert refused.status_code == 422 and refused.json()["detail"] == f"{field} is unknown."
 
@@ -169,10 +170,14 @@ def test_only_what_may_change_changes_when_a_study_is_resumed(client: TestClient
     store.queue.request_stop("one")
     store.trials.append("one", trial(0, (0.1, 5.0)))
     store.trials.append("one", trial(1, (0.2, 4.0)))
-    for body in ({"model": "/etc"}, {"seed": 3}, {"trials": 1}, {"trials": 0}, {"out": "/etc"}):
+    unknown = ({"select_trial": 2}, {"also_measure": [0, 7]}, {"select_trial": -1}, {"select_trial": "best"})
+    for body in ({"model": "/etc"}, {"seed": 3}, {"trials": 1}, {"trials": 0}, {"out": "/etc"}, *unknown):
         assert client.post(f"{STUDIES}/one/resume", json=body).status_code == 422, body
     assert client.get(f"{STUDIES}/one").json()["state"] == "stopped"
-    assert client.post(f"{STUDIES}/one/resume", json={"trials": 2, "workers": 4}).status_code == 202
+    asked = {"trials": 2, "workers": 4, "also_measure": [0], "select_trial": 1}
+    assert client.post(f"{STUDIES}/one/resume", json=asked).status_code == 202
+    submission = store.queue.get("one")
+    assert submission is not None and submission.changes == asked
 
 
 def _trials(store: ServiceStore) -> None:

@@ -66,9 +66,9 @@ def test_a_study_is_run_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert written["trial"] == other and "was asked for" in (tmp_path / "results/report.md").read_text()
     with StudyStore(f"sqlite:///{tmp_path / 'ftp-studies.db'}") as store:
         assert any(one.trial == other and one.split == "test" for one in store.results.measurements("one"))
-    assert search.resume("one", quiet=True, select_trial="auto").best().number == before.chosen_trial
     # They count for no budget.
-    assert len(search.resume("one", quiet=True, trials=27).trials()) == 27 + n_solved
+    after = search.resume("one", quiet=True, trials=27, select_trial="auto")
+    assert len(after.trials()) == 27 + n_solved and after.record.facts.selection.rule == "knee"
     with pytest.raises(search.ConfigError, match="trials is none of what solve takes"):
         search.solve("one", trials=3)
     with pytest.raises(StudyNotFoundError):

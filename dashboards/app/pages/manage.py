@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from hashlib import sha256
 from typing import Any
 
 from dash import ALL, Dash, Input, Output, State, ctx, dcc, html, no_update
 
 from dashboards.app.actions import Actions, RefusedError
 from dashboards.app.data_source import Watch
-from dashboards.app.parts import attributes
-from studies import StudiesError
+from dashboards.app.parts import attributes, complaint
+from studies import StudiesError, StudyNotFoundError
 from studies.service.submissions import RunState
 
 NOT_AN_EDITOR = "Your token is a reader's: only editors may change studies."
@@ -85,7 +86,7 @@ class ManagingPage:
         return [
             html.Button(
                 one.capitalize(),
-                id={"type": f"{self.prefix}act", "do": one, "study": name},
+                id={"type": f"{self.prefix}act", "do": one, "study": study_key(name)},
                 className="danger" if one == "delete" else "quiet",
                 type="button",
                 **attributes(aria_label=f"{one.capitalize()} {name}"),
@@ -116,4 +117,19 @@ class ManagingPage:
         # Buttons that appear count as inputs, too.
         if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
             return no_update, no_update, no_update, no_update, no_update
-        return self.press(str(ctx.triggered_id["do"]), str(ctx.triggered_id["study"]), more[0] if more else None)
+        try:
+            name = self._name_of(str(ctx.triggered_id["study"]))
+        except StudiesError as error:
+            return complaint(error), no_update, no_update, no_update, False
+        return self.press(str(ctx.triggered_id["do"]), name, more[0] if more else None)
+
+    def _name_of(self, key: str) -> str:
+        for name in self._watch.names():
+            if study_key(name) == key:
+                return name
+        raise StudyNotFoundError(key)
+
+
+def study_key(name: str) -> str:
+    """What stands for a study in ids of components: Dash and browsers write text that is not ASCII differently."""
+    return sha256(name.encode()).hexdigest()[:32]

@@ -17,12 +17,14 @@ import pytest
 import uvicorn
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from dashboards.app.data_source import Watch
 from search.service.dashboard import dashboard
 from search.service.http.app import create_app
 from search.service.rules.settings import ServiceSettings
 from studies import StudyState
 from studies.records.trial import WorkSpan
 from studies.service.service_store import ServiceStore
+from studies.service.submissions import RunState
 from studies.service.tokens import Role
 from tests.dashboards import records
 from tests.search.service.running import TINY, working
@@ -37,6 +39,8 @@ expect.set_options(timeout=PATIENCE_MS)
 # What the browser, and Dash, say of requests that nobody answers.
 UNANSWERED = ("ERR_FAILED", "the server did not respond")
 FRONT = "#front-figure .js-plotly-plot"
+# What a browser, JSON, an address or Dash's ids write otherwise.
+ODD_NAMES = ("müller", "日本 🙂", "a.b.n_clicks", '"quoted" {100 %25} #1?')
 # Where a point of the front is on the screen, and its trial's number.
 POINT = """selector => {
   const plot = document.querySelector(selector), front = plot._fullData.find((trace) => trace.name === "front");
@@ -465,6 +469,29 @@ def test_names_are_text_wherever_they_stand(chromium: Browser, address: str, sto
         expect(page.locator("h1")).to_have_text(SCRIPT)
         page.get_by_role("link", name="Compare").click()
         page.wait_for_selector("#compare-figure .main-svg")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_buttons_act_on_studies_of_any_name(chromium: Browser, address: str, store: ServiceStore, name: str) -> None:
+    filled(store, name)
+    with opened(chromium, address, "odd-name") as page:
+
+        def pressed(word: str, said: str, state: RunState) -> None:
+            page.get_by_role("button", name=f"{word} {name}", exact=True).click()
+            expect(page.get_by_role("status").filter(has_text=said)).to_have_count(1)
+            assert Watch(store).standing(name).state is state
+
+        page.goto("/")
+        pressed("Resume", "goes on as soon as", RunState.QUEUED)
+        pressed("Stop", "stops as soon as", RunState.FINISHED)
+        page.get_by_role("link", name=name, exact=True).click()
+        expect(page.locator("h1")).to_have_text(name)
+        pressed("Resume", "goes on as soon as", RunState.QUEUED)
+        pressed("Stop", "stops as soon as", RunState.FINISHED)
+        expect(page.get_by_role("button", name="Delete")).to_have_count(1)
+        assert f"Delete the study {name} " in answered(page, f"Delete {name}", yes=True)
+        expect(page.locator("#studies")).to_contain_text("No studies")
+        assert store.studies.summaries() == []
 
 
 def test_a_reader_signs_in_and_out(chromium: Browser, address: str, store: ServiceStore) -> None:

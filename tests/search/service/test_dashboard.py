@@ -177,6 +177,35 @@ def test_the_list_says_where_studies_stand(store: ServiceStore, watch: Watch, se
     assert "goes on" in page.press("resume", "next")[0] and watch.standing("next").state is RunState.QUEUED
 
 
+def ids_of(component: Any) -> set[str]:
+    """The ids of everything in a component, as text."""
+    found: set[str] = set()
+
+    def noted(one: dict[str, Any]) -> dict[str, Any]:
+        found.update([one["id"] if isinstance(one["id"], str) else json.dumps(one["id"])] if "id" in one else [])
+        return one
+
+    json.loads(text_of(component), object_hook=noted)
+    return found
+
+
+def test_ids_of_components_hold_no_text_of_users(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:
+    name, may = "nämé", actions(store, settings)
+    filled(store, name)
+    store.trials.append(name, replace(records.TRIALS[9], number=200, parents=(9,), proposer=name))
+    exploring, look = Exploring(watch), {"version": "1", "theme": None, "webgl": True}
+    study = StudyPage(watch, may, lambda: True)
+    shown = [
+        *(StudiesPage(watch, may, lambda: True).layout(""), NewPage(may, lambda: True).layout("")),
+        *(ComparePage(watch).layout(""), ComparePage(watch).verdicts([name])),
+        *(study.layout(name), study.look(1, None, name, None), exploring.panel(200, None, name)),
+        *(exploring.below(look, "latency_ms", "kl", name), Views(watch).prompts(look, name)),
+    ]
+    ids = set().union(*map(ids_of, shown))
+    assert any('"act"' in one for one in ids) and any('"parent"' in one for one in ids)
+    assert not [one for one in ids if not one.isascii() or "\\u" in one]
+
+
 @pytest.mark.parametrize("read", ["page", "api"])
 def test_a_list_of_many_studies_asks_the_database_as_often_as_one_of_few(
     make_client: MakeClient, store: ServiceStore, watch: Watch, read: str

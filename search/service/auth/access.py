@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 from contextvars import ContextVar
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from math import ceil
 
 from starlette.concurrency import run_in_threadpool
@@ -118,15 +117,13 @@ class AccessControl:
         session = None if key is None else self._store.tokens.session(key)
         if session is not None:
             access = Access(session.token.role, session.token.name, session)
-            if not changes:
-                return access, None
             repeated = headers.get(CSRF_HEADER, "")
-            if not hmac.compare_digest(repeated.encode(), session.csrf.encode()):
+            if changes and not hmac.compare_digest(repeated.encode(), session.csrf.encode()):
                 detail = f"The header {CSRF_HEADER} is not what the cookie {CSRF_COOKIE} says: reload the page."
                 return None, problem(403, detail)
-            return access, _cross_site(headers)
+            return access, _cross_site(headers, changes)
         if self._is_open(headers):
-            return Access(Role.EDITOR), _cross_site(headers) if changes else None
+            return Access(Role.EDITOR), _cross_site(headers, changes)
         return None, None
 
     def _is_open(self, headers: Headers) -> bool:
@@ -140,7 +137,8 @@ class AccessControl:
 
 def _admitted(scope: Scope) -> tuple[Access | None, Response | None]:
     """An open request is refused only if another site's page sent it."""
-    return None, _cross_site(Headers(scope=scope)) if scope["method"] not in _SAFE_METHODS else None
+    changes = scope["method"] not in _SAFE_METHODS
+    return None, _cross_site(Headers(scope=scope), changes) if changes else None
 
 
 def address(scope: Scope) -> str:
@@ -150,12 +148,15 @@ def address(scope: Scope) -> str:
 
 
 def cookie(headers: Headers, name: str) -> str | None:
-    """Value of a cookie; None if it was not sent."""
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(name)
-    except CookieError:
-        return None
-    return None if found is None else found.value
+    """Value of a cookie; None if it was not sent.
+
+    Other programs on the same host have cookies, too, in forms that the standard library's parser stops at.
+    """
+    for one in ";".join(headers.getlist("cookie")).split(";"):
+        key, _, value = one.partition("=")
+        if key.strip() == name:
+            return value.strip().strip('"')
+    return None
 
 
 def too_many_attempts(wait_s: float) -> Response:
@@ -180,8 +181,13 @@ def _host_name(host: str) -> str:
     return host.partition(":")[0].lower()
 
 
-def _cross_site(headers: Headers) -> Response | None:
-    """A refusal if another site's page sent the request; programs other than browsers send no such headers."""
+def _cross_site(headers: Headers, changes: bool) -> Response | None:
+    """A refusal if another site's page sent the request; programs other than browsers send no such headers.
+
+    Links of other sites are followed: they show a page, and that site does not see it.
+    """
+    if not changes and headers.get("sec-fetch-mode") == "navigate" and headers.get("sec-fetch-dest") == "document":
+        return None
     from_elsewhere = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
     origin = headers.get("origin")
     if origin is not None:

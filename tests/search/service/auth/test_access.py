@@ -146,6 +146,39 @@ def test_pages_of_other_sites_change_nothing_here(client: TestClient, headers: d
     assert client.get(STUDIES).json()["total"] == 0
 
 
+def test_pages_of_other_sites_only_link_here(client: TestClient) -> None:
+    link = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    for site in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://evil.example"}):
+        for kind in (
+            {},
+            {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "script"},
+            {**link, "Sec-Fetch-Dest": "iframe"},
+        ):
+            assert client.get(STUDIES, headers={**site, **kind}).status_code == 403, (site, kind)
+        assert client.get(STUDIES, headers={**site, **link}).status_code == 200
+        assert client.post(STUDIES, json={"name": "one"}, headers={**site, **link}).status_code == 403
+    for site in ("same-origin", "none"):
+        assert client.get(STUDIES, headers={"Sec-Fetch-Site": site, "Sec-Fetch-Dest": "empty"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        *('prefs={"theme":"dark"}', "note=a b", "é=ü", "=", ";;", 'open="a', "a=[1,2]", "x y=1", "$Version=1", "a,b=c"),
+        *("expires=Mon, 01 Jan 2035 00:00:00 GMT", f"not_{SESSION_COOKIE}=x", f"{SESSION_COOKIE}x=y", "path=/"),
+    ],
+)
+def test_cookies_of_other_programs_are_ignored(
+    make_client: MakeClient, editor: dict[str, str], store: ServiceStore, foreign: str
+) -> None:
+    key, session = store.tokens.begin_session(editor["Authorization"].removeprefix("Bearer ")) or pytest.fail("none")
+    own = f"{SESSION_COOKIE}={key}; {CSRF_COOKIE}={session.csrf}"
+    for cookies in (f"{foreign}; {own}", f"{own}; {foreign}", f"{own};{foreign}", f"a=1; {foreign};{own}"):
+        answer = make_client().get("/api/v1/session", headers={"Cookie": cookies.encode()})  # type: ignore[dict-item]
+        assert answer.status_code == 200 and answer.json()["name"] == "ada", cookies
+    assert make_client().get("/api/v1/session", headers={"Cookie": foreign.encode()}).status_code == 401  # type: ignore
+
+
 def test_a_form_of_another_site_is_no_json(client: TestClient) -> None:
     answer = client.post(STUDIES, content='{"name": "one"}', headers={"Content-Type": "text/plain"})
     assert answer.status_code == 422 and client.get(STUDIES).json()["total"] == 0

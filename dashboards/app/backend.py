@@ -9,15 +9,21 @@ from collections.abc import Awaitable, Callable
 
 from dash import Dash
 from dash.backends._fastapi import FastAPIDashServer, reset_current_request, set_current_request
+from dash.exceptions import DependencyException, PreventUpdate
+from dash.fingerprint import check_fingerprint
 from fastapi import Request
 from fastapi.responses import Response
 from fastapi.staticfiles import StaticFiles
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
+
+from dashboards.app.callback_requests import MalformedError, checked_request
 
 # Where there are pages.
 PAGES = ("/", "/new", "/compare", "/study/{name:path}")
+_KEPT = {"Cache-Control": "public, max-age=31536000"}
 _SUITES = "_dash-component-suites/{package_name}/{fingerprinted_path:path}"
 
 
@@ -30,11 +36,27 @@ class ThreadedBackend(FastAPIDashServer):
         """A function that answers callbacks."""
         dispatch = super().serve_callback(dash_app)
 
-        async def in_thread(request: Request) -> Response:
-            response: Response = await run_in_threadpool(lambda: asyncio.run(dispatch(request)))
+        def answer(request: Request, content: bytes) -> Response:
+            try:
+                request.state.json_body = checked_request(content, dash_app.callback_map)
+                response: Response = asyncio.run(dispatch(request))
+            except MalformedError as error:
+                raise HTTPException(422, f"No page sends such a request: {error}. Reload the page.") from error
+            except PreventUpdate:
+                return Response(status_code=204)
             return response
 
+        async def in_thread(request: Request) -> Response:
+            before = set_current_request(request)
+            try:
+                return await run_in_threadpool(answer, request, await request.body())
+            finally:
+                reset_current_request(before)
+
         return in_thread
+
+    def setup_backend(self, dash_app: Dash) -> None:
+        """Add nothing: Dash's middleware would answer for callbacks that fail, and keep their errors to itself."""
 
     def setup_index(self, dash_app: Dash) -> None:
         """Add the pages, which are all the same to the server: what an address shows, a callback finds out."""
@@ -51,16 +73,21 @@ class ThreadedBackend(FastAPIDashServer):
 
     def setup_component_suites(self, dash_app: Dash) -> None:  # type: ignore[override]  # Dash's own gives none, too
         """Add the scripts of Dash and Plotly, each read and compressed once."""
+        # By file: of one, there are as many addresses as fingerprints.
         scripts: dict[tuple[str, str], _Script] = {}
 
         # No coroutine: it runs in a thread.
         def serve(request: Request, package_name: str, fingerprinted_path: str) -> Response:
-            key = package_name, fingerprinted_path
+            path, has_fingerprint = check_fingerprint(fingerprinted_path)
+            key = package_name, path
             if key not in scripts:
                 unconditional = Request({**request.scope, "headers": []})
-                whole = self.serve_component_suites(dash_app, package_name, fingerprinted_path, unconditional)
+                try:
+                    whole = self.serve_component_suites(dash_app, package_name, path, unconditional)
+                except (DependencyException, OSError) as error:
+                    raise HTTPException(404) from error
                 scripts[key] = _Script(whole)
-            return scripts[key].answer(request.headers)
+            return scripts[key].answer(request.headers, has_fingerprint)
 
         dash_app._add_url(_SUITES, serve)
 
@@ -85,16 +112,18 @@ class _Script:
         self._packed = gzip.compress(self._plain, compresslevel=6, mtime=0)
         self._media_type = whole.media_type
         self._tag = hashlib.sha256(self._plain).hexdigest()[:32]
-        # Those whose address changes with them are said to stay.
-        said = whole.headers.get("cache-control")
-        self._headers = {"Vary": "Accept-Encoding", **({} if said is None else {"Cache-Control": said})}
 
-    def answer(self, asked: Headers) -> Response:
-        """The file as a request wants it, or that the browser has it already."""
+    def answer(self, asked: Headers, stays: bool) -> Response:
+        """The file as a request wants it, or that the browser has it already.
+
+        Args:
+            asked: Headers of the request.
+            stays: True for an address that changes with the file.
+        """
         packs = "gzip" in asked.get("accept-encoding", "")
         # The same content in two encodings is two things to a cache.
         tag = f'"{self._tag}-gzip"' if packs else f'"{self._tag}"'
-        headers = {**self._headers, "ETag": tag}
+        headers = {"Vary": "Accept-Encoding", "ETag": tag, **(_KEPT if stays else {})}
         known = [one.strip().removeprefix("W/") for one in asked.get("if-none-match", "").split(",")]
         if tag in known:
             return Response(status_code=304, headers=headers)

@@ -101,7 +101,8 @@ class Frame:
 
     def _shown(self, pathname: str | None) -> Any:
         first, _, rest = (pathname or "/").lstrip("/").partition("/")
-        page = self._pages.get(first or "studies")
-        if page is None or (first == "studies"):
+        page, argument = self._pages.get(first or "studies"), unquote(rest)
+        # No database takes text with zero bytes.
+        if page is None or first == "studies" or "\0" in argument:
             return nothing("Nothing here", "There is no page at this address.")
-        return page.layout(unquote(rest))
+        return page.layout(argument)

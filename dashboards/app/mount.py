@@ -86,6 +86,6 @@ def mount(
         page.register(dash)
     add_exports(app, watch)
     dash.init_app(app)
-    # Otherwise the first request would do it, whichever it is.
+    # Dash would do it before the first request, in the middleware that is left out.
     dash._setup_server()
     return {"style-src": _STYLES, "script-src": (*dash.csp_hashes(), *_SCRIPTS)}

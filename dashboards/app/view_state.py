@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from functools import wraps
+from typing import Annotated, Any
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc
 from dash.exceptions import PreventUpdate
+from pydantic import AfterValidator
 
 from dashboards.app.frame import NAMESPACE
 from studies import StudiesError
 
+
+def _whole(look: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not look.keys() >= {"theme", "webgl"} or not isinstance(look["theme"], str | None):
+        raise ValueError("a look has a theme and says whether there is WebGL")
+    return look
+
+
 # "version" of the study, "theme" of the page, and whether the browser has "webgl".
-Look = Mapping[str, Any]
+Look = Annotated[Mapping[str, Any], AfterValidator(_whole)]
 
 
 def look_at(view: str) -> dict[str, str]:
@@ -28,17 +38,23 @@ def looks(views: Iterable[str]) -> list[dcc.Store]:
 def while_looked_at(show: Callable[..., Any]) -> Callable[..., Any]:
     """A callback that draws only while its view is shown: its first argument is the view's `Look`, if it is."""
 
+    @wraps(show)
     def shown(look: Look | None, *others: Any) -> Any:
         if look is None:
             raise PreventUpdate
         return unless_away(show)(look, *others)
 
+    signature = inspect.signature(show, eval_str=True)
+    first, *others = signature.parameters.values()
+    # A request's arguments are checked against it.
+    vars(shown)["__signature__"] = signature.replace(parameters=[first.replace(annotation=Look | None), *others])
     return shown
 
 
 def unless_away(show: Callable[..., Any]) -> Callable[..., Any]:
     """A callback that leaves the page as it is where the database fails: the page says so already."""
 
+    @wraps(show)
     def shown(*arguments: Any) -> Any:
         try:
             return show(*arguments)

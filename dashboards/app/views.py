@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import plotly.graph_objects as go
@@ -58,7 +59,7 @@ class Views:
         study = State("study", "data")
         for place, (view, _) in FIGURES.items():
             look = Input(look_at(view), "data")
-            draw = while_looked_at(lambda look, name, place=place: self.figure(place, name, look["theme"]))
+            draw = while_looked_at(partial(self._drawn, place))
             dash.callback(Output(f"{place}-drawn", "data"), look, study, prevent_initial_call=True)(draw)
             # As it draws what somebody zoomed, Dash takes the zoom for the figure's own, and Plotly's uirevision for
             # done: a new figure would show everything again.
@@ -79,6 +80,9 @@ class Views:
             look = Input(look_at(view), "data")
             shown = while_looked_at(show)
             dash.callback(Output(place, "children"), look, study, prevent_initial_call=True)(shown)
+
+    def _drawn(self, place: str, look: Look, name: str) -> go.Figure:
+        return self.figure(place, name, look["theme"])
 
     def figure(self, place: str, name: str, theme: str | None) -> go.Figure:
         """One of the figures that have a fixed place."""

@@ -49,13 +49,53 @@
     if (!bar && !soon) soon = window.setTimeout(showBar, SHOW_MS);
   }
 
+  function barOf(text) {
+    const made = document.createElement("div");
+    made.className = "alert away";
+    made.setAttribute("role", "alert");
+    made.textContent = text;
+    document.body.prepend(made);
+    return made;
+  }
+
   function showBar() {
     soon = 0;
-    bar = document.createElement("div");
-    bar.className = "alert away";
-    bar.setAttribute("role", "alert");
-    bar.textContent = "The service does not answer. This page shows what was last known.";
-    document.body.prepend(bar);
+    bar = barOf("The service does not answer. This page shows what was last known.");
+  }
+
+  // What is said of views whose callbacks fail, by output, and the bar that says it.
+  const failures = new Map();
+  let failureBar = null;
+
+  function outputOf(path, body) {
+    if (path !== CALLBACK) return path;
+    try { return JSON.parse(body).output; } catch (_) { return path; }
+  }
+
+  // Callbacks of other views go on being answered.
+  function hasSucceeded(output) {
+    // A new page has none of the old one's views.
+    if (output.startsWith("page.children")) failures.clear();
+    failures.delete(output);
+    showFailures();
+  }
+
+  function viewFailed(output, status) {
+    // Several outputs of one callback stand between dots.
+    const place = output.replace(/^\.\./, "").replace(/\.[^.]*(\.\.\..*)?(\.\.)?$/, "");
+    const found = document.getElementById(place);
+    const named = found && found.closest("section[aria-label]");
+    const view = named ? `The view ${named.getAttribute("aria-label")}` : "A view of this page";
+    const hint = status < 500 ? "Reload the page." : "What it shows may be old. The log of the service says why.";
+    failures.set(output, `${view} failed. ${hint}`);
+    showFailures();
+  }
+
+  function showFailures() {
+    const text = [...new Set(failures.values())].join(" ");
+    if (failureBar && failureBar.textContent === text) return;
+    if (failureBar) failureBar.remove();
+    failureBar = text ? barOf(text) : null;
   }
 
   function isGone(path, body) {
@@ -92,11 +132,13 @@
     const late = window.setTimeout(hasFailed, LATE_MS);
     const gone = () => isGone(path, how && how.body);
     const heard = ({ status }) => {
-      if (status === 401) window.location.assign("/login");
-      else if (status < 500) hasAnswered();
-      // One that fails answers; what is worse is said of a service, or of a database, that is not there.
-      else if (status === 500) hasFailed();
-      else gone();
+      if (status === 401) { window.location.assign("/login"); return; }
+      // What is worse than a failure is said of a service, or of a database, that is not there.
+      if (status > 500) { gone(); return; }
+      hasAnswered();
+      const output = outputOf(path, how && how.body);
+      if (status < 400) hasSucceeded(output);
+      else viewFailed(output, status);
     };
     answer.then(heard, gone).finally(() => window.clearTimeout(late));
     return answer;

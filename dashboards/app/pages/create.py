@@ -14,6 +14,8 @@ from dashboards.app.parts import nothing, study_address
 from studies import StudiesError
 
 _ON = "on"
+# Id of a field, or of the place beside it.
+_Id = Mapping[str, str]
 
 
 class NewPage:
@@ -52,7 +54,11 @@ class NewPage:
         values = {"type": "field", "name": ALL}
         said = Output({"type": "field-said", "name": ALL}, "children")
         dash.callback(
-            said, Input(values, "value"), State({"type": "field-said", "name": ALL}, "id"), prevent_initial_call=True
+            said,
+            Input(values, "value"),
+            State(values, "id"),
+            State({"type": "field-said", "name": ALL}, "id"),
+            prevent_initial_call=True,
         )(self._checked)
         dash.callback(
             Output("new-said", "children"),
@@ -60,6 +66,7 @@ class NewPage:
             Output("new-url", "href"),
             Input("create", "n_clicks"),
             State(values, "value"),
+            State(values, "id"),
             State({"type": "field-said", "name": ALL}, "id"),
             prevent_initial_call=True,
         )(self._create)
@@ -111,24 +118,24 @@ class NewPage:
             return RefusedError(str(error))
         return name
 
-    def _checked(self, values: Sequence[Any], places: Sequence[Mapping[str, str]]) -> list[str]:
-        error = self.check(_by_name(values, places))
+    def _checked(self, values: Sequence[Any], fields: Sequence[_Id], places: Sequence[_Id]) -> list[str]:
+        error = self.check(_by_name(values, fields))
         return [str(error) if error is not None and place["name"] == error.field else "" for place in places]
 
     def _create(
-        self, n_clicks: int | None, values: Sequence[Any], places: Sequence[Mapping[str, str]]
+        self, n_clicks: int | None, values: Sequence[Any], fields: Sequence[_Id], places: Sequence[_Id]
     ) -> tuple[Any, list[Any], Any]:
         if not n_clicks:
             return no_update, [no_update] * len(places), no_update
-        outcome = self.create(_by_name(values, places))
+        outcome = self.create(_by_name(values, fields))
         if isinstance(outcome, str):
             return "", [""] * len(places), study_address(outcome)
         beside = [str(outcome) if place["name"] == outcome.field else "" for place in places]
         return str(outcome), beside, no_update
 
 
-def _by_name(values: Sequence[Any], places: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    return {place["name"]: value for place, value in zip(places, values, strict=True)}
+def _by_name(values: Sequence[Any], fields: Sequence[_Id]) -> dict[str, Any]:
+    return {field["name"]: value for field, value in zip(fields, values, strict=True)}
 
 
 def _number(field: FormField, text: str) -> float | int:

@@ -232,7 +232,8 @@ class Exploring:
         # Buttons that appear say so, too.
         if not ctx.triggered or not ctx.triggered[0]["value"] or not isinstance(ctx.triggered_id, dict):
             return no_update
-        return int(ctx.triggered_id["trial"])
+        number = ctx.triggered_id["trial"]
+        return number if isinstance(number, int) else no_update
 
 
 def ranges(zoom: Zoom | None, x: str, y: str) -> tuple[tuple[float, float] | None, tuple[float, float] | None]:

@@ -343,6 +343,33 @@ def test_a_page_says_that_the_service_is_away_and_draws_what_it_missed_once_it_i
         expect(bar).to_have_count(0)
 
 
+def test_a_view_that_fails_says_so_until_it_is_drawn(
+    chromium: Browser, address: str, store: ServiceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(store)
+
+    def broken(*_: object) -> None:
+        raise TypeError("made to fail")
+
+    with opened(chromium, address, "failed", complains_of=("500 (Internal", "Callback error", "Cannot read")) as page:
+        page.goto("/study/made%20up")
+        page.wait_for_selector(f"{FRONT} .main-svg")
+        with monkeypatch.context() as failing:
+            failing.setattr(Watch, "log", broken)
+            page.get_by_role("radio", name="Log").check(force=True)
+            bar = page.get_by_role("alert").filter(has_text="The view Log failed")
+            expect(bar).to_have_count(1)
+            assert page.get_by_role("alert").filter(has_text="does not answer").count() == 0
+            # Others are drawn all the same, and do not hide it.
+            page.get_by_role("radio", name="Prompts").check(force=True)
+            page.wait_for_selector(".prompt")
+            expect(bar).to_have_count(1)
+        page.get_by_role("button", name="Dark").click()
+        page.get_by_role("radio", name="Log").check(force=True)
+        expect(page.locator("#log")).to_contain_text("No log")
+        expect(bar).to_have_count(0)
+
+
 def test_a_page_that_is_lost_while_the_service_is_away_is_loaded_once_it_is_back(
     chromium: Browser, address: str, store: ServiceStore
 ) -> None:

@@ -16,6 +16,7 @@ from dash import no_update
 
 from dashboards import ReportData
 from dashboards.app import RefusedError
+from dashboards.app.backend import ThreadedBackend
 from dashboards.app.data_source import Watch
 from dashboards.app.frame import Frame
 from dashboards.app.pages.compare import ComparePage
@@ -117,6 +118,47 @@ def test_scripts_are_sent_again_only_once_they_have_changed(
     assert client.get(path, headers={"If-None-Match": plain.headers["etag"]}).status_code == 401
     for elsewhere in (client.get(path), client.get("/", headers=reader), client.get("/_dash-layout", headers=reader)):
         assert elsewhere.headers["cache-control"] == "no-store"
+
+
+def test_a_script_is_kept_once_whatever_its_address_says(
+    make_client: MakeClient, settings: ServiceSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, read, served = make_client(dashboard=dashboard(settings)), [], ThreadedBackend.serve_component_suites
+
+    def noted(self: ThreadedBackend, dash: Any, package: str, path: str, request: Any) -> Any:
+        read.append((package, path))
+        return served(self, dash, package, path, request)
+
+    monkeypatch.setattr(ThreadedBackend, "serve_component_suites", noted)
+    place = "/_dash-component-suites/dash/dcc/dash_core_components"
+    plain = client.get(f"{place}.js")
+    for number in range(5):
+        again = client.get(f"{place}.v9m{number:x}.js")
+        assert again.content == plain.content and again.headers["etag"] == plain.headers["etag"]
+        assert "max-age" in again.headers["cache-control"]
+    assert read == [("dash", "dcc/dash_core_components.js")] and "max-age" not in plain.headers["cache-control"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("plotly/package_data/absent.js", "plotly/package_data/absent.v9m1.js", "plotly/__init__.py", "absent/x.js"),
+        *("plotly/..%2f..%2fpyproject.toml", "os/os.py", "dash/dcc/", "dash/%00", "plotly/package_data/plotly.v9m1"),
+    ],
+)
+def test_scripts_that_are_not_there_are_not_found(
+    make_client: MakeClient, settings: ServiceSettings, path: str
+) -> None:
+    missing = make_client(dashboard=dashboard(settings)).get(f"/_dash-component-suites/{path}")
+    assert missing.status_code == 404 and missing.headers["content-type"] == "application/problem+json"
+
+
+def test_pages_of_other_sites_load_no_scripts_from_here(make_client: MakeClient, settings: ServiceSettings) -> None:
+    client = make_client(dashboard=dashboard(settings))
+    script = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "script"}
+    for path in ("/_dash-component-suites/plotly/package_data/plotly.min.js", "/assets/dashboard.js", "/_dash-layout"):
+        assert client.get(path, headers=script).status_code == 403
+        assert client.get(path, headers={**script, "Sec-Fetch-Site": "same-origin"}).status_code == 200
 
 
 def test_callbacks_of_a_session_need_its_csrf_token(

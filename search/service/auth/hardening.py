@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 
+import anyio
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search.service.rules.problems import problem
@@ -34,6 +35,8 @@ _HEADERS = {
 }
 # Scripts and styles of the dashboard are large and the same for everybody: browsers cache and revalidate them.
 _REVALIDATED = ("/_dash-component-suites/", "/assets/")
+# What is left of a body is not waited for.
+_CLOSING = {"Connection": "close"}
 _HTTPS_ONLY = "max-age=31536000"
 
 _log = logging.getLogger(__name__)
@@ -85,31 +88,52 @@ class Hardened:
 
 
 class LimitedBodies:
-    """Middleware that refuses bodies of more than `most` bytes, whether their length is declared or not."""
+    """Middleware that reads bodies before the application does, and refuses those that are too long or too slow.
 
-    def __init__(self, app: ASGIApp, most: int) -> None:
+    Args:
+        app: Application behind it.
+        most: Most bytes of a body, whether its length is declared or not.
+        most_s: Seconds until it must have come whole.
+    """
+
+    def __init__(self, app: ASGIApp, most: int, most_s: float) -> None:
         self._app = app
         self._most = most
+        self._most_s = most_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        detail = f"The request's body is longer than {self._most} bytes: expected a shorter one."
         said = Headers(scope=scope).get("content-length", "0")
         # Servers check that it has only digits, but the application may be called without one.
-        if not said.isascii() or not said.isdigit() or int(said) > self._most:
-            await problem(413, detail, {"Connection": "close"})(scope, receive, send)
+        is_short = said.isascii() and said.isdigit() and int(said) <= self._most
+        refused = None if is_short else self._too_long()
+        content = bytearray()
+        with anyio.move_on_after(self._most_s) as reading:
+            is_whole = refused is not None
+            while not is_whole:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    # Nobody waits for an answer.
+                    return
+                content += message.get("body", b"")
+                refused = self._too_long() if len(content) > self._most else None
+                is_whole = refused is not None or not message.get("more_body", False)
+        if reading.cancelled_caught:
+            detail = f"The request's body did not come within {self._most_s:g} s: send it again."
+            refused = problem(408, detail, _CLOSING)
+        if refused is not None:
+            await refused(scope, receive, send)
             return
-        received = 0
+        whole: list[Message] = [{"type": "http.request", "body": bytes(content), "more_body": False}]
 
-        async def receive_some() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._most:
-                raise HTTPException(413, detail, {"Connection": "close"})
-            return message
+        async def receive_read() -> Message:
+            return whole.pop() if whole else await receive()
 
-        await self._app(scope, receive_some, send)
+        await self._app(scope, receive_read, send)
+
+    def _too_long(self) -> Response:
+        detail = f"The request's body is longer than {self._most} bytes: expected a shorter one."
+        return problem(413, detail, _CLOSING)

@@ -65,8 +65,8 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
     app.user_middleware[:0] = [
         Middleware(Hardened, policy=content_policy(sources)),
         Middleware(Counted, metrics=metrics),
-        Middleware(LimitedBodies, most=settings.max_body_bytes),
         Middleware(AccessControl, store=store, settings=settings, attempts=attempts),
+        Middleware(LimitedBodies, most=settings.max_body_bytes, most_s=settings.body_s),
     ]
     return app
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from search.service.auth.access import current_access
 from search.service.http.parameters import StudyName
 from search.service.rules.problems import described
 from search.service.rules.settings import ServiceSettings
@@ -39,19 +41,27 @@ class _News:
 
 def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) -> None:
     """Adds the operation to a router."""
-    n_streams = 0
+    # Streams by token; those of browsers count for the token that began their session.
+    n_streams: Counter[str | None] = Counter()
 
     async def place() -> AsyncIterator[None]:
         """Counts a stream until it ends."""
-        nonlocal n_streams
-        if n_streams >= settings.max_streams:
+        access = current_access()
+        token = None if access is None else access.name
+        if token is not None and n_streams[token] >= settings.max_streams_each:
+            detail = f"{settings.max_streams_each} streams follow studies with this token: end one, or try again later."
+            raise HTTPException(429, detail, {"Retry-After": "10"})
+        if n_streams.total() >= settings.max_streams:
             detail = "Too many follow studies at the moment: try again later."
             raise HTTPException(503, detail, {"Retry-After": "10"})
-        n_streams += 1
+        n_streams[token] += 1
         try:
             yield
         finally:
-            n_streams -= 1
+            n_streams[token] -= 1
+            # Names of tokens that are gone are not kept.
+            if not n_streams[token]:
+                del n_streams[token]
 
     async def known(name: StudyName, last_event_id: LastEventId = None) -> None:
         """Answers 204 if there is nothing to send, while the status can still be chosen."""
@@ -65,7 +75,7 @@ def add_live(router: APIRouter, store: ServiceStore, settings: ServiceSettings) 
         # A stream is counted before anything is awaited, or simultaneous requests would exceed the limit.
         dependencies=[Depends(place), Depends(known)],
         responses={
-            **described(401, 404, 422, 503),
+            **described(401, 404, 422, 429, 503),
             200: {"description": "Server-sent events, whose `data` is JSON."},
             204: {"description": "No event since then, and none to come until the study is resumed."},
         },

@@ -18,7 +18,9 @@ class ServiceSettings:
     insecure: bool = False  # no token is needed until there is one, even from other machines
     stream_s: float = 900.0  # duration of a stream of events, after which the client reconnects with its token
     max_streams: int = 64  # most simultaneous streams of events
+    max_streams_each: int = 16  # most of them with the same token
     max_body_bytes: int = 2**20  # most bytes in the body of a request
+    body_s: float = 30.0  # seconds until the body of a request must have come
 
 
 def is_loopback(host: str) -> bool:

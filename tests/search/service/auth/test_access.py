@@ -148,12 +148,9 @@ def test_pages_of_other_sites_change_nothing_here(client: TestClient, headers: d
 
 def test_pages_of_other_sites_only_link_here(client: TestClient) -> None:
     link = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
+    kinds = ({}, {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "script"}, {**link, "Sec-Fetch-Dest": "iframe"})
     for site in ({"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "http://evil.example"}):
-        for kind in (
-            {},
-            {"Sec-Fetch-Mode": "no-cors", "Sec-Fetch-Dest": "script"},
-            {**link, "Sec-Fetch-Dest": "iframe"},
-        ):
+        for kind in kinds:
             assert client.get(STUDIES, headers={**site, **kind}).status_code == 403, (site, kind)
         assert client.get(STUDIES, headers={**site, **link}).status_code == 200
         assert client.post(STUDIES, json={"name": "one"}, headers={**site, **link}).status_code == 403

@@ -8,7 +8,9 @@ import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import anyio
 import optuna
 import pytest
 import sqlalchemy as sa
@@ -16,6 +18,8 @@ from fastapi.testclient import TestClient
 
 from ftp_core.schedule import SparsitySchedule
 from search.config.run_config import SUBMITTABLE, RunConfig
+from search.service.dashboard import dashboard
+from search.service.rules.settings import ServiceSettings
 from studies import RouterRun, StorageError, StudyState, Trial, TrialState
 from studies.records.halves import stored
 from studies.records.trial import WorkSpan
@@ -107,6 +111,60 @@ def test_bodies_that_are_no_json_or_too_long_are_refused(make_client: MakeClient
 
     # Without a length.
     assert client.post(STUDIES, content=pieces(), headers=headers).status_code == 413  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("POST", "/login"), ("POST", "/api/v1/session"), ("POST", "/_dash-update-component"), ("POST", "/nowhere")),
+        *(("POST", f"{STUDIES}/one/stop"), ("DELETE", f"{STUDIES}/one"), ("GET", STUDIES), ("GET", "/")),
+    ],
+)
+def test_bodies_without_a_length_are_too_long_everywhere(
+    make_client: MakeClient, settings: ServiceSettings, method: str, path: str
+) -> None:
+    client = make_client(dashboard=dashboard(settings), max_body_bytes=1000)
+    headers = {"Content-Type": "application/json"}
+    for content in ((b"x" * 100 for _ in range(11)), b"x" * 1001):
+        refused = client.request(method, path, content=content, headers=headers)
+        assert refused.status_code == 413 and refused.headers["Connection"] == "close"
+        assert refused.headers["Content-Type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize("ends", ["never", "disconnected"])
+@pytest.mark.parametrize("path", ["/login", "/api/v1/session", "/_dash-update-component", STUDIES])
+def test_bodies_that_are_half_sent_are_not_waited_for(
+    make_client: MakeClient,
+    settings: ServiceSettings,
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    ends: str,
+) -> None:
+    client = make_client(dashboard=dashboard(settings), body_s=0.0)
+    headers = [(b"host", b"127.0.0.1"), (b"content-length", b"100"), (b"content-type", b"application/json")]
+    scope = {
+        **{"type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b""},
+        **{"headers": headers, "scheme": "http", "root_path": "", "asgi": {"spec_version": "2.1"}},
+    }
+    pieces, sent = [b'{"token": ', b'"'], []
+
+    async def half() -> dict[str, Any]:
+        if pieces:
+            return {"type": "http.request", "body": pieces.pop(0), "more_body": True}
+        if ends == "never":
+            await anyio.sleep_forever()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def ask() -> None:
+        with anyio.fail_after(30):
+            await client.app(scope, half, send)
+
+    anyio.run(ask)
+    assert [one["status"] for one in sent if "status" in one] == ([408] if ends == "never" else [])
+    assert caplog.text == ""
 
 
 def test_studies_are_listed_in_pages_and_by_state(client: TestClient, store: ServiceStore) -> None:

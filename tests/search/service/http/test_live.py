@@ -101,6 +101,29 @@ def test_of_many_that_ask_at_the_same_moment_no_more_than_there_is_room_for_are_
     assert sorted(statuses) == [200] * 4 + [503] * 36
 
 
+def test_one_token_does_not_take_all_streams(
+    make_client: MakeClient, store: ServiceStore, reader: dict[str, str], editor: dict[str, str]
+) -> None:
+    store.studies.create("one", {}, ("kl", "latency_ms"))
+    store.queue.submit("one")
+    app = make_client(max_streams=3, max_streams_each=2, stream_s=1.0).app
+    statuses: dict[str, list[int]] = {"bob": [], "ada": []}
+
+    async def ask(client: httpx.AsyncClient, name: str, headers: dict[str, str]) -> None:
+        statuses[name].append((await client.get(f"{STUDIES}/one/events", headers=headers)).status_code)
+
+    async def ask_often() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=HERE, timeout=60) as client:
+            for _ in range(2):
+                async with anyio.create_task_group() as tasks:
+                    for _ in range(5):
+                        tasks.start_soon(ask, client, "bob", reader)
+                    tasks.start_soon(ask, client, "ada", editor)
+
+    anyio.run(ask_often)
+    assert sorted(statuses["bob"]) == [200] * 4 + [429] * 6 and statuses["ada"] == [200, 200]
+
+
 def test_who_is_told_nothing_takes_no_room(make_client: MakeClient, store: ServiceStore) -> None:
     _at_rest(store, "a")
     client = make_client(max_streams=1)
@@ -122,8 +145,10 @@ def test_who_leaves_before_anything_is_sent_makes_room(make_client: MakeClient, 
         **{"headers": [(b"host", b"127.0.0.1")], "scheme": "http", "root_path": "", "asgi": {"spec_version": "2.1"}},
     }
 
+    said = [{"type": "http.request", "body": b"", "more_body": False}]
+
     async def gone() -> dict[str, Any]:
-        return {"type": "http.disconnect"}
+        return said.pop() if said else {"type": "http.disconnect"}
 
     async def nobody_reads(_: object) -> None:
         await anyio.sleep_forever()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.config.file import PATHS, anchored
 from search.config.run_config import DEFAULT_STORAGE, RESUMABLE, RunConfig
-from search.config.study_name import check_study_name
+from search.config.study_name import checked_study_name
 from search.errors import ConfigError
 from search.pipeline.early_checks import check_writable
 from search.pipeline.opening import begun, continued, resumed
@@ -59,7 +59,7 @@ def run(
         >>> study = search.run("notebook", trials=60, target_sparsity=0.3)  # doctest: +SKIP
         >>> study.best().schedule  # doctest: +SKIP
     """
-    check_study_name(name, "name")
+    name = checked_study_name(name, "name")
     config = RunConfig.checked(str, **_absolute(settings))
     check_writable(config.folder(name))
     with (

@@ -19,7 +19,7 @@ from search.cli.tables import print_results, print_verdict
 from search.config.file import config_text, configured
 from search.config.run_config import DEFAULT_STORAGE, SETTINGS, RunConfig
 from search.config.setting import option
-from search.config.study_name import check_study_name, resume_command
+from search.config.study_name import checked_study_name, resume_command
 from search.config.sweep_plan import repeated
 from search.errors import ConfigError
 from search.pipeline.early_checks import check_writable
@@ -80,7 +80,7 @@ def run_command(
 
     Example: ftp-search run --name mine --model ./my-llama --data train.jsonl --target-sparsity 0.3
     """
-    check_study_name(name, "--name")
+    name = checked_study_name(name, "--name")
     if repeats < 1:
         raise ConfigError(f"--repeats is {repeats}: expected at least 1.")
     chosen = configured(config, settings)
@@ -111,7 +111,7 @@ def search_command(
 
     Example: ftp-search search --name mine --trials 500 --workers 4
     """
-    check_study_name(name, "--name")
+    name = checked_study_name(name, "--name")
     chosen = configured(config, settings)
     check_writable(chosen.folder(name))
     view = make_view(quiet, "" if dry_run else track)

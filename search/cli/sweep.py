@@ -18,7 +18,7 @@ from search.cli.log_level import is_debugging
 from search.cli.options import AsJson, Quiet, Storage, Track
 from search.cli.tables import narrow_table
 from search.config.run_config import DEFAULT_STORAGE
-from search.config.study_name import check_study_name
+from search.config.study_name import checked_study_name
 from search.config.sweep_plan import Sweep, read_sweep
 from search.pipeline.early_checks import check_inputs, check_writable
 from search.pipeline.opening import opened
@@ -53,7 +53,7 @@ def sweep_command(
     """
     sweep = read_sweep(file)
     for study in sweep.studies:
-        check_study_name(study.name, "--name")
+        checked_study_name(study.name, "--name")
     go_through(sweep, storage, make_view(quiet, track), quiet, as_json)
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import shlex
+import unicodedata
 
 from search.config.run_config import DEFAULT_STORAGE
 from search.errors import ConfigError
 
-MAX_NAME_BYTES = 200
+MAX_NAME_LENGTH = 200
 
 
-def check_study_name(name: str, called: str = "name") -> None:
-    """Refuses text that cannot be a study's name.
+def normalised(name: str) -> str:
+    """A name in Unicode's form NFC: what looks the same to people is the same name."""
+    return unicodedata.normalize("NFC", name)
+
+
+def checked_study_name(name: str, called: str = "name") -> str:
+    """The name of a new study, normalised.
 
     Args:
         name: Text to check.
@@ -23,16 +29,19 @@ def check_study_name(name: str, called: str = "name") -> None:
     problem = None
     if not name.strip() or name in (".", ".."):
         problem = "a name"
+    elif name != name.strip():
+        problem = "a name without blanks at its ends"
     elif "/" in name or "\\" in name:
         problem = "a name without slashes"
     elif name.startswith("-"):
         problem = "a name that does not begin with a dash"
     elif not name.isprintable():
         problem = "a name of printable characters"
-    elif len(name.encode()) > MAX_NAME_BYTES:
-        problem = f"a name of at most {MAX_NAME_BYTES} bytes"
+    elif len(normalised(name).encode()) > MAX_NAME_LENGTH:
+        problem = f"at most {MAX_NAME_LENGTH} characters, of which those beyond English letters count as two to four"
     if problem is not None:
         raise ConfigError(f"{called} is {name!r}: expected {problem}.")
+    return normalised(name)
 
 
 def resume_command(storage: str, name: str, *options: str) -> str:

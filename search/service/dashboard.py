@@ -15,7 +15,7 @@ from search.config.run_config import SETTINGS, SUBMITTABLE, RunConfig
 from search.errors import SearchError
 from search.service.http.app import MountDashboard
 from search.service.jobs.submitting import create_and_submit, resume_and_submit
-from search.service.rules.problems import complaint, in_fields
+from search.service.rules.problems import complaint, in_fields, told
 from search.service.rules.requests import ResumeRequest, StudyRequest
 from search.service.rules.settings import ServiceSettings
 from studies import StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
@@ -82,7 +82,7 @@ def _refusing(act: Callable[..., None]) -> Callable[..., None]:
         try:
             act(*args)
         except ValidationError as error:
-            first = error.errors()[0]
+            first = told(error.errors())[0]
             field = str(first["loc"][0]) if first["loc"] else None
             # As in errors of the API, locations begin with the body.
             raise RefusedError(complaint({**first, "loc": ("body", *first["loc"])}), field) from error

@@ -132,7 +132,11 @@
     const late = window.setTimeout(hasFailed, LATE_MS);
     const gone = () => isGone(path, how && how.body);
     const heard = ({ status }) => {
-      if (status === 401) { window.location.assign("/login"); return; }
+      if (status === 401) {
+        const next = encodeURIComponent(window.location.pathname + window.location.search);
+        window.location.assign("/login?next=" + next);
+        return;
+      }
       // What is worse than a failure is said of a service, or of a database, that is not there.
       if (status > 500) { gone(); return; }
       hasAnswered();

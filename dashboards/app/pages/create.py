@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unicodedata import normalize
 
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
@@ -108,7 +109,8 @@ class NewPage:
             return RefusedError(NOT_AN_EDITOR)
         try:
             settings = self.settings(values)
-            name = str(settings.pop("name", ""))
+            # As the service keeps it, for the address.
+            name = normalize("NFC", str(settings.pop("name", "")))
             if not name:
                 return RefusedError("name is missing: give the study one.", "name")
             self._actions.create(name, settings)

@@ -6,6 +6,7 @@ import hmac
 from contextvars import ContextVar
 from dataclasses import dataclass
 from math import ceil
+from urllib.parse import quote, urlencode
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
@@ -13,6 +14,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from search.service.auth.attempts import FailedAttempts
+from search.service.rules.plain_pages import is_opened
 from search.service.rules.problems import problem
 from search.service.rules.settings import ServiceSettings, is_loopback
 from studies import StorageError
@@ -94,7 +96,8 @@ class AccessControl:
         else:
             access, refusal = self._browser(headers, changes)
         if access is None and refusal is None:
-            refusal = _unknown(headers, method, path)
+            query = scope.get("query_string", b"").decode("latin-1")
+            refusal = _unknown(headers, method, quote(path) + (f"?{query}" if query else ""))
         # The dashboard, below other paths, checks rights itself.
         elif refusal is None and changes and path.startswith(API) and path != SESSION_PATH and not _may_edit(access):
             refusal = problem(403, "The token is a reader's: expected an editor's.")
@@ -195,9 +198,9 @@ def _cross_site(headers: Headers, changes: bool) -> Response | None:
     return problem(403, "The request comes from a page of another site.") if from_elsewhere else None
 
 
-def _unknown(headers: Headers, method: str, path: str) -> Response:
+def _unknown(headers: Headers, method: str, address: str) -> Response:
     """The response to a request without a token; browsers are sent to the login page."""
-    if method == "GET" and not path.startswith(API) and "text/html" in headers.get("accept", ""):
-        return RedirectResponse(LOGIN_PAGE, status_code=303)
+    if is_opened(method, headers):
+        return RedirectResponse(f"{LOGIN_PAGE}?{urlencode({'next': address})}", status_code=303)
     detail = "A token is needed: expected 'Authorization: Bearer TOKEN' with one of `ftp-search token add`."
     return problem(401, detail, {"WWW-Authenticate": "Bearer"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlencode
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
@@ -20,33 +20,19 @@ from search.service.auth.access import (
     too_many_attempts,
 )
 from search.service.auth.attempts import FailedAttempts
+from search.service.rules.plain_pages import plain_page
 from search.service.rules.problems import described, problem
 from studies.service.service_store import ServiceStore
 from studies.service.tokens import SESSION_S, Role, Session
 
 _MOST_FIELDS = 10
 _NO_SUCH_TOKEN = "There is no such token: expected one of `ftp-search token add`."
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>ftp-search</title>
-</head>
-<body>
-<main>
-<h1>ftp-search</h1>
-<form method="post" action="{action}">
+_FORM = """<form method="post" action="{action}">
 <p><label for="token">Token</label></p>
 <p><input id="token" name="token" type="password" autocomplete="current-password" required autofocus></p>
 <p><button type="submit">Sign in</button></p>
 <p role="alert">{complaint}</p>
-</form>
-</main>
-</body>
-</html>
-"""
+</form>"""
 
 
 class TokenShown(BaseModel):
@@ -93,7 +79,7 @@ def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: Fa
         _set_cookies(response, request, key, session)
         return response  # type: ignore[return-value]
 
-    @router.get("/session", responses=described(401), tags=["access"])
+    @router.get("/session", responses=described(401, 422), tags=["access"])
     def who_am_i() -> Identity:
         """Get the name and the role of the sender."""
         access = current_access()
@@ -101,7 +87,9 @@ def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: Fa
         csrf = None if access.session is None else access.session.csrf
         return Identity(name=access.name, role=access.role, csrf=csrf)
 
-    @router.delete("/session", status_code=204, response_class=Response, responses=described(401, 403), tags=["access"])
+    @router.delete(
+        "/session", status_code=204, response_class=Response, responses=described(401, 403, 422), tags=["access"]
+    )
     def sign_out(request: Request) -> Response:
         """End the browser session."""
         key = cookie(request.headers, SESSION_COOKIE)
@@ -113,26 +101,37 @@ def add_login(app: FastAPI, router: APIRouter, store: ServiceStore, attempts: Fa
         return response
 
     @app.get(LOGIN_PAGE, include_in_schema=False)
-    def page() -> Response:
-        return _page()
+    def page(request: Request) -> Response:
+        return _page(_destination(request))
 
     @app.post(LOGIN_PAGE, include_in_schema=False)
     async def sign_in_on_page(request: Request) -> Response:
+        destination = _destination(request)
         try:
             fields = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=_MOST_FIELDS)
         except ValueError:
-            return _page(f"The form has more than {_MOST_FIELDS} fields: expected the token alone.", 422)
+            return _page(destination, f"The form has more than {_MOST_FIELDS} fields: expected the token alone.", 422)
         begun = await run_in_threadpool(begin, fields.get("token", [""])[0].strip(), request)
         if isinstance(begun, Response):
             complaint = _NO_SUCH_TOKEN if begun.status_code == 401 else "Too many attempts: try again in a minute."
-            return _page(complaint, begun.status_code)
-        response = RedirectResponse("/", status_code=303)
+            return _page(destination, complaint, begun.status_code)
+        response = RedirectResponse(destination, status_code=303)
         _set_cookies(response, request, *begun)
         return response
 
 
-def _page(complaint: str = "", status: int = 200) -> Response:
-    return HTMLResponse(_PAGE.format(action=LOGIN_PAGE, complaint=html.escape(complaint)), status)
+def _destination(request: Request) -> str:
+    """The address that somebody who signs in wanted to see; never one of another site."""
+    wanted = request.query_params.get("next", "/")
+    # Browsers take two slashes, of whatever kind, for the beginning of a host.
+    is_own = wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and wanted.isprintable()
+    return wanted if is_own else "/"
+
+
+def _page(destination: str, complaint: str = "", status: int = 200) -> Response:
+    action = LOGIN_PAGE if destination == "/" else f"{LOGIN_PAGE}?{urlencode({'next': destination})}"
+    form = _FORM.format(action=html.escape(action), complaint=html.escape(complaint))
+    return HTMLResponse(plain_page("ftp-search", form), status)
 
 
 def _set_cookies(response: Response, request: Request, key: str, session: Session) -> None:

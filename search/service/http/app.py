@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import Response
 from starlette.middleware import Middleware
 
@@ -15,8 +15,10 @@ from search.service.auth.attempts import FailedAttempts
 from search.service.auth.hardening import Hardened, LimitedBodies, content_policy
 from search.service.auth.login import add_login
 from search.service.http.file_routes import add_files
+from search.service.http.heads import HeadsOfGets
 from search.service.http.live import add_live
 from search.service.http.metrics import CONTENT_TYPE, Counted, ServiceMetrics
+from search.service.http.parameters import known_query
 from search.service.http.responses import Health, RunnerAnswer, RunnerList
 from search.service.http.result_routes import add_results
 from search.service.http.study_routes import add_studies
@@ -50,7 +52,7 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
         redirect_slashes=False,
         lifespan=lifespan,
     )
-    router = APIRouter(prefix="/api/v1")
+    router = APIRouter(prefix="/api/v1", dependencies=[Depends(known_query)])
     _add_system(app, router, store, metrics)
     add_login(app, router, store, attempts)
     add_studies(router, store, settings)
@@ -65,6 +67,7 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
     app.user_middleware[:0] = [
         Middleware(Hardened, policy=content_policy(sources)),
         Middleware(Counted, metrics=metrics),
+        Middleware(HeadsOfGets),
         Middleware(AccessControl, store=store, settings=settings, attempts=attempts),
         Middleware(LimitedBodies, most=settings.max_body_bytes, most_s=settings.body_s),
     ]
@@ -72,19 +75,19 @@ def create_app(store: ServiceStore, settings: ServiceSettings, dashboard: MountD
 
 
 def _add_system(app: FastAPI, router: APIRouter, store: ServiceStore, metrics: ServiceMetrics) -> None:
-    @router.get("/health", tags=["service"])
+    @router.get("/health", responses=described(422), tags=["service"])
     async def health() -> Health:
         """Check that the service answers."""
         # Async, so that it needs none of the threads, which may all be waiting for the database.
         return Health()
 
-    @router.get("/ready", responses=described(503), tags=["service"])
+    @router.get("/ready", responses=described(422, 503), tags=["service"])
     def ready() -> Health:
         """Check that the service and its database answer."""
         store.tokens.exist()
         return Health()
 
-    @router.get("/runners", responses=described(401), tags=["service"])
+    @router.get("/runners", responses=described(401, 422), tags=["service"])
     def list_runners() -> RunnerList:
         """List the runners and the studies that they run."""
         return RunnerList(items=[RunnerAnswer.model_validate(runner) for runner in store.runners.all()])

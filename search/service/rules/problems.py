@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Mount
 
 from ftp_core.errors import CoreError
 from search.config.run_config import RunConfig
 from search.errors import SearchError
+from search.service.rules.plain_pages import is_opened, plain_page
 from studies import StorageError, StudiesError, StudyBusyError, StudyExistsError, StudyNotFoundError
 from studies.service.submissions import NotSubmittedError
 
@@ -27,7 +30,19 @@ _OPTION = re.compile(r"--([a-z][a-z-]*[a-z])")
 
 # Error of FastAPI for bodies that are not text or are nested too deeply.
 _UNREADABLE = "There was an error parsing the body"
-_NO_JSON = "The body is no JSON."
+_NO_JSON = "The body is no JSON object: expected one, with the Content-Type application/json."
+_METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+# What was expected, by the kind of pydantic's error.
+_EXPECTED = {
+    **dict.fromkeys(("string_type", "string_unicode"), "text"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("int_parsing_size", "finite_number"), "a smaller number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    **dict.fromkeys(("tuple_type", "list_type"), "a list"),
+    **{"string_too_long": "at most {max_length} characters", "string_too_short": "text that is not empty"},
+    "too_long": "at most {max_length} items",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -56,29 +71,55 @@ def described(*statuses: int) -> dict[int | str, dict[str, Any]]:
 def answer_with_problems(app: FastAPI) -> None:
     """Makes an application answer every error with problem details."""
 
-    def http_error(_: Request, error: Exception) -> Response:
+    def http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         if error.status_code == HTTPStatus.NO_CONTENT:
             return Response(status_code=HTTPStatus.NO_CONTENT)
-        detail = error.detail
-        if error.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
+        status, detail, headers = error.status_code, error.detail, error.headers
+        if status == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
             detail = "There is nothing at this address: /api/v1/openapi.json lists what there is."
-        if error.status_code == HTTPStatus.BAD_REQUEST and detail == _UNREADABLE:
-            return problem(HTTPStatus.UNPROCESSABLE_ENTITY, _NO_JSON)
-        return problem(error.status_code, detail, error.headers)
+        if status == HTTPStatus.BAD_REQUEST and detail == _UNREADABLE:
+            status, detail = HTTPStatus.UNPROCESSABLE_ENTITY, _NO_JSON
+        if status == HTTPStatus.METHOD_NOT_ALLOWED:
+            methods = ", ".join(_allowed(app, request.scope["path"]))
+            detail, headers = f"This address answers {methods} alone.", {"Allow": methods}
+        return _shown(request, problem(status, detail, headers))
 
-    def invalid(_: Request, error: Exception) -> Response:
+    def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return problem(HTTPStatus.UNPROCESSABLE_ENTITY, " ".join(complaint(one) for one in error.errors()[:10]))
+        found = " ".join(map(complaint, told(error.errors())[:10]))
+        return _shown(request, problem(HTTPStatus.UNPROCESSABLE_ENTITY, found))
 
     def known(request: Request, error: Exception) -> Response:
-        return problem_of(error, request)
+        return _shown(request, problem_of(error, request))
 
     app.add_exception_handler(HTTPException, http_error)
     app.add_exception_handler(RequestValidationError, invalid)
     for kind in (StudiesError, SearchError, CoreError):
         app.add_exception_handler(kind, known)
     app.add_exception_handler(Exception, known)
+
+
+def _allowed(app: FastAPI, path: str) -> list[str]:
+    """The methods that an address answers."""
+
+    def answers(method: str) -> bool:
+        asked = {"type": "http", "method": method, "path": path, "root_path": "", "headers": []}
+        return any(route.matches(asked)[0] is Match.FULL for route in app.routes if not isinstance(route, Mount))
+
+    # What is mounted are files.
+    allowed = [method for method in _METHODS if answers(method)] or ["GET"]
+    return ["GET", "HEAD", *allowed[1:]] if allowed[0] == "GET" else allowed
+
+
+def _shown(request: Request, response: Response) -> Response:
+    """A problem as it is, or as a page where a browser opens an address."""
+    if not is_opened(request.method, request.headers):
+        return response
+    found = Problem.model_validate_json(bytes(response.body))
+    headers = {name: value for name, value in response.headers.items() if not name.startswith("content-")}
+    content = f'<p role="alert">{escape(found.detail)}</p>\n<p><a href="/">All studies</a></p>'
+    return HTMLResponse(plain_page(found.title, content), found.status, headers)
 
 
 def problem_of(error: Exception, request: Request) -> Response:
@@ -109,6 +150,11 @@ def in_fields(text: str) -> str:
     return _OPTION.sub(field, text)
 
 
+def told(errors: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Errors of pydantic without those that only follow from others."""
+    return [error for error in errors if error["type"] != "default_factory_not_called"]
+
+
 def complaint(error: Mapping[str, Any]) -> str:
     """A sentence about a wrong field, from an error of pydantic whose location begins with the part of the request."""
     place: Sequence[Any] = error["loc"]
@@ -118,9 +164,12 @@ def complaint(error: Mapping[str, Any]) -> str:
         return f"{name} is missing."
     if kind == "extra_forbidden":
         return f"{name} is unknown."
-    if kind == "json_invalid":
+    if kind == "json_invalid" or tuple(place) == ("body",):
         return _NO_JSON
     shown = repr(error.get("input"))
     shown = shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "…"
-    expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    if kind in _EXPECTED:
+        expected = f"expected {_EXPECTED[kind].format(**error.get('ctx', {}))}"
+    else:
+        expected = error["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
     return f"{name} is {shown}: {expected[:1].lower()}{expected[1:]}."

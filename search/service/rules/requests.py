@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 from annotated_types import Le, MaxLen
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, create_model, field_validator
 
 from ftp_core.sources.source import parse_sources
 from search.config.run_config import RESUMABLE, SETTINGS, SUBMITTABLE, RunConfig
-from search.config.study_name import MAX_NAME_BYTES, check_study_name
+from search.config.study_name import MAX_NAME_LENGTH, checked_study_name, normalised
 from search.errors import ConfigError
 from search.inputs.examples import read_examples
 from search.pipeline.resume_settings import check_changes
@@ -70,7 +70,9 @@ _ChangedSettings: Any = create_model("_ChangedSettings", __base__=_Settings, **_
 class StudyRequest(_StudySettings):
     """A new study: its name and settings, which `ftp-search config` describes."""
 
-    name: str = Field(min_length=1, max_length=MAX_NAME_BYTES, description="Unique in the service.")
+    name: Annotated[str, AfterValidator(normalised)] = Field(
+        min_length=1, max_length=MAX_NAME_LENGTH, description="Unique in the service."
+    )
 
 
 class ResumeRequest(_ChangedSettings):
@@ -88,7 +90,7 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
         DataError: The data cannot be read.
         StudyNotFoundError: The study to start from does not exist.
     """
-    check_study_name(request.name)
+    checked_study_name(request.name)
     given = request.given()
     config = RunConfig.checked(str, **given)
     paths = {"model": config.model, "data": config.data, "test_data": config.test_data, "out": config.out}
@@ -98,7 +100,6 @@ def checked_study(request: StudyRequest, store: StudyStore, settings: ServiceSet
     if config.warm_start is not None:
         if config.warm_start == request.name:
             raise ConfigError("warm_start is the new study itself: name another one.")
-        check_study_name(config.warm_start, "warm_start")
         if all(summary.name != config.warm_start for summary in store.studies.summaries()):
             raise ConfigError(f"warm_start is {config.warm_start!r}: there is no such study.")
     return config, {"workers"} - set(given)

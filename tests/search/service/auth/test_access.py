@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -206,7 +207,7 @@ def test_failures_are_forgotten_with_time_and_kept_apart_by_address() -> None:
 
 def test_a_browser_without_a_session_is_asked_for_a_token(client: TestClient, editor: dict[str, str]) -> None:
     page = client.get("/", headers={"Accept": "text/html"})
-    assert page.status_code == 303 and page.headers["Location"] == "/login"
+    assert page.status_code == 303 and page.headers["Location"] == "/login?next=%2F"
     form = client.get("/login")
     assert form.status_code == 200 and 'type="password"' in form.text
     wrong = client.post("/login", data={"token": "<script>alert(1)</script>"})
@@ -214,6 +215,41 @@ def test_a_browser_without_a_session_is_asked_for_a_token(client: TestClient, ed
     right = client.post("/login", data={"token": editor["Authorization"].removeprefix("Bearer ")})
     assert right.status_code == 303 and right.headers["Location"] == "/"
     assert client.get(STUDIES).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "wanted", ["/study/m%C3%BCller%20%25", "/export/x/figure.html?x=kl&y=flops", "/api/v1/runners"]
+)
+def test_what_a_browser_asked_for_is_shown_once_it_has_signed_in(
+    client: TestClient, editor: dict[str, str], wanted: str
+) -> None:
+    asked = client.get(wanted, headers={"Accept": "text/html"})
+    form = client.get(asked.headers["Location"])
+    action = html.unescape(form.text.split('action="')[1].split('"')[0])
+    # A wrong token does not forget it.
+    again = client.post(action, data={"token": "wrong"})
+    action = html.unescape(again.text.split('action="')[1].split('"')[0])
+    right = client.post(action, data={"token": editor["Authorization"].removeprefix("Bearer ")})
+    assert right.status_code == 303 and right.headers["Location"] == wanted
+
+
+@pytest.mark.parametrize(
+    "elsewhere", ["//evil.example", "/\\evil.example", "https://evil.example", "evil", "", "/\nx", "/\t/evil.example"]
+)
+def test_signing_in_leads_to_no_other_site(client: TestClient, editor: dict[str, str], elsewhere: str) -> None:
+    token = {"token": editor["Authorization"].removeprefix("Bearer ")}
+    assert client.post("/login", params={"next": elsewhere}, data=token).headers["Location"] == "/"
+    assert "evil" not in client.get("/login", params={"next": elsewhere}).text
+
+
+def test_problems_are_pages_where_a_browser_opens_an_address(client: TestClient) -> None:
+    browser = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+    for path, status in (("/no<b>where", 404), (f"{STUDIES}/absent", 404), (f"{STUDIES}?limit=%3Cb%3E", 422)):
+        page, plain = client.get(path, headers=browser), client.get(path)
+        assert page.status_code == plain.status_code == status and page.headers["Content-Type"].startswith("text/html")
+        assert html.escape(plain.json()["detail"]) in page.text and 'href="/"' in page.text and "<b>" not in page.text
+    # Scripts and programs get what they can read.
+    assert client.post(STUDIES, headers=browser).headers["Content-Type"] == "application/problem+json"
 
 
 def test_health_needs_no_token_and_everything_else_does(client: TestClient, editor: dict[str, str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 import sqlite3
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -78,7 +79,12 @@ def test_every_setting_can_be_submitted_but_the_cluster_the_version_and_trials(c
         ({"name": ".."}, "name is '..': expected a name."),
         ({"name": "-x"}, "name is '-x': expected a name that does not begin with a dash."),
         ({"name": "a\u0000b"}, "expected a name of printable characters"),
-        ({"name": "ü" * 150}, "expected a name of at most 200 bytes"),
+        ({"name": "ü" * 150}, "at most 200 characters, of which those beyond English letters count as two"),
+        ({"name": " one"}, "name is ' one': expected a name without blanks at its ends."),
+        ({"name": 5}, "name is 5: expected text."),
+        ({"name": "one", "trials": "many"}, "trials is 'many': expected a whole number."),
+        ({"name": "one", "dense_blocks": 1}, "dense_blocks is 1: expected a list."),
+        ({"name": "one", "deterministic": "so"}, "deterministic is 'so': expected true or false."),
         ({"name": "x" * 201}, "at most 200 characters"),
         ({"name": "one", "trials": 0}, "trials is 0: expected greater than or equal to 1."),
         ({"name": "one", "trials": True}, "trials is True: expected a number or text."),
@@ -97,6 +103,84 @@ def test_what_is_wrong_with_a_study_is_said(client: TestClient, body: dict[str, 
     assert detail in problem["detail"] and problem["status"] == 422 and problem["title"]
     assert "--" not in problem["detail"]
     assert client.get(STUDIES).json()["total"] == 0
+
+
+def test_texts_speak_of_fields_and_not_of_what_checks_them(client: TestClient) -> None:
+    for field in SUBMITTABLE:
+        for value in ({}, [None], "x", -1.5, "x" * 5000):
+            refused = client.post(STUDIES, json={"name": "one", field: value})
+            if refused.status_code == 422:
+                detail = refused.json()["detail"]
+                assert "Pydantic" not in detail and "parse" not in detail and "factory" not in detail
+                assert not re.search(r"\b(tuple|string|boolean|dictionary|valid)\b", detail), detail
+            else:
+                client.post(f"{STUDIES}/one/stop")
+                client.delete(f"{STUDIES}/one")
+    for content in (b"[]", b"1", b"{", b"\xff"):
+        for kind in ("application/json", "text/plain"):
+            refused = client.post(STUDIES, content=content, headers={"Content-Type": kind})
+            assert refused.status_code == 422 and refused.json()["detail"].startswith("The body is no JSON object")
+
+
+def test_names_that_look_the_same_are_the_same(client: TestClient, store: ServiceStore) -> None:
+    composed, apart = "m\u00fcller", "mu\u0308ller"
+    made = client.post(STUDIES, json={"name": apart})
+    assert made.status_code == 201 and made.json()["name"] == composed
+    assert store.queue.waiting() == [composed]
+    assert client.post(STUDIES, json={"name": composed}).status_code == 409
+    assert client.get(f"{STUDIES}/{apart}").json() == client.get(f"{STUDIES}/{composed}").json()
+
+
+def test_parameters_that_an_operation_lacks_are_refused_with_a_hint(client: TestClient) -> None:
+    client.post(STUDIES, json={"name": "one"})
+    for path, hint in (
+        (f"{STUDIES}?limt=3", "did you mean limit?"),
+        (f"{STUDIES}?limit=3&after=2", "expected state or offset or limit."),
+        (f"{STUDIES}/one?limit=3", "expected none."),
+        ("/api/v1/health?x=", "expected none."),
+    ):
+        refused = client.get(path)
+        assert refused.status_code == 422 and "is unknown: " in refused.json()["detail"]
+        assert refused.json()["detail"].endswith(hint)
+    assert client.post(f"{STUDIES}/one/stop?now=1").status_code == 422
+    assert client.get(f"{STUDIES}/one").json()["state"] == "queued"
+
+
+def test_heads_are_those_of_what_would_be_got(
+    make_client: MakeClient, settings: ServiceSettings, store: ServiceStore
+) -> None:
+    client = make_client(dashboard=dashboard(settings))
+    client.post(STUDIES, json={"name": "one"})
+    paths = ["/", "/new", "/login", "/metrics", "/assets/dashboard.js", "/nowhere", f"{STUDIES}/absent"]
+    paths += ["/_dash-component-suites/plotly/package_data/plotly.min.js", "/export/one/study.json"]
+    paths += [path.format(name="one", number=0, file="x") for path in _got(client)]
+    for path in paths:
+        if not path.endswith("/events"):
+            head, got = client.head(path), client.get(path)
+            assert head.status_code == got.status_code and head.content == b"", path
+            assert head.headers.get("content-type") == got.headers.get("content-type"), path
+    # A stream ends with its head, long before its study rests.
+    assert make_client(stream_s=600.0).head(f"{STUDIES}/one/events").status_code == 200
+
+
+def _got(client: TestClient) -> list[str]:
+    paths = client.get("/api/v1/openapi.json").json()["paths"]
+    return [path for path, operations in paths.items() if "get" in operations]
+
+
+def test_allow_names_every_method_of_an_address(make_client: MakeClient, settings: ServiceSettings) -> None:
+    client = make_client(dashboard=dashboard(settings))
+    for path, methods in (
+        (STUDIES, "GET, HEAD, POST"),
+        (f"{STUDIES}/one", "GET, HEAD, DELETE"),
+        (f"{STUDIES}/one/stop", "POST"),
+        ("/api/v1/session", "GET, HEAD, POST, DELETE"),
+        *(("/login", "GET, HEAD, POST"), ("/", "GET, HEAD"), ("/study/one", "GET, HEAD"), ("/metrics", "GET, HEAD")),
+        *(("/assets/dashboard.js", "GET, HEAD"), ("/_dash-update-component", "POST")),
+    ):
+        for method in ("PUT", "OPTIONS"):
+            refused = client.request(method, path)
+            assert (refused.status_code, refused.headers["Allow"]) == (405, methods), path
 
 
 def test_bodies_that_are_no_json_or_too_long_are_refused(make_client: MakeClient) -> None:

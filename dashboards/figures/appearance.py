@@ -5,10 +5,13 @@ from __future__ import annotations
 import html
 import math
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
 
 INK = "#1a1a1a"
 SOFT_INK = "#5a5a5a"
@@ -17,6 +20,9 @@ _DARK_INK = "#e9e9ea"
 INKED = "ink"
 # By default Plotly 7 shows a button that uploads a figure with its data to cloud.plotly.com.
 PLOT_CONFIG = {"displaylogo": False, "responsive": True, "showSendToCloud": False}
+
+# Of a logarithmic axis.
+_MOST_TICKS = 5
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart; a variant has one colour in every figure.
 VARIANT_COLOURS: Mapping[str, str] = {
@@ -183,40 +189,108 @@ def empty_figure(title: str, reason: str) -> go.Figure:
     return styled(figure, title, height=220)
 
 
-def log_floor(values: Iterable[float], spread: float = 30.0) -> float | None:
-    """The value at which a logarithmic axis begins; None where a linear one serves better.
+@dataclass(frozen=True)
+class LogScale:
+    """A logarithmic axis that begins at the lowest value that counts; lower ones stand on a rail below its beginning.
 
     The KL of the dense schedule is 0 up to rounding, and would stretch the axis over empty decades. So what lies four
-    decades below the largest value does not count, and belongs at the floor.
+    decades below the largest value does not count.
 
-    Args:
-        values: Values that will be drawn.
-        spread: The ratio of largest to smallest value from which on an axis is logarithmic.
+    Attributes:
+        floor: Where the scale begins.
+        top: The highest that is drawn, whiskers included.
+        has_lower: True if something lower is drawn, which the axis leaves room for.
     """
-    positive = [value for value in values if value > 0 and math.isfinite(value)]
-    counted = [value for value in positive if value >= 1e-4 * max(positive)]
-    if not counted or max(counted) < spread * min(counted):
-        return None
-    return min(counted) / 1.5
+
+    floor: float
+    top: float
+    has_lower: bool
+
+    @classmethod
+    def of(cls, values: ArrayLike, whiskers: ArrayLike = (), spread: float = 30.0) -> LogScale | None:
+        """The scale of the values that will be drawn; None where a linear one serves better.
+
+        Args:
+            values: Values of points, of which those count that are not too low.
+            whiskers: Ends of whiskers, which the scale reaches to as far as they count.
+            spread: The ratio of largest to smallest value from which on an axis is logarithmic.
+        """
+        drawn, ends = (np.asarray(own, dtype=float) for own in (values, whiskers))
+        drawn, ends = drawn[np.isfinite(drawn)], ends[np.isfinite(ends)]
+        most = float(drawn.max(initial=0.0))
+        least, lowest_end = (
+            float(own[(own > 0) & (own >= 1e-4 * most)].min(initial=math.inf)) for own in (drawn, ends)
+        )
+        if most <= 0 or most < spread * least:
+            return None
+        floor = _tick_below(min(least, lowest_end) / 1.1)
+        return cls(floor, max(most, float(ends.max(initial=0.0))), bool((drawn < floor).any()))
+
+    @property
+    def rail(self) -> float:
+        """The height at which lower values stand."""
+        return self.floor / 1.4
+
+    def lower(self, values: ArrayLike) -> NDArray[np.bool_]:
+        """Marks the values that the scale cannot show."""
+        return np.asarray(np.asarray(values, dtype=float) < self.floor)
+
+    def drawn(self, values: ArrayLike) -> NDArray[np.float64]:
+        """The heights at which values are drawn."""
+        return np.where(self.lower(values), self.rail, np.asarray(values, dtype=float))
+
+    def axis(self, room: float = 0.0) -> dict[str, Any]:
+        """The axis: Plotly sets its ticks, so that there are some at every zoom, but they are numbers, and not 100μ.
+
+        Args:
+            room: Share of the axis that is left free above it, for labels.
+        """
+        span = math.log10(self.top / self.floor)
+        # Marks at either end have a size of their own.
+        margin = max(0.08, 0.04 * span)
+        above = room / (1 - room) * (span + 2 * margin)
+        # Below the beginning there is room for the rail, and not for another tick.
+        bottom = math.log10(self.floor) - (math.log10(1.95) if self.has_lower else margin)
+        return {
+            "type": "log",
+            "range": [bottom, math.log10(self.top) + margin + above],
+            "tickformat": "~g",
+            # With more, Plotly labels all of 1 to 9 in every decade.
+            "nticks": _MOST_TICKS,
+        }
+
+    @property
+    def note(self) -> str:
+        """What to know of the rail, for a subtitle; empty where nothing stands on it."""
+        return "below the dotted line: lower, not to scale" if self.has_lower else ""
+
+    def mark(self, figure: go.Figure, **panel: int) -> None:
+        """Say where the scale ends, if there is anything below it.
+
+        Args:
+            figure: Figure with this axis.
+            panel: Row and column of the panel that has the axis.
+        """
+        if not self.has_lower:
+            return
+        figure.add_hline(self.floor, line={"color": INK, "width": 1, "dash": "dot"}, layer="below", **panel)
+        figure.add_annotation(
+            # As if it were a tick.
+            x=0,
+            xref="x domain",
+            xanchor="right",
+            xshift=-3,
+            y=math.log10(self.rail),
+            text="lower",
+            showarrow=False,
+            font={"size": 12},
+            **panel,
+        )
 
 
-def log_axis(floor: float, top: float, room: float = 0.0) -> dict[str, Any]:
-    """A logarithmic axis with few, readable ticks (Plotly writes 100μ and an unexplained 2 and 5).
-
-    Args:
-        floor: The lowest that is drawn.
-        top: The highest, whiskers included.
-        room: Share of the axis that is left free above it, for labels.
-    """
-    # Marks at either end have a size of their own.
-    margin = max(0.08, 0.04 * math.log10(top / floor))
-    above = room / (1 - room) * (math.log10(top / floor) + 2 * margin)
-    decades = range(math.floor(math.log10(floor)), math.ceil(math.log10(top)) + 1)
-    steps = (1, 3) if math.log10(top / floor) < 3 else (1,)
-    ticks = [step * 10.0**decade for decade in decades for step in steps]
-    return {
-        "type": "log",
-        "range": [math.log10(floor) - margin, math.log10(top) + margin + above],
-        "tickvals": ticks,
-        "ticktext": [f"{tick:.4g}" for tick in ticks],
-    }
+def _tick_below(value: float) -> float:
+    """The next lower number that a tick may have: 1, 2 or 5 times a power of ten."""
+    decade = math.floor(math.log10(value))
+    # A logarithm is rounded, so its decade may be one too high.
+    ticks = (float(f"{step}e{power}") for power in (decade - 1, decade) for step in (1, 2, 5))
+    return max(tick for tick in ticks if tick <= value)

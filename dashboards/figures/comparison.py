@@ -9,16 +9,17 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from dashboards.analysis.records import NAMED_VARIANTS, VARIANT_TITLES
-from dashboards.figures.appearance import INKED, VARIANT_COLOURS, empty_figure, log_axis, styled, variant_marker
+from dashboards.figures.appearance import INKED, VARIANT_COLOURS, LogScale, empty_figure, styled, variant_marker
 from dashboards.figures.marks import (
     Range,
     accuracy_range,
     all_have_accuracy,
     error_bars,
     hover,
-    kl_ends,
     kl_range,
+    kl_scale,
     latency_range,
+    shown_range,
     span,
 )
 from studies import Measurement
@@ -57,17 +58,19 @@ def comparison_figure(
     panels += [f"Accuracy<br>(higher is better{guessing})"] if by_accuracy else []
     panels += ["Measured latency, ms<br>(lower is better)"]
     figure = make_subplots(rows=1, cols=len(panels), subplot_titles=panels, horizontal_spacing=0.07)
-    last, (floor, top) = len(panels), kl_ends(shown)
+    last, scale = len(panels), kl_scale(shown)
     for m in shown:
         said = hover(m, titles)
-        _add_mark(figure, m, kl_range(m), f"{m.kl:.3g}", 1, said, floor)
+        _add_mark(figure, m, kl_range(m), f"{m.kl:.3g}", 1, said, scale)
         if by_accuracy:
             _add_mark(figure, m, accuracy_range(m), f"{m.accuracy:.1%}", 2, said)
         _add_mark(figure, m, latency_range(m), f"{m.latency_ms:.1f}", last, said)
-    if floor is None:
+    if scale is None:
+        top = max(kl_range(m)[2] for m in shown)
         figure.update_yaxes(range=[0, top / (1 - _NUMBERS) or 1.0], tickformat="~g", row=1, col=1)
     else:
-        figure.update_yaxes(**log_axis(floor, top, _NUMBERS), row=1, col=1)
+        figure.update_yaxes(**scale.axis(_NUMBERS), row=1, col=1)
+        scale.mark(figure, row=1, col=1)
     if by_accuracy:
         if chance is not None:
             figure.add_hline(chance, line={"dash": "dot", "width": 1.5}, layer="below", row=1, col=2)
@@ -82,6 +85,7 @@ def comparison_figure(
     figure.update_annotations(font_size=13)
     whiskers = "95% intervals; of latency, quartiles" if by_accuracy or shown[0].kl_low is not None else "quartiles"
     subtitle = f"{_sparsities(shown)}<br>n = {span([m.n_items for m in shown])} test items; whiskers: {whiskers}"
+    subtitle += f"<br>KL {scale.note}" if scale is not None and scale.note else ""
     figure = styled(figure, _TITLE, subtitle, height=430, panels=True)
     return figure.update_layout(showlegend=False, margin_b=40)
 
@@ -102,11 +106,10 @@ def _sparsities(shown: Sequence[Measurement]) -> str:
 
 
 def _add_mark(
-    figure: go.Figure, m: Measurement, ends: Range, number: str, panel: int, said: str, floor: float | None = None
+    figure: go.Figure, m: Measurement, ends: Range, number: str, panel: int, said: str, scale: LogScale | None = None
 ) -> None:
-    """Add a bar, or a point on a logarithmic axis that begins at a floor, and its number above."""
-    # A KL of 0 has no place on such an axis: it stands at the bottom, with its number beside it.
-    low, middle, high = ends if floor is None else (max(one, floor) for one in ends)
+    """Add a bar, or a point on a logarithmic axis, and its number above."""
+    low, middle, high = shown_range(ends, scale)
     common: dict[str, Any] = {
         "x": [m.variant],
         "y": [middle],
@@ -116,7 +119,7 @@ def _add_mark(
         "hoverinfo": "text",
         "meta": INKED if m.variant == "dense" else None,
     }
-    if floor is None:
+    if scale is None:
         figure.add_bar(**common, width=0.62, marker={"color": VARIANT_COLOURS[m.variant]}, row=1, col=panel)
     else:
         figure.add_scatter(**common, mode="markers", marker=variant_marker(m.variant, 13), row=1, col=panel)
@@ -126,7 +129,7 @@ def _add_mark(
         x=[m.variant],
         y=[high],
         mode="markers+text",
-        marker={"size": 0 if floor is None else 16, "opacity": 0},
+        marker={"size": 0 if scale is None else 16, "opacity": 0},
         text=[number],
         textposition="top center",
         name=f"{m.variant} number",

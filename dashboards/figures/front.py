@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,8 @@ from dashboards.analysis.trials import Found, Places
 from dashboards.figures.appearance import (
     INKED,
     VARIANT_COLOURS,
+    LogScale,
     empty_figure,
-    log_axis,
-    log_floor,
     percentages,
     plain_text,
     proposer_colour,
@@ -53,7 +53,7 @@ def front_figure(
     """Draws trials against two quantities: dominated ones are faint, a staircase joins the front.
 
     Of points that would cover each other one is drawn. Points carry their trial's number as custom data. KL is on a
-    logarithmic axis where it spans decades; what is too small for it stands at the bottom.
+    logarithmic axis where it spans decades; what is too small for it stands below its beginning, as triangles.
 
     Args:
         found: Trials of the study.
@@ -77,18 +77,24 @@ def front_figure(
         if n_aside and not len(found):
             return empty_figure(title, f"No trial has finished yet, but for {n_aside} that other programs added.")
         return empty_figure(title, "No trial has finished yet." if not len(found) else "No trial knows both of these.")
-    front, floor = found.front(x, y), _floor(found, x, y)
+    front = found.front(x, y)
+    # On test items a KL may be higher than any that the search saw.
+    tested = [m.kl for m in measurements if m.variant in NAMED_VARIANTS]
+    scale = _scale(found, x, y, np.concatenate([comparable, hollow]), tested)
+    floor = None if scale is None else scale.floor
     drawn, hollow = (found.representatives(x, y, places, x_range, y_range, floor) for places in (comparable, hollow))
     dominated = np.setdiff1d(drawn, front)
-    figure = go.Figure(_ring(found, x, y, selected, floor, named=standalone))
+    lower = _lower(found, y, np.concatenate([dominated, hollow]), scale)
+    figure = go.Figure(_ring(found, x, y, selected, scale, named=standalone))
     n_points = len(dominated) + len(hollow)
     for number, proposer in enumerate(found.columns.proposers):
         own = np.concatenate([places[found.columns.proposer[places] == number] for places in (dominated, hollow)])
+        own = np.setdiff1d(own, lower)
         if not len(own):
             continue
         figure.add_trace(
             (go.Scattergl if webgl and n_points > _MANY else go.Scatter)(
-                **points(found, own, across, upwards, floor),
+                **points(found, own, across, upwards, scale),
                 **_labels(found, own, across, upwards, plain_text(proposer), standalone),
                 mode="markers",
                 name=f"by {plain_text(proposer)}",
@@ -102,9 +108,22 @@ def front_figure(
                 },
             )
         )
+    if len(lower):
+        figure.add_scatter(
+            **points(found, lower, across, upwards, scale),
+            **_labels(found, lower, across, upwards, "dominated", standalone, proposed=True, scale=scale),
+            mode="markers",
+            name="of lower KL",
+            marker={
+                "color": [proposer_colour(found.columns.proposers[one]) for one in found.columns.proposer[lower]],
+                "size": 7,
+                "opacity": 0.6,
+                "symbol": ["triangle-down-open" if one else "triangle-down" for one in np.isin(lower, hollow)],
+            },
+        )
     figure.add_scatter(
-        **points(found, front, across, upwards, floor),
-        **_labels(found, front, across, upwards, "on the front", standalone, proposed=True),
+        **points(found, front, across, upwards, scale),
+        **_labels(found, front, across, upwards, "on the front", standalone, proposed=True, scale=scale),
         mode="lines+markers",
         name="front",
         line={"color": _FRONT_COLOUR, "width": 1.5, "shape": stairs(across)},
@@ -112,28 +131,27 @@ def front_figure(
             "color": [proposer_colour(found.columns.proposers[one]) for one in found.columns.proposer[front]],
             "size": 8,
             "line": {"color": _FRONT_COLOUR, "width": 2},
+            "symbol": lower_symbols(found, front, upwards, scale),
         },
     )
-    _add_measured(figure, found, measurements, across, upwards, floor)
+    _add_measured(figure, found, measurements, across, upwards, scale)
     set_titles(figure, across, upwards)
-    if floor is not None:
-        # On test items a KL may be higher than any that the search saw.
-        named = (m.kl for m in measurements if m.variant in NAMED_VARIANTS)
-        heights = found.values(y)[np.concatenate([comparable, hollow])]
-        figure.update_yaxes(**log_axis(floor, max(float(heights.max()), *named, floor)))
+    if scale is not None:
+        figure.update_yaxes(**scale.axis())
+        scale.mark(figure)
     # A page that draws itself anew while somebody looks at a part of it goes on showing that part.
     if x_range is not None:
         figure.update_xaxes(range=across.shown(np.array(x_range)).tolist(), autorange=False)
     if y_range is not None:
         ends = upwards.shown(np.array(y_range))
-        ends = ends if floor is None else np.log10(np.maximum(ends, 1e-12))
+        ends = ends if scale is None else np.log10(np.maximum(ends, 1e-12))
         figure.update_yaxes(range=ends.tolist(), autorange=False)
-    n_low = 0 if floor is None else int((found.values(y)[np.union1d(drawn, front)] < floor).sum())
+    n_lower = len(_lower(found, y, np.union1d(np.union1d(drawn, front), hollow), scale))
     subtitle = "<br>".join(
         [
             _counts(found, len(comparable), len(front)),
             better(across, upwards),
-            *_drawn(found, len(comparable), len(np.union1d(drawn, front)), len(hollow), n_low),
+            *_drawn(found, len(comparable), len(np.union1d(drawn, front)), len(hollow), n_lower),
         ]
     )
     return styled(figure, title, subtitle, height=FRONT_PX).update_layout(margin_b=110, uirevision=f"{x} {y}")
@@ -141,7 +159,7 @@ def front_figure(
 
 def ring_position(found: Found, x: str, y: str, selected: int | None) -> tuple[list[float], list[float]]:
     """The place of the ring around a selected trial; none without one, or where it does not know both quantities."""
-    ring = _ring(found, x, y, selected, _floor(found, x, y))
+    ring = _ring(found, x, y, selected, _scale(found, x, y, found.drawable(x, y)))
     return list(ring.x), list(ring.y)
 
 
@@ -161,23 +179,49 @@ def stairs(across: Axis) -> str:
     return "vh" if across.higher_is_better else "hv"
 
 
-def points(found: Found, places: Places, across: Axis, upwards: Axis, floor: float | None) -> dict[str, Floats]:
-    """Coordinates of trials; those below the floor of a logarithmic axis stand on it."""
+def points(found: Found, places: Places, across: Axis, upwards: Axis, scale: LogScale | None) -> dict[str, Floats]:
+    """Coordinates of trials; what a logarithmic scale cannot show stands on its rail."""
     heights = upwards.shown(found.values(upwards.name)[places])
-    if floor is not None:
-        heights = np.maximum(heights, floor)
-    return {"x": across.shown(found.values(across.name)[places]), "y": heights}
+    return {
+        "x": across.shown(found.values(across.name)[places]),
+        "y": heights if scale is None else scale.drawn(heights),
+    }
 
 
-def template(across: Axis, upwards: Axis, what: str, uncertainty: float | None = None) -> str:
-    """The hover label of a trial, whose number is its custom data; `uncertainty` is that of `Found`."""
+def lower_symbols(
+    found: Found, places: Places, upwards: Axis, scale: LogScale | None, symbol: str = "circle"
+) -> str | list[str]:
+    """The symbol of each trial, which is another one where a logarithmic scale cannot show it."""
+    lower = _lower(found, upwards.name, places, scale)
+    return ["triangle-down" if one else symbol for one in np.isin(places, lower)] if len(lower) else symbol
+
+
+def templates(
+    found: Found, places: Places, across: Axis, upwards: Axis, what: str, scale: LogScale | None, more: str = ""
+) -> str | list[str]:
+    """The hover label of trials, whose number is their custom data: one for all, unless the scale cannot show some."""
+    said = _template(across, upwards, what, found.uncertainty, more)
+    lower = set(_lower(found, upwards.name, places, scale).tolist())
+    if not lower:
+        return said
+    values = found.values(upwards.name)
+    return [
+        _template(across, upwards, what, found.uncertainty, more, float(values[place])) if place in lower else said
+        for place in places.tolist()
+    ]
+
+
+def _template(
+    across: Axis, upwards: Axis, what: str, uncertainty: float | None, more: str, lower: float | None = None
+) -> str:
+    """The hover label of a trial; `lower` is its true value upwards where it is drawn at another height."""
 
     def value(axis: Axis, letter: str) -> str:
         shown = f"{axis.title} %{{{letter}:{'.1%' if axis.is_share else '.4g'}}} {axis.unit}".rstrip()
         return shown + _within(axis, uncertainty)
 
-    values = f"{value(upwards, 'y')}<br>{value(across, 'x')}"
-    return f"<b>trial %{{customdata}}</b>, {what}<br>{values}<extra></extra>"
+    height = value(upwards, "y") if lower is None else f"{upwards.title} {upwards.text(lower)}, below the scale"
+    return f"<b>trial %{{customdata}}</b>, {what}<br>{height}<br>{value(across, 'x')}{more}<extra></extra>"
 
 
 def _within(axis: Axis, uncertainty: float | None) -> str:
@@ -201,14 +245,14 @@ def _counts(found: Found, n_comparable: int, n_front: int) -> str:
     return said + "".join(f", {_spaced(n)} {what}" for what, n in others.items() if n)
 
 
-def _drawn(found: Found, n_comparable: int, n_drawn: int, n_hollow: int, n_low: int) -> list[str]:
+def _drawn(found: Found, n_comparable: int, n_drawn: int, n_hollow: int, n_lower: int) -> list[str]:
     """Notes on what is drawn and how."""
     n_aside = len(found.columns.left_aside)
     said = {
         f"hollow: {_spaced(n_hollow)} on a part of the search set, or against the constraints": n_hollow,
         f"left aside: {_spaced(n_aside)} that other programs added": len(found.columns.left_aside),
         f"drawn: {_spaced(n_drawn)}, one where several would cover each other": n_drawn < n_comparable,
-        f"at the bottom, off the log scale: {_spaced(n_low)} of lower KL": n_low,
+        f"below the dotted line, not to scale: {_spaced(n_lower)} of lower KL": n_lower,
     }
     return [words for words, holds in said.items() if holds]
 
@@ -217,21 +261,44 @@ def _spaced(number: int) -> str:
     return f"{number:,}".replace(",", "\u202f")
 
 
-def _floor(found: Found, x: str, y: str) -> float | None:
-    """The KL at which a logarithmic axis begins; None for a linear one."""
+def _scale(found: Found, x: str, y: str, places: Places | None = None, tested: Sequence[float] = ()) -> LogScale | None:
+    """The logarithmic axis of KL; None for a linear one.
+
+    Args:
+        found: Trials of the study.
+        x: Quantity across.
+        y: Quantity upwards.
+        places: Places of all trials that are drawn; None for the comparable ones, which decide where the scale begins.
+        tested: KL on test items, drawn over them.
+    """
     if y != "kl":
         return None
-    values = found.values(y)[found.drawable(x, y)]
-    values = values[values > 0]
-    if not len(values):
+    values = found.values(y)
+    scale = LogScale.of(values[found.drawable(x, y)])
+    if scale is None:
         return None
-    # The least that counts and the most are all that it needs: no loop over a hundred thousand.
-    counted = values[values >= 1e-4 * values.max()]
-    return log_floor([float(counted.min()), float(counted.max())])
+    others = np.append(np.empty(0) if places is None else values[places], tested)
+    return replace(
+        scale,
+        top=max(scale.top, float(others.max(initial=0.0))),
+        has_lower=scale.has_lower or bool(scale.lower(others).any()),
+    )
+
+
+def _lower(found: Found, y: str, places: Places, scale: LogScale | None) -> Places:
+    """Places of the trials that a logarithmic scale cannot show."""
+    return places[:0] if scale is None else places[scale.lower(found.values(y)[places])]
 
 
 def _labels(
-    found: Found, places: Places, across: Axis, upwards: Axis, what: str, full: bool, proposed: bool = False
+    found: Found,
+    places: Places,
+    across: Axis,
+    upwards: Axis,
+    what: str,
+    full: bool,
+    proposed: bool = False,
+    scale: LogScale | None = None,
 ) -> dict[str, Any]:
     columns = found.columns
     if full:
@@ -242,11 +309,11 @@ def _labels(
         texts = [made_from(columns.parents_of(int(place))) for place in places]
     else:
         texts = None
-    said = template(across, upwards, what, found.uncertainty)
+    more = "" if texts is None else "%{text}"
     return {
         "customdata": columns.number[places].tolist(),
         "text": texts,
-        "hovertemplate": said if texts is None else said.replace("<extra>", "%{text}<extra>"),
+        "hovertemplate": templates(found, places, across, upwards, what, scale, more),
     }
 
 
@@ -273,10 +340,12 @@ def _details(found: Found, place: int, others: Mapping[Axis, Floats], proposed: 
     return f"{made_from(columns.parents_of(place))}<br>{'<br>'.join(lines)}"
 
 
-def _ring(found: Found, x: str, y: str, selected: int | None, floor: float | None, named: bool = False) -> go.Scatter:
+def _ring(
+    found: Found, x: str, y: str, selected: int | None, scale: LogScale | None, named: bool = False
+) -> go.Scatter:
     place = None if selected is None else found.columns.place(selected)
     places = np.array([] if place is None else [place], dtype=np.intp)
-    at = points(found, places, Axis(x), Axis(y), floor)
+    at = points(found, places, Axis(x), Axis(y), scale)
     if not np.isfinite([*at["x"], *at["y"]]).all():
         at = {"x": np.empty(0), "y": np.empty(0)}
     name = f"selected: trial {selected}" if named else "selected"
@@ -290,7 +359,7 @@ def _add_measured(
     measurements: Sequence[Measurement],
     across: Axis,
     upwards: Axis,
-    floor: float | None,
+    scale: LogScale | None,
 ) -> None:
     """Lay the comparison methods over the trials: they are measured, on test items and on the clock."""
     for variant in NAMED_VARIANTS:
@@ -302,7 +371,7 @@ def _add_measured(
             proposer = None if m.trial is None else found.proposer(m.trial)
             figure.add_scatter(
                 x=[objective(across.name).shown(x)],
-                y=[shown if floor is None else max(shown, floor)],
+                y=[shown] if scale is None else scale.drawn([shown]),
                 mode="markers",
                 name=f"{variant}, measured",
                 marker=variant_marker(variant, 13, line={"color": "#ffffff", "width": 1.5}),

@@ -9,8 +9,8 @@ import plotly.graph_objects as go
 
 from dashboards.analysis.axes import Axis
 from dashboards.analysis.trials import Found
-from dashboards.figures.appearance import empty_figure, log_axis, log_floor, plain_text, styled
-from dashboards.figures.front import FRONT_PX, better, points, set_titles, stairs, template, title_of
+from dashboards.figures.appearance import LogScale, empty_figure, plain_text, styled
+from dashboards.figures.front import FRONT_PX, better, lower_symbols, points, set_titles, stairs, templates, title_of
 
 # Okabe and Ito's palette, with another mark for each study.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
@@ -31,24 +31,26 @@ def fronts_figure(studies: Mapping[str, Found], x: str, y: str) -> go.Figure:
     if not known:
         return empty_figure(title, "Choose studies whose trials know both of these.")
     heights = np.concatenate([found.values(y)[found.front(x, y)] for found in known.values()])
-    floor = log_floor(heights.tolist()) if y == "kl" else None
+    scale = LogScale.of(heights) if y == "kl" else None
     figure = go.Figure()
     for place, (name, found) in enumerate(known.items()):
         front = found.front(x, y)
-        colour = _COLOURS[place % len(_COLOURS)]
+        colour, symbol = _COLOURS[place % len(_COLOURS)], _SYMBOLS[place % len(_SYMBOLS)]
         figure.add_scatter(
-            **points(found, front, across, upwards, floor),
+            **points(found, front, across, upwards, scale),
             mode="lines+markers",
             name=plain_text(name),
             line={"color": colour, "width": 1.5, "shape": stairs(across)},
-            marker={"color": colour, "size": 8, "symbol": _SYMBOLS[place % len(_SYMBOLS)]},
+            marker={"color": colour, "size": 8, "symbol": lower_symbols(found, front, upwards, scale, symbol)},
             customdata=found.columns.number[front].tolist(),
-            hovertemplate=template(across, upwards, plain_text(name), found.uncertainty),
+            hovertemplate=templates(found, front, across, upwards, plain_text(name), scale),
         )
     set_titles(figure, across, upwards)
-    if floor is not None:
-        figure.update_yaxes(**log_axis(floor, float(heights.max())))
+    if scale is not None:
+        figure.update_yaxes(**scale.axis())
+        scale.mark(figure)
     missing = len(studies) - len(known)
     subtitle = f"Each front is of what its study searched on<br>{better(across, upwards)}"
+    subtitle += f"<br>{scale.note}" if scale is not None and scale.note else ""
     subtitle += f"<br>left out, since no trial knows both: {missing}" if missing else ""
     return styled(figure, title, subtitle, height=FRONT_PX).update_layout(margin_b=110, uirevision=f"{x} {y}")

@@ -7,7 +7,7 @@ from typing import Any
 
 from dashboards.analysis.intervals import accuracy_interval, kl_interval, latency_quartiles
 from dashboards.analysis.records import VARIANT_TITLES, measured_cost
-from dashboards.figures.appearance import log_floor, percentages, plain_text
+from dashboards.figures.appearance import LogScale, percentages, plain_text
 from studies import Measurement
 from studies.analysis.prefill_speed import prefill_speedup
 from studies.records.halves import per_block
@@ -34,18 +34,20 @@ def kl_range(m: Measurement) -> Range:
     return low, m.kl, high
 
 
-def kl_ends(measurements: Sequence[Measurement]) -> tuple[float | None, float]:
-    """The KL at which a logarithmic axis begins, None where a linear one serves better, and the highest whisker.
+def kl_scale(measurements: Sequence[Measurement]) -> LogScale | None:
+    """The logarithmic axis of KL, which ends with its whiskers; None where a linear one serves better."""
+    ranges = [kl_range(m) for m in measurements]
+    return LogScale.of([kl for _, kl, _ in ranges], [end for low, _, high in ranges for end in (low, high)])
 
-    What an axis shows ends with its whiskers and not with its points.
-    """
-    highest = max(kl_range(m)[2] for m in measurements)
-    floor = log_floor(m.kl for m in measurements)
-    if floor is None:
-        return None, highest
-    most = max(m.kl for m in measurements)
-    lows = [low for low, _, _ in map(kl_range, measurements) if low >= 1e-4 * most]
-    return min([floor, *(low / 1.2 for low in lows)]), highest
+
+def shown_range(ends: Range, scale: LogScale | None) -> Range:
+    """A range as it is drawn: what a logarithmic scale cannot show has no whiskers, and those of others end with it."""
+    if scale is None:
+        return ends
+    low, middle, high = ends
+    if middle < scale.floor:
+        return scale.rail, scale.rail, scale.rail
+    return max(low, scale.floor), middle, high
 
 
 def latency_range(m: Measurement) -> Range:

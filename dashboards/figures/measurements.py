@@ -14,7 +14,6 @@ from dashboards.figures.appearance import (
     INKED,
     VARIANT_COLOURS,
     empty_figure,
-    log_axis,
     plain_text,
     ring,
     styled,
@@ -27,9 +26,10 @@ from dashboards.figures.marks import (
     conditions,
     error_bars,
     hover,
-    kl_ends,
     kl_range,
+    kl_scale,
     latency_range,
+    shown_range,
 )
 from studies import Measurement
 from studies.pareto import dominations
@@ -72,15 +72,13 @@ def measurements_figure(
     if not measurements:
         return empty_figure(f"Accuracy against {title}", "Nothing has been measured yet.")
     by_accuracy = all_have_accuracy(measurements)
-    floor, top = (None, 0.0) if by_accuracy else kl_ends(measurements)
+    scale = None if by_accuracy else kl_scale(measurements)
 
     def cost_of(m: Measurement) -> float:
         return objective(cost).shown(measured_cost(m, cost) or 0.0)
 
     def quality(m: Measurement) -> Range:
-        low, middle, high = accuracy_range(m) if by_accuracy else kl_range(m)
-        # What is too small for the axis stands at its bottom, without whiskers.
-        return (low, middle, high) if floor is None else (max(low, floor), max(middle, floor), max(high, floor))
+        return accuracy_range(m) if by_accuracy else shown_range(kl_range(m), scale)
 
     figure = go.Figure()
     best = measured_front(measurements, cost)
@@ -122,7 +120,7 @@ def measurements_figure(
         figure.add_trace(ring([x], [y], "selected", 24))
         to_the_right = x <= min(costs) + 0.6 * (max(costs) - min(costs))
         # Plotly wants the logarithm of a place on such an axis.
-        _add_label(figure, selected, x, y if floor is None else math.log10(y), to_the_right, below=by_accuracy)
+        _add_label(figure, selected, x, y if scale is None else math.log10(y), to_the_right, below=by_accuracy)
     figure.update_xaxes(title=f"{title}, {objective(cost).unit} (lower is better)")
     if by_accuracy:
         figure.update_yaxes(title="accuracy (higher is better)", tickformat=".0%")
@@ -131,15 +129,18 @@ def measurements_figure(
             figure.add_hline(chance, line=dotted, annotation_text=f"chance, {chance:.1%}", annotation_showarrow=False)
     else:
         figure.update_yaxes(title="KL to dense, nats per token<br>(lower is better)")
-        if floor is None:
+        if scale is None:
+            top = max(kl_range(m)[2] for m in measurements)
             # A little below 0, or marks there would be cut in half; "400μ" is read by few.
             figure.update_yaxes(range=[-0.06 * top, 1.06 * top] if top > 0 else [-0.06, 1.0], tickformat="~g")
         else:
-            figure.update_yaxes(**log_axis(floor, top, 0.0 if selected is None else _LABEL))
+            figure.update_yaxes(**scale.axis(0.0 if selected is None else _LABEL))
+            scale.mark(figure)
     known = by_accuracy or any(m.kl_low is not None for m in measurements)
     whiskers = (["95% interval"] if known else []) + (["quartiles"] if is_timed else [])
+    note = "" if scale is None or not scale.note else f"<br>{scale.note}"
     subtitle, upwards = conditions(measurements, whiskers, is_timed), "Accuracy" if by_accuracy else "KL"
-    return styled(figure, f"{upwards} against {title}", subtitle, height=560).update_layout(margin_b=110)
+    return styled(figure, f"{upwards} against {title}", subtitle + note, height=560).update_layout(margin_b=110)
 
 
 def measured_front(measurements: Sequence[Measurement], cost: str = DEFAULT_COST) -> list[Measurement]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
@@ -11,9 +12,8 @@ from dashboards.figures.appearance import (
     INK,
     INKED,
     VARIANT_COLOURS,
+    LogScale,
     empty_figure,
-    log_axis,
-    log_floor,
     plain_text,
     ring,
     styled,
@@ -28,7 +28,7 @@ _TITLES = {"loss": "total", "distill": "distillation", "guide": "guide", "sparsi
 def training_figure(run: RouterRun) -> go.Figure:
     """Draws the losses of one router's training, and its KL on held-out examples.
 
-    Losses are on a logarithmic axis where they span decades; a loss of 0 has no place there and leaves a gap.
+    Losses are on a logarithmic axis where they span decades; what has no place there leaves a gap.
     """
     steps, held_out = run.curves.get("step", []), run.curves.get("held_out_kl", [])
     if not steps and not held_out:
@@ -40,11 +40,11 @@ def training_figure(run: RouterRun) -> go.Figure:
         horizontal_spacing=0.12,
     )
     curves = {name: run.curves[name] for name in _LOSSES if run.curves.get(name)}
-    floor = log_floor(value for curve in curves.values() for value in curve)
+    scale = LogScale.of([value for curve in curves.values() for value in curve])
     for name, curve in curves.items():
         figure.add_scatter(
             x=steps,
-            y=[_drawable(value, floor) for value in curve],
+            y=[_drawable(value, scale) for value in curve],
             mode="lines",
             name=_TITLES[name],
             line={"color": _LOSSES[name], "width": 2 if name == "loss" else 1.5},
@@ -67,9 +67,8 @@ def training_figure(run: RouterRun) -> go.Figure:
     _mark_best(figure, run)
     figure.update_xaxes(title="step")
     figure.update_yaxes(title="loss", row=1, col=1)
-    if floor is not None:
-        top = max(value for curve in curves.values() for value in curve if math.isfinite(value))
-        figure.update_yaxes(**log_axis(floor, top), row=1, col=1)
+    if scale is not None:
+        figure.update_yaxes(**replace(scale, has_lower=False).axis(), row=1, col=1)
     figure.update_yaxes(title="KL, nats per token", rangemode="tozero", row=1, col=2)
     figure.update_annotations(font_size=13)
     sparsity = overall(run.schedule)
@@ -77,14 +76,16 @@ def training_figure(run: RouterRun) -> go.Figure:
     where = f"Trial {run.trial}, overall sparsity {sparsity:.1%}"
     where += f", and {schedules - 1} more on the front" if schedules > 1 else ""
     subtitle = f"{where}<br>{len(steps)} steps in {run.seconds:.0f} s"
+    if scale is not None and any(value < scale.floor for curve in curves.values() for value in curve):
+        subtitle += f"<br>gaps in curves: losses below {scale.floor:g}, which the axis cannot show"
     title = "Distillation of the router"
     title += f", stage {plain_text(str(run.config['stage']))}" if "stage" in run.config else ""
     return styled(figure, title, subtitle, height=440, panels=True)
 
 
-def _drawable(value: float, floor: float | None) -> float | None:
+def _drawable(value: float, scale: LogScale | None) -> float | None:
     """The value, or None, which leaves a gap, where the axis has no place for it."""
-    if not math.isfinite(value) or (floor is not None and value <= 0):
+    if not math.isfinite(value) or (scale is not None and value < scale.floor):
         return None
     return value
 

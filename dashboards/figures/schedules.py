@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
-from dashboards.analysis.axes import Axis
+from dashboards.analysis.axes import Axis, Floats
 from dashboards.analysis.trials import Found, Places
-from dashboards.figures.appearance import INK, VARIANT_COLOURS, block_axis, empty_figure, styled
+from dashboards.figures.appearance import INK, VARIANT_COLOURS, LogScale, block_axis, empty_figure, styled
 from studies.records.halves import halves, n_blocks
 
 # Beyond this many, rows are too thin to read.
@@ -127,21 +128,14 @@ def parallel_figure(found: Found, cost: str) -> go.Figure:
     stride = max(1, -(-len(others) // max(1, _MOST_LINES - len(front))))
     shown = np.concatenate([others[::stride], front])
     on_front = np.concatenate([np.zeros(len(others[::stride])), np.ones(len(front))])
-    log_kl = np.log10(np.maximum(found.values("kl")[shown], 1e-6))
-    axis = Axis(cost)
-    ticks = [value for value in range(-6, 3) if log_kl.min() - 1 < value < log_kl.max() + 1]
+    axis, kl = Axis(cost), found.values("kl")[shown]
     dimensions: list[dict[str, Any]] = [
         {"label": str(block), "values": found.columns.schedule[shown, block].tolist(), "range": [0, 1]}
         for block in range(found.columns.n_blocks)
     ]
     dimensions += [
         {"label": axis.title, "values": axis.shown(found.values(cost)[shown]).tolist()},
-        {
-            "label": "KL",
-            "values": log_kl.tolist(),
-            "tickvals": ticks,
-            "ticktext": [f"{10.0**tick:g}" for tick in ticks],
-        },
+        {"label": "KL", **_kl_dimension(kl, LogScale.of(kl))},
     ]
     figure = go.Figure(
         go.Parcoords(
@@ -157,6 +151,19 @@ def parallel_figure(found: Found, cost: str) -> go.Figure:
     return styled(figure, title, subtitle, height=480).update_layout(
         margin={"l": 50, "r": 50, "b": 40, "t": 130}, uirevision="parallel"
     )
+
+
+def _kl_dimension(kl: Floats, scale: LogScale | None) -> dict[str, Any]:
+    """The axis of KL in parallel coordinates, which know no logarithmic ones."""
+    if scale is None:
+        return {"values": kl.tolist()}
+    steps = (1, 3) if scale.top < 1e3 * scale.floor else (1,)
+    decades = range(math.floor(math.log10(scale.floor)), math.ceil(math.log10(scale.top)) + 1)
+    ticks = [tick for power in decades for step in steps if scale.floor < (tick := step * 10.0**power) <= scale.top]
+    shown = {math.log10(tick): f"{tick:.4g}" for tick in ticks}
+    if scale.has_lower:
+        shown = {math.log10(scale.rail): "lower"} | shown
+    return {"values": np.log10(scale.drawn(kl)).tolist(), "tickvals": [*shown], "ticktext": [*shown.values()]}
 
 
 def schedule_figure(schedule: Sequence[float], number: int) -> go.Figure:

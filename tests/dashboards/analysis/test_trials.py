@@ -194,7 +194,7 @@ def test_the_figure_of_busy_workers_has_a_row_for_each(watched: Found) -> None:
 def test_points_of_the_front_say_what_they_were_made_from(watched: Found) -> None:
     [line] = [trace for trace in front_figure(watched, "latency_ms", "kl").data if trace.name == "front"]
     made = {number: watched.columns.parents_of(watched.columns.place(number)) for number in line.customdata}
-    assert len(set(map(len, made.values()))) > 1 and "%{text}" in line.hovertemplate
+    assert len(set(map(len, made.values()))) > 1 and "%{text}" in line.hovertemplate[0]
     for number, text in zip(line.customdata, line.text, strict=True):
         assert ("made from" in text) == bool(made[number]) and text.count("trial ") == len(made[number])
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dashboards.analysis.axes import Axis, Floats, offered, values_of
 from studies import StudyRecord, Trial, TrialState
 from studies.pareto import non_dominated, volume_of_points
+from studies.records.target import Target
 from studies.records.trial_columns import STATES, TrialColumns
 
 Places = NDArray[np.intp]
@@ -55,9 +56,11 @@ class Found:
         objectives: Names of their objectives.
         dense_cost: Cost of the dense model, where it is known.
         uncertainty: Half a 95 % interval around predicted latencies, as a share of them; None if unknown.
+        target: What all schedules of the study have in common; None without a target.
 
     Attributes:
         columns: The trials.
+        target: What all schedules of the study have in common; None without a target.
         uncertainty: Half a 95 % interval around predicted latencies, as a share of them; None if unknown.
     """
 
@@ -67,8 +70,9 @@ class Found:
         objectives: Sequence[str],
         dense_cost: float | None = None,
         uncertainty: float | None = None,
+        target: Target | None = None,
     ) -> None:
-        self.columns, self.uncertainty = columns, uncertainty
+        self.columns, self.uncertainty, self.target = columns, uncertainty, target
         self._dense_cost = dense_cost
         self.objectives = tuple(objectives)
         self._fronts: dict[tuple[str, str], Places] = {}
@@ -78,7 +82,8 @@ class Found:
         """The trials of a study, with the cost of its dense model as far as that is known."""
         profile = study.facts.latency_profile
         uncertainty = None if profile is None else profile.uncertainty
-        return cls(columns, study.objectives, study.facts.dense_costs.get(study.objectives[-1]), uncertainty)
+        dense_cost = study.facts.dense_costs.get(study.objectives[-1])
+        return cls(columns, study.objectives, dense_cost, uncertainty, Target.of(study.config))
 
     def __len__(self) -> int:
         return len(self.columns)

@@ -12,7 +12,7 @@ import pytest
 
 import studies.pareto
 from dashboards.analysis.axes import Axis
-from dashboards.analysis.sensitivities import ablations, importance
+from dashboards.analysis.sensitivities import ablations
 from dashboards.analysis.trials import Found
 from dashboards.analysis.workers import busy, timeline
 from dashboards.figures import (
@@ -197,18 +197,6 @@ def test_points_of_the_front_say_what_they_were_made_from(watched: Found) -> Non
     assert len(set(map(len, made.values()))) > 1 and "%{text}" in line.hovertemplate[0]
     for number, text in zip(line.customdata, line.text, strict=True):
         assert ("made from" in text) == bool(made[number]) and text.count("trial ") == len(made[number])
-
-
-def test_importance_finds_the_block_that_was_made_to_matter(found: Found) -> None:
-    from dataclasses import replace as changed
-
-    schedule = found.columns.schedule
-    kl = np.exp(3.0 * schedule[:, 4] + 0.2 * schedule[:, 1]) - 0.02
-    columns = changed(found.columns, values=np.column_stack([kl, found.columns.values[:, 1]]))
-    fit = importance(Found(columns, OBJECTIVES))
-    assert fit is not None
-    assert fit.effect.argmax() == 4 and fit.effect[4] == pytest.approx(3.0, abs=1e-3)
-    assert fit.r2 == pytest.approx(1.0)
 
 
 def test_what_blocks_harm_by_themselves_is_shown_where_it_was_evaluated(found: Found) -> None:

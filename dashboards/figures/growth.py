@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 from dashboards.analysis.growth import recent_growth
 from dashboards.analysis.trials import Found
 from dashboards.figures.appearance import INK, VARIANT_COLOURS, empty_figure, styled
-from studies.records.objectives import KL, objective
+from studies.records.objectives import reference_text, shown_volume, volume_unit
 
 
 def growth_figure(found: Found, by_seconds: bool = False) -> go.Figure:
@@ -22,17 +22,17 @@ def growth_figure(found: Found, by_seconds: bool = False) -> go.Figure:
     title = f"Hypervolume over {'seconds' if by_seconds else 'trials'}"
     if growth is None:
         return empty_figure(title, "No trial has finished on the whole search set.")
-    cost = objective(found.objectives[1])
+    unit = volume_unit(found.objectives)
     at = growth.seconds if by_seconds else growth.counted
     last = float(growth.ended_s[-1]) if by_seconds else growth.n_comparable
-    volume = [0.0, *(growth.volume / cost.per_unit).tolist()]
+    volume = [0.0, *(shown_volume(one, found.objectives) for one in growth.volume.tolist())]
     figure = go.Figure(
         go.Scatter(
             x=[0, *at.tolist(), last],
             y=[*volume, volume[-1]],
             mode="lines",
             line={"color": VARIANT_COLOURS["static"], "shape": "hv", "width": 2},
-            hovertemplate=f"after %{{x:.4~g}} {'s' if by_seconds else 'trials'}: %{{y:.4g}}<extra></extra>",
+            hovertemplate=f"after %{{x:.4~g}} {'s' if by_seconds else 'trials'}: %{{y:.4g}} {unit}<extra></extra>",
         )
     )
     for number in np.unique(growth.round[growth.round > 0]).tolist():
@@ -53,12 +53,12 @@ def growth_figure(found: Found, by_seconds: bool = False) -> go.Figure:
         )
     figure.update_xaxes(title="seconds since the first trial began" if by_seconds else "comparable trials")
     figure.update_yaxes(title=volume_axis(found.objectives), rangemode="tozero")
-    kl, corner, *_ = growth.reference
-    subtitle = f"Above a corner at KL {kl:.3g}, {cost.text(corner)}<br>{recent_growth(growth)}"
+    reference = reference_text(growth.reference, found.objectives[:2])
+    subtitle = f"Up to the reference point {reference}<br>{recent_growth(growth)}"
     return styled(figure, title, subtitle, height=380).update_layout(showlegend=False)
 
 
 def volume_axis(objectives: tuple[str, ...]) -> str:
     """The title of an axis of hypervolume, see `studies.pareto.front_volume`."""
-    unit = objective(objectives[-1]).unit
-    return f"hypervolume, log nats × {unit}" if objectives[0] == KL else "hypervolume"
+    unit = volume_unit(objectives)
+    return f"hypervolume, {unit}" if unit else "hypervolume"

@@ -11,7 +11,7 @@ from dashboards.analysis.trials import Found
 from dashboards.figures.appearance import empty_figure, plain_text, proposer_colour, styled
 from dashboards.figures.growth import volume_axis
 from studies import TrialState
-from studies.records.objectives import objective
+from studies.records.objectives import reference_text, shown_volume, volume_unit
 from studies.records.trial import ABLATION, INITIAL_DESIGN
 from studies.records.trial_columns import STATES
 
@@ -27,7 +27,7 @@ def proposers_figure(found: Found) -> go.Figure:
     Args:
         found: Trials of the study.
     """
-    title, columns = "Who proposed", found.columns
+    title, columns, unit = "Who proposed", found.columns, volume_unit(found.objectives)
     if not len(found):
         return empty_figure(title, "No trial has ended yet.")
     n_windows = min(_MOST_WINDOWS, -(-len(found) // _FEWEST_TRIALS))
@@ -60,7 +60,7 @@ def proposers_figure(found: Found) -> go.Figure:
             y=[shown],
             orientation="h",
             marker={"color": colour},
-            hovertemplate=f"{shown}: %{{x:.4g}} in {totals[number]} trials<extra></extra>",
+            hovertemplate=f"{shown}: %{{x:.4g}} {unit} in {totals[number]} trials<extra></extra>",
             showlegend=False,
             row=1,
             col=2,
@@ -75,6 +75,8 @@ def proposers_figure(found: Found) -> go.Figure:
     subtitle = (
         f"{len(found)} trials, {n_whole} of them evaluated to the end<br>the initial design has no bar on the right"
     )
+    if found.growth is not None:
+        subtitle += f"<br>hypervolume up to {reference_text(found.growth.reference, found.objectives[:2])}"
     return styled(figure, title, subtitle, height=400, panels=True)
 
 
@@ -82,6 +84,6 @@ def _gains(found: Found) -> Floats:
     """[proposers] Hypervolume that the trials of each proposer added, in the unit that people read."""
     gains, growth = np.zeros(len(found.columns.proposers)), found.growth
     if growth is not None:
-        added = np.diff(growth.volume, prepend=0.0) / objective(found.objectives[1]).per_unit
+        added = [shown_volume(one, found.objectives) for one in np.diff(growth.volume, prepend=0.0).tolist()]
         np.add.at(gains, growth.proposer, added)
     return gains

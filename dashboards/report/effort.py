@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import UNKNOWN, Cell, Column, Row, Table, counted, duration, kl_text, row
-from studies.records.objectives import Objective
+from studies.records.objectives import reference_text, shown_volume, volume_unit
 from studies.records.study_facts import TunedTrial
 
 _GIB = 2.0**30
@@ -84,8 +84,8 @@ def rounds_table(data: ReportData) -> Table:
                     verdict,
                     Cell(router),
                     Cell(str(one.trials)),
-                    _volume(one.hypervolume_before, data.cost),
-                    _volume(one.hypervolume_after, data.cost),
+                    _volume(one.hypervolume_before, data.study.objectives),
+                    _volume(one.hypervolume_after, data.study.objectives),
                     UNKNOWN if one.growth is None else Cell(f"{one.growth:+.1%}"),
                 )
             )
@@ -95,6 +95,10 @@ def rounds_table(data: ReportData) -> Table:
         "better than the static one on validation items, or when the hypervolume, of KL below 1 nat and cost below the "
         "dense model's, grows by no more than 1%."
     )
+    if data.found.growth is not None:
+        unit, reference = volume_unit(data.study.objectives), data.found.growth.reference
+        reading += f" It is in {unit}, " if unit else " It reaches "
+        reading += f"up to the reference point {reference_text(reference, data.study.objectives)}."
     ended = data.study.facts.rounds_ended
     reading += f" {ended}" if ended else ""
     columns = ("round", "router against static", "searched with", "trials", "hypervolume before", "after", "growth")
@@ -162,8 +166,8 @@ def _agrees(config: Mapping[str, Any], best: Mapping[str, Any]) -> bool:
     return all(config.get(name) == value for name, value in best.items())
 
 
-def _volume(value: float | None, cost: Objective) -> Cell:
-    return UNKNOWN if value is None else Cell(f"{cost.shown(value):.4g}")
+def _volume(value: float | None, objectives: Sequence[str]) -> Cell:
+    return UNKNOWN if value is None else Cell(f"{shown_volume(value, objectives):.4g}")
 
 
 def _value(value: Any) -> str:

@@ -55,7 +55,7 @@ from search.pipeline.resume_settings import SOLVE_SETTINGS
 from search.reports import write_reports
 from search.startup import INTERRUPTED, ends_at_once
 from studies import StudiesError, StudyStore
-from studies.records.objectives import KL
+from studies.records.objectives import KL, reference_text, shown_volume, volume_unit
 from studies.records.records import LeftAside
 
 app = typer.Typer(
@@ -210,9 +210,11 @@ def show(name: StudyName, storage: Storage = DEFAULT_STORAGE, as_json: AsJson = 
         console.print(f"{stage['name']}: {stage['state']}{took}{about}")
     volume = description["hypervolume"]
     if volume is not None:
-        corner = ", ".join(f"{value:.4g}" for value in volume["reference"])
-        scale = ", with KL as log(KL + 0.02)" if description["objectives"][0] == KL else ""
-        console.print(f"hypervolume {volume['value']:.5g} up to ({corner}){scale}")
+        objectives = description["objectives"]
+        corner = reference_text(volume["reference"], objectives)
+        scale = ", with KL as log(KL + 0.02)" if objectives[0] == KL else ""
+        value = f"{shown_volume(volume['value'], objectives):.5g} {volume_unit(objectives)}".rstrip()
+        console.print(f"hypervolume {value}, up to {corner}{scale}")
     blocks = description["blocks"]
     if blocks["reused"]:
         known = blocks["reused"] / (blocks["run"] + blocks["reused"])

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from ftp_core.schedule import SparsitySchedule
 from studies.records.generation_speed import GenerationSpeed
-from studies.records.objectives import objective
+from studies.records.objectives import objective, shown_volume
 from studies.records.records import StudySummary
 from studies.sql.times import local_text
 from studies.store.optuna_studies import OptunaStudy
@@ -127,6 +127,11 @@ def print_proposers(console: Console, description: Mapping[str, Any]) -> None:
 
 def print_rounds(console: Console, description: Mapping[str, Any]) -> None:
     """Prints what each refinement added to the front."""
+    objectives = description["objectives"]
+
+    def volume(value: float | None) -> str:
+        return _number(None if value is None else shown_volume(value, objectives), ".4g")
+
     table = narrow_table("Refinements", "round", "searched\nwith", "trials", "hypervolume\nbefore", "\nafter", "growth")
     for one in description["rounds"]:
         growth = one.get("growth")
@@ -134,8 +139,8 @@ def print_rounds(console: Console, description: Mapping[str, Any]) -> None:
             str(one["round"]),
             f"router {one['router']}" if one.get("router") is not None else "static" if one.get("trials") else "-",
             str(one.get("trials", 0)),
-            _number(one.get("hypervolume_before"), ".4g"),
-            _number(one.get("hypervolume_after"), ".4g"),
+            volume(one.get("hypervolume_before")),
+            volume(one.get("hypervolume_after")),
             "-" if growth is None else f"{growth:+.1%}",
         )
     if description["rounds"]:

@@ -19,7 +19,7 @@ from search.progress.heartbeat import Heartbeat
 from search.progress.observer import Observers, RunObserver
 from search.progress.stage_list import StageList, duration
 from studies import Measurement, StudyState
-from studies.records.objectives import DEFAULT_COST, objective
+from studies.records.objectives import DEFAULT_COST, KL, objective, reference_text, shown_volume
 
 _SECONDS_BETWEEN_LINES = 10.0
 # Where nothing is said for so long, a line says that work goes on.
@@ -28,7 +28,7 @@ _SECONDS_OF_SILENCE, _SECONDS_BETWEEN_BEATS = 10.0, 2.0
 _SPEED_OVER_SECONDS = 600.0
 _REFRESHES_PER_SECOND = 4
 # These stay true while later stages run.
-_OF_THE_FRONT = ("front", "hypervolume", "knee_kl", "knee_cost")
+_OF_THE_FRONT = ("front", "hypervolume", "reference_kl", "reference_cost", "knee_kl", "knee_cost")
 
 
 class Stage:
@@ -303,7 +303,10 @@ def _pieces(figures: Mapping[str, float], cost: str) -> list[str]:
     if "front" in rest:
         pieces.append(f"front {rest.pop('front'):.0f}")
     if "hypervolume" in rest:
-        pieces.append(f"hypervolume {rest.pop('hypervolume'):.4g}")
+        objectives = (KL, cost)
+        volume = f"hypervolume {shown_volume(rest.pop('hypervolume'), objectives):.4g}"
+        reference = [rest.pop(name) for name in ("reference_kl", "reference_cost") if name in rest]
+        pieces.append(volume + (f" up to {reference_text(reference, objectives)}" if len(reference) == 2 else ""))
     if "knee_kl" in rest:
         knee = f"knee: KL {rest.pop('knee_kl'):.3g}"
         pieces.append(knee + (f" at {objective(cost).text(rest.pop('knee_cost'))}" if "knee_cost" in rest else ""))

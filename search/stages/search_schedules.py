@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -19,7 +19,7 @@ from search.problem.cost_limit import LIMIT_COSTS, CostLimit
 from search.problem.costs import Costs
 from search.problem.genes import FIRST_WITH_KEYS_KEPT
 from search.problem.initial_design import ablated
-from search.problem.objectives import Objectives, objective_names
+from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices
 from search.progress.progress_view import Stage
@@ -32,8 +32,8 @@ from search.stages.refine_rounds import fresh_rounds
 from search.stages.sql_trial_store import SqlTrialStore
 from search.stages.study_costs import note_costs, study_costs
 from search.stages.workers import search_context, share_of_ablations, start_workers
-from studies import Trial, TrialState, best_point
-from studies.pareto import ParetoArchive, front_volume
+from studies import StudyRecord, Trial, TrialState, best_point
+from studies.pareto import ParetoArchive, study_volume
 from studies.records.objectives import DEFAULT_COST, CostName, objective
 from studies.records.study_facts import StudyFacts
 from studies.records.target import Target
@@ -123,7 +123,7 @@ def search_schedules(study: OpenStudy, costs: Costs, search: Search) -> None:
             ablation_fidelity=share_of_ablations(study),
             design=plan_design(space, search.trials),
         )
-        watch = _Watch(study, stage, trials, pool, search.stage, costs)
+        watch = _Watch(study, stage, trials, pool, search.stage)
         trials.on_kept = watch.on_kept
         stopping = Stopping(search.trials - trials.evaluations, config.seconds, config.plateau)
 
@@ -246,15 +246,12 @@ def best_note(
 class _Watch:
     """Draws progress, and lets the number of workers follow what the study says."""
 
-    def __init__(
-        self, study: OpenStudy, stage: Stage, trials: SqlTrialStore, pool: RayPool, name: str, costs: Costs
-    ) -> None:
+    def __init__(self, study: OpenStudy, stage: Stage, trials: SqlTrialStore, pool: RayPool, name: str) -> None:
         self._study = study
         self._stage = stage
         self._trials = trials
         self._pool = pool
         self._name = name
-        self._objectives, self._dense_cost = objective_names(study.config.cost), costs.dense(study.config.cost)
         profile = study.facts.latency_profile if study.config.cost == "latency_ms" else None
         self._uncertainty = None if profile is None else profile.uncertainty
         self._n_workers = study.config.workers
@@ -279,16 +276,12 @@ class _Watch:
     def send_figures(self) -> None:
         """Let the view and its observers know how far the search is."""
         points, ended, seconds = self._trials.front, self._trials.n_trials, time.monotonic() - self._began
-        measured = front_volume(self._objectives, points, self._dense_cost)
         figures: dict[str, float] = {
             "trials": ended,
             "trials_per_s": (ended - self._n_before) / max(seconds, 1e-9),
             "workers": self._n_workers,
-            "front": len(points),
-            "hypervolume": 0.0 if measured is None else measured.of(points),
+            **front_figures(self._study.store.studies.get(self._study.name), points),
         }
-        if points:
-            figures |= dict(zip(("knee_kl", "knee_cost"), best_point(points).values or (), strict=False))
         self._study.view.figures(self._name, ended, figures)
 
     def _follow(self) -> None:
@@ -296,6 +289,24 @@ class _Watch:
         if wanted != self._n_workers:
             self._n_workers = wanted
             self._pool.resize(wanted)
+
+
+def front_figures(study: StudyRecord, points: Sequence[Trial]) -> dict[str, float]:
+    """Figures of a front for the view of a run and its observers: the same that pages, API and report show.
+
+    Args:
+        study: The study, with the dense model's cost as its search noted it.
+        points: Its front.
+    """
+    measured = study_volume(study, points)
+    if measured is None:
+        return {"front": 0, "hypervolume": 0.0}
+    return {
+        "front": len(points),
+        "hypervolume": measured.of(points),
+        **dict(zip(("reference_kl", "reference_cost"), measured.reference, strict=False)),
+        **dict(zip(("knee_kl", "knee_cost"), best_point(points).values or (), strict=False)),
+    }
 
 
 def _pruner(config: RunConfig) -> Pruner | None:

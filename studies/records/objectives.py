@@ -1,7 +1,9 @@
-"""Names and units of objectives."""
+"""Names and units of objectives, and of the hypervolume of fronts."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -56,3 +58,22 @@ DEFAULT_COST: CostName = "latency_ms"
 def objective(name: str) -> Objective:
     """An objective by its name; an unknown one has no unit."""
     return _KNOWN.get(name, Objective(name, name, ""))
+
+
+def volume_unit(objectives: Sequence[str]) -> str:
+    """The unit in which people read hypervolumes, see `studies.pareto`; empty for objectives without units."""
+    unit = objective(objectives[-1]).unit
+    return f"log nats × {unit}" if objectives[0] == KL and unit else ""
+
+
+def shown_volume(volume: float, objectives: Sequence[str]) -> float:
+    """A hypervolume in the unit that people read, see `volume_unit`."""
+    return volume / math.prod(objective(name).per_unit for name in objectives)
+
+
+def reference_text(reference: Sequence[float], objectives: Sequence[str]) -> str:
+    """The corner up to which a hypervolume reaches, in words: without it, the number means nothing."""
+    return ", ".join(
+        f"KL {value:.3g}" if name == KL else objective(name).text(value)
+        for name, value in zip(objectives, reference, strict=True)
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import random
@@ -22,6 +23,7 @@ from hypothesis import strategies as st
 from optuna.distributions import FloatDistribution
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
+from rich.console import Console
 
 import studies
 from dashboards import ReportData, write_report
@@ -36,8 +38,10 @@ from dashboards.figures import (
     schedules_figure,
     sensitivities_figure,
 )
+from dashboards.report.effort import rounds_table
 from ftp_core.schedule import SparsitySchedule
 from search.cli.show import describe_study
+from search.cli.tables import print_rounds
 from search.config.run_config import RunConfig
 from search.engine.engine import SearchEngine
 from search.engine.portfolio import Portfolio
@@ -47,6 +51,7 @@ from search.problem.initial_design import initial_design
 from search.problem.objectives import Objectives
 from search.problem.space import ScheduleSpace
 from search.problem.trial import GridIndices
+from search.progress.progress_view import _pieces
 from search.proposers.catalogue import make_proposers
 from search.proposers.deap_sampler import DEAPSampler
 from search.proposers.operators import Individual, Population
@@ -56,11 +61,12 @@ from search.service.rules.settings import ServiceSettings
 from search.stages.candidates import best_at
 from search.stages.knee import why_no_front
 from search.stages.refine_rounds import begun, ended
-from search.stages.search_schedules import warm_trials
+from search.stages.search_schedules import front_figures, warm_trials
 from search.stages.select import select
 from search.stages.sql_trial_store import SqlTrialStore
 from studies import StudyRecord, StudyState, Trial, TrialState, best_point, front, hypervolume
 from studies.pareto import FrontVolume, ParetoArchive, front_growth, reference_point, study_volume, usable_front
+from studies.records.objectives import COSTS, CostName, objective, reference_text, shown_volume
 from studies.records.study_facts import Round, StudyFacts
 from studies.records.target import Target
 from studies.service.service_store import ServiceStore
@@ -408,6 +414,41 @@ def test_a_search_keeps_diverged_evaluations_and_learns_nothing_from_them(
             }
         assert trial_store.front == front(kept) == slow_front(kept)
         assert math.isfinite(hypervolume(kept, reference_point([one.values for one in front(kept)])))
+
+
+@pytest.mark.parametrize("cost", COSTS)
+def test_page_answer_report_and_log_give_one_hypervolume(cost: CostName, tmp_path: Path) -> None:
+    """In each objective's unit, and up to the dense model's cost as the search noted it."""
+    scale, rng = {"latency_ms": 100.0, "flops": 2e9, "kv_bytes": 3.0 * 2**20}[cost], random.Random(0)
+    points = [(2.0 * share**2, scale * (1 - share)) for share in (rng.random() for _ in range(16))]
+    trials = trials_of([(point, (TrialState.FINISHED, 1.0, 0.0)) for point in points])
+    before = front_figures(StudyRecord("one", StudyState.RUNNING, BEGAN, {}, ("kl", cost), StudyFacts(), None), [])
+    assert before["hypervolume"] == before["front"] == 0
+    with ServiceStore(f"sqlite:///{tmp_path / 'studies.db'}") as store:
+        store.studies.create("one", {}, ("kl", cost))
+        store.studies.update_facts("one", StudyFacts(dense_costs={cost: 0.9 * scale}))
+        put(store, trials)
+        study = store.studies.get("one")
+        client = TestClient(create_app(store, ServiceSettings(out=tmp_path)), base_url="http://127.0.0.1:8000")
+        answer = client.get("/api/v1/studies/one/hypervolume").json()
+        shown, noted = describe_study(store, "one"), front_figures(study, front(trials))
+        assert [noted["reference_kl"], noted["reference_cost"]] == answer["reference"] == [1.0, 0.9 * scale]
+        assert shown["hypervolume"]["reference"] == answer["reference"]
+        value = answer["items"][-1]["value"]
+        assert value == pytest.approx(noted["hypervolume"]) == pytest.approx(shown["hypervolume"]["value"])
+
+        read = f"{shown_volume(value, study.objectives):.4g}"
+        reference = reference_text(answer["reference"], study.objectives)
+        assert objective(cost).text(0.9 * scale) in reference and reference.startswith("KL 1, ")
+        assert f"hypervolume {read} up to {reference}" in _pieces(noted, cost)
+        figure = growth_figure(Found.of_study(study, store.columns.of("one")))
+        assert f"{figure.data[0].y[-1]:.4g}" == read and reference in figure.layout.title.subtitle.text
+        facts = study.facts.updated(StudyFacts(rounds=(Round(1, 0, 0, hypervolume_before=value),)))
+        rounds = rounds_table(ReportData(replace(study, facts=facts), trials, [], []))
+        assert rounds.rows[0].cells[4].text == read and reference in rounds.reading
+        console = Console(width=200, file=io.StringIO())
+        print_rounds(console, {**shown, "rounds": [asdict(facts.rounds[0])]})
+        assert read in console.file.getvalue()
 
 
 @contextmanager

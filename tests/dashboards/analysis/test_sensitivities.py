@@ -79,7 +79,7 @@ def test_known_effects_are_found_and_lie_in_their_intervals(halves: bool, target
         noisy = fitted(study(shares, kl * np.exp(rng.normal(-0.02, 0.2, len(kl))), halves, target))
         covered.append((noisy.low <= truth) & (truth <= noisy.high))
         assert noisy.effect.argmax() == 0
-    assert np.mean(covered) >= 0.94
+    assert np.mean(covered) >= 0.92
 
 
 @pytest.mark.parametrize("halves", [False, True], ids=["blocks", "halves"])

@@ -110,7 +110,7 @@ class Study(LoadedStudy):
         Raises:
             IndexError: There is no such router.
         """
-        return figures.training_figure(self._store.routers.of(self.name)[router])
+        return figures.training_figure(self._store.routers.of(self.name)[router], self.record.facts.selection)
 
     def _found(self) -> Found:
         return Found.of_study(self.record, self._store.columns.of(self.name))

@@ -102,7 +102,8 @@ class Views:
         runs = self._watch.store.routers.of(name)
         if not runs:
             return nothing("No routers", "None has been distilled yet: that comes after the first search.")
-        figures = ((run.number, in_theme(training_figure(run), look["theme"])) for run in runs)
+        selection = self._watch.standing(name).study.facts.selection
+        figures = ((run.number, in_theme(training_figure(run, selection), look["theme"])) for run in runs)
         return [drawn(figure, f"training of router {number}", wide=True) for number, figure in figures]
 
     def prompts(self, look: Look, name: str) -> Any:
@@ -117,12 +118,14 @@ class Views:
         )
         shown: list[Any] = [shades]
         for prompt in shaded_prompts(examples):
-            wrong = "wrong" if prompt.pruned != prompt.expected else ""
+            of_dense, of_pruned = (
+                "wrong" if right is False else "" for right in (prompt.dense_right, prompt.pruned_right)
+            )
             answers = html.Dl(
                 [
                     *(html.Dt("expected"), html.Dd(prompt.expected)),
-                    *(html.Dt("dense"), html.Dd(prompt.dense)),
-                    *(html.Dt("selected"), html.Dd(prompt.pruned, className=wrong)),
+                    *(html.Dt("dense"), html.Dd(prompt.dense, className=of_dense)),
+                    *(html.Dt("selected"), html.Dd(prompt.pruned, className=of_pruned)),
                 ],
                 className="answers",
             )

@@ -20,19 +20,24 @@ from dashboards.figures.appearance import (
 )
 from studies import RouterRun
 from studies.records.halves import overall
+from studies.records.study_facts import SelectionRecord
 
 _LOSSES = {"loss": INK, "distill": "#999933", "guide": "#CC79A7", "sparsity": "#56B4E9"}
 _TITLES = {"loss": "total", "distill": "distillation", "guide": "guide", "sparsity": "sparsity"}
 
 
-def training_figure(run: RouterRun) -> go.Figure:
+def training_figure(run: RouterRun, selection: SelectionRecord | None = None) -> go.Figure:
     """Draws the losses of one router's training, and its KL on held-out examples.
 
     Losses are on a logarithmic axis where they span decades; what has no place there leaves a gap.
+
+    Args:
+        run: The training.
+        selection: The selected point, which keeps one router or none; None before the selection.
     """
     steps, held_out = run.curves.get("step", []), run.curves.get("held_out_kl", [])
     if not steps and not held_out:
-        return empty_figure("Distillation of the router", "The router has no training curves.")
+        return empty_figure(_title(run, selection), "The router has no training curves.")
     figure = make_subplots(
         rows=1,
         cols=2,
@@ -78,9 +83,14 @@ def training_figure(run: RouterRun) -> go.Figure:
     subtitle = f"{where}<br>{len(steps)} steps in {run.seconds:.0f} s"
     if scale is not None and any(value < scale.floor for curve in curves.values() for value in curve):
         subtitle += f"<br>gaps in curves: losses below {scale.floor:g}, which the axis cannot show"
-    title = "Distillation of the router"
-    title += f", stage {plain_text(str(run.config['stage']))}" if "stage" in run.config else ""
-    return styled(figure, title, subtitle, height=440, panels=True)
+    return styled(figure, _title(run, selection), subtitle, height=440, panels=True)
+
+
+def _title(run: RouterRun, selection: SelectionRecord | None) -> str:
+    """The number of a router, the stage that trained it, and whether the selected point keeps it."""
+    stage = f", {plain_text(str(run.config['stage']))}" if "stage" in run.config else ""
+    kept = "" if selection is None else ": kept" if selection.router == run.number else ": not kept"
+    return f"Training of router {run.number}{stage}{kept}"
 
 
 def _drawable(value: float, scale: LogScale | None) -> float | None:

@@ -143,7 +143,8 @@ def routers_table(data: ReportData) -> Table:
         rows.append(
             row(
                 [
-                    run.title,
+                    f"{run.number}: {run.title}",
+                    "–" if data.selection is None else "yes" if data.selection.router == run.number else "no",
                     str(run.trial),
                     str(run.config.get("schedules", 1)),
                     str(len(run.curves.get("step", []))),
@@ -151,10 +152,11 @@ def routers_table(data: ReportData) -> Table:
                     kl_text(min(held)) if held else "–",
                     duration(run.seconds),
                     run.sha256[:12],
-                ]
+                ],
+                marked=data.selection is not None and data.selection.router == run.number,
             )
         )
-    titles = ("router", "trial", "schedules", "steps", "KL at the start", "KL kept", "training time", "sha256")
+    titles = ("router", "kept", "trial", "schedules", "steps", "KL at the start", "KL kept", "training time", "sha256")
     return Table(tuple(Column(title) for title in titles), tuple(rows))
 
 

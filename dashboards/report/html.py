@@ -19,7 +19,7 @@ from dashboards.figures.appearance import PLOT_CONFIG
 from dashboards.report.effort import effort_table, rounds_table, routers_table, tuning_table
 from dashboards.report.elsewhere import elsewhere_table
 from dashboards.report.limits import disagreements, limits
-from dashboards.report.prompts import legend, shaded_prompts
+from dashboards.report.prompts import judged, legend, shaded_prompts
 from dashboards.report.results import results_table
 from dashboards.report.sections import Section, group_section, measured_sections, search_sections, training_sections
 from dashboards.report.speeds import speeds_table
@@ -76,6 +76,7 @@ def render_report(data: ReportData) -> str:
             held_out=held_out(data),
             measured=[drawn(section) for section in measured_sections(data)],
             prompts=shaded_prompts(data.examples),
+            judged=judged(data.examples),
             legend=legend(data.examples),
             groups=None if groups is None else drawn(groups),
             limits=limits(data),

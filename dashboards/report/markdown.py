@@ -13,7 +13,7 @@ from dashboards.analysis.tables import Column, Table, bracketed, kl_text, row
 from dashboards.report.effort import effort_table, rounds_table, routers_table, tuning_table
 from dashboards.report.elsewhere import elsewhere_table
 from dashboards.report.limits import disagreements, limits
-from dashboards.report.prompts import as_text, said
+from dashboards.report.prompts import as_text, judged, said
 from dashboards.report.results import results_table
 from dashboards.report.speeds import speeds_table
 from dashboards.report.summary import key_figures, summary_sentences
@@ -105,12 +105,21 @@ def _with_reading(shown: Table) -> list[str]:
 def _prompts(data: ReportData) -> list[str]:
     if data.examples is None or not data.examples.prompts:
         return []
-    parts = ["Prompts of the test set; before each stretch of tokens, how many blocks these run."]
+    parts = [
+        "Prompts of the test set; before each stretch of tokens, how many blocks these run.",
+        judged(data.examples),
+    ]
     for one in data.examples.prompts:
         parts += [
             fenced(as_text(one)),
             text(said(one)),
-            bullets([f"expected: {one.expected}", f"dense: {one.dense}", f"selected: {one.pruned}"]),
+            bullets(
+                [
+                    f"expected: {one.expected}",
+                    f"dense: {one.dense}{' (wrong)' if one.dense_right is False else ''}",
+                    f"selected: {one.pruned}{' (wrong)' if one.pruned_right is False else ''}",
+                ]
+            ),
         ]
     return parts
 

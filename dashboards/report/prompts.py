@@ -30,6 +30,8 @@ class ShadedPrompt:
     expected: str
     dense: str  # answer of the dense model
     pruned: str  # answer of the selected model
+    dense_right: bool | None  # whether the dense model's choice is the right one; None of what is written freely
+    pruned_right: bool | None  # whether that of the selected model is
 
 
 def shaded_prompts(examples: ReportExamples | None) -> list[ShadedPrompt]:
@@ -47,9 +49,23 @@ def shaded_prompts(examples: ReportExamples | None) -> list[ShadedPrompt]:
             expected=one.expected,
             dense=one.dense,
             pruned=one.pruned,
+            dense_right=one.dense_right,
+            pruned_right=one.pruned_right,
         )
         for one in prompts
     ]
+
+
+def judged(examples: ReportExamples | None) -> str:
+    """How answers are marked, in a sentence; empty without any."""
+    prompts = examples.prompts if examples else ()
+    if not prompts:
+        return ""
+    choices = [one for one in prompts if one.dense_right is not None or one.pruned_right is not None]
+    if not choices:
+        return "Answers are written freely, and nobody judged them: none is marked."
+    others = "" if len(choices) == len(prompts) else " Answers that are written freely are not judged."
+    return f"Wrong choices are marked, of both models.{others}"
 
 
 def legend(examples: ReportExamples | None) -> list[ShadedToken]:

@@ -145,13 +145,28 @@ def _what_skips(data: ReportData) -> str:
     return f" Here {'; '.join(parts)}." if parts else ""
 
 
+def _kept_router(data: ReportData) -> str:
+    """The router of the selected point, in a sentence; empty before the selection."""
+    if data.selection is None:
+        return ""
+    if data.selection.router is None:
+        return " The selected point keeps none of them: the static router decides there."
+    return f" The selected point keeps router {data.selection.router}."
+
+
 def training_sections(data: ReportData) -> list[Section]:
     """The training curves of every router, oldest first."""
     reading = (
         "Left, the losses on training batches: the total, and its parts before they are weighted. Right, KL on "
-        "validation items, on which it never trained; the router with the lowest one is kept."
+        "validation items, on which it never trained; the state with the lowest one is that router."
+        f"{_kept_router(data)}"
     )
     return [
-        Section("" if number else "How the router learned", "" if number else reading, training_figure(run), wide=True)
+        Section(
+            "" if number else "How the router learned",
+            "" if number else reading,
+            training_figure(run, data.selection),
+            wide=True,
+        )
         for number, run in enumerate(data.router_runs)
     ]

@@ -63,7 +63,10 @@ def collect_examples(
     prompts, worst = _to_show(examples), _worst(items[selected], different)
     dense_texts, texts = (look.texts([*prompts, *worst]) for look in looks)
     return ReportExamples(
-        prompts=tuple(looks[1].routed_prompt(place, dense_texts[place], texts[place]) for place in prompts),
+        prompts=tuple(
+            looks[1].routed_prompt(place, dense_texts[place], texts[place], items[_DENSE][place].right)
+            for place in prompts
+        ),
         groups=_accuracy_by_group(examples, items),
         disagreements=tuple(looks[1].disagreement(place, dense_texts[place], texts[place]) for place in worst),
         n_disagreements=sum(different),
@@ -118,7 +121,7 @@ class _Look:
         self.on_step()
         return chosen | dict(zip(free, written, strict=True))
 
-    def routed_prompt(self, place: int, dense: str, pruned: str) -> RoutedPrompt:
+    def routed_prompt(self, place: int, dense: str, pruned: str, dense_right: bool | None) -> RoutedPrompt:
         """A prompt with the blocks that each of its tokens runs; of tokens that share a character, on average."""
         example = self.examples[place]
         kept = self.model.prefill(prompt_batch([example]), self.schedule, self.router).kept
@@ -131,6 +134,8 @@ class _Look:
             expected=self._expected(example),
             dense=dense,
             pruned=pruned,
+            dense_right=dense_right,
+            pruned_right=self.items[place].right,
         )
 
     def disagreement(self, place: int, dense: str, pruned: str) -> Disagreement:

@@ -130,6 +130,8 @@ class RoutedPrompt:
     expected: str  # the right answer
     dense: str  # answer of the dense model: its likeliest choice, or its greedy continuation
     pruned: str  # answer of the selected model
+    dense_right: bool | None = None  # whether the dense model's choice is the right one; None without choices
+    pruned_right: bool | None = None  # whether that of the selected model is
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,13 @@ from dashboards.analysis.records import VARIANT_TITLES
 from dashboards.analysis.selection import held_out, why_selected
 from dashboards.analysis.tables import duration
 from dashboards.figures import groups_figure
-from dashboards.report.effort import effort_sentences, effort_table, rounds_table, tuning_table
+from dashboards.report.effort import effort_sentences, effort_table, rounds_table, routers_table, tuning_table
 from dashboards.report.html import render_report
 from dashboards.report.limits import disagreements, limits
 from dashboards.report.markdown import fenced, render_markdown, text
 from dashboards.report.prompts import as_text, legend, shaded_prompts
 from dashboards.report.results import results, results_table
+from dashboards.report.sections import training_sections
 from dashboards.report.summary import key_figures, summary_sentences
 from studies import Measurement, StudyState, front
 from studies.records.records import Disagreement, GroupAccuracy, ReportExamples, RoutedPrompt
@@ -29,6 +30,7 @@ from studies.records.study_facts import Estimate, Memory, ProfileRecord, Round, 
 from tests.dashboards.records import (
     DATA,
     EXAMPLES,
+    N_BLOCKS,
     REFINED,
     ROUNDS,
     SELECTION,
@@ -272,6 +274,39 @@ def test_tokens_are_shaded_from_the_fewest_blocks_to_all() -> None:
     ]
     unpruned = ReportExamples(prompts=(replace(one, blocks_run=(12, 12, 12)),))
     assert [step.shade for step in legend(unpruned)] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("right", "marked"),
+    [((True, False), [False, True]), ((False, True), [True, False]), ((None, None), [False, False])],
+)
+def test_only_wrong_choices_are_marked_of_the_dense_model_too(
+    right: tuple[bool | None, bool | None], marked: list[bool]
+) -> None:
+    """Free text is not judged, however it differs, nor a choice by its text: two choices may read alike."""
+    one = RoutedPrompt(("a",), (12,), 12, "expected", "of dense", "of pruned", *right)
+    data = replace(DATA, examples=ReportExamples(prompts=(one,)))
+    page, markdown = render_report(data), render_markdown(data)
+    answers = ("of dense", "of pruned")
+    assert [f'<span class="wrong">{text}</span> <small>(wrong)</small>' in page for text in answers] == marked
+    assert [f"{text} (wrong)" in markdown for text in answers] == marked
+    assert ("nobody judged them" in page) == ("nobody judged them" in markdown) == (right == (None, None))
+
+
+def test_titles_of_routers_say_which_one_the_selected_point_keeps() -> None:
+    sections = training_sections(DATA)
+    assert [one.figure.layout.title.text for one in sections] == [
+        "Training of router 0, distill-1: kept",
+        "Training of router 1, distill-2: not kept",
+    ]
+    assert "The selected point keeps router 0." in sections[0].reading
+    kept = {row.cells[0].text: (row.cells[1].text, row.marked) for row in routers_table(DATA).rows}
+    assert kept == {"0: distill-1": ("yes", True), "1: distill-2": ("no", False)}
+    static = with_facts(DATA, selection=replace(SELECTION, router=None))
+    assert all(one.figure.layout.title.text.endswith(": not kept") for one in training_sections(static))
+    assert "the static router decides there" in training_sections(static)[0].reading
+    before = replace(DATA, study=replace(STUDY, facts=StudyFacts(n_blocks=N_BLOCKS)))
+    assert not any("kept" in one.figure.layout.title.text for one in training_sections(before))
 
 
 def test_groups_are_drawn_with_intervals_and_the_selected_one_stands_out() -> None:

@@ -84,6 +84,18 @@ def test_prompts_are_whole_and_show_how_many_blocks_each_token_ran(
     assert len(groups) == len(set(lengths)) == len(collected.prompts)
 
 
+def test_choices_of_both_models_are_judged(
+    loaded: LoadedModel, examples: list[EncodedExample], collected: ReportExamples
+) -> None:
+    quality = QualitySet(loaded.skipping, examples)
+    dense, pruned = (quality.per_item(*VARIANTS[name]) for name in ("dense", "refined"))
+    prompts = [example.prompt for example in demo_examples("test", 30)]
+    for one in collected.prompts:
+        place = prompts.index("".join(one.tokens))
+        assert (one.dense_right, one.pruned_right) == (dense[place].right, pruned[place].right)
+        assert one.dense_right is not None and one.pruned_right is not None
+
+
 def test_a_character_of_several_tokens_runs_as_many_blocks_as_these_do_on_average(loaded: LoadedModel) -> None:
     (item,) = encoded(loaded, [Example("Zoë paid 3 € to Anna. 日本", " é")])
     shown = collect(loaded, [item]).prompts
@@ -189,6 +201,7 @@ def test_items_without_choices_are_compared_by_their_first_word_and_shown_as_gre
         assert (shown.dense, shown.pruned) == said[shown.prompt]
     for prompt in found.prompts:
         assert (prompt.dense, prompt.pruned) == said["".join(prompt.tokens)]
+        assert prompt.dense_right is None and prompt.pruned_right is None
 
 
 def test_where_there_are_choices_items_without_are_not_counted(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from studies.analysis.retention import Interval
+
+
+# How a figure is set: as it is, muted since it shows no difference, or as bad news.
+Tone = Literal["", "unclear", "bad"]
 
 
 class Cell(NamedTuple):
@@ -14,6 +18,7 @@ class Cell(NamedTuple):
 
     text: str
     detail: str = ""  # an interval or a condition, set smaller
+    tone: Tone = ""
 
 
 class Column(NamedTuple):

@@ -10,7 +10,6 @@ import plotly.graph_objects as go
 from dash import dcc, html
 
 from dashboards.analysis.axes import OFFERED, Axis
-from dashboards.analysis.records import ReportData
 from dashboards.analysis.tables import Table
 from dashboards.figures.appearance import INK, PLOT_CONFIG, darkened
 from studies import StorageError, StudiesError, StudyNotFoundError
@@ -141,18 +140,10 @@ def _shown(table: Table, label: str) -> html.Div:
             colour = "var(--ink)" if row.colour == INK else row.colour
             dot = [html.Span(className="dot", style={"background": colour})] if row.colour and not place else []
             detail = [html.Small(cell.detail)] if cell.detail else []
-            cells.append(html.Td([*dot, cell.text, *detail]))
+            cells.append(html.Td([*dot, cell.text, *detail], className=cell.tone))
         rows.append(html.Tr(cells, className="chosen" if row.marked else ""))
     body = html.Table([html.Thead(html.Tr(headings)), html.Tbody(rows)])
     return html.Div(body, className="scroll", role="region", tabIndex=0, **attributes(aria_label=label))
-
-
-def answer(data: ReportData) -> list[Any]:
-    """The verdict of a study, and what to do with it; nothing where that is not known yet."""
-    if not data.verdict:
-        return []
-    steps = [(step.words, html.Code(step.command)) for step in data.next_steps]
-    return [html.P(data.verdict, className="verdict"), *([terms(steps)] if steps else [])]
 
 
 def terms(pairs: Sequence[tuple[str, Any]]) -> html.Dl:

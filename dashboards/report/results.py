@@ -8,7 +8,8 @@ from typing import Any
 
 from dashboards.analysis.intervals import accuracy_interval, kl_interval, latency_quartiles, perplexity_interval
 from dashboards.analysis.records import ReportData
-from dashboards.analysis.tables import UNKNOWN, Cell, Column, Row, Table, bracketed, kl_text, perplexity_text
+from dashboards.analysis.speed_tones import prefill_tone
+from dashboards.analysis.tables import UNKNOWN, Cell, Column, Row, Table, Tone, bracketed, kl_text, perplexity_text
 from dashboards.figures.appearance import VARIANT_COLOURS
 from studies import Measurement
 from studies.analysis.clock import check_clock
@@ -29,11 +30,13 @@ class Result:
     retention: Retention | None  # None where it is not known or says nothing
     origin: str  # the trial whose schedule it is, and where that comes from; empty where it is of no trial
     speed_up: PrefillSpeedup
+    tone: Tone  # of the speed-up
 
 
 def results(data: ReportData) -> list[Result]:
     """A result for each measurement on test items, in the order of the table."""
     dense, selected = data.measured("dense"), data.selected
+    clock = check_clock(data.measurements, "test")
     return [
         Result(
             measurement=m,
@@ -43,6 +46,7 @@ def results(data: ReportData) -> list[Result]:
             retention=data.retention(m),
             origin=data.origin(m),
             speed_up=prefill_speedup(m),
+            tone=prefill_tone(m, dense, clock),
         )
         for m in data.results
     ]
@@ -117,7 +121,7 @@ def _cells(one: Result) -> list[Cell]:
         Cell(kl_text(m.kl), bracketed(kl_interval(m), ".4f" if m.kl < 0.05 else ".3f")),
         _perplexity(m),
         Cell(f"{m.latency_ms:.1f}", bracketed(latency_quartiles(m), ".1f")),
-        Cell(f"{one.speed_up.ratio:.2f}×", one.speed_up.interval),
+        Cell(f"{one.speed_up.ratio:.2f}×", one.speed_up.interval, one.tone),
         _mebibytes(m.kv_bytes),
         _mebibytes(m.peak_bytes),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from dashboards.analysis.records import ReportData
+from dashboards.analysis.speed_tones import generation_tone
 from dashboards.analysis.tables import UNKNOWN, Cell, Column, Row, Table, bracketed
 from studies.records.generation_speed import GenerationSpeed
 
@@ -55,7 +56,7 @@ def _ms(one: GenerationSpeed | None) -> Cell:
 def _speedup(one: GenerationSpeed | None) -> Cell:
     if one is None or one.speedup is None:
         return UNKNOWN
-    return Cell(f"{one.speedup:.2f}×", one.interval)
+    return Cell(f"{one.speedup:.2f}×", one.interval, generation_tone(one))
 
 
 def _reading(speeds: Sequence[GenerationSpeed]) -> str:

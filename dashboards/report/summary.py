@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 from dashboards.analysis.intervals import accuracy_interval, kl_interval, latency_quartiles, overlap
 from dashboards.analysis.records import ReportData, measured_cost
-from dashboards.analysis.tables import bracketed, kl_text, perplexity_text
+from dashboards.analysis.speed_tones import generation_tone, prefill_tone
+from dashboards.analysis.tables import Tone, bracketed, kl_text, perplexity_text
 from studies import Measurement, Trial, TrialState, front
+from studies.analysis.clock import check_clock
 from studies.analysis.prefill_speed import prefill_speedup
 from studies.records.generation_speed import end_to_end, in_words
 from studies.records.objectives import objective
@@ -21,6 +23,7 @@ class KeyFigure:
     value: str
     label: str
     detail: str  # conditions that it holds under
+    tone: Tone = ""
 
 
 def summary_sentences(data: ReportData) -> list[str]:
@@ -64,9 +67,15 @@ def key_figures(data: ReportData) -> list[KeyFigure]:
         figures += [KeyFigure(f"{1 - selected.flops / dense.flops:.1%}", "FLOPs saved", f"against dense, {shape}")]
         faster = prefill_speedup(selected)
         conditions = f"{faster.interval}, {_router(selected, data)}, {shape}"
-        figures.append(KeyFigure(f"{faster.ratio:.2f}×", "prefill speed-up, measured", conditions))
+        tone = prefill_tone(selected, dense, check_clock(data.measurements, "test"))
+        figures.append(KeyFigure(f"{faster.ratio:.2f}×", "prefill speed-up, measured", conditions, tone))
         figures += [
-            KeyFigure(f"{one.speedup:.2f}×", f"speed-up with {one.new_tokens} new tokens", f"{one.interval}, {shape}")
+            KeyFigure(
+                f"{one.speedup:.2f}×",
+                f"speed-up with {one.new_tokens} new tokens",
+                f"{one.interval}, {shape}",
+                generation_tone(one),
+            )
             for one in end_to_end(data.speeds, selected.trial, selected.router)[-1:]
         ]
         held, all_held = measured_cost(selected, "kv_bytes"), measured_cost(dense, "kv_bytes")

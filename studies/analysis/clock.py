@@ -10,8 +10,9 @@ from typing import Any
 from studies.analysis.prefill_speed import prefill_speedup
 from studies.records.measurement import Measurement
 
-# What must be exactly as fast as the dense model may differ from it by such a share.
-_OF_ITSELF = 0.05
+# What must be exactly as fast as the dense model may lie outside of its interval by such a share: of twenty intervals at
+# 95 %, one does by chance, and hardly by as much.
+_OF_ITSELF = 0.01
 # Half the width of an interval, as a share of the speed-up, beyond which points are not told apart any more.
 _USABLE, _PRECISE = 0.15, 0.025
 # Of the dense model's operations by a variant's: caches may make a little more of that, nothing makes so much more.

@@ -13,7 +13,8 @@ from dashboards.app.data_source import Standing, Watch
 from dashboards.app.frame import NAMESPACE
 from dashboards.app.pages.explore import Exploring
 from dashboards.app.pages.manage import ManagingPage
-from dashboards.app.parts import alert, answer, attributes, badge, complaint, graph, nothing
+from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
+from dashboards.app.verdict import files, verdict
 from dashboards.app.view_state import looks, register_looks
 from dashboards.app.views import FIGURES, Views
 from studies import StorageError, StudiesError, StudyNotFoundError
@@ -166,21 +167,22 @@ class StudyPage(ManagingPage):
             )
             acts.insert(0, html.Label([html.Span("trials"), more], className="small"))
         error = None if submission is None else submission.error
+        predictions = self._watch.predictions(study)
         return [
             html.Div([html.H1(study.name), badge(standing.state)], className="title"),
             html.P(", ".join(facts) + ".", className="soft"),
             *([alert(error)] if error else []),
-            *answer(self._watch.report_data(study.name, standing)),
+            *verdict(self._watch.report_data(study.name, standing), predictions),
             html.P(" ".join([_selected(standing), *confirmation_sentences(study.facts)]), className="soft"),
-            *_predicted(self._watch.predictions(study), study.name),
-            html.Div(acts, className="acts"),
+            *_predicted(predictions),
+            html.Div([*files(study.name, standing.stages), *acts], className="acts"),
         ]
 
 
-def _predicted(predictions: LatencyPredictions, name: str) -> list[Any]:
-    """Predicted beside measured latency, and why not to rely on it."""
+def _predicted(predictions: LatencyPredictions) -> list[Any]:
+    """Predicted beside measured latency; nothing where the limits say it already."""
     if predictions.is_doubtful:
-        return [html.P(predictions.sentence(name), className="soft", id="study-predictions")]
+        return []
     compared = "; ".join(map(str, predictions.compared))
     return [html.P(f"Latency: {compared}.", className="soft", id="study-predictions")] if compared else []
 

@@ -8,7 +8,6 @@ from typing import Literal, NamedTuple
 
 from studies.analysis.retention import Interval
 
-
 # How a figure is set: as it is, muted since it shows no difference, or as bad news.
 Tone = Literal["", "unclear", "bad"]
 

@@ -54,11 +54,8 @@ def judgement(data: ReportData) -> Judgement | None:
 
 def verdict(data: ReportData, predictions: LatencyPredictions) -> list[Any]:
     """The verdict of a study with what limits it, what to do with it, and its figures; nothing where none is known."""
-    found, limits = judgement(data), limits_of_results(data, predictions)
-    if predictions.is_doubtful:
-        # Schedules were chosen by what cannot be relied on.
-        doubt = predictions.sentence(data.study.name)
-        limits = [doubt, *(one for one in limits if one != doubt)]
+    found, doubt = judgement(data), predictions.sentence(data.study.name)
+    limits = [*([doubt] if doubt else []), *limits_of_results(data)]
     steps = [(step.words, html.Code(step.command)) for step in data.next_steps] if data.verdict else []
     headline = [] if found is None else [html.P(found.words, className="judgement")]
     said = [html.P(data.verdict, className="verdict")] if data.verdict else []

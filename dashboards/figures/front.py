@@ -13,8 +13,10 @@ from dashboards.analysis.axes import OFFERED, Axis, Floats
 from dashboards.analysis.records import NAMED_VARIANTS, row_title
 from dashboards.analysis.trials import Found, Places
 from dashboards.figures.appearance import (
+    INK,
     INKED,
     VARIANT_COLOURS,
+    VARIANT_SYMBOLS,
     LogScale,
     empty_figure,
     percentages,
@@ -34,6 +36,7 @@ FRONT_PX = 560
 # The ring of what is selected is always the first trace, so that a page can move it alone.
 RING = 0
 _FRONT_COLOUR = VARIANT_COLOURS["static"]
+_CHOSEN = "chosen"
 # From so many points on, WebGL draws faster than SVG; browsers have few contexts of it to give.
 _MANY = 1000
 
@@ -44,6 +47,7 @@ def front_figure(
     y: str | None = None,
     *,
     selected: int | None = None,
+    chosen: int | None = None,
     measurements: Sequence[Measurement] = (),
     x_range: tuple[float, float] | None = None,
     y_range: tuple[float, float] | None = None,
@@ -60,6 +64,7 @@ def front_figure(
         x: Name of the quantity across; None for the cost that was searched.
         y: Name of the quantity upwards; None for the first objective.
         selected: Number of the trial to ring.
+        chosen: Number of the trial that the study selected, to be marked like dense and uniform ones on a page.
         measurements: Results on test items, drawn over the trials as far as they know both quantities.
         x_range: Part of the horizontal axis that is looked at, in stored units, for which points are chosen anew; None
             for all of it.
@@ -134,6 +139,8 @@ def front_figure(
             "symbol": lower_symbols(found, front, upwards, scale),
         },
     )
+    if not standalone:
+        _add_references(figure, found, chosen, across, upwards, scale)
     _add_measured(figure, found, measurements, across, upwards, scale)
     set_titles(figure, across, upwards)
     if scale is not None:
@@ -351,6 +358,46 @@ def _ring(
     name = f"selected: trial {selected}" if named else "selected"
     around = ring(at["x"], at["y"], name, 18, 2.5)
     return around.update(showlegend=named and len(at["x"]) > 0)
+
+
+def _add_references(
+    figure: go.Figure, found: Found, chosen: int | None, across: Axis, upwards: Axis, scale: LogScale | None
+) -> None:
+    """Mark the trials that a verdict is about, where the search saw them; hollow, as they are not measured."""
+    drawable = found.drawable(across.name, upwards.name)
+    uniform = np.intersect1d(np.array(found.uniform, dtype=np.intp), drawable)
+    is_dense = ~found.columns.schedule[uniform].any(1)
+    place = None if chosen is None else found.columns.place(chosen)
+    for variant, name, places in (
+        ("uniform", "uniform schedules", uniform[~is_dense]),
+        ("dense", "dense schedule", uniform[is_dense]),
+        (_CHOSEN, f"selected: trial {chosen}", np.array([] if place is None else [place], dtype=np.intp)),
+    ):
+        at = points(found, places, across, upwards, scale)
+        known = np.isfinite(at["x"]) & np.isfinite(at["y"])
+        if not known.any():
+            continue
+        is_uniform = variant == "uniform"
+        figure.add_scatter(
+            x=at["x"][known],
+            y=at["y"][known],
+            mode="markers" if is_uniform else "markers+text",
+            text=None if is_uniform else ("selected" if variant == _CHOSEN else variant),
+            # Nothing costs more than dense: its name has room on the side of what costs less.
+            textposition="top right" if across.higher_is_better else "top left",
+            name=name,
+            marker={
+                "color": INK if variant == _CHOSEN else VARIANT_COLOURS[variant],
+                "symbol": "star-open" if variant == _CHOSEN else f"{VARIANT_SYMBOLS[variant]}-open",
+                "size": 15 if variant == _CHOSEN else 12,
+                "line": {"width": 2},
+            },
+            customdata=found.columns.number[places[known]].tolist(),
+            hovertemplate=templates(
+                found, places[known], across, upwards, "selected" if variant == _CHOSEN else variant, scale
+            ),
+            meta=None if is_uniform else INKED,
+        )
 
 
 def _add_measured(

@@ -11,7 +11,7 @@ from dashboards.analysis.tables import bracketed, counted, kl_text
 from dashboards.report.beginnings import about_beginnings
 from studies import Measurement, TrialState
 from studies.analysis.clock import check_clock
-from studies.analysis.predictions import LatencyPredictions, latency_predictions
+from studies.analysis.predictions import latency_predictions
 from studies.analysis.prefill_speed import prefill_speedup
 from studies.pareto import HALF_STEP
 from studies.records.halves import halves
@@ -22,17 +22,16 @@ _NAMED_AT_ONCE = 4
 
 def limits(data: ReportData) -> list[str]:
     """The limits of the figures, most serious first; each a sentence or two."""
-    predictions = latency_predictions(data.study, data.trials, data.measurements, data.router_runs)
-    return [*limits_of_results(data, predictions), *_of_trials(data), *_of_numbers(data, data.selected)]
+    return [
+        *limits_of_results(data),
+        *_of_predictions(data),
+        *_of_trials(data),
+        *_of_numbers(data, data.selected),
+    ]
 
 
-def limits_of_results(data: ReportData, predictions: LatencyPredictions) -> list[str]:
-    """The limits that are known without all trials, most serious first.
-
-    Args:
-        data: Results of the study.
-        predictions: Its predictions of latency beside what was measured.
-    """
+def limits_of_results(data: ReportData) -> list[str]:
+    """The limits that are known without all trials, most serious first."""
     selected = data.selected
     found = [] if selected is None else _of_selected(data, selected)
     clock = check_clock(data.measurements, "test")
@@ -41,7 +40,6 @@ def limits_of_results(data: ReportData, predictions: LatencyPredictions) -> list
     return [
         *found,
         *_of_beginnings(data, selected),
-        *_of_predictions(data, predictions),
         *_of_routers(data),
         *_of_rounds(data),
     ]
@@ -201,7 +199,8 @@ def _against_wishes(data: ReportData, selected: Measurement) -> list[str]:
     return found
 
 
-def _of_predictions(data: ReportData, predictions: LatencyPredictions) -> list[str]:
+def _of_predictions(data: ReportData) -> list[str]:
+    predictions = latency_predictions(data.study, data.trials, data.measurements, data.router_runs)
     if predictions.is_doubtful:
         return [predictions.sentence(data.study.name)]
     return [f"Latency was predicted while searching: {one}." for one in predictions.compared if one.what == "selected"]

@@ -10,8 +10,8 @@ from typing import Any
 from studies.analysis.prefill_speed import prefill_speedup
 from studies.records.measurement import Measurement
 
-# What must be exactly as fast as the dense model may lie outside of its interval by such a share: of twenty intervals at
-# 95 %, one does by chance, and hardly by as much.
+# The interval of what is exactly as fast as the dense model may miss 1 by such a share: of twenty, one does by chance,
+# and hardly by more.
 _OF_ITSELF = 0.01
 # Half the width of an interval, as a share of the speed-up, beyond which points are not told apart any more.
 _USABLE, _PRECISE = 0.15, 0.025

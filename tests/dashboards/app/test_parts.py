@@ -38,3 +38,20 @@ def test_a_narrow_page_has_a_small_legend_of_the_same_traces(found: Found) -> No
 def test_a_dark_page_has_dark_figures(found: Found, theme: str | None, is_dark: bool) -> None:
     figure = front_figure(found, "latency_ms", "kl")
     assert (in_theme(figure, theme).layout.template != figure.layout.template) == is_dark
+
+
+def test_the_front_of_a_page_marks_what_its_verdict_is_about(found: Found) -> None:
+    number = records.REFINED.number
+    figure = front_figure(found, "latency_ms", "kl", chosen=number)
+    marks = {trace.name: trace for trace in figure.data}
+    chosen = marks[f"selected: trial {number}"]
+    assert list(chosen.x) == [records.TRIALS[number].values[1]] and list(chosen.customdata) == [number]
+    assert list(marks["dense schedule"].customdata) == [0] and "dense" in marks["dense schedule"].text
+    assert "open" in marks["dense schedule"].marker.symbol and "open" in chosen.marker.symbol
+    # A page without it still has the others; a figure that stands alone says what is selected in its own way.
+    assert {"dense schedule"} <= {trace.name for trace in front_figure(found, "latency_ms", "kl").data}
+    alone = front_figure(found, "latency_ms", "kl", chosen=number, standalone=True)
+    assert "dense schedule" not in {trace.name for trace in alone.data}
+    # In the dark, what is drawn in ink turns light.
+    dark = {trace.name: trace for trace in in_theme(figure, "dark").data}
+    assert dark["dense schedule"].marker.color != marks["dense schedule"].marker.color

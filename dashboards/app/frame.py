@@ -8,18 +8,18 @@ from urllib.parse import unquote
 
 from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
+from dashboards.app.addresses import NAMESPACE, Asked, asked_of
 from dashboards.app.parts import attributes, complaint, nothing
 from studies import StorageError
 
-NAMESPACE = "ftp"
 _AGAIN_MS = 5000
 
 
 class Page(Protocol):
     """A page."""
 
-    def layout(self, argument: str) -> Any:
-        """Its content; `argument` is what an address says behind the page's name.
+    def layout(self, argument: str, asked: Asked, /) -> Any:
+        """Its content; an address says `argument` behind the page's name, and what it asks for behind that.
 
         Raises:
             StorageError: The database does not answer: the frame says so, and tries again.
@@ -52,6 +52,7 @@ class Frame:
                             ],
                             **attributes(aria_label="Pages"),
                         ),
+                        html.Button("Copy link", id="copy-link", className="quiet", type="button"),
                         html.Button("Dark", id="theme-button", className="quiet", type="button"),
                         html.Button("Sign out", id="sign-out", className="quiet", type="button", hidden=True),
                     ],
@@ -63,14 +64,23 @@ class Frame:
 
     def register(self, dash: Dash) -> None:
         """Add the callbacks."""
-        dash.callback(Output("page", "children"), Input("url", "pathname"))(self.content)
+        address = State("url", "search")
+        dash.callback(Output("page", "children"), Input("url", "pathname"), address)(self.content)
         dash.callback(
             Output("page", "children", allow_duplicate=True),
             Input("page-again", "n_intervals"),
             State("url", "pathname"),
+            address,
             prevent_initial_call=True,
         )(self.again)
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "copyLink"),
+            Output("copy-link", "children"),
+            Input("copy-link", "n_clicks"),
+            prevent_initial_call=True,
+        )
         dash.clientside_callback(ClientsideFunction(NAMESPACE, "titled"), Input("url", "pathname"))
+        dash.clientside_callback(ClientsideFunction(NAMESPACE, "readAddress"), Input("url", "search"))
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "theme"),
             Output("theme", "data"),
@@ -84,25 +94,25 @@ class Frame:
             ClientsideFunction(NAMESPACE, "signOut"), Output("sign-out", "hidden"), Input("sign-out", "n_clicks")
         )
 
-    def content(self, pathname: str | None) -> Any:
+    def content(self, pathname: str | None, search: str | None = None) -> Any:
         """The content of an address; if the database does not answer, a note, and what calls `again`."""
         try:
-            return self._shown(pathname)
+            return self._shown(pathname, search)
         except StorageError as error:
             words = nothing("The database does not answer", complaint(error))
             return html.Div([words, dcc.Interval(id="page-again", interval=_AGAIN_MS)])
 
-    def again(self, _: int | None, pathname: str | None) -> Any:
+    def again(self, _: int | None, pathname: str | None, search: str | None = None) -> Any:
         """The content of an address that could not be shown before."""
         try:
-            return self._shown(pathname)
+            return self._shown(pathname, search)
         except StorageError:
             return no_update
 
-    def _shown(self, pathname: str | None) -> Any:
+    def _shown(self, pathname: str | None, search: str | None) -> Any:
         first, _, rest = (pathname or "/").lstrip("/").partition("/")
         page, argument = self._pages.get(first or "studies"), unquote(rest)
         # No database takes text with zero bytes.
         if page is None or first == "studies" or "\0" in argument:
             return nothing("Nothing here", "There is no page at this address.")
-        return page.layout(argument)
+        return page.layout(argument, asked_of(search))

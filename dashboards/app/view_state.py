@@ -11,7 +11,7 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc
 from dash.exceptions import PreventUpdate
 from pydantic import AfterValidator
 
-from dashboards.app.frame import NAMESPACE
+from dashboards.app.addresses import NAMESPACE
 from studies import StudiesError
 
 

@@ -12,8 +12,8 @@ from dash import ClientsideFunction, Dash, Input, Output, State, html
 
 from dashboards.analysis.axes import default_axes
 from dashboards.analysis.trials import Found
+from dashboards.app.addresses import NAMESPACE
 from dashboards.app.data_source import Watch
-from dashboards.app.frame import NAMESPACE
 from dashboards.app.parts import attributes, drawn, in_theme, nothing
 from dashboards.app.view_state import Look, look_at, while_looked_at
 from dashboards.figures import (

@@ -157,6 +157,36 @@
     }
   }).observe(root, { childList: true, subtree: true, characterData: true, attributeFilter: ["datetime"] });
 
+  // What the address of a page holds: the page's path, what is kept of it, the values by parameter, and the address that
+  // the page is on its way to.
+  let path = null, kept = [], values = {}, target = null;
+
+  const asList = (value) => (Array.isArray(value) ? value : [String(value ?? "")]);
+  const isSame = (one, other) => JSON.stringify(asList(one)) === JSON.stringify(asList(other));
+
+  // The address of values: what is as by default is left out, and an empty list has the parameter's name alone.
+  function searchOf(values) {
+    const parts = new URLSearchParams();
+    for (const one of kept.filter((each) => !isSame(values[each.name], each.default))) {
+      const list = asList(values[one.name]);
+      for (const value of list.length ? list : [""]) parts.append(one.name, value);
+    }
+    return parts.size ? "?" + parts : "";
+  }
+
+  // The values of the present address, as the service reads them.
+  function addressed() {
+    const asked = new URLSearchParams(window.location.search);
+    const valueOf = (one) => {
+      const isPossible = (value) => !one.choices || one.choices.includes(value);
+      if (!asked.has(one.name)) return one.default;
+      const said = asked.getAll(one.name);
+      if (Array.isArray(one.default)) return said.filter((value) => value && isPossible(value));
+      return isPossible(said.at(-1)) ? said.at(-1) : one.default;
+    };
+    return Object.fromEntries(kept.map((one) => [one.name, valueOf(one)]));
+  }
+
   window.dash_clientside = window.dash_clientside || {};
   window.dash_clientside.ftp = {
     titled: function (path) {
@@ -164,6 +194,54 @@
       let title = { "": "Studies", new: "New study", compare: "Compare", study: rest.join("/") }[page] || "";
       try { title = decodeURIComponent(title); } catch (_) { /* Then as it is in the address. */ }
       document.title = title ? title + " - ftp-search" : "ftp-search";
+    },
+
+    writeAddress: function (...said) {
+      kept = said.pop();
+      const before = values, isNew = path !== window.location.pathname;
+      values = Object.fromEntries(kept.map((one, at) => [one.name, said[at]]));
+      if (isNew) { path = window.location.pathname; target = null; return none(); }
+      const search = searchOf(values);
+      if (target !== null) {
+        // Back changes several values one after the other.
+        if (search === target) target = null;
+        return none();
+      }
+      const now = addressed();
+      if (kept.every((one) => isSame(now[one.name], values[one.name]))) return none();
+      const isTyped = kept.every((one) => one.is_typed || isSame(before[one.name], values[one.name]));
+      window.history[isTyped ? "replaceState" : "pushState"]({}, "", path + search);
+      // So that Dash hears of it.
+      window.dispatchEvent(new PopStateEvent("popstate"));
+      return none();
+    },
+
+    readAddress: function () {
+      if (path !== window.location.pathname) return;
+      const now = addressed(), changed = kept.filter((one) => !isSame(values[one.name], now[one.name]));
+      if (!changed.length) return;
+      target = searchOf(now);
+      for (const one of changed) window.dash_clientside.set_props(one.component, { [one.prop]: now[one.name] });
+    },
+
+    copyLink: function (clicks) {
+      const link = window.location.href;
+      const said = (words) => {
+        window.dash_clientside.set_props("copy-link", { children: words });
+        window.setTimeout(() => window.dash_clientside.set_props("copy-link", { children: "Copy link" }), 2000);
+      };
+      // Browsers have a clipboard for pages over HTTPS and of the same machine alone.
+      const byHand = () => {
+        const text = document.createElement("textarea");
+        text.value = link;
+        document.body.append(text);
+        text.select();
+        said(document.execCommand("copy") ? "Copied" : "Not copied");
+        text.remove();
+      };
+      if (!navigator.clipboard) byHand();
+      else navigator.clipboard.writeText(link).then(() => said("Copied"), byHand);
+      return none();
     },
 
     theme: function (clicks, before) {

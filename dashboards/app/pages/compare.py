@@ -8,7 +8,9 @@ from typing import Any
 
 from dash import Dash, Input, Output, dcc, html
 
+from dashboards.analysis.axes import OFFERED
 from dashboards.analysis.trials import Found
+from dashboards.app.addresses import NOTHING_ASKED, Asked, Kept, keep, register_kept
 from dashboards.app.data_source import Watch
 from dashboards.app.parts import axis_choices, complaint, graph, in_theme, nothing, terms
 from dashboards.figures import fronts_figure
@@ -27,13 +29,17 @@ class ComparePage:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def layout(self, _: str) -> Any:
+    def layout(self, _: str, asked: Asked = NOTHING_ASKED) -> Any:
         """The page."""
         names = self._watch.names()
         if not names:
             return nothing("Nothing to compare", "There are no studies yet.")
-        studies = dcc.Dropdown(names, names[:2], id="compared", multi=True, placeholder=f"At most {MOST} studies")
-        axes = axis_choices(("upwards", "compare-y", "kl"), ("across", "compare-x", "latency_ms"))
+        compared = Kept("study", "compared", names[:2], names)
+        x, y = Kept("x", "compare-x", "latency_ms", OFFERED), Kept("y", "compare-y", "kl", OFFERED)
+        studies = dcc.Dropdown(
+            names, compared.of(asked), id="compared", multi=True, placeholder=f"At most {MOST} studies"
+        )
+        axes = axis_choices(("upwards", "compare-y", y.of(asked)), ("across", "compare-x", x.of(asked)))
         return html.Div(
             [
                 html.H1("Compare studies"),
@@ -41,6 +47,7 @@ class ComparePage:
                 html.Div(axes, className="bar"),
                 html.Div(id="compare-verdicts"),
                 graph("compare-figure", "fronts of several studies", height=FRONT_PX),
+                keep("compare", (compared, x, y)),
                 dcc.Interval(id="compare-again", interval=_AGAIN_MS, disabled=True),
             ]
         )
@@ -56,6 +63,7 @@ class ComparePage:
             Input("theme", "data"),
             Input("compare-again", "n_intervals"),
         )(self.figure)
+        register_kept(dash, "compare", [(one, "value") for one in ("compared", "compare-x", "compare-y")])
         dash.callback(Output("compare-verdicts", "children"), Input("compared", "value"))(self.verdicts)
 
     def verdicts(self, names: Sequence[str] | None) -> Any:

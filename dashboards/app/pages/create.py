@@ -9,7 +9,7 @@ from unicodedata import normalize
 from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
 from dashboards.app.actions import Actions, FormField, RefusedError
-from dashboards.app.frame import NAMESPACE
+from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked
 from dashboards.app.pages.manage import NOT_AN_EDITOR
 from dashboards.app.parts import nothing, study_address
 from studies import StudiesError
@@ -30,7 +30,7 @@ class NewPage:
             *actions.fields,
         )
 
-    def layout(self, _: str) -> Any:
+    def layout(self, _: str, __: Asked = NOTHING_ASKED) -> Any:
         """The page."""
         if not self._is_editor():
             return nothing("New study", NOT_AN_EDITOR)

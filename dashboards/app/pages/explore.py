@@ -10,11 +10,11 @@ from urllib.parse import quote, urlencode
 import numpy as np
 from dash import ALL, ClientsideFunction, Dash, Input, Output, Patch, State, ctx, dcc, html, no_update
 
-from dashboards.analysis.axes import default_axes
+from dashboards.analysis.axes import OFFERED, default_axes
 from dashboards.analysis.tables import duration
 from dashboards.analysis.trials import Found
+from dashboards.app.addresses import NAMESPACE, Asked, Kept
 from dashboards.app.data_source import Standing, Watch
-from dashboards.app.frame import NAMESPACE
 from dashboards.app.parts import attributes, axis_choices, drawn, graph, in_theme, nothing, read_table, terms
 from dashboards.app.view_state import Look, look_at, unless_away, while_looked_at
 from dashboards.figures import front_figure, schedule_figure
@@ -26,6 +26,9 @@ from studies.records.objectives import objective
 from studies.records.trial import finite_values
 from studies.sql.times import local_text
 
+# Digits of a trial's number.
+_LONGEST = 10
+_TRIAL = Kept("trial", "trial-number")
 Zoom = Mapping[str, Any]
 _NOBODY = nothing("No trial selected", "Point at one to see it here, click it to keep it, or type its number.")
 
@@ -36,11 +39,18 @@ class Exploring:
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
 
-    def controls(self, standing: Standing) -> html.Div:
-        """Controls of the quantities, before any trial has been read."""
+    def kept(self, standing: Standing) -> tuple[Kept, Kept, Kept]:
+        """What the address holds of this view: the trial, and the quantities across and upwards."""
         x, y = default_axes(standing.study.objectives)
+        return _TRIAL, Kept("x", "front-x", x, OFFERED), Kept("y", "front-y", y, OFFERED)
+
+    def controls(self, standing: Standing, asked: Asked) -> html.Div:
+        """Controls of the quantities, before any trial has been read."""
+        number, x, y = (one.of(asked) for one in self.kept(standing))
         choices = axis_choices(("upwards", "front-y", y), ("across", "front-x", x))
-        trial = dcc.Input(id="trial-number", type="text", inputMode="numeric", debounce=True, maxLength=10)
+        trial = dcc.Input(
+            number, id="trial-number", type="text", inputMode="numeric", debounce=True, maxLength=_LONGEST
+        )
         walk = [
             html.Button(sign, id=place, className="quiet", type="button", **attributes(aria_label=words))
             for sign, place, words in (
@@ -52,8 +62,10 @@ class Exploring:
             [*choices, html.Label([html.Span("trial"), trial]), html.Div(walk, className="acts")], className="bar"
         )
 
-    def layout(self) -> html.Div:
+    def layout(self, asked: Asked) -> html.Div:
         """The figure, the trial beside it, and what is below."""
+        typed = _TRIAL.of(asked)
+        number = int(typed) if typed.isdecimal() and len(typed) <= _LONGEST else None
         return html.Div(
             [
                 html.Div(
@@ -65,8 +77,8 @@ class Exploring:
                 ),
                 html.Div(id="exports", className="acts"),
                 html.Div(id="measured"),
-                dcc.Store(id="selected"),
-                dcc.Store(id="pointed"),
+                dcc.Store(id="selected", data=number),
+                dcc.Store(id="pointed", data=number),
                 dcc.Store(id="walked"),
                 dcc.Store(id="zoom"),
             ]
@@ -140,7 +152,6 @@ class Exploring:
             Input("pointed", "data"),
             Input("theme", "data"),
             State("study", "data"),
-            prevent_initial_call=True,
         )(unless_away(self.panel))
         dash.callback(
             Output("measured", "children"),
@@ -165,6 +176,7 @@ class Exploring:
             x,
             y,
             selected=selected,
+            chosen=self._watch.store.studies.get(name).chosen_trial,
             measurements=self._watch.measurements(name),
             x_range=x_range,
             y_range=y_range,

@@ -9,8 +9,8 @@ from dash import ALL, ClientsideFunction, Dash, Input, Output, State, dcc, html,
 
 from dashboards.analysis.tables import duration
 from dashboards.app.actions import Actions
+from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked, Kept, keep, register_kept
 from dashboards.app.data_source import Standing, Watch
-from dashboards.app.frame import NAMESPACE
 from dashboards.app.pages.explore import Exploring
 from dashboards.app.pages.manage import ManagingPage
 from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
@@ -34,6 +34,8 @@ VIEWS: Mapping[str, str] = {
     "log": "Log",
 }
 
+_VIEW = Kept("tab", "view", "front", tuple(VIEWS))
+
 
 class StudyPage(ManagingPage):
     """One study."""
@@ -45,23 +47,25 @@ class StudyPage(ManagingPage):
         self._exploring = Exploring(watch)
         self._views = Views(watch)
 
-    def layout(self, name: str) -> Any:
+    def layout(self, name: str, asked: Asked = NOTHING_ASKED) -> Any:
         """The page of a study of this name."""
         try:
             standing = self._watch.standing(name)
-            axes, version = self._exploring.controls(standing), self._watch.version(name)
+            kept = (_VIEW, *self._exploring.kept(standing))
+            axes, version = self._exploring.controls(standing, asked), self._watch.version(name)
             self._watch.read_ahead(name)
         except StudyNotFoundError as error:
             return nothing("No such study", complaint(error))
+        shown = _VIEW.of(asked)
         tabs = dcc.RadioItems(
             [{"label": words, "value": view} for view, words in VIEWS.items()],
-            "front",
+            shown,
             id="view",
             className="tabs",
             inline=True,
         )
         panels = {
-            "front": [axes, self._exploring.layout()],
+            "front": [axes, self._exploring.layout(asked)],
             "schedules": [
                 graph("heatmap", "schedules of the front"),
                 graph("importance", "which blocks matter"),
@@ -92,7 +96,7 @@ class StudyPage(ManagingPage):
                     html.Section(
                         content,
                         id={"type": "panel", "view": view},
-                        hidden=view != "front",
+                        hidden=view != shown,
                         **attributes(aria_label=VIEWS[view]),
                     )
                     for view, content in panels.items()
@@ -100,6 +104,7 @@ class StudyPage(ManagingPage):
                 *looks(VIEWS),
                 *(dcc.Store(id=f"{place}-drawn") for place in FIGURES),
                 dcc.Store(id="study", data=name),
+                keep("study", kept),
                 dcc.Store(id="version", data=version),
                 *self._controls(),
                 dcc.Location(id="study-url", refresh="callback-nav"),
@@ -120,6 +125,7 @@ class StudyPage(ManagingPage):
             prevent_initial_call=True,
         )(self.look)
         register_looks(dash)
+        register_kept(dash, "study", [(one, "value") for one in ("view", "trial-number", "front-x", "front-y")])
         dash.clientside_callback(
             ClientsideFunction(NAMESPACE, "showPanel"),
             Output({"type": "panel", "view": ALL}, "hidden"),

@@ -324,6 +324,59 @@ def test_zooming_along_one_axis_leaves_the_other_as_it_is(chromium: Browser, add
         assert (x, y) == (pytest.approx(everything_x, rel=0.1), pytest.approx(everything_y, rel=0.1))
 
 
+def test_the_address_holds_what_a_page_shows(chromium: Browser, address: str, store: ServiceStore) -> None:
+    filled(store)
+    filled(store, SCRIPT)
+    with opened(chromium, address, "address") as page:
+        # A clipboard as browsers have it, whatever this one allows.
+        page.add_init_script(
+            "Object.defineProperty(navigator, 'clipboard', {value: "
+            "{writeText: (text) => { window.copied = text; return Promise.resolve(); }}})"
+        )
+        page.goto("/study/made%20up?tab=log&trial=9&x=flops&y=__class__&other=1")
+        # What is no quantity counts as the default.
+        expect(page.get_by_role("radio", name="Log")).to_be_checked()
+        expect(page.locator(".nothing").filter(has_text="No log")).to_be_visible()
+        page.goto("/study/made%20up?trial=9")
+        expect(page.locator("#trial-panel .gtitle")).to_have_text("Schedule of trial 9")
+        page.wait_for_function("s => document.querySelector(s)?._fullData?.[0]?.x?.length === 1", arg=FRONT)
+        number, log = page.locator("#trial-number"), page.get_by_role("radio", name="Log")
+        number.fill("20")
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: url.endswith("/study/made%20up?trial=20"))
+        log.check(force=True)
+        page.wait_for_url(lambda url: url.endswith("/study/made%20up?tab=log&trial=20"))
+        page.go_back()
+        expect(log).not_to_be_checked()
+        expect(page.locator("#front-figure")).to_be_visible()
+        expect(number).to_have_value("20")
+        page.go_back()
+        expect(number).to_have_value("9")
+        expect(page.locator("#trial-panel .gtitle")).to_have_text("Schedule of trial 9")
+        page.go_forward()
+        page.go_forward()
+        expect(log).to_be_checked()
+        expect(number).to_have_value("20")
+        page.reload()
+        expect(log).to_be_checked()
+        assert page.url.endswith("?tab=log&trial=20")
+        page.get_by_role("button", name="Copy link").click()
+        expect(page.get_by_role("button", name="Copied")).to_be_visible()
+        assert page.evaluate("window.copied") == page.url
+        # Another page and back again.
+        page.get_by_role("link", name="Compare").click()
+        page.wait_for_selector("#compare-figure .main-svg")
+        assert page.url.endswith("/compare")
+        page.go_back()
+        expect(log).to_be_checked()
+        page.goto("/compare?study=made+up&x=overall_sparsity")
+        page.wait_for_function(
+            "() => document.querySelector('#compare-figure .js-plotly-plot')?.data?.map((one) => one.name).join()"
+            " === 'made up'"
+        )
+        expect(page.locator("#compare-verdicts")).not_to_contain_text(SCRIPT)
+
+
 def test_a_page_says_that_the_service_is_away_and_draws_what_it_missed_once_it_is_back(
     chromium: Browser, address: str, store: ServiceStore
 ) -> None:

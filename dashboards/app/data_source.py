@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from dashboards.analysis.records import ReportData
 from dashboards.analysis.trials import Found
-from studies import Measurement, StudiesError, StudyRecord
+from dashboards.app.run_progress import RunProgress, run_progress
+from studies import Measurement, StudiesError, StudyRecord, StudyState
 from studies.analysis.predictions import LatencyPredictions, latency_predictions
 from studies.records.records import StageRecord, StudySummary
 from studies.service.overviews import StudyOverview
@@ -37,6 +38,7 @@ class Line:
     figures: Mapping[str, float]  # last figures of its run: trials, trials_per_s, knee_kl, knee_cost, ...
     best: tuple[float, ...] | None  # KL and cost of the trial to take, or of the knee; None where it is not known
     cost: str  # name of the second objective
+    progress: RunProgress
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,7 @@ class Standing:
     submission: Submission | None  # the last one
     stages: list[StageRecord]  # stages of its pipeline
     figures: Mapping[str, float]  # last figures of its run
-
-    @property
-    def stage(self) -> str | None:
-        """The stage that runs; None if none does."""
-        return next((one.name for one in reversed(self.stages) if one.state.value == "running"), None)
+    progress: RunProgress
 
 
 class Watch:
@@ -66,8 +64,8 @@ class Watch:
 
     def lines(self) -> list[Line]:
         """Every study, newest first."""
-        submissions = self.store.queue.all()
-        return [_line(one, submissions.get(one.summary.name)) for one in reversed(self.store.overviews())]
+        submissions, queue = self.store.queue.all(), _Queue(self.store.queue.waiting(), bool(self.runners()))
+        return [_line(one, submissions.get(one.summary.name), queue) for one in reversed(self.store.overviews())]
 
     def names(self) -> list[str]:
         """Names of all studies, newest first."""
@@ -87,7 +85,36 @@ class Watch:
         submission = self.store.queue.get(name)
         study = self.store.studies.get(name)
         state = run_state(study.state, submission)
-        return Standing(study, state, submission, self.store.runs.stages(name), self._figures(name))
+        stages = self.store.runs.stages(name)
+        said = self.store.events.latest(name, ("figures",))
+        last = said[-1].content if said else {}
+        return Standing(
+            study,
+            state,
+            submission,
+            stages,
+            _numbers(last.get("figures", {})),
+            self._progress(study, state, stages, last),
+        )
+
+    def _progress(
+        self, study: StudyRecord, state: RunState, stages: Sequence[StageRecord], last: Mapping[str, Any]
+    ) -> RunProgress:
+        if state.is_at_rest:
+            return RunProgress(state)
+        if state is RunState.QUEUED:
+            return RunProgress(state, **_Queue(self.store.queue.waiting(), bool(self.runners())).place_of(study.name))
+        running = next((one for one in reversed(stages) if one.state is StudyState.RUNNING), None)
+        began, lines = (self.store.events.latest(study.name, (kind,)) for kind in ("began", "log"))
+        return run_progress(
+            state,
+            None if running is None else running.name,
+            study.config,
+            last,
+            foreseen=tuple(began[-1].content.get("stages", ())) if began else (),
+            began_at=None if running is None else running.began_at,
+            line=str(lines[-1].content.get("text", "")) if lines else "",
+        )
 
     def version(self, name: str) -> str:
         """Changes whenever there is something new to show of a study.
@@ -103,6 +130,8 @@ class Watch:
             last[-1].number if last else 0,
             standing.state.value,
             standing.study.chosen_trial,
+            standing.progress.queue,
+            standing.progress.has_runner,
             len(standing.study.facts.model_fields_set),
             *(f"{one.name}={one.state.value}" for one in standing.stages),
         ]
@@ -175,12 +204,21 @@ class Watch:
         """Another one where all that is known of a study's trials must be read anew."""
         return f"{self.store.events.generation(name)} {self.store.studies.get(name).facts.revaluations}"
 
-    def _figures(self, name: str) -> Mapping[str, float]:
-        said = self.store.events.latest(name, ("figures",))
-        return _numbers(said[-1].content.get("figures", {}) if said else {})
+
+@dataclass(frozen=True)
+class _Queue:
+    """The queue of the runners."""
+
+    waiting: Sequence[str]  # names, in the order in which they are taken
+    has_runner: bool  # a runner lives
+
+    def place_of(self, name: str) -> dict[str, Any]:
+        """What a study waits for, as attributes of its progress."""
+        ahead = self.waiting.index(name) if name in self.waiting else None
+        return {"ahead": ahead, "has_runner": self.has_runner}
 
 
-def _line(one: StudyOverview, submission: Submission | None) -> Line:
+def _line(one: StudyOverview, submission: Submission | None, queue: _Queue) -> Line:
     figures, wanted = _numbers(one.figures), one.config.get("trials")
     state = run_state(one.summary.state, submission)
     best = one.chosen_values
@@ -195,6 +233,16 @@ def _line(one: StudyOverview, submission: Submission | None) -> Line:
         figures=figures,
         best=best,
         cost=one.objectives[1] if len(one.objectives) > 1 else "",
+        progress=run_progress(
+            state,
+            None if state.is_at_rest else one.stage,
+            one.config,
+            one.last_figures,
+            foreseen=one.foreseen,
+            began_at=one.stage_began_at,
+            line=one.line,
+            **queue.place_of(one.summary.name),
+        ),
     )
 
 

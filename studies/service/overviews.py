@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -11,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from studies.records.records import StudyState, StudySummary
 from studies.records.trial import finite_values
+from studies.service.submissions import SubmissionState
 from studies.sql import schema
 from studies.sql.packing import unpack_floats
 from studies.store.studies import held, summarised, summary
@@ -20,17 +22,23 @@ _run, _trial, _stage = schema.search_run.c, schema.trial.c, schema.stage.c
 _event, _submission = schema.run_event.c, schema.submission.c
 
 _RUNNING_STAGES = (
-    sa.select(_stage.study_id, _stage.name).where(_stage.state == StudyState.RUNNING.value).order_by(_stage.began_at)
+    sa.select(_stage.study_id, _stage.name, _stage.began_at)
+    .where(_stage.state == StudyState.RUNNING.value)
+    .order_by(_stage.began_at)
 )
-# A subquery for each study walks its events from the last one backwards; grouping would read all of them.
-_LATEST_FIGURES = sa.select(
-    _submission.study_id,
-    sa.select(_event.content)
-    .where(_event.study_id == _submission.study_id, _event.kind == "figures")
-    .order_by(_event.number.desc())
-    .limit(1)
-    .scalar_subquery()
-    .label("content"),
+
+
+def _latest(kind: str) -> sa.Label[Any]:
+    """Content of a study's last event of a kind."""
+    # A subquery for each study walks its events from the last one backwards; grouping would read all of them.
+    of_kind = sa.select(_event.content).where(_event.study_id == _submission.study_id, _event.kind == kind)
+    return of_kind.order_by(_event.number.desc()).limit(1).scalar_subquery().label(kind)
+
+
+_LATEST_FIGURES = sa.select(_submission.study_id, _latest("figures"))
+# What only those that run are asked for: the beginning of a run may be far back.
+_LATEST_OF_RUNS = sa.select(_submission.study_id, _latest("began"), _latest("log")).where(
+    _submission.state == SubmissionState.CLAIMED.value
 )
 _CHOSEN_VALUES = (
     sa.select(_run.study_id, _trial.objective_values)
@@ -51,7 +59,11 @@ class StudyOverview:
     config: Mapping[str, Any]
     objectives: tuple[str, ...]  # names of the objectives
     stage: str | None  # the stage that somebody works on; None if nobody does
+    stage_began_at: datetime | None  # when that began, UTC
     figures: Mapping[str, Any]  # the figures that its run said last
+    last_figures: Mapping[str, Any]  # the whole event with them
+    foreseen: tuple[str, ...]  # stages of the run that a runner has claimed; empty if none has
+    line: str  # last line of its log
     chosen_values: tuple[float, ...] | None  # values of the chosen trial; None if there is none with finite ones
 
 
@@ -59,20 +71,27 @@ def read_overviews(connection: Connection) -> list[StudyOverview]:
     """Every study with what is shown of its run, oldest first."""
     studies = connection.execute(summarised(connection)).all()
     # Of several that run, the one that began last.
-    stages: dict[int, str] = {row.study_id: row.name for row in connection.execute(_RUNNING_STAGES)}
-    said: dict[int, Any] = {row.study_id: row.content for row in connection.execute(_LATEST_FIGURES)}
+    stages = {row.study_id: row for row in connection.execute(_RUNNING_STAGES)}
+    said: dict[int, Any] = {row.study_id: row.figures or {} for row in connection.execute(_LATEST_FIGURES)}
+    runs = {row.study_id: row for row in connection.execute(_LATEST_OF_RUNS)}
     values = {row.study_id: unpack_floats(row.objective_values) for row in connection.execute(_CHOSEN_VALUES)}
     chosen = {study_id: own for study_id, own in values.items() if finite_values(own)}
 
     def overview(row: Any) -> StudyOverview:
         holder = held(row)
+        # A process that died left its stage as it was.
+        stage = stages.get(row.study_id) if holder is not None and holder.alive else None
+        run, figures = runs.get(row.study_id), said.get(row.study_id, {})
         return StudyOverview(
             summary=summary(row),
             config=row.config,
             objectives=tuple(row.objectives),
-            # A process that died left its stage as it was.
-            stage=stages.get(row.study_id) if holder is not None and holder.alive else None,
-            figures=(said.get(row.study_id) or {}).get("figures", {}),
+            stage=None if stage is None else stage.name,
+            stage_began_at=None if stage is None else stage.began_at,
+            figures=figures.get("figures", {}),
+            last_figures=figures,
+            foreseen=tuple((run.began or {}).get("stages", ())) if run else (),
+            line=str((run.log or {}).get("text", "")) if run else "",
             chosen_values=chosen.get(row.study_id),
         )
 

@@ -131,7 +131,9 @@
     if (!ASKED.includes(path)) return answer;
     const late = window.setTimeout(hasFailed, LATE_MS);
     const gone = () => isGone(path, how && how.body);
-    const heard = ({ status }) => {
+    const heard = ({ status, headers }) => {
+      const said = Date.parse(headers.get("date"));
+      if (said) ahead = said - Date.now();
       if (status === 401) {
         const next = encodeURIComponent(window.location.pathname + window.location.search);
         window.location.assign("/login?next=" + next);
@@ -147,6 +149,18 @@
     answer.then(heard, gone).finally(() => window.clearTimeout(late));
     return answer;
   };
+
+  // How far the service's clock is ahead of the browser's, in milliseconds.
+  let ahead = 0;
+
+  function countOn() {
+    for (const place of document.querySelectorAll("[data-since]")) {
+      const seconds = Math.max(0, Math.round((Date.now() + ahead - Date.parse(place.dataset.since)) / 1000));
+      const pair = (large, small, unit, other) => `${Math.floor(seconds / large)} ${unit} ${Math.floor((seconds % large) / small)} ${other}`;
+      place.textContent = seconds < 60 ? `${seconds} s` : seconds < 3600 ? pair(60, 1, "min", "s") : pair(3600, 60, "h", "min");
+    }
+  }
+  window.setInterval(countOn, 1000);
 
   // The service does not know its users' clocks. A page that draws such an element again writes the service's time anew.
   const asTold = { dateStyle: "medium", timeStyle: "long" };
@@ -222,6 +236,14 @@
       if (!changed.length) return;
       target = searchOf(now);
       for (const one of changed) window.dash_clientside.set_props(one.component, { [one.prop]: now[one.name] });
+    },
+
+    // Another order, or another search, begins with its first page, unless an address says which.
+    turnPage: function (before, after, typed, state, order, page) {
+      const by = triggered(), number = parseInt(page, 10) || 1;
+      if (by.startsWith("list-before") && before) return String(Math.max(1, number - 1));
+      if (by.startsWith("list-after") && after) return String(number + 1);
+      return target === null && by.startsWith("list-") && !by.includes("n_clicks") ? "1" : none();
     },
 
     copyLink: function (clicks) {
@@ -307,8 +329,10 @@
     selected: function (click, typed, walked, before) {
       const by = triggered();
       if (by.startsWith("trial-number")) {
-        const number = parseInt(typed, 10);
-        return [Number.isInteger(number) && number >= 0 ? number : null, none()];
+        const typedNumber = parseInt(typed, 10);
+        const number = Number.isInteger(typedNumber) && typedNumber >= 0 ? typedNumber : null;
+        // A field that appears with a number says so, too.
+        return [number === (before ?? null) ? none() : number, none()];
       }
       if (by.startsWith("walked")) return walked === null ? [none(), none()] : [walked, String(walked)];
       let number = click && click.points.length ? click.points[0].customdata : undefined;

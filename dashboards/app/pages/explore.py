@@ -186,7 +186,11 @@ class Exploring:
 
     def ring(self, selected: int | None, x: str, y: str, name: str) -> Any:
         """Move the ring to the selected trial; nothing else of the figure changes."""
-        across, upwards = ring_position(self._watch.found(name), x, y, selected)
+        found = self._watch.found(name)
+        if not len(found.drawable(x, y)):
+            # The figure says so, and has no ring.
+            return no_update
+        across, upwards = ring_position(found, x, y, selected)
         patch = Patch()
         patch["data"][RING]["x"] = across
         patch["data"][RING]["y"] = upwards

@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from dash import Dash, Input, Output, State, dcc, html, no_update
+from dash import ClientsideFunction, Dash, Input, Output, State, dcc, html, no_update
 
+from dashboards.app.addresses import NAMESPACE, NOTHING_ASKED, Asked, Kept, keep, register_kept
 from dashboards.app.data_source import Line
+from dashboards.app.listing import ORDERS, Listed, listed
 from dashboards.app.pages.manage import ManagingPage
 from dashboards.app.parts import alert, attributes, badge, complaint, nothing, study_address
+from dashboards.app.run_progress import NO_RUNNER, bar, elapsed
 from studies import StudiesError
 from studies.records.objectives import objective
 from studies.service.runners import RunnerRecord
 from studies.service.submissions import RunState
 
 _EVERY_MS = 2000
+_WORDS = {RunState.QUEUED: "waits for a runner"}
+# How long nothing is typed until the list is searched.
+_TYPED_S = 0.3
+_LONGEST = 200
+_STATES = {"": "any", **{one.value: _WORDS.get(one, one.value) for one in RunState}}
+_KEPT = (
+    Kept("q", "list-search", is_typed=True),
+    Kept("state", "list-state", choices=tuple(_STATES)),
+    Kept("order", "list-order", "newest", tuple(ORDERS)),
+    Kept("page", "list-page", "1", prop="data"),
+)
 _HEADINGS = ("study", "state", "progress", "trials/s", "best point", "run by", "")
 
 
 class StudiesPage(ManagingPage):
     """All studies."""
 
-    def layout(self, _: str) -> Any:
+    def layout(self, _: str, asked: Asked = NOTHING_ASKED) -> Any:
         """The page."""
-        shown, seen = self.rows(0, None, None)
+        typed, state, order, page = (one.of(asked) for one in _KEPT)
+        shown, seen, words, is_first, is_last = self.rows(0, None, typed, state, order, page, None)
         return html.Div(
             [
                 html.Div(
@@ -36,8 +51,52 @@ class StudiesPage(ManagingPage):
                     className="title",
                 ),
                 html.Div(id="said", role="status", className="said"),
+                html.Div(
+                    [
+                        html.Label(
+                            [
+                                html.Span("search"),
+                                dcc.Input(
+                                    typed,
+                                    id="list-search",
+                                    type="search",
+                                    debounce=_TYPED_S,
+                                    placeholder="name, model, data",
+                                    maxLength=_LONGEST,
+                                    autoComplete="off",
+                                ),
+                            ],
+                            className="search",
+                        ),
+                        _choice("state", "list-state", state, _STATES),
+                        _choice("order", "list-order", order, {key: words for key, (words, _) in ORDERS.items()}),
+                    ],
+                    className="bar",
+                ),
                 html.Div(shown, id="studies"),
+                html.Div(
+                    [
+                        html.Span(words, id="list-count", role="status", className="soft"),
+                        *(
+                            html.Button(
+                                sign,
+                                id=place,
+                                className="quiet",
+                                type="button",
+                                disabled=is_end,
+                                **attributes(aria_label=label),
+                            )
+                            for sign, place, label, is_end in (
+                                ("←", "list-before", "Previous page", is_first),
+                                ("→", "list-after", "Next page", is_last),
+                            )
+                        ),
+                    ],
+                    className="acts",
+                ),
                 dcc.Store(id="studies-seen", data=seen),
+                dcc.Store(id="list-page", data=page),
+                keep("list", _KEPT),
                 *self._controls(),
                 dcc.Interval(id="studies-interval", interval=_EVERY_MS),
             ]
@@ -48,41 +107,68 @@ class StudiesPage(ManagingPage):
         dash.callback(
             Output("studies", "children"),
             Output("studies-seen", "data"),
+            Output("list-count", "children"),
+            Output("list-before", "disabled"),
+            Output("list-after", "disabled"),
             Input("studies-interval", "n_intervals"),
             Input("changed", "data"),
+            *(Input(one.component, one.prop) for one in _KEPT),
             State("studies-seen", "data"),
             prevent_initial_call=True,
         )(self.rows)
+        dash.clientside_callback(
+            ClientsideFunction(NAMESPACE, "turnPage"),
+            Output("list-page", "data"),
+            Input("list-before", "n_clicks"),
+            Input("list-after", "n_clicks"),
+            *(Input(one.component, one.prop) for one in _KEPT[:-1]),
+            State("list-page", "data"),
+            prevent_initial_call=True,
+        )
+        register_kept(dash, "list", [(one.component, one.prop) for one in _KEPT])
         self._register_buttons(dash, Output("changed", "data", allow_duplicate=True))
 
-    def rows(self, n: int | None, _: Any, seen: str | None) -> tuple[Any, Any]:
-        """The table, if it has changed."""
+    def rows(
+        self,
+        _: int | None,
+        __: Any,
+        typed: str | None,
+        state: str | None,
+        order: str | None,
+        page: str | None,
+        seen: str | None,
+    ) -> tuple[Any, Any, str, bool, bool]:
+        """The table, if it has changed, what is shown of how many, and whether it is the first and the last page."""
         try:
             lines, runners = self._watch.lines(), self._watch.runners()
         except StudiesError as error:
-            return alert(complaint(error)), None
-        content = self._content(lines, runners)
+            return alert(complaint(error)), None, "", True, True
+        shown = listed(lines, typed, state, order, page)
+        content = self._content(shown, runners)
         # Unchanged rows keep the keyboard focus.
         now = sha256(repr(content).encode()).hexdigest()
-        return (no_update, no_update) if now == seen else (content, now)
+        table = (no_update, no_update) if now == seen else (content, now)
+        return *table, shown.words, shown.page == 1, shown.page == shown.n_pages
 
-    def _content(self, lines: Sequence[Line], runners: Sequence[RunnerRecord]) -> Any:
-        if not lines:
+    def _content(self, shown: Listed, runners: Sequence[RunnerRecord]) -> Any:
+        if not shown.n_all:
             first: list[Any] = ["There is none yet. "]
             first += [dcc.Link("Create the first one", href="/new"), "."] if self._is_editor() else []
             return nothing("No studies", first)
+        if not shown.lines:
+            return nothing("No such studies", "None matches the search and the state.")
         idle = sum(runner.study is None for runner in runners)
         words = f"{len(runners)} runner{'s' * (len(runners) != 1)}, {idle} idle" if runners else "No runner is running"
         table = html.Table(
             [
                 html.Thead(html.Tr([html.Th(heading, scope="col") for heading in _HEADINGS])),
-                html.Tbody([self._row(line) for line in lines]),
+                html.Tbody([self._row(line) for line in shown.lines]),
             ],
             className="studies",
         )
-        waiting = not runners and any(line.state is RunState.QUEUED for line in lines)
-        hint = ": studies wait until one is started with `ftp-search runner`." if waiting else "."
-        return [html.Div(table, className="scroll"), html.P(words + hint, className="soft")]
+        waits = not runners and any(line.state is RunState.QUEUED for line in shown.lines)
+        alone = [html.P(NO_RUNNER, className="alert", role="status")] if waits else []
+        return [*alone, html.Div(table, className="scroll"), html.P(f"{words}.", className="soft")]
 
     def _row(self, line: Line) -> html.Tr:
         summary, speed = line.summary, line.figures.get("trials_per_s")
@@ -92,7 +178,7 @@ class StudiesPage(ManagingPage):
                 dcc.Link(summary.name, href=study_address(summary.name), className="name"),
                 html.Small(f"{summary.model} on {summary.data}"),
             ],
-            [badge(line.state), *([html.Small(line.stage)] if line.stage else []), *_error(line)],
+            [badge(line.state), *_place(line), *_error(line)],
             _progress(line),
             f"{speed:.3g}" if runs and speed is not None else "–",
             _best(line),
@@ -109,12 +195,29 @@ def _error(line: Line) -> list[html.Small]:
     return [html.Small(error, className="error")] if error and line.state is RunState.FAILED else []
 
 
+def _place(line: Line) -> list[html.Small]:
+    now = line.progress
+    if now.queue:
+        return [html.Small(now.queue)]
+    return [html.Small([now.place, *elapsed(now)])] if now.place else []
+
+
+def _choice(words: str, place: str, value: str, choices: Mapping[str, str]) -> html.Label:
+    options: Any = [{"label": label, "value": key} for key, label in choices.items()]
+    return html.Label([html.Span(words), dcc.Dropdown(options, value, id=place, clearable=False, searchable=False)])
+
+
 def _progress(line: Line) -> Any:
+    now = line.progress
+    if now.counts:
+        said = [html.Small(now.line, title=now.line, className="line")] if now.line else []
+        return [bar(now), html.Small(now.counts), *said]
     n = line.summary.n_trials
     words = f"{n} trials" if line.wanted is None else f"{n} trials, {line.wanted} in the first search"
     share = 1.0 if line.state is RunState.FINISHED else min(1.0, n / line.wanted) if line.wanted else 0.0
-    bar = html.Progress(value=str(round(share, 3)), max="1", **attributes(aria_label=words))
-    return [bar, html.Small(words)]
+    whole = html.Progress(value=str(round(share, 3)), max="1", **attributes(aria_label=words))
+    said = [html.Small(now.line, title=now.line, className="line")] if now.line else []
+    return [whole, html.Small(words), *said]
 
 
 def _best(line: Line) -> Any:

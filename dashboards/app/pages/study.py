@@ -14,6 +14,7 @@ from dashboards.app.data_source import Standing, Watch
 from dashboards.app.pages.explore import Exploring
 from dashboards.app.pages.manage import ManagingPage
 from dashboards.app.parts import alert, attributes, badge, complaint, graph, nothing
+from dashboards.app.run_progress import run_view
 from dashboards.app.verdict import files, verdict
 from dashboards.app.view_state import looks, register_looks
 from dashboards.app.views import FIGURES, Views
@@ -155,8 +156,6 @@ class StudyPage(ManagingPage):
         study, submission = standing.study, standing.submission
         config = study.config
         facts = [f"{config.get('model', '')} on {config.get('data', '')}", f"seed {config.get('seed', '–')}"]
-        if standing.stage is not None:
-            facts.append(f"stage {standing.stage}")
         if standing.state in (RunState.RUNNING, RunState.STOPPING) and "trials_per_s" in standing.figures:
             facts.append(f"{standing.figures['trials_per_s']:.3g} trials/s")
         spent = sum(one.seconds or 0.0 for one in standing.stages)
@@ -178,6 +177,7 @@ class StudyPage(ManagingPage):
             html.Div([html.H1(study.name), badge(standing.state)], className="title"),
             html.P(", ".join(facts) + ".", className="soft"),
             *([alert(error)] if error else []),
+            *run_view(standing.progress),
             *verdict(self._watch.report_data(study.name, standing), predictions),
             html.P(" ".join([_selected(standing), *confirmation_sentences(study.facts)]), className="soft"),
             *_predicted(predictions),

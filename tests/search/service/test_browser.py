@@ -377,6 +377,59 @@ def test_the_address_holds_what_a_page_shows(chromium: Browser, address: str, st
         expect(page.locator("#compare-verdicts")).not_to_contain_text(SCRIPT)
 
 
+def test_a_long_list_is_searched_and_turned_and_keeps_its_address(
+    chromium: Browser, address: str, store: ServiceStore
+) -> None:
+    for number in range(60):
+        store.studies.create(f"study {number:02}", {"model": "demo", "data": "demo"}, records.STUDY.objectives)
+    with opened(chromium, address, "long-list") as page:
+        page.goto("/?order=oldest")
+        count, first = page.locator("#list-count"), page.locator(".studies .name").first
+        expect(count).to_have_text("60 studies, page 1 of 3")
+        expect(first).to_have_text("study 00")
+        page.get_by_role("button", name="Next page").click()
+        expect(first).to_have_text("study 25")
+        page.wait_for_url(lambda url: url.endswith("/?order=oldest&page=2"))
+        page.get_by_label("search").fill("study 5")
+        # Another search begins with its first page, and is no step to go back.
+        expect(first).to_have_text("study 05")
+        page.wait_for_url(lambda url: url.endswith("/?q=study+5&order=oldest"))
+        page.reload()
+        expect(page.get_by_label("search")).to_have_value("study 5")
+        expect(count).to_have_text("15 of 60 studies")
+        first.click()
+        expect(page.locator("h1")).to_have_text("study 05")
+        page.go_back()
+        expect(count).to_have_text("15 of 60 studies")
+        page.get_by_label("search").fill("")
+        expect(count).to_have_text("60 studies, page 1 of 3")
+
+
+def test_a_page_tells_how_long_a_stage_runs_and_what_it_says_last(
+    chromium: Browser, address: str, store: ServiceStore
+) -> None:
+    store.create_submitted("mine", {"trials": 300}, records.STUDY.objectives)
+    with opened(chromium, address, "runs") as page:
+        page.goto("/study/mine")
+        what = page.get_by_role("region", name="What runs")
+        expect(what).to_contain_text("No runner is there")
+        with store.runs.lease("mine"):
+            store.queue.claim("mine", "w")
+            store.runs.set_state("mine", StudyState.RUNNING)
+            store.events.add("mine", [("began", {"stages": ["search", "measure"]})])
+            store.runs.begin_stage("mine", "search")
+            store.events.add("mine", [("log", {"text": "at first"})])
+            expect(what).to_contain_text("at first")
+            expect(what).to_contain_text(re.compile(r"Stage 1 of 2: search, for \d+ s"))
+            store.events.add("mine", [("log", {"text": "and then"})])
+            expect(what).to_contain_text("and then")
+            page.goto("/")
+            expect(page.locator(".studies")).to_contain_text(re.compile(r"stage 1 of 2: search, for \d+ s"))
+            expect(page.locator(".studies .line")).to_have_text("and then")
+            store.runs.set_state("mine", StudyState.STOPPED)
+            store.queue.end("mine", "w")
+
+
 def test_a_page_says_that_the_service_is_away_and_draws_what_it_missed_once_it_is_back(
     chromium: Browser, address: str, store: ServiceStore
 ) -> None:

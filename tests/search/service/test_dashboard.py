@@ -16,9 +16,11 @@ from dash import no_update
 
 from dashboards import ReportData
 from dashboards.app import RefusedError
+from dashboards.app.addresses import asked_of
 from dashboards.app.backend import ThreadedBackend
 from dashboards.app.data_source import Watch
 from dashboards.app.frame import Frame
+from dashboards.app.listing import AT_ONCE, listed
 from dashboards.app.pages.compare import ComparePage
 from dashboards.app.pages.create import NewPage
 from dashboards.app.pages.explore import Exploring, ranges
@@ -36,6 +38,8 @@ from studies.service.submissions import RunState
 from tests.dashboards import records
 from tests.search.service.conftest import MakeClient
 
+# The list as it is without an address that says more.
+ALL = ("", "", "newest", "1")
 SCRIPT = "<script>alert(1)</script>"
 
 
@@ -205,11 +209,11 @@ def test_the_list_says_where_studies_stand(store: ServiceStore, watch: Watch, se
     filled(store, SCRIPT)
     store.studies.create("next", {"trials": 50, "model": "demo"}, ("kl", "latency_ms"))
     store.queue.submit("next", by="ada")
-    content, seen = page.rows(1, None, None)
+    content, seen, *_ = page.rows(1, None, *ALL, None)
     text = text_of(content)
     assert SCRIPT in text and "200 trials" in text and "waits for a runner" in text and "submitted by ada" in text
     # What stays the same is not drawn again.
-    assert page.rows(2, None, seen)[1] != seen
+    assert page.rows(2, None, *ALL, seen)[1] != seen
     said, _, asked, question, is_shown = page.press("delete", "made up")
     assert asked == "made up" and "cannot be undone" in question and is_shown
     assert page.delete(None, "made up")[0] != "made up: deleted."
@@ -294,6 +298,105 @@ def test_a_line_of_the_list_says_what_its_study_says(store: ServiceStore, watch:
     assert (done.state, done.stage, done.best) == (RunState.FINISHED, None, records.REFINED.values)
     # Whoever ran it has left without a word.
     assert watch.lines()[0].state is RunState.QUEUED and watch.lines()[0].stage is None
+
+
+def test_what_runs_is_said_on_the_list_and_on_the_page(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings
+) -> None:
+    config = {"trials": 300, "router_steps": 80}
+    for name in ("first", "second", "third"):
+        store.create_submitted(name, config, ("kl", "latency_ms"))
+    may = actions(store, settings)
+    study, studies = StudyPage(watch, may, lambda: True), StudiesPage(watch, may, lambda: True)
+
+    def said(name: str) -> str:
+        return text_of(study.layout(name))
+
+    assert "1 study ahead in the queue" in said("second") and "next in the queue" in said("first")
+    assert "2 studies ahead in the queue" in text_of(studies.layout(""))
+    assert "No runner is there" in said("second") and "No runner is there" in text_of(studies.layout(""))
+    version = watch.version("third")
+    store.runners.beat("w", "first")
+    assert "No runner is there" not in said("second")
+    foreseen = ["search", "distill-1", "refine-1", "measure"]
+    with store.runs.lease("first"):
+        store.queue.claim("first", "w")
+        # A page that shows the place in the queue is drawn anew as that changes.
+        assert watch.version("third") != version and "1 study ahead" in said("third")
+        store.runs.set_state("first", StudyState.RUNNING)
+        store.events.add("first", [("began", {"stages": foreseen})])
+        store.runs.begin_stage("first", "search")
+        figures = {"stage": "search", "step": 60, "figures": {"trials_per_s": 8.0}}
+        store.events.add("first", [("figures", figures), ("log", {"text": SCRIPT}), ("log", {"text": "on it"})])
+        [line] = [one for one in watch.lines() if one.summary.name == "first"]
+        assert line.progress == watch.standing("first").progress
+        for text in (said("first"), text_of(studies.layout(""))):
+            assert "tage 1 of 4: search" in text and "60 of at most 300 trials, at most 30 s left" in text
+            assert "on it" in text and SCRIPT not in text and "data-since" in text
+        # Figures of a stage that has ended tell nothing of the next one.
+        store.runs.end_stage("first", "search", StudyState.FINISHED)
+        store.runs.begin_stage("first", "distill-1")
+        assert "2 of 4: distill-1" in said("first") and "of at most" not in said("first")
+        store.events.add("first", [("figures", {"stage": "distill-1", "step": 20, "figures": {"held_out_kl": 0.1}})])
+        assert "20 of at most 80 steps" in said("first") and "at most 30 s left" not in said("first")
+        store.runs.end_stage("first", "distill-1", StudyState.FINISHED)
+        store.runs.set_state("first", StudyState.FINISHED)
+        store.queue.end("first", "w")
+    assert "What runs" not in said("first")
+
+
+def test_a_list_of_many_studies_is_searched_sorted_and_turned(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings
+) -> None:
+    for number in range(60):
+        config = {"model": "llama" if number % 2 else "demo", "data": "demo"}
+        store.studies.create(f"study {number:02}", config, ("kl", "latency_ms"))
+        if number % 3 == 0:
+            store.runs.set_state(f"study {number:02}", StudyState.FINISHED)
+    page = StudiesPage(watch, actions(store, settings), lambda: True)
+    lines = watch.lines()
+
+    def names(*chosen: str) -> list[str]:
+        return [one.summary.name for one in listed(lines, *chosen).lines]
+
+    assert names(*ALL) == [f"study {number:02}" for number in range(59, 59 - AT_ONCE, -1)]
+    assert names("", "", "oldest", "3") == [f"study {number:02}" for number in range(50, 60)]
+    assert names("", "", "name", "1")[0] == "study 00"
+    assert names("DEMO 57", "", "name", "1") == ["study 57"]
+    both = listed(lines, "LLAMA 5", "finished", "name", "1")
+    assert [one.summary.name for one in both.lines] == ["study 15", "study 45", "study 51", "study 57"]
+    assert both.words == "4 of 60 studies"
+    # Whatever an address says, a page is shown.
+    for nonsense in ("0", "99", "-1", "x", "²", "9" * 5000):
+        assert listed(lines, "", "", "nothing", nonsense).lines
+    assert listed(lines, "none such", "", "name", "1").lines == []
+    text = text_of(page.layout("", {"q": ["study"], "page": ["2"], "state": ["nonsense"]}))
+    assert "60 studies, page 2 of 3" in text and "study 20" in text and "study 59" not in text
+    assert "No such studies" in text_of(page.layout("", {"q": ["none such"]}))
+    _, seen, *shown = page.rows(1, None, "", "", "newest", "3", None)
+    assert shown == ["60 studies, page 3 of 3", False, True]
+    assert page.rows(2, None, "", "", "newest", "3", seen)[1] is no_update
+
+
+@pytest.mark.parametrize(
+    ("search", "view", "number"),
+    [
+        ("", "front", None),
+        ("?tab=log&trial=9", "log", 9),
+        ("?tab=log&tab=prompts", "prompts", None),
+        ("?tab=nonsense&trial=many", "front", None),
+        ("?trial=²", "front", None),
+        ("?" + "a=1&" * 500, "front", None),
+    ],
+)
+def test_a_page_shows_what_its_address_asks_for_if_it_can(
+    store: ServiceStore, watch: Watch, settings: ServiceSettings, search: str, view: str, number: int | None
+) -> None:
+    filled(store)
+    page = StudyPage(watch, actions(store, settings), lambda: True).layout("made up", asked_of(search))
+    shown = [one.id["view"] for one in page.children if getattr(one, "hidden", None) is False]
+    assert shown == [view]
+    assert page["view"].value == view and page["selected"].data == number
 
 
 def test_whoever_is_no_editor_changes_nothing(store: ServiceStore, watch: Watch, settings: ServiceSettings) -> None:

@@ -631,9 +631,14 @@ def test_a_reader_signs_in_and_out(chromium: Browser, address: str, store: Servi
     filled(store)
     secret = store.tokens.add("bob", Role.READER)
     with opened(chromium, address, "signed-in") as page:
-        page.goto("/")
+        page.goto("/study/made%20up")
+        page.locator("input[name=token]").fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_contain_text("no such token")
         page.locator("input[name=token]").fill(secret)
         page.keyboard.press("Enter")
+        expect(page.locator("h1")).to_have_text("made up")
+        page.get_by_role("link", name="Studies", exact=True).click()
         page.wait_for_selector(".studies")
         assert page.get_by_role("button", name="Delete").count() == 0
         page.get_by_role("button", name="Sign out").click()

@@ -378,6 +378,7 @@ def _add_references(
         if not known.any():
             continue
         is_uniform = variant == "uniform"
+        symbols = lower_symbols(found, places[known], upwards, scale, VARIANT_SYMBOLS.get(variant, "star"))
         figure.add_scatter(
             x=at["x"][known],
             y=at["y"][known],
@@ -388,7 +389,7 @@ def _add_references(
             name=name,
             marker={
                 "color": INK if variant == _CHOSEN else VARIANT_COLOURS[variant],
-                "symbol": "star-open" if variant == _CHOSEN else f"{VARIANT_SYMBOLS[variant]}-open",
+                "symbol": f"{symbols}-open" if isinstance(symbols, str) else [f"{one}-open" for one in symbols],
                 "size": 15 if variant == _CHOSEN else 12,
                 "line": {"width": 2},
             },

@@ -23,6 +23,8 @@ NAME = "made up"
 LOOK = {"version": "1", "theme": "light", "webgl": True}
 # What stands in the components of a page, by property.
 VALUES: dict[str, Any] = {
+    **{"url.search": "?trial=9&view=front", "list-search.value": "made", "list-state.value": ""},
+    **{"list-order.value": "newest", "list-page.data": "1"},
     **{"url.pathname": "/study/made%20up", "page-again.n_intervals": 1, "studies-interval.n_intervals": 1},
     **{"changed.data": "done", "studies-seen.data": None, "confirm.submit_n_clicks": 1, "to-delete.data": "other"},
     **{"study-confirm.submit_n_clicks": 1, "study-to-delete.data": "other", "study-interval.n_intervals": 1},

@@ -64,6 +64,13 @@ def watch(store: ServiceStore) -> Watch:
     return Watch(store)
 
 
+# What a page sends beside the path of its address.
+PAGE = {
+    "outputs": {"id": "page", "property": "children"},
+    "state": [{"id": "url", "property": "search", "value": ""}],
+}
+
+
 def ask(client: Any, output: str, inputs: list[Any], headers: dict[str, str] | None = None, **more: Any) -> Any:
     body = {"output": output, "inputs": inputs, **more}
     return client.post("/_dash-update-component", json=body, headers=headers or {})
@@ -174,7 +181,7 @@ def test_callbacks_of_a_session_need_its_csrf_token(
     client = make_client(dashboard=dashboard(settings))
     client.post("/api/v1/session", json={"token": secret})
     inputs = [{"id": "url", "property": "pathname", "value": "/"}]
-    call = {"outputs": {"id": "page", "property": "children"}, "changedPropIds": ["url.pathname"]}
+    call = {**PAGE, "changedPropIds": ["url.pathname"]}
     assert ask(client, "page.children", inputs, **call).status_code == 403
     csrf = {"X-CSRFToken": client.cookies["_csrf_token"]}
     answer = ask(client, "page.children", inputs, csrf, **call)
@@ -190,7 +197,7 @@ def test_a_reader_sees_pages_but_no_buttons(
 ) -> None:
     filled(store)
     client = make_client(dashboard=dashboard(settings))
-    call = {"outputs": {"id": "page", "property": "children"}, "changedPropIds": ["url.pathname"]}
+    call = {**PAGE, "changedPropIds": ["url.pathname"]}
 
     def page(path: str, who: dict[str, str]) -> str:
         return str(
